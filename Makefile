@@ -1,0 +1,34 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TEST_HOME ?= $(CURDIR)/.nanoflux/test-home
+DEMO_HOME ?= $(CURDIR)/.nanoflux/demo-home
+
+.PHONY: demo test check bench clean
+
+demo: $(STAMP)  ## the main job on the embedded default, and a report to open
+	NANOFLUX_HOME=$(DEMO_HOME) $(BIN)/nanoflux demo --out demo-report
+
+test: check  ## linters, types, import contracts, and the whole suite
+	NANOFLUX_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## measurements, as ratios in one run; never part of the tests
+	for file in bench/*.py; do echo "== $$file"; NANOFLUX_HOME=$(TEST_HOME) $(BIN)/python $$file || exit 1; done
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .nanoflux demo-report dist

@@ -1,0 +1,74 @@
+"""How fast the in-process endpoint decodes: by rows, with all rows in use and with one, beside plain `generate`.
+
+    python bench/in_process.py WEIGHTS_DIR [--rows 4 8 16 32] [--dtype bfloat16 float32] [--tokens 32]
+
+One run measures everything in turns, so that the ratios hold where the absolute figures do not (a busy machine).
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+from nanoflux_local.endpoints.cores import share_cores
+from nanoflux_models.offline import go_offline
+
+PROMPT = 160
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--rows", type=int, nargs="+", default=[4, 8, 16, 32])
+    parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--spin", action="store_true", help="let waiting threads spin (torch's default)")
+    options = parser.parse_args()
+    go_offline()
+    if not options.spin:
+        share_cores()
+    print("    dtype rows in use prefill s/row  step ms  tok/s generate tok/s")
+    for dtype in options.dtype:
+        for rows in options.rows:
+            plain = generate(options.weights, dtype, rows, options.tokens)
+            for used in (1, rows):
+                prefill, step = decode(options.weights, dtype, rows, used, options.tokens)
+                beside = f"{plain:14.0f}" if used == rows else ""
+                print(f"{dtype:>9} {rows:4} {used:6} {prefill:13.3f} {step * 1e3:8.1f} {used / step:6.0f} {beside}")
+
+
+def decode(weights: Path, dtype: str, rows: int, used: int, tokens: int) -> tuple[float, float]:
+    """Seconds to read one prompt, and seconds of a step (medians)."""
+    from nanoflux_local.endpoints.decoder import Decoder
+
+    decoder = Decoder(weights, None, rows, "cpu", dtype)
+    prefills, steps = [], []
+    for row in range(used):
+        started = time.perf_counter()
+        decoder.prefill(row, [5 + (i * row) % 999 for i in range(PROMPT)], PROMPT + tokens)
+        prefills.append(time.perf_counter() - started)
+    for _ in range(tokens):
+        started = time.perf_counter()
+        decoder.step([9] * rows)
+        steps.append(time.perf_counter() - started)
+    return statistics.median(prefills), statistics.median(steps)
+
+
+def generate(weights: Path, dtype: str, rows: int, tokens: int) -> float:
+    """Tokens per second of transformers' own generate, its prompt not counted."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(weights), dtype=getattr(torch, dtype)).eval()
+    ids = torch.tensor([[5 + (i * row) % 999 for i in range(PROMPT)] for row in range(rows)])
+    seconds = []
+    for count in (1, tokens + 1):
+        started = time.perf_counter()
+        model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False,
+                       min_new_tokens=count, max_new_tokens=count, pad_token_id=2)  # fmt: skip
+        seconds.append(time.perf_counter() - started)
+    return rows * tokens / (seconds[1] - seconds[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Calibrates the novelty thresholds of an embedder: what is a near-duplicate to it, and what is not?
+
+Question threshold: near-duplicates are GSM-Hard's questions beside the GSM8K questions whose stems they share (same
+story, other numbers), and starter templates drawn twice; independent pairs are random pairs. Solution threshold: the
+same solution told with other numbers (starter templates drawn twice) against solutions of different templates of the
+same setting. Reads the benchmarks from ../shared/data where it exists; the starter part runs anywhere.
+"""
+
+import json
+import random
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from nanoflux_local.domains.starter.templates import load_templates
+from nanoflux_local.paths import default_home
+from nanoflux_local.seeds.source import instance
+from nanoflux_models.weights import weights_dir
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+PAIRS = 400
+
+
+def stem(text: str) -> str:
+    return re.sub(r"[^a-z]+", "", text.casefold())
+
+
+def restated() -> list[tuple[str, str]]:
+    """Questions of GSM-Hard and GSM8K's test set with one stem and different numbers."""
+    if not DATA.exists():
+        return []
+    easy = {}
+    for line in (DATA / "gsm8k" / "test.jsonl").read_text().splitlines():
+        question = json.loads(line)["question"]
+        easy[stem(question)] = question
+    hard = [json.loads(line)["input"] for line in (DATA / "gsm-hard" / "gsmhardv2.jsonl").read_text().splitlines()]
+    pairs = [(question, easy[stem(question)]) for question in hard if stem(question) in easy]
+    return [pair for pair in pairs if pair[0] != pair[1]]
+
+
+def show(name: str, model: object, pairs: list[tuple[str, str]]) -> None:
+    if not pairs:
+        return
+    one = model.encode([a for a, _ in pairs], normalize_embeddings=True)  # type: ignore[attr-defined]
+    two = model.encode([b for _, b in pairs], normalize_embeddings=True)  # type: ignore[attr-defined]
+    found = (one * two).sum(axis=1)
+    quantiles = np.quantile(found, [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
+    print(f"{name:44} n={len(pairs):4}  " + "  ".join(f"{value:.3f}" for value in quantiles))
+
+
+def main() -> int:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(weights_dir("all-minilm-l6-v2", default_home())), device="cpu")
+    rng = random.Random(0)
+    print(f"{'cosine similarity at quantile':53}  0.01   0.05   0.25   0.50   0.75   0.95   0.99")
+    same = restated()
+    show("GSM-Hard beside its GSM8K stem", model, rng.sample(same, min(PAIRS, len(same))))
+    texts = [a for a, _ in same]
+    show("random GSM-Hard questions", model, [tuple(rng.sample(texts, 2)) for _ in range(PAIRS)] if texts else [])
+    templates = load_templates()
+    drawn = [(template, instance(template, rng), instance(template, rng)) for template in templates for _ in range(3)]
+    show("starter questions, one template", model, [(a.question, b.question) for _, a, b in drawn])
+    show("starter solutions, one template", model, [(a.solution, b.solution) for _, a, b in drawn])
+    other = [tuple(rng.sample(drawn, 2)) for _ in range(PAIRS)]
+    other = [(a, b) for a, b in other if a[0] is not b[0]]
+    show("starter questions, two templates", model, [(a[1].question, b[1].question) for a, b in other])
+    show("starter solutions, two templates", model, [(a[1].solution, b[1].solution) for a, b in other])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

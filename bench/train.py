@@ -1,0 +1,234 @@
+"""Training speed: our loop against the plain way and, where it is installed, TRL's SFTTrainer.
+
+    python bench/train.py MODEL_FOLDER [--examples 200] [--threads 2] [--arm ours --arm plain …]
+
+Same base, rows, LoRA settings, precision and steps for every arm; each arm runs in a process of its own, so that its
+peak memory is its own. Real tokens count, padding does not. CPU seconds tell the work even where other programs share
+the cores (take --threads 1 then); the ratio printed last is of wall-clock speeds.
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.records import Message
+from nanoflux_local.train.data import Codec, Encoded, TrainingExample
+from nanoflux_local.train.settings import TrainSettings
+
+TEXT = (
+    "the price of apples and pears in a small shop rises by some share each week while people travel and count their "
+    "money so we add what was bought divide by the days and multiply the rest to find how many boxes are left"
+)
+
+
+def make_examples(count: int, seed: int = 0) -> list[TrainingExample]:
+    """Rows of about 200 to 300 tokens, a third of them completion, as the demo's are."""
+    rng, vocabulary = random.Random(seed), TEXT.split()
+
+    def words(least: int, most: int) -> str:
+        return " ".join(rng.choice(vocabulary) for _ in range(rng.randint(least, most)))
+
+    pairs = [(words(90, 190), f"{words(40, 110)}\nANSWER: {rng.randint(1, 999)}") for _ in range(count)]
+    return [TrainingExample((Message("user", q),), a, str(i)) for i, (q, a) in enumerate(pairs)]
+
+
+def ours(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -> Any:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from nanoflux_local.train.lora import train
+
+    settings = TrainSettings(epochs=1, val_fraction=0, threads=threads, checkpoint_every=10**6)
+    start = clock()
+    result = train(settings, rows, (), base, out)
+    spent = elapsed(start) | {"loop_s": result.seconds}
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="bfloat16")
+    return PeftModel.from_pretrained(model, out / "adapter"), spent
+
+
+def plain(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int) -> Any:
+    """What a short script does: PEFT as it comes, rows padded to 512 with a mask, logits for every position."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from torch.nn import functional as F
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    start = clock()
+    base_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    model = get_peft_model(base_model, LoraConfig(**lora_keys()))
+    codec = Codec.load(base)
+    encoded = [codec.encode(row, i, 512) for i, row in enumerate(rows)]
+    random.Random(0).shuffle(encoded)
+    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=2e-4, weight_decay=0.0)
+    steps, begun = -(-len(encoded) // 4), time.perf_counter()
+    model.train()
+    for step in range(steps):
+        ids, mask, labels = padded(encoded[4 * step : 4 * step + 4])
+        optimizer.param_groups[0]["lr"] = 2e-4 * (1 - step / steps)
+        logits = model(input_ids=ids, attention_mask=mask).logits.float()
+        F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, elapsed(start) | {"loop_s": time.perf_counter() - begun}
+
+
+def trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, packing: bool) -> Any:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    torch.set_num_threads(threads)
+    start = clock()
+    turns = [
+        {
+            "prompt": [{"role": m.role, "content": m.content} for m in row.prompt],
+            "completion": [{"role": "assistant", "content": row.completion}],
+        }
+        for row in rows
+    ]
+    config = SFTConfig(
+        output_dir=str(out),
+        per_device_train_batch_size=4,
+        num_train_epochs=1,
+        learning_rate=2e-4,
+        lr_scheduler_type="linear",
+        max_length=512,
+        completion_only_loss=True,
+        packing=packing,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=True,
+        gradient_checkpointing=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=10**6,
+        dataloader_pin_memory=False,
+    )
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16),
+        args=config,
+        train_dataset=Dataset.from_list(turns),
+        processing_class=AutoTokenizer.from_pretrained(base),
+        peft_config=LoraConfig(**lora_keys()),
+    )
+    begun = time.perf_counter()
+    trainer.train()
+    return trainer.model, elapsed(start) | {"loop_s": time.perf_counter() - begun}
+
+
+def lora_keys() -> dict[str, Any]:
+    return {
+        "task_type": "CAUSAL_LM",
+        "r": 8,
+        "lora_alpha": 32,
+        "lora_dropout": 0.05,
+        "target_modules": "all-linear",
+    }
+
+
+def padded(rows: Sequence[Encoded], length: int = 512) -> tuple[Any, Any, Any]:
+    """(ids, mask, labels), each (rows, 512)."""
+    import torch
+
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for n, row in enumerate(rows):
+        ids[n, : len(row.ids)] = torch.tensor(row.ids)
+        mask[n, : len(row.ids)] = 1
+        labels[n, row.prompt : len(row.ids)] = ids[n, row.prompt : len(row.ids)]
+    return ids, mask, labels
+
+
+ARMS: dict[str, Callable[..., Any]] = {
+    "ours": ours,
+    "plain": plain,
+    "trl": lambda base, rows, out, threads: trl(base, rows, out, threads, packing=False),
+    "trl-packed": lambda base, rows, out, threads: trl(base, rows, out, threads, packing=True),
+}
+
+
+def clock() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def elapsed(start: tuple[float, float]) -> dict[str, float]:
+    wall, cpu = clock()
+    return {"wall_s": wall - start[0], "cpu_s": cpu - start[1]}
+
+
+def held_out_loss(model: Any, base: Path, held: Sequence[TrainingExample]) -> float:
+    """Nats per label token, each row alone, the plain way: the same yardstick for every arm."""
+    import torch
+    from torch.nn import functional as F
+
+    codec, total, labels = Codec.load(base), 0.0, 0
+    model.eval()
+    for number, example in enumerate(held):
+        row = codec.encode(example, number, 512)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt - 1 : -1].float()
+        total += float(F.cross_entropy(logits, torch.tensor(row.ids[row.prompt :]), reduction="sum"))
+        labels += row.labels
+    return total / labels
+
+
+def run_arm(arm: str, base: Path, count: int, threads: int) -> dict[str, Any]:
+    rows, held, codec = make_examples(count), make_examples(12, seed=1), Codec.load(base)
+    tokens = sum(len(codec.encode(row, i, 512).ids) for i, row in enumerate(rows))
+    with tempfile.TemporaryDirectory() as out:
+        model, spent = ARMS[arm](base, rows, Path(out), threads)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        loss = held_out_loss(model, base, held)
+    return (
+        {"arm": arm, "tokens": tokens, "tokens_per_s": tokens / spent["loop_s"], "peak_bytes": peak}
+        | spent
+        | {"held_out_loss": loss}
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", type=Path)
+    parser.add_argument("--examples", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--arm", action="append", choices=list(ARMS))
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.alone:
+        print("RESULT " + json.dumps(run_arm(given.arm[0], given.base, given.examples, given.threads)))
+        return
+    results = [found for arm in given.arm or ARMS if (found := measure(arm, given))]
+    for result in results[1:]:
+        print(f"{results[0]['arm']} / {result['arm']}: {results[0]['tokens_per_s'] / result['tokens_per_s']:.2f}x wall")
+
+
+def measure(arm: str, given: argparse.Namespace) -> dict[str, Any] | None:
+    """One arm in its own process; None, with the reason on stderr, where it cannot run (TRL is not installed)."""
+    fixed = ["--alone", "--arm", arm, "--examples", str(given.examples), "--threads", str(given.threads)]
+    done = subprocess.run(
+        [sys.executable, __file__, str(given.base), *fixed], capture_output=True, text=True, check=False
+    )
+    found = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if not found:
+        print(f"{arm}: not measured: {(done.stderr.strip().splitlines() or ['?'])[-1]}", file=sys.stderr)
+        return None
+    result: dict[str, Any] = json.loads(found[0])
+    print(json.dumps(result), flush=True)
+    return result
+
+
+if __name__ == "__main__":
+    main()

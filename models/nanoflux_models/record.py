@@ -1,0 +1,104 @@
+"""The record beside installed weights: where they came from, every file's SHA-256, and the revision these make.
+
+Owns `weights.json` and the check against it. Holds no time and no path of this machine, so that equal weights have
+equal records wherever they were made.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nanoflux_models.errors import DigestMismatchError
+
+RECORD = "weights.json"
+
+
+class FileRecord(BaseModel):
+    """One installed file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str
+    bytes: int
+
+
+class WeightsRecord(BaseModel):
+    """What `weights.json` says.
+
+    `revision` is the SHA-256 over the files' own; `origin` holds the SHA-256 of what was converted, where the
+    installed files are not those that were fetched.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    kind: str
+    licence: str
+    source: dict[str, Any]
+    origin: dict[str, str] = {}
+    files: dict[str, FileRecord]
+    revision: str
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def revision_of(files: dict[str, FileRecord]) -> str:
+    """One hash for a whole folder: that of its files' names and hashes, in order."""
+    lines = "".join(f"{files[name].sha256}  {name}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Every file of a folder but the record itself."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(sha256=sha256_file(path), bytes=path.stat().st_size)
+        for path in paths
+    }
+
+
+def write_record(folder: Path, record: WeightsRecord) -> None:
+    """Put the record beside the weights."""
+    text = json.dumps(record.model_dump(), indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / RECORD).write_text(text + "\n", "utf-8")
+
+
+def read_record(folder: Path) -> WeightsRecord:
+    """The record of installed weights.
+
+    Raises:
+        DigestMismatchError: it is missing or is not a record, so nothing says what these weights are.
+    """
+    try:
+        return WeightsRecord.model_validate_json((folder / RECORD).read_bytes())
+    except (OSError, ValidationError) as error:
+        fix = "Remove the folder, then pull or import the weights again."
+        raise DigestMismatchError(f"{folder / RECORD}: no usable record of these weights.", fix) from error
+
+
+def problems(folder: Path) -> list[str]:
+    """What no longer agrees with the record, one line for each file; empty when all is well."""
+    try:
+        record = read_record(folder)
+    except DigestMismatchError as error:
+        return [error.message]
+    found = []
+    for name, expected in sorted(record.files.items()):
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{path}: missing")
+        elif path.stat().st_size != expected.bytes:
+            found.append(f"{path}: has {path.stat().st_size} bytes, should have {expected.bytes}")
+        elif sha256_file(path) != expected.sha256:
+            found.append(f"{path}: changed (its SHA-256 is not the recorded one)")
+    if revision_of(record.files) != record.revision:
+        found.append(f"{folder / RECORD}: changed (its revision is not that of its files)")
+    extra = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return found + [f"{folder / name}: not part of the model" for name in sorted(extra - {*record.files, RECORD})]

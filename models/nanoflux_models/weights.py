@@ -1,0 +1,157 @@
+"""Weights on disk: pull, import, verify, find. Each model is one folder, `<home>/weights/NAME`, with its record.
+
+A folder appears whole or not at all: it is made under another name in the same place and renamed. What a killed pull
+left behind is swept by the next one. Refuses pickled weights, which could run code when loaded.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanoflux_models.adopt import adopt_folder, guess_manifest
+from nanoflux_models.convert import convert_gguf
+from nanoflux_models.errors import DigestMismatchError, ManifestError, ModelNotFoundError, ModelsError
+from nanoflux_models.fetch import Progress, fetch
+from nanoflux_models.manifest import NAME, Manifest, load_manifest
+from nanoflux_models.record import (
+    RECORD,
+    WeightsRecord,
+    problems,
+    read_record,
+    record_files,
+    revision_of,
+    sha256_file,
+    write_record,
+)
+
+
+def pull(name: str, home: Path, progress: Progress = lambda _: None) -> Path:
+    """Download, check, convert and install the weights of `name`; quick when they are here and intact.
+
+    Raises:
+        ModelsError: what went wrong; nothing is installed then.
+    """
+    manifest = load_manifest(name, home)
+    with _workshop(home, name) as scratch:
+        target = home / "weights" / name
+        if target.is_dir() and not problems(target):
+            progress(f"{name} is installed and intact")
+            return target
+        files = fetch(manifest, scratch, progress)
+        return _install(manifest, files, manifest.source.model_dump(exclude={"sha256"}), scratch, target, progress)
+
+
+def import_path(path: Path, name: str, home: Path, progress: Progress = lambda _: None) -> Path:
+    """Install weights that are already on this machine: a folder of safetensors, or one GGUF file.
+
+    A name without a manifest gets one of its own under `<home>/models/`, with what the files tell.
+    """
+    if not NAME.fullmatch(name):
+        raise ManifestError(f"{name!r} cannot be a model's name.", "Use lower-case letters, digits, '.', '_' and '-'.")
+    with _workshop(home, name) as scratch:
+        files = scratch / "files"
+        adopt_folder(path, files)
+        manifest, text = _manifest_for(name, home, files)
+        target = _install(manifest, files, {"kind": "file"}, scratch, home / "weights" / name, progress)
+        if text:
+            own = home / "models" / f"{name}.toml"
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.write_text(text, "utf-8")
+        return target
+
+
+def verify(name: str, home: Path) -> list[str]:
+    """What is missing or changed in the installed weights, one line for each file."""
+    return problems(weights_dir(name, home))
+
+
+def installed(home: Path) -> list[WeightsRecord]:
+    """The records of all installed weights, by name; a folder without a usable record is passed over."""
+    found = []
+    for path in sorted((home / "weights").glob(f"[!.]*/{RECORD}")):
+        with contextlib.suppress(DigestMismatchError):
+            found.append(read_record(path.parent))
+    return found
+
+
+def weights_dir(name: str, home: Path) -> Path:
+    """The folder of installed weights.
+
+    Raises:
+        ModelNotFoundError: they are not installed.
+    """
+    folder = home / "weights" / name
+    if not NAME.fullmatch(name) or not (folder / RECORD).is_file():
+        fix = f"nanoflux models pull {name}"
+        raise ModelNotFoundError(f"The weights of {name} are not installed under {home}.", fix)
+    return folder
+
+
+def _manifest_for(name: str, home: Path, files: Path) -> tuple[Manifest, str]:
+    try:
+        return load_manifest(name, home), ""
+    except ModelNotFoundError:
+        return guess_manifest(name, files)
+
+
+@contextlib.contextmanager
+def _workshop(home: Path, name: str) -> Iterator[Path]:
+    """A scratch folder beside the weights, one pull or import at a time, gone afterwards."""
+    weights = home / "weights"
+    try:
+        weights.mkdir(parents=True, exist_ok=True)
+        lock = os.open(weights, os.O_RDONLY)
+    except OSError as error:
+        raise ModelsError(f"{weights}: cannot be used: {error.strerror}", "Choose another NANOFLUX_HOME.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it however this process ends
+        for left_behind in weights.glob(".*.tmp-*"):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.tmp-", dir=weights) as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        fix = "Free some space or mend the permissions, then try again; nothing was installed."
+        raise ModelsError(f"{error.filename or weights}: {error.strerror or error}", fix) from error
+    finally:
+        os.close(lock)
+
+
+def _install(
+    manifest: Manifest, files: Path, source: dict[str, Any], scratch: Path, target: Path, progress: Progress
+) -> Path:
+    files, origin = _converted(files, scratch, progress)
+    recorded = record_files(files)
+    record = WeightsRecord(
+        name=manifest.name,
+        kind=manifest.kind,
+        licence=manifest.licence,
+        source=source,
+        origin=origin,
+        files=recorded,
+        revision=revision_of(recorded),
+    )
+    write_record(files, record)
+    _swap(files, target, scratch / "old")
+    progress(f"installed {manifest.name}, revision {record.revision[:12]}")
+    return target
+
+
+def _converted(files: Path, scratch: Path, progress: Progress) -> tuple[Path, dict[str, str]]:
+    ggufs = sorted(files.glob("*.gguf"))
+    if not ggufs:
+        return files, {}
+    progress(f"converting {ggufs[0].name} to bf16 safetensors")
+    target = scratch / "converted"
+    convert_gguf(ggufs[0], target)
+    return target, {path.name: sha256_file(path) for path in ggufs}
+
+
+def _swap(files: Path, target: Path, aside: Path) -> None:
+    if target.exists():
+        target.rename(aside)
+    files.rename(target)

@@ -1,0 +1,24 @@
+"""The name of an adapter: the hash of what it does. Owns the two file names of PEFT's format and nothing else."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from nanoflux_local.errors import DataError
+from nanoflux_local.records import canonical_json
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def adapter_hash(folder: Path) -> str:
+    """SHA-256, in hex, over an adapter's weights and its canonical PEFT config; manifest and card do not count.
+
+    Raises:
+        DataError: `folder` is no adapter.
+    """
+    try:
+        weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} is no adapter: {error}", f"an adapter holds {WEIGHTS} and {CONFIG}") from error
+    return hashlib.sha256(f"{weights}\n{canonical_json(config)}".encode()).hexdigest()

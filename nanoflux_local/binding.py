@@ -1,0 +1,309 @@
+"""Binding: from a frozen configuration to live endpoints, rules and the answers of remembered calls.
+
+Identities are written into the run, so that a resume on changed weights is refused and a replay needs no endpoint.
+"""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, Protocol
+
+from nanoflux_local.config import PROGRAM, EndpointConfig, RunConfig, merged, read_toml, validated
+from nanoflux_local.domains.base import Domain, Sections, load_domain
+from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.errors import ConfigError, RefusedError
+from nanoflux_local.ledger.calls import Answer
+from nanoflux_local.paths import Home
+from nanoflux_local.records import (
+    ChatReply,
+    ChatRequest,
+    CutReply,
+    CutRequest,
+    EmbedReply,
+    EmbedRequest,
+    Identity,
+    digest,
+)
+from nanoflux_local.roles.attacker import ModelAttacker
+from nanoflux_local.roles.base import Player
+from nanoflux_local.roles.defender import Defender, reply_budget
+from nanoflux_local.roles.judge import ModelJudge
+from nanoflux_local.roles.program_judge import ProgramJudge
+from nanoflux_local.roles.stitcher import StitchingAttacker
+from nanoflux_local.seeds.benchmarks import seed_source
+from nanoflux_local.tools.python_check import PythonTool
+from nanoflux_local.turn import Attacker, Cast, Judge, Rules
+from nanoflux_models.manifest import load_manifest
+from nanoflux_models.weights import weights_dir
+
+SANDBOX = "sandbox"
+
+
+class Embedder(Protocol):
+    identity: Identity
+
+    async def embed(self, request: EmbedRequest) -> EmbedReply: ...
+
+
+def profiles() -> list[str]:
+    """The names of the profiles that ship."""
+    folder = resources.files("nanoflux_local.profiles")
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """A profile that ships, by name, or any other by its path.
+
+    Raises:
+        ConfigError: there is no such profile, or it is not TOML.
+    """
+    if name in profiles():
+        return read_toml(Path(str(resources.files("nanoflux_local.profiles") / f"{name}.toml")))
+    if name.endswith(".toml"):
+        return read_toml(Path(name))
+    raise ConfigError(f"there is no profile {name!r}", f"choose one of: {', '.join(profiles())}, or name a .toml file")
+
+
+def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], home: Home) -> RunConfig:
+    """The frozen configuration: domain, then profile, then the embedder's thresholds, then `overrides`.
+
+    Raises:
+        ConfigError: a name, key or value is wrong; the message says where.
+    """
+    domain = load_domain(domain_name)
+    profile = load_profile(profile_name)
+    without_programs = profile.pop("without_programs", {})
+    if not isinstance(without_programs, dict):
+        raise ConfigError(f"profile {profile_name}: without_programs is not a table", "correct the profile")
+    values = merged(domain.defaults(), profile)
+    if not domain.programs:
+        values = merged(values, without_programs)
+    values = merged(values, {"profile": profile_name, "prompts": {k: digest(v) for k, v in domain.prompts.items()}})
+    chosen = validated(RunConfig, merged(values, overrides), "the configuration")
+    values = merged(values, {"novelty": _thresholds(chosen.endpoints[chosen.embedder], domain, home)})
+    config = validated(RunConfig, merged(values, overrides), "the configuration")
+    _refuse_unplayable(config, domain)
+    return config
+
+
+def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
+    """What a configuration cannot say by itself: whether it suits its domain."""
+    if config.domain != domain.name:
+        raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
+    known = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # a profile budgets for every domain
+    unknown = [name for name in config.budgets if name not in known]
+    if unknown:
+        keys = ", ".join(known)
+        raise ConfigError(f"the configuration: unknown key 'budgets.{unknown[0]}'", f"known keys there: {keys}")
+    programs = [role for role in ("attacker", "judge") if getattr(config.roles, role).endpoint == PROGRAM]
+    if programs and not domain.programs:
+        raise ConfigError(
+            f"the seeds of {domain.name!r} carry no programs, so no program can be the {programs[0]}",
+            f"name a model: --set roles.{programs[0]}.endpoint=NAME",
+        )
+    if config.roles.attacker.endpoint != PROGRAM and config.roles.judge.endpoint == PROGRAM:
+        raise ConfigError(
+            "a program can judge only what a program attacked with", "name a model: --set roles.judge.endpoint=NAME"
+        )
+
+
+def _thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[str, float]:
+    """Thresholds belong to an embedding model (SPEC §6): its manifest's, where it states any."""
+    if endpoint.interface != "embedder":
+        return {}
+    embedder = load_manifest(endpoint.model, home.root).embedder
+    if embedder is None:
+        return {}
+    stated = embedder.thresholds
+    return {
+        kind: table.get(domain.name, table["default"])
+        for kind, table in (("question", stated.question), ("solution", stated.solution))
+    }
+
+
+@dataclass(slots=True)
+class Bound:
+    """Live endpoints by name in the configuration. `close` ends everything that was started."""
+
+    endpoints: dict[str, Endpoint]
+    embedder: Embedder
+    python: PythonTool
+    programs: bool
+
+    async def identities(self) -> dict[str, Identity]:
+        """Every endpoint's identity, the embedder's and, where a program plays, the sandbox's among them."""
+        found = {name: endpoint.identity for name, endpoint in self.endpoints.items()}
+        found["embedder"] = self.embedder.identity
+        if self.programs:
+            found[SANDBOX] = await self.python.identity()
+        return found
+
+    @property
+    def repeatable(self) -> bool:
+        return all(endpoint.repeatable for endpoint in self.endpoints.values())
+
+    def answers(self) -> dict[str, Answer]:
+        """What answers each kind of request."""
+        return {
+            "chat": self._chat,
+            "embed": self.embedder.embed,
+            "cut": self._cut,
+            "python": self.python.run,
+        }
+
+    async def _chat(self, request: ChatRequest) -> ChatReply:
+        return await self._by_identity(request.endpoint).chat(request)
+
+    async def _cut(self, request: CutRequest) -> CutReply:
+        """The longest beginning within the budget, by bisection over the endpoint's own count."""
+        endpoint = self._by_identity(request.endpoint)
+        exact = endpoint.count_tokens("") is not None
+
+        def fits(length: int) -> bool:
+            counted = endpoint.count_tokens(request.text[:length])
+            return (length // 3 if counted is None else counted) <= request.budget
+
+        if fits(len(request.text)):
+            return CutReply(request.text, exact)
+        low, high = 0, len(request.text)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return CutReply(request.text[:low], exact)
+
+    def _by_identity(self, identity: Identity) -> Endpoint:
+        return next(endpoint for endpoint in self.endpoints.values() if endpoint.identity == identity)
+
+    async def close(self) -> None:
+        for endpoint in self.endpoints.values():
+            await endpoint.close()
+        await self.python.close()
+
+
+def bind(config: RunConfig, home: Home) -> Bound:
+    """The endpoints that a configuration uses; models are loaded at their first call.
+
+    Raises:
+        ConfigError: a key or url is missing.
+        ModelsError: weights are not installed.
+    """
+    used = {getattr(config.roles, role).endpoint for role in ("attacker", "defender", "judge")}
+    endpoints = {name: build_endpoint(name, config.endpoints[name], home) for name in sorted(used - {PROGRAM})}
+    embedder = build_embedder(config.endpoints[config.embedder], home)
+    return Bound(endpoints, embedder, PythonTool(), programs=PROGRAM in used)
+
+
+def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
+    """One endpoint of a profile."""
+    if config.interface == "scripted":
+        from nanoflux_local.endpoints.scripted import ScriptedEndpoint
+
+        return ScriptedEndpoint(config.model, config.delay_s)
+    if config.interface == "openai_chat":
+        from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+
+        if not config.url:
+            raise ConfigError(f"endpoints.{name}.url is missing", "give the server's address, ending in /v1")
+        return OpenAIChatEndpoint(config.model, config.url, config.key_env)
+    if config.interface == "in_process":
+        return local_endpoint(config.model, config.adapter, home, config.rows)
+    raise ConfigError(f"endpoints.{name} is an embedder and cannot play a role", "bind the role to a chat model")
+
+
+def local_endpoint(model: str, adapter: str, home: Home, rows: int = 0) -> Endpoint:
+    """A model of this machine in this process, with the adapter of that hash if one is named.
+
+    Raises:
+        ModelsError: its weights are not installed.
+        NothingMatchedError: there is no such adapter.
+    """
+    from nanoflux_local.endpoints.in_process import ROWS, InProcessEndpoint
+    from nanoflux_local.train.adapters import find_adapter
+
+    chat = load_manifest(model, home.root).chat
+    return InProcessEndpoint(
+        weights_dir(model, home.root),
+        adapter=find_adapter(home.adapters, adapter) if adapter else None,
+        rows=rows or ROWS,
+        system_role=chat is None or chat.system_role,
+    )
+
+
+def build_embedder(config: EndpointConfig, home: Home) -> Embedder:
+    """The embedder of a profile."""
+    if config.interface == "scripted":
+        from nanoflux_local.endpoints.scripted import HashingEmbedder
+
+        return HashingEmbedder(config.model)
+    if config.interface == "embedder":
+        from nanoflux_local.endpoints.embedder import LocalEmbedder
+
+        return LocalEmbedder(weights_dir(config.model, home.root))
+    raise ConfigError(f"the embedder cannot be an endpoint of interface {config.interface!r}", "use an embedder")
+
+
+def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
+    """The rules of a run; needs identities, not endpoints, so that a replay can make them too."""
+    domain = load_domain(config.domain)
+    changed = [name for name, text in domain.prompts.items() if config.prompts.get(name) != digest(text)]
+    if changed:
+        raise RefusedError(
+            f"the prompt {changed[0]!r} of {domain.name!r} is not the one this run was started with",
+            "run it with the version of NanoFlux that started it, or start a new run",
+        )
+    chained = config.roles.attacker.endpoint == PROGRAM
+    source = seed_source(home.ledger, domain, chained)
+
+    def attacker(name: str) -> Attacker:
+        if name == PROGRAM:
+            return StitchingAttacker(source, identities[SANDBOX], config.sandbox_wall_s)
+        sampling = config.sampling("attacker", config.reply_tokens)
+        return ModelAttacker(domain, Player(name, identities[name], sampling))
+
+    def defender(name: str) -> Defender:
+        sampling = config.sampling("defender", reply_budget(domain, config.budgets), domain.stop)
+        return Defender(domain, Player(name, identities[name], sampling), config.budgets, config.retries.parse)
+
+    def judge(name: str) -> Judge:
+        if name == PROGRAM:
+            return ProgramJudge(identities[SANDBOX], config.sandbox_wall_s)
+        player = Player(name, identities[name], config.sampling("judge", config.reply_tokens))
+        return ModelJudge(domain, player, config.judge, config.retries.parse)
+
+    one, other = config.roles.attacker.endpoint, config.roles.defender.endpoint
+    arbiter = judge(config.roles.judge.endpoint)
+    casts = [Cast(attacker(one), defender(other), arbiter)]
+    if PROGRAM not in (one, other) and one != other:  # two models swap after each turn (paper §3)
+        casts.append(Cast(attacker(other), defender(one), arbiter))
+    return Rules(config, source, casts, identities["embedder"])
+
+
+def environment(identities: Mapping[str, Identity], repeatable: bool) -> dict[str, Any]:
+    """What a run records about where it was made."""
+    return {
+        "identities": {name: asdict(identity) for name, identity in identities.items()},
+        "repeatable": repeatable,
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("nanoflux-local", "numpy", "torch", "transformers")},
+    }
+
+
+def recorded_identities(stored: Mapping[str, Any]) -> dict[str, Identity]:
+    """The identities in a run's recorded environment."""
+    return {name: Identity(**identity) for name, identity in stored["identities"].items()}
+
+
+def refuse_drift(recorded: Mapping[str, Identity], found: Mapping[str, Identity]) -> None:
+    """Resuming on another model, revision or sandbox would give another dataset under the same name.
+
+    Raises:
+        RefusedError: an identity differs from the one that the run was started with.
+    """
+    for name, identity in recorded.items():
+        if found.get(name) != identity:
+            raise RefusedError(
+                f"{name} is not what this run was started with: it was {identity}, and is now {found.get(name)}",
+                "restore it, or start a new run",
+            )

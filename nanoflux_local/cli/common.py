@@ -1,0 +1,73 @@
+"""What the commands share: the home, JSON on stdout, tables, progress on stderr."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from nanoflux_local.paths import Home, default_home
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def home() -> Home:
+    """The home folder of this command, as it is; nothing is created."""
+    return Home(default_home())
+
+
+def with_json(function: F) -> F:
+    """Add `--json`."""
+    decorated: F = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
+    return decorated
+
+
+def print_json(value: Any) -> None:
+    """JSON is UTF-8 wherever it is printed; a lone surrogate is written as the escape that JSON has for it."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+
+
+def say(text: str) -> None:
+    """A message beside the result: on stderr, with control characters made visible."""
+    click.echo(plain(text), err=True)
+
+
+def plain(text: str) -> str:
+    """Text of a model or a file with its control characters made harmless for a terminal."""
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Aligned columns on stdout; the first row of a table is its headings."""
+    cells = [list(headings), *([plain(str(cell)) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+    for row in cells:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+class Bar:
+    """Progress on stderr: a bar that redraws itself on a terminal, a line now and then elsewhere."""
+
+    WIDTH = 24
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._terminal = sys.stderr.isatty()
+        self._told = -1
+
+    def show(self, done: int, total: int, note: str = "") -> None:
+        """`done` of `total`; elsewhere than on a terminal, a line for every tenth part."""
+        share = min(1.0, done / total) if total else 1.0
+        if self._terminal:
+            filled = "█" * int(share * self.WIDTH)
+            click.echo(
+                f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(note)}\x1b[K", err=True, nl=False
+            )
+        elif int(share * 10) > self._told:
+            self._told = int(share * 10)
+            click.echo(f"{self._label} {done}/{total} {plain(note)}", err=True)
+
+    def close(self) -> None:
+        if self._terminal:
+            click.echo(err=True)

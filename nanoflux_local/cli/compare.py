@@ -1,0 +1,44 @@
+"""`nanoflux compare`: paired tests between evaluations of the same items."""
+
+from typing import Any
+
+import click
+
+from nanoflux_local.cli.common import home, print_json, print_table, with_json
+
+
+@click.command(name="compare")
+@click.argument("evaluations", nargs=-1, required=True)
+@with_json
+def command(evaluations: tuple[str, ...], as_json: bool) -> None:
+    """Paired tests between all pairs of EVALUATIONS (second minus first)."""
+    from nanoflux_local.evaluate.evaluation import compare
+    from nanoflux_local.ledger.views import LedgerView
+
+    with LedgerView(home().ledger) as view:
+        found = compare(view, evaluations)
+    if as_json:
+        print_json(found)
+    else:
+        show_comparison(found)
+
+
+def show_comparison(found: dict[str, Any]) -> None:
+    """The pairs as a table."""
+    print_table(
+        ("a", "b", "items", "b − a", "95% interval", "McNemar p", "Holm p", "bootstrap p", "detectable"),
+        [
+            [
+                pair["a"],
+                pair["b"],
+                pair["n"],
+                f"{pair['difference']:+.1%}",
+                f"{pair['ci95'][0]:+.1%} to {pair['ci95'][1]:+.1%}",
+                f"{pair['mcnemar_p']:.3g}",
+                f"{pair['holm_p']:.3g}",
+                f"{pair['bootstrap_p']:.3g}",
+                f"{pair['minimum_detectable']:.1%}",
+            ]
+            for pair in found["pairs"]
+        ],
+    )

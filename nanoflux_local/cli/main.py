@@ -1,0 +1,89 @@
+"""The command `nanoflux`: finds the noun, imports it only then, and turns failures into messages and exit codes."""
+
+import importlib
+import io
+import os
+import sys
+import warnings
+
+import click
+
+from nanoflux_local import __version__
+from nanoflux_local.endpoints.cores import share_cores
+from nanoflux_local.errors import NanofluxError
+
+NOUNS = {
+    "demo": ("demo", "The main job on the embedded default: generate, train, evaluate, report."),
+    "models": ("models", "Weights: list, pull, import, verify."),
+    "data": ("data", "Benchmarks: list, import, show."),
+    "run": ("run", "Generation: start, list, show, resume, verify, replay."),
+    "examples": ("examples", "The kept examples of a run."),
+    "train": ("train", "LoRA-tune a model on a run's examples."),
+    "adapters": ("adapters", "Trained adapters, by content hash."),
+    "eval": ("evaluate", "Evaluate a model, with or without an adapter."),
+    "compare": ("compare", "Paired tests between evaluations of the same items."),
+    "report": ("report", "An HTML report of a run."),
+    "sandbox": ("sandbox", "The sandbox by itself: run, check, bench."),
+}
+
+
+class Nouns(click.Group):
+    """Commands that are imported when they are called, so that help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(NOUNS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in NOUNS:
+            return None
+        module = importlib.import_module(f"nanoflux_local.cli.{NOUNS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of commands from their names alone."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, told) in NOUNS.items()])
+
+
+@click.group(cls=Nouns, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nanoflux")
+@click.option("--home", type=click.Path(file_okay=False), help="Where everything is kept [default: NANOFLUX_HOME].")
+def nanoflux(home: str | None) -> None:
+    """NanoFlux Local: adversarial data generation that runs offline, on your own machines."""
+    if home is not None:
+        os.environ["NANOFLUX_HOME"] = home
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code (0, 1, 2, 3, 4 or 130); click exits with 1 when its reader goes."""
+    share_cores()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
+    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries' notes to their developers, not to users
+    try:
+        code = nanoflux.main(arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("interrupted; everything up to here is kept", err=True)
+        code = 130
+    except Exception as error:  # noqa: BLE001 - what has no message for users is raised again
+        code = _told(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _told(error: Exception) -> int:
+    """Show a failure that has a message for users, and give its exit code; any other keeps its traceback."""
+    message, code = getattr(error, "message", None), getattr(error, "exit_code", None)
+    if isinstance(error, NanofluxError) or (isinstance(message, str) and isinstance(code, int)):
+        click.echo(f"nanoflux: {error}", err=True)  # the other rooms' errors have the same shape
+        return int(code or 1)
+    if isinstance(error, OSError) and error.errno is not None:
+        click.echo(f"nanoflux: {error}", err=True)
+        return 1
+    raise error

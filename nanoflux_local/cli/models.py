@@ -1,0 +1,89 @@
+"""`nanoflux models`: weights on this machine."""
+
+from pathlib import Path
+
+import click
+
+from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
+from nanoflux_local.errors import NanofluxError
+
+
+@click.group(name="models")
+def command() -> None:
+    """Weights: what is known, what is here, how it comes in."""
+
+
+@command.command("list")
+@with_json
+def list_models(as_json: bool) -> None:
+    """The models with a manifest, and whether their weights are installed."""
+    from nanoflux_models.manifest import list_manifests
+    from nanoflux_models.weights import installed
+
+    here = {record.name: record for record in installed(home().root)}
+    found = [
+        {
+            "name": manifest.name,
+            "kind": manifest.kind,
+            "licence": manifest.licence,
+            "installed": manifest.name in here,
+            "revision": here[manifest.name].revision if manifest.name in here else "",
+            "description": manifest.description,
+        }
+        for manifest in list_manifests(home().root)
+    ]
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("name", "kind", "installed", "licence", "description"),
+        [
+            [
+                entry["name"],
+                entry["kind"],
+                "yes" if entry["installed"] else "no",
+                entry["licence"],
+                entry["description"],
+            ]
+            for entry in found
+        ],
+    )
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True)
+def pull(names: tuple[str, ...]) -> None:
+    """Fetch, check and install the weights of NAMES from where their manifests say."""
+    from nanoflux_models.weights import pull as fetch
+
+    place = home().prepare()
+    for name in names:
+        fetch(name, place.root, say)
+
+
+@command.command("import")
+@click.argument("path", type=click.Path(exists=True))
+@click.option("--name", required=True, help="What the model will be called here.")
+def import_(path: str, name: str) -> None:
+    """Install weights from PATH: a folder of safetensors, or one GGUF file."""
+    from nanoflux_models.weights import import_path
+
+    import_path(Path(path), name, home().prepare().root, say)
+
+
+@command.command()
+@click.argument("name", required=False)
+@with_json
+def verify(name: str | None, as_json: bool) -> None:
+    """Check the SHA-256 of every file of NAME, or of all installed weights."""
+    from nanoflux_models.weights import installed
+    from nanoflux_models.weights import verify as check
+
+    names = [name] if name else [record.name for record in installed(home().root)]
+    problems = {each: check(each, home().root) for each in names}
+    if as_json:
+        print_json(problems)
+    for each, found in problems.items():
+        say(f"{each}: {'intact' if not found else '; '.join(found)}")
+    if any(problems.values()):
+        raise NanofluxError("some weights are damaged", "pull or import them again")

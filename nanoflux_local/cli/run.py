@@ -1,0 +1,189 @@
+"""`nanoflux run`: start, list, show, resume, verify and replay generation jobs."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nanoflux_local.cli.common import Bar, home, print_json, print_table, say, with_json
+from nanoflux_local.errors import LedgerError, NothingMatchedError
+from nanoflux_local.paths import Home
+
+
+@click.group(name="run")
+def command() -> None:
+    """Generation: a run's life from start to report."""
+
+
+@command.command()
+@click.option("--domain", required=True, help="starter, gsmhard, starter-genetics, starter-medicine.")
+@click.option("--profile", default="embedded", show_default=True, help="Which endpoints play: a name or a .toml file.")
+@click.option("--config", "config_file", type=click.Path(dir_okay=False), help="A TOML file of settings.")
+@click.option("--examples", type=click.IntRange(1), help="Stop at this many kept examples [default: 200].")
+@click.option("--max-turns", type=click.IntRange(1), help="Stop at this many turns [default: 1000].")
+@click.option("--seed", type=click.IntRange(0), help="The run's seed [default: 0].")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Turns under way at once; changes no result.")
+@click.option("--name", default="", help="A name for people.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8.")
+@with_json
+def start(
+    domain: str,
+    profile: str,
+    config_file: str | None,
+    name: str,
+    settings: tuple[str, ...],
+    as_json: bool,
+    **numbers: int | None,
+) -> None:
+    """Generate a dataset."""
+    from nanoflux_local import binding, runs
+    from nanoflux_local.config import merged, parse_setting, read_toml
+
+    overrides: dict[str, Any] = read_toml(Path(config_file)) if config_file else {}
+    for setting in settings:
+        overrides = merged(overrides, parse_setting(setting))
+    flags = {"target": numbers["examples"], **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")}}
+    overrides = merged(overrides, {key: value for key, value in flags.items() if value is not None})
+    place = home().prepare()
+    run = asyncio.run(runs.start(place, binding.resolve(domain, profile, overrides, place), name))
+    play(place, run)
+    show_run(place, run, as_json)
+
+
+@command.command()
+@click.argument("run")
+@with_json
+def resume(run: str, as_json: bool) -> None:
+    """Go on with a run where it stopped."""
+    place = home()
+    run = _id(place, run)
+    play(place, run)
+    show_run(place, run, as_json)
+
+
+def play(place: Home, run: str) -> None:
+    """Carry a run on with a progress bar; Ctrl-C and SIGTERM end it with everything kept."""
+    from nanoflux_local import runs
+    from nanoflux_local.engine import Progress
+
+    bar = Bar(run)
+    say(f"run {run}; stop with Ctrl-C, go on with `nanoflux run resume {run}`")
+
+    def told(progress: Progress) -> None:
+        bar.show(progress.kept, progress.target, f"kept in {progress.turns} turns")
+
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # which asyncio turns into a cancel
+    try:
+        asyncio.run(runs.carry_on(place, run, told))
+    finally:
+        bar.close()
+
+
+@command.command("list")
+@with_json
+def list_runs(as_json: bool) -> None:
+    """All runs, newest first."""
+    from nanoflux_local.ledger.views import LedgerView
+
+    place = home()
+    with LedgerView(place.ledger) as view:
+        names = [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid DESC")]
+        found = [_summary(place, view.run_summary(name)) for name in names]
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        raise NothingMatchedError("there are no runs yet", "start one: nanoflux run start --domain starter")
+    print_table(
+        ("run", "name", "domain", "status", "turns", "kept", "target"),
+        [[entry[key] for key in ("run", "name", "domain", "status", "turns", "kept", "target")] for entry in found],
+    )
+
+
+@command.command()
+@click.argument("run")
+@with_json
+def show(run: str, as_json: bool) -> None:
+    """A run's state, its funnel, its calls and its digest."""
+    show_run(home(), run, as_json)
+
+
+def show_run(place: Home, run: str, as_json: bool) -> None:
+    from nanoflux_local.ledger.views import LedgerView
+
+    with LedgerView(place.ledger) as view:
+        found = _summary(place, view.run_summary(run))
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("run", found["run"]),
+        [
+            ("name", found["name"]),
+            ("domain", found["domain"]),
+            ("status", f"{found['status']} {found['message']}".strip()),
+            ("kept", f"{found['kept']} of {found['target']} in {found['turns']} turns"),
+            *((f"  {key.replace('_', ' ')}", value) for key, value in found["funnel"].items()),
+            ("calls", ", ".join(f"{value} {key}" for key, value in found["calls"].items())),
+            ("tokens", f"{found['usage']['prompt_tokens']} read, {found['usage']['completion_tokens']} written"),
+            ("seconds", found["seconds"]),
+            ("repeatable", "yes" if found["repeatable"] else "no: an endpoint does not promise equal replies"),
+            ("digest", found["digest"]),
+        ],
+    )
+
+
+def _summary(place: Home, found: dict[str, Any]) -> dict[str, Any]:
+    """A run that says it is running while no process works on it was killed."""
+    from nanoflux_local.runs import is_worked_on
+
+    if found["status"] == "running" and not is_worked_on(place, found["run"]):
+        return {**found, "status": "interrupted", "message": "its process ended; resume it"}
+    return found
+
+
+@command.command()
+@click.argument("run")
+@with_json
+def verify(run: str, as_json: bool) -> None:
+    """Derive every hash of a run again, and say what does not match."""
+    from nanoflux_local.ledger.verify import verify_run
+    from nanoflux_local.ledger.views import LedgerView
+
+    with LedgerView(home().ledger) as view:
+        found = view.find_run(run)["id"]
+        problems = list(verify_run(view, found))
+    if as_json:
+        print_json({"run": found, "ok": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            click.echo(problem)
+    if problems:
+        raise LedgerError(f"run {found}: {len(problems)} things do not match", "restore a backup of the ledger")
+    say(f"run {found}: every hash matches")
+
+
+@command.command()
+@click.argument("run")
+@with_json
+def replay(run: str, as_json: bool) -> None:
+    """Play a run again from the ledger alone, with no endpoint, and compare the digests."""
+    from nanoflux_local import runs
+
+    place = home()
+    result = asyncio.run(runs.replay(place, _id(place, run)))
+    if as_json:
+        print_json(result)
+    else:
+        say(f"{result['kept']} kept in {result['turns']} turns, digest {result['digest']}")
+    if not result["same"]:
+        raise LedgerError("the replay gives another dataset than the run", f"see `nanoflux run verify {run}`")
+
+
+def _id(place: Home, run: str) -> str:
+    from nanoflux_local.ledger.views import LedgerView
+
+    with LedgerView(place.ledger) as view:
+        return str(view.find_run(run)["id"])

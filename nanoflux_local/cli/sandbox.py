@@ -1,0 +1,65 @@
+"""`nanoflux sandbox`: the sandbox by itself."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nanoflux_local.cli.common import print_json, print_table, say, with_json
+
+
+@click.group(name="sandbox")
+def command() -> None:
+    """Untrusted Python, contained by the kernel: run a program, check this machine, measure."""
+
+
+@command.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--wall", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Seconds.")
+@with_json
+def run(file: Path, wall: float, as_json: bool) -> None:
+    """Run the program in FILE. Exit code 0 for `ok`, 3 where nothing can contain it, 1 for the rest."""
+    from nanoflux_sandbox import commands
+
+    outcome = commands.run_file(file, wall)
+    if as_json:
+        print_json(outcome)
+    else:
+        click.echo(outcome["stdout"], nl=False)
+        click.echo(outcome["stderr"], nl=False, err=True)
+        if outcome["status"] != "ok":
+            say(f"[{outcome['status']}] {outcome['detail']}")
+    sys.exit(commands.exit_code(outcome))
+
+
+@command.command()
+@with_json
+def check(as_json: bool) -> None:
+    """Which layers hold on this machine, and whether programs may run here at all."""
+    from nanoflux_sandbox import commands
+
+    outcome = commands.check()
+    if as_json:
+        print_json(outcome)
+    else:
+        rows: list[list[Any]] = [[name, "holds" if held else "missing"] for name, held in outcome["layers"].items()]
+        print_table(("layer", ""), [*rows, ["backend", outcome["backend"]], ["safe", outcome["safe"]]])
+        for reason in outcome["reasons"]:
+            say(reason)
+    sys.exit(commands.exit_code(outcome))
+
+
+@command.command()
+@click.option("--calls", type=click.IntRange(1), default=200, show_default=True, help="Programs of each kind.")
+@with_json
+def bench(calls: int, as_json: bool) -> None:
+    """How long the sandbox itself takes, in milliseconds."""
+    from nanoflux_sandbox import commands
+
+    outcome = commands.bench(calls)
+    if as_json:
+        print_json(outcome)
+    else:
+        print_table(("figure", "value"), [[name, value] for name, value in outcome.items()])
+    sys.exit(commands.exit_code(outcome))

@@ -1,0 +1,203 @@
+"""The frozen configuration of a run: what decides its result, validated once, stored whole.
+
+Values come from the domain, then the profile, then a file, then `--set`; unknown keys are errors that name the key.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.records import Sampling
+
+Interface = Literal["in_process", "openai_chat", "scripted", "embedder"]
+PROGRAM = "program"
+"""The name of the built-in programs that can stand for the attacker and the judge."""
+
+
+class Strict(BaseModel):
+    """Base of every configuration model: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SeedCount(Strict):
+    """How many seed questions go into one new question: uniform over [min, max] (paper §3)."""
+
+    min: int = Field(ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "SeedCount":
+        if self.min > self.max:
+            raise ValueError("min is larger than max")
+        return self
+
+
+class Novelty(Strict):
+    """θq and θs (paper §3): cosine similarities in [-1, 1]."""
+
+    question: float = Field(ge=-1, le=1)
+    solution: float = Field(ge=-1, le=1)
+
+
+class JudgeRules(Strict):
+    """The confidence bar, and how many low-confidence evaluations discard a question (paper §3)."""
+
+    confidence: float = Field(default=0.9, ge=0, le=1)
+    strikes: int = Field(default=3, ge=1)
+
+
+class Retries(Strict):
+    """Bounds: new attempts after rejected questions (paper A.1), and re-asks after a reply that cannot be read."""
+
+    validation: int = Field(default=5, ge=0)
+    parse: int = Field(default=2, ge=0)
+
+
+class EndpointConfig(Strict):
+    """What answers for a role. `key_env` names the environment variable that holds a hosted endpoint's key."""
+
+    interface: Interface
+    model: str
+    adapter: str = ""
+    url: str = ""
+    key_env: str = ""
+    rows: int = Field(default=0, ge=0)
+    delay_s: float = Field(default=0.0, ge=0)
+
+
+class RoleSampling(Strict):
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+
+
+class RoleConfig(Strict):
+    """A role's binding to an endpoint by name, or to "program"."""
+
+    endpoint: str
+    sampling: RoleSampling = RoleSampling()
+
+
+class Roles(Strict):
+    attacker: RoleConfig
+    defender: RoleConfig
+    judge: RoleConfig
+
+
+class RunConfig(Strict):
+    """Everything that decides a run's result, and its `concurrency` and `target`, which do not.
+
+    `budgets` are tokens by section of the defender; `reply_tokens` bounds the replies that have none, attacks and
+    judgements.
+    """
+
+    domain: str
+    profile: str = "embedded"
+    seed: int = Field(default=0, ge=0)
+    target: int = Field(default=200, ge=1, le=10**9)
+    max_turns: int = Field(default=1000, ge=1, le=10**9)
+    concurrency: int = Field(default=8, ge=1, le=1024)
+    seeds: SeedCount
+    novelty: Novelty
+    judge: JudgeRules = JudgeRules()
+    retries: Retries = Retries()
+    budgets: dict[str, PositiveInt] = Field(default={})
+    endpoints: dict[str, EndpointConfig]
+    roles: Roles
+    embedder: str
+    sandbox_wall_s: float = Field(default=5.0, gt=0)
+    reply_tokens: int = Field(default=2048, ge=1)
+    prompts: dict[str, str] = Field(default={})
+
+    @model_validator(mode="after")
+    def _bound(self) -> "RunConfig":
+        for role in ("attacker", "defender", "judge"):
+            name = getattr(self.roles, role).endpoint
+            if name != PROGRAM and name not in self.endpoints:
+                raise ValueError(f"roles.{role}.endpoint is {name!r}; known: {', '.join([PROGRAM, *self.endpoints])}")
+        if self.roles.defender.endpoint == PROGRAM:
+            raise ValueError("roles.defender.endpoint must be a model: no program can stand for the defender")
+        if self.embedder not in self.endpoints:
+            raise ValueError(f"embedder is {self.embedder!r}; known: {', '.join(self.endpoints)}")
+        return self
+
+    def sampling(self, role: str, max_tokens: int, stop: tuple[str, ...] = ()) -> Sampling:
+        chosen: RoleSampling = getattr(self.roles, role).sampling
+        return Sampling(chosen.temperature, chosen.top_p, max_tokens, stop)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
+    """Build `model`, or say which key of `where` is wrong.
+
+    Raises:
+        ConfigError: an unknown key, a missing one, or a value out of range.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(_known_keys(model, first["loc"][:-1]))
+            raise ConfigError(f"{where}: unknown key {key!r}", f"known keys there: {known}") from error
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}", "correct the value and try again") from error
+
+
+def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The keys of the table at `path`; in a table of tables (`endpoints.NAME`) every name has the same keys."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is not None:
+            kinds = (field.annotation, *get_args(field.annotation))
+            model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return sorted(model.model_fields)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file's content.
+
+    Raises:
+        ConfigError: the file is missing, not readable, not UTF-8 or not TOML; the message names the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", "name a file that exists and can be read") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}", "correct the file; it must be TOML in UTF-8") from error
+
+
+def parse_setting(text: str) -> dict[str, Any]:
+    """`novelty.question=0.8` as a nested table. Values are TOML; a bare word is a string.
+
+    Raises:
+        ConfigError: there is no "=" or no key.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r} is not KEY=VALUE", "write for instance --set novelty.question=0.8")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    result: dict[str, Any] = parsed
+    return result
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` on top, table by table."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result

@@ -1,0 +1,1 @@
+"""The domains: target benchmarks with their seeds, prompts, thresholds and answer formats."""

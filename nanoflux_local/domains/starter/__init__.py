@@ -1,0 +1,1 @@
+"""The embedded starter domain: arithmetic templates and multiple-choice items written for this project."""

@@ -1,0 +1,293 @@
+"""The arithmetic templates of the starter domain: their schema, their loading, and drawing questions from them.
+
+Owns `arithmetic/*.toml`, one file per setting, each a list of `[[template]]` tables:
+
+    id        unique over all files, kebab-case
+    split     "train", "dev" or "test"; a template belongs to one split with all its draws
+    steps     1 to 5: the number of statements of `program` and of lines of `solution`
+    text      the facts; every quantity appears in it as `{name}`
+    ask       the question alone, without placeholders
+    result    a noun phrase for the answer: "Call {result} A." and "What is {result}?" both read well
+    unit      what the answer counts
+    program   assignments over the quantities, the last one to `answer`
+    solution  one sentence per step; placeholders are quantities and program variables
+    where     optional expression over quantities and program variables; a draw that breaks it is drawn again
+    quantities.NAME = { low, high, step = 1, link = false }
+
+`link = true` lets the result of an earlier part take the place of the quantity, in the text under a name such as "A".
+Such a value may lie outside low..high; it is judged by `Template.admits` alone: every quantity is a positive integer,
+every program variable is positive with at most two decimals, and `where` holds.
+
+Refuses unknown keys, names and placeholders when loading, not only when drawing. Composes no questions: what
+follows what, and under which name, is the attacker's business.
+"""
+
+import ast
+import random
+import re
+import string
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import CodeType
+from typing import Any, Literal
+
+from nanoflux_local.answers import plain_number
+from nanoflux_local.errors import DataError
+
+Split = Literal["train", "dev", "test"]
+Number = int | float
+
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+MAX_STEPS = 5
+_DRAWS = 1000
+_KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_TEXTS = ("id", "split", "text", "ask", "result", "unit", "program")
+_KEYS = frozenset({*_TEXTS, "steps", "solution", "quantities", "where"})
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A slot of the text: drawn from low, low + step, ... up to high; `link` lets an earlier result replace it."""
+
+    name: str
+    low: int
+    high: int
+    step: int = 1
+    link: bool = False
+
+    def draw(self, rng: random.Random, share: float) -> int:
+        highest = self.low + int((self.high - self.low) * share)
+        return rng.randrange(self.low, highest + 1, self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One word problem with open quantities, the program that solves it and the sentences that explain it."""
+
+    id: str
+    setting: str
+    split: Split
+    steps: int
+    text: str
+    ask: str
+    result: str
+    unit: str
+    program: str
+    solution: tuple[str, ...]
+    quantities: tuple[Quantity, ...]
+    where: str = "True"
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """The quantities that an earlier result may replace."""
+        return tuple(quantity.name for quantity in self.quantities if quantity.link)
+
+    def draw(self, rng: random.Random, share: float = 1.0) -> dict[str, int]:
+        """Values for all quantities that the template admits; the same generator state gives the same values.
+
+        `share` in (0, 1] keeps to the lower part of every range, for problems with smaller numbers.
+        """
+        for _ in range(_DRAWS):
+            values = {q.name: q.draw(rng, share) for q in self.quantities}
+            if self.admits(values):
+                return values
+        raise DataError(f"{self.setting}.toml: template {self.id!r}: key 'where': no draw in {_DRAWS} satisfies it")
+
+    def solve(self, values: Mapping[str, Number]) -> dict[str, Number]:
+        """All quantities and program variables, among them `answer`.
+
+        Runs the program in this process with no builtins: programs are this package's own text, never a model's.
+        """
+        variables: dict[str, Any] = {"__builtins__": {}, **values}
+        exec(_compiled(self.program, "exec"), variables)
+        del variables["__builtins__"]
+        return {name: _tidy(value) for name, value in variables.items()}
+
+    def admits(self, values: Mapping[str, Number]) -> bool:
+        """Whether the story makes sense with these values; see the module's docstring for the rule."""
+        if not all(value > 0 and value == int(value) for value in values.values()):
+            return False
+        try:
+            variables = self.solve(values)
+            holds = bool(eval(_compiled(self.where, "eval"), {"__builtins__": {}, **variables}))
+        except ArithmeticError:  # a linked value can make a divisor zero
+            return False
+        return holds and all(value > 0 and _short(value) for value in variables.values())
+
+    def question_text(self, values: Mapping[str, object]) -> str:
+        """The facts with the slots filled, by numbers or by names such as "A"."""
+        return _fill(self.text, values)
+
+    def solution_lines(self, variables: Mapping[str, object]) -> list[str]:
+        """The solution, one line per step, for the variables that `solve` returned."""
+        return [_fill(line, variables) for line in self.solution]
+
+
+@cache
+def load_templates() -> tuple[Template, ...]:
+    """All templates of the package, settings in alphabetical order."""
+    folder = resources.files(__package__) / "arithmetic"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name)
+    templates: list[Template] = []
+    seen: set[str] = set()
+    for file in files:
+        for template in parse_templates(file.name, file.read_text(encoding="utf-8")):
+            if template.id in seen:
+                raise _fault(file.name, template.id, "id", "is used twice")
+            seen.add(template.id)
+            templates.append(template)
+    return tuple(templates)
+
+
+def parse_templates(file: str, content: str) -> tuple[Template, ...]:
+    """The templates of one TOML text; `file` names it in errors and, without its ending, the setting."""
+    try:
+        tables = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{file}: not valid TOML: {error}") from error
+    rows = tables.pop("template", None)
+    if tables or not isinstance(rows, list):
+        raise DataError(f"{file}: expected [[template]] tables and nothing else", "Check the spelling of the headers.")
+    return tuple(_template(file, row) for row in rows)
+
+
+def _template(file: str, row: dict[str, Any]) -> Template:
+    name = str(row.get("id", "without id"))
+
+    def check(holds: bool, key: str, problem: str) -> None:
+        if not holds:
+            raise _fault(file, name, key, problem)
+
+    _check_keys(row, check)
+    quantities = tuple(_quantity(slot, table, check) for slot, table in row["quantities"].items())
+    check(any(quantity.link for quantity in quantities), "quantities", "no quantity has link = true")
+    template = Template(
+        **{key: row[key] for key in _TEXTS},
+        setting=file.removesuffix(".toml"),
+        steps=row["steps"],
+        solution=tuple(row["solution"]),
+        quantities=quantities,
+        where=row.get("where", "True"),
+    )
+    _check_program(template, check)
+    return template
+
+
+_Check = Callable[[bool, str, str], None]
+
+
+def _check_keys(row: dict[str, Any], check: _Check) -> None:
+    for key in row:
+        check(key in _KEYS, key, "is unknown")
+    for key in sorted(_KEYS - {"where"}):
+        check(key in row, key, "is missing")
+    for key in _TEXTS:
+        check(isinstance(row[key], str) and row[key].strip() != "", key, "must be a text")
+    check(isinstance(row.get("where", ""), str), "where", "must be a text")
+    check(_KEBAB.fullmatch(row["id"]) is not None, "id", "must be kebab-case")
+    check(row["split"] in SPLITS, "split", f"must be one of {', '.join(SPLITS)}")
+    check(_is_count(row["steps"]) and row["steps"] <= MAX_STEPS, "steps", f"must be a number from 1 to {MAX_STEPS}")
+    lines = row["solution"]
+    check(isinstance(lines, list) and all(isinstance(line, str) for line in lines), "solution", "must be lines of text")
+    check(len(lines) == row["steps"], "solution", "must have one line per step")
+    check(isinstance(row["quantities"], dict), "quantities", "must be a table")
+
+
+def _quantity(name: str, table: Any, check: _Check) -> Quantity:
+    key = f"quantities.{name}"
+    check(isinstance(table, dict), key, "must be a table")
+    check(name.isidentifier() and name not in {"answer", "True", "False", "None"}, key, "cannot be used as a name")
+    for part in table:
+        check(part in {"low", "high", "step", "link"}, f"{key}.{part}", "is unknown")
+    for part in ("low", "high"):
+        check(part in table, f"{key}.{part}", "is missing")
+    for part in table.keys() - {"link"}:
+        check(_is_count(table[part]), f"{key}.{part}", "must be a positive integer")
+    check(table["low"] <= table["high"], f"{key}.high", "is below low")
+    check(isinstance(table.get("link", False), bool), f"{key}.link", "must be true or false")
+    return Quantity(name=name, **table)
+
+
+def _check_program(template: Template, check: _Check) -> None:
+    """Names only known things, statement by statement, so that nothing is left to fail when drawn."""
+    slots = {quantity.name for quantity in template.quantities}
+    names = set(slots)
+    statements = _parsed(template.program, "exec", "program", check).body
+    check(len(statements) == template.steps, "program", "must have one statement per step")
+    for statement in statements:
+        assigned = _assigned(statement)
+        check(assigned is not None and assigned not in names, "program", "must assign a new name in every statement")
+        _check_names(statement, names | {str(assigned)}, "program", check)
+        names.add(str(assigned))
+    check(_assigned(statements[-1]) == "answer", "program", "must end by setting answer")
+    _check_names(_parsed(template.where, "eval", "where", check), names, "where", check)
+    check(_placeholders(template.text, "text", check) == slots, "text", f"must name exactly {_listed(slots)}")
+    for key in ("ask", "result", "unit"):
+        check(not _placeholders(getattr(template, key), key, check), key, "must have no placeholder")
+    for line in template.solution:
+        unknown = _placeholders(line, "solution", check) - names
+        check(not unknown, "solution", f"has the unknown placeholder {_listed(unknown)}")
+
+
+def _parsed(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) -> Any:
+    try:
+        return ast.parse(source, mode=mode)
+    except SyntaxError as error:
+        check(False, key, f"is not Python: {error.msg}")
+        raise
+
+
+def _assigned(statement: ast.stmt) -> str | None:
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+        target = statement.targets[0]
+        return target.id if isinstance(target, ast.Name) else None
+    return None
+
+
+def _check_names(tree: ast.AST, known: set[str], key: str, check: _Check) -> None:
+    unknown = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - known
+    check(not unknown, key, f"uses the unknown name {_listed(unknown)}")
+
+
+def _placeholders(text: str, key: str, check: _Check) -> set[str]:
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
+    except ValueError as error:
+        check(False, key, f"has an unbalanced brace: {error}")
+        raise
+    return fields
+
+
+def _fault(file: str, template: str, key: str, problem: str) -> DataError:
+    return DataError(f"{file}: template {template!r}: key {key!r} {problem}", "Correct the file; nothing was loaded.")
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _fill(text: str, values: Mapping[str, object]) -> str:
+    shown = {name: plain_number(v) if isinstance(v, int | float) else str(v) for name, v in values.items()}
+    return text.format_map(shown)
+
+
+def _tidy(value: Number) -> Number:
+    """Whole floats become integers, and the noise of binary fractions goes: 33.3 + 66.6 is 99.9."""
+    rounded = round(value, 6)
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def _short(value: Number) -> bool:
+    return abs(value - round(value, 2)) < 1e-6
+
+
+@cache
+def _compiled(source: str, mode: Literal["exec", "eval"]) -> CodeType:
+    return compile(source, "<template>", mode)

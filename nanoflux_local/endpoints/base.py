@@ -1,0 +1,34 @@
+"""The protocol that every model endpoint keeps. Owns no connection and knows no role."""
+
+from typing import Protocol
+
+from nanoflux_local.records import ChatReply, ChatRequest, Identity
+
+
+class Endpoint(Protocol):
+    """A model that answers chat requests.
+
+    `identity` is everything that decides its replies. `repeatable` says whether the same request always gets the
+    same reply, whatever else is asked at the same time; a run records it. `capacity` is how many requests it can
+    usefully hold at once.
+    """
+
+    identity: Identity
+    repeatable: bool
+    capacity: int
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        """Answer one request.
+
+        Raises:
+            EndpointError: no usable reply came, after the endpoint's own bounded retries.
+        """
+        ...
+
+    def count_tokens(self, text: str) -> int | None:
+        """Tokens of `text` in the endpoint's own tokenizer, or None where it has none to ask."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the endpoint holds. Safe to call twice."""
+        ...

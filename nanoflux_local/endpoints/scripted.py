@@ -1,0 +1,129 @@
+"""The fake that ships: a model whose replies depend on the request alone, for tests, documentation and the tour.
+
+It plays every role badly enough to be interesting: unreadable replies, near-duplicates, doubtful judges, wrong
+answers, each at a fixed rate. It reaches nothing and knows nothing.
+"""
+
+import asyncio
+import random
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from nanoflux_local.records import (
+    ChatReply,
+    ChatRequest,
+    EmbedReply,
+    EmbedRequest,
+    Identity,
+    derive_seed,
+)
+
+Script = Callable[[str, random.Random], str]
+DIMENSIONS = 64
+
+
+class ScriptedEndpoint:
+    """Answers after a delay that the request decides too: `delay_s` is its mean, in seconds."""
+
+    repeatable = True
+    capacity = 1024
+
+    def __init__(self, model: str, delay_s: float = 0.0, script: Script | None = None) -> None:
+        self.identity = Identity("scripted", model, revision="1")
+        self._delay_s = delay_s
+        self._script = script or duel
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        rng = random.Random(derive_seed(request.key(), "script"))
+        await asyncio.sleep(self._delay_s * 2 * rng.random())
+        prompt = request.messages[-1].content
+        text = self._script(prompt, rng)
+        return ChatReply(text, "stop", len(prompt.split()), len(text.split()), self._delay_s)
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    async def close(self) -> None:
+        return
+
+
+class HashingEmbedder:
+    """Unit vectors from hashed words, shape (64,): texts that share words are similar."""
+
+    def __init__(self, model: str) -> None:
+        self.identity = Identity("scripted", model, revision="1")
+
+    async def embed(self, request: EmbedRequest) -> EmbedReply:
+        vector = np.zeros(DIMENSIONS, dtype=np.float32)
+        for word in re.findall(r"\w+", request.text.lower()):
+            spot = derive_seed("word", word)
+            vector[spot % DIMENSIONS] += 1.0 if spot & 1024 else -1.0
+        vector[0] += 1e-3  # a text without words still has a direction
+        return EmbedReply.of(vector / np.linalg.norm(vector))
+
+
+def duel(prompt: str, rng: random.Random) -> str:
+    """The default script: finds the role by the sections that the prompt asks for."""
+    if rng.random() < 0.04:
+        return rng.choice(["I would rather not say.", "ANSWER:", "<think>where was I"])
+    if "VALID or INVALID" in prompt:
+        return _judgement(rng, "VALID", "INVALID", 0.85, "VERIFICATION: each step was done again.")
+    if "CORRECT or INCORRECT" in prompt:
+        return _evaluation(prompt, rng)
+    if "QUESTION:" in prompt:
+        return _attack(prompt, rng)
+    return _defence(prompt, rng)
+
+
+_THINGS = ["apples", "books", "coins", "doors", "engines", "flutes", "gloves", "hats", "jars", "kites", "lamps", "maps"]
+_PEOPLE = ["Ada", "Bo", "Cem", "Dina", "Edo", "Fay", "Gil", "Hana", "Ivo", "Jo", "Kim", "Lou"]
+_DEEDS = ["counts", "sorts", "packs", "sells", "lends", "paints", "stacks", "weighs"]
+
+
+def _attack(prompt: str, rng: random.Random) -> str:
+    """A small story; one in ten is told with the words of a few stock ones, so that near-duplicates occur."""
+    story = random.Random(rng.randrange(4)) if rng.random() < 0.1 else rng
+    first, second = story.sample(_THINGS, 2)
+    who, deed = story.choice(_PEOPLE), story.choice(_DEEDS)
+    rows, each, lost = rng.randrange(3, 40), rng.randrange(3, 40), rng.randrange(1, 9)
+    question = (
+        f"{who} {deed} {rows} boxes of {each} {first} and gives {lost} to a friend who keeps {second}. "
+        f"How many {first} are left?"
+    )
+    total = rows * each
+    answer = f"{total - lost}" if "option letter" not in prompt else story.choice("ABCD")
+    return (
+        f"QUESTION: {question}\nSOLUTION: {rows} * {each} = {total}; {total} - {lost} = {total - lost}.\n"
+        f"ANSWER: {answer}\nREFLECTION: the gift is easy to miss."
+    )
+
+
+def _defence(prompt: str, rng: random.Random) -> str:
+    """Right two times in three; sometimes by words that the attacker did not use."""
+    numbers = [int(number) for number in re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]]
+    first, second, third = [*numbers, 2, 3, 1][:3]
+    answer = first * second - third + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)
+    told = rng.choice([
+        f"{first} * {second} = {first * second}; {first * second} - {third} = {answer}.",
+        f"Taking one box away at a time and then the gift, everything that stays comes to {answer}.",
+    ])  # fmt: skip
+    letter = rng.choice("ABCD") if "option letter" in prompt else str(answer)
+    return f"ANALYSIS: count what is left.\nSOLUTION: {told}\nANSWER: {letter}"
+
+
+def _evaluation(prompt: str, rng: random.Random) -> str:
+    expected = re.search(r"Reference answer: (.*)", prompt)
+    found = re.search(r"Its answer: (.*)", prompt)
+    right = expected is not None and found is not None and expected[1].strip() == found[1].strip()
+    middle = f"REASONING QUALITY: {'SOUND' if right else 'UNSOUND'}, as the steps show.\nCALCULATION ACCURACY: redone."
+    return _judgement(rng, "CORRECT", "INCORRECT", 1.0 if right else 0.0, middle)
+
+
+def _judgement(rng: random.Random, yes: str, no: str, chance: float, middle: str) -> str:
+    confidence = rng.choice([0.6, 0.8]) if rng.random() < 0.1 else 0.97
+    return (
+        f"ANALYSIS: read twice.\n{middle}\nDECISION: {yes if rng.random() < chance else no}\n"
+        f"CONFIDENCE: {confidence}\nEXPLANATION: that is what the steps give."
+    )

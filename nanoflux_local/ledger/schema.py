@@ -1,0 +1,183 @@
+"""The tables, as migrations applied in order. A migration that was released is never edited: add the next one.
+
+Documents (configs, records, requests, replies) are canonical JSON with their SHA-256 beside them; what is filtered
+or summed has columns of its own.
+"""
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+migrations = Migrations("nanoflux")
+
+
+@migrations()
+def m001_calls(db: Database) -> None:
+    db.executescript(
+        """
+        CREATE TABLE calls (
+            id INTEGER PRIMARY KEY,
+            key TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL,
+            model TEXT NOT NULL,
+            run TEXT NOT NULL,
+            request TEXT NOT NULL,
+            reply TEXT NOT NULL,
+            reply_hash TEXT NOT NULL,
+            prompt_tokens INTEGER NOT NULL,
+            completion_tokens INTEGER NOT NULL,
+            usd REAL NOT NULL,
+            seconds REAL NOT NULL,
+            at TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX calls_run ON calls (run, kind);
+        """
+    )
+
+
+@migrations()
+def m002_runs(db: Database) -> None:
+    db.executescript(
+        """
+        CREATE TABLE runs (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            domain TEXT NOT NULL,
+            status TEXT NOT NULL,
+            message TEXT NOT NULL,
+            target INTEGER NOT NULL,
+            max_turns INTEGER NOT NULL,
+            config TEXT NOT NULL,
+            config_hash TEXT NOT NULL,
+            environment TEXT NOT NULL,
+            seconds REAL NOT NULL,
+            created_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE turns (
+            id INTEGER PRIMARY KEY,
+            run TEXT NOT NULL REFERENCES runs (id),
+            number INTEGER NOT NULL,
+            outcome TEXT NOT NULL,
+            kept INTEGER NOT NULL,
+            record TEXT NOT NULL,
+            record_hash TEXT NOT NULL,
+            at TEXT NOT NULL,
+            UNIQUE (run, number)
+        ) STRICT;
+        CREATE TABLE turn_calls (
+            turn INTEGER NOT NULL REFERENCES turns (id),
+            position INTEGER NOT NULL,
+            call INTEGER NOT NULL REFERENCES calls (id),
+            PRIMARY KEY (turn, position)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE examples (
+            id TEXT PRIMARY KEY,
+            run TEXT NOT NULL REFERENCES runs (id),
+            turn INTEGER NOT NULL,
+            reason TEXT NOT NULL,
+            question TEXT NOT NULL,
+            solution TEXT NOT NULL,
+            answer TEXT NOT NULL,
+            content_hash TEXT NOT NULL,
+            at TEXT NOT NULL,
+            UNIQUE (run, turn)
+        ) STRICT;
+        """
+    )
+
+
+@migrations()
+def m003_data(db: Database) -> None:
+    db.executescript(
+        """
+        CREATE TABLE datasets (
+            name TEXT PRIMARY KEY,
+            source TEXT NOT NULL,
+            source_hash TEXT NOT NULL,
+            items INTEGER NOT NULL,
+            skipped INTEGER NOT NULL,
+            at TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE items (
+            dataset TEXT NOT NULL REFERENCES datasets (name),
+            position INTEGER NOT NULL,
+            id TEXT NOT NULL,
+            split TEXT NOT NULL,
+            record TEXT NOT NULL,
+            record_hash TEXT NOT NULL,
+            PRIMARY KEY (dataset, position),
+            UNIQUE (dataset, id)
+        ) STRICT;
+        CREATE INDEX items_split ON items (dataset, split);
+        """
+    )
+
+
+@migrations()
+def m004_training_and_evaluation(db: Database) -> None:
+    db.executescript(
+        """
+        CREATE TABLE trainings (
+            id TEXT PRIMARY KEY,
+            run TEXT NOT NULL,
+            base TEXT NOT NULL,
+            status TEXT NOT NULL,
+            adapter TEXT NOT NULL,
+            data_hash TEXT NOT NULL,
+            settings TEXT NOT NULL,
+            result TEXT NOT NULL,
+            started_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE training_events (
+            id INTEGER PRIMARY KEY,
+            training TEXT NOT NULL REFERENCES trainings (id),
+            kind TEXT NOT NULL,
+            step INTEGER NOT NULL,
+            event TEXT NOT NULL,
+            at TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX training_events_training ON training_events (training, id);
+        CREATE TABLE evaluations (
+            id TEXT PRIMARY KEY,
+            model TEXT NOT NULL,
+            adapter TEXT NOT NULL,
+            data TEXT NOT NULL,
+            split TEXT NOT NULL,
+            status TEXT NOT NULL,
+            settings TEXT NOT NULL,
+            result TEXT NOT NULL,
+            started_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE evaluation_items (
+            evaluation TEXT NOT NULL REFERENCES evaluations (id),
+            repeat INTEGER NOT NULL,
+            item TEXT NOT NULL,
+            call INTEGER NOT NULL REFERENCES calls (id),
+            reading TEXT NOT NULL,
+            verdict TEXT NOT NULL,
+            PRIMARY KEY (evaluation, repeat, item)
+        ) STRICT, WITHOUT ROWID;
+        """
+    )
+
+
+@migrations()
+def m005_jobs(db: Database) -> None:
+    db.executescript(
+        """
+        CREATE TABLE jobs (
+            id INTEGER PRIMARY KEY,
+            kind TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            pid INTEGER NOT NULL,
+            boot TEXT NOT NULL,
+            state TEXT NOT NULL,
+            message TEXT NOT NULL,
+            started_at TEXT NOT NULL,
+            heartbeat_at TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX jobs_subject ON jobs (kind, subject);
+        """
+    )

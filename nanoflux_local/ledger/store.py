@@ -1,0 +1,294 @@
+"""The writer: the one class that changes a ledger. WAL, short transactions, each committed before anything is shown.
+
+It refuses a ledger from a newer version, and it never rewrites what a call or a turn has recorded.
+"""
+
+import fcntl
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from sqlite_utils import Database
+
+from nanoflux_local.errors import LedgerError, UsageError
+from nanoflux_local.ledger.schema import migrations
+from nanoflux_local.records import ChatReply, Reply, Request, canonical_json, digest
+from nanoflux_local.transcript import Example, Seed, TurnRecord
+
+BUSY_TIMEOUT_S = 30.0
+
+
+def now() -> str:
+    """The time as the ledger writes it: UTC, ISO 8601, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@contextmanager
+def told_as_ledger_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's exceptions into messages that say which file and what to do."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "disk" in text or "full" in text:
+            raise LedgerError(
+                f"{path}: {text}", "free some space and resume: everything recorded so far is kept"
+            ) from error
+        if "locked" in text or "busy" in text:
+            raise LedgerError(f"{path} is locked by another process", "wait for it to end, then try again") from error
+        if "malformed" in text:
+            raise LedgerError(f"{path}: {text}", "find what was damaged with `nanoflux run verify RUN`") from error
+        raise LedgerError(f"{path}: {text}", "check the permissions of the file and its folder") from error
+    except sqlite3.DatabaseError as error:
+        raise LedgerError(
+            f"{path} is not a readable ledger: {error}", "restore a backup, or move it away to start afresh"
+        ) from error
+
+
+def refuse_newer(database: Database, path: Path) -> None:
+    """Raise when the file holds migrations that this version does not know."""
+    known = {migration.name for migration in migrations.applied(database)}
+    ours = {migration.name for migration in migrations._migrations}
+    unknown = sorted(known - ours)
+    if unknown:
+        raise LedgerError(
+            f"{path} was written by a newer version of NanoFlux (it holds {unknown[-1]})",
+            "update NanoFlux, or name another home with --home",
+        )
+
+
+class Ledger:
+    """A ledger opened for writing.
+
+    Raises:
+        LedgerError: the file is not a ledger, comes from a newer version, or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with told_as_ledger_errors(path):
+            self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            path.chmod(0o600)
+            self._database = Database(self._connection)
+            with path.with_suffix(".migrate").open("w") as gate:
+                # Two processes may open a new ledger at the same moment, and a change of journal mode waits for no one.
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                self._prepare()
+
+    def _prepare(self) -> None:
+        refuse_newer(self._database, self.path)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        if migrations.pending(self._database):
+            migrations.apply(self._database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction; it is on disk when the block is left, or not at all."""
+        with told_as_ledger_errors(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # a full disk has rolled back already
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Read through the writer's own connection."""
+        with told_as_ledger_errors(self.path):
+            return self._connection.execute(sql, values).fetchall()
+
+    # Calls
+
+    def recall(self, request: Request[Any]) -> tuple[int, Reply] | None:
+        """The remembered reply of a request with its row id, or None."""
+        found = self.rows("SELECT id, reply FROM calls WHERE key = ?", request.key())
+        if not found:
+            return None
+        return found[0][0], request.reply_type.from_json(json.loads(found[0][1]))
+
+    def remember(self, run: str, request: Request[Any], reply: Reply) -> tuple[int, Reply]:
+        """Commit a reply under its request's hash. The first one stands, so what is returned is what is stored: another
+        process may have been quicker.
+        """
+        body = json.loads(canonical_json(reply.to_json()))  # as it will be read: paired surrogates are one
+        spent = reply if isinstance(reply, ChatReply) else ChatReply("", "stop")
+        key = request.key()
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens,"
+                " completion_tokens, usd, seconds, at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                (key, request.kind, request.to_json()["endpoint"]["model"], run, canonical_json(request.to_json()),
+                 canonical_json(body), digest(body), spent.prompt_tokens, spent.completion_tokens, spent.usd,
+                 float(body.get("seconds", body.get("wall_s", 0.0))), now()),
+            )  # fmt: skip
+        stored = self.recall(request)
+        assert stored is not None
+        return stored
+
+    # Runs
+
+    def create_run(self, run: str, name: str, config: dict[str, Any], environment: dict[str, Any]) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO runs VALUES (?,?,?,'created','',?,?,?,?,?,0.0,?,?)",
+                (run, name, config["domain"], config["target"], config["max_turns"], canonical_json(config),
+                 digest(config), canonical_json(environment), now(), now()),
+            )  # fmt: skip
+
+    def set_run_status(self, run: str, status: str, message: str = "", seconds: float = 0.0) -> None:
+        """Move a run to `status`; `seconds` of work are added to what it has taken so far."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE runs SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
+                (status, message, seconds, now(), run),
+            )
+
+    def commit_turn(self, run: str, record: TurnRecord, calls: Sequence[int]) -> None:
+        """Commit one turn with its calls and its example, all or nothing."""
+        body = record.to_json()
+        with self.transaction() as connection:
+            turn = connection.execute(
+                "INSERT INTO turns (run, number, outcome, kept, record, record_hash, at) VALUES (?,?,?,?,?,?,?)",
+                (run, record.number, record.outcome, int(record.kept), canonical_json(body), digest(body), now()),
+            ).lastrowid
+            connection.executemany(
+                "INSERT INTO turn_calls VALUES (?,?,?)",
+                [(turn, position, call) for position, call in enumerate(calls)],
+            )
+            if record.kept:
+                self._insert_example(connection, run, Example.of(record))
+            connection.execute("UPDATE runs SET updated_at = ? WHERE id = ?", (now(), run))
+
+    def _insert_example(self, connection: sqlite3.Connection, run: str, example: Example) -> None:
+        content = example.hash()
+        connection.execute(
+            "INSERT INTO examples VALUES (?,?,?,?,?,?,?,?,?)",
+            (digest([run, content])[:16], run, example.turn, example.reason, example.question, example.solution,
+             example.answer, content, now()),
+        )  # fmt: skip
+
+    # Benchmarks
+
+    def has_dataset(self, name: str, source_hash: str) -> bool:
+        """Whether this very content is here under `name`.
+
+        Raises:
+            UsageError: other content is.
+        """
+        known = self.rows("SELECT source_hash, source FROM datasets WHERE name = ?", name)
+        if known and known[0][0] != source_hash:
+            raise UsageError(
+                f"{name} was imported before, from other content ({known[0][1]})",
+                "runs may rest on it: use another home for the new content",
+            )
+        return bool(known)
+
+    def import_dataset(
+        self, name: str, source: str, source_hash: str, items: Sequence[tuple[Seed, str]], skipped: int
+    ) -> bool:
+        """Store a benchmark's items with their splits, all or nothing. False if this very content is here already.
+
+        Raises:
+            UsageError: the name is taken by other content, which runs may rest on.
+        """
+        if self.has_dataset(name, source_hash):
+            return False
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO datasets VALUES (?,?,?,?,?,?)", (name, source, source_hash, len(items), skipped, now())
+            )
+            connection.executemany(
+                "INSERT INTO items VALUES (?,?,?,?,?,?)",
+                [
+                    (name, position, item.id, split, canonical_json(asdict(item)), digest(asdict(item)))
+                    for position, (item, split) in enumerate(items)
+                ],
+            )
+        return True
+
+    # Trainings and evaluations
+
+    def start_training(self, training: str, run: str, base: str, data_hash: str, settings: dict[str, Any]) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO trainings VALUES (?,?,?,'running','',?,?,'{}',?,?)",
+                (training, run, base, data_hash, canonical_json(settings), now(), now()),
+            )
+
+    def add_training_event(self, training: str, kind: str, step: int, event: dict[str, Any]) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO training_events (training, kind, step, event, at) VALUES (?,?,?,?,?)",
+                (training, kind, step, canonical_json(event), now()),
+            )
+
+    def finish_training(self, training: str, status: str, adapter: str, result: dict[str, Any]) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE trainings SET status = ?, adapter = ?, result = ?, updated_at = ? WHERE id = ?",
+                (status, adapter, canonical_json(result), now(), training),
+            )
+
+    def start_evaluation(
+        self, evaluation: str, model: str, adapter: str, data: str, split: str, settings: dict[str, Any]
+    ) -> None:
+        """Begin an evaluation, or go on with it: its id is the hash of what decides it."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO evaluations VALUES (?,?,?,?,?,'running',?,'{}',?,?)"
+                " ON CONFLICT (id) DO UPDATE SET status = 'running', updated_at = excluded.updated_at",
+                (evaluation, model, adapter, data, split, canonical_json(settings), now(), now()),
+            )
+
+    def add_evaluation_item(
+        self, evaluation: str, repeat: int, item: str, call: int, reading: str, verdict: str
+    ) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO evaluation_items VALUES (?,?,?,?,?,?)",
+                (evaluation, repeat, item, call, reading, verdict),
+            )
+
+    def finish_evaluation(self, evaluation: str, status: str, result: dict[str, Any]) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE evaluations SET status = ?, result = ?, updated_at = ? WHERE id = ?",
+                (status, canonical_json(result), now(), evaluation),
+            )
+
+    # Jobs
+
+    def start_job(self, kind: str, subject: str, pid: int, boot: str) -> int:
+        """Record a process that works on `subject`; `boot` tells this start of the machine from others."""
+        with self.transaction() as connection:
+            row = connection.execute(
+                "INSERT INTO jobs (kind, subject, pid, boot, state, message, started_at, heartbeat_at)"
+                " VALUES (?,?,?,?,'running','',?,?)",
+                (kind, subject, pid, boot, now(), now()),
+            ).lastrowid
+        assert row is not None
+        return row
+
+    def finish_job(self, job: int, state: str, message: str = "") -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE jobs SET state = ?, message = ?, heartbeat_at = ? WHERE id = ?", (state, message, now(), job)
+            )

@@ -1,0 +1,161 @@
+"""Read-only views: what everyone but the writer sees. Opens the file so that SQLite itself refuses to write."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from sqlite_utils import Database
+
+from nanoflux_local.errors import LedgerError, NothingMatchedError
+from nanoflux_local.ledger.schema import migrations
+from nanoflux_local.ledger.store import BUSY_TIMEOUT_S, Ledger, refuse_newer, told_as_ledger_errors
+from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, dataset_digest, turn_from_json
+
+
+class LedgerView:
+    """A ledger opened for reading.
+
+    Raises:
+        LedgerError: the file is not a ledger, or comes from a newer version.
+        NothingMatchedError: there is no ledger yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            raise NothingMatchedError(f"there is no ledger at {path} yet", "start a run, or name another home")
+        with told_as_ledger_errors(path):
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
+            )
+            self._connection.row_factory = sqlite3.Row
+            self._connection.text_factory = _text
+            database = Database(self._connection)
+            refuse_newer(database, path)
+            unfinished = bool(migrations.pending(database))
+        if unfinished:  # of an older version, or just being made by another process: the writer sees to both
+            Ledger(path).close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def rows(self, sql: str, *values: object) -> Iterator[sqlite3.Row]:
+        with told_as_ledger_errors(self.path):
+            yield from self._connection.execute(sql, values)
+
+    def row(self, sql: str, *values: object) -> sqlite3.Row | None:
+        return next(self.rows(sql, *values), None)
+
+    def find_run(self, name: str) -> sqlite3.Row:
+        """A run by its id, the beginning of its id, or its name (the newest of that name)."""
+        found = self.row("SELECT * FROM runs WHERE id = ?", name)
+        found = found or self.row("SELECT * FROM runs WHERE name = ? ORDER BY rowid DESC", name)
+        if found is None:
+            begun = list(self.rows("SELECT * FROM runs WHERE substr(id, 1, ?) = ?", len(name), name))
+            found = begun[0] if len(begun) == 1 else None
+        if found is None:
+            raise NothingMatchedError(f"there is no run {name!r}", "see `nanoflux run list`")
+        return found
+
+    def examples(self, run: str) -> list[Example]:
+        """The kept examples of a run, in turn order."""
+        found = self.rows("SELECT * FROM examples WHERE run = ? ORDER BY turn", run)
+        return [Example(row["turn"], row["question"], row["solution"], row["answer"], row["reason"]) for row in found]
+
+    def turn_records(self, run: str) -> list[TurnRecord]:
+        """The committed turns of a run, in order."""
+        records = []
+        for row in self.rows("SELECT number, record FROM turns WHERE run = ? ORDER BY number", run):
+            try:
+                records.append(turn_from_json(json.loads(row["record"])))
+            except (ValueError, TypeError, LookupError) as error:
+                raise LedgerError(
+                    f"{self.path}: turn {row['number']} of run {run} cannot be read", f"see `nanoflux run verify {run}`"
+                ) from error
+        return records
+
+    def funnel(self, run: str) -> dict[str, int]:
+        """How the attempts of the committed turns ended; the outcomes add up to `attempts`."""
+        counted = {
+            row["outcome"]: row["n"]
+            for row in self.rows(
+                "SELECT json_extract(attempt.value, '$.outcome') AS outcome, count(*) AS n"
+                " FROM turns, json_each(turns.record, '$.attempts') AS attempt WHERE turns.run = ? GROUP BY 1",
+                run,
+            )
+        }
+        return {"attempts": sum(counted.values()), **{outcome: counted.get(outcome, 0) for outcome in OUTCOMES}}
+
+    def run_summary(self, name: str) -> dict[str, Any]:
+        """What `run show --json` prints."""
+        run = self.find_run(name)
+        examples = self.examples(run["id"])
+        turns = self.row("SELECT count(*) AS n FROM turns WHERE run = ?", run["id"])
+        usage = self.row(
+            "SELECT count(*) AS made, coalesce(sum(prompt_tokens), 0) AS prompt_tokens,"
+            " coalesce(sum(completion_tokens), 0) AS completion_tokens, coalesce(sum(usd), 0.0) AS usd"
+            " FROM calls WHERE run = ?",
+            run["id"],
+        )
+        used = self.row(
+            "SELECT count(*) AS uses, count(DISTINCT CASE WHEN calls.run = turns.run THEN calls.id END) AS own"
+            " FROM turns JOIN turn_calls ON turn_calls.turn = turns.id JOIN calls ON calls.id = turn_calls.call"
+            " WHERE turns.run = ?",
+            run["id"],
+        )
+        assert turns is not None
+        assert usage is not None
+        assert used is not None
+        environment = json.loads(run["environment"])
+        return {
+            "run": run["id"],
+            "name": run["name"],
+            "domain": run["domain"],
+            "status": run["status"],
+            "message": run["message"],
+            "turns": turns["n"],
+            "max_turns": run["max_turns"],
+            "kept": len(examples),
+            "target": run["target"],
+            "digest": dataset_digest(examples),
+            "funnel": self.funnel(run["id"]),
+            "calls": {
+                "made": usage["made"],
+                "remembered": used["uses"] - used["own"],
+                "wasted": usage["made"] - used["own"],
+            },
+            "usage": {key: usage[key] for key in ("prompt_tokens", "completion_tokens", "usd")},
+            "seconds": round(run["seconds"], 3),
+            "repeatable": environment.get("repeatable"),
+            "created_at": run["created_at"],
+        }
+
+    def items(self, dataset: str, split: str | None = None) -> list[Seed]:
+        """The items of an imported benchmark, in file order; of one split, or of all."""
+        found = self.rows(
+            "SELECT record FROM items WHERE dataset = ? AND (? IS NULL OR split = ?) ORDER BY position",
+            dataset,
+            split,
+            split,
+        )
+        return [Seed(**json.loads(row["record"])) for row in found]
+
+    def datasets(self) -> list[dict[str, Any]]:
+        """The imported benchmarks with the sizes of their splits."""
+        sizes: dict[str, dict[str, int]] = {}
+        for row in self.rows("SELECT dataset, split, count(*) AS n FROM items GROUP BY 1, 2"):
+            sizes.setdefault(row["dataset"], {})[row["split"]] = row["n"]
+        return [
+            {**dict(row), "splits": sizes.get(row["name"], {})}
+            for row in self.rows("SELECT name, source, source_hash, items, skipped, at FROM datasets ORDER BY name")
+        ]
+
+
+def _text(stored: bytes) -> str:
+    """Text that is no UTF-8 any more was damaged on disk: shown all the same, and `verify` finds it by its hash."""
+    return stored.decode("utf-8", "replace")

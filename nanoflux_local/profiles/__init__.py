@@ -1,0 +1,1 @@
+"""Profiles: which endpoint plays which role. One TOML file each."""

@@ -1,0 +1,201 @@
+"""The records that cross room borders: requests, their replies, and how both become bytes and hashes.
+
+A request carries everything that decides its answer, so that its hash can stand for it (the ledger remembers replies
+under that hash). Records are frozen, flat and plain JSON; nothing here reaches outside.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Role = Literal["system", "user", "assistant"]
+Finish = Literal["stop", "length"]
+_SURROGATE = re.compile("[\ud800-\udfff]")
+Vector = npt.NDArray[np.float32]
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8 as it is. Refuses NaN and infinities.
+
+    A lone surrogate, which a model can emit and UTF-8 cannot hold, is written as its escape.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed drawn from named parts, for instance (run seed, turn, attempt, step, retry)."""
+    return int.from_bytes(hashlib.sha256(canonical_json(parts).encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a reply is drawn. `temperature` 0 is greedy; `stop` strings end the reply and are not part of it."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who answers: everything about an endpoint, an embedder or a sandbox that decides its replies.
+
+    `model` is a name for people; `revision` pins its content (a digest of the weights, a hosted model's version);
+    `adapter` is a LoRA's content hash or ""; `variant` names what else changes the bits (precision, batch shape).
+    """
+
+    interface: str
+    model: str
+    revision: str = ""
+    adapter: str = ""
+    variant: str = ""
+
+
+R = TypeVar("R", bound="Reply")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Base of the replies; all are flat and turn into JSON and back."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls: type[R], value: dict[str, Any]) -> R:
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply(Reply):
+    """What a model said. `text` is raw: nothing is stripped before it is remembered.
+
+    Token counts are the endpoint's own (0 where it gives none); `seconds` is the time the request took; `usd` its
+    price (0 for local models). `finish` "length" marks a reply cut at `max_tokens`.
+    """
+
+    text: str
+    finish: Finish
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedReply(Reply):
+    """A unit-length embedding: float32, little-endian, base64; `vector` gives shape (dimensions,)."""
+
+    data: str
+
+    @property
+    def vector(self) -> Vector:
+        return np.frombuffer(base64.b64decode(self.data), dtype="<f4")
+
+    @classmethod
+    def of(cls, vector: Vector) -> "EmbedReply":
+        return cls(base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode())
+
+
+@dataclass(frozen=True, slots=True)
+class PythonReply(Reply):
+    """What a sandboxed program did. `status` is the sandbox's word; `stdout` and `stderr` are only ever text."""
+
+    status: str
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    truncated: bool
+    backend: str
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CutReply(Reply):
+    """The longest beginning of a text that fits a budget. `exact` is False where the endpoint has no tokenizer."""
+
+    text: str
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[R]):
+    """Base of the requests. `key()` is the hash under which the ledger remembers the reply."""
+
+    kind: ClassVar[str]
+    reply_type: ClassVar[type[Reply]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def key(self) -> str:
+        return digest({"kind": self.kind, **self.to_json()})
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest(Request[ChatReply]):
+    """One chat completion. `seed` keeps repeats apart and makes sampling repeatable where the endpoint can."""
+
+    kind: ClassVar[str] = "chat"
+    reply_type: ClassVar[type[Reply]] = ChatReply
+
+    endpoint: Identity
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest(Request[EmbedReply]):
+    """The embedding of one text."""
+
+    kind: ClassVar[str] = "embed"
+    reply_type: ClassVar[type[Reply]] = EmbedReply
+
+    endpoint: Identity
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PythonRequest(Request[PythonReply]):
+    """One run of a program in the sandbox, with its wall limit in seconds."""
+
+    kind: ClassVar[str] = "python"
+    reply_type: ClassVar[type[Reply]] = PythonReply
+
+    endpoint: Identity
+    code: str
+    wall_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class CutRequest(Request[CutReply]):
+    """A text held against a token budget, counted with the endpoint's own tokenizer (paper §3: response budgets)."""
+
+    kind: ClassVar[str] = "cut"
+    reply_type: ClassVar[type[Reply]] = CutReply
+
+    endpoint: Identity
+    text: str
+    budget: int

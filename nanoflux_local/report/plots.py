@@ -1,0 +1,71 @@
+"""Plots as SVG text for the report. Colours follow the page's, so that they hold in light and dark."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+INK, MUTED, FIRST, SECOND = "#6b7280", "#9ca3af", "#2563eb", "#d97706"
+
+
+def _figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("bottom", "left"):
+        axes.spines[side].set_color(MUTED)
+    axes.tick_params(colors=INK)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an <svg> element, the same bytes for the same data."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "nanoflux", "svg.fonttype": "none"}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def loss_curves(steps: Sequence[tuple[int, float]], validation: Sequence[tuple[int, float]]) -> str:
+    """Training loss by step and dev loss by epoch's end; both in nats per token."""
+    figure, axes = _figure()
+    axes.plot([step for step, _ in steps], [loss for _, loss in steps], color=FIRST, linewidth=1, label="training")
+    if validation:
+        axes.plot(
+            [step for step, _ in validation], [loss for _, loss in validation], color=SECOND, marker="o", label="dev"
+        )
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, labelcolor=INK)
+    return _svg(figure)
+
+
+def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
+    """(name, accuracy, low, high) as bars with their 95% intervals."""
+    figure, axes = _figure(height=0.7 + 0.55 * len(rows))
+    names = [name for name, *_ in rows]
+    values = [value for _, value, _, _ in rows]
+    errors = [[max(0.0, v - low) for _, v, low, _ in rows], [max(0.0, high - v) for _, v, _, high in rows]]
+    places = range(len(rows))
+    colours = [MUTED, FIRST, SECOND][: len(rows)]
+    axes.barh(places, values, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
+    axes.set_yticks(list(places), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel("strict accuracy on held-out items, with 95% intervals")
+    return _svg(figure)

@@ -1,0 +1,163 @@
+"""The report of a run: the answer first, then the funnel, the curves, the comparison, three examples, how to repeat.
+
+Everything is escaped by the template engine, so that no generated text can run or break out of the page.
+"""
+
+import json
+import re
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local import __version__
+from nanoflux_local.errors import NanofluxError
+from nanoflux_local.evaluate.evaluation import compare
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.report import plots
+from nanoflux_local.transcript import KEPT, OUTCOMES
+
+SHOWN_EXAMPLES = 3
+_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+OUTCOME_TEXT = {
+    "unparsed": "no readable question",
+    "novelty_rejected": "too like an earlier question",
+    "invalid": "failed validation",
+    "low_confidence": "the judge stayed in doubt",
+    "defender_right": "solved by the defender, in a known way",
+    "kept_failed": "kept: the defender failed",
+    "kept_novel": "kept: solved in a new way",
+    "failed": "a reply could not be read",
+}
+
+
+def write_report(ledger: Path, run: str, out: Path) -> Path:
+    """Write `out/index.html` for a run, whole or not at all, and return its path.
+
+    Raises:
+        NothingMatchedError: there is no such run.
+        NanofluxError: the folder cannot be written.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, finalize=_visible
+    )
+    template = environment.from_string((resources.files(__package__) / "run.html").read_text(encoding="utf-8"))
+    with LedgerView(ledger) as view:
+        page = template.render(gathered(view, run))
+    target, scratch = out / "index.html", out / ".index.html.new"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(page, encoding="utf-8")
+        scratch.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            scratch.unlink()
+        raise NanofluxError(f"{target} cannot be written: {error.strerror}", "name another folder with -o") from error
+    return target
+
+
+def _visible(value: object) -> object:
+    """Generated text without characters that act on whoever shows the page: terminals, and the direction of writing."""
+    return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value) if type(value) is str else value
+
+
+def gathered(view: LedgerView, run: str) -> dict[str, Any]:
+    """Everything the page shows, as plain values."""
+    summary = view.run_summary(run)
+    row = view.find_run(run)
+    training = _training(view, summary["run"])
+    evaluations = _evaluations(view, training["adapter"] if training else "")
+    return {
+        "version": __version__,
+        "run": summary,
+        "config": json.loads(row["config"]),
+        "environment": json.loads(row["environment"]),
+        "funnel": _funnel(summary["funnel"]),
+        "training": training,
+        "evaluations": evaluations,
+        "comparison": _comparison(view, evaluations),
+        "accuracy_plot": plots.accuracies([_bar(entry) for entry in evaluations]) if evaluations else "",
+        "examples": _examples(view, summary["run"]),
+    }
+
+
+def _funnel(counts: dict[str, int]) -> list[dict[str, Any]]:
+    total = max(1, counts["attempts"])
+    return [
+        {"text": OUTCOME_TEXT[name], "count": counts[name], "share": counts[name] / total, "kept": name in KEPT}
+        for name in OUTCOMES
+    ]
+
+
+def _training(view: LedgerView, run: str) -> dict[str, Any] | None:
+    """The newest finished training on the run's examples, with its curves."""
+    row = view.row("SELECT * FROM trainings WHERE run = ? AND status = 'done' ORDER BY rowid DESC", run)
+    if row is None:
+        return None
+    events = [
+        (event["kind"], json.loads(event["event"]))
+        for event in view.rows("SELECT kind, event FROM training_events WHERE training = ? ORDER BY id", row["id"])
+    ]
+    steps = [(event["step"], event["loss"]) for kind, event in events if kind == "step"]
+    held = [(e["step"], e["val_loss"]) for kind, e in events if kind == "epoch" and e["val_loss"] is not None]
+    return {
+        "adapter": row["adapter"],
+        "base": row["base"],
+        "settings": json.loads(row["settings"]),
+        "result": json.loads(row["result"]),
+        "plot": plots.loss_curves(steps, held),
+    }
+
+
+def _evaluations(view: LedgerView, adapter: str) -> list[dict[str, Any]]:
+    """The tuned model's newest evaluation and the untuned one's over the same items; untuned first."""
+    if not adapter:
+        return []
+    tuned = view.row(
+        "SELECT * FROM evaluations WHERE adapter = ? AND status = 'done' ORDER BY updated_at DESC", adapter
+    )
+    if tuned is None:
+        return []
+    base = view.row(
+        "SELECT * FROM evaluations WHERE adapter = '' AND model = ? AND data = ? AND split = ? AND settings = ?"
+        " AND status = 'done' ORDER BY updated_at DESC",
+        tuned["model"], tuned["data"], tuned["split"], tuned["settings"],
+    )  # fmt: skip
+    return [{"id": row["id"], **json.loads(row["result"])} for row in (base, tuned) if row is not None]
+
+
+def _bar(entry: dict[str, Any]) -> tuple[str, float, float, float]:
+    strict = entry["strict"]
+    return "tuned" if entry["adapter"] else "untuned", strict["mean"], *strict["ci95"]
+
+
+def _comparison(view: LedgerView, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
+    if len(evaluations) != 2:
+        return None
+    pair: dict[str, Any] = compare(view, [entry["id"] for entry in evaluations])["pairs"][0]
+    low, high = pair["ci95"]
+    return {**pair, "settled": low > 0 or high < 0}
+
+
+def _examples(view: LedgerView, run: str) -> list[dict[str, Any]]:
+    """Examples from the beginning, the middle and the end of the run, each with the turn that made it."""
+    rows = list(view.rows(
+        "SELECT examples.id, examples.reason, turns.record FROM examples JOIN turns"
+        " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ? ORDER BY turn",
+        run,
+    ))  # fmt: skip
+    chosen = sorted({round(place * (len(rows) - 1) / max(1, SHOWN_EXAMPLES - 1)) for place in range(SHOWN_EXAMPLES)})
+    shown = []
+    for index in chosen if rows else []:
+        record = json.loads(rows[index]["record"])
+        shown.append(
+            {
+                "id": rows[index]["id"],
+                "why": OUTCOME_TEXT[rows[index]["reason"]].removeprefix("kept: "),
+                "turn": record,
+                "last": record["attempts"][-1],
+            }
+        )
+    return shown

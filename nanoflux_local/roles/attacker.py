@@ -1,0 +1,50 @@
+"""The attacker as a model (paper §3, A.2.1): seeds in, a new question with its solution and answer out."""
+
+from dataclasses import dataclass
+
+from nanoflux_local.answers import plain_number, read_choice, read_number
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import Message
+from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.transcript import Attack, Seed
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAttacker:
+    """Stitches concepts by prompt. A reply that cannot be read is one attempt, and not asked again."""
+
+    domain: Domain
+    player: Player
+
+    @property
+    def name(self) -> str:
+        return self.player.name
+
+    async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
+        prompt = self.domain.render("attacker", {"seeds": seeds})
+        reply = await call(self.player.request((Message("user", prompt),), draw.seed("attack")))
+        return read_attack(self.domain, reply.text)
+
+
+def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
+    """The attack in a reply; its answer must be of the domain's kind and is rewritten in its plain form."""
+    sections = read_sections(text, domain.sections.attacker, once=("ANSWER",))
+    if isinstance(sections, Unparsed):
+        return sections
+    answer = plain_answer(domain, sections["ANSWER"])
+    if answer is None:
+        return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}")
+    notes = {name: value for name, value in sections.items() if name not in ("QUESTION", "SOLUTION", "ANSWER")}
+    return Attack(sections["QUESTION"], sections["SOLUTION"], answer, notes=notes)
+
+
+def plain_answer(domain: Domain, text: str) -> str | None:
+    """An answer in its machine-readable form (SPEC §6), or None where the text does not state exactly one."""
+    if domain.answer == "number":
+        number = read_number(text)
+        return None if number is None else plain_number(number)
+    if domain.answer == "choice":
+        return read_choice(text, domain.letters)
+    return text.strip() or None

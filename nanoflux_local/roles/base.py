@@ -1,0 +1,78 @@
+"""What all roles share: who plays, the seeds of a turn's draws, and asking until a reply can be read."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling, derive_seed
+from nanoflux_local.roles.sections import Unparsed
+
+T = TypeVar("T")
+Ask = Callable[[int], ChatRequest]
+"""A request that lacks only its seed."""
+CONTINUING = ("in_process",)
+"""Interfaces that can go on with a reply that was begun for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The source of everything random in one attempt: (run seed, turn, attempt), so that repeats stay repeats."""
+
+    run_seed: int
+    turn: int
+    attempt: int
+
+    def seed(self, step: str, retry: int = 0) -> int:
+        """The sampling seed of one request."""
+        return derive_seed(self.run_seed, self.turn, self.attempt, step, retry)
+
+    def rng(self, step: str) -> random.Random:
+        """A generator for one step of a built-in program."""
+        return random.Random(self.seed(step))
+
+
+@dataclass(frozen=True, slots=True)
+class Player:
+    """A model in a role: the endpoint's name in the profile, its identity, and how its replies are drawn."""
+
+    name: str
+    identity: Identity
+    sampling: Sampling
+
+    def request(self, messages: tuple[Message, ...], seed: int) -> ChatRequest:
+        return ChatRequest(self.identity, messages, self.sampling, seed)
+
+    def asking(self, messages: tuple[Message, ...]) -> Ask:
+        return lambda seed: self.request(messages, seed)
+
+    @property
+    def continues(self) -> bool:
+        """Whether the endpoint goes on with a reply that was begun for it, as a last message of the assistant."""
+        return self.identity.interface in CONTINUING
+
+    def continuation(
+        self, messages: tuple[Message, ...], begun: str, seed: int, max_tokens: int, stop: tuple[str, ...]
+    ) -> ChatRequest:
+        """The request for what follows `begun`."""
+        sampling = replace(self.sampling, max_tokens=max_tokens, stop=(*stop, *self.sampling.stop))
+        return ChatRequest(self.identity, (*messages, Message("assistant", begun)), sampling, seed)
+
+
+async def ask_until_read(
+    ask: Ask,
+    read: Callable[[ChatReply], T | Unparsed],
+    draw: Draw,
+    step: str,
+    retries: int,
+    call: Call,
+) -> T | Unparsed:
+    """Ask, and ask again with another seed while the reply cannot be read; at most `retries` more times (SPEC §6)."""
+    read_reply: T | Unparsed = Unparsed("not asked")
+    for retry in range(retries + 1):
+        reply = await call(ask(draw.seed(step, retry)))
+        read_reply = read(reply)
+        if not isinstance(read_reply, Unparsed):
+            return read_reply
+    return read_reply

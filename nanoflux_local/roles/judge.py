@@ -1,0 +1,117 @@
+"""The judge as a model (paper §3, A.2.3-4): validates attacks and evaluates defences; low confidence asks again.
+
+It never guesses: a reply without a readable decision and confidence is `Unparsed`, three doubtful ones are `Doubt`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from nanoflux_local.answers import numbers_agree, read_number
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import ChatReply, Message
+from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.base import Draw, Player, ask_until_read
+from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
+
+Read = Callable[[ChatReply], Verdict | Unparsed]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelJudge:
+    """Judges by prompt under the domain's rules."""
+
+    domain: Domain
+    player: Player
+    rules: JudgeRules
+    retries: int
+
+    @property
+    def name(self) -> str:
+        return self.player.name
+
+    async def validate(self, attack: Attack, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
+        """VALID only if the question is clear and sufficient, and solution and answer hold (paper A.2.4)."""
+        prompt = self.domain.render("validation", {"attack": attack})
+        return await self._judged(prompt, self._read_validation, draw, "validation", call)
+
+    async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
+        """Strict: the right answer by valid steps. Soft: a sound approach (paper §3, A.2.3)."""
+        prompt = self.domain.render("evaluation", {"attack": attack, "defence": defence})
+        verdict = await self._judged(prompt, self._read_evaluation, draw, "evaluation", call)
+        if not isinstance(verdict, Verdict):
+            return verdict
+        right = same_answer(self.domain, defence.answer, attack.answer)
+        if right is False and verdict.positive:  # a judge cannot make a different number or letter right
+            return replace(verdict, positive=False, explanation=f"[the answers differ] {verdict.explanation}")
+        return verdict
+
+    async def _judged(self, prompt: str, read: Read, draw: Draw, step: str, call: Call) -> Verdict | Doubt | Unparsed:
+        confidences: list[float] = []
+        for strike in range(self.rules.strikes):
+            text = prompt
+            if confidences:
+                text += "\n\n" + self.domain.render("confidence", {"confidence": confidences[-1]})
+            asked = self.player.asking((Message("user", text),))
+            verdict = await ask_until_read(asked, read, draw, f"{step}-{strike}", self.retries, call)
+            if isinstance(verdict, Unparsed):
+                return verdict
+            if verdict.confidence >= self.rules.confidence:
+                return replace(verdict, asked=strike + 1)
+            confidences.append(verdict.confidence)
+        return Doubt(tuple(confidences))
+
+    def _read_validation(self, reply: ChatReply) -> Verdict | Unparsed:
+        sections = read_sections(reply.text, self.domain.sections.validation, once=("DECISION", "CONFIDENCE"))
+        if isinstance(sections, Unparsed):
+            return sections
+        return read_verdict(sections, "VALID", "INVALID")
+
+    def _read_evaluation(self, reply: ChatReply) -> Verdict | Unparsed:
+        sections = read_sections(reply.text, self.domain.sections.evaluation, once=("DECISION", "CONFIDENCE"))
+        if isinstance(sections, Unparsed):
+            return sections
+        verdict = read_verdict(sections, "CORRECT", "INCORRECT")
+        if isinstance(verdict, Unparsed):
+            return verdict
+        sound = _first_word(sections["REASONING QUALITY"])
+        return replace(verdict, soft={"SOUND": True, "UNSOUND": False}.get(sound))
+
+
+def read_verdict(sections: dict[str, str], yes: str, no: str) -> Verdict | Unparsed:
+    """Decision, confidence and explanation; anything but exactly one of `yes` and `no` is no decision."""
+    decision = _first_word(sections["DECISION"])
+    others = {yes, no} & set(re.findall(r"[A-Z]+", sections["DECISION"].upper()))
+    if decision not in (yes, no) or len(others) > 1:
+        return Unparsed(f"DECISION is neither {yes} nor {no}: {sections['DECISION'][:60]!r}")
+    confidence = read_confidence(sections["CONFIDENCE"])
+    if confidence is None:
+        return Unparsed(f"CONFIDENCE is not a number from 0 to 1: {sections['CONFIDENCE'][:60]!r}")
+    return Verdict(decision == yes, confidence, sections["EXPLANATION"])
+
+
+def read_confidence(text: str) -> float | None:
+    """A confidence in [0, 1]; "95%" is 0.95. A bare 95, "1/10" and "0,95" are no confidences."""
+    match = re.match(r"[\s*_`(]*(\d+(?:\.\d+)?|\.\d+)(?![.,]?\d|\s*(?:/|out\s+of\b))\s*(%?)", text)
+    if match is None:
+        return None
+    value = float(match[1]) / (100 if match[2] else 1)
+    return value if 0 <= value <= 1 else None
+
+
+def same_answer(domain: Domain, found: str, expected: str) -> bool | None:
+    """Whether two answers are the same where a machine can tell; None for free text."""
+    if domain.answer == "text":
+        return None
+    if domain.answer == "choice":
+        return plain_answer(domain, found) == expected
+    value, wanted = read_number(found), read_number(expected)
+    return value is not None and wanted is not None and numbers_agree(value, wanted)
+
+
+def _first_word(text: str) -> str:
+    match = re.search(r"[A-Za-z]+", text)
+    return match[0].upper() if match else ""

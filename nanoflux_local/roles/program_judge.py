@@ -1,0 +1,43 @@
+"""The built-in judge: validates by running the solution's program, evaluates by comparing answers. Believes nobody.
+
+It judges answers only: reasoning is not looked at, so `soft` stays unjudged.
+"""
+
+from dataclasses import dataclass
+
+from nanoflux_local.answers import numbers_agree, read_number
+from nanoflux_local.config import PROGRAM
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import Identity, PythonRequest
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.transcript import Attack, Defence, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramJudge:
+    """Needs attacks that carry a program."""
+
+    sandbox: Identity
+    wall_s: float
+    name: str = PROGRAM
+
+    async def validate(self, attack: Attack, draw: Draw, call: Call) -> Verdict:
+        """VALID when the program runs and its last line is the attack's answer within SPEC §6's tolerance."""
+        del draw  # nothing here is random
+        reply = await call(PythonRequest(self.sandbox, attack.program, self.wall_s))
+        if reply.status != "ok":
+            why = f"the program ended with {reply.status}"
+            return Verdict(False, 1.0, why, check="not checked", check_detail=reply.stderr.strip()[-400:])
+        printed = reply.stdout.strip().splitlines()[-1:] or [""]
+        found, claimed = read_number(printed[0]), read_number(attack.answer)
+        agrees = found is not None and claimed is not None and numbers_agree(found, claimed)
+        detail = f"the program printed {printed[0][:80]}, the attack says {attack.answer}"
+        return Verdict(agrees, 1.0, detail, check="agrees" if agrees else "disagrees", check_detail=detail)
+
+    async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict:
+        """CORRECT when the defender's answer is one number that agrees with the attack's."""
+        del draw, call
+        found, expected = read_number(defence.answer), read_number(attack.answer)
+        right = found is not None and expected is not None and numbers_agree(found, expected)
+        stated = "no single number" if found is None else defence.answer[:80]
+        return Verdict(right, 1.0, f"the defender says {stated}, the verified answer is {attack.answer}")

@@ -1,0 +1,93 @@
+"""Replies read by section (the rules are those of the command line's page): the one parser of every role.
+
+It finds sections and refuses to guess: a missing section, or two different texts where one was asked, is `Unparsed`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Unparsed:
+    """A reply that could not be read, with what was missing. It is never a judgement."""
+
+    reason: str
+
+
+def strip_reasoning(text: str) -> str:
+    """The reply without its reasoning blocks; one that never closes hides everything after it.
+
+    Chat templates that open the block themselves leave only its closing tag in the reply.
+    """
+    visible = _REASONING.sub("", text)
+    closed = re.search(r"</(?:think|thinking|reasoning)>", visible, re.IGNORECASE)
+    return visible[closed.end() :] if closed else visible
+
+
+def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> dict[str, str] | Unparsed:
+    """Every named section's text, or `Unparsed`.
+
+    `names` are the sections that must be there, in any order. A section that is opened again keeps its first text;
+    those in `once` decide something, so a second, different text makes the reply unreadable.
+    """
+    visible = strip_reasoning(storable(text))
+    found = _from_json(visible, names) or _from_headings(visible, names)
+    missing = [name for name in names if not found.get(name, [""])[0]]
+    if missing:
+        return Unparsed(f"missing section {', '.join(missing)}")
+    for name in once:
+        if len({_bare(value) for value in found[name]}) > 1:
+            return Unparsed(f"section {name} is given twice with different texts")
+    return {name: found[name][0] for name in names}
+
+
+def storable(text: str) -> str:
+    """The text with "?" for each lone surrogate, which no file could hold; JSON can spell one in plain letters."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _bare(value: str) -> str:
+    return value.strip(" .*_`\n").casefold()
+
+
+def _from_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
+    spelled = "|".join(r"[ \t_]+".join(map(re.escape, _words(name))) for name in names)
+    pattern = rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({spelled})[ \t#*]*:[ \t*]*"
+    heading = re.compile(pattern, re.IGNORECASE | re.MULTILINE | re.ASCII)  # ASCII: "DECİSİON" is no spelling of ours
+    matches = list(heading.finditer(text))
+    ends = [*(match.start() for match in matches), len(text)][1:]
+    found: dict[str, list[str]] = {}
+    for match, end in zip(matches, ends, strict=True):
+        name = _known(match[1], names)
+        found.setdefault(name, []).append(text[match.end() : end].strip())
+    return found
+
+
+def _known(spelling: str, names: Sequence[str]) -> str:
+    return next(name for name in names if _words(name) == _words(spelling))
+
+
+def _words(name: str) -> list[str]:
+    """A section's name as its words in upper case: "Knowledge_Map" and "KNOWLEDGE MAP" are one name."""
+    return re.split(r"[\s_]+", name.upper())
+
+
+def _from_json(text: str, names: Sequence[str]) -> dict[str, list[str]] | None:
+    """Sections as the keys of one JSON object, which is what structured output gives."""
+    stripped = text.strip()
+    if not stripped.startswith("{"):
+        return None
+    try:
+        pairs = json.loads(stripped, object_pairs_hook=list)  # pairs, because a key may be given twice
+    except (ValueError, RecursionError):
+        return None
+    found: dict[str, list[str]] = {}
+    for key, content in pairs:
+        for name in names:
+            if _words(key) == _words(name) and content is not None:
+                found.setdefault(name, []).append(storable(str(content)).strip())
+    return found

@@ -1,0 +1,166 @@
+"""The built-in attacker: chains the programs of seeds into one multi-hop question (concept stitching, paper §3).
+
+The result of one part becomes a quantity of the next, in the text and in the program; the answer comes from running
+the program in the sandbox, never from adding up texts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nanoflux_local.answers import plain_number, read_number
+from nanoflux_local.config import PROGRAM
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import Identity, PythonReply, PythonRequest
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.seeds.part import Part, fill
+from nanoflux_local.seeds.source import SeedSource
+from nanoflux_local.transcript import Attack, Seed
+
+NAMES = "XYZUVWKMNPQRSTBCDEFGHJL"
+"""Names for results; no "A" and no "I", which read as words."""
+LARGEST_RATIO = 100
+"""A foreign story takes an earlier whole result as it is up to this many times the number it replaces."""
+FITTED = "def fit(x):\n    return math.floor(abs(x) + 0.5) % 1000 + 1\n"
+FITTED_TEXT = (
+    "Take this answer without its sign, round it to the nearest whole number (halves up), divide that by 1000, and "
+    "call the remainder plus 1 {name}."
+)
+
+
+def result_name(number: int) -> str:
+    """The name of a part's result: a letter, with a number behind it when the letters run out."""
+    round_, letter = divmod(number, len(NAMES))
+    return f"{NAMES[letter]}{round_ + 1 if round_ else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What a traced run of a chain gave: every part's variables, and which links had to be fitted."""
+
+    variables: tuple[dict[str, float], ...]
+    links: tuple[float, ...]
+    fitted: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StitchingAttacker:
+    """Needs seeds with programs; asks no model."""
+
+    source: SeedSource
+    sandbox: Identity
+    wall_s: float
+    name: str = PROGRAM
+
+    async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
+        parts = self.source.chain(seeds, draw.rng("chain"))
+        if parts is None:
+            return Unparsed("no order of these seeds lets each result feed the next")
+        reply = await call(PythonRequest(self.sandbox, tracing_program(parts), self.wall_s))
+        traced = read_trace(parts, reply)
+        if isinstance(traced, Unparsed):
+            return traced
+        answer = plain_number(traced.variables[-1]["answer"])
+        return Attack(
+            question_text(parts, traced), solution_text(parts, traced), answer, answer_program(parts, traced)
+        )  # fmt: skip
+
+
+def _functions(parts: Sequence[Part]) -> str:
+    """One function per part; from the second on, its slot is the parameter."""
+    blocks = ["import math\n", FITTED]
+    for number, part in enumerate(parts):
+        parameter = part.slot if number else ""
+        lines = [f"    {name} = {value}" for name, value in part.statements if name != parameter]
+        blocks.append("\n".join([f"def part_{number + 1}({parameter}):", *lines, "    return locals()\n"]))
+    return "\n\n".join(blocks)
+
+
+def tracing_program(parts: Sequence[Part]) -> str:
+    """A program that prints each variable of each part, and decides which links must be fitted.
+
+    Lines read `0 rolls 12`, then `link 12 direct`. A result is linked as it is when it is a positive whole number
+    of a size that the next story bears; else it is fitted.
+    """
+    program = [_functions(parts), "def show(number, variables):"]
+    program += ["    for name, value in variables.items():", "        print(number, name, repr(value))\n\n"]
+    argument = ""
+    for number in range(len(parts)):
+        program.append(f"values = part_{number + 1}({argument})\nshow({number}, values)\nx = values['answer']")
+        if number + 1 < len(parts):
+            after = parts[number + 1]
+            limit = "math.inf" if after.fits else f"{LARGEST_RATIO} * {after.value.replace(',', '')}"
+            program.append(f"direct = x > 0 and x == int(x) and x <= {limit}\nlink = int(x) if direct else fit(x)")
+            program.append("print('link', repr(link), 'direct' if direct else 'fitted')")
+            argument = "link"
+    return "\n".join(program) + "\n"
+
+
+def read_trace(parts: Sequence[Part], reply: PythonReply) -> Traced | Unparsed:
+    """The trace as values. What a program prints is only text: numbers are read by our own parser."""
+    if reply.status != "ok":
+        return Unparsed(f"the chained program ended with {reply.status}: {reply.stderr.strip()[-200:]}")
+    variables: list[dict[str, float]] = [{} for _ in parts]
+    links: list[float] = []
+    fitted: list[bool] = []
+    for line in reply.stdout.splitlines():
+        first, second, third = line.split(" ", 2)
+        value = read_number(second if first == "link" else third)
+        if value is None:
+            return Unparsed(f"the chained program printed {line[:80]!r}, which is no number")
+        if first == "link":
+            links.append(value)
+            fitted.append(third == "fitted")
+        else:
+            variables[int(first)][second] = value
+    return Traced(tuple(variables), tuple(links), tuple(fitted))
+
+
+def question_text(parts: Sequence[Part], traced: Traced) -> str:
+    """The parts' texts, each result named where it is used next."""
+    told: list[str] = []
+    for number, part in enumerate(parts):
+        text = part.text(result_name(number - 1) if number else "").strip()
+        name = result_name(number)
+        if number + 1 == len(parts):
+            told.append(f"{text} {part.ask}".strip())
+        elif traced.fitted[number]:
+            told.append(f"{text} {FITTED_TEXT.format(name=name)}")
+        else:
+            told.append(f"{text} Call {part.result or 'the answer to this'} {name}.")
+    if all(part.fits for part in parts):
+        return " ".join(told)
+    return "\n".join(f"Part {number}. {text}" for number, text in enumerate(told, 1))
+
+
+def solution_text(parts: Sequence[Part], traced: Traced) -> str:
+    """The parts' explanations with their numbers, one line a part."""
+    told: list[str] = []
+    for number, part in enumerate(parts):
+        lines = " ".join(fill(line, traced.variables[number]) for line in part.lines)
+        if number + 1 < len(parts):
+            lines += " " + _link_text(traced, number)
+        told.append(lines.strip())
+    return "\n".join(told)
+
+
+def _link_text(traced: Traced, number: int) -> str:
+    name, link = result_name(number), plain_number(traced.links[number])
+    if not traced.fitted[number]:
+        return f"So {name} = {link}."
+    raw = plain_number(abs(traced.variables[number]["answer"]))
+    whole = plain_number(float(int(link) - 1))
+    return f"Rounded, {raw} leaves the remainder {whole} when divided by 1000, so {name} = {whole} + 1 = {link}."
+
+
+def answer_program(parts: Sequence[Part], traced: Traced) -> str:
+    """The program that is kept with the example: the parts, the links as the text tells them, the answer printed."""
+    program = [_functions(parts)]
+    for number in range(len(parts)):
+        argument = result_name(number - 1) if number else ""
+        result = f"part_{number + 1}({argument})['answer']"
+        if number + 1 == len(parts):
+            program.append(f"print(repr({result}))")
+        else:
+            program.append(f"{result_name(number)} = {'fit' if traced.fitted[number] else 'int'}({result})")
+    return "\n".join(program) + "\n"

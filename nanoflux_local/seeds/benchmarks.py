@@ -1,0 +1,90 @@
+"""Benchmarks by name: those built in, and those imported into the ledger, with their splits."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.domains.starter.items import load_choice_items
+from nanoflux_local.domains.starter.templates import load_templates
+from nanoflux_local.errors import NothingMatchedError, UsageError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.records import derive_seed
+from nanoflux_local.seeds.source import Items, SeedSource, StarterTemplates, instance
+from nanoflux_local.transcript import Seed
+
+SPLITS = ("train", "dev", "test")
+STARTER_DRAWS = 4
+"""How often each starter template is drawn for a list of items."""
+EASY_DRAWS, EASY_STEPS, EASY_SHARE = 4, 2, 0.3
+"""The same for the easy items: one or two steps, numbers from the lowest part of each range."""
+
+
+def starter_items(split: str) -> list[Seed]:
+    """Every template of a split with its numbers drawn several times; always the same list."""
+    return [
+        instance(template, random.Random(derive_seed("starter", template.id, number)), number)
+        for number in range(STARTER_DRAWS)
+        for template in load_templates()
+        if template.split == split
+    ]
+
+
+def easy_items(split: str) -> list[Seed]:
+    """The shorter templates of a split with small numbers: what the smallest models can partly solve."""
+    return [
+        instance(template, random.Random(derive_seed("starter-easy", template.id, number)), number, EASY_SHARE)
+        for number in range(EASY_DRAWS)
+        for template in load_templates()
+        if template.split == split and template.steps <= EASY_STEPS
+    ]
+
+
+def _choice_items(name: str) -> Callable[[str], list[Seed]]:
+    def of_split(split: str) -> list[Seed]:
+        return [
+            Seed(item.id, f"starter-{name}", item.question, item.answer, item.solution, options=dict(item.options))
+            for item in load_choice_items(name)
+            if item.split == split
+        ]
+
+    return of_split
+
+
+BUILT_IN: dict[str, Callable[[str], list[Seed]]] = {
+    "starter": starter_items,
+    "starter-easy": easy_items,
+    "starter-genetics": _choice_items("genetics"),
+    "starter-medicine": _choice_items("medicine"),
+}
+
+
+def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
+    """The items of one split.
+
+    Raises:
+        NothingMatchedError: the benchmark is neither built in nor imported, or has no such items.
+        UsageError: there is no such split.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"there is no split {split!r}", f"choose one of: {', '.join(SPLITS)}")
+    if dataset in BUILT_IN:
+        return BUILT_IN[dataset](split)
+    items = []
+    if ledger.exists():
+        with LedgerView(ledger) as view:
+            items = view.items(dataset, split)
+    if not items:
+        raise NothingMatchedError(
+            f"the benchmark {dataset!r} has no {split} items here",
+            f"built in: {', '.join(BUILT_IN)}; others come with `nanoflux data import {dataset} PATH`",
+        )
+    return items
+
+
+def seed_source(ledger: Path, domain: Domain, chained: bool) -> SeedSource:
+    """Where a domain's seeds come from: the train split alone. `chained`: the stitching attacker will chain them."""
+    if domain.datasets == ("starter",):
+        return StarterTemplates([template for template in load_templates() if template.split == "train"])
+    items = [item for dataset in domain.datasets for item in load_items(ledger, dataset, "train")]
+    return Items(items, chained)

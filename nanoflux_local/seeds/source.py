@@ -1,0 +1,118 @@
+"""Seed sources: draw seed questions for a turn, and chain their programs for the built-in stitching attacker."""
+
+import random
+from collections.abc import Collection, Sequence
+from typing import Protocol, TypeVar
+
+from nanoflux_local.answers import plain_number
+from nanoflux_local.domains.starter.templates import Template
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.seeds.part import Part, take_apart
+from nanoflux_local.transcript import Seed
+
+CHAIN_TRIES = 200
+LINK_RANGE = 8
+"""A starter story bears an earlier result of at most this many times its slot's largest own value."""
+
+T = TypeVar("T")
+
+
+class SeedSource(Protocol):
+    """Draws uniformly without replacement (paper §3; SPEC §1)."""
+
+    def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
+        """`count` different seeds, none of whose ids is in `without` while enough others are left."""
+        ...
+
+    def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
+        """The seeds as parts in an order in which each result can feed the next; None where no order was found."""
+        ...
+
+
+class Items:
+    """The training items of benchmarks; with `chained`, only those whose programs can be a part of a chain."""
+
+    def __init__(self, items: Sequence[Seed], chained: bool = False) -> None:
+        self._parts = {item.id: take_apart(item.id, item.question, item.program) for item in items if chained}
+        self._items = [item for item in items if not chained or self._parts[item.id]]
+        if not self._items:
+            raise NothingMatchedError(
+                "there are no training items to draw seeds from", "see `nanoflux data list`; import DATASET PATH"
+            )
+
+    def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
+        return tuple(_sample(self._items, [item.id for item in self._items], count, rng, without))
+
+    def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
+        order = rng.sample(list(seeds), len(seeds))
+        return tuple(rng.choice(self._parts[seed.id]) for seed in order)
+
+
+class StarterTemplates:
+    """The training templates of the starter domain; each seed is a template with numbers drawn for it."""
+
+    def __init__(self, templates: Sequence[Template]) -> None:
+        self._templates = {template.id: template for template in templates}
+
+    def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
+        ids = list(self._templates)
+        return tuple(instance(self._templates[name], rng) for name in _sample(ids, ids, count, rng, without))
+
+    def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
+        """Numbers are drawn anew until each story admits the result before it."""
+        templates = [self._templates[seed.id] for seed in seeds]
+        for _ in range(CHAIN_TRIES):
+            parts = self._try_chain(rng.sample(templates, len(templates)), rng)
+            if parts is not None:
+                return parts
+        return None
+
+    def _try_chain(self, templates: Sequence[Template], rng: random.Random) -> tuple[Part, ...] | None:
+        parts: list[Part] = []
+        earlier: float | None = None
+        for template in templates:
+            values: dict[str, float] = dict(template.draw(rng))
+            slot = rng.choice([quantity for quantity in template.quantities if quantity.link])
+            if earlier is not None:
+                values[slot.name] = earlier
+                if earlier > LINK_RANGE * slot.high or not template.admits(values):
+                    return None
+            parts.append(template_part(template, values, slot.name))
+            earlier = template.solve(values)["answer"]
+        return tuple(parts)
+
+
+def template_part(template: Template, values: dict[str, float], slot: str) -> Part:
+    """A template with its numbers, open at `slot`."""
+    before, after = template.question_text({**values, slot: "\0"}).split("\0")
+    givens = [(name, str(value)) for name, value in values.items()]
+    steps = [tuple(map(str.strip, line.split("=", 1))) for line in template.program.strip().splitlines()]
+    return Part(
+        template.id, before, after, template.ask, template.result, slot, str(values[slot]),
+        tuple(givens) + tuple((name, expression) for name, expression in steps), template.solution, fits=True,
+    )  # fmt: skip
+
+
+def instance(template: Template, rng: random.Random, number: int | None = None, share: float = 1.0) -> Seed:
+    """A template with numbers drawn for it, as a question of its own; `number` tells several draws apart, `share` is
+    that of `Template.draw`."""
+    values = template.draw(rng, share)
+    variables = template.solve(values)
+    program = "\n".join([*(f"{name} = {value}" for name, value in values.items()), template.program, "print(answer)"])
+    return Seed(
+        template.id if number is None else f"{template.id}#{number}",
+        "starter",
+        f"{template.question_text(values)} {template.ask}",
+        plain_number(variables["answer"]),
+        " ".join(template.solution_lines(variables)),
+        program,
+    )
+
+
+def _sample(pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, without: Collection[str]) -> list[T]:
+    if count > len(pool):
+        raise NothingMatchedError(
+            f"a question asks for {count} seeds, but there are only {len(pool)}", "lower seeds.max, or import more data"
+        )
+    fresh = [item for item, name in zip(pool, ids, strict=True) if name not in without]
+    return rng.sample(fresh if len(fresh) >= count else list(pool), count)

@@ -1,0 +1,1 @@
+"""What a judge can check with: Python in the sandbox."""

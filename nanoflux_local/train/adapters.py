@@ -1,0 +1,174 @@
+"""Adapters: a folder in PEFT's format with its training record, named by the hash of its content.
+
+Owns the folder's layout, its hash, the manifest and the model card. Never overwrites: a folder appears by one rename,
+and its name proves what is in it.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.adapter_hash import CONFIG, WEIGHTS, adapter_hash
+from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
+from nanoflux_local.train.events import TrainResult
+from nanoflux_local.train.files import sync_folder, write_atomically
+from nanoflux_local.train.settings import TrainSettings
+
+MANIFEST, CARD = "nanoflux.json", "README.md"
+_PACKAGES = ("nanoflux-local", "torch", "transformers", "peft")
+
+
+def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """PEFT's two files, byte for byte the same for the same weights and config (PEFT's own order is not fixed)."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    ordered = {name: weights[name].contiguous() for name in sorted(weights)}
+    write_atomically(folder / WEIGHTS, save(ordered, {"format": "pt"}))
+    plain = {key: _plain(value) for key, value in config.items()} | {"inference_mode": True}
+    write_atomically(folder / CONFIG, _pretty(plain).encode())
+
+
+def _plain(value: Any) -> Any:
+    """JSON of a PEFT config value: sets in order, enums by their value."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return getattr(value, "value", value)
+
+
+def publish(
+    result: TrainResult,
+    settings: TrainSettings,
+    adapters_dir: Path,
+    base: str,
+    revision: str = "",
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Seal a finished training as `adapters_dir/<hash>` with manifest and card, and return that folder.
+
+    `base` and `revision` name the base model for people and loaders; `extra` goes into the manifest (for instance the
+    run and the query that chose the examples). The same content twice gives the same folder, written once. Raises
+    DataError for an unfinished training, RefusedError where the folder exists with other content.
+    """
+    if not result.finished:
+        raise DataError("the training was stopped before its end", "run it again to resume it, then publish")
+    adapters_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
+        folder = Path(scratch) / "adapter"
+        folder.mkdir()
+        _copy(result.adapter_dir, folder, base, revision)
+        name = adapter_hash(folder)
+        manifest = _manifest(name, result, settings, base, revision) | dict(extra or {})
+        write_atomically(folder / MANIFEST, _pretty(manifest).encode())
+        write_atomically(folder / CARD, _card(manifest).encode())
+        return _place(folder, adapters_dir / name)
+
+
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The training record of a sealed adapter. Raises DataError where there is none or the content does not match."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} has no readable {MANIFEST}: {error}", "name a folder that `train` made") from error
+    if manifest.get("adapter") != adapter_hash(folder):
+        fix = "its files were changed: train or copy it again"
+        raise DataError(f"adapter {folder} is not what its manifest says", fix)
+    return manifest
+
+
+def list_adapters(adapters_dir: Path) -> list[dict[str, Any]]:
+    """Manifests of every sealed adapter, oldest first by name; [] where there is none. Raises DataError like above."""
+    folders = sorted(path.parent for path in adapters_dir.glob(f"*/{MANIFEST}") if not path.parent.name.startswith("."))
+    return [load_manifest(folder) for folder in folders]
+
+
+def find_adapter(adapters_dir: Path, prefix: str) -> Path:
+    """The folder whose hash starts with `prefix`. Raises NothingMatchedError for none, DataError for several."""
+    found = [path.parent for path in sorted(adapters_dir.glob(f"{prefix}*/{MANIFEST}"))]
+    if not prefix or not found:
+        raise NothingMatchedError(f"no adapter {prefix!r} in {adapters_dir}", "`nanoflux adapters list` names them")
+    if len(found) > 1:
+        raise DataError(f"{prefix!r} is the start of {len(found)} adapters", "give more of the hash")
+    return found[0]
+
+
+def _copy(source: Path, folder: Path, base: str, revision: str) -> None:
+    """Weights as they are; the config with the base's name in place of this machine's path."""
+    shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
+    config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": base, "revision": revision or None}
+    write_atomically(folder / CONFIG, _pretty(config).encode())
+
+
+def _place(folder: Path, target: Path) -> Path:
+    """Rename `folder` to `target`, unless the same content is there already."""
+    if target.exists():
+        if adapter_hash(target) != target.name:
+            raise RefusedError(f"{target} exists and its content was changed", "move it away, then publish again")
+        return target
+    folder.rename(target)
+    sync_folder(target.parent)
+    return target
+
+
+def _manifest(name: str, result: TrainResult, settings: TrainSettings, base: str, revision: str) -> dict[str, Any]:
+    record = result.to_json()
+    losses = {key: record[key] for key in ("train_losses", "epoch_losses", "val_losses", "initial_val_loss")}
+    counts = ("examples", "validation_examples", "truncated", "dropped", "tokens")
+    return {
+        "schema": 1,
+        "adapter": name,
+        "base": {"name": base, "revision": revision},
+        "data": {"digest": result.data_digest, **{key: record[key] for key in counts}},
+        "settings": settings.model_dump(mode="json"),
+        "seed": settings.seed,
+        "steps": result.steps,
+        "losses": losses,
+        "flops": record["flops"],
+        "seconds": result.seconds,
+        "hardware": {"dtype": result.dtype, "device": result.device},
+        "versions": {package: _version(package) for package in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _card(manifest: Mapping[str, Any]) -> str:
+    """A short model card in the hub's format."""
+    settings, data, losses = manifest["settings"], manifest["data"], manifest["losses"]
+    base = manifest["base"]["name"]
+    val = [losses["initial_val_loss"], *losses["val_losses"]]
+    curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val)
+    return f"""---
+base_model: {base}
+library_name: peft
+tags: [lora, nanoflux-local]
+---
+# LoRA adapter {manifest["adapter"][:12]} for {base}
+
+Trained by NanoFlux Local on {data["examples"]} examples ({data["tokens"]:,} tokens over all epochs,
+{data["truncated"]} cut at {settings["max_length"]} tokens, {data["dropped"]} left out), loss on completions only.
+
+| setting | value |
+|---|---|
+| r, alpha, dropout | {settings["r"]}, {settings["alpha"]:g}, {settings["dropout"]:g} |
+| learning rate | {settings["learning_rate"]:g}, linear to zero |
+| batch × accumulation, epochs | {settings["batch"]} × {settings["gradient_accumulation"]}, {settings["epochs"]} |
+| validation loss, before and by epoch | {curve} |
+| FLOPs, 6·N·D and measured | {manifest["flops"]["6nd"]:.3g}, {manifest["flops"]["measured"]:.3g} |
+
+`{MANIFEST}` holds the whole record. Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.
+"""
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"

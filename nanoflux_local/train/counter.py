@@ -1,0 +1,32 @@
+"""The measured FLOPs: torch's own formulas, added up over the products that run.
+
+Owns one dispatch mode. Unlike torch's `FlopCounterMode` it keeps no account by module (which costs a fifth of a step
+here) and knows the CPU's attention and the in-place product.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import addmm_flop, flop_registry, sdpa_flop
+
+_FORMULAS = {
+    **flop_registry,
+    torch.ops.aten.addmm_: addmm_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+}
+
+
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts, in `total`, the FLOPs of matrix products and attentions inside its block, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = _FORMULAS.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out

@@ -1,0 +1,136 @@
+"""Training examples and how they become tokens: the chat template, labels on the completion, batches by length.
+
+Owns the boundary between prompt and completion and the order of batches. Refuses to decide what is a good example:
+`audit` names what cannot be used, and `lora` trains on the rest.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nanoflux_local.errors import DataError
+from nanoflux_local.records import Message, derive_seed, digest
+
+_PROBE = "completion"
+_POOL = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """One prompt and the completion the model shall learn. `id` is the caller's name for it."""
+
+    prompt: tuple[Message, ...]
+    completion: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An example as tokens. Labels are `ids[prompt:]`; `cut` tokens beyond the limit are gone; `row` counts from 0."""
+
+    ids: tuple[int, ...]
+    prompt: int
+    cut: int
+    row: int
+
+    @property
+    def labels(self) -> int:
+        return max(0, len(self.ids) - self.prompt)
+
+
+class Codec:
+    """Turns examples into tokens exactly as the model will meet them when it answers.
+
+    Prompt and completion are tokenised apart, since at inference the prompt's tokens are fixed before the first token
+    of the answer exists. The completion ends with the template's end of turn, and nothing after it is learnt.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.end = self._end_of_turn()
+
+    @classmethod
+    def load(cls, base_dir: Path) -> "Codec":
+        """The codec of the model in `base_dir`, read from disk only. Raises DataError where it has no tokenizer."""
+        from transformers import AutoTokenizer
+
+        try:
+            return cls(AutoTokenizer.from_pretrained(base_dir, local_files_only=True))
+        except (OSError, ValueError) as error:
+            fix = "name a folder in transformers' format"
+            raise DataError(f"{base_dir} has no usable tokenizer: {error}", fix) from error
+
+    def prompt_text(self, prompt: Sequence[Message]) -> str:
+        return self._render([asdict(message) for message in prompt], add_generation_prompt=True)
+
+    def text(self, example: TrainingExample) -> str:
+        """The whole example as the model sees it."""
+        return self.prompt_text(example.prompt) + example.completion + self.end
+
+    def encode(self, example: TrainingExample, row: int, max_length: int | None = None) -> Encoded:
+        """Tokens of one example, its tail cut at `max_length`. Raises ValueError where the text cannot be encoded."""
+        prompt = self._ids(self.prompt_text(example.prompt))
+        ids = prompt + self._ids(example.completion + self.end)
+        kept = ids if max_length is None else ids[:max_length]
+        return Encoded(tuple(kept), len(prompt), len(ids) - len(kept), row)
+
+    def _ids(self, text: str) -> list[int]:
+        text.encode()  # a lone surrogate is refused here, with its position, and not inside the tokenizer
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        if not self.tokenizer.chat_template:
+            raise DataError("the base model has no chat template", "take an instruction-tuned model")
+        rendered = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return str(rendered)
+
+    def _end_of_turn(self) -> str:
+        """What the template writes after an answer, without the line break that only parts messages."""
+        dialogue = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _PROBE}]
+        after = self._render(dialogue, add_generation_prompt=False).rpartition(_PROBE)[2].rstrip()
+        return after or str(self.tokenizer.eos_token)
+
+
+def data_digest(examples: Sequence[TrainingExample]) -> str:
+    """SHA-256 of prompts and completions in order; ids do not count."""
+    return digest([[[asdict(m) for m in e.prompt], e.completion] for e in examples])
+
+
+Item = TypeVar("Item")
+
+
+def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """(train, validation): `fraction` of the items, at least one where the fraction is positive, drawn by seed.
+
+    With fewer than two items nothing is held out, and one always stays to train on. Order is kept on both sides.
+    """
+    count = 0 if fraction == 0 or len(items) < 2 else min(len(items) - 1, max(1, round(fraction * len(items))))
+    held = set(random.Random(derive_seed(seed, "split")).sample(range(len(items)), count))
+    train = tuple(item for i, item in enumerate(items) if i not in held)
+    return train, tuple(item for i, item in enumerate(items) if i in held)
+
+
+def batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Indices of one epoch's batches: each index once, alike lengths together, order fixed by (seed, epoch).
+
+    A shuffled epoch is cut into pools of a few batches and only a pool is sorted, so that batches differ from epoch to
+    epoch while little is padded.
+    """
+    rng = random.Random(derive_seed(seed, "order", epoch))
+    order = rng.sample(range(len(lengths)), len(lengths))
+    cut = [batch for pool in _chunks(order, size * _POOL) for batch in _by_length(pool, lengths, size)]
+    rng.shuffle(cut)
+    return cut
+
+
+def _by_length(pool: list[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    return _chunks(sorted(pool, key=lambda index: lengths[index]), size)
+
+
+def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,101 @@
+"""What a training tells while it runs, and what it leaves: plain frozen records.
+
+Owns the vocabulary between the loop and whoever listens (a ledger, a terminal, a test). Holds no tensors.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent:
+    """One optimizer step. `loss` is the mean over its label tokens in nats; `step` counts from 1."""
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEvent:
+    """The end of an epoch; epoch 0 is before the first step. `val_loss` is None where nothing is held out."""
+
+    epoch: int
+    step: int
+    train_loss: float | None
+    val_loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointEvent:
+    """A checkpoint is on disk: a later run resumes after this step."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeEvent:
+    """A checkpoint was found: the steps after `step` follow, and may repeat some that were told before."""
+
+    step: int
+    path: str
+
+
+TrainEvent = StepEvent | EpochEvent | CheckpointEvent | ResumeEvent
+OnEvent = Callable[[TrainEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training did. Losses in nats per label token; `tokens` counts every pass over real tokens (no padding).
+
+    `adapter_dir` holds PEFT's two files once `finished`; False means it was asked to stop and left a checkpoint.
+    `flops_6nd` and `flops_measured` are explained in `flops`.
+    """
+
+    finished: bool
+    adapter_dir: Path
+    examples: int
+    validation_examples: int
+    truncated: int
+    dropped: int
+    steps: int
+    tokens: int
+    train_losses: tuple[float, ...]
+    epoch_losses: tuple[float, ...]
+    val_losses: tuple[float | None, ...]
+    initial_val_loss: float | None
+    flops_6nd: float
+    flops_measured: float
+    seconds: float
+    dtype: str
+    device: str
+    data_digest: str
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def train_loss(self) -> float | None:
+        """Mean of the last epoch's steps."""
+        return self.epoch_losses[-1] if self.epoch_losses else None
+
+    @property
+    def val_loss(self) -> float | None:
+        return self.val_losses[-1] if self.val_losses else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON with INTERFACE's keys of `train --json` and the rest beside them."""
+        record = asdict(self) | {"adapter_dir": str(self.adapter_dir), "tokens_per_s": self.tokens_per_s}
+        record["train_loss"], record["val_loss"] = self.train_loss, self.val_loss
+        record["flops"] = {"6nd": record.pop("flops_6nd"), "measured": record.pop("flops_measured")}
+        return record

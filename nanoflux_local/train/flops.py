@@ -1,0 +1,79 @@
+"""FLOPs of a training, two ways: the 6·N·D convention, and the products that were really computed (SPEC §3).
+
+6·N·D counts 2·N·D for the forward pass and 4·N·D for the backward pass of a model that trains every weight, with N all
+parameters of the base and D every real token of every epoch. The measured count (`counter`) adds up torch's own
+formulas over every matrix product and attention of the first epoch, forward and backward, padding included and
+elementwise work not; later epochs meet the same rows, so the sum is scaled by tokens. A LoRA training skips the frozen
+weights' gradients, a third of 6·N·D, and meets the head only where a label stands; attention, which 6·N·D leaves out,
+and the low-rank products come on top.
+"""
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.errors import DataError
+from nanoflux_local.records import digest
+
+
+def six_nd(parameters: int, tokens: int) -> float:
+    """6·N·D, with `tokens` counted over all epochs."""
+    return 6.0 * parameters * tokens
+
+
+def parameters(base_dir: Path) -> int:
+    """Number of weights stored in `base_dir`'s safetensors files (tied weights once), read from their headers."""
+    return sum(math.prod(t["shape"]) for path in _weights(base_dir) for t in _header(path).values())
+
+
+def base_identity(base_dir: Path) -> str:
+    """A digest of the base's configuration and of its tensors' names, types and places; cheap, reads no weights."""
+    config = (base_dir / "config.json").read_text(encoding="utf-8")
+    return digest([config, [[path.name, path.stat().st_size, _header(path)] for path in _weights(base_dir)]])
+
+
+def _weights(base_dir: Path) -> list[Path]:
+    found = sorted(base_dir.glob("*.safetensors"))
+    if not found:
+        raise DataError(f"{base_dir} holds no safetensors weights", "pull or import the model first")
+    return found
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The tensors' entries of a safetensors file: dtype, shape and offsets by name."""
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    return header
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What decides the size of a model's work: from its config.json, zeros where it does not say."""
+
+    hidden: int
+    layers: int
+    heads: int
+    vocabulary: int
+    tied: bool
+
+
+def shape(base_dir: Path) -> Shape:
+    config = json.loads((base_dir / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config", config)
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    hidden, layers, heads, vocabulary = (int(text.get(name) or 0) for name in names)
+    return Shape(hidden, layers, heads, vocabulary, bool(config.get("tie_word_embeddings", True)))
+
+
+def expected_flops(base_dir: Path, tokens: int, labels: int, length: float) -> float:
+    """What the measured count should come near: 4·N·D without embeddings and head, 4 for each label of the head, and
+    attention at `length` tokens a row (12 products of tokens × hidden a layer, forward and backward)."""
+    form = shape(base_dir)
+    head = form.vocabulary * form.hidden
+    inner = parameters(base_dir) - head * (1 if form.tied else 2)
+    return 4.0 * inner * tokens + 4.0 * head * labels + 14.0 * tokens * length * form.hidden * form.layers

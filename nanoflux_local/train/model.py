@@ -1,0 +1,148 @@
+"""The model under training: a frozen base, its LoRA weights, and the loss on completions.
+
+Owns loading, precision, padding and which positions meet the head. Knows neither optimizer nor epochs.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nanoflux_local.errors import DataError, UsageError
+from nanoflux_local.records import derive_seed
+from nanoflux_local.train.attention import register as attention_name
+from nanoflux_local.train.data import Encoded
+from nanoflux_local.train.fused import HeadLoss, fuse
+from nanoflux_local.train.settings import TrainSettings
+
+# A head that does more than one matrix product; such models take the plain way through their own forward.
+_HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the first GPU or else the CPU. Raises UsageError for a device that torch does not know."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device {name!r} is unknown to torch", "take auto, cpu or cuda") from error
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The base's precision: `auto` is bfloat16 where the hardware multiplies it, float32 elsewhere."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def lora_weights(model: Any) -> dict[str, Tensor]:
+    """The adapter's tensors under PEFT's file names, sorted, on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    return {name: weight.detach().cpu() for name, weight in sorted(get_peft_model_state_dict(model).items())}
+
+
+def load_lora_weights(model: Any, weights: dict[str, Tensor]) -> None:
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, weights)
+
+
+class Completions:
+    """A base with LoRA weights that answers one question: the loss of rows, summed over their label tokens."""
+
+    def __init__(self, settings: TrainSettings, base_dir: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.peft = _with_lora(_load(base_dir, dtype, device), settings)
+        self.causal = self.peft.get_base_model()
+        self.trained = [weight for weight in self.peft.parameters() if weight.requires_grad]
+        self.head = self.causal.get_output_embeddings()
+        self.plain_head = _plain_head(self.causal, self.head)
+        if settings.gradient_checkpointing:
+            self.causal.gradient_checkpointing_enable({"use_reentrant": False})
+        fuse(self.peft)
+        self.peft.train()
+
+    def loss(self, rows: Sequence[Encoded]) -> Tensor:
+        """Sum of cross-entropies in nats over the labels of `rows` (one forward pass; a scalar in float32).
+
+        Rows are padded on the right to the longest. No mask is needed: attention is causal, so no real token sees the
+        padding, and no label stands on it.
+        """
+        ids, positions, labels = self._tensors(rows)
+        if not self.plain_head:
+            logits = self.causal(input_ids=ids, use_cache=False).logits
+            return F.cross_entropy(logits.flatten(0, 1)[positions].float(), labels, reduction="sum")
+        hidden = self.causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        chosen = hidden.flatten(0, 1).index_select(0, positions)
+        total: Tensor = HeadLoss.apply(chosen, self.head.weight, labels)  # type: ignore[no-untyped-call]
+        return total
+
+    def _tensors(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids (rows, longest); flat positions whose next token is a label, and those labels (both (labels,))."""
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.tensor([(*row.ids, *(0,) * (longest - len(row.ids))) for row in rows])
+        at = [n * longest + i for n, row in enumerate(rows) for i in range(row.prompt - 1, len(row.ids) - 1)]
+        positions = torch.tensor(at)
+        return ids.to(self.device), positions.to(self.device), ids.flatten()[positions + 1].to(self.device)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Neither dropout nor gradients."""
+        self.peft.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.peft.train()
+
+
+def _load(base_dir: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    attention = attention_name() if device.type == "cpu" else "sdpa"
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            base_dir, dtype=dtype, local_files_only=True, attn_implementation=attention
+        )
+        return base.to(device)
+    except (OSError, ValueError) as error:
+        fix = "name a folder in transformers' format"
+        raise DataError(f"{base_dir} holds no model to train: {error}", fix) from error
+
+
+def _with_lora(base: Any, settings: TrainSettings) -> Any:
+    """PEFT's model: base frozen, LoRA weights in float32, drawn by the settings' seed."""
+    from peft import LoraConfig, get_peft_model
+
+    chosen = settings.target_modules
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=chosen if isinstance(chosen, str) else list(chosen),
+    )
+    torch.manual_seed(derive_seed(settings.seed, "init"))
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        raise UsageError(f"LoRA cannot be attached: {error}", "set target_modules to names the base has") from error
+
+
+def _plain_head(causal: Any, head: Any) -> bool:
+    """Whether logits are hidden states times one frozen matrix and nothing else."""
+    text = causal.config.get_text_config()
+    extra = any(getattr(text, name, None) not in (None, 1.0) for name in _HEAD_EXTRAS)
+    linear = type(head) is nn.Linear and getattr(head, "bias", None) is None
+    return linear and not head.weight.requires_grad and not extra

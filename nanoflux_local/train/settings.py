@@ -1,0 +1,61 @@
+"""The settings of one training, with the paper's values as defaults (paper A.1; SPEC §3).
+
+Owns names, ranges and defaults. Refuses unknown keys and values out of range; decides nothing about hardware.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nanoflux_local.errors import ConfigError
+
+Overlong = Literal["truncate", "drop", "refuse"]
+
+
+class TrainSettings(BaseModel):
+    """Everything that decides a training besides its data and its base model. Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    r: int = Field(8, ge=1, description="LoRA rank")
+    alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r")
+    dropout: float = Field(0.05, ge=0, lt=1, description="share of a LoRA input's values set to zero")
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="names of the linear layers that get LoRA weights"
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="at the first step; falls linearly to zero")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear rise before the fall")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    batch: int = Field(4, ge=1, description="examples in one forward pass")
+    gradient_accumulation: int = Field(1, ge=1, description="forward passes before one optimizer step")
+    max_length: int = Field(512, ge=8, description="tokens of prompt and completion together")
+    overlong: Overlong = Field("truncate", description="what happens to longer examples; always reported")
+    bad_rows: Literal["drop", "refuse"] = Field("drop", description="rows that cannot be trained on; always reported")
+    epochs: int = Field(5, ge=1)
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="of the usable rows; held out if no validation is given")
+    early_stopping: int = Field(
+        0, ge=0, description="epochs without a better validation loss before the end, keeping the best; 0 is off"
+    )
+    seed: int = Field(0, ge=0)
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="of the frozen base and the arithmetic; LoRA weights are always float32"
+    )
+    device: str = Field("auto", description="auto takes a GPU where there is one")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's own choice")
+    gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")
+    checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints")
+
+
+def train_settings(values: Mapping[str, Any]) -> TrainSettings:
+    """`TrainSettings` from plain values, for instance of `--set KEY=VALUE` (strings are read as their key's type).
+
+    Raises ConfigError that names every wrong key.
+    """
+    try:
+        return TrainSettings.model_validate(dict(values))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors())
+        known = ", ".join(TrainSettings.model_fields)
+        raise ConfigError(f"training settings cannot be used: {wrong}", f"the keys are: {known}") from None

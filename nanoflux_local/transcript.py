@@ -1,0 +1,180 @@
+"""What a turn writes down: attacks, defences, verdicts, attempts and the examples that come of them.
+
+Plain frozen records with no behaviour beyond JSON and hashes; whoever audits a run reads these.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from nanoflux_local.records import digest
+
+Outcome = Literal[
+    "unparsed",
+    "novelty_rejected",
+    "invalid",
+    "low_confidence",
+    "defender_right",
+    "kept_failed",
+    "kept_novel",
+    "failed",
+]
+OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
+KEPT: tuple[Outcome, ...] = ("kept_failed", "kept_novel")
+TurnOutcome = Literal["kept", "dropped", "exhausted", "failed"]
+Checked = Literal["agrees", "disagrees", "not checked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """One item of a source benchmark. `options` maps letters to texts and is empty where there is no choice.
+
+    `program` is Python that prints the answer as its last line, or "" where the item carries none.
+    """
+
+    id: str
+    dataset: str
+    question: str
+    answer: str
+    solution: str = ""
+    program: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """A question with the attacker's own solution and answer. `notes` holds the domain's further sections."""
+
+    question: str
+    solution: str
+    answer: str
+    program: str = ""
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Defence:
+    """The defender's sections. `cut` names those that ran over their token budget and were cut there."""
+
+    solution: str
+    answer: str
+    analysis: str = ""
+    cut: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judgement: VALID/INVALID of an attack, or CORRECT/INCORRECT of a defence (`positive`, the strict reading).
+
+    `soft` is the lenient reading (None where it was not judged); `confidence` lies in [0, 1]; `asked` counts the
+    evaluations until one was confident; `check` is what a tool found, "not checked" where none ran, with why.
+    """
+
+    positive: bool
+    confidence: float
+    explanation: str
+    soft: bool | None = None
+    asked: int = 1
+    check: Checked = "not checked"
+    check_detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """The judge stayed below the confidence bar in every evaluation it was asked for: no judgement."""
+
+    confidences: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a turn's question, with how it ended. Similarities are cosines, rounded to 6 digits."""
+
+    number: int
+    seeds: tuple[str, ...]
+    outcome: Outcome
+    reason: str = ""
+    attack: Attack | None = None
+    nearest: float | None = None
+    validation: Verdict | None = None
+    defence: Defence | None = None
+    evaluation: Verdict | None = None
+    solution_similarity: float | None = None
+
+    @property
+    def rejected(self) -> bool:
+        """The question did not get as far as a defender, so that the attacker may try again."""
+        if self.outcome == "low_confidence":
+            return self.defence is None
+        return self.outcome in ("unparsed", "novelty_rejected", "invalid")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """One turn (paper §3). `attacker` and `defender` name who played, since they swap."""
+
+    number: int
+    attacker: str
+    defender: str
+    judge: str
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def last(self) -> Attempt:
+        return self.attempts[-1]
+
+    @property
+    def kept(self) -> bool:
+        return self.last.outcome in KEPT
+
+    @property
+    def outcome(self) -> TurnOutcome:
+        if self.kept:
+            return "kept"
+        if self.last.outcome == "failed":
+            return "failed"
+        return "exhausted" if self.last.rejected else "dropped"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A kept turn: what a model is trained on."""
+
+    turn: int
+    question: str
+    solution: str
+    answer: str
+    reason: str
+
+    @classmethod
+    def of(cls, record: TurnRecord) -> "Example":
+        """The example of a kept turn; its text is the attacker's validated solution (paper §3)."""
+        attack = record.last.attack
+        if not record.kept or attack is None:
+            raise ValueError(f"turn {record.number} was not kept")
+        return cls(record.number, attack.question, attack.solution, attack.answer, record.last.outcome)
+
+    def hash(self) -> str:
+        return digest(asdict(self))
+
+
+def dataset_digest(examples: Iterable[Example]) -> str:
+    """SHA-256 over the kept examples in order: equal digests mean equal datasets."""
+    return digest([asdict(example) for example in examples])
+
+
+def turn_from_json(value: dict[str, Any]) -> TurnRecord:
+    """A stored turn record as records again."""
+    attempts = tuple(_attempt(attempt) for attempt in value["attempts"])
+    return TurnRecord(**{**value, "attempts": attempts})
+
+
+def _attempt(value: dict[str, Any]) -> Attempt:
+    kinds = {"attack": Attack, "validation": Verdict, "defence": Defence, "evaluation": Verdict}
+    parts = {name: kind(**value[name]) for name, kind in kinds.items() if value[name] is not None}
+    if "defence" in parts:
+        parts["defence"] = replace(parts["defence"], cut=tuple(value["defence"]["cut"]))
+    return Attempt(**{**value, **parts, "seeds": tuple(value["seeds"])})

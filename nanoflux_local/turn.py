@@ -1,0 +1,141 @@
+"""The paper's protocol, top to bottom: one turn as a pure function (§3).
+
+Reads nothing but its arguments and reaches the outside only through `call`. Running a turn again with the same
+arguments gives the same record: that is what resuming, concurrency and replay rest on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from nanoflux_local.config import RunConfig
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.novelty import History, similarity
+from nanoflux_local.records import EmbedRequest, Identity, Vector
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.seeds.source import SeedSource
+from nanoflux_local.transcript import Attack, Attempt, Defence, Doubt, Seed, TurnRecord, Verdict
+
+
+class Attacker(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed: ...
+
+
+class Defender(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    async def defend(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed: ...
+
+
+class Judge(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    async def validate(self, attack: Attack, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed: ...
+
+    async def evaluate(
+        self, attack: Attack, defence: Defence, draw: Draw, call: Call
+    ) -> Verdict | Doubt | Unparsed: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who plays in one turn."""
+
+    attacker: Attacker
+    defender: Defender
+    judge: Judge
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a turn is played by. `casts` take turns: two models that swap roles are two casts (paper §3)."""
+
+    config: RunConfig
+    seeds: SeedSource
+    casts: Sequence[Cast]
+    embedder: Identity
+
+    def cast(self, number: int) -> Cast:
+        return self.casts[number % len(self.casts)]
+
+
+async def run_turn(rules: Rules, number: int, history: History, call: Call) -> TurnRecord:
+    """Play turn `number` against the questions of `history` (paper §3; A.1 for the bounds)."""
+    cast = rules.cast(number)
+    attempts: list[Attempt] = []
+    used: set[str] = set()
+    for attempt_number in range(1 + rules.config.retries.validation):
+        draw = Draw(rules.config.seed, number, attempt_number)
+        seeds = draw_seeds(rules, draw, used)
+        used.update(seed.id for seed in seeds)
+        attempt, vector = await play_attempt(rules, cast, seeds, draw, history, call)
+        attempts.append(attempt)
+        if vector is not None:
+            history = history.plus(vector)
+        if not attempt.rejected:
+            break
+    return TurnRecord(number, cast.attacker.name, cast.defender.name, cast.judge.name, tuple(attempts))
+
+
+def draw_seeds(rules: Rules, draw: Draw, used: set[str]) -> tuple[Seed, ...]:
+    """A uniform number of seeds, uniformly, without replacement within the turn (paper §3)."""
+    rng = draw.rng("seeds")
+    count = rng.randint(rules.config.seeds.min, rules.config.seeds.max)
+    return rules.seeds.draw(count, rng, used)
+
+
+async def play_attempt(
+    rules: Rules, cast: Cast, seeds: tuple[Seed, ...], draw: Draw, history: History, call: Call
+) -> tuple[Attempt, Vector | None]:
+    """Attack → novelty → validation → defence → evaluation → solution novelty. The vector is the question's."""
+    attempt = Attempt(draw.attempt, tuple(seed.id for seed in seeds), "unparsed")
+    attack = await cast.attacker.attack(seeds, draw, call)
+    if isinstance(attack, Unparsed):
+        return replace(attempt, reason=attack.reason), None
+    vector = await embed(rules, attack.question, call)
+    attempt = replace(attempt, attack=attack, nearest=history.nearest(vector))
+    if attempt.nearest is not None and attempt.nearest > rules.config.novelty.question:
+        return replace(attempt, outcome="novelty_rejected"), vector
+    validation = await cast.judge.validate(attack, draw, call)
+    if not isinstance(validation, Verdict):
+        return unjudged(attempt, "validation", validation), vector
+    attempt = replace(attempt, validation=validation)
+    if not validation.positive:
+        return replace(attempt, outcome="invalid", reason=validation.explanation), vector
+    defence = await cast.defender.defend(attack.question, draw, call)
+    if isinstance(defence, Unparsed):
+        return replace(attempt, outcome="failed", reason=f"defence: {defence.reason}"), vector
+    attempt = replace(attempt, defence=defence)
+    evaluation = await cast.judge.evaluate(attack, defence, draw, call)
+    if not isinstance(evaluation, Verdict):
+        return unjudged(attempt, "evaluation", evaluation), vector
+    return await decide(rules, replace(attempt, evaluation=evaluation), attack, defence, call), vector
+
+
+async def decide(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:
+    """Keep what the defender failed, or solved by a novel way: stage two of the novelty filter (paper §3)."""
+    if attempt.evaluation is not None and not attempt.evaluation.positive:
+        return replace(attempt, outcome="kept_failed")
+    theirs = await embed(rules, attack.solution, call)
+    ours = await embed(rules, f"{defence.analysis}\n{defence.solution}".strip(), call)
+    attempt = replace(attempt, solution_similarity=similarity(theirs, ours))
+    novel = attempt.solution_similarity is not None and attempt.solution_similarity < rules.config.novelty.solution
+    return replace(attempt, outcome="kept_novel" if novel else "defender_right")
+
+
+def unjudged(attempt: Attempt, mode: str, result: Doubt | Unparsed) -> Attempt:
+    """No judgement was reached: doubt discards the question, an unreadable judge fails the turn (SPEC §6)."""
+    if isinstance(result, Doubt):
+        told = ", ".join(f"{confidence:g}" for confidence in result.confidences)
+        return replace(attempt, outcome="low_confidence", reason=f"{mode}: confidence {told}")
+    return replace(attempt, outcome="failed", reason=f"{mode}: {result.reason}")
+
+
+async def embed(rules: Rules, text: str, call: Call) -> Vector:
+    return (await call(EmbedRequest(rules.embedder, text))).vector

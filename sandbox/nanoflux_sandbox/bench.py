@@ -1,0 +1,71 @@
+"""How long the sandbox itself takes: overhead of a call, a small solve, two at once, a cold start."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from nanoflux_sandbox.pool import Sandbox
+from nanoflux_sandbox.records import SandboxError
+
+_TINY = "print(1)"
+_SOLVE = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))"
+_BOUNDS_MS = {"overhead": (5.0, 15.0), "two_at_once": (None, 50.0), "solve": (20.0, None)}
+
+
+async def figures(calls: int = 200) -> dict[str, Any]:
+    """Time `calls` programs of each kind, in milliseconds. Raises SandboxError where nothing can be contained."""
+    async with Sandbox(workers=2) as sandbox:
+        began = time.perf_counter()
+        backend = (await sandbox.identity()).backend
+        await sandbox.run(_TINY)
+        cold_ms = (time.perf_counter() - began) * 1000
+        series = {
+            "overhead": await _timed(sandbox, _TINY, calls),
+            "two_at_once": await _two(sandbox, _TINY, calls),
+            "solve": await _timed(sandbox, _SOLVE, calls),
+        }
+        return {
+            "backend": backend,
+            "unit": "ms",
+            "cold_start": round(cold_ms, 1),
+            **{name: _summary(times) for name, times in series.items()},
+            "met": {name: _met(name, times) for name, times in series.items()},
+        }
+
+
+async def _timed(sandbox: Sandbox, program: str, calls: int) -> list[float]:
+    times = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        result = await sandbox.run(program)
+        times.append((time.perf_counter() - began) * 1000)
+        if result.status != "ok":
+            raise SandboxError(f"a program of the benchmark ended as {result.status}: {result.detail}", exit_code=1)
+    return times
+
+
+async def _two(sandbox: Sandbox, program: str, calls: int) -> list[float]:
+    halves = await asyncio.gather(*(_timed(sandbox, program, calls // 2) for _ in range(2)))
+    return [*halves[0], *halves[1]]
+
+
+def _at(times: Sequence[float], share: float) -> float:
+    return sorted(times)[min(len(times) - 1, int(len(times) * share))]
+
+
+def _summary(times: Sequence[float]) -> dict[str, float | int]:
+    return {
+        "calls": len(times),
+        "p50": round(statistics.median(times), 2),
+        "p99": round(_at(times, 0.99), 2),
+        "max": round(max(times), 2),
+    }
+
+
+def _met(name: str, times: Sequence[float]) -> bool:
+    p50, p99 = _BOUNDS_MS[name]
+    return (p50 is None or _at(times, 0.5) <= p50) and (p99 is None or _at(times, 0.99) <= p99)

@@ -1,0 +1,117 @@
+"""What every backend must do, as programs with their outcomes: what `sandbox check` runs, on the user's own machine.
+
+Half of them are attacks that a plain Python process lets through; the others are ordinary work, which must come out
+to the letter. Each is a `Case`; `failures` runs them all and says in words which did not hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+
+from nanoflux_sandbox.pool import Sandbox
+from nanoflux_sandbox.records import Limits, Result, Status
+
+_DEFAULT = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A program and what must become of it: status, exact output, and a pattern somewhere in the error output."""
+
+    name: str
+    code: str
+    status: Status = "ok"
+    stdout: str | None = None
+    stderr: str = ""
+    limits: Limits = _DEFAULT
+    needs: str = ""
+
+    def complaint(self, result: Result) -> str:
+        """What `result` has wrong; empty where it is as it must be."""
+        if result.status != self.status:
+            return f"{self.name}: ended as {result.status}, not {self.status} ({result.detail})"
+        if self.stdout is not None and result.stdout != self.stdout:
+            return f"{self.name}: printed {result.stdout[:200]!r}, not {self.stdout[:200]!r}"
+        if not re.search(self.stderr, result.stderr):
+            return f"{self.name}: the error output does not say {self.stderr!r}"
+        return ""
+
+
+def _denied(name: str, attempt: str) -> Case:
+    code = f"import os, sys\ntry:\n    {attempt}\nexcept (OSError, RuntimeError, ValueError):\n    print('denied')\n"
+    return Case(f"denied: {name}", code, stdout="denied\n")
+
+
+def _raw(name: str, call: str) -> Case:
+    return Case(f"deadly: {name}", f"import ctypes\nctypes.CDLL(None).{call}\nprint('went through')", "killed", "")
+
+
+_SHORT = Limits(wall_s=0.5)
+_SMALL = Limits(wall_s=10.0, memory_mb=64)
+
+ATTACKS = (
+    _denied("read a file", "open('/etc/passwd').read()"),
+    _denied("write a file", "open('/tmp/held', 'w')"),
+    _denied("list a folder", "os.listdir('/')"),
+    _denied("look at a file", "os.stat('/etc')"),
+    _denied("make a folder", "os.mkdir('/tmp/held')"),
+    _denied("make a link", "os.symlink('/etc', 'held')"),
+    _denied("reach the network", "import socket; socket.socket()"),
+    _denied("fork", "os.fork()"),
+    _denied("start a program", "import subprocess; subprocess.run(['/bin/true'])"),
+    _denied("start a thread", "import threading; threading.Thread(target=print).start()"),
+    _denied("signal a process", "os.kill(1, 0)"),
+    _denied("copy a descriptor", "os.dup(1)"),
+    _denied("write to a descriptor", "os.write(3, b'x')"),
+    _denied("make a memory file", "os.memfd_create('held')"),
+    _denied("raise a limit", "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))"),
+    Case("deadly: exec", "import os\nos.execv('/bin/true', ['true'])", "killed", ""),
+    _raw("ptrace", "ptrace(0, 0, 0, 0)"),
+    _raw("unshare", "unshare(0x10000000)"),
+    _raw("mount", "mount(b'none', b'/', b'tmpfs', 0, None)"),
+    Case("endless loop", "while True: pass", "timeout", "", limits=_SHORT),
+    Case("endless sleep", "import time\ntime.sleep(99)", "timeout", "", limits=_SHORT),
+    Case("endless C code", "9 ** 9 ** 9", "timeout", "", limits=_SHORT),
+    Case("too much memory", "x = bytearray(1 << 30)", "memory", "", "MemoryError", _SMALL),
+    Case("too much output", "while True: print('x' * 100)", "output"),
+    Case("control characters", "print('\\x1b[2J\\x07')", stdout="\\x1b[2J\\x07\n"),
+)
+
+ORDINARY = (
+    Case(
+        "arithmetic", "print(6 * 7, 2 ** 100, 1 / 3)", stdout="42 1267650600228229401496703205376 0.3333333333333333\n"
+    ),
+    Case("Unicode", "print('naïve Ω 日本 🙂')", stdout="naïve Ω 日本 🙂\n"),
+    Case("exit code", "import sys\nprint('so far')\nsys.exit(3)", "error", "so far\n"),
+    Case("traceback", "def f():\n    return 1 / 0\nf()", "error", "", r"line 2, in f\n[^Z]*ZeroDivisionError"),
+    Case("syntax error", "x = = 1", "error", "", "SyntaxError: invalid syntax"),
+    Case(
+        "missing module", "import pandas", "error", "", "ModuleNotFoundError: No module named 'pandas' in the sandbox"
+    ),
+    Case("no input", "print(repr(__import__('sys').stdin.read()))", stdout="''\n"),
+    Case("fixed hashes", "import sys\nprint(sys.flags.hash_randomization)", stdout="0\n"),
+    Case(
+        "numpy",
+        "import numpy as np\nprint(np.linalg.solve(np.array([[2.0, 1.0], [1.0, 3.0]]), np.array([3.0, 5.0])))",
+        stdout="[0.8 1.4]\n",
+        needs="numpy",
+    ),
+    Case(
+        "sympy",
+        "from sympy import *\nx = symbols('x')\nprint(solve(x**2 - 2), integrate(x * exp(x), x))",
+        stdout="[-sqrt(2), sqrt(2)] (x - 1)*exp(x)\n",
+        needs="sympy",
+    ),
+)
+
+
+async def failures(backend: str) -> tuple[list[str], int]:
+    """Run every case on `backend` whose library is there. Returns what did not hold, and how many cases ran."""
+    async with Sandbox(backend=backend) as sandbox:
+        libraries = (await sandbox.identity()).libraries
+        cases = [case for case in (*ATTACKS, *ORDINARY) if not case.needs or case.needs in libraries]
+        results = await asyncio.gather(*(sandbox.run(case.code, case.limits) for case in cases))
+    complaints = (case.complaint(result) for case, result in zip(cases, results, strict=True))
+    return [complaint for complaint in complaints if complaint], len(cases)

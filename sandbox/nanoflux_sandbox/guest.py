@@ -1,0 +1,123 @@
+"""The guest: a fork of the warm process that shuts itself in, takes one program, runs it and ends.
+
+Order matters: every layer is on before the first byte of the program is looked at, and two bytes on its output tell
+the caller so: one when it waits for a program, one when the filter is on. A guest that cannot shut itself in says
+nothing and dies.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import random
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from nanoflux_sandbox import script
+from nanoflux_sandbox.kernel import landlock, libc, privileges, seccomp
+
+READY, ENCLOSED = b"r", b"e"
+HEADER = struct.Struct("=QQQ")
+"""Sent before the source: its length, the memory limit (both bytes), the processor time limit (seconds)."""
+
+_CLOSE_RANGE = 436
+_CANNOT_ENCLOSE = 111
+
+
+class Plan:
+    """What every guest of one warm process shares, prepared before the first fork."""
+
+    def __init__(self, layers: frozenset[str]) -> None:
+        self.filter = seccomp.Filter(seccomp.compiled())
+        self.landlock = "landlock" in layers
+        self.mapped_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def prepare() -> None:
+    """Set in the warm process what every guest inherits: seeds, names, and an environment that says nothing."""
+    _seed()
+    os.environ.clear()
+    os.environ.update(LANG="C.UTF-8", LC_ALL="C.UTF-8", TZ="UTC0", HOME="/", OMP_NUM_THREADS="1")
+    sys.argv[:] = [script.NAME]
+    sys.orig_argv[:] = [script.NAME]
+    sys.executable = ""
+    atexit._clear()
+    gc.collect()
+    gc.freeze()  # collections in a guest leave the shared memory alone
+
+
+def _seed() -> None:
+    random.seed(0)
+    if "numpy" in sys.modules:
+        numpy_random = sys.modules["numpy.random"]
+        numpy_random.seed(0)
+        numpy_random.bit_generator.randbits = random.Random(0).getrandbits  # where default_rng() looks for entropy
+
+
+def live(plan: Plan, descriptors: list[int]) -> NoReturn:
+    """Be a guest on `descriptors` (input, output, error output) and end the process. Never returns, never raises."""
+    leave, code = os._exit, _CANNOT_ENCLOSE
+    try:
+        _keep_only(descriptors)
+        _open_streams()
+        _shut_in(plan)
+        random.seed(0)  # which a fork has undone
+        os.write(1, READY)
+        source = _receive(plan)
+        plan.filter.put_on()
+        os.write(1, ENCLOSED)
+        code = 1
+        code = _run(source)
+    finally:
+        leave(code)
+
+
+def _keep_only(descriptors: list[int]) -> None:
+    for place, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, place, inheritable=False)
+    libc.system_call("close_range", _CLOSE_RANGE, 3, 0x7FFFFFFF, 0)
+
+
+def _open_streams() -> None:
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)  # noqa: SIM115
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+
+
+def _shut_in(plan: Plan) -> None:
+    privileges.die_with_parent(signal.SIGKILL)
+    if plan.landlock:
+        landlock.deny_everything()
+    privileges.drop_capabilities()
+
+
+def _receive(plan: Plan) -> bytes:
+    size, memory_bytes, cpu_s = HEADER.unpack(_read_exactly(HEADER.size))
+    source = _read_exactly(size)
+    privileges.limit_resources(plan.mapped_bytes + memory_bytes, cpu_s)
+    return source
+
+
+def _read_exactly(size: int) -> bytes:
+    parts = []
+    while size:
+        part = os.read(0, min(size, 1 << 20))
+        if not part:  # the caller is gone, or has no program for this guest
+            os._exit(0)
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _run(source: bytes) -> int:
+    try:
+        text = source.decode("utf-8")
+    except UnicodeDecodeError as error:
+        sys.stderr.write(f"UnicodeError: the source is not UTF-8 text: {error.reason}\n")
+        return 1
+    return script.run(text)

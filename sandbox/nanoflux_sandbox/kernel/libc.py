@@ -1,0 +1,43 @@
+"""The few calls of libc that Python does not offer: prctl, unshare, mounts, capabilities, raw system calls."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.syscall.restype = ctypes.c_long
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+Argument = int | bytes | None | ctypes.Array[ctypes.c_char]
+
+
+def _checked(name: str, outcome: int) -> int:
+    if outcome < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return outcome
+
+
+def call(name: str, *arguments: Argument) -> int:
+    """Call the function `name` of libc with integers, byte strings or buffers. Raises OSError where it fails."""
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    return _checked(name, getattr(_LIBC, name)(*words))
+
+
+def system_call(name: str, number: int, *arguments: Argument) -> int:
+    """Make the system call `number`, which libc has no function for. Raises OSError where it fails."""
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    return _checked(name, _LIBC.syscall(ctypes.c_long(number), *words))
+
+
+def prctl(option: int, *arguments: Argument) -> int:
+    """prctl(2), unused arguments zero. Raises OSError where it fails."""
+    return call("prctl", option, *arguments, *([0] * (4 - len(arguments))))

@@ -1,0 +1,66 @@
+"""Namespaces: a world with no other user, process, network, host name or file than the program's own.
+
+The root is an empty, read-only tmpfs: everything that a program may import is already in memory, so not even the
+interpreter is there. Each program gets a PID namespace of its own, inside that of the warm process.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nanoflux_sandbox.kernel import libc
+
+_NEW_NS, _NEW_CGROUP, _NEW_UTS, _NEW_IPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
+_NEW_USER, _NEW_PID, _NEW_NET = 0x10000000, 0x20000000, 0x40000000
+
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 32, 4096, 16384, 1 << 18
+_MNT_DETACH = 2
+
+NOBODY = 65534
+_ANY_FOLDER = b"/tmp"
+
+
+def enter() -> None:
+    """Move this process into new namespaces; its next child is the first of a new PID namespace.
+
+    Inside it is `nobody` with all capabilities over the namespaces only. Raises OSError where the kernel, its
+    settings or a security module refuse.
+    """
+    user, group = os.geteuid(), os.getegid()
+    libc.prctl(libc.PR_SET_DUMPABLE, 1)  # or /proc/self would belong to root after a change of user
+    libc.call("unshare", _NEW_USER | _NEW_NS | _NEW_PID | _NEW_NET | _NEW_IPC | _NEW_UTS | _NEW_CGROUP)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{NOBODY} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{NOBODY} {group} 1")
+    libc.call("sethostname", b"sandbox", len(b"sandbox"))
+
+
+def empty_root() -> None:
+    """Replace the file system with an empty read-only one. Raises OSError where a mount is refused."""
+    libc.call("mount", b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+    libc.call("mount", b"none", _ANY_FOLDER, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"size=4k,nr_inodes=2")
+    os.chdir(_ANY_FOLDER)
+    libc.call("pivot_root", b".", b".")
+    libc.call("umount2", b".", _MNT_DETACH)
+    os.chdir("/")
+    flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    libc.call("mount", b"none", b"/", None, flags, None)
+    if any(Path("/").iterdir()):
+        raise OSError("the new root is not empty")
+
+
+def own_pid_namespace() -> int:
+    """A descriptor of this process's PID namespace, to come back to after each fork."""
+    return os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def next_child_alone() -> None:
+    """Make the next child the first process of a PID namespace of its own. Raises OSError where it cannot."""
+    libc.call("unshare", _NEW_PID)
+
+
+def next_child_here(pid_namespace: int) -> None:
+    """Undo `next_child_alone`, so that it can be asked for again."""
+    libc.call("setns", pid_namespace, _NEW_PID)

@@ -1,0 +1,32 @@
+"""Larger pages for the warm process, so that forking it and ending the fork take a third of the time.
+
+A convenience, never needed: kernels before 6.1, or without transparent huge pages, just stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from nanoflux_sandbox.kernel import libc
+
+_COLLAPSE = 25
+_HUGE = 2 << 20
+
+
+def _private_ranges() -> Iterator[tuple[int, int]]:
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, rights, *others = line.split()
+        if rights == "rw-p" and others[3:] in ([], ["[heap]"]):
+            start, end = (int(part, 16) for part in span.split("-"))
+            yield start, end
+
+
+def collapse() -> None:
+    """Gather this process's own memory into huge pages, as far as the kernel will. Raises nothing."""
+    for start, end in _private_ranges():
+        first, last = -(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE
+        with contextlib.suppress(OSError):
+            if first < last:
+                libc.call("madvise", first, last - first, _COLLAPSE)

@@ -1,0 +1,120 @@
+"""The system call filter, written by hand as BPF: about forty calls are allowed, everything else is not.
+
+This layer holds by itself: under it a program can open nothing, create no process, thread or socket, and write to
+its two pipes only. Refuses architectures whose numbers are not in `syscalls`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import platform
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from nanoflux_sandbox.kernel import libc, syscalls
+
+_MODE_FILTER = 2
+_KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+_LOAD, _AND, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
+_X32_NUMBERS = 0x40000000
+
+
+class Condition(NamedTuple):
+    """The low word of argument `argument`, under `mask`, must be one of `values`."""
+
+    argument: int
+    mask: int
+    values: tuple[int, ...]
+
+
+_WORD = 0xFFFFFFFF
+_NOT_EXECUTABLE = Condition(2, 4, (0,))  # PROT_EXEC: no new machine code
+_NO_HUGE_PAGES = Condition(3, 0x40000, (0,))  # MAP_HUGETLB: a pool of the host that no limit of ours counts
+
+CONDITIONS: dict[str, tuple[Condition, ...]] = {
+    "read": (Condition(0, _WORD, (0,)),),
+    "write": (Condition(0, _WORD, (1, 2)),),
+    "mmap": (_NOT_EXECUTABLE, _NO_HUGE_PAGES),
+    "mprotect": (_NOT_EXECUTABLE,),
+    "madvise": (Condition(2, _WORD, (4, 8, 14, 15)),),  # DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE
+    "futex": (Condition(1, 0x7F, (0, 1, 9, 10)),),  # WAIT and WAKE, plain and with a bitset
+}
+ANSWERS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY}
+
+
+class _Step(NamedTuple):
+    code: int
+    if_true: int
+    if_false: int
+    value: int
+
+
+def _answer(value: int) -> _Step:
+    return _Step(_RETURN, 0, 0, value)
+
+
+def _refuse(number: int = errno.EPERM) -> _Step:
+    return _answer(_ERRNO | number)
+
+
+def _when(number: int, body: list[_Step]) -> list[_Step]:
+    return [_Step(_IF_EQUAL, 0, len(body), number), *body]
+
+
+def _under(conditions: tuple[Condition, ...]) -> Iterator[_Step]:
+    for argument, mask, values in conditions:
+        yield _Step(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument)
+        yield _Step(_AND, 0, 0, mask)
+        for position, value in enumerate(values):
+            yield _Step(_IF_EQUAL, len(values) - position, 0, value)
+        yield _refuse()
+    yield _answer(_ALLOW)
+
+
+def _steps(machine: str) -> Iterator[_Step]:
+    yield _Step(_LOAD, 0, 0, _ARCHITECTURE_AT)
+    yield _Step(_IF_EQUAL, 1, 0, syscalls.ARCHITECTURES[machine])
+    yield _answer(_KILL)
+    yield _Step(_LOAD, 0, 0, _NUMBER_AT)
+    if machine == "x86_64":
+        yield _Step(_IF_AT_LEAST, 0, 1, _X32_NUMBERS)
+        yield _answer(_KILL)
+    for name, numbers in syscalls.CONDITIONAL.items():
+        yield from _when(_existing(numbers, machine), list(_under(CONDITIONS[name])))
+    for outcome, table in ((_ALLOW, syscalls.ALLOWED), (_KILL, syscalls.DEADLY)):
+        for entry in table.values():
+            if (number := syscalls.number(entry, machine)) is not None:
+                yield from _when(number, [_answer(outcome)])
+    for name, numbers in syscalls.ANSWERED.items():
+        yield from _when(_existing(numbers, machine), [_refuse(ANSWERS[name])])
+    yield _refuse()
+
+
+def _existing(numbers: tuple[int, int], machine: str) -> int:
+    number = syscalls.number(numbers, machine)
+    assert number is not None
+    return number
+
+
+def compiled(machine: str = "") -> bytes:
+    """The filter for `machine` (this one by default) as BPF. Raises OSError on an architecture without tables."""
+    machine = machine or platform.machine()
+    if machine not in syscalls.ARCHITECTURES:
+        raise OSError(errno.ENOSYS, f"no system call table for {machine!r} machines")
+    return b"".join(struct.pack("=HBBI", *step) for step in _steps(machine))
+
+
+class Filter:
+    """The compiled filter, laid out once so that putting it on is one call."""
+
+    def __init__(self, program: bytes) -> None:
+        self._program = ctypes.create_string_buffer(program, len(program))
+        address = ctypes.addressof(self._program)
+        self._header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, address))
+
+    def put_on(self) -> None:
+        """Filter this process from now on, for good. Needs no_new_privs. Raises OSError where the kernel refuses."""
+        libc.prctl(libc.PR_SET_SECCOMP, _MODE_FILTER, self._header)

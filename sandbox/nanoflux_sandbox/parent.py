@@ -1,0 +1,166 @@
+"""The caller's side of one warm process: starts it, asks it for guests, hears how each ended, ends it.
+
+Owns the child process and the control socket. Knows nothing of pools or of what a result means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nanoflux_sandbox.verdict import End
+
+START_S = 60.0
+"""Seconds that a warm process may take to import its libraries and shut itself in."""
+
+_MESSAGE_BYTES = 65536
+_PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
+_CODE = "import sys; sys.path.append({root!r}); from nanoflux_sandbox.warm import main; main()"
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC0", "HOME": "/"}
+
+
+class Died(Exception):
+    """The warm process is gone, or never became warm; the text says why."""
+
+
+class Warm(NamedTuple):
+    """What a warm process says of itself when it is ready."""
+
+    python: str
+    machine: str
+    libraries: dict[str, str]
+
+
+class Parent:
+    """One warm process, from the side of the caller. Belongs to the event loop that started it."""
+
+    def __init__(self, layers: str) -> None:
+        self._layers = layers
+        self._loop = asyncio.get_running_loop()
+        self._numbers = itertools.count(1)
+        self._ends: dict[int, asyncio.Future[End]] = {}
+        self._warm: asyncio.Future[Warm] = self._loop.create_future()
+        self._warm.add_done_callback(_seen)
+        self.alive = True
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = _spawn(theirs, layers)
+        self._control.setblocking(False)
+        self._loop.add_reader(self._control, self._listen)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child that was started (the warm process itself, or the one that waits for it)."""
+        return self._process.pid
+
+    async def warm(self) -> Warm:
+        """Wait until it can fork guests. Raises Died with the reason where it cannot."""
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._warm), START_S)
+        except TimeoutError:
+            self.give_up("it did not become ready in time")
+            raise Died(f"the warm process took longer than {START_S:.0f} s to start") from None
+
+    def fork(self, descriptors: list[int]) -> tuple[int, asyncio.Future[End]]:
+        """Ask for a guest on `descriptors`. Returns its number and the future of its end (which may raise Died)."""
+        number = next(self._numbers)
+        end: asyncio.Future[End] = self._loop.create_future()
+        end.add_done_callback(_seen)
+        self._ends[number] = end
+        self._send({"do": "fork", "guest": number}, descriptors)
+        return number, end
+
+    def start_clock(self, number: int, wall_s: float) -> None:
+        """Have the guest ended `wall_s` seconds from now."""
+        self._send({"do": "start", "guest": number, "wall_s": wall_s})
+
+    def kill(self, number: int) -> None:
+        """End a guest now."""
+        self._send({"do": "kill", "guest": number})
+
+    def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        if not self.alive:
+            self.give_up("it is gone")
+            return
+        try:
+            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors or [])
+        except OSError as error:
+            self.give_up(str(error))
+
+    def _listen(self) -> None:
+        while self.alive:
+            try:
+                raw = self._control.recv(_MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                raw = b""
+            if raw:
+                self._take(json.loads(raw))
+            else:
+                self.give_up("it ended by itself")
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message:
+            case {"do": "end", "guest": number, "status": status, "cpu_s": cpu_s, "late": late}:
+                end = self._ends.pop(number, None)
+                if end is not None and not end.done():
+                    end.set_result(End(status, cpu_s, late))
+            case {"do": "warm", "python": python, "machine": machine, "libraries": libraries}:
+                self._warm.set_result(Warm(python, machine, libraries))
+            case {"do": "failed", "reason": reason}:
+                self.give_up(reason)
+
+    def give_up(self, reason: str) -> None:
+        """Take the warm process for dead: end it, and tell everyone who waits for it."""
+        if self.alive:
+            self.alive = False
+            self._loop.remove_reader(self._control)
+            self._control.close()
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        waiters: list[asyncio.Future[Any]] = [self._warm, *self._ends.values()]
+        for waiting in waiters:
+            if not waiting.done():
+                waiting.set_exception(Died(f"the warm process is gone: {reason}"))
+        self._ends.clear()
+
+    async def close(self) -> None:
+        """End the warm process with all its guests, and reap it. Idempotent."""
+        self.give_up("it was closed")
+        await asyncio.to_thread(self._process.wait)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Count an exception as looked at, also where nobody waits any more."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _spawn(control: socket.socket, layers: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-s", "-P", "-B", "-c", _CODE.format(root=_PACKAGE_ROOT)),
+            *(str(control.fileno()), str(os.getpid()), layers),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[control.fileno()],
+        env={**_ENVIRONMENT, **dict.fromkeys(_ONE_THREAD, "1"), **_library_path()},
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+def _library_path() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}

@@ -1,0 +1,123 @@
+"""One guest from the side of the caller: takes a program, runs it within its limits, gives the result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import struct
+import time
+
+from nanoflux_sandbox.output import Output
+from nanoflux_sandbox.parent import Died, Parent
+from nanoflux_sandbox.records import Limits, Result
+from nanoflux_sandbox.verdict import End, Verdict, judged
+
+GRACE_S = 0.4
+"""Seconds past its limit after which a program is answered for, whether or not the warm process has ended it."""
+
+STALL_S = 10.0
+"""Seconds that a fork or an overdue end may take before the warm process counts as stalled."""
+
+_HEADER = struct.Struct("=QQQ")  # as `guest.HEADER`, which the caller does not import
+
+
+class Program:
+    """A guest that waits for a program, then is one. Await `ready`, then `run` it once or `drop` it."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parent = parent
+        ends = [*os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC)]
+        inner_in, self._in, out, inner_out, err, inner_err = ends
+        for ours in (self._in, out, err):
+            os.set_blocking(ours, False)
+        self._number, self._end = parent.fork([inner_in, inner_out, inner_err])
+        for theirs in (inner_in, inner_out, inner_err):
+            os.close(theirs)
+        self._output = Output(out, err)
+        self._dropped = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether it lives and waits for a program, as far as is known."""
+        return self._parent.alive and not self._end.done()
+
+    async def ready(self) -> None:
+        """Wait until the guest has shut itself in. Raises Died where it ended instead."""
+        waited = (self._output.ready, self._end)
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S)
+        if not any(future.done() for future in waited):
+            self._parent.give_up("it does not fork")
+        if self._end.done():
+            self._end.result()
+            raise Died("a guest could not shut itself in")
+
+    async def run(self, source: bytes, limits: Limits, backend: str) -> Result:
+        """Run `source` to its end or its limits. Raises Died where the warm process, not the program, failed."""
+        cpu_limit_s = math.ceil(limits.wall_s if limits.cpu_s is None else limits.cpu_s)
+        began = time.monotonic()
+        self._output.allow(limits.output_bytes, limits.output_lines, lambda: self._parent.kill(self._number))
+        self._parent.start_clock(self._number, limits.wall_s)
+        self._feed(memoryview(_HEADER.pack(len(source), limits.memory_mb << 20, cpu_limit_s) + source))
+        end = await self._ended(limits.wall_s + GRACE_S)
+        wall_s = time.monotonic() - began
+        self.drop()
+        verdict = self._verdict(end, limits, cpu_limit_s)
+        return Result(
+            status=verdict.status,
+            exit_code=verdict.exit_code,
+            stdout=self._output.stdout,
+            stderr=self._output.stderr,
+            truncated=self._output.over,
+            wall_s=wall_s,
+            backend=backend,
+            detail=verdict.detail,
+        )
+
+    def _verdict(self, end: End | None, limits: Limits, cpu_limit_s: int) -> Verdict:
+        if not self._output.enclosed:
+            self._give_up_if_silent()
+            raise Died("a guest ended, or stalled, before its filter was on")
+        if end is None:
+            self._loop.call_later(STALL_S, self._give_up_if_silent)
+            return Verdict("timeout", None, f"still running after {limits.wall_s:g} s, and given up")
+        return judged(end, limits, cpu_limit_s, self._output.over, self._output.stderr)
+
+    async def _ended(self, patience_s: float) -> End | None:
+        await asyncio.wait((self._end,), timeout=patience_s)
+        return self._end.result() if self._end.done() else None
+
+    def _give_up_if_silent(self) -> None:
+        if not self._end.done():
+            self._parent.give_up("it did not end a program that was late")
+
+    def _feed(self, rest: memoryview) -> None:
+        try:
+            rest = rest[os.write(self._in, rest) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:  # it ended already, and its end says how
+            rest = rest[:0]
+        if rest:
+            self._loop.add_writer(self._in, self._feed, rest)
+        else:
+            self._close_input()
+
+    def _close_input(self) -> None:
+        if self._in >= 0:
+            self._loop.remove_writer(self._in)
+            os.close(self._in)
+            self._in = -1
+
+    def drop(self) -> None:
+        """Let go of the guest, which ends if it has not. Idempotent."""
+        if self._dropped:
+            return
+        self._dropped = True
+        if self.usable:
+            with contextlib.suppress(OSError):
+                self._parent.kill(self._number)
+        self._close_input()
+        self._output.finish()

@@ -1,0 +1,72 @@
+"""What every warm process must hold against before it may run a program: two short attacks and a sum.
+
+The layers prove themselves while they are put on; this is the proof from inside a guest, by what a program can do.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from nanoflux_sandbox.parent import Died, Parent
+from nanoflux_sandbox.program import Program
+from nanoflux_sandbox.records import Limits, Result
+
+_LIMITS = Limits(wall_s=10.0)
+
+_FORBIDDEN = """
+import ctypes, errno, os, socket
+
+def child():
+    if os.fork() == 0:
+        os._exit(0)
+
+attempts = {
+    "open a folder": lambda: os.open("/", os.O_RDONLY),
+    "look at a file": lambda: os.stat("/"),
+    "create a file": lambda: os.open("held", os.O_CREAT | os.O_RDWR),
+    "make a socket": lambda: socket.socket(socket.AF_INET),
+    "make a pair of sockets": lambda: socket.socketpair(),
+    "start a process": child,
+    "signal itself": lambda: os.kill(os.getpid(), 0),
+    "write elsewhere": lambda: os.write(0, b"x"),
+}
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        print("could", name)
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            print("was not stopped by the filter to", name, error)
+memory = ctypes.CDLL(None).mmap
+memory.restype = ctypes.c_void_p
+if memory(None, 4096, 7, 0x22, -1, 0) not in (None, ctypes.c_void_p(-1).value):
+    print("could make new machine code")
+print(TOKEN, 6 * 7)
+"""
+
+_DEADLY = """
+import ctypes
+ctypes.CDLL(None).ptrace(0, 0, 0, 0)
+print("could trace")
+"""
+
+
+async def hold(parent: Parent, backend: str) -> None:
+    """Attack from inside a guest of `parent`. Raises Died with what was not held."""
+    token = secrets.token_hex(8)
+    forbidden = await _run(parent, _FORBIDDEN.replace("TOKEN", repr(token)), backend)
+    if (forbidden.status, forbidden.stdout) != ("ok", f"{token} 42\n"):
+        said = forbidden.stdout or forbidden.stderr or forbidden.detail
+        raise Died(f"the self-test failed: {forbidden.status}, {said}")
+    deadly = await _run(parent, _DEADLY, backend)
+    if deadly.status != "killed" or deadly.stdout:
+        raise Died(f"the self-test failed: a deadly system call ended as {deadly.status}")
+
+
+async def _run(parent: Parent, source: str, backend: str) -> Result:
+    program = Program(parent)
+    try:
+        await program.ready()
+        return await program.run(source.encode(), _LIMITS, backend)
+    finally:
+        program.drop()

@@ -1,0 +1,32 @@
+"""Text of an untrusted program, made harmless to store and to show.
+
+Control characters could move a terminal's cursor, change its title or hide a line; direction overrides and invisible
+tags could make text read as what it is not. Each becomes its visible escape; newline and tab stay.
+"""
+
+from __future__ import annotations
+
+_CONTROLS = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)]
+_SEPARATORS = [0x2028, 0x2029]
+_DIRECTIONS = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_INVISIBLE = [0xFEFF, *range(0xFFF9, 0xFFFC), *range(0xE0000, 0xE0080)]
+_SURROGATES = range(0xD800, 0xE000)
+
+
+def _visible(code: int) -> str:
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+_ESCAPES = {code: _visible(code) for code in (*_CONTROLS, *_SEPARATORS, *_DIRECTIONS, *_INVISIBLE, *_SURROGATES)}
+
+
+def harmless(text: str) -> str:
+    """`text` with every control, direction and invisible character as a visible escape; `\\r\\n` becomes `\\n`."""
+    return text.replace("\r\n", "\n").translate(_ESCAPES)
+
+
+def decoded(raw: bytes) -> str:
+    """The harmless text of what a program wrote: UTF-8, with U+FFFD for what is none. Raises nothing."""
+    return harmless(raw.decode("utf-8", "replace"))

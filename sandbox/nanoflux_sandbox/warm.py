@@ -1,0 +1,168 @@
+"""The warm process: imports the libraries once, shuts itself in, then forks a guest whenever the caller asks.
+
+It never sees a program or an output (those pass between caller and guest), so a fork carries nothing from one program
+to the next. It keeps the wall time, ends what is late, and tells the caller how each guest ended, on a socket
+that no guest holds. It ends when the caller does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from nanoflux_sandbox import guest, library
+from nanoflux_sandbox.kernel import landlock, libc, namespaces, pages, privileges
+
+MESSAGE_BYTES = 4096
+
+
+@dataclass(slots=True)
+class _Guest:
+    number: int
+    pid: int
+    deadline: float = float("inf")
+    late: bool = False
+
+
+class _Keeper:
+    """Forks, times and reaps guests as the caller's messages ask."""
+
+    def __init__(self, control: socket.socket, caller: int, layers: frozenset[str]) -> None:
+        self._control = control
+        self._caller = caller
+        self._plan = guest.Plan(layers)
+        self._home = namespaces.own_pid_namespace() if "namespaces" in layers else None
+        self._guests: dict[int, _Guest] = {}  # by pidfd
+        self._events = select.poll()
+        self._events.register(control, select.POLLIN)
+        self._events.register(caller, select.POLLIN)
+
+    def serve(self) -> None:
+        """Serve until the caller closes the socket or dies."""
+        while True:
+            for descriptor, _ in self._events.poll(self._patience_ms()):
+                if descriptor == self._caller:
+                    return
+                if descriptor != self._control.fileno():
+                    self._reap(descriptor)
+                elif not self._obey():
+                    return
+            self._end_late_ones()
+
+    def _patience_ms(self) -> float | None:
+        nearest = min((g.deadline for g in self._guests.values() if not g.late), default=float("inf"))
+        return None if nearest == float("inf") else max(0.0, nearest - time.monotonic()) * 1000 + 1
+
+    def _obey(self) -> bool:
+        message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 3)
+        if not message:
+            return False
+        order = json.loads(message)
+        if order["do"] == "fork":
+            self._fork(order["guest"], descriptors)
+            return True
+        for known in self._guests.values():
+            if known.number == order["guest"]:
+                self._change(known, order)
+        return True
+
+    def _change(self, known: _Guest, order: dict[str, Any]) -> None:
+        if order["do"] == "start":
+            known.deadline = time.monotonic() + order["wall_s"]
+        else:
+            os.kill(known.pid, signal.SIGKILL)
+
+    def _fork(self, number: int, descriptors: list[int]) -> None:
+        if self._home is not None:
+            namespaces.next_child_alone()
+        pid = os.fork()
+        if pid == 0:
+            guest.live(self._plan, descriptors)
+        if self._home is not None:
+            namespaces.next_child_here(self._home)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        pidfd = os.pidfd_open(pid)
+        self._guests[pidfd] = _Guest(number, pid)
+        self._events.register(pidfd, select.POLLIN)
+
+    def _reap(self, pidfd: int) -> None:
+        ended = self._guests.pop(pidfd)
+        self._events.unregister(pidfd)
+        os.close(pidfd)
+        _, status, usage = os.wait4(ended.pid, 0)
+        cpu_s = usage.ru_utime + usage.ru_stime
+        send(self._control, do="end", guest=ended.number, status=status, cpu_s=cpu_s, late=ended.late)
+
+    def _end_late_ones(self) -> None:
+        now = time.monotonic()
+        for known in self._guests.values():
+            if not known.late and known.deadline <= now:
+                known.late = True
+                os.kill(known.pid, signal.SIGKILL)
+
+
+def send(control: socket.socket, **message: Any) -> None:
+    """Send one message to the other side."""
+    control.send(json.dumps(message).encode())
+
+
+def main() -> None:
+    """Be the warm process: `argv` holds the control socket, the caller's pid and the layers to put on."""
+    number, caller_pid, names = sys.argv[1:]
+    control = socket.socket(fileno=int(number))
+    try:
+        caller = os.pidfd_open(int(caller_pid))
+        versions = _load()
+        keeper = _shut_in(control, caller, frozenset(names.split("+")))
+    except Exception as error:  # noqa: BLE001 (whatever it is, the caller must hear why nothing may run)
+        send(control, do="failed", reason=f"{type(error).__name__}: {error}")
+        return
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    send(control, do="warm", python=python, machine=os.uname().machine, libraries=versions)
+    keeper.serve()
+    os._exit(0)  # its PID namespace, or the kernel's word to each guest, ends whatever still runs
+
+
+def _load() -> dict[str, str]:
+    versions = library.load()
+    library.warm_up()
+    library.close_the_door(versions)
+    guest.prepare()
+    pages.collapse()
+    return versions
+
+
+def _shut_in(control: socket.socket, caller: int, layers: frozenset[str]) -> _Keeper:
+    privileges.no_new_privileges()
+    privileges.become_ordinary()
+    if "namespaces" in layers:
+        namespaces.enter()
+    privileges.die_with_parent(signal.SIGKILL)  # also where it is stopped and cannot see its caller end
+    if "namespaces" in layers:
+        _continue_as_first_process(control)
+    keeper = _Keeper(control, caller, layers)  # reads /proc, which is gone in the next line
+    if "namespaces" in layers:
+        namespaces.empty_root()
+    libc.prctl(libc.PR_SET_DUMPABLE, 0)
+    if "landlock" in layers:
+        landlock.deny_everything()
+    return keeper
+
+
+def _continue_as_first_process(control: socket.socket) -> None:
+    """Go on as the first process of the new PID namespace; the old process only waits for it."""
+    child = os.fork()
+    if child == 0:
+        privileges.die_with_parent(signal.SIGKILL)
+        return
+    control.close()
+    os.waitpid(child, 0)
+    os._exit(0)

@@ -1,0 +1,56 @@
+"""Real kills: the command line's own process gets SIGKILL at seeded random moments and is resumed until it is done."""
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench" / "kills.py"
+PROGRAMS = """
+embedder = "hashing"
+[endpoints]
+hashing = { interface = "scripted", model = "hashing" }
+duelist-a = { interface = "scripted", model = "duelist-a" }
+duelist-b = { interface = "scripted", model = "duelist-b" }
+arbiter = { interface = "scripted", model = "arbiter" }
+[roles]
+attacker = { endpoint = "program" }
+defender = { endpoint = "duelist-b" }
+judge = { endpoint = "program" }
+"""
+
+
+@pytest.fixture(scope="module")
+def kills() -> ModuleType:
+    """The benchmark is the longer form of this test, so both are the same code."""
+    spec = importlib.util.spec_from_file_location("bench_kills", BENCH)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def disturbed(kills: ModuleType, folder: Path, settings: tuple[str, ...], times: int, concurrency: int) -> None:
+    plain, killed = (kills.Trial(folder / name, settings) for name in ("plain", "killed"))
+    plain.undisturbed()
+    kills.disturb(killed, times, len(plain.asked()), random.Random(0))
+    assert 1 <= killed.kills <= times  # the last ones may find the run done: calls in flight are asked again
+    one, other = plain.outcome(), killed.outcome()
+    assert one["status"] == "done" and len(one["examples"]) > 10 and one["problems"] == []
+    assert kills.wrongs(one, other, killed, concurrency) == []
+
+
+def test_a_run_killed_at_random_moments_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
+    disturbed(kills, tmp_path, kills.scripted(60, 8, 0.02), times=6, concurrency=8)
+
+
+def test_so_does_a_run_whose_programs_are_in_the_sandbox_when_it_is_killed(kills: ModuleType, tmp_path: Path) -> None:
+    profile = tmp_path / "programs.toml"
+    profile.write_text(PROGRAMS)
+    settings = kills.scripted(14, 4, 0.05, str(profile))
+    settings = tuple("starter" if word == "starter-genetics" else word for word in settings)
+    disturbed(kills, tmp_path, settings, times=3, concurrency=4)

@@ -1,0 +1,145 @@
+"""What scripts read: the JSON keys of the command line's page, one document on stdout, everything else on stderr."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.transcript import OUTCOMES
+
+SHOW_KEYS = {"run", "domain", "status", "turns", "kept", "target", "digest", "funnel", "calls", "usage", "seconds"}
+FUNNEL_KEYS = ["attempts", "unparsed", "novelty_rejected", "invalid", "low_confidence", "defender_right",
+               "kept_failed", "kept_novel", "failed"]  # fmt: skip
+DOCUMENTS = [
+    ("run", "list"), ("run", "show", "tour"), ("run", "verify", "tour"), ("run", "replay", "tour"),
+    ("run", "resume", "tour"), ("examples", "list", "tour"), ("data", "list"), ("data", "show", "starter-genetics"),
+    ("models", "list"),
+]  # fmt: skip
+
+
+def test_run_show_has_every_promised_key_and_its_funnel_adds_up(original: Path, nanoflux: Callable) -> None:
+    found = nanoflux(original, "run", "show", "tour", "--json").json
+    assert found.keys() >= SHOW_KEYS
+    assert list(found["funnel"]) == FUNNEL_KEYS
+    assert found["funnel"]["attempts"] == sum(found["funnel"][outcome] for outcome in OUTCOMES) >= found["turns"]
+    assert found["kept"] == found["funnel"]["kept_failed"] + found["funnel"]["kept_novel"] > 0
+    assert found["calls"].keys() >= {"made", "remembered"} and found["calls"]["made"] > 0
+    assert found["usage"].keys() >= {"prompt_tokens", "completion_tokens", "usd"}
+    assert found["usage"]["prompt_tokens"] > found["usage"]["completion_tokens"] > 0
+    assert (found["domain"], found["status"], found["turns"], found["target"]) == ("starter-genetics", "done", 12, 200)
+    assert len(found["digest"]) == 64 and found["seconds"] > 0
+    listed = nanoflux(original, "run", "list", "--json").json
+    assert listed == [found]
+
+
+def test_the_table_says_the_same(original: Path, nanoflux: Callable) -> None:
+    found = nanoflux(original, "run", "show", "tour", "--json").json
+    table = nanoflux(original, "run", "show", "tour")
+    lines = dict(line.split(maxsplit=1) for line in table.out.splitlines() if len(line.split()) == 2)
+    assert lines["digest"] == found["digest"] and lines["run"] == found["run"]
+    assert lines["attempts"] == str(found["funnel"]["attempts"])
+    assert f"{found['kept']} of 200 in 12 turns" in table.out
+    row = nanoflux(original, "run", "list").out.splitlines()[1].split()
+    assert row == [found["run"], "tour", "starter-genetics", "done", "12", str(found["kept"]), "200"]
+
+
+def test_json_is_one_document_on_stdout_and_the_rest_goes_to_stderr(
+    home: Path, tmp_path: Path, nanoflux: Callable, together: Callable, scripted: tuple[str, ...]
+) -> None:
+    started = nanoflux(tmp_path / "new", *scripted, "--max-turns", "3", "--json")
+    assert started.json["turns"] == 3 and started.code == 0
+    assert "stop with Ctrl-C" in started.err and "kept in" in started.err and "\x1b" not in started.err
+    for ended in together(lambda arguments: nanoflux(home, *arguments, "--json"), DOCUMENTS):
+        assert ended.code == 0, ended.err
+        assert ended.json
+
+
+def test_examples_can_be_listed_and_followed_back_to_their_seeds(original: Path, nanoflux: Callable) -> None:
+    listed = nanoflux(original, "examples", "list", "tour", "--json").json
+    kept = nanoflux(original, "run", "show", "tour", "--json").json["kept"]
+    assert len(listed) == kept and [entry["turn"] for entry in listed] == sorted(entry["turn"] for entry in listed)
+    one = nanoflux(original, "examples", "show", listed[0]["id"], "--json").json
+    last = one["turn"]["attempts"][-1]
+    assert (last["attack"]["question"], last["outcome"]) == (listed[0]["question"], listed[0]["reason"])
+    assert len(last["seeds"]) >= 2 and all(seed.startswith("genetics-") for seed in last["seeds"])
+    shown = nanoflux(original, "examples", "show", listed[0]["id"])
+    for part in (last["attack"]["solution"], last["defence"]["solution"], last["evaluation"]["explanation"]):
+        assert part in shown.out
+    table = nanoflux(original, "examples", "list", "tour").out
+    assert len(table.splitlines()) == kept + 1 and listed[0]["id"] in table
+
+
+def test_a_run_that_kept_nothing_has_no_examples_to_list(
+    tmp_path: Path, nanoflux: Callable, scripted: tuple[str, ...]
+) -> None:
+    settings = ("--max-turns", "1", "--set", "novelty.question=-1", "--set", "novelty.solution=-1")
+    nanoflux(tmp_path, *scripted, *settings, "--set", "judge.confidence=1", "--name", "none")
+    ended = nanoflux(tmp_path, "examples", "list", "none")
+    assert ended.code == 4 and "has kept no examples" in ended.err
+    assert nanoflux(tmp_path, "examples", "list", "none", "--json").json == []
+
+
+def test_verify_and_replay_say_yes_and_no(home: Path, nanoflux: Callable) -> None:
+    digest = nanoflux(home, "run", "show", "tour", "--json").json["digest"]
+    clean, same = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
+    assert (clean.code, clean.json["ok"], clean.json["problems"]) == (0, True, [])
+    assert (same.code, same.json["same"], same.json["digest"], same.json["turns"]) == (0, True, digest, 12)
+    with sqlite3.connect(home / "ledger.db") as connection:
+        connection.execute("UPDATE examples SET answer = answer || '!' WHERE turn = (SELECT max(turn) FROM examples)")
+        connection.execute("DELETE FROM calls WHERE id = (SELECT max(call) FROM turn_calls)")
+    connection.close()
+    bad, missing = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
+    assert bad.code == 1 and not bad.json["ok"]
+    count = len(bad.json["problems"])
+    assert count >= 3 and f"{count} things do not match" in bad.err
+    told = nanoflux(home, "run", "verify", "tour")
+    assert told.code == 1 and told.out.splitlines() == bad.json["problems"]
+    assert missing.code == 1 and "does not remember a" in missing.err and missing.out == ""
+
+
+def test_a_replay_of_another_dataset_fails(home: Path, nanoflux: Callable) -> None:
+    with sqlite3.connect(home / "ledger.db") as connection:
+        connection.execute("""UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
+    connection.close()
+    ended = nanoflux(home, "run", "replay", "tour", "--json")
+    assert ended.code == 1 and not ended.json["same"] and "another dataset" in ended.err
+
+
+def test_a_benchmark_is_imported_once_and_can_be_shown(tmp_path: Path, nanoflux: Callable) -> None:
+    rows = [{"input": f"What is {n} plus {n}? {'word ' * n}", "code": f"def solution():\n    return {n} + {n}",
+             "target": 2 * n} for n in range(2, 10)]  # fmt: skip
+    (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ("data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
+    first, again = (nanoflux(tmp_path / "home", *command) for _ in range(2))
+    assert first.json == {"dataset": "gsmhard", "items": 8, "imported": True}, first.err
+    assert again.json == {"dataset": "gsmhard", "items": 8, "imported": False}
+    (entry,) = [e for e in nanoflux(tmp_path / "home", "data", "list", "--json").json if e["name"] == "gsmhard"]
+    assert sum(entry["splits"].values()) == 8 and entry["source"] == "hard.jsonl"
+    shown = nanoflux(tmp_path / "home", "data", "show", "gsmhard", "--limit", "2", "--json").json
+    assert len(shown) == 2 and shown[0]["answer"].isdigit()
+    assert shown[0]["question"] in nanoflux(tmp_path / "home", "data", "show", "gsmhard").out
+
+
+def test_built_in_benchmarks_are_listed_with_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:
+    found = nanoflux(tmp_path / "home", "data", "list", "--json").json
+    assert {entry["name"] for entry in found} >= {"starter", "starter-genetics", "starter-medicine"}
+    assert all(entry["splits"]["train"] > 0 and entry["splits"]["test"] > 0 for entry in found)
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_any_text_can_be_printed(home: Path, nanoflux: Callable, encoding: str) -> None:
+    """Escapes, accents and lone surrogates, in a table and as JSON, for terminals of any encoding."""
+    with sqlite3.connect(home / "ledger.db") as connection:
+        connection.execute("UPDATE turns SET record = replace(record, 'How many', '\\u001b[31m \\ud800 ünï 😀 How')")
+        connection.execute("UPDATE examples SET question = '\x1b[31mred ünï 😀 →'")
+    connection.close()
+    listed = nanoflux(home, "examples", "list", "tour", "--json", PYTHONIOENCODING=encoding)
+    assert listed.code == 0, listed.err
+    assert listed.json[0]["question"] == "\x1b[31mred ünï 😀 →"
+    for json_too in ((), ("--json",)):
+        shown = nanoflux(home, "examples", "show", listed.json[0]["id"], *json_too, PYTHONIOENCODING=encoding)
+        assert shown.code == 0, shown.err
+        assert "\x1b" not in shown.out

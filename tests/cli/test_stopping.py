@@ -1,0 +1,164 @@
+"""Ways to be stopped: Ctrl-C, SIGTERM, a reader that goes, a second worker, a full disk. All can be gone on from."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SLOW = [word for model in ("duelist-a", "duelist-b", "arbiter")
+        for word in ("--set", f"endpoints.{model}.delay_s=0.06")]  # fmt: skip
+
+
+@pytest.fixture
+def slow(scripted: tuple[str, ...]) -> list[str]:
+    """A run of the tour's settings that takes a few seconds."""
+    return [
+        *scripted,
+        "--examples",
+        "12",
+        "--max-turns",
+        "12",
+        "--seed",
+        "7",
+        "--name",
+        "slow",
+        "--concurrency",
+        "2",
+        *SLOW,
+    ]
+
+
+@pytest.fixture
+def digest(original: Path, nanoflux: Callable) -> str:
+    return str(nanoflux(original, "run", "show", "tour", "--json").json["digest"])
+
+
+def wait_for(process: subprocess.Popen[str], said: str) -> None:
+    """Read the command's messages until one of them says so."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if said in line:
+            return
+    raise AssertionError(f"it never said {said!r}")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_everything_up_to_then(
+    tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str], digest: str, signum: int
+) -> None:
+    process = background(tmp_path, *slow)
+    wait_for(process, "/12 kept in")
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, ""), err
+    assert "interrupted; everything up to here is kept" in err and "Traceback" not in err
+    shown = nanoflux(tmp_path, "run", "show", "slow", "--json").json
+    assert shown["status"] == "interrupted" and 1 <= shown["turns"] < 12
+    resumed = nanoflux(tmp_path, "run", "resume", "slow", "--json")
+    assert (resumed.code, resumed.json["digest"]) == (0, digest), resumed.err
+
+
+def test_a_second_worker_is_refused_and_the_first_goes_on(
+    tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str], digest: str
+) -> None:
+    process = background(tmp_path, *slow, "--json")
+    wait_for(process, "/12 kept in")
+    second = nanoflux(tmp_path, "run", "resume", "slow")
+    assert second.code == 3 and "another process is working on run" in second.err and second.out == ""
+    shown = nanoflux(tmp_path, "run", "show", "slow", "--json").json
+    assert shown["status"] == "running"
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out)["digest"] == digest
+
+
+def test_a_killed_run_says_that_it_was_interrupted(
+    tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str]
+) -> None:
+    process = background(tmp_path, *slow)
+    wait_for(process, "/12 kept in")
+    process.kill()
+    process.communicate()
+    shown = nanoflux(tmp_path, "run", "show", "slow", "--json").json
+    assert (shown["status"], shown["message"]) == ("interrupted", "its process ended; resume it")
+
+
+def test_a_reader_that_goes_ends_a_listing_quietly(home: Path, background: Callable) -> None:
+    process = background(home, "data", "show", "starter", "--limit", "1000", "--json")
+    os.read(process.stdout.fileno(), 1)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(30) == 1 and err == ""
+
+
+def test_a_run_whose_messages_nobody_reads_any_more_can_be_resumed(
+    tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str], digest: str
+) -> None:
+    process = background(tmp_path, *slow)
+    wait_for(process, "/12 kept in")
+    process.stderr.close()
+    assert process.wait(60) in (0, 1)
+    resumed = nanoflux(tmp_path, "run", "resume", "slow", "--json")
+    assert (resumed.code, resumed.json["digest"]) == (0, digest)
+
+
+# A disk that is full: a small tmpfs of its own, then a larger one
+
+SESSION = """
+mount -t tmpfs -o size={size} tmpfs {disk} || exit 99
+export NANOFLUX_HOME={disk}/home
+{nanoflux} {start}
+echo "code=$?"
+{nanoflux} run list --json
+echo "listed=$?"
+mount -o remount,size=60m {disk}
+{nanoflux} run resume slow --json || {nanoflux} {start} --json
+echo "code=$?"
+{nanoflux} run verify slow
+echo "code=$?"
+"""
+SIZES = {"60k": "no ledger fits", "200k": "no run fits", "700k": "no turn fits", "2000k": "some turns fit"}
+
+
+@pytest.fixture(scope="module")
+def full_disks(tmp_path_factory: pytest.TempPathFactory, scripted: tuple[str, ...], together: Callable) -> dict:
+    """The same run on disks of several sizes, each full at another moment."""
+    folder = tmp_path_factory.mktemp("disks")
+    if subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("user namespaces are off here, so no small disk can be mounted")
+    command = f'{shlex.quote(sys.executable)} -c "from nanoflux_local.cli.main import main; main()"'
+    start = shlex.join([*scripted, "--max-turns", "40", "--seed", "7", "--name", "slow"])
+
+    def session(size: str) -> subprocess.CompletedProcess[str]:
+        disk = folder / size
+        disk.mkdir()
+        script = SESSION.format(size=size, disk=disk, nanoflux=command, start=start)
+        return subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, timeout=200, env={**os.environ}
+        )
+
+    return dict(zip([*SIZES, "50m"], together(session, [*SIZES, "50m"]), strict=True))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=SIZES.get)
+def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(full_disks: dict, size: str) -> None:
+    done = full_disks[size]
+    codes = [line for line in done.stdout.splitlines() if line.startswith("code=")]
+    assert codes == ["code=1", "code=0", "code=0"], done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    first = done.stderr.split("→")[0]
+    assert "full" in first or "No space left on device" in first, done.stderr
+    assert digests(done)[-1] == digests(full_disks["50m"])[-1]
+    if SIZES[size] == "some turns fit":
+        before, _ = done.stdout.split("listed=")
+        assert '"turns": ' in before and '"turns": 0' not in before
+
+
+def digests(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.split('"')[3] for line in done.stdout.splitlines() if '"digest"' in line]

@@ -1,0 +1,223 @@
+"""Wrong input: one clear message each, the promised exit code, nothing on stdout and nothing half-written."""
+
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+START = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--max-turns", "3")
+GOOD_ROW = '{"input": "Two and two?", "code": "def solution():\\n    return 4", "target": 4}'
+FILES = {
+    "broken.toml": b"seed = \n",
+    "latin.toml": b'name = "caf\xe9"\n',
+    "unknown.toml": b"[novelty]\nquestoin = 0.8\n",
+    "flat.toml": b"endpoints = 3\n",
+    "odd.toml": b"without_programs = 3\n",
+    "row.jsonl": f"{GOOD_ROW}\n\n{{}}\n".encode(),
+    "json.jsonl": f"{GOOD_ROW}\nnot json\n".encode(),
+    "bytes.jsonl": f"{GOOD_ROW}\n".encode() + b'{"input": "\xff"}\n',
+    "wrong.jsonl": f"{GOOD_ROW}\n{GOOD_ROW.replace('4}', '5}')}\n".encode(),
+    "empty.jsonl": b"\n\n",
+}
+SET = [
+    ("sed=1", "unknown key 'sed'.*known keys there: .*seed"),
+    ("novelty.questoin=0.8", "unknown key 'novelty.questoin'.*question, solution"),
+    ("endpoints.arbiter.modle=x", "unknown key 'endpoints.arbiter.modle'.*model"),
+    ("budgets.NOTES=5", "unknown key 'budgets.NOTES'"),
+    ("judge.confidence", "'judge.confidence' is not KEY=VALUE"),
+    ("=3", "is not KEY=VALUE"),
+    ("novelty.question=2", "novelty.question: .*less than or equal to 1"),
+    ("novelty.question=nan", "novelty.question: "),
+    ("target=0", "target: .*greater than or equal to 1"),
+    ("target=99999999999999999999", "target: .*less than"),
+    ("concurrency=2000", "concurrency: .*1024"),
+    ("seeds.min=0", "seeds.min: "),
+    ("seeds={min = 6, max = 5}", "min is larger than max"),
+    ("endpoints.arbiter.delay_s=inf", "endpoints.arbiter.delay_s: .*finite"),
+    ("embedder=[1]", "embedder: .*string"),
+    ("embedder=nobody", "embedder is 'nobody'; known: "),
+    ("roles.judge.endpoint=nobody", "roles.judge.endpoint is 'nobody'; known: program, "),
+    ("roles.attacker.endpoint=program", "carry no programs"),
+    ("domain=starter", "the settings are for the domain 'starter'"),
+]
+WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "unknown command": (("fly",), 2, "No such command 'fly'"),
+    "unknown option": (("run", "list", "--fast"), 2, "No such option"),
+    "no domain": (("run", "start"), 2, "Missing option '--domain'"),
+    "unknown domain": (("run", "start", "--domain", "chess"), 2, "no domain 'chess'.*choose one of: gsmhard, starter"),
+    "unknown profile": ((*START, "--profile", "gpu"), 2, "no profile 'gpu'.*choose one of: embedded, scripted"),
+    "missing profile file": ((*START, "--profile", "no.toml"), 2, r"no\.toml: No such file"),
+    "profile of another shape": ((*START, "--profile", "flat.toml"), 2, "endpoints: .*valid dictionary"),
+    "profile of an odd shape": ((*START, "--profile", "odd.toml"), 2, "without_programs is not a table"),
+    "examples out of range": ((*START, "--examples", "0"), 2, "'--examples': 0 is not in the range"),
+    "missing config": ((*START, "--config", "nowhere.toml"), 2, r"nowhere\.toml: No such file.*a file that exists"),
+    "config is a folder": ((*START, "--config", "."), 2, "is a directory"),
+    "config is no TOML": ((*START, "--config", "broken.toml"), 2, r"broken\.toml: Invalid value \(at line 1"),
+    "config is no UTF-8": ((*START, "--config", "latin.toml"), 2, r"latin\.toml: .*UTF-8"),
+    "config with an unknown key": ((*START, "--config", "unknown.toml"), 2, "unknown key 'novelty.questoin'"),
+    "missing weights": (("run", "start", "--domain", "starter"), 4, "nanoflux models pull smollm2-135m"),
+    "benchmark not imported": ((*START, "--domain", "gsmhard"), 4, "nanoflux data import gsmhard PATH"),
+    "no such importer": (("data", "import", "chess", "row.jsonl"), 2, "no importer reads 'chess'.*known: gsmhard"),
+    "no such file": (("data", "import", "gsmhard", "no.jsonl"), 2, r"no\.jsonl: No such file"),
+    "two files": (("data", "import", "gsmhard", "row.jsonl", "json.jsonl"), 2, "is one file, not 2"),
+    "an empty file": (("data", "import", "gsmhard", "empty.jsonl"), 2, "has no items"),
+    "a row without its keys": (("data", "import", "gsmhard", "row.jsonl"), 2, r"row\.jsonl, line 3: key 'input'"),
+    "a row that is no JSON": (("data", "import", "gsmhard", "json.jsonl"), 2, "line 2: not JSON.*nothing was"),
+    "a row that is no UTF-8": (("data", "import", "gsmhard", "bytes.jsonl"), 2, "line 2: not JSON in UTF-8"),
+    "a program that disagrees": (("data", "import", "gsmhard", "wrong.jsonl"), 2, "line 2: its program gives '4'"),
+    "unknown benchmark": (("data", "show", "chess"), 4, "'chess' has no train items"),
+    "unknown split": (("data", "show", "starter", "--split", "exam"), 2, "no split 'exam'.*train, dev, test"),
+    "no ledger for list": (("run", "list"), 4, "there is no ledger at .*start a run"),
+    "no ledger for show": (("run", "show", "x"), 4, "there is no ledger"),
+    "no ledger for resume": (("run", "resume", "x"), 4, "there is no ledger"),
+    "no ledger for verify": (("run", "verify", "x"), 4, "there is no ledger"),
+    "no ledger for replay": (("run", "replay", "x"), 4, "there is no ledger"),
+    "no ledger for examples": (("examples", "list", "x"), 4, "there is no ledger"),
+    "no ledger for report": (("report", "x"), 4, "there is no ledger"),
+    **{f"--set {text}": ((*START, "--set", text), 2, told) for text, told in SET},
+}  # fmt: skip
+
+
+OUTSIDE = ("unknown domain", "unknown option", "missing weights", "a row without its keys", "--set sed=1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the wrong commands name."""
+    folder = tmp_path_factory.mktemp("wrong")
+    for name, content in FILES.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def recorded(home: Path) -> list[tuple]:
+    """What a ledger holds of runs and benchmarks; none at all is as good."""
+    if not (home / "ledger.db").exists():
+        return []
+    with sqlite3.connect(home / "ledger.db") as connection:
+        return connection.execute("SELECT id FROM runs UNION ALL SELECT name FROM datasets").fetchall()
+
+
+def assert_told(ended, code: int, told: str) -> None:
+    """One message, with its code, and not a traceback."""
+    assert "Traceback" not in ended.err, ended.err
+    assert ended.code == code, ended.err
+    assert ended.out == ""
+    assert re.search(told, ended.err, re.DOTALL), ended.err
+    assert len(ended.err.strip().splitlines()) <= 5, "more than one message"
+
+
+def wrong(give: Callable, name: str, folder: Path, home: Path) -> None:
+    words, code, told = WRONG[name]
+    assert_told(give(home, *(str(folder / word) if word in FILES else word for word in words)), code, told)
+    assert recorded(home) == []
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_named_and_leaves_nothing_behind(
+    folder: Path, tmp_path: Path, called: Callable, name: str
+) -> None:
+    wrong(called, name, folder, tmp_path / "home")
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_so_it_is_in_a_process_of_its_own(folder: Path, tmp_path: Path, nanoflux: Callable, name: str) -> None:
+    wrong(nanoflux, name, folder, tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "show"), ("run", "resume"), ("run", "verify"), ("run", "replay"), ("examples", "list"),
+     ("examples", "show"), ("report",), ("train",)],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_is_not_there_is_not_matched(home: Path, called: Callable, arguments: tuple[str, ...]) -> None:
+    assert_told(called(home, *arguments, "nobody"), 4, "there is no (run|example) 'nobody'")
+
+
+# Ledgers
+
+
+@pytest.mark.parametrize("arguments", [("run", "list"), (*START,), ("run", "resume", "tour")], ids=lambda a: a[1])
+def test_a_ledger_from_a_newer_version_is_left_alone(
+    home: Path, nanoflux: Callable, arguments: tuple[str, ...]
+) -> None:
+    with sqlite3.connect(home / "ledger.db") as connection:
+        connection.execute("INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('nanoflux', 'm901_x')")
+    connection.close()
+    before = (home / "ledger.db").read_bytes()
+    assert_told(nanoflux(home, *arguments), 1, r"written by a newer version of NanoFlux \(it holds m901_x\).*--home")
+    assert (home / "ledger.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [("run", "list"), (*START,)], ids=lambda a: a[1])
+def test_a_file_that_is_no_ledger_is_left_alone(tmp_path: Path, nanoflux: Callable, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "ledger.db").write_text("dear diary\n" * 100)
+    assert_told(nanoflux(tmp_path, *arguments), 1, "not a readable ledger.*restore a backup")
+    assert (tmp_path / "ledger.db").read_text() == "dear diary\n" * 100
+
+
+# Homes
+
+
+def test_a_home_below_a_file_cannot_be(tmp_path: Path, nanoflux: Callable) -> None:
+    (tmp_path / "file").write_text("mine")
+    ended = nanoflux(tmp_path / "file" / "home", *START)
+    assert_told(ended, 2, r"home folder .*/file/home cannot be written: Not a directory.*--home or NANOFLUX_HOME")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_home_that_is_mounted_read_only_is_named(tmp_path: Path, nanoflux: Callable) -> None:
+    """For root too, which no permission keeps out."""
+    script = f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec "$@"'
+    if subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs tmpfs {tmp_path}"], capture_output=True
+    ).returncode:
+        pytest.skip("no user namespaces here, so nothing can be mounted")
+    ended = nanoflux(tmp_path / "home", *START, prefix=("unshare", "-rm", "sh", "-c", script, "sh"))
+    assert_told(ended, 2, "cannot be written: Read-only file system")
+
+
+def test_a_home_of_somebody_else_is_named(tmp_path: Path, nanoflux: Callable) -> None:
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
+    if (
+        nobody
+        and subprocess.run([*nobody, sys.executable, "-c", "import nanoflux_local"], capture_output=True).returncode
+    ):
+        pytest.skip("run by root, and another user cannot reach this interpreter")
+    tmp_path.chmod(0o555)
+    assert_told(nanoflux(tmp_path / "home", *START, prefix=nobody), 2, "cannot be written: Permission denied")
+
+
+# Servers
+
+PROFILE = """
+embedder = "hashing"
+[endpoints]
+hashing = {{ interface = "scripted", model = "hashing" }}
+server = {{ interface = "openai_chat", model = "m", url = "{url}" }}
+[roles]
+attacker = {{ endpoint = "server" }}
+defender = {{ endpoint = "server" }}
+judge = {{ endpoint = "server" }}
+"""
+
+
+def test_a_port_that_does_not_answer_is_named_and_the_run_can_go_on(tmp_path: Path, nanoflux: Callable) -> None:
+    with socket.socket() as taken:  # bound and not listening: whoever connects is refused
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        (tmp_path / "server.toml").write_text(PROFILE.format(url=url))
+        start = ("run", "start", "--domain", "starter-genetics", "--profile", str(tmp_path / "server.toml"))
+        ended = nanoflux(tmp_path / "home", *start, "--name", "r", "--concurrency", "1")
+    assert ended.code == 1 and ended.out == "" and "Traceback" not in ended.err
+    assert f"{url} does not answer: " in ended.err and "nanoflux run resume" in ended.err
+    shown = nanoflux(tmp_path / "home", "run", "show", "r", "--json").json
+    assert (shown["status"], shown["turns"]) == ("failed", 0) and url in shown["message"]
+    assert nanoflux(tmp_path / "home", "run", "verify", "r").code == 0

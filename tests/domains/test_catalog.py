@@ -1,0 +1,172 @@
+"""The domains that ship: their numbers are SPEC §2's, and every prompt asks for every section that is read."""
+
+import itertools
+import re
+
+import jinja2
+import pytest
+
+from nanoflux_local.domains.base import PROMPTS, Domain, built_in, load_domain
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.defender import defender_messages
+from nanoflux_local.roles.sections import read_sections
+from nanoflux_local.transcript import Attack, Defence, Seed
+
+SPEC_SECTIONS = {
+    "attacker": ("QUESTION", "SOLUTION", "ANSWER", "REFLECTION"),
+    "defender": ("ANALYSIS", "SOLUTION", "ANSWER"),
+    "validation": ("ANALYSIS", "VERIFICATION", "DECISION", "CONFIDENCE", "EXPLANATION"),
+    "evaluation": (
+        "ANALYSIS", "REASONING QUALITY", "CALCULATION ACCURACY", "DECISION", "CONFIDENCE", "EXPLANATION",
+    ),
+}  # fmt: skip
+SPEC_NUMBERS = {"gsmhard": ((5, 7), 0.85), "starter-genetics": ((5, 7), 0.80), "starter-medicine": ((7, 12), 0.75)}
+SEEDS = (
+    Seed("a", "x", "Seed question {{ one }}?", "11", "its solution"),
+    Seed("b", "x", "Seed question two?", "B", options={"A": "an ant", "B": "a bee"}),
+)
+ATTACK = Attack("A new {% question %}?", "Its \\solution", "<42>")
+DEFENCE = Defence("Another {{ way }}", "41 & more", "An analysis")
+VALUES = {
+    "attacker": {"seeds": SEEDS},
+    "defender": {"question": ATTACK.question, "budgets": {"ANALYSIS": 77, "SOLUTION": 78, "ANSWER": 79}, "first": True},
+    "validation": {"attack": ATTACK},
+    "evaluation": {"attack": ATTACK, "defence": DEFENCE},
+    "confidence": {"confidence": 0.62},
+}
+SHOWN = {
+    "attacker": ["Seed question {{ one }}?", "Seed question two?", "A. an ant", "B. a bee", "11"],
+    "defender": [ATTACK.question],
+    "validation": [ATTACK.question, ATTACK.solution, ATTACK.answer],
+    "evaluation": [ATTACK.question, ATTACK.solution, ATTACK.answer, DEFENCE.solution, DEFENCE.answer, DEFENCE.analysis],
+    "confidence": ["0.62"],
+}
+EACH = list(itertools.product(built_in(), PROMPTS))
+
+
+def test_the_domains_that_ship():
+    assert built_in() == ["gsmhard", "starter", "starter-genetics", "starter-medicine"]
+
+
+@pytest.mark.parametrize(("name", "prompt"), EACH)
+def test_every_prompt_renders_with_everything_in_it_as_it_is(name, prompt):
+    domain = load_domain(name)
+    text = domain.render(prompt, VALUES[prompt])
+    for shown in SHOWN[prompt]:
+        assert shown in text, shown
+    assert text == text.strip()
+    assert "\n\n\n" not in text and "None" not in text
+
+
+@pytest.mark.parametrize(("name", "prompt"), EACH)
+def test_a_prompt_without_its_values_is_an_error(name, prompt):
+    values = dict(VALUES[prompt])
+    values.pop(next(iter(values)))
+    with pytest.raises(jinja2.UndefinedError):
+        load_domain(name).render(prompt, values)
+
+
+@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize("role", SPEC_SECTIONS)
+def test_the_sections_are_the_papers(name, role):
+    found = getattr(load_domain(name).sections, role)
+    if (name, role) == ("starter", "defender"):
+        assert found == ("SOLUTION", "ANSWER"), "the small model is spared the analysis"
+    else:
+        assert set(SPEC_SECTIONS[role]) <= set(found)
+
+
+@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize("role", SPEC_SECTIONS)
+def test_a_prompt_asks_for_every_section_that_is_read_in_its_order(name, role):
+    domain = load_domain(name)
+    text = domain.render(role, VALUES[role])
+    places = [re.search(rf"(?:^|\W){section}: ", text) for section in getattr(domain.sections, role)]
+    assert all(places)
+    assert [place.start() for place in places] == sorted(place.start() for place in places)
+
+
+@pytest.mark.parametrize("name", built_in())
+@pytest.mark.parametrize(
+    ("role", "words"),
+    [("validation", "DECISION: VALID or INVALID"), ("evaluation", "DECISION: CORRECT or INCORRECT"),
+     ("evaluation", "SOUND or UNSOUND"), ("validation", "from 0 to 1"), ("evaluation", "from 0 to 1")],
+)  # fmt: skip
+def test_judges_are_told_the_words_that_are_read(name, role, words):
+    assert words in load_domain(name).render(role, VALUES[role])
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_no_prompt_shows_the_defender_the_solution_or_the_validator_a_defence(name):
+    domain = load_domain(name)
+    text = " ".join(message.content for message in defender_messages(domain, domain.budgets, ATTACK.question))
+    assert ATTACK.question in text
+    assert ATTACK.solution not in text and ATTACK.answer not in text
+
+
+@pytest.mark.parametrize("name", [name for name in built_in() if name != "starter"])
+def test_the_defender_is_told_its_budgets(name):
+    domain = load_domain(name)
+    assert domain.budgets == {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
+    text = domain.render("defender", VALUES["defender"])
+    assert [f"at most {budget} tokens" in text for budget in (77, 78, 79)] == [True] * 3
+
+
+@pytest.mark.parametrize("name", SPEC_NUMBERS)
+def test_seed_counts_and_thresholds_are_the_papers(name):
+    domain = load_domain(name)
+    (low, high), theta = SPEC_NUMBERS[name]
+    assert (domain.seeds.min, domain.seeds.max) == (low, high)
+    assert (domain.novelty.question, domain.novelty.solution) == (theta, 0.75)
+    assert 0.9 <= domain.confidence <= 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "answer", "plain"),
+    [
+        ("gsmhard", "one number", "$1,200", "1200"),
+        ("starter", "one number", "12 eggs", "12"),
+        ("starter-genetics", "(A, B, C, D, E)", "e.", "E"),
+        ("starter-medicine", "(A, B, C, D)", "(d)", "D"),
+    ],
+)
+def test_answers_are_asked_for_as_they_are_read(name, rule, answer, plain):
+    domain = load_domain(name)
+    assert rule in domain.answer_rule
+    assert domain.answer_rule in domain.render("attacker", VALUES["attacker"])
+    assert plain_answer(domain, answer) == plain
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_worked_examples_are_readable_right_and_not_cut_off(name):
+    domain = load_domain(name)
+    for message in defender_messages(domain, domain.budgets, "Q"):
+        if message.role == "assistant":
+            sections = read_sections(message.content, domain.sections.defender, once=("ANSWER",))
+            answer = plain_answer(domain, sections["ANSWER"])
+            assert answer == sections["ANSWER"], "the answer stands alone, in its plain form"
+            calculated = [
+                (left, right)
+                for left, right in re.findall(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]*\d)", sections["SOLUTION"])
+            ]
+            assert calculated and all(eval(left) == float(right) for left, right in calculated)
+            assert calculated[-1][1] == answer
+            assert not any(stop in message.content for stop in domain.stop)
+
+
+def test_only_domains_with_programs_say_so():
+    assert {name: load_domain(name).programs for name in built_in()} == {
+        "gsmhard": True, "starter": True, "starter-genetics": False, "starter-medicine": False,
+    }  # fmt: skip
+
+
+def test_an_unknown_domain_lists_the_known():
+    with pytest.raises(ConfigError) as caught:
+        load_domain("poetry")
+    assert "'poetry'" in caught.value.message and "starter-medicine" in caught.value.fix
+
+
+def test_a_domain_refuses_unknown_keys():
+    with pytest.raises(ValueError, match="sonnets"):
+        Domain.model_validate({**load_domain("gsmhard").model_dump(), "sonnets": 1})

@@ -1,0 +1,244 @@
+"""The starter domain's own seeds: enough of them, right, graded, split, and refused when malformed."""
+
+import json
+import math
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from nanoflux_local.domains.starter.items import load_choice_items, parse_choice_items
+from nanoflux_local.domains.starter.templates import SPLITS, Template, load_templates, parse_templates, plain_number
+from nanoflux_local.errors import DataError, UsageError
+
+TEMPLATES = load_templates()
+LETTERS = {"genetics": "ABCDE", "medicine": "ABCD"}
+GOOD = """
+[[template]]
+id = "bakery-tray-count"
+split = "train"
+steps = 1
+text = "A bakery fills {trays} trays with {rolls} rolls each."
+ask = "How many rolls are there in all?"
+result = "the number of rolls in all"
+unit = "rolls"
+program = "answer = trays * rolls"
+solution = ["{trays} trays times {rolls} rolls is {trays} * {rolls} = {answer} rolls."]
+where = "trays > 1"
+[template.quantities]
+trays = { low = 3, high = 12 }
+rolls = { low = 4, high = 20, link = true }
+"""
+
+
+def each_template(test):
+    return pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.id)(test)
+
+
+def draws(template: Template, count: int = 30) -> list[dict[str, int]]:
+    rng = random.Random(template.id)
+    return [template.draw(rng) for _ in range(count)]
+
+
+def test_enough_templates_in_enough_settings_at_every_step_count():
+    steps = Counter(template.steps for template in TEMPLATES)
+    assert len(TEMPLATES) >= 60
+    assert len({template.setting for template in TEMPLATES}) >= 10
+    assert sorted(steps) == [1, 2, 3, 4, 5]
+    assert [steps[n] for n in range(1, 6)] == sorted(steps.values(), reverse=True), "fewer templates at more steps"
+
+
+def test_no_two_templates_share_an_id_or_a_text():
+    for key in ("id", "text", "result", "ask"):
+        counts = Counter(getattr(template, key) for template in TEMPLATES)
+        assert max(counts.values()) == 1, counts.most_common(1)
+
+
+def test_every_split_has_templates_of_one_to_three_steps_in_about_its_share():
+    for steps in (1, 2, 3):
+        assert {t.split for t in TEMPLATES if t.steps == steps} == set(SPLITS)
+    share = Counter(template.split for template in TEMPLATES)
+    for split, expected in (("train", 0.6), ("dev", 0.1), ("test", 0.3)):
+        assert abs(share[split] / len(TEMPLATES) - expected) < 0.05, share
+
+
+def test_every_setting_has_train_and_test_templates():
+    for setting in {template.setting for template in TEMPLATES}:
+        assert {t.split for t in TEMPLATES if t.setting == setting} >= {"train", "test"}, setting
+
+
+@each_template
+def test_draws_solve_to_positive_answers_and_fill_every_placeholder(template):
+    for values in draws(template):
+        variables = template.solve(values)
+        assert template.admits(values)
+        assert all(math.isfinite(x) and x > 0 and round(x, 2) == x for x in variables.values())
+        lines = template.solution_lines(variables)
+        assert len(lines) == template.steps
+        assert not re.search(r"[{}]", " ".join([template.question_text(values), *lines]))
+        assert re.search(rf"= {re.escape(plain_number(variables['answer']))}\b", lines[-1])
+        assert isinstance(variables["answer"], int), "drawn numbers give whole answers"
+
+
+@each_template
+def test_every_equation_in_a_solution_holds(template):
+    """The sentences are checked apart from the program: what they say must be true arithmetic."""
+    for values in draws(template):
+        for line in template.solution_lines(template.solve(values)):
+            left, right = re.search(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]+)", line).groups()
+            assert math.isclose(eval(left), float(right)), line
+
+
+@each_template
+def test_texts_are_short_enough_for_a_small_model(template):
+    text = template.question_text(draws(template, 1)[0])
+    assert len(text.split()) < (25 if template.steps == 1 else 90)
+    assert "$" not in text + template.ask + template.result
+    assert template.ask.endswith("?") and "?" not in text
+    if template.steps == 1:
+        assert all(template.solve(values)["answer"] <= 200 for values in draws(template))
+
+
+@each_template
+def test_links_admit_results_of_earlier_parts(template):
+    rng = random.Random(template.id)
+    assert template.links
+    for link in template.links:
+        quantity = next(q for q in template.quantities if q.name == link)
+        values = [{**template.draw(rng), link: rng.randint(quantity.low, quantity.high * 20)} for _ in range(60)]
+        assert sum(template.admits(v) for v in values) >= 15, f"{link} takes too few results"
+        assert not template.admits({**values[0], link: 2.5})
+        assert not template.admits({**values[0], link: 0})
+        assert " A" in template.question_text({**values[0], link: "A"})
+
+
+@each_template
+def test_the_same_seed_draws_the_same_values(template):
+    assert draws(template) == draws(template)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(12, "12"), (12.0, "12"), (1234.5, "1234.5"), (0.1 + 0.2, "0.3"), (1e12, "1000000000000"), (-0.0, "0")],
+)
+def test_numbers_are_written_plainly(number, text):
+    assert plain_number(number) == text
+
+
+def test_a_good_template_is_read_as_written():
+    (template,) = parse_templates("baking.toml", GOOD)
+    values = {"trays": 3, "rolls": 4}
+    assert (template.setting, template.links) == ("baking", ("rolls",))
+    assert template.solve(values) == {"trays": 3, "rolls": 4, "answer": 12}
+    assert template.question_text({**values, "rolls": "A"}) == "A bakery fills 3 trays with A rolls each."
+    assert template.solution_lines(template.solve(values)) == ["3 trays times 4 rolls is 3 * 4 = 12 rolls."]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('unit = "rolls"', 'unit = "rolls"\nunits = "rolls"', "units"),
+        ('unit = "rolls"\n', "", "unit"),
+        ('unit = "rolls"', "unit = 7", "unit"),
+        ('split = "train"', 'split = "trial"', "split"),
+        ("steps = 1", "steps = 2", "solution"),
+        ("steps = 1", "steps = true", "steps"),
+        ("fills {trays}", "fills {pans}", "text"),
+        ("fills {trays}", "fills {trays", "text"),
+        ("= {answer} rolls", "= {total} rolls", "solution"),
+        ("How many rolls", "How many {rolls}", "ask"),
+        ("answer = trays", "answer = pans", "program"),
+        ("answer = trays * rolls", "total = trays * rolls", "program"),
+        ("answer = trays * rolls", "trays = trays * rolls", "program"),
+        ("answer = trays * rolls", "answer = trays *", "program"),
+        ("trays > 1", "pans > 1", "where"),
+        ("trays > 1", "trays = 2", "where"),
+        ("low = 3", "lowest = 3", "quantities.trays.lowest"),
+        ("low = 3, ", "", "quantities.trays.low"),
+        ("low = 3", "low = 13", "quantities.trays.high"),
+        ("low = 3", "low = 0", "quantities.trays.low"),
+        (", link = true", "", "quantities"),
+    ],
+)
+def test_a_bad_template_is_refused_by_file_id_and_key(old, new, key):
+    assert old in GOOD
+    with pytest.raises(DataError) as caught:
+        parse_templates("baking.toml", GOOD.replace(old, new, 1))
+    for part in ("baking.toml", "bakery-tray-count", repr(key)):
+        assert part in caught.value.message
+
+
+@pytest.mark.parametrize("content", ["[[template]", '[[templates]]\nid = "x"', "other = 1\n" + GOOD])
+def test_a_file_that_is_no_list_of_templates_is_refused(content):
+    with pytest.raises(DataError, match=r"baking\.toml"):
+        parse_templates("baking.toml", content)
+
+
+def test_a_where_that_nothing_satisfies_is_an_error_and_not_an_endless_loop():
+    (template,) = parse_templates("baking.toml", GOOD.replace("trays > 1", "trays > 99"))
+    with pytest.raises(DataError, match=r"baking\.toml.*bakery-tray-count.*where"):
+        template.draw(random.Random(0))
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_choice_items_are_many_split_and_balanced(name):
+    items = load_choice_items(name)
+    letters = Counter(item.answer for item in items)
+    assert len(items) >= 40
+    assert {item.split for item in items} == set(SPLITS)
+    assert set(letters) == set(LETTERS[name]) and max(letters.values()) - min(letters.values()) <= 1
+    for split in ("train", "test"):
+        assert {item.answer for item in items if item.split == split} == set(LETTERS[name])
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_choice_items_are_whole(name):
+    for item in load_choice_items(name):
+        assert item.id.startswith(f"{name}-")
+        assert "".join(item.options) == LETTERS[name] and item.question.endswith("?")
+        assert 2 <= len(re.findall(r"[.!](?: |$)", item.solution)) <= 5, item.id
+        assert not re.search(r"\boption\b", item.solution, re.IGNORECASE), "letters are shuffled, so none is named"
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_the_longest_option_does_not_give_the_answer_away(name):
+    items = load_choice_items(name)
+    longest = sum(max(item.options, key=lambda letter: len(item.options[letter])) == item.answer for item in items)
+    assert longest / len(items) < 0.4
+
+
+def test_no_question_is_asked_twice():
+    questions = [item.question for name in LETTERS for item in load_choice_items(name)]
+    assert len(questions) == len(set(questions))
+
+
+def row(**changes: object) -> str:
+    good = {"id": "x-one", "split": "train", "question": "Which?", "options": {"A": "this", "B": "that"}}
+    rest = {"answer": "B", "solution": "It is that. So it is.", "source": "A book"}
+    return json.dumps({key: value for key, value in {**good, **rest, **changes}.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "JSON"),
+        ("[]", "object"),
+        (row(answer="C"), "'answer'"),
+        (row(source=None), "'source' is missing"),
+        (row(level=3), "'level' is unknown"),
+        (row(split="trial"), "'split'"),
+        (row(options={"A": "this", "C": "that"}), "'options'"),
+        (row(options={"A": "this", "B": "this"}), "same text twice"),
+        (row(), "used twice"),
+    ],
+)
+def test_a_bad_item_is_refused_by_file_and_line(line, problem):
+    with pytest.raises(DataError) as caught:
+        parse_choice_items("x.jsonl", f"{row()}\n{line}\n")
+    assert "x.jsonl, line 2" in caught.value.message and problem in caught.value.message
+
+
+def test_an_unknown_set_of_items_is_refused_by_name():
+    with pytest.raises(UsageError, match="genetics, medicine"):
+        load_choice_items("astrology")

@@ -1,0 +1,53 @@
+"""The local embedder on the real model."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanoflux_local.endpoints.embedder import LocalEmbedder
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.records import EmbedRequest, Vector
+
+pytestmark = pytest.mark.real_model
+
+
+@pytest.fixture(scope="module")
+def embedder(minilm_dir: Path) -> LocalEmbedder:
+    return LocalEmbedder(minilm_dir)
+
+
+async def vector(embedder: LocalEmbedder, text: str) -> Vector:
+    return (await embedder.embed(EmbedRequest(embedder.identity, text))).vector
+
+
+async def test_vectors_are_of_unit_length_and_mean_something(embedder: LocalEmbedder) -> None:
+    cat, kitten, tax = [await vector(embedder, text) for text in ("A cat sleeps.", "A kitten naps.", "Tax law")]
+    assert cat.shape == (embedder.dimensions,) == (384,) and cat.dtype == np.float32
+    assert np.linalg.norm(cat) == pytest.approx(1.0, abs=1e-6)
+    assert cat @ kitten > cat @ tax + 0.2
+
+
+async def test_a_vector_is_bit_equal_under_concurrency(embedder: LocalEmbedder) -> None:
+    texts = [f"Question {i}: {'how many apples are left ' * (i % 5)}" for i in range(24)]
+    alone = [await vector(embedder, text) for text in texts]
+    together = await asyncio.gather(*(vector(embedder, text) for text in reversed(texts)))
+    assert all(map(np.array_equal, alone, reversed(together)))
+
+
+async def test_nothing_of_a_long_text_is_ignored(embedder: LocalEmbedder) -> None:
+    filler = "the train leaves the station and "
+    ends = [await vector(embedder, filler * 60 + end) for end in ("giraffes eat leaves", "inflation rises fast")]
+    assert not np.array_equal(*ends)
+    assert np.linalg.norm(ends[0]) == pytest.approx(1.0, abs=1e-6)
+
+
+async def test_empty_and_odd_texts_have_vectors(embedder: LocalEmbedder) -> None:
+    for text in ("", "\ud800 odd", "naïve – 50 %"):
+        assert np.isfinite(await vector(embedder, text)).all()
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EndpointError, match="no installed weights"):
+        LocalEmbedder(tmp_path)

@@ -1,0 +1,219 @@
+"""The in-process endpoint on the real small model: one request, one reply, whatever else is asked."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.adapter_hash import adapter_hash
+from nanoflux_local.endpoints.batcher import Batcher
+from nanoflux_local.endpoints.in_process import InProcessEndpoint
+from nanoflux_local.errors import DataError, EndpointError
+from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
+
+pytestmark = pytest.mark.real_model
+ROWS = 4
+GREEDY, SAMPLED = Sampling(max_tokens=16), Sampling(temperature=0.9, top_p=0.9, max_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def endpoint(smollm2_dir: Path):
+    endpoint = InProcessEndpoint(smollm2_dir, rows=ROWS, device="cpu")
+    yield endpoint
+    asyncio.run(endpoint.close())
+
+
+def ask(endpoint: InProcessEndpoint, text: str, sampling: Sampling = GREEDY, seed: int = 0) -> ChatRequest:
+    return ChatRequest(endpoint.identity, (Message("user", text),), sampling, seed)
+
+
+def said(reply: ChatReply) -> dict[str, object]:
+    """All of a reply but the time it took."""
+    return {key: value for key, value in asdict(reply).items() if key != "seconds"}
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_a_reply_is_the_same_alone_and_among_others(endpoint: InProcessEndpoint, sampling: Sampling) -> None:
+    request = ask(endpoint, "Add 17 and 25, then say why.", sampling, seed=11)
+    alone = await endpoint.chat(request)
+    # More than fit at once, of all lengths: some start in the middle of others, beside rows of many sizes.
+    others = [ask(endpoint, f"Count {i} of: {'apples and pears ' * (i * 7 % 20)}", SAMPLED, i) for i in range(ROWS + 2)]
+    for place in (0, ROWS + 2):
+        asked = [*others[:place], request, *others[place:]]
+        replies = await asyncio.gather(*map(endpoint.chat, asked))
+        assert said(replies[place]) == said(alone)
+    assert endpoint.repeatable
+
+
+async def test_logits_are_bit_equal_in_any_company(smollm2_dir: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from nanoflux_local.endpoints.decoder import Decoder
+
+    decoder = Decoder(smollm2_dir, None, ROWS, "cpu", "bfloat16")
+    prompt = list(range(40, 70))
+
+    def trace(row: int, company: dict[int, int], token: int) -> list:
+        for other, length in company.items():
+            decoder.prefill(other, [100 + other] * length, length + 8)
+        logits = [decoder.prefill(row, prompt, 64)]
+        for step in range(4):
+            logits.append(decoder.step([50 + step if i == row else token for i in range(ROWS)])[row])
+        for used in (row, *company):
+            decoder.release(used)
+        return logits
+
+    alone = trace(0, {}, 0)
+    for company in ({1: 3}, {1: 300, 2: 70}, {0: 33, 1: 600, 2: 5}):
+        row = ROWS - 1
+        assert all(map(torch.equal, alone, trace(row, company, 99)))
+    assert decoder.self_check() and decoder.agrees()
+
+
+async def test_seeds_part_and_repeat(endpoint: InProcessEndpoint) -> None:
+    asked = [ask(endpoint, "Tell a story about the sea.", SAMPLED, seed) for seed in (1, 2, 1)]
+    first, second, again = [reply.text for reply in await asyncio.gather(*map(endpoint.chat, asked))]
+    assert first == again != second
+
+
+async def test_a_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoint) -> None:
+    whole = (await endpoint.chat(ask(endpoint, "Write the numbers from one to ten as words."))).text
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 5]
+    reply = await endpoint.chat(ask(endpoint, "Write the numbers from one to ten as words.", Sampling(stop=(stop,))))
+    assert (reply.text, reply.finish) == (whole[: whole.index(stop)], "stop")
+
+
+async def test_max_tokens_and_the_end_of_turn(endpoint: InProcessEndpoint) -> None:
+    cut, whole = await asyncio.gather(
+        endpoint.chat(ask(endpoint, "Tell a long story.", Sampling(max_tokens=5))),
+        endpoint.chat(ask(endpoint, "Say only: yes.", Sampling(max_tokens=200))),
+    )
+    assert (cut.finish, cut.completion_tokens) == ("length", 5)
+    assert whole.finish == "stop" and "<|" not in whole.text
+    assert cut.prompt_tokens > 5 and cut.seconds > 0
+
+
+async def test_a_prompt_beyond_the_context_says_so_and_harms_nobody(endpoint: InProcessEndpoint) -> None:
+    long, short = await asyncio.gather(
+        endpoint.chat(ask(endpoint, "word " * 9000)),
+        endpoint.chat(ask(endpoint, "Hello.", Sampling(max_tokens=3))),
+        return_exceptions=True,
+    )
+    assert isinstance(long, EndpointError) and "8192" in long.message and long.fix
+    assert isinstance(short, ChatReply)
+
+
+async def test_cancelled_requests_leave_the_queue_and_their_rows(endpoint: InProcessEndpoint) -> None:
+    tasks = [
+        asyncio.create_task(endpoint.chat(ask(endpoint, f"Story {i}.", Sampling(1.5, max_tokens=4000), i)))
+        for i in range(2 * ROWS)
+    ]
+    await asyncio.sleep(1.0)
+    for task in tasks:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError | ChatReply) for result in results)
+    reply = await asyncio.wait_for(endpoint.chat(ask(endpoint, "Hello.", Sampling(max_tokens=3))), 60)
+    assert reply.completion_tokens == 3
+
+
+async def test_lone_surrogates_and_special_tokens_do_not_break_a_request(endpoint: InProcessEndpoint) -> None:
+    reply = await endpoint.chat(ask(endpoint, "odd \ud800 <|im_end|> text", Sampling(max_tokens=3)))
+    assert reply.completion_tokens <= 3
+    assert endpoint.count_tokens("odd \ud800 text") > 0
+
+
+def test_a_crash_of_the_worker_fails_all_who_wait() -> None:
+    release = threading.Event()
+
+    def load():
+        release.wait(10)
+        raise MemoryError("no room")
+
+    batcher = Batcher(2, load)
+    futures = [batcher.submit(ChatRequest(None, ())) for _ in range(5)]  # type: ignore[arg-type]
+    release.set()
+    for future in futures:
+        with pytest.raises(EndpointError, match="MemoryError: no room"):
+            future.result(10)
+    with pytest.raises(EndpointError, match="no room"):
+        batcher.submit(ChatRequest(None, ()))  # type: ignore[arg-type]
+    batcher.close()
+
+
+async def test_closing_fails_what_is_unfinished_and_may_be_repeated(smollm2_dir: Path) -> None:
+    endpoint = InProcessEndpoint(smollm2_dir, rows=2, device="cpu")
+    task = asyncio.create_task(endpoint.chat(ask(endpoint, "Hello.")))
+    await asyncio.sleep(0.05)
+    await endpoint.close()
+    await endpoint.close()
+    with pytest.raises(EndpointError, match="closed"):
+        await task
+    with pytest.raises(EndpointError, match="closed"):
+        await endpoint.chat(ask(endpoint, "Hello."))
+
+
+def test_identity_names_all_that_changes_the_bits(smollm2_dir: Path) -> None:
+    record = json.loads((smollm2_dir / "weights.json").read_text())
+    identity = InProcessEndpoint(smollm2_dir, rows=8, device="cpu", dtype="float32").identity
+    assert identity.interface == "in_process" and identity.model == "smollm2-135m"
+    assert identity.revision == record["revision"] and identity.adapter == ""
+    assert identity.variant == "cpu float32 rows=8"
+
+
+async def test_an_adapter_changes_replies_and_identity(smollm2_dir: Path, tmp_path: Path) -> None:
+    make_adapter(smollm2_dir, tmp_path)
+    tuned = InProcessEndpoint(smollm2_dir, adapter=tmp_path, rows=ROWS, device="cpu")
+    base = InProcessEndpoint(smollm2_dir, rows=ROWS, device="cpu")
+    try:
+        assert tuned.identity.adapter == adapter_hash(tmp_path) != base.identity.adapter
+        one, other = [await e.chat(ask(e, "What is the capital of France?")) for e in (tuned, base)]
+        assert one.text != other.text and one.prompt_tokens == other.prompt_tokens
+    finally:
+        await tuned.close()
+        await base.close()
+
+
+def make_adapter(base: Path, folder: Path) -> None:
+    """A LoRA with random weights, large enough to matter."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32)
+    get_peft_model(model, config).save_pretrained(str(folder))
+
+
+def test_folders_that_hold_no_weights_or_no_adapter_are_refused(smollm2_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(EndpointError, match=r"no installed weights"):
+        InProcessEndpoint(tmp_path)
+    with pytest.raises(DataError, match="no adapter"):
+        InProcessEndpoint(smollm2_dir, adapter=tmp_path)
+
+
+def test_importing_and_naming_an_endpoint_loads_no_torch(smollm2_dir: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from nanoflux_local.endpoints.in_process import InProcessEndpoint\n"
+        "from nanoflux_local.endpoints.embedder import LocalEmbedder\n"
+        f"e = InProcessEndpoint(pathlib.Path({str(smollm2_dir)!r}), device='cpu')\n"
+        "assert e.count_tokens('one two') == 2\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_begun_reply_is_left_open(smollm2_dir: Path) -> None:
+    from nanoflux_local.endpoints.codec import Codec
+
+    codec = Codec(smollm2_dir)
+    asked = (Message("user", "What is 2 + 2?"),)
+    begun = codec.encode((*asked, Message("assistant", "SOLUTION: 2 + 2 = 4\nANSWER:")))
+    assert begun[: len(codec.encode(asked))] == codec.encode(asked)
+    assert codec.decode(begun).endswith("assistant\nSOLUTION: 2 + 2 = 4\nANSWER:")

@@ -1,0 +1,275 @@
+"""The endpoint for any compatible server, against a real one: what it sends, what it reads, what it refuses."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.endpoints import openai_chat
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.errors import ConfigError, EndpointError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
+
+KEY = "sk-very-secret-123456"
+
+
+def completion(text: Any = "hello", finish: Any = "stop", **more: Any) -> dict[str, Any]:
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
+            **more}  # fmt: skip
+
+
+class Server:
+    """A chat server on a loopback port: answers what `answers` holds, the last one for ever, and notes what came."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, bytes]] = [(200, json.dumps(completion()).encode())]
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.content_type = "application/json"
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                server.headers.append({key.lower(): value for key, value in self.headers.items()})
+                server.paths.append(self.path)
+                code, body = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
+                self.send_response(code)
+                self.send_header("Content-Type", server.content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def answer(self, *answers: tuple[int, Any]) -> None:
+        self.answers = [
+            (code, body if isinstance(body, bytes) else json.dumps(body).encode()) for code, body in answers
+        ]
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    running = Server()
+    yield running
+    running.close()
+
+
+def ask(endpoint: OpenAIChatEndpoint, **more: Any) -> ChatReply:
+    async def send() -> ChatReply:
+        try:
+            return await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "hi"),), **more))
+        finally:
+            await endpoint.close()
+
+    return asyncio.run(send())
+
+
+def test_what_is_sent_is_the_request_and_nothing_else(server: Server) -> None:
+    messages = (Message("system", "Be terse."), Message("user", "2 + 2? ü\n"), Message("assistant", ""))
+    endpoint = OpenAIChatEndpoint("some-model", server.url)
+    sampling = Sampling(0.7, 0.95, 64, ("\n\n", "END"))
+
+    async def send() -> None:
+        await endpoint.chat(ChatRequest(endpoint.identity, messages, sampling, seed=2**62 + 1))
+        await endpoint.chat(ChatRequest(endpoint.identity, messages))
+        await endpoint.close()
+        await endpoint.close()
+
+    asyncio.run(send())
+    told = [{"role": message.role, "content": message.content} for message in messages]
+    assert server.paths == ["/v1/chat/completions"] * 2
+    assert server.bodies == [
+        {"model": "some-model", "messages": told, "temperature": 0.7, "top_p": 0.95, "max_tokens": 64,
+         "seed": 2**62 + 1, "stop": ["\n\n", "END"]},
+        {"model": "some-model", "messages": told, "temperature": 0.0, "top_p": 1.0, "max_tokens": 512, "seed": 0},
+    ]  # fmt: skip
+
+
+def test_who_it_is_names_model_and_server_and_it_promises_no_repeats(server: Server) -> None:
+    endpoint, elsewhere = (OpenAIChatEndpoint("m", url) for url in (server.url, "http://127.0.0.1:9/v1"))
+    assert (endpoint.identity.interface, endpoint.identity.model) == ("openai_chat", "m")
+    assert endpoint.identity != elsewhere.identity
+    assert not endpoint.repeatable and endpoint.count_tokens("text") is None
+
+
+@pytest.mark.parametrize(
+    ("body", "reply"),
+    [
+        (completion("hello", usage={"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}),
+         ("hello", "stop", 12, 3)),
+        (completion("cut of", "length"), ("cut of", "length", 0, 0)),
+        (completion("", "stop"), ("", "stop", 0, 0)),
+        (completion("x", usage=None), ("x", "stop", 0, 0)),
+        (completion("x", usage={}), ("x", "stop", 0, 0)),
+        (completion("x", usage={"prompt_tokens": None, "completion_tokens": "many"}), ("x", "stop", 0, 0)),
+        (completion("x", vendor={"odd": [1]}, choices_extra=3), ("x", "stop", 0, 0)),
+        (completion("\ud800 lone"), ("\ud800 lone", "stop", 0, 0)),
+    ],
+    ids=["with usage", "cut", "empty text", "null usage", "empty usage", "odd usage", "extra keys", "surrogate"],
+)  # fmt: skip
+def test_a_reply_is_read_with_its_usage(server: Server, body: dict[str, Any], reply: tuple[Any, ...]) -> None:
+    server.answer((200, body))
+    found = ask(OpenAIChatEndpoint("m", server.url))
+    assert (found.text, found.finish, found.prompt_tokens, found.completion_tokens) == reply
+    assert found.seconds > 0 and found.usd == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "Expecting value"),
+        (b"{not json", "Expecting property name"),
+        (b"\xff\xfe\x00{}", "codec can't decode"),
+        (b"[]", "without text"),
+        (b"null", "without text"),
+        (b'"hello"', "without text"),
+        ({"choices": []}, "without text"),
+        ({"choices": None}, "without text"),
+        ({"choices": {"a": 1}}, "without text"),
+        ({"choices": [7]}, "without text"),
+        ({"choices": [{"finish_reason": "stop"}]}, "without text"),
+        ({"choices": [{"message": None, "finish_reason": "stop"}]}, "without text"),
+        ({"error": "overloaded"}, "without text"),
+        (completion(None), "without text"),
+        (completion(5), "without text"),
+        (completion(["hello"]), "without text"),
+        (completion("x", "tool_calls"), "ended with 'tool_calls'"),
+        (completion("x", "content_filter"), "ended with 'content_filter'"),
+        (completion("x", "tired"), "ended with 'tired'"),
+        (completion("x", None), "ended with None"),
+    ],
+)
+def test_what_is_no_reply_is_an_endpoint_error(server: Server, body: Any, told: str) -> None:
+    server.answer((200, body))
+    with pytest.raises(EndpointError, match=told) as error:
+        ask(OpenAIChatEndpoint("m", server.url))
+    assert error.value.message.startswith(server.url) and "server's log" in error.value.fix
+
+
+def test_a_page_in_place_of_a_reply_is_an_endpoint_error(server: Server) -> None:
+    server.answer((200, b"<html>Welcome</html>"))
+    server.content_type = "text/html"
+    with pytest.raises(EndpointError, match="without text"):
+        ask(OpenAIChatEndpoint("m", server.url))
+
+
+def test_a_stumbling_server_is_asked_again(server: Server) -> None:
+    server.answer((500, {"error": {"message": "out of memory"}}), (503, b"busy"), (200, completion("at last")))
+    assert ask(OpenAIChatEndpoint("m", server.url)).text == "at last"
+    assert len(server.bodies) == 3 and server.bodies[0] == server.bodies[2]
+
+
+def test_a_server_that_goes_on_failing_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_chat, "RETRIES", 1)
+    server.answer((500, {"error": {"message": "out of memory"}}))
+    with pytest.raises(EndpointError, match=r"answered 500: .*out of memory"):
+        ask(OpenAIChatEndpoint("m", server.url))
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("code", [400, 401, 404, 422])
+def test_a_request_that_the_server_refuses_is_not_repeated(server: Server, code: int) -> None:
+    server.answer((code, {"error": {"message": "the model `m` does not exist"}}))
+    with pytest.raises(EndpointError, match=f"answered {code}: .*does not exist"):
+        ask(OpenAIChatEndpoint("m", server.url))
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/v1", "127.0.0.1:{port}/v1"])
+def test_nobody_there_is_told_with_the_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr(openai_chat, "RETRIES", 0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = url.format(port=taken.getsockname()[1])
+        with pytest.raises(EndpointError, match="does not answer: ") as error:
+            ask(OpenAIChatEndpoint("m", url))
+    assert url in error.value.message and "start the server" in error.value.fix
+
+
+def test_a_server_that_hangs_up_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_chat, "RETRIES", 0)
+    monkeypatch.setattr(openai_chat, "TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(EndpointError, match="does not answer"):
+        ask(OpenAIChatEndpoint("m", f"http://127.0.0.1:{silent.getsockname()[1]}/v1"))
+
+
+# Keys
+
+
+def test_a_key_comes_from_the_environment_and_goes_out_as_bearer(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", f" {KEY}\n")
+    ask(OpenAIChatEndpoint("m", server.url, "SOME_KEY"))
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
+def test_no_key_of_another_server_goes_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    ask(OpenAIChatEndpoint("m", server.url))
+    assert KEY not in str(server.headers)
+
+
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_key_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SOME_KEY", value)
+    with pytest.raises(ConfigError, match="environment variable SOME_KEY is not set"):
+        OpenAIChatEndpoint("m", "http://127.0.0.1:1/v1", "SOME_KEY")
+
+
+def echo(server: Server) -> tuple[int, Any]:
+    return 401, {"error": {"message": f"Incorrect API key provided: {KEY}. You sent 'Bearer {KEY}'."}}
+
+
+@pytest.mark.parametrize("answer", [lambda: (200, completion("ok")), lambda: echo(None)], ids=["right", "refused"])
+def test_a_key_is_in_no_row_log_or_error(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, answer: Callable[[], tuple[int, Any]]
+) -> None:
+    """Also where the server repeats it; with every logger turned up."""
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("SOME_KEY", KEY)
+    server.answer(answer())
+    home = Home(tmp_path).prepare()
+    model = {"interface": "openai_chat", "url": server.url, "key_env": "SOME_KEY"}
+    settings = {"endpoints": {"duelist-a": model, "arbiter": model}, "max_turns": 2}
+    config = binding.resolve("starter-genetics", "scripted", settings, home)
+    run = asyncio.run(runs.start(home, config))
+    refused = answer()[0] != 200
+    if refused:
+        with pytest.raises(EndpointError, match=r"answered 401: .*\[key\]") as error:
+            asyncio.run(runs.carry_on(home, run))
+        assert KEY not in str(error.value)
+    else:
+        asyncio.run(runs.carry_on(home, run))
+    assert f"Bearer {KEY}" in {headers["authorization"] for headers in server.headers}
+    with LedgerView(home.ledger) as view:
+        assert view.run_summary(run)["status"] == ("failed" if refused else "done")
+    for file in tmp_path.rglob("*"):
+        assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
+    assert KEY not in caplog.text

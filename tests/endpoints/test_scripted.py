@@ -1,0 +1,79 @@
+"""The fake that ships: replies and delays depend on the request alone, and it plays every role badly enough."""
+
+import asyncio
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
+from nanoflux_local.records import ChatReply, ChatRequest, EmbedRequest, Message, Sampling
+from nanoflux_local.roles.sections import Unparsed, read_sections
+
+PROMPTS = {
+    ("QUESTION", "SOLUTION", "ANSWER"): "Write sections QUESTION: SOLUTION: ANSWER: with one option letter",
+    ("SOLUTION", "ANSWER"): "Problem: Bo packs 3 boxes of 4 hats and gives 2 away. How many are left?",
+    ("DECISION", "CONFIDENCE"): "DECISION is VALID or INVALID",
+    ("REASONING QUALITY", "DECISION"): "DECISION is CORRECT or INCORRECT.\nReference answer: 4\nIts answer: 5",
+}
+
+
+def ask(endpoint: ScriptedEndpoint, text: str, seed: int = 0) -> ChatRequest:
+    return ChatRequest(endpoint.identity, (Message("user", text),), Sampling(), seed)
+
+
+async def replies(endpoint: ScriptedEndpoint, prompt: str, count: int = 300) -> list[str]:
+    return [(await endpoint.chat(ask(endpoint, prompt, seed))).text for seed in range(count)]
+
+
+async def test_a_reply_depends_on_the_request_alone() -> None:
+    one, other = ScriptedEndpoint("m"), ScriptedEndpoint("m", delay_s=0.001)
+    asks = [ask(one, prompt, seed) for prompt in PROMPTS.values() for seed in range(10)]
+    alone = [(await one.chat(request)).text for request in asks]
+    together = await asyncio.gather(*(other.chat(request) for request in reversed(asks)))
+    assert alone == [reply.text for reply in reversed(together)]
+    assert len(set(alone)) > len(alone) / 3
+    assert (await ScriptedEndpoint("n").chat(ask(ScriptedEndpoint("n"), PROMPTS["SOLUTION", "ANSWER"]))).text
+
+
+async def test_a_delay_does_not_change_who_it_is() -> None:
+    assert ScriptedEndpoint("m", 0.5).identity == ScriptedEndpoint("m").identity != ScriptedEndpoint("n").identity
+
+
+@pytest.mark.parametrize(("sections", "prompt"), PROMPTS.items(), ids=lambda value: value[0] if value else "")
+async def test_each_role_is_mostly_readable_and_sometimes_not(sections: tuple[str, ...], prompt: str) -> None:
+    found = [read_sections(text, sections) for text in await replies(ScriptedEndpoint("m"), prompt)]
+    unread = sum(isinstance(each, Unparsed) for each in found)
+    assert 3 <= unread <= 30
+
+
+async def test_what_makes_a_run_interesting_happens() -> None:
+    endpoint = ScriptedEndpoint("m")
+    attacks = await replies(endpoint, PROMPTS["QUESTION", "SOLUTION", "ANSWER"])
+    questions = Counter(text.partition("QUESTION: ")[2].partition("\n")[0].split(" boxes")[0] for text in attacks)
+    assert questions.most_common(2)[1][1] > 1, "no near-duplicates"
+    assert {text.partition("ANSWER: ")[2][:1] for text in attacks} >= set("ABCD")
+    verdicts = await replies(endpoint, PROMPTS["DECISION", "CONFIDENCE"])
+    assert sum("DECISION: INVALID" in text for text in verdicts) in range(15, 90)
+    assert sum("CONFIDENCE: 0.97" not in text for text in verdicts) in range(15, 90)
+    wrong = await replies(endpoint, PROMPTS["REASONING QUALITY", "DECISION"])
+    assert not any("DECISION: CORRECT" in text for text in wrong)
+
+
+async def test_tokens_are_counted_in_words() -> None:
+    endpoint = ScriptedEndpoint("m", script=lambda prompt, rng: "three words here")
+    reply = await endpoint.chat(ask(endpoint, "two words"))
+    assert reply == ChatReply("three words here", "stop", 2, 3, 0.0)
+    assert endpoint.count_tokens("a b  c\n") == 3
+    await endpoint.close()
+    await endpoint.close()
+
+
+async def test_embeddings_are_unit_vectors_by_shared_words() -> None:
+    embedder = HashingEmbedder("h")
+    texts = ["three apples and a pear", "a pear and three apples!", "tax law", "", "\ud800"]
+    vectors = [(await embedder.embed(EmbedRequest(embedder.identity, text))).vector for text in texts]
+    assert all(np.linalg.norm(vector) == pytest.approx(1, abs=1e-6) for vector in vectors)
+    assert vectors[0] @ vectors[1] == pytest.approx(1, abs=1e-5) and vectors[0] @ vectors[2] < 0.8
+    again = await HashingEmbedder("h").embed(EmbedRequest(embedder.identity, texts[0]))
+    assert np.array_equal(again.vector, vectors[0])

@@ -1,0 +1,67 @@
+"""Strict scoring: right, wrong, unanswered; the ANSWER section decides and nothing else does (paper A.1)."""
+
+import pytest
+
+from nanoflux_local.domains.base import load_domain
+from nanoflux_local.evaluate.scoring import Score, score_reply
+from nanoflux_local.transcript import Seed
+
+NUMBER, LETTER = load_domain("gsmhard"), load_domain("starter-medicine")
+TEXT = NUMBER.model_copy(update={"answer": "text"})
+LARGE = Seed("l", "gsmhard", "Q", "9000000000000")
+
+NUMBERS = {
+    "SOLUTION: s\nANSWER: 1234.5": ("1234.5", "right"),
+    "ANSWER: $1,234.50": ("1234.5", "right"),
+    "**Answer:** 1234.50 dollars": ("1234.5", "right"),
+    "ANSWER: 2469/2": ("1234.5", "right"),
+    "ANSWER: 2 * 617.25 = 1234.5": ("1234.5", "right"),
+    "ANSWER: 1234.501": ("1234.501", "right"),
+    "ANSWER: 1234.51": ("1234.51", "wrong"),
+    "ANSWER: -1234.5": ("-1234.5", "wrong"),
+    "ANSWER: 1234": ("1234", "wrong"),
+    "ANSWER: 0": ("0", "wrong"),
+    "<think>ANSWER: 7</think>ANSWER: 1234.5": ("1234.5", "right"),
+    "<think>ANSWER: 1234.5</think>ANSWER: 7": ("7", "wrong"),
+    "ANSWER: 1234.5\nANSWER: 1234.5": ("1234.5", "right"),
+    "ANSWER: 1234.5\nANSWER: 7": ("", "unanswered"),
+    "ANSWER: 1234.5 or 7": ("", "unanswered"),
+    "ANSWER: I do not know": ("", "unanswered"),
+    "ANSWER:": ("", "unanswered"),
+    "The answer is 1234.5": ("", "unanswered"),
+    "<think>ANSWER: 1234.5": ("", "unanswered"),
+    "": ("", "unanswered"),
+}
+LETTERS = {
+    "ANSWER: B": ("B", "right"),
+    "ANSWER: (b) bee": ("B", "right"),
+    "ANSWER: **B.**\n\nBees sting.": ("B", "right"),
+    "ANSWER: C": ("C", "wrong"),
+    "ANSWER: B or C": ("", "unanswered"),
+    "ANSWER: E": ("", "unanswered"),
+    "ANSWER: bee": ("", "unanswered"),
+    "B": ("", "unanswered"),
+}
+
+
+@pytest.mark.parametrize(("reply", "score"), NUMBERS.items(), ids=repr)
+def test_numbers(reply, score):
+    assert score_reply(NUMBER, reply, Seed("n", "gsmhard", "Q", "1234.5")) == Score(*score)
+
+
+@pytest.mark.parametrize(("reply", "score"), LETTERS.items(), ids=repr)
+def test_letters(reply, score):
+    item = Seed("c", "starter-medicine", "Q", "B", options={"A": "ant", "B": "bee", "C": "cat", "D": "dog"})
+    assert score_reply(LETTER, reply, item) == Score(*score)
+
+
+@pytest.mark.parametrize(
+    ("answer", "mark"), [("9e12", "right"), ("9000000000001", "right"), ("9000010000000", "wrong")]
+)
+def test_large_numbers_agree_in_proportion(answer, mark):
+    assert score_reply(NUMBER, f"ANSWER: {answer}", LARGE).mark == mark
+
+
+def test_free_text_is_never_right_by_machine():
+    """Nobody but a judge can say; strict scoring gives it no credit."""
+    assert score_reply(TEXT, "ANSWER: a bee", Seed("t", "x", "Q", "a bee")).mark != "right"

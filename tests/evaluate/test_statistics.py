@@ -1,0 +1,176 @@
+"""Statistics: against published examples, against formulas written out, and against their own promises."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nanoflux_local.evaluate.statistics import (
+    RESAMPLES,
+    bootstrap_interval,
+    compare_paired,
+    holm,
+    mcnemar_exact,
+    minimum_detectable,
+    wilson,
+)
+
+Z = 1.959963984540054
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [  # Newcombe 1998, Statistics in Medicine 17, table I, method 3 (Wilson without correction)
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_intervals_are_newcombes(successes, n, low, high):
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (3, 7), (50, 100), (199, 200)])
+def test_wilson_is_its_formula(k, n):
+    p, centre = k / n, (k / n + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    assert wilson(k, n) == pytest.approx((max(0, centre - half), min(1, centre + half)), abs=1e-9)
+
+
+def tail(b: int, c: int) -> float:
+    """Twice the smaller binomial tail, counted."""
+    return min(1.0, 2 * sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c))
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (0, 5), (5, 5), (6, 16), (2, 12), (10, 21), (86, 150)])
+def test_mcnemar_is_the_exact_binomial_tail_and_symmetric(b, c):
+    assert mcnemar_exact(b, c) == pytest.approx(tail(b, c), rel=1e-9)
+    assert mcnemar_exact(b, c) == mcnemar_exact(c, b)
+
+
+def test_mcnemar_values_that_are_known():
+    assert mcnemar_exact(0, 6) == pytest.approx(1 / 32)  # 2 · 2⁻⁶
+    assert mcnemar_exact(6, 16) == pytest.approx(0.0524788, abs=1e-6)
+    assert mcnemar_exact(0, 0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "adjusted"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # R: p.adjust(p, "holm")
+        ([0.005, 0.011, 0.02, 0.04, 0.13], [0.025, 0.044, 0.06, 0.08, 0.13]),
+        ([0.5, 0.6], [1.0, 1.0]),
+        ([0.02, 0.02], [0.04, 0.04]),
+        ([0.03], [0.03]),
+        ([], []),
+    ],
+)
+def test_holm_is_r_s_p_adjust(given, adjusted):
+    assert holm(given) == pytest.approx(adjusted)
+
+
+def test_holm_is_monotone_never_below_and_keeps_the_order_given():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        p = rng.uniform(0, 0.2, size=6).tolist()
+        adjusted = holm(p)
+        assert all(one <= other <= 1 for one, other in zip(p, adjusted, strict=True))
+        assert np.argsort(p, kind="stable").tolist() == sorted(range(6), key=lambda i: (adjusted[i], p[i]))
+        assert min(adjusted) == pytest.approx(6 * min(p)) or 6 * min(p) > 1
+
+
+def test_bootstrap_intervals_are_seeded_and_hold_the_mean():
+    values = np.random.default_rng(0).normal(5, 2, size=80).tolist()
+    low, high = bootstrap_interval(values)
+    assert low < np.mean(values) < high
+    assert bootstrap_interval(values) == (low, high)
+    assert bootstrap_interval(values, seed=1) != (low, high)
+    normal = 2 * Z * np.std(values) / math.sqrt(80)
+    assert high - low == pytest.approx(normal, rel=0.05), "for a mean, the bootstrap is close to the normal interval"
+
+
+def test_a_bootstrap_of_one_value_is_that_value():
+    assert bootstrap_interval([0.5] * 7) == (0.5, 0.5)
+
+
+def test_a_large_bootstrap_works_in_blocks():
+    """10,000 resamples of 5,000 values are never in memory at once, and still one stream of seeds."""
+    low, high = bootstrap_interval(np.random.default_rng(0).integers(0, 2, 1319).tolist())
+    assert high - low == pytest.approx(2 * Z * 0.5 / math.sqrt(1319), rel=0.05)
+
+
+def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for trial in range(100):
+        low, high = bootstrap_interval((rng.random(60) < 0.3).astype(float), seed=trial)
+        covered += low <= 0.3 <= high
+    assert 88 <= covered <= 100
+
+
+def test_the_minimum_detectable_difference_is_its_formula():
+    differences = [1.0, 0.0, 0.0, -1.0, 1.0, 0.0, 1.0, 0.0]
+    sd = math.sqrt(sum((x - 0.25) ** 2 for x in differences) / 7)
+    assert minimum_detectable(differences) == pytest.approx((Z + 0.8416212335729143) * sd / math.sqrt(8))
+    assert minimum_detectable([0.0] * 8) == 0.0
+    assert math.isnan(minimum_detectable([0.5])), "one pair has no spread"
+
+
+def test_a_true_difference_of_that_size_is_found_four_times_in_five():
+    rng = np.random.default_rng(2)
+    sd, n = 0.7, 200
+    effect = (Z + 0.8416212335729143) * sd / math.sqrt(n)
+    found = sum(stats.ttest_1samp(rng.normal(effect, sd, n), 0).pvalue < 0.05 for _ in range(400))
+    assert found / 400 == pytest.approx(0.8, abs=0.06)
+    assert minimum_detectable(rng.normal(0, sd, n)) == pytest.approx(effect, rel=0.15)
+
+
+def marks(pattern: str) -> list[list[bool]]:
+    """ "1 0 11 10" as items with their repeats."""
+    return [[mark == "1" for mark in item] for item in pattern.split()]
+
+
+def test_a_paired_comparison_is_b_minus_a_by_item():
+    a, b = marks("1 1 0 0 0 0 0 0"), marks("1 0 1 1 1 1 1 0")
+    found = compare_paired(a, b)
+    assert (found.n, found.difference) == (8, pytest.approx(4 / 8))
+    assert found.mcnemar_p == pytest.approx(mcnemar_exact(1, 5))
+    assert found.minimum_detectable == pytest.approx(minimum_detectable([0, -1, 1, 1, 1, 1, 1, 0]))
+    assert found.ci95[0] < found.difference < found.ci95[1]
+    back = compare_paired(b, a)
+    assert back.difference == -found.difference and back.mcnemar_p == found.mcnemar_p
+    assert back.ci95 == pytest.approx((-found.ci95[1], -found.ci95[0]))
+    assert back.bootstrap_p == found.bootstrap_p
+
+
+def test_repeats_count_as_a_mean_and_for_mcnemar_as_a_majority():
+    found = compare_paired(marks("111 000 100 110"), marks("011 001 110 010"))
+    assert found.difference == pytest.approx(((2 - 3) + 1 + (2 - 1) + (1 - 2)) / 12)
+    assert found.mcnemar_p == mcnemar_exact(1, 1)
+    tied = compare_paired(marks("10 10 10"), marks("11 11 11"))
+    assert tied.mcnemar_p == mcnemar_exact(0, 3), "half right is no majority"
+
+
+def test_equal_conditions_are_not_told_apart():
+    found = compare_paired(marks("1 0 1 0 1"), marks("1 0 1 0 1"))
+    assert (found.difference, found.ci95, found.mcnemar_p, found.bootstrap_p) == (0.0, (0.0, 0.0), 1.0, 1.0)
+
+
+def test_a_clear_difference_is_told_and_its_p_is_never_zero():
+    found = compare_paired(marks("0 " * 40), marks("1 " * 39 + "0"))
+    assert found.mcnemar_p == pytest.approx(2 * 0.5**39)
+    assert found.bootstrap_p == pytest.approx(2 / (RESAMPLES + 1))
+    assert found.ci95[0] > 0.9
+
+
+def test_the_bootstrap_test_holds_its_level():
+    """Under no difference, p below 0.05 comes about one time in twenty."""
+    rng = np.random.default_rng(3)
+    rejected = 0
+    for trial in range(100):
+        shared = rng.random((80, 1))
+        a, b = shared + rng.random((80, 1)) < 1, shared + rng.random((80, 1)) < 1
+        rejected += compare_paired(a.tolist(), b.tolist(), seed=trial).bootstrap_p < 0.05
+    assert rejected <= 12

@@ -1,0 +1,84 @@
+"""Shared by the ledger's tests: a new ledger, turns to commit, and one whole run to read and to tamper with."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.paths import Home
+from nanoflux_local.transcript import Attack, Attempt, Defence, Outcome, TurnRecord, Verdict
+
+CONFIG = {"domain": "starter-genetics", "target": 5, "max_turns": 9, "seed": 0}
+SETTINGS = {"seed": 7, "max_turns": 16, "judge": {"strikes": 1}, "retries": {"parse": 0, "validation": 0}}
+"""One attempt a turn and no second questions, so that some turns are kept and some are not."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    """A new ledger with one run, named "run"."""
+    with Ledger(path) as opened:
+        opened.create_run("run", "a name", CONFIG, {"identities": {}})
+        yield opened
+
+
+def make_turn(number: int, *outcomes: Outcome, question: str = "How many?") -> TurnRecord:
+    """A turn whose attempts ended so; the last one carries everything that a kept turn has."""
+    attempts = tuple(
+        Attempt(
+            place, ("seed-1", "seed-2"), outcome,
+            attack=Attack(f"{question} ({number}.{place})", "2 + 2 = 4.", "4", notes={"REFLECTION": "easy"}),
+            nearest=0.25, validation=Verdict(True, 0.97, "it holds"),
+            defence=Defence("2 + 2 = 5.", "5", "add", cut=("ANALYSIS",)),
+            evaluation=Verdict(False, 0.95, "it is 4", soft=False),
+        )
+        for place, outcome in enumerate(outcomes)
+    )  # fmt: skip
+    return TurnRecord(number, "one", "other", "judge", attempts)
+
+
+@pytest.fixture
+def turn() -> Callable[..., TurnRecord]:
+    return make_turn
+
+
+@dataclass
+class Played:
+    """A finished run of some scripted turns."""
+
+    home: Home
+    run: str
+
+    @property
+    def path(self) -> Path:
+        return self.home.ledger
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """Played once; whoever changes it takes `played`."""
+    home = Home(tmp_path_factory.mktemp("played") / "home").prepare()
+    config = binding.resolve("starter-genetics", "scripted", SETTINGS, home)
+
+    async def play() -> str:
+        run = await runs.start(home, config, "tour")
+        await runs.carry_on(home, run)
+        return run
+
+    return Played(home, asyncio.run(play()))
+
+
+@pytest.fixture
+def played(original: Played, tmp_path: Path) -> Played:
+    """A copy of the run that a test may change."""
+    shutil.copytree(original.home.root, tmp_path / "copy")
+    return Played(Home(tmp_path / "copy"), original.run)

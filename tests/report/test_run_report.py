@@ -1,0 +1,218 @@
+"""The report: what a model wrote is shown as text, nothing is fetched, a page is written whole or not at all."""
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.errors import NanofluxError, NothingMatchedError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.records import ChatReply, ChatRequest, Identity
+from nanoflux_local.report.run_report import write_report
+from nanoflux_local.transcript import Attack, Attempt, Defence, TurnRecord, Verdict
+
+EVIL = (
+    "<script>alert(1)</script> ]]> \x1b[31mred\x1b]0;title\x07 {{ 7*7 }} {% raw %}"
+    " \" onload='x' & \u202eevil </pre></svg> \x00"
+)
+CONFIG = {"domain": "starter", "target": 9, "max_turns": 9, "note": EVIL}
+FLOPS = {"6nd": 1e12, "measured": 8e11}
+RESULT = {
+    "examples": 3,
+    "steps": 4,
+    "tokens": 900,
+    "seconds": 12.5,
+    "tokens_per_s": 72.0,
+    "truncated": 1,
+    "flops": FLOPS,
+}
+SETTINGS = {"r": 8, "alpha": 32.0, "dropout": 0.05, "learning_rate": 2e-4, "batch": 4, "epochs": 5}
+
+
+def turn(number: int, text: str, kept: bool = True) -> TurnRecord:
+    verdict = Verdict(not kept, 0.95, text, check="agrees", check_detail=text)
+    attempt = Attempt(
+        0, (text,), "kept_failed" if kept else "defender_right", attack=Attack(text, text, text, program=text),
+        nearest=0.5, validation=verdict, defence=Defence(text, text, text), evaluation=verdict,
+    )  # fmt: skip
+    return TurnRecord(number, text, text, text, (attempt,))
+
+
+def evaluated(ledger: Ledger, name: str, adapter: str, rights: list[bool]) -> None:
+    who = Identity("scripted", EVIL, adapter=adapter)
+    ledger.start_evaluation(name, EVIL, adapter, EVIL, "test", {"runs": 1})
+    call, _ = ledger.remember("run", ChatRequest(who, ()), ChatReply("x", "stop"))
+    for item, right in enumerate(rights):
+        ledger.add_evaluation_item(name, 0, str(item), call, EVIL, "right" if right else "wrong")
+    mean = sum(rights) / len(rights)
+    strict = {"mean": mean, "sd": 0.0, "ci95": [mean - 0.1, mean + 0.1]}
+    result = {"model": EVIL, "adapter": adapter or None, "data": EVIL, "split": "test", "n": len(rights), "runs": 1}
+    result |= {"strict": strict, "unanswered": 0, "unscored": 0}
+    ledger.finish_evaluation(name, "done", result)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A ledger in which every text that a model, a file or a person chose is hostile."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.create_run("run", EVIL, CONFIG, {"identities": {}, "repeatable": False, "versions": {EVIL: EVIL}})
+        for number in range(5):
+            ledger.commit_turn("run", turn(number, f"{EVIL} {number}", kept=number != 2), [])
+        ledger.set_run_status("run", "failed", EVIL, 3.0)
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def trained(path: Path) -> Path:
+    """The same with a training and its two evaluations, so that the page has all its parts."""
+    with Ledger(path) as ledger:
+        ledger.start_training("t", "run", EVIL, "hash", SETTINGS)
+        for step in range(1, 5):
+            ledger.add_training_event("t", "step", step, {"step": step, "loss": 2.0 / step})
+        ledger.add_training_event("t", "epoch", 4, {"step": 4, "val_loss": 0.9})
+        ledger.finish_training("t", "done", "adapterhash", RESULT)
+        evaluated(ledger, "before", "", [True, False] * 10)
+        evaluated(ledger, "after", "adapterhash", [True] * 18 + [False] * 2)
+    return path
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: its elements, their attributes and the text between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def written(path: Path, out: Path, run: str = "run") -> tuple[str, Page]:
+    text = write_report(path, run, out).read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+@pytest.mark.parametrize("ledger", ["path", "trained"])
+def test_nothing_that_was_generated_runs_or_breaks_out(ledger: str, tmp_path: Path, request) -> None:
+    text, page = written(request.getfixturevalue(ledger), tmp_path / "out")
+    names = [tag for tag, _ in page.tags]
+    assert "script" not in names and "iframe" not in names and names.count("html") == names.count("title") == 1
+    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
+    assert "<script>alert(1)</script>" in page.text and "{{ 7*7 }}" in page.text and "{% raw %}" in page.text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
+    examples = [attributes for _, attributes in page.tags if attributes.get("class") == "example"]
+    assert len(examples) == 4, "three examples and the commands"
+    assert text.rstrip().endswith("</html>") and text.count("<pre") == text.count("</pre>")
+
+
+@pytest.mark.parametrize("ledger", ["path", "trained"])
+def test_nothing_is_fetched(ledger: str, tmp_path: Path, request) -> None:
+    text, page = written(request.getfixturevalue(ledger), tmp_path / "out")
+    fetching = ("src", "href", "xlink:href", "srcset", "data", "poster", "action", "formaction", "background", "ping")
+    reached = [attributes[key] for _, attributes in page.tags for key in fetching if key in attributes]
+    assert [target for target in reached if not target.startswith("#")] == []
+    assert {tag for tag, _ in page.tags}.isdisjoint(
+        {"link", "base", "object", "embed", "img", "audio", "video", "form"}
+    )
+    styles = re.findall(r"url\(\s*['\"]?([^)]*)", text)
+    assert [target for target in styles if not target.startswith("#")] == [] and "@import" not in text
+    (policy,) = [
+        attributes["content"] for tag, attributes in page.tags if "content-security-policy" in str(attributes).lower()
+    ]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_the_page_says_what_the_ledger_holds(trained: Path, tmp_path: Path) -> None:
+    _, page = written(trained, tmp_path / "out")
+    text = " ".join(page.text.split())
+    for part in (
+        "Accuracy on held-out items went from 50.0% to 90.0%", "The paired difference is +40.0 points",
+        "Do 4 adversarial examples help", "kept: the defender failed 4", "solved by the defender, in a known way 1",
+        "attempts 5", "3 examples, 4 steps over 900 tokens", "1 examples were over the length limit",
+        "An endpoint does not promise equal replies", "nanoflux run replay run",
+    ):  # fmt: skip
+        assert part in text, part
+    assert [tag for tag, _ in page.tags].count("svg") == 2
+
+
+def test_examples_come_from_the_beginning_the_middle_and_the_end(path: Path, tmp_path: Path) -> None:
+    _, page = written(path, tmp_path / "out")
+    assert re.findall(r"Example \w+ · turn (\d)", page.text) == ["0", "3", "4"]
+
+
+def test_an_untrained_and_an_empty_run_have_a_page(path: Path, tmp_path: Path) -> None:
+    assert "Nothing has been trained and evaluated" in written(path, tmp_path / "out")[1].text
+    with Ledger(path) as ledger:
+        ledger.create_run("empty", "empty", CONFIG, {"repeatable": True})
+    assert "No example was kept." in written(path, tmp_path / "none", "empty")[1].text
+
+
+def test_the_same_ledger_gives_the_same_page(trained: Path, tmp_path: Path) -> None:
+    assert written(trained, tmp_path / "one")[0] == written(trained, tmp_path / "two")[0]
+
+
+# Whole or not at all
+
+
+def test_a_run_that_is_not_there_leaves_no_folder(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(NothingMatchedError):
+        write_report(path, "nobody", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_page_that_fails_leaves_the_old_one(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = written(path, tmp_path / "out")[0]
+    write = Path.write_text
+
+    def full(self: Path, text: str, **options: Any) -> int:
+        write(self, text[:1000], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(NanofluxError, match=r"index\.html cannot be written: No space left on device"):
+        write_report(path, "run", tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
+    assert (tmp_path / "out" / "index.html").read_text(encoding="utf-8") == before
+
+
+def test_a_reader_of_the_old_page_never_sees_half_of_the_new_one(path: Path, tmp_path: Path) -> None:
+    before = written(path, tmp_path / "out")[0]
+    with (tmp_path / "out" / "index.html").open(encoding="utf-8") as reader, Ledger(path) as ledger:
+        ledger.set_run_status("run", "done")
+        assert written(path, tmp_path / "out")[0] != before
+        assert reader.read() == before
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
+
+
+def test_a_folder_that_cannot_be_is_named(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NanofluxError, match=r"file.index\.html cannot be written: .* exists") as error:
+        write_report(path, "run", tmp_path / "file")
+    assert "-o" in error.value.fix and (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("asked", ["run", "../../escaped", "ru"])
+def test_the_commands_page_goes_into_the_home_whatever_the_run_is_called(path: Path, asked: str) -> None:
+    with Ledger(path) as ledger:
+        ledger.rows("UPDATE runs SET name = '../../escaped'")
+    done = subprocess.run(
+        [sys.executable, "-m", "nanoflux_local.cli", "report", asked],
+        env={**os.environ, "NANOFLUX_HOME": str(path.parent)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == path.parent / "reports" / "run" / "index.html"

@@ -1,0 +1,195 @@
+"""The model as judge: decisions, confidences, strikes, and where it is overruled (paper §3, A.2.3-4; SPEC §2)."""
+
+import pytest
+
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.base import load_domain
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.judge import ModelJudge, read_confidence, read_verdict, same_answer
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
+
+ATTACK = Attack("What is 6 * 7?", "6 * 7 = 42", "42")
+DEFENCE = Defence("7 * 6 is 42", "42.0", "multiply")
+DRAW = Draw(1, 2, 3)
+GSMHARD = load_domain("gsmhard")
+
+
+def judge(player, domain=GSMHARD, strikes=3, retries=2) -> ModelJudge:
+    return ModelJudge(domain, player, JudgeRules(confidence=0.9, strikes=strikes), retries)
+
+
+def validation(decision="VALID", confidence="0.95") -> str:
+    return f"ANALYSIS: a\nVERIFICATION: v\nDECISION: {decision}\nCONFIDENCE: {confidence}\nEXPLANATION: so"
+
+
+def evaluation(decision="CORRECT", confidence="0.95", quality="SOUND, it holds") -> str:
+    return (
+        f"ANALYSIS: a\nREASONING QUALITY: {quality}\nCALCULATION ACCURACY: c\nDECISION: {decision}\n"
+        f"CONFIDENCE: {confidence}\nEXPLANATION: so"
+    )
+
+
+DECISIONS = {
+    "VALID": True, "valid": True, "**VALID**": True, "Valid.": True, "`VALID`": True, "VALID (all four hold)": True,
+    "INVALID": False, "invalid": False, "**Invalid**": False, "INVALID, since it is unclear": False,
+    "VALID, not INVALID": None, "VALID or INVALID": None, "INVALID (it looks VALID)": None, "valid / invalid": None,
+    "not valid": None, "The problem is VALID": None, "VALIDATED": None, "yes": None, "1": None, "?": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "positive"), DECISIONS.items())
+def test_a_decision_is_exactly_one_of_the_two_words(text, positive):
+    verdict = read_verdict({"DECISION": text, "CONFIDENCE": "0.9", "EXPLANATION": "e"}, "VALID", "INVALID")
+    if positive is None:
+        assert isinstance(verdict, Unparsed)
+        assert "DECISION is neither VALID nor INVALID" in verdict.reason
+    else:
+        assert verdict == Verdict(positive, 0.9, "e")
+
+
+CONFIDENCES = {
+    "0.95": 0.95, "95%": 0.95, "95 %": 0.95, "1": 1.0, "1.0": 1.0, "0": 0.0, ".9": 0.9, "**0.9**": 0.9, "0.9.": 0.9,
+    "0.92 (sure)": 0.92, "`0.5`": 0.5, "(0.7)": 0.7, "100%": 1.0, "99.5%": 0.995,
+    "95": None, "1.2": None, "101%": None, "-0.5": None, "high": None, "about 0.9": None, "0,95": None, "1/10": None,
+    "9 / 10": None, "1 out of 10": None, "1.0.0": None, "": None, "%": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), CONFIDENCES.items())
+def test_confidences_are_numbers_from_0_to_1(text, value):
+    assert read_confidence(text) == (value if value is None else pytest.approx(value))
+
+
+def test_an_unreadable_confidence_is_no_judgement():
+    verdict = read_verdict({"DECISION": "VALID", "CONFIDENCE": "high", "EXPLANATION": "e"}, "VALID", "INVALID")
+    assert verdict == Unparsed("CONFIDENCE is not a number from 0 to 1: 'high'")
+
+
+@pytest.mark.parametrize("positive", [True, False])
+async def test_a_confident_first_word_is_the_verdict(player, scripted, positive):
+    call = scripted([validation("VALID" if positive else "INVALID")])
+    assert await judge(player).validate(ATTACK, DRAW, call) == Verdict(positive, 0.95, "so")
+    assert ATTACK.question in call.prompts[0]
+    assert ATTACK.solution in call.prompts[0]
+    assert call.asked[0].sampling == player.sampling
+
+
+async def test_confidence_at_the_bar_is_enough(player, scripted):
+    call = scripted([validation(confidence="0.9")])
+    assert (await judge(player).validate(ATTACK, DRAW, call)).confidence == 0.9
+
+
+@pytest.mark.parametrize("mode", ["validate", "evaluate"])
+async def test_doubt_asks_again_with_a_changed_prompt_that_names_it(player, scripted, mode):
+    reply = validation if mode == "validate" else evaluation
+    call = scripted([reply(confidence="0.5"), reply(confidence="0.89"), reply(confidence="0.93")])
+    arguments = (ATTACK,) if mode == "validate" else (ATTACK, DEFENCE)
+    verdict = await getattr(judge(player), mode)(*arguments, DRAW, call)
+    assert (verdict.confidence, verdict.asked) == (0.93, 3)
+    first, second, third = call.prompts
+    assert second.startswith(first) and "0.5" in second[len(first) :]
+    assert third.startswith(first) and "0.89" in third[len(first) :]
+    assert len({request.seed for request in call.asked}) == 3
+
+
+@pytest.mark.parametrize("strikes", [1, 2, 3])
+async def test_doubt_is_bounded_and_is_no_verdict(player, scripted, strikes):
+    call = scripted(lambda _: validation(confidence="0.6"))
+    assert await judge(player, strikes=strikes).validate(ATTACK, DRAW, call) == Doubt((0.6,) * strikes)
+    assert len(call.asked) == strikes
+
+
+async def test_what_cannot_be_read_is_asked_again_twice_with_other_seeds(player, scripted):
+    call = scripted(["no", validation("VALID or INVALID"), validation("INVALID")])
+    verdict = await judge(player).validate(ATTACK, DRAW, call)
+    assert verdict == Verdict(False, 0.95, "so", asked=1)
+    assert len(set(call.prompts)) == 1
+    assert len({request.seed for request in call.asked}) == 3
+
+
+async def test_a_judge_that_is_never_readable_is_unparsed(player, scripted):
+    call = scripted(lambda _: "no")
+    assert isinstance(await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call), Unparsed)
+    assert len(call.asked) == 3
+
+
+@pytest.mark.parametrize("reply", [evaluation("maybe"), evaluation(confidence="high"), "no"])
+async def test_an_unreadable_evaluation_is_no_judgement_whatever_the_answer(player, scripted, reply):
+    call = scripted(lambda _: reply)
+    assert isinstance(await judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call), Unparsed)
+    assert len(call.asked) == 3
+
+
+async def test_a_doubtful_evaluation_is_no_judgement_whatever_the_answer(player, scripted):
+    call = scripted(lambda _: evaluation(confidence="0.6"))
+    assert await judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call) == Doubt((0.6, 0.6, 0.6))
+
+
+async def test_every_strike_has_its_own_reasks(player, scripted):
+    doubt = validation(confidence="0.5")
+    call = scripted(["no", "no", doubt, "no", "no", doubt, "no", "no", "no"])
+    assert isinstance(await judge(player).validate(ATTACK, DRAW, call), Unparsed)
+    assert len({request.seed for request in call.asked}) == 9
+
+
+async def test_the_two_modes_never_share_a_seed(player, scripted):
+    asked = scripted(lambda request: validation() if "VALID or" in request.messages[-1].content else evaluation())
+    await judge(player).validate(ATTACK, DRAW, asked)
+    await judge(player).evaluate(ATTACK, DEFENCE, DRAW, asked)
+    assert len({request.seed for request in asked.asked}) == 2
+
+
+@pytest.mark.parametrize(
+    ("decision", "answer", "positive"),
+    [
+        ("CORRECT", "42", True),
+        ("CORRECT", "42.00001", True),  # within SPEC §6's tolerance
+        ("CORRECT", "43", False),
+        ("CORRECT", "42.0001", False),
+        ("CORRECT", "forty-two", False),
+        ("CORRECT", "42 or 43", False),
+        ("INCORRECT", "42", False),  # right by invalid steps
+        ("INCORRECT", "43", False),
+    ],
+)
+async def test_a_judge_cannot_make_another_number_right(player, scripted, decision, answer, positive):
+    verdict = await judge(player).evaluate(ATTACK, Defence("s", answer), DRAW, scripted([evaluation(decision)]))
+    assert verdict.positive is positive
+    assert verdict.explanation.startswith("[the answers differ]") is (decision == "CORRECT" and not positive)
+
+
+@pytest.mark.parametrize(("answer", "positive"), [("(b)", True), ("C", False), ("B or C", False)])
+async def test_a_judge_cannot_make_another_letter_right(player, scripted, answer, positive):
+    genetics = load_domain("starter-genetics")
+    attack = Attack("Which?", "because", "B")
+    verdict = await judge(player, genetics).evaluate(attack, Defence("s", answer), DRAW, scripted([evaluation()]))
+    assert verdict.positive is positive
+
+
+async def test_in_free_text_the_judge_decides(player, scripted):
+    domain = GSMHARD.model_copy(update={"answer": "text"})
+    assert same_answer(domain, "a mutation", "the mutation") is None
+    verdict = await judge(player, domain).evaluate(ATTACK, Defence("s", "other"), DRAW, scripted([evaluation()]))
+    assert verdict.positive
+
+
+@pytest.mark.parametrize(
+    ("quality", "soft"),
+    [
+        ("SOUND", True),
+        ("sound: right plan", True),
+        ("**UNSOUND**, guesses", False),
+        ("good", None),
+        ("not sound", None),
+    ],
+)
+async def test_the_soft_reading_is_the_word_on_the_reasoning(player, scripted, quality, soft):
+    call = scripted([evaluation("INCORRECT", quality=quality)])
+    verdict = await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
+    assert (verdict.positive, verdict.soft) == (False, soft)
+
+
+async def test_an_overruled_verdict_keeps_its_soft_reading(player, scripted):
+    verdict = await judge(player).evaluate(ATTACK, Defence("s", "41"), DRAW, scripted([evaluation()]))
+    assert (verdict.positive, verdict.soft) == (False, True)

@@ -1,0 +1,171 @@
+"""Attacker and defender as models, and the program that judges: prompts out, records in."""
+
+import pytest
+
+from nanoflux_local.domains.base import Domain, load_domain
+from nanoflux_local.records import Identity, PythonReply, PythonRequest
+from nanoflux_local.roles.attacker import ModelAttacker, plain_answer, read_attack
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.defender import OVERHEAD_TOKENS, Defender, defender_messages, reply_budget
+from nanoflux_local.roles.program_judge import ProgramJudge
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.transcript import Attack, Defence, Seed
+
+GSMHARD, STARTER, GENETICS = map(load_domain, ("gsmhard", "starter", "starter-genetics"))
+DRAW = Draw(1, 2, 3)
+SANDBOX = Identity("sandbox", "fake")
+REPLY = "QUESTION: Q?\nSOLUTION: S\nANSWER: $1,234.0\nREFLECTION: R"
+SEEDS = (Seed("a", "x", "Question {{ 7*7 }}?", "1"), Seed("b", "x", "Which?", "B", options={"A": "ant", "B": "bee"}))
+
+
+async def test_the_attacker_sees_every_seed_and_its_reply_becomes_an_attack(player, scripted):
+    call = scripted([REPLY])
+    attack = await ModelAttacker(GSMHARD, player).attack(SEEDS, DRAW, call)
+    assert attack == Attack("Q?", "S", "1234", notes={"REFLECTION": "R"})
+    for text in ("Question {{ 7*7 }}?", "Which?", "A. ant", "B. bee"):
+        assert text in call.prompts[0]
+    assert (call.asked[0].endpoint, call.asked[0].sampling) == (player.identity, player.sampling)
+
+
+async def test_an_unreadable_attack_is_not_asked_again(player, scripted):
+    call = scripted(["nothing"])
+    assert isinstance(await ModelAttacker(GSMHARD, player).attack(SEEDS, DRAW, call), Unparsed)
+    assert len(call.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("domain", "answer", "plain"),
+    [
+        (GSMHARD, "about 12 apples", "12"),
+        (GSMHARD, "12 or 13", None),
+        (GSMHARD, "unknown", None),
+        (GENETICS, "(e) enzyme", "E"),
+        (GENETICS, "12", None),
+        (GSMHARD.model_copy(update={"answer": "text"}), "  a mutation ", "a mutation"),
+        (GSMHARD.model_copy(update={"answer": "text"}), " ", None),
+    ],
+)
+def test_an_answer_is_of_the_domains_kind_or_none(domain, answer, plain):
+    assert plain_answer(domain, answer) == plain
+    attack = read_attack(domain, REPLY.replace("$1,234.0", answer))
+    assert isinstance(attack, Unparsed) if plain is None else attack.answer == plain
+
+
+def test_an_attack_with_two_answers_is_unreadable():
+    assert isinstance(read_attack(GSMHARD, f"{REPLY}\nANSWER: 7"), Unparsed)
+
+
+def defender(player, domain=GSMHARD, budgets=None, retries=2) -> Defender:
+    return Defender(domain, player, domain.budgets if budgets is None else budgets, retries)
+
+
+async def test_the_defender_sees_the_question_alone(player, scripted):
+    call = scripted(["ANALYSIS: a\nSOLUTION: s\nANSWER: 4"])
+    assert await defender(player).defend("What is 2 {{ + }} 2?", DRAW, call) == Defence("s", "4", "a")
+    shown = [message.content for message in call.asked[0].messages if "What is 2 {{ + }} 2?" in message.content]
+    assert shown == [call.prompts[0]], "the question stands in the last message, and nowhere before"
+    assert call.cuts == []
+
+
+async def test_sections_over_their_budget_are_cut_and_named(player, scripted):
+    call = scripted([f"ANALYSIS: {'a ' * 30}\nSOLUTION: {'s ' * 3}\nANSWER: {'4 ' * 20}"])
+    defence = await defender(player, budgets={"ANALYSIS": 5, "SOLUTION": 5, "ANSWER": 2}).defend("Q", DRAW, call)
+    assert defence == Defence("s s s", "4 4", "a a a a a", cut=("ANALYSIS", "ANSWER"))
+    assert [(cut.budget, cut.endpoint) for cut in call.cuts] == [(5, player.identity), (2, player.identity)]
+
+
+async def test_what_surely_fits_is_not_counted_and_what_may_not_is(player, scripted):
+    """A token is at least one byte: three bytes of "≈" may be three tokens."""
+    call = scripted(["ANALYSIS: ab\nSOLUTION: ≈\nANSWER: 4"])
+    defence = await defender(player, budgets={"ANALYSIS": 2, "SOLUTION": 2, "ANSWER": 2}).defend("Q", DRAW, call)
+    assert [cut.text for cut in call.cuts] == ["≈"]
+    assert defence.cut == ()
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_an_unreadable_defence_is_asked_again_within_bounds(player, scripted, retries):
+    call = scripted(lambda _: "ANSWER: 4")
+    assert isinstance(await defender(player, retries=retries).defend("Q", DRAW, call), Unparsed)
+    assert len(call.asked) == 1 + retries
+    assert len({request.seed for request in call.asked}) == 1 + retries
+
+
+def test_worked_examples_are_turns_of_the_conversation():
+    examples = [
+        {"question": f"Solved {n}?", "sections": {"SOLUTION": f"{n} + {n}", "ANSWER": f"{2 * n}"}} for n in (1, 2)
+    ]
+    domain = Domain.model_validate({**STARTER.model_dump(), "examples": examples})
+    messages = defender_messages(domain, domain.budgets, "How many?")
+    assert [message.role for message in messages] == ["user", "assistant", "user", "assistant", "user"]
+    assert [message.content for message in messages[1::2]] == [
+        "SOLUTION: 1 + 1\nANSWER: 2",
+        "SOLUTION: 2 + 2\nANSWER: 4",
+    ]
+    for message, asked in zip(messages[::2], ("Solved 1?", "Solved 2?", "How many?"), strict=True):
+        assert asked in message.content
+    rule = "Reply with two lines"
+    assert [rule in message.content for message in messages] == [True] + [False] * 4, "the form is described once"
+    alone = defender_messages(domain.model_copy(update={"examples": ()}), domain.budgets, "How many?")
+    assert [rule in message.content for message in alone] == [True]
+
+
+def test_a_reply_has_room_for_every_section():
+    budgets = {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
+    assert reply_budget(GSMHARD, budgets) == 500 + 1500 + 100 + OVERHEAD_TOKENS
+    assert reply_budget(STARTER, budgets) == 1500 + 100 + OVERHEAD_TOKENS
+    assert OVERHEAD_TOKENS >= 32
+
+
+def ran(status="ok", stdout="42\n", stderr=""):
+    async def call(request):
+        assert request == PythonRequest(SANDBOX, "print(42)", 2.5)
+        return PythonReply(status, 0 if status == "ok" else 1, stdout, stderr, False, "fake")
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("stdout", "claimed", "valid"),
+    [
+        ("42\n", "42", True),
+        ("working\n42.0\n\n", "42", True),
+        ("42.00001\n", "42", True),
+        ("42.001\n", "42", False),
+        ("42\nbye\n", "42", False),
+        ("", "42", False),
+        ("42\n", "unknown", False),
+        ("nan\n", "42", False),
+    ],
+)
+async def test_the_program_judge_believes_the_last_line_alone(stdout, claimed, valid):
+    attack = Attack("Q", "S", claimed, "print(42)")
+    verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, ran(stdout=stdout))
+    assert (verdict.positive, verdict.check) == (valid, "agrees" if valid else "disagrees")
+    assert (verdict.confidence, verdict.asked) == (1.0, 1)
+    assert (stdout.strip().splitlines() or [""])[-1] in verdict.explanation and claimed in verdict.explanation
+
+
+@pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
+async def test_a_program_that_did_not_finish_proves_nothing(status):
+    attack = Attack("Q", "S", "42", "print(42)")
+    verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, ran(status, stderr="Boom"))
+    assert (verdict.positive, verdict.check, verdict.check_detail) == (False, "not checked", "Boom")
+    assert verdict.confidence == 1.0
+    assert status in verdict.explanation
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"), [("42", True), ("$42.00", True), ("42.001", False), ("none", False), ("42 or 43", False)]
+)
+async def test_the_program_judge_compares_numbers(answer, right):
+    verdict = await ProgramJudge(SANDBOX, 2.5).evaluate(Attack("Q", "S", "42"), Defence("s", answer), DRAW, ran())
+    assert (verdict.positive, verdict.soft, verdict.confidence) == (right, None, 1.0)
+    assert ("no single number" if answer in ("none", "42 or 43") else answer) in verdict.explanation
+
+
+def test_draws_differ_in_every_part_and_repeat():
+    seeds = {Draw(*key).seed(step, retry) for key in [(1, 2, 3), (2, 2, 3), (1, 1, 3), (1, 2, 2)]
+             for step in ("attack", "defence") for retry in range(3)}  # fmt: skip
+    assert len(seeds) == 24
+    assert Draw(1, 2, 3).rng("seeds").random() == Draw(1, 2, 3).rng("seeds").random()
+    assert Draw(1, 2, 3).rng("seeds").random() != Draw(1, 2, 3).rng("chain").random()

@@ -1,0 +1,140 @@
+"""Replies read by section: what opens one, what hides one, and what is refused rather than guessed."""
+
+import json
+
+import pytest
+
+from nanoflux_local.roles.sections import Unparsed, read_sections, strip_reasoning
+
+NAMES = ("ANALYSIS", "SOLUTION", "ANSWER")
+GOOD = {"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ANALYSIS: a\nSOLUTION: s\nANSWER: 4",
+        "analysis: a\nSolution: s\nanswer: 4",
+        "ANSWER: 4\nANALYSIS: a\nSOLUTION: s",
+        "# ANALYSIS: a\n## Solution: s\n### ANSWER: 4",
+        "**ANALYSIS**: a\n**SOLUTION:** s\n** ANSWER ** : 4",
+        "## **ANALYSIS:**\na\n## **SOLUTION:**\ns\n## **ANSWER:**\n4\n",
+        "1. ANALYSIS: a\n2) SOLUTION: s\n3. **ANSWER:** 4",
+        "> ANALYSIS: a\n>SOLUTION: s\n> ANSWER: 4",
+        "ANALYSIS:\n\n  a\n\nSOLUTION:\ns\n\nANSWER:\n\n4\n\n",
+        "ANALYSIS: a\r\nSOLUTION: s\r\nANSWER: 4\r\n",
+        "   ANALYSIS  :  a\n\tSOLUTION\t:\ts\nANSWER:4",
+        "Sure! Here it is.\nMy thoughts: none.\nANALYSIS: a\nSOLUTION: s\nANSWER: 4",
+        "<think>ANSWER: 5</think>\nANALYSIS: a\nSOLUTION: s\nANSWER: 4",
+        "<THINKING>\nANSWER: 5\n</THINKING>ANALYSIS: a\n<reasoning>x</reasoning>SOLUTION: s\nANSWER: 4",
+        "ANSWER: 5\n</think>\nANALYSIS: a\nSOLUTION: s\nANSWER: 4",
+        "ANALYSIS: a\nSOLUTION: s\nANSWER: 4\n<think>ANSWER: 5",
+        json.dumps({**GOOD, "more": "x"}),
+        json.dumps({"Analysis": " a ", "solution": "s", "answer": 4}, indent=2),
+        "<think>{}</think>\n" + json.dumps(GOOD),
+    ],
+)
+def test_messy_replies_hold_the_same_sections(text):
+    assert read_sections(text, NAMES, once=("ANSWER",)) == GOOD
+
+
+@pytest.mark.parametrize("spelling", ["KNOWLEDGE_MAP", "KNOWLEDGE MAP", "knowledge_map", "**Knowledge  Map**"])
+@pytest.mark.parametrize("name", ["KNOWLEDGE_MAP", "KNOWLEDGE MAP"])
+def test_names_of_two_words_are_one_name_however_they_are_joined(spelling, name):
+    assert read_sections(f"{spelling}: x", (name,)) == {name: "x"}
+    assert read_sections(json.dumps({spelling.strip("*"): "x"}), (name,)) == {name: "x"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "so the ANSWER: 5 is wrong",
+        "The answer: 5 would be too small",
+        "my-ANSWER: 5",
+        "ANSWERS: 5",
+        "ANSWER 5",
+        "ANSWER (final): 5",
+        "`ANSWER`: 5",
+        "- ANSWER: 5",
+    ],
+)
+def test_a_name_inside_running_text_opens_nothing(line):
+    text = f"ANALYSIS: a\nSOLUTION: s\n{line}\nANSWER: 4"
+    assert read_sections(text, NAMES, once=("ANSWER",)) == {**GOOD, "SOLUTION": f"s\n{line}"}
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("", "ANALYSIS, SOLUTION, ANSWER"),
+        ("I would rather not say.", "ANALYSIS, SOLUTION, ANSWER"),
+        ("ANALYSIS: a\nANSWER: 4", "SOLUTION"),
+        ("ANALYSIS: a\nSOLUTION:\nANSWER: 4", "SOLUTION"),
+        ("ANALYSIS: a\nSOLUTION: **\nANSWER: 4", "SOLUTION"),
+        ("ANALYSIS: a\nSOLUTION: s\nANSWER:", "ANSWER"),
+        ("ANALYSIS: a\nSOLUTION: s\n### ANSWER\n4", "ANSWER"),
+        ("<think>ANALYSIS: a\nSOLUTION: s\nANSWER: 4", "ANALYSIS, SOLUTION, ANSWER"),
+        ("ANALYSIS: a\nSOLUTION: s\nANSWER: 4\n</think>", "ANALYSIS, SOLUTION, ANSWER"),
+        (json.dumps({"ANALYSIS": "a", "SOLUTION": None, "ANSWER": "4"}), "SOLUTION"),
+        (json.dumps({"ANALYSIS": "a", "SOLUTION": " ", "ANSWER": "4"}), "SOLUTION"),
+        ('{"ANALYSIS": "a", "SOLUTION": "s"', "ANALYSIS, SOLUTION, ANSWER"),
+        ("[1, 2]", "ANALYSIS, SOLUTION, ANSWER"),
+        ("42", "ANALYSIS, SOLUTION, ANSWER"),
+        ("null", "ANALYSIS, SOLUTION, ANSWER"),
+        ('"ANSWER"', "ANALYSIS, SOLUTION, ANSWER"),
+        ('{"ANALYSIS": ' + "[" * 100_000, "ANALYSIS, SOLUTION, ANSWER"),
+        ("ANALYSİS: a\nSOLUTION: s\nANSWER: 4", "ANALYSIS"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_is_missing_is_named(text, missing):
+    assert read_sections(text, NAMES) == Unparsed(f"missing section {missing}")
+
+
+def test_of_a_section_that_is_opened_twice_the_first_text_stays():
+    text = "ANALYSIS: a\nSOLUTION: s\nSOLUTION: t\nANSWER: 4"
+    assert read_sections(text, NAMES, once=("ANSWER",)) == GOOD
+
+
+@pytest.mark.parametrize("again", ["4", " 4. ", "**4**", "`4`", "4\n"])
+def test_deciding_twice_the_same_is_one_decision(again):
+    found = read_sections(f"ANALYSIS: a\nSOLUTION: s\nANSWER: 4\nANSWER: {again}", NAMES, once=("ANSWER",))
+    assert found == GOOD
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ANALYSIS: a\nSOLUTION: s\nANSWER: 4\nANSWER: 5",
+        "ANSWER: 5\nANALYSIS: a\nSOLUTION: s\n**Answer:** 4",
+        "ANALYSIS: a\nSOLUTION: s\nANSWER: 4\nANSWER:",
+        '{"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4", "ANSWER": "5"}',
+        '{"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4", "answer": "5"}',
+    ],
+)
+def test_deciding_twice_differently_is_unreadable(text):
+    assert read_sections(text, NAMES, once=("ANSWER",)) == Unparsed(
+        "section ANSWER is given twice with different texts"
+    )
+
+
+def test_a_lone_surrogate_in_a_reply_does_not_break_it():
+    assert read_sections("ANALYSIS: a\nSOLUTION: \ud800s\nANSWER: 4", NAMES) == {**GOOD, "SOLUTION": "?s"}
+
+
+@pytest.mark.parametrize(
+    ("text", "visible"),
+    [
+        ("a <think>b</think> c", "a  c"),
+        ("<think>a</think>b<think>c</think>d", "bd"),
+        ("<think>a</reasoning>b", ""),
+        ("a<think>b", "a"),
+        ("b</think>c", "c"),
+        ("b</reasoning>c<think>d</think>e", "ce"),
+        ("<Think>\n\n</tHINK>x", "x"),
+        ("<thinker>x", "<thinker>x"),
+        ("2 < 3 and 3 > 2", "2 < 3 and 3 > 2"),
+    ],
+)
+def test_reasoning_is_not_read(text, visible):
+    assert strip_reasoning(text) == visible

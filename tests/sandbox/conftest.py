@@ -1,0 +1,6 @@
+"""Makes the attack suite importable: its programs also run in processes of their own, as other users."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

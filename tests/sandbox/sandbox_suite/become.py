@@ -1,0 +1,88 @@
+"""`python become.py WHO COMMAND…`: runs COMMAND as `root` or `ordinary` user, or with `no-userns`, `no-landlock`.
+
+As root by way of a change of user, in a private mount namespace where the interpreter is made reachable for others (its
+folder may be closed to them); as an ordinary user by way of a user namespace, inside which it is root.
+"""
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_NEW_NS, _NEW_USER = 0x20000, 0x10000000
+_BIND, _REC, _PRIVATE = 4096, 16384, 1 << 18
+_SOMEBODY = 12345
+
+
+def _call(name: str, *arguments: object) -> None:
+    if getattr(_LIBC, name)(*arguments) != 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
+def _needed() -> list[Path]:
+    here = Path(__file__).resolve()
+    return [Path(sys.base_prefix), Path(sys.prefix), here.parents[3]]
+
+
+def _closed_folder(path: Path) -> Path | None:
+    return next((folder for folder in reversed([path, *path.parents]) if not folder.stat().st_mode & 0o001), None)
+
+
+def _open_up() -> None:
+    _call("unshare", _NEW_NS)
+    _call("mount", b"none", b"/", None, ctypes.c_ulong(_REC | _PRIVATE), None)
+    closed: dict[Path, list[Path]] = {}
+    for path in _needed():
+        if folder := _closed_folder(path):
+            closed.setdefault(folder, []).append(path)
+    for folder, paths in closed.items():
+        stand_in = Path(tempfile.mkdtemp())
+        _call("mount", b"none", str(stand_in).encode(), b"tmpfs", ctypes.c_ulong(0), b"mode=755")
+        for path in paths:
+            place = stand_in / path.relative_to(folder)
+            place.mkdir(parents=True, exist_ok=True)
+            _call("mount", str(path).encode(), str(place).encode(), None, ctypes.c_ulong(_BIND | _REC), None)
+        _call("mount", str(stand_in).encode(), str(folder).encode(), None, ctypes.c_ulong(_BIND | _REC), None)
+
+
+def _root_of_a_namespace() -> None:
+    user, group = os.getuid(), os.getgid()
+    _call("unshare", _NEW_USER)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+
+
+def _without_landlock() -> None:
+    """Have the kernel answer as one without Landlock does: ENOSYS to its first call."""
+    steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    header = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(program)))
+    _call("prctl", 38, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+    _call("prctl", 22, ctypes.c_ulong(2), header, ctypes.c_ulong(0), ctypes.c_ulong(0))
+
+
+def become(who: str) -> None:
+    """Change this process. Raises OSError where that is not allowed."""
+    if who == "no-userns":
+        _root_of_a_namespace()
+        Path("/proc/sys/user/max_user_namespaces").write_text("0")
+    elif who == "no-landlock":
+        _without_landlock()
+    elif who == "root" and os.getuid() != 0:
+        _root_of_a_namespace()
+    elif who == "ordinary" and os.getuid() == 0:
+        _open_up()
+        os.setgroups([])
+        os.setresgid(_SOMEBODY, _SOMEBODY, _SOMEBODY)
+        os.setresuid(_SOMEBODY, _SOMEBODY, _SOMEBODY)
+        os.environ["HOME"] = "/"
+
+
+if __name__ == "__main__":
+    become(sys.argv[1])
+    os.execvp(sys.argv[2], sys.argv[2:])

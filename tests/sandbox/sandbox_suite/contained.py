@@ -1,0 +1,58 @@
+"""Runs every attack in the sandbox, in a process of its own: `python contained.py BACKEND`, results as JSON lines.
+
+A process of its own, so that it can run as any user and in any world, with secrets in its environment and with
+descriptors that a careless start would hand on.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from nanoflux_sandbox import Limits, Result, Sandbox
+from sandbox_suite import ATTACKS, Attack, Seen
+from sandbox_suite.attack import WALL_S
+from sandbox_suite.world import SECRET, World
+
+GRACE_S = 1.0
+"""Twice what the sandbox promises after its limit: several suites share the machine's processors."""
+
+
+def judged(result: Result) -> str:
+    """The verdict as the core makes it: outside, from the status and the last printed line."""
+    try:
+        return "right" if result.status == "ok" and abs(float(result.stdout.split()[-1]) - 42) < 1e-6 else "wrong"
+    except (ValueError, IndexError):
+        return "wrong"
+
+
+async def _alone(sandbox: Sandbox, world: World, attack: Attack) -> dict:
+    limits = Limits(wall_s=WALL_S, **attack.limits)
+    began = time.monotonic()
+    result = await sandbox.run(attack.source(world.words()), limits)
+    seconds = time.monotonic() - began
+    seen = Seen(result.stdout, seconds > WALL_S + GRACE_S, judged(result), world.changes())
+    return {"attack": attack.name, "seconds": seconds, "seen": asdict(seen), "result": result.as_dict()}
+
+
+async def main(backend: str) -> None:
+    """Run them one after another: whatever changes in the world is the doing of the last one."""
+    os.environ["HOST_SECRET"] = SECRET
+    world = World()
+    try:
+        async with Sandbox(backend=backend, workers=1) as sandbox:
+            await sandbox.identity()
+            for attack in ATTACKS.values():
+                print(json.dumps(await _alone(sandbox, world, attack)), flush=True)
+            print(json.dumps({"attack": "", "starts": sandbox._supply.starts, "uid": os.getuid()}))
+    finally:
+        world.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

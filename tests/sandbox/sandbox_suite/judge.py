@@ -1,0 +1,37 @@
+"""The naive judge of the plain runs: runs the program in its own process and compares there. Not to be imitated."""
+
+import contextlib
+import io
+import math
+import os
+import pickle
+import sys
+from pathlib import Path
+
+EXPECTED = 42.0
+_verdicts = os.fdopen(int(sys.argv[2]), "w")
+
+
+def announce(verdict):
+    _verdicts.write(f"{verdict}\n")
+    _verdicts.flush()
+
+
+def compare(printed, expected):
+    return math.isclose(float(printed), expected)
+
+
+def main():
+    code = Path(sys.argv[1]).read_text()
+    out = sys.stdout = io.StringIO()
+    with contextlib.suppress(SystemExit):
+        exec(code, {"__name__": "__main__"})
+    last = sys.stdout.getvalue().strip().rpartition("\n")[2]
+    if last.startswith("pickle:"):
+        last = pickle.loads(last[7:].encode().decode("unicode_escape").encode("latin-1"))
+    announce("right" if compare(last, EXPECTED) else "wrong")
+    return out
+
+
+if __name__ == "__main__":
+    main()

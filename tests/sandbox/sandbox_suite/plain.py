@@ -1,0 +1,56 @@
+"""Runs an attack on a plain subprocess, as the sandbox is measured against: same user, time limit, nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sandbox_suite.attack import WALL_S, Attack, Seen, changed, outlasted
+from sandbox_suite.world import SECRET, World
+
+_JUDGE = str(Path(__file__).with_name("judge.py"))
+_AFTERMATH_S = 0.5
+_PATIENCE_S = 30.0
+
+
+def run(attack: Attack, world: World) -> Seen:
+    """Run it and say what it did to `world`, a moment after its end too."""
+    mine, verdicts = os.pipe()
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as program, os.fdopen(mine) as heard:
+        program.write(attack.source(world.words()))
+        program.flush()
+        judge = [_JUDGE, program.name, str(verdicts)] if attack.judged else [program.name]
+        process = subprocess.Popen(
+            [sys.executable, *judge],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            pass_fds=[*world.inherited, *([verdicts] if attack.judged else [])],
+            env={**os.environ, "HOST_SECRET": SECRET, "OPENBLAS_NUM_THREADS": "1"},
+        )
+        os.close(verdicts)
+        stdout, late = _ended(process, attack)
+        verdict = heard.read().strip().rpartition("\n")[2] if attack.judged else ""
+        return Seen(stdout, late, verdict, world.changes())
+
+
+def _ended(process: subprocess.Popen[str], attack: Attack) -> tuple[str, bool]:
+    late = False
+    try:
+        stdout, _ = process.communicate(timeout=2 * WALL_S if attack.success is outlasted else _PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        late = True
+    try:
+        time.sleep(_AFTERMATH_S if attack.success is changed and not late else 0)
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    if late:
+        stdout, _ = process.communicate()
+    return stdout, late

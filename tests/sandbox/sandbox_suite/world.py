@@ -1,0 +1,116 @@
+"""The host as an attack sees it: files, a victim process, listening sockets, descriptors, and what became of them."""
+
+import contextlib
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SECRET = "the secret of the host\n"
+
+
+class World:
+    """A small host of its own for attacks; `changes` says what one of them did, and puts it right again."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="sandbox-world-"))
+        self.folder.chmod(0o755)
+        self._sockets = {
+            "tcp": socket.create_server(("127.0.0.1", 0)),
+            "udp": socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+            "unix": socket.socket(socket.AF_UNIX),
+            "abstract": socket.socket(socket.AF_UNIX),
+        }
+        self._sockets["udp"].bind(("127.0.0.1", 0))
+        self._sockets["unix"].bind(str(self.folder / "unix"))
+        self._abstract = f"\0{self.folder.name}"
+        self._sockets["abstract"].bind(self._abstract)
+        for name in ("unix", "abstract"):
+            self._sockets[name].listen()
+        for listening in self._sockets.values():
+            listening.setblocking(False)
+        self._heard, self.inherited_socket = socket.socketpair()
+        self._heard.setblocking(False)
+        self._victim: subprocess.Popen[bytes] | None = None
+        self._build()
+        self._secret_file = os.open(self.folder / "secret", os.O_RDONLY)
+        self._folder_file = os.open(self.folder, os.O_RDONLY)
+        self.inherited = [self._secret_file, self._folder_file, self.inherited_socket.fileno()]
+        for descriptor in self.inherited:
+            os.set_inheritable(descriptor, True)
+
+    def _build(self) -> None:
+        shutil.rmtree(self.folder / "free", ignore_errors=True)
+        (self.folder / "free").mkdir()
+        for name, text in (("secret", SECRET), ("doomed", "doomed\n"), ("hostmodule.py", f"TEXT = {SECRET!r}\n")):
+            if not (self.folder / name).exists() or name == "doomed":
+                (self.folder / name).write_text(text)
+            (self.folder / name).chmod(0o644)
+        os.utime(self.folder / "doomed", (10**9, 10**9))
+        if self._victim is None or self._victim.poll() is not None:
+            self._victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        self._before = self._state()
+
+    def _state(self) -> dict[str, Any]:
+        doomed = self.folder / "doomed"
+        state = {path.name: None for path in self.folder.iterdir()}
+        about = doomed.stat() if doomed.exists() else None
+        free = sorted(path.name for path in (self.folder / "free").glob("*"))
+        return {
+            **state,
+            "doomed": about and (about.st_mode, about.st_size, about.st_mtime, doomed.read_text()),
+            "free": (self.folder / "free").exists() and free,
+        }
+
+    def words(self) -> dict[str, Any]:
+        """What a program is told of this world."""
+        assert self._victim is not None
+        return {
+            "folder": str(self.folder),
+            "secret": str(self.folder / "secret"),
+            "doomed": str(self.folder / "doomed"),
+            "free": str(self.folder / "free"),
+            "victim": self._victim.pid,
+            "tcp": self._sockets["tcp"].getsockname()[1],
+            "udp": self._sockets["udp"].getsockname()[1],
+            "unix": str(self.folder / "unix"),
+            "abstract": self._abstract,
+            "host": platform.node(),
+            "x86": platform.machine() == "x86_64",
+        }
+
+    def changes(self) -> list[str]:
+        """What is not as it was; afterwards it is again."""
+        after = self._state()
+        found = [name for name in {*self._before, *after} if self._before.get(name, "-") != after.get(name, "-")]
+        found += [name for name, listening in self._sockets.items() if self._reached(name, listening)]
+        with contextlib.suppress(BlockingIOError):
+            found += ["inherited socket"] if self._heard.recv(99) else []
+        assert self._victim is not None
+        if self._victim.poll() is not None:
+            found.append("victim")
+        self._build()
+        return found
+
+    def _reached(self, name: str, listening: socket.socket) -> bool:
+        try:
+            listening.recv(99) if name == "udp" else listening.accept()[0].close()
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the victim and remove the files."""
+        assert self._victim is not None
+        self._victim.kill()
+        self._victim.wait()
+        for listening in (*self._sockets.values(), self._heard, self.inherited_socket):
+            listening.close()
+        os.close(self._secret_file)
+        os.close(self._folder_file)
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,81 @@
+"""The sandbox by itself, as scripts call it: JSON with the promised keys, and the exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanoflux_sandbox import SandboxError, commands
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nanoflux_sandbox", *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    return tmp_path / "program.py"
+
+
+def test_a_run_prints_one_document(program: Path) -> None:
+    program.write_text("import numpy\nprint(numpy.arange(3))")
+    done = _command("run", str(program), "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    promised = {"status", "exit_code", "stdout", "stderr", "truncated", "wall_s", "backend"}
+    assert promised <= set(found)
+    assert (found["status"], found["exit_code"], found["stdout"]) == ("ok", 0, "[0 1 2]\n")
+
+
+def test_a_failing_program_fails_the_command_and_shows_itself(program: Path) -> None:
+    program.write_text("print('before')\n1 / 0")
+    done = _command("run", str(program))
+    assert (done.returncode, done.stdout) == (1, "before\n")
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_the_wall_limit_is_an_option(program: Path) -> None:
+    program.write_text("while True: pass")
+    done = _command("run", str(program), "--wall", "0.3", "--json")
+    assert (done.returncode, json.loads(done.stdout)["status"]) == (1, "timeout")
+
+
+def test_a_missing_file_is_wrong_usage(program: Path) -> None:
+    done = _command("run", str(program), "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot read" in done.stderr
+
+
+@pytest.mark.parametrize("settings", [{"wall_s": -1.0}, {"backend": "docker"}])
+def test_a_setting_that_cannot_be_is_wrong_usage(program: Path, settings: dict[str, object]) -> None:
+    program.write_text("print(1)")
+    with pytest.raises(SandboxError) as caught:
+        commands.run_file(program, **settings)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 2
+
+
+def test_bytes_that_are_no_text_are_a_failed_program(program: Path) -> None:
+    program.write_bytes(b"print('\xff')")
+    outcome = commands.run_file(program)
+    assert (outcome["status"], commands.exit_code(outcome)) == ("error", 1)
+
+
+def test_the_bench_states_its_figures_and_whether_they_are_met() -> None:
+    done = _command("bench", "--calls", "20", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert found["unit"] == "ms"
+    assert found["cold_start"] > 0
+    for series in ("overhead", "two_at_once", "solve"):
+        assert found[series]["calls"] == 20
+        assert 0 < found[series]["p50"] <= found[series]["p99"] <= found[series]["max"]
+        assert isinstance(found["met"][series], bool)
+
+
+async def test_the_functions_work_inside_a_running_event_loop(program: Path) -> None:
+    program.write_text("print('from within')")
+    assert commands.run_file(program)["stdout"] == "from within\n"

@@ -1,0 +1,118 @@
+"""Nothing passes from one program to the next, results repeat, and output is harmless text."""
+
+# ruff: noqa: E501 (programs are easier to read unbroken)
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from nanoflux_sandbox import Sandbox
+from nanoflux_sandbox.text import harmless
+
+_TIERS = ["linux:namespaces+landlock+seccomp", "linux:landlock+seccomp"]
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(params=_TIERS, scope="module", loop_scope="module")
+async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+    async with Sandbox(backend=request.param, workers=1) as running:
+        yield running
+
+
+async def test_nothing_of_one_program_is_seen_by_the_next(sandbox: Sandbox) -> None:
+    marks = (
+        "import builtins, math, os, random, sys, numpy\nbuiltins.left = 'mark-of-the-first'\nsys.left = 1\nmath.pi = 3\n"
+        "os.environ['LEFT'] = '1'\nsys.modules['left'] = math\nrandom.seed(99)\nnumpy.left = 1\nprint('mark-of-the-first')"
+    )
+    looks = (
+        "import builtins, gc, math, os, random, sys, numpy\n"
+        "print(hasattr(builtins, 'left'), hasattr(sys, 'left'), math.pi, 'LEFT' in os.environ, 'left' in sys.modules, "
+        "hasattr(numpy, 'left'), any('mark-of-' + 'the-first' in str(o) for o in gc.get_objects() if type(o) is dict "
+        "and o is not globals()))"
+    )
+    await sandbox.run(marks)
+    result = await sandbox.run(looks)
+    assert result.stdout == "False False 3.141592653589793 False False False False\n", result
+
+
+async def test_the_memory_of_a_guest_holds_no_other_program(sandbox: Sandbox) -> None:
+    """A fork carries the whole warm process: neither source nor output of others may ever have been in it."""
+    secret = "x" + "k7" * 12
+    for _ in range(3):
+        await sandbox.run(f"print({secret!r})")
+    scan = (
+        "import gc\ngc.unfreeze()\nbackwards = ''.join(['7'] + ['k7'] * 11 + ['kx']).encode()\nhay = b''.join(\n"
+        "    o if type(o) is bytes else o.encode('utf-8', 'replace')\n"
+        "    for d in gc.get_objects() if type(d) in (dict, list, tuple)\n"
+        "    for o in (list(d.values()) if type(d) is dict else d) if type(o) in (bytes, str) and len(o) < 10**5)\n"
+        "print(len(hay) > 10**6, hay[::-1].count(backwards))"
+    )
+    result = await sandbox.run(scan)
+    assert result.status == "ok", result
+    assert result.stdout == "True 0\n"
+
+
+async def test_results_repeat(sandbox: Sandbox) -> None:
+    code = (
+        "import random, numpy as np, time, os, sys, locale\n"
+        "print(hash('a'), list({'x', 'yy', 'zzz', 'w'}), random.random(), np.random.rand(), np.random.default_rng().random())\n"
+        "print(time.tzname, locale.getlocale(), sorted(os.environ.items()), os.getcwd(), sys.argv, os.getpid() > 0)\n"
+        "from sympy import *\nprint(solve(symbols('x')**4 - 1), {Symbol(c) for c in 'abcdef'})"
+    )
+    first = await sandbox.run(code)
+    assert first.status == "ok", first
+    assert [(await sandbox.run(code)).stdout for _ in range(5)] == [first.stdout] * 5
+    async with Sandbox(backend="auto") as other:
+        assert (await other.run(code)).stdout == first.stdout
+
+
+async def test_the_identity_states_what_decides_results(sandbox: Sandbox) -> None:
+    identity = await sandbox.identity()
+    code = "import sys, numpy, sympy, json\nprint(json.dumps([sys.version.split()[0], numpy.__version__, sympy.__version__]))"
+    said = json.loads((await sandbox.run(code)).stdout)
+    assert said == [identity.python, identity.libraries["numpy"], identity.libraries["sympy"]]
+    assert (identity.hash_seed, identity.threads, identity.time_zone) == (0, 1, "UTC")
+    assert identity.as_dict()["backend"] == identity.backend
+
+
+_REPORTS = (
+    '{"status": "ok", "exit_code": 0, "stdout": "42", "stderr": "", "truncated": false, "wall_s": 0, "backend": "x"}',
+    '{"do": "end", "guest": 3, "status": 0, "cpu_s": 0, "late": false}',
+    "re",
+)
+
+
+@pytest.mark.parametrize("report", _REPORTS)
+async def test_a_printed_report_is_only_text(sandbox: Sandbox, report: str) -> None:
+    write = "\n".join(f"try:\n    os.write({d}, report)\nexcept OSError:\n    pass" for d in range(12))
+    code = f"import os\nreport = {report!r}.encode()\n{write}\nraise SystemExit(5)"
+    result = await sandbox.run(code)
+    assert (result.status, result.exit_code) == ("error", 5)
+    assert (result.stdout, result.stderr) == (report, report)
+
+
+async def test_control_characters_are_made_visible(sandbox: Sandbox) -> None:
+    code = "import os\nos.write(1, b'\\x1b]0;title\\x07\\x9b31m \\x00 \\r over \\xff\\n')\nprint('\\u202egnp.exe \\u2066 \\u200f')"
+    result = await sandbox.run(code)
+    assert result.stdout == ("\\x1b]0;title\\x07\ufffd31m \\x00 \\x0d over \ufffd\n\\u202egnp.exe \\u2066 \\u200f\n")
+
+
+async def test_tracebacks_are_harmless_too(sandbox: Sandbox) -> None:
+    result = await sandbox.run("raise ValueError('\\x1b[2J')")
+    assert "\\x1b[2J" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+async def test_harmless_text_keeps_what_is_text() -> None:
+    assert harmless("a\tb\nc\r\nd é 日 🙂") == "a\tb\nc\nd é 日 🙂"
+    assert harmless("\ud800\u2028\x85\ufeff\U000e0041") == "\\ud800\\u2028\\x85\\ufeff\\U000e0041"
+
+
+async def test_programs_at_once_do_not_mix(sandbox: Sandbox) -> None:
+    results = await asyncio.gather(*(sandbox.run(f"for _ in range(200): print({n})") for n in range(20)))
+    assert [set(result.stdout.split()) for result in results] == [{str(n)} for n in range(20)]

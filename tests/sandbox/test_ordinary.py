@@ -1,0 +1,41 @@
+"""Ordinary programs give exactly their output, in every tier."""
+
+import asyncio
+
+import pytest
+from sandbox_suite.ordinary import FAILING, ORDINARY
+
+from nanoflux_sandbox import Limits, Result, Sandbox
+
+_LIMITS = Limits(wall_s=20.0)
+
+
+@pytest.fixture(scope="module", params=["linux:namespaces+landlock+seccomp", "linux:landlock+seccomp"])
+def results(request: pytest.FixtureRequest) -> dict[str, Result]:
+    async def every() -> dict[str, Result]:
+        programs = {**ORDINARY, **FAILING}
+        async with Sandbox(backend=request.param) as sandbox:
+            done = await asyncio.gather(*(sandbox.run(code, _LIMITS) for code, _ in programs.values()))
+        return dict(zip(programs, done, strict=True))
+
+    return asyncio.run(every())
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_the_output_is_exact(name: str, results: dict[str, Result]) -> None:
+    result = results[name]
+    assert (result.status, result.exit_code) == ("ok", 0), result
+    assert result.stdout == ORDINARY[name][1]
+    assert not result.truncated
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_failure_is_readable(name: str, results: dict[str, Result]) -> None:
+    result = results[name]
+    assert (result.status, result.exit_code) == ("error", 1), result
+    assert result.stdout == ""
+    assert result.stderr == FAILING[name][1]
+
+
+def test_there_are_at_least_thirty() -> None:
+    assert len(ORDINARY) >= 30

@@ -1,0 +1,248 @@
+"""The pool survives what programs and accidents do to it, leaks nothing, and ends with its caller."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from nanoflux_sandbox import Limits, Sandbox, SandboxError
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox() as running:
+        await running.identity()
+        yield running
+
+
+def _processes(root: int) -> set[int]:
+    """Every living process below `root`, itself left out."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                after_name = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if after_name[0] != "Z":
+                parents[int(entry.name)] = int(after_name[1])
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {root}
+
+
+def _resident_mb(pids: set[int]) -> float:
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _warm(sandbox: Sandbox) -> int:
+    assert sandbox._supply._parent is not None
+    return sandbox._supply._parent.pid
+
+
+async def test_sixty_four_at_once_stay_correct() -> None:
+    async with Sandbox(workers=8) as sandbox:
+        code = "import sympy\nx = sympy.symbols('x')\nprint(sympy.solve(x - {0}), sum(range({0})))"
+        results = await asyncio.gather(*(sandbox.run(code.format(n), Limits(wall_s=30.0)) for n in range(64)))
+    assert [result.stdout for result in results] == [f"[{n}] {n * (n - 1) // 2}\n" for n in range(64)]
+
+
+async def test_never_more_than_its_workers_at_once() -> None:
+    async with Sandbox(workers=2, spares=0) as sandbox:
+        await sandbox.identity()
+        runs = asyncio.gather(*(sandbox.run("import time\ntime.sleep(0.5)") for _ in range(6)))
+        most = 0
+        while not runs.done():
+            most = max(most, len(_processes(_warm(sandbox))))
+            await asyncio.sleep(0.05)
+        await runs
+    assert 1 <= most <= 3  # two guests, and the warm process below the one that waits for it
+
+
+async def test_a_thousand_in_a_row_leak_nothing() -> None:
+    async with Sandbox(workers=2) as sandbox:
+        for n in range(50):
+            await sandbox.run(f"print({n})")
+        await asyncio.sleep(0.3)
+        before = await _held(sandbox)
+        for n in range(1000):
+            result = await sandbox.run(f"x = bytearray(1 << 20)\nprint({n})")
+            assert result.stdout == f"{n}\n"
+        await asyncio.sleep(0.3)
+        after = await _held(sandbox)
+    assert after["descriptors"] == before["descriptors"]
+    assert after["warm descriptors"] == before["warm descriptors"]
+    assert after["mounts"] == before["mounts"]
+    assert after["processes"] <= before["processes"]
+    assert after["memory"] < before["memory"] + 8
+
+
+def _open_files(pid: int) -> int:
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # the warm process is closed to an ordinary user
+        return 0
+
+
+async def _held(sandbox: Sandbox) -> dict[str, float]:
+    below = _processes(os.getpid())
+    descriptors = [_open_files(pid) for pid in below]
+    return {
+        "descriptors": _open_files(os.getpid()),
+        "warm descriptors": max(descriptors, default=0),
+        "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
+        "processes": len(below),
+        "memory": _resident_mb({os.getpid(), *below}),
+    }
+
+
+async def test_a_dead_warm_process_is_replaced(sandbox: Sandbox) -> None:
+    before = _warm(sandbox)
+    os.kill(before, signal.SIGKILL)
+    result = await sandbox.run("print('again')")
+    assert (result.status, result.stdout) == ("ok", "again\n")
+    assert _warm(sandbox) != before
+
+
+async def test_a_program_survives_the_death_of_its_warm_process(sandbox: Sandbox) -> None:
+    running = asyncio.create_task(sandbox.run("import time\ntime.sleep(0.5)\nprint('done')", Limits(wall_s=20.0)))
+    await asyncio.sleep(0.2)
+    os.kill(_warm(sandbox), signal.SIGKILL)
+    result = await running
+    assert (result.status, result.stdout) == ("ok", "done\n")
+
+
+def _stall(sandbox: Sandbox) -> None:
+    for pid in (_warm(sandbox), *_processes(_warm(sandbox))):
+        os.kill(pid, signal.SIGSTOP)
+
+
+async def test_a_program_that_stalls_with_its_warm_process_is_given_up_in_time(sandbox: Sandbox) -> None:
+    running = asyncio.create_task(sandbox.run("import time\ntime.sleep(60)", Limits(wall_s=1.0)))
+    await asyncio.sleep(0.5)
+    _stall(sandbox)
+    result = await running
+    assert result.status == "timeout"
+    assert result.wall_s < 2.0
+    assert (await sandbox.run("print('again')")).stdout == "again\n"
+
+
+async def test_a_stalled_warm_process_costs_no_program_its_run(sandbox: Sandbox) -> None:
+    await sandbox.run("print('leaves a spare')")
+    _stall(sandbox)
+    result = await sandbox.run("print('ran')", Limits(wall_s=1.0))
+    assert (result.status, result.stdout) == ("ok", "ran\n")
+
+
+async def test_cancelling_ends_the_program(sandbox: Sandbox) -> None:
+    await sandbox.run("print(1)")
+    running = asyncio.create_task(sandbox.run("while True: pass", Limits(wall_s=60.0)))
+    await asyncio.sleep(0.3)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (await sandbox.run("print(2)")).stdout == "2\n"
+    await asyncio.sleep(0.3)
+    busy = [pid for pid in _processes(os.getpid()) if _is_running(pid)]
+    assert busy == []
+
+
+def _is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "R"
+
+
+async def test_closing_ends_every_process_and_can_be_done_twice() -> None:
+    before = _processes(os.getpid())
+    sandbox = Sandbox()
+    running = asyncio.create_task(sandbox.run("while True: pass", Limits(wall_s=60.0)))
+    while not _processes(os.getpid()) - before:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(3.0)
+    await sandbox.close()
+    await sandbox.close()
+    assert _processes(os.getpid()) - before == set()
+    running.cancel()
+
+
+async def test_after_closing_it_starts_anew() -> None:
+    sandbox = Sandbox()
+    assert (await sandbox.run("print(1)")).stdout == "1\n"
+    await sandbox.close()
+    assert (await sandbox.run("print(2)")).stdout == "2\n"
+    await sandbox.close()
+
+
+def test_it_belongs_to_one_event_loop_at_a_time() -> None:
+    async def misused() -> None:
+        async with Sandbox() as sandbox:
+            await sandbox.identity()
+            await asyncio.to_thread(asyncio.run, sandbox.run("print(1)"))
+
+    with pytest.raises(RuntimeError, match="event loop"):
+        asyncio.run(misused())
+
+
+_CALLER = """
+import asyncio, sys
+from nanoflux_sandbox import Limits, Sandbox
+
+async def main():
+    sandbox = Sandbox(workers=2, backend=sys.argv[1])
+    await sandbox.identity()
+    hard = "import signal\\nsignal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\\nwhile True: pass"
+    runs = [asyncio.create_task(sandbox.run(hard, Limits(wall_s=60.0))) for _ in range(2)]
+    await asyncio.sleep(0.3)
+    print("running", flush=True)
+    await asyncio.gather(*runs)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("tier", ["linux:namespaces+landlock+seccomp", "linux:landlock+seccomp"])
+@pytest.mark.parametrize("stalled", [False, True])
+def test_nothing_outlives_a_killed_caller(tier: str, stalled: bool) -> None:
+    caller = subprocess.Popen([sys.executable, "-c", _CALLER, tier], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout is not None
+    assert caller.stdout.readline() == "running\n"
+    below = _processes(caller.pid)
+    assert len(below) >= 3
+    for pid in below if stalled else ():
+        os.kill(pid, signal.SIGSTOP)
+    caller.kill()
+    caller.wait()
+    time.sleep(1.0)
+    assert {pid for pid in below if _alive(pid)} == set()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_importing_it_is_cheap() -> None:
+    code = "import sys, nanoflux_sandbox\nprint([m for m in ('numpy', 'sympy', 'ctypes') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("wrong", [{"backend": "none"}, {"backend": "linux:landlock"}, {"workers": 0}])
+def test_a_wrong_setting_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"backend|worker"):
+        Sandbox(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_error_carries_its_fix_and_exit_code() -> None:
+    error = SandboxError("no layer holds", "use a newer kernel")
+    assert (error.message, error.fix, error.exit_code) == ("no layer holds", "use a newer kernel", 3)
+    assert "newer kernel" in str(error)

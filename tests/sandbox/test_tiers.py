@@ -1,0 +1,157 @@
+"""On weaker machines: without user namespaces the second tier holds; without more, nothing runs, and it is said why."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_sandbox import Sandbox, SandboxError, probe
+from nanoflux_sandbox.kernel import seccomp, syscalls
+
+_SUITE = Path(__file__).parent / "sandbox_suite"
+_BECOME = str(_SUITE / "become.py")
+
+
+def _as(who: str, *arguments: str) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, _BECOME, who, sys.executable, "-m", "nanoflux_sandbox", *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("who", ["root", "ordinary"])
+def test_both_users_reach_the_strongest_tier(who: str) -> None:
+    code, report = _as(who, "check")
+    assert (code, report["backend"], report["safe"]) == (0, "linux:namespaces+landlock+seccomp", True), report
+    assert report["layers"] == {"namespaces": True, "landlock": True, "seccomp": True}
+    assert report["cases"] == {"run": report["cases"]["run"], "failed": 0}
+    assert report["cases"]["run"] >= 30
+
+
+def test_without_user_namespaces_the_second_tier_holds_and_says_so() -> None:
+    code, report = _as("no-userns", "check")
+    assert (code, report["backend"], report["safe"]) == (0, "linux:landlock+seccomp", True), report
+    assert report["layers"]["namespaces"] is False
+    assert any("namespaces" in reason for reason in report["reasons"])
+
+
+def test_without_landlock_nothing_runs(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("print('ran')")
+    code, result = _as("no-landlock", "run", str(tmp_path / "program.py"))
+    assert (code, result["status"], result["stdout"]) == (3, "unavailable", "")
+    assert "landlock" in result["stderr"]
+
+
+def test_without_landlock_the_check_refuses_and_names_the_layer() -> None:
+    code, report = _as("no-landlock", "check")
+    assert (code, report["safe"], report["backend"]) == (3, False, "none")
+    assert report["layers"] == {"namespaces": True, "landlock": False, "seccomp": True}
+    assert report["reasons"]
+
+
+def test_fewer_layers_run_only_when_asked_for_by_name(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("print('ran')")
+    code, result = _as("no-landlock", "run", str(tmp_path / "program.py"), "--backend", "linux:namespaces+seccomp")
+    assert (code, result["status"], result["stdout"]) == (0, "ok", "ran\n")
+    assert result["backend"] == "linux:namespaces+seccomp"
+
+
+def test_a_named_tier_is_never_replaced_by_a_weaker_one(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("print('ran')")
+    strongest = "linux:namespaces+landlock+seccomp"
+    code, result = _as("no-userns", "run", str(tmp_path / "program.py"), "--backend", strongest)
+    assert (code, result["status"]) == (3, "unavailable")
+
+
+@pytest.mark.parametrize("backend", ["linux:seccomp", "linux:namespaces+seccomp"])
+async def test_every_result_names_its_tier(backend: str) -> None:
+    async with Sandbox(backend=backend) as sandbox:
+        result = await sandbox.run("open('/etc/passwd')")
+    assert (result.status, result.backend) == ("error", backend)
+
+
+async def test_an_unavailable_sandbox_says_why_and_has_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    sandbox = Sandbox()
+    result = await sandbox.run("print(1)")
+    assert (result.status, result.stdout, result.backend) == ("unavailable", "", "none")
+    with pytest.raises(SandboxError, match="darwin"):
+        await sandbox.identity()
+    await sandbox.close()
+
+
+def test_probe_builds_the_real_thing() -> None:
+    report = probe()
+    assert report.safe
+    assert report.backend == "linux:namespaces+landlock+seccomp"
+    assert report.reasons == []
+
+
+@pytest.mark.parametrize("machine", ["riscv64", "i686", "ppc64le"])
+def test_other_architectures_are_refused(machine: str) -> None:
+    with pytest.raises(OSError, match=machine):
+        seccomp.compiled(machine)
+
+
+class _Machine:
+    """Runs a filter as the kernel does, to look at its every answer."""
+
+    def __init__(self, program: bytes) -> None:
+        import struct
+
+        self.steps = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
+
+    def answer(self, architecture: int, number: int, *arguments: int) -> int:
+        words = {0: number, 4: architecture, **{16 + 8 * n: a & 0xFFFFFFFF for n, a in enumerate(arguments)}}
+        at, accumulator = 0, 0
+        while True:
+            code, if_true, if_false, value = self.steps[at]
+            at += 1
+            if code == 0x20:
+                accumulator = words.get(value, 0)
+            elif code == 0x54:
+                accumulator &= value
+            elif code == 0x06:
+                return value
+            else:
+                holds = accumulator == value if code == 0x15 else accumulator >= value
+                at += if_true if holds else if_false
+
+
+_ALLOW, _KILL, _EPERM = 0x7FFF0000, 0x80000000, 0x00050001
+
+
+@pytest.mark.parametrize(("machine", "column"), [("x86_64", 0), ("aarch64", 1)])
+def test_the_filter_allows_its_list_and_nothing_else(machine: str, column: int) -> None:
+    run = _Machine(seccomp.compiled(machine))
+    architecture = syscalls.ARCHITECTURES[machine]
+    allowed = {numbers[column] for numbers in syscalls.ALLOWED.values()}
+    deadly = {numbers[column] for numbers in syscalls.DEADLY.values()}
+    special = {numbers[column] for numbers in (*syscalls.CONDITIONAL.values(), *syscalls.ANSWERED.values())}
+    for number in range(600):
+        if number not in special:
+            expected = _ALLOW if number in allowed else _KILL if number in deadly else _EPERM
+            assert run.answer(architecture, number) == expected, number
+    others = set(syscalls.ARCHITECTURES.values()) - {architecture} | {0x40000003, 0x40000028}
+    assert {run.answer(other, n) for other in others for n in range(600)} == {_KILL}
+    assert len(allowed) < 50
+
+
+def test_the_filter_looks_at_arguments() -> None:
+    run = _Machine(seccomp.compiled("x86_64"))
+    read, write, mmap, mprotect, futex, x32 = 0, 1, 9, 10, 202, 0x40000000
+    here = syscalls.ARCHITECTURES["x86_64"]
+    assert [run.answer(here, read, d) == _ALLOW for d in range(5)] == [True, False, False, False, False]
+    assert [run.answer(here, write, d) == _ALLOW for d in range(5)] == [False, True, True, False, False]
+    assert [run.answer(here, mmap, 0, 4096, prot, 0x22) == _ALLOW for prot in (0, 1, 3, 4, 5, 7)] == [True] * 3 + [
+        False
+    ] * 3
+    assert [run.answer(here, mprotect, 0, 4096, prot) == _ALLOW for prot in (1, 3, 4, 7)] == [True, True, False, False]
+    assert run.answer(here, mmap, 0, 4096, 3, 0x40022) == _EPERM
+    assert [run.answer(here, futex, 0, op) == _ALLOW for op in (0, 1, 128, 129, 6, 12, 128 + 11)] == [True] * 4 + [
+        False
+    ] * 3
+    assert run.answer(here, x32 + read, 0) == _KILL

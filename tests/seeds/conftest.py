@@ -1,0 +1,48 @@
+"""Shared by the seeds' tests: the real sandbox, started once, and GSM-Hard where it is here."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.records import Identity, PythonReply, PythonRequest
+from nanoflux_local.tools.python_check import PythonTool
+
+GSMHARD = Path(__file__).parents[3] / "shared" / "data" / "gsm-hard" / "gsmhardv2.jsonl"
+
+
+class RealSandbox:
+    """Runs programs on an event loop of its own, so that one pool serves tests with loops of theirs."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._tool = PythonTool(workers=2)
+        self.identity: Identity = self._loop.run_until_complete(self._tool.identity())
+
+    def run(self, code: str) -> PythonReply:
+        return self._loop.run_until_complete(self._tool.run(PythonRequest(self.identity, code)))
+
+    def wait(self, awaitable):
+        return self._loop.run_until_complete(awaitable)
+
+    async def call(self, request: PythonRequest) -> PythonReply:
+        return await self._tool.run(request)
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._tool.close())
+        self._loop.close()
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[RealSandbox]:
+    real = RealSandbox()
+    yield real
+    real.close()
+
+
+@pytest.fixture(scope="session")
+def gsmhard_path() -> Path:
+    if not GSMHARD.exists():
+        pytest.skip(f"GSM-Hard's official file is not at {GSMHARD}")
+    return GSMHARD

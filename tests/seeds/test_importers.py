@@ -1,0 +1,234 @@
+"""Importers: a bad row refuses the file and names its line; splits depend on words alone."""
+
+import hashlib
+import json
+import random
+from collections import Counter
+
+import pytest
+
+from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
+from nanoflux_local.records import Identity, PythonReply
+from nanoflux_local.seeds.benchmarks import load_items, starter_items
+from nanoflux_local.seeds.importers import (
+    MAX_LINE_BYTES,
+    check_programs,
+    file_hash,
+    hashed_split,
+    read_gsmhard,
+    read_jsonl,
+    reader,
+)
+from nanoflux_local.seeds.part import take_apart
+from nanoflux_local.seeds.source import Items
+
+GOOD = {"input": " How many are 6 times 7? ", "code": "def solution():\n    return 6 * 7\n\n", "target": 42.0}
+
+
+def line(**changed) -> bytes:
+    return json.dumps({**GOOD, **changed}).encode()
+
+
+def without(key: str) -> bytes:
+    return json.dumps({name: value for name, value in GOOD.items() if name != key}).encode()
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(*lines: bytes):
+        path = tmp_path / "file.jsonl"
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        return path
+
+    return written
+
+
+def test_a_good_row_becomes_a_seed_that_knows_its_line(write):
+    (number, seed), (last, _) = read_gsmhard(write(line(), b"", b"  ", line(target=-3)))
+    assert (number, seed.id, seed.dataset) == (1, "gsmhard-1", "gsmhard")
+    assert (seed.question, seed.answer) == ("How many are 6 times 7?", "42")
+    assert seed.program == "def solution():\n    return 6 * 7\n\nprint(repr(solution()))\n"
+    assert last == 4, "blank lines are counted and are no rows"
+
+
+BAD = {
+    "input missing": (without("input"), "key 'input' is missing"),
+    "code missing": (without("code"), "key 'code' is missing"),
+    "target missing": (without("target"), "key 'target' is missing"),
+    "input no text": (line(input=5), "key 'input'"),
+    "code null": (line(code=None), "key 'code'"),
+    "target a text": (line(target="42"), "key 'target'"),
+    "target a boolean": (line(target=True), "key 'target'"),
+    "target infinite": (line(target=float("inf")), "key 'target'"),
+    "target NaN": (line(target=float("nan")), "key 'target'"),
+    "target beyond a double": (line(target=10**400), "key 'target'"),
+    "input empty": (line(input="  "), "key 'input' is empty"),
+    "a list": (b"[1, 2]", "not a JSON object"),
+    "a number": (b"7", "not a JSON object"),
+    "cut off": (line()[:-5], "not JSON in UTF-8"),
+    "two objects": (line() + line(), "not JSON in UTF-8"),
+    "nested too deep": (b'{"a": ' + b"[" * 100_000, "not JSON in UTF-8"),
+    "Latin-1": (b'{"input": "caf\xe9"}', "not JSON in UTF-8"),
+    "a byte order mark": (b"\xef\xbb\xbf" + line(), "not JSON in UTF-8"),
+    "too long": (line(input="x" * MAX_LINE_BYTES), f"longer than {MAX_LINE_BYTES} bytes"),
+}
+
+
+@pytest.mark.parametrize(("row", "said"), BAD.values(), ids=BAD)
+def test_a_bad_row_names_the_file_and_the_line(write, row, said):
+    path = write(line(), b"", row, line())
+    with pytest.raises(DataError) as caught:
+        list(read_gsmhard(path))
+    assert caught.value.message.startswith(f"{path}, line 3: ")
+    assert said in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+def test_a_line_may_be_as_long_as_the_limit(write):
+    row = b'{"a": "' + b"x" * (MAX_LINE_BYTES - 10) + b'"}'
+    assert len(row) + 1 == MAX_LINE_BYTES
+    assert len(list(read_jsonl(write(row)))) == 1
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "."])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
+    with pytest.raises(DataError, match=r"directory"):
+        list(read_jsonl(tmp_path / name))
+
+
+def test_an_empty_file_has_no_items(tmp_path):
+    path = tmp_path / "empty.jsonl"
+    path.touch()
+    assert list(read_gsmhard(path)) == []
+
+
+def test_a_files_hash_is_of_its_bytes(write):
+    path = write(line(), b"\xff")
+    assert file_hash(path) == hashlib.sha256(line() + b"\n\xff\n").hexdigest()
+
+
+def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="poetry"):
+        reader("poetry")
+    with pytest.raises(UsageError, match="training"):
+        load_items(tmp_path / "ledger.db", "starter", "training")
+    with pytest.raises(NothingMatchedError, match="'gsmhard' has no train items"):
+        load_items(tmp_path / "ledger.db", "gsmhard", "train")
+    assert not (tmp_path / "ledger.db").exists(), "looking creates nothing"
+
+
+def checked(sandbox, path):
+    sandbox.wait(check_programs(path, read_gsmhard(path), sandbox.call, sandbox.identity))
+
+
+DISAGREEING = {
+    "another number": line(target=43),
+    "a little off": line(target=42.001),
+    "an error": line(code="def solution():\n    return 1 / 0"),
+    "no function": line(code="x = 42"),
+    "no number": line(code="def solution():\n    return None"),
+    "an infinity": line(code="def solution():\n    return float('inf')"),
+    "not Python": line(code="def solution(:"),
+    "a lone surrogate": line(code="def solution():\n    return '\ud800'"),
+}
+
+
+def test_programs_that_agree_pass_in_the_real_sandbox(write, sandbox):
+    checked(sandbox, write(line(), line(target=42), line(target=42.00001)))
+
+
+@pytest.mark.parametrize("row", DISAGREEING.values(), ids=DISAGREEING)
+def test_a_program_that_disagrees_names_its_line(write, sandbox, row):
+    path = write(line(), row, line())
+    with pytest.raises(DataError) as caught:
+        checked(sandbox, path)
+    assert caught.value.message.startswith(f"{path}, line 2: its program gives ")
+
+
+def test_a_missing_sandbox_is_no_verdict_on_a_row(write, sandbox):
+    async def unavailable(request):
+        return PythonReply("unavailable", None, "", "no namespaces", False, "none")
+
+    path = write(line())
+    with pytest.raises(RefusedError, match="no namespaces"):
+        sandbox.wait(check_programs(path, read_gsmhard(path), unavailable, Identity("sandbox", "none")))
+
+
+def stems(count: int) -> list[str]:
+    rng = random.Random(0)
+    words = ["apples", "hens", "trains", "boxes", "litres", "coins", "miles", "pages", "hours", "loaves"]
+    return [" ".join(rng.choice(words) for _ in range(8)) for _ in range(count)]
+
+
+def test_splits_are_near_60_10_30_and_pinned():
+    counts = Counter(map(hashed_split, set(stems(5000))))
+    total = sum(counts.values())
+    for split, share in (("train", 0.6), ("dev", 0.1), ("test", 0.3)):
+        assert counts[split] / total == pytest.approx(share, abs=0.025), counts
+    assert [hashed_split(f"{word} are eaten") for word in ("Eggs", "Dates", "Oats")] == ["train", "dev", "test"]
+
+
+def test_numbers_case_and_punctuation_do_not_move_an_item():
+    """A restated stem with other numbers stays on its side of the split."""
+    for stem in stems(200):
+        told = [
+            f"{stem.capitalize()} 16 and 3?",
+            f"{stem} 4,933,828 and 0.5",
+            f"{stem}; and",
+            f"{stem.upper()}: $7 AND",
+        ]
+        assert len({hashed_split(text) for text in told}) == 1
+
+
+def test_gsm_hards_official_file_reads_whole(gsmhard_path):
+    items = [item for _, item in read_gsmhard(gsmhard_path)]
+    assert len(items) == 1319
+    assert len({item.id for item in items}) == 1319
+    assert items[0].answer == "-9867630"
+    assert len(take_apart("x", items[1].question, items[1].program)) == 1
+
+
+def test_most_of_gsm_hard_can_be_a_part(gsmhard_path):
+    items = [item for _, item in read_gsmhard(gsmhard_path)]
+    rng = random.Random(0)
+    chained = Items(items, chained=True)
+    drawn = chained.draw(1000, rng)
+    assert len({seed.id for seed in drawn}) == 1000
+    for seed, part in zip(drawn, (take_apart(s.id, s.question, s.program)[0] for s in drawn), strict=True):
+        assert part.text() == seed.question
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [(Items(starter_items("train")), 20), (Items(starter_items("test")), 15)],
+    ids=["train", "test"],
+)
+def test_draws_are_without_replacement_while_enough_is_left(source, count):
+    first = {seed.id for seed in source.draw(count, random.Random(1))}
+    second = {seed.id for seed in source.draw(count, random.Random(1), without=first)}
+    assert len(first) == len(second) == count
+    assert not first & second
+
+
+def test_draws_are_uniform():
+    items = starter_items("train")[:10]
+    source, rng = Items(items), random.Random(0)
+    counts = Counter(seed.id for _ in range(4000) for seed in source.draw(3, rng))
+    assert len(counts) == 10
+    for count in counts.values():
+        assert count == pytest.approx(1200, abs=120)
+
+
+def test_more_seeds_than_there_are_is_refused_and_fewer_left_start_over():
+    items = starter_items("train")[:4]
+    source = Items(items)
+    with pytest.raises(NothingMatchedError, match="asks for 5 seeds, but there are only 4"):
+        source.draw(5, random.Random(0))
+    assert len(source.draw(4, random.Random(0))) == 4
+    rest = source.draw(2, random.Random(0), without={items[0].id, items[1].id})
+    assert {seed.id for seed in rest} == {items[2].id, items[3].id}
+    assert len(source.draw(3, random.Random(0), without={items[0].id, items[1].id})) == 3
+    with pytest.raises(NothingMatchedError, match="no training items"):
+        Items([])
+    with pytest.raises(NothingMatchedError, match="no training items"):
+        Items(starter_items("train")[:3], chained=True)  # starter programs are no functions

@@ -1,0 +1,165 @@
+"""Taking seeds apart: which programs are straight lines, and which numbers are slots (concept stitching, paper §3)."""
+
+import pytest
+
+from nanoflux_local.seeds.part import fill, straight_line, take_apart
+
+EGGS = '''
+def solution():
+    """Ducks lay 16 eggs."""
+    eggs_per_day = 16
+    eaten = 3
+    price = 2
+    sold = eggs_per_day - eaten
+    result = sold * price
+    return result
+'''
+EGGS_TEXT = "Ducks lay 16 eggs per day. She eats 3 and sells the rest for $2 each. What does she earn?"
+
+
+def program(*lines: str, end: str = "return result") -> str:
+    return "\n".join(["def solution():", *(f"    {line}" for line in (*lines, end))])
+
+
+def slots(question: str, code: str) -> dict[str, str]:
+    return {part.slot: part.value for part in take_apart("id", question, code)}
+
+
+def test_a_straight_line_is_its_assignments_ending_in_the_answer():
+    assert straight_line(EGGS) == (
+        ("eggs_per_day", "16"), ("eaten", "3"), ("price", "2"), ("sold", "eggs_per_day - eaten"),
+        ("result", "sold * price"), ("answer", "result"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [
+        (program("a = 5", end="return a * 2"), "a * 2"),
+        (program("a = 5", "result = max(a, abs(-3), round(a / 2))"), "result"),
+        (program("a = 5", "result = (a ** 2) % 7 // 2"), "result"),
+        (program("a = 5", "result = -a"), "result"),
+        (program("a = 5", "result = a") + "\n\nprint(repr(solution()))\n", "result"),
+    ],
+)
+def test_arithmetic_and_a_few_calls_are_simple(code, answer):
+    assert straight_line(code)[-1] == ("answer", answer)
+
+
+TWISTED = {
+    "a loop": program("result = 0", "for i in range(3): result = result + i"),
+    "a while": program("result = 5", "while result > 3: result = 1"),
+    "a reassignment": program("a = 5", "a = a + 1", "result = a"),
+    "an augmented assignment": program("result = 5", "result += 1"),
+    "a branch": program("a = 5", "if a > 3: a = 1", "result = a"),
+    "an if expression": program("a = 5", "result = a if a > 3 else 1"),
+    "two targets": program("a = b = 5", "result = a + b"),
+    "unpacking": program("a, b = 5, 6", "result = a + b"),
+    "a list": program("a = [1, 2]", "result = sum(a)"),
+    "a text": program("a = 'x'", "result = 5"),
+    "a boolean": program("a = True", "result = a + 1"),
+    "a comparison": program("a = 5", "result = a > 3"),
+    "an attribute": program("a = 5", "result = a.real"),
+    "an index": program("a = 5", "result = a[0]"),
+    "another function": program("a = 5", "result = pow(a, 2)"),
+    "a method": program("import math", "result = math.sqrt(4)"),
+    "a keyword argument": program("a = 5", "result = round(a, ndigits=1)"),
+    "a lambda": program("result = (lambda: 5)()"),
+    "a walrus": program("result = (a := 5)"),
+    "an annotation": program("a: int = 5", "result = a"),
+    "an early return": program("a = 5", "return a", "result = 6"),
+    "a statement with an effect": program("a = 5", "print(a)", "result = a"),
+    "no return": "def solution():\n    a = 5",
+    "a bare return": program("a = 5", end="return"),
+    "its own answer": program("answer = 5", end="return answer"),
+    "no function": "a = 5\nprint(a)",
+    "a class": "class solution: pass",
+    "an import before": "import math\n" + program("result = 5"),
+    "not Python": "def solution(:",
+    "a NUL": program("result = 5") + "\0",
+    "nested too deep": program("result = " + "-" * 20_000 + "1"),
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("code", TWISTED.values(), ids=TWISTED)
+def test_whatever_else_a_program_does_makes_it_no_part(code):
+    assert straight_line(code) is None
+    assert take_apart("id", "There are 5 hens and 6 cocks.", code) == []
+
+
+def test_each_slot_opens_the_text_around_its_number():
+    parts = {part.slot: part for part in take_apart("ducks", EGGS_TEXT, EGGS)}
+    assert {slot: part.value for slot, part in parts.items()} == {"eggs_per_day": "16", "eaten": "3", "price": "2"}
+    eaten = parts["eaten"]
+    assert (eaten.seed, eaten.before[-9:], eaten.after[:10]) == ("ducks", "She eats ", " and sells")
+    assert eaten.text() == EGGS_TEXT
+    assert eaten.text("X") == EGGS_TEXT.replace("eats 3", "eats X")
+    assert eaten.statements == straight_line(EGGS)
+    assert eaten.lines == (
+        "Sold = {eggs_per_day} - {eaten} = {sold}.", "The answer = {sold} * {price} = {result}.",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("question", "found"),
+    [
+        ("She has 4933828 hens.", "4933828"),
+        ("She has 4,933,828 hens.", "4,933,828"),
+        ("It costs $4933828.", "4933828"),
+        ("A 4933828-piece puzzle", "4933828"),
+        ("Are there 4933828?", "4933828"),
+        ("4933828 hens", "4933828"),
+        ("She has 4933828 hens and 4933828 cocks.", None),
+        ("She has 4933828 hens, that is 4,933,828.", None),
+        ("She has 4933828.5 hens.", None),
+        ("She has 14933828 hens.", None),
+        ("She has 49338280 hens.", None),
+        ("She has 14,933,828 hens.", None),
+        ("She has 4933828% more.", None),
+        ("1/4933828 of it", None),
+        ("4933828/3 of it", None),
+        ("a ratio of 7:4933828", None),
+        ("item x4933828", None),
+        ("4933828th", None),
+        ("She has many hens.", None),
+    ],
+)
+def test_a_slot_is_a_number_that_stands_alone_and_once(question, found):
+    code = program("hens = 4933828", "result = hens * 2")
+    assert slots(question, code) == ({} if found is None else {"hens": found})
+
+
+TEXT = "There are 5 hens, 6 cocks, 1 dog and 0 cats."
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (("hens = 5", "cocks = 6", "result = hens + cocks"), {"hens": "5", "cocks": "6"}),
+        (("hens = 5", "also = 5", "result = hens + also"), {}),
+        (("hens = 5", "result = hens * 5"), {}),
+        (("hens = 5", "result = hens * 5.5"), {"hens": "5"}),
+        (("hens = 5", "result = hens * 55"), {"hens": "5"}),
+        (("dog = 1", "cats = 0", "result = dog + cats"), {}),
+        (("hens = 5.0", "result = hens"), {}),
+        (("hens = -5", "result = hens"), {}),
+        (("hens = 5 + 0", "result = hens"), {}),
+        (("hens = 7", "result = hens"), {}),
+        (("hens = 5", "cocks = 6", "result = cocks * 2"), {"cocks": "6"}),
+        (("hens = 5", "idle = hens * 2", "cocks = 6", "result = cocks * 2"), {"cocks": "6"}),
+    ],
+    ids=["two", "twice given", "again in a step", "part of 5.5", "part of 55", "too small", "float", "negative",
+         "calculated", "not in the text", "idle", "idle through another"],
+)  # fmt: skip
+def test_a_slot_is_given_once_and_needed_for_the_answer(lines, expected):
+    assert slots(TEXT, program(*lines)) == expected
+
+
+def test_explanations_are_filled_with_plain_numbers():
+    assert fill("Sold = {a} - {b_2} = {sold}.", {"a": 16.0, "b_2": 2.5, "sold": 13.5}) == "Sold = 16 - 2.5 = 13.5."
+
+
+def test_calls_keep_their_names_in_explanations():
+    code = program("hens = 5", "cocks = 6", "result = max(hens, cocks)")
+    assert take_apart("id", TEXT, code)[0].lines == ("The answer = max({hens}, {cocks}) = {result}.",)

@@ -1,0 +1,344 @@
+"""Stitching: chains of seeds told as one question, solved by one program, held against a computation of our own."""
+
+import math
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from nanoflux_local.answers import numbers_agree, read_number
+from nanoflux_local.domains.starter.templates import load_templates
+from nanoflux_local.records import PythonReply
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.program_judge import ProgramJudge
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.roles.stitcher import (
+    NAMES,
+    StitchingAttacker,
+    answer_program,
+    question_text,
+    read_trace,
+    result_name,
+    solution_text,
+    tracing_program,
+)
+from nanoflux_local.seeds.importers import read_gsmhard
+from nanoflux_local.seeds.part import Part, take_apart
+from nanoflux_local.seeds.source import LINK_RANGE, Items, StarterTemplates
+from nanoflux_local.transcript import Attack, Seed
+
+HIGHEST = {(template.id, slot.name): slot.high for template in load_templates() for slot in template.quantities}
+TEMPLATES = [template for template in load_templates() if template.split == "train"]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A seed of GSM-Hard's shape, and what it comes to as a function of its slot, written down a second time."""
+
+    id: str
+    question: str
+    lines: tuple[str, ...]
+    slot: str
+    own: float
+    solve: Callable[[float], float]
+
+    @property
+    def code(self) -> str:
+        return "\n".join(["def solution():", *(f"    {line}" for line in self.lines), "    return result"])
+
+    @property
+    def part(self) -> Part:
+        return next(part for part in take_apart(self.id, self.question, self.code) if part.slot == self.slot)
+
+
+STORIES = (
+    Story("eggs", "Hens lay 16 eggs. She eats 3 and sells each for $2. What does she earn?",
+          ("eggs = 16", "eaten = 3", "price = 2", "result = (eggs - eaten) * price"), "eggs", 16,
+          lambda x: (x - 3) * 2),
+    Story("robe", "A robe takes 40 bolts of blue and half that much white. How many in all?",
+          ("blue = 40", "white = blue / 2", "result = blue + white"), "blue", 40, lambda x: 1.5 * x),
+    Story("loss", "He has 12 dollars and spends 4933828. What is left?",
+          ("has = 12", "spent = 4933828", "result = has - spent"), "has", 12, lambda x: x - 4933828),
+    Story("share", "They share 100 sweets among 7 children. How many each?",
+          ("sweets = 100", "children = 7", "result = sweets / children"), "children", 7, lambda x: 100 / x),
+    Story("large", "A town of 9653262 people has 3 times as many hens. How many hens?",
+          ("people = 9653262", "times = 3", "result = people * times"), "people", 9653262, lambda x: 3 * x),
+    Story("round", "A tank of 55 litres is filled to the nearest 2 litres, at most 80. How much?",
+          ("litres = 55", "nearest = 2", "most = 80", "result = min(round(litres / nearest) * nearest, most)"),
+          "litres", 55, lambda x: min(round(x / 2) * 2, 80)),
+)  # fmt: skip
+BY_ID = {story.id: story for story in STORIES}
+
+
+def expected(stories) -> tuple[float, list[bool], list[float]]:
+    """The chain's answer, which links are fitted, and what they carry: the rule as the question tells it."""
+    x, fitted, links = stories[0].solve(stories[0].own), [], []
+    for story in stories[1:]:
+        fits = x > 0 and x == math.floor(x) and x <= 100 * story.own
+        link = x if fits else math.floor(abs(x) + 0.5) % 1000 + 1
+        fitted.append(not fits)
+        links.append(link)
+        x = story.solve(link)
+    return x, fitted, links
+
+
+CHAINS = [
+    ["eggs", "robe"],
+    ["share", "eggs"],
+    ["loss", "robe"],
+    ["large", "share"],
+    ["eggs", "large", "round"],
+    ["robe", "share", "loss", "eggs"],
+    ["round", "loss", "large", "share", "eggs"],
+    ["eggs", "robe", "loss", "share", "large", "round"],
+    ["large", "round", "share", "loss", "robe", "eggs"],
+]
+
+
+def traced(sandbox, parts):
+    found = read_trace(parts, sandbox.run(tracing_program(parts)))
+    assert not isinstance(found, Unparsed), found
+    return found
+
+
+@pytest.mark.parametrize("ids", CHAINS, ids="-".join)
+def test_a_chain_comes_to_what_its_stories_come_to(sandbox, ids):
+    stories = [BY_ID[name] for name in ids]
+    parts = [story.part for story in stories]
+    answer, fitted, links = expected(stories)
+    found = traced(sandbox, parts)
+    assert (list(found.fitted), list(found.links)) == (fitted, links)
+    assert found.variables[-1]["answer"] == pytest.approx(answer, rel=1e-12)
+    reply = sandbox.run(answer_program(parts, found))
+    assert reply.status == "ok", reply.stderr
+    assert numbers_agree(read_number(reply.stdout), answer)
+
+
+def test_the_chains_meet_every_kind_of_link():
+    kinds = {fitted for ids in CHAINS for fitted in expected([BY_ID[name] for name in ids])[1]}
+    assert kinds == {True, False}
+
+
+@pytest.mark.parametrize("ids", CHAINS, ids="-".join)
+def test_the_question_tells_every_part_and_names_every_link(sandbox, ids):
+    parts = [BY_ID[name].part for name in ids]
+    found = traced(sandbox, parts)
+    told = question_text(parts, found).split("\n")
+    assert len(told) == len(parts)
+    assert told[0].startswith(f"Part 1. {parts[0].text()} ")
+    for number, (part, text) in enumerate(zip(parts[1:], told[1:], strict=True), 2):
+        name = NAMES[number - 2]
+        assert text.startswith(f"Part {number}. {part.text(name)}")
+        how = "call the remainder plus 1" if found.fitted[number - 2] else "Call the answer to this"
+        assert told[number - 2].endswith(f"{how} {name}.")
+    assert told[-1] == f"Part {len(parts)}. {parts[-1].text(NAMES[len(parts) - 2])}"
+
+
+@pytest.mark.parametrize("ids", CHAINS, ids="-".join)
+def test_every_line_of_the_solution_is_true_arithmetic(sandbox, ids):
+    parts = [BY_ID[name].part for name in ids]
+    found = traced(sandbox, parts)
+    lines = solution_text(parts, found).split("\n")
+    assert len(lines) == len(parts)
+    for left, right in re.findall(r"= ([^=.]*(?:\.\d+[^=.]*)*) = (-?[\d.]+)\.(?: |$)", "\n".join(lines)):
+        assert eval(left, {}) == pytest.approx(float(right), abs=1e-4), (left, right)
+    for number, line in enumerate(lines[:-1]):
+        name, link = NAMES[number], f"{found.links[number]:.0f}"
+        told = f", so {name} = {int(link) - 1} + 1 = {link}." if found.fitted[number] else f". So {name} = {link}."
+        assert line.endswith(told), line
+        assert ("Rounded" in line) is found.fitted[number]
+    assert not re.search(r"[{}]", "\n".join(lines))
+
+
+def test_a_fitted_link_is_told_as_it_is_calculated(sandbox):
+    found = traced(sandbox, parts := [BY_ID["loss"].part, BY_ID["robe"].part])
+    assert found.variables[0]["answer"] == -4933816
+    assert solution_text(parts, found).split("\n")[0] == (
+        "The answer = 12 - 4933828 = -4933816. Rounded, 4933816 leaves the remainder 816 when divided by 1000, "
+        "so X = 816 + 1 = 817."
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "link", "fitted"),
+    [("2.5", 4, True), ("0.5", 2, True), ("0", 1, True), ("-7", 8, True), ("999.5", 1, True), ("1999", 1999, False),
+     ("4000", 4000, False), ("4001", 2, True), ("3.0", 3, False), ("0.4999", 1, True)],
+)  # fmt: skip
+def test_links_are_whole_positive_and_of_the_storys_size(sandbox, first, link, fitted):
+    """Halves go up; a robe of 40 bolts bears up to 4000."""
+    start = Part("first", "", "", "", "", "", "", (("answer", first),), (), False)
+    found = traced(sandbox, [start, BY_ID["robe"].part])
+    assert (found.links, found.fitted) == ((link,), (fitted,))
+
+
+def attacker(sandbox, source) -> StitchingAttacker:
+    return StitchingAttacker(source, sandbox.identity, 5.0)
+
+
+def items() -> tuple[Items, tuple[Seed, ...]]:
+    seeds = tuple(Seed(story.id, "x", story.question, "0", program=story.code) for story in STORIES)
+    return Items(seeds, chained=True), seeds
+
+
+async def judged(judge, attack, call):
+    return await judge.validate(attack, Draw(0, 0, 0), call)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_an_attack_is_verified_by_the_program_it_carries(sandbox, number):
+    source, seeds = items()
+    attack = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
+    assert isinstance(attack, Attack)
+    assert attack.question.startswith("Part 1. ") and "\nPart 6. " in attack.question
+    verdict = sandbox.wait(judged(ProgramJudge(sandbox.identity, 5.0), attack, sandbox.call))
+    assert (verdict.positive, verdict.check) == (True, "agrees")
+    again = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
+    assert again == attack
+
+
+def test_the_judge_sees_through_a_wrong_answer(sandbox):
+    source, seeds = items()
+    attack = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, 0, 0), sandbox.call))
+    wrong = Attack(attack.question, attack.solution, "1234567", attack.program)
+    verdict = sandbox.wait(judged(ProgramJudge(sandbox.identity, 5.0), wrong, sandbox.call))
+    assert (verdict.positive, verdict.check) == (False, "disagrees")
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("1 / 0", "ended with error"),
+        ("1e308 * 10", "ended with error"),
+        ("-1e308 * 10", "ended with error"),
+        ("(-8) ** 0.5", "ended with error"),
+    ],
+)
+def test_a_chain_that_cannot_be_calculated_is_no_attack(sandbox, expression, said):
+    start = Part("first", "", "", "", "", "", "", (("answer", expression),), (), False)
+    reply = sandbox.run(tracing_program([start, BY_ID["robe"].part]))
+    found = read_trace([start, BY_ID["robe"].part], reply)
+    assert isinstance(found, Unparsed) and said in found.reason
+
+
+@pytest.mark.parametrize("status", ["timeout", "memory", "killed", "output"])
+def test_a_trace_that_did_not_finish_is_not_read(status):
+    reply = PythonReply(status, None, "0 answer 5\n", "", False, "fake")
+    assert isinstance(read_trace([BY_ID["robe"].part], reply), Unparsed)
+
+
+def test_a_result_that_is_no_number_is_no_trace(sandbox):
+    part = Part("last", "", "", "", "", "", "", (("answer", "1e308 * 10"),), (), False)
+    assert read_trace([part], sandbox.run(tracing_program([part]))) == Unparsed(
+        "the chained program printed '0 answer inf', which is no number"
+    )
+
+
+class NoChain:
+    """A source that finds no order, or one whose first part divides by zero."""
+
+    def __init__(self, parts):
+        self._parts = parts
+
+    def chain(self, seeds, rng):
+        return self._parts
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [(None, "no order"), ((Part("x", "", "", "", "", "", "", (("answer", "1 / 0"),), (), False),), "ended with error")],
+)
+def test_what_cannot_be_chained_or_run_is_unparsed(sandbox, parts, said):
+    attack = sandbox.wait(attacker(sandbox, NoChain(parts)).attack((), Draw(0, 0, 0), sandbox.call))
+    assert isinstance(attack, Unparsed) and said in attack.reason
+
+
+def test_names_go_on_when_the_letters_run_out():
+    names = [result_name(number) for number in range(3 * len(NAMES))]
+    assert len(set(names)) == len(names)
+    assert names[0] == "X" and names[len(NAMES)] == "X2"
+    assert not set(names) & {"A", "I"}
+
+
+def test_a_chain_longer_than_the_letters_still_runs(sandbox):
+    parts = [BY_ID["robe"].part] * 26
+    found = traced(sandbox, parts)
+    answer, _, _ = expected([BY_ID["robe"]] * 26)
+    assert numbers_agree(read_number(sandbox.run(answer_program(parts, found)).stdout), answer)
+
+
+def solved(part: Part, link: float | None) -> float:
+    """A starter part's answer by plain exec of its statements, with `link` in its slot."""
+    variables: dict = {}
+    for name, expression in part.statements:
+        variables[name] = link if link is not None and name == part.slot else eval(expression, {}, variables)
+    return variables["answer"]
+
+
+def starter_chain(number: int) -> tuple[Part, ...] | None:
+    """Two to six parts, or None where no order of the drawn templates was found."""
+    source, rng = StarterTemplates(TEMPLATES), random.Random(number)
+    return source.chain(source.draw(2 + number % 5, rng), rng)
+
+
+CHAINED = {number: parts for number in range(200) if (parts := starter_chain(number)) is not None}
+
+
+def test_chains_of_the_starters_own_length_are_nearly_always_found():
+    for length, share in ((2, 0.95), (3, 0.9), (4, 0.6), (5, 0.4), (6, 0.2)):
+        assert sum(2 + number % 5 == length for number in CHAINED) >= share * 40, length
+
+
+def test_starter_chains_bear_each_result_as_it_is():
+    for number, parts in CHAINED.items():
+        assert len({part.seed for part in parts}) == len(parts) == 2 + number % 5
+        earlier = None
+        for part in parts:
+            if earlier is not None:
+                assert earlier == int(earlier) > 0
+                assert float(part.value) == earlier, "the drawn story already holds the result"
+                assert earlier <= LINK_RANGE * HIGHEST[part.seed, part.slot]
+            assert part.fits and part.text("X").count("X") >= 1
+            earlier = round(solved(part, earlier), 6)
+
+
+@pytest.mark.parametrize("number", list(CHAINED)[::6])
+def test_starter_chains_run_and_tell_the_answer(sandbox, number):
+    parts = CHAINED[number]
+    found = traced(sandbox, parts)
+    answer = None
+    for index, part in enumerate(parts):
+        answer = solved(part, answer)
+        assert numbers_agree(found.variables[index]["answer"], answer)
+    assert not any(found.fitted)
+    assert numbers_agree(read_number(sandbox.run(answer_program(parts, found)).stdout), answer)
+    question = question_text(parts, found)
+    assert question.endswith(parts[-1].ask)
+    for index, part in enumerate(parts):
+        assert part.text(NAMES[index - 1] if index else "") in question
+        if index + 1 < len(parts):
+            assert f"Call {part.result} {NAMES[index]}." in question
+
+
+def test_the_same_draw_gives_the_same_chain():
+    for number in list(CHAINED)[:10]:
+        assert starter_chain(number) == CHAINED[number]
+    questions = {"".join(part.text() for part in parts) for parts in CHAINED.values()}
+    assert len(questions) == len(CHAINED)
+
+
+def test_chains_of_real_seeds_run_and_agree(sandbox, gsmhard_path):
+    """Real programs, real links: what the kept program prints is the answer that the trace found."""
+    source = Items([item for _, item in read_gsmhard(gsmhard_path)], chained=True)
+    judge, made = ProgramJudge(sandbox.identity, 5.0), 0
+    for number in range(20):
+        draw = Draw(0, number, 0)
+        seeds = source.draw(5 + number % 3, draw.rng("seeds"))
+        attack = sandbox.wait(attacker(sandbox, source).attack(seeds, draw, sandbox.call))
+        if isinstance(attack, Unparsed):
+            continue
+        made += 1
+        assert sandbox.wait(judged(judge, attack, sandbox.call)).positive, attack.program
+        assert [f"Part {part}." in attack.question for part in range(1, len(seeds) + 1)] == [True] * len(seeds)
+    assert made >= 15

@@ -1,0 +1,123 @@
+"""Answers as values: what is read out of a reply, what is refused, and when two numbers agree (SPEC §6)."""
+
+import math
+import time
+
+import pytest
+
+from nanoflux_local.answers import numbers_agree, plain_number, read_choice, read_number
+
+NUMBERS = {
+    "plain": {"12": 12, "12.": 12, "12.0": 12, ".5": 0.5, "0": 0, "007": 7, "12\n": 12, "٣": 3},
+    "signs": {"-5": -5, "−7": -7, "–7": -7, "+5": 5, "- 12": -12, "-$5": -5, "$-5": -5, "-.5": -0.5, "(-5)": -5},
+    "separators": {"1,234": 1234, "1,234,567": 1234567, "-1,234.50": -1234.5, "1{,}234": 1234, "1\\,234": 1234},
+    "fractions": {"3/4": 0.75, "-3/4": -0.75, "100 / 4": 25, "1/3": 1 / 3, "\\frac{3}{4}": 0.75, "7/2.5": 2.8},
+    "scientific": {"1e5": 1e5, "1E5": 1e5, "6.02e23": 6.02e23, "10e-2": 0.1, "1e+16": 1e16, "2.5e−3": 0.0025},
+    "powers of ten": {"2 x 10^3": 2000, "4.5 × 10^{-3}": 0.0045, "5 * 10**6": 5e6, "3\\times 10^{12}": 3e12},
+    "scales": {"5 million": 5e6, "2.5 Billion dollars": 2.5e9, "3-thousand": 3000, "2 hundred": 200,
+               "7 trillions": 7e12},
+    "money": {"$1,234.50": 1234.5, "€ 5": 5, "5 €": 5, "US$5": 5, "£7.25": 7.25, "\\$12": 12},
+    "LaTeX": {"\\boxed{12}": 12, "$12$": 12, "\\(12\\)": 12, "\\dfrac{1}{4}": 0.25, "\\tfrac{1}{4}": 0.25,
+              "-\\frac{1}{2}": -0.5, "\\frac{1,000}{4}": 250, "\\boxed{\\frac{-3}{2}}": -1.5, "12\\%": 12},
+    "units": {"7%": 7, "12 apples.": 12, "60 km/h": 60, "12km": 12, "2nd": 2, "12 cm^2": 12, "9.8 m/s**2": 9.8,
+              "12\\text{ cm}^2": 12, "$12\\text{ m}^{2}$": 12, "12 cm²": 12, "#5": 5},
+    "equations": {"3 * 4 = 12": 12, "x=-5": -5, "12 == 12": 12, "2π = 6.28": 6.28, "a = 1, b = 2": 2, "≈ 5.1": 5.1},
+    "prose": {"The answer is 42.": 42, "**12**": 12, "`12`": 12, "12 (that is, 12.0)": 12, "Total - 12": 12,
+              "Profit:\n- 12": -12, "12 apples and 12 pears": 12},
+    "none": dict.fromkeys(["", "twelve", "half", "NaN", "inf", "H2O", "v1.2", "5/0", "1e400", "=", "3 = 3 * 1", "$"]),
+    "several": dict.fromkeys(["5 or 6", "3*4", "20-25", "5–7", "1:30", "3:4", "1 1/2", "10/02/2024", "(1, 2)", "5±1",
+                              "±5"]),
+    "unknown ways": dict.fromkeys(["1.234.567", "1.234,56", "3,5", "1,2345", "12,34,567", "1_000", "1 000", "0x10",
+                                   "4x6", "1..5", "10^5", "1'000"]),
+    "not evaluated": dict.fromkeys(["\\sqrt{16}", "√2", "2π", "\\frac{\\pi}{2}", "\\frac{x}{2}", "\\log 8"]),
+}  # fmt: skip
+TABLE = [
+    pytest.param(text, value, id=f"{kind}:{text!r}") for kind, row in NUMBERS.items() for text, value in row.items()
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), TABLE)
+def test_reads_the_one_number_that_is_stated(text, expected):
+    found = read_number(text)
+    assert found == (None if expected is None else pytest.approx(expected, rel=1e-12))
+
+
+def test_the_table_of_numbers_is_broad():
+    assert len(TABLE) >= 60
+
+
+@pytest.mark.parametrize("run", [" ", "1", "1_", "1,", "1.", "- ", "-", "\\frac{", "A, ", "(", "a ^ "])
+def test_a_degenerate_answer_is_read_at_once(run):
+    started = time.perf_counter()
+    for text in (run * 8000, f"x{run * 8000}y"):
+        read_number(text)
+        read_choice(text, "ABCD")
+    assert time.perf_counter() - started < 1
+
+
+CHOICES = {
+    "B": "B", "b": "B", "(b)": "B", "[B]": "B", "B.": "B", "B)": "B", "B. mitochondria": "B", "B: x": "B", "B) x": "B",
+    "**B**": "B", "**B. Mito**": "B", '"B"': "B", "`B`": "B", "B, because it binds": "B", "B - mitochondria": "B",
+    "Option B": "B", "answer: (c)": "C", "The correct answer is: **D**": "D", "Choice is C.": "C",
+    "correct option: B": "B",
+    "B\n\nBecause of the membrane": "B", "\\boxed{B}": "B", "$\\text{B}$": "B", "The answer is (B), not A": "B",
+    "": None, "E": None, "I": None, "AB": None, "None": None, "mitochondria": None, "42": None,
+    "A mutation": None, "The answer is A mutation": None, "B mitochondria": None,
+    "A or B": None, "A, C": None, "(A), (C)": None, "A and B": None, "A/B": None, "B\nC": None, "A; and D.": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), CHOICES.items(), ids=repr)
+def test_reads_the_one_letter_that_an_answer_opens_with(text, expected):
+    assert read_choice(text, "ABCD") == expected
+
+
+def test_only_the_domains_letters_are_choices():
+    assert read_choice("E", "ABCDE") == "E"
+    assert read_choice("D", "ABC") is None
+    assert read_choice("B. E", "ABCD") == "B", "a text that is a letter outside the choices is a text"
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "agree"),
+    [
+        (0.0, 0.0, True),
+        (0.0, -0.0, True),
+        (1e-6, 0.0, True),
+        (1.1e-6, 0.0, False),
+        (-1.1e-6, 0.0, False),
+        (0.5 + 0.9e-6, 0.5, True),  # below 1 the tolerance is absolute
+        (0.5 + 1.1e-6, 0.5, False),
+        (100.00009, 100.0, True),
+        (100.00011, 100.0, False),
+        (9e12 + 8e6, 9e12, True),  # a bare 1e-6 asks more than a double holds
+        (9e12 + 1e7, 9e12, False),
+        (-9e12, 9e12, False),
+        (-5.0, -5.0000049, True),
+        (1.7e308, -1.7e308, False),
+        (math.nan, math.nan, False),
+        (math.nan, 0.0, False),
+        (0.0, math.nan, False),
+        (math.inf, math.inf, False),
+        (1.0, math.inf, False),
+        (math.inf, 1.0, False),
+    ],
+)
+def test_numbers_agree_within_the_stated_tolerance(found, expected, agree):
+    assert numbers_agree(found, expected) is agree
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (12, "12"), (12.0, "12"), (1234.5, "1234.5"), (100.0, "100"), (0.1 + 0.2, "0.3"), (-0.0, "0"), (-1e-9, "0"),
+        (1e-7, "0"), (1 / 3, "0.333333"), (-2.50, "-2.5"), (1e16, "10000000000000000"), (10**30, "1" + "0" * 30),
+    ],
+)  # fmt: skip
+def test_plain_numbers_have_no_exponent_and_no_idle_zeros(value, text):
+    assert plain_number(value) == text
+
+
+@pytest.mark.parametrize("value", [-9867630.0, 0.333333, 1e12, -0.5, 7, 3431580.25])
+def test_what_is_written_plainly_is_read_back(value):
+    assert numbers_agree(read_number(plain_number(value)), value)

@@ -1,0 +1,270 @@
+"""Configuration: what `--set` says, whose value wins, and errors that name the key and the known ones."""
+
+import pytest
+
+from nanoflux_local.binding import Bound, build_embedder, build_endpoint, load_profile, resolve, rules_for
+from nanoflux_local.config import EndpointConfig, Novelty, RunConfig, merged, parse_setting, read_toml, validated
+from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
+from nanoflux_local.errors import ConfigError, RefusedError
+from nanoflux_local.paths import Home
+from nanoflux_local.records import CutRequest, Identity
+from nanoflux_local.tools.python_check import PythonTool
+
+MANIFEST = """
+name = "other-embedder"
+kind = "embedder"
+description = "For tests."
+licence = "none"
+parameters = 1
+context = 256
+[source]
+kind = "file"
+[embedder]
+dimensions = 8
+[embedder.thresholds]
+question = { default = 0.61, gsmhard = 0.62 }
+solution = { default = 0.51, gsmhard = 0.52 }
+"""
+
+
+@pytest.fixture
+def home(tmp_path) -> Home:
+    return Home(tmp_path)
+
+
+@pytest.fixture
+def other_embedder(home) -> dict:
+    (home.root / "models").mkdir()
+    (home.root / "models" / "other-embedder.toml").write_text(MANIFEST)
+    return {"endpoints": {"e": {"interface": "embedder", "model": "other-embedder"}}, "embedder": "e"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("seed=3", {"seed": 3}),
+        ("novelty.question=0.8", {"novelty": {"question": 0.8}}),
+        (" novelty.question = 0.8 ", {"novelty": {"question": 0.8}}),
+        ("a.b.c=true", {"a": {"b": {"c": True}}}),
+        ("roles.judge.endpoint=arbiter", {"roles": {"judge": {"endpoint": "arbiter"}}}),
+        ('a="3"', {"a": "3"}),
+        ("a=[1, 2]", {"a": [1, 2]}),
+        ("a={b = 1}", {"a": {"b": 1}}),
+        ("a=b=c", {"a": "b=c"}),
+        ("url=http://127.0.0.1:8000/v1", {"url": "http://127.0.0.1:8000/v1"}),
+        ("a=", {"a": ""}),
+    ],
+)
+def test_settings_are_nested_toml_or_bare_words(text, value):
+    assert parse_setting(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "seed", "=3", "  = 3"])
+def test_a_setting_without_key_or_value_is_refused(text):
+    with pytest.raises(ConfigError, match="is not KEY=VALUE"):
+        parse_setting(text)
+
+
+def test_later_values_win_table_by_table_and_change_no_input():
+    base, over = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4}
+    assert merged(base, over) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
+    assert (base, over) == ({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4})
+    assert merged({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
+    assert merged({"a": 2}, {"a": {"b": 1}}) == {"a": {"b": 1}}
+
+
+UNKNOWN = {
+    "foo=1": ("'foo'", "max_turns"),
+    "novelty.foo=1": ("'novelty.foo'", "question, solution"),
+    "roles.attacker.sampling.heat=1": ("'roles.attacker.sampling.heat'", "temperature, top_p"),
+    "roles.poet.endpoint=x": ("'roles.poet'", "attacker, defender, judge"),
+    "endpoints.minilm.modell=x": ("'endpoints.minilm.modell'", "adapter, delay_s, interface"),
+    "budgets.POEM=5": ("'budgets.POEM'", "SOLUTION, ANSWER"),
+}
+
+
+@pytest.mark.parametrize(("setting", "said"), UNKNOWN.items())
+def test_an_unknown_key_is_named_with_the_known_ones(home, setting, said):
+    with pytest.raises(ConfigError) as caught:
+        resolve("starter", "embedded", parse_setting(setting), home)
+    key, known = said
+    assert f"unknown key {key}" in caught.value.message
+    assert known in caught.value.fix
+    assert caught.value.exit_code == 2
+
+
+WRONG = {
+    "seed=-1": "seed",
+    "seed=1.5": "seed",
+    "novelty=3": "novelty",
+    "novelty.question=1.1": "novelty.question",
+    "novelty.question=nan": "novelty.question",
+    "judge.confidence=95": "judge.confidence",
+    "judge.strikes=0": "judge.strikes",
+    "retries.validation=-1": "retries.validation",
+    "seeds.min=9": "seeds: min is larger than max",
+    "seeds.min=0": "seeds.min",
+    "sandbox_wall_s=inf": "sandbox_wall_s",
+    "roles.attacker.sampling.temperature=inf": "roles.attacker.sampling.temperature",
+    "budgets.ANSWER=0": "budgets.ANSWER",
+    "concurrency=0": "concurrency",
+    "embedder=[1]": "embedder",
+    "embedder=nobody": "embedder is 'nobody'; known: smollm2, minilm",
+    "endpoints=1": "endpoints",
+    "endpoints.x=1": "endpoints.x",
+    "endpoints.x.model=y": "endpoints.x.interface",
+    "roles.judge.endpoint=nobody": "roles.judge.endpoint is 'nobody'; known: program, smollm2, minilm",
+    "roles.defender.endpoint=program": "roles.defender.endpoint must be a model",
+    "domain=gsmhard": "the settings are for the domain 'gsmhard', not 'starter'",
+}
+
+
+@pytest.mark.parametrize(("setting", "said"), WRONG.items())
+def test_a_wrong_value_is_named_by_its_key(home, setting, said):
+    with pytest.raises(ConfigError) as caught:
+        resolve("starter", "embedded", parse_setting(setting), home)
+    assert said in caught.value.message
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("domain", "profile", "known"),
+    [("poetry", "embedded", "gsmhard"), ("starter", "cloud", "embedded, scripted"), ("../starter", "embedded", "")],
+)
+def test_unknown_domains_and_profiles_list_the_known(home, domain, profile, known):
+    with pytest.raises(ConfigError) as caught:
+        resolve(domain, profile, {}, home)
+    assert known in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("domain", "seeds", "theta"),
+    [("gsmhard", (5, 7), 0.85), ("starter-genetics", (5, 7), 0.80), ("starter-medicine", (7, 12), 0.75)],
+)
+def test_a_domain_brings_the_papers_numbers(home, domain, seeds, theta):
+    """SPEC §2; an embedder without a manifest has no thresholds of its own, so the paper's hold."""
+    config = resolve(domain, "scripted", {}, home)
+    assert (config.seeds.min, config.seeds.max) == seeds
+    assert config.novelty == Novelty(question=theta, solution=0.75)
+    assert config.budgets == {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
+    assert 0.9 <= config.judge.confidence <= 0.95
+    assert (config.judge.strikes, config.retries.validation, config.retries.parse) == (3, 5, 2)
+    assert (config.target, config.max_turns) == (200, 1000)
+
+
+@pytest.mark.parametrize(("domain", "expected"), [("starter", (0.61, 0.51)), ("gsmhard", (0.62, 0.52))])
+def test_thresholds_come_from_the_manifest_of_the_embedder_that_is_used(home, other_embedder, domain, expected):
+    config = resolve(domain, "embedded", other_embedder, home)
+    assert (config.novelty.question, config.novelty.solution) == expected
+
+
+def test_an_embedder_changed_in_place_brings_its_thresholds_too(home, other_embedder):
+    config = resolve("starter", "embedded", {"endpoints": {"minilm": {"model": "other-embedder"}}}, home)
+    assert config.novelty.question == 0.61
+
+
+def test_a_stated_threshold_wins_over_the_manifest(home, other_embedder):
+    config = resolve("starter", "embedded", {**other_embedder, "novelty": {"question": 0.7}}, home)
+    assert (config.novelty.question, config.novelty.solution) == (0.7, 0.51)
+
+
+@pytest.mark.parametrize("domain", ["starter", "gsmhard"])
+def test_seeds_with_programs_are_played_by_programs(home, domain):
+    roles = resolve(domain, "embedded", {}, home).roles
+    assert [getattr(roles, role).endpoint for role in ("attacker", "defender", "judge")] == [
+        "program",
+        "smollm2",
+        "program",
+    ]
+
+
+@pytest.mark.parametrize("domain", ["starter-genetics", "starter-medicine"])
+def test_a_domain_without_programs_takes_the_profiles_models(home, domain):
+    roles = resolve(domain, "embedded", {}, home).roles
+    assert {getattr(roles, role).endpoint for role in ("attacker", "defender", "judge")} == {"smollm2"}
+    assert roles.attacker.sampling.temperature == 0.8
+
+
+@pytest.mark.parametrize(
+    ("domain", "role", "endpoint", "said"),
+    [
+        ("starter-genetics", "attacker", "program", "carry no programs, so no program can be the attacker"),
+        ("starter-genetics", "judge", "program", "carry no programs, so no program can be the judge"),
+        ("starter", "attacker", "smollm2", "can judge only what a program attacked with"),
+    ],
+)
+def test_programs_play_only_where_there_are_programs(home, domain, role, endpoint, said):
+    with pytest.raises(ConfigError, match=said):
+        resolve(domain, "embedded", {"roles": {role: {"endpoint": endpoint}}}, home)
+
+
+def test_a_configuration_is_frozen_and_survives_being_stored(home):
+    config = resolve("starter", "embedded", {"seed": 5}, home)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 6
+    assert validated(RunConfig, config.model_dump(mode="json"), "stored") == config
+
+
+def test_changed_prompts_refuse_an_old_run(home):
+    config = resolve("starter", "scripted", {}, home)
+    identities = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
+    assert rules_for(config, identities, home).config == config
+    old = config.model_copy(update={"prompts": {**config.prompts, "evaluation": "0" * 64}})
+    with pytest.raises(RefusedError, match="the prompt 'evaluation'"):
+        rules_for(old, identities, home)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"a = \nb = 1", "line 1"), (b"a = 1\na = 2\n", "line 2"), (b"\xff\xfe", "utf-8"), (None, "No such file")],
+)
+def test_a_bad_toml_file_is_named_with_its_line(tmp_path, content, said):
+    path = tmp_path / "run.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_toml(path)
+    assert str(path) in caught.value.message and said in caught.value.message
+
+
+def test_a_profile_may_be_a_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('embedder = "x"\n')
+    assert load_profile(str(path)) == {"embedder": "x"}
+
+
+@pytest.mark.parametrize("count", [5, 6, 12])
+def test_a_fixed_number_of_seeds_is_a_range_of_one(home, count):
+    """The complexity ablation fixes n (SPEC §2)."""
+    config = resolve("starter-medicine", "scripted", {"seeds": {"min": count, "max": count}}, home)
+    assert config.seeds.min == config.seeds.max == count
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"interface": "openai_chat", "model": "m"}, "endpoints.x.url is missing"),
+        ({"interface": "embedder", "model": "m"}, "endpoints.x is an embedder and cannot play a role"),
+    ],
+)
+def test_an_endpoint_that_cannot_play_says_why(home, values, said):
+    with pytest.raises(ConfigError, match=said):
+        build_endpoint("x", EndpointConfig(**values), home)
+
+
+def test_a_chat_model_is_no_embedder(home):
+    with pytest.raises(ConfigError, match="cannot be an endpoint of interface 'openai_chat'"):
+        build_embedder(EndpointConfig(interface="openai_chat", model="m"), home)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 7, 8, 9])
+async def test_a_cut_is_the_longest_beginning_within_the_budget(budget):
+    """Counted with the endpoint's own tokenizer, here words (SPEC §2)."""
+    text = "one two three four five six seven eight"
+    endpoint = ScriptedEndpoint("fake")
+    bound = Bound({"fake": endpoint}, HashingEmbedder("e"), PythonTool(), programs=False)
+    reply = await bound.answers()["cut"](CutRequest(endpoint.identity, text, budget))
+    kept = len(reply.text)
+    assert reply.exact and text.startswith(reply.text)
+    assert endpoint.count_tokens(reply.text) <= budget
+    assert kept == len(text) or endpoint.count_tokens(text[: kept + 1]) > budget

@@ -1,0 +1,112 @@
+"""The embedded default on the real small models: generation at any concurrency, then train, evaluate, report."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.cli.evaluate import evaluate
+from nanoflux_local.evaluate.evaluation import compare
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.report.run_report import write_report
+from nanoflux_local.train.settings import TrainSettings
+from nanoflux_local.trainings import run_examples, train_adapter, validation_examples
+
+pytestmark = pytest.mark.real_model
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def home(tmp_path: Path, test_home: Path, smollm2_dir: Path, minilm_dir: Path) -> Home:
+    """A fresh home with the weights of the test home."""
+    assert smollm2_dir.parent == minilm_dir.parent == test_home / "weights"
+    place = Home(tmp_path / "home").prepare()
+    (place.root / "weights").symlink_to(test_home / "weights")
+    return place
+
+
+def generate(home: Home, domain: str = "starter", **settings: object) -> dict[str, object]:
+    config = binding.resolve(domain, "embedded", {"seed": 7, **settings}, home)
+
+    async def play() -> str:
+        run = await runs.start(home, config)
+        await runs.carry_on(home, run)
+        return run
+
+    run = asyncio.run(play())
+    with LedgerView(home.ledger) as view:
+        assert list(verify_run(view, run)) == []
+        return view.run_summary(run)
+
+
+def test_concurrency_changes_nothing(home: Home) -> None:
+    one = generate(home, target=3, concurrency=1)
+    other_home = Home(home.root.parent / "other").prepare()
+    (other_home.root / "weights").symlink_to(home.root / "weights")
+    many = generate(other_home, target=3, concurrency=16)
+    assert one["kept"] == 3 and one["repeatable"] is True
+    for key in ("digest", "funnel", "turns"):
+        assert one[key] == many[key]
+
+
+def test_from_generation_to_report(home: Home, tmp_path: Path) -> None:
+    run = str(generate(home, target=4, concurrency=16)["run"])
+    name, domain, rows = run_examples(home, run)
+    held = validation_examples(home, domain)[:2]
+    settings = TrainSettings(epochs=2)
+    trained = train_adapter(home, name, "smollm2-135m", settings, rows, held, lambda _: None)
+    assert trained["val_loss"] < trained["initial_val_loss"]
+
+    results = [
+        evaluate(home, "smollm2-135m", adapter, "starter-easy", "test", 4, runs=1, temperature=0.0)
+        for adapter in ("", str(trained["adapter"])[:12])
+    ]
+    assert [result["n"] for result in results] == [4, 4] and results[0]["eval"] != results[1]["eval"]
+    with LedgerView(home.ledger) as view:
+        assert compare(view, [result["eval"] for result in results])["pairs"][0]["n"] == 4
+        made = view.row("SELECT count(*) AS n FROM calls")
+        assert made is not None
+
+        again = evaluate(home, "smollm2-135m", "", "starter-easy", "test", 4, runs=1, temperature=0.0)
+        assert again == results[0]
+        asked = view.row("SELECT count(*) AS n FROM calls")
+        assert asked is not None and asked["n"] == made["n"], "a finished evaluation asks nothing again"
+    page = write_report(home.ledger, run, tmp_path / "report").read_text()
+    assert "95% interval" in page and "exact McNemar" in page and page.count('class="example"') >= 3
+
+
+def test_a_domain_without_programs_is_played_by_the_small_model(home: Home) -> None:
+    found = generate(home, "starter-medicine", max_turns=1, concurrency=1, retries={"validation": 0, "parse": 0})
+    assert found["turns"] == 1 and found["funnel"]["attempts"] == 1  # type: ignore[index]
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the benchmark files are not beside the project")
+def test_gsmhard_from_the_official_file(home: Home) -> None:
+    def nanoflux(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "nanoflux_local.cli", *words],
+            env={**os.environ, "NANOFLUX_HOME": str(home.root)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+    path = SHARED / "gsm-hard" / "gsmhardv2.jsonl"
+    assert json.loads(nanoflux("data", "import", "gsmhard", str(path), "--json").stdout)["items"] == 1319
+    again = nanoflux("data", "import", "gsmhard", str(path)).stderr
+    assert "nothing changed" in again and "checking" not in again, "a known file's programs are not run again"
+    words = ("run", "start", "--domain", "gsmhard", "--examples", "2", "--seed", "1", "--json")
+    found = json.loads(nanoflux(*words).stdout)
+    assert found["kept"] == 2 and found["status"] == "done"
+    with LedgerView(home.ledger) as view:
+        for record in view.turn_records(found["run"]):
+            for attempt in record.attempts:
+                if attempt.validation is not None:
+                    assert attempt.validation.check == "agrees"

@@ -1,0 +1,282 @@
+"""The engine: concurrency changes nothing, a stop at any call loses nothing, and nothing is asked twice."""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.engine import Engine, Progress
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.ledger.calls import RememberedCalls
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import Reply, Request, derive_seed
+from nanoflux_local.transcript import OUTCOMES, TurnRecord
+
+Before = Callable[[Request[Any]], Awaitable[None]]
+HARD = {"seeds": {"min": 2}, "judge": {"strikes": 1}, "retries": {"parse": 0}}
+"""Few strikes and no second question, so that every outcome occurs in a few dozen turns."""
+
+
+async def at_once(request: Request[Any]) -> None:
+    return
+
+
+@dataclass
+class World:
+    """A home with one scripted run, whose endpoints can be counted, slowed and broken."""
+
+    home: Home
+    run: str
+    seed: int = 0
+    asked: list[str] = field(default_factory=list)
+    told: list[Progress] = field(default_factory=list)
+    on_disk: list[int] = field(default_factory=list)
+
+    @classmethod
+    async def make(cls, root: Path, **settings: Any) -> "World":
+        home = Home(root).prepare()
+        config = binding.resolve("starter-genetics", "scripted", {**HARD, **settings}, home)
+        return cls(home, await runs.start(home, config), config.seed)
+
+    @contextlib.asynccontextmanager
+    async def engine(self, before: Before) -> AsyncIterator[Engine]:
+        """The engine as `carry_on` builds it, with `before` awaited ahead of every call that goes out."""
+        config, identities, committed = runs._recorded(self.home, self.run)
+        bound = binding.bind(config, self.home)
+
+        def watched(answer: Callable[[Any], Awaitable[Reply]]) -> Callable[[Any], Awaitable[Reply]]:
+            async def call(request: Request[Any]) -> Reply:
+                self.asked.append(request.key())
+                await before(request)
+                return await answer(request)
+
+            return call
+
+        answers = {kind: watched(answer) for kind, answer in bound.answers().items()}
+        with Ledger(self.home.ledger) as ledger:
+            rules = binding.rules_for(config, identities, self.home)
+            calls = RememberedCalls(ledger, self.run, answers)
+            yield Engine(ledger, self.run, rules, calls, committed, self.hear)
+        await bound.close()
+
+    def hear(self, progress: Progress) -> None:
+        self.told.append(progress)
+        self.on_disk.append(len(self.records()))
+
+    async def play(self, before: Before = at_once) -> None:
+        async with self.engine(before) as engine:
+            await engine.play()
+
+    def view(self) -> LedgerView:
+        return LedgerView(self.home.ledger)
+
+    def records(self) -> list[TurnRecord]:
+        with self.view() as view:
+            return view.turn_records(self.run)
+
+    def summary(self) -> dict[str, Any]:
+        with self.view() as view:
+            return view.run_summary(self.run)
+
+    def remembered(self) -> set[str]:
+        with self.view() as view:
+            return {row["key"] for row in view.rows("SELECT key FROM calls")}
+
+
+def dawdling(seed: int) -> Before:
+    """Delays that the request does not decide, so that replies overtake each other in another order every time."""
+    rng = random.Random(seed)
+
+    async def before(request: Request[Any]) -> None:
+        await asyncio.sleep(rng.choice([0, 0, 0.001, 0.004]))
+
+    return before
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Forty turns, one after the other: the truth that every other way of playing is held against."""
+
+    async def play(seed: int) -> World:
+        world = await World.make(tmp_path_factory.mktemp("straight"), seed=seed, max_turns=40, concurrency=1)
+        await world.play()
+        return world
+
+    for seed in range(12):  # what happens depends on the wording of the prompts: take the first seed where all does
+        world = asyncio.run(play(seed))
+        if all(world.summary()["funnel"].values()):
+            return world
+    raise AssertionError("no run had every outcome")
+
+
+async def test_the_run_that_all_others_are_held_against_has_every_outcome(straight: World) -> None:
+    funnel = straight.summary()["funnel"]
+    assert all(funnel[outcome] for outcome in OUTCOMES), funnel
+    assert len(straight.asked) == len(set(straight.asked)) == straight.summary()["calls"]["made"]
+    assert straight.summary()["calls"]["wasted"] == 0
+
+
+@pytest.mark.parametrize("concurrency", [2, 8, 64])
+async def test_concurrency_changes_nothing(straight: World, tmp_path: Path, concurrency: int) -> None:
+    world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=concurrency)
+    await world.play(dawdling(concurrency))
+    assert world.records() == straight.records()
+    found, expected = world.summary(), straight.summary()
+    for key in ("digest", "funnel", "kept", "turns"):
+        assert found[key] == expected[key]
+    assert world.remembered() >= straight.remembered()
+    assert len(world.asked) == len(set(world.asked)), "an equal call was made twice"
+    with world.view() as view:
+        assert list(verify_run(view, world.run)) == []
+    if concurrency == 64:
+        assert found["calls"]["wasted"] > 0, "no guess was wrong, so nothing was tested"
+
+
+async def test_as_many_turns_are_under_way_as_was_asked_for(tmp_path: Path) -> None:
+    world = await World.make(tmp_path, max_turns=6, concurrency=4)
+    under_way, most = 0, 0
+
+    async def before(request: Request[Any]) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.005)
+        under_way -= 1
+
+    await world.play(before)
+    assert most == 4
+    assert [progress.turns for progress in world.told] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("concurrency", [1, 16])
+async def test_it_stops_at_the_target(straight: World, tmp_path: Path, concurrency: int) -> None:
+    world = await World.make(tmp_path, seed=straight.seed, target=5, max_turns=40, concurrency=concurrency)
+    await world.play(dawdling(1))
+    records = world.records()
+    assert sum(record.kept for record in records) == 5 and records[-1].kept
+    assert records == straight.records()[: len(records)]
+    last = world.told[-1]
+    assert (last.kept, last.target, last.turns, last.record) == (5, 5, len(records), records[-1])
+
+
+async def test_it_stops_at_the_turn_limit_and_plays_no_turn_beyond_it(straight: World, tmp_path: Path) -> None:
+    world = await World.make(tmp_path, seed=straight.seed, max_turns=6, concurrency=64)
+    seeds: set[int] = set()
+
+    async def before(request: Request[Any]) -> None:
+        seeds.add(getattr(request, "seed", 0))
+
+    await world.play(before)
+    assert world.records() == straight.records()[:6]
+    attacks = {
+        turn: {derive_seed(straight.seed, turn, attempt, "attack", 0) for attempt in range(6)} for turn in range(70)
+    }
+    assert [turn for turn, drawn in attacks.items() if drawn & seeds] == list(range(6))
+
+
+async def test_a_finished_run_asks_nothing_more(tmp_path: Path) -> None:
+    world = await World.make(tmp_path, max_turns=4)
+    await world.play()
+    before, world.asked = world.records(), []
+    await world.play()
+    assert world.asked == [] and world.records() == before
+
+
+async def test_the_funnel_adds_up_to_the_attempts(straight: World) -> None:
+    funnel = straight.summary()["funnel"]
+    assert sum(funnel[outcome] for outcome in OUTCOMES) == funnel["attempts"]
+    counted = Counter(attempt.outcome for record in straight.records() for attempt in record.attempts)
+    assert funnel == {"attempts": sum(counted.values()), **{outcome: counted[outcome] for outcome in OUTCOMES}}
+    assert straight.summary()["kept"] == funnel["kept_failed"] + funnel["kept_novel"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_after_failures_in_the_middle_it_goes_on_and_asks_nothing_twice(
+    straight: World, tmp_path: Path, concurrency: int
+) -> None:
+    """An endpoint that breaks for good after some calls, time and again."""
+    world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=concurrency)
+    for limit in (0, 1, 17, 40, 90):
+        remembered, world.asked, left = world.remembered(), [], limit
+
+        async def before(request: Request[Any]) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise EndpointError("gone")
+
+        with pytest.raises(EndpointError, match="gone"):
+            await world.play(before)
+        assert not remembered & set(world.asked), "a remembered call was made again"
+        assert world.remembered() - remembered <= set(world.asked)
+        assert world.records() == straight.records()[: len(world.records())]
+    remembered, world.asked = world.remembered(), []
+    await world.play()
+    assert not remembered & set(world.asked)
+    assert world.records() == straight.records()
+    assert world.summary()["digest"] == straight.summary()["digest"]
+
+
+async def test_what_was_kept_before_a_failure_counts_towards_the_target(straight: World, tmp_path: Path) -> None:
+    world, left = await World.make(tmp_path, seed=straight.seed, target=6, max_turns=40, concurrency=1), 30
+
+    async def before(request: Request[Any]) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise EndpointError("gone")
+
+    with pytest.raises(EndpointError):
+        await world.play(before)
+    kept = world.summary()["kept"]
+    assert 0 < kept < 6
+    await world.play()
+    assert world.summary()["kept"] == 6
+    assert world.records() == straight.records()[: len(world.records())]
+
+
+async def test_a_failure_ahead_of_the_committer_is_not_the_runs(straight: World, tmp_path: Path) -> None:
+    """The first call of each turn that runs ahead fails; the committer makes it again."""
+    world = await World.make(tmp_path, seed=straight.seed, max_turns=12, concurrency=8)
+    failed: set[str] = set()
+
+    async def before(request: Request[Any]) -> None:
+        await asyncio.sleep(0.001)
+        if request.key() in world.asked[1:8] and request.key() not in failed:
+            failed.add(request.key())
+            raise EndpointError("not yet")
+
+    await world.play(before)
+    assert len(failed) == 7
+    assert world.records() == straight.records()[:12]
+
+
+async def test_cancelling_leaves_no_task_behind_and_keeps_what_was_committed(straight: World, tmp_path: Path) -> None:
+    world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=8)
+    task = asyncio.create_task(world.play(dawdling(3)))
+    while len(world.told) < 5:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert 5 <= len(world.records()) < 40
+    await world.play()
+    assert world.records() == straight.records()
+
+
+async def test_a_turn_committed_is_told_only_after_it_is_on_disk(tmp_path: Path) -> None:
+    world = await World.make(tmp_path, max_turns=5)
+    await world.play()
+    assert [progress.record for progress in world.told] == world.records()
+    assert world.on_disk == [1, 2, 3, 4, 5]

@@ -1,0 +1,92 @@
+"""What starting costs: help and imports load none of the heavy libraries, and every command has its help."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from nanoflux_local.cli.main import NOUNS
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "textual",
+    "openai",
+    "sqlite_utils",
+    "pydantic",
+    "scipy",
+    "matplotlib",
+    "numpy",
+}
+PROBE = """
+import json, sys
+try:
+    from nanoflux_local.cli.main import main
+    if sys.argv[1:]:
+        main(sys.argv[1:])
+finally:
+    print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+COMMANDS = [
+    (), ("demo",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"), ("models", "verify"),
+    ("data",), ("data", "import"), ("data", "list"),
+    ("data", "show"), ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
+    ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"), ("train",),
+    ("adapters",), ("adapters", "list"), ("adapters", "show"), ("eval",), ("compare",), ("report",), ("sandbox",),
+    ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
+]  # fmt: skip
+
+
+def loaded(*arguments: str) -> tuple[str, set[str]]:
+    """What a command prints in a new process, and the libraries that it loaded."""
+    done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, set(json.loads(done.stderr.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",), ("run", "--help"), ("run", "start", "--help")])
+def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    text, modules = loaded(*arguments)
+    assert "click" in modules and bool(text) == bool(arguments)
+    assert not HEAVY & modules
+
+
+def test_help_lists_every_noun_and_answers_in_a_third_of_a_second_of_work() -> None:
+    spent = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        text = subprocess.check_output([sys.executable, "-m", "nanoflux_local.cli", "--help"], text=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(spent) < 0.3, spent
+    assert all(f"  {noun} " in text for noun in NOUNS)
+
+
+def test_every_command_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    from nanoflux_local.cli.main import main
+
+    for command in COMMANDS:
+        for option in ("--help", "-h"):
+            with pytest.raises(SystemExit) as ended:
+                main([*command, option])
+            text = capsys.readouterr().out
+            assert ended.value.code == 0 and "Usage: " in text and " ".join(command) in text
+            assert len(text.splitlines()) > 4, "a command without a word about what it does"
+
+
+def test_the_commands_above_are_all_there_are() -> None:
+    import click
+
+    from nanoflux_local.cli.main import nanoflux
+
+    def walk(group: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
+        if not isinstance(group, click.Group):
+            return [path]
+        context = click.Context(group)
+        below = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
+        return [path, *(found for name, command in below if command for found in walk(command, (*path, name)))]
+
+    assert sorted(walk(nanoflux, ())) == sorted(COMMANDS)

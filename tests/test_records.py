@@ -1,0 +1,194 @@
+"""Records: one JSON text for a value, hashes that never move, replies and turns that survive being stored."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nanoflux_local.records import (
+    ChatReply,
+    ChatRequest,
+    CutReply,
+    CutRequest,
+    EmbedReply,
+    EmbedRequest,
+    Identity,
+    Message,
+    PythonReply,
+    PythonRequest,
+    Sampling,
+    canonical_json,
+    derive_seed,
+    digest,
+)
+from nanoflux_local.transcript import (
+    OUTCOMES,
+    Attack,
+    Attempt,
+    Defence,
+    Example,
+    TurnRecord,
+    Verdict,
+    dataset_digest,
+    turn_from_json,
+)
+
+WHO = Identity("scripted", "fake", "1")
+CHAT = ChatRequest(WHO, (Message("user", "2 + 2?"),), Sampling(0.5, 0.9, 64, ("\n",)), 7)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"b": 1, "a": [1, 2.5, None, True]}, '{"a":[1,2.5,null,true],"b":1}'),
+        ({"ä": "θ≈"}, '{"ä":"θ≈"}'),
+        ((1, "x"), '[1,"x"]'),
+        ("a\n\"b\"\\", '"a\\n\\"b\\"\\\\"'),
+        ("\ud800x", '"\\ud800x"'),
+        ("😀", '"😀"'),
+    ],
+)  # fmt: skip
+def test_canonical_json_is_sorted_tight_and_utf8(value, text):
+    assert canonical_json(value) == text
+    assert json.loads(canonical_json(value)) == json.loads(json.dumps(value))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, {"x": [math.nan]}])
+def test_what_json_cannot_hold_is_refused(value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(value)
+
+
+def test_lone_surrogates_hash_and_stay_apart_from_their_escapes():
+    texts = ["\ud800", "\\ud800", "\udfff", "?", "\ud83d\ude00", "😀"]
+    assert len({digest(text) for text in texts}) == len(texts)
+
+
+def test_keys_are_pinned():
+    """A changed key would make every ledger forget its calls."""
+    assert digest({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
+    assert CHAT.key() == "6bc48be25cdf1fb797fffd49fa6650c4d0054703815e804564673af094b2f4d3"
+    assert (
+        ChatRequest(WHO, CHAT.messages).key() == "c4104a9f431adcf9d0ad3bbffaec00b29d19b5b47103ede8dd2d6819f3857e8e"
+    ), "the defaults are part of the promise too"
+    assert PythonRequest(WHO, "print(1)").key() == "8fce2b6e561ecdcac3d0416e4be9d485775a31ba98360d19a08ac3d9d34f3c41"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(CHAT, seed=8),
+        replace(CHAT, messages=(Message("system", "2 + 2?"),)),
+        replace(CHAT, messages=(*CHAT.messages, Message("assistant", ""))),
+        replace(CHAT, endpoint=replace(WHO, adapter="abc")),
+        replace(CHAT, endpoint=replace(WHO, revision="2")),
+        replace(CHAT, endpoint=replace(WHO, variant="bf16")),
+        *(replace(CHAT, sampling=replace(CHAT.sampling, **{key: value}))
+          for key, value in {"temperature": 0.6, "top_p": 0.8, "max_tokens": 65, "stop": ()}.items()),
+    ],
+)  # fmt: skip
+def test_everything_that_decides_a_reply_is_in_its_key(changed):
+    assert changed.key() != CHAT.key()
+
+
+def test_requests_of_different_kinds_never_share_a_key():
+    """A cut and an embedding of one text differ although their fields could agree."""
+    keys = [EmbedRequest(WHO, "x").key(), CutRequest(WHO, "x", 5).key(), CutRequest(WHO, "x", 6).key()]
+    assert len(set(keys)) == 3
+    assert json.loads(canonical_json(EmbedRequest(WHO, "x").to_json())) == {
+        "endpoint": {"interface": "scripted", "model": "fake", "revision": "1", "adapter": "", "variant": ""},
+        "text": "x",
+    }
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        ChatReply("a \ud800 b", "length", 3, 4, 0.5, 0.01),
+        CutReply("beginning", False),
+        PythonReply("ok", None, "4\n", "", False, "none", 0.1),
+        EmbedReply.of(np.array([0.6, 0.8], dtype=np.float32)),
+    ],
+    ids=lambda reply: type(reply).__name__,
+)
+def test_replies_survive_json(reply):
+    assert type(reply).from_json(json.loads(canonical_json(reply.to_json()))) == reply
+
+
+def test_embeddings_survive_bit_for_bit():
+    vector = np.random.default_rng(0).standard_normal(384).astype(np.float32)
+    read = EmbedReply.of(vector).vector
+    assert read.dtype == np.dtype("<f4")
+    assert np.array_equal(read, vector)
+
+
+def test_seeds_are_pinned_wide_and_apart():
+    assert derive_seed(1, 2, 0, "attack", 0) == derive_seed(1, 2, 0, "attack", 0)
+    assert derive_seed("split", "x") == 5332339655490169114
+    seeds = {derive_seed(run, turn, step) for run in range(10) for turn in range(100) for step in ("a", "b")}
+    assert len(seeds) == 2000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert max(seeds) > 2**62, "all 63 bits are used"
+    assert derive_seed(1, 23) != derive_seed(12, 3), "parts do not run together"
+
+
+def turn(**last) -> TurnRecord:
+    attack = Attack("Q", "S", "4", "print(4)", {"REFLECTION": "r"})
+    verdict = Verdict(True, 0.95, "fine", soft=True, asked=2, check="agrees", check_detail="d")
+    first = Attempt(0, ("a", "b"), "invalid", "unclear", attack, 0.5, replace(verdict, positive=False))
+    final = Attempt(1, ("c",), "kept_failed", "", attack, None, verdict, Defence("s", "5", "a", ("SOLUTION",)), verdict)
+    return TurnRecord(3, "one", "other", "judge", (first, replace(final, **last)))
+
+
+def test_what_a_verdict_says_when_nobody_says_it():
+    assert Verdict(True, 0.95, "fine") == Verdict(True, 0.95, "fine", None, 1, "not checked", "")
+
+
+def test_records_never_change():
+    for record in (WHO, CHAT, CHAT.messages[0], CHAT.sampling, turn(), turn().last, Example.of(turn())):
+        with pytest.raises(AttributeError):
+            setattr(record, next(iter(record.__slots__)), None)
+
+
+def test_a_turn_survives_json_whole():
+    record = turn()
+    assert turn_from_json(json.loads(canonical_json(record.to_json()))) == record
+
+
+@pytest.mark.parametrize(
+    ("outcome", "has_defence", "expected"),
+    [
+        ("unparsed", False, "exhausted"),
+        ("novelty_rejected", False, "exhausted"),
+        ("invalid", False, "exhausted"),
+        ("low_confidence", False, "exhausted"),
+        ("low_confidence", True, "dropped"),
+        ("defender_right", True, "dropped"),
+        ("kept_failed", True, "kept"),
+        ("kept_novel", True, "kept"),
+        ("failed", False, "failed"),
+        ("failed", True, "failed"),
+    ],
+)
+def test_a_turn_ends_as_its_last_attempt_did(outcome, has_defence, expected):
+    assert outcome in OUTCOMES
+    record = turn(outcome=outcome, **({} if has_defence else {"defence": None}))
+    assert record.outcome == expected
+    assert record.kept is (expected == "kept")
+
+
+def test_an_example_is_the_attackers_text_and_only_of_kept_turns():
+    assert Example.of(turn()) == Example(3, "Q", "S", "4", "kept_failed")
+    with pytest.raises(ValueError, match="turn 3 was not kept"):
+        Example.of(turn(outcome="defender_right"))
+
+
+def test_the_digest_of_a_dataset_sees_order_and_every_field():
+    one, other = Example(0, "Q", "S", "4", "kept_failed"), Example(1, "Q2", "S", "5", "kept_novel")
+    digests = [dataset_digest(d) for d in ([], [one], [one, other], [other, one], [one, one])]
+    changed = {"turn": 9, "question": "x", "solution": "x", "answer": "x", "reason": "x"}
+    digests += [dataset_digest([replace(one, **{key: value})]) for key, value in changed.items()]
+    assert len(set(digests)) == len(digests)
+    assert dataset_digest(iter([one, other])) == dataset_digest([one, other])

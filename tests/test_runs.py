@@ -1,0 +1,314 @@
+"""A run's life: started only when it can be played, held by one process, resumed on the same models, replayed alone."""
+
+import asyncio
+import json
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.config import RunConfig
+from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
+from nanoflux_local.errors import (
+    ConfigError,
+    EndpointError,
+    NothingMatchedError,
+    RefusedError,
+    ReplayMissError,
+)
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatReply, ChatRequest, Identity
+from nanoflux_models.errors import ModelsError
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+def configured(home: Home, **settings: Any) -> RunConfig:
+    return binding.resolve("starter-genetics", "scripted", {"max_turns": 6, **settings}, home)
+
+
+def started(home: Home, name: str = "", **settings: Any) -> str:
+    return asyncio.run(runs.start(home, configured(home, **settings), name))
+
+
+def played(home: Home, name: str = "", **settings: Any) -> str:
+    run = started(home, name, **settings)
+    asyncio.run(runs.carry_on(home, run))
+    return run
+
+
+def summary(home: Home, run: str) -> dict[str, Any]:
+    with LedgerView(home.ledger) as view:
+        return view.run_summary(run)
+
+
+def rows(home: Home, sql: str) -> list[tuple[Any, ...]]:
+    with LedgerView(home.ledger) as view:
+        return [tuple(row) for row in view.rows(sql)]
+
+
+def everything(home: Home) -> list[list[tuple[Any, ...]]]:
+    return [rows(home, f"SELECT * FROM {table}") for table in ("calls", "runs", "turns", "examples", "jobs")]
+
+
+def edit(home: Home, sql: str) -> None:
+    with sqlite3.connect(home.ledger) as connection:
+        connection.execute(sql)
+    connection.close()
+
+
+# Starting
+
+
+def test_a_run_is_recorded_with_all_that_decides_it(home: Home) -> None:
+    run = started(home, "mine", seed=9)
+    with LedgerView(home.ledger) as view:
+        row = view.find_run("mine")
+    assert (row["id"], row["status"], row["domain"]) == (run, "created", "starter-genetics")
+    config = RunConfig.model_validate_json(row["config"])
+    assert config == configured(home, seed=9)
+    environment = binding.recorded_identities(json.loads(row["environment"]))
+    assert set(environment) == {"duelist-a", "duelist-b", "arbiter", "embedder"}
+
+
+CHAT = {"interface": "openai_chat"}
+UNPLAYABLE = {
+    "weights": ("starter", "embedded", {}, ModelsError, "nanoflux models pull"),
+    "data": ("gsmhard", "scripted", {}, NothingMatchedError, "nanoflux data import gsmhard"),
+    "too few seeds": ("starter-genetics", "scripted", {"seeds": {"max": 90, "min": 90}}, NothingMatchedError, "seeds"),
+    "no url": ("starter-genetics", "scripted", {"endpoints": {"arbiter": CHAT}}, ConfigError, "arbiter.url is missing"),
+    "no key": (
+        "starter-genetics", "scripted",
+        {"endpoints": {"arbiter": {**CHAT, "url": "http://127.0.0.1:1/v1", "key_env": "NO_SUCH_KEY"}}},
+        ConfigError, "NO_SUCH_KEY is not set",
+    ),
+    "an embedder for a judge": (
+        "starter-genetics", "scripted", {"endpoints": {"arbiter": {"interface": "embedder"}}}, ConfigError, "a role"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("domain", "profile", "settings", "error", "told"), UNPLAYABLE.values(), ids=UNPLAYABLE)
+def test_what_cannot_be_played_is_refused_before_it_is_written(home: Home, domain, profile, settings, error, told):
+    with pytest.raises(error) as refused:
+        config = binding.resolve(domain, profile, settings, home)
+        asyncio.run(runs.start(home, config))
+    assert told in str(refused.value)
+    assert not home.ledger.exists() or rows(home, "SELECT * FROM runs") == []
+
+
+# Playing
+
+
+def test_a_run_that_was_played_says_so(home: Home) -> None:
+    found = summary(home, played(home))
+    assert (found["status"], found["turns"], found["message"], found["repeatable"]) == ("done", 6, "", True)
+    assert found["seconds"] > 0
+    assert rows(home, "SELECT kind, state FROM jobs") == [("run", "done")]
+
+
+def test_the_same_settings_again_ask_nothing_and_give_the_same(home: Home) -> None:
+    first, second = (summary(home, played(home, name)) for name in ("first", "second"))
+    assert second["digest"] == first["digest"]
+    assert second["calls"] == {"made": 0, "remembered": first["calls"]["made"] - first["calls"]["wasted"], "wasted": 0}
+    assert second["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
+
+
+def test_another_seed_is_another_dataset(home: Home) -> None:
+    assert summary(home, played(home))["digest"] != summary(home, played(home, seed=1))["digest"]
+
+
+def test_a_failure_is_written_down_and_the_run_goes_on_from_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, other = started(home, max_turns=20, concurrency=1), Home(home.root / "undisturbed").prepare()
+    answer, left = ScriptedEndpoint.chat, 30
+
+    async def breaking(self: ScriptedEndpoint, request: ChatRequest) -> ChatReply:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise EndpointError("http://127.0.0.1:1 does not answer")
+        return await answer(self, request)
+
+    monkeypatch.setattr(ScriptedEndpoint, "chat", breaking)
+    with pytest.raises(EndpointError):
+        asyncio.run(runs.carry_on(home, run))
+    failed = summary(home, run)
+    assert (failed["status"], failed["message"]) == ("failed", "http://127.0.0.1:1 does not answer")
+    assert 0 < failed["turns"] < 20
+    asyncio.run(runs.carry_on(home, run))
+    found = summary(home, run)
+    assert (found["status"], found["message"], found["turns"]) == ("done", "", 20)
+    assert found["seconds"] > failed["seconds"]
+    assert found["digest"] == summary(other, played(other, max_turns=20))["digest"]
+    assert rows(home, "SELECT state FROM jobs ORDER BY id") == [("failed",), ("done",)]
+
+
+def test_a_cancelled_run_is_interrupted(home: Home) -> None:
+    run = started(home, endpoints={"duelist-a": {"delay_s": 0.01}})
+
+    async def cancel_soon() -> None:
+        task = asyncio.create_task(runs.carry_on(home, run))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancel_soon())
+    assert summary(home, run)["status"] == "interrupted"
+    asyncio.run(runs.carry_on(home, run))
+    assert summary(home, run)["status"] == "done"
+
+
+# One process at a time
+
+
+def test_a_run_is_held_by_one_worker(home: Home) -> None:
+    run = started(home)
+    assert not runs.is_worked_on(home, run)
+    with runs.working_on(home, run):
+        assert runs.is_worked_on(home, run)
+        assert not runs.is_worked_on(home, "another")
+        with pytest.raises(RefusedError, match="another process is working on") as refused:
+            asyncio.run(runs.carry_on(home, run))
+        assert refused.value.exit_code == 3
+        assert summary(home, run)["turns"] == 0
+    assert not runs.is_worked_on(home, run)
+
+
+def test_whoever_only_looks_never_keeps_a_worker_out(home: Home) -> None:
+    run, looking = started(home), threading.Event()
+    with runs.working_on(home, run):
+        pass
+
+    def look() -> None:
+        while not looking.is_set():
+            runs.is_worked_on(home, run)
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(200):
+            with runs.working_on(home, run):
+                pass
+    finally:
+        looking.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_the_lock_is_the_kernels_and_its_file_means_nothing(home: Home) -> None:
+    run = started(home)
+    home.lock(f"run-{run}").write_text("left behind by a process that was killed")
+    assert not runs.is_worked_on(home, run)
+    asyncio.run(runs.carry_on(home, run))
+
+
+def test_a_ledger_carried_to_another_home_can_be_resumed_there(home: Home, tmp_path: Path) -> None:
+    run = started(home)
+    there = Home(tmp_path / "elsewhere")
+    there.root.mkdir()
+    there.ledger.write_bytes(home.ledger.read_bytes())
+    assert not runs.is_worked_on(there, run)
+    asyncio.run(runs.carry_on(there, run))
+    assert summary(there, run)["status"] == "done"
+
+
+# The same models
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [(ScriptedEndpoint, "duelist-a|duelist-b|arbiter"), (HashingEmbedder, "embedder")]
+)
+def test_a_run_is_not_resumed_on_other_models(home: Home, monkeypatch: pytest.MonkeyPatch, kind: type, named: str):
+    run = started(home)
+    build = kind.__init__
+
+    def changed(self: Any, model: str, *rest: Any) -> None:
+        build(self, model, *rest)
+        self.identity = Identity("scripted", model, revision="2")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "__init__", changed)
+        with pytest.raises(RefusedError, match=f"^({named}) is not what this run was started with.*revision='2'"):
+            asyncio.run(runs.carry_on(home, run))
+    assert summary(home, run)["status"] == "created" and rows(home, "SELECT * FROM calls") == []
+    asyncio.run(runs.carry_on(home, run))
+
+
+def test_a_run_is_not_resumed_on_other_prompts(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = played(home)
+    domain = binding.load_domain("starter-genetics")
+    other = domain.model_copy(update={"prompts": {**domain.prompts, "attacker": "Ask something."}})
+    monkeypatch.setattr(binding, "load_domain", lambda name: other)
+    for work in (runs.carry_on, runs.replay):
+        with pytest.raises(RefusedError, match="the prompt 'attacker' of 'starter-genetics' is not the one"):
+            asyncio.run(work(home, run))
+
+
+# Replay
+
+
+@pytest.fixture
+def remove_endpoints(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From then on, whatever would build or ask an endpoint, an embedder or a sandbox is an error."""
+
+    def missing(*_: object) -> None:
+        raise AssertionError("a replay needs no endpoint")
+
+    def remove() -> None:
+        for name in ("bind", "build_endpoint", "build_embedder"):
+            monkeypatch.setattr(binding, name, missing)
+        for owner, name in ((runs, "bind"), (ScriptedEndpoint, "chat"), (HashingEmbedder, "embed")):
+            monkeypatch.setattr(owner, name, missing)
+
+    return remove
+
+
+def replayed(home: Home, run: str) -> dict[str, Any]:
+    return asyncio.run(runs.replay(home, run))
+
+
+def test_a_replay_gives_the_dataset_again_with_no_endpoint_and_writes_nothing(
+    home: Home, remove_endpoints: Callable[[], None]
+) -> None:
+    run = played(home, max_turns=15)
+    before, found = everything(home), summary(home, run)
+    remove_endpoints()
+    result = replayed(home, run)
+    assert result == {
+        "run": run, "turns": 15, "kept": found["kept"], "digest": found["digest"],
+        "recorded_digest": found["digest"], "same": True,
+    }  # fmt: skip
+    assert everything(home) == before
+
+
+@pytest.mark.parametrize("kind", ["chat", "embed"])
+def test_a_replay_that_misses_a_call_names_its_kind(
+    home: Home, remove_endpoints: Callable[[], None], kind: str
+) -> None:
+    run = played(home)
+    remove_endpoints()
+    edit(home, f"DELETE FROM calls WHERE kind = '{kind}'")
+    with pytest.raises(ReplayMissError, match=f"does not remember a {kind} call"):
+        replayed(home, run)
+
+
+def test_a_replay_of_changed_turns_is_not_the_same(home: Home) -> None:
+    run = played(home)
+    edit(home, """UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
+    result = replayed(home, run)
+    assert not result["same"] and result["digest"] == summary(home, run)["digest"] != result["recorded_digest"]
+
+
+def test_a_run_without_turns_cannot_be_replayed(home: Home) -> None:
+    with pytest.raises(NothingMatchedError, match="has no turns to replay"):
+        replayed(home, started(home))

@@ -1,0 +1,372 @@
+"""One turn, every way it can end (paper §3; SPEC §2): played with the real roles over a scripted `call`."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from nanoflux_local.binding import resolve, rules_for
+from nanoflux_local.novelty import History
+from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatReply, ChatRequest, CutReply, CutRequest, EmbedReply, EmbedRequest, Identity
+from nanoflux_local.transcript import Attack, Defence, TurnRecord, Verdict
+from nanoflux_local.turn import Cast, Rules, run_turn
+
+IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
+NOTHING = History(np.empty((0, 0), dtype=np.float32))
+DIMENSIONS = 256
+
+
+def attack(question="Question {n}", solution="their way", answer="4") -> str:
+    return f"QUESTION: {question}\nSOLUTION: {solution}\nANSWER: {answer}\nREFLECTION: r"
+
+
+def defence(answer="4", solution="our way") -> str:
+    return f"SOLUTION: {solution}\nANSWER: {answer}"
+
+
+def validation(decision="VALID", confidence=0.95) -> str:
+    return f"ANALYSIS: a\nVERIFICATION: v\nDECISION: {decision}\nCONFIDENCE: {confidence}\nEXPLANATION: e"
+
+
+def evaluation(decision="CORRECT", confidence=0.95) -> str:
+    return (
+        f"ANALYSIS: a\nREASONING QUALITY: SOUND\nCALCULATION ACCURACY: c\nDECISION: {decision}\n"
+        f"CONFIDENCE: {confidence}\nEXPLANATION: e"
+    )
+
+
+def axis(number: int) -> np.ndarray:
+    return np.eye(DIMENSIONS, dtype=np.float32)[number]
+
+
+def leaning(cosine: float, towards: int, own: int) -> np.ndarray:
+    """A unit vector with this cosine to axis `towards`."""
+    return (cosine * axis(towards) + math.sqrt(1 - cosine**2) * axis(own)).astype(np.float32)
+
+
+@dataclass
+class World:
+    """Answers by role: each role's replies in order, the last one for ever; `{n}` counts the role's requests.
+
+    Texts embed at right angles to each other unless `vectors` places them.
+    """
+
+    attack: list[str] = field(default_factory=lambda: [attack()])
+    validation: list[str] = field(default_factory=lambda: [validation()])
+    defence: list[str] = field(default_factory=lambda: [defence(answer="5")])
+    evaluation: list[str] = field(default_factory=lambda: [evaluation("INCORRECT")])
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
+    asked: list[tuple[str, ChatRequest]] = field(default_factory=list)
+    embedded: list[str] = field(default_factory=list)
+
+    async def __call__(self, request):
+        if isinstance(request, EmbedRequest):
+            assert request.endpoint == IDENTITIES["embedder"]
+            self.embedded.append(request.text)
+            return EmbedReply.of(self.vectors.setdefault(request.text, axis(DIMENSIONS - 1 - len(self.vectors))))
+        if isinstance(request, CutRequest):
+            return CutReply(request.text, exact=True)
+        role = self._role(request.messages[-1].content)
+        replies, count = getattr(self, role), self.count(role)
+        self.asked.append((role, request))
+        return ChatReply(replies[min(count, len(replies) - 1)].replace("{n}", str(count)), "stop")
+
+    @staticmethod
+    def _role(prompt: str) -> str:
+        marks = {"QUESTION:": "attack", "VALID or INVALID": "validation", "CORRECT or INCORRECT": "evaluation"}
+        return next((role for mark, role in marks.items() if mark in prompt), "defence")
+
+    def count(self, role: str) -> int:
+        return sum(asked == role for asked, _ in self.asked)
+
+    def prompts(self, role: str) -> list[str]:
+        return [request.messages[-1].content for asked, request in self.asked if asked == role]
+
+
+def rules(tmp_path, profile="scripted", **overrides) -> Rules:
+    config = resolve("starter", profile, overrides, Home(tmp_path))
+    return rules_for(
+        config, {**IDENTITIES, "sandbox": Identity("sandbox", "s"), "smollm2": Identity("x", "y")}, Home(tmp_path)
+    )
+
+
+@pytest.fixture
+def play(tmp_path):
+    async def played(world: World, number=0, history=NOTHING, **overrides) -> TurnRecord:
+        return await run_turn(rules(tmp_path, **overrides), number, history, world)
+
+    return played
+
+
+def near(first: str, second: str, cosine: float) -> dict[str, np.ndarray]:
+    return {first: axis(0), second: leaning(cosine, 0, 1)}
+
+
+DOUBT, READ_AGAIN = "confidence 0.5, 0.5, 0.5", 3
+ENDS = {
+    "kept_failed": (World(), ["kept_failed"], "kept", (1, 1, 1, 1)),
+    "kept_novel": (
+        World(defence=[defence()], evaluation=[evaluation()], vectors=near("their way", "our way", 0.74)),
+        ["kept_novel"], "kept", (1, 1, 1, 1),
+    ),
+    "defender_right": (
+        World(defence=[defence()], evaluation=[evaluation()], vectors=near("their way", "our way", 0.76)),
+        ["defender_right"], "dropped", (1, 1, 1, 1),
+    ),
+    "right answer by invalid steps": (World(defence=[defence()]), ["kept_failed"], "kept", (1, 1, 1, 1)),
+    "unparsed, then kept": (World(attack=["no", attack()]), ["unparsed", "kept_failed"], "kept", (2, 1, 1, 1)),
+    "unparsed to the end": (World(attack=["no"]), ["unparsed"] * 6, "exhausted", (6, 0, 0, 0)),
+    "invalid, then kept": (
+        World(validation=[validation("INVALID"), validation()]), ["invalid", "kept_failed"], "kept", (2, 2, 1, 1),
+    ),
+    "invalid to the end": (World(validation=[validation("INVALID")]), ["invalid"] * 6, "exhausted", (6, 6, 0, 0)),
+    "the same question again and again": (
+        World(attack=[attack("Same")], validation=[validation("INVALID")]),
+        ["invalid"] + ["novelty_rejected"] * 5, "exhausted", (6, 1, 0, 0),
+    ),
+    "doubt in validation, then kept": (
+        World(validation=[*[validation(confidence=0.5)] * 3, validation()]),
+        ["low_confidence", "kept_failed"], "kept", (2, 4, 1, 1),
+    ),
+    "doubt in validation to the end": (
+        World(validation=[validation(confidence=0.5)]), ["low_confidence"] * 6, "exhausted", (6, 18, 0, 0),
+    ),
+    "doubt in evaluation": (
+        World(evaluation=[evaluation(confidence=0.5)]), ["low_confidence"], "dropped", (1, 1, 1, 3),
+    ),
+    "confident at the third time": (
+        World(evaluation=[*[evaluation("INCORRECT", 0.5)] * 2, evaluation("INCORRECT")]),
+        ["kept_failed"], "kept", (1, 1, 1, 3),
+    ),
+    "unreadable validation": (World(validation=["no"]), ["failed"], "failed", (1, READ_AGAIN, 0, 0)),
+    "unreadable defence": (World(defence=["no"]), ["failed"], "failed", (1, 1, READ_AGAIN, 0)),
+    "unreadable evaluation": (World(evaluation=["no"]), ["failed"], "failed", (1, 1, 1, READ_AGAIN)),
+    "readable at the third time": (
+        World(validation=["no", "no", validation()], defence=["no", "no", defence("5")]),
+        ["kept_failed"], "kept", (1, 3, 3, 1),
+    ),
+    "every rejection before the last try": (
+        World(
+            attack=["no", attack("Same"), attack("Same"), attack("Other {n}")],
+            validation=[validation("INVALID"), *[validation(confidence=0.5)] * 3, validation("INVALID"), validation()],
+        ),
+        ["unparsed", "invalid", "novelty_rejected", "low_confidence", "invalid", "kept_failed"], "kept", (6, 6, 1, 1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("world", "outcomes", "turn", "calls"), ENDS.values(), ids=ENDS)
+async def test_every_way_a_turn_can_end(play, world, outcomes, turn, calls):
+    world = replace(world, asked=[], embedded=[], vectors=dict(world.vectors))
+    record = await play(world)
+    assert [attempt.outcome for attempt in record.attempts] == outcomes
+    assert [attempt.number for attempt in record.attempts] == list(range(len(outcomes)))
+    assert record.outcome == turn
+    assert tuple(map(world.count, ("attack", "validation", "defence", "evaluation"))) == calls
+    seeds = [request.seed for _, request in world.asked]
+    assert len(set(seeds)) == len(seeds), "each request of a turn has a seed of its own"
+
+
+async def test_a_kept_attempt_holds_everything_that_made_it(play):
+    world = World(evaluation=[evaluation("INCORRECT", 0.6), evaluation("INCORRECT", 0.99)])
+    last = (await play(world)).last
+    assert last.attack == Attack("Question 0", "their way", "4", notes={"REFLECTION": "r"})
+    assert last.validation == Verdict(True, 0.95, "e")
+    assert (last.defence.answer, last.defence.solution) == ("5", "our way")
+    assert last.evaluation == Verdict(False, 0.99, "e", soft=True, asked=2)
+    assert (last.nearest, last.solution_similarity, last.reason) == (None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("world", "reason"),
+    [
+        (World(attack=["no"]), "missing section QUESTION, SOLUTION, ANSWER, REFLECTION"),
+        (World(attack=[attack(answer="many")]), "ANSWER is not a number: 'many'"),
+        (World(validation=[validation("INVALID")]), "e"),
+        (World(validation=[validation(confidence=0.5)]), f"validation: {DOUBT}"),
+        (World(evaluation=[evaluation(confidence=0.5)]), f"evaluation: {DOUBT}"),
+        (World(validation=["no"]), "validation: missing section ANALYSIS"),
+        (World(defence=["no"]), "defence: missing section SOLUTION, ANSWER"),
+        (World(evaluation=["no"]), "evaluation: missing section ANALYSIS"),
+    ],
+)
+async def test_a_rejection_says_why(play, world, reason):
+    assert (await play(world)).last.reason.startswith(reason)
+
+
+async def test_the_bounds_come_from_the_configuration(play):
+    world = World(attack=["no"])
+    assert len((await play(world, retries={"validation": 0})).attempts) == 1
+    world = World(defence=["no"])
+    await play(world, retries={"parse": 0})
+    assert world.count("defence") == 1
+    world = World(validation=[validation(confidence=0.5)])
+    await play(world, retries={"validation": 1}, judge={"strikes": 2})
+    assert world.count("validation") == 4
+    world = World(validation=[validation(confidence=0.5)])
+    assert (await play(world, judge={"confidence": 0.5})).kept
+
+
+async def test_strikes_ask_with_a_changed_prompt(play):
+    world = World(evaluation=[evaluation("INCORRECT", 0.5), evaluation("INCORRECT", 0.6), evaluation("INCORRECT")])
+    await play(world)
+    first, second, third = world.prompts("evaluation")
+    assert second.startswith(first) and third.startswith(first)
+    assert len({first, second, third}) == 3
+
+
+async def test_re_asking_an_unreadable_reply_changes_the_seed_alone(play):
+    world = World(defence=["no"])
+    await play(world)
+    assert len(set(world.prompts("defence"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("cosine", "outcome"), [(0.84, "kept_failed"), (0.85, "kept_failed"), (0.86, "novelty_rejected")]
+)
+async def test_a_question_too_near_to_an_earlier_turns_is_rejected(play, cosine, outcome):
+    """Above θq it is rejected, at θq it is not."""
+    history = History(np.stack([axis(5), axis(0), axis(6)]))
+    world = World(vectors={"Question 0": leaning(cosine, 0, 1)})
+    record = await play(world, history=history)
+    assert (record.attempts[0].outcome, record.attempts[0].nearest) == (outcome, pytest.approx(cosine, abs=1e-6))
+    assert world.count("validation") == 1, "a rejected question costs no judgement"
+
+
+async def test_questions_of_the_same_turn_count_as_earlier_ones(play):
+    """Rejected or not, whatever passed parsing was generated before (SPEC §6)."""
+    world = World(
+        attack=[attack("First"), attack("Second"), attack("Third"), attack("Fourth")],
+        validation=[validation("INVALID")],
+        vectors={"First": axis(0), "Second": leaning(0.9, 0, 1), "Third": axis(1), "Fourth": axis(3)},
+    )
+    record = await play(world, retries={"validation": 3})
+    assert [a.outcome for a in record.attempts] == ["invalid", "novelty_rejected", "invalid", "invalid"]
+    assert [a.nearest for a in record.attempts] == [None, 0.9, pytest.approx(math.sqrt(1 - 0.81), abs=1e-6), 0.0]
+
+
+@pytest.mark.parametrize(
+    ("cosine", "outcome"), [(0.74, "kept_novel"), (0.75, "defender_right"), (0.76, "defender_right")]
+)
+async def test_a_right_defence_is_kept_only_below_the_solution_threshold(play, cosine, outcome):
+    world = World(defence=[defence()], evaluation=[evaluation()], vectors=near("their way", "our way", cosine))
+    last = (await play(world)).last
+    assert (last.outcome, last.solution_similarity) == (outcome, pytest.approx(cosine, abs=1e-6))
+
+
+async def test_a_failed_defence_needs_no_second_novelty_check(play):
+    world = World()
+    await play(world)
+    assert world.embedded == ["Question 0"]
+
+
+async def test_seeds_come_without_replacement_within_a_turn(play):
+    record = await play(World(attack=["no"]), seeds={"min": 2, "max": 5}, seed=4)
+    drawn = [seed for attempt in record.attempts for seed in attempt.seeds]
+    assert len(set(drawn)) == len(drawn)
+    assert all(2 <= len(attempt.seeds) <= 5 for attempt in record.attempts)
+    assert len({len(attempt.seeds) for attempt in record.attempts}) > 1, "their number is drawn too"
+
+
+async def test_the_attacker_is_shown_the_seeds_that_are_recorded(play, tmp_path):
+    world = World()
+    record = await play(world)
+    assert len(record.last.seeds) in (2, 3)
+    assert world.prompts("attack")[0].count("Material ") == len(record.last.seeds)
+
+
+async def test_two_models_swap_attack_and_defence_each_turn(tmp_path):
+    played = rules(tmp_path)
+    for number in range(4):
+        world = World(attack=[attack(f"Turn {number}")])
+        record = await run_turn(played, number, NOTHING, world)
+        names = ("duelist-a", "duelist-b") if number % 2 == 0 else ("duelist-b", "duelist-a")
+        assert (record.attacker, record.defender, record.judge) == (*names, "arbiter")
+        asked = {role: request.endpoint.model for role, request in world.asked}
+        assert (asked["attack"], asked["defence"]) == names
+        assert asked["validation"] == asked["evaluation"] == "arbiter"
+
+
+def test_a_swap_keeps_each_roles_own_sampling(tmp_path):
+    for cast in rules(tmp_path).casts:
+        assert cast.attacker.player.sampling.temperature == 0.8
+        assert cast.defender.player.sampling.temperature == 0.7
+
+
+@pytest.mark.parametrize(
+    ("profile", "overrides", "names"),
+    [
+        ("embedded", {}, ("program", "smollm2", "program")),
+        ("scripted", {"roles": {"attacker": {"endpoint": "duelist-b"}}}, ("duelist-b", "duelist-b", "arbiter")),
+    ],
+)
+def test_a_program_or_one_model_alone_does_not_swap(tmp_path, profile, overrides, names):
+    played = rules(tmp_path, profile, **overrides)
+    assert [(cast.attacker.name, cast.defender.name, cast.judge.name) for cast in played.casts] == [names]
+    assert played.cast(0) == played.cast(1)
+
+
+async def test_the_same_arguments_give_the_same_record(play):
+    worlds = [World(attack=["no", attack(), attack()], validation=[validation("INVALID"), validation()]) for _ in "ab"]
+    one, other = [await play(world, number=7) for world in worlds]
+    assert one == other
+    assert worlds[0].asked == worlds[1].asked
+    assert worlds[0].embedded == worlds[1].embedded
+
+
+@pytest.mark.parametrize("changed", [{"number": 9}, {"seed": 1}])
+async def test_another_turn_or_run_asks_other_things(play, changed):
+    one, other = World(), World()
+    first, second = await play(one, number=7), await play(other, **{"number": 7, **changed})
+    assert first.last.seeds != second.last.seeds
+    assert not {request.seed for _, request in one.asked} & {request.seed for _, request in other.asked}
+
+
+async def test_the_history_of_a_turn_is_not_changed_by_it(play):
+    history = History(axis(0)[None, :])
+    await play(World(), history=history)
+    assert (history.rows.shape, history.own) == ((1, DIMENSIONS), ())
+
+
+class Broken(Exception):
+    """An endpoint that fails."""
+
+
+async def test_a_failing_call_ends_no_turn_as_anything(play):
+    """Infrastructure is never an outcome: it passes through to the engine."""
+
+    class Dead(World):
+        async def __call__(self, request):
+            raise Broken
+
+    with pytest.raises(Broken):
+        await play(Dead())
+
+
+async def test_hand_made_players_are_enough(tmp_path):
+    """The protocol asks nothing of its players but the four methods."""
+
+    class Player:
+        name = "hand-made"
+
+        async def attack(self, seeds, draw, call):
+            return Attack(f"{draw.turn}-{draw.attempt}-{len(seeds)}", "s", "1")
+
+        async def validate(self, attack, draw, call):
+            return Verdict(draw.attempt == 2, 1.0, "third time")
+
+        async def defend(self, question, draw, call):
+            return Defence("s", "2")
+
+        async def evaluate(self, attack, defence, draw, call):
+            return Verdict(False, 1.0, "wrong")
+
+    player = Player()
+    base = rules(tmp_path)
+    record = await run_turn(
+        Rules(base.config, base.seeds, [Cast(player, player, player)], base.embedder), 3, NOTHING, World()
+    )
+    assert [attempt.outcome for attempt in record.attempts] == ["invalid", "invalid", "kept_failed"]
+    assert record.last.attack.question.startswith("3-2-")

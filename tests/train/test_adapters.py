@@ -1,0 +1,83 @@
+"""Sealed adapters: named by content, never overwritten, loaded by plain PEFT."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
+from nanoflux_local.train.adapters import adapter_hash, find_adapter, list_adapters, load_manifest, publish
+from nanoflux_local.train.audit import prepare
+from nanoflux_local.train.data import Codec, TrainingExample
+from nanoflux_local.train.events import TrainResult
+from nanoflux_local.train.lora import train
+from nanoflux_local.train.settings import TrainSettings
+
+SETTINGS = TrainSettings(epochs=1, learning_rate=3e-3, dtype="float32")
+
+
+@pytest.fixture
+def result(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> TrainResult:
+    return train(SETTINGS, examples, (), tiny_base, tmp_path / "work")
+
+
+def test_an_adapter_is_named_by_its_content(result: TrainResult, tmp_path: Path) -> None:
+    home = tmp_path / "adapters"
+    folder = publish(result, SETTINGS, home, "tiny", "rev", {"run": "r1"})
+    assert folder.name == adapter_hash(folder) and list(home.iterdir()) == [folder]
+    manifest = load_manifest(folder)
+    assert manifest["base"] == {"name": "tiny", "revision": "rev"} and manifest["run"] == "r1"
+    assert manifest["flops"]["6nd"] > 0 and manifest["settings"]["r"] == 8 and manifest["versions"]["torch"]
+    assert manifest["data"]["digest"] == result.data_digest
+    assert str(tmp_path) not in "".join(p.read_text(errors="replace") for p in folder.iterdir())
+    assert list_adapters(home) == [manifest]
+    assert find_adapter(home, folder.name[:8]) == folder
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+
+
+def test_nothing_is_overwritten(result: TrainResult, tmp_path: Path) -> None:
+    folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
+    stamp = (folder / "nanoflux.json").stat().st_mtime_ns
+    assert publish(result, SETTINGS, tmp_path / "adapters", "tiny") == folder
+    assert (folder / "nanoflux.json").stat().st_mtime_ns == stamp
+    with (folder / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    with pytest.raises(DataError, match="not what its manifest says"):
+        load_manifest(folder)
+    with pytest.raises(RefusedError, match="content was changed"):
+        publish(result, SETTINGS, tmp_path / "adapters", "tiny")
+
+
+def test_the_wrong_folder_and_the_unknown_name_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no adapter"):
+        adapter_hash(tmp_path)
+    with pytest.raises(NothingMatchedError):
+        find_adapter(tmp_path, "abc")
+    assert list_adapters(tmp_path / "none") == []
+
+
+def test_an_unfinished_training_is_not_published(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    stopped = train(SETTINGS, examples, (), tiny_base, tmp_path, should_stop=lambda: True)
+    with pytest.raises(DataError, match="stopped before its end"):
+        publish(stopped, SETTINGS, tmp_path / "adapters", "tiny")
+
+
+def test_plain_peft_loads_it_and_finds_the_loss_we_measured(
+    result: TrainResult, tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), folder)
+    codec, total, labels = Codec.load(tiny_base), 0.0, 0
+    for row in prepare(SETTINGS, examples, (), codec)[1].rows:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt - 1 : -1]
+        total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(row.ids[row.prompt :]), reduction="sum"))
+        labels += row.labels
+    assert total / labels == pytest.approx(result.val_loss, rel=1e-5)

@@ -1,0 +1,144 @@
+"""A training that is killed, starved of disk or memory, or runs into NaN keeps its last good checkpoint."""
+
+import errno
+import random
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanoflux_local.errors import NanofluxError
+from nanoflux_local.train import checkpoint, files
+from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.train.events import StepEvent, TrainEvent
+from nanoflux_local.train.lora import train
+from nanoflux_local.train.model import Completions
+from nanoflux_local.train.settings import TrainSettings
+
+SETTINGS = {"epochs": 4, "batch": 2, "learning_rate": 3e-3, "threads": 1, "checkpoint_every": 2}
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import make_examples
+from nanoflux_local.train.events import StepEvent
+from nanoflux_local.train.lora import train
+from nanoflux_local.train.settings import TrainSettings
+tell = lambda event: print(event.step, flush=True) if isinstance(event, StepEvent) else None
+train(TrainSettings(**{settings}), make_examples(18), (), Path(sys.argv[2]), Path(sys.argv[3]), tell)
+"""
+
+
+def run_child(base: Path, out: Path, kill_at: int) -> int:
+    """Train in a process of its own and SIGKILL it once it has told of step `kill_at`; returns its exit status."""
+    code = CHILD.replace("{settings}", repr(SETTINGS))
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(base), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        assert child.stdout
+        for line in child.stdout:
+            if int(line) >= kill_at:
+                child.send_signal(signal.SIGKILL)
+        return child.wait()
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_kill_9_at_random_steps_then_resume_is_bit_equal(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    whole = train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path / "whole")
+    kills = sorted(random.sample(range(1, whole.steps - 1), 3))
+    for step in kills:
+        assert run_child(tiny_base, tmp_path / "killed", step) == -signal.SIGKILL, kills
+    result = train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path / "killed")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole"), kills
+    assert (result.train_losses, result.val_losses) == (whole.train_losses, whole.val_losses)
+    assert (result.tokens, result.flops_measured) == (whole.tokens, whole.flops_measured)
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes: a write fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def begin(base: Path, examples: list[TrainingExample], out: Path) -> bytes:
+    """Train two steps and stop; returns the checkpoint."""
+    told: list[TrainEvent] = []
+    stop = lambda: sum(isinstance(e, StepEvent) for e in told) >= 2  # noqa: E731
+    train(TrainSettings(**SETTINGS), examples, (), base, out, told.append, stop)
+    return (out / checkpoint.NAME).read_bytes()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    good = begin(tiny_base, examples, tmp_path)
+    with files_up_to(20_000), pytest.raises(NanofluxError, match=r"no space left.*checkpoint is kept"):
+        train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
+    assert (tmp_path / checkpoint.NAME).read_bytes() == good
+    assert not list(tmp_path.glob(".*.part"))
+    assert train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path).finished
+
+
+def test_memory_that_runs_out_keeps_the_last_checkpoint(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = begin(tiny_base, examples, tmp_path)
+    monkeypatch.setattr(Completions, "loss", lambda *_: torch.empty(2**60))
+    with pytest.raises(NanofluxError, match=r"out of memory.*checkpoint is kept") as caught:
+        train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
+    assert "smaller batch" in caught.value.fix
+    assert (tmp_path / checkpoint.NAME).read_bytes() == good
+
+
+def test_weights_that_overflow_never_reach_a_checkpoint(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    settings = TrainSettings(**SETTINGS | {"learning_rate": 1e39, "warmup_steps": 6, "checkpoint_every": 1})
+    with pytest.raises(NanofluxError, match="diverged") as caught:
+        train(settings, examples, (), tiny_base, tmp_path)
+    assert "lower learning_rate" in caught.value.fix
+    if (tmp_path / checkpoint.NAME).exists():
+        state = torch.load(tmp_path / checkpoint.NAME, weights_only=True)
+        assert all(weight.isfinite().all() for weight in state["weights"].values())
+
+
+def test_a_loss_that_is_no_number_ends_with_its_rows(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = begin(tiny_base, examples, tmp_path)
+    true_loss = Completions.loss
+    monkeypatch.setattr(Completions, "loss", lambda *given: true_loss(*given) * float("nan"))
+    with pytest.raises(NanofluxError, match=r"loss nan.* at step 3 \(rows \[\d+, \d+\]\).*checkpoint is kept"):
+        train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
+    assert (tmp_path / checkpoint.NAME).read_bytes() == good
+
+
+def test_a_broken_checkpoint_is_named(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+    good = begin(tiny_base, examples, tmp_path)
+    (tmp_path / checkpoint.NAME).write_bytes(good[: len(good) // 2])
+    with pytest.raises(NanofluxError, match="cannot be read"):
+        train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    files.write_atomically(target, b"old")
+    with files_up_to(2), pytest.raises(OSError) as caught:
+        files.write_atomically(target, b"new and longer")
+    assert caught.value.errno == errno.EFBIG
+    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]

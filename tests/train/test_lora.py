@@ -1,0 +1,152 @@
+"""The loop: it learns, repeats itself bit for bit, and agrees with the plain way of computing the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nanoflux_local.errors import RefusedError, UsageError
+from nanoflux_local.train.data import Codec, TrainingExample
+from nanoflux_local.train.events import CheckpointEvent, EpochEvent, ResumeEvent, StepEvent, TrainEvent
+from nanoflux_local.train.lora import learning_rate, plan, train
+from nanoflux_local.train.model import Completions
+from nanoflux_local.train.settings import TrainSettings
+
+FAST = {"epochs": 2, "learning_rate": 3e-3, "dtype": "float32", "threads": 1}
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_it_learns_and_tells_of_every_step(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+    told: list[TrainEvent] = []
+    result = train(TrainSettings(**FAST | {"epochs": 6}), examples, (), tiny_base, tmp_path, told.append)
+    steps = [e for e in told if isinstance(e, StepEvent)]
+    epochs = [e for e in told if isinstance(e, EpochEvent)]
+    assert [s.step for s in steps] == list(range(1, result.steps + 1))
+    assert [e.epoch for e in epochs] == list(range(7))
+    assert result.finished and result.initial_val_loss and result.val_loss
+    assert result.val_loss < result.initial_val_loss - 0.2
+    assert sum(isinstance(e, CheckpointEvent) for e in told) >= 6
+    assert {"train_loss", "val_loss", "flops", "tokens_per_s", "truncated", "steps"} <= result.to_json().keys()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_runs_are_bit_equal(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, dtype: str) -> None:
+    settings = TrainSettings(**FAST | {"dtype": dtype})
+    for name in ("one", "two"):
+        train(settings, examples, (), tiny_base, tmp_path / name)
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    train(settings.model_copy(update={"seed": 1}), examples, (), tiny_base, tmp_path / "three")
+    assert weights(tmp_path / "three") != weights(tmp_path / "one")
+
+
+def test_stopping_and_resuming_is_bit_equal(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+    settings = TrainSettings(**FAST)
+    train(settings, examples, (), tiny_base, tmp_path / "whole")
+    told: list[TrainEvent] = []
+    for _ in range(20):
+        result = train(settings, examples, (), tiny_base, tmp_path / "parts", told.append, lambda: True)
+        if result.finished:
+            break
+    assert sum(isinstance(e, ResumeEvent) for e in told) >= 5
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_a_checkpoint_of_another_training_is_refused(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    train(TrainSettings(**FAST), examples, (), tiny_base, tmp_path)
+    with pytest.raises(RefusedError, match="other settings"):
+        train(TrainSettings(**FAST | {"r": 4}), examples, (), tiny_base, tmp_path)
+
+
+def test_an_unknown_target_is_named(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere"):
+        train(TrainSettings(**FAST | {"target_modules": ("nowhere",)}), examples, (), tiny_base, tmp_path)
+
+
+def test_the_rate_falls_linearly_to_zero() -> None:
+    settings = TrainSettings()
+    rates = [learning_rate(settings, step, 10) for step in range(10)]
+    assert rates[0] == settings.learning_rate
+    assert rates == pytest.approx([2e-4 * (1 - step / 10) for step in range(10)])
+    warm = TrainSettings(warmup_steps=4)
+    assert [learning_rate(warm, step, 10) / 2e-4 for step in (0, 3, 4, 9)] == pytest.approx([0.2, 0.8, 1.0, 1 / 6])
+
+
+def test_the_plan_meets_every_row_once_an_epoch() -> None:
+    settings = TrainSettings(epochs=3, batch=4, gradient_accumulation=2)
+    steps = plan(settings, list(range(18)))
+    for epoch in (1, 2, 3):
+        rows = [row for step in steps if step.epoch == epoch for part in step.parts for row in part]
+        assert sorted(rows) == list(range(18))
+    assert [step.last for step in steps] == [False, False, True] * 3
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_losses_and_gradients_are_those_of_the_plain_way(
+    tiny_base: Path, examples: list[TrainingExample], checkpointing: bool
+) -> None:
+    """PEFT's own layers, logits everywhere, float32, no dropout: the same loss and gradients to rounding."""
+    settings = TrainSettings(dropout=0.0, gradient_checkpointing=checkpointing)
+    model = Completions(settings, tiny_base, torch.device("cpu"), torch.float32)
+    for name, weight in model.peft.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    codec = Codec.load(tiny_base)
+    rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
+    loss = model.loss(rows)
+    loss.backward()
+    fast = [weight.grad.clone() for weight in model.trained]
+    model.peft.zero_grad()
+    for layer in model.peft.modules():
+        layer.__dict__.pop("forward", None)
+    plain = sum(plain_loss(model, row) for row in rows)
+    plain.backward()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    for ours, weight in zip(fast, model.trained, strict=True):
+        torch.testing.assert_close(ours, weight.grad, rtol=1e-3, atol=1e-4)
+
+
+def plain_loss(model: Completions, row) -> torch.Tensor:
+    """One row alone, through the model's own forward pass with all its logits."""
+    ids = torch.tensor([row.ids])
+    labels = ids.masked_fill(torch.arange(ids.shape[1])[None] < row.prompt, -100)
+    logits = model.causal(input_ids=ids).logits
+    return F.cross_entropy(logits[0, :-1].float(), labels[0, 1:], ignore_index=-100, reduction="sum")
+
+
+def test_early_stopping_keeps_the_best_epoch(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+    """A rate that is far too high: validation gets worse, training ends early, the best epoch's weights are kept."""
+    settings = TrainSettings(**FAST | {"epochs": 12, "learning_rate": 30.0, "early_stopping": 2, "max_grad_norm": 1e3})
+    result = train(settings, examples, (), tiny_base, tmp_path)
+    values = [result.initial_val_loss, *result.val_losses]
+    best = values.index(min(values))
+    assert len(result.val_losses) == best + 2 < 12
+
+
+def test_importing_the_room_loads_no_torch() -> None:
+    names = "adapters audit data estimate events files flops settings"
+    imports = "; ".join(f"import nanoflux_local.train.{name}" for name in names.split())
+    code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.real_model
+def test_the_real_model_learns_and_its_losses_are_those_of_the_plain_way(
+    real_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    settings = TrainSettings(dropout=0.0)
+    model = Completions(settings, real_base, torch.device("cpu"), torch.float32)
+    codec = Codec.load(real_base)
+    rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
+    with model.quiet():
+        fast, plain = model.loss(rows), sum(plain_loss(model, row) for row in rows)
+    assert fast.item() == pytest.approx(plain.item(), rel=1e-4)
+    result = train(TrainSettings(epochs=2, learning_rate=1e-3), examples, (), real_base, tmp_path)
+    assert result.val_loss and result.initial_val_loss and result.val_loss < 0.8 * result.initial_val_loss
