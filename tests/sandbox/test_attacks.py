@@ -1,5 +1,6 @@
 """Every attack succeeds on a plain subprocess, and in no tier of the sandbox, as root or as an ordinary user."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -9,20 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_suite import ATTACKS, Seen, plain
+from sandbox_suite import ATTACKS, Attack, Seen, plain
 from sandbox_suite.world import World
 
 _SUITE = Path(__file__).parent / "sandbox_suite"
 _TIERS = ("linux:namespaces+landlock+seccomp", "linux:landlock+seccomp")
 _USERS = ("root", "ordinary")
 _AT_ONCE = 2
+_TRIES = 3
+"""A virtual machine under load was seen to fail one exec in tens of thousands with EFAULT: starting again is sound, as
+nothing of the sandbox had run; so is repeating a plain attack, of which is only claimed that it can succeed."""
 
 
-def _contained(user: str, tier: str) -> dict[str, Any]:
+def _contained(user: str, tier: str, tries: int = _TRIES) -> dict[str, Any]:
     command = [sys.executable, str(_SUITE / "become.py"), user, sys.executable, str(_SUITE / "contained.py"), tier]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    except OSError as error:
+        if error.errno != errno.EFAULT or tries == 1:
+            raise
+        return _contained(user, tier, tries - 1)
     assert done.returncode == 0, done.stderr
     return {row["attack"]: row for row in map(json.loads, done.stdout.splitlines())}
+
+
+def _plainly(attack: Attack, world: World) -> Seen:
+    for _ in range(_TRIES):
+        seen = plain.run(attack, world)
+        if attack.success(seen):
+            break
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +56,7 @@ def plainly() -> dict[str, Seen]:
     def share(number: int) -> dict[str, Seen]:
         world = World()
         try:
-            return {name: plain.run(ATTACKS[name], world) for name in list(ATTACKS)[number::3]}
+            return {name: _plainly(ATTACKS[name], world) for name in list(ATTACKS)[number::3]}
         finally:
             world.close()
 
