@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import Sampling
 
-Interface = Literal["in_process", "openai_chat", "scripted", "embedder"]
+Interface = Literal[
+    "in_process", "openai_chat", "scripted", "embedder", "vllm", "openai_responses", "anthropic_messages"
+]
 PROGRAM = "program"
 """The name of the built-in programs that can stand for the attacker and the judge."""
 
@@ -59,7 +61,10 @@ class Retries(Strict):
 
 
 class EndpointConfig(Strict):
-    """What answers for a role. `key_env` names the environment variable that holds a hosted endpoint's key."""
+    """What answers for a role. `key_env` names the environment variable that holds a hosted endpoint's key.
+
+    Endpoints with the same `shares` take turns on one GPU: all but one of them sleep.
+    """
 
     interface: Interface
     model: str
@@ -68,6 +73,7 @@ class EndpointConfig(Strict):
     key_env: str = ""
     rows: int = Field(default=0, ge=0)
     delay_s: float = Field(default=0.0, ge=0)
+    shares: str = ""
 
 
 class RoleSampling(Strict):
@@ -88,8 +94,37 @@ class Roles(Strict):
     judge: RoleConfig
 
 
+class Caps(Strict):
+    """Hard caps, each where it is named: US dollars, tokens read and written, and hours.
+
+    A run's hours are those it is worked on; a role's are those that its calls took.
+    """
+
+    usd: float | None = Field(default=None, ge=0)
+    tokens: int | None = Field(default=None, ge=0)
+    hours: float | None = Field(default=None, ge=0)
+
+
+class RoleCaps(Strict):
+    """Caps by role."""
+
+    attacker: Caps = Caps()
+    defender: Caps = Caps()
+    judge: Caps = Caps()
+
+
+class Budget(Caps):
+    """What a run may spend, and each of its roles."""
+
+    roles: RoleCaps = RoleCaps()
+
+
+LIVE = ("concurrency", "target", "max_turns", "budget")
+"""The settings that may change while a run is played: none of them changes what a turn gives."""
+
+
 class RunConfig(Strict):
-    """Everything that decides a run's result, and its `concurrency` and `target`, which do not.
+    """Everything that decides a run's turns, and what does not (`LIVE`): how many, how fast, and at what cost.
 
     `budgets` are tokens by section of the defender; `reply_tokens` bounds the replies that have none, attacks and
     judgements.
@@ -105,6 +140,7 @@ class RunConfig(Strict):
     novelty: Novelty
     judge: JudgeRules = JudgeRules()
     retries: Retries = Retries()
+    budget: Budget = Budget()
     budgets: dict[str, PositiveInt] = Field(default={})
     endpoints: dict[str, EndpointConfig]
     roles: Roles

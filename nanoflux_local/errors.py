@@ -41,6 +41,10 @@ class RefusedError(NanofluxError):
     exit_code = 3
 
 
+class BudgetError(RefusedError):
+    """The next call could cost more than the run may spend: the run pauses and can be resumed."""
+
+
 class NothingMatchedError(NanofluxError):
     """The request was understood and nothing answers to it."""
 

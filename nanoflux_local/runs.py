@@ -1,69 +1,31 @@
 """A run's life: started, carried on, replayed. One process works on a run at a time, and a kill at any moment loses
 nothing but the calls that were in flight."""
 
-import fcntl
+import asyncio
 import json
 import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from nanoflux_local.binding import bind, environment, recorded_identities, refuse_drift, rules_for
-from nanoflux_local.config import RunConfig, validated
+from nanoflux_local.binding import Bound, bind, environment, recorded_identities, refuse_drift, rules_for
+from nanoflux_local.budget import Cost, Purse, prompt_bound
+from nanoflux_local.config import LIVE, RunConfig, merged, validated
 from nanoflux_local.engine import Engine, Progress, index_questions
-from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
+from nanoflux_local.errors import BudgetError, NanofluxError, NothingMatchedError, RefusedError
+from nanoflux_local.jobs import Watch, Wish, boot_id, is_worked_on, status_of, working_on
 from nanoflux_local.ledger.calls import RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.novelty import NoveltyIndex
 from nanoflux_local.paths import Home
-from nanoflux_local.records import Identity
+from nanoflux_local.records import ChatRequest, Identity
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 from nanoflux_local.turn import Rules, run_turn
 
-LOOKS, PAUSE_S = 10, 0.02
-"""Whoever only asks whether a run is worked on holds its lock for a moment: worth a few looks before refusing."""
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-@contextmanager
-def working_on(home: Home, run: str) -> Iterator[None]:
-    """Hold a run for this process. The lock is the kernel's, so that it dies with the process, however it ends.
-
-    Raises:
-        RefusedError: another process works on the run.
-    """
-    path = home.lock(f"run-{run}")
-    path.parent.mkdir(mode=0o700, exist_ok=True)  # a ledger that was carried to another home brings no locks
-    with path.open("w") as file:
-        if not _locked(file, fcntl.LOCK_EX, LOOKS):
-            raise RefusedError(f"another process is working on run {run}", f"watch it with `nanoflux run show {run}`")
-        yield
-
-
-def is_worked_on(home: Home, run: str) -> bool:
-    """Whether a process holds the run just now."""
-    path = home.lock(f"run-{run}")
-    if not path.exists():
-        return False
-    with path.open() as file:
-        return not _locked(file, fcntl.LOCK_SH)
-
-
-def _locked(file: IO[str], how: int, looks: int = 1) -> bool:
-    for look in range(looks):
-        if look:
-            time.sleep(PAUSE_S)
-        try:
-            fcntl.flock(file, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        return True
-    return False
+__all__ = ["carry_on", "change", "is_worked_on", "replay", "start", "working_on"]
 
 
 async def start(home: Home, config: RunConfig, name: str = "") -> str:
@@ -99,28 +61,103 @@ async def carry_on(home: Home, run: str, on_progress: Callable[[Progress], None]
         try:
             refuse_drift(identities, await bound.identities())
             rules = rules_for(config, identities, home)
-            calls = RememberedCalls(ledger, run, bound.answers())
-            engine = Engine(ledger, run, rules, calls, committed, on_progress)
-            await _play(ledger, run, engine)
+            purse = Purse.of(ledger, run, config.budget, _worst(bound))
+            calls = RememberedCalls(ledger, run, purse.guarded(bound.answers()))
+            capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
+            engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity)
+            await _play(ledger, run, engine, purse)
         finally:
             await bound.close()
 
 
-async def _play(ledger: Ledger, run: str, engine: Engine) -> None:
+def _worst(bound: Bound) -> Callable[[ChatRequest], Cost]:
+    """The most that a request can cost: its prompt by the endpoint's own count or its bytes, and `max_tokens`."""
+
+    def worst(request: ChatRequest) -> Cost:
+        endpoint = bound._by_identity(request.endpoint)
+        bytes_, written = prompt_bound(request), request.sampling.max_tokens
+        price = getattr(endpoint, "price", None)  # local models have none
+        return Cost(price.cost(bytes_, written) if price else 0.0, bytes_ + written)
+
+    return worst
+
+
+async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse) -> None:
     """Play, with the run's status and the job that works on it written down whatever happens."""
-    job = ledger.start_job("run", run, os.getpid(), BOOT_ID.read_text().strip() if BOOT_ID.exists() else "")
+    job = ledger.start_job("run", run, os.getpid(), boot_id())
     ledger.set_run_status(run, "running")
     status, message = "interrupted", ""
     began = time.monotonic()
     try:
-        await engine.play()
-        status = "done"
+        status = await _steered(Watch(ledger, job, run), engine, purse)
+    except BudgetError as error:
+        status, message = "paused", error.message
+        raise
     except NanofluxError as error:
         status, message = "failed", error.message
         raise
     finally:
         ledger.set_run_status(run, status, message, time.monotonic() - began)
         ledger.finish_job(job, status, message)
+
+
+async def _steered(watch: Watch, engine: Engine, purse: Purse) -> str:
+    """Play while listening to what others wish of the run; returns the status that it ends with."""
+    playing = asyncio.create_task(engine.play())
+    wished: list[Wish] = []
+
+    def on_wish(wish: Wish) -> None:
+        wished.append(wish)
+        if wish == "end":
+            playing.cancel()
+        elif wish:
+            engine.drain()
+
+    def on_settings(text: str) -> None:
+        config = validated(RunConfig, json.loads(text), "the changed configuration")
+        engine.steer(config)
+        purse.change(config.budget)
+
+    watching = asyncio.create_task(watch.keep(on_wish, on_settings))
+    try:
+        await asyncio.wait([playing, watching], return_when=asyncio.FIRST_COMPLETED)
+        if not playing.done():
+            watching.result()  # looking failed: the ledger is gone, and its error is the run's
+        if playing.cancelled() and "end" in wished:
+            return status_of("end")
+        await playing
+    finally:
+        for task in (playing, watching):
+            task.cancel()
+        await asyncio.gather(playing, watching, return_exceptions=True)
+    return "done" if engine.finished else status_of(wished[-1])
+
+
+def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
+    """Change what may change while a run is played; whoever works on it takes it up within a second.
+
+    Raises:
+        RefusedError: a setting decides the run's result.
+        ConfigError: an unknown key, or a value out of range.
+    """
+    with LedgerView(home.ledger) as view:
+        row = view.find_run(run)
+        old = validated(RunConfig, json.loads(row["config"]), f"run {run}")
+        kept = len(view.examples(run))
+    new = validated(RunConfig, merged(old.model_dump(mode="json"), settings), "the configuration")
+    fixed = [key for key in RunConfig.model_fields if key not in LIVE and getattr(new, key) != getattr(old, key)]
+    if fixed:
+        raise RefusedError(
+            f"{fixed[0]} decides the result of run {run} and is fixed: its turns would no longer be of one making",
+            f"fork it instead: nanoflux run start --fork {run} --set {fixed[0]}…=…",
+        )
+    if new.target < old.target and new.target < kept:
+        raise RefusedError(f"run {run} has kept {kept} already", f"a target of {kept} or more; `run stop` ends it")
+    with Ledger(home.ledger) as ledger:
+        ledger.reconfigure_run(run, new.model_dump(mode="json"))
+        if row["status"] == "done" and kept < new.target and (new.target, new.max_turns) != (old.target, old.max_turns):
+            ledger.set_run_status(run, "paused", "its end was moved; resume it")
+    return new
 
 
 def _recorded(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:

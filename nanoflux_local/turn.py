@@ -9,13 +9,21 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from nanoflux_local.config import RunConfig
-from nanoflux_local.ledger.calls import Call
-from nanoflux_local.novelty import History, similarity
+from nanoflux_local.ledger.calls import Call, acting_as
+from nanoflux_local.novelty import similarity
 from nanoflux_local.records import EmbedRequest, Identity, Vector
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Attempt, Defence, Doubt, Seed, TurnRecord, Verdict
+
+
+class Known(Protocol):
+    """The questions before an attempt: a `History`, or an engine's guess at one."""
+
+    def nearest(self, vector: Vector) -> float | None: ...
+
+    def plus(self, vector: Vector) -> "Known": ...
 
 
 class Attacker(Protocol):
@@ -65,7 +73,7 @@ class Rules:
         return self.casts[number % len(self.casts)]
 
 
-async def run_turn(rules: Rules, number: int, history: History, call: Call) -> TurnRecord:
+async def run_turn(rules: Rules, number: int, history: Known, call: Call) -> TurnRecord:
     """Play turn `number` against the questions of `history` (paper §3; A.1 for the bounds)."""
     cast = rules.cast(number)
     attempts: list[Attempt] = []
@@ -91,28 +99,32 @@ def draw_seeds(rules: Rules, draw: Draw, used: set[str]) -> tuple[Seed, ...]:
 
 
 async def play_attempt(
-    rules: Rules, cast: Cast, seeds: tuple[Seed, ...], draw: Draw, history: History, call: Call
+    rules: Rules, cast: Cast, seeds: tuple[Seed, ...], draw: Draw, history: Known, call: Call
 ) -> tuple[Attempt, Vector | None]:
     """Attack → novelty → validation → defence → evaluation → solution novelty. The vector is the question's."""
     attempt = Attempt(draw.attempt, tuple(seed.id for seed in seeds), "unparsed")
-    attack = await cast.attacker.attack(seeds, draw, call)
+    with acting_as("attacker"):
+        attack = await cast.attacker.attack(seeds, draw, call)
     if isinstance(attack, Unparsed):
         return replace(attempt, reason=attack.reason), None
     vector = await embed(rules, attack.question, call)
     attempt = replace(attempt, attack=attack, nearest=history.nearest(vector))
     if attempt.nearest is not None and attempt.nearest > rules.config.novelty.question:
         return replace(attempt, outcome="novelty_rejected"), vector
-    validation = await cast.judge.validate(attack, draw, call)
+    with acting_as("judge"):
+        validation = await cast.judge.validate(attack, draw, call)
     if not isinstance(validation, Verdict):
         return unjudged(attempt, "validation", validation), vector
     attempt = replace(attempt, validation=validation)
     if not validation.positive:
         return replace(attempt, outcome="invalid", reason=validation.explanation), vector
-    defence = await cast.defender.defend(attack.question, draw, call)
+    with acting_as("defender"):
+        defence = await cast.defender.defend(attack.question, draw, call)
     if isinstance(defence, Unparsed):
         return replace(attempt, outcome="failed", reason=f"defence: {defence.reason}"), vector
     attempt = replace(attempt, defence=defence)
-    evaluation = await cast.judge.evaluate(attack, defence, draw, call)
+    with acting_as("judge"):
+        evaluation = await cast.judge.evaluate(attack, defence, draw, call)
     if not isinstance(evaluation, Verdict):
         return unjudged(attempt, "evaluation", evaluation), vector
     return await decide(rules, replace(attempt, evaluation=evaluation), attack, defence, call), vector

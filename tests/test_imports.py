@@ -34,6 +34,7 @@ COMMANDS = [
     (), ("demo",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"), ("models", "verify"),
     ("data",), ("data", "import"), ("data", "list"),
     ("data", "show"), ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
+    ("run", "pause"), ("run", "stop"), ("run", "set"),
     ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"), ("train",),
     ("adapters",), ("adapters", "list"), ("adapters", "show"), ("eval",), ("compare",), ("report",), ("sandbox",),
     ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),

@@ -16,7 +16,7 @@ NOUNS = {
     "demo": ("demo", "The main job on the embedded default: generate, train, evaluate, report."),
     "models": ("models", "Weights: list, pull, import, verify."),
     "data": ("data", "Benchmarks: list, import, show."),
-    "run": ("run", "Generation: start, list, show, resume, verify, replay."),
+    "run": ("run", "Generation: start, list, show, set, pause, resume, stop, verify, replay."),
     "examples": ("examples", "The kept examples of a run."),
     "train": ("train", "LoRA-tune a model on a run's examples."),
     "adapters": ("adapters", "Trained adapters, by content hash."),

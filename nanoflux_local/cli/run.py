@@ -1,9 +1,9 @@
-"""`nanoflux run`: start, list, show, resume, verify and replay generation jobs."""
+"""`nanoflux run`: a generation job's life: start, watch, steer, pause, stop, resume, verify, replay."""
 
 import asyncio
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -25,7 +25,11 @@ def command() -> None:
 @click.option("--max-turns", type=click.IntRange(1), help="Stop at this many turns [default: 1000].")
 @click.option("--seed", type=click.IntRange(0), help="The run's seed [default: 0].")
 @click.option("--concurrency", type=click.IntRange(1, 1024), help="Turns under way at once; changes no result.")
+@click.option(
+    "--budget-usd", type=click.FloatRange(0), help="Pause before the calls could cost more dollars than this."
+)
 @click.option("--name", default="", help="A name for people.")
+@click.option("--detach", is_flag=True, help="Play it in a process of its own that outlives this terminal.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8.")
 @with_json
 def start(
@@ -35,6 +39,8 @@ def start(
     name: str,
     settings: tuple[str, ...],
     as_json: bool,
+    detach: bool,
+    budget_usd: float | None,
     **numbers: int | None,
 ) -> None:
     """Generate a dataset."""
@@ -46,21 +52,87 @@ def start(
         overrides = merged(overrides, parse_setting(setting))
     flags = {"target": numbers["examples"], **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")}}
     overrides = merged(overrides, {key: value for key, value in flags.items() if value is not None})
+    if budget_usd is not None:
+        overrides = merged(overrides, {"budget": {"usd": budget_usd}})
     place = home().prepare()
     run = asyncio.run(runs.start(place, binding.resolve(domain, profile, overrides, place), name))
-    play(place, run)
+    _work(place, run, detach)
     show_run(place, run, as_json)
 
 
 @command.command()
 @click.argument("run")
+@click.option("--detach", is_flag=True, help="Play it in a process of its own that outlives this terminal.")
 @with_json
-def resume(run: str, as_json: bool) -> None:
+def resume(run: str, detach: bool, as_json: bool) -> None:
     """Go on with a run where it stopped."""
     place = home()
     run = _id(place, run)
-    play(place, run)
+    _work(place, run, detach)
     show_run(place, run, as_json)
+
+
+def _work(place: Home, run: str, detach: bool) -> None:
+    """Play a run here, or in a process of its own."""
+    if not detach:
+        play(place, run)
+        return
+    from nanoflux_local import jobs
+
+    pid = jobs.launch(place, run)
+    say(f"run {run} is played by process {pid}; its messages go to {jobs.log_path(place, run)}")
+
+
+@command.command()
+@click.argument("run")
+@with_json
+def pause(run: str, as_json: bool) -> None:
+    """Commit the turns under way, begin no new one, and leave the run paused."""
+    _ask(run, "pause", as_json)
+
+
+@command.command()
+@click.argument("run")
+@with_json
+def stop(run: str, as_json: bool) -> None:
+    """Commit the turns under way and end; a second stop ends at once. Both lose nothing, and `resume` goes on."""
+    _ask(run, "stop", as_json)
+
+
+def _ask(run: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
+    from nanoflux_local import jobs
+
+    place = home()
+    run = _id(place, run)
+    told = jobs.ask(place, run, wish)
+    if as_json:
+        print_json({"run": run, "message": told})
+    else:
+        say(told)
+
+
+@command.command("set")
+@click.argument("run")
+@click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE…")
+@with_json
+def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Change what may change while a run is played: concurrency, target, max_turns, budget.
+
+    A worker takes it up within a second. What decides the result is refused: fork the run instead.
+    """
+    from nanoflux_local import runs
+    from nanoflux_local.config import LIVE, merged, parse_setting
+
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        changes = merged(changes, parse_setting(setting))
+    place = home()
+    run = _id(place, run)
+    config = runs.change(place, run, changes).model_dump(mode="json", include=set(LIVE))
+    if as_json:
+        print_json({"run": run, **config})
+    else:
+        say(f"run {run}: " + ", ".join(f"{key} {config[key]}" for key in changes))
 
 
 def play(place: Home, run: str) -> None:
@@ -85,12 +157,13 @@ def play(place: Home, run: str) -> None:
 @with_json
 def list_runs(as_json: bool) -> None:
     """All runs, newest first."""
+    from nanoflux_local.jobs import with_worker
     from nanoflux_local.ledger.views import LedgerView
 
     place = home()
     with LedgerView(place.ledger) as view:
         names = [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid DESC")]
-        found = [_summary(place, view.run_summary(name)) for name in names]
+        found = [with_worker(place, view, view.run_summary(name)) for name in names]
     if as_json:
         print_json(found)
         return
@@ -111,10 +184,11 @@ def show(run: str, as_json: bool) -> None:
 
 
 def show_run(place: Home, run: str, as_json: bool) -> None:
+    from nanoflux_local.jobs import with_worker
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(place.ledger) as view:
-        found = _summary(place, view.run_summary(run))
+        found = with_worker(place, view, view.run_summary(run))
     if as_json:
         print_json(found)
         return
@@ -126,22 +200,17 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
             ("status", f"{found['status']} {found['message']}".strip()),
             ("kept", f"{found['kept']} of {found['target']} in {found['turns']} turns"),
             *((f"  {key.replace('_', ' ')}", value) for key, value in found["funnel"].items()),
-            ("calls", ", ".join(f"{value} {key}" for key, value in found["calls"].items())),
+            (
+                "calls",
+                ", ".join(f"{value} {key}" for key, value in found["calls"].items())
+                + f" ({found['wasted_share']:.1%})",
+            ),
             ("tokens", f"{found['usage']['prompt_tokens']} read, {found['usage']['completion_tokens']} written"),
             ("seconds", found["seconds"]),
             ("repeatable", "yes" if found["repeatable"] else "no: an endpoint does not promise equal replies"),
             ("digest", found["digest"]),
         ],
     )
-
-
-def _summary(place: Home, found: dict[str, Any]) -> dict[str, Any]:
-    """A run that says it is running while no process works on it was killed."""
-    from nanoflux_local.runs import is_worked_on
-
-    if found["status"] == "running" and not is_worked_on(place, found["run"]):
-        return {**found, "status": "interrupted", "message": "its process ended; resume it"}
-    return found
 
 
 @command.command()

@@ -1,7 +1,10 @@
 """Remembered calls: the only way out of a turn. A reply is committed under its request's hash before it is used."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, cast
 
 from nanoflux_local.errors import ReplayMissError
@@ -10,6 +13,20 @@ from nanoflux_local.records import Reply, Request
 
 R = TypeVar("R", bound=Reply)
 Answer = Callable[[Any], Awaitable[Reply]]
+RECENT = 2048
+"""Replies that are kept in memory besides, so that a turn played again reads and parses nothing."""
+ROLE: ContextVar[str] = ContextVar("role", default="")
+"""The role that calls are made for. No request holds it, since it does not decide the reply; budgets and sums do."""
+
+
+@contextmanager
+def acting_as(role: str) -> Iterator[None]:
+    """Calls made inside are this role's, also in the tasks that they start."""
+    token = ROLE.set(role)
+    try:
+        yield
+    finally:
+        ROLE.reset(token)
 
 
 class Call(Protocol):
@@ -37,12 +54,17 @@ class RememberedCalls:
         self._run = run
         self._answers = answers
         self._under_way: dict[str, asyncio.Task[tuple[int, Reply]]] = {}
+        self._recent: OrderedDict[Request[Any], tuple[int, Reply]] = OrderedDict()
+        self._waiting: list[tuple[Request[Any], Reply, str, asyncio.Future[tuple[int, Reply]]]] = []
 
     async def ask(self, request: Request[R]) -> tuple[int, R]:
         """The call's row id in the ledger, and its reply."""
-        remembered = self._ledger.recall(request)
+        remembered = self._recent.get(request)  # the committer asks again what a guess asked a moment ago
         if remembered is None:
-            remembered = await self._share(request)
+            remembered = self._ledger.recall(request) or await self._share(request)
+            self._recent[request] = remembered
+            if len(self._recent) > RECENT:
+                self._recent.popitem(last=False)
         return cast(tuple[int, R], remembered)
 
     async def _share(self, request: Request[Any]) -> tuple[int, Reply]:
@@ -67,7 +89,30 @@ class RememberedCalls:
                 f"the ledger does not remember a {request.kind} call that this run needs ({request.key()[:12]})",
                 "replay with the settings of the run, or resume it with its endpoints",
             )
-        return self._ledger.remember(self._run, request, await answer(request))
+        return await self._commit(request, await answer(request))
+
+    async def _commit(self, request: Request[Any], reply: Reply) -> tuple[int, Reply]:
+        """Wait until the reply is on disk. Replies that came at the same time share one transaction: what a commit
+        costs is mostly its wait for the disk, and under load that wait would be paid for each.
+        """
+        written: asyncio.Future[tuple[int, Reply]] = asyncio.get_running_loop().create_future()
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append((request, reply, ROLE.get(), written))
+        return await written
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        try:
+            stored = self._ledger.remember_all(self._run, [entry[:3] for entry in waiting])
+        except Exception as error:  # noqa: BLE001 - whoever waits for the reply raises it
+            for *_, written in waiting:
+                if not written.done():
+                    written.set_exception(error)
+            return
+        for (*_, written), found in zip(waiting, stored, strict=True):
+            if not written.done():  # cancelled meanwhile; its reply is remembered all the same
+                written.set_result(found)
 
     async def close(self) -> None:
         """Cancel what is still under way; what has been answered is remembered."""

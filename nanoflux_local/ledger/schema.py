@@ -181,3 +181,15 @@ def m005_jobs(db: Database) -> None:
         CREATE INDEX jobs_subject ON jobs (kind, subject);
         """
     )
+
+
+@migrations()
+def m012_control(db: Database) -> None:
+    """What is asked of a worker stands in its job's row, so that nothing asked of an earlier one is left over; the
+    role that a call was made for is what budgets by role add up."""
+    db.executescript(
+        """
+        ALTER TABLE jobs ADD COLUMN wish TEXT NOT NULL DEFAULT '';
+        ALTER TABLE calls ADD COLUMN role TEXT NOT NULL DEFAULT '';
+        """
+    )

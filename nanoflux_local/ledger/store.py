@@ -4,6 +4,7 @@ It refuses a ledger from a newer version, and it never rewrites what a call or a
 """
 
 import fcntl
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -124,21 +125,34 @@ class Ledger:
             return None
         return found[0][0], request.reply_type.from_json(json.loads(found[0][1]))
 
-    def remember(self, run: str, request: Request[Any], reply: Reply) -> tuple[int, Reply]:
-        """Commit a reply under its request's hash. The first one stands, so what is returned is what is stored: another
-        process may have been quicker.
+    def remember(self, run: str, request: Request[Any], reply: Reply, role: str = "") -> tuple[int, Reply]:
+        """Commit a reply under its request's hash, with the role that the call was made for."""
+        return self.remember_all(run, [(request, reply, role)])[0]
+
+    def remember_all(self, run: str, calls: Sequence[tuple[Request[Any], Reply, str]]) -> list[tuple[int, Reply]]:
+        """Commit replies, all or nothing. The first one under a hash stands, so what is returned is what is stored:
+        another process may have been quicker.
         """
-        body = json.loads(canonical_json(reply.to_json()))  # as it will be read: paired surrogates are one
-        spent = reply if isinstance(reply, ChatReply) else ChatReply("", "stop")
-        key = request.key()
+        at = now()
         with self.transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens,"
-                " completion_tokens, usd, seconds, at) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                (key, request.kind, request.to_json()["endpoint"]["model"], run, canonical_json(request.to_json()),
-                 canonical_json(body), digest(body), spent.prompt_tokens, spent.completion_tokens, spent.usd,
-                 float(body.get("seconds", body.get("wall_s", 0.0))), now()),
-            )  # fmt: skip
+            return [self._insert_call(connection, run, *call, at) for call in calls]
+
+    def _insert_call(
+        self, connection: sqlite3.Connection, run: str, request: Request[Any], reply: Reply, role: str, at: str
+    ) -> tuple[int, Reply]:
+        asked, text = request.to_json(), canonical_json(reply.to_json())
+        body = json.loads(text)  # as it will be read: paired surrogates are one
+        text = canonical_json(body)
+        spent = reply if isinstance(reply, ChatReply) else ChatReply("", "stop")
+        row = connection.execute(
+            "INSERT OR IGNORE INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens,"
+            " completion_tokens, usd, seconds, at, role) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
+            (digest({"kind": request.kind, **asked}), request.kind, asked["endpoint"]["model"], run,
+             canonical_json(asked), text, hashlib.sha256(text.encode()).hexdigest(), spent.prompt_tokens,
+             spent.completion_tokens, spent.usd, float(body.get("seconds", body.get("wall_s", 0.0))), at, role),
+        ).fetchone()  # fmt: skip
+        if row is not None:
+            return row[0], request.reply_type.from_json(body)
         stored = self.recall(request)
         assert stored is not None
         return stored
@@ -286,6 +300,24 @@ class Ledger:
             ).lastrowid
         assert row is not None
         return row
+
+    def beat(self, job: int) -> None:
+        """The job's process is alive and not stuck."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE jobs SET heartbeat_at = ? WHERE id = ?", (now(), job))
+
+    def wish(self, job: int, wish: str) -> None:
+        """Ask something of the process that holds `job`; it looks a few times a second."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, job))
+
+    def reconfigure_run(self, run: str, config: dict[str, Any]) -> None:
+        """Write a run's configuration with other values of what may change while it is played."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE runs SET config = ?, config_hash = ?, target = ?, max_turns = ?, updated_at = ? WHERE id = ?",
+                (canonical_json(config), digest(config), config["target"], config["max_turns"], now(), run),
+            )
 
     def finish_job(self, job: int, state: str, message: str = "") -> None:
         with self.transaction() as connection:

@@ -129,6 +129,7 @@ class LedgerView:
                 "remembered": used["uses"] - used["own"],
                 "wasted": usage["made"] - used["own"],
             },
+            "wasted_share": round((usage["made"] - used["own"]) / max(1, usage["made"]), 4),
             "usage": {key: usage[key] for key in ("prompt_tokens", "completion_tokens", "usd")},
             "seconds": round(run["seconds"], 3),
             "repeatable": environment.get("repeatable"),

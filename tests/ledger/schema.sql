@@ -1,6 +1,6 @@
 CREATE TABLE "_sqlite_migrations" ( "id" INTEGER PRIMARY KEY, "migration_set" TEXT, "name" TEXT, "applied_at" TEXT );
 CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name" ON "_sqlite_migrations" ("migration_set", "name");
-CREATE TABLE calls ( id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, model TEXT NOT NULL, run TEXT NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL, reply_hash TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, usd REAL NOT NULL, seconds REAL NOT NULL, at TEXT NOT NULL ) STRICT;
+CREATE TABLE calls ( id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, model TEXT NOT NULL, run TEXT NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL, reply_hash TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, usd REAL NOT NULL, seconds REAL NOT NULL, at TEXT NOT NULL , role TEXT NOT NULL DEFAULT '') STRICT;
 CREATE INDEX calls_run ON calls (run, kind);
 CREATE TABLE datasets ( name TEXT PRIMARY KEY, source TEXT NOT NULL, source_hash TEXT NOT NULL, items INTEGER NOT NULL, skipped INTEGER NOT NULL, at TEXT NOT NULL ) STRICT;
 CREATE TABLE evaluation_items ( evaluation TEXT NOT NULL REFERENCES evaluations (id), repeat INTEGER NOT NULL, item TEXT NOT NULL, call INTEGER NOT NULL REFERENCES calls (id), reading TEXT NOT NULL, verdict TEXT NOT NULL, PRIMARY KEY (evaluation, repeat, item) ) STRICT, WITHOUT ROWID;
@@ -8,7 +8,7 @@ CREATE TABLE evaluations ( id TEXT PRIMARY KEY, model TEXT NOT NULL, adapter TEX
 CREATE TABLE examples ( id TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id), turn INTEGER NOT NULL, reason TEXT NOT NULL, question TEXT NOT NULL, solution TEXT NOT NULL, answer TEXT NOT NULL, content_hash TEXT NOT NULL, at TEXT NOT NULL, UNIQUE (run, turn) ) STRICT;
 CREATE TABLE items ( dataset TEXT NOT NULL REFERENCES datasets (name), position INTEGER NOT NULL, id TEXT NOT NULL, split TEXT NOT NULL, record TEXT NOT NULL, record_hash TEXT NOT NULL, PRIMARY KEY (dataset, position), UNIQUE (dataset, id) ) STRICT;
 CREATE INDEX items_split ON items (dataset, split);
-CREATE TABLE jobs ( id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, pid INTEGER NOT NULL, boot TEXT NOT NULL, state TEXT NOT NULL, message TEXT NOT NULL, started_at TEXT NOT NULL, heartbeat_at TEXT NOT NULL ) STRICT;
+CREATE TABLE jobs ( id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, pid INTEGER NOT NULL, boot TEXT NOT NULL, state TEXT NOT NULL, message TEXT NOT NULL, started_at TEXT NOT NULL, heartbeat_at TEXT NOT NULL , wish TEXT NOT NULL DEFAULT '') STRICT;
 CREATE INDEX jobs_subject ON jobs (kind, subject);
 CREATE TABLE runs ( id TEXT PRIMARY KEY, name TEXT NOT NULL, domain TEXT NOT NULL, status TEXT NOT NULL, message TEXT NOT NULL, target INTEGER NOT NULL, max_turns INTEGER NOT NULL, config TEXT NOT NULL, config_hash TEXT NOT NULL, environment TEXT NOT NULL, seconds REAL NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL ) STRICT;
 CREATE TABLE training_events ( id INTEGER PRIMARY KEY, training TEXT NOT NULL REFERENCES trainings (id), kind TEXT NOT NULL, step INTEGER NOT NULL, event TEXT NOT NULL, at TEXT NOT NULL ) STRICT;
