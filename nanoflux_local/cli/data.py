@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,7 +10,9 @@ from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table,
 from nanoflux_local.errors import UsageError
 
 if TYPE_CHECKING:
-    from nanoflux_local.transcript import Seed
+    from collections.abc import Sequence
+
+    from nanoflux_local.seeds.importers import Placed, Reading
 
 
 @click.group(name="data")
@@ -20,56 +22,95 @@ def command() -> None:
 
 @command.command("import")
 @click.argument("dataset")
-@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--skip-bad", is_flag=True, help="Leave bad rows out and count them, instead of refusing the import.")
+@click.option("--split", type=click.Choice(["official", "hashed"]), default="official", show_default=True,
+              help="Splits as the files' names tell, or by a hash of each question's words.")  # fmt: skip
 @with_json
-def import_(dataset: str, paths: tuple[str, ...], as_json: bool) -> None:
-    """Import DATASET from its official file. All of it, or nothing; twice changes nothing."""
-    from nanoflux_local.seeds.importers import reader
+def import_(dataset: str, paths: tuple[Path, ...], skip_bad: bool, split: str, as_json: bool) -> None:
+    """Import DATASET from its files, official ones or those of the model hub. All of it, or nothing; twice changes
+    nothing."""
+    from nanoflux_local.seeds.importers import read_benchmark
 
-    if len(paths) != 1:
-        raise UsageError(f"{dataset} is one file, not {len(paths)}", "name its official file")
-    read = reader(dataset)
-    path = Path(paths[0])
-    items = list(read(path))
-    if not items:
-        raise UsageError(f"{path} has no items", "name the benchmark's official file")
-    new = _import(dataset, path, items)
+    reading = read_benchmark(dataset, paths, skip_bad, split == "hashed")
+    if not reading.items:
+        raise UsageError(f"{', '.join(map(str, paths))}: no items", "name the benchmark's files")
+    new = _import(dataset, paths, reading, split)
+    for skipped in reading.skipped:
+        say(f"skipped: {plain(skipped)}")
+    found = {
+        "dataset": dataset,
+        "items": len(reading.items),
+        "skipped": len(reading.skipped),
+        "blank": reading.blank,
+        "imported": new,
+        "restated": _restated(dataset),
+    }
     if as_json:
-        print_json({"dataset": dataset, "items": len(items), "imported": new})
-    say(f"{dataset}: {len(items)} items {'imported' if new else 'were here already; nothing changed'}")
+        print_json(found)
+    _tell(found)
 
 
-def _import(dataset: str, path: Path, items: "list[tuple[int, Seed]]") -> bool:
-    """Check the items' programs and store them; False, at once, where this very file was imported before."""
+def _tell(found: dict[str, Any]) -> None:
+    counted = f"{found['items']} items, {found['skipped']} bad rows and {found['blank']} blank ones left out"
+    say(f"{found['dataset']}: {counted}; {'imported' if found['imported'] else 'were here already, nothing changed'}")
+    for other, shares in found["restated"].items():
+        for split, count in shares.items():
+            say(f"{count} items have the words of {split} items of {other}: do not train on one and test on the other")
+
+
+def _import(dataset: str, paths: "Sequence[Path]", reading: "Reading", split: str) -> bool:
+    """Check the items' programs and store them; False, at once, where these very files were imported before."""
     from nanoflux_local.ledger.store import Ledger
-    from nanoflux_local.seeds.importers import file_hash, hashed_split
+    from nanoflux_local.records import digest
+    from nanoflux_local.seeds.importers import content_hash
 
-    content = file_hash(path)
+    content = content_hash(paths)
+    if split == "hashed" or reading.skipped:  # other items or splits are other content
+        content = digest([content, split, len(reading.skipped)])
     with Ledger(home().prepare().ledger) as ledger:
         if ledger.has_dataset(dataset, content):
             return False
-        asyncio.run(_check(path, items))
-        split = [(item, hashed_split(item.question)) for _, item in items]
-        return ledger.import_dataset(dataset, path.name, content, split, 0)
+        asyncio.run(_check(reading.items))
+        items = [(placed.seed, placed.split) for placed in reading.items]
+        names = ", ".join(path.name for path in paths)
+        return ledger.import_dataset(dataset, names, content, items, len(reading.skipped))
 
 
-async def _check(path: Path, items: "list[tuple[int, Seed]]") -> None:
+def _restated(dataset: str) -> dict[str, dict[str, int]]:
+    """By other imported benchmark and its split: how many items of `dataset` restate one of its questions."""
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.seeds.benchmarks import SPLITS
+    from nanoflux_local.seeds.importers import restated
+
+    with LedgerView(home().ledger) as view:
+        items = view.items(dataset)
+        others = [entry["name"] for entry in view.datasets() if entry["name"] != dataset]
+        found = {name: {split: restated(items, view.items(name, split)) for split in SPLITS} for name in others}
+    shared = {name: {split: count for split, count in shares.items() if count} for name, shares in found.items()}
+    return {name: shares for name, shares in shared.items() if shares}
+
+
+async def _check(items: "Sequence[Placed]") -> None:
     """Run every program, with a progress bar."""
     from nanoflux_local.records import PythonReply, PythonRequest
     from nanoflux_local.seeds.importers import check_programs
     from nanoflux_local.tools.python_check import PythonTool
 
+    programs = [item for item in items if item.seed.program]
+    if not programs:
+        return
     tool, bar, done = PythonTool(), Bar("checking programs"), 0
 
     async def run(request: PythonRequest) -> PythonReply:
         nonlocal done
         reply = await tool.run(request)
         done += 1
-        bar.show(done, len(items))
+        bar.show(done, len(programs))
         return reply
 
     try:
-        await check_programs(path, items, run, await tool.identity())
+        await check_programs(programs, run, await tool.identity())
     finally:
         bar.close()
         await tool.close()

@@ -1,102 +1,180 @@
-"""Importers: one reader for each benchmark format. A bad row refuses the whole file and names its line.
+"""Importers: benchmark files become seeds with their splits. A bad row refuses the whole import and names its line.
 
 An importer reads and checks; running the programs that items carry is `check_programs`, storing is the ledger's.
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from nanoflux_local.answers import numbers_agree, plain_number, read_number
+from nanoflux_local.answers import numbers_agree, read_number
 from nanoflux_local.errors import DataError, RefusedError, UsageError
 from nanoflux_local.ledger.calls import Answer
-from nanoflux_local.records import Identity, PythonReply, PythonRequest, derive_seed
+from nanoflux_local.records import Identity, PythonReply, PythonRequest, derive_seed, digest
+from nanoflux_local.seeds.formats import FORMATS, BadRowError, BlankRowError, Format, Item
+from nanoflux_local.seeds.tables import fail, read_rows
 from nanoflux_local.transcript import Seed
 
-Row = tuple[int, dict[str, Any]]
-MAX_LINE_BYTES = 4 * 2**20
-LARGEST_TARGET = 1e300
 SPLIT_SHARES = (("train", 0.6), ("dev", 0.1), ("test", 0.3))
+CARVED_SHARES = (("train", 0.9), ("dev", 0.1))
+"""For a benchmark whose official files are train and test alone: its dev split is taken from train."""
+_SPLIT_WORDS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
-    """The rows of a JSON Lines file with their line numbers, one line in memory at a time; blank lines are none.
+class Placed(NamedTuple):
+    """An item with where it stood ("FILE, line 3") and its split."""
+
+    place: str
+    seed: Seed
+    split: str
+
+
+@dataclass(slots=True)
+class Reading:
+    """What the files of a benchmark hold. `skipped` are bad rows, each with its place and reason."""
+
+    items: list[Placed] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    blank: int = 0
+
+
+def read_benchmark(dataset: str, paths: Sequence[Path], skip_bad: bool = False, hashed: bool = False) -> Reading:
+    """All items of a benchmark's files, in the order given; nothing is stored.
+
+    `hashed` splits by the questions' words even where the files are official splits: for whoever has one of them alone.
 
     Raises:
-        DataError: the file cannot be read, or a line is not UTF-8, not JSON, not an object or too long.
+        UsageError: no importer reads `dataset`, or two items are the same one.
+        DataError: a file cannot be read, or holds a bad row and `skip_bad` is not set.
     """
+    if dataset not in FORMATS:
+        raise UsageError(f"no importer reads {dataset!r}", f"known: {', '.join(FORMATS)}")
+    reading, numbers = Reading(), Counter[str]()
+    marks: dict[str, tuple[str, Item]] = {}
+    for path in _files(paths):
+        found = _read_file(FORMATS[dataset], path, reading, skip_bad)
+        marks |= {item.id: (place, item) for place, _, item in found if not item.question}
+        official = file_split(path) if FORMATS[dataset].official else ""
+        for place, number, item in found:
+            if item.question:
+                seed = _seed(dataset, item, official, number, numbers)
+                split = hashed_split(item.question) if hashed else _split(FORMATS[dataset], item, official)
+                reading.items.append(Placed(place, seed, split))
+    _mark(dataset, reading, {} if hashed else marks)
+    _refuse_twins(reading.items)
+    return reading
+
+
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Folders that hold saved splits, one each in a folder of its own, are taken apart."""
+    for path in paths:
+        splits = sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+        yield from splits or [path]
+
+
+def _read_file(form: Format, path: Path, reading: Reading, skip_bad: bool) -> list[tuple[str, int, Item]]:
+    """The items of one file with their places and numbers; bad rows and blank ones are counted in `reading`."""
+    found = []
+    for row in read_rows(path, form.columns, form.element):
+        try:
+            if row.problem:
+                raise BadRowError(row.problem)
+            found.append((f"{path}, {row.place}", row.number, form.convert(row.values, path.name)))
+        except BlankRowError:
+            reading.blank += 1
+        except BadRowError as error:
+            if not skip_bad:
+                raise _bad(f"{path}, {row.place}", str(error)) from error
+            reading.skipped.append(f"{path}, {row.place}: {error}")
+    if form.settle is None:
+        return found
     try:
-        with path.open("rb") as file:
-            number = 0
-            while line := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > MAX_LINE_BYTES:
-                    raise _bad(path, number, f"the line is longer than {MAX_LINE_BYTES} bytes")
-                if line.strip():
-                    yield number, _object(path, number, line)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", "name a file that exists and can be read") from error
+        items = form.settle([item for _, _, item in found], path.name)
+    except BadRowError as error:
+        fail(path, str(error))
+    return [(place, number, item) for (place, number, _), item in zip(found, items, strict=True)]
 
 
-def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise _bad(path, number, f"not JSON in UTF-8: {error}") from error
-    if not isinstance(value, dict):
-        raise _bad(path, number, "not a JSON object")
-    return value
+def _seed(dataset: str, item: Item, official: str, number: int, numbers: Counter[str]) -> Seed:
+    """An item under an id that does not depend on the layout of its file: its own, or its number in its split."""
+    prefix = "-".join(filter(None, (dataset, item.group, official)))
+    if item.group:  # rows of several subjects share a file on the hub, and have one each officially
+        numbers[prefix] += 1
+        number = numbers[prefix]
+    name = f"{dataset}-{item.id}" if item.id else f"{prefix}-{number}"
+    return Seed(name, dataset, item.question, item.answer, item.solution, item.program, item.options)
 
 
-def _bad(path: Path, number: int, reason: str) -> DataError:
-    return DataError(f"{path}, line {number}: {reason}", "correct the row; nothing was imported")
+def _split(form: Format, item: Item, official: str) -> str:
+    if official == "train" and form.carves:
+        return hashed_split(item.question, CARVED_SHARES)
+    return official or hashed_split(item.question)
 
 
-def read_gsmhard(path: Path) -> Iterator[tuple[int, Seed]]:
-    """GSM-Hard's official file: {input: text, code: a function solution(), target: number} a line."""
-    for number, row in read_jsonl(path):
-        for key, kind in (("input", str), ("code", str), ("target", (int, float))):
-            if not isinstance(row.get(key), kind) or isinstance(row[key], bool):
-                raise _bad(path, number, f"key {key!r} is missing or not of its kind")
-        if not row["input"].strip():
-            raise _bad(path, number, "key 'input' is empty")
-        if abs(row["target"]) >= LARGEST_TARGET or row["target"] != row["target"]:
-            raise _bad(path, number, "key 'target' is no number that can be compared")
-        program = f"{row['code'].strip()}\n\nprint(repr(solution()))\n"
-        answer = plain_number(float(row["target"]))
-        yield number, Seed(f"gsmhard-{number}", "gsmhard", row["input"].strip(), answer, program=program)
+def _mark(dataset: str, reading: Reading, marks: dict[str, tuple[str, Item]]) -> None:
+    """Put marked items into the split that their mark names; the others of an official test set are no test items."""
+    if not marks:
+        return
+    by_id = {placed.seed.id: number for number, placed in enumerate(reading.items)}
+    for name, (place, mark) in marks.items():
+        number = by_id.get(f"{dataset}-{name}")
+        if number is None:
+            raise _bad(place, f"no item has the id {name!r}", "name the file with the questions too")
+        if reading.items[number].seed.answer != mark.answer:
+            raise _bad(place, "the label is not that of the question")
+    for number, (place, seed, _) in enumerate(reading.items):
+        marked = marks.get(seed.id.removeprefix(f"{dataset}-"))
+        split = marked[1].split if marked else hashed_split(seed.question, CARVED_SHARES)
+        reading.items[number] = Placed(place, seed, split)
 
 
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, Seed]]]] = {"gsmhard": read_gsmhard}
+def _refuse_twins(items: Sequence[Placed]) -> None:
+    places: dict[str, str] = {}
+    for place, seed, _ in items:
+        if seed.id in places:
+            raise UsageError(f"{place}: the item {seed.id!r} is in {places[seed.id]} too", "name each file once")
+        places[seed.id] = place
 
 
-def reader(dataset: str) -> Callable[[Path], Iterator[tuple[int, Seed]]]:
-    if dataset not in READERS:
-        raise UsageError(f"no importer reads {dataset!r}", f"known: {', '.join(READERS)}")
-    return READERS[dataset]
+def file_split(path: Path) -> str:
+    """The official split that a file's name tells ("train-00000-of-00001.parquet"), or ""."""
+    words = re.split(r"[^a-z]+", (path.name if path.is_dir() else path.stem).casefold())
+    return next((_SPLIT_WORDS[word] for word in reversed(words) if word in _SPLIT_WORDS), "")
 
 
-def hashed_split(question: str) -> str:
+def _bad(place: str, reason: str, fix: str = "correct the row; nothing was imported") -> DataError:
+    return DataError(f"{place}: {reason}", fix)
+
+
+def hashed_split(question: str, shares: Sequence[tuple[str, float]] = SPLIT_SHARES) -> str:
     """A split that depends on the question's words alone: numbers do not count, so restated stems stay together."""
-    stem = "".join(character for character in question.casefold() if character.isalpha())
-    place = derive_seed("split", stem) / 2**63
-    for split, share in SPLIT_SHARES:
+    place = derive_seed("split", stem(question)) / 2**63
+    for split, share in shares:
         if place < share:
             return split
         place -= share
-    return SPLIT_SHARES[-1][0]
+    return shares[-1][0]
 
 
-async def check_programs(path: Path, items: Iterable[tuple[int, Seed]], run: Answer, sandbox: Identity) -> None:
-    """Run every item's program in the sandbox and hold its number against the item's answer.
+def stem(question: str) -> str:
+    """The letters of a question: what restated questions with other numbers have in common."""
+    return "".join(character for character in question.casefold() if character.isalpha())
+
+
+async def check_programs(items: Iterable[Placed], run: Answer, sandbox: Identity) -> None:
+    """Run the programs that items carry in the sandbox and hold each number against its item's answer.
 
     Raises:
-        DataError: a program fails or disagrees; the message names its line.
+        DataError: a program fails or disagrees; the message names its file and line.
         RefusedError: the sandbox cannot contain a program here.
     """
-    for number, item in items:
+    for place, item, _ in items:
+        if not item.program:
+            continue
         reply = await run(PythonRequest(sandbox, item.program))
         assert isinstance(reply, PythonReply)
         if reply.status == "unavailable":
@@ -104,7 +182,20 @@ async def check_programs(path: Path, items: Iterable[tuple[int, Seed]], run: Ans
         printed = reply.stdout.strip().splitlines()[-1:] or [""]
         found, expected = read_number(printed[0]), read_number(item.answer)
         if reply.status != "ok" or found is None or expected is None or not numbers_agree(found, expected):
-            raise _bad(path, number, f"its program gives {printed[0][:60]!r} ({reply.status}), not {item.answer}")
+            raise _bad(place, f"its program gives {printed[0][:60]!r} ({reply.status}), not {item.answer}")
+
+
+def content_hash(paths: Iterable[Path]) -> str:
+    """SHA-256 that stands for the bytes of several files, or of folders of them, whatever their order."""
+    files = [file for path in paths for file in (sorted(path.glob("*.arrow")) if path.is_dir() else [path])]
+    hashes = sorted(file_hash(file) for file in files)
+    return hashes[0] if len(hashes) == 1 else digest(hashes)
+
+
+def restated(items: Iterable[Seed], others: Iterable[Seed]) -> int:
+    """How many of `items` have the words of one of `others`, numbers aside: GSM-Hard restates GSM8K's test set."""
+    known = {stem(other.question) for other in others}
+    return sum(stem(item.question) in known for item in items)
 
 
 def file_hash(path: Path) -> str:

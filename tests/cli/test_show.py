@@ -113,13 +113,31 @@ def test_a_benchmark_is_imported_once_and_can_be_shown(tmp_path: Path, nanoflux:
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ("data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
     first, again = (nanoflux(tmp_path / "home", *command) for _ in range(2))
-    assert first.json == {"dataset": "gsmhard", "items": 8, "imported": True}, first.err
-    assert again.json == {"dataset": "gsmhard", "items": 8, "imported": False}
+    counted = {"dataset": "gsmhard", "items": 8, "skipped": 0, "blank": 0, "restated": {}}
+    assert first.json == {**counted, "imported": True}, first.err
+    assert again.json == {**counted, "imported": False}
     (entry,) = [e for e in nanoflux(tmp_path / "home", "data", "list", "--json").json if e["name"] == "gsmhard"]
     assert sum(entry["splits"].values()) == 8 and entry["source"] == "hard.jsonl"
     shown = nanoflux(tmp_path / "home", "data", "show", "gsmhard", "--limit", "2", "--json").json
     assert len(shown) == 2 and shown[0]["answer"].isdigit()
     assert shown[0]["question"] in nanoflux(tmp_path / "home", "data", "show", "gsmhard").out
+
+
+def test_an_import_tells_of_restated_questions_and_skipped_rows(tmp_path: Path, nanoflux: Callable) -> None:
+    easy = [{"question": f"How many apples has {name}, who had 3?", "answer": "#### 3"} for name in ("Ann", "Bo")]
+    hard = [{"input": "How many apples has Ann, who had 71234?", "code": "def solution():\n    return 71234",
+             "target": 71234}]  # fmt: skip
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*easy, {"question": "?"}]))
+    (tmp_path / "hard.jsonl").write_text(json.dumps(hard[0]) + "\n")
+    home = tmp_path / "home"
+    refused = nanoflux(home, "data", "import", "gsm8k", str(tmp_path / "test.jsonl"))
+    assert refused.code == 2 and "line 3: key 'answer' is missing" in refused.err
+    assert nanoflux(home, "data", "show", "gsm8k", "--split", "test").code == 4, "nothing of it was imported"
+    skipping = nanoflux(home, "data", "import", "gsm8k", str(tmp_path / "test.jsonl"), "--skip-bad", "--json")
+    assert (skipping.json["items"], skipping.json["skipped"]) == (2, 1) and "line 3" in skipping.err
+    restated = nanoflux(home, "data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
+    assert restated.json["restated"] == {"gsm8k": {"test": 1}}
+    assert "1 items have the words of test items of gsm8k" in restated.err
 
 
 def test_built_in_benchmarks_are_listed_with_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:

@@ -11,18 +11,20 @@ from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, 
 from nanoflux_local.records import Identity, PythonReply
 from nanoflux_local.seeds.benchmarks import load_items, starter_items
 from nanoflux_local.seeds.importers import (
-    MAX_LINE_BYTES,
     check_programs,
     file_hash,
     hashed_split,
-    read_gsmhard,
-    read_jsonl,
-    reader,
+    read_benchmark,
 )
 from nanoflux_local.seeds.part import take_apart
 from nanoflux_local.seeds.source import Items
+from nanoflux_local.seeds.tables import MAX_LINE_BYTES, read_rows
 
 GOOD = {"input": " How many are 6 times 7? ", "code": "def solution():\n    return 6 * 7\n\n", "target": 42.0}
+
+
+def read(path, **how):
+    return read_benchmark("gsmhard", [path], **how).items
 
 
 def line(**changed) -> bytes:
@@ -44,11 +46,13 @@ def write(tmp_path):
 
 
 def test_a_good_row_becomes_a_seed_that_knows_its_line(write):
-    (number, seed), (last, _) = read_gsmhard(write(line(), b"", b"  ", line(target=-3)))
-    assert (number, seed.id, seed.dataset) == (1, "gsmhard-1", "gsmhard")
+    path = write(line(), b"", b"  ", line(target=-3))
+    (place, seed, _), last = read(path)
+    assert (place, seed.id, seed.dataset) == (f"{path}, line 1", "gsmhard-1", "gsmhard")
     assert (seed.question, seed.answer) == ("How many are 6 times 7?", "42")
     assert seed.program == "def solution():\n    return 6 * 7\n\nprint(repr(solution()))\n"
-    assert last == 4, "blank lines are counted and are no rows"
+    assert last.place == f"{path}, line 4", "blank lines are counted as lines"
+    assert last.seed.id == "gsmhard-2", "and are no rows"
 
 
 BAD = {
@@ -78,7 +82,7 @@ BAD = {
 def test_a_bad_row_names_the_file_and_the_line(write, row, said):
     path = write(line(), b"", row, line())
     with pytest.raises(DataError) as caught:
-        list(read_gsmhard(path))
+        read(path)
     assert caught.value.message.startswith(f"{path}, line 3: ")
     assert said in caught.value.message
     assert caught.value.exit_code == 2
@@ -87,19 +91,19 @@ def test_a_bad_row_names_the_file_and_the_line(write, row, said):
 def test_a_line_may_be_as_long_as_the_limit(write):
     row = b'{"a": "' + b"x" * (MAX_LINE_BYTES - 10) + b'"}'
     assert len(row) + 1 == MAX_LINE_BYTES
-    assert len(list(read_jsonl(write(row)))) == 1
+    assert [row.problem for row in read_rows(write(row))] == [""]
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "."])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
-    with pytest.raises(DataError, match=r"directory"):
-        list(read_jsonl(tmp_path / name))
+    with pytest.raises(DataError, match=r"No such file|without .arrow files"):
+        list(read_rows(tmp_path / name))
 
 
 def test_an_empty_file_has_no_items(tmp_path):
     path = tmp_path / "empty.jsonl"
     path.touch()
-    assert list(read_gsmhard(path)) == []
+    assert read(path) == []
 
 
 def test_a_files_hash_is_of_its_bytes(write):
@@ -109,7 +113,7 @@ def test_a_files_hash_is_of_its_bytes(write):
 
 def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
     with pytest.raises(UsageError, match="poetry"):
-        reader("poetry")
+        read_benchmark("poetry", [tmp_path])
     with pytest.raises(UsageError, match="training"):
         load_items(tmp_path / "ledger.db", "starter", "training")
     with pytest.raises(NothingMatchedError, match="'gsmhard' has no train items"):
@@ -118,7 +122,7 @@ def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
 
 
 def checked(sandbox, path):
-    sandbox.wait(check_programs(path, read_gsmhard(path), sandbox.call, sandbox.identity))
+    sandbox.wait(check_programs(read(path), sandbox.call, sandbox.identity))
 
 
 DISAGREEING = {
@@ -151,7 +155,7 @@ def test_a_missing_sandbox_is_no_verdict_on_a_row(write, sandbox):
 
     path = write(line())
     with pytest.raises(RefusedError, match="no namespaces"):
-        sandbox.wait(check_programs(path, read_gsmhard(path), unavailable, Identity("sandbox", "none")))
+        sandbox.wait(check_programs(read(path), unavailable, Identity("sandbox", "none")))
 
 
 def stems(count: int) -> list[str]:
@@ -181,7 +185,7 @@ def test_numbers_case_and_punctuation_do_not_move_an_item():
 
 
 def test_gsm_hards_official_file_reads_whole(gsmhard_path):
-    items = [item for _, item in read_gsmhard(gsmhard_path)]
+    items = [item.seed for item in read(gsmhard_path)]
     assert len(items) == 1319
     assert len({item.id for item in items}) == 1319
     assert items[0].answer == "-9867630"
@@ -189,7 +193,7 @@ def test_gsm_hards_official_file_reads_whole(gsmhard_path):
 
 
 def test_most_of_gsm_hard_can_be_a_part(gsmhard_path):
-    items = [item for _, item in read_gsmhard(gsmhard_path)]
+    items = [item.seed for item in read(gsmhard_path)]
     rng = random.Random(0)
     chained = Items(items, chained=True)
     drawn = chained.draw(1000, rng)

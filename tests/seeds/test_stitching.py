@@ -24,7 +24,7 @@ from nanoflux_local.roles.stitcher import (
     solution_text,
     tracing_program,
 )
-from nanoflux_local.seeds.importers import read_gsmhard
+from nanoflux_local.seeds.importers import read_benchmark
 from nanoflux_local.seeds.part import Part, take_apart
 from nanoflux_local.seeds.source import LINK_RANGE, Items, StarterTemplates
 from nanoflux_local.transcript import Attack, Seed
@@ -330,7 +330,7 @@ def test_the_same_draw_gives_the_same_chain():
 
 def test_chains_of_real_seeds_run_and_agree(sandbox, gsmhard_path):
     """Real programs, real links: what the kept program prints is the answer that the trace found."""
-    source = Items([item for _, item in read_gsmhard(gsmhard_path)], chained=True)
+    source = Items([item.seed for item in read_benchmark("gsmhard", [gsmhard_path]).items], chained=True)
     judge, made = ProgramJudge(sandbox.identity, 5.0), 0
     for number in range(20):
         draw = Draw(0, number, 0)

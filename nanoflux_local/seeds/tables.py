@@ -1,0 +1,266 @@
+"""Tables: the rows of a data file, whatever its layout, in bounded memory.
+
+JSON Lines (also under a `.json` name), one JSON array or object, CSV, XML, XLSX, Parquet, and folders that the
+`datasets` library saved. Knows nothing of benchmarks: a row is a mapping, with its place for messages.
+"""
+
+import csv
+import itertools
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nanoflux_local.errors import DataError
+
+MAX_LINE_BYTES = 4 * 2**20
+MAX_WHOLE_BYTES = 64 * 2**20
+"""Of a layout that can only be read whole: one JSON value, XML."""
+MAX_UNPACKED_BYTES = 256 * 2**20
+"""Of a workbook, and of one row group of a Parquet file, after decompression."""
+BATCH = 1000
+_QUESTION_KEYS = ("question", "input")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: `place` names it ("line 3"), `number` counts from 1; `problem` says why it has no `values`."""
+
+    place: str
+    number: int
+    values: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Iterator[Row]:
+    """The rows of a file, or of a saved folder of one split.
+
+    `columns` name the cells of a CSV file that has no header; `element` is the XML element that is a row.
+
+    Raises:
+        DataError: the file cannot be read as what its name and first bytes say it is; rows before are not taken back.
+    """
+    try:
+        yield from _reader(path, columns, element)
+    except OSError as error:
+        fail(path, error.strerror or str(error), "name a file that exists and can be read")
+
+
+def _reader(path: Path, columns: Sequence[str], element: str) -> Iterator[Row]:
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _arrow_folder(path)
+    if suffix == ".csv":
+        return _csv(path, columns)
+    if suffix == ".xlsx":
+        return _xlsx(path)
+    if suffix == ".xml":
+        return _xml(path, element)
+    if suffix == ".parquet":
+        return _parquet(path)
+    return _json_lines(path) if _is_lines(path) else _json_whole(path)
+
+
+def fail(path: Path, reason: str, fix: str = "correct the file; nothing was imported") -> NoReturn:
+    """Refuse a whole file."""
+    raise DataError(f"{path}: {reason}", fix)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers, one in memory at a time; one that is too long comes cut, a byte over the limit."""
+    with path.open("rb") as file:
+        for number in itertools.count(1):
+            line = file.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+            yield number, line
+            rest = line
+            while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                rest = file.readline(MAX_LINE_BYTES + 1)
+
+
+def _parsed(line: bytes) -> Any:
+    return json.loads(line.decode("utf-8"))
+
+
+_NOT_JSON = (ValueError, RecursionError)  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+
+
+def _is_lines(path: Path) -> bool:
+    """Whether a file is JSON Lines: by its name, or because its first line is a row and no table of rows."""
+    if path.suffix.lower() != ".json":
+        return True
+    first = next((line for _, line in _lines(path) if line.strip()), b"")
+    try:
+        value = _parsed(first)
+    except _NOT_JSON:
+        return not first.lstrip().startswith((b"{", b"["))
+    if not isinstance(value, dict):
+        return False
+    is_row = any(key.casefold() in _QUESTION_KEYS for key in value)
+    return is_row or not all(isinstance(entry, dict | str) for entry in value.values())
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    rows = 0
+    for number, line in _lines(path):
+        if line.strip():
+            rows += 1
+            yield _json_row(f"line {number}", rows, line)
+
+
+def _json_row(place: str, number: int, line: bytes) -> Row:
+    if len(line) > MAX_LINE_BYTES:
+        return Row(place, number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
+    try:
+        value = _parsed(line)
+    except _NOT_JSON as error:
+        return Row(place, number, problem=f"not JSON in UTF-8: {error}")
+    return Row(place, number, value) if isinstance(value, dict) else Row(place, number, problem="not a JSON object")
+
+
+def _json_whole(path: Path) -> Iterator[Row]:
+    """One array of objects, or one object whose keys name its rows: they are given as the value of `""`."""
+    _refuse_larger(path, path.stat().st_size, MAX_WHOLE_BYTES)
+    try:
+        value = _parsed(path.read_bytes())
+    except _NOT_JSON as error:
+        fail(path, f"not JSON in UTF-8: {error}")
+    if isinstance(value, list):
+        entries: Iterable[tuple[str, Any]] = ((f"entry {number}", entry) for number, entry in enumerate(value, 1))
+    else:
+        named = value.items() if isinstance(value, dict) else fail(path, "neither an array nor an object")
+        entries = ((f"entry {key!r}", {"": key, **_named(entry)}) for key, entry in named)
+    for number, (place, entry) in enumerate(entries, 1):
+        if isinstance(entry, dict):
+            yield Row(place, number, entry)
+        else:
+            yield Row(place, number, problem="not a JSON object")
+
+
+def _named(entry: Any) -> dict[str, Any]:
+    return entry if isinstance(entry, dict) else {"value": entry}
+
+
+def _refuse_larger(path: Path, size: int, limit: int) -> None:
+    if size > limit:
+        fail(path, f"{size} bytes are more than the {limit} that can be read at once", "split the file")
+
+
+def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """A header is recognised by its holding no cell that is longer than a name or empty, and by `columns`."""
+    csv.field_size_limit(MAX_LINE_BYTES)
+    reader = csv.reader(_csv_lines(path), strict=True)
+    header: Sequence[str] = ()
+    number = 0
+    try:
+        for cells in reader:
+            if not header:
+                header = columns if columns and len(cells) == len(columns) and not _is_header(cells) else cells
+                if header is cells:
+                    continue
+            if cells:
+                number += 1
+                yield _csv_row(f"line {reader.line_num}", number, header, cells)
+    except csv.Error as error:
+        fail(path, f"line {reader.line_num}: not CSV: {error}")
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    return any(cell.strip().casefold() in ("question", "answer") for cell in cells)
+
+
+def _csv_lines(path: Path) -> Iterator[str]:
+    for number, line in _lines(path):
+        if len(line) > MAX_LINE_BYTES:
+            fail(path, f"line {number}: longer than {MAX_LINE_BYTES} bytes")
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            fail(path, f"line {number}: not UTF-8: {error}")
+
+
+def _csv_row(place: str, number: int, header: Sequence[str], cells: Sequence[str]) -> Row:
+    if len(cells) != len(header):
+        return Row(place, number, problem=f"{len(cells)} cells where {len(header)} are expected")
+    return Row(place, number, dict(zip(header, cells, strict=True)))
+
+
+def _xlsx(path: Path) -> Iterator[Row]:
+    """The first sheet of a workbook; its first row is the header."""
+    import openpyxl
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _refuse_larger(path, sum(entry.file_size for entry in archive.infolist()), MAX_UNPACKED_BYTES)
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError) as error:
+        fail(path, f"not an XLSX workbook: {error}")
+    try:
+        sheet = book.worksheets[0].iter_rows(values_only=True)
+        header = [str(cell).strip() for cell in next(sheet, ())]
+        for number, cells in enumerate(sheet, 1):
+            values = dict(zip(header, cells, strict=False))
+            if any(cell is not None for cell in cells):
+                yield Row(f"row {number + 1}", number, values)
+    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, SyntaxError) as error:  # XML's is a SyntaxError
+        fail(path, f"not an XLSX workbook: {error}")
+    finally:
+        book.close()
+
+
+def _xml(path: Path, element: str) -> Iterator[Row]:
+    """Each `element` as the value of `""`. Entities and external references are refused."""
+    from xml.etree.ElementTree import ParseError
+
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import parse
+
+    _refuse_larger(path, path.stat().st_size, MAX_WHOLE_BYTES)
+    try:
+        tree = parse(path)
+    except ParseError as error:
+        fail(path, f"not XML: {error}")
+    except (DefusedXmlException, ValueError, LookupError) as error:
+        fail(path, f"XML that is not read: {error}")
+    for number, found in enumerate(tree.iter(element), 1):
+        yield Row(f"{element} {number}", number, {"": found})
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        groups = (file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+        _refuse_larger(path, max(groups, default=0), MAX_UNPACKED_BYTES)
+        yield from _arrow_rows(file.iter_batches(BATCH))
+    except pyarrow.ArrowException as error:
+        fail(path, f"not a Parquet file: {error}")
+
+
+def _arrow_folder(path: Path) -> Iterator[Row]:
+    """A split that the `datasets` library saved: its `.arrow` files in order."""
+    import pyarrow
+
+    files = sorted(path.glob("*.arrow"))
+    if not files:
+        fail(path, "a folder without .arrow files", "name a data file, or a folder that the datasets library saved")
+    numbers = itertools.count(1)
+    for file in files:
+        try:
+            with pyarrow.OSFile(str(file)) as source, pyarrow.ipc.open_stream(source) as batches:
+                yield from _arrow_rows(batches, numbers)
+        except pyarrow.ArrowException as error:
+            fail(file, f"not an Arrow stream: {error}")
+
+
+def _arrow_rows(batches: Iterable[Any], numbers: Iterator[int] | None = None) -> Iterator[Row]:
+    numbers = numbers or itertools.count(1)
+    for batch in batches:
+        for values in batch.to_pylist():
+            number = next(numbers)
+            yield Row(f"row {number}", number, values)

@@ -1,0 +1,292 @@
+"""Every benchmark in its official layout, with the counts of its source, and in the hub's, as the same items."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from nanoflux_local.errors import DataError, UsageError
+from nanoflux_local.seeds.importers import content_hash, file_split, hashed_split, read_benchmark, restated
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+OFFICIAL: dict[str, tuple[tuple[str, ...], int, dict[str, int]]] = {
+    "gsmhard": (("gsm-hard/gsmhardv2.jsonl",), 1319, {"train": 798, "dev": 142, "test": 379}),
+    "gsm8k": (("gsm8k/train.jsonl", "gsm8k/test.jsonl"), 7473 + 1319, {"train": 6726, "dev": 747, "test": 1319}),
+    "genomebench": (("genome-bench/format_sample_1row.jsonl",), 1, {"test": 1}),
+    "medqa": (("medqa/phrases_no_exclude_test.jsonl",), 1273, {"test": 1273}),
+    "medmcqa": (("medmcqa/dev.json",), 4183, {"dev": 4183}),
+    "pubmedqa": (
+        ("pubmedqa/ori_pqal.json", "pubmedqa/test_ground_truth.json"), 1000, {"train": 441, "dev": 59, "test": 500},
+    ),
+    "mmlu": (
+        tuple(
+            f"mmlu/{subject}_test.csv"
+            for subject in ("anatomy", "clinical_knowledge", "college_biology", "college_medicine", "medical_genetics",
+                            "professional_medicine")
+        ),
+        135 + 265 + 144 + 173 + 100 + 272, {"test": 1089},
+    ),
+    "liveqa": (("liveqa/TREC-2017-LiveQA-Medical-Test.xml",), 104, {"train": 65, "dev": 5, "test": 34}),
+    "medicationqa": (("medicationqa/MedInfo2019-QA-Medications.xlsx",), 690, {"train": 421, "dev": 63, "test": 206}),
+    "healthsearchqa": (
+        ("healthsearchqa/healthsearch_qa_test.jsonl",), 3173, {"train": 1905, "dev": 303, "test": 965},
+    ),
+}  # fmt: skip
+
+
+def official(name: str) -> list[Path]:
+    paths = [DATA / path for path in OFFICIAL[name][0]]
+    if not all(path.exists() for path in paths):
+        pytest.skip(f"the official files of {name} are not under {DATA}")
+    return paths
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_an_official_file_imports_with_its_counts(name):
+    reading = read_benchmark(name, official(name))
+    _, count, splits = OFFICIAL[name]
+    assert (len(reading.items), reading.skipped) == (count, [])
+    assert Counter(item.split for item in reading.items) == splits
+    assert len({item.seed.id for item in reading.items}) == count
+    assert all(item.seed.question.strip() == item.seed.question != "" for item in reading.items)
+    assert all(not item.seed.options or item.seed.answer in item.seed.options for item in reading.items)
+    assert reading.blank == (1263 if name == "healthsearchqa" else 0)
+
+
+def test_labels_of_official_files_are_read_right():
+    """Against figures that the sources state themselves."""
+    pubmed = read_benchmark("pubmedqa", official("pubmedqa")).items
+    assert Counter(item.seed.answer for item in pubmed) == {"A": 552, "B": 338, "C": 110}
+    tested = Counter(item.seed.answer for item in pubmed if item.split == "test")
+    assert tested == {"A": 276, "B": 169, "C": 55}
+    medqa = read_benchmark("medqa", official("medqa")).items
+    for line, item in zip(official("medqa")[0].read_text().splitlines(), medqa, strict=True):
+        assert item.seed.options[item.seed.answer] == json.loads(line)["answer"]
+    searched = read_benchmark("healthsearchqa", official("healthsearchqa")).items
+    assert not any(item.seed.question.startswith(",") for item in searched)
+
+
+def test_gsm_hard_is_known_to_restate_gsm8ks_test_set():
+    hard = [item.seed for item in read_benchmark("gsmhard", official("gsmhard")).items]
+    easy = read_benchmark("gsm8k", official("gsm8k")).items
+    counts = {
+        split: restated(hard, [item.seed for item in easy if item.split == split]) for split in ("train", "dev", "test")
+    }
+    assert counts["test"] >= 1245
+    assert counts["train"] == counts["dev"] == 0
+
+
+MCQ = {"A": "one", "B": "two", "C": "three", "D": "four"}
+GENOME = (
+    'How is a guide chosen? Please choose one of the following options: a. "by length" b. "by score" c. "at random" '
+    'd. "by cost" e. "by colour"'
+)
+PUBMED = {
+    "question": "Does it?", "context": {"contexts": ["First.", "Second."], "labels": [], "meshes": []},
+    "long_answer": "It does.", "final_decision": "yes",
+}  # fmt: skip
+
+LAYOUTS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | dict[str, Any]]] = {
+    "gsm8k": (
+        [{"question": "What is 2+3?", "answer": "2+3=<<2+3=5>>5\n#### 1,005"}],
+        [{"question": "What is 2+3?", "answer": "2+3=<<2+3=5>>5\n#### 1,005"}],
+    ),
+    "gsmhard": (
+        [{"input": "What?", "code": "def solution():\n    return 7", "target": 7.0}],
+        [{"input": "What?", "code": "def solution():\n    return 7", "target": 7}],
+    ),
+    "genomebench": (
+        [{"question": GENOME, "answer": "<explanation>As it says.</explanation> <answer>b</answer>"}],
+        [{"question": GENOME, "answer": "<explanation>As it says.</explanation>\n<answer>b</answer>"}],
+    ),
+    "medqa": (
+        [{"question": "Which?", "answer": "two", "options": MCQ, "answer_idx": "B", "metamap_phrases": ["x"]}],
+        [{"question": "Which?", "answer": "two", "options": MCQ, "answer_idx": "B", "meta_info": "step1"}],
+    ),
+    "medmcqa": (
+        [{"id": str(n), "question": f"Which {n}?", "cop": n - 1, "exp": None, **{f"op{c}": c for c in "abcd"}}
+         for n in (1, 2, 4)],
+        [{"id": str(n), "question": f"Which {n}?", "cop": n, "exp": None, **{f"op{c}": c for c in "abcd"}}
+         for n in (1, 2, 4)],
+    ),
+    "pubmedqa": (
+        [{"pubid": 123, **PUBMED}],
+        {"123": {"QUESTION": "Does it?", "CONTEXTS": ["First.", "Second."], "LONG_ANSWER": "It does.",
+                 "final_decision": "yes"}},
+    ),
+    "medicationqa": (
+        [{"Question": "How?", "Focus (Drug)": "x", "Answer": "So.", "URL": "u"}],
+        [{"Question": "How?", "Answer": "So."}],
+    ),
+    "healthsearchqa": (
+        [{"id": 1.0, "question": "Is it?"}, {"id": None, "question": ""}],
+        [{"Question": ", Is it?"}, {"Question": ""}],
+    ),
+}  # fmt: skip
+
+
+def _parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
+    return folder / "train-00000-of-00001.parquet"
+
+
+def _saved(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    table = pyarrow.Table.from_pylist(rows)
+    split = folder / "saved" / "train"
+    split.mkdir(parents=True)
+    file = str(split / "data-00000-of-00001.arrow")
+    with pyarrow.OSFile(file, "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return folder / "saved"
+
+
+def _lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    (folder / "train.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "train.json"
+
+
+@pytest.mark.parametrize("layout", [_parquet, _saved, _lines], ids=["parquet", "saved folder", "lines under .json"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_hubs_layouts_give_the_same_items(tmp_path, name, layout):
+    hub, rows = LAYOUTS[name]
+    path = tmp_path / "train.jsonl" if isinstance(rows, list) else tmp_path / "train.json"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) if isinstance(rows, list) else json.dumps(rows))
+    expected = [(item.seed, item.split) for item in read_benchmark(name, [path]).items]
+    (tmp_path / "hub").mkdir()
+    found = read_benchmark(name, [layout(tmp_path / "hub", hub)])
+    assert [(item.seed, item.split) for item in found.items] == expected
+    assert expected
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("header", ["", "question,A,B,C,D,answer"])
+def test_mmlu_reads_the_same_from_csv_and_from_the_hub(tmp_path, end, header):
+    rows = [*([header] if header else []), '"Which, of\n two?",one,two,three,four,B', "Why?,1,2,3,4,D"]
+    path = tmp_path / "anatomy_test.csv"
+    path.write_bytes((end.join(rows) + end).encode())
+    hub = [
+        {"question": "Which, of\n two?", "subject": "anatomy", "choices": list(MCQ.values()), "answer": 1},
+        {"question": "Why?", "subject": "anatomy", "choices": ["1", "2", "3", "4"], "answer": 3},
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(hub), tmp_path / "test-00000-of-00001.parquet")
+    from_csv = read_benchmark("mmlu", [path]).items
+    from_hub = read_benchmark("mmlu", [tmp_path / "test-00000-of-00001.parquet"]).items
+    assert [item.seed for item in from_csv] == [item.seed for item in from_hub]
+    assert [item.seed.id for item in from_csv] == ["mmlu-anatomy-test-1", "mmlu-anatomy-test-2"]
+    assert {item.split for item in [*from_csv, *from_hub]} == {"test"}
+
+
+def test_medmcqas_two_ways_of_counting_are_told_apart(tmp_path):
+    def answers(file: str, *cops: int) -> str:
+        path = tmp_path / file
+        path.write_text("".join(
+            json.dumps({"id": str(n), "question": "Q", "cop": cop, **{f"op{c}": c for c in "abcd"}}) + "\n"
+            for n, cop in enumerate(cops)
+        ))  # fmt: skip
+        return "".join(item.seed.answer for item in read_benchmark("medmcqa", [path]).items)
+
+    assert answers("dev.json", 1, 2, 4) == "ABD"
+    assert answers("dev.json", 0, 2, 3) == "ACD", "the hub's rows, saved as JSON"
+    assert answers("dev.json", 1, 2) == "AB", "the official layout counts from one"
+    with pytest.raises(DataError, match="counts from 0 in some rows"):
+        answers("dev.json", 0, 4)
+    with pytest.raises(DataError, match="carries no answers"):
+        answers("test.json", -1)
+
+
+def test_bad_rows_are_skipped_and_counted_when_asked(tmp_path):
+    path = tmp_path / "train.jsonl"
+    good = json.dumps({"question": "What is 1+1?", "answer": "#### 2"})
+    path.write_bytes(b"\n".join([good.encode(), b"{", b'{"question": 3}', b"\xff", b"x" * (5 * 2**20), good.encode()]))
+    with pytest.raises(DataError, match="line 2: not JSON"):
+        read_benchmark("gsm8k", [path])
+    reading = read_benchmark("gsm8k", [path], skip_bad=True)
+    assert [item.seed.id for item in reading.items] == ["gsm8k-train-1", "gsm8k-train-6"]
+    assert [text.split(": ")[0].rpartition("line ")[2] for text in reading.skipped] == ["2", "3", "4", "5"]
+
+
+def test_splits_come_from_file_names_or_from_words(tmp_path):
+    names = {"train-00000-of-00001.parquet": "train", "phrases_no_exclude_test.jsonl": "test", "dev.json": "dev",
+             "validation-00000-of-00001.parquet": "dev", "anatomy_val.csv": "dev", "gsmhardv2.jsonl": ""}  # fmt: skip
+    assert {name: file_split(Path("/test/train", name)) for name in names} == names
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{w}?", "answer": "#### 1"}) + "\n" for w in "abcdefghij"))
+    assert {item.split for item in read_benchmark("gsm8k", [path]).items} == {"test"}
+    hashed = read_benchmark("gsm8k", [path], hashed=True).items
+    assert [item.split for item in hashed] == [hashed_split(item.seed.question) for item in hashed]
+    assert len({item.split for item in hashed}) > 1
+
+
+def test_one_file_named_twice_and_marks_without_items_are_refused(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps({"question": "Q?", "answer": "#### 1"}) + "\n")
+    with pytest.raises(UsageError, match=r"is in .* too"):
+        read_benchmark("gsm8k", [path, path])
+    marks = tmp_path / "test_ground_truth.json"
+    marks.write_text(json.dumps({"123": "yes", "124": "no"}))
+    with pytest.raises(DataError, match="no item has the id '123'"):
+        read_benchmark("pubmedqa", [marks])
+    shutil.copy(path, tmp_path / "again.jsonl")
+    assert content_hash([path, marks]) == content_hash([marks, path]) != content_hash([path])
+
+
+BOMB = """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><x><NLM-QUESTION>&b;</NLM-QUESTION></x>"""
+OUTSIDE = """<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><x><NLM-QUESTION>&e;</NLM-QUESTION></x>"""
+
+
+def _zip_bomb() -> bytes:
+    import io
+    import zipfile
+
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("xl/workbook.xml", "w") as member:
+        for _ in range(300):
+            member.write(bytes(2**20))
+    return file.getvalue()
+
+
+MALFORMED = {
+    "XLSX that is none": ("medicationqa", "x.xlsx", b"no workbook", "not an XLSX workbook"),
+    "zip bomb": ("medicationqa", "x.xlsx", _zip_bomb, "are more than the"),
+    "XML cut off": ("liveqa", "x.xml", b"<a><NLM-QUESTION>", "not XML"),
+    "XML with entities": ("liveqa", "x.xml", BOMB.encode(), "XML that is not read"),
+    "XML with an external entity": ("liveqa", "x.xml", OUTSIDE.encode(), "XML that is not read"),
+    "Parquet that is none": ("gsm8k", "x.parquet", b"PAR1 no", "not a Parquet file"),
+    "JSON cut off": ("pubmedqa", "x.json", b'{"1": {"QUESTION": "', "not JSON in UTF-8"),
+    "CSV in Latin-1": ("mmlu", "anatomy_test.csv", b"caf\xe9,1,2,3,4,A\n", "line 1: not UTF-8"),
+    "CSV with a cell too few": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,A\nQ?,1,2,A\n", "line 2: 4 cells where 6"),
+    "CSV with one endless line": ("mmlu", "anatomy_test.csv", lambda: b"x" * (5 * 2**20), "line 1: longer than"),
+    "subject of no medicine": ("mmlu", "astronomy_test.csv", b"Q?,1,2,3,4,A\n", "names none of the subjects"),
+    "answer that is no option": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,E\n", "'E' is none of the options"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "file", "content", "said"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_file_is_refused_with_its_name(tmp_path, name, file, content, said):
+    path = tmp_path / file
+    path.write_bytes(content() if callable(content) else content)
+    with pytest.raises(DataError) as caught:
+        read_benchmark(name, [path])
+    assert caught.value.message.startswith(str(path))
+    assert said in caught.value.message
+
+
+def test_a_line_of_a_gigabyte_takes_no_gigabyte_of_memory(tmp_path):
+    """A sparse file: zeros without a newline."""
+    import tracemalloc
+
+    path = tmp_path / "train.jsonl"
+    with path.open("wb") as file:
+        file.truncate(2**30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="line 1: the line is longer"):
+            read_benchmark("gsm8k", [path])
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
