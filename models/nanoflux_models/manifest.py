@@ -101,6 +101,30 @@ class Vllm(Table):
     args: tuple[str, ...] = ()
 
 
+class Parallel(Table):
+    """Over how many GPUs one served copy is spread, and how many copies stand behind one server.
+
+    `tensor` splits each layer, `pipeline` splits the layers among stages, `data` keeps whole copies side by side;
+    `nodes` is the number of machines that hold all of it.
+    """
+
+    tensor: int = Field(default=1, ge=1)
+    pipeline: int = Field(default=1, ge=1)
+    data: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.gpus % self.nodes:
+            raise ValueError(f"{self.gpus} GPUs (tensor x pipeline x data) cannot be spread evenly over {self.nodes}")
+        return self
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs together, on all nodes."""
+        return self.tensor * self.pipeline * self.data
+
+
 class Thresholds(Table):
     """Novelty thresholds for this embedder by domain (`default` for the others), and how they were calibrated.
 
@@ -120,10 +144,10 @@ class Thresholds(Table):
 
 
 class Embedder(Table):
-    """What an embedder adds to a manifest."""
+    """What an embedder adds to a manifest; without thresholds nobody has calibrated any, and a domain's own hold."""
 
     dimensions: int = Field(gt=0)
-    thresholds: Thresholds
+    thresholds: Thresholds | None = None
 
 
 class Manifest(Table):
@@ -142,6 +166,7 @@ class Manifest(Table):
     lora: Lora | None = None
     sampling: SamplingDefaults = SamplingDefaults()
     vllm: Vllm = Vllm()
+    parallel: Parallel = Parallel()
     embedder: Embedder | None = None
 
     @model_validator(mode="after")

@@ -42,8 +42,11 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None) -> Path:
         if target.is_dir() and not problems(target):
             progress(f"{name} is installed and intact")
             return target
-        files = fetch(manifest, scratch, progress)
-        return _install(manifest, files, manifest.source.model_dump(exclude={"sha256"}), scratch, target, progress)
+        fetched = fetch(manifest, scratch, progress)
+        source = manifest.source.model_dump(exclude={"sha256"})
+        if fetched.commit:  # a revision may be a branch; what is installed is one commit of it
+            source["commit"] = fetched.commit
+        return _install(manifest, fetched.files, source, scratch, target, progress)
 
 
 def import_path(path: Path, name: str, home: Path, progress: Progress = lambda _: None) -> Path:

@@ -1,0 +1,187 @@
+"""Time-sharing: endpoints that share one GPU answer in waves, all but one of them asleep.
+
+A swap costs seconds, so it is paid once a wave: requests for a sleeping endpoint wait until nothing is in flight for
+the one that is awake and none has come for it for a short while; then the endpoint with most waiting requests is
+woken (of equals, the one whose first request is the oldest). The engine plays turns concurrently, so a wave is one
+step of many turns. Replies are not touched, so the order of waves changes no dataset.
+
+Owns who is awake. Starts no server, and never retries: a swap that fails is the error of those who waited for it.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.errors import ConfigError, EndpointError, NanofluxError
+from nanoflux_local.records import ChatReply, ChatRequest, Identity
+
+LINGER_S = 0.1
+"""How long the endpoint that is awake waits for one more request before it gives way: little beside a swap."""
+
+
+@runtime_checkable
+class Sleeper(Endpoint, Protocol):
+    """An endpoint that can leave its GPU and come back. Both calls are safe to repeat.
+
+    `wake` returns when requests can be sent (starting the server where it does not run yet); `sleep` when the GPU's
+    memory is free (vLLM: `POST /sleep?level=1`, and `POST /wake_up`). Neither is called with a request in flight.
+    """
+
+    async def sleep(self) -> None: ...
+
+    async def wake(self) -> None: ...
+
+
+class SharedGpu:
+    """Who is awake, who is being answered, and who waits. Belongs to one event loop."""
+
+    def __init__(self, linger_s: float = LINGER_S) -> None:
+        self.swaps = 0
+        self._linger_s = linger_s
+        self._present: Sleeper | None = None  # holds the GPU's memory
+        self._answering: Sleeper | None = None  # may be sent requests: the one present, but for a swap's duration
+        self._flying = 0
+        self._waiting: dict[Sleeper, dict[int, asyncio.Future[None]]] = {}
+        self._tickets = itertools.count()
+        self._task: asyncio.Task[None] | None = None
+
+    async def enter(self, member: Sleeper) -> None:
+        """Wait for the member's wave; `leave` must follow."""
+        if self._answering is member:
+            self._flying += 1
+            return
+        ticket, future = next(self._tickets), asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(member, {})[ticket] = future
+        self._consider()
+        try:
+            await future
+        except BaseException:
+            self._waiting.get(member, {}).pop(ticket, None)
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self.leave()  # cancelled in the moment after it was let in
+            raise
+
+    def leave(self) -> None:
+        """One request is answered, or given up."""
+        self._flying -= 1
+        self._consider()
+
+    async def close(self) -> None:
+        """End a swap that is under way; who still waits is told. Safe to call twice."""
+        task, self._task = self._task, None
+        if task:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        for member in list(self._waiting):
+            self._fail(member, EndpointError("The endpoint was closed."))
+
+    def _consider(self) -> None:
+        if self._task is None and not self._flying and any(self._waiting.values()):
+            self._task = asyncio.create_task(self._end_wave())
+
+    async def _end_wave(self) -> None:
+        try:
+            if self._answering is not None:
+                await asyncio.sleep(self._linger_s)
+            waiting = [member for member, futures in self._waiting.items() if futures]
+            if not self._flying and waiting:
+                await self._swap(max(waiting, key=self._urgency))
+        finally:
+            if self._task is asyncio.current_task():
+                self._task = None
+                self._consider()
+
+    def _urgency(self, member: Sleeper) -> tuple[int, int]:
+        futures = self._waiting[member]
+        return len(futures), -min(futures)
+
+    async def _swap(self, member: Sleeper) -> None:
+        self._answering = None
+        try:
+            if self._present is not None and self._present is not member:
+                await self._present.sleep()
+            self._present = member  # from here on it may hold memory, even if it fails to wake
+            await member.wake()
+        except Exception as error:  # noqa: BLE001 - whatever stops a swap must reach those who wait for it
+            told = error if isinstance(error, NanofluxError) else EndpointError(f"A swap of models failed: {error}")
+            self._fail(member, told)
+            return
+        self.swaps += 1
+        self._answering = member
+        for future in self._waiting.pop(member, {}).values():
+            if not future.done():
+                self._flying += 1
+                future.set_result(None)
+
+    def _fail(self, member: Sleeper, error: NanofluxError) -> None:
+        for future in self._waiting.pop(member, {}).values():
+            if not future.done():
+                future.set_exception(error)
+
+
+class TimeShared:
+    """An endpoint whose requests go out in its waves. For the rest it is the endpoint that it stands for."""
+
+    def __init__(self, inner: Sleeper, gpu: SharedGpu) -> None:
+        self.inner, self.gpu = inner, gpu
+
+    @property
+    def identity(self) -> Identity:
+        return self.inner.identity
+
+    @property
+    def repeatable(self) -> bool:
+        return self.inner.repeatable
+
+    @property
+    def capacity(self) -> int:
+        return self.inner.capacity
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        """Answer in the next wave.
+
+        Raises:
+            EndpointError: no usable reply came, or the model could not be woken.
+        """
+        await self.gpu.enter(self.inner)
+        with _leaving(self.gpu):
+            return await self.inner.chat(request)
+
+    def count_tokens(self, text: str) -> int | None:
+        return self.inner.count_tokens(text)
+
+    async def close(self) -> None:
+        await self.gpu.close()
+        await self.inner.close()
+
+
+@contextmanager
+def _leaving(gpu: SharedGpu) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        gpu.leave()
+
+
+def take_turns(
+    endpoints: Mapping[str, Endpoint], shares: Mapping[str, str], linger_s: float = LINGER_S
+) -> dict[str, Endpoint]:
+    """The endpoints, those that name the same GPU in `shares` wrapped so that they take turns.
+
+    Raises:
+        ConfigError: an endpoint that cannot sleep is to share.
+    """
+    gpus = {group: SharedGpu(linger_s) for group in sorted(set(shares.values()) - {""})}
+    result = dict(endpoints)
+    for name, group in shares.items():
+        endpoint = endpoints[name]
+        if not group:
+            continue
+        if not isinstance(endpoint, Sleeper):
+            fix = "only servers that are managed here can: leave the key out"
+            raise ConfigError(f"endpoints.{name}.shares: this endpoint cannot sleep", fix)
+        result[name] = TimeShared(endpoint, gpus[group])
+    return result
