@@ -169,7 +169,7 @@ def compare(view: LedgerView, evaluations: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         NothingMatchedError: an evaluation is unknown or not finished.
-        UsageError: fewer than two, or their items differ.
+        UsageError: fewer than two, or their items differ, or there is only one item.
     """
     if len(set(evaluations)) < 2:
         raise UsageError("a comparison needs two different evaluations", "see their ids in `nanoflux eval --json`")
@@ -181,6 +181,8 @@ def compare(view: LedgerView, evaluations: Sequence[str]) -> dict[str, Any]:
             shared = sorted(marks[a].keys() & marks[b].keys())
             if len(shared) < max(len(marks[a]), len(marks[b])) or not shared:
                 raise UsageError(f"{a} and {b} are not over the same items", "evaluate both on the same data and limit")
+            if len(shared) == 1:
+                raise UsageError(f"{a} and {b} are over one item, which has no spread", "evaluate two items or more")
             found = compare_paired([marks[a][item] for item in shared], [marks[b][item] for item in shared])
             pairs.append({"a": a, "b": b, **asdict(found), "ci95": list(found.ci95)})
     for pair, adjusted in zip(pairs, holm([float(pair["mcnemar_p"]) for pair in pairs]), strict=True):
