@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
+from nanoflux_local.cli.plan import command as plan
 from nanoflux_local.errors import NanofluxError
 
 
@@ -87,3 +88,6 @@ def verify(name: str | None, as_json: bool) -> None:
         say(f"{each}: {'intact' if not found else '; '.join(found)}")
     if any(problems.values()):
         raise NanofluxError("some weights are damaged", "pull or import them again")
+
+
+command.add_command(plan)

@@ -1,0 +1,79 @@
+"""`models plan`: a table, turns, or a refusal that says what would fit; and the profiles that it plans."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nanoflux_local.binding import profiles, resolve
+from nanoflux_local.cli.models import command
+from nanoflux_local.config import parse_setting
+from nanoflux_local.errors import NanofluxError
+from nanoflux_local.paths import Home
+
+PLANNED = ("a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
+    return Home(tmp_path)
+
+
+def planned(*arguments: str) -> Result:
+    return CliRunner().invoke(command, ["plan", *arguments])
+
+
+def shares(profile: str, gpus: str) -> dict[str, str]:
+    document = json.loads(planned(profile, "--gpus", gpus, "--json").stdout)
+    assert document["fits"]
+    return {server["name"]: server["shares"] for server in document["servers"]}
+
+
+@pytest.mark.parametrize("profile", PLANNED)
+@pytest.mark.parametrize("gpus", ["40", "40,40", "80", "24"])
+def test_a_plan_or_a_clear_refusal(profile: str, gpus: str) -> None:
+    done = planned(profile, "--gpus", gpus)
+    if done.exit_code == 0:
+        assert "utilisation" in done.stdout and "qwen3-32b-awq" in done.stdout
+    else:
+        assert isinstance(done.exception, NanofluxError) and done.exception.exit_code == 1
+        assert "do not fit" in done.exception.message and "GPUs of" in done.exception.fix
+
+
+def test_one_gpu_of_40_gib_takes_turns_and_two_need_not() -> None:
+    assert set(shares("a100-40g-x1", "40").values()) == {"gpu0"}
+    assert set(shares("a100-40g-x2", "40,40").values()) == {""}
+    assert set(shares("a100-40g-x4", "40,40,40,40").values()) == {""}
+    assert set(shares("hybrid", "40,40").values()) == {""}
+
+
+def test_24_gib_are_too_few_for_a_32b_model() -> None:
+    done = planned("a100-40g-x1", "--gpus", "24")
+    assert isinstance(done.exception, NanofluxError)
+    assert "2 GPUs of 24 GiB" in done.exception.fix and "medgemma-4b-it" in done.exception.fix
+
+
+def test_nothing_to_place_and_nowhere_to_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert planned("hosted", "--gpus", "40").exit_code == 0
+    monkeypatch.setenv("PATH", "")
+    for arguments in ((), ("--gpus", "many"), ("--gpus", "-4")):
+        done = planned("hybrid", *arguments)
+        assert isinstance(done.exception, NanofluxError) and done.exception.exit_code == 2
+
+
+@pytest.mark.parametrize("profile", profiles())
+def test_every_packaged_profile_resolves_without_weights(profile: str, home: Home) -> None:
+    assert resolve("starter", profile, {}, home).profile == profile
+
+
+@pytest.mark.parametrize("profile", [*PLANNED, "hosted"])
+@pytest.mark.parametrize(
+    ("line", "interface"),
+    [("roles.attacker.endpoint=claude", "anthropic_messages"), ("roles.judge.endpoint=o-judge", "openai_responses")],
+)
+def test_one_line_swaps_a_role_for_a_hosted_model(profile: str, line: str, interface: str, home: Home) -> None:
+    config = resolve("starter", profile, parse_setting(line), home)
+    role = line.split(".")[1]
+    assert config.endpoints[getattr(config.roles, role).endpoint].interface == interface
