@@ -128,7 +128,7 @@ async def test_no_reply_is_given_out_that_could_not_be_committed(
 ) -> None:
     slow = Slow()
     slow.gate.set()
-    monkeypatch.setattr(ledger, "remember", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    monkeypatch.setattr(ledger, "remember_all", lambda *_: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(OSError, match="disk"):
         await remember(slow).ask(chat())
 

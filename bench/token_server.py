@@ -1,0 +1,92 @@
+"""A server of known speed: OpenAI chat completions at a fixed time per token, C requests at once, replies that depend
+on the request alone (those of the scripted profile). What it took in all, divided by C, is the ideal of any client.
+
+    python bench/token_server.py --slots 32 --token-s 0.002      # prints its address, then serves until ended
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from typing import Any
+
+from nanoflux_local.endpoints.scripted import ScriptedEndpoint
+from nanoflux_local.records import ChatRequest, Identity, Message, Sampling
+
+
+class TokenServer:
+    """Speaks just enough HTTP/1.1; loopback only. `busy_s` is the service time of all requests so far."""
+
+    def __init__(self, slots: int, token_s: float) -> None:
+        self._slots = asyncio.Semaphore(slots)
+        self._token_s = token_s
+        self._model = ScriptedEndpoint("token-server")
+        self.busy_s = 0.0
+        self.requests = 0
+
+    async def start(self) -> int:
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                lines = head.decode().lower().split("\r\n")
+                length = next((int(line[15:]) for line in lines if line.startswith("content-length:")), 0)
+                body = await reader.readexactly(length)
+                reply = json.dumps(await self._answer(lines[0], body)).encode()
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(reply)
+                )
+                writer.write(reply)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, line: str, body: bytes) -> dict[str, Any]:
+        if line.startswith("get /stats"):
+            return {"busy_s": self.busy_s, "requests": self.requests}
+        asked = json.loads(body)
+        messages = tuple(Message(entry["role"], entry["content"]) for entry in asked["messages"])
+        sampling = Sampling(max_tokens=asked.get("max_tokens") or 512)
+        request = ChatRequest(Identity("token", "token-server"), messages, sampling, asked.get("seed") or 0)
+        reply = await self._model.chat(request)
+        async with self._slots:
+            seconds = self._token_s * reply.completion_tokens
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            await asyncio.sleep(seconds)
+            self.busy_s += loop.time() - began  # what a slot was really held: timers are late on a busy machine
+            self.requests += 1
+        usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+        usage["total_tokens"] = sum(usage.values())
+        message = {"role": "assistant", "content": reply.text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return {
+            "id": "reply", "object": "chat.completion", "created": 0, "model": asked["model"],
+            "choices": [choice], "usage": usage,
+        }  # fmt: skip
+
+
+async def serve(slots: int, token_s: float) -> None:
+    server = TokenServer(slots, token_s)
+    print(f"http://127.0.0.1:{await server.start()}/v1", flush=True)
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slots", type=int, default=32)
+    parser.add_argument("--token-s", type=float, default=0.02)
+    given = parser.parse_args()
+    try:
+        asyncio.run(serve(given.slots, given.token_s))
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Budgets: no cap is ever passed, hitting one pauses the run, and a raised one gives the dataset of an uncapped run."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.budget import Cost, Purse
+from nanoflux_local.config import Budget, Caps
+from nanoflux_local.errors import BudgetError
+from nanoflux_local.ledger.calls import acting_as
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Reply
+
+REQUEST = ChatRequest(Identity("test", "m"), (Message("user", "hello"),))
+
+
+def started(home: Home, **settings: Any) -> str:
+    config = binding.resolve("starter-genetics", "scripted", {"max_turns": 12, "seeds": {"min": 2}, **settings}, home)
+    return asyncio.run(runs.start(home, config))
+
+
+def summary(home: Home, run: str) -> dict[str, Any]:
+    with LedgerView(home.ledger) as view:
+        return view.run_summary(run)
+
+
+@pytest.mark.parametrize("budget", [{"tokens": 12_000}, {"roles": {"judge": {"tokens": 9_000}}}])
+def test_a_budget_pauses_a_run_that_then_goes_on_as_if_there_had_been_none(
+    tmp_path: Path, budget: dict[str, Any]
+) -> None:
+    free, capped = (Home(tmp_path / name).prepare() for name in ("free", "capped"))
+    expected = started(free)
+    asyncio.run(runs.carry_on(free, expected))
+    run = started(capped, budget=budget)
+    with pytest.raises(BudgetError, match="tokens") as refused:
+        asyncio.run(runs.carry_on(capped, run))
+    assert refused.value.exit_code == 3
+    paused = summary(capped, run)
+    assert paused["status"] == "paused" and "budget." in paused["message"]
+    with LedgerView(capped.ledger) as view:
+        spent = {
+            row["role"]: row["n"]
+            for row in view.rows("SELECT role, sum(prompt_tokens + completion_tokens) AS n FROM calls GROUP BY 1")
+        }
+    assert sum(spent.values()) <= budget.get("tokens", 10**9)
+    assert spent["judge"] <= budget.get("roles", {}).get("judge", {}).get("tokens", 10**9)
+    assert spent["judge"] > 0 and spent["attacker"] > 0
+    runs.change(capped, run, {"budget": {"tokens": 10**9, "roles": {"judge": {"tokens": 10**9}}}})
+    asyncio.run(runs.carry_on(capped, run))
+    assert summary(capped, run)["digest"] == summary(free, expected)["digest"]
+
+
+def purse(ledger: Ledger, budget: Budget, worst: Cost) -> Purse:
+    ledger.create_run("r", "r", {"domain": "d", "target": 1, "max_turns": 1}, {})
+    return Purse.of(ledger, "r", budget, lambda _: worst)
+
+
+async def test_calls_under_way_hold_what_they_could_cost_and_give_back_the_rest(tmp_path: Path) -> None:
+    """Ten calls of at most a dollar each, that cost a tenth: no more than three at once under a cap of three."""
+    under_way = most = 0
+
+    async def answer(request: ChatRequest) -> Reply:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.001)
+        under_way -= 1
+        return ChatReply("", "stop", usd=0.1)
+
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        held = purse(ledger, Budget(usd=3.0), Cost(usd=1.0))
+        call = held.guarded({"chat": answer})["chat"]
+        await asyncio.gather(*(call(REQUEST) for _ in range(10)))
+    assert most == 3
+    assert held.accounts[""].spent.usd == pytest.approx(1.0)
+    assert held.accounts[""].reserved == Cost()
+
+
+async def test_a_role_is_charged_for_its_own_calls_alone_and_a_failed_call_gives_all_back(tmp_path: Path) -> None:
+    async def answer(request: ChatRequest) -> Reply:
+        return ChatReply("", "stop", usd=1.0)
+
+    async def broken(request: ChatRequest) -> Reply:
+        raise OSError("gone")
+
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        held = purse(ledger, Budget.model_validate({"roles": {"judge": {"usd": 1.5}}}), Cost(usd=1.0))
+        call = held.guarded({"chat": answer})["chat"]
+        with acting_as("judge"):
+            with pytest.raises(OSError, match="gone"):
+                await held.guarded({"chat": broken})["chat"](REQUEST)
+            await call(REQUEST)
+            with pytest.raises(BudgetError, match=r"roles\.judge\.usd"):
+                await call(REQUEST)
+        with acting_as("attacker"):
+            await call(REQUEST)
+            await call(REQUEST)
+    assert held.accounts["judge"].spent.usd == 1.0
+
+
+async def test_hours_that_are_over_stop_the_next_call(tmp_path: Path) -> None:
+    async def answer(request: ChatRequest) -> Reply:
+        return ChatReply("", "stop", seconds=3600)
+
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        held = purse(ledger, Budget.model_validate({"roles": {"judge": {"hours": 1}}}), Cost())
+        call = held.guarded({"chat": answer})["chat"]
+        with acting_as("judge"):
+            await call(REQUEST)
+            with pytest.raises(BudgetError, match=r"roles\.judge\.hours"):
+                await call(REQUEST)
+        held.change(Budget(**Caps(hours=0).model_dump()))
+        with pytest.raises(BudgetError, match=r"budget\.hours"):
+            await call(REQUEST)

@@ -1,0 +1,124 @@
+"""Detached workers: seen, steered, paused and stopped from other processes, and nothing is lost by any of it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, jobs, runs
+from nanoflux_local.errors import RefusedError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+SLOW = {"duelist-a": {"delay_s": 0.1}, "duelist-b": {"delay_s": 0.1}}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+def started(home: Home, **settings: Any) -> str:
+    shared = {"max_turns": 30, "target": 30, "concurrency": 4, "seeds": {"min": 2}}
+    config = binding.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
+    return asyncio.run(runs.start(home, config))
+
+
+def shown(home: Home, run: str) -> dict[str, Any]:
+    with LedgerView(home.ledger) as view:
+        return jobs.with_worker(home, view, view.run_summary(run))
+
+
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "run", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_a_detached_run_is_paused_steered_resumed_and_ends_as_one_played_in_one_go(home: Home) -> None:
+    plain = started(home)
+    asyncio.run(runs.carry_on(home, plain))
+    run = started(home, endpoints=SLOW)
+    with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
+        connection.execute("DELETE FROM turn_calls")  # so that nothing is remembered and the worker takes its time
+        connection.execute("DELETE FROM calls")
+    assert jobs.launch(home, run) == (shown(home, run)["worker"] or {}).get("pid")
+    with pytest.raises(RefusedError, match="another process"):
+        jobs.launch(home, run)
+    assert cli(home, "resume", run).returncode == 3
+    assert cli(home, "pause", run).returncode == 0
+    until(lambda: shown(home, run)["status"] == "paused")
+    found = shown(home, run)
+    assert 0 < found["turns"] < 30 and found["worker"] is None
+    assert cli(home, "set", run, "seed=5").returncode == 3
+    assert cli(home, "set", run, "concurrency=16").returncode == 0
+    done = cli(home, "resume", run, "--detach", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["run"] == run
+    until(lambda: shown(home, run)["status"] == "done")
+    assert shown(home, run)["digest"] == shown(home, plain)["digest"]
+
+
+def test_a_second_stop_ends_at_once_and_a_killed_worker_shows_as_interrupted(home: Home) -> None:
+    run = started(home, endpoints={"duelist-a": {"delay_s": 60}})
+    jobs.launch(home, run)
+    assert "drains" in jobs.ask(home, run, "stop")
+    assert shown(home, run)["status"] == "running"
+    assert "now" in jobs.ask(home, run, "stop")
+    until(lambda: not jobs.is_worked_on(home, run))
+    assert shown(home, run)["status"] == "stopped"
+    pid = jobs.launch(home, run)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not jobs.is_worked_on(home, run))
+    assert shown(home, run)["status"] == "interrupted"
+    assert "no process" in jobs.ask(home, run, "pause")
+    assert shown(home, run)["status"] == "paused"
+
+
+def test_a_worker_that_has_been_silent_is_stalled_not_dead(home: Home) -> None:
+    run = started(home)
+    with Ledger(home.ledger) as ledger, jobs.working_on(home, run):
+        job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
+        ledger.set_run_status(run, "running")
+        assert shown(home, run)["status"] == "running"
+        with ledger.transaction() as connection:
+            connection.execute("UPDATE jobs SET heartbeat_at = '2020-01-01T00:00:00.000+00:00' WHERE id = ?", (job,))
+        assert shown(home, run)["status"] == "stalled"
+
+
+MEMORY = """
+import asyncio, json, resource, sys
+from pathlib import Path
+from nanoflux_local import binding, runs
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+home = Home(Path(sys.argv[1])).prepare()
+settings = {"max_turns": 1000, "target": 1000, "concurrency": 16, "seeds": {"min": 2}, "retries": {"validation": 0}}
+run = asyncio.run(runs.start(home, binding.resolve("starter-genetics", "scripted", settings, home)))
+asyncio.run(runs.carry_on(home, run))
+with LedgerView(home.ledger) as view:
+    turns = view.run_summary(run)["turns"]
+print(json.dumps([turns, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "torch" in sys.modules]))
+"""
+
+
+def test_a_thousand_turns_fit_in_300_mb_without_torch(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    turns, kib, torch = json.loads(done.stdout)
+    assert turns == 1000 and not torch
+    assert kib < 300 * 1024
