@@ -31,7 +31,7 @@ finally:
     print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
 """
 COMMANDS = [
-    (), ("demo",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"), ("models", "verify"),
+    (), ("demo",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"), ("models", "verify"), ("models", "plan"),
     ("data",), ("data", "import"), ("data", "list"),
     ("data", "show"), ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
     ("run", "pause"), ("run", "stop"), ("run", "set"),

@@ -137,7 +137,7 @@ def _in_turns(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] 
 def _grouped(servers: Sequence[Server], gpus: int) -> list[Server]:
     """Servers that meet on a GPU, directly or through others, share one group named after its first GPU."""
     group = list(range(gpus))
-    for server in servers * gpus:
+    for server in list(servers) * gpus:  # so often that a chain of neighbours ends in one group
         lowest = min(group[gpu] for gpu in server.gpus)
         for gpu in server.gpus:
             group[gpu] = lowest

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.errors import ConfigError, EndpointError, NanofluxError
@@ -183,5 +183,5 @@ def take_turns(
         if not isinstance(endpoint, Sleeper):
             fix = "only servers that are managed here can: leave the key out"
             raise ConfigError(f"endpoints.{name}.shares: this endpoint cannot sleep", fix)
-        result[name] = TimeShared(endpoint, gpus[group])
+        result[name] = cast(Endpoint, TimeShared(endpoint, gpus[group]))  # its attributes are read-only, and only read
     return result

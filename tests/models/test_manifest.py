@@ -1,5 +1,6 @@
 """Manifests: the whole catalog loads, and a mistake is named by file and key."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,36 @@ def test_the_whole_catalog_loads(tmp_path: Path) -> None:
     for manifest in manifests:
         assert manifest.licence and manifest.description and manifest.memory
         assert (manifest.lora is not None) == (manifest.kind == "chat")
+        thresholds = manifest.embedder and manifest.embedder.thresholds
+        assert thresholds is None or thresholds.calibrated  # stated only where somebody calibrated them
+
+
+# Layers, key-value heads, size of a head; two bytes for each key and each value.
+ARCHITECTURES = {
+    "gemma-3-4b-it": (34, 4, 256),
+    "medgemma-4b-it": (34, 4, 256),
+    "qwen3-32b-awq": (64, 8, 128),
+    "gpt-oss-20b": (24, 8, 64),
+    "deepseek-r1-distill-qwen-14b": (48, 8, 128),
+    "qwen3-embedding-0.6b": (28, 8, 128),
+    "smollm2-135m": (30, 3, 64),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_keys_and_values_follow_from_the_architecture(tmp_path: Path, name: str) -> None:
+    layers, heads, size = ARCHITECTURES[name]
+    memory = load_manifest(name, tmp_path).memory
+    assert memory and memory.kv_bytes_per_token == layers * heads * size * 2 * 2
+
+
+@pytest.mark.parametrize("name", ["gemma-3-4b-it", "medgemma-4b-it"])
+def test_a_lora_on_a_multimodal_wrapper_touches_the_text_tower_alone(tmp_path: Path, name: str) -> None:
+    manifest = load_manifest(name, tmp_path)
+    assert manifest.lora and manifest.gated and not manifest.chat.system_role
+    (target,) = manifest.lora.targets
+    assert re.fullmatch(target, "model.language_model.layers.0.self_attn.q_proj")
+    assert not re.fullmatch(target, "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj")
 
 
 def test_the_embedded_models_come_from_a_package_index(tmp_path: Path) -> None:
@@ -56,6 +87,8 @@ def test_a_users_manifest_counts_and_hides_the_packaged_one(tmp_path: Path) -> N
         (MINIMAL + "branch = 1\n", "source.branch': unknown key"),
         ("colour = 1\n" + MINIMAL, "colour': unknown key"),
         (MINIMAL + "[chat]\nsystem_rule = true\n", "chat.system_rule': unknown key"),
+        (MINIMAL + "[parallel]\ngpus = 2\n", "parallel.gpus': unknown key"),
+        (MINIMAL + "[parallel]\ntensor = 3\nnodes = 2\n", "cannot be spread evenly"),
         (MINIMAL.replace("128", "-1"), "context'"),
         (MINIMAL.replace('"hub"', '"ftp"'), "source'"),
         (MINIMAL.replace('revision = "abc"\n', ""), "source.revision'"),

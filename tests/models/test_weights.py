@@ -236,3 +236,40 @@ def test_importing_the_room_loads_nothing_heavy() -> None:
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     assert time.monotonic() - started < 30
+
+
+def note(files: Path, name: str, commit: str) -> None:
+    """What the hub's own client leaves beside a file that it downloaded."""
+    from huggingface_hub._local_folder import write_download_metadata
+
+    write_download_metadata(local_dir=files, filename=name, commit_hash=commit, etag="e")
+
+
+def test_the_commit_behind_a_branch_is_read_from_the_clients_notes(tmp_path: Path) -> None:
+    from nanoflux_models.fetch import commit_of
+
+    with pytest.raises(ModelsError, match="no note"):
+        commit_of(tmp_path)
+    note(tmp_path, "config.json", "a" * 40)
+    note(tmp_path, "1_Pooling/config.json", "a" * 40)
+    assert commit_of(tmp_path) == "a" * 40
+    note(tmp_path, "model.safetensors", "b" * 40)
+    with pytest.raises(ModelsError, match="moved"):
+        commit_of(tmp_path)
+
+
+def test_a_pull_from_a_branch_records_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the hub is faked: the child process that would reach it leaves what its client leaves."""
+    from nanoflux_models import fetch
+
+    def client(command: list[str], environment: dict[str, str], what: str) -> None:
+        files = Path(command[command.index("--local-dir") + 1])
+        assert command[command.index("--revision") + 1] == "main"
+        (files / "config.json").write_text("{}")
+        note(files, "config.json", "c" * 40)
+
+    monkeypatch.setattr(fetch, "_run", client)
+    folder = pull("qwen3-32b-awq", tmp_path)
+    record = read_record(folder)
+    assert record.source["revision"] == "main" and record.source["commit"] == "c" * 40
+    assert set(record.files) == {"config.json"}
