@@ -218,7 +218,8 @@ def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
         return OpenAIChatEndpoint(config.model, config.url, config.key_env)
     if config.interface == "in_process":
         return local_endpoint(config.model, config.adapter, home, config.rows)
-    raise ConfigError(f"endpoints.{name}: the interface {config.interface!r} cannot play a role here", "bind the role to a chat model")
+    what = f"endpoints.{name}: the interface {config.interface!r} cannot play a role here"
+    raise ConfigError(what, "bind the role to a chat model")
 
 
 def local_endpoint(model: str, adapter: str, home: Home, rows: int = 0) -> Endpoint:

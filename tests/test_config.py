@@ -244,7 +244,7 @@ def test_a_fixed_number_of_seeds_is_a_range_of_one(home, count):
     ("values", "said"),
     [
         ({"interface": "openai_chat", "model": "m"}, "endpoints.x.url is missing"),
-        ({"interface": "embedder", "model": "m"}, "endpoints.x is an embedder and cannot play a role"),
+        ({"interface": "embedder", "model": "m"}, "endpoints.x: the interface 'embedder' cannot play a role"),
     ],
 )
 def test_an_endpoint_that_cannot_play_says_why(home, values, said):
