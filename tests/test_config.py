@@ -129,7 +129,11 @@ def test_a_wrong_value_is_named_by_its_key(home, setting, said):
 
 @pytest.mark.parametrize(
     ("domain", "profile", "known"),
-    [("poetry", "embedded", "gsmhard"), ("starter", "cloud", "embedded, hosted, hybrid, scripted"), ("../starter", "embedded", "")],
+    [
+        ("poetry", "embedded", "gsmhard"),
+        ("starter", "cloud", "embedded, hosted, hybrid, scripted"),
+        ("../starter", "embedded", ""),
+    ],
 )
 def test_unknown_domains_and_profiles_list_the_known(home, domain, profile, known):
     with pytest.raises(ConfigError) as caught:
