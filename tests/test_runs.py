@@ -155,9 +155,10 @@ def test_a_cancelled_run_is_interrupted(home: Home) -> None:
     run = started(home, endpoints={"duelist-a": {"delay_s": 0.01}})
 
     async def cancel_soon() -> None:
-        task = asyncio.create_task(runs.carry_on(home, run))
-        await asyncio.sleep(0.05)
-        task.cancel()
+        def cancel() -> None:  # at the first committed turn, however fast the machine is
+            task.cancel()
+
+        task = asyncio.create_task(runs.carry_on(home, run, lambda _: cancel()))
         await task
 
     with pytest.raises(asyncio.CancelledError):
