@@ -31,8 +31,8 @@ finally:
     print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
 """
 COMMANDS = [
-    (), ("demo",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"), ("models", "verify"), ("models", "plan"),
-    ("data",), ("data", "import"), ("data", "list"),
+    (), ("demo",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"), ("models", "verify"),
+    ("models", "plan"), ("data",), ("data", "import"), ("data", "list"),
     ("data", "show"), ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
     ("run", "pause"), ("run", "stop"), ("run", "set"),
     ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"), ("train",),
