@@ -215,7 +215,7 @@ def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
 
         if not config.url:
             raise ConfigError(f"endpoints.{name}.url is missing", "give the server's address, ending in /v1")
-        return OpenAIChatEndpoint(config.model, config.url, config.key_env)
+        return OpenAIChatEndpoint(config.model, config.url, config.key_env, price=config.price)
     if config.interface == "in_process":
         return local_endpoint(config.model, config.adapter, home, config.rows)
     what = f"endpoints.{name}: the interface {config.interface!r} cannot play a role here"

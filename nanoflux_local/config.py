@@ -16,6 +16,8 @@ from nanoflux_local.records import Sampling
 Interface = Literal[
     "in_process", "openai_chat", "scripted", "embedder", "vllm", "openai_responses", "anthropic_messages"
 ]
+SERVED = ("openai_chat", "openai_responses", "anthropic_messages")
+"""Interfaces to servers that somebody else runs, who may charge for them."""
 PROGRAM = "program"
 """The name of the built-in programs that can stand for the attacker and the judge."""
 
@@ -60,6 +62,17 @@ class Retries(Strict):
     parse: int = Field(default=2, ge=0)
 
 
+class Price(Strict):
+    """What an endpoint charges, in US dollars per million tokens read and written."""
+
+    prompt: float = Field(ge=0)
+    completion: float = Field(ge=0)
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """US dollars for these tokens."""
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+
+
 class EndpointConfig(Strict):
     """What answers for a role. `key_env` names the environment variable that holds a hosted endpoint's key.
 
@@ -74,6 +87,7 @@ class EndpointConfig(Strict):
     rows: int = Field(default=0, ge=0)
     delay_s: float = Field(default=0.0, ge=0)
     shares: str = ""
+    price: Price | None = None
 
 
 class RoleSampling(Strict):
@@ -159,7 +173,21 @@ class RunConfig(Strict):
             raise ValueError("roles.defender.endpoint must be a model: no program can stand for the defender")
         if self.embedder not in self.endpoints:
             raise ValueError(f"embedder is {self.embedder!r}; known: {', '.join(self.endpoints)}")
+        self._refuse_unpriced()
         return self
+
+    def _refuse_unpriced(self) -> None:
+        """A cap in dollars over calls of unknown price would hold nothing."""
+        caps = (self.budget, *(getattr(self.budget.roles, role) for role in ("attacker", "defender", "judge")))
+        if all(cap.usd is None for cap in caps):
+            return
+        for role in ("attacker", "defender", "judge"):
+            name = getattr(self.roles, role).endpoint
+            if name != PROGRAM and self.endpoints[name].interface in SERVED and self.endpoints[name].price is None:
+                raise ValueError(
+                    f"budget.usd caps nothing while endpoints.{name}.price is unknown: give US dollars per million "
+                    "tokens, price = { prompt = …, completion = … } (0 for a server of your own)"
+                )
 
     def sampling(self, role: str, max_tokens: int, stop: tuple[str, ...] = ()) -> Sampling:
         chosen: RoleSampling = getattr(self.roles, role).sampling

@@ -149,7 +149,7 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
     if fixed:
         raise RefusedError(
             f"{fixed[0]} decides the result of run {run} and is fixed: its turns would no longer be of one making",
-            f"fork it instead: nanoflux run start --fork {run} --set {fixed[0]}…=…",
+            f"start another run with it: nanoflux run start --set {fixed[0]}…=…",
         )
     if new.target < old.target and new.target < kept:
         raise RefusedError(f"run {run} has kept {kept} already", f"a target of {kept} or more; `run stop` ends it")

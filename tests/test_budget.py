@@ -8,8 +8,8 @@ import pytest
 
 from nanoflux_local import binding, runs
 from nanoflux_local.budget import Cost, Purse
-from nanoflux_local.config import Budget, Caps
-from nanoflux_local.errors import BudgetError
+from nanoflux_local.config import Budget, Caps, RunConfig
+from nanoflux_local.errors import BudgetError, ConfigError
 from nanoflux_local.ledger.calls import acting_as
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -117,3 +117,32 @@ async def test_hours_that_are_over_stop_the_next_call(tmp_path: Path) -> None:
         held.change(Budget(**Caps(hours=0).model_dump()))
         with pytest.raises(BudgetError, match=r"budget\.hours"):
             await call(REQUEST)
+
+
+SERVED = {"interface": "openai_chat", "model": "m", "url": "http://127.0.0.1:9/v1"}
+
+
+@pytest.mark.parametrize("budget", [{"usd": 1.0}, {"roles": {"attacker": {"usd": 1.0}}}])
+def test_a_cap_in_dollars_over_calls_of_unknown_price_is_refused(tmp_path: Path, budget: dict[str, Any]) -> None:
+    def resolved(endpoint: dict[str, Any]) -> RunConfig:
+        overrides = {"endpoints": {"far": endpoint}, "roles": {"judge": {"endpoint": "far"}}, "budget": budget}
+        return binding.resolve("starter-genetics", "scripted", overrides, Home(tmp_path))
+
+    with pytest.raises(ConfigError, match=r"endpoints\.far\.price is unknown"):
+        resolved(SERVED)
+    config = resolved({**SERVED, "price": {"prompt": 2, "completion": 8}})
+    assert binding.bind(config, Home(tmp_path)).endpoints["far"].price.cost(1_000_000, 500_000) == 6
+
+
+def test_a_cap_in_dollars_holds_back_a_call_that_could_cost_more(tmp_path: Path) -> None:
+    """The whole way: price, reservation, pause; nothing listens at the address, and nothing is asked there."""
+    home = Home(tmp_path).prepare()
+    run = started(
+        home,
+        endpoints={"far": {**SERVED, "price": {"prompt": 2, "completion": 8}}},
+        roles={"judge": {"endpoint": "far"}},
+        budget={"usd": 0.0001},
+    )
+    with pytest.raises(BudgetError, match=r"budget\.usd"):
+        asyncio.run(runs.carry_on(home, run))
+    assert summary(home, run)["status"] == "paused"

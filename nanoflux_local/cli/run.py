@@ -118,7 +118,7 @@ def _ask(run: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
 def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Change what may change while a run is played: concurrency, target, max_turns, budget.
 
-    A worker takes it up within a second. What decides the result is refused: fork the run instead.
+    A worker takes it up within a second. What decides the result is refused: it needs a run of its own.
     """
     from nanoflux_local import runs
     from nanoflux_local.config import LIVE, merged, parse_setting

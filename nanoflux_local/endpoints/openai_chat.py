@@ -5,8 +5,10 @@ It promises no repeatability: such a server batches as it likes. Keys come from 
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
+from nanoflux_local.config import Price
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 
@@ -23,9 +25,10 @@ class OpenAIChatEndpoint:
 
     repeatable = False
 
-    def __init__(self, model: str, url: str, key_env: str = "", capacity: int = 32) -> None:
+    def __init__(self, model: str, url: str, key_env: str = "", capacity: int = 32, price: Price | None = None) -> None:
         self.identity = Identity("openai_chat", model, revision=url)
         self.capacity = capacity
+        self.price = price
         self._url = url
         self._key = _key(key_env)
         self._client: Any = None
@@ -36,7 +39,7 @@ class OpenAIChatEndpoint:
         began = time.monotonic()
         try:
             response = await self._connected().chat.completions.create(**_body(request))
-            return _reply(response, time.monotonic() - began)
+            return self._priced(request, _reply(response, time.monotonic() - began))
         except openai.APIConnectionError as error:
             why, fix = f"does not answer: {error.__cause__ or error}", "start the server, or correct the endpoint's url"
             raise self._failure(why, fix) from error
@@ -44,6 +47,16 @@ class OpenAIChatEndpoint:
             raise self._failure(f"answered {error.status_code}: {_reason(error)}") from error
         except (openai.OpenAIError, ValueError) as error:  # the SDK lets what is no JSON through as a ValueError
             raise self._failure(f"sent no usable reply: {error}") from error
+
+    def _priced(self, request: ChatRequest, reply: ChatReply) -> ChatReply:
+        """With its cost; a server that tells no usage is taken to have charged the most that it could."""
+        if self.price is None:
+            return reply
+        read = reply.prompt_tokens or sum(
+            len(message.content.encode("utf-8", "replace")) for message in request.messages
+        )
+        written = reply.completion_tokens or request.sampling.max_tokens
+        return replace(reply, usd=self.price.cost(read, written))
 
     def _failure(self, what: str, fix: str = "see the server's log") -> EndpointError:
         """What went wrong, without the key: servers repeat it in their messages, and a run records those."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local import binding, runs
+from nanoflux_local.config import Price
 from nanoflux_local.endpoints import openai_chat
 from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.errors import ConfigError, EndpointError
@@ -136,6 +137,17 @@ def test_a_reply_is_read_with_its_usage(server: Server, body: dict[str, Any], re
     found = ask(OpenAIChatEndpoint("m", server.url))
     assert (found.text, found.finish, found.prompt_tokens, found.completion_tokens) == reply
     assert found.seconds > 0 and found.usd == 0
+
+
+@pytest.mark.parametrize(
+    ("usage", "usd"),
+    [({"prompt_tokens": 1000, "completion_tokens": 100}, 0.0028), (None, (2 * 2 + 8 * 512) / 1e6)],
+    ids=["told", "not told: the most that it could be"],
+)
+def test_a_price_makes_a_reply_cost_something(server: Server, usage: dict[str, int] | None, usd: float) -> None:
+    server.answer((200, completion("x", usage=usage)))
+    price = Price(prompt=2, completion=8)
+    assert ask(OpenAIChatEndpoint("m", server.url, price=price)).usd == pytest.approx(usd)
 
 
 @pytest.mark.parametrize(
