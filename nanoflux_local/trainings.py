@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,15 @@ def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
             for item in items[:VALIDATION_ITEMS]
         ]
     return rows
+
+
+def held_out_questions(home: Home, domain: Domain) -> list[str]:
+    """The questions of the test splits that an adapter of this domain will be measured on, where they are here."""
+    found: list[str] = []
+    for dataset in (*domain.datasets, *domain.evaluates):
+        with suppress(NothingMatchedError):  # a benchmark that was not imported can leak nothing
+            found += [item.question for item in load_items(home.ledger, dataset, "test")]
+    return found
 
 
 def train_adapter(

@@ -33,7 +33,8 @@ def command(run: str, base: str, settings: tuple[str, ...], dry_run: bool, as_js
     if dry_run:
         from nanoflux_local.train.audit import audit
 
-        print_json(audit(chosen, rows, validation, weights_dir(base, place.root)).to_json())
+        held_out = trainings.held_out_questions(place, domain)
+        print_json(audit(chosen, rows, validation, weights_dir(base, place.root), held_out).to_json())
         return
     bar = Bar(f"training {base}")
     try:

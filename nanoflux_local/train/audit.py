@@ -10,14 +10,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from nanoflux_local.errors import DataError, RefusedError
+from nanoflux_local.errors import DataError, RefusedError, UsageError
 from nanoflux_local.train import estimate
 from nanoflux_local.train.data import Codec, Encoded, TrainingExample, data_digest, split
 from nanoflux_local.train.flops import expected_flops, parameters, six_nd
 from nanoflux_local.train.settings import TrainSettings
 
-Problem = Literal["wrong role order", "lone surrogate", "empty answer", "too long", "no labels", "duplicate"]
-_ONLY_NOTED: frozenset[str] = frozenset({"duplicate"})
+Problem = Literal["wrong role order", "lone surrogate", "empty answer", "too long", "no labels", "cut", "duplicate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,9 @@ def select(examples: Sequence[TrainingExample], codec: Codec, settings: TrainSet
             findings.append(Finding(number, example.id, problem, detail, dropped=True))
         elif encoded:
             rows.append(encoded)
+            if encoded.cut:
+                detail = f"{encoded.cut} tokens over max_length {settings.max_length}"
+                findings.append(Finding(number, example.id, "cut", detail, dropped=False))
     selection = Selection(tuple(rows), tuple(sorted(findings, key=lambda f: f.row)))
     _refuse(selection, settings)
     return selection
@@ -83,6 +85,11 @@ def prepare(
     if validation:
         return chosen, select(validation, codec, settings)
     train, held = split(chosen.rows, settings.val_fraction, settings.seed)
+    if settings.early_stopping and not held:
+        raise UsageError(
+            "early_stopping watches the validation loss, and there is no row to validate on",
+            "raise val_fraction, or leave early_stopping at 0",
+        )
     return Selection(train, chosen.findings), Selection(held, ())
 
 

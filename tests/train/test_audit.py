@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.errors import ConfigError, DataError, RefusedError
+from nanoflux_local.errors import ConfigError, DataError, RefusedError, UsageError
 from nanoflux_local.records import Message
 from nanoflux_local.train.audit import Audit, audit
 from nanoflux_local.train.data import TrainingExample
@@ -37,6 +37,7 @@ def test_each_bad_row_is_named(tiny_base: Path, bad_rows: list[TrainingExample])
     report = audit(TrainSettings(val_fraction=0), bad_rows, (), tiny_base)
     assert seen(report) == {
         4: ("empty answer", True),
+        5: ("cut", False),
         6: ("duplicate", False),
         7: ("lone surrogate", True),
         8: ("wrong role order", True),
@@ -45,7 +46,7 @@ def test_each_bad_row_is_named(tiny_base: Path, bad_rows: list[TrainingExample])
     }
     assert (report.rows, report.usable, report.cut_rows, report.tokens.most) == (11, 6, 1, 512)
     assert report.cut_tokens == report.cut_most > 4400
-    assert "row 7 (surrogate): lone surrogate" in str(report.findings[2])
+    assert "row 7 (surrogate): lone surrogate" in str(report.findings[3])
     json.dumps(report.to_json(), allow_nan=False)
 
 
@@ -53,6 +54,11 @@ def test_rows_keep_the_callers_numbers_when_some_are_held_out(tiny_base: Path, b
     whole = audit(TrainSettings(val_fraction=0), bad_rows, (), tiny_base)
     held = audit(TrainSettings(val_fraction=0.4), bad_rows, (), tiny_base)
     assert held.findings == whole.findings and (held.usable, held.validation) == (4, 2)
+
+
+def test_early_stopping_without_validation_is_refused(tiny_base: Path, examples: list[TrainingExample]) -> None:
+    with pytest.raises(UsageError, match="no row to validate on"):
+        audit(TrainSettings(val_fraction=0, early_stopping=2), examples, (), tiny_base)
 
 
 def test_overlong_rows_can_be_dropped_or_refused(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:

@@ -1,0 +1,27 @@
+"""What a training is told of the benchmarks around it."""
+
+from pathlib import Path
+
+from nanoflux_local import trainings
+from nanoflux_local.domains.base import load_domain
+from nanoflux_local.paths import Home
+from nanoflux_local.seeds.benchmarks import load_items
+from nanoflux_local.train.audit import audit
+from nanoflux_local.train.settings import TrainSettings
+
+
+def test_an_example_that_holds_a_test_question_is_named_before_training(tmp_path: Path, smollm2_dir: Path) -> None:
+    domain, home = load_domain("starter"), Home(tmp_path)
+    held_out = trainings.held_out_questions(home, domain)
+    (leak, *_), (fresh, *_) = (load_items(home.ledger, "starter", split) for split in ("test", "train"))
+    assert leak.question in held_out and fresh.question not in held_out
+    assert any(item.question in held_out for item in load_items(home.ledger, "starter-easy", "test"))
+    rows = [
+        trainings.training_example(domain, domain.budgets, f"Think! {item.question}", item.solution, item.answer, "")
+        for item in (fresh, leak)
+    ]
+    assert audit(TrainSettings(val_fraction=0), rows, (), smollm2_dir, held_out).leaked == (1,)
+
+
+def test_a_benchmark_that_is_not_here_can_leak_nothing(tmp_path: Path) -> None:
+    assert trainings.held_out_questions(Home(tmp_path), load_domain("gsmhard")) == []
