@@ -1,8 +1,10 @@
 """`nanoflux adapters`: what training left, by content hash."""
 
+from typing import Any
+
 import click
 
-from nanoflux_local.cli.common import home, print_json, print_table, with_json
+from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError
 
 
@@ -23,10 +25,16 @@ def list_all(as_json: bool) -> None:
         return
     if not found:
         raise NothingMatchedError("there are no adapters yet", "train one: nanoflux train RUN --base smollm2-135m")
-    print_table(
-        ("adapter", "base", "examples", "run"),
-        [[entry["adapter"][:16], entry["base"], entry.get("examples", ""), entry.get("run", "")] for entry in found],
-    )
+    print_table(("adapter", "base", "examples", "run"), [_row(entry) for entry in found])
+    for entry in found:
+        if "problem" in entry:
+            say(entry["problem"])
+
+
+def _row(entry: dict[str, Any]) -> list[object]:
+    if "problem" in entry:
+        return [entry["adapter"][:16], "damaged", "", ""]
+    return [entry["adapter"][:16], entry["base"]["name"], entry["data"]["examples"], entry.get("run", "")]
 
 
 @command.command()

@@ -81,9 +81,16 @@ def load_manifest(folder: Path) -> dict[str, Any]:
 
 
 def list_adapters(adapters_dir: Path) -> list[dict[str, Any]]:
-    """Manifests of every sealed adapter, oldest first by name; [] where there is none. Raises DataError like above."""
+    """Manifests of every sealed adapter, by name; a damaged one stands as its name and its "problem"."""
     folders = sorted(path.parent for path in adapters_dir.glob(f"*/{MANIFEST}") if not path.parent.name.startswith("."))
-    return [load_manifest(folder) for folder in folders]
+    return [_listed(folder) for folder in folders]
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    try:
+        return load_manifest(folder)
+    except DataError as error:
+        return {"adapter": folder.name, "problem": error.message}
 
 
 def find_adapter(adapters_dir: Path, prefix: str) -> Path:

@@ -1,11 +1,15 @@
 """Sealed adapters: named by content, never overwritten, loaded by plain PEFT."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
 from nanoflux_local.train.adapters import adapter_hash, find_adapter, list_adapters, load_manifest, publish
 from nanoflux_local.train.audit import prepare
@@ -48,6 +52,19 @@ def test_nothing_is_overwritten(result: TrainResult, tmp_path: Path) -> None:
         load_manifest(folder)
     with pytest.raises(RefusedError, match="content was changed"):
         publish(result, SETTINGS, tmp_path / "adapters", "tiny")
+
+
+def test_a_damaged_adapter_is_listed_as_such_beside_the_others(result: TrainResult, tmp_path: Path) -> None:
+    whole = publish(result, SETTINGS, tmp_path / "adapters", "tiny", "rev", {"run": "r1"})
+    damaged = whole.with_name("0" * 64)
+    shutil.copytree(whole, damaged)
+    with (damaged / "adapter_model.safetensors").open("ab") as file:
+        file.write(b"\x7f")
+    shown = CliRunner().invoke(nanoflux, ["--home", str(tmp_path), "adapters", "list"])
+    assert shown.exit_code == 0, shown.output
+    assert re.search(rf"^{whole.name[:16]} +tiny +{result.examples} +r1$", shown.stdout, re.MULTILINE), shown.stdout
+    assert re.search(rf"^{damaged.name[:16]} +damaged", shown.stdout, re.MULTILINE)
+    assert "not what its manifest says" in shown.stderr
 
 
 def test_the_wrong_folder_and_the_unknown_name_are_told(tmp_path: Path) -> None:
