@@ -23,7 +23,7 @@ from nanoflux_local import binding, runs
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
-SERVER = Path(__file__).with_name("token_server.py")
+SERVER = Path(__file__).with_name("support") / "token_server.py"
 
 
 def settings(given: argparse.Namespace, url: str) -> dict[str, Any]:

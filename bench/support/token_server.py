@@ -1,7 +1,7 @@
 """A server of known speed: OpenAI chat completions at a fixed time per token, C requests at once, replies that depend
 on the request alone (those of the scripted profile). What it took in all, divided by C, is the ideal of any client.
 
-    python bench/token_server.py --slots 32 --token-s 0.002      # prints its address, then serves until ended
+    python bench/support/token_server.py --slots 32 --token-s 0.002      # prints its address, then serves until ended
 """
 
 import argparse
