@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nanoflux_local.binding import profiles, resolve
-from nanoflux_local.cli.models import command
+from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.config import parse_setting
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
@@ -22,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 def planned(*arguments: str) -> Result:
-    return CliRunner().invoke(command, ["plan", *arguments])
+    return CliRunner().invoke(nanoflux, ["models", "plan", *arguments])
 
 
 def shares(profile: str, gpus: str) -> dict[str, str]:

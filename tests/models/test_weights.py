@@ -225,7 +225,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory, test_home: Path) -> Path:
     from nanoflux_models.fetch import fetch
 
     manifest = load_manifest("smollm2-135m", test_home)
-    return next(fetch(manifest, tmp_path_factory.mktemp("gguf"), lambda _: None).glob("*.gguf"))
+    return next(fetch(manifest, tmp_path_factory.mktemp("gguf"), lambda _: None).files.glob("*.gguf"))
 
 
 def test_importing_the_room_loads_nothing_heavy() -> None:

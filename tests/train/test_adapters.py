@@ -54,13 +54,16 @@ def test_nothing_is_overwritten(result: TrainResult, tmp_path: Path) -> None:
         publish(result, SETTINGS, tmp_path / "adapters", "tiny")
 
 
-def test_a_damaged_adapter_is_listed_as_such_beside_the_others(result: TrainResult, tmp_path: Path) -> None:
+def test_a_damaged_adapter_is_listed_as_such_beside_the_others(
+    result: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
     whole = publish(result, SETTINGS, tmp_path / "adapters", "tiny", "rev", {"run": "r1"})
     damaged = whole.with_name("0" * 64)
     shutil.copytree(whole, damaged)
     with (damaged / "adapter_model.safetensors").open("ab") as file:
         file.write(b"\x7f")
-    shown = CliRunner().invoke(nanoflux, ["--home", str(tmp_path), "adapters", "list"])
+    shown = CliRunner().invoke(nanoflux, ["adapters", "list"])
     assert shown.exit_code == 0, shown.output
     assert re.search(rf"^{whole.name[:16]} +tiny +{result.examples} +r1$", shown.stdout, re.MULTILINE), shown.stdout
     assert re.search(rf"^{damaged.name[:16]} +damaged", shown.stdout, re.MULTILINE)
