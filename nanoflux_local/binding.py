@@ -11,7 +11,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanoflux_local.config import PROGRAM, EndpointConfig, RunConfig, merged, read_toml, validated
+from nanoflux_local.config import PROGRAM, ROLES, EndpointConfig, RunConfig, merged, read_toml, validated
 from nanoflux_local.domains.base import Domain, Sections, load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.waves import take_turns
@@ -162,11 +162,11 @@ class Bound:
         }
 
     async def _chat(self, request: ChatRequest) -> ChatReply:
-        return await self._by_identity(request.endpoint).chat(request)
+        return await self.by_identity(request.endpoint).chat(request)
 
     async def _cut(self, request: CutRequest) -> CutReply:
         """The longest beginning within the budget, by bisection over the endpoint's own count."""
-        endpoint = self._by_identity(request.endpoint)
+        endpoint = self.by_identity(request.endpoint)
         exact = endpoint.count_tokens("") is not None
 
         def fits(length: int) -> bool:
@@ -181,7 +181,8 @@ class Bound:
             low, high = (middle, high) if fits(middle) else (low, middle)
         return CutReply(request.text[:low], exact)
 
-    def _by_identity(self, identity: Identity) -> Endpoint:
+    def by_identity(self, identity: Identity) -> Endpoint:
+        """The endpoint that answers requests of this identity."""
         return next(endpoint for endpoint in self.endpoints.values() if endpoint.identity == identity)
 
     async def close(self) -> None:
@@ -197,7 +198,7 @@ def bind(config: RunConfig, home: Home) -> Bound:
         ConfigError: a key or url is missing.
         ModelsError: weights are not installed.
     """
-    used = {getattr(config.roles, role).endpoint for role in ("attacker", "defender", "judge")}
+    used = {getattr(config.roles, role).endpoint for role in ROLES}
     endpoints = {name: build_endpoint(name, config.endpoints[name], home) for name in sorted(used - {PROGRAM})}
     endpoints = take_turns(endpoints, {name: config.endpoints[name].shares for name in endpoints})
     embedder = build_embedder(config.endpoints[config.embedder], home)

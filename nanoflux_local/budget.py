@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanoflux_local.config import Budget, Caps
+from nanoflux_local.config import ROLES, Budget, Caps
 from nanoflux_local.errors import BudgetError
 from nanoflux_local.ledger.calls import ROLE, Answer
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import ChatReply, ChatRequest, Reply
 
-ROLES = ("attacker", "defender", "judge")
 PER_MESSAGE = 16
 """Tokens that a chat template may put around one message."""
 
@@ -63,7 +62,7 @@ Worst = Callable[[ChatRequest], Cost]
 
 def prompt_bound(request: ChatRequest) -> int:
     """Tokens that the messages can come to at most: no tokenizer makes more of a text than its bytes."""
-    return sum(len(message.content.encode("utf-8", "replace")) + PER_MESSAGE for message in request.messages)
+    return request.prompt_bytes + PER_MESSAGE * len(request.messages)
 
 
 @dataclass(slots=True)
@@ -111,8 +110,7 @@ class Purse:
 
     def _guard(self, answer: Answer) -> Answer:
         async def call(request: Any) -> Reply:
-            mine = [self.accounts[""], *([self.accounts[ROLE.get()]] if ROLE.get() in self.accounts else [])]
-            mine = list({id(account): account for account in mine}.values())
+            mine = [self.accounts[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.accounts]
             worst = self._bound(request)
             await self._reserve(mine, worst)
             return await self._spend(mine, worst, answer(request))

@@ -4,7 +4,7 @@ Values come from the domain, then the profile, then a file, then `--set`; unknow
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -18,6 +18,7 @@ Interface = Literal[
 ]
 SERVED = ("openai_chat", "openai_responses", "anthropic_messages")
 """Interfaces to servers that somebody else runs, who may charge for them."""
+ROLES = ("attacker", "defender", "judge")
 PROGRAM = "program"
 """The name of the built-in programs that can stand for the attacker and the judge."""
 
@@ -165,7 +166,7 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _bound(self) -> "RunConfig":
-        for role in ("attacker", "defender", "judge"):
+        for role in ROLES:
             name = getattr(self.roles, role).endpoint
             if name != PROGRAM and name not in self.endpoints:
                 raise ValueError(f"roles.{role}.endpoint is {name!r}; known: {', '.join([PROGRAM, *self.endpoints])}")
@@ -178,10 +179,10 @@ class RunConfig(Strict):
 
     def _refuse_unpriced(self) -> None:
         """A cap in dollars over calls of unknown price would hold nothing."""
-        caps = (self.budget, *(getattr(self.budget.roles, role) for role in ("attacker", "defender", "judge")))
+        caps = (self.budget, *(getattr(self.budget.roles, role) for role in ROLES))
         if all(cap.usd is None for cap in caps):
             return
-        for role in ("attacker", "defender", "judge"):
+        for role in ROLES:
             name = getattr(self.roles, role).endpoint
             if name != PROGRAM and self.endpoints[name].interface in SERVED and self.endpoints[name].price is None:
                 raise ValueError(
@@ -256,6 +257,18 @@ def parse_setting(text: str) -> dict[str, Any]:
         parsed = {part: parsed}
     result: dict[str, Any] = parsed
     return result
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Several of them as one nested table; of two for the same key the later one holds.
+
+    Raises:
+        ConfigError: like `parse_setting`.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        values = merged(values, parse_setting(text))
+    return values
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,6 +165,11 @@ class ChatRequest(Request[ChatReply]):
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
 
+    @property
+    def prompt_bytes(self) -> int:
+        """Length of the messages' texts in UTF-8."""
+        return sum(len(message.content.encode("utf-8", "replace")) for message in self.messages)
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest(Request[EmbedReply]):

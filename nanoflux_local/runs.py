@@ -15,7 +15,7 @@ from nanoflux_local.budget import Cost, Purse, prompt_bound
 from nanoflux_local.config import LIVE, RunConfig, merged, validated
 from nanoflux_local.engine import Engine, Progress, index_questions
 from nanoflux_local.errors import BudgetError, NanofluxError, NothingMatchedError, RefusedError
-from nanoflux_local.jobs import Watch, Wish, boot_id, is_worked_on, status_of, working_on
+from nanoflux_local.jobs import Watch, Wish, boot_id, status_of, working_on
 from nanoflux_local.ledger.calls import RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -24,8 +24,6 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 from nanoflux_local.turn import Rules, run_turn
-
-__all__ = ["carry_on", "change", "is_worked_on", "replay", "start", "working_on"]
 
 
 async def start(home: Home, config: RunConfig, name: str = "") -> str:
@@ -71,10 +69,10 @@ async def carry_on(home: Home, run: str, on_progress: Callable[[Progress], None]
 
 
 def _worst(bound: Bound) -> Callable[[ChatRequest], Cost]:
-    """The most that a request can cost: its prompt by the endpoint's own count or its bytes, and `max_tokens`."""
+    """The most that a request can cost: its prompt by its bytes, and all of `max_tokens`."""
 
     def worst(request: ChatRequest) -> Cost:
-        endpoint = bound._by_identity(request.endpoint)
+        endpoint = bound.by_identity(request.endpoint)
         bytes_, written = prompt_bound(request), request.sampling.max_tokens
         price = getattr(endpoint, "price", None)  # local models have none
         return Cost(price.cost(bytes_, written) if price else 0.0, bytes_ + written)

@@ -35,12 +35,8 @@ def home(tmp_path: Path, test_home: Path, smollm2_dir: Path, minilm_dir: Path) -
 def generate(home: Home, domain: str = "starter", **settings: object) -> dict[str, object]:
     config = binding.resolve(domain, "embedded", {"seed": 7, **settings}, home)
 
-    async def play() -> str:
-        run = await runs.start(home, config)
-        await runs.carry_on(home, run)
-        return run
-
-    run = asyncio.run(play())
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
         assert list(verify_run(view, run)) == []
         return view.run_summary(run)

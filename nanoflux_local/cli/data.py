@@ -81,12 +81,12 @@ def _restated(dataset: str) -> dict[str, dict[str, int]]:
     """By other imported benchmark and its split: how many items of `dataset` restate one of its questions."""
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.seeds.benchmarks import SPLITS
-    from nanoflux_local.seeds.importers import restated
+    from nanoflux_local.seeds.importers import restated, stem
 
     with LedgerView(home().ledger) as view:
-        items = view.items(dataset)
+        stems = [stem(item.question) for item in view.items(dataset)]
         others = [entry["name"] for entry in view.datasets() if entry["name"] != dataset]
-        found = {name: {split: restated(items, view.items(name, split)) for split in SPLITS} for name in others}
+        found = {name: {split: restated(stems, view.items(name, split)) for split in SPLITS} for name in others}
     shared = {name: {split: count for split, count in shares.items() if count} for name, shares in found.items()}
     return {name: shares for name, shares in shared.items() if shares}
 

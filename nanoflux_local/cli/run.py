@@ -45,11 +45,10 @@ def start(
 ) -> None:
     """Generate a dataset."""
     from nanoflux_local import binding, runs
-    from nanoflux_local.config import merged, parse_setting, read_toml
+    from nanoflux_local.config import merged, parse_settings, read_toml
 
     overrides: dict[str, Any] = read_toml(Path(config_file)) if config_file else {}
-    for setting in settings:
-        overrides = merged(overrides, parse_setting(setting))
+    overrides = merged(overrides, parse_settings(settings))
     flags = {"target": numbers["examples"], **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")}}
     overrides = merged(overrides, {key: value for key, value in flags.items() if value is not None})
     if budget_usd is not None:
@@ -121,11 +120,9 @@ def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
     A worker takes it up within a second. What decides the result is refused: it needs a run of its own.
     """
     from nanoflux_local import runs
-    from nanoflux_local.config import LIVE, merged, parse_setting
+    from nanoflux_local.config import LIVE, parse_settings
 
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        changes = merged(changes, parse_setting(setting))
+    changes = parse_settings(settings)
     place = home()
     run = _id(place, run)
     config = runs.change(place, run, changes).model_dump(mode="json", include=set(LIVE))

@@ -19,14 +19,11 @@ if TYPE_CHECKING:
 def command(run: str, base: str, settings: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """LoRA-tune BASE on the kept examples of RUN (paper §3, A.1)."""
     from nanoflux_local import trainings
-    from nanoflux_local.config import merged, parse_setting
+    from nanoflux_local.config import parse_settings
     from nanoflux_local.train.settings import train_settings
     from nanoflux_models.weights import weights_dir
 
-    values: dict[str, object] = {}
-    for setting in settings:
-        values = merged(values, parse_setting(setting))
-    chosen = train_settings(values)
+    chosen = train_settings(parse_settings(settings))
     place = home()
     name, domain, rows = trainings.run_examples(place, run)
     validation = trainings.validation_examples(place, domain)

@@ -52,9 +52,7 @@ class OpenAIChatEndpoint:
         """With its cost; a server that tells no usage is taken to have charged the most that it could."""
         if self.price is None:
             return reply
-        read = reply.prompt_tokens or sum(
-            len(message.content.encode("utf-8", "replace")) for message in request.messages
-        )
+        read = reply.prompt_tokens or request.prompt_bytes
         written = reply.completion_tokens or request.sampling.max_tokens
         return replace(reply, usd=self.price.cost(read, written))
 

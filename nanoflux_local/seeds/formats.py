@@ -48,13 +48,12 @@ class Format:
     """How a benchmark's rows are read.
 
     `official` says that its files are splits of their own, told by their names; `carves` that these have no dev
-    split, so that one is taken from train. `gradable`: whether answers can be compared without a judge.
+    split, so that one is taken from train.
     """
 
     convert: Callable[[Mapping[str, Any], str], Item]
     official: bool = False
     carves: bool = False
-    gradable: bool = True
     columns: tuple[str, ...] = ()
     element: str = ""
     settle: Callable[[Sequence[Item], str], list[Item]] | None = None
@@ -250,7 +249,7 @@ FORMATS: dict[str, Format] = {
     "medmcqa": Format(medmcqa, official=True, settle=settle_cop),
     "pubmedqa": Format(pubmedqa),
     "mmlu": Format(mmlu, official=True, columns=("question", "A", "B", "C", "D", "answer")),
-    "liveqa": Format(liveqa, gradable=False, element="NLM-QUESTION"),
-    "medicationqa": Format(medicationqa, gradable=False),
-    "healthsearchqa": Format(healthsearchqa, gradable=False),
+    "liveqa": Format(liveqa, element="NLM-QUESTION"),
+    "medicationqa": Format(medicationqa),
+    "healthsearchqa": Format(healthsearchqa),
 }

@@ -192,10 +192,10 @@ def content_hash(paths: Iterable[Path]) -> str:
     return hashes[0] if len(hashes) == 1 else digest(hashes)
 
 
-def restated(items: Iterable[Seed], others: Iterable[Seed]) -> int:
-    """How many of `items` have the words of one of `others`, numbers aside: GSM-Hard restates GSM8K's test set."""
+def restated(stems: Iterable[str], others: Iterable[Seed]) -> int:
+    """How many questions, given as stems, have the words of one of `others`: GSM-Hard restates GSM8K's test set."""
     known = {stem(other.question) for other in others}
-    return sum(stem(item.question) in known for item in items)
+    return sum(each in known for each in stems)
 
 
 def file_hash(path: Path) -> str:

@@ -127,12 +127,8 @@ def played(root: Path, **settings: Any) -> dict[str, Any]:
     home = Home(root).prepare()
     config = binding.resolve("starter-genetics", "scripted", {"max_turns": 40, **settings}, home)
 
-    async def play() -> str:
-        run = await runs.start(home, config)
-        await runs.carry_on(home, run)
-        return run
-
-    run = asyncio.run(play())
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
         return view.run_summary(run)
 
