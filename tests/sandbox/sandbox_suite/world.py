@@ -53,7 +53,10 @@ class World:
             (self.folder / name).chmod(0o644)
         os.utime(self.folder / "doomed", (10**9, 10**9))
         if self._victim is None or self._victim.poll() is not None:
-            self._victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            # A session of its own: that of whoever started the tests may lie outside this PID namespace, as number 0.
+            self._victim = subprocess.Popen(
+                [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+            )
         self._before = self._state()
 
     def _state(self) -> dict[str, Any]:
