@@ -15,7 +15,7 @@ from nanoflux_local.budget import Cost, Purse, prompt_bound
 from nanoflux_local.config import LIVE, RunConfig, merged, validated
 from nanoflux_local.engine import Engine, Progress, index_questions
 from nanoflux_local.errors import BudgetError, NanofluxError, NothingMatchedError, RefusedError
-from nanoflux_local.jobs import Watch, Wish, boot_id, status_of, working_on
+from nanoflux_local.jobs import RUN, Watch, Wish, Work, boot_id, status_of, working_on
 from nanoflux_local.ledger.calls import RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -53,7 +53,7 @@ async def carry_on(home: Home, run: str, on_progress: Callable[[Progress], None]
         RefusedError: another process works on it, or its models have changed since it was started.
         NanofluxError: what stopped it; it can be resumed.
     """
-    with working_on(home, run), Ledger(home.ledger) as ledger:
+    with working_on(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
         config, identities, committed = _recorded(home, run)
         bound = bind(config, home)
         try:
@@ -87,7 +87,7 @@ async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse) -> None:
     status, message = "interrupted", ""
     began = time.monotonic()
     try:
-        status = await _steered(Watch(ledger, job, run), engine, purse)
+        status = await _steered(ledger, job, run, engine, purse)
     except BudgetError as error:
         status, message = "paused", error.message
         raise
@@ -99,7 +99,7 @@ async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse) -> None:
         ledger.finish_job(job, status, message)
 
 
-async def _steered(watch: Watch, engine: Engine, purse: Purse) -> str:
+async def _steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:
     """Play while listening to what others wish of the run; returns the status that it ends with."""
     playing = asyncio.create_task(engine.play())
     wished: list[Wish] = []
@@ -116,7 +116,8 @@ async def _steered(watch: Watch, engine: Engine, purse: Purse) -> str:
         engine.steer(config)
         purse.change(config.budget)
 
-    watching = asyncio.create_task(watch.keep(on_wish, on_settings))
+    watch = Watch(ledger, job, Work(RUN, run), on_wish, on_settings)
+    watching = asyncio.create_task(watch.keep())
     try:
         await asyncio.wait([playing, watching], return_when=asyncio.FIRST_COMPLETED)
         if not playing.done():

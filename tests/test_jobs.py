@@ -33,9 +33,13 @@ def started(home: Home, **settings: Any) -> str:
     return asyncio.run(runs.start(home, config))
 
 
+def work(run: str) -> jobs.Work:
+    return jobs.Work(jobs.RUN, run)
+
+
 def shown(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        return jobs.with_worker(home, view, view.run_summary(run))
+        return jobs.with_worker(home, view, work(run), view.run_summary(run))
 
 
 def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -57,9 +61,9 @@ def test_a_detached_run_is_paused_steered_resumed_and_ends_as_one_played_in_one_
     with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
         connection.execute("DELETE FROM turn_calls")  # so that nothing is remembered and the worker takes its time
         connection.execute("DELETE FROM calls")
-    assert jobs.launch(home, run) == (shown(home, run)["worker"] or {}).get("pid")
+    assert jobs.launch(home, work(run)) == (shown(home, run)["worker"] or {}).get("pid")
     with pytest.raises(RefusedError, match="another process"):
-        jobs.launch(home, run)
+        jobs.launch(home, work(run))
     assert cli(home, "resume", run).returncode == 3
     assert cli(home, "pause", run).returncode == 0
     until(lambda: shown(home, run)["status"] == "paused")
@@ -75,23 +79,23 @@ def test_a_detached_run_is_paused_steered_resumed_and_ends_as_one_played_in_one_
 
 def test_a_second_stop_ends_at_once_and_a_killed_worker_shows_as_interrupted(home: Home) -> None:
     run = started(home, endpoints={"duelist-a": {"delay_s": 60}})
-    jobs.launch(home, run)
-    assert "drains" in jobs.ask(home, run, "stop")
+    jobs.launch(home, work(run))
+    assert "drains" in jobs.ask(home, work(run), "stop")
     assert shown(home, run)["status"] == "running"
-    assert "now" in jobs.ask(home, run, "stop")
-    until(lambda: not jobs.is_worked_on(home, run))
+    assert "now" in jobs.ask(home, work(run), "stop")
+    until(lambda: not jobs.is_worked_on(home, work(run)))
     assert shown(home, run)["status"] == "stopped"
-    pid = jobs.launch(home, run)
+    pid = jobs.launch(home, work(run))
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not jobs.is_worked_on(home, run))
+    until(lambda: not jobs.is_worked_on(home, work(run)))
     assert shown(home, run)["status"] == "interrupted"
-    assert "no process" in jobs.ask(home, run, "pause")
+    assert "no process" in jobs.ask(home, work(run), "pause")
     assert shown(home, run)["status"] == "paused"
 
 
 def test_a_worker_that_has_been_silent_is_stalled_not_dead(home: Home) -> None:
     run = started(home)
-    with Ledger(home.ledger) as ledger, jobs.working_on(home, run):
+    with Ledger(home.ledger) as ledger, jobs.working_on(home, work(run)):
         job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
         ledger.set_run_status(run, "running")
         assert shown(home, run)["status"] == "running"

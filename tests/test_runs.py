@@ -173,32 +173,32 @@ def test_a_cancelled_run_is_interrupted(home: Home) -> None:
 
 def test_a_run_is_held_by_one_worker(home: Home) -> None:
     run = started(home)
-    assert not jobs.is_worked_on(home, run)
-    with jobs.working_on(home, run):
-        assert jobs.is_worked_on(home, run)
-        assert not jobs.is_worked_on(home, "another")
+    assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
+    with jobs.working_on(home, jobs.Work(jobs.RUN, run)):
+        assert jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
+        assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, "another"))
         with pytest.raises(RefusedError, match="another process is working on") as refused:
             asyncio.run(runs.carry_on(home, run))
         assert refused.value.exit_code == 3
         assert summary(home, run)["turns"] == 0
-    assert not jobs.is_worked_on(home, run)
+    assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
 
 
 def test_whoever_only_looks_never_keeps_a_worker_out(home: Home) -> None:
     run, looking = started(home), threading.Event()
-    with jobs.working_on(home, run):
+    with jobs.working_on(home, jobs.Work(jobs.RUN, run)):
         pass
 
     def look() -> None:
         while not looking.is_set():
-            jobs.is_worked_on(home, run)
+            jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
 
     threads = [threading.Thread(target=look) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
         for _ in range(200):
-            with jobs.working_on(home, run):
+            with jobs.working_on(home, jobs.Work(jobs.RUN, run)):
                 pass
     finally:
         looking.set()
@@ -209,7 +209,7 @@ def test_whoever_only_looks_never_keeps_a_worker_out(home: Home) -> None:
 def test_the_lock_is_the_kernels_and_its_file_means_nothing(home: Home) -> None:
     run = started(home)
     home.lock(f"run-{run}").write_text("left behind by a process that was killed")
-    assert not jobs.is_worked_on(home, run)
+    assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
     asyncio.run(runs.carry_on(home, run))
 
 
@@ -218,7 +218,7 @@ def test_a_ledger_carried_to_another_home_can_be_resumed_there(home: Home, tmp_p
     there = Home(tmp_path / "elsewhere")
     there.root.mkdir()
     there.ledger.write_bytes(home.ledger.read_bytes())
-    assert not jobs.is_worked_on(there, run)
+    assert not jobs.is_worked_on(there, jobs.Work(jobs.RUN, run))
     asyncio.run(runs.carry_on(there, run))
     assert summary(there, run)["status"] == "done"
 

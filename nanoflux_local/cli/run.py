@@ -78,8 +78,9 @@ def _work(place: Home, run: str, detach: bool) -> None:
         return
     from nanoflux_local import jobs
 
-    pid = jobs.launch(place, run)
-    say(f"run {run} is played by process {pid}; its messages go to {jobs.log_path(place, run)}")
+    work = jobs.Work(jobs.RUN, run)
+    pid = jobs.launch(place, work)
+    say(f"{work} is played by process {pid}; its messages go to {work.log(place)}")
 
 
 @command.command()
@@ -103,7 +104,7 @@ def _ask(run: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
 
     place = home()
     run = _id(place, run)
-    told = jobs.ask(place, run, wish)
+    told = jobs.ask(place, jobs.Work(jobs.RUN, run), wish)
     if as_json:
         print_json({"run": run, "message": told})
     else:
@@ -154,13 +155,13 @@ def play(place: Home, run: str) -> None:
 @with_json
 def list_runs(as_json: bool) -> None:
     """All runs, newest first."""
-    from nanoflux_local.jobs import with_worker
+    from nanoflux_local.jobs import RUN, Work, with_worker
     from nanoflux_local.ledger.views import LedgerView
 
     place = home()
     with LedgerView(place.ledger) as view:
         names = [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid DESC")]
-        found = [with_worker(place, view, view.run_summary(name)) for name in names]
+        found = [with_worker(place, view, Work(RUN, name), view.run_summary(name)) for name in names]
     if as_json:
         print_json(found)
         return
@@ -181,11 +182,12 @@ def show(run: str, as_json: bool) -> None:
 
 
 def show_run(place: Home, run: str, as_json: bool) -> None:
-    from nanoflux_local.jobs import with_worker
+    from nanoflux_local.jobs import RUN, Work, with_worker
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(place.ledger) as view:
-        found = with_worker(place, view, view.run_summary(run))
+        summary = view.run_summary(run)
+        found = with_worker(place, view, Work(RUN, summary["run"]), summary)
     if as_json:
         print_json(found)
         return

@@ -193,3 +193,16 @@ def m012_control(db: Database) -> None:
         ALTER TABLE calls ADD COLUMN role TEXT NOT NULL DEFAULT '';
         """
     )
+
+
+@migrations()
+def m017_trainings(db: Database) -> None:
+    """A training is work like a run: it says why it ended, and how long it was worked on over all its processes.
+    `plan` is what it rests on beside its settings, so that whoever has its id can go on with it."""
+    db.executescript(
+        """
+        ALTER TABLE trainings ADD COLUMN message TEXT NOT NULL DEFAULT '';
+        ALTER TABLE trainings ADD COLUMN seconds REAL NOT NULL DEFAULT 0.0;
+        ALTER TABLE trainings ADD COLUMN plan TEXT NOT NULL DEFAULT '{}';
+        """
+    )

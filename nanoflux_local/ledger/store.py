@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from sqlite_utils import Database
 
@@ -22,6 +22,8 @@ from nanoflux_local.records import ChatReply, Reply, Request, canonical_json, di
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
+Table = Literal["runs", "trainings"]
+"""The tables whose rows have a status, a message and the seconds that were worked on them."""
 
 
 def now() -> str:
@@ -169,10 +171,14 @@ class Ledger:
 
     def set_run_status(self, run: str, status: str, message: str = "", seconds: float = 0.0) -> None:
         """Move a run to `status`; `seconds` of work are added to what it has taken so far."""
+        self.set_status("runs", run, status, message, seconds)
+
+    def set_status(self, table: Table, subject: str, status: str, message: str = "", seconds: float = 0.0) -> None:
+        """The same for whatever has a status."""
         with self.transaction() as connection:
             connection.execute(
-                "UPDATE runs SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
-                (status, message, seconds, now(), run),
+                f"UPDATE {table} SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
+                (status, message, seconds, now(), subject),
             )
 
     def commit_turn(self, run: str, record: TurnRecord, calls: Sequence[int]) -> None:
@@ -243,7 +249,8 @@ class Ledger:
     def start_training(self, training: str, run: str, base: str, data_hash: str, settings: dict[str, Any]) -> None:
         with self.transaction() as connection:
             connection.execute(
-                "INSERT INTO trainings VALUES (?,?,?,'running','',?,?,'{}',?,?)",
+                "INSERT INTO trainings (id, run, base, status, adapter, data_hash, settings, result, started_at,"
+                " updated_at) VALUES (?,?,?,'running','',?,?,'{}',?,?)",
                 (training, run, base, data_hash, canonical_json(settings), now(), now()),
             )
 
