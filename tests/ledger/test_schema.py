@@ -7,9 +7,15 @@ from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.ledger.store import Ledger
 
 PINNED = Path(__file__).with_name("schema.sql")
-RELEASED = """
-    m001_calls m002_runs m003_data m004_training_and_evaluation m005_jobs m012_control m017_trainings
-""".split()
+RELEASED = [
+    "m001_calls",
+    "m002_runs",
+    "m003_data",
+    "m004_training_and_evaluation",
+    "m005_jobs",
+    "m012_control",
+    "m017_trainings",
+]
 
 
 def schema(path: Path) -> str:
