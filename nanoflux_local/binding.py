@@ -90,6 +90,23 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     return config
 
 
+def derived(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
+    """The configuration of another run with changes on top. Novelty thresholds belong to an embedder (SPEC §6): with
+    another one come its own, unless `changes` name some.
+
+    Raises:
+        ConfigError: a name, key or value is wrong; the message says where.
+    """
+    domain = load_domain(config.domain)
+    values = merged(config.model_dump(mode="json"), changes)
+    changed = validated(RunConfig, values, "the configuration")
+    if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:
+        stated = {"novelty": _thresholds(changed.endpoints[changed.embedder], domain, home)}
+        changed = validated(RunConfig, merged(merged(values, stated), changes), "the configuration")
+    _refuse_unplayable(changed, domain)
+    return changed
+
+
 def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
     """What a configuration cannot say by itself: whether it suits its domain."""
     if config.domain != domain.name:
@@ -291,9 +308,10 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
     return Rules(config, source, casts, identities["embedder"])
 
 
-def environment(identities: Mapping[str, Identity], repeatable: bool) -> dict[str, Any]:
-    """What a run records about where it was made."""
+def environment(identities: Mapping[str, Identity], repeatable: bool, forked_from: str = "") -> dict[str, Any]:
+    """What a run records about where it was made, and of which run it is a fork."""
     return {
+        "forked_from": forked_from,
         "identities": {name: asdict(identity) for name, identity in identities.items()},
         "repeatable": repeatable,
         "python": platform.python_version(),

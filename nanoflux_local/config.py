@@ -3,6 +3,7 @@
 Values come from the domain, then the profile, then a file, then `--set`; unknown keys are errors that name the key.
 """
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -269,6 +270,24 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         values = merged(values, parse_setting(text))
     return values
+
+
+def spelled(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """A nested table as the KEY=VALUE words that `parse_settings` reads back, for commands that are offered."""
+    words: list[str] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            words += spelled(value, f"{prefix}{key}.")
+        else:
+            words.append(f"{prefix}{key}={_toml(value)}")
+    return words
+
+
+def _toml(value: Any) -> str:
+    """A plain value as TOML; JSON's numbers, booleans, strings and lists are TOML's too."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {_toml(below)}" for key, below in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import json
 import os
 import random
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nanoflux_local.binding import Bound, bind, environment, recorded_identities, refuse_drift, rules_for
+from nanoflux_local.binding import Bound, bind, derived, environment, recorded_identities, refuse_drift, rules_for
 from nanoflux_local.budget import Cost, Purse, prompt_bound
-from nanoflux_local.config import LIVE, RunConfig, merged, validated
+from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
 from nanoflux_local.engine import Engine, Progress, index_questions
 from nanoflux_local.errors import BudgetError, NanofluxError, NothingMatchedError, RefusedError
 from nanoflux_local.jobs import RUN, Watch, Wish, Work, boot_id, status_of, working_on
@@ -26,9 +27,9 @@ from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 from nanoflux_local.turn import Rules, run_turn
 
 
-async def start(home: Home, config: RunConfig, name: str = "") -> str:
+async def start(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
     """Create a run and return its id; `carry_on` plays it. Everything that can be wrong is found before the row is
-    written: missing weights, missing data, a sandbox that cannot contain.
+    written: missing weights, missing data, a sandbox that cannot contain. A fork records the run it came from.
 
     Raises:
         NanofluxError, ModelsError, SandboxError: what is missing, and how to get it.
@@ -39,7 +40,7 @@ async def start(home: Home, config: RunConfig, name: str = "") -> str:
             identities = await bound.identities()
             rules_for(config, identities, home).seeds.draw(config.seeds.max, random.Random(0))
             run = f"{config.domain}-{secrets.token_hex(4)}"
-            stored = environment(identities, bound.repeatable)
+            stored = environment(identities, bound.repeatable, forked_from)
             ledger.create_run(run, name or run, config.model_dump(mode="json"), stored)
         finally:
             await bound.close()
@@ -132,6 +133,17 @@ async def _steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Pu
     return "done" if engine.finished else status_of(wished[-1])
 
 
+def forked(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a fork: that of `run` with changes. Calls are remembered by what they ask, so `carry_on`
+    answers from the ledger whatever the changes leave as it was.
+
+    Raises:
+        NothingMatchedError: there is no such run.
+        ConfigError: an unknown key, or a value out of range.
+    """
+    return derived(_recorded(home, run)[0], changes, home)
+
+
 def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
     """Change what may change while a run is played; whoever works on it takes it up within a second.
 
@@ -148,7 +160,7 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
     if fixed:
         raise RefusedError(
             f"{fixed[0]} decides the result of run {run} and is fixed: its turns would no longer be of one making",
-            f"start another run with it: nanoflux run start --set {fixed[0]}…=…",
+            f"play it as another run, which reuses every call that still applies: {fork_command(run, settings)}",
         )
     if new.target < old.target and new.target < kept:
         raise RefusedError(f"run {run} has kept {kept} already", f"a target of {kept} or more; `run stop` ends it")
@@ -157,6 +169,12 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
         if row["status"] == "done" and kept < new.target and (new.target, new.max_turns) != (old.target, old.max_turns):
             ledger.set_run_status(run, "paused", "its end was moved; resume it")
     return new
+
+
+def fork_command(run: str, settings: Mapping[str, Any]) -> str:
+    """The command that starts a fork with these settings."""
+    words = [word for setting in spelled(settings) for word in ("--set", setting)]
+    return shlex.join(["nanoflux", "run", "start", "--fork", run, *words])
 
 
 def _recorded(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:

@@ -18,8 +18,11 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--domain", required=True, help="starter, gsmhard, starter-genetics, starter-medicine.")
-@click.option("--profile", default="embedded", show_default=True, help="Which endpoints play: a name or a .toml file.")
+@click.option("--domain", help="starter, gsmhard, starter-genetics, starter-medicine.")
+@click.option("--profile", help="Which endpoints play: a name or a .toml file [default: embedded].")
+@click.option(
+    "--fork", metavar="RUN", help="Begin with RUN's settings instead, and reuse every call that still applies."
+)
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="A TOML file of settings.")
 @click.option("--examples", type=click.IntRange(1), help="Stop at this many kept examples [default: 200].")
 @click.option("--max-turns", type=click.IntRange(1), help="Stop at this many turns [default: 1000].")
@@ -33,8 +36,9 @@ def command() -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8.")
 @with_json
 def start(
-    domain: str,
-    profile: str,
+    domain: str | None,
+    profile: str | None,
+    fork: str | None,
     config_file: str | None,
     name: str,
     settings: tuple[str, ...],
@@ -47,6 +51,10 @@ def start(
     from nanoflux_local import binding, runs
     from nanoflux_local.config import merged, parse_settings, read_toml
 
+    if not domain and not fork:
+        raise click.UsageError("Missing option '--domain' (or '--fork', to begin with another run's settings).")
+    if fork and (domain or profile):
+        raise click.UsageError("A fork keeps the domain and the profile of its run: change single settings with --set.")
     overrides: dict[str, Any] = read_toml(Path(config_file)) if config_file else {}
     overrides = merged(overrides, parse_settings(settings))
     flags = {"target": numbers["examples"], **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")}}
@@ -54,7 +62,12 @@ def start(
     if budget_usd is not None:
         overrides = merged(overrides, {"budget": {"usd": budget_usd}})
     place = home().prepare()
-    run = asyncio.run(runs.start(place, binding.resolve(domain, profile, overrides, place), name))
+    fork = _id(place, fork) if fork else ""
+    if fork:
+        config = runs.forked(place, fork, overrides)
+    else:
+        config = binding.resolve(str(domain), profile or "embedded", overrides, place)
+    run = asyncio.run(runs.start(place, config, name, fork))
     _work(place, run, detach)
     show_run(place, run, as_json)
 
@@ -196,6 +209,7 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
         [
             ("name", found["name"]),
             ("domain", found["domain"]),
+            *([("fork of", found["forked_from"])] if found["forked_from"] else []),
             ("status", f"{found['status']} {found['message']}".strip()),
             ("kept", f"{found['kept']} of {found['target']} in {found['turns']} turns"),
             *((f"  {key.replace('_', ' ')}", value) for key, value in found["funnel"].items()),

@@ -116,6 +116,7 @@ class LedgerView:
             "run": run["id"],
             "name": run["name"],
             "domain": run["domain"],
+            "forked_from": environment.get("forked_from", ""),
             "status": run["status"],
             "message": run["message"],
             "turns": turns["n"],

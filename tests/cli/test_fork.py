@@ -1,0 +1,108 @@
+"""A fork: another run's settings with changes, and every remembered call that still applies is used again."""
+
+import asyncio
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.config import RunConfig, parse_settings, spelled
+from nanoflux_local.errors import ConfigError, RefusedError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+def played(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, Any]:
+    run = asyncio.run(runs.start(home, config, forked_from=forked_from))
+    asyncio.run(runs.carry_on(home, run))
+    with LedgerView(home.ledger) as view:
+        return view.run_summary(run)
+
+
+def first(home: Home) -> dict[str, Any]:
+    settings = {"max_turns": 20, "seed": 5, "seeds": {"min": 2}, "concurrency": 1}
+    return played(home, binding.resolve("starter-genetics", "scripted", settings, home))
+
+
+def test_a_fork_asks_only_what_its_changes_change(home: Home) -> None:
+    origin = first(home)
+    changes = {"novelty": {"question": 0.4}}
+    fork = played(home, runs.forked(home, origin["run"], changes), origin["run"])
+    elsewhere = Home(home.root / "elsewhere").prepare()
+    alone = played(elsewhere, runs.forked(home, origin["run"], changes))
+    assert fork["digest"] == alone["digest"] != origin["digest"]
+    assert fork["forked_from"] == origin["run"] and origin["forked_from"] == alone["forked_from"] == ""
+    assert 0 < fork["calls"]["made"] < alone["calls"]["made"]
+    assert fork["calls"]["made"] + fork["calls"]["remembered"] == alone["calls"]["made"]
+
+
+def test_a_fork_of_other_thresholds_for_solutions_asks_nothing_at_all(home: Home) -> None:
+    origin = first(home)
+    fork = played(home, runs.forked(home, origin["run"], {"novelty": {"solution": 0.2}}), origin["run"])
+    assert fork["calls"]["made"] == 0 and fork["calls"]["remembered"] == origin["calls"]["made"]
+    assert fork["kept"] < origin["kept"]
+
+
+def test_a_fork_keeps_every_setting_that_is_not_changed_and_refuses_what_is_unknown(home: Home) -> None:
+    origin = first(home)
+    with LedgerView(home.ledger) as view:
+        frozen = RunConfig.model_validate_json(view.find_run(origin["run"])["config"])
+    assert runs.forked(home, origin["run"], {"seed": 6}) == frozen.model_copy(update={"seed": 6})
+    with pytest.raises(ConfigError, match=r"unknown key 'novelty\.questoin'"):
+        runs.forked(home, origin["run"], {"novelty": {"questoin": 0.4}})
+    with pytest.raises(ConfigError, match="the settings are for the domain"):
+        runs.forked(home, origin["run"], {"domain": "starter"})
+
+
+def test_another_embedder_brings_its_own_thresholds_unless_some_are_named(home: Home) -> None:
+    origin = first(home)
+    minilm = {"endpoints": {"minilm": {"interface": "embedder", "model": "all-minilm-l6-v2"}}, "embedder": "minilm"}
+    assert runs.forked(home, origin["run"], minilm).novelty.question == 0.85
+    named = runs.forked(home, origin["run"], {**minilm, "novelty": {"question": 0.5}}).novelty
+    assert (named.question, named.solution) == (0.5, 0.75)
+
+
+def test_what_decides_a_run_is_refused_with_the_fork_that_would_change_it(home: Home, called: Callable) -> None:
+    origin = first(home)
+    settings = {"novelty": {"question": 0.4}, "domain": "it's", "budgets": {"ANSWER": 5}, "concurrency": 2}
+    assert parse_settings(spelled(settings)) == settings
+    with pytest.raises(RefusedError, match="decides the result") as refused:
+        runs.change(home, origin["run"], {"novelty": {"question": 0.4}, "concurrency": 2})
+    _, _, offered = refused.value.fix.partition(": ")
+    program, *words = shlex.split(offered)
+    assert program == "nanoflux"
+    ended = called(home.root, *words, "--json")
+    assert ended.code == 0, ended.err
+    shown = json.loads(ended.out)
+    assert shown["forked_from"] == origin["run"] and shown["calls"]["remembered"] > 0
+
+
+WRONG = [
+    (("--fork", "RUN", "--domain", "starter"), 2, "keeps the domain and the profile"),
+    (("--fork", "RUN", "--profile", "scripted"), 2, "keeps the domain and the profile"),
+    (("--fork", "nobody"), 4, "there is no run 'nobody'"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "told"), WRONG)
+def test_a_fork_that_cannot_be_is_refused(
+    home: Home, called: Callable, words: tuple[str, ...], code: int, told: str
+) -> None:
+    run = first(home)["run"]
+    ended = called(home.root, "run", "start", *(run if word == "RUN" else word for word in words))
+    assert (ended.code, ended.out) == (code, "") and told in ended.err
+
+
+def test_the_table_names_the_run_that_a_fork_came_from(home: Home, called: Callable) -> None:
+    run = first(home)["run"]
+    ended = called(home.root, "run", "start", "--fork", run, "--max-turns", "3")
+    assert any(line.split() == ["fork", "of", run] for line in ended.out.splitlines()), ended.out
