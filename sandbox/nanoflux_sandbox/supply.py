@@ -96,6 +96,7 @@ class Supply:
             self._parent = None
 
     async def close(self) -> None:
-        """End every guest and the warm process. Idempotent."""
+        """End every guest and the warm process; nothing is started from here any more. Idempotent."""
+        self._refusal = Unavailable(["the sandbox was closed"])  # a program under way would start another warm process
         async with self._starting:
             await self._end()

@@ -159,17 +159,19 @@ def _is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "R"
 
 
-async def test_closing_ends_every_process_and_can_be_done_twice() -> None:
+@pytest.mark.parametrize("started", [0.0, 3.0])
+async def test_closing_ends_every_process_and_can_be_done_twice(started: float) -> None:
     before = _processes(os.getpid())
     sandbox = Sandbox()
     running = asyncio.create_task(sandbox.run("while True: pass", Limits(wall_s=60.0)))
     while not _processes(os.getpid()) - before:
         await asyncio.sleep(0.05)
-    await asyncio.sleep(3.0)
+    await asyncio.sleep(started)
     await sandbox.close()
     await sandbox.close()
+    result = await running
+    assert (result.status, result.detail or result.stderr) == ("unavailable", "the sandbox was closed")
     assert _processes(os.getpid()) - before == set()
-    running.cancel()
 
 
 async def test_after_closing_it_starts_anew() -> None:
