@@ -14,7 +14,7 @@ from nanoflux_local.config import RunConfig
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.calls import Call, RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.novelty import History, NoveltyIndex
+from nanoflux_local.novelty import NoveltyIndex
 from nanoflux_local.records import Vector
 from nanoflux_local.transcript import TurnRecord
 from nanoflux_local.turn import Rules, embed, run_turn
@@ -80,7 +80,7 @@ class LikelyHistory:
     def nearest(self, vector: Vector) -> float | None:
         earlier = (*self.guessed.before(self.turn), *self.own)
         self.guessed.add(self.turn, vector)
-        return History(self.index.history().rows, earlier).nearest(vector)
+        return self.index.history().plus(*earlier).nearest(vector)
 
 
 class Engine:

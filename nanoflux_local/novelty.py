@@ -1,8 +1,11 @@
 """Novelty, both stages (paper §3): is the question unlike every earlier one; is the solution unlike the attacker's?
 
-Exact cosine similarities over unit vectors, float32, one matrix-vector product per question.
+Exact cosine similarities of float32 unit vectors. A matrix product finds the rows that could be nearest; its last bits
+depend on the shapes, the threads and the processor, so that a similarity at the threshold could fall on either side.
+What is compared and written down is therefore computed for those rows alone, and rounded correctly.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,55 +14,71 @@ import numpy.typing as npt
 from nanoflux_local.records import Vector
 
 Matrix = npt.NDArray[np.float32]
-_FIRST_ROWS = 256
+BLOCK_BYTES = 1 << 24
+"""Rows lie in blocks of this size: growing copies nothing, and no copy of a large matrix is ever held beside it."""
+DIGITS = 6
 
 
 class NoveltyIndex:
-    """Every question that passed parsing, in turn order: unit vectors of shape (questions, dimensions).
+    """Every question that passed parsing, in turn order: blocks of unit vectors of shape (questions, dimensions).
 
     Rows are only ever appended, so a `History` of the first n rows stays true while the index grows.
     """
 
     def __init__(self) -> None:
-        self._rows: Matrix = np.empty((0, 0), dtype=np.float32)
-        self._count = 0
+        self._blocks: list[Matrix] = []
+        self._free = 0
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._blocks)) - self._free
 
     def append(self, vector: Vector) -> None:
-        """Add one unit vector of shape (dimensions,); room doubles, so that appending stays cheap."""
-        if self._count == len(self._rows):
-            grown = np.empty((max(_FIRST_ROWS, 2 * self._count), vector.shape[0]), dtype=np.float32)
-            if self._count:
-                grown[: self._count] = self._rows
-            self._rows = grown
-        self._rows[self._count] = vector
-        self._count += 1
+        """Add one unit vector of shape (dimensions,)."""
+        if not self._free:
+            self._free = max(1, BLOCK_BYTES // vector.nbytes)
+            self._blocks.append(np.empty((self._free, len(vector)), dtype=np.float32))
+        self._blocks[-1][-self._free] = vector
+        self._free -= 1
 
     def history(self) -> "History":
-        """What is known now, as a value that later questions do not change."""
-        return History(self._rows[: self._count])
+        """What is known now, as a value that later questions do not change; views, no copies."""
+        if not self._free:
+            return History(tuple(self._blocks))
+        return History((*self._blocks[:-1], self._blocks[-1][: -self._free]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class History:
-    """The questions before a turn (`rows`), and those of its own earlier attempts (`own`)."""
+    """The questions before a turn (`blocks`), and those of its own earlier attempts (`own`)."""
 
-    rows: Matrix
+    blocks: tuple[Matrix, ...] = ()
     own: tuple[Vector, ...] = ()
 
-    def plus(self, vector: Vector) -> "History":
-        return History(self.rows, (*self.own, vector))
+    def plus(self, *vectors: Vector) -> "History":
+        return History(self.blocks, (*self.own, *vectors))
 
     def nearest(self, vector: Vector) -> float | None:
         """The largest cosine similarity to any earlier question, or None where there is none."""
-        found = [float(vector @ other) for other in self.own]
-        if len(self.rows):
-            found.append(float(np.max(self.rows @ vector)))
-        return round(max(found), 6) if found else None
+        blocks = (*self.blocks, np.stack(self.own)) if self.own else self.blocks
+        if not blocks:
+            return None
+        rough = [block @ vector for block in blocks]
+        bar = max(float(found.max()) for found in rough) - 2 * rounding_error(len(vector))
+        rows = (row for block, found in zip(blocks, rough, strict=True) for row in block[found >= bar])
+        different = {row.tobytes(): row for row in rows}  # a question asked a hundred times is looked at once
+        return max(similarity(row, vector) for row in different.values())
+
+
+def rounding_error(dimensions: int) -> float:
+    """The most by which a float32 product of two unit vectors can be off, in whatever order it is summed: the bound
+    n·u / (1 - n·u) of Higham, "Accuracy and Stability of Numerical Algorithms", §3.1, doubled for vectors that are
+    not quite of unit length.
+    """
+    return dimensions * float(np.finfo(np.float32).eps)
 
 
 def similarity(one: Vector, other: Vector) -> float:
-    """Cosine similarity of two unit vectors, rounded to 6 digits."""
-    return round(float(one @ other), 6)
+    """Cosine similarity of two unit vectors, to 6 digits: products of float32 are exact in float64, and `fsum` adds
+    them as if exactly, so that the same two vectors give the same number in every process and on every machine.
+    """
+    return round(math.fsum((one.astype(np.float64) * other).tolist()), DIGITS)

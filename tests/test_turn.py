@@ -14,7 +14,7 @@ from nanoflux_local.transcript import Attack, Defence, TurnRecord, Verdict
 from nanoflux_local.turn import Cast, Rules, run_turn
 
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
-NOTHING = History(np.empty((0, 0), dtype=np.float32))
+NOTHING = History()
 DIMENSIONS = 256
 
 
@@ -228,7 +228,7 @@ async def test_re_asking_an_unreadable_reply_changes_the_seed_alone(play):
 )
 async def test_a_question_too_near_to_an_earlier_turns_is_rejected(play, cosine, outcome):
     """Above θq it is rejected, at θq it is not."""
-    history = History(np.stack([axis(5), axis(0), axis(6)]))
+    history = History((np.stack([axis(5), axis(0), axis(6)]),))
     world = World(vectors={"Question 0": leaning(cosine, 0, 1)})
     record = await play(world, history=history)
     assert (record.attempts[0].outcome, record.attempts[0].nearest) == (outcome, pytest.approx(cosine, abs=1e-6))
@@ -325,9 +325,9 @@ async def test_another_turn_or_run_asks_other_things(play, changed):
 
 
 async def test_the_history_of_a_turn_is_not_changed_by_it(play):
-    history = History(axis(0)[None, :])
+    history = History((axis(0)[None, :],))
     await play(World(), history=history)
-    assert (history.rows.shape, history.own) == ((1, DIMENSIONS), ())
+    assert ([block.shape for block in history.blocks], history.own) == ([(1, DIMENSIONS)], ())
 
 
 class Broken(Exception):
