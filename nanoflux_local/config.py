@@ -284,9 +284,9 @@ def spelled(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    """A plain value as TOML; JSON's numbers, booleans, strings and lists are TOML's too."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_toml(below)}" for key, below in value.items()) + "}"
+    """A plain value as TOML: JSON's numbers, booleans, strings and lists are TOML's too, and a word needs no quotes."""
+    if isinstance(value, str) and parse_setting(f"key={value}") == {"key": value}:
+        return value
     return json.dumps(value, ensure_ascii=False)
 
 

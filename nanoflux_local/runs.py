@@ -55,7 +55,7 @@ async def carry_on(home: Home, run: str, on_progress: Callable[[Progress], None]
         NanofluxError: what stopped it; it can be resumed.
     """
     with working_on(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
-        config, identities, committed = _recorded(home, run)
+        config, identities, committed = recorded(home, run)
         bound = bind(config, home)
         try:
             refuse_drift(identities, await bound.identities())
@@ -141,7 +141,7 @@ def forked(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
         NothingMatchedError: there is no such run.
         ConfigError: an unknown key, or a value out of range.
     """
-    return derived(_recorded(home, run)[0], changes, home)
+    return derived(recorded(home, run)[0], changes, home)
 
 
 def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
@@ -177,7 +177,8 @@ def fork_command(run: str, settings: Mapping[str, Any]) -> str:
     return shlex.join(["nanoflux", "run", "start", "--fork", run, *words])
 
 
-def _recorded(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:
+def recorded(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:
+    """A run's configuration, the identities it was started with, and its committed turns."""
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
         config = validated(RunConfig, json.loads(row["config"]), f"run {run}")
@@ -190,7 +191,7 @@ async def replay(home: Home, run: str) -> dict[str, Any]:
     Raises:
         ReplayMissError: the ledger does not hold a call that the run needs.
     """
-    config, identities, committed = _recorded(home, run)
+    config, identities, committed = recorded(home, run)
     if not committed:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
     rules = rules_for(config, identities, home)

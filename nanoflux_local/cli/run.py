@@ -249,19 +249,56 @@ def verify(run: str, as_json: bool) -> None:
 
 @command.command()
 @click.argument("run")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="What if, e.g. novelty.question=0.8?")
 @with_json
-def replay(run: str, as_json: bool) -> None:
-    """Play a run again from the ledger alone, with no endpoint, and compare the digests."""
+def replay(run: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Play a run again from the ledger alone, with no endpoint, and compare the digests.
+
+    With --set: what would have been kept under other thresholds, judge's rules or retries, and which calls are missing.
+    """
     from nanoflux_local import runs
 
     place = home()
-    result = asyncio.run(runs.replay(place, _id(place, run)))
+    run = _id(place, run)
+    if settings:
+        _what_if(place, run, settings, as_json)
+        return
+    result = asyncio.run(runs.replay(place, run))
     if as_json:
         print_json(result)
     else:
         say(f"{result['kept']} kept in {result['turns']} turns, digest {result['digest']}")
     if not result["same"]:
         raise LedgerError("the replay gives another dataset than the run", f"see `nanoflux run verify {run}`")
+
+
+def _what_if(place: Home, run: str, settings: tuple[str, ...], as_json: bool) -> None:
+    from nanoflux_local.config import parse_settings
+    from nanoflux_local.runs import fork_command
+    from nanoflux_local.whatif import what_if
+
+    changes = parse_settings(settings)
+    found = asyncio.run(what_if(place, run, changes))
+    if as_json:
+        print_json(found)
+        return
+    rows = [("comes", example) for example in found["come"]] + [("goes", example) for example in found["go"]]
+    print_table(
+        ("example", "turn", "reason", "question"),
+        [(told, example["turn"], example["reason"], example["question"]) for told, example in rows],
+    )
+    needed = found["needed"]
+    say(f"{found['kept']} kept in {found['turns']} turns, {found['stay']} of them as recorded")
+    if needed["turns"]:
+        calls = ", ".join(
+            f"{entry['calls']} {entry['role']} {entry['kind']}".replace("  ", " ") for entry in needed["by"]
+        )
+        say(f"{needed['turns']} turns need calls that were never made and count as not kept: at least {calls};")
+        say(f"about {needed['expected']} calls are to be expected, if they go on as the recorded turns did")
+    if found["complete"]:
+        say(f"digest {found['digest']}" + (", as recorded" if found["same"] else ""))
+    else:
+        say(f"the ledger does not hold all of it; play it: {fork_command(run, changes)}")
 
 
 def _id(place: Home, run: str) -> str:

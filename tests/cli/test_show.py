@@ -161,3 +161,17 @@ def test_any_text_can_be_printed(home: Path, nanoflux: Callable, encoding: str) 
         shown = nanoflux(home, "examples", "show", listed.json[0]["id"], *json_too, PYTHONIOENCODING=encoding)
         assert shown.code == 0, shown.err
         assert "\x1b" not in shown.out
+
+
+def test_a_what_if_tells_who_comes_and_goes_and_what_it_needs(home: Path, called: Callable) -> None:
+    answered = called(home, "run", "replay", "tour", "--set", "novelty.solution=-1")
+    gone = [line for line in answered.out.splitlines() if line.startswith("goes")]
+    assert answered.code == 0 and "kept_novel" in answered.out and "kept_failed" not in answered.out
+    assert len(gone) == len(answered.out.splitlines()) - 1 and "digest " in answered.err
+    open_ = called(home, "run", "replay", "tour", "--set", "novelty.question=0.3")
+    assert "need calls that were never made" in open_.err and "attacker chat" in open_.err
+    assert "run start --fork starter-genetics-" in open_.err and open_.code == 0
+    found = called(home, "run", "replay", "tour", "--set", "novelty.question=0.3", "--json").json
+    assert found["digest"] is None and found["needed"]["turns"] == len(found["unknown"]) > 0
+    refused = called(home, "run", "replay", "tour", "--set", "seed=3")
+    assert (refused.code, refused.out) == (3, "") and "--fork" in refused.err

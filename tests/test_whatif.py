@@ -1,0 +1,131 @@
+"""What-if: other settings answered from the ledger alone, held against a run that was really played with them."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
+from nanoflux_local.errors import ConfigError, NothingMatchedError, RefusedError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.transcript import TurnRecord
+from nanoflux_local.whatif import what_if
+
+TURNS = 24
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+def started(home: Home, **settings: Any) -> str:
+    shared = {"max_turns": TURNS, "seed": 5, "seeds": {"min": 2}, "concurrency": 1}
+    return asyncio.run(runs.start(home, binding.resolve("starter-genetics", "scripted", {**shared, **settings}, home)))
+
+
+def played(home: Home, **settings: Any) -> str:
+    run = started(home, **settings)
+    asyncio.run(runs.carry_on(home, run))
+    return run
+
+
+def records(home: Home, run: str) -> list[TurnRecord]:
+    with LedgerView(home.ledger) as view:
+        return view.turn_records(run)
+
+
+def digest(home: Home, run: str) -> str:
+    with LedgerView(home.ledger) as view:
+        return str(view.run_summary(run)["digest"])
+
+
+def asked(home: Home, run: str, **settings: Any) -> dict[str, Any]:
+    return asyncio.run(what_if(home, run, settings))
+
+
+@pytest.mark.parametrize("settings", [{"novelty": {"solution": 0.3}}, {"max_turns": 9}, {"target": 4}])
+def test_what_the_ledger_can_answer_is_what_playing_it_gives(
+    home: Home, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    run, elsewhere = played(home), Home(home.root / "elsewhere").prepare()
+    real = played(elsewhere, **settings)
+    for owner, name in ((ScriptedEndpoint, "chat"), (HashingEmbedder, "embed")):
+        monkeypatch.setattr(owner, name, None)
+    found = asked(home, run, **settings)
+    assert found["complete"] and found["digest"] == digest(elsewhere, real)
+    assert found["turns"] == len(records(elsewhere, real)) and found["needed"]["turns"] == 0
+    before = {record.number for record in records(home, run) if record.kept}
+    after = {record.number for record in records(elsewhere, real) if record.kept}
+    assert {example["turn"] for example in found["come"]} >= after - before
+    assert {example["turn"] for example in found["go"]} >= before - after
+    assert found["stay"] + len(found["come"]) == found["kept"] == len(after)
+    assert found["same"] == (found["digest"] == digest(home, run))
+
+
+def test_a_turn_that_needs_a_call_is_counted_and_the_others_go_on(home: Home) -> None:
+    run = played(home)
+    found = asked(home, run, novelty={"question": 0.4})
+    assert not found["complete"] and found["digest"] is None and found["same"] is None
+    unknown = {entry["turn"] for entry in found["unknown"]}
+    assert 0 < len(unknown) < TURNS and found["turns"] == TURNS
+    needed = found["needed"]
+    assert needed["turns"] == needed["at_least"] == len(unknown) == sum(entry["calls"] for entry in needed["by"])
+    assert needed["expected"] > needed["at_least"]
+    assert {(entry["role"], entry["kind"]) for entry in needed["by"]} == {("attacker", "chat")}
+    real = Home(home.root / "elsewhere").prepare()
+    truth = records(real, played(real, novelty={"question": 0.4}))
+    first = min(unknown)
+    recorded = records(home, run)
+    come = {example["turn"] for example in found["come"] if example["turn"] < first}
+    assert come == {record.number for record in truth[:first] if record.kept and not recorded[record.number].kept}
+    assert all(turn not in unknown for turn in (*come, *(example["turn"] for example in found["go"])))
+
+
+def test_a_question_that_would_be_let_pass_needs_its_judge(home: Home) -> None:
+    run = played(home, novelty={"question": 0.4})
+    found = asked(home, run, novelty={"question": 0.99})
+    assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in found["needed"]["by"]}
+
+
+def test_more_turns_than_were_played_are_not_made_up(home: Home) -> None:
+    run = played(home)
+    found = asked(home, run, max_turns=TURNS + 5)
+    assert (found["turns"], found["complete"], found["go"], found["come"]) == (TURNS, False, [], [])
+
+
+def test_nothing_changed_is_the_same_dataset_and_nothing_is_written(home: Home) -> None:
+    run = played(home)
+    before = home.ledger.read_bytes()
+    found = asked(home, run, concurrency=3)
+    assert found["same"] and found["digest"] == digest(home, run) and found["come"] == found["go"] == []
+    assert home.ledger.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"seed": 6},
+        {"endpoints": {"arbiter": {"model": "other"}}},
+        {"roles": {"judge": {"sampling": {"temperature": 0.5}}}},
+        {"seeds": {"max": 9}},
+        {"reply_tokens": 99},
+    ],
+)
+def test_what_stands_in_the_requests_is_refused_with_the_fork(home: Home, settings: dict[str, Any]) -> None:
+    run = played(home, max_turns=2)
+    with pytest.raises(RefusedError, match="no remembered call applies") as refused:
+        asked(home, run, **settings)
+    assert refused.value.exit_code == 3 and f"run start --fork {run} --set {next(iter(settings))}" in refused.value.fix
+
+
+def test_a_wrong_key_and_a_run_without_turns_are_said(home: Home) -> None:
+    run = started(home)
+    with pytest.raises(NothingMatchedError, match="has no turns"):
+        asked(home, run, novelty={"question": 0.4})
+    asyncio.run(runs.carry_on(home, run))
+    with pytest.raises(ConfigError, match="unknown key"):
+        asked(home, run, noveltee={"question": 0.4})
