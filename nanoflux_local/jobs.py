@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -47,6 +46,7 @@ class Kind:
 
 RUN = Kind("run", "runs", "config", "run")
 TRAINING = Kind("training", "trainings", "settings", "trainings")
+SERIES = Kind("series", "series", "settings", "rounds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +198,22 @@ def with_worker(home: Home, view: LedgerView, work: Work, found: dict[str, Any])
     """
     job = current_job(view, work)
     worked = is_worked_on(home, work)
-    silent = _age(job["heartbeat_at"]) if job else 0.0
+    silent = _since(job, "beat_s")
     if found["status"] == "running" and not worked:
         found = {**found, "status": "interrupted", "message": "its process ended; resume it"}
     elif found["status"] == "running" and silent > STALLED_S:
         found = {**found, "status": "stalled", "message": f"its process has said nothing for {silent:.0f} s"}
-    worker = {"pid": job["pid"], "heartbeat_at": job["heartbeat_at"], "wish": job["wish"]} if job and worked else None
-    return {**found, "worker": worker}
+    if job is None or not worked:
+        return {**found, "worker": None}
+    worker = {"pid": job["pid"], "heartbeat_at": job["heartbeat_at"], "wish": job["wish"]}
+    return {**found, "seconds": round(found.get("seconds", 0.0) + _since(job, "began_s"), 3), "worker": worker}
 
 
-def _age(at: str) -> float:
-    """Seconds since; a clock that was set back gives 0."""
-    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds())
+def _since(job: dict[str, Any] | None, column: str) -> float:
+    """Seconds since, on the machine's steady clock, which nobody sets; 0 where they were of an earlier start of it."""
+    if job is None or job["state"] != "running" or job["boot"] != boot_id():
+        return 0.0
+    return max(0.0, time.monotonic() - float(job[column]))
 
 
 def ask(home: Home, work: Work, wish: Literal["pause", "stop"]) -> str:

@@ -55,6 +55,7 @@ async def carry_on(home: Home, run: str, on_progress: Callable[[Progress], None]
         NanofluxError: what stopped it; it can be resumed.
     """
     with working_on(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
+        ledger.bury_jobs(RUN.name, RUN.table, run)
         config, identities, committed = recorded(home, run)
         bound = bind(config, home)
         try:

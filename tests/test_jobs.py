@@ -93,15 +93,60 @@ def test_a_second_stop_ends_at_once_and_a_killed_worker_shows_as_interrupted(hom
     assert shown(home, run)["status"] == "paused"
 
 
+def edit(ledger: Ledger, sql: str, *values: object) -> None:
+    with ledger.transaction() as connection:
+        connection.execute(sql, values)
+
+
 def test_a_worker_that_has_been_silent_is_stalled_not_dead(home: Home) -> None:
     run = started(home)
     with Ledger(home.ledger) as ledger, jobs.working_on(home, work(run)):
         job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
         ledger.set_run_status(run, "running")
         assert shown(home, run)["status"] == "running"
-        with ledger.transaction() as connection:
-            connection.execute("UPDATE jobs SET heartbeat_at = '2020-01-01T00:00:00.000+00:00' WHERE id = ?", (job,))
+        edit(ledger, "UPDATE jobs SET beat_s = beat_s - 31 WHERE id = ?", job)
         assert shown(home, run)["status"] == "stalled"
+
+
+@pytest.mark.parametrize("at", ["2020-01-01T00:00:00.000+00:00", "2040-01-01T00:00:00.000+00:00"])
+def test_a_clock_that_is_set_makes_no_healthy_worker_look_stalled_or_busy(home: Home, at: str) -> None:
+    run = started(home)
+    with Ledger(home.ledger) as ledger, jobs.working_on(home, work(run)):
+        job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
+        ledger.set_run_status(run, "running")
+        edit(ledger, "UPDATE jobs SET heartbeat_at = ?, started_at = ? WHERE id = ?", at, at, job)
+        assert shown(home, run)["status"] == "running" and 0 <= shown(home, run)["seconds"] < 30
+
+
+def test_a_run_of_an_earlier_start_of_the_machine_is_interrupted_and_goes_on(home: Home) -> None:
+    run = started(home)
+    with Ledger(home.ledger) as ledger:
+        ledger.start_job("run", run, 1, "another boot")  # a process that lives, under a number that was another's then
+        ledger.set_run_status(run, "running")
+        edit(ledger, "UPDATE jobs SET began_s = began_s + 1e9, beat_s = beat_s + 1e9 + 7")
+    assert shown(home, run)["status"] == "interrupted"
+    assert "no process" in jobs.ask(home, work(run), "pause")
+    assert shown(home, run)["status"] == "paused"
+    asyncio.run(runs.carry_on(home, run))
+    found = shown(home, run)
+    assert found["status"] == "done" and 7 < found["seconds"] < 60
+    with LedgerView(home.ledger) as view:
+        assert [row["state"] for row in view.rows("SELECT state FROM jobs ORDER BY id")] == ["interrupted", "done"]
+
+
+def test_of_many_that_start_the_same_run_at_once_one_plays_and_the_others_are_refused(home: Home) -> None:
+    run = started(home, endpoints={"duelist-a": {"delay_s": 600}})
+    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "run", "resume", run]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(4)]
+    try:
+        until(lambda: sum(process.poll() == 3 for process in processes) == 3)
+        assert shown(home, run)["status"] == "running"
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    with LedgerView(home.ledger) as view:
+        assert view.row("SELECT count(*) AS n FROM jobs")["n"] == 1
 
 
 MEMORY = """

@@ -206,3 +206,35 @@ def m017_trainings(db: Database) -> None:
         ALTER TABLE trainings ADD COLUMN plan TEXT NOT NULL DEFAULT '{}';
         """
     )
+
+
+@migrations()
+def m016_rounds(db: Database) -> None:
+    """A series of rounds and its curve. A job's seconds are those of the machine's steady clock, which nobody sets: its
+    silence and its work are told by them."""
+    db.executescript(
+        """
+        ALTER TABLE jobs ADD COLUMN began_s REAL NOT NULL DEFAULT 0.0;
+        ALTER TABLE jobs ADD COLUMN beat_s REAL NOT NULL DEFAULT 0.0;
+        CREATE TABLE series (
+            id TEXT PRIMARY KEY,
+            status TEXT NOT NULL,
+            message TEXT NOT NULL,
+            settings TEXT NOT NULL,
+            seconds REAL NOT NULL,
+            created_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE rounds (
+            series TEXT NOT NULL REFERENCES series (id),
+            number INTEGER NOT NULL,
+            run TEXT NOT NULL,
+            adapter TEXT NOT NULL,
+            evaluation TEXT NOT NULL,
+            result TEXT NOT NULL,
+            at TEXT NOT NULL,
+            PRIMARY KEY (series, number)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX rounds_run ON rounds (run);
+        """
+    )

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from nanoflux_local.records import ChatReply, Reply, Request, canonical_json, di
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
-Table = Literal["runs", "trainings"]
+Table = Literal["runs", "trainings", "series"]
 """The tables whose rows have a status, a message and the seconds that were worked on them."""
 
 
@@ -301,9 +302,9 @@ class Ledger:
         """Record a process that works on `subject`; `boot` tells this start of the machine from others."""
         with self.transaction() as connection:
             row = connection.execute(
-                "INSERT INTO jobs (kind, subject, pid, boot, state, message, started_at, heartbeat_at)"
-                " VALUES (?,?,?,?,'running','',?,?)",
-                (kind, subject, pid, boot, now(), now()),
+                "INSERT INTO jobs (kind, subject, pid, boot, state, message, started_at, heartbeat_at, began_s, beat_s)"
+                " VALUES (?,?,?,?,'running','',?,?,?,?)",
+                (kind, subject, pid, boot, now(), now(), time.monotonic(), time.monotonic()),
             ).lastrowid
         assert row is not None
         return row
@@ -311,7 +312,21 @@ class Ledger:
     def beat(self, job: int) -> None:
         """The job's process is alive and not stuck."""
         with self.transaction() as connection:
-            connection.execute("UPDATE jobs SET heartbeat_at = ? WHERE id = ?", (now(), job))
+            connection.execute(
+                "UPDATE jobs SET heartbeat_at = ?, beat_s = ? WHERE id = ?", (now(), time.monotonic(), job)
+            )
+
+    def bury_jobs(self, kind: str, table: Table, subject: str) -> None:
+        """Close the jobs of processes that were killed, and count what they worked up to their last beat. For whoever
+        holds the subject's lock: only then is it known that they are gone."""
+        dead = "kind = ? AND subject = ? AND state = 'running'"
+        with self.transaction() as connection:
+            connection.execute(
+                f"UPDATE {table} SET seconds = seconds"
+                f" + (SELECT coalesce(sum(beat_s - began_s), 0.0) FROM jobs WHERE {dead}) WHERE id = ?",
+                (kind, subject, subject),
+            )
+            connection.execute(f"UPDATE jobs SET state = 'interrupted' WHERE {dead}", (kind, subject))
 
     def wish(self, job: int, wish: str) -> None:
         """Ask something of the process that holds `job`; it looks a few times a second."""
@@ -329,5 +344,33 @@ class Ledger:
     def finish_job(self, job: int, state: str, message: str = "") -> None:
         with self.transaction() as connection:
             connection.execute(
-                "UPDATE jobs SET state = ?, message = ?, heartbeat_at = ? WHERE id = ?", (state, message, now(), job)
+                "UPDATE jobs SET state = ?, message = ?, heartbeat_at = ?, beat_s = ? WHERE id = ?",
+                (state, message, now(), time.monotonic(), job),
+            )
+
+    # Rounds
+
+    def start_series(self, series: str, settings: dict[str, Any]) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO series VALUES (?,'created','',?,0.0,?,?)", (series, canonical_json(settings), now(), now())
+            )
+
+    def start_round(self, series: str, number: int, run: str) -> None:
+        """Write a round down before anything of it is done; one that is there already stays as it is."""
+        with self.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO rounds VALUES (?,?,?,'','','{}',?)", (series, number, run, now()))
+
+    def set_round_adapter(self, series: str, number: int, adapter: str) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE rounds SET adapter = ?, at = ? WHERE series = ? AND number = ?",
+                (adapter, now(), series, number),
+            )
+
+    def finish_round(self, series: str, number: int, evaluation: str, result: dict[str, Any]) -> None:
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE rounds SET evaluation = ?, result = ?, at = ? WHERE series = ? AND number = ?",
+                (evaluation, canonical_json(result), now(), series, number),
             )

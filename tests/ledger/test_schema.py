@@ -15,6 +15,7 @@ RELEASED = [
     "m005_jobs",
     "m012_control",
     "m017_trainings",
+    "m016_rounds",
 ]
 
 
