@@ -99,6 +99,7 @@ async def _tried(supply: Supply, source: bytes, limits: Limits) -> Result:
                 return await program.run(source, limits, tiers.full_name(supply.tier))
             finally:
                 program.drop()
+                supply.restock()
         except Died as error:
             reason = str(error)
     raise Unavailable([f"tried {_ATTEMPTS} times: {reason}"])

@@ -72,7 +72,8 @@ class Supply:
         except BaseException:
             program.drop()
             raise
-        self._restock(parent)
+        if not self._spares:  # one always waits for the next program
+            self.restock()
         return program
 
     def _spare(self) -> Program | None:
@@ -83,8 +84,12 @@ class Supply:
             program.drop()
         return None
 
-    def _restock(self, parent: Parent) -> None:
-        if parent.alive and len(self._spares) < self._wanted_spares:
+    def restock(self) -> None:
+        """Fork one more guest to wait, if one is missing. Best once a program has ended: beside it, a fork of the same
+        memory makes its end take twice as long.
+        """
+        parent = self._parent
+        if parent is not None and parent.alive and len(self._spares) < self._wanted_spares:
             self._spares.append(Program(parent))
 
     async def _end(self) -> None:

@@ -70,7 +70,7 @@ def test_the_bench_states_its_figures_and_whether_they_are_met() -> None:
     assert done.returncode == 0
     assert found["unit"] == "ms"
     assert found["cold_start"] > 0
-    for series in ("overhead", "two_at_once", "solve"):
+    for series in ("overhead", "spare_waiting", "two_at_once", "solve"):
         assert found[series]["calls"] == 20
         assert 0 < found[series]["p50"] <= found[series]["p99"] <= found[series]["max"]
         assert isinstance(found["met"][series], bool)
