@@ -1,4 +1,4 @@
-"""How long the sandbox itself takes: overhead of a call in a row, apart and two at once; a small solve; a cold start."""
+"""How long the sandbox itself takes: overhead of a call (in a row, apart, two at once), a small solve, a cold start."""
 
 from __future__ import annotations
 

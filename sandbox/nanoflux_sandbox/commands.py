@@ -51,7 +51,7 @@ def check() -> dict[str, Any]:
 
 
 def bench(calls: int = 200) -> dict[str, Any]:
-    """Measure the overhead of a call (in a row, apart, two at once), a small solve and a cold start, in milliseconds."""
+    """Measure the overhead of a call (in a row, apart, two at once), a small solve and a cold start (milliseconds)."""
     return run_apart(measuring.figures(calls))
 
 
