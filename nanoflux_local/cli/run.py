@@ -195,12 +195,14 @@ def show(run: str, as_json: bool) -> None:
 
 
 def show_run(place: Home, run: str, as_json: bool) -> None:
+    from nanoflux_local.forecast import forecast
     from nanoflux_local.jobs import RUN, Work, with_worker
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(place.ledger) as view:
         summary = view.run_summary(run)
         found = with_worker(place, view, Work(RUN, summary["run"]), summary)
+        found["forecast"] = forecast(view, found)
     if as_json:
         print_json(found)
         return
@@ -220,10 +222,27 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
             ),
             ("tokens", f"{found['usage']['prompt_tokens']} read, {found['usage']['completion_tokens']} written"),
             ("seconds", found["seconds"]),
+            *_forecast_rows(found["forecast"]),
             ("repeatable", "yes" if found["repeatable"] else "no: an endpoint does not promise equal replies"),
             ("digest", found["digest"]),
         ],
     )
+
+
+def _forecast_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What is to be expected yet, each with its interval; nothing where the run has come to its end."""
+    rows = [("kept per hour", f"{found['kept_per_hour']:.1f}")] if found["kept_per_hour"] else []
+    if found["turns"] is None:
+        return rows if "end" in found["reason"] else [*rows, ("forecast", found["reason"])]
+    likely = f"{found['reaches_target']:.0%} likely within the turn limit, with {found['level']:.0%} intervals"
+    shown = (("turns", "turns", 1, 0), ("minutes", "seconds", 60, 1), ("tokens", "tokens", 1, 0), ("usd", "usd", 1, 2))
+    spans = [(f"  {told}", _span(found[name], unit, digits)) for told, name, unit, digits in shown]
+    return [*rows, ("to the target", likely), *spans]
+
+
+def _span(span: dict[str, float], unit: int, digits: int) -> str:
+    expected, low, high = (f"{span[key] / unit:,.{digits}f}" for key in ("expected", "low", "high"))
+    return f"{expected} ({low} to {high})"
 
 
 @command.command()

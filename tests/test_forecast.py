@@ -1,0 +1,92 @@
+"""Forecasts: that their intervals hold what they say they hold, and that they say nothing too early or too late."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from nanoflux_local import binding, forecast, runs
+from nanoflux_local.cli.main import nanoflux
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+
+def observed(rng: np.random.Generator, chance: float, turns: int) -> forecast.Turns:
+    return forecast.Turns(rng.random(turns) < chance, rng.gamma(2.0, [5.0, 300.0, 0.01], (turns, 3)))
+
+
+@pytest.mark.parametrize(("chance", "turns"), [(0.3, 30), (0.7, 60)])
+def test_the_intervals_hold_the_truth_as_often_as_they_say(chance: float, turns: int) -> None:
+    rng, missing, trials, inside = np.random.default_rng(7), 40, 200, np.zeros(2)
+    for _ in range(trials):
+        found = forecast.predict(observed(rng, chance, turns), missing, 10**6)
+        needed = missing + rng.negative_binomial(missing, chance)
+        spent = rng.gamma(2.0, 300.0, needed).sum()
+        for column, (name, truth) in enumerate((("turns", needed), ("tokens", spent))):
+            inside[column] += found[name]["low"] <= truth <= found[name]["high"]
+    assert ((inside / trials > 0.83) & (inside / trials < 0.97)).all(), inside / trials
+
+
+def test_a_turn_limit_cuts_what_is_spent_and_lowers_the_chance() -> None:
+    turns = observed(np.random.default_rng(1), 0.5, 100)
+    free, tight = forecast.predict(turns, 50, 10**6), forecast.predict(turns, 50, 90)
+    assert free["reaches_target"] == 1.0 and free["turns"]["low"] < 100 < free["turns"]["high"]
+    assert 0.01 < tight["reaches_target"] < 0.5 and tight["turns"]["high"] == 90
+    assert tight["tokens"]["expected"] < free["tokens"]["expected"]
+    assert forecast.predict(turns, 50, 90) == tight
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+def played(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
+    """A run that stops where it is told to, and what is said of it with the target it had in mind."""
+    shared = {"seed": 5, "seeds": {"min": 2}, "concurrency": 1}
+    config = binding.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
+    runs.change(home, run, {"max_turns": 1000, "target": 200})
+    with LedgerView(home.ledger) as view:
+        summary = view.run_summary(run)
+        return run, {**summary, "forecast": forecast.forecast(view, summary)}
+
+
+def test_a_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
+    _, found = played(home, max_turns=30)
+    told = found["forecast"]
+    assert told["reason"] == "" and told["kept_per_hour"] == pytest.approx(
+        found["kept"] / found["seconds"] * 3600, 1e-3
+    )
+    expected = (200 - found["kept"]) * 30 / found["kept"]
+    tokens = (found["usage"]["prompt_tokens"] + found["usage"]["completion_tokens"]) / 30 * expected
+    assert told["turns"]["low"] < expected < told["turns"]["high"]
+    assert told["tokens"]["low"] < tokens < told["tokens"]["high"]
+    assert told["seconds"]["low"] < found["seconds"] / 30 * expected < told["seconds"]["high"]
+    assert told["usd"] == {"expected": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_a_run_that_remembers_everything_is_told_what_its_calls_would_cost(home: Home) -> None:
+    _, first = played(home, max_turns=30)
+    _, again = played(home, max_turns=30)
+    assert again["calls"]["made"] == 0
+    assert again["forecast"]["tokens"] == first["forecast"]["tokens"]
+
+
+def test_it_is_too_early_after_a_few_turns(home: Home) -> None:
+    _, found = played(home, max_turns=5)
+    assert found["forecast"]["turns"] is None and "too early" in found["forecast"]["reason"]
+
+
+def test_the_table_shows_it_while_there_is_something_to_expect(home: Home) -> None:
+    def shown() -> str:
+        return CliRunner().invoke(nanoflux, ["run", "show", run], env={"NANOFLUX_HOME": str(home.root)}).output
+
+    run, _ = played(home, max_turns=30)
+    assert "to the target" in shown() and " to " in shown() and "minutes" in shown()
+    runs.change(home, run, {"max_turns": 30})
+    assert "to the target" not in shown() and "kept per hour" in shown()
