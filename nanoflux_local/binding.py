@@ -7,17 +7,18 @@ import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata, resources
+from importlib import import_module, metadata, resources
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanoflux_local.config import PROGRAM, ROLES, EndpointConfig, RunConfig, merged, read_toml, validated
+from nanoflux_local.config import PROGRAM, ROLES, SERVED, EndpointConfig, RunConfig, merged, read_toml, validated
 from nanoflux_local.domains.base import Domain, Sections, load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.waves import take_turns
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.paths import Home
+from nanoflux_local.prices import price_of
 from nanoflux_local.records import (
     ChatReply,
     ChatRequest,
@@ -41,12 +42,20 @@ from nanoflux_models.manifest import load_manifest
 from nanoflux_models.weights import weights_dir
 
 SANDBOX = "sandbox"
+SERVED_BY = {
+    "openai_chat": ("nanoflux_local.endpoints.openai_chat", "OpenAIChatEndpoint"),
+    "openai_responses": ("nanoflux_local.endpoints.openai_responses", "OpenAIResponsesEndpoint"),
+    "anthropic_messages": ("nanoflux_local.endpoints.anthropic_messages", "AnthropicMessagesEndpoint"),
+}
+"""The client of each interface to servers, imported when it is used."""
 
 
 class Embedder(Protocol):
     identity: Identity
 
     async def embed(self, request: EmbedRequest) -> EmbedReply: ...
+
+    async def close(self) -> None: ...
 
 
 def profiles() -> list[str]:
@@ -83,8 +92,9 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     if not domain.programs:
         values = merged(values, without_programs)
     values = merged(values, {"profile": profile_name, "prompts": {k: digest(v) for k, v in domain.prompts.items()}})
-    chosen = validated(RunConfig, merged(values, overrides), "the configuration")
+    chosen = validated(RunConfig, {**merged(values, overrides), "budget": {}}, "the configuration")
     values = merged(values, {"novelty": _thresholds(chosen.endpoints[chosen.embedder], domain, home)})
+    values = merged(values, {"endpoints": _listed_prices(chosen, home)})
     config = validated(RunConfig, merged(values, overrides), "the configuration")
     _refuse_unplayable(config, domain)
     return config
@@ -105,6 +115,13 @@ def derived(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunCon
         changed = validated(RunConfig, merged(merged(values, stated), changes), "the configuration")
     _refuse_unplayable(changed, domain)
     return changed
+
+
+def _listed_prices(config: RunConfig, home: Home) -> dict[str, Any]:
+    """Prices of the endpoints that name none, so that a run keeps the prices that it was started with."""
+    unpriced = {name: end for name, end in config.endpoints.items() if end.interface in SERVED and end.price is None}
+    found = {name: price_of(endpoint, home.root) for name, endpoint in unpriced.items()}
+    return {name: {"price": price.model_dump()} for name, price in found.items() if price is not None}
 
 
 def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
@@ -205,6 +222,7 @@ class Bound:
     async def close(self) -> None:
         for endpoint in self.endpoints.values():
             await endpoint.close()
+        await self.embedder.close()
         await self.python.close()
 
 
@@ -228,16 +246,34 @@ def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
         from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 
         return ScriptedEndpoint(config.model, config.delay_s)
-    if config.interface == "openai_chat":
-        from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
-
-        if not config.url:
-            raise ConfigError(f"endpoints.{name}.url is missing", "give the server's address, ending in /v1")
-        return OpenAIChatEndpoint(config.model, config.url, config.key_env, price=config.price)
+    if config.interface in SERVED_BY:
+        return _served(name, config)
     if config.interface == "in_process":
         return local_endpoint(config.model, config.adapter, home, config.rows)
     what = f"endpoints.{name}: the interface {config.interface!r} cannot play a role here"
     raise ConfigError(what, "bind the role to a chat model")
+
+
+def _served(name: str, config: EndpointConfig) -> Endpoint:
+    """A model behind servers that somebody else runs."""
+    module, made = SERVED_BY[config.interface]
+    if config.interface == "openai_chat" and not config.addresses:
+        raise ConfigError(f"endpoints.{name}.url is missing", "give the server's address, ending in /v1")
+    try:
+        client: Endpoint = getattr(import_module(module), made)(
+            config.model,
+            urls=config.addresses,
+            key_env=config.key_env,
+            key_file=config.key_file,
+            capacity=config.capacity,
+            price=config.price,
+            timeout_s=config.timeout_s,
+            revision=config.revision,
+            structured=config.structured,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"endpoints.{name}: {error.message}", error.fix) from None
+    return client
 
 
 def local_endpoint(model: str, adapter: str, home: Home, rows: int = 0) -> Endpoint:
@@ -269,6 +305,19 @@ def build_embedder(config: EndpointConfig, home: Home) -> Embedder:
         from nanoflux_local.endpoints.embedder import LocalEmbedder
 
         return LocalEmbedder(weights_dir(config.model, home.root))
+    if config.interface == "openai_embeddings":
+        from nanoflux_local.endpoints.embeddings import ServedEmbedder
+
+        return ServedEmbedder(
+            config.model,
+            config.addresses,
+            config.key_env,
+            config.key_file,
+            config.price,
+            config.capacity,
+            config.timeout_s,
+            config.revision,
+        )
     raise ConfigError(f"the embedder cannot be an endpoint of interface {config.interface!r}", "use an embedder")
 
 
@@ -284,21 +333,24 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
     chained = config.roles.attacker.endpoint == PROGRAM
     source = seed_source(home.ledger, domain, chained)
 
+    def player(role: str, name: str, tokens: int, stop: tuple[str, ...] = ()) -> Player:
+        endpoint = config.endpoints[name]
+        sampling = config.sampling(role, tokens + endpoint.reasoning_tokens, () if endpoint.structured else stop)
+        return Player(name, identities[name], sampling, endpoint.structured)
+
     def attacker(name: str) -> Attacker:
         if name == PROGRAM:
             return StitchingAttacker(source, identities[SANDBOX], config.sandbox_wall_s)
-        sampling = config.sampling("attacker", config.reply_tokens)
-        return ModelAttacker(domain, Player(name, identities[name], sampling))
+        return ModelAttacker(domain, player("attacker", name, config.reply_tokens))
 
     def defender(name: str) -> Defender:
-        sampling = config.sampling("defender", reply_budget(domain, config.budgets), domain.stop)
-        return Defender(domain, Player(name, identities[name], sampling), config.budgets, config.retries.parse)
+        playing = player("defender", name, reply_budget(domain, config.budgets), domain.stop)
+        return Defender(domain, playing, config.budgets, config.retries.parse)
 
     def judge(name: str) -> Judge:
         if name == PROGRAM:
             return ProgramJudge(identities[SANDBOX], config.sandbox_wall_s)
-        player = Player(name, identities[name], config.sampling("judge", config.reply_tokens))
-        return ModelJudge(domain, player, config.judge, config.retries.parse)
+        return ModelJudge(domain, player("judge", name, config.reply_tokens), config.judge, config.retries.parse)
 
     one, other = config.roles.attacker.endpoint, config.roles.defender.endpoint
     arbiter = judge(config.roles.judge.endpoint)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanoflux_local.config import ROLES, Budget, Caps
+from nanoflux_local.endpoints.faults import TOLD, Told, telling
 from nanoflux_local.errors import BudgetError
 from nanoflux_local.ledger.calls import ROLE, Answer
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.records import ChatReply, ChatRequest, Reply
+from nanoflux_local.records import ChatReply, ChatRequest, Fault, Reply
 
 PER_MESSAGE = 16
 """Tokens that a chat template may put around one message."""
@@ -78,12 +79,13 @@ class Purse:
 
     @classmethod
     def of(cls, ledger: Ledger, run: str, budget: Budget, worst: Worst) -> "Purse":
-        """With what the run has spent so far, summed over its remembered calls."""
+        """With what the run has spent so far: its remembered calls, and attempts that failed and may have cost."""
         spent = {
             role: Cost(usd, tokens, seconds)
             for role, usd, tokens, seconds in ledger.rows(
-                "SELECT role, sum(usd), sum(prompt_tokens + completion_tokens), sum(seconds) FROM calls"
-                " WHERE run = ? GROUP BY role",
+                "SELECT role, sum(usd), sum(tokens), sum(seconds) FROM ("
+                " SELECT role, usd, prompt_tokens + completion_tokens AS tokens, seconds FROM calls WHERE run = ?1"
+                " UNION ALL SELECT role, usd, tokens, seconds FROM faults WHERE run = ?1) GROUP BY role",
                 run,
             )
         }
@@ -113,9 +115,25 @@ class Purse:
             mine = [self.accounts[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.accounts]
             worst = self._bound(request)
             await self._reserve(mine, worst)
-            return await self._spend(mine, worst, answer(request))
+            told = TOLD.get()
+            with telling(lambda fault: self._lost(mine, fault, told)):
+                return await self._spend(mine, worst, answer(request))
 
         return call
+
+    def _lost(self, mine: list[Account], fault: Fault, told: Told) -> None:
+        """A failed attempt may have cost something all the same, and the next one will: its reservation stands.
+
+        Raises:
+            BudgetError: there is no room left for it.
+        """
+        told(fault)
+        for account in mine:
+            account.spent = account.spent.plus(Cost(fault.usd, fault.tokens, fault.seconds))
+        for account in mine:
+            cap = account.over(Cost())
+            if cap:
+                raise self._spent(f"{account.name}{cap}", getattr(account.caps, cap))
 
     def _bound(self, request: Any) -> Cost:
         """The costliest this call can be; nothing is counted where nothing is capped."""

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
@@ -15,9 +16,16 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import Sampling
 
 Interface = Literal[
-    "in_process", "openai_chat", "scripted", "embedder", "vllm", "openai_responses", "anthropic_messages"
+    "in_process",
+    "openai_chat",
+    "scripted",
+    "embedder",
+    "vllm",
+    "openai_responses",
+    "anthropic_messages",
+    "openai_embeddings",
 ]
-SERVED = ("openai_chat", "openai_responses", "anthropic_messages")
+SERVED = ("openai_chat", "openai_responses", "anthropic_messages", "openai_embeddings")
 """Interfaces to servers that somebody else runs, who may charge for them."""
 ROLES = ("attacker", "defender", "judge")
 PROGRAM = "program"
@@ -27,7 +35,8 @@ PROGRAM = "program"
 class Strict(BaseModel):
     """Base of every configuration model: frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # An error that repeats what was given could repeat a password.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class SeedCount(Strict):
@@ -65,19 +74,30 @@ class Retries(Strict):
 
 
 class Price(Strict):
-    """What an endpoint charges, in US dollars per million tokens read and written."""
+    """What an endpoint charges, in US dollars per million tokens read and written.
+
+    `cached` is the price of those tokens read that the server had cached, where it is another. Tokens of reasoning are
+    written like any others, whether they are shown or not.
+    """
 
     prompt: float = Field(ge=0)
     completion: float = Field(ge=0)
+    cached: float | None = Field(default=None, ge=0)
 
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """US dollars for these tokens."""
-        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / 1e6
+    def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
+        """US dollars for these tokens; those cached are some of the prompt's."""
+        cached = min(cached_tokens, prompt_tokens)
+        price = self.prompt if self.cached is None else self.cached
+        return (self.prompt * (prompt_tokens - cached) + price * cached + self.completion * completion_tokens) / 1e6
 
 
 class EndpointConfig(Strict):
-    """What answers for a role. `key_env` names the environment variable that holds a hosted endpoint's key.
+    """What answers for a role, or embeds.
 
+    Of servers: `url`, or `urls` of several that share the requests as one; `key_env` or `key_file` names the key's
+    place; `revision` pins the model where the address does not; `capacity` is how many requests one server gets at
+    once at most, `timeout_s` the shortest time limit of a reply; `structured` asks for sections as JSON;
+    `reasoning_tokens` are allowed on top of a reply's own, for models whose thoughts count as written.
     Endpoints with the same `shares` take turns on one GPU: all but one of them sleep.
     """
 
@@ -85,11 +105,38 @@ class EndpointConfig(Strict):
     model: str
     adapter: str = ""
     url: str = ""
+    urls: tuple[str, ...] = ()
     key_env: str = ""
+    key_file: str = ""
+    revision: str = ""
+    structured: bool = False
+    reasoning_tokens: int = Field(default=0, ge=0)
+    capacity: int = Field(default=32, ge=1, le=1024)
+    timeout_s: float = Field(default=60.0, gt=0)
     rows: int = Field(default=0, ge=0)
     delay_s: float = Field(default=0.0, ge=0)
     shares: str = ""
     price: Price | None = None
+
+    @model_validator(mode="after")
+    def _addressed(self) -> "EndpointConfig":
+        if self.url and self.urls:
+            raise ValueError("both url and urls are given: name the one address, or all of them in urls")
+        for url in (self.url, *self.urls):
+            parts = urlsplit(url)
+            if url and (parts.username is not None or parts.password is not None or parts.query or parts.fragment):
+                raise ValueError(
+                    "a url is stored with the run and may hold no user, password or query: "
+                    "put the key into the variable that key_env names"
+                )
+        if self.structured and self.interface not in (*SERVED, "vllm"):
+            raise ValueError(f"structured: the interface {self.interface!r} gives no structured output")
+        return self
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where its servers are; none means the maker's own."""
+        return self.urls or ((self.url,) if self.url else ())
 
 
 class RoleSampling(Strict):
@@ -183,8 +230,7 @@ class RunConfig(Strict):
         caps = (self.budget, *(getattr(self.budget.roles, role) for role in ROLES))
         if all(cap.usd is None for cap in caps):
             return
-        for role in ROLES:
-            name = getattr(self.roles, role).endpoint
+        for name in dict.fromkeys((*(getattr(self.roles, role).endpoint for role in ROLES), self.embedder)):
             if name != PROGRAM and self.endpoints[name].interface in SERVED and self.endpoints[name].price is None:
                 raise ValueError(
                     f"budget.usd caps nothing while endpoints.{name}.price is unknown: give US dollars per million "
@@ -192,6 +238,7 @@ class RunConfig(Strict):
                 )
 
     def sampling(self, role: str, max_tokens: int, stop: tuple[str, ...] = ()) -> Sampling:
+        """How a role's replies are drawn: `max_tokens` are those of the reply itself."""
         chosen: RoleSampling = getattr(self.roles, role).sampling
         return Sampling(chosen.temperature, chosen.top_p, max_tokens, stop)
 

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Role = Literal["system", "user", "assistant"]
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "refused"]
+FaultKind = Literal["rate_limited", "server_error", "timeout", "reset", "unreachable", "garbled", "empty"]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Vector = npt.NDArray[np.float32]
 
@@ -27,6 +28,11 @@ def canonical_json(value: Any) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def storable(text: str) -> str:
+    """The text with "?" for each lone surrogate, which no file could hold; JSON can spell one in plain letters."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def digest(value: Any) -> str:
@@ -72,6 +78,22 @@ class Identity:
     variant: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One failed attempt at a server: its kind, what was told, and an unusable reply as it came.
+
+    `tokens` and `usd` are what it may have cost all the same: a server charges for a reply that never arrived whole.
+    """
+
+    model: str
+    kind: FaultKind
+    told: str
+    raw: str = ""
+    seconds: float = 0.0
+    tokens: int = 0
+    usd: float = 0.0
+
+
 R = TypeVar("R", bound="Reply")
 
 
@@ -92,7 +114,8 @@ class ChatReply(Reply):
     """What a model said. `text` is raw: nothing is stripped before it is remembered.
 
     Token counts are the endpoint's own (0 where it gives none); `seconds` is the time the request took; `usd` its
-    price (0 for local models). `finish` "length" marks a reply cut at `max_tokens`.
+    price (0 for local models). `finish` "length" marks a reply cut at `max_tokens`, "refused" one that its maker held
+    back; what was said until then is all there is.
     """
 
     text: str
@@ -155,7 +178,10 @@ class Request(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest(Request[ChatReply]):
-    """One chat completion. `seed` keeps repeats apart and makes sampling repeatable where the endpoint can."""
+    """One chat completion. `seed` keeps repeats apart and makes sampling repeatable where the endpoint can.
+
+    `sections` are the keys of the one JSON object that the reply must be, where the endpoint can see to that.
+    """
 
     kind: ClassVar[str] = "chat"
     reply_type: ClassVar[type[Reply]] = ChatReply
@@ -164,6 +190,14 @@ class ChatRequest(Request[ChatReply]):
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
+    sections: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Without `sections` where there are none, so that requests of older ledgers keep their keys."""
+        value = asdict(self)
+        if not self.sections:
+            del value["sections"]
+        return value
 
     @property
     def prompt_bytes(self) -> int:

@@ -14,10 +14,11 @@ from typing import Any
 from nanoflux_local.binding import Bound, bind, derived, environment, recorded_identities, refuse_drift, rules_for
 from nanoflux_local.budget import Cost, Purse, prompt_bound
 from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
+from nanoflux_local.endpoints.faults import telling
 from nanoflux_local.engine import Engine, Progress, index_questions
 from nanoflux_local.errors import BudgetError, NanofluxError, NothingMatchedError, RefusedError
 from nanoflux_local.jobs import RUN, Watch, Wish, Work, boot_id, status_of, working_on
-from nanoflux_local.ledger.calls import RememberedCalls, TracedCalls
+from nanoflux_local.ledger.calls import ROLE, RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.novelty import NoveltyIndex
@@ -65,7 +66,8 @@ async def carry_on(home: Home, run: str, on_progress: Callable[[Progress], None]
             calls = RememberedCalls(ledger, run, purse.guarded(bound.answers()))
             capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
             engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity)
-            await _play(ledger, run, engine, purse)
+            with telling(lambda fault: ledger.add_fault(run, fault, ROLE.get())):
+                await _play(ledger, run, engine, purse)
         finally:
             await bound.close()
 

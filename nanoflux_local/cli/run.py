@@ -221,6 +221,7 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
                 + f" ({found['wasted_share']:.1%})",
             ),
             ("tokens", f"{found['usage']['prompt_tokens']} read, {found['usage']['completion_tokens']} written"),
+            *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in found["faults"].items()),
             ("seconds", found["seconds"]),
             *_forecast_rows(found["forecast"]),
             ("repeatable", "yes" if found["repeatable"] else "no: an endpoint does not promise equal replies"),

@@ -48,6 +48,9 @@ class LocalEmbedder:
         """
         return EmbedReply.of(await asyncio.to_thread(self._vector, request.text))
 
+    async def close(self) -> None:
+        return
+
     def _vector(self, text: str) -> Vector:
         clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         with self._lock:

@@ -17,6 +17,7 @@ from nanoflux_local.records import (
     EmbedReply,
     EmbedRequest,
     Identity,
+    Vector,
     derive_seed,
 )
 
@@ -56,12 +57,18 @@ class HashingEmbedder:
         self.identity = Identity("scripted", model, revision="1")
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
+        return EmbedReply.of(self.vector(request.text))
+
+    def vector(self, text: str) -> Vector:
         vector = np.zeros(DIMENSIONS, dtype=np.float32)
-        for word in re.findall(r"\w+", request.text.lower()):
+        for word in re.findall(r"\w+", text.lower()):
             spot = derive_seed("word", word)
             vector[spot % DIMENSIONS] += 1.0 if spot & 1024 else -1.0
         vector[0] += 1e-3  # a text without words still has a direction
-        return EmbedReply.of(vector / np.linalg.norm(vector))
+        return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
+
+    async def close(self) -> None:
+        return
 
 
 def duel(prompt: str, rng: random.Random) -> str:

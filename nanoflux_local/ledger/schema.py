@@ -196,6 +196,29 @@ def m012_control(db: Database) -> None:
 
 
 @migrations()
+def m014_faults(db: Database) -> None:
+    """Attempts at a server that failed: what was asked again gave a reply of its own, and this is what it took."""
+    db.executescript(
+        """
+        CREATE TABLE faults (
+            id INTEGER PRIMARY KEY,
+            run TEXT NOT NULL,
+            role TEXT NOT NULL,
+            model TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            told TEXT NOT NULL,
+            raw TEXT NOT NULL,
+            tokens INTEGER NOT NULL,
+            usd REAL NOT NULL,
+            seconds REAL NOT NULL,
+            at TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX faults_run ON faults (run, kind);
+        """
+    )
+
+
+@migrations()
 def m017_trainings(db: Database) -> None:
     """A training is work like a run: it says why it ended, and how long it was worked on over all its processes.
     `plan` is what it rests on beside its settings, so that whoever has its id can go on with it."""

@@ -19,7 +19,7 @@ from sqlite_utils import Database
 
 from nanoflux_local.errors import LedgerError, UsageError
 from nanoflux_local.ledger.schema import migrations
-from nanoflux_local.records import ChatReply, Reply, Request, canonical_json, digest
+from nanoflux_local.records import ChatReply, Fault, Reply, Request, canonical_json, digest, storable
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
@@ -159,6 +159,17 @@ class Ledger:
         stored = self.recall(request)
         assert stored is not None
         return stored
+
+    def add_fault(self, run: str, fault: Fault, role: str = "") -> None:
+        """Commit a failed attempt, as it happens: it may have cost something, and a kill must not hide that."""
+        values = asdict(fault)
+        values.update(told=storable(fault.told), raw=storable(fault.raw), run=run, role=role, at=now())
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO faults (run, role, model, kind, told, raw, tokens, usd, seconds, at)"
+                " VALUES (:run, :role, :model, :kind, :told, :raw, :tokens, :usd, :seconds, :at)",
+                values,
+            )
 
     # Runs
 

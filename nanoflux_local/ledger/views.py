@@ -91,6 +91,11 @@ class LedgerView:
         }
         return {"attempts": sum(counted.values()), **{outcome: counted.get(outcome, 0) for outcome in OUTCOMES}}
 
+    def faults(self, run: str) -> dict[str, int]:
+        """Failed attempts at servers by kind, those that occurred."""
+        found = self.rows("SELECT kind, count(*) AS n FROM faults WHERE run = ? GROUP BY kind ORDER BY kind", run)
+        return {row["kind"]: row["n"] for row in found}
+
     def run_summary(self, name: str) -> dict[str, Any]:
         """What `run show --json` prints."""
         run = self.find_run(name)
@@ -108,6 +113,11 @@ class LedgerView:
             " WHERE turns.run = ?",
             run["id"],
         )
+        lost = self.row(
+            "SELECT coalesce(sum(tokens), 0) AS tokens, coalesce(sum(usd), 0.0) AS usd FROM faults WHERE run = ?",
+            run["id"],
+        )
+        assert lost is not None
         assert turns is not None
         assert usage is not None
         assert used is not None
@@ -132,6 +142,8 @@ class LedgerView:
             },
             "wasted_share": round((usage["made"] - used["own"]) / max(1, usage["made"]), 4),
             "usage": {key: usage[key] for key in ("prompt_tokens", "completion_tokens", "usd")},
+            "faults": self.faults(run["id"]),
+            "lost": {"tokens": lost["tokens"], "usd": lost["usd"]},
             "seconds": round(run["seconds"], 3),
             "repeatable": environment.get("repeatable"),
             "created_at": run["created_at"],

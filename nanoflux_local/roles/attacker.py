@@ -24,7 +24,8 @@ class ModelAttacker:
 
     async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
         prompt = self.domain.render("attacker", {"seeds": seeds})
-        reply = await call(self.player.request((Message("user", prompt),), draw.seed("attack")))
+        messages, sections = (Message("user", prompt),), self.domain.sections.attacker
+        reply = await call(self.player.request(messages, draw.seed("attack"), sections))
         return read_attack(self.domain, reply.text)
 
 

@@ -14,6 +14,10 @@ Ask = Callable[[int], ChatRequest]
 """A request that lacks only its seed."""
 CONTINUING = ("in_process",)
 """Interfaces that can go on with a reply that was begun for them."""
+_AS_JSON = (
+    "Give the sections as one JSON object instead: each section's name is a key, spaces in it become underscores, "
+    "and its text is the value."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +39,25 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """A model in a role: the endpoint's name in the profile, its identity, and how its replies are drawn."""
+    """A model in a role: the endpoint's name in the profile, its identity, and how its replies are drawn.
+
+    A `structured` one is asked for the same sections as the keys of a JSON object, which its server sees to.
+    """
 
     name: str
     identity: Identity
     sampling: Sampling
+    structured: bool = False
 
-    def request(self, messages: tuple[Message, ...], seed: int) -> ChatRequest:
-        return ChatRequest(self.identity, messages, self.sampling, seed)
+    def request(self, messages: tuple[Message, ...], seed: int, sections: tuple[str, ...]) -> ChatRequest:
+        """The request for a reply of these sections."""
+        if not self.structured:
+            return ChatRequest(self.identity, messages, self.sampling, seed)
+        asked = replace(messages[-1], content=f"{messages[-1].content}\n\n{_AS_JSON}")
+        return ChatRequest(self.identity, (*messages[:-1], asked), self.sampling, seed, sections)
 
-    def asking(self, messages: tuple[Message, ...]) -> Ask:
-        return lambda seed: self.request(messages, seed)
+    def asking(self, messages: tuple[Message, ...], sections: tuple[str, ...]) -> Ask:
+        return lambda seed: self.request(messages, seed, sections)
 
     @property
     def continues(self) -> bool:

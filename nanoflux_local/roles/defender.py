@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
-from nanoflux_local.records import ChatReply, CutRequest, Message
+from nanoflux_local.reasoning import strip_reasoning
+from nanoflux_local.records import ChatReply, CutRequest, Message, storable
 from nanoflux_local.roles.base import Ask, Draw, Player, ask_until_read
-from nanoflux_local.roles.sections import Unparsed, read_sections, storable, strip_reasoning
+from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Defence
 
 OVERHEAD_TOKENS = 32
@@ -55,7 +56,7 @@ class Defender:
         messages = defender_messages(self.domain, self.budgets, question)
         if self.player.continues:
             return await self._by_sections(messages, draw, call)
-        asked = self.player.asking(messages)
+        asked = self.player.asking(messages, self.domain.sections.defender)
         sections = await ask_until_read(asked, self._read, draw, "defence", self.retries, call)
         if isinstance(sections, Unparsed):
             return sections

@@ -55,7 +55,8 @@ class ModelJudge:
             text = prompt
             if confidences:
                 text += "\n\n" + self.domain.render("confidence", {"confidence": confidences[-1]})
-            asked = self.player.asking((Message("user", text),))
+            sections = getattr(self.domain.sections, step)
+            asked = self.player.asking((Message("user", text),), sections)
             verdict = await ask_until_read(asked, read, draw, f"{step}-{strike}", self.retries, call)
             if isinstance(verdict, Unparsed):
                 return verdict

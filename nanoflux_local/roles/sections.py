@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+from nanoflux_local.reasoning import strip_reasoning
+from nanoflux_local.records import storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +17,6 @@ class Unparsed:
     """A reply that could not be read, with what was missing. It is never a judgement."""
 
     reason: str
-
-
-def strip_reasoning(text: str) -> str:
-    """The reply without its reasoning blocks; one that never closes hides everything after it.
-
-    Chat templates that open the block themselves leave only its closing tag in the reply.
-    """
-    visible = _REASONING.sub("", text)
-    closed = re.search(r"</(?:think|thinking|reasoning)>", visible, re.IGNORECASE)
-    return visible[closed.end() :] if closed else visible
 
 
 def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> dict[str, str] | Unparsed:
@@ -43,11 +34,6 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
         if len({_bare(value) for value in found[name]}) > 1:
             return Unparsed(f"section {name} is given twice with different texts")
     return {name: found[name][0] for name in names}
-
-
-def storable(text: str) -> str:
-    """The text with "?" for each lone surrogate, which no file could hold; JSON can spell one in plain letters."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _bare(value: str) -> str:

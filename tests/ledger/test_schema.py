@@ -14,6 +14,7 @@ RELEASED = [
     "m004_training_and_evaluation",
     "m005_jobs",
     "m012_control",
+    "m014_faults",
     "m017_trainings",
     "m016_rounds",
 ]

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from nanoflux_local.roles.sections import Unparsed, read_sections, strip_reasoning
+from nanoflux_local.reasoning import strip_reasoning
+from nanoflux_local.roles.sections import Unparsed, read_sections
 
 NAMES = ("ANALYSIS", "SOLUTION", "ANSWER")
 GOOD = {"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4"}

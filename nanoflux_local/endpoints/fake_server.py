@@ -1,0 +1,244 @@
+"""The fake server that ships: speaks the protocols of hosted models and has the scripted replies to say in them.
+
+For tests, benches and the tour: loopback only, no model, no key checked. With chaos it fails as real servers do.
+
+    python -m nanoflux_local.endpoints.fake_server --faults 0.4 --stall-s 60    # prints its address, serves until ended
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nanoflux_local.endpoints.chaos import Chaos
+from nanoflux_local.endpoints.scripted import HashingEmbedder, duel
+from nanoflux_local.records import derive_seed
+
+Json = dict[str, Any]
+EMBEDDINGS = "/v1/embeddings"
+GARBAGE = (b"", b"{not json", b"<html>502 Bad Gateway</html>", b"null", b'{"choices": []}', b"\xff\xfe\x00")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request in no protocol's words."""
+
+    model: str
+    prompt: str
+    seed: str
+    keys: tuple[str, ...]
+    """The keys of the JSON object that is asked for, if one is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    text: str
+    thoughts: str
+    read: int
+    written: int
+
+
+class FakeServer:
+    """Answers what it is asked, or fails as `chaos` says, and counts both."""
+
+    def __init__(self, chaos: Chaos | None = None, script: Callable[[str, random.Random], str] = duel) -> None:
+        self.chaos = chaos or Chaos()
+        self.requests = self.hung_up = 0
+        self.waiting = self.cache = 0.0
+        """What it shows as vLLM's figures: requests that wait, and the share of its cache in use."""
+        self._script = script
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.StreamWriter] = set()
+
+    async def start(self, port: int = 0) -> str:
+        """Listen on a port of this machine; gives the address that clients take."""
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", port)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+
+    async def stop(self) -> None:
+        """Hang up on everybody."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._clients):
+            writer.transport.abort()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients.add(writer)
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                line, *headers = head.decode("latin-1").lower().split("\r\n")
+                length = next((int(header[15:]) for header in headers if header.startswith("content-length:")), 0)
+                await self._serve(line.split(" ")[1], await reader.readexactly(length), reader, writer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._clients.discard(writer)
+            writer.close()
+
+    async def _serve(self, path: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if path == "/stats":
+            return _send(writer, 200, {"requests": self.requests, "hung_up": self.hung_up, **self.chaos.done})
+        if path == "/metrics":
+            figures = {"vllm:num_requests_waiting": self.waiting, "vllm:kv_cache_usage_perc": self.cache}
+            text = "".join(f'{name}{{engine="0"}} {value}\n' for name, value in figures.items())
+            return _send(writer, 200, text.encode())
+        if path not in WAYS and path != EMBEDDINGS:
+            return _send(writer, 404, {"error": {"message": f"no such path: {path}"}})
+        self.requests += 1
+        trouble, rng = self.chaos.strike(hashlib.sha256(body).hexdigest())
+        answer = self._answer(path, json.loads(body), rng)
+        if trouble == "empty" and path == EMBEDDINGS:
+            trouble = "garbled"
+        if trouble is not None:
+            self.chaos.done[trouble] += 1
+        if trouble == "rate_limited":
+            told = {"error": {"message": "slow down", "type": "rate_limit_error"}}
+            return _send(writer, 429, told, f"Retry-After: {self.chaos.retry_after_s}\r\n")
+        if trouble == "server_error":
+            return _send(writer, rng.choice([500, 502, 503]), {"error": {"message": "out of memory"}})
+        if trouble == "garbled":
+            return _send(writer, 200, rng.choice([*GARBAGE, answer[: len(answer) // 2]]))
+        if trouble == "empty":
+            return _send(writer, 200, WAYS[path](Asked("", "", "", ()), Reply("", "", 1, 0)))
+        if trouble == "reset":
+            _send(writer, 200, answer, cut=len(answer) // 2)
+            await writer.drain()
+            raise ConnectionAbortedError
+        if trouble == "stall" and not await self._stalled(reader):
+            raise ConnectionAbortedError
+        return _send(writer, 200, answer)
+
+    async def _stalled(self, reader: asyncio.StreamReader) -> bool:
+        """Whether the client was still there after the stall. What it says meanwhile can only be its end."""
+        try:
+            async with asyncio.timeout(self.chaos.stall_s):
+                await reader.read(1)
+        except TimeoutError:
+            return True
+        self.hung_up += 1
+        return False
+
+    def _answer(self, path: str, body: Json, rng: random.Random) -> bytes:
+        if path == EMBEDDINGS:
+            vector = HashingEmbedder(body["model"]).vector(body["input"])
+            data = [{"object": "embedding", "index": 0, "embedding": [float(number) for number in vector]}]
+            used = {"prompt_tokens": len(body["input"].split()), "total_tokens": len(body["input"].split())}
+            return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": used}).encode()
+        asked = READ[path](body)
+        text = self._script(asked.prompt, random.Random(derive_seed(asked.model, asked.prompt, asked.seed)))
+        if asked.keys:
+            text = _as_object(text, asked.keys)
+        thoughts = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.thinking else ""
+        reply = Reply(text, thoughts, len(asked.prompt.split()), len(text.split()))
+        return json.dumps(WAYS[path](asked, reply)).encode()
+
+
+def _send(
+    writer: asyncio.StreamWriter, status: int, body: Json | bytes, more: str = "", cut: int | None = None
+) -> None:
+    """An answer; with `cut` only so many bytes of it, though it says that all of them come."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{more}\r\n"
+    writer.write(head.encode() + content[:cut])
+
+
+def _as_object(text: str, keys: tuple[str, ...]) -> str:
+    """A reply by headings as the JSON object that was asked for; what holds none of them is left as it is."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        name, colon, rest = line.partition(":")
+        if colon and name.replace(" ", "_") in keys:
+            found[name.replace(" ", "_")] = rest.strip()
+    return json.dumps(found) if found else text
+
+
+def _chat_asked(body: Json) -> Asked:
+    schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+    return Asked(body["model"], body["messages"][-1]["content"], str(body.get("seed")), _keys(schema))
+
+
+def _responses_asked(body: Json) -> Asked:
+    schema = body.get("text", {}).get("format", {}).get("schema", {})
+    return Asked(body["model"], body["input"][-1]["content"], "", _keys(schema))
+
+
+def _messages_asked(body: Json) -> Asked:
+    schema = body.get("output_config", {}).get("format", {}).get("schema", {})
+    return Asked(body["model"], body["messages"][-1]["content"], "", _keys(schema))
+
+
+def _keys(schema: Json) -> tuple[str, ...]:
+    return tuple(schema.get("required", ()))
+
+
+def _chat_reply(asked: Asked, reply: Reply) -> Json:
+    message = {"role": "assistant", "content": reply.text, "reasoning": reply.thoughts or None}
+    used = {"prompt_tokens": reply.read, "completion_tokens": reply.written, "total_tokens": reply.read + reply.written}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {"id": "c1", "object": "chat.completion", "created": 0, "model": asked.model, "choices": [choice],
+            "usage": used}  # fmt: skip
+
+
+def _responses_reply(asked: Asked, reply: Reply) -> Json:
+    thoughts = {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": reply.thoughts}]}
+    content = [{"type": "output_text", "text": reply.text, "annotations": []}]
+    message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": content}
+    used = {"input_tokens": reply.read, "output_tokens": reply.written, "total_tokens": reply.read + reply.written}
+    output = [thoughts, message] if reply.thoughts else [message]
+    return {"id": "r1", "object": "response", "created_at": 0, "model": asked.model, "status": "completed",
+            "output": output, "usage": used}  # fmt: skip
+
+
+def _messages_reply(asked: Asked, reply: Reply) -> Json:
+    thoughts = {"type": "thinking", "thinking": reply.thoughts, "signature": "s"}
+    text = {"type": "text", "text": reply.text}
+    content = [thoughts, text] if reply.thoughts else [text]
+    used = {"input_tokens": reply.read, "output_tokens": reply.written}
+    return {"id": "m1", "type": "message", "role": "assistant", "model": asked.model, "content": content,
+            "stop_reason": "end_turn", "usage": used}  # fmt: skip
+
+
+READ: dict[str, Callable[[Json], Asked]] = {
+    "/v1/chat/completions": _chat_asked,
+    "/v1/responses": _responses_asked,
+    "/v1/messages": _messages_asked,
+}
+WAYS: dict[str, Callable[[Asked, Reply], Json]] = {
+    "/v1/chat/completions": _chat_reply,
+    "/v1/responses": _responses_reply,
+    "/v1/messages": _messages_reply,
+}
+
+
+async def serve(port: int, chaos: Chaos) -> None:
+    print(await FakeServer(chaos).start(port), flush=True)  # noqa: T201 - its address is all that it prints
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument(
+        "--faults", type=float, default=0.0, help="share of answers that go wrong, in every way there is"
+    )
+    parser.add_argument("--thinking", type=float, default=0.0, help="share of replies with a reasoning block")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stall-s", type=float, default=60.0)
+    parser.add_argument("--retry-after-s", type=float, default=0.05)
+    given = parser.parse_args()
+    more = {"thinking": given.thinking, "stall_s": given.stall_s, "retry_after_s": given.retry_after_s}
+    try:
+        asyncio.run(serve(given.port, Chaos.evenly(given.faults, given.seed, **more)))
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Keys of servers: from the environment, or from a file that only its owner can read. Never from the command line.
+
+Owns the one place where a key is text. What goes anywhere else goes through `Key.masked` first: servers repeat keys
+in their messages, and a ledger keeps those.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from nanoflux_local.errors import ConfigError
+
+
+class Key:
+    """A key that shows itself to nobody but who asks for `text`; "" where a server needs none."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return "[key]" if self.text else "[no key]"
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+    def masked(self, told: str) -> str:
+        """The text without the key, wherever it stands in it."""
+        return told.replace(self.text, "[key]") if self.text else told
+
+
+def read_key(variable: str = "", file: str = "") -> Key:
+    """The key in the named environment variable, else in the named file, else none.
+
+    Raises:
+        ConfigError: what is named is not there, or others may read the file.
+    """
+    if variable and file:
+        raise ConfigError(f"both {variable} and {file} are named as the key's place", "name one: key_env or key_file")
+    if variable:
+        key = os.environ.get(variable, "").strip()
+        if not key:
+            fix = "export it, or change the endpoint's key_env"
+            raise ConfigError(f"the environment variable {variable} is not set", fix)
+        return Key(key)
+    return Key(_from_file(Path(file).expanduser())) if file else Key()
+
+
+def _from_file(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as opened:
+            status = os.fstat(opened.fileno())  # of what was opened: the name may lead elsewhere a moment later
+            if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+                raise ConfigError(
+                    f"the key file {path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
+                    f"own it and keep it private: chmod 600 {path}; a key that others may have read should be replaced",
+                )
+            key = opened.read(10_000).strip()
+    except OSError as error:
+        raise ConfigError(f"the key file {path}: {error.strerror}", "name a file that exists and can be read") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the key file {path} is not text", "write the key alone into it") from None
+    if not key or len(key.split()) != 1:
+        raise ConfigError(f"the key file {path} does not hold exactly one key", "write the key alone into it")
+    return key

@@ -1,0 +1,116 @@
+"""Pace: how many requests a server gets at once, and how long it may take, both as it shows itself able to.
+
+A fixed time limit makes a slow local server look broken, and a fixed width starves a large one or drowns a small one.
+"""
+
+import asyncio
+import time
+from collections import deque
+from contextlib import suppress
+from types import TracebackType
+
+FIRST = 10.0
+"""Before anything is measured, a reply may take this many times the shortest limit: weights may yet be loading."""
+MULTIPLE = 4.0
+"""A reply may take this many times as long as the slowest lately, token by token."""
+FEWEST_TOKENS = 64
+"""What is measured over fewer tokens than these is mostly the wait for the first one."""
+MOST_SLACK = 16.0
+
+
+class Speed:
+    """A server's time limit: never below `floor_s`, and longer where its replies take longer."""
+
+    def __init__(self, floor_s: float) -> None:
+        self._floor_s = floor_s
+        self._token_s: float | None = None
+        self._slack = 1.0
+
+    def limit(self, tokens: int) -> float:
+        """Seconds that a reply of at most `tokens` may take."""
+        if self._token_s is None:
+            return self._floor_s * FIRST * self._slack
+        return max(self._floor_s, MULTIPLE * self._token_s * max(tokens, FEWEST_TOKENS)) * self._slack
+
+    def answered(self, seconds: float, tokens: int) -> None:
+        """A slower reply counts at once, a quicker one little by little."""
+        token_s = seconds / max(tokens, FEWEST_TOKENS)
+        self._token_s = token_s if self._token_s is None else max(token_s, 0.9 * self._token_s + 0.1 * token_s)
+        self._slack = max(1.0, self._slack / 2)
+
+    def late(self) -> None:
+        """A limit was passed: perhaps it was too short, so the next one is longer."""
+        self._slack = min(MOST_SLACK, self._slack * 2)
+
+
+class Lane:
+    """The way to one server: at most `limit` requests at once, which its answers move between 1 and `most`.
+
+    Every answer widens it a little, a word that the server is busy halves it (additive increase, multiplicative
+    decrease), once for all requests that were under way together.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.limit = float(most)
+        self.busy = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._halved_at = self._quiet_until = 0.0
+
+    @property
+    def load(self) -> float:
+        """Requests that are under way or wait, by the width."""
+        return (self.busy + len(self._waiting)) / self.limit
+
+    async def __aenter__(self) -> None:
+        if self.busy >= int(self.limit) or self._waiting:
+            await self._turn()
+        else:
+            self.busy += 1
+        try:
+            await asyncio.sleep(max(0.0, self._quiet_until - time.monotonic()))
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    async def _turn(self) -> None:
+        """Wait for a place; whoever leaves gives it on, so that nobody overtakes."""
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if mine.done() and not mine.cancelled():
+                self._leave()  # the place came in the same moment
+            else:
+                with suppress(ValueError):  # `_admit` has passed it over already
+                    self._waiting.remove(mine)
+            raise
+
+    def _leave(self) -> None:
+        self.busy -= 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self.busy < int(self.limit):
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                self.busy += 1
+                waiting.set_result(None)
+
+    def widen(self) -> None:
+        """The server has room."""
+        self.limit = min(float(self.most), self.limit + 1.0 / self.limit)
+        self._admit()
+
+    def halve(self, began: float, quiet_s: float = 0.0) -> None:
+        """The server is busy, says a request that `began` then; nothing is sent for `quiet_s` seconds."""
+        self._quiet_until = max(self._quiet_until, time.monotonic() + quiet_s)
+        if began > self._halved_at:
+            self._halved_at = time.monotonic()
+            self.limit = max(1.0, self.limit / 2)

@@ -1,0 +1,146 @@
+"""A service: the servers behind one endpoint, and the way every request to them goes, whatever protocol it speaks.
+
+Pick a replica, wait for a place, send within the time limit, tell of every fault, and ask again while there is
+patience. Knows no protocol: what is sent and how it is read is the caller's `attempt`.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeVar, cast
+
+from nanoflux_local.endpoints.faults import MOST_RAW, TOLD, Seen, seen
+from nanoflux_local.endpoints.gauge import Gauge
+from nanoflux_local.endpoints.keys import Key
+from nanoflux_local.endpoints.pace import Speed
+from nanoflux_local.endpoints.replicas import Replica, another, pick
+from nanoflux_local.endpoints.retries import Patience
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.records import ChatReply, Fault
+
+BILLED = ("timeout", "reset", "garbled")
+"""Faults after which the server may have done the work all the same, and charge for it."""
+T = TypeVar("T")
+Attempt = Callable[[Any, float], Awaitable[T]]
+"""Sends one request through a client, within so many seconds, and reads its reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stake:
+    """What one attempt may come to: tokens written at most, and what it may cost if its reply is lost."""
+
+    tokens: int = 1
+    lost_tokens: int = 0
+    lost_usd: float = 0.0
+
+
+class Service:
+    """Servers at `urls`, each sent `capacity` requests at once at most; `connect` makes a client for an address.
+
+    `gauged` servers are asked how busy they are, which vLLM tells.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        urls: Sequence[str],
+        key: Key,
+        sdk: Callable[[], ModuleType],
+        connect: Callable[[str, Key], Any],
+        capacity: int,
+        timeout_s: float,
+        gauged: bool = False,
+    ) -> None:
+        self.model, self.urls, self.key = model, tuple(urls), key
+        self.capacity = capacity * len(self.urls)
+        self._most, self._gauged = capacity, gauged
+        self._sdk, self._connect = sdk, connect
+        self._speed = Speed(timeout_s)
+        self._replicas: list[Replica] = []
+        self._gauges: list[Gauge] = []
+
+    async def ask(self, attempt: Attempt[T], stake: Stake) -> T:
+        """What `attempt` gives, in the end.
+
+        Raises:
+            EndpointError: no usable reply came: patience is over, or there is no use in asking again.
+        """
+        patience = Patience()
+        while True:
+            replica = pick(self._connected())
+            async with replica.lane:
+                began, limit_s = time.monotonic(), self._speed.limit(stake.tokens)
+                outcome = await self._attempted(attempt, replica, limit_s)
+            seconds = time.monotonic() - began
+            if not isinstance(outcome, Seen):
+                self._answered(replica, seconds, outcome)
+                return outcome
+            self._tell(outcome, seconds, stake)
+            pause = self._failed(replica, outcome, began, patience)
+            if pause is not None:
+                await asyncio.sleep(pause)
+            elif outcome.reply is not None:
+                return cast(T, outcome.reply)  # no text, time and again: that is what the model says
+            else:
+                raise self._failure(replica, outcome)
+
+    async def _attempted(self, attempt: Attempt[T], replica: Replica, limit_s: float) -> T | Seen:
+        """The reply, or the fault; an exception of an SDK goes no further, since it may hold a key."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await attempt(replica.client, limit_s)
+        except Exception as error:
+            fault = seen(error, self._sdk(), limit_s)
+            if fault is None:
+                raise
+            return fault
+
+    def _answered(self, replica: Replica, seconds: float, reply: object) -> None:
+        replica.answered()
+        replica.lane.widen()
+        self._speed.answered(seconds, reply.completion_tokens if isinstance(reply, ChatReply) else 1)
+
+    def _failed(self, replica: Replica, fault: Seen, began: float, patience: Patience) -> float | None:
+        if fault.kind == "rate_limited":
+            replica.lane.halve(began, fault.retry_after_s or 0.0)
+        if fault.kind == "timeout":
+            self._speed.late()
+        if fault.gone:
+            replica.failed()
+        else:
+            replica.known = True
+        return patience.pause(fault, replica.known, another(self._replicas, replica))
+
+    def _tell(self, fault: Seen, seconds: float, stake: Stake) -> None:
+        if fault.kind is None:
+            return
+        tokens, usd = (stake.lost_tokens, stake.lost_usd) if fault.kind in BILLED else (0, 0.0)
+        if fault.reply is not None:
+            tokens, usd = fault.reply.prompt_tokens + fault.reply.completion_tokens, fault.reply.usd
+        told, raw = self.key.masked(fault.told), self.key.masked(fault.raw)[:MOST_RAW]
+        TOLD.get()(Fault(self.model, fault.kind, told, raw, round(seconds, 3), tokens, usd))
+
+    def _failure(self, replica: Replica, fault: Seen) -> EndpointError:
+        """What went wrong, without the key: servers repeat it in their messages, and a run records those."""
+        nobody = fault.kind == "unreachable"
+        fix = "start the server, or correct the endpoint's url" if nobody else "see the server's log"
+        return EndpointError(f"{replica.url} {self.key.masked(fault.told)}", f"{fix}; then `nanoflux run resume`")
+
+    def _connected(self) -> list[Replica]:
+        if not self._replicas:
+            self._replicas = [Replica(url, self._connect(url, self.key), self._most) for url in self.urls]
+            if self._gauged:
+                self._gauges = [Gauge(replica) for replica in self._replicas]
+        for gauge in self._gauges:
+            gauge.look()
+        return self._replicas
+
+    async def close(self) -> None:
+        """Hang up. Safe to call twice."""
+        for gauge in self._gauges:
+            await gauge.close()
+        for replica in self._replicas:
+            await replica.client.close()
+        self._replicas, self._gauges = [], []

@@ -1,0 +1,44 @@
+"""Prices: what hosted models charge where a profile does not say. A table that ships, and the user's own before it.
+
+A price belongs to an address and a model: the same weights at another address cost something else, or nothing.
+"""
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from nanoflux_local.config import EndpointConfig, Price, read_toml, validated
+
+OWN = "prices.toml"
+MAKERS = {
+    "openai_responses": "api.openai.com",
+    "openai_embeddings": "api.openai.com",
+    "anthropic_messages": "api.anthropic.com",
+}
+"""Whose address it is where an endpoint names none."""
+_DATE = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}$")
+
+
+def price_of(endpoint: EndpointConfig, home: Path) -> Price | None:
+    """The listed price of an endpoint's model at its address, or None.
+
+    Raises:
+        ConfigError: the user's table cannot be read, or a price in it is none.
+    """
+    hosts = {urlsplit(url).hostname for url in endpoint.addresses} or {MAKERS.get(endpoint.interface)}
+    if len(hosts) != 1:
+        return None
+    host = str(hosts.pop())
+    own = home / OWN
+    for path, table in ((own, read_toml(own) if own.exists() else {}), (Path(OWN), _shipped())):
+        models = table.get(host, {})
+        for name in (endpoint.model, _DATE.sub("", endpoint.model)):
+            if name in models:
+                return validated(Price, models[name], f"{path}: {host}: {name}")
+    return None
+
+
+def _shipped() -> dict[str, Any]:
+    return read_toml(Path(str(resources.files(__package__) / OWN)))
