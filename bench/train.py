@@ -1,16 +1,22 @@
 """Training speed: our loop against the plain way and, where it is installed, TRL's SFTTrainer.
 
-    python bench/train.py MODEL_FOLDER [--examples 200] [--threads 2] [--arm ours --arm plain …]
+    python bench/train.py [MODEL_FOLDER] [--examples 200] [--threads 2] [--arm ours --arm plain …]
 
 Same base, rows, LoRA settings, precision and steps for every arm; each arm runs in a process of its own, so that its
 peak memory is its own. Real tokens count, padding does not. CPU seconds tell the work even where other programs share
-the cores (take --threads 1 then); the ratio printed last is of wall-clock speeds.
+the cores (take --threads 1 then); the ratios printed last are of speeds by the wall clock, and of peaks of memory.
+
+TRL does not share our versions, so it has an environment of its own, which is used where it is there:
+
+    python3 -m venv .nanoflux/trl-venv
+    .nanoflux/trl-venv/bin/pip install torch==2.13.0 trl==1.16.0 datasets==5.2.0 peft==0.21.2 transformers==5.23.0
 """
 
 import argparse
 import json
+import os
 import random
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,8 +27,9 @@ from typing import Any
 
 from nanoflux_local.records import Message
 from nanoflux_local.train.data import Codec, Encoded, TrainingExample
-from nanoflux_local.train.settings import TrainSettings
 
+ROOT = Path(__file__).parents[1]
+TRL_PYTHON = ROOT / ".nanoflux" / "trl-venv" / "bin" / "python"
 TEXT = (
     "the price of apples and pears in a small shop rises by some share each week while people travel and count their "
     "money so we add what was bought divide by the days and multiply the rest to find how many boxes are left"
@@ -40,21 +47,34 @@ def make_examples(count: int, seed: int = 0) -> list[TrainingExample]:
     return [TrainingExample((Message("user", q),), a, str(i)) for i, (q, a) in enumerate(pairs)]
 
 
-def ours(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -> Any:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+# An arm trains and returns its model, or a way to load it, and what it spent; `loop_s` is the training loop alone.
+Arm = tuple[Callable[[], Any], dict[str, Any]]
 
+
+def ours(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -> Arm:
     from nanoflux_local.train.lora import train
+    from nanoflux_local.train.settings import TrainSettings
 
     settings = TrainSettings(epochs=1, val_fraction=0, threads=threads, checkpoint_every=10**6)
     start = clock()
     result = train(settings, rows, (), base, out)
-    spent = elapsed(start) | {"loop_s": result.seconds}
+    spent = elapsed(start) | {"loop_s": result.seconds, "last_losses": mean(result.train_losses[-10:])}
+    return lambda: with_adapter(base, out / "adapter"), spent
+
+
+def with_adapter(base: Path, adapter: Path) -> Any:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_pretrained(base, dtype="bfloat16")
-    return PeftModel.from_pretrained(model, out / "adapter"), spent
+    return PeftModel.from_pretrained(model, adapter)
 
 
-def plain(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int) -> Any:
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def plain(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int) -> Arm:
     """What a short script does: PEFT as it comes, rows padded to 512 with a mask, logits for every position."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -70,20 +90,23 @@ def plain(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int)
     encoded = [codec.encode(row, i, 512) for i, row in enumerate(rows)]
     random.Random(0).shuffle(encoded)
     optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=2e-4, weight_decay=0.0)
-    steps, begun = -(-len(encoded) // 4), time.perf_counter()
+    steps, begun, losses = -(-len(encoded) // 4), time.perf_counter(), []
     model.train()
     for step in range(steps):
         ids, mask, labels = padded(encoded[4 * step : 4 * step + 4])
         optimizer.param_groups[0]["lr"] = 2e-4 * (1 - step / steps)
         logits = model(input_ids=ids, attention_mask=mask).logits.float()
-        F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100).backward()
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        loss.backward()
+        losses.append(float(loss))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return model, elapsed(start) | {"loop_s": time.perf_counter() - begun}
+    spent = elapsed(start) | {"loop_s": time.perf_counter() - begun, "last_losses": mean(losses[-10:])}
+    return lambda: model, spent
 
 
-def trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, packing: bool) -> Any:
+def trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, packing: bool) -> Arm:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -114,7 +137,7 @@ def trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, pa
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
-        logging_steps=10**6,
+        logging_steps=1,
         dataloader_pin_memory=False,
     )
     trainer = SFTTrainer(
@@ -126,7 +149,9 @@ def trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, pa
     )
     begun = time.perf_counter()
     trainer.train()
-    return trainer.model, elapsed(start) | {"loop_s": time.perf_counter() - begun}
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    spent = elapsed(start) | {"loop_s": time.perf_counter() - begun, "last_losses": mean(losses[-10:])}
+    return lambda: trainer.model, spent | {"steps": trainer.state.global_step}
 
 
 def lora_keys() -> dict[str, Any]:
@@ -152,7 +177,7 @@ def padded(rows: Sequence[Encoded], length: int = 512) -> tuple[Any, Any, Any]:
     return ids, mask, labels
 
 
-ARMS: dict[str, Callable[..., Any]] = {
+ARMS: dict[str, Callable[..., Arm]] = {
     "ours": ours,
     "plain": plain,
     "trl": lambda base, rows, out, threads: trl(base, rows, out, threads, packing=False),
@@ -189,9 +214,9 @@ def run_arm(arm: str, base: Path, count: int, threads: int) -> dict[str, Any]:
     rows, held, codec = make_examples(count), make_examples(12, seed=1), Codec.load(base)
     tokens = sum(len(codec.encode(row, i, 512).ids) for i, row in enumerate(rows))
     with tempfile.TemporaryDirectory() as out:
-        model, spent = ARMS[arm](base, rows, Path(out), threads)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        loss = held_out_loss(model, base, held)
+        trained, spent = ARMS[arm](base, rows, Path(out), threads)
+        peak = peak_bytes()
+        loss = held_out_loss(trained(), base, held)
     return (
         {"arm": arm, "tokens": tokens, "tokens_per_s": tokens / spent["loop_s"], "peak_bytes": peak}
         | spent
@@ -199,9 +224,16 @@ def run_arm(arm: str, base: Path, count: int, threads: int) -> dict[str, Any]:
     )
 
 
+def peak_bytes() -> int:
+    """The most memory this process held; unlike `getrusage`, nothing of the process that started it."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    return int(found[1]) * 1024 if found else 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path)
+    installed = Path(os.environ.get("NANOFLUX_HOME") or ROOT / ".nanoflux" / "test-home") / "weights" / "smollm2-135m"
+    parser.add_argument("base", type=Path, nargs="?", default=installed)
     parser.add_argument("--examples", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--arm", action="append", choices=list(ARMS))
@@ -212,14 +244,20 @@ def main() -> None:
         return
     results = [found for arm in given.arm or ARMS if (found := measure(arm, given))]
     for result in results[1:]:
-        print(f"{results[0]['arm']} / {result['arm']}: {results[0]['tokens_per_s'] / result['tokens_per_s']:.2f}x wall")
+        speed, memory = (results[0][key] / result[key] for key in ("tokens_per_s", "peak_bytes"))
+        print(f"{results[0]['arm']} / {result['arm']}: {speed:.2f} times the tokens/s, {memory:.2f} times the memory")
 
 
 def measure(arm: str, given: argparse.Namespace) -> dict[str, Any] | None:
     """One arm in its own process; None, with the reason on stderr, where it cannot run (TRL is not installed)."""
     fixed = ["--alone", "--arm", arm, "--examples", str(given.examples), "--threads", str(given.threads)]
+    python = str(TRL_PYTHON) if arm.startswith("trl") and TRL_PYTHON.exists() else sys.executable
     done = subprocess.run(
-        [sys.executable, __file__, str(given.base), *fixed], capture_output=True, text=True, check=False
+        [python, __file__, str(given.base), *fixed],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not found:

@@ -1,5 +1,6 @@
-"""`nanoflux adapters`: what training left, by content hash."""
+"""`nanoflux adapters`: what training left, by content hash; merged into its base, or carried elsewhere."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,7 +26,7 @@ def list_all(as_json: bool) -> None:
         return
     if not found:
         raise NothingMatchedError("there are no adapters yet", "train one: nanoflux train RUN --base smollm2-135m")
-    print_table(("adapter", "base", "examples", "run"), [_row(entry) for entry in found])
+    print_table(("adapter", "base", "examples", "dev loss", "run"), [_row(entry) for entry in found])
     for entry in found:
         if "problem" in entry:
             say(entry["problem"])
@@ -33,14 +34,103 @@ def list_all(as_json: bool) -> None:
 
 def _row(entry: dict[str, Any]) -> list[object]:
     if "problem" in entry:
-        return [entry["adapter"][:16], "damaged", "", ""]
-    return [entry["adapter"][:16], entry["base"]["name"], entry["data"]["examples"], entry.get("run", "")]
+        return [entry["adapter"][:16], "damaged", "", "", ""]
+    losses = _dev_losses(entry)
+    dev = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
+    return [entry["adapter"][:16], entry["base"]["name"], entry["data"]["examples"], dev, entry.get("run", "")]
+
+
+def _dev_losses(entry: dict[str, Any]) -> list[float]:
+    losses = entry["losses"]
+    return [loss for loss in (losses["initial_val_loss"], *losses["val_losses"]) if loss is not None]
 
 
 @command.command()
 @click.argument("adapter")
-def show(adapter: str) -> None:
-    """The manifest of ADAPTER (the beginning of its hash is enough)."""
+@with_json
+def show(adapter: str, as_json: bool) -> None:
+    """What ADAPTER is and how it came about (the beginning of its hash is enough)."""
     from nanoflux_local.train.adapters import find_adapter, load_manifest
 
-    print_json(load_manifest(find_adapter(home().adapters, adapter)))
+    folder = find_adapter(home().adapters, adapter)
+    manifest = load_manifest(folder)
+    if as_json:
+        print_json(manifest)
+        return
+    print_table(("adapter", manifest["adapter"]), _told(manifest))
+    say(f"its files are in {folder}; `--json` prints the whole record")
+
+
+def _told(manifest: dict[str, Any]) -> list[tuple[str, object]]:
+    settings, data, flops = manifest["settings"], manifest["data"], manifest["flops"]
+    base, hardware = manifest["base"], manifest["hardware"]
+    return [
+        ("base", f"{base['name']}, revision {base['revision'][:12] or 'unknown'}"),
+        ("run", manifest.get("run") or "–"),
+        (
+            "examples",
+            f"{data['examples']} ({data['truncated']} cut, {data['dropped']} left out), {data['tokens']} tokens",
+        ),
+        ("data digest", data["digest"]),
+        ("LoRA", f"r {settings['r']}, alpha {settings['alpha']:g}, dropout {settings['dropout']:g}"),
+        ("training", f"{manifest['steps']} steps, {settings['epochs']} epochs, rate {settings['learning_rate']:g}"),
+        ("seed", manifest["seed"]),
+        ("dev loss", " → ".join(f"{loss:.3f}" for loss in _dev_losses(manifest)) or "–"),
+        ("FLOPs", f"{flops['measured']:.3g} measured, {flops['6nd']:.3g} by 6ND"),
+        ("seconds", f"{manifest['seconds']:.0f} on {hardware['device']} in {hardware['dtype']}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
+    ]
+
+
+@command.command()
+@click.argument("adapter")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@with_json
+def merge(adapter: str, out: Path, as_json: bool) -> None:
+    """Write the base with ADAPTER merged into its weights: a model folder like any other."""
+    from nanoflux_local.train.adapters import find_adapter, load_manifest
+    from nanoflux_local.train.merged import base_folder
+    from nanoflux_local.train.merged import merge as write_merged
+
+    folder = find_adapter(home().adapters, adapter)
+    record = write_merged(folder, base_folder(load_manifest(folder), home().root), out)
+    if as_json:
+        print_json(record)
+        return
+    check = record["check"]
+    print_table(
+        ("model", str(out)),
+        [
+            ("adapter", record["adapter"][:16]),
+            ("base", record["base"]["name"]),
+            ("weights", check["dtype"]),
+            ("from base and adapter", f"{check['nats_from_adapter']:.2g} nats a token, {check['tolerance']:g} allowed"),
+            ("from the base alone", f"{check['nats_from_base']:.2g} nats a token"),
+        ],
+    )
+    say(f"install it with `nanoflux models import {out} --name NAME`")
+
+
+@command.command()
+@click.argument("adapter")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("--format", "kind", type=click.Choice(["safetensors", "gguf"]), default="safetensors", show_default=True)
+@with_json
+def export(adapter: str, out: Path, kind: str, as_json: bool) -> None:
+    """Write ADAPTER for other programs: PEFT's folder, or the merged model as one GGUF file."""
+    from nanoflux_local.train.adapters import export_peft, find_adapter, load_manifest
+
+    folder = find_adapter(home().adapters, adapter)
+    if kind == "gguf":
+        from nanoflux_local.train.gguf_file import export_gguf
+        from nanoflux_local.train.merged import base_folder
+
+        record = export_gguf(folder, base_folder(load_manifest(folder), home().root), out)
+    else:
+        manifest = export_peft(folder, out)
+        record = {"adapter": manifest["adapter"], "base": manifest["base"], "folder": str(out)}
+    record["format"] = kind
+    if as_json:
+        print_json(record)
+        return
+    print_table(("exported", kind), [("adapter", record["adapter"]), ("to", record.get("file", record["folder"]))])

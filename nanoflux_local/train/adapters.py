@@ -15,7 +15,7 @@ from typing import Any
 from nanoflux_local.adapter_hash import CONFIG, WEIGHTS, adapter_hash
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
 from nanoflux_local.train.events import TrainResult
-from nanoflux_local.train.files import sync_folder, write_atomically
+from nanoflux_local.train.files import new_folder, sync, write_atomically
 from nanoflux_local.train.settings import TrainSettings
 
 MANIFEST, CARD = "nanoflux.json", "README.md"
@@ -30,7 +30,7 @@ def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str,
     ordered = {name: weights[name].contiguous() for name in sorted(weights)}
     write_atomically(folder / WEIGHTS, save(ordered, {"format": "pt"}))
     plain = {key: _plain(value) for key, value in config.items()} | {"inference_mode": True}
-    write_atomically(folder / CONFIG, _pretty(plain).encode())
+    write_atomically(folder / CONFIG, pretty(plain).encode())
 
 
 def _plain(value: Any) -> Any:
@@ -63,7 +63,7 @@ def publish(
         _copy(result.adapter_dir, folder, base, revision)
         name = adapter_hash(folder)
         manifest = _manifest(name, result, settings, base, revision) | dict(extra or {})
-        write_atomically(folder / MANIFEST, _pretty(manifest).encode())
+        write_atomically(folder / MANIFEST, pretty(manifest).encode())
         write_atomically(folder / CARD, _card(manifest).encode())
         return _place(folder, adapters_dir / name)
 
@@ -103,22 +103,39 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
     return found[0]
 
 
+def export_peft(adapter: Path, target: Path) -> dict[str, Any]:
+    """Copy a sealed adapter to `target`, a new folder that plain PEFT loads; returns its manifest.
+
+    Raises DataError where the adapter is damaged, UsageError where `target` exists.
+    """
+    manifest = load_manifest(adapter)
+    with new_folder(target) as folder:
+        for name in (WEIGHTS, CONFIG, MANIFEST, CARD):
+            shutil.copyfile(adapter / name, folder / name)
+        load_manifest(folder)
+    return manifest
+
+
 def _copy(source: Path, folder: Path, base: str, revision: str) -> None:
     """Weights as they are; the config with the base's name in place of this machine's path."""
     shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
     config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base, "revision": revision or None}
-    write_atomically(folder / CONFIG, _pretty(config).encode())
+    write_atomically(folder / CONFIG, pretty(config).encode())
 
 
 def _place(folder: Path, target: Path) -> Path:
-    """Rename `folder` to `target`, unless the same content is there already."""
+    """Rename `folder` to `target`; where the same content is there already, only what it lacks is added to it."""
     if target.exists():
         if adapter_hash(target) != target.name:
             raise RefusedError(f"{target} exists and its content was changed", "move it away, then publish again")
+        for name in (MANIFEST, CARD):
+            if not (target / name).exists():
+                write_atomically(target / name, (folder / name).read_bytes())
+        load_manifest(target)
         return target
     folder.rename(target)
-    sync_folder(target.parent)
+    sync(target.parent)
     return target
 
 
@@ -138,8 +155,13 @@ def _manifest(name: str, result: TrainResult, settings: TrainSettings, base: str
         "flops": record["flops"],
         "seconds": result.seconds,
         "hardware": {"dtype": result.dtype, "device": result.device},
-        "versions": {package: _version(package) for package in _PACKAGES},
+        "versions": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """What wrote a record: this program and the libraries that decide its weights."""
+    return {package: _version(package) for package in _PACKAGES}
 
 
 def _version(package: str) -> str:
@@ -177,5 +199,6 @@ Trained by NanoFlux Local on {data["examples"]} examples ({data["tokens"]:,} tok
 """
 
 
-def _pretty(value: Any) -> str:
+def pretty(value: Any) -> str:
+    """JSON for a file that people read."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"

@@ -4,7 +4,12 @@ Owns the one way this room writes: beside the target, flushed to the disk, then 
 """
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from nanoflux_local.errors import NanofluxError, UsageError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -16,16 +21,44 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError:
         part.unlink(missing_ok=True)
         raise
 
 
-def sync_folder(folder: Path) -> None:
-    """A rename is durable once its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file, or a folder: a rename is durable once its folder is."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """An empty folder that becomes `target` by one rename where the block ends well, and leaves nothing otherwise.
+
+    Raises UsageError where `target` exists, NanofluxError where nothing can be written there.
+    """
+    _refuse_existing(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.new-") as scratch:
+            folder = Path(scratch) / "folder"
+            folder.mkdir()
+            yield folder
+            for path in folder.rglob("*"):
+                sync(path)
+            _refuse_existing(target)  # it may have come meanwhile
+            folder.rename(target)
+            sync(target.parent)
+    except OSError as error:
+        what = f"{target} cannot be written: {error.strerror or error}"
+        raise NanofluxError(what, "free space or name another place with -o; nothing was left behind") from error
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise UsageError(f"{target} exists", "name a new place with -o; nothing is ever overwritten")

@@ -65,7 +65,9 @@ def test_a_damaged_adapter_is_listed_as_such_beside_the_others(
         file.write(b"\x7f")
     shown = CliRunner().invoke(nanoflux, ["adapters", "list"])
     assert shown.exit_code == 0, shown.output
-    assert re.search(rf"^{whole.name[:16]} +tiny +{result.examples} +r1$", shown.stdout, re.MULTILINE), shown.stdout
+    assert re.search(
+        rf"^{whole.name[:16]} +tiny +{result.examples} +[0-9.]+ → [0-9.]+ +r1$", shown.stdout, re.MULTILINE
+    ), shown.stdout
     assert re.search(rf"^{damaged.name[:16]} +damaged", shown.stdout, re.MULTILINE)
     assert "not what its manifest says" in shown.stderr
 

@@ -1,0 +1,208 @@
+"""An adapter in its base, and an adapter elsewhere: the same answers, or nothing is written."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from nanoflux_local.adapter_hash import adapter_hash
+from nanoflux_local.cli.main import nanoflux
+from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
+from nanoflux_local.train import gguf_file, merged
+from nanoflux_local.train.adapters import publish
+from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.train.lora import train
+from nanoflux_local.train.settings import TrainSettings
+from nanoflux_models.weights import import_path, weights_dir
+
+SETTINGS = TrainSettings(epochs=1, learning_rate=3e-3, dtype="float32")
+IDS = torch.tensor([[5, 70, 33, 120, 9, 9, 41, 200]])
+
+
+@pytest.fixture
+def home(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
+    """A home with a base and an adapter, and the adapter's folder."""
+    root, base = tmp_path / "home", tmp_path / "base"
+    monkeypatch.setenv("NANOFLUX_HOME", str(root))
+    shutil.copytree(tiny_base, base)
+    teach_one_merge(base / "tokenizer.json")
+    revision = json.loads((import_path(base, "tiny", root) / "weights.json").read_text())["revision"]
+    result = train(SETTINGS, examples, (), tiny_base, tmp_path / "work")
+    return root, publish(result, SETTINGS, root / "adapters", "tiny", revision, {"run": "r1"})
+
+
+def teach_one_merge(file: Path) -> None:
+    """A byte-pair vocabulary without a single pair is one that GGUF's readers do not know."""
+    tokenizer = json.loads(file.read_text())
+    words = tokenizer["model"]["vocab"]
+    words["so"] = words.pop("ÿ")
+    tokenizer["model"]["merges"] = [["s", "o"]]
+    file.write_text(json.dumps(tokenizer))
+
+
+def called(*arguments: str | Path) -> Any:
+    done = CliRunner().invoke(nanoflux, ["adapters", *map(str, arguments), "--json"])
+    if done.exception:
+        raise done.exception
+    return json.loads(done.stdout)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+def loaded(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def with_adapter(base: Path, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(loaded(base), adapter)
+
+
+def test_a_merged_model_answers_as_base_and_adapter_do(home: tuple[Path, Path], tmp_path: Path) -> None:
+    root, adapter = home
+    record = called("merge", adapter.name[:8], "-o", tmp_path / "out")
+    tuned, base = logits(with_adapter(weights_dir("tiny", root), adapter)), logits(loaded(weights_dir("tiny", root)))
+    torch.testing.assert_close(logits(loaded(tmp_path / "out")), tuned, rtol=1e-4, atol=1e-4)
+    assert (tuned - base).abs().max() > 0.01
+    assert record["adapter"] == adapter.name and record["base"]["name"] == "tiny"
+    assert record["check"]["nats_from_adapter"] <= record["check"]["tolerance"] < record["check"]["nats_from_base"]
+    kept = json.loads((tmp_path / "out" / merged.RECORD).read_text())
+    assert kept | {"folder": str(tmp_path / "out")} == record
+    assert adapter.name in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_merged_model_can_be_installed_and_made_again(home: tuple[Path, Path], tmp_path: Path) -> None:
+    root, adapter = home
+    for name in ("one", "two"):
+        called("merge", adapter.name, "-o", tmp_path / name)
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    installed = import_path(tmp_path / "one", "tuned", root)
+    assert torch.equal(logits(loaded(installed)), logits(loaded(tmp_path / "one")))
+
+
+def test_nothing_is_overwritten_and_nothing_half_is_left(home: tuple[Path, Path], tmp_path: Path) -> None:
+    root, adapter = home
+    (tmp_path / "there").mkdir()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for command in (["merge"], ["export"], ["export", "--format", "gguf"]):
+        for place in ("there", "dangling"):
+            with pytest.raises(UsageError, match="exists"):
+                called(*command, adapter.name, "-o", tmp_path / place)
+    before = sorted(tmp_path.iterdir())
+    manifest = adapter / "nanoflux.json"
+    manifest.write_text(manifest.read_text().replace(json.loads(manifest.read_text())["base"]["revision"], "another"))
+    with pytest.raises(RefusedError, match="of revision another"):
+        called("merge", adapter.name, "-o", tmp_path / "out")
+    config = weights_dir("tiny", root) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"bits": 4}}))
+    with pytest.raises(UsageError, match="quantised"):
+        merged.merge(adapter, weights_dir("tiny", root), tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before and not any((tmp_path / "there").iterdir())
+
+
+def test_a_merge_that_answers_otherwise_is_refused(
+    home: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One matrix comes out a little too large."""
+    from peft.tuners.tuners_utils import BaseTuner
+
+    def faulty(self: Any, **options: Any) -> Any:
+        model = whole(self, **options)
+        model.get_decoder().layers[0].mlp.down_proj.weight.data *= 1.1
+        return model
+
+    whole = BaseTuner.merge_and_unload
+    monkeypatch.setattr(BaseTuner, "merge_and_unload", faulty)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RefusedError, match="nats a token from base and adapter"):
+        called("merge", home[1].name, "-o", tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_plain_peft_loads_an_exported_adapter(home: tuple[Path, Path], tmp_path: Path) -> None:
+    root, adapter = home
+    record = called("export", adapter.name, "-o", tmp_path / "out")
+    assert record == {
+        "adapter": adapter_hash(tmp_path / "out"),
+        "base": {"name": "tiny", "revision": json.loads((adapter / "nanoflux.json").read_text())["base"]["revision"]},
+        "folder": str(tmp_path / "out"),
+        "format": "safetensors",
+    }
+    base = weights_dir("tiny", root)
+    assert torch.equal(logits(with_adapter(base, tmp_path / "out")), logits(with_adapter(base, adapter)))
+
+
+def test_what_a_sealed_adapter_lacks_is_completed(
+    home: tuple[Path, Path], tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    root, adapter = home
+    whole = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    for name in ("nanoflux.json", "README.md"):
+        (adapter / name).unlink()
+        result = train(SETTINGS, examples, (), tiny_base, tmp_path / "again")
+        revision = json.loads(whole["nanoflux.json"])["base"]["revision"]
+        assert publish(result, SETTINGS, root / "adapters", "tiny", revision, {"run": "r1"}) == adapter
+        assert (adapter / name).is_file() and called("show", adapter.name)["adapter"] == adapter.name
+    assert {path.name for path in adapter.iterdir()} == set(whole)
+
+
+def test_an_adapter_can_be_read_by_people(home: tuple[Path, Path]) -> None:
+    listed = CliRunner().invoke(nanoflux, ["adapters", "list"]).stdout
+    shown = CliRunner().invoke(nanoflux, ["adapters", "show", home[1].name[:6]]).stdout
+    assert home[1].name[:16] in listed and " → " in listed
+    assert home[1].name in shown and "r 8, alpha 32" in shown and "tiny" in shown
+
+
+def test_a_gguf_file_holds_the_merged_model(home: tuple[Path, Path], tmp_path: Path) -> None:
+    record = called("export", home[1].name, "-o", tmp_path / "out", "--format", "gguf")
+    file = Path(record["file"])
+    assert file.parent == tmp_path / "out" and file.name == f"tiny-{home[1].name[:12]}.gguf"
+    called("merge", home[1].name, "-o", tmp_path / "merged")
+    from transformers import AutoModelForCausalLM
+
+    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    torch.testing.assert_close(logits(read), logits(loaded(tmp_path / "merged")), rtol=1e-5, atol=1e-5)
+    installed = import_path(file, "from-gguf", home[0])
+    assert (installed / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"architectures": ["Qwen2ForCausalLM"]}, "architecture"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "rotary"),
+        ({"attention_bias": True}, "biases"),
+    ],
+)
+def test_what_cannot_be_gguf_is_refused_with_the_reason(
+    tiny_base: Path, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_base, model)
+    (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | change))
+    with pytest.raises(UsageError, match=reason):
+        gguf_file.write_gguf(model, tmp_path / "x.gguf", "x")
+    assert not (tmp_path / "x.gguf").exists()
+
+
+def test_a_tokenizer_without_a_known_name_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base, tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
+    file.write_text(json.dumps(tokenizer))
+    with pytest.raises(NanofluxError, match="no known name"):
+        gguf_file.write_gguf(tmp_path / "model", tmp_path / "x.gguf", "x")
