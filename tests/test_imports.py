@@ -36,7 +36,8 @@ COMMANDS = [
     ("data", "show"), ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
     ("run", "pause"), ("run", "stop"), ("run", "set"),
     ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"), ("train",),
-    ("adapters",), ("adapters", "list"), ("adapters", "show"), ("eval",), ("compare",), ("report",), ("sandbox",),
+    ("adapters",), ("adapters", "list"), ("adapters", "show"), ("adapters", "merge"), ("adapters", "export"), ("eval",),
+    ("compare",), ("report",), ("sandbox",),
     ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
 ]  # fmt: skip
 
