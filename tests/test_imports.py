@@ -32,7 +32,8 @@ finally:
 """
 COMMANDS = [
     (), ("demo",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"), ("models", "verify"),
-    ("models", "plan"), ("data",), ("data", "import"), ("data", "list"),
+    ("models", "plan"), ("models", "serve"), ("models", "ps"), ("models", "logs"), ("models", "stop"),
+    ("models", "probe"), ("data",), ("data", "import"), ("data", "list"),
     ("data", "show"), ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
     ("run", "pause"), ("run", "stop"), ("run", "set"),
     ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"), ("train",),

@@ -38,3 +38,19 @@ class ModelNotFoundError(ModelsError):
 
 class DigestMismatchError(ModelsError):
     """A file is not the one that was promised."""
+
+
+class ServerError(ModelsError):
+    """A server that cannot be started, does not answer, or ended."""
+
+
+class ServerRefusedError(ModelsError):
+    """A server or an adapter that a rule refuses: a name in use, an adapter that does nothing."""
+
+    exit_code = 3
+
+
+class NoServerError(ModelsError):
+    """No server of that name."""
+
+    exit_code = 4

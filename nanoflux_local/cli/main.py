@@ -14,7 +14,7 @@ from nanoflux_local.errors import NanofluxError
 
 NOUNS = {
     "demo": ("demo", "The main job on the embedded default: generate, train, evaluate, report."),
-    "models": ("models", "Weights: list, pull, import, verify."),
+    "models": ("models", "Weights and servers: list, pull, import, verify, plan, serve, ps, logs, stop, probe."),
     "data": ("data", "Benchmarks: list, import, show."),
     "run": ("run", "Generation: start, list, show, set, pause, resume, stop, verify, replay."),
     "examples": ("examples", "The kept examples of a run."),

@@ -1,9 +1,10 @@
-"""`nanoflux models`: weights on this machine."""
+"""`nanoflux models`: weights on this machine, and the servers that they are asked through."""
 
 from pathlib import Path
 
 import click
 
+from nanoflux_local.cli import servers
 from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
 from nanoflux_local.cli.plan import command as plan
 from nanoflux_local.errors import NanofluxError
@@ -11,7 +12,7 @@ from nanoflux_local.errors import NanofluxError
 
 @click.group(name="models")
 def command() -> None:
-    """Weights: what is known, what is here, how it comes in."""
+    """Weights: what is known, what is here, how it comes in. Servers: plan, serve, ps, logs, stop, probe."""
 
 
 @command.command("list")
@@ -90,4 +91,5 @@ def verify(name: str | None, as_json: bool) -> None:
         raise NanofluxError("some weights are damaged", "pull or import them again")
 
 
-command.add_command(plan)
+for each in (plan, servers.serve, servers.ps, servers.logs, servers.stop, servers.probe_command):
+    command.add_command(each)

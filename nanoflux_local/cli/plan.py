@@ -1,7 +1,5 @@
 """`nanoflux models plan`: which model of a profile goes on which GPU, before anything starts."""
 
-import shutil
-import subprocess
 from dataclasses import asdict
 
 import click
@@ -18,29 +16,17 @@ from nanoflux_local.errors import NanofluxError, UsageError
 @with_json
 def command(profile: str, gpus: str, sequences: int, context: int, as_json: bool) -> None:
     """Say which model of PROFILE goes on which GPU; computed from manifests, nothing is started or measured."""
+    from nanoflux_local.serving import planned
     from nanoflux_models.manifest import list_manifests, load_manifest
-    from nanoflux_models.placement import Demand, kv_gib, plan
 
     sizes = _sizes(gpus)
     manifests = {name: load_manifest(name, home().root) for name in _served(profile)}
-    missing = [name for name, manifest in manifests.items() if manifest.memory is None]
-    if missing:
-        fix = "state weights_gib and kv_bytes_per_token"
-        raise UsageError(f"the manifest of {missing[0]} has no [memory] table", fix)
-    spread = [name for name, manifest in manifests.items() if manifest.parallel.nodes > 1]
-    if spread:
-        raise UsageError(f"{spread[0]} spans several machines; this plans one", "see docs/multi-node.md")
-    demands = []
-    for name, manifest in manifests.items():
-        assert manifest.memory is not None
-        cache = kv_gib(manifest.memory.kv_bytes_per_token, sequences, min(context, manifest.context))
-        width = manifest.parallel.tensor * manifest.parallel.pipeline
-        demands.append(Demand(name, manifest.memory.weights_gib, cache, width, manifest.parallel.data))
     known = {m.name: m.memory.weights_gib for m in list_manifests(home().root) if m.memory and m.kind == "chat"}
-    found = plan(demands, sizes, {name: gib for name, gib in known.items() if name not in manifests})
+    smaller = {name: gib for name, gib in known.items() if name not in manifests}
+    found = planned(manifests.values(), sizes, smaller, sequences, context)
     if as_json:
         print_json({"profile": profile, "gpus": sizes, "fits": found.fits, **asdict(found)})
-    elif found.fits and not demands:
+    elif found.fits and not manifests:
         say(f"{profile} serves no model on a GPU.")
     elif found.fits:
         print_table(
@@ -68,27 +54,17 @@ def _served(profile: str) -> list[str]:
 
 def _sizes(gpus: str) -> list[float]:
     if not gpus:
-        return _found()
+        from nanoflux_models.gpus import found_gpus
+
+        found = found_gpus()
+        if not found:
+            fix = "say what there will be, for instance --gpus 40,40"
+            raise UsageError("no GPU was found here: nvidia-smi is missing or names none", fix)
+        return found
     try:
         sizes = [float(part) for part in gpus.split(",")]
     except ValueError:
         sizes = []
     if not sizes or not all(0 < size < 10_000 for size in sizes):
         raise UsageError(f"--gpus {gpus!r} is not a list of GiB", "write for instance --gpus 40,40")
-    return sizes
-
-
-def _found() -> list[float]:
-    """GiB of each GPU that nvidia-smi tells of."""
-    smi, fix = shutil.which("nvidia-smi"), "say what there will be, for instance --gpus 40,40"
-    if smi is None:
-        raise UsageError("no GPU was found here: there is no nvidia-smi", fix)
-    query = [smi, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    try:
-        sizes = [float(line) / 1024 for line in done.stdout.split()]
-    except ValueError:
-        sizes = []
-    if done.returncode or not sizes:
-        raise UsageError("no GPU was found here: nvidia-smi names none", fix)
     return sizes

@@ -5,6 +5,7 @@ Owns the tokens that end a reply and the search for stop strings. Imports transf
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ class Codec:
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's ids, up to where the assistant begins; a last message of the assistant is left open."""
-        chat = [{"role": message.role, "content": _utf8(message.content)} for message in messages]
         if not self._system_role:
-            chat = _without_system(chat)
+            messages = without_system(messages)
+        chat = [{"role": message.role, "content": _utf8(message.content)} for message in messages]
         try:
             begun = bool(chat) and chat[-1]["role"] == "assistant"
             ids = self._tokenizer.apply_chat_template(
@@ -73,10 +74,10 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def _without_system(chat: list[dict[str, str]]) -> list[dict[str, str]]:
+def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
     """For templates without a system role: its text opens the first message of the user."""
-    system = [message["content"] for message in chat if message["role"] == "system"]
-    rest = [dict(message) for message in chat if message["role"] != "system"]
+    system = [message.content for message in messages if message.role == "system"]
+    rest = [message for message in messages if message.role != "system"]
     if system and rest:
-        rest[0]["content"] = "\n\n".join([*system, rest[0]["content"]])
-    return rest
+        rest[0] = replace(rest[0], content="\n\n".join([*system, rest[0].content]))
+    return tuple(rest)

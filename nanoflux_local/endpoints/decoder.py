@@ -20,11 +20,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from nanoflux_local.errors import EndpointError
+from nanoflux_local.errors import EndpointError, RefusedError
 
 ATTENTION = "nanoflux_rows"
 GRANULE = 64
 ROOM_STEP = 256
+LEAST_EFFECT = 1e-4
+"""The least change of a logit, in float32, by which an adapter counts as one that does something; zeros change none."""
 
 
 class Rows:
@@ -222,6 +224,9 @@ def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
     """The model of a weights folder, a LoRA merged into its weights where there is one.
 
     Merging happens in float32 and is rounded once; a merged model decodes as fast as the base.
+
+    Raises:
+        RefusedError: the LoRA changes nothing.
     """
     from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
     from transformers.utils import logging
@@ -235,8 +240,28 @@ def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
     if adapter:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().to(dtype)
+        tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
+        if _effect(tuned) < LEAST_EFFECT:
+            what = f"adapter {adapter.name[:12]} does nothing: the base's logits are the same without it"
+            raise RefusedError(
+                what, "train it again, or use another: a comparison with it would compare the base with itself"
+            )
+        model = tuned.merge_and_unload().to(dtype)
     return model.eval()
+
+
+def _effect(model: Any) -> float:
+    """By how much, at most, an adapter changes a logit after a few tokens."""
+    ids = torch.tensor([[7, 11, 13, 17, 19, 23, 29]])
+    base = model.get_base_model()
+    base.set_attn_implementation("sdpa")
+    try:
+        with torch.inference_mode():
+            tuned = model(input_ids=ids, use_cache=False).logits
+            with model.disable_adapter():
+                return float((tuned - model(input_ids=ids, use_cache=False).logits).abs().max())
+    finally:
+        base.set_attn_implementation(ATTENTION)
 
 
 class PackedLinear(torch.nn.Module):

@@ -7,13 +7,13 @@ Owns the endpoint's identity; the queue is `batcher`'s and the arithmetic `decod
 
 import asyncio
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanoflux_local.adapter_hash import adapter_hash
 from nanoflux_local.endpoints.batcher import Batcher
 from nanoflux_local.endpoints.cores import share_cores
+from nanoflux_local.endpoints.tokens import TokenCounter
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 from nanoflux_models.offline import go_offline
@@ -45,6 +45,7 @@ class InProcessEndpoint:
         self._device = best_device() if device == "auto" else device
         self._dtype = best_dtype(self._device) if dtype == "auto" else dtype
         self._system_role = system_role
+        self._counter = TokenCounter(weights)
         self.identity = self._identify()
         self.capacity = 2 * rows  # so that a row that falls free finds its next request waiting
         self.repeatable = self._device == "cpu"
@@ -63,18 +64,11 @@ class InProcessEndpoint:
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, without loading the model."""
-        clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-        return len(self._tokenizer.encode(clean, add_special_tokens=False).ids)
+        return self._counter.count(text)
 
     async def close(self) -> None:
         """End the worker; safe to call twice."""
         await asyncio.to_thread(self._batcher.close)
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_file(str(self._weights / "tokenizer.json"))
 
     def _identify(self) -> Identity:
         record = read_record(self._weights)

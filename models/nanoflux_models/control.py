@@ -1,0 +1,104 @@
+"""Speak to one vLLM server for all that is no chat: health, adapters, sleep, and the counts that it publishes.
+
+Blocking, on loopback, past any proxy. Starts and ends nothing; what a refusal means is for the caller to say.
+"""
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from nanoflux_models.errors import ServerError
+
+QUICK_S, LOAD_S, SWAP_S = 5.0, 300.0, 600.0
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Control:
+    """A server by its address, which ends in /v1."""
+
+    def __init__(self, url: str) -> None:
+        self._root = url.removesuffix("/v1")
+
+    def healthy(self) -> bool:
+        """Whether it answers, and its engine with it."""
+        try:
+            self._send("GET", "/health", None, QUICK_S)
+        except ServerError:
+            return False
+        return True
+
+    def models(self) -> list[str]:
+        """What can be asked for: the base by its name, and each loaded adapter."""
+        return [str(each["id"]) for each in json.loads(self._send("GET", "/v1/models", None, QUICK_S))["data"]]
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Make an adapter answer to `name`, its content hash; nothing happens where it does already.
+
+        A content hash never names two contents, so that no answer can come from another adapter's prefix cache.
+        """
+        if name not in self.models():
+            body = {"lora_name": name, "lora_path": str(folder.resolve())}
+            self._send("POST", "/v1/load_lora_adapter", body, LOAD_S)
+
+    def unload_adapter(self, name: str, drain_s: float = LOAD_S) -> None:
+        """Take an adapter away once nothing is in flight for it; nothing happens where it is not loaded.
+
+        Raises:
+            ServerError: requests for it were still in flight after `drain_s`.
+        """
+        until = time.monotonic() + drain_s
+        while self.busy(name):
+            if time.monotonic() > until:
+                raise ServerError(f"{self._root}: {name[:16]} is still being asked.", "Wait, then unload it again.")
+            time.sleep(0.1)
+        if name in self.models():
+            self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, LOAD_S)
+
+    def swap_adapter(self, old: str, new: str, folder: Path) -> None:
+        """Load one, then let the other finish what it was asked, then unload that: no request meets neither."""
+        self.load_adapter(new, folder)
+        if old != new:
+            self.unload_adapter(old)
+
+    def busy(self, adapter: str) -> bool:
+        """Whether requests for an adapter run or wait, by the server's newest count."""
+        lines = self._send("GET", "/metrics", None, QUICK_S).decode().splitlines()
+        counts = [line for line in lines if re.match(r"vllm:num_requests_(running|waiting)\{", line)]
+        told = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
+        if not told or not any(float(line.rsplit(" ", 1)[1]) for line in counts):
+            return False
+        newest = max(told, key=lambda line: float(line.rsplit(" ", 1)[1]))  # each line's value is when it held
+        named = re.findall(r'(?:running|waiting)_lora_adapters="([^"]*)"', newest)
+        return adapter in ",".join(named).split(",")
+
+    def sleep(self) -> None:
+        """Leave the GPU: weights go to the machine's memory, keys and values are dropped."""
+        self._send("POST", "/sleep?level=1", None, SWAP_S)
+
+    def wake(self) -> None:
+        """Come back to the GPU."""
+        self._send("POST", "/wake_up", None, SWAP_S)
+
+    def asleep(self) -> bool:
+        return bool(json.loads(self._send("GET", "/is_sleeping", None, QUICK_S))["is_sleeping"])
+
+    def complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        """One plain completion over token ids."""
+        found: dict[str, Any] = json.loads(self._send("POST", "/v1/completions", body, LOAD_S))
+        return found
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._root + path, data, {"Content-Type": "application/json"}, method=method)
+        try:
+            with _DIRECT.open(request, timeout=seconds) as response:
+                return bytes(response.read())
+        except urllib.error.HTTPError as error:
+            told = error.read().decode(errors="replace")[:500]
+            raise ServerError(f"{self._root}{path} answered {error.code}: {told}", "See the server's log.") from error
+        except (OSError, ValueError) as error:
+            raise ServerError(f"{self._root}{path} does not answer: {error}", "See the server's log.") from error

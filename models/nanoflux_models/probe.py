@@ -1,0 +1,148 @@
+"""Prove that an adapter works on a live server: it changes what the base says, and says what PEFT says.
+
+An adapter can be loaded without an error and do nothing (vLLM has done this with multimodal wrappers), or do part of
+what it was trained to. So a few prompts are answered greedily by the server, and every token is held against the base
+on the same server and against PEFT in this process. Torch and transformers are imported when a probe runs.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanoflux_models.control import Control
+from nanoflux_models.errors import ServerError
+from nanoflux_models.offline import go_offline
+
+PROMPTS = (
+    "A farmer has 17 crates of 12 apples and sells 45 apples. How many apples are left?",
+    "Which base pairs with adenine in DNA? Explain in one sentence.",
+    "A patient has a fever and a stiff neck. Name one test that should be done first.",
+    "Write the sum of 208 and 395, step by step.",
+    "What is the difference between mass and weight?",
+    "List three causes of an irregular heartbeat.",
+)
+TOKENS = 12
+"""Tokens of each reply: enough to differ in, few enough to take seconds on a CPU."""
+DIFFERS = 1e-3
+"""The least by which some token's log-probability must differ from the base's. An adapter of zeros differs by 0."""
+GAP = 0.5
+"""How much less likely than PEFT's own choice a token of the server may be in PEFT, in nats: near-ties fall either way
+in bfloat16."""
+ERROR = 0.1
+"""How far the log-probabilities of server and PEFT may lie apart on average, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was found, over all tokens of all prompts, in nats.
+
+    `difference` is the largest between adapter and base on the server; `agreement` the share of tokens that are
+    PEFT's own greedy choice, `worst_gap` by how much the worst of the others is less likely there; `error` the mean
+    distance of the server's log-probabilities from PEFT's.
+    """
+
+    adapter: str
+    tokens: int
+    difference: float
+    agreement: float
+    worst_gap: float
+    error: float
+
+    @property
+    def passed(self) -> bool:
+        return self.difference >= DIFFERS and self.worst_gap <= GAP and self.error <= ERROR
+
+    @property
+    def verdict(self) -> str:
+        """One sentence for people."""
+        if self.difference < DIFFERS:
+            return f"it does nothing: no log-probability differs from the base's by more than {self.difference:.1g}"
+        if not self.passed:
+            return (
+                f"the server does not say what PEFT says: {self.agreement:.0%} of the tokens are PEFT's choice, the "
+                f"worst is {self.worst_gap:.2f} nats less likely ({GAP} allowed), the mean error is {self.error:.3f} "
+                f"({ERROR} allowed)"
+            )
+        return (
+            f"it works: up to {self.difference:.2f} nats from the base, {self.agreement:.0%} of {self.tokens} greedy "
+            f"tokens are PEFT's, the others within {self.worst_gap:.2f} nats, mean error {self.error:.3f}"
+        )
+
+
+def probe(control: Control, base: str, weights: Path, folder: Path, name: str) -> Probe:
+    """Hold the loaded adapter `name` against `base` on its server, and against PEFT with the adapter in `folder`.
+
+    Raises:
+        ServerError: the server did not answer, or PEFT cannot load the adapter.
+    """
+    prompts = _prompts(weights)
+    replies = [_greedy(control, name, ids) for ids in prompts]
+    tuned, plain = (
+        [_scores(control, model, ids, reply) for ids, reply in zip(prompts, replies, strict=True)]
+        for model in (name, base)
+    )
+    expected = _by_peft(weights, folder, prompts, replies)
+    served = [score for scores in tuned for score in scores]
+    untuned = [score for scores in plain for score in scores]
+    return Probe(
+        adapter=name,
+        tokens=len(served),
+        difference=max(abs(a - b) for a, b in zip(served, untuned, strict=True)),
+        agreement=sum(gap == 0.0 for _, gap in expected) / len(expected),
+        worst_gap=max(gap for _, gap in expected),
+        error=sum(abs(a - b) for a, (b, _) in zip(served, expected, strict=True)) / len(served),
+    )
+
+
+def _prompts(weights: Path) -> list[list[int]]:
+    go_offline()
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(weights), local_files_only=True)
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    return [list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)) for chat in chats]
+
+
+def _greedy(control: Control, model: str, ids: list[int]) -> list[int]:
+    """The ids of a greedy reply; one that would end at once goes on, so that there is something to compare."""
+    body = {"model": model, "prompt": ids, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+    choice = control.complete({**body, "return_token_ids": True})["choices"][0]
+    return [int(token) for token in choice["token_ids"]]
+
+
+def _scores(control: Control, model: str, ids: list[int], reply: list[int]) -> list[float]:
+    """The log-probability of each token of `reply`, read as part of a prompt: one pass, the same for every model."""
+    body = {"model": model, "prompt": [*ids, *reply], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    found = control.complete(body)["choices"][0]["prompt_logprobs"][len(ids) :]
+    return [float(each[str(token)]["logprob"]) for each, token in zip(found, reply, strict=True)]
+
+
+def _by_peft(
+    weights: Path, folder: Path, prompts: list[list[int]], replies: list[list[int]]
+) -> list[tuple[float, float]]:
+    """For each token of each reply: its log-probability in PEFT, and how far that is below PEFT's own choice."""
+    import torch
+
+    model = _peft_model(weights, folder)
+    found = []
+    for ids, reply in zip(prompts, replies, strict=True):
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[*ids, *reply]]), use_cache=False).logits[0, len(ids) - 1 : -1]
+        scores = torch.log_softmax(logits.float(), -1)
+        chosen = scores.gather(-1, torch.tensor(reply)[:, None])[:, 0]
+        found += list(zip(chosen.tolist(), (scores.max(-1).values - chosen).tolist(), strict=True))
+    return found
+
+
+def _peft_model(weights: Path, folder: Path) -> Any:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        base = AutoModelForCausalLM.from_pretrained(str(weights), dtype="auto", local_files_only=True)
+        return PeftModel.from_pretrained(base, str(folder)).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        what = f"PEFT cannot load {folder.name[:12]} on {weights.name}, so nothing can be proved: {error}"
+        raise ServerError(what, "Probe it where its base can be loaded by transformers.") from error

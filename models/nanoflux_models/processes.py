@@ -1,0 +1,128 @@
+"""Processes by their true name: a pid, when it started, and on which start of the machine. Linux's /proc only.
+
+A pid alone names nobody for long, since the kernel gives it away again. Signals go through a pidfd that is opened
+first and compared then, so that they reach the process that was meant or none. Never touches a pid below 2.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+BOOT_ID = PROC / "sys/kernel/random/boot_id"
+LOWEST = 2
+
+
+def boot_id() -> str:
+    """What tells this start of the machine from others, or "" where the kernel does not say."""
+    return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process: its pid, and its start in clock ticks since the machine's."""
+
+    pid: int
+    started: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process runs; one that has ended and waits for its parent does not."""
+        found = _stat(self.pid)
+        return found is not None and found.process == self and found.state not in "ZX"
+
+    def send(self, number: signal.Signals) -> bool:
+        """Signal this very process; False where it is gone."""
+        if self.pid < LOWEST:
+            return False
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if not self.alive:  # compared after opening: from here on the descriptor can mean nobody else
+                return False
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Stat:
+    process: Process
+    parent: int
+    session: int
+    state: str
+
+
+def this_process() -> Process:
+    """The one that asks."""
+    found = process(os.getpid())
+    assert found is not None
+    return found
+
+
+def process(pid: int) -> Process | None:
+    """The process that has this pid now."""
+    found = _stat(pid)
+    return found.process if found else None
+
+
+def descendants(root: Process) -> list[Process]:
+    """All that `root` started, directly or not, and whoever is left in its session; without `root` itself."""
+    table = _table()
+    if root not in (found.process for found in table.values()):
+        return []
+    family = {root.pid} | {pid for pid, found in table.items() if found.session == root.pid}
+    while more := {pid for pid, found in table.items() if found.parent in family} - family:
+        family |= more
+    return [table[pid].process for pid in sorted(family - {root.pid})]
+
+
+def carrying(mark: str) -> list[Process]:
+    """The processes of this user whose environment holds `mark` (`NAME=value`), whoever started them."""
+    wanted, found = mark.encode(), []
+    for pid, entry in _table().items():
+        try:
+            if wanted in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+                found.append(entry.process)
+        except OSError:  # another user's, or gone in this moment
+            continue
+    return found
+
+
+def end(processes: Iterable[Process], grace_s: float) -> list[Process]:
+    """Ask each to end, and after `grace_s` make it; returns those that are there even then."""
+    left = [each for each in processes if each.send(signal.SIGTERM)]
+    left = _wait(left, grace_s)
+    for each in left:
+        each.send(signal.SIGKILL)
+    return _wait(left, 10.0)
+
+
+def _wait(processes: list[Process], seconds: float) -> list[Process]:
+    until = time.monotonic() + seconds
+    while (left := [each for each in processes if each.alive]) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left
+
+
+def _table() -> dict[int, _Stat]:
+    """Every process there is; those that go while it is read are left out."""
+    pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+    return {pid: found for pid in pids if pid >= LOWEST and (found := _stat(pid))}
+
+
+def _stat(pid: int) -> _Stat | None:
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text[text.rindex(")") + 2 :].split()  # a process may put spaces and brackets into its name
+    return _Stat(Process(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0])

@@ -1,0 +1,97 @@
+"""What is written down about each server that was started here: `<home>/servers/NAME.json`, readable by its owner.
+
+Enough to find a server again from another process, to tell it from a stranger that got its pid, and to know whether
+anybody still wants it. Owns the files; signals nobody.
+"""
+
+import contextlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nanoflux_models.processes import Process, boot_id
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._@-]*")
+
+
+class ServerRecord(BaseModel):
+    """One server. `owner` is the process that it was started for and ends with; `None` for one that was left to run.
+
+    `mark` is in the environment of every process of the server. `proved` holds the adapters that were shown to do on
+    this server what they do in PEFT.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    model: str
+    revision: str
+    variant: str
+    url: str
+    port: int
+    pid: int
+    started: int
+    boot: str
+    mark: str
+    owner: tuple[int, int] | None
+    log: str
+    context: int
+    sleeps: bool = False
+    proved: tuple[str, ...] = ()
+
+    @property
+    def process(self) -> Process:
+        return Process(self.pid, self.started)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the very process that was started still runs."""
+        return self.boot == boot_id() and self.process.alive
+
+    @property
+    def wanted(self) -> bool:
+        """Whether its owner still runs, or it needs none."""
+        return self.boot == boot_id() and (self.owner is None or Process(*self.owner).alive)
+
+
+def records(home: Path) -> list[ServerRecord]:
+    """All of them, by name; a file that is no record is passed over."""
+    found = []
+    for path in sorted(_folder(home).glob("*.json")):
+        with contextlib.suppress(OSError, ValidationError):
+            found.append(ServerRecord.model_validate_json(path.read_bytes()))
+    return found
+
+
+def find(home: Path, name: str) -> ServerRecord | None:
+    """The record of that name."""
+    return next((record for record in records(home) if record.name == name), None)
+
+
+def write(home: Path, record: ServerRecord) -> None:
+    """Put it down whole, for this user alone."""
+    folder = _folder(home)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, path = tempfile.mkstemp(dir=folder, prefix=".new-")  # which is made with 0600
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(record.model_dump_json(indent=2) + "\n")
+    Path(path).replace(folder / f"{record.name}.json")
+
+
+def remove(home: Path, record: ServerRecord) -> None:
+    """Forget a server, unless the record is another's by now."""
+    found = find(home, record.name)
+    if found and found.mark == record.mark:
+        (_folder(home) / f"{record.name}.json").unlink(missing_ok=True)
+
+
+def log_path(home: Path, name: str) -> Path:
+    """Where a server's output goes."""
+    return home / "logs" / f"server-{name}.log"
+
+
+def _folder(home: Path) -> Path:
+    return home / "servers"

@@ -1,0 +1,263 @@
+"""The supervisor: starts vLLM servers, follows them until they answer, finds those that a crash left, and ends them.
+
+Each server is a session and a process group of its own on loopback. One that is started for a process has a death
+signal and ends with it; one that is left to run stays until `stop`. Ends only what carries the mark of a server that
+was started here, and checks that all of it is gone. Knows no role and no request.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from nanoflux_models import server_record
+from nanoflux_models.control import Control
+from nanoflux_models.errors import NoServerError, ServerError, ServerRefusedError
+from nanoflux_models.exits import explain, last_lines
+from nanoflux_models.launch import MARK, Launch
+from nanoflux_models.processes import Process, boot_id, carrying, descendants, end, process, this_process
+from nanoflux_models.server_record import ServerRecord
+
+Progress = Callable[[str], None]
+READY_S = 1800.0
+"""How long a server may take to answer: large models are read from slow disks, and compiled."""
+GRACE_S = 20.0
+LOOK_S = 0.2
+TAIL_BYTES = 20_000
+
+
+class Started:
+    """A server that was just started, by the process that did it."""
+
+    def __init__(self, record: ServerRecord, child: subprocess.Popen[bytes]) -> None:
+        self.record, self._child = record, child
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._child.poll()
+
+
+class Supervisor:
+    """The servers of one home."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    def servers(self) -> list[ServerRecord]:
+        """Every server that is on record, whatever became of it."""
+        return server_record.records(self._home)
+
+    def find(self, name: str) -> ServerRecord:
+        """The server of that name.
+
+        Raises:
+            NoServerError: there is none.
+        """
+        found = server_record.find(self._home, name)
+        if found is None:
+            known = ", ".join(record.name for record in self.servers()) or "none"
+            raise NoServerError(f"There is no server {name!r}.", f"Running: {known}. nanoflux models ps lists them.")
+        return found
+
+    def take_turn(self) -> contextlib.AbstractContextManager[None] | None:
+        """Hold the one place to start a server in, or None while another process or thread holds it.
+
+        One start at a time: two servers that measured a GPU's free memory together would both claim it. The lock is
+        the kernel's and dies with its process.
+        """
+        folder = self._home / "servers"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        return _closing(lock)
+
+    def sweep(self) -> list[ServerRecord]:
+        """End what nobody wants any more: servers whose owner was killed, and what is left of servers that died.
+
+        Returns what was swept. A server whose owner lives is the owner's to mend.
+        """
+        swept = []
+        for record in self.servers():
+            if record.wanted and (record.alive or record.owner is not None):
+                continue
+            self.stop(record)
+            swept.append(record)
+        return swept
+
+    def spawn(self, launch: Launch, name: str, port: int = 0, owned: bool = True) -> Started:
+        """Start a server; quick. An owned one ends with the calling *thread*: call from one that lives on.
+
+        Raises:
+            ServerRefusedError: a server of that name runs.
+            ServerError: `port` is taken, or the interpreter cannot be started.
+        """
+        before = server_record.find(self._home, name)
+        if before and before.alive:
+            raise ServerRefusedError(f"The server {name} runs already.", f"nanoflux models stop {name}")
+        if before:
+            self.stop(before)
+        mark, port = secrets.token_hex(16), free_port(port)
+        log = server_record.log_path(self._home, name)
+        command = launch.command(port)
+        if owned:
+            command = [sys.executable, "-m", "nanoflux_models.tether", str(os.getpid()), *command]
+        child = _popen(command, launch.environment(mark), log)
+        born = process(child.pid)
+        assert born is not None  # a child that ended is still there until it is waited for
+        record = ServerRecord(
+            name=name,
+            model=launch.model,
+            revision=launch.revision,
+            variant=launch.variant,
+            url=f"http://127.0.0.1:{port}/v1",
+            port=port,
+            pid=born.pid,
+            started=born.started,
+            boot=boot_id(),
+            mark=mark,
+            owner=_me(),  # also of one that is left to run, until it answers: see `release`
+            log=str(log),
+            context=launch.length,
+            sleeps=launch.sleeps,
+        )
+        server_record.write(self._home, record)
+        return Started(record, child)
+
+    def await_ready(self, started: Started, on_progress: Progress = lambda _: None, ready_s: float = READY_S) -> None:
+        """Return when the server answers and serves its model; any other end stops it.
+
+        Raises:
+            ServerError: it ended, with what its log tells, or it took longer than `ready_s`.
+        """
+        record, control = started.record, Control(started.record.url)
+        until, told = time.monotonic() + ready_s, ""
+        try:
+            while not control.healthy() or record.model not in control.models():
+                code = started.exit_code()
+                if code is not None:
+                    raise self.explained(record, f"ended before it answered (exit code {code})", code)
+                if time.monotonic() > until:
+                    raise self.explained(record, f"did not answer within {ready_s:.0f} s", None)
+                newest = next(iter(last_lines(_tail(record), 1)), "")
+                if newest != told:
+                    told = newest
+                    on_progress(told)
+                time.sleep(LOOK_S)
+        except BaseException:
+            self.stop(record, grace_s=5.0)
+            started.exit_code()
+            raise
+
+    def release(self, record: ServerRecord) -> ServerRecord:
+        """Leave a server to run when this process ends."""
+        left = record.model_copy(update={"owner": None})
+        server_record.write(self._home, left)
+        return left
+
+    def note_proved(self, record: ServerRecord, adapter: str) -> ServerRecord:
+        """Write down that an adapter was shown to work on this server."""
+        found = server_record.find(self._home, record.name) or record
+        noted = found.model_copy(update={"proved": tuple(dict.fromkeys([*found.proved, adapter]))})
+        server_record.write(self._home, noted)
+        return noted
+
+    def stop(self, record: ServerRecord, grace_s: float = GRACE_S) -> None:
+        """End a server and everything that it started, and see that they are gone and the port is free.
+
+        Raises:
+            ServerError: something is left; its record is kept then.
+        """
+        family = family_of(record)
+        leader = [each for each in family if each == record.process]
+        left = end(leader, grace_s)  # it ends its own workers, in order, where it still can
+        left += end([each for each in family_of(record) if each not in left], min(grace_s, 5.0))
+        left += end([each for each in family if each not in left], 0.0)
+        if left or (not _port_is_free(record.port) and record.boot == boot_id() and leader):
+            pids = ", ".join(str(each.pid) for each in left) or f"whoever holds port {record.port}"
+            raise ServerError(f"The server {record.name} could not be ended: {pids} is left.", "See `ps` and its log.")
+        server_record.remove(self._home, record)
+
+    def explained(self, record: ServerRecord, what: str, code: int | None) -> ServerError:
+        """An error that says what happened to a server, why as far as its log tells, and the log's last words."""
+        tail = _tail(record)
+        why, fix = explain(tail, code)
+        quoted = "".join(f"\n    {line}" for line in last_lines(tail))
+        return ServerError(f"The server of {record.model} {what}: {why}.{quoted}", f"{fix}; its log: {record.log}")
+
+
+def family_of(record: ServerRecord) -> list[Process]:
+    """All processes of a server that run now: by its mark, and by descent where the one that was started still is."""
+    if record.boot != boot_id():
+        return []
+    found = [*carrying(f"{MARK}={record.mark}")]
+    root = record.process
+    if process(root.pid) == root:
+        found += [root, *descendants(root)]
+    return list(dict.fromkeys(found))
+
+
+def free_port(wanted: int = 0) -> int:
+    """A port of loopback that nobody holds: `wanted`, or any.
+
+    Raises:
+        ServerError: `wanted` is taken.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as error:
+            raise ServerError(f"Port {wanted} is taken: {error.strerror}.", "Name another, or none.") from error
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _port_is_free(port: int) -> bool:
+    try:
+        return free_port(port) == port
+    except ServerError:
+        return False
+
+
+def _popen(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        log.chmod(0o600)
+        try:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True
+            )
+        except OSError as error:
+            raise ServerError(f"{command[0]} cannot be started: {error.strerror}", "Check the interpreter.") from error
+
+
+def _tail(record: ServerRecord) -> str:
+    try:
+        with Path(record.log).open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _me() -> tuple[int, int]:
+    me = this_process()
+    return me.pid, me.started

@@ -1,0 +1,26 @@
+"""Become another program that ends when its parent does: `python -m nanoflux_models.tether PARENT COMMAND…`.
+
+The kernel sends SIGTERM to this process when the thread that started it ends, however it ends; what is executed here
+keeps that, and this pid. Done in a program of its own because code between fork and exec is unsafe beside threads.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Set the death signal, make sure that the parent has not died before it was set, and execute COMMAND."""
+    parent, command = int(arguments[0]), arguments[1:]
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        sys.exit(f"the parent {parent} ended before {command[0]} was started")
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

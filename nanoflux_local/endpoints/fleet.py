@@ -1,0 +1,155 @@
+"""The servers that one process uses: found running or started at first use, restarted when they die, ended with it.
+
+Endpoints of the same model share one server. Owns no protocol: requests are `vllm`'s, processes the supervisor's.
+"""
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from nanoflux_local.errors import EndpointError
+from nanoflux_models.control import Control
+from nanoflux_models.errors import ModelsError
+from nanoflux_models.launch import Launch
+from nanoflux_models.server_record import ServerRecord
+from nanoflux_models.supervisor import Supervisor
+
+RESTARTS = 3
+"""How often a server that died is started again before the run gives up."""
+SICK_S = 10.0
+"""After a failed request, how long a server may take to show that it is well: a dying engine needs a moment to end."""
+LOOK_S = 0.2
+log = logging.getLogger(__name__)
+
+
+class Managed:
+    """One server, up whenever it is asked for. Belongs to one event loop and the thread that runs it."""
+
+    def __init__(self, home: Path, launch: Launch) -> None:
+        self.launch = launch
+        self.supervisor = Supervisor(home)
+        self.restarts = 0
+        self._record: ServerRecord | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._lock = asyncio.Lock()
+
+    async def up(self) -> tuple[ServerRecord, asyncio.Future[None]]:
+        """The running server, and what is done when it ends.
+
+        Raises:
+            EndpointError: it cannot be started, or has died too often.
+        """
+        async with self._lock:
+            if self._record is None or self._ended is None or self._ended.done():
+                try:
+                    await self._bring_up()
+                except ModelsError as error:
+                    raise EndpointError(error.message, error.fix) from error
+            assert self._record is not None and self._ended is not None
+            return self._record, self._ended
+
+    async def is_sick(self) -> bool:
+        """Whether the server has ended or its engine is dead; such a one is ended, so that `up` starts another."""
+        record, ended = self._record, self._ended
+        if record is None or ended is None:
+            return True
+        until = asyncio.get_running_loop().time() + SICK_S
+        while not ended.done():
+            if await asyncio.to_thread(Control(record.url).healthy):
+                return False
+            if asyncio.get_running_loop().time() > until:
+                await asyncio.to_thread(self.supervisor.stop, record)
+                break
+            await asyncio.sleep(LOOK_S)
+        return True
+
+    def note_proved(self, adapter: str) -> None:
+        """Remember that an adapter works on the server that runs now."""
+        assert self._record is not None
+        self._record = self.supervisor.note_proved(self._record, adapter)
+
+    async def close(self) -> None:
+        """End the server if it was started here. Safe to call twice."""
+        record, self._record = self._record, None
+        if record is not None and record.owner is not None:
+            await asyncio.to_thread(self.supervisor.stop, record)
+
+    async def _bring_up(self) -> None:
+        if self._record is not None:
+            await self._mourn(self._record)
+        else:
+            for swept in await asyncio.to_thread(self.supervisor.sweep):
+                log.warning("ended what was left of the server %s", swept.name)
+        record = self._served() or await self._start()
+        self._record, self._ended = record, _ending(record.pid)
+
+    async def _mourn(self, record: ServerRecord) -> None:
+        """Note a death, or give up; whatever is left of the dead is ended."""
+        error = self.supervisor.explained(record, "ended while it was in use", None)
+        await asyncio.to_thread(self.supervisor.stop, record)
+        if self.restarts >= RESTARTS:
+            raise error
+        self.restarts += 1
+        log.warning("%s\n  starting it again (%d of %d)", error.message, self.restarts, RESTARTS)
+
+    def _served(self) -> ServerRecord | None:
+        """A server that was left to run (`models serve`) and is just what is needed here."""
+        wanted = self.launch
+        for record in self.supervisor.servers():
+            alike = (record.model, record.revision, record.variant) == (wanted.model, wanted.revision, wanted.variant)
+            enough = (not wanted.context or record.context >= wanted.length) and record.sleeps == wanted.sleeps
+            if alike and enough and record.owner is None and record.alive:
+                return record
+        return None
+
+    async def _start(self) -> ServerRecord:
+        while not (turn := self.supervisor.take_turn()):
+            await asyncio.sleep(LOOK_S)
+        with turn:
+            # In this thread, which lives as long as the endpoints do: an owned server ends with it.
+            started = self.supervisor.spawn(self.launch, f"{self.launch.model}@{os.getpid()}")
+            log.info("starting the server of %s; its log: %s", self.launch.model, started.record.log)
+            try:
+                await asyncio.to_thread(self.supervisor.await_ready, started)
+            except asyncio.CancelledError:
+                with suppress(ModelsError):
+                    self.supervisor.stop(started.record, grace_s=2.0)  # which also ends the wait in the thread
+                raise
+        return started.record
+
+
+class Fleet:
+    """One `Managed` for each launch."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._servers: list[Managed] = []
+
+    def server(self, launch: Launch) -> Managed:
+        found = next((server for server in self._servers if server.launch == launch), None)
+        if found is None:
+            found = Managed(self._home, launch)
+            self._servers.append(found)
+        return found
+
+
+def _ending(pid: int) -> asyncio.Future[None]:
+    """Done when the process ends, be it a child or not. Done at once where it has ended already."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        future.set_result(None)
+        return future
+
+    def over() -> None:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_reader(descriptor, over)
+    return future

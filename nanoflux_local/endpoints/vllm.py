@@ -1,0 +1,127 @@
+"""A model behind a vLLM server that is managed here: chat by `openai_chat`, everything else around it by `fleet`.
+
+The server is found or started when the first request comes, so a run that its ledger answers starts none. A server
+that dies is started again and the requests that it held are asked again. An adapter is loaded under its content hash
+and proved before anything is asked of it. It promises no repeatability: what else is in a batch may change a reply.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from nanoflux_local.adapter_hash import adapter_hash
+from nanoflux_local.endpoints.codec import without_system
+from nanoflux_local.endpoints.fleet import Managed
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.served import CAPACITY
+from nanoflux_local.endpoints.tokens import TokenCounter
+from nanoflux_local.errors import EndpointError, RefusedError
+from nanoflux_local.records import ChatReply, ChatRequest, Identity
+from nanoflux_models.control import Control
+from nanoflux_models.errors import ModelsError
+from nanoflux_models.probe import probe
+
+T = TypeVar("T")
+
+
+class VllmEndpoint:
+    """Chat with a served model, or with an adapter on it."""
+
+    repeatable = False
+
+    def __init__(
+        self, server: Managed, adapter: Path | None = None, capacity: int = CAPACITY, structured: bool = False
+    ) -> None:
+        launch = server.launch
+        self.capacity = capacity
+        self._server, self._adapter = server, adapter
+        self._name = adapter_hash(adapter) if adapter else launch.model
+        variant = f"{launch.variant} structured" if structured else launch.variant
+        self.identity = Identity("vllm", launch.model, launch.revision, self._name if adapter else "", variant)
+        self._counter = TokenCounter(launch.weights)
+        self._client: OpenAIChatEndpoint | None = None
+        self._url = ""
+        self._refused: RefusedError | None = None
+        self._preparing = asyncio.Lock()
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        """Answer one request, on another server if this one dies.
+
+        Raises:
+            EndpointError: no usable reply came, or the server died too often.
+            RefusedError: the adapter does nothing, or not what it does in PEFT.
+        """
+        while True:
+            client, ended = await self._ready()
+            asked = asyncio.create_task(client.chat(self._served(request)))
+            try:
+                await asyncio.wait((asked, ended), return_when=asyncio.FIRST_COMPLETED)
+                if asked.done() and (asked.exception() is None or not await self._server.is_sick()):
+                    return asked.result()
+            finally:
+                asked.cancel()
+                await asyncio.gather(asked, return_exceptions=True)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text` in the model's own tokenizer; needs no server."""
+        return self._counter.count(text)
+
+    async def wake(self) -> None:
+        """Have the server on its GPU, starting it where it does not run."""
+        await self._controlled(lambda control: control.wake() if control.asleep() else None)
+
+    async def sleep(self) -> None:
+        """Take the server off its GPU."""
+        await self._controlled(Control.sleep)
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+        await self._server.close()
+
+    async def _controlled(self, act: Callable[[Control], object]) -> None:
+        record, _ = await self._server.up()
+        await _told(asyncio.to_thread(act, Control(record.url)))
+
+    async def _ready(self) -> tuple[OpenAIChatEndpoint, asyncio.Future[None]]:
+        """A client of the running server, the adapter loaded and proved."""
+        async with self._preparing:
+            if self._refused is not None:
+                raise self._refused
+            record, ended = await self._server.up()
+            if self._client is None or record.url != self._url:
+                if self._client is not None:
+                    await self._client.close()
+                if self._adapter is not None:
+                    await self._load(self._adapter, record.url, record.proved)
+                self._client, self._url = OpenAIChatEndpoint(self._name, record.url, capacity=self.capacity), record.url
+            return self._client, ended
+
+    async def _load(self, adapter: Path, url: str, proved: tuple[str, ...]) -> None:
+        await _told(asyncio.to_thread(Control(url).load_adapter, self._name, adapter))
+        if self._name in proved:
+            return
+        launch = self._server.launch
+        found = await _told(asyncio.to_thread(probe, Control(url), launch.model, launch.weights, adapter, self._name))
+        if not found.passed:
+            fix = f"see `nanoflux models probe {self._name[:12]}`; train it again, or use another"
+            self._refused = RefusedError(f"adapter {self._name[:12]} is refused: {found.verdict}", fix)
+            raise self._refused
+        self._server.note_proved(self._name)
+
+    def _served(self, request: ChatRequest) -> ChatRequest:
+        """As the server is asked: its own name for the model, and no system role where the template has none."""
+        chat = self._server.launch.manifest.chat
+        messages = request.messages if chat.system_role else without_system(request.messages)
+        return replace(request, messages=messages, endpoint=replace(request.endpoint, model=self._name))
+
+
+async def _told(work: Awaitable[T]) -> T:
+    """What the models room says, in this room's words."""
+    try:
+        return await work
+    except ModelsError as error:
+        raise EndpointError(error.message, error.fix) from error

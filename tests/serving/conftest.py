@@ -1,0 +1,101 @@
+"""Shared by the tests of serving: the interpreter with vLLM, homes with the small model, and one real server."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_models.interpreter import VARIABLE
+
+PROJECT = Path(__file__).parents[2]
+LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")
+"""A start without compilation, and little memory: what the tests ask is small."""
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The interpreter of the vLLM environment that `make test` installs."""
+    path = Path(os.environ.get(VARIABLE) or PROJECT / ".venv-vllm/bin/python")
+    if not path.is_file():
+        pytest.skip(f"no vLLM at {path}: `make vllm` installs it")
+    return str(path)
+
+
+def new_home(folder: Path, weights: Path) -> Path:
+    """A fresh home that uses the weights of the test home."""
+    folder.mkdir(mode=0o700)
+    (folder / "weights").symlink_to(weights)
+    return folder
+
+
+def nanoflux(home: Path, python: str, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
+    command = [sys.executable, "-m", "nanoflux_local.cli", *words]
+    return subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+    )
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`nanoflux(home, python, "models", "ps")`."""
+    return nanoflux
+
+
+@pytest.fixture(scope="session")
+def served(
+    tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path, minilm_dir: Path, vllm_python: str
+) -> Iterator[dict[str, Any]]:
+    """SmolLM2 behind a real vLLM, by `models serve`: what that prints, and `home` and `python`."""
+    assert smollm2_dir.parent == minilm_dir.parent
+    home = new_home(tmp_path_factory.mktemp("served") / "home", smollm2_dir.parent)
+    done = nanoflux(home, vllm_python, "models", "serve", "smollm2-135m", "--context", "2048", *LEAN, "--json")
+    assert done.returncode == 0, done.stderr
+    try:
+        yield {**json.loads(done.stdout), "home": home, "python": vllm_python}
+    finally:
+        nanoflux(home, vllm_python, "models", "stop", "--all")
+
+
+@pytest.fixture(scope="session")
+def adapter(served: dict[str, Any]) -> str:
+    """A LoRA that the suite's own trainer made in the served home, small and strong; its hash."""
+    from nanoflux_local.paths import Home
+    from nanoflux_local.records import Message
+    from nanoflux_local.train.data import TrainingExample
+    from nanoflux_local.train.settings import TrainSettings
+    from nanoflux_local.trainings import train_adapter
+
+    rows = [
+        TrainingExample((Message("user", f"What is {n} and {n}?"),), f"ANSWER: {2 * n}, as the fox said.", f"row-{n}")
+        for n in range(8)
+    ]
+    settings = TrainSettings(epochs=3, learning_rate=2e-3, batch=4, max_length=64)
+    trained = train_adapter(Home(served["home"]), "made-up", "smollm2-135m", settings, rows, rows[:1], lambda _: None)
+    return str(trained["adapter"])
+
+
+@pytest.fixture(scope="session")
+def zeroed(served: dict[str, Any], adapter: str) -> str:
+    """The same LoRA with every weight zero, as a sealed adapter: it loads everywhere and does nothing."""
+    from safetensors.torch import load_file, save_file
+
+    from nanoflux_local.adapter_hash import WEIGHTS, adapter_hash
+
+    adapters = served["home"] / "adapters"
+    folder = adapters / "zeroed"
+    shutil.copytree(adapters / adapter, folder)
+    weights = {name: tensor * 0 for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    name = adapter_hash(folder)
+    manifest = folder / "nanoflux.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "adapter": name}))
+    folder.rename(adapters / name)
+    return name

@@ -1,0 +1,82 @@
+"""Stands in for vLLM's server where the supervisor is tested and not vLLM: the same command line, health, models, chat,
+sleep, and a worker process of another session that lives on when its parent is killed, as vLLM's have done.
+
+STAND_IN: "fail: TEXT" ends at once with that text; "deaf" never answers; "echo" (the default) answers with a hash of
+the request.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+for option in ("--model", "--served-model-name", "--host", "--max-model-len", "--max-loras", "--max-cpu-loras",
+               "--max-lora-rank", "--gpu-memory-utilization"):  # fmt: skip
+    parser.add_argument(option)
+parser.add_argument("--port", type=int)
+parser.add_argument("--enable-lora", action="store_true")
+parser.add_argument("--enable-sleep-mode", action="store_true")
+arguments = parser.parse_args()
+how = os.environ.get("STAND_IN", "echo")
+
+if how.startswith("fail"):
+    print("some words before", flush=True)
+    sys.exit(how.removeprefix("fail: "))
+
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+asleep = False
+DIED = Path("died")
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if how == "deaf":
+            self.answer(503, {})
+        elif self.path == "/v1/models":
+            self.answer(200, {"data": [{"id": arguments.served_model_name}]})
+        elif self.path == "/is_sleeping":
+            self.answer(200, {"is_sleeping": asleep})
+        else:
+            self.answer(200, {})
+
+    def do_POST(self) -> None:
+        global asleep
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.path.startswith(("/sleep", "/wake_up")):
+            asleep = self.path.startswith("/sleep")
+            self.answer(200, {})
+        elif asleep:
+            self.answer(500, {"error": "asleep"})
+        else:
+            asked = json.loads(body)
+            if any("die" in message["content"] for message in asked["messages"]) and not DIED.exists():
+                DIED.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            text = hashlib.sha256(json.dumps(asked["messages"]).encode()).hexdigest()[:12]
+            message = {"role": "assistant", "content": text}
+            usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            self.answer(200, {"id": "1", "object": "chat.completion", "created": 1, "model": asked["model"],
+                              "choices": [choice], "usage": usage})  # fmt: skip
+
+    def answer(self, code: int, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+print("the stand-in listens", flush=True)
+ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler).serve_forever()

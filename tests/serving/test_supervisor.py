@@ -1,0 +1,260 @@
+"""The supervisor on a stand-in for vLLM: readiness, explained ends, orphans, and that nothing else is touched."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.endpoints.fleet import RESTARTS, Fleet
+from nanoflux_local.endpoints.vllm import VllmEndpoint
+from nanoflux_local.endpoints.waves import take_turns
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.records import ChatRequest, Message
+from nanoflux_models import server_record
+from nanoflux_models.errors import ServerError, ServerRefusedError
+from nanoflux_models.exits import explain
+from nanoflux_models.interpreter import find_interpreter
+from nanoflux_models.launch import Launch
+from nanoflux_models.manifest import load_manifest
+from nanoflux_models.processes import Process, boot_id, process
+from nanoflux_models.server_record import ServerRecord
+from nanoflux_models.supervisor import Supervisor, family_of, free_port
+
+STAND_IN = Path(__file__).parent / "stand_in"
+Launcher = Callable[..., Launch]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A home; whatever a failed test leaves running in it is ended."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    yield folder
+    for record in server_record.records(folder):
+        Supervisor(folder).stop(record, grace_s=1.0)
+
+
+@pytest.fixture
+def launcher(tmp_path: Path, home: Path) -> Launcher:
+    """A launch of the stand-in: an interpreter that finds it, and whose environment says how it behaves."""
+
+    def make(how: str = "echo", sleeps: bool = False) -> Launch:
+        python = tmp_path / "bin" / f"python-{len(list(tmp_path.glob('bin/*')))}"
+        python.parent.mkdir(exist_ok=True)
+        setting = f"export PYTHONPATH='{STAND_IN}' STAND_IN='{how}'"
+        python.write_text(f"#!/bin/sh\n{setting}\ncd '{tmp_path}' && exec '{sys.executable}' \"$@\"\n")
+        python.chmod(0o700)
+        return Launch(load_manifest("smollm2-135m", home), "r1", tmp_path, find_interpreter(str(python)), sleeps=sleeps)
+
+    return make
+
+
+def started(home: Path, launch: Launch, name: str = "m", owned: bool = True) -> ServerRecord:
+    supervisor = Supervisor(home)
+    found = supervisor.spawn(launch, name, owned=owned)
+    supervisor.await_ready(found, ready_s=60)
+    return found.record
+
+
+def gone(processes: list[Process], seconds: float = 30) -> bool:
+    until = time.monotonic() + seconds
+    while any(each.alive for each in processes):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_server_answers_is_on_record_privately_and_is_ended_whole(home: Path, launcher: Launcher) -> None:
+    record = started(home, launcher())
+    assert record.alive and record.wanted and record.boot == boot_id()
+    assert stat.S_IMODE((home / "servers/m.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(Path(record.log).stat().st_mode) == 0o600
+    assert os.getpgid(record.pid) == record.pid == os.getsid(record.pid) != os.getpgid(0)
+    family = family_of(record)
+    assert len(family) == 2, "the server, and its worker in a session of its own"
+    with pytest.raises(ServerRefusedError):
+        started(home, launcher())
+    Supervisor(home).stop(record)
+    assert gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
+
+
+def test_an_early_end_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
+    with pytest.raises(ServerError) as refused:
+        started(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
+    told = str(refused.value)
+    assert "out of memory" in told and "some words before" in told and "exit code 1" in told
+    assert "--gpu-memory" in told and str(home / "logs/server-m.log") in told
+    assert server_record.records(home) == []
+
+
+def test_a_server_that_never_answers_is_ended(home: Path, launcher: Launcher) -> None:
+    supervisor = Supervisor(home)
+    found = supervisor.spawn(launcher("deaf"), "m")
+    with pytest.raises(ServerError, match="did not answer within 2 s"):
+        supervisor.await_ready(found, ready_s=2)
+    assert gone([found.record.process], 0.5) and family_of(found.record) == []
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_starts(home: Path, launcher: Launcher) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServerError, match=f"Port {port} is taken"):
+            Supervisor(home).spawn(launcher(), "m", port)
+    assert server_record.records(home) == [] and free_port(port) == port
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("ValueError: Model architectures ['FooForCausalLM'] are not supported for now.", "architecture"),
+        ("[Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use", "port"),
+        ("User-specified max_model_len (65536) is greater than the derived max_model_len (max_position…)", "context"),
+        ("ValueError: To serve at least one request with the models's max seq len (8192), (2 GiB KV cache…", "context"),
+        ("ValueError: Free memory on device (2.1/39.4 GiB) on startup is less than desired GPU memory", "GPU's memory"),
+        ("/usr/bin/python: Error while finding module specification: No module named 'vllm'", "no vllm"),
+        ("something that nobody has seen", "does not say why"),
+    ],
+)
+def test_what_the_log_says_in_words(line: str, what: str) -> None:
+    assert what in explain(f"one\n{line}\nlast", 1)[0]
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+from test_supervisor import Launch, find_interpreter, load_manifest, started
+home = Path({home!r})
+started(home, Launch(load_manifest("smollm2-135m", home), "r1", home, find_interpreter({python!r})), owned={owned})
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def owner(home: Path, launch: Launch, owned: bool) -> subprocess.Popen[str]:
+    """A process that has started a server and waits."""
+    code = OWNER.format(
+        folder=str(Path(__file__).parent), home=str(home), python=str(launch.interpreter.path), owned=owned
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    return child
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_what_a_killed_process_leaves_is_found_and_ended_and_nothing_else(
+    home: Path, launcher: Launcher, owned: bool
+) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        child = owner(home, launcher(), owned)
+        record = server_record.records(home)[0]
+        family = family_of(record)
+        worker = next(each for each in family if each != record.process)
+        child.kill()
+        child.wait()
+        if owned:
+            assert gone([record.process]), "an owned server has a death signal"
+        else:
+            assert record.alive, "one that is to outlive its command has none"
+        assert worker.alive, "its worker lives on, as vLLM's have done"
+
+        done = subprocess.run(
+            [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home), "models", "ps", "--json"],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert json.loads(done.stdout) == [] and "ended what was left of the server m" in done.stderr
+        assert gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_process_that_got_the_pid_of_a_server_is_not_touched(home: Path) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        born = process(stranger.pid)
+        assert born is not None
+        known = {"model": "m", "revision": "", "variant": "", "url": "http://127.0.0.1:9/v1", "port": 9, "mark": "x",
+                 "owner": None, "log": "", "context": 1}  # fmt: skip
+        for name, pid, began, boot in (
+            ("older", born.pid, born.started - 1, boot_id()),
+            ("before", born.pid, born.started, "another boot"),
+            ("init", 1, 0, boot_id()),
+        ):
+            record = {"name": name, "pid": pid, "started": began, "boot": boot, **known}
+            server_record.write(home, ServerRecord.model_validate(record))
+        assert len(Supervisor(home).sweep()) == 3 and server_record.records(home) == []
+        assert stranger.poll() is None and not Process(1, 0).send(signal.SIGKILL)
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def request_of(endpoint: VllmEndpoint, text: str) -> ChatRequest:
+    return ChatRequest(endpoint.identity, (Message("system", "be brief"), Message("user", text)))
+
+
+async def test_endpoints_of_one_model_share_a_server_that_is_started_again_when_it_dies(
+    home: Path, launcher: Launcher
+) -> None:
+    fleet, launch = Fleet(home), launcher()
+    one, other = VllmEndpoint(fleet.server(launch)), VllmEndpoint(fleet.server(launch))
+    assert one.identity.interface == "vllm" and "stand-in" in one.identity.variant
+    assert server_record.records(home) == [], "nothing is started before something is asked"
+    try:
+        first = (await one.chat(request_of(one, "hello"))).text
+        before = server_record.records(home)[0]
+        replies = await asyncio.gather(*(each.chat(request_of(each, "now die")) for each in (one, other)))
+        assert replies[0].text == replies[1].text != first
+        after = server_record.records(home)
+        assert len(after) == 1 and after[0].pid != before.pid and not before.alive
+        assert (await other.chat(request_of(other, "hello"))).text == first
+        assert fleet.server(launch).restarts == 1
+
+        for _ in range(RESTARTS - 1):
+            os.kill(server_record.records(home)[0].pid, signal.SIGKILL)
+            assert (await one.chat(request_of(one, "hello"))).text == first
+        os.kill(server_record.records(home)[0].pid, signal.SIGKILL)
+        with pytest.raises(EndpointError, match="ended while it was in use"):
+            await one.chat(request_of(one, "hello"))
+    finally:
+        await one.close()
+        await other.close()
+    assert server_record.records(home) == []
+
+
+async def test_servers_that_share_a_gpu_sleep_in_turns(home: Path, launcher: Launcher) -> None:
+    fleet = Fleet(home)
+    launches = {name: launcher(sleeps=True) for name in ("a", "b")}
+    plain = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
+    assert "--enable-sleep-mode" in launches["a"].command(1)
+    # Two servers of one process are told apart by their model, which a stand-in can only be given by its manifest.
+    manifest = launches["b"].manifest.model_copy(update={"name": "other"})
+    plain["b"] = VllmEndpoint(fleet.server(Launch(manifest, "r1", home, launches["b"].interpreter, sleeps=True)))
+    endpoints = take_turns(plain, {"a": "gpu0", "b": "gpu0"}, linger_s=0.01)
+    try:
+        requests = [endpoints[name].chat(request_of(plain[name], str(n))) for n in range(4) for name in ("a", "b")]
+        assert all(reply.text for reply in await asyncio.gather(*requests)), "nobody was asked while asleep"
+    finally:
+        for endpoint in endpoints.values():
+            await endpoint.close()
+    assert server_record.records(home) == []
