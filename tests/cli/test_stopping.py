@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-SLOW = [word for model in ("duelist-a", "duelist-b", "arbiter")
-        for word in ("--set", f"endpoints.{model}.delay_s=0.06")]  # fmt: skip
+
+def delayed(seconds: float) -> list[str]:
+    """The settings by which every model takes that long."""
+    models = ("duelist-a", "duelist-b", "arbiter")
+    return [word for model in models for word in ("--set", f"endpoints.{model}.delay_s={seconds}")]
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def slow(scripted: tuple[str, ...]) -> list[str]:
         "slow",
         "--concurrency",
         "2",
-        *SLOW,
+        *delayed(0.06),
     ]
 
 
@@ -67,7 +70,7 @@ def test_an_interrupt_keeps_everything_up_to_then(
 def test_a_second_worker_is_refused_and_the_first_goes_on(
     tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str], digest: str
 ) -> None:
-    process = background(tmp_path, *slow, "--json")
+    process = background(tmp_path, *slow, *delayed(0.3), "--json")  # it outlasts two commands on a busy machine
     wait_for(process, "/12 kept in")
     second = nanoflux(tmp_path, "run", "resume", "slow")
     assert second.code == 3 and "another process is working on run" in second.err and second.out == ""
