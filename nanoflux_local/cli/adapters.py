@@ -76,10 +76,17 @@ def _told(manifest: dict[str, Any]) -> list[tuple[str, object]]:
         ("training", f"{manifest['steps']} steps, {settings['epochs']} epochs, rate {settings['learning_rate']:g}"),
         ("seed", manifest["seed"]),
         ("dev loss", " → ".join(f"{loss:.3f}" for loss in _dev_losses(manifest)) or "–"),
-        ("FLOPs", f"{flops['measured']:.3g} measured, {flops['6nd']:.3g} by 6ND"),
+        ("FLOPs", flops_line(flops)),
         ("seconds", f"{manifest['seconds']:.0f} on {hardware['device']} in {hardware['dtype']}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
     ]
+
+
+def flops_line(flops: dict[str, Any]) -> str:
+    """The counts side by side: what was measured, the convention, and what the architecture explains of both."""
+    line = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
+    total = flops.get("explained", {}).get("total")  # not in records of older versions
+    return f"{line}; the architecture explains {total / flops['6nd']:.2f}" if total else line
 
 
 @command.command()

@@ -175,6 +175,8 @@ def _card(manifest: Mapping[str, Any]) -> str:
     """A short model card in the hub's format."""
     settings, data, losses = manifest["settings"], manifest["data"], manifest["losses"]
     base = manifest["base"]["name"]
+    flops = manifest["flops"]
+    share = flops["explained"]["total"] / flops["6nd"]
     val = [losses["initial_val_loss"], *losses["val_losses"]]
     curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val)
     return f"""---
@@ -193,7 +195,8 @@ Trained by NanoFlux Local on {data["examples"]} examples ({data["tokens"]:,} tok
 | learning rate | {settings["learning_rate"]:g}, linear to zero |
 | batch × accumulation, epochs | {settings["batch"]} × {settings["gradient_accumulation"]}, {settings["epochs"]} |
 | validation loss, before and by epoch | {curve} |
-| FLOPs, 6·N·D and measured | {manifest["flops"]["6nd"]:.3g}, {manifest["flops"]["measured"]:.3g} |
+| FLOPs by 6·N·D; measured | {flops["6nd"]:.3g}; {flops["measured"]:.3g} ({flops["measured"] / flops["6nd"]:.2f} of it) |
+| share that the frozen base explains | {share:.2f} |
 
 `{MANIFEST}` holds the whole record. Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.
 """

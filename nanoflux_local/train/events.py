@@ -58,7 +58,7 @@ class TrainResult:
     """What a training did. Losses in nats per label token; `tokens` counts every pass over real tokens (no padding).
 
     `adapter_dir` holds PEFT's two files once `finished`; False means it was asked to stop and left a checkpoint.
-    `flops_6nd` and `flops_measured` are explained in `flops`.
+    The three counts of FLOPs are told apart in `flops`; `flops_explained` has its parts and their "total".
     """
 
     finished: bool
@@ -75,6 +75,7 @@ class TrainResult:
     initial_val_loss: float | None
     flops_6nd: float
     flops_measured: float
+    flops_explained: dict[str, float]
     seconds: float
     dtype: str
     device: str
@@ -97,5 +98,5 @@ class TrainResult:
         """Plain JSON with INTERFACE's keys of `train --json` and the rest beside them."""
         record = asdict(self) | {"adapter_dir": str(self.adapter_dir), "tokens_per_s": self.tokens_per_s}
         record["train_loss"], record["val_loss"] = self.train_loss, self.val_loss
-        record["flops"] = {"6nd": record.pop("flops_6nd"), "measured": record.pop("flops_measured")}
+        record["flops"] = {name: record.pop(f"flops_{name}") for name in ("6nd", "measured", "explained")}
         return record

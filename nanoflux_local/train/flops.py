@@ -5,7 +5,8 @@ parameters of the base and D every real token of every epoch. The measured count
 formulas over every matrix product and attention of the first epoch, forward and backward, padding included and
 elementwise work not; later epochs meet the same rows, so the sum is scaled by tokens. A LoRA training skips the frozen
 weights' gradients, a third of 6·N·D, and meets the head only where a label stands; attention, which 6·N·D leaves out,
-and the low-rank products come on top.
+and the low-rank products come on top. `explained` derives from the architecture what the count should be, so that the
+two can be held against each other.
 """
 
 import json
@@ -27,6 +28,43 @@ def six_nd(parameters: int, tokens: int) -> float:
 def parameters(base_dir: Path) -> int:
     """Number of weights stored in `base_dir`'s safetensors files (tied weights once), read from their headers."""
     return sum(math.prod(t["shape"]) for path in _weights(base_dir) for t in _header(path).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """The products of one position: weights of all linear layers, of their LoRA pairs, of the head; the width of
+    attention (heads × head size, summed over layers)."""
+
+    linear: int
+    low_rank: int
+    head: int
+    attention: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a training puts through them: positions with padding, their squares (rows × longest²), labels."""
+
+    positions: int
+    squares: int
+    labels: int
+
+
+def explained(matrices: Matrices, work: Work, checkpointing: bool = False) -> dict[str, float]:
+    """FLOPs that a LoRA training should count, by where they fall, and their sum as "total".
+
+    A frozen matrix costs 2 a weight and position forward and 2 back (its own gradient, 2 more, is what LoRA saves); a
+    trained pair all 6; the head 4, at labels alone; attention 4 a square and width forward and 10 back, where it is
+    multiplied out again. Gradient checkpointing repeats the forward pass.
+    """
+    again = 1 if checkpointing else 0
+    parts = {
+        "frozen": (4.0 + 2 * again) * matrices.linear * work.positions,
+        "low_rank": (6.0 + 2 * again) * matrices.low_rank * work.positions,
+        "attention": (14.0 + 4 * again) * matrices.attention * work.squares,
+        "head": 4.0 * matrices.head * work.labels,
+    }
+    return parts | {"total": sum(parts.values())}
 
 
 def base_identity(base_dir: Path) -> str:

@@ -24,7 +24,7 @@ from nanoflux_local.train.audit import Selection, prepare
 from nanoflux_local.train.counter import FlopCounter
 from nanoflux_local.train.data import Codec, Encoded, TrainingExample, batches, data_digest
 from nanoflux_local.train.events import CheckpointEvent, EpochEvent, OnEvent, ResumeEvent, StepEvent, TrainResult
-from nanoflux_local.train.flops import base_identity, parameters, six_nd
+from nanoflux_local.train.flops import Work, base_identity, explained, parameters, six_nd
 from nanoflux_local.train.model import Completions, choose_device, choose_dtype, load_lora_weights, lora_weights
 from nanoflux_local.train.settings import TrainSettings
 
@@ -262,6 +262,18 @@ class _Loop:
         weights = self.progress.best_weights or lora_weights(self.model.peft)
         write_weights(self.out_dir / "adapter", weights, self.model.peft.peft_config["default"].to_dict())
 
+    def _work(self) -> Work:
+        """What the steps done so far put through the model, padding included."""
+        parts = [
+            [self.rows[index] for index in part] for step in self.steps[: self.progress.step] for part in step.parts
+        ]
+        padded = [(len(rows), max(len(row.ids) for row in rows)) for rows in parts]
+        return Work(
+            positions=sum(count * longest for count, longest in padded),
+            squares=sum(count * longest**2 for count, longest in padded),
+            labels=sum(row.labels for rows in parts for row in rows),
+        )
+
     def result(self, finished: bool, data: str) -> TrainResult:
         done = self.progress
         return TrainResult(
@@ -279,6 +291,7 @@ class _Loop:
             initial_val_loss=done.val_losses[0] if done.val_losses else None,
             flops_6nd=six_nd(parameters(self.base_dir), done.tokens),
             flops_measured=done.flops * done.tokens / max(1, done.counted),
+            flops_explained=explained(self.model.matrices(), self._work(), self.settings.gradient_checkpointing),
             seconds=done.seconds,
             dtype=str(self.dtype).removeprefix("torch."),
             device=self.device.type,

@@ -16,6 +16,7 @@ from nanoflux_local.errors import DataError, UsageError
 from nanoflux_local.records import derive_seed
 from nanoflux_local.train.attention import register as attention_name
 from nanoflux_local.train.data import Encoded
+from nanoflux_local.train.flops import Matrices
 from nanoflux_local.train.fused import HeadLoss, fuse
 from nanoflux_local.train.settings import TrainSettings
 
@@ -93,6 +94,24 @@ class Completions:
         at = [n * longest + i for n, row in enumerate(rows) for i in range(row.prompt - 1, len(row.ids) - 1)]
         positions = torch.tensor(at)
         return ids.to(self.device), positions.to(self.device), ids.flatten()[positions + 1].to(self.device)
+
+    def matrices(self) -> Matrices:
+        """The sizes that decide the FLOPs of a step."""
+        from peft.tuners.lora import LoraLayer
+
+        inside = list(self.causal.get_decoder().modules())
+        pairs = [layer for layer in inside if isinstance(layer, LoraLayer)]
+        low_rank = [w for layer in pairs for pair in (layer.lora_A, layer.lora_B) for w in pair.parameters()]
+        trained = {id(weight) for weight in low_rank}
+        linear = [m for m in inside if isinstance(m, nn.Linear) and id(m.weight) not in trained]
+        text = self.causal.config.get_text_config()
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return Matrices(
+            linear=sum(layer.in_features * layer.out_features for layer in linear),
+            low_rank=sum(weight.numel() for weight in low_rank),
+            head=self.head.in_features * self.head.out_features,
+            attention=text.num_attention_heads * width * text.num_hidden_layers,
+        )
 
     @contextmanager
     def quiet(self) -> Iterator[None]:

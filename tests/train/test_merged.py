@@ -164,6 +164,7 @@ def test_an_adapter_can_be_read_by_people(home: tuple[Path, Path]) -> None:
     shown = CliRunner().invoke(nanoflux, ["adapters", "show", home[1].name[:6]]).stdout
     assert home[1].name[:16] in listed and " → " in listed
     assert home[1].name in shown and "r 8, alpha 32" in shown and "tiny" in shown
+    assert "of 6ND" in shown and "explains" in shown
 
 
 def test_a_gguf_file_holds_the_merged_model(home: tuple[Path, Path], tmp_path: Path) -> None:

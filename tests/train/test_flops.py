@@ -1,0 +1,49 @@
+"""FLOPs: the convention, the count, and what the architecture says the count should be."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.train.flops import Matrices, Work, explained, parameters
+from nanoflux_local.train.lora import train
+from nanoflux_local.train.settings import TrainSettings
+
+
+def longer(examples: list[TrainingExample]) -> list[TrainingExample]:
+    """The same with answers of very different lengths, so that padding and labels count."""
+    rng = random.Random(3)
+    return [TrainingExample(e.prompt, f"{e.completion} " * rng.randint(1, 9), e.id) for e in examples]
+
+
+@pytest.mark.parametrize("more", [{}, {"gradient_checkpointing": True}, {"target_modules": ("q_proj", "down_proj")}])
+def test_the_count_is_what_the_architecture_explains(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, more: dict
+) -> None:
+    result = train(TrainSettings(epochs=2, dtype="float32", **more), longer(examples), (), tiny_base, tmp_path)
+    flops = result.to_json()["flops"]
+    assert flops["measured"] == pytest.approx(flops["explained"]["total"], rel=0.06)
+    assert sum(v for k, v in flops["explained"].items() if k != "total") == pytest.approx(flops["explained"]["total"])
+
+
+@pytest.mark.real_model
+def test_measured_and_6nd_agree_within_what_frozen_weights_explain(
+    real_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    """SmolLM2: the count is within 2% of what the architecture explains, which is between 4 and 6 sixths of 6·N·D
+    less the embeddings' share."""
+    settings = TrainSettings(epochs=1, val_fraction=0)
+    result = train(settings, longer(examples)[:8], (), real_base, tmp_path)
+    total = result.flops_explained["total"]
+    assert result.flops_measured == pytest.approx(total, rel=0.02)
+    assert result.flops_6nd == 6 * parameters(real_base) * result.tokens
+    assert 0.5 < total / result.flops_6nd < 0.85
+    assert result.flops_explained["frozen"] == max(v for k, v in result.flops_explained.items() if k != "total")
+
+
+def test_what_lora_saves_is_a_third() -> None:
+    parts = explained(Matrices(linear=1000, low_rank=0, head=0, attention=0), Work(7, 0, 0))
+    assert parts["total"] == parts["frozen"] == 4 * 1000 * 7
+    whole = explained(Matrices(1000, 10, 500, 20), Work(7, 49, 3), checkpointing=True)
+    assert whole == {"frozen": 42000, "low_rank": 560, "attention": 17640, "head": 6000, "total": 66200}
