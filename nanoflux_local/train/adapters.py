@@ -195,8 +195,8 @@ Trained by NanoFlux Local on {data["examples"]} examples ({data["tokens"]:,} tok
 | learning rate | {settings["learning_rate"]:g}, linear to zero |
 | batch × accumulation, epochs | {settings["batch"]} × {settings["gradient_accumulation"]}, {settings["epochs"]} |
 | validation loss, before and by epoch | {curve} |
-| FLOPs by 6·N·D; measured | {flops["6nd"]:.3g}; {flops["measured"]:.3g} ({flops["measured"] / flops["6nd"]:.2f} of it) |
-| share that the frozen base explains | {share:.2f} |
+| FLOPs by 6·N·D; measured | {flops["6nd"]:.3g}; {flops["measured"]:.3g} |
+| measured, and explained by the frozen base | {flops["measured"] / flops["6nd"]:.2f}, {share:.2f} of 6·N·D |
 
 `{MANIFEST}` holds the whole record. Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.
 """
