@@ -1,12 +1,18 @@
-"""Shared by all tests: a home with the real small models, pulled once and found intact afterwards."""
+"""Shared by all tests: no call leaves this machine; a home with the real small models, pulled once and found intact
+afterwards.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
 
+from nanoflux_models import guard
+
 # Before anything imports torch: tests often share their cores with other work.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+guard.install()
 
 DEFAULT_HOME = Path(__file__).parents[1] / ".nanoflux" / "test-home"
 

@@ -1,22 +1,39 @@
 """Keep model libraries from reaching out: called before the first import of any of them.
 
-Transformers, sentence-transformers and the hub client look for updates, report usage and fall back to downloads
+Transformers, sentence-transformers, vLLM and the hub client look for updates, report usage and fall back to downloads
 unless told otherwise. What is loaded here and in the rooms above is loaded from a folder.
 """
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
+    "OTEL_SDK_DISABLED": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "WANDB_MODE": "disabled",
     "TOKENIZERS_PARALLELISM": "false",
 }
+GUARDED = Path(__file__).parent / "guarded"
+"""A folder that makes every Python with it on its path guard itself (`guard`)."""
 
 
 def go_offline() -> None:
     """Set the libraries' own switches, for this process and its children."""
     os.environ.update(SETTINGS)
+
+
+def guarded(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a Python of any kind that is started to stay on this machine: switches, and the guard."""
+    path = os.pathsep.join(filter(None, (str(GUARDED), environment.get("PYTHONPATH", ""))))
+    return {**environment, **SETTINGS, "PYTHONPATH": path}

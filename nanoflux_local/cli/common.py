@@ -9,6 +9,8 @@ import click
 
 from nanoflux_local.paths import Home, default_home
 
+WIDEST = 1000
+"""Characters of a table's cell: a model may write a line of megabytes."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -35,12 +37,19 @@ def say(text: str) -> None:
 
 def plain(text: str) -> str:
     """Text of a model or a file with its control characters made harmless for a terminal."""
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+    return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)
+
+
+def one_line(value: object) -> str:
+    """A table's cell: text that stays in its row, and short enough for one."""
+    text = str(value)
+    cut = text[:WIDEST] + "…" if len(text) > WIDEST else text
+    return plain(" ".join(cut.splitlines()))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Aligned columns on stdout; the first row of a table is its headings."""
-    cells = [list(headings), *([plain(str(cell)) for cell in row] for row in rows)]
+    cells = [list(headings), *([one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     for row in cells:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -8,9 +8,10 @@ import warnings
 
 import click
 
-from nanoflux_local import __version__
+from nanoflux_local import __version__, redaction
+from nanoflux_local.cli.common import plain
 from nanoflux_local.endpoints.cores import share_cores
-from nanoflux_local.errors import NanofluxError
+from nanoflux_local.errors import NanofluxError, RefusedError
 
 NOUNS = {
     "demo": ("demo", "The main job on the embedded default: generate, train, evaluate, report."),
@@ -54,8 +55,19 @@ class Nouns(click.Group):
 @click.option("--home", type=click.Path(file_okay=False), help="Where everything is kept [default: NANOFLUX_HOME].")
 def nanoflux(home: str | None) -> None:
     """NanoFlux Local: adversarial data generation that runs offline, on your own machines."""
+    _keep_in()
     if home is not None:
         os.environ["NANOFLUX_HOME"] = home
+
+
+def _keep_in() -> None:
+    """Before any command: nothing leaves this machine unasked, no file is for others, no message holds a secret."""
+    from nanoflux_models import guard, offline  # deferred: help reaches for nothing
+
+    os.umask(0o077)
+    offline.go_offline()
+    guard.install()
+    redaction.install()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,16 +86,32 @@ def main(arguments: list[str] | None = None) -> None:
         code = 130
     except Exception as error:  # noqa: BLE001 - what has no message for users is raised again
         code = _told(error)
+    _own_up(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _told(error: Exception) -> int:
     """Show a failure that has a message for users, and give its exit code; any other keeps its traceback."""
+    from nanoflux_models.guard import refusal_in
+
+    error = refusal_in(error) or error
     message, code = getattr(error, "message", None), getattr(error, "exit_code", None)
     if isinstance(error, NanofluxError) or (isinstance(message, str) and isinstance(code, int)):
-        click.echo(f"nanoflux: {error}", err=True)  # the other rooms' errors have the same shape
+        _complain(f"nanoflux: {error}")  # the other rooms' errors have the same shape
         return int(code or 1)
     if isinstance(error, OSError) and error.errno is not None:
-        click.echo(f"nanoflux: {error}", err=True)
+        _complain(f"nanoflux: {error}")
         return 1
     raise error
+
+
+def _own_up(code: object) -> None:
+    """Name the hosts that some library tried to reach without anybody hearing of the refusal."""
+    guard = sys.modules.get("nanoflux_models.guard")
+    hosts = guard.refused() if guard and code != RefusedError.exit_code else []
+    if hosts:
+        _complain(f"nanoflux: refused on the way, without harm: a library tried to reach {', '.join(hosts)}")
+
+
+def _complain(text: str) -> None:
+    click.echo(plain(redaction.redacted(text)), err=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table, say, with_json
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
 
@@ -261,7 +261,7 @@ def verify(run: str, as_json: bool) -> None:
         print_json({"run": found, "ok": not problems, "problems": problems})
     else:
         for problem in problems:
-            click.echo(problem)
+            click.echo(plain(problem))
     if problems:
         raise LedgerError(f"run {found}: {len(problems)} things do not match", "restore a backup of the ledger")
     say(f"run {found}: every hash matches")

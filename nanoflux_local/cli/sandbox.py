@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import print_json, print_table, say, with_json
+from nanoflux_local.cli.common import plain, print_json, print_table, say, with_json
 
 
 @click.group(name="sandbox")
@@ -26,8 +26,10 @@ def run(file: Path, wall: float, as_json: bool) -> None:
     if as_json:
         print_json(outcome)
     else:
-        click.echo(outcome["stdout"], nl=False)
-        click.echo(outcome["stderr"], nl=False, err=True)
+        for stream, text in ((sys.stdout, outcome["stdout"]), (sys.stderr, outcome["stderr"])):
+            click.echo(
+                plain(text) if stream.isatty() else text, file=stream, nl=False
+            )  # a terminal obeys what it shows
         if outcome["status"] != "ok":
             say(f"[{outcome['status']}] {outcome['detail']}")
     sys.exit(commands.exit_code(outcome))

@@ -20,6 +20,7 @@ from sqlite_utils import Database
 from nanoflux_local.errors import LedgerError, UsageError
 from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.records import ChatReply, Fault, Reply, Request, canonical_json, digest, storable
+from nanoflux_local.redaction import redacted
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
@@ -190,7 +191,7 @@ class Ledger:
         with self.transaction() as connection:
             connection.execute(
                 f"UPDATE {table} SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
-                (status, message, seconds, now(), subject),
+                (status, redacted(message), seconds, now(), subject),
             )
 
     def commit_turn(self, run: str, record: TurnRecord, calls: Sequence[int]) -> None:
@@ -356,7 +357,7 @@ class Ledger:
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE jobs SET state = ?, message = ?, heartbeat_at = ?, beat_s = ? WHERE id = ?",
-                (state, message, now(), time.monotonic(), job),
+                (state, redacted(message), now(), time.monotonic(), job),
             )
 
     # Rounds

@@ -1,0 +1,177 @@
+"""The guard: the one place that every outgoing connection of this process passes.
+
+Loopback, Unix sockets and the hosts that somebody named are let through. Everything else is refused: an address
+before a packet is sent, a name before it is looked up. The audit hook also sees libraries that try on their own, and
+nothing can take it out again. Standard library only, since it is also run inside interpreters that have nothing else
+of ours (`guarded/`). It sees what goes through Python; native code is kept in by the switches in `offline`.
+"""
+
+import functools
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+VARIABLE = "NANOFLUX_ALLOW_HOSTS"
+"""The environment variable with further hosts, separated by commas: a proxy, a mirror."""
+LOCAL = {"", "localhost", "localhost.localdomain", "ip6-localhost"}
+KERNEL = {socket.AF_UNIX, getattr(socket, "AF_NETLINK", socket.AF_UNIX)}
+"""Families of addresses that lead nowhere but to this machine's own processes and kernel."""
+INTERNET = {socket.AF_INET, socket.AF_INET6}
+SENDS = ("connect", "connect_ex", "sendto")
+"""Methods of a socket that look a name up themselves, before their audit event."""
+
+_named: set[str] = set()
+_learned: set[str] = set()
+_refused: dict[str, None] = {}
+_installed = False
+
+
+class OutsideError(Exception):
+    """A connection that would leave this machine, to a host that nobody named.
+
+    Deliberately no OSError: libraries take those for a bad moment of the network, and try again and again.
+    """
+
+    exit_code = 3
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.message = f"refused to reach {host}: nothing leaves this machine but to the hosts that you name"
+        self.fix = (
+            f"a model server: make it the `url` of an endpoint in the profile; a proxy or a mirror: {VARIABLE}={host}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  → {self.fix}"
+
+
+def install() -> None:
+    """Guard this process from now on. Calling it again changes nothing."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    allow(*os.environ.get(VARIABLE, "").split(","))
+    socket.getaddrinfo = _learning(socket.getaddrinfo)
+    for name in SENDS:
+        setattr(socket.socket, name, _checked(getattr(socket.socket, name)))
+    sys.addaudithook(_seen)
+
+
+def installed() -> bool:
+    """Whether this process is guarded."""
+    return _installed
+
+
+def allow(*hosts: str) -> None:
+    """Let connections to these hosts through; each is a name, an address, or a URL."""
+    for host in hosts:
+        plain = _plain((urlsplit(host).hostname or "") if "://" in host else host.strip())
+        if plain:
+            _named.add(plain)
+
+
+def allowed() -> list[str]:
+    """The hosts that were named so far."""
+    return sorted(_named)
+
+
+def refused() -> list[str]:
+    """The hosts that something in this process tried to reach, and did not."""
+    return list(_refused)
+
+
+def refusal_in(error: BaseException) -> OutsideError | None:
+    """The refusal behind an exception of a library, which may have wrapped it more than once."""
+    return next((each for each in _behind(error, set()) if isinstance(each, OutsideError)), None)
+
+
+def _behind(error: BaseException, known: set[int]) -> Iterator[BaseException]:
+    if id(error) in known:
+        return
+    known.add(id(error))
+    yield error
+    group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    for each in (*group, error.__cause__, error.__context__):
+        if each is not None:
+            yield from _behind(each, known)
+
+
+def _seen(event: str, values: tuple[Any, ...]) -> None:
+    if event[:7] != "socket.":  # asked about all that happens, so it leaves at once
+        return
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        _check_address(*values)
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        _check_host(values[0])
+    elif event == "socket.getnameinfo":
+        _check_host(values[0][0])
+
+
+def _checked(send: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of sockets that asks before the name in its address, which is its last argument, is looked up."""
+
+    @functools.wraps(send)
+    def asked(self: socket.socket, *arguments: Any) -> Any:
+        if arguments:
+            _check_address(self, arguments[-1])
+        return send(self, *arguments)
+
+    return asked
+
+
+def _learning(look_up: Callable[..., Any]) -> Callable[..., Any]:
+    """Looking up a name that is allowed makes its addresses known: those are what a connection is made to."""
+
+    @functools.wraps(look_up)
+    def getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
+        found = look_up(host, *arguments, **named)
+        if _plain(host) in _named:
+            _learned.update(_plain(entry[4][0]) for entry in found)
+        return found
+
+    return getaddrinfo
+
+
+def _check_address(sock: socket.socket, address: Any) -> None:
+    if sock.family in KERNEL or address is None:
+        return
+    if sock.family not in INTERNET:
+        _refuse(f"{address!r} (address family {int(sock.family)})")
+    if isinstance(address, tuple) and address:  # what is no address at all, Python says best
+        _check_host(address[0])
+
+
+def _check_host(host: Any) -> None:
+    plain = _plain(host)
+    if plain not in LOCAL and plain not in _named and plain not in _learned and not _is_local(plain):
+        _refuse(plain)
+
+
+def _refuse(host: str) -> None:
+    _refused[host] = None
+    raise OutsideError(host)
+
+
+def _plain(host: Any) -> str:
+    """A host in the one form in which it is compared: names in lower case, addresses as `ipaddress` writes them."""
+    text = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
+    text = text.lower().rstrip(".").partition("%")[0]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return text
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def _is_local(host: str) -> bool:
+    """Whether it is an address of this machine alone. What only some resolvers take for one ("127.1") is none."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified

@@ -1,0 +1,148 @@
+"""What leaves this machine: nothing. Seen from inside, where a refusal is a message, and in the kernel's account."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REACHING = """
+import sys, types, click
+import nanoflux_local.cli.main as main
+
+@click.command()
+@click.argument("how")
+def command(how):
+    import huggingface_hub
+    try:
+        huggingface_hub.HfApi().model_info("gpt2")
+    except Exception as error:
+        if how == "quietly":
+            click.echo("went on")
+            return
+        raise OSError(5, "the hub has a bad day") if how == "wrapped" else error
+
+module = types.ModuleType("nanoflux_local.cli.reaching")
+module.command = command
+sys.modules[module.__name__] = module
+main.NOUNS["reach"] = ("reaching", "")
+sys.argv[0] = "nanoflux"
+from nanoflux_models import offline
+offline.SETTINGS.clear()
+main.main(["reach", sys.argv[1]])
+"""
+TRACED = "connect,sendto,sendmsg,sendmmsg"
+
+
+@pytest.mark.parametrize("how", ["openly", "wrapped"])
+def test_a_library_that_reaches_out_ends_the_command_with_the_refusal(how: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", REACHING, how],
+        env={"HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 3, ended.stderr
+    assert ended.stderr.startswith("nanoflux: refused to reach huggingface.co")
+    assert "NANOFLUX_ALLOW_HOSTS=huggingface.co" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_library_that_keeps_a_refusal_to_itself_is_told_of(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", REACHING, "quietly"],
+        env={"HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "went on\n")
+    assert "without harm: a library tried to reach huggingface.co" in ended.stderr
+
+
+@pytest.fixture
+def traced(nanoflux: Callable[..., Any], tmp_path: Path) -> Callable[..., list[str]]:
+    """Runs a command under strace; gives every call of the kernel that could have sent something away."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed (Debian: apt install strace)")
+    if subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True, timeout=60).returncode:
+        pytest.skip("strace may not trace here (ptrace is forbidden)")
+
+    def run(home: Path, *arguments: str) -> list[str]:
+        log = tmp_path / "trace"
+        ended = nanoflux(
+            home, *arguments, prefix=(strace, "-f", "-qq", "-s", "64", "-e", f"trace={TRACED}", "-o", str(log))
+        )
+        assert ended.code == 0, ended.err
+        return [line for line in log.read_text(errors="replace").splitlines() if leads_away(line)]
+
+    return run
+
+
+def leads_away(line: str) -> bool:
+    """Whether a traced call names an address that is neither loopback nor this kernel's own."""
+    family = re.search(r"sa_family=AF_(\w+)", line)
+    if family is None or family[1] in ("UNIX", "NETLINK", "UNSPEC"):
+        return False
+    return not re.search(r'inet_addr\("127\.|"::1"|"::ffff:127\.', line)
+
+
+@pytest.mark.parametrize(
+    ("line", "away"),
+    [
+        ('1 connect(3, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("192.0.2.1")}, 16) = 0', True),
+        (
+            '1 connect(3, {sa_family=AF_INET6, sin6_port=htons(80), inet_pton(AF_INET6, "2001:db8::1", &sin6_addr)}',
+            True,
+        ),
+        (
+            '1 sendto(3, "x", 1, 0, {sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("10.0.0.2")}, 16) = 1',
+            True,
+        ),
+        ("1 connect(3, {sa_family=AF_VSOCK, svm_cid=0x2, svm_port=0x50}, 16) = 0", True),
+        ('1 connect(3, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("127.0.0.1")}, 16) = 0', False),
+        ('1 connect(3, {sa_family=AF_INET6, sin6_port=htons(80), inet_pton(AF_INET6, "::1", &sin6_addr)}, 28)', False),
+        ('1 connect(3, {sa_family=AF_UNIX, sun_path="/tmp/s"}, 9) = 0', False),
+        ('1 sendto(4, "x", 1, 0, NULL, 0) = 1', False),
+    ],
+)
+def test_the_reading_of_a_trace(line: str, away: bool) -> None:
+    assert leads_away(line) is away
+
+
+def test_the_trace_would_show_it(traced: Callable[..., list[str]], tmp_path: Path) -> None:
+    """A program in place of the command, without the guard: a name is sent into the void."""
+    strace, log = shutil.which("strace"), tmp_path / "trace"
+    script = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
+    subprocess.run(
+        [str(strace), "-f", "-e", f"trace={TRACED}", "-o", str(log), sys.executable, "-c", script], check=False
+    )
+    assert any(map(leads_away, log.read_text().splitlines()))
+
+
+def test_a_scripted_run_connects_to_nothing_outside(
+    traced: Callable[..., list[str]], scripted: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert traced(tmp_path / "home", *scripted, "--max-turns", "4") == []
+
+
+@pytest.mark.real_model
+def test_models_generate_train_and_are_evaluated_without_a_connection_outside(
+    traced: Callable[..., list[str]], test_home: Path, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
+) -> None:
+    """The demo's steps on two examples: its models, its sandbox, its training, its evaluation, its report."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "weights").symlink_to(smollm2_dir.parent)
+    run = ("run", "start", "--domain", "starter", "--max-turns", "2", "--seed", "7", "--name", "two")
+    assert traced(home, *run) == []
+    assert traced(home, "train", "two", "--base", "smollm2-135m", "--set", "epochs=1") == []
+    assert (
+        traced(home, "eval", "--model", "smollm2-135m", "--data", "starter-easy", "--limit", "2", "--runs", "1") == []
+    )
+    assert traced(home, "report", "two", "-o", str(tmp_path / "report")) == []

@@ -1,0 +1,107 @@
+"""Secrets of six kinds stay out of messages, log lines, tracebacks and the ledger; ordinary words stay in."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.redaction import MARK, know, redacted
+
+SECRETS = {
+    "named by its variable": "canary-7f3a9c21",
+    "OpenAI's": "sk-proj-canaryAAAABBBBCCCCDDDD1234",
+    "Anthropic's": "sk-ant-api03-canary_AAAA-BBBBCCCC",
+    "the hub's": "hf_canaryAAAABBBBCCCCDDDD",
+    "a bearer's": "canary.eyJhbGciOi.abc-def",
+    "a password in an address": "canary:hunter22",
+}
+TOLD = {
+    "named by its variable": "the server says: canary-7f3a9c21 is no key",
+    "a bearer's": "Authorization: Bearer canary.eyJhbGciOi.abc-def",
+    "a password in an address": "http://canary:hunter22@proxy.lab:3128/ does not answer",
+}
+
+
+def told(kind: str) -> str:
+    return TOLD.get(kind, f"Incorrect API key provided: {SECRETS[kind]}. You can find it in")
+
+
+@pytest.fixture(autouse=True)
+def variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_MODEL_KEY", SECRETS["named by its variable"])
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_secret_is_taken_out_of_a_message_and_the_rest_stays(kind: str) -> None:
+    clean = redacted(told(kind))
+    assert clean == told(kind).replace(SECRETS[kind], MARK) and MARK in clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://127.0.0.1:8000/v1 answered 401: no such model",
+        "task-force sketch-book risk-averse; Bearer of news",
+        "run ab12cd34 keeps hf_model",
+        "user@lab.example wrote",
+    ],
+)
+def test_ordinary_text_is_left_alone(text: str) -> None:
+    assert redacted(text) == text
+
+
+def test_short_values_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMPTY_KEY", "")
+    monkeypatch.setenv("SORT_KEY", "name")
+    assert redacted("sorted by name") == "sorted by name"
+
+
+def test_a_key_that_was_read_from_a_file_is_known_too() -> None:
+    know("canary from a file")
+    assert redacted("it was: canary from a file!") == f"it was: {MARK}!"
+
+
+def test_of_two_secrets_the_longer_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_TOKEN", SECRETS["named by its variable"] + "-and-more")
+    assert redacted(f"a {SECRETS['named by its variable']}-and-more b") == f"a {MARK} b"
+
+
+SPEAKING = """
+import logging, sys
+from nanoflux_local import redaction
+redaction.install()
+texts = sys.argv[1:]
+for text in texts:
+    logging.getLogger("library").warning("said %s and %d", text, 7)
+    try:
+        raise ValueError(text)
+    except ValueError:
+        logging.getLogger("library").exception("while asking")
+logging.getLogger("library").warning("a wrong format %d", "x")
+raise RuntimeError(" ".join(texts))
+"""
+
+
+def test_log_lines_and_tracebacks_show_none() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SPEAKING, *map(told, SECRETS)],
+        env={**os.environ, "LAB_MODEL_KEY": SECRETS["named by its variable"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1 and "RuntimeError" in done.stderr and "and 7" in done.stderr
+    assert done.stderr.count("ValueError: ") == len(SECRETS) and "a wrong format" in done.stderr
+    assert "canary" not in done.stderr.replace("".join(map(str, sys.argv)), "")
+
+
+def test_the_message_of_a_run_is_written_without(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.create_run("run", "name", {"domain": "starter", "target": 1, "max_turns": 1}, {})
+        ledger.set_run_status("run", "failed", " ".join(map(told, SECRETS)))
+    assert "does not answer" in str(Ledger(tmp_path / "ledger.db").rows("SELECT message FROM runs"))
+    for path in tmp_path.iterdir():
+        assert b"canary" not in path.read_bytes()
