@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from nanoflux_local.errors import ConfigError
+from nanoflux_local.redaction import know
 
 
 class Key:
@@ -18,6 +19,7 @@ class Key:
 
     def __init__(self, text: str = "") -> None:
         self.text = text
+        know(text)
 
     def __repr__(self) -> str:
         return "[key]" if self.text else "[no key]"

@@ -17,8 +17,9 @@ from nanoflux_local.endpoints.keys import Key
 from nanoflux_local.endpoints.pace import Speed
 from nanoflux_local.endpoints.replicas import Replica, another, pick
 from nanoflux_local.endpoints.retries import Patience
-from nanoflux_local.errors import EndpointError
+from nanoflux_local.errors import EndpointError, RefusedError
 from nanoflux_local.records import ChatReply, Fault
+from nanoflux_models import guard
 
 BILLED = ("timeout", "reset", "garbled")
 """Faults after which the server may have done the work all the same, and charge for it."""
@@ -54,6 +55,7 @@ class Service:
         gauged: bool = False,
     ) -> None:
         self.model, self.urls, self.key = model, tuple(urls), key
+        guard.allow(*self.urls)  # an address in the configuration is the consent for that host, and no other
         self.capacity = capacity * len(self.urls)
         self._most, self._gauged = capacity, gauged
         self._sdk, self._connect = sdk, connect
@@ -92,6 +94,8 @@ class Service:
             async with asyncio.timeout(limit_s):
                 return await attempt(replica.client, limit_s)
         except Exception as error:
+            if refusal := guard.refusal_in(error):
+                raise RefusedError(refusal.message, refusal.fix) from None
             fault = seen(error, self._sdk(), limit_s)
             if fault is None:
                 raise

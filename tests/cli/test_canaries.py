@@ -1,0 +1,96 @@
+"""Six kinds of secrets, given to hosted endpoints that fail and repeat them, appear nowhere afterwards."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ENVIRONMENT = {
+    "OPENAI_API_KEY": "sk-canary-1111222233334444",
+    "LAB_KEY": "canary lab key with spaces",
+    "HF_TOKEN": "hf_canaryAAAABBBBCCCC",
+    "DB_PASSWORD": "canary-password",
+    "AWS_SECRET_ACCESS_KEY": "canary/aws+secret",
+}
+IN_FILE = "sk-ant-canary-in-a-file-5555"
+CANARIES = (*ENVIRONMENT.values(), IN_FILE)
+
+
+@pytest.fixture
+def parrot() -> Iterator[tuple[str, list[str]]]:
+    """A server that refuses every request, repeats each secret, and notes what it was sent."""
+    heard: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            heard.append(str(self.headers))
+            told = f"Incorrect API key provided: {' and '.join(CANARIES)} in {self.headers}"
+            body = json.dumps({"error": {"message": told, "type": "authentication_error", "code": told}}).encode()
+            self.send_response(401, "No " + CANARIES[0])
+            self.send_header("X-Request-Id", CANARIES[0])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", heard
+    server.shutdown()
+    server.server_close()
+
+
+def ended(show: Callable[[], Any]) -> Any:
+    """What the command says once no process works on the run any more."""
+    until = time.monotonic() + 90
+    while (shown := show()).json["status"] in ("running", "stalled") and time.monotonic() < until:
+        time.sleep(0.2)
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("role", "interface"),
+    [("attacker", "openai_responses"), ("defender", "anthropic_messages"), ("judge", "openai_chat")],
+)
+def test_no_secret_is_anywhere_after_a_run_whose_endpoint_failed(
+    role: str, interface: str, parrot: tuple[str, list[str]], nanoflux: Callable[..., Any],
+    scripted: tuple[str, ...], tmp_path: Path
+) -> None:  # fmt: skip
+    url, heard = parrot
+    key = tmp_path / "key"
+    key.write_text(IN_FILE)
+    key.chmod(0o600)
+    place = f'key_file = "{key}"' if interface == "anthropic_messages" else 'key_env = "OPENAI_API_KEY"'
+    config = tmp_path / "hosted.toml"
+    config.write_text(
+        f'[endpoints.hosted]\ninterface = "{interface}"\nmodel = "m"\nurl = "{url}/v1"\n{place}\n'
+        f'[roles.{role}]\nendpoint = "hosted"\n'
+    )
+    home, out = tmp_path / "home", tmp_path / "report"
+    shown = [
+        nanoflux(home, *scripted, "--max-turns", "2", "--name", "r", "--config", str(config), **ENVIRONMENT),
+        nanoflux(home, "run", "resume", "r", "--detach", **ENVIRONMENT),
+        ended(lambda: nanoflux(home, "run", "show", "r", "--json", **ENVIRONMENT)),
+        nanoflux(home, "run", "show", "r", **ENVIRONMENT),
+        nanoflux(home, "report", "r", "-o", str(out), **ENVIRONMENT),
+    ]
+    sent = IN_FILE if interface == "anthropic_messages" else ENVIRONMENT["OPENAI_API_KEY"]
+    assert heard and any(sent in headers for headers in heard), "the key was sent, and came back"
+    assert shown[0].code == 1 and "Incorrect API key" in shown[0].err
+    assert shown[2].json["status"] == "failed" and "Incorrect API key" in shown[2].json["message"]
+    for each in shown:
+        assert not [secret for secret in CANARIES if secret in each.out + each.err]
+    files = [path for folder in (home, out) for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 3
+    for path in files:
+        content = path.read_bytes()
+        assert not [secret for secret in CANARIES if secret.encode() in content], path
+        assert path.stat().st_mode & 0o077 == 0, f"{path} is for others too"
