@@ -185,6 +185,14 @@ def watched(ledger: Path, job: int, work: Work, on_wish: Callable[[Wish], None])
         raise failures[0]
 
 
+def at_work(home: Home, view: LedgerView) -> list[Work]:
+    """Everything that a process is working on just now."""
+    kinds = {kind.name: kind for kind in (RUN, TRAINING, SERIES)}
+    rows = view.rows("SELECT DISTINCT kind, subject FROM jobs WHERE state = 'running'")
+    found = [Work(kinds[row["kind"]], row["subject"]) for row in rows if row["kind"] in kinds]
+    return [work for work in found if is_worked_on(home, work)]
+
+
 def current_job(view: LedgerView, work: Work) -> dict[str, Any] | None:
     """The newest job of a piece of work."""
     sql = "SELECT * FROM jobs WHERE kind = ? AND subject = ? ORDER BY id DESC"

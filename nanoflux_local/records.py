@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -160,6 +161,16 @@ class CutReply(Reply):
 
     text: str
     exact: bool
+
+
+def costs(reply: Mapping[str, Any]) -> dict[str, float]:
+    """What a reply (its JSON) says that it cost: the columns by which calls are summed. 0 where it says nothing."""
+    return {
+        "prompt_tokens": reply.get("prompt_tokens", 0),
+        "completion_tokens": reply.get("completion_tokens", 0),
+        "usd": float(reply.get("usd", 0.0)),
+        "seconds": float(reply.get("seconds", reply.get("wall_s", 0.0))),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,3 +261,49 @@ def m016_rounds(db: Database) -> None:
         CREATE INDEX rounds_run ON rounds (run);
         """
     )
+
+
+@migrations()
+def m015_size(db: Database) -> None:
+    """At a million calls: what a run's summary needs is read from indexes alone, since a row with its texts fills a
+    page. A turn's row says how its attempts ended, how many calls it used, and how many of these the run made for
+    itself and used first here (`fresh`). Packed texts lie in a table of their own; their columns in `calls` are then
+    empty. Of environments, only those written from now on have a hash: one made up later would prove nothing. CROSS
+    JOIN keeps SQLite from going through all turns of a run for each of its calls.
+    """
+    db.executescript(
+        """
+        ALTER TABLE runs ADD COLUMN environment_hash TEXT NOT NULL DEFAULT '';
+        ALTER TABLE turns ADD COLUMN attempts TEXT NOT NULL DEFAULT '';
+        ALTER TABLE turns ADD COLUMN uses INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE turns ADD COLUMN fresh INTEGER NOT NULL DEFAULT 0;
+        CREATE INDEX turn_calls_call ON turn_calls (call);
+        DROP INDEX calls_run;
+        CREATE INDEX calls_run ON calls (run, id, role, prompt_tokens, completion_tokens, usd, seconds);
+        UPDATE turns SET
+            attempts = coalesce((
+                SELECT group_concat(json_extract(attempt.value, '$.outcome'), ' ')
+                FROM json_each(iif(json_valid(record), record, '{}'), '$.attempts') AS attempt
+            ), ''),
+            uses = (SELECT count(*) FROM turn_calls WHERE turn_calls.turn = turns.id),
+            fresh = (
+                SELECT count(DISTINCT calls.id) FROM turn_calls JOIN calls ON calls.id = turn_calls.call
+                WHERE turn_calls.turn = turns.id AND calls.run = turns.run AND NOT EXISTS (
+                    SELECT 1 FROM turn_calls AS others CROSS JOIN turns AS earlier ON earlier.id = others.turn
+                    WHERE others.call = calls.id AND earlier.run = turns.run AND earlier.number < turns.number
+                )
+            );
+        CREATE INDEX turns_tally ON turns (run, attempts, kept, uses, fresh);
+        CREATE TABLE dictionaries (
+            id INTEGER PRIMARY KEY,
+            content BLOB NOT NULL,
+            at TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE packs (
+            call INTEGER PRIMARY KEY REFERENCES calls (id),
+            dictionary INTEGER NOT NULL,
+            request BLOB NOT NULL,
+            reply BLOB NOT NULL
+        ) STRICT;
+        """
+    )

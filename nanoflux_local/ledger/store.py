@@ -18,8 +18,9 @@ from typing import Any, Literal, Self
 from sqlite_utils import Database
 
 from nanoflux_local.errors import LedgerError, UsageError
+from nanoflux_local.ledger.packing import CALLS, read_packed
 from nanoflux_local.ledger.schema import migrations
-from nanoflux_local.records import ChatReply, Fault, Reply, Request, canonical_json, digest, storable
+from nanoflux_local.records import Fault, Reply, Request, canonical_json, costs, digest, storable
 from nanoflux_local.redaction import redacted
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
@@ -79,6 +80,7 @@ class Ledger:
         with told_as_ledger_errors(path):
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
             path.chmod(0o600)
+            read_packed(self._connection)
             self._database = Database(self._connection)
             with path.with_suffix(".migrate").open("w") as gate:
                 # Two processes may open a new ledger at the same moment, and a change of journal mode waits for no one.
@@ -102,6 +104,19 @@ class Ledger:
     def close(self) -> None:
         self._connection.close()
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For reading beside the writer's own transactions."""
+        return self._connection
+
+    def shrink(self) -> None:
+        """Rebuild the file without the room that nothing uses; whoever else writes waits meanwhile. It happens whole
+        or not at all, and needs as much free disk again as the file is going to take.
+        """
+        with told_as_ledger_errors(self.path):
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One write transaction; it is on disk when the block is left, or not at all."""
@@ -124,10 +139,17 @@ class Ledger:
 
     def recall(self, request: Request[Any]) -> tuple[int, Reply] | None:
         """The remembered reply of a request with its row id, or None."""
-        found = self.rows("SELECT id, reply FROM calls WHERE key = ?", request.key())
+        found = self.rows(f"SELECT id, reply FROM {CALLS} WHERE key = ?", request.key())
         if not found:
             return None
-        return found[0][0], request.reply_type.from_json(json.loads(found[0][1]))
+        row, text = found[0]
+        try:
+            return row, request.reply_type.from_json(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise LedgerError(
+                f"{self.path}: the reply of call {row} cannot be read",
+                "find what was damaged with `nanoflux run verify RUN`",
+            ) from error
 
     def remember(self, run: str, request: Request[Any], reply: Reply, role: str = "") -> tuple[int, Reply]:
         """Commit a reply under its request's hash, with the role that the call was made for."""
@@ -147,13 +169,13 @@ class Ledger:
         asked, text = request.to_json(), canonical_json(reply.to_json())
         body = json.loads(text)  # as it will be read: paired surrogates are one
         text = canonical_json(body)
-        spent = reply if isinstance(reply, ChatReply) else ChatReply("", "stop")
+        spent = costs(body)
         row = connection.execute(
             "INSERT OR IGNORE INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens,"
             " completion_tokens, usd, seconds, at, role) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
             (digest({"kind": request.kind, **asked}), request.kind, asked["endpoint"]["model"], run,
-             canonical_json(asked), text, hashlib.sha256(text.encode()).hexdigest(), spent.prompt_tokens,
-             spent.completion_tokens, spent.usd, float(body.get("seconds", body.get("wall_s", 0.0))), at, role),
+             canonical_json(asked), text, hashlib.sha256(text.encode()).hexdigest(), spent["prompt_tokens"],
+             spent["completion_tokens"], spent["usd"], spent["seconds"], at, role),
         ).fetchone()  # fmt: skip
         if row is not None:
             return row[0], request.reply_type.from_json(body)
@@ -177,9 +199,9 @@ class Ledger:
     def create_run(self, run: str, name: str, config: dict[str, Any], environment: dict[str, Any]) -> None:
         with self.transaction() as connection:
             connection.execute(
-                "INSERT INTO runs VALUES (?,?,?,'created','',?,?,?,?,?,0.0,?,?)",
+                "INSERT INTO runs VALUES (?,?,?,'created','',?,?,?,?,?,0.0,?,?,?)",
                 (run, name, config["domain"], config["target"], config["max_turns"], canonical_json(config),
-                 digest(config), canonical_json(environment), now(), now()),
+                 digest(config), canonical_json(environment), now(), now(), digest(environment)),
             )  # fmt: skip
 
     def set_run_status(self, run: str, status: str, message: str = "", seconds: float = 0.0) -> None:
@@ -199,9 +221,12 @@ class Ledger:
         body = record.to_json()
         with self.transaction() as connection:
             turn = connection.execute(
-                "INSERT INTO turns (run, number, outcome, kept, record, record_hash, at) VALUES (?,?,?,?,?,?,?)",
-                (run, record.number, record.outcome, int(record.kept), canonical_json(body), digest(body), now()),
-            ).lastrowid
+                "INSERT INTO turns (run, number, outcome, kept, record, record_hash, at, attempts, uses, fresh)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?)",
+                (run, record.number, record.outcome, int(record.kept), canonical_json(body), digest(body), now(),
+                 " ".join(attempt.outcome for attempt in record.attempts), len(calls),
+                 sum(self._is_fresh(connection, run, call) for call in set(calls))),
+            ).lastrowid  # fmt: skip
             connection.executemany(
                 "INSERT INTO turn_calls VALUES (?,?,?)",
                 [(turn, position, call) for position, call in enumerate(calls)],
@@ -209,6 +234,17 @@ class Ledger:
             if record.kept:
                 self._insert_example(connection, run, Example.of(record))
             connection.execute("UPDATE runs SET updated_at = ? WHERE id = ?", (now(), run))
+
+    def _is_fresh(self, connection: sqlite3.Connection, run: str, call: int) -> bool:
+        """Whether the run made this call and none of its turns has used it yet. From the call to its few turns: CROSS
+        JOIN keeps SQLite from going through all turns of the run instead.
+        """
+        used = "SELECT 1 FROM turn_calls CROSS JOIN turns ON turns.id = turn_calls.turn WHERE call = ? AND run = ?"
+        found = connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM calls WHERE run = ? AND id = ?) AND NOT EXISTS ({used})",
+            (run, call, call, run),
+        )
+        return bool(found.fetchone()[0])
 
     def _insert_example(self, connection: sqlite3.Connection, run: str, example: Example) -> None:
         content = example.hash()

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from sqlite3 import Row
 from typing import Any
 
+from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.records import digest
+from nanoflux_local.records import costs, digest
 from nanoflux_local.transcript import KEPT, Example
 
 
@@ -17,24 +19,24 @@ def verify_run(view: LedgerView, run: str) -> Iterator[str]:
         yield f"run {found['id']}: the configuration does not match its hash"
     elif found["status"] == "done":
         yield from _end(view, found["id"], config)
+    if found["environment_hash"] not in ("", digest(_json(found["environment"]))):  # "": from before it had a hash
+        yield f"run {found['id']}: the environment does not match its hash"
     yield from _calls(view, found["id"])
     yield from _turns(view, found["id"])
+    yield from _seeds(view, found["id"])
     yield from _examples(view, found["id"])
 
 
 def _calls(view: LedgerView, run: str) -> Iterator[str]:
     """The calls made for the run, and those of other runs that its turns rest on."""
-    rows = view.rows(
-        "SELECT * FROM calls WHERE run = ? OR id IN (SELECT call FROM turn_calls JOIN turns"
-        " ON turns.id = turn_calls.turn WHERE turns.run = ?)",
-        run,
-        run,
+    for row in view.rows(f"SELECT * FROM {CALLS} WHERE run = ?", run):
+        yield from _call(row)
+    others = (
+        "SELECT DISTINCT turn_calls.call FROM turns JOIN turn_calls ON turn_calls.turn = turns.id"
+        " JOIN calls ON calls.id = turn_calls.call WHERE turns.run = ? AND calls.run <> ?"
     )
-    for row in rows:
-        if digest({"kind": row["kind"], **_json(row["request"])}) != row["key"]:
-            yield f"call {row['id']}: the request does not match its key"
-        if digest(_json(row["reply"])) != row["reply_hash"]:
-            yield f"call {row['id']}: the reply does not match its hash"
+    for row in view.rows(f"SELECT * FROM {CALLS} WHERE id IN ({others})", run, run):
+        yield from _call(row)
     for row in view.rows(
         "SELECT turns.number, turn_calls.call FROM turns JOIN turn_calls ON turn_calls.turn = turns.id"
         " WHERE turns.run = ? AND turn_calls.call NOT IN (SELECT id FROM calls)",
@@ -43,17 +45,68 @@ def _calls(view: LedgerView, run: str) -> Iterator[str]:
         yield f"turn {row['number']}: rests on call {row['call']}, which is missing"
 
 
+def _call(row: Row) -> Iterator[str]:
+    request, reply = _json(row["request"]), _json(row["reply"])
+    if digest({"kind": row["kind"], **request}) != row["key"]:
+        yield f"call {row['id']}: the request does not match its key"
+    elif request["endpoint"]["model"] != row["model"]:
+        yield f"call {row['id']}: the column model differs from the request"
+    if digest(reply) != row["reply_hash"]:
+        yield f"call {row['id']}: the reply does not match its hash"
+        return
+    for column, told in costs(reply).items():
+        if row[column] != told:
+            yield f"call {row['id']}: the column {column} differs from the reply"
+
+
 def _turns(view: LedgerView, run: str) -> Iterator[str]:
     expected = 0
-    for row in view.rows("SELECT * FROM turns WHERE run = ? ORDER BY number", run):
+    rows = view.rows(
+        "SELECT *, (SELECT count(*) FROM turn_calls WHERE turn = turns.id) AS used FROM turns WHERE run = ?"
+        " ORDER BY number",
+        run,
+    )
+    for row in rows:
         if row["number"] != expected:
             yield f"turn {expected}: missing"
         expected = row["number"] + 1
         record = _json(row["record"])
         if digest(record) != row["record_hash"]:
             yield f"turn {row['number']}: the record does not match its hash"
+            continue
         if bool(row["kept"]) != (_outcome(record) in KEPT):
             yield f"turn {row['number']}: kept says {bool(row['kept'])}, its last attempt ended as {_outcome(record)}"
+        if row["attempts"].split() != [attempt["outcome"] for attempt in record["attempts"]]:
+            yield f"turn {row['number']}: the column attempts differs from the record"
+        if row["uses"] != row["used"]:
+            yield f"turn {row['number']}: says it used {row['uses']} calls, and rests on {row['used']}"
+    yield from _fresh(view, run)
+
+
+def _fresh(view: LedgerView, run: str) -> Iterator[str]:
+    """A call that a run made and used is counted by one of its turns, the first that used it (CROSS JOIN
+    keeps the order: from a call to its few turns)."""
+    counted = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", run)
+    used = view.row(
+        "SELECT count(*) AS n FROM calls WHERE run = ? AND EXISTS (SELECT 1 FROM turn_calls CROSS JOIN turns"
+        " ON turns.id = turn_calls.turn WHERE turn_calls.call = calls.id AND turns.run = calls.run)",
+        run,
+    )
+    if counted and used and counted["n"] != used["n"]:
+        yield f"run {run}: its turns count {counted['n']} calls of their own, and use {used['n']}"
+
+
+def _seeds(view: LedgerView, run: str) -> Iterator[str]:
+    """The imported items that the run's questions were made of; built-in seeds are part of the version."""
+    rows = view.rows(
+        "SELECT dataset, id, record, record_hash FROM items WHERE id IN (SELECT seed.value FROM turns,"
+        " json_each(iif(json_valid(turns.record), turns.record, '{}'), '$.attempts') AS attempt,"
+        " json_each(attempt.value, '$.seeds') AS seed WHERE turns.run = ?)",
+        run,
+    )
+    for row in rows:
+        if digest(_json(row["record"])) != row["record_hash"]:
+            yield f"item {row['id']} of {row['dataset']}: the record does not match its hash"
 
 
 def _examples(view: LedgerView, run: str) -> Iterator[str]:

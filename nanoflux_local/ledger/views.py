@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,7 @@ from typing import Any, Self
 from sqlite_utils import Database
 
 from nanoflux_local.errors import LedgerError, NothingMatchedError
+from nanoflux_local.ledger.packing import read_packed
 from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.ledger.store import BUSY_TIMEOUT_S, Ledger, refuse_newer, told_as_ledger_errors
 from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, dataset_digest, turn_from_json
@@ -32,6 +34,7 @@ class LedgerView:
             )
             self._connection.row_factory = sqlite3.Row
             self._connection.text_factory = _text
+            read_packed(self._connection)
             database = Database(self._connection)
             refuse_newer(database, path)
             unfinished = bool(migrations.pending(database))
@@ -81,15 +84,11 @@ class LedgerView:
 
     def funnel(self, run: str) -> dict[str, int]:
         """How the attempts of the committed turns ended; the outcomes add up to `attempts`."""
-        counted = {
-            row["outcome"]: row["n"]
-            for row in self.rows(
-                "SELECT json_extract(attempt.value, '$.outcome') AS outcome, count(*) AS n"
-                " FROM turns, json_each(turns.record, '$.attempts') AS attempt WHERE turns.run = ? GROUP BY 1",
-                run,
-            )
-        }
-        return {"attempts": sum(counted.values()), **{outcome: counted.get(outcome, 0) for outcome in OUTCOMES}}
+        counted: Counter[str] = Counter()
+        for row in self.rows("SELECT attempts, count(*) AS n FROM turns WHERE run = ? GROUP BY attempts", run):
+            for outcome in row["attempts"].split():
+                counted[outcome] += row["n"]
+        return {"attempts": counted.total(), **{outcome: counted[outcome] for outcome in OUTCOMES}}
 
     def faults(self, run: str) -> dict[str, int]:
         """Failed attempts at servers by kind, those that occurred."""
@@ -100,17 +99,15 @@ class LedgerView:
         """What `run show --json` prints."""
         run = self.find_run(name)
         examples = self.examples(run["id"])
-        turns = self.row("SELECT count(*) AS n FROM turns WHERE run = ?", run["id"])
+        turns = self.row(
+            "SELECT count(*) AS n, coalesce(sum(uses), 0) AS uses, coalesce(sum(fresh), 0) AS own"
+            " FROM turns WHERE run = ?",
+            run["id"],
+        )
         usage = self.row(
             "SELECT count(*) AS made, coalesce(sum(prompt_tokens), 0) AS prompt_tokens,"
             " coalesce(sum(completion_tokens), 0) AS completion_tokens, coalesce(sum(usd), 0.0) AS usd"
             " FROM calls WHERE run = ?",
-            run["id"],
-        )
-        used = self.row(
-            "SELECT count(*) AS uses, count(DISTINCT CASE WHEN calls.run = turns.run THEN calls.id END) AS own"
-            " FROM turns JOIN turn_calls ON turn_calls.turn = turns.id JOIN calls ON calls.id = turn_calls.call"
-            " WHERE turns.run = ?",
             run["id"],
         )
         lost = self.row(
@@ -120,7 +117,6 @@ class LedgerView:
         assert lost is not None
         assert turns is not None
         assert usage is not None
-        assert used is not None
         environment = json.loads(run["environment"])
         return {
             "run": run["id"],
@@ -137,10 +133,10 @@ class LedgerView:
             "funnel": self.funnel(run["id"]),
             "calls": {
                 "made": usage["made"],
-                "remembered": used["uses"] - used["own"],
-                "wasted": usage["made"] - used["own"],
+                "remembered": turns["uses"] - turns["own"],
+                "wasted": usage["made"] - turns["own"],
             },
-            "wasted_share": round((usage["made"] - used["own"]) / max(1, usage["made"]), 4),
+            "wasted_share": round((usage["made"] - turns["own"]) / max(1, usage["made"]), 4),
             "usage": {key: usage[key] for key in ("prompt_tokens", "completion_tokens", "usd")},
             "faults": self.faults(run["id"]),
             "lost": {"tokens": lost["tokens"], "usd": lost["usd"]},
@@ -148,6 +144,20 @@ class LedgerView:
             "repeatable": environment.get("repeatable"),
             "created_at": run["created_at"],
         }
+
+    def contents(self) -> dict[str, int]:
+        """How much of what the ledger holds."""
+        tables = ("calls", "packs", "runs", "turns", "examples", "trainings", "evaluations", "items")
+        row = self.row("SELECT " + ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in tables))
+        assert row is not None
+        return dict(row)
+
+    def free_bytes(self) -> int:
+        """Room in the file that nothing uses: what comes next takes it, and a compaction gives it back."""
+        size, free = (self.row(f"PRAGMA {name}") for name in ("page_size", "freelist_count"))
+        assert size is not None
+        assert free is not None
+        return int(size[0] * free[0])
 
     def items(self, dataset: str, split: str | None = None) -> list[Seed]:
         """The items of an imported benchmark, in file order; of one split, or of all."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
 
 PINNED = Path(__file__).with_name("schema.sql")
 RELEASED = [
@@ -17,6 +18,7 @@ RELEASED = [
     "m014_faults",
     "m017_trainings",
     "m016_rounds",
+    "m015_size",
 ]
 
 
@@ -44,3 +46,27 @@ def test_opening_again_changes_nothing(ledger: Ledger, path: Path) -> None:
     before = path.read_bytes()
     Ledger(path).close()
     assert path.read_bytes() == before
+
+
+def test_a_ledger_from_before_turns_counted_their_calls_counts_them_when_it_is_opened(played) -> None:
+    columns = ("attempts", "uses", "fresh")
+    with LedgerView(played.path) as view:
+        summary = view.run_summary("tour")
+        counted = [tuple(row) for row in view.rows(f"SELECT {', '.join(columns)} FROM turns ORDER BY number")]
+    with sqlite3.connect(played.path) as connection:
+        for index in ("turns_tally", "turn_calls_call"):
+            connection.execute(f"DROP INDEX {index}")
+        for table, names in (("turns", columns), ("runs", ("environment_hash",))):
+            for name in names:
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+        for table in ("packs", "dictionaries"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm015_size'")
+        damaged = connection.execute("UPDATE turns SET record = substr(record, 2) WHERE number = 3 RETURNING number")
+        assert damaged.fetchall() == [(3,)]
+    connection.close()
+    with LedgerView(played.path) as view:
+        again = [tuple(row) for row in view.rows(f"SELECT {', '.join(columns)} FROM turns ORDER BY number")]
+        assert again == [("" if number == 3 else row[0], *row[1:]) for number, row in enumerate(counted)]
+        assert view.run_summary("tour")["calls"] == summary["calls"]
+    assert min(uses for _, uses, _ in counted) > 0 and len({fresh for *_, fresh in counted}) > 1

@@ -102,7 +102,11 @@ def test_a_kept_turn_is_committed_with_its_calls_and_its_example(ledger: Ledger,
     record = turn(0, "unparsed", "kept_failed")
     ledger.commit_turn("run", record, [calls[2], calls[0], calls[2]])
     ledger.commit_turn("run", turn(1, "defender_right"), [])
-    assert ledger.rows("SELECT position, call FROM turn_calls") == [(0, calls[2]), (1, calls[0]), (2, calls[2])]
+    assert ledger.rows("SELECT position, call FROM turn_calls ORDER BY position") == [
+        (0, calls[2]),
+        (1, calls[0]),
+        (2, calls[2]),
+    ]
     with LedgerView(path) as view:
         assert view.turn_records("run") == [record, turn(1, "defender_right")]
         assert view.examples("run") == [Example(0, "How many? (0.1)", "2 + 2 = 4.", "4", "kept_failed")]

@@ -4,16 +4,19 @@ import asyncio
 import json
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from nanoflux_local import binding, runs
 from nanoflux_local.errors import LedgerError
+from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import canonical_json, digest
+from nanoflux_local.transcript import Seed, TurnRecord
 
 EDITED = [
     ("calls", "request", "call {id}: the request does not match its key"),
@@ -26,6 +29,7 @@ EDITED = [
     ("examples", "answer", "example {id}: the content does not match its hash"),
     ("examples", "reason", "example {id}: the content does not match its hash"),
     ("examples", "content_hash", "example {id}: the content does not match its hash"),
+    ("runs", "environment", "run {id}: the environment does not match its hash"),
     ("runs", "config", "run {id}: the configuration does not match its hash"),
     ("runs", "config_hash", "run {id}: the configuration does not match its hash"),
 ]
@@ -83,6 +87,17 @@ DELETED = {
     "a kept turn, its example left": (f"DELETE FROM turns WHERE number = {KEPT}", "differs from turn"),
     "a call that a turn rests on": ("DELETE FROM calls WHERE id = (SELECT min(call) FROM turn_calls)", "is missing"),
     "a turn's being kept": (f"UPDATE turns SET kept = 0 WHERE number = {KEPT}", "kept says False"),
+    "a call's tokens": ("UPDATE calls SET prompt_tokens = 1 + prompt_tokens WHERE kind = 'chat'",
+                        "the column prompt_tokens differs"),
+    "a call's price": ("UPDATE calls SET usd = 0.5 WHERE id = 1", "the column usd differs"),
+    "a call's time": ("UPDATE calls SET seconds = 60 WHERE id = 1", "the column seconds differs"),
+    "a call's model": ("UPDATE calls SET model = 'another' WHERE id = 1", "the column model differs"),
+    "a turn's attempts": ("UPDATE turns SET attempts = 'failed failed' WHERE number = 2", "column attempts differs"),
+    "a turn's count of calls": ("UPDATE turns SET uses = uses + 1 WHERE number = 2", "turn 2: says it used"),
+    "a turn's count of new calls": ("UPDATE turns SET fresh = fresh + 1 WHERE number = 2", "calls of their own"),
+    "which calls a turn used": (
+        "DELETE FROM turn_calls WHERE position = 0 AND turn = (SELECT id FROM turns WHERE number = 3)",
+        "turn 3: says it used"),
     "a turn's being dropped": ("UPDATE turns SET kept = 1 WHERE kept = 0", "kept says True"),
 }  # fmt: skip
 
@@ -141,9 +156,27 @@ def test_other_runs_are_not_this_runs_business_but_their_calls_are(played) -> No
 def test_a_turn_that_cannot_be_read_is_named_where_it_is_needed(played) -> None:
     with tampered(played) as connection:
         connection.execute("UPDATE turns SET record = substr(record, 2) WHERE number = 3")
-    with LedgerView(played.path) as view:
-        with pytest.raises(LedgerError, match=f"turn 3 of run {played.run} cannot be read"):
-            view.turn_records(played.run)
-        with pytest.raises(LedgerError, match="malformed JSON") as told:
-            view.funnel(played.run)
+    unread = pytest.raises(LedgerError, match=f"turn 3 of run {played.run} cannot be read")
+    with LedgerView(played.path) as view, unread as told:
+        view.turn_records(played.run)
     assert "nanoflux run verify" in told.value.fix
+
+
+def test_an_imported_item_that_the_runs_questions_were_made_of_is_held_against_its_hash(
+    ledger: Ledger, path: Path, turn: Callable[..., TurnRecord]
+) -> None:
+    """Items that no question was made of are not this run's business."""
+    ledger.commit_turn("run", turn(0, "kept_failed"), [])
+    items = [(Seed(name, "bench", "How many?", "4"), "train") for name in ("seed-1", "not used")]
+    ledger.import_dataset("bench", "bench.jsonl", "hash", items, 0)
+    with LedgerView(path) as view:
+        assert list(verify_run(view, "run")) == []
+        with ledger.transaction() as connection:
+            connection.execute("UPDATE items SET record = replace(record, '4', '5')")
+        assert list(verify_run(view, "run")) == ["item seed-1 of bench: the record does not match its hash"]
+
+
+def test_a_run_from_before_environments_had_a_hash_is_not_blamed_for_it(played) -> None:
+    with tampered(played) as connection:
+        connection.execute("UPDATE runs SET environment_hash = ''")
+    assert problems(played) == []

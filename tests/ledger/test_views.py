@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
@@ -72,3 +73,28 @@ def test_turns_and_examples_come_in_turn_order_whatever_order_they_were_written_
     with LedgerView(path) as view:
         assert [record.number for record in view.turn_records("run")] == [0, 1, 2]
         assert [example.turn for example in view.examples("run")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        ("SELECT sum(uses), sum(fresh), count(*) FROM turns WHERE run = 'run'", "turns_tally"),
+        ("SELECT attempts, count(*) FROM turns WHERE run = 'run' GROUP BY attempts", "turns_tally"),
+        ("SELECT sum(prompt_tokens), sum(completion_tokens), sum(usd) FROM calls WHERE run = 'run'", "calls_run"),
+        ("SELECT role, sum(usd), sum(seconds) FROM calls WHERE run = 'run' GROUP BY role", "calls_run"),
+    ],
+)
+def test_what_a_summary_adds_up_is_read_from_indexes_alone(ledger: Ledger, path: Path, sql: str, index: str) -> None:
+    """At a million calls, rows with their texts would be gigabytes."""
+    with LedgerView(path) as view:
+        plan = [row["detail"] for row in view.rows(f"EXPLAIN QUERY PLAN {sql}")]
+    assert f"USING COVERING INDEX {index} (run=?)" in plan[0]
+
+
+def test_a_call_of_a_ledger_packed_or_not_is_found_by_its_key(ledger: Ledger, path: Path) -> None:
+    with LedgerView(path) as view:
+        plan = [row["detail"] for row in view.rows(f"EXPLAIN QUERY PLAN SELECT id, reply FROM {CALLS} WHERE key = 'x'")]
+    assert plan[0].startswith("SEARCH calls USING INDEX") and plan[1].startswith(
+        "SEARCH packs USING INTEGER PRIMARY KEY"
+    )
+    assert len(plan) == 2

@@ -1,0 +1,284 @@
+"""The ledger at size: what a million remembered calls cost whoever comes after them.
+
+    python bench/ledger.py [--calls 1000000] [--runs 80] [--rounds 5] [--keep FOLDER]
+
+One scripted run of 1,000 turns is played and then written again and again under other seeds, with hashes that hold,
+until the ledger has as many calls. In it are measured: looking a call up; a run of 200 turns, beside the same run in an
+empty ledger, in turns; `run list` and `run show`; `run verify` with its memory; a backup; compaction, and all of it
+again afterwards. `--runs 1` puts every call into one run, for the memory of `run verify`. `--keep` leaves the filled
+ledger there, packed, and takes it up again.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import random
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local import binding, runs
+from nanoflux_local.ledger.packing import CALLS
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatRequest, Identity, Message, Sampling, canonical_json, digest
+
+MARK = 7_777_777_777_777
+SETTINGS = {"seeds": {"min": 2}, "target": 10**6, "concurrency": 8}
+CALL_COLUMNS = (
+    "key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens, usd, seconds, at, role"
+)
+
+
+def played(home: Home, turns: int, seed: int, name: str = "") -> str:
+    """One scripted run."""
+    config = binding.resolve("starter-genetics", "scripted", {**SETTINGS, "max_turns": turns, "seed": seed}, home)
+
+    async def play() -> str:
+        run = await runs.start(home, config, name)
+        await runs.carry_on(home, run)
+        return run
+
+    return asyncio.run(play())
+
+
+class Copies:
+    """A run's rows, ready to be written again: requests differ by their seed or a word, so that all keys differ."""
+
+    def __init__(self, connection: sqlite3.Connection, run: str) -> None:
+        connection.row_factory = sqlite3.Row
+        self._connection = connection
+        self._run = connection.execute("SELECT * FROM runs WHERE id = ?", (run,)).fetchone()
+        self.calls = [self._call(dict(row)) for row in connection.execute("SELECT * FROM calls ORDER BY id")]
+        self._place = {call["id"]: place for place, call in enumerate(self.calls)}
+        self._turns = [dict(row) for row in connection.execute("SELECT * FROM turns ORDER BY number")]
+        self._turn_calls = [tuple(row) for row in connection.execute("SELECT turn, position, call FROM turn_calls")]
+        self._examples = [dict(row) for row in connection.execute("SELECT * FROM examples ORDER BY turn")]
+
+    def _call(self, row: dict[str, Any]) -> dict[str, Any]:
+        request = json.loads(row["request"])
+        if "seed" in request:
+            request["seed"] = MARK
+        else:
+            field = "code" if "code" in request else "text"
+            request[field] += f"\n#{MARK}"
+        mark = str(MARK)
+        row["request_parts"] = canonical_json(request).split(mark)
+        row["key_parts"] = canonical_json({"kind": row["kind"], **request}).split(mark)
+        return row
+
+    def create(self, run: str) -> None:
+        row = {**dict(self._run), "id": run, "name": run}
+        self._insert("runs", [row])
+
+    def write(self, run: str, copy: int, offset: int, count: int, calls_only: bool = False) -> None:
+        """Another copy of the first `count` calls, of its turns from `offset` on, and of their examples."""
+        first = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM calls").fetchone()[0]
+        self._connection.executemany(
+            f"INSERT INTO calls (id, {CALL_COLUMNS}) VALUES (?{',?' * 13})", self._calls(run, copy, first, count)
+        )
+        if calls_only:
+            return
+        turn = self._connection.execute("SELECT coalesce(max(id), 0) FROM turns").fetchone()[0] + 1
+        shift = turn - self._turns[0]["id"]
+        records = [(row, {**json.loads(row["record"]), "number": row["number"] + offset}) for row in self._turns]
+        self._insert("turns", [
+            {**row, "id": row["id"] + shift, "run": run, "number": record["number"], "record": canonical_json(record),
+             "record_hash": digest(record)}
+            for row, record in records
+        ])  # fmt: skip
+        self._connection.executemany(
+            "INSERT INTO turn_calls VALUES (?,?,?)",
+            [(at + shift, position, first + self._place[call]) for at, position, call in self._turn_calls],
+        )
+        self._insert("examples", [self._example(row, run, offset) for row in self._examples])
+
+    def _calls(self, run: str, copy: int, first: int, count: int) -> Iterator[tuple[Any, ...]]:
+        for place, row in enumerate(self.calls[:count]):
+            mark = str((10**12 + copy) * 10**6 + place)
+            yield (
+                first + place, hashlib.sha256(mark.join(row["key_parts"]).encode()).hexdigest(), row["kind"],
+                row["model"], run, mark.join(row["request_parts"]), row["reply"], row["reply_hash"],
+                row["prompt_tokens"], row["completion_tokens"], row["usd"], row["seconds"], row["at"], row["role"],
+            )  # fmt: skip
+
+    def _example(self, row: dict[str, Any], run: str, offset: int) -> dict[str, Any]:
+        content = {key: row[key] for key in ("question", "solution", "answer", "reason")}
+        content_hash = digest({**content, "turn": row["turn"] + offset})
+        ids = {"id": digest([run, content_hash])[:16], "run": run, "turn": row["turn"] + offset}
+        return {**row, **ids, "content_hash": content_hash}
+
+    def _insert(self, table: str, rows: list[dict[str, Any]]) -> None:
+        columns = list(rows[0])
+        self._connection.executemany(
+            f"INSERT INTO {table} ({', '.join(columns)}) VALUES (?{',?' * (len(columns) - 1)})",
+            [tuple(row.values()) for row in rows],
+        )
+
+
+def fill(home: Home, calls: int, many: int) -> None:
+    """A ledger of `calls` calls in `many` runs."""
+    run = played(home, 1000, seed=10**6, name="original")
+    connection = sqlite3.connect(home.ledger, isolation_level=None)
+    for pragma in ("synchronous = OFF", "cache_size = -2000000", "wal_autocheckpoint = 100000"):
+        connection.execute(f"PRAGMA {pragma}")
+    copies = Copies(connection, run)
+    whole = (calls - len(copies.calls)) // len(copies.calls)
+    for copy in range(whole):
+        name = f"copy-{copy % many:04d}"
+        connection.execute("BEGIN")
+        if copy < many:
+            copies.create(name)
+        copies.write(name, copy, 1000 * (copy // many), len(copies.calls))
+        connection.execute("COMMIT")
+    for row in connection.execute("SELECT run, count(*) FROM turns GROUP BY 1").fetchall():
+        if row[0] != run:
+            config = json.loads(copies._run["config"]) | {"max_turns": row[1]}
+            connection.execute("UPDATE runs SET config = ?, config_hash = ?, max_turns = ? WHERE id = ?",
+                               (canonical_json(config), digest(config), row[1], row[0]))  # fmt: skip
+    rest = calls - connection.execute("SELECT count(*) FROM calls").fetchone()[0]
+    copies.write("copy-0000", whole, 0, rest, calls_only=True)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+def timed(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def chats(home: Home, count: int) -> list[ChatRequest]:
+    """Remembered requests from all over the ledger."""
+    with LedgerView(home.ledger) as view:
+        last = view.row("SELECT max(id) AS n FROM calls")
+        assert last is not None
+        texts = (
+            view.row(f"SELECT request FROM {CALLS} WHERE id = ? AND kind = 'chat'", row)
+            for row in random.Random(0).sample(range(1, last["n"] + 1), 3 * count)
+        )
+        return [chat(json.loads(row["request"])) for row in texts if row is not None][:count]
+
+
+def chat(told: dict[str, Any]) -> ChatRequest:
+    sampling = Sampling(**{**told["sampling"], "stop": tuple(told["sampling"]["stop"])})
+    messages = tuple(Message(**message) for message in told["messages"])
+    return ChatRequest(Identity(**told["endpoint"]), messages, sampling, told["seed"])
+
+
+def lookups(home: Home) -> dict[str, float]:
+    """Milliseconds of `recall`: of requests that are remembered, each asked for once, and of some that are not."""
+    asks = chats(home, 2000)
+    with Ledger(home.ledger) as ledger:
+        found = [timed(lambda ask=ask: ledger.recall(ask)) for ask in asks]
+        assert all(ledger.recall(ask) is not None for ask in asks[:100])
+        unknown = [ChatRequest(ask.endpoint, ask.messages, ask.sampling, 1) for ask in asks]
+        missed = [timed(lambda ask=ask: ledger.recall(ask)) for ask in unknown]
+    return {
+        "found_median_ms": round(1000 * statistics.median(found), 3),
+        "found_p99_ms": round(1000 * sorted(found)[len(found) * 99 // 100], 3),
+        "missed_median_ms": round(1000 * statistics.median(missed), 3),
+    }
+
+
+def overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]:
+    """A run of 200 turns in the filled ledger and in an empty one, in turns: seconds, processor seconds, MB written."""
+    costs: dict[str, list[tuple[float, ...]]] = {"empty": [], "filled": []}
+    for seed in range(first_seed, first_seed + rounds):
+        with tempfile.TemporaryDirectory(dir=home.root.parent) as folder:
+            costs["empty"].append(cost(lambda place=folder, seed=seed: played(Home(Path(place)).prepare(), 200, seed)))
+        costs["filled"].append(cost(lambda seed=seed: played(home, 200, seed)))
+    medians = {
+        name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in costs.items()
+    }
+    return {
+        what: {
+            "empty": round(medians["empty"][place], 3),
+            "filled": round(medians["filled"][place], 3),
+            "ratio": round(medians["filled"][place] / medians["empty"][place], 3),
+            "ratio_of_each": [
+                round(b[place] / a[place], 2) for a, b in zip(costs["empty"], costs["filled"], strict=True)
+            ],
+        }
+        for place, what in enumerate(("wall_s", "processor_s", "written_mb"))
+    }
+
+
+def cost(action: Callable[[], object]) -> tuple[float, float, float]:
+    """Seconds, processor seconds and MB that an action writes."""
+    processor, written = time.process_time(), written_mb()
+    seconds = timed(action)
+    return seconds, time.process_time() - processor, written_mb() - written
+
+
+def written_mb() -> float:
+    counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counters["wchar"]) / 1e6
+
+
+def command(home: Home, *words: str) -> dict[str, Any]:
+    """A command's seconds and peak memory, in a process of its own."""
+    code = """
+import atexit, pathlib, re, sys
+from nanoflux_local.cli.main import main
+peak = lambda: re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]
+atexit.register(lambda: print(f"\\n{peak()}", file=sys.stderr))
+main(sys.argv[1:])
+"""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--home", str(home.root), *words], capture_output=True, text=True, check=False
+    )
+    seconds = time.perf_counter() - began
+    *_, peak = done.stderr.split()
+    return {"s": round(seconds, 2), "peak_mb": round(int(peak) / 1000), "exit_code": done.returncode}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=1_000_000)
+    parser.add_argument("--runs", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--keep", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(given.keep or Path(folder) / "home").prepare()
+        if not home.ledger.exists():
+            told("fill_s", round(timed(lambda: fill(home, given.calls, given.runs)), 1))
+        told("contents", contents(home))
+        measure(home, given.rounds)
+        told("backup", command(home, "ledger", "backup", str(Path(folder) / "backup.db")))
+        told("compact", command(home, "ledger", "compact"))
+        told("contents, packed", contents(home))
+        measure(home, given.rounds)
+
+
+def contents(home: Home) -> dict[str, Any]:
+    with LedgerView(home.ledger) as view:
+        return {"mb": round(home.ledger.stat().st_size / 1e6), **view.contents()}
+
+
+def measure(home: Home, rounds: int) -> None:
+    told("lookup", lookups(home))
+    with LedgerView(home.ledger) as view:
+        seed = 1000 * view.contents()["runs"]  # one that no earlier round has played
+    told("run of 200 turns", overhead(home, rounds, seed))
+    told("run list", command(home, "run", "list", "--json"))
+    told("run show", command(home, "run", "show", "copy-0000"))
+    told("run verify", command(home, "run", "verify", "copy-0000"))
+
+
+def told(name: str, value: Any) -> None:
+    print(json.dumps({name: value}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Compaction: packs what calls said (`packing`), in short transactions beside whatever else goes on, and gives the room
+back to the file system when nothing else does.
+
+Each transaction moves some calls whole, so that a kill at any moment leaves every call readable and the rest to the
+next compaction. It changes no hash, and never what a call said: bytes that are no valid text any more move as they are.
+"""
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanoflux_local.errors import RefusedError
+from nanoflux_local.ledger.packing import NO_DICTIONARY, Packer, stored_dictionary, trained
+from nanoflux_local.ledger.store import Ledger, now
+
+BATCH = 1000
+"""Calls in one transaction: some tens of milliseconds that a run's own writes wait at most."""
+SAMPLES, WORTH_A_DICTIONARY = 2000, 1000
+"""Calls that a dictionary is trained on, and how many must be waiting for one to be worth its place."""
+
+UNPACKED = "NOT EXISTS (SELECT 1 FROM packs WHERE packs.call = calls.id)"
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What a compaction did. `bytes` are those of the ledger's files; `texts` those of the texts that were packed."""
+
+    packed: int
+    texts_before: int
+    texts_after: int
+    bytes_before: int
+    bytes_after: int
+    shrunk: bool
+
+
+def compact(
+    path: Path, shrink: bool = True, on_progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> Compacted:
+    """Pack every call that is not packed yet; with `shrink`, rebuild the file without the room that this leaves.
+
+    Raises:
+        RefusedError: another process is compacting the ledger.
+        LedgerError: the disk is full, or the ledger is locked for long; what was packed stays packed.
+    """
+    with _alone(path), Ledger(path) as ledger:
+        before = file_bytes(path)
+        total = ledger.rows("SELECT (SELECT count(*) FROM calls) - (SELECT count(*) FROM packs)")[0][0]
+        last = ledger.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
+        dictionary = _dictionary(ledger, total)
+        packer = Packer(stored_dictionary(ledger.connection, dictionary))
+        packed = texts_before = texts_after = 0
+        for batch in _waiting(ledger, last):
+            sizes = _pack(ledger, packer, dictionary, batch)
+            packed, texts_before, texts_after = packed + len(batch), texts_before + sizes[0], texts_after + sizes[1]
+            on_progress(packed, total)
+        if shrink:
+            ledger.shrink()
+        return Compacted(packed, texts_before, texts_after, before, file_bytes(path), shrink)
+
+
+def file_bytes(path: Path) -> int:
+    """The size of the ledger's file and its write-ahead log."""
+    parts = (path, path.with_name(path.name + "-wal"))
+    return sum(part.stat().st_size for part in parts if part.exists())
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with path.with_suffix(".compact").open("w") as gate:
+        try:
+            fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RefusedError("another process is compacting this ledger", "wait for it to end") from None
+        yield
+
+
+def _dictionary(ledger: Ledger, waiting: int) -> int:
+    """The dictionary to pack with: a new one where many calls wait, else the newest, else none."""
+    if waiting >= WORTH_A_DICTIONARY:
+        rows = ledger.rows(
+            f"SELECT CAST(request AS BLOB), CAST(reply AS BLOB) FROM calls WHERE id % ? = 0 AND {UNPACKED}"
+            " ORDER BY id DESC LIMIT ?",
+            max(1, waiting // SAMPLES),
+            SAMPLES,
+        )
+        content = trained(text for row in rows for text in row)
+        if content is not None:
+            with ledger.transaction() as connection:
+                connection.execute("INSERT INTO dictionaries (content, at) VALUES (?,?)", (content, now()))
+    newest = ledger.rows("SELECT coalesce(max(id), ?) FROM dictionaries", NO_DICTIONARY)
+    return int(newest[0][0])
+
+
+def _waiting(ledger: Ledger, last: int) -> Iterator[list[tuple[int, bytes, bytes]]]:
+    """The calls up to `last` that are not packed, a batch at a time."""
+    after = 0
+    while True:
+        batch = ledger.rows(
+            "SELECT id, CAST(request AS BLOB), CAST(reply AS BLOB) FROM calls"
+            f" WHERE id > ? AND id <= ? AND {UNPACKED} ORDER BY id LIMIT ?",
+            after,
+            last,
+            BATCH,
+        )
+        if not batch:
+            return
+        yield batch
+        after = batch[-1][0]
+
+
+def _pack(ledger: Ledger, packer: Packer, dictionary: int, batch: list[tuple[int, bytes, bytes]]) -> tuple[int, int]:
+    """Move a batch, all or nothing; the bytes of its texts before and after."""
+    packed = [(call, dictionary, packer.pack(request), packer.pack(reply)) for call, request, reply in batch]
+    with ledger.transaction() as connection:
+        connection.executemany("INSERT INTO packs (call, dictionary, request, reply) VALUES (?,?,?,?)", packed)
+        connection.executemany("UPDATE calls SET request = '', reply = '' WHERE id = ?", [row[:1] for row in batch])
+    return (
+        sum(len(request) + len(reply) for _, request, reply in batch),
+        sum(len(request) + len(reply) for _, _, request, reply in packed),
+    )

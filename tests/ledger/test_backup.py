@@ -1,0 +1,108 @@
+"""Backups: whole, private, of one moment however much is written meanwhile, and never over another file."""
+
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.errors import LedgerError, RefusedError
+from nanoflux_local.ledger import backup
+from nanoflux_local.ledger.backup import back_up
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.records import ChatReply, ChatRequest, Identity
+
+
+def test_a_backup_is_the_ledger_again(played, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert back_up(played.path, copy) == copy.stat().st_size
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "copy.db"]
+    with LedgerView(played.path) as one, LedgerView(copy) as other:
+        assert other.run_summary("tour") == one.run_summary("tour")
+        assert list(verify_run(other, "tour")) == []
+    with Ledger(copy) as restored:
+        restored.set_run_status(played.run, "paused")
+
+
+def test_a_backup_is_of_one_moment_while_a_writer_goes_on(
+    ledger: Ledger, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends although the ledger changes at each of its steps, and holds all that was committed when it began."""
+    monkeypatch.setattr(backup, "STEP_PAGES", 5)
+    for seed in range(400):
+        ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("x" * 500, "stop"))
+    ended, written = threading.Event(), []
+
+    def write() -> None:
+        with Ledger(path) as own:
+            while not ended.is_set():
+                seed = 400 + len(written)
+                ask = ChatRequest(Identity("scripted", "m"), (), seed=seed)
+                written.append(own.remember("run", ask, ChatReply("y" * 500, "stop"))[0])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    steps = []
+
+    def on_step(done: int, total: int) -> None:
+        known = len(written)
+        while writer.is_alive() and len(written) == known:
+            pass  # the writer commits between any two steps
+        steps.append((done, total))
+
+    back_up(path, tmp_path / "copy.db", on_step)
+    ended.set()
+    writer.join()
+    with LedgerView(tmp_path / "copy.db") as view:
+        found = [row["id"] for row in view.rows("SELECT id FROM calls ORDER BY id")]
+        assert list(verify_run(view, "run")) == []
+    assert found == list(range(1, len(found) + 1)) and len(found) >= 400
+    assert len(steps) > 10 and len(written) >= len(steps)
+    assert len({total for _, total in steps}) == 1, "of one moment"
+
+
+@pytest.mark.parametrize("kind", ["a file", "a folder", "a dangling link"])
+def test_nothing_is_overwritten(ledger: Ledger, path: Path, tmp_path: Path, kind: str) -> None:
+    taken = tmp_path / "taken"
+    if kind == "a file":
+        taken.write_text("precious")
+    elif kind == "a folder":
+        taken.mkdir()
+    else:
+        taken.symlink_to(tmp_path / "elsewhere")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(RefusedError, match="no backup is overwritten"):
+        back_up(path, taken)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert kind != "a file" or taken.read_text() == "precious"
+
+
+def test_a_name_that_somebody_took_meanwhile_is_theirs(ledger: Ledger, path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy.db"
+    with pytest.raises(RefusedError, match="no backup is overwritten"):
+        back_up(path, target, lambda *_: target.write_text("theirs"))
+    assert target.read_text() == "theirs"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_backup_into_a_folder_that_is_not_there_is_an_error(ledger: Ledger, path: Path, tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="cannot be written"):
+        back_up(path, tmp_path / "no" / "copy.db")
+
+
+def test_a_damaged_ledger_gives_no_backup(played, tmp_path: Path) -> None:
+    with sqlite3.connect(played.path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        root, size = (connection.execute(sql).fetchone()[0] for sql in (
+            "SELECT rootpage FROM sqlite_master WHERE name = 'turns'", "PRAGMA page_size"))  # fmt: skip
+    connection.close()
+    with played.path.open("r+b") as file:
+        file.seek((root - 1) * size + 8)
+        file.write(b"\xff" * 64)
+    with pytest.raises(LedgerError):
+        back_up(played.path, tmp_path / "copy.db")
+    assert not (tmp_path / "copy.db").exists() and not list(tmp_path.glob(".*"))
