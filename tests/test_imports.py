@@ -38,8 +38,8 @@ COMMANDS = [
     ("run", "pause"), ("run", "stop"), ("run", "set"),
     ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"), ("train",),
     ("adapters",), ("adapters", "list"), ("adapters", "show"), ("adapters", "merge"), ("adapters", "export"), ("eval",),
-    ("compare",), ("report",), ("sandbox",),
-    ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
+    ("compare",), ("report",), ("ledger",), ("ledger", "show"), ("ledger", "compact"), ("ledger", "backup"),
+    ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
 ]  # fmt: skip
 
 
