@@ -56,6 +56,7 @@ class RememberedCalls:
         self._under_way: dict[str, asyncio.Task[tuple[int, Reply]]] = {}
         self._recent: OrderedDict[Request[Any], tuple[int, Reply]] = OrderedDict()
         self._waiting: list[tuple[Request[Any], Reply, str, asyncio.Future[tuple[int, Reply]]]] = []
+        self._broken: Exception | None = None
 
     async def ask(self, request: Request[R]) -> tuple[int, R]:
         """The call's row id in the ledger, and its reply."""
@@ -89,6 +90,8 @@ class RememberedCalls:
                 f"the ledger does not remember a {request.kind} call that this run needs ({request.key()[:12]})",
                 "replay with the settings of the run, or resume it with its endpoints",
             )
+        if self._broken is not None:  # a reply that cannot be kept is not worth asking for
+            raise self._broken
         return await self._commit(request, await answer(request))
 
     async def _commit(self, request: Request[Any], reply: Reply) -> tuple[int, Reply]:
@@ -106,6 +109,7 @@ class RememberedCalls:
         try:
             stored = self._ledger.remember_all(self._run, [entry[:3] for entry in waiting])
         except Exception as error:  # noqa: BLE001 - whoever waits for the reply raises it
+            self._broken = error
             for *_, written in waiting:
                 if not written.done():
                     written.set_exception(error)

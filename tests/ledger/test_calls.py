@@ -133,6 +133,23 @@ async def test_no_reply_is_given_out_that_could_not_be_committed(
         await remember(slow).ask(chat())
 
 
+async def test_nothing_more_is_asked_once_a_reply_could_not_be_kept(
+    remember: Remember, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow()
+    slow.gate.set()
+    calls = remember(slow)
+    kept = await calls.ask(chat("before"))
+    with monkeypatch.context() as full:
+        full.setattr(ledger, "remember_all", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+        with pytest.raises(OSError, match="disk"):
+            await calls.ask(chat("lost"))
+        with pytest.raises(OSError, match="disk"):
+            await calls.ask(chat("never sent"))
+    assert [request.messages[0].content for request in slow.asked] == ["before", "lost"]
+    assert await calls.ask(chat("before")) == kept  # what is remembered is still given
+
+
 async def test_a_reply_that_another_process_stored_first_is_the_one_that_is_used(
     remember: Remember, path: Path
 ) -> None:
