@@ -35,6 +35,7 @@ def noted(answer):
         return await answer(self, request)
     return call
 ScriptedEndpoint.chat, HashingEmbedder.embed = noted(ScriptedEndpoint.chat), noted(HashingEmbedder.embed)
+exec(sys.argv.pop(1))
 from nanoflux_local.cli.main import main
 main()
 """
@@ -46,6 +47,8 @@ class Trial:
 
     home: Path
     settings: tuple[str, ...]
+    patch: str = ""
+    """Python that the process runs first: what shall go wrong in it."""
     kills: int = 0
     repeated: list[str] = field(default_factory=list)
     """Calls that were made although the ledger remembered them."""
@@ -54,7 +57,7 @@ class Trial:
         """Start the run, or go on with it, in a new process."""
         begun = ["resume", NAME] if self.rows("SELECT id FROM runs") else ["start", "--name", NAME, *self.settings]
         self.home.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-c", CHILD, str(self.home / "asked.log"), "run", *begun]
+        command = [sys.executable, "-c", CHILD, str(self.home / "asked.log"), self.patch, "run", *begun]
         environment = {**os.environ, "NANOFLUX_HOME": str(self.home)}
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 

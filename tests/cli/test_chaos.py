@@ -1,0 +1,33 @@
+"""The fault matrix in small: what each kind of harm leaves is the run that nobody hurt."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+TIMES = 2
+
+
+@pytest.fixture(scope="module")
+def chaos() -> ModuleType:
+    """The benchmark is the longer form of this test, so both are the same code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCH)
+        return importlib.import_module("chaos")
+
+
+@pytest.fixture(scope="module")
+def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
+    # Slow replies: a process that starts late on a busy machine shall still find the run going on.
+    return chaos.Matrix(tmp_path_factory.mktemp("chaos"), turns=30, times=TIMES, kills=TIMES, seed=0, delay=0.1)
+
+
+@pytest.mark.parametrize("harm", ["killed_in_transaction", "power_cut", "disk_full", "clock_jumps", "two_workers"])
+def test_a_run_that_was_hurt_ends_as_the_one_that_was_not(
+    chaos: ModuleType, matrix: object, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chaos, "_mount", lambda *_: False)  # a limit on files fills up too, and needs no right
+    row = matrix.row(harm, getattr(matrix, harm))  # type: ignore[attr-defined]
+    assert row.times >= 1 and row.same and row.wrong == []
