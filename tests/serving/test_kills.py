@@ -1,0 +1,118 @@
+"""A real vLLM that is killed, and one whose owner is: nothing is lost, nothing is left, nobody else is touched."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_models import server_record
+from nanoflux_models.interpreter import VARIABLE
+from nanoflux_models.processes import Process
+from nanoflux_models.server_record import ServerRecord
+from nanoflux_models.supervisor import Supervisor, family_of, free_port
+
+pytestmark = pytest.mark.real_model
+PROFILE = str(Path(__file__).with_name("served.toml"))
+# One request at a time: what else is in a batch changes vLLM's bits, and with them now and then a greedy reply.
+RUN = ("run", "start", "--domain", "starter", "--seed", "5", "--profile", PROFILE, "--concurrency", "1",
+       "--max-turns", "4", "--json")  # fmt: skip
+
+
+@pytest.fixture
+def home(served: dict[str, Any], tmp_path: Path) -> Path:
+    """A home of its own, so that its runs find no server; whatever runs in it is ended afterwards."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "weights").symlink_to(served["home"] / "weights")
+    yield folder
+    for record in server_record.records(folder):
+        Supervisor(folder).stop(record, grace_s=1.0)
+
+
+def begin(home: Path, python: str, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
+    command = [sys.executable, "-m", "nanoflux_local.cli", *words]
+    with (home.parent / "err").open("w") as err:
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, text=True
+        )
+
+
+def until(seen: Callable[[], Any], child: subprocess.Popen[str], seconds: float = 240) -> Any:
+    """What `seen` finds, as soon as it finds something."""
+    end = time.monotonic() + seconds
+    while not (found := seen()):
+        assert child.poll() is None and time.monotonic() < end, "it ended, or took too long"
+        time.sleep(0.02)
+    return found
+
+
+def calls(home: Path) -> int:
+    """Chat calls that are remembered."""
+    if not (home / "ledger.db").exists():
+        return 0
+    with LedgerView(home / "ledger.db") as view:
+        row = view.row("SELECT count(*) AS n FROM calls WHERE kind = 'chat'")
+        return int(row["n"]) if row else 0
+
+
+def test_a_server_that_is_killed_in_the_middle_of_a_run_changes_no_dataset(
+    served: dict[str, Any], home: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    undisturbed = command(served["home"], served["python"], *RUN)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    expected = json.loads(undisturbed.stdout)
+
+    child = begin(home, served["python"], *RUN)
+    until(lambda: calls(home) >= 2, child)
+    record = server_record.records(home)[0]
+    family = family_of(record)
+    assert len(family) >= 3 and record.owner is not None and record.owner[0] == child.pid
+    os.kill(record.pid, signal.SIGKILL)
+    out, _ = child.communicate(timeout=300)
+    told = (home.parent / "err").read_text()
+    assert child.returncode == 0, told
+    found = json.loads(out)
+    assert "starting it again (1 of 3)" in told
+    assert expected["kept"] > 0 and expected["turns"] == 4
+    assert {key: found[key] for key in ("digest", "turns", "kept", "funnel")} == {
+        key: expected[key] for key in ("digest", "turns", "kept", "funnel")
+    }
+    assert not any(each.alive for each in family) and server_record.records(home) == []
+    assert free_port(record.port) == record.port
+
+
+def test_what_a_killed_command_leaves_is_found_and_ended_by_the_next(
+    served: dict[str, Any], home: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        child = begin(home, served["python"], "models", "serve", "smollm2-135m", "--arg=--enforce-eager")
+
+        def with_its_engine() -> tuple[ServerRecord, list[Process]] | None:
+            record = next(iter(server_record.records(home)), None)
+            family = family_of(record) if record else []
+            return (record, family) if record and len(family) >= 3 else None
+
+        record, family = until(with_its_engine, child)
+        child.kill()
+        child.wait()
+        assert record.alive, "it was to outlive its command"
+
+        done = command(home, served["python"], "models", "ps", "--json")
+        assert json.loads(done.stdout) == [] and "ended what was left of the server smollm2-135m" in done.stderr
+        assert not any(each.alive for each in family) and family_of(record) == []
+        assert server_record.records(home) == [] and stranger.poll() is None
+        listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
+        assert [entry["state"] for entry in listed] == ["ready"], "the server of another home is another's"
+    finally:
+        stranger.kill()
+        stranger.wait()

@@ -1,0 +1,121 @@
+"""A real vLLM that `models serve` started: what it answers, a run over it, adapters on it while it runs."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.records import ChatRequest, Identity, Message, Sampling
+from nanoflux_models.control import Control
+
+pytestmark = pytest.mark.real_model
+Command = Callable[..., CompletedProcess[str]]
+LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")  # a server is used again where its arguments are these
+
+
+def test_it_is_listed_its_log_is_shown_and_it_listens_on_loopback_alone(
+    served: dict[str, Any], command: Command
+) -> None:
+    found = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
+    assert [(entry["server"], entry["state"], entry["pid"]) for entry in found] == [
+        ("smollm2-135m", "ready", served["pid"])
+    ]
+    shown = command(served["home"], served["python"], "models", "logs", "smollm2-135m", "--lines", "3")
+    assert len(shown.stdout.splitlines()) == 3
+    port, loopback = f"{served['port']:04X}", "0100007F"
+    listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if " 0A " in line]
+    assert [address for address in listening if address.endswith(f":{port}")] == [f"{loopback}:{port}"]
+    again = command(served["home"], served["python"], "models", "serve", "smollm2-135m")
+    assert again.returncode == 3 and "runs already" in again.stderr
+
+
+def test_the_openai_client_talks_to_it(served: dict[str, Any]) -> None:
+    endpoint = OpenAIChatEndpoint("smollm2-135m", served["url"])
+    messages = (Message("user", "Name the capital of France."),)
+    request = ChatRequest(Identity("openai_chat", "smollm2-135m"), messages, Sampling(max_tokens=12))
+
+    async def ask() -> Any:
+        try:
+            return [await endpoint.chat(request) for _ in range(2)]
+        finally:
+            await endpoint.close()
+
+    one, same = asyncio.run(ask())
+    assert one.text == same.text and "Paris" in one.text
+    assert one.finish in ("stop", "length") and one.prompt_tokens > 0 and 0 < one.completion_tokens <= 12
+
+
+RUN = ("run", "start", "--domain", "starter", "--examples", "3", "--seed", "3", "--json")
+
+
+def test_a_starter_run_over_it(served: dict[str, Any], command: Command) -> None:
+    profile = str(Path(__file__).with_name("served.toml"))
+    done = command(served["home"], served["python"], *RUN, "--profile", profile, "--concurrency", "4")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["status"], found["kept"], found["repeatable"]) == ("done", 3, False)
+    assert found["usage"]["completion_tokens"] > 0
+    verified = command(served["home"], served["python"], "run", "verify", found["run"])
+    assert verified.returncode == 0, verified.stderr
+    listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
+    assert [entry["pid"] for entry in listed] == [served["pid"]], "the run found the server and left it running"
+
+
+def test_a_lora_trained_here_is_loaded_while_it_runs_and_proved(
+    served: dict[str, Any], adapter: str, command: Command
+) -> None:
+    done = command(served["home"], served["python"], "models", "probe", adapter[:12], "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["passed"] and found["difference"] > 0.1 and found["agreement"] > 0.8
+    control = Control(served["url"])
+    assert adapter in control.models() and not control.busy(adapter)
+
+
+def test_adapters_are_swapped_once_nothing_is_in_flight_for_them(
+    served: dict[str, Any], adapter: str, zeroed: str
+) -> None:
+    control = Control(served["url"])
+    folder = served["home"] / "adapters"
+    control.load_adapter(adapter, folder / adapter)
+    body = {"model": adapter, "prompt": [7, 11, 13], "max_tokens": 200, "temperature": 0, "ignore_eos": True}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(control.complete, body)
+        while not control.busy(adapter) and not asked.done():
+            time.sleep(0.02)
+        control.swap_adapter(adapter, zeroed, folder / zeroed)
+        assert asked.done() and asked.result()["usage"]["completion_tokens"] == 200, "it was let finish"
+    assert zeroed in control.models() and adapter not in control.models()
+    control.swap_adapter(zeroed, adapter, folder / adapter)
+    assert adapter in control.models() and zeroed not in control.models()
+
+
+def test_an_adapter_that_does_nothing_is_refused_by_probe_and_eval(
+    served: dict[str, Any], zeroed: str, command: Command
+) -> None:
+    probed = command(served["home"], served["python"], "models", "probe", zeroed, "--json")
+    assert probed.returncode == 3 and json.loads(probed.stdout)["difference"] < 1e-3
+    assert "it does nothing" in probed.stderr
+    words = ("eval", "--model", "smollm2-135m", "--adapter", zeroed, "--data", "starter-easy", "--limit", "2")
+    for via in ("vllm", "in_process"):
+        more = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8") if via == "vllm" else ()
+        done = command(
+            served["home"], served["python"], *words, "--runs", "1", "--temperature", "0", "--via", via, *more
+        )
+        assert done.returncode == 3 and "does nothing" in done.stderr, done.stderr
+
+
+def test_an_evaluation_through_it(served: dict[str, Any], adapter: str, command: Command) -> None:
+    words = ("eval", "--model", "smollm2-135m", "--adapter", adapter, "--data", "starter-easy", "--limit", "2")
+    more = ("--runs", "1", "--temperature", "0", "--via", "vllm", *LEAN)
+    done = command(served["home"], served["python"], *words, *more, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["n"] == 2 and found["adapter"] == adapter and found["unscored"] == 0
