@@ -203,7 +203,7 @@ def family_of(record: ServerRecord) -> list[Process]:
     root = record.process
     if process(root.pid) == root:
         found += [root, *descendants(root)]
-    return list(dict.fromkeys(found))
+    return [each for each in dict.fromkeys(found) if each.alive]
 
 
 def free_port(wanted: int = 0) -> int:
