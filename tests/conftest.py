@@ -2,11 +2,20 @@
 afterwards.
 """
 
+import asyncio
+import json
 import os
+import threading
+from collections.abc import Coroutine, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from nanoflux_local.endpoints.chaos import Chaos
+from nanoflux_local.endpoints.fake_server import FakeServer
 from nanoflux_models import guard
 
 # Before anything imports torch: tests often share their cores with other work.
@@ -39,3 +48,94 @@ def _pulled(name: str, home: Path) -> Path:
     from nanoflux_models.weights import pull
 
     return pull(name, home)
+
+
+class FakeServers:
+    """Running fake servers, in a loop of their own. `servers(chaos)` gives the address of one more, and the server."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._all: list[FakeServer] = []
+
+    def __call__(self, chaos: Chaos | None = None) -> tuple[str, FakeServer]:
+        self._all.append(FakeServer(chaos))
+        return self._run(self._all[-1].start()), self._all[-1]
+
+    def stop(self, server: FakeServer) -> None:
+        self._run(server.stop())
+
+    def again(self, server: FakeServer, url: str) -> None:
+        """Start it where it was."""
+        self._run(server.start(urlsplit(url).port or 0))
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def close(self) -> None:
+        for server in self._all:
+            self.stop(server)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(60)
+        self._loop.close()
+
+
+@pytest.fixture
+def fake_server() -> Iterator[FakeServers]:
+    servers = FakeServers()
+    yield servers
+    servers.close()
+
+
+class Server:
+    """A server on a loopback port: answers what `answers` holds, the last one for ever, and notes what came."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, bytes]] = [(200, b"{}")]
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.content_type = "application/json"
+        self.more_headers: dict[str, str] = {}
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                server.headers.append({key.lower(): value for key, value in self.headers.items()})
+                server.paths.append(self.path)
+                code, body = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
+                self.send_response(code)
+                self.send_header("Content-Type", server.content_type)
+                self.send_header("Content-Length", str(len(body)))
+                for name, value in server.more_headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def answer(self, *answers: tuple[int, Any]) -> None:
+        self.answers = [
+            (code, body if isinstance(body, bytes) else json.dumps(body).encode()) for code, body in answers
+        ]
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    running = Server()
+    yield running
+    running.close()

@@ -61,12 +61,14 @@ class FakeServer:
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
 
     async def stop(self) -> None:
-        """Hang up on everybody."""
+        """Hang up on everybody, and listen no more."""
         if self._server is not None:
             self._server.close()
             self._server = None
         for writer in list(self._clients):
             writer.transport.abort()
+        while self._clients:
+            await asyncio.sleep(0.01)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)

@@ -6,7 +6,8 @@ A fixed time limit makes a slow local server look broken, and a fixed width star
 import asyncio
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 
 FIRST = 10.0
@@ -25,6 +26,7 @@ class Speed:
         self._floor_s = floor_s
         self._token_s: float | None = None
         self._slack = 1.0
+        self._under_way: dict[asyncio.Timeout, int] = {}
 
     def limit(self, tokens: int) -> float:
         """Seconds that a reply of at most `tokens` may take."""
@@ -32,15 +34,34 @@ class Speed:
             return self._floor_s * FIRST * self._slack
         return max(self._floor_s, MULTIPLE * self._token_s * max(tokens, FEWEST_TOKENS)) * self._slack
 
+    @asynccontextmanager
+    async def limited(self, tokens: int, limit_s: float) -> AsyncIterator[None]:
+        """What takes longer inside is a TimeoutError. Once anything is measured, it holds for those under way too.
+
+        Raises:
+            TimeoutError: it took longer.
+        """
+        try:
+            async with asyncio.timeout(limit_s) as timeout:
+                self._under_way[timeout] = tokens
+                try:
+                    yield
+                finally:
+                    del self._under_way[timeout]
+        except TimeoutError:
+            # Perhaps the limit was too short, so the next one is longer; those that began with it say it once.
+            self._slack = min(MOST_SLACK, max(self._slack, 2 * limit_s / (self.limit(tokens) / self._slack)))
+            raise
+
     def answered(self, seconds: float, tokens: int) -> None:
         """A slower reply counts at once, a quicker one little by little."""
-        token_s = seconds / max(tokens, FEWEST_TOKENS)
-        self._token_s = token_s if self._token_s is None else max(token_s, 0.9 * self._token_s + 0.1 * token_s)
+        first, token_s = self._token_s is None, seconds / max(tokens, FEWEST_TOKENS)
+        self._token_s = max(token_s, 0.9 * (self._token_s or 0.0) + 0.1 * token_s)
         self._slack = max(1.0, self._slack / 2)
-
-    def late(self) -> None:
-        """A limit was passed: perhaps it was too short, so the next one is longer."""
-        self._slack = min(MOST_SLACK, self._slack * 2)
+        if first:
+            now = asyncio.get_running_loop().time()
+            for timeout, most in self._under_way.items():
+                timeout.reschedule(min(timeout.when() or now, now + self.limit(most)))
 
 
 class Lane:

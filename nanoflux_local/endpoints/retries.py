@@ -51,7 +51,7 @@ class Patience:
     def _busy_pause(self, asked_s: float | None) -> float | None:
         drawn = self._drawn(self._busy)
         self._busy += 1
-        pause = drawn if asked_s is None else asked_s + self._random.uniform(0, min(BASE_S, asked_s))
+        pause = drawn if asked_s is None else max(drawn, asked_s + self._random.uniform(0, BASE_S))  # it may ask for 0
         self._waited_s += pause
         return pause if self._waited_s <= PATIENCE_S else None
 

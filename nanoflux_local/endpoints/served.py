@@ -6,6 +6,7 @@ asked through a proxy.
 """
 
 import ipaddress
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -164,6 +165,8 @@ class ServedEndpoint(ABC):
 
 def client_options(sdk: ModuleType, url: str) -> dict[str, Any]:
     """What every client is made with, whatever its SDK."""
+    for name in ("httpcore2", sdk.__name__):  # at DEBUG these log a server's headers, and it may repeat the key in one
+        logging.getLogger(name).setLevel(logging.INFO)
     http = sdk.DefaultAsyncHttpxClient(trust_env=not on_this_machine(url), follow_redirects=False)
     return {"http_client": http, "max_retries": 0}
 

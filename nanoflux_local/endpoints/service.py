@@ -74,7 +74,7 @@ class Service:
             replica = pick(self._connected())
             async with replica.lane:
                 began, limit_s = time.monotonic(), self._speed.limit(stake.tokens)
-                outcome = await self._attempted(attempt, replica, limit_s)
+                outcome = await self._attempted(attempt, replica, stake.tokens, limit_s)
             seconds = time.monotonic() - began
             if not isinstance(outcome, Seen):
                 self._answered(replica, seconds, outcome)
@@ -88,10 +88,10 @@ class Service:
             else:
                 raise self._failure(replica, outcome)
 
-    async def _attempted(self, attempt: Attempt[T], replica: Replica, limit_s: float) -> T | Seen:
+    async def _attempted(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | Seen:
         """The reply, or the fault; an exception of an SDK goes no further, since it may hold a key."""
         try:
-            async with asyncio.timeout(limit_s):
+            async with self._speed.limited(tokens, limit_s):
                 return await attempt(replica.client, limit_s)
         except Exception as error:
             if refusal := guard.refusal_in(error):
@@ -109,8 +109,6 @@ class Service:
     def _failed(self, replica: Replica, fault: Seen, began: float, patience: Patience) -> float | None:
         if fault.kind == "rate_limited":
             replica.lane.halve(began, fault.retry_after_s or 0.0)
-        if fault.kind == "timeout":
-            self._speed.late()
         if fault.gone:
             replica.failed()
         else:

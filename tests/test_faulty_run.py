@@ -1,0 +1,257 @@
+"""Runs over served models that fail in every way: faults are counted, cost what they cost, and change no dataset."""
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.endpoints import replicas, retries
+from nanoflux_local.endpoints.chaos import TROUBLES, Chaos
+from nanoflux_local.errors import BudgetError, EndpointError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+PRICE = {"prompt": 1000, "completion": 1000}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "BASE_S", 0.002)
+    monkeypatch.setattr(retries, "LONGEST_S", 0.02)
+
+
+def served(url: str, **more: Any) -> dict[str, Any]:
+    """The scripted profile with its three models behind one server, each by a protocol of its own."""
+    here = {"url": url, "timeout_s": 2.0, **more}
+    return {
+        "duelist-a": {**here, "interface": "openai_chat"},
+        "duelist-b": {**here, "interface": "openai_responses"},
+        "arbiter": {**here, "interface": "anthropic_messages"},
+    }
+
+
+def started(home: Home, endpoints: dict[str, Any], **settings: Any) -> str:
+    values = {"endpoints": endpoints, "seed": 7, "target": 10_000, "reply_tokens": 200, **settings}
+    return asyncio.run(runs.start(home.prepare(), binding.resolve("starter-genetics", "scripted", values, home)))
+
+
+def played(home: Home, endpoints: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    run = started(home, endpoints, **settings)
+    asyncio.run(runs.carry_on(home, run))
+    return summary(home, run)
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """The command line in this process: its exit code and what it said."""
+    from nanoflux_local.cli.main import main
+
+    def call(home: Path, *arguments: str) -> SimpleNamespace:
+        monkeypatch.setenv("NANOFLUX_HOME", str(home))
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        out, err = capfd.readouterr()
+        return SimpleNamespace(code=int(ended.value.code or 0), out=out, err=err)
+
+    return call
+
+
+def summary(home: Home, run: str) -> dict[str, Any]:
+    with LedgerView(home.ledger) as view:
+        return view.run_summary(run)
+
+
+def test_two_hundred_turns_at_forty_percent_faults_give_the_dataset_of_none(tmp_path: Path, fake_server) -> None:
+    whole, _ = fake_server()
+    rates = {**dict.fromkeys(TROUBLES, 0.078), "stall": 0.01}
+    broken, server = fake_server(Chaos(rates, seed=3, thinking=0.3, retry_after_s=0.01))
+    expected = played(Home(tmp_path / "whole"), served(whole), max_turns=200, concurrency=16)
+    found = played(Home(tmp_path / "broken"), served(broken), max_turns=200, concurrency=16)
+    assert (found["digest"], found["funnel"]) == (expected["digest"], expected["funnel"])
+    assert found["kept"] > 20 and found["turns"] == 200
+    done, counted = server.chaos.done, found["faults"]
+    assert sum(done.values()) > 0.3 * server.requests
+    # Every fault that reached a client is counted as what it was. Those under way at the end reached nobody, and on a
+    # slow day a client gives up before a fault arrives, which is a timeout then.
+    assert all(0 < counted[kind] <= done[kind] for kind in TROUBLES if kind != "stall")
+    assert 0 < done["stall"] <= counted["timeout"] + 16
+    assert sum(counted.values()) >= sum(done.values()) - 16
+
+
+def test_alone_every_fault_is_counted_exactly_and_the_next_start_sees_them(tmp_path: Path, fake_server, called) -> None:
+    rates = dict.fromkeys(("rate_limited", "server_error", "reset", "garbled", "empty"), 0.08)
+    url, server = fake_server(Chaos(rates, seed=5, retry_after_s=0.01))  # type: ignore[arg-type]
+    home = Home(tmp_path)
+    endpoints = served(url, timeout_s=60.0)
+    endpoints["hashing"] = {"url": url, "interface": "openai_embeddings"}
+    found = played(home, endpoints, max_turns=6, concurrency=1)
+    assert found["faults"] == dict(server.chaos.done) and len(found["faults"]) >= 4
+    shown = called(home.root, "run", "show", found["run"], "--json")
+    assert json.loads(shown.out)["faults"] == found["faults"]
+    words = called(home.root, "run", "show", found["run"]).out
+    assert all(f"fault: {kind.replace('_', ' ')}" in words for kind in found["faults"])
+    with LedgerView(home.ledger) as view:
+        kept = [row["raw"] for row in view.rows("SELECT raw FROM faults WHERE kind = 'garbled'")]
+        roles = {row["role"] for row in view.rows("SELECT role FROM faults")}
+    assert any(raw for raw in kept) and {"attacker", "defender", "judge"} & roles
+
+
+def test_structured_replies_give_the_sections_that_headings_give(tmp_path: Path, fake_server) -> None:
+    """The same script in JSON: what is read is the same, up to what the request's own words change."""
+    url, _ = fake_server()
+    home = Home(tmp_path)
+    found = played(home, served(url, structured=True), max_turns=12, concurrency=4)
+    assert found["kept"] > 0 and found["funnel"]["unparsed"] <= 3
+    with LedgerView(home.ledger) as view:
+        calls = [(json.loads(row["request"]), json.loads(row["reply"])["text"])
+                 for row in view.rows("SELECT request, reply FROM calls WHERE kind = 'chat'")]  # fmt: skip
+    assert all(request["sections"] and request["endpoint"]["variant"] == "structured" for request, _ in calls)
+    assert sum(text.startswith("{") for _, text in calls) > len(calls) / 2
+
+
+def test_a_replica_that_dies_and_comes_back_loses_nothing(tmp_path: Path, fake_server, monkeypatch) -> None:
+    monkeypatch.setattr(replicas, "BACK_S", 0.05)
+    alone, _ = fake_server()
+    expected = played(Home(tmp_path / "one"), served(alone), max_turns=30, concurrency=8)
+    (one, dying), (other, living) = fake_server(), fake_server()
+    home = Home(tmp_path / "two")
+    endpoints = {name: {**end, "url": "", "urls": [one, other]} for name, end in served(alone).items()}
+    run = started(home, endpoints, max_turns=30, concurrency=8)
+
+    def on_progress(progress: Any) -> None:
+        if progress.turns == 5:
+            fake_server.stop(dying)
+        if progress.turns == 15:
+            fake_server.again(dying, one)
+
+    asyncio.run(runs.carry_on(home, run, on_progress))
+    found = summary(home, run)
+    assert found["digest"] == expected["digest"]
+    assert set(found["faults"]) <= {"unreachable", "reset", "timeout"} and found["faults"]
+    assert min(dying.requests, living.requests) > 10
+
+
+# Budgets
+
+
+def test_attempts_that_failed_count_against_a_budget_and_the_run_can_go_on(tmp_path: Path, fake_server) -> None:
+    url, server = fake_server(Chaos({"reset": 1.0}))
+    home = Home(tmp_path)
+    run = started(home, served(url, price=PRICE), max_turns=3, concurrency=1, budget={"usd": 30.0})
+    with pytest.raises(BudgetError, match=r"budget\.usd = 30"):
+        asyncio.run(runs.carry_on(home, run))
+    stopped = summary(home, run)
+    assert stopped["status"] == "paused" and stopped["calls"]["made"] == 0
+    assert 1 <= stopped["faults"]["reset"] == server.requests < 12
+    assert 0 < stopped["lost"]["usd"] <= 30.0 and stopped["lost"]["tokens"] > 0
+    with pytest.raises(BudgetError):  # what was lost is remembered: a new start has no more to spend
+        asyncio.run(runs.carry_on(home, run))
+    assert server.requests == stopped["faults"]["reset"]
+    server.chaos.rates.clear()
+    runs.change(home, run, {"budget": {"usd": 1000.0}})
+    asyncio.run(runs.carry_on(home, run))
+    assert summary(home, run)["status"] == "done"
+
+
+def test_a_role_s_budget_counts_that_role_s_lost_attempts_alone(tmp_path: Path, fake_server) -> None:
+    url, _ = fake_server(Chaos({"garbled": 0.5}, seed=1))
+    home = Home(tmp_path)
+    caps = {"roles": {"judge": {"tokens": 9000}}}
+    run = started(home, served(url), max_turns=50, concurrency=1, budget=caps)
+    with pytest.raises(BudgetError, match=r"roles\.judge\.tokens"):
+        asyncio.run(runs.carry_on(home, run))
+    with LedgerView(home.ledger) as view:
+        rows = view.rows("SELECT role, sum(tokens) AS n FROM (SELECT role, tokens FROM faults UNION ALL SELECT role,"
+                         " prompt_tokens + completion_tokens AS tokens FROM calls) GROUP BY role")  # fmt: skip
+        spent = {row["role"]: row["n"] for row in rows}
+    assert 0 < spent["judge"] <= 9000 < spent["attacker"] + spent["defender"] + spent["judge"]
+
+
+# Keys
+
+CANARY = "sk-canary-7f3a9b2c4d5e6f70"
+
+
+ECHOES = {
+    "refused": [(401, {"error": {"message": f"Incorrect API key provided: {CANARY}"}})],
+    "failing": [(500, {"error": {"message": f"header was Bearer {CANARY}"}})],
+    "busy, no credit": [(429, {"error": {"message": CANARY, "code": "insufficient_quota", "type": CANARY}})],
+    "page": [(200, f"<html>{CANARY}</html>".encode())],
+    "half a reply": [(200, json.dumps({"choices": [{"message": {"content": CANARY}}]}).encode()[:-5])],
+    "odd shape": [(200, {CANARY: CANARY})],
+    "redirect": [(307, {"error": CANARY})],
+    "as the reply": [(200, {
+        "choices": [{"message": {"content": CANARY}, "finish_reason": "stop"}], "status": "completed",
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": CANARY}]}],
+        "content": [{"type": "text", "text": CANARY}], "stop_reason": "end_turn", "data": [{"embedding": [1.0]}],
+    })],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["variable", "file"])
+@pytest.mark.parametrize("echo", ECHOES)
+@pytest.mark.parametrize("interface", ["openai_chat", "openai_responses", "anthropic_messages", "openai_embeddings"])
+def test_a_key_is_nowhere_whatever_a_server_does_with_it(
+    interface: str, echo: str, place: str, server, tmp_path: Path, monkeypatch, caplog, called
+) -> None:
+    if place == "file" and echo not in ("refused", "as the reply"):
+        pytest.skip("how a key is read changes nothing about what is masked")
+    if interface == "anthropic_messages" and echo == "busy, no credit":
+        pytest.skip("a 429 is never about credit there")
+    caplog.set_level("DEBUG")
+    monkeypatch.setattr(retries, "ATTEMPTS", 2)
+    monkeypatch.setattr(retries, "EMPTY_ATTEMPTS", 2)
+    private = tmp_path / "private" / "key"
+    private.parent.mkdir()
+    private.write_text(CANARY + "\n")
+    private.chmod(0o600)
+    monkeypatch.setenv("SOME_KEY", CANARY)
+    key = {"key_env": "SOME_KEY"} if place == "variable" else {"key_file": str(private)}
+    server.answer(*ECHOES[echo])
+    server.more_headers = {"x-your-key": CANARY, "Location": f"{server.url}/{CANARY}", "Retry-After": "0"}
+    home = Home(tmp_path / "home").prepare()
+    end = {"interface": interface, "url": server.url, **key}
+    names = ["hashing"] if interface == "openai_embeddings" else ["duelist-a", "duelist-b", "arbiter"]
+    settings = {"endpoints": dict.fromkeys(names, end), "max_turns": 1, "concurrency": 2}
+    run = asyncio.run(runs.start(home, binding.resolve("starter-genetics", "scripted", settings, home)))
+    ended = called(home.root, "run", "resume", run)
+    assert ended.code == (0 if echo == "as the reply" else 1), ended.err
+    assert any(CANARY in str(headers) for headers in server.headers), "the key did not reach the server"
+    assert CANARY not in ended.out + ended.err + caplog.text
+    shown = called(home.root, "run", "show", run, "--json")
+    assert CANARY not in shown.out + shown.err
+    called(home.root, "report", run, "-o", str(home.root / "report"))
+    for file in home.root.rglob("*"):
+        assert file.is_dir() or CANARY.encode() not in file.read_bytes(), file
+
+
+def test_an_error_s_whole_history_holds_no_key(server, monkeypatch) -> None:
+    """Not only its message: a traceback prints what an exception came from."""
+    import traceback
+
+    from nanoflux_local.config import EndpointConfig
+    from nanoflux_local.records import ChatRequest, Message
+
+    monkeypatch.setenv("SOME_KEY", CANARY)
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
+    for interface in ("openai_chat", "openai_responses", "anthropic_messages"):
+        for answer in (ECHOES["refused"], ECHOES["failing"], ECHOES["page"]):
+            server.answer(*answer)
+            config = EndpointConfig(interface=interface, model="m", url=server.url, key_env="SOME_KEY")
+            endpoint = binding.build_endpoint("x", config, Home(Path("nowhere")))
+
+            async def ask(endpoint=endpoint) -> None:
+                try:
+                    await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "hi"),)))
+                finally:
+                    await endpoint.close()
+
+            with pytest.raises(EndpointError) as error:
+                asyncio.run(ask())
+            assert error.value.__cause__ is None and error.value.__context__ is None
+            assert CANARY not in "".join(traceback.format_exception(error.value))
+            assert CANARY not in repr(vars(endpoint)) + repr(endpoint) + repr(vars(endpoint.service))
