@@ -1,0 +1,38 @@
+"""The power goes while a run commits: a smaller form of the benchmark, and that it sees what it looks for."""
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench" / "power_cut.py"
+
+
+@pytest.fixture(scope="module")
+def cuts() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_power_cut", BENCH)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_was_shown_is_there_after_a_power_cut_and_after_a_kill_inside_a_transaction(cuts: ModuleType) -> None:
+    found = cuts.measured(cuts=6, inside=2, turns=10, seed=0)
+    assert found["wrong"] == []
+    assert found["copies"] == 6 and found["turns_at_the_cut"]["most"] > 0
+
+
+def test_a_disk_that_lost_what_it_said_it_had_written_is_noticed(cuts: ModuleType, tmp_path: Path) -> None:
+    """The log cut short of what was durable: the simulation tells it from a cut that may happen."""
+    digest = cuts.finish(tmp_path / "plain", 10)
+    copies = cuts.cut_copies(tmp_path / "run", 10, 8, random.Random(0), tmp_path)
+    copy, shown = max(copies, key=lambda found: found[1].frames)
+    log = copy / "ledger.db-wal"
+    log.write_bytes(log.read_bytes()[: cuts.LOG_HEADER])
+    assert shown.frames > 0
+    assert any("were shown" in line for line in cuts.wrongs(copy, shown, digest, 10))
