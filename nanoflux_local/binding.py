@@ -16,7 +16,9 @@ from nanoflux_local.domains.base import Domain, Sections, load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.waves import take_turns
 from nanoflux_local.errors import ConfigError, RefusedError
+from nanoflux_local.ledger.asked import recalled
 from nanoflux_local.ledger.calls import Answer
+from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.prices import price_of
 from nanoflux_local.records import (
@@ -360,7 +362,11 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
     casts = [Cast(attacker(one), defender(other), arbiter)]
     if PROGRAM not in (one, other) and one != other:  # two models swap after each turn (paper §3)
         casts.append(Cast(attacker(other), defender(one), arbiter))
-    return Rules(config, source, casts, identities["embedder"])
+    before: tuple[str, ...] = ()
+    if config.novel_against:
+        with LedgerView(home.ledger) as view:
+            before = recalled(view, config.novel_against)
+    return Rules(config, source, casts, identities["embedder"], before)
 
 
 def environment(identities: Mapping[str, Identity], repeatable: bool, forked_from: str = "") -> dict[str, Any]:

@@ -186,6 +186,13 @@ class Budget(Caps):
     roles: RoleCaps = RoleCaps()
 
 
+class Asked(Strict):
+    """What another run asked in its first `turns`: the SHA-256 of its questions, in order."""
+
+    turns: int = Field(ge=0)
+    questions: str
+
+
 LIVE = ("concurrency", "target", "max_turns", "budget")
 """The settings that may change while a run is played: none of them changes what a turn gives."""
 
@@ -194,7 +201,7 @@ class RunConfig(Strict):
     """Everything that decides a run's turns, and what does not (`LIVE`): how many, how fast, and at what cost.
 
     `budgets` are tokens by section of the defender; `reply_tokens` bounds the replies that have none, attacks and
-    judgements.
+    judgements. The questions of the runs in `novel_against` count as asked before.
     """
 
     domain: str
@@ -215,6 +222,7 @@ class RunConfig(Strict):
     sandbox_wall_s: float = Field(default=5.0, gt=0)
     reply_tokens: int = Field(default=2048, ge=1)
     prompts: dict[str, str] = Field(default={})
+    novel_against: dict[str, Asked] = Field(default={})
 
     @model_validator(mode="after")
     def _bound(self) -> "RunConfig":

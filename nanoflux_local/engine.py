@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
 from nanoflux_local.errors import NanofluxError
-from nanoflux_local.ledger.calls import Call, RememberedCalls, TracedCalls
+from nanoflux_local.ledger.calls import EARLIER, Call, RememberedCalls, TracedCalls, acting_as
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.novelty import NoveltyIndex
 from nanoflux_local.records import Vector
@@ -21,6 +21,9 @@ from nanoflux_local.turn import Rules, embed, run_turn
 
 DEEPEST = 8
 """Guesses that are done wait for the committer: at most this many times as many as are under way."""
+
+TOGETHER = 64
+"""Questions of other runs that are embedded at once, and share a commit where that is called for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,15 @@ async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord,
     for attempt in record.attempts:
         if attempt.attack is not None:
             index.append(await embed(rules, attempt.attack.question, call))
+
+
+async def index_earlier(rules: Rules, index: NoveltyIndex, call: Call) -> None:
+    """Begin an index with what other runs asked: remembered, or embedded anew where they had another embedder."""
+    with acting_as(EARLIER):
+        for start in range(0, len(rules.before), TOGETHER):
+            questions = rules.before[start : start + TOGETHER]
+            for vector in await asyncio.gather(*(embed(rules, question, call) for question in questions)):
+                index.append(vector)
 
 
 class Guessed:
@@ -146,6 +158,7 @@ class Engine:
     async def _recall_history(self) -> None:
         """The index of an earlier start: its embeddings are remembered calls."""
         trace = TracedCalls(self._calls)
+        await index_earlier(self._rules, self._index, trace)
         for record in self._committed:
             await index_questions(self._rules, self._index, record, trace)
         self._committed = []  # long runs: only the index is needed from here on

@@ -15,7 +15,7 @@ from nanoflux_local.binding import Bound, bind, derived, environment, recorded_i
 from nanoflux_local.budget import Cost, Purse, prompt_bound
 from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
 from nanoflux_local.endpoints.faults import telling
-from nanoflux_local.engine import Engine, Progress, index_questions
+from nanoflux_local.engine import Engine, Progress, index_earlier, index_questions
 from nanoflux_local.errors import BudgetError, NanofluxError, NothingMatchedError, RefusedError
 from nanoflux_local.jobs import RUN, Watch, Wish, Work, boot_id, status_of, working_on
 from nanoflux_local.ledger.calls import ROLE, RememberedCalls, TracedCalls
@@ -214,6 +214,7 @@ async def replay(home: Home, run: str) -> dict[str, Any]:
 
 async def _replayed(rules: Rules, calls: RememberedCalls, turns: int) -> list[TurnRecord]:
     index, trace, records = NoveltyIndex(), TracedCalls(calls), []
+    await index_earlier(rules, index, trace)
     for number in range(turns):
         record = await run_turn(rules, number, index.history(), trace)
         await index_questions(rules, index, record, trace)

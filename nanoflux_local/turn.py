@@ -62,12 +62,15 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a turn is played by. `casts` take turns: two models that swap roles are two casts (paper §3)."""
+    """What a turn is played by. `casts` take turns: two models that swap roles are two casts (paper §3). `before` are
+    the questions of other runs that count as asked.
+    """
 
     config: RunConfig
     seeds: SeedSource
     casts: Sequence[Cast]
     embedder: Identity
+    before: tuple[str, ...] = ()
 
     def cast(self, number: int) -> Cast:
         return self.casts[number % len(self.casts)]

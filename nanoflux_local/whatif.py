@@ -13,7 +13,7 @@ from typing import Any
 
 from nanoflux_local.binding import derived, rules_for
 from nanoflux_local.config import LIVE, RunConfig
-from nanoflux_local.engine import index_questions
+from nanoflux_local.engine import index_earlier, index_questions
 from nanoflux_local.errors import NothingMatchedError, RefusedError, ReplayMissError
 from nanoflux_local.ledger.calls import ROLE, Answer, RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
@@ -111,6 +111,7 @@ def _refuse_unanswerable(run: str, old: RunConfig, new: RunConfig, settings: Map
 async def _play(rules: Rules, calls: RememberedCalls, misses: Misses, recorded_turns: int) -> list[Played]:
     """Turns until the target, the limit, or the first after the recorded ones that the ledger does not answer."""
     index, trace, played = NoveltyIndex(), TracedCalls(calls), list[Played]()
+    await index_earlier(rules, index, trace)
     kept = number = 0
     while kept < rules.config.target and number < rules.config.max_turns:
         asked = Asked(index.history(), [])

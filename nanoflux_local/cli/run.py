@@ -32,6 +32,9 @@ def command() -> None:
     "--budget-usd", type=click.FloatRange(0), help="Pause before the calls could cost more dollars than this."
 )
 @click.option("--name", default="", help="A name for people.")
+@click.option(
+    "--novel-against", multiple=True, metavar="RUN", help="What RUN has asked counts as asked before; may be repeated."
+)
 @click.option("--detach", is_flag=True, help="Play it in a process of its own that outlives this terminal.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8.")
 @with_json
@@ -39,6 +42,7 @@ def start(
     domain: str | None,
     profile: str | None,
     fork: str | None,
+    novel_against: tuple[str, ...],
     config_file: str | None,
     name: str,
     settings: tuple[str, ...],
@@ -62,6 +66,8 @@ def start(
     if budget_usd is not None:
         overrides = merged(overrides, {"budget": {"usd": budget_usd}})
     place = home().prepare()
+    if novel_against:
+        overrides = merged(overrides, {"novel_against": _asked(place, novel_against)})
     fork = _id(place, fork) if fork else ""
     if fork:
         config = runs.forked(place, fork, overrides)
@@ -82,6 +88,15 @@ def resume(run: str, detach: bool, as_json: bool) -> None:
     run = _id(place, run)
     _work(place, run, detach)
     show_run(place, run, as_json)
+
+
+def _asked(place: Home, names: tuple[str, ...]) -> dict[str, Any]:
+    """What these runs have asked so far, as a run's configuration holds it."""
+    from nanoflux_local.ledger.asked import freeze
+    from nanoflux_local.ledger.views import LedgerView
+
+    with LedgerView(place.ledger) as view:
+        return {run: asked.model_dump() for run, asked in freeze(view, names).items()}
 
 
 def _work(place: Home, run: str, detach: bool) -> None:

@@ -18,6 +18,9 @@ RECENT = 2048
 ROLE: ContextVar[str] = ContextVar("role", default="")
 """The role that calls are made for. No request holds it, since it does not decide the reply; budgets and sums do."""
 
+EARLIER = "earlier"
+"""Stands for a role where calls only tell what other runs asked: no turn uses them, and none is wasted."""
+
 
 @contextmanager
 def acting_as(role: str) -> Iterator[None]:

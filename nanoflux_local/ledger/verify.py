@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from sqlite3 import Row
 from typing import Any
 
+from nanoflux_local.ledger.asked import questions_of
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import costs, digest
@@ -21,6 +22,9 @@ def verify_run(view: LedgerView, run: str) -> Iterator[str]:
         yield from _end(view, found["id"], config)
     if found["environment_hash"] not in ("", digest(_json(found["environment"]))):  # "": from before it had a hash
         yield f"run {found['id']}: the environment does not match its hash"
+    for other, asked in config.get("novel_against", {}).items():
+        if digest(list(questions_of(view, other, asked["turns"]))) != asked["questions"]:
+            yield f"run {found['id']}: run {other} did not ask the questions that this run was held against"
     yield from _calls(view, found["id"])
     yield from _turns(view, found["id"])
     yield from _seeds(view, found["id"])

@@ -110,13 +110,20 @@ class LedgerView:
             " FROM calls WHERE run = ?",
             run["id"],
         )
+        earlier = self.row(
+            "SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'"
+            " AND NOT EXISTS (SELECT 1 FROM turn_calls WHERE turn_calls.call = calls.id)",
+            run["id"],
+        )
         lost = self.row(
             "SELECT coalesce(sum(tokens), 0) AS tokens, coalesce(sum(usd), 0.0) AS usd FROM faults WHERE run = ?",
             run["id"],
         )
+        assert earlier is not None
         assert lost is not None
         assert turns is not None
         assert usage is not None
+        wasted = usage["made"] - turns["own"] - earlier["n"]
         environment = json.loads(run["environment"])
         return {
             "run": run["id"],
@@ -134,9 +141,9 @@ class LedgerView:
             "calls": {
                 "made": usage["made"],
                 "remembered": turns["uses"] - turns["own"],
-                "wasted": usage["made"] - turns["own"],
+                "wasted": wasted,
             },
-            "wasted_share": round((usage["made"] - turns["own"]) / max(1, usage["made"]), 4),
+            "wasted_share": round(wasted / max(1, usage["made"]), 4),
             "usage": {key: usage[key] for key in ("prompt_tokens", "completion_tokens", "usd")},
             "faults": self.faults(run["id"]),
             "lost": {"tokens": lost["tokens"], "usd": lost["usd"]},

@@ -55,3 +55,11 @@ def test_without_a_ledger_there_is_nothing_to_show(called, tmp_path: Path) -> No
     for words in (("show",), ("compact",), ("backup", str(tmp_path / "copy.db"))):
         assert called(tmp_path, "ledger", *words).code == 4
     assert not (tmp_path / "copy.db").exists()
+
+
+def test_a_run_is_started_novel_against_another(called, home: Path, scripted: tuple[str, ...]) -> None:
+    words = (*scripted, "--max-turns", "3", "--seed", "7")
+    found = json.loads(called(home, *words, "--novel-against", "tour", "--json").out)
+    alone = json.loads(called(home, *words, "--json").out)
+    assert found["funnel"]["novelty_rejected"] > alone["funnel"]["novelty_rejected"]
+    assert called(home, *words, "--novel-against", "nobody").code == 4

@@ -1,0 +1,133 @@
+"""Runs held novel against others: frozen, remembered or embedded anew, the same at any concurrency and on resume."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.errors import NothingMatchedError, RefusedError
+from nanoflux_local.ledger.asked import freeze, questions_of
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+SETTINGS = {"seeds": {"min": 2}, "target": 1000, "retries": {"validation": 2}}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+def played(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, seed: int = 3, **more: Any) -> str:
+    """A scripted run, to its end."""
+    overrides = {**SETTINGS, "max_turns": turns, "seed": seed, **more}
+    if against:
+        with LedgerView(home.ledger) as view:
+            frozen = {run: asked.model_dump() for run, asked in freeze(view, against).items()}
+        overrides["novel_against"] = frozen
+    config = binding.resolve("starter-genetics", "scripted", overrides, home)
+
+    async def play() -> str:
+        run = await runs.start(home, config, name)
+        await runs.carry_on(home, run)
+        return run
+
+    return asyncio.run(play())
+
+
+def summary(home: Home, run: str) -> dict[str, Any]:
+    with LedgerView(home.ledger) as view:
+        return view.run_summary(run)
+
+
+def problems(home: Home, run: str) -> list[str]:
+    with LedgerView(home.ledger) as view:
+        return list(verify_run(view, run))
+
+
+def test_what_another_run_asked_counts_as_asked_before(home: Home) -> None:
+    """The same seed asks the same questions: alone they are kept again, held against the first run none is."""
+    first, alone = played(home, "first"), played(home, "alone")
+    against = played(home, "against", ("first",))
+    assert summary(home, alone)["digest"] == summary(home, first)["digest"]
+    with LedgerView(home.ledger) as view:
+        begun = {record.number: record.attempts[0] for record in view.turn_records(against)}
+        again = {record.number: record.attempts[0] for record in view.turn_records(first)}
+    asked = [number for number, attempt in again.items() if attempt.attack is not None]
+    assert asked and all(begun[number].outcome == "novelty_rejected" for number in asked)
+    assert all(begun[number].nearest == 1.0 for number in asked)
+    assert problems(home, against) == []
+
+
+def test_the_dataset_is_the_same_at_any_concurrency_and_replayed(home: Home) -> None:
+    played(home, "first")
+    found = [played(home, f"at-{at}", ("first",), seed=4, concurrency=at) for at in (1, 8, 64)]
+    assert len({summary(home, run)["digest"] for run in found}) == 1
+    assert asyncio.run(runs.replay(home, found[-1]))["same"]
+
+
+def test_a_run_that_goes_on_changes_nothing_for_those_held_against_its_beginning(home: Home) -> None:
+    first = played(home, "first")
+    against = played(home, "against", ("first",), turns=6, seed=4)
+    before = summary(home, against)["digest"]
+    runs.change(home, first, {"max_turns": 20})
+    runs.change(home, against, {"max_turns": 12})
+    for run in (first, against):
+        asyncio.run(runs.carry_on(home, run))
+    other = played(home, "other", turns=12, seed=4, novel_against=config_of(home, against)["novel_against"])
+    assert summary(home, against)["digest"] == summary(home, other)["digest"] != before
+    assert problems(home, against) == []
+
+
+def config_of(home: Home, run: str) -> dict[str, Any]:
+    return runs.recorded(home, run)[0].model_dump(mode="json")
+
+
+def test_with_another_embedder_the_questions_are_embedded_anew_and_none_is_called_wasted(home: Home) -> None:
+    first = played(home, "first")
+    with LedgerView(home.ledger) as view:
+        questions = set(questions_of(view, first, 12))
+    settings = {"embedder": "other", "endpoints": {"other": {"interface": "scripted", "model": "another hash"}}}
+    same = played(home, "same", ("first",), seed=4, concurrency=1)
+    against = played(home, "against", ("first",), seed=4, concurrency=1, **settings)
+    with LedgerView(home.ledger) as view:
+        made = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", against)
+        remembered = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", same)
+    assert made["n"] == len(questions) > 5 and remembered["n"] == 0
+    assert summary(home, against)["calls"]["wasted"] == summary(home, same)["calls"]["wasted"] == 0
+
+
+def test_questions_that_were_changed_are_found_and_refused(home: Home) -> None:
+    first = played(home, "first")
+    against = played(home, "against", ("first",), turns=4, seed=4)
+    runs.change(home, against, {"max_turns": 8})
+    with sqlite3.connect(home.ledger) as connection:
+        connection.execute("DELETE FROM turn_calls WHERE turn = (SELECT max(id) FROM turns WHERE run = ?)", (first,))
+        connection.execute("DELETE FROM turns WHERE run = ? AND number = 11", (first,))
+    connection.close()
+    assert f"run {against}: run {first} did not ask the questions that this run was held against" in problems(
+        home, against
+    )
+    with pytest.raises(RefusedError, match=f"run {first} did not ask"):
+        asyncio.run(runs.carry_on(home, against))
+
+
+def test_what_a_run_is_held_against_is_fixed(home: Home) -> None:
+    played(home, "first")
+    against = played(home, "against", ("first",), turns=2, seed=4)
+    with pytest.raises(RefusedError, match="novel_against decides the result"):
+        runs.change(home, against, {"novel_against": {"first": {"turns": 1, "questions": ""}}})
+
+
+def test_a_run_that_is_not_there_or_has_asked_nothing_cannot_be_held_against(home: Home) -> None:
+    config = binding.resolve("starter-genetics", "scripted", SETTINGS, home)
+    asyncio.run(runs.start(home, config, "empty"))
+    with LedgerView(home.ledger) as view:
+        with pytest.raises(NothingMatchedError, match="has asked nothing yet"):
+            freeze(view, ("empty",))
+        with pytest.raises(NothingMatchedError, match="there is no run"):
+            freeze(view, ("nobody",))
