@@ -1,47 +1,117 @@
-"""`nanoflux train`: LoRA on a run's kept examples."""
+"""`nanoflux train`: LoRA on a run's kept examples, or on the rows of a file."""
 
-from typing import TYPE_CHECKING
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table, say, with_json
+from nanoflux_local.errors import UsageError
+from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
+    from nanoflux_local.train.audit import Audit
     from nanoflux_local.train.events import TrainEvent
+    from nanoflux_local.trainings import TrainingData
+
+SHOWN = 20
+"""Findings that a table shows; `--json` has all."""
 
 
 @click.command(name="train")
-@click.argument("run")
+@click.argument("run", required=False)
+@click.option("--data", type=click.Path(dir_okay=False, path_type=Path), help="A JSON lines file in place of a run.")
 @click.option("--base", default="smollm2-135m", show_default=True, help="The model to tune.")
+@click.option("--qlora", is_flag=True, help="Hold the base in 4 bits (bitsandbytes, NF4).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any training setting, e.g. epochs=3.")
+@click.option("--reason", type=click.Choice(["kept_failed", "kept_novel"]), help="Only examples kept for this reason.")
+@click.option("--level", type=click.IntRange(1, 5), help="Only examples of this quality level.")
+@click.option("--where", default="", metavar="SQL", help="Only examples that this expression holds for.")
+@click.option("--size", type=click.IntRange(1), help="This many of them, drawn by the seed.")
 @click.option("--dry-run", is_flag=True, help="Audit the examples and print the plan; train nothing.")
+@click.option(
+    "--tensorboard", type=click.Path(file_okay=False), default="", help="Write TensorBoard's files there too."
+)
+@click.option("--detach", is_flag=True, help="Train in a process of its own that outlives this terminal.")
 @with_json
-def command(run: str, base: str, settings: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """LoRA-tune BASE on the kept examples of RUN (paper §3, A.1)."""
+def command(
+    run: str | None,
+    data: Path | None,
+    base: str,
+    qlora: bool,
+    settings: tuple[str, ...],
+    dry_run: bool,
+    tensorboard: str,
+    detach: bool,
+    as_json: bool,
+    **choice: Any,
+) -> None:
+    """LoRA-tune BASE on the kept examples of RUN, or on the rows of a file (paper §3, A.1).
+
+    The same command again goes on with a training that was stopped or killed.
+    """
     from nanoflux_local import trainings
     from nanoflux_local.config import parse_settings
     from nanoflux_local.train.settings import train_settings
-    from nanoflux_models.weights import weights_dir
 
-    chosen = train_settings(parse_settings(settings))
+    chosen = train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
     place = home()
-    name, domain, rows = trainings.run_examples(place, run)
-    validation = trainings.validation_examples(place, domain)
+    rows = _data(place, run, data, {**choice, "seed": chosen.seed})
     if dry_run:
         from nanoflux_local.train.audit import audit
+        from nanoflux_models.weights import weights_dir
 
-        held_out = trainings.held_out_questions(place, domain)
-        print_json(audit(chosen, rows, validation, weights_dir(base, place.root), held_out).to_json())
+        found = audit(chosen, rows.rows, rows.validation, weights_dir(base, place.root), rows.held_out)
+        show_audit(found, as_json)
         return
-    bar = Bar(f"training {base}")
-    try:
-        result = trainings.train_adapter(place, name, base, chosen, rows, validation, lambda event: told(bar, event))
-    finally:
-        bar.close()
+    board = str(Path(tensorboard).absolute()) if tensorboard else ""
+    work(place, trainings.create(place, base, chosen, rows, board), detach, as_json)
+
+
+def _data(place: Home, run: str | None, file: Path | None, choice: dict[str, Any]) -> "TrainingData":
+    from nanoflux_local import trainings
+    from nanoflux_local.choice import Choice
+
+    if (run is None) == (file is None):
+        raise UsageError("name a run, or a file with --data: one of them", "nanoflux train RUN, or train --data FILE")
+    wanted = Choice(**{key: value for key, value in choice.items() if value is not None})
+    if run is not None:
+        return trainings.data_of_run(place, run, wanted)
+    assert file is not None
+    return trainings.data_of_file(place, file, wanted)
+
+
+def work(place: Home, training: str, detach: bool, as_json: bool) -> None:
+    """Train here or in a process of its own, and print what came of it."""
+    if detach:
+        from nanoflux_local import jobs, trainings
+
+        job = jobs.Work(jobs.TRAINING, training)
+        pid = jobs.launch(place, job)
+        say(f"{job} is worked on by process {pid}; its messages go to {job.log(place)}")
+        result = trainings.show(place, training)
+    else:
+        result = carry_on(place, training)
     if as_json:
         print_json({key: value for key, value in result.items() if key != "train_losses"})
-        return
-    show_training(result)
+    elif "flops" in result:
+        show_training(result)
+    else:
+        show_state(result)
+
+
+def carry_on(place: Home, training: str) -> dict[str, Any]:
+    """Train with a progress bar; Ctrl-C and SIGTERM end it with its last checkpoint kept."""
+    from nanoflux_local import trainings
+
+    bar = Bar(training)
+    say(f"{training}; stop with Ctrl-C, go on with `nanoflux trainings resume {training}`")
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return trainings.carry_on(place, training, lambda event: told(bar, event))
+    finally:
+        bar.close()
 
 
 def told(bar: Bar, event: "TrainEvent") -> None:
@@ -52,7 +122,7 @@ def told(bar: Bar, event: "TrainEvent") -> None:
         bar.show(event.step, event.steps, f"loss {event.loss:.3f}, {event.tokens_per_s:.0f} tokens/s")
 
 
-def show_training(result: dict) -> None:  # type: ignore[type-arg]
+def show_training(result: dict[str, Any]) -> None:
     """The outcome of a training as a table."""
     before, after = result["initial_val_loss"], result["val_loss"]
     print_table(
@@ -68,3 +138,53 @@ def show_training(result: dict) -> None:  # type: ignore[type-arg]
         ],
     )
     say(plain(f"see it with `nanoflux adapters show {result['adapter'][:12]}`"))
+
+
+def show_state(found: dict[str, Any]) -> None:
+    """A training that is not done, or its record, as a table."""
+    loss, dev = found["loss"], [value for value in found["val_losses"] if value is not None]
+    worker = found["worker"]
+    print_table(
+        ("training", found["training"]),
+        [
+            ("base", found["base"]),
+            ("rows", found["run"] or found["source"].get("file", "")),
+            ("status", f"{found['status']} {found['message']}".strip()),
+            ("step", f"{found['step']} of {found['steps']}"),
+            ("train loss", "none yet" if loss is None else f"{loss:.3f}, {found['tokens_per_s']:.0f} tokens/s"),
+            ("dev loss", " → ".join(f"{value:.3f}" for value in dev) or "none"),
+            ("adapter", found["adapter"][:16] or "none yet"),
+            ("seconds", f"{found['seconds']:.0f}"),
+            ("process", f"{worker['pid']} {worker['wish']}".strip() if worker else "none"),
+        ],
+    )
+
+
+def show_audit(found: "Audit", as_json: bool) -> None:
+    """The audit: a table, what is wrong with which row, and one example as the model sees it."""
+    if as_json:
+        print_json(found.to_json())
+        return
+    cut = f"{found.cut_rows} rows lose {found.cut_tokens} tokens, at most {found.cut_most}"
+    print_table(
+        ("audit", "what a training would do"),
+        [
+            ("rows", f"{found.rows}, of which {found.usable} are trained on and {found.validation} validated on"),
+            ("tokens", f"{found.tokens.total} an epoch; median {found.tokens.median:.0f}, most {found.tokens.most}"),
+            ("labels", f"{found.labels.total} an epoch; median {found.labels.median:.0f}, least {found.labels.least}"),
+            ("cut", f"{cut} ({found.overlong})" if found.cut_rows else "none"),
+            ("leaks", f"{len(found.leaked)} rows hold a test question" if found.leaked else "none"),
+            ("steps", found.steps),
+            ("FLOPs", f"{found.flops_6nd:.3g} by 6ND, N = {found.parameters:,}; {found.flops_expected:.3g} expected"),
+            ("time", f"about {found.seconds:.0f} s, from a matrix product timed just now"),
+            ("memory", f"about {found.memory_bytes / 1e9:.1f} GB in {found.dtype}, within a factor of 1.5"),
+        ],
+    )
+    told = [str(finding) for finding in found.findings]
+    told += [f"validation {finding}" for finding in found.validation_findings]
+    told += [f"row {row}: holds a question of the test split" for row in found.leaked]
+    for line in told[:SHOWN]:
+        click.echo(plain(line))
+    if len(told) > SHOWN:
+        click.echo(f"… and {len(told) - SHOWN} more; --json has all")
+    click.echo(f"\nThe first example as the model sees it:\n{plain(found.rendered)}")

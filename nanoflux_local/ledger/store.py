@@ -295,12 +295,16 @@ class Ledger:
 
     # Trainings and evaluations
 
-    def start_training(self, training: str, run: str, base: str, data_hash: str, settings: dict[str, Any]) -> None:
+    def create_training(
+        self, training: str, run: str, base: str, data_hash: str, settings: dict[str, Any], plan: dict[str, Any]
+    ) -> None:
+        """Write a training down; one that is there already keeps its curve, and takes the plan for what is left."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO trainings (id, run, base, status, adapter, data_hash, settings, result, started_at,"
-                " updated_at) VALUES (?,?,?,'running','',?,?,'{}',?,?)",
-                (training, run, base, data_hash, canonical_json(settings), now(), now()),
+                " updated_at, plan) VALUES (?,?,?,'created','',?,?,'{}',?,?,?)"
+                " ON CONFLICT (id) DO UPDATE SET plan = excluded.plan",
+                (training, run, base, data_hash, canonical_json(settings), now(), now(), canonical_json(plan)),
             )
 
     def add_training_event(self, training: str, kind: str, step: int, event: dict[str, Any]) -> None:
@@ -310,11 +314,15 @@ class Ledger:
                 (training, kind, step, canonical_json(event), now()),
             )
 
-    def finish_training(self, training: str, status: str, adapter: str, result: dict[str, Any]) -> None:
+    def finish_training(
+        self, training: str, status: str, adapter: str, result: dict[str, Any], message: str = "", seconds: float = 0.0
+    ) -> None:
+        """How a process's work on a training ended; `seconds` are added to what it has taken so far."""
         with self.transaction() as connection:
             connection.execute(
-                "UPDATE trainings SET status = ?, adapter = ?, result = ?, updated_at = ? WHERE id = ?",
-                (status, adapter, canonical_json(result), now(), training),
+                "UPDATE trainings SET status = ?, adapter = ?, result = ?, message = ?, seconds = seconds + ?,"
+                " updated_at = ? WHERE id = ?",
+                (status, adapter, canonical_json(result), message, seconds, now(), training),
             )
 
     def start_evaluation(

@@ -166,6 +166,15 @@ class LedgerView:
         assert free is not None
         return int(size[0] * free[0])
 
+    def training_curve(self, training: str) -> list[tuple[str, dict[str, Any]]]:
+        """(kind, event) of a training's steps and epochs in order, each once: as it was told last, after a kill."""
+        found = self.rows(
+            "SELECT kind, event, max(id) FROM training_events WHERE training = ? AND kind IN ('step', 'epoch')"
+            " GROUP BY kind, step ORDER BY step, kind DESC",
+            training,
+        )
+        return [(row["kind"], json.loads(row["event"])) for row in found]
+
     def items(self, dataset: str, split: str | None = None) -> list[Seed]:
         """The items of an imported benchmark, in file order; of one split, or of all."""
         found = self.rows(

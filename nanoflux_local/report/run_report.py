@@ -96,10 +96,7 @@ def _training(view: LedgerView, run: str) -> dict[str, Any] | None:
     row = view.row("SELECT * FROM trainings WHERE run = ? AND status = 'done' ORDER BY rowid DESC", run)
     if row is None:
         return None
-    events = [
-        (event["kind"], json.loads(event["event"]))
-        for event in view.rows("SELECT kind, event FROM training_events WHERE training = ? ORDER BY id", row["id"])
-    ]
+    events = view.training_curve(row["id"])
     steps = [(event["step"], event["loss"]) for kind, event in events if kind == "step"]
     held = [(e["step"], e["val_loss"]) for kind, e in events if kind == "epoch" and e["val_loss"] is not None]
     return {

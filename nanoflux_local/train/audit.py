@@ -4,7 +4,8 @@ Owns the rules for which rows can be trained on. Changes nothing, loads no weigh
 without being counted here (SPEC §3).
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,11 @@ from nanoflux_local.train.data import Codec, Encoded, TrainingExample, data_dige
 from nanoflux_local.train.flops import expected_flops, parameters, six_nd
 from nanoflux_local.train.settings import TrainSettings
 
-Problem = Literal["wrong role order", "lone surrogate", "empty answer", "too long", "no labels", "cut", "duplicate"]
+_KEY = 6  # words of a prompt that are looked up; few prompts begin alike
+
+Problem = Literal[
+    "wrong role order", "lone surrogate", "empty answer", "too long", "no labels", "in validation", "cut", "duplicate"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +84,37 @@ def prepare(
 ) -> tuple[Selection, Selection]:
     """(train, validation) as `lora.train` uses them; without `validation`, `val_fraction` of the usable rows is it.
 
-    Row numbers stay those of the caller's lists. Raises like `select`.
+    No row is on both sides: rows with the same tokens are held out together, and a row that `validation` holds too is
+    not trained on. Row numbers stay those of the caller's lists. Raises like `select`.
     """
     chosen = select(examples, codec, settings)
     if validation:
-        return chosen, select(validation, codec, settings)
-    train, held = split(chosen.rows, settings.val_fraction, settings.seed)
+        held_out = select(validation, codec, settings)
+        return _without(chosen, held_out, examples), held_out
+    contents = list(dict.fromkeys(row.ids for row in chosen.rows))
+    held_ids = set(split(contents, settings.val_fraction, settings.seed)[1])
+    train = tuple(row for row in chosen.rows if row.ids not in held_ids)
+    held = tuple(row for row in chosen.rows if row.ids in held_ids)
     if settings.early_stopping and not held:
         raise UsageError(
             "early_stopping watches the validation loss, and there is no row to validate on",
             "raise val_fraction, or leave early_stopping at 0",
         )
     return Selection(train, chosen.findings), Selection(held, ())
+
+
+def _without(chosen: Selection, held: Selection, examples: Sequence[TrainingExample]) -> Selection:
+    """`chosen` without the rows that are validated on. Raises DataError where nothing is left."""
+    taken = {row.ids: row.row for row in held.rows}
+    twins = [row for row in chosen.rows if row.ids in taken]
+    if len(twins) == len(chosen.rows):
+        raise DataError("every row to train on is also given for validation", "give other rows for one of them")
+    findings = [
+        Finding(row.row, examples[row.row].id, "in validation", f"the same as its row {taken[row.ids]}", dropped=True)
+        for row in twins
+    ]
+    rows = tuple(row for row in chosen.rows if row.ids not in taken)
+    return Selection(rows, tuple(sorted((*chosen.findings, *findings), key=lambda finding: finding.row)))
 
 
 def _examine(
@@ -185,6 +209,7 @@ class Audit:
     flops_expected: float
     seconds: float
     memory_bytes: int
+    dtype: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -228,6 +253,7 @@ def audit(
         flops_expected=work,
         seconds=estimate.seconds(work),
         memory_bytes=estimate.memory(base_dir, settings, tokens.most, labels.most),
+        dtype=estimate.precision(settings),
     )
 
 
@@ -238,11 +264,25 @@ def step_count(settings: TrainSettings, rows: int) -> int:
 
 
 def _leaked(examples: Sequence[TrainingExample], held_out: Sequence[str]) -> tuple[int, ...]:
-    """Rows whose text holds a held-out prompt, both compared without regard to case and spacing."""
-    wanted = [text for text in map(_folded, held_out) if text]
-    texts = [_folded(" ".join([*(m.content for m in e.prompt), e.completion])) for e in examples]
-    return tuple(row for row, text in enumerate(texts) if any(other in text for other in wanted))
+    """Rows whose text holds a held-out prompt, both compared word by word, whatever their case and punctuation."""
+    begun: dict[tuple[str, ...], list[list[str]]] = {}
+    for words in map(_words, held_out):
+        if words:
+            begun.setdefault(tuple(words[:_KEY]), []).append(words)
+    sizes = sorted({len(key) for key in begun})
+    texts = (_words(" ".join([*(m.content for m in e.prompt), e.completion])) for e in examples)
+    return tuple(row for row, text in enumerate(texts) if _holds(text, begun, sizes))
 
 
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+def _holds(text: list[str], begun: Mapping[tuple[str, ...], list[list[str]]], sizes: Sequence[int]) -> bool:
+    """Whether the words hold one of those that begin with a key: every place is looked up, not every prompt tried."""
+    return any(
+        text[at : at + len(words)] == words
+        for at in range(len(text))
+        for size in sizes
+        for words in begun.get(tuple(text[at : at + size]), ())
+    )
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from nanoflux_local.errors import DataError
 from nanoflux_local.records import Message, derive_seed, digest
+from nanoflux_models.offline import go_offline
 
 _PROBE = "completion"
 _POOL = 8
@@ -54,6 +55,7 @@ class Codec:
     @classmethod
     def load(cls, base_dir: Path) -> "Codec":
         """The codec of the model in `base_dir`, read from disk only. Raises DataError where it has no tokenizer."""
+        go_offline()
         from transformers import AutoTokenizer
 
         try:

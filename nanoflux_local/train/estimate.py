@@ -18,12 +18,20 @@ def seconds(flops: float) -> float:
     return flops / _matrix_speed() / _SHARE
 
 
+def precision(settings: TrainSettings) -> str:
+    """The base's precision as training would choose it here."""
+    from nanoflux_local.train.model import choose_device, choose_dtype
+
+    return str(choose_dtype(settings.dtype, choose_device(settings.device))).removeprefix("torch.")
+
+
 def memory(base_dir: Path, settings: TrainSettings, longest: int, labels: int) -> int:
-    """Bytes at the peak: weights, LoRA weights with their optimizer state, activations of a batch, a slice of logits.
+    """Bytes at the peak: weights, LoRA weights with their optimizer state, activations of a batch, a slice of logits,
+    and on a CPU the libraries themselves.
 
     Activations are counted for a batch of the longest rows; gradient checkpointing keeps one value a layer instead.
     """
-    form, width = shape(base_dir), 4 if settings.dtype == "float32" else 2
+    form, width = shape(base_dir), 4 if precision(settings) == "float32" else 2
     kept = 1 if settings.gradient_checkpointing else _KEPT
     activations = settings.batch * longest * form.hidden * form.layers * kept * width
     adapter = 16 * settings.r * form.layers * form.hidden * 20  # A and B of seven layers; weights, gradient, AdamW

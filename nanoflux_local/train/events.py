@@ -79,6 +79,8 @@ class TrainResult:
     seconds: float
     dtype: str
     device: str
+    attention: str
+    padding_free: bool
     data_digest: str
 
     @property

@@ -5,11 +5,14 @@ Both give the plain formulas' values to rounding (tests compare); neither knows 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from nanoflux_local.train.four_bit import whole
 
 _ROWS = 128
 
@@ -19,19 +22,29 @@ class LoraLinear(torch.autograd.Function):
 
     The low-rank products run in x's type, as under autocast; PEFT's own layer copies x to float32 and keeps the copy,
     its dropped twin and the sum's parts for the way back. Here x, the dropped places and the (tokens, r) product stay.
+    `unpack` makes W of a weight that is stored in another form, once on each way, so that no whole W is kept.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, share: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        share: float,
+        unpack: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         a, b = a.to(x.dtype), b.to(x.dtype)
         gone = dropped(flat, share) if share else None
         low = _without(flat, gone) @ a.T
-        y = F.linear(flat, weight, bias).addmm_(low, b.T, alpha=scale)
+        matrix = unpack(weight).to(x.dtype) if unpack else weight
+        y = F.linear(flat, matrix, bias).addmm_(low, b.T, alpha=scale)
         ctx.save_for_backward(flat, weight, a, b, low, gone)
-        ctx.scale, ctx.shape = scale, x.shape
+        ctx.scale, ctx.shape, ctx.unpack = scale, x.shape, unpack
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -44,8 +57,9 @@ class LoraLinear(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             through = _without(grad_low @ a, gone)
-            grad_x = torch.mm(grad, weight).add_(through).view(ctx.shape)
-        return grad_x, None, None, grad_a, grad_b, None, None
+            matrix = ctx.unpack(weight).to(grad.dtype) if ctx.unpack else weight
+            grad_x = torch.mm(grad, matrix).add_(through).view(ctx.shape)
+        return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
 def dropped(x: Tensor, share: float) -> Tensor:
@@ -94,24 +108,26 @@ class HeadLoss(torch.autograd.Function):
 
 def fuse(model: nn.Module, adapter: str = "default") -> int:
     """Let every plain PEFT LoRA layer of `model` run as `LoraLinear`; returns how many. Others keep PEFT's own way."""
-    from peft.tuners.lora.layer import Linear
+    from peft.tuners.lora.layer import LoraLayer
 
-    layers = [m for m in model.modules() if isinstance(m, Linear) and _plain(m, adapter)]
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and _plain(m, adapter)]
     for layer in layers:
         layer.forward = _Fused(layer, adapter)
     return len(layers)
 
 
 def _plain(layer: Any, adapter: str) -> bool:
-    """Frozen nn.Linear below, no DoRA or other variant, no LoRA bias."""
-    return type(layer.base_layer) is nn.Linear and adapter not in layer.lora_variant and not layer.lora_bias[adapter]
+    """Frozen nn.Linear below, whole or in four bits; no DoRA or other variant, no LoRA bias."""
+    base = layer.base_layer
+    linear = type(base) is nn.Linear or (isinstance(base, nn.Linear) and whole(base) is not None)
+    return linear and adapter not in layer.lora_variant and not layer.lora_bias[adapter]
 
 
 class _Fused:
     """The forward pass of one PEFT layer, bound to its parts."""
 
     def __init__(self, layer: Any, adapter: str) -> None:
-        self.layer, self.base = layer, layer.base_layer
+        self.layer, self.base, self.unpack = layer, layer.base_layer, whole(layer.base_layer)
         self.a, self.b = layer.lora_A[adapter], layer.lora_B[adapter]
         self.share = float(getattr(layer.lora_dropout[adapter], "p", 0.0))
         self.scaling = float(layer.scaling[adapter])
@@ -119,6 +135,7 @@ class _Fused:
     def __call__(self, x: Tensor) -> Tensor:
         share = self.share if self.layer.training else 0.0
         y: Tensor = LoraLinear.apply(  # type: ignore[no-untyped-call]
-            x, self.base.weight, self.base.bias, self.a.weight, self.b.weight, self.scaling / (1 - share), share
-        )
+            x, self.base.weight, self.base.bias, self.a.weight, self.b.weight, self.scaling / (1 - share), share,
+            self.unpack,
+        )  # fmt: skip
         return y

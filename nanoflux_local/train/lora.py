@@ -295,5 +295,7 @@ class _Loop:
             seconds=done.seconds,
             dtype=str(self.dtype).removeprefix("torch."),
             device=self.device.type,
+            attention=self.model.attention,
+            padding_free=self.model.padding_free,
             data_digest=data,
         )

@@ -1,10 +1,12 @@
 """The model under training: a frozen base, its LoRA weights, and the loss on completions.
 
-Owns loading, precision, padding and which positions meet the head. Knows neither optimizer nor epochs.
+Owns loading, precision, padding (none, where FlashAttention takes rows of any length) and which positions meet the
+head. Knows neither optimizer nor epochs.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from nanoflux_local.records import derive_seed
 from nanoflux_local.train.attention import register as attention_name
 from nanoflux_local.train.data import Encoded
 from nanoflux_local.train.flops import Matrices
+from nanoflux_local.train.four_bit import keep_gradients, quantization
 from nanoflux_local.train.fused import HeadLoss, fuse
 from nanoflux_local.train.settings import TrainSettings
 
@@ -44,6 +47,17 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """`auto` is the project's own on a CPU; on a GPU FlashAttention, where it is installed and the base is bfloat16."""
+    if name != "auto":
+        return name
+    if device.type == "cpu":
+        return attention_name()
+    from transformers.utils import is_flash_attn_2_available
+
+    return "flash_attention_2" if dtype is torch.bfloat16 and is_flash_attn_2_available() else "sdpa"
+
+
 def lora_weights(model: Any) -> dict[str, Tensor]:
     """The adapter's tensors under PEFT's file names, sorted, on the CPU."""
     from peft import get_peft_model_state_dict
@@ -62,13 +76,15 @@ class Completions:
 
     def __init__(self, settings: TrainSettings, base_dir: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
-        self.peft = _with_lora(_load(base_dir, dtype, device), settings)
+        self.attention = choose_attention(settings.attention, device, dtype)
+        self.padding_free = self.attention == "flash_attention_2"
+        self.peft = _with_lora(_load(base_dir, dtype, device, self.attention, settings.qlora), settings)
         self.causal = self.peft.get_base_model()
         self.trained = [weight for weight in self.peft.parameters() if weight.requires_grad]
         self.head = self.causal.get_output_embeddings()
         self.plain_head = _plain_head(self.causal, self.head)
         if settings.gradient_checkpointing:
-            self.causal.gradient_checkpointing_enable({"use_reentrant": False})
+            self.causal.activation_checkpointing_enable({"use_reentrant": False})
         fuse(self.peft)
         self.peft.train()
 
@@ -76,24 +92,38 @@ class Completions:
         """Sum of cross-entropies in nats over the labels of `rows` (one forward pass; a scalar in float32).
 
         Rows are padded on the right to the longest. No mask is needed: attention is causal, so no real token sees the
-        padding, and no label stands on it.
+        padding, and no label stands on it. Where `padding_free`, they are one row whose positions begin anew, which is
+        what tells the attention where each ends.
         """
-        ids, positions, labels = self._tensors(rows)
+        given, positions, labels = self._joined(rows) if self.padding_free else self._padded(rows)
         if not self.plain_head:
-            logits = self.causal(input_ids=ids, use_cache=False).logits
+            logits = self.causal(**given, use_cache=False).logits
             return F.cross_entropy(logits.flatten(0, 1)[positions].float(), labels, reduction="sum")
-        hidden = self.causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        hidden = self.causal.get_decoder()(**given, use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, positions)
         total: Tensor = HeadLoss.apply(chosen, self.head.weight, labels)  # type: ignore[no-untyped-call]
         return total
 
-    def _tensors(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
+    def _padded(self, rows: Sequence[Encoded]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Token ids (rows, longest); flat positions whose next token is a label, and those labels (both (labels,))."""
         longest = max(len(row.ids) for row in rows)
         ids = torch.tensor([(*row.ids, *(0,) * (longest - len(row.ids))) for row in rows])
-        at = [n * longest + i for n, row in enumerate(rows) for i in range(row.prompt - 1, len(row.ids) - 1)]
+        starts = [number * longest for number in range(len(rows))]
+        return {"input_ids": ids.to(self.device)}, *self._labels(rows, starts, ids)
+
+    def _joined(self, rows: Sequence[Encoded]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """The same of one row that holds all: ids and positions are (1, tokens)."""
+        ids = torch.tensor([[token for row in rows for token in row.ids]])
+        places = torch.tensor([[place for row in rows for place in range(len(row.ids))]])
+        starts = list(accumulate((len(row.ids) for row in rows[:-1]), initial=0))
+        given = {"input_ids": ids.to(self.device), "position_ids": places.to(self.device)}
+        return given, *self._labels(rows, starts, ids)
+
+    def _labels(self, rows: Sequence[Encoded], starts: Sequence[int], ids: Tensor) -> tuple[Tensor, Tensor]:
+        begun = zip(starts, rows, strict=True)
+        at = [start + place for start, row in begun for place in range(row.prompt - 1, len(row.ids) - 1)]
         positions = torch.tensor(at)
-        return ids.to(self.device), positions.to(self.device), ids.flatten()[positions + 1].to(self.device)
+        return positions.to(self.device), ids.flatten()[positions + 1].to(self.device)
 
     def matrices(self) -> Matrices:
         """The sizes that decide the FLOPs of a step."""
@@ -124,20 +154,25 @@ class Completions:
             self.peft.train()
 
 
-def _load(base_dir: Path, dtype: torch.dtype, device: torch.device) -> Any:
+def _load(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: str, qlora: bool) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    attention = attention_name() if device.type == "cpu" else "sdpa"
+    placed = {"quantization_config": quantization(dtype), "device_map": {"": device}} if qlora else {}
     try:
         base = AutoModelForCausalLM.from_pretrained(
-            base_dir, dtype=dtype, local_files_only=True, attn_implementation=attention
+            base_dir, dtype=dtype, local_files_only=True, attn_implementation=attention, **placed
         )
-        return base.to(device)
+    except ImportError as error:
+        raise UsageError(f"attention {attention!r} cannot be used: {error}", "leave attention at auto") from error
     except (OSError, ValueError) as error:
         fix = "name a folder in transformers' format"
         raise DataError(f"{base_dir} holds no model to train: {error}", fix) from error
+    if not qlora:
+        return base.to(device)
+    keep_gradients(base)
+    return base
 
 
 def _with_lora(base: Any, settings: TrainSettings) -> Any:

@@ -42,7 +42,11 @@ class TrainSettings(BaseModel):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="of the frozen base and the arithmetic; LoRA weights are always float32"
     )
+    qlora: bool = Field(False, description="hold the frozen base in 4 bits: NF4, its scales quantised again")
     device: str = Field("auto", description="auto takes a GPU where there is one")
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="auto takes FlashAttention without padding on a GPU that has it, and torch's own elsewhere"
+    )
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's own choice")
     gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")
     checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints")

@@ -71,7 +71,7 @@ def path(tmp_path: Path) -> Path:
 def trained(path: Path) -> Path:
     """The same with a training and its two evaluations, so that the page has all its parts."""
     with Ledger(path) as ledger:
-        ledger.start_training("t", "run", EVIL, "hash", SETTINGS)
+        ledger.create_training("t", "run", EVIL, "hash", SETTINGS, {})
         for step in range(1, 5):
             ledger.add_training_event("t", "step", step, {"step": step, "loss": 2.0 / step})
         ledger.add_training_event("t", "epoch", 4, {"step": 4, "val_loss": 0.9})

@@ -1,0 +1,46 @@
+"""TensorBoard, for those who have it: the curves of a training as event files beside the ledger.
+
+Owns the names of the curves. The ledger stays what is true: files of a training that is resumed drop the steps that are
+told again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.errors import UsageError
+from nanoflux_local.train.events import EpochEvent, OnEvent, ResumeEvent, StepEvent, TrainEvent
+
+_CURVES = ("loss", "learning_rate", "grad_norm", "tokens_per_s")
+
+
+@contextmanager
+def board(folder: Path | None) -> Iterator[OnEvent]:
+    """What writes events into `folder`; nothing, where there is none.
+
+    Raises:
+        UsageError: tensorboard is not installed.
+    """
+    if folder is None:
+        yield lambda _: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        fix = "pip install 'nanoflux-local[tensorboard]', or leave --tensorboard out: the curves are in the ledger"
+        raise UsageError("tensorboard is not installed", fix) from error
+    with SummaryWriter(str(folder)) as writer:
+        yield lambda event: _write(writer, event)
+
+
+def _write(writer: Any, event: TrainEvent) -> None:
+    if isinstance(event, StepEvent):
+        for name in _CURVES:
+            writer.add_scalar(f"train/{name}", getattr(event, name), event.step)
+    elif isinstance(event, EpochEvent) and event.val_loss is not None:
+        writer.add_scalar("validation/loss", event.val_loss, event.step)
+    elif isinstance(event, ResumeEvent):
+        writer.purge_step = event.step + 1
+        writer.close()  # the next file begins with the note that drops what is told again
+    writer.flush()

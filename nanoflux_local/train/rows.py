@@ -1,0 +1,106 @@
+"""Rows in a file: JSON lines in the three shapes that others write, and the one in which a training keeps its own.
+
+Owns the shapes and names a row that has none of them by file and line. What can be read but not learnt from (an empty
+answer, roles out of order, a lone surrogate) is left to `audit`, which names each by its row.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from nanoflux_local.errors import DataError, NothingMatchedError
+from nanoflux_local.records import Message, Role
+from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.train.files import write_atomically
+
+SHAPES = '{"messages": […]}, {"prompt": …, "completion": …} or {"instruction": …, "output": …}'
+
+
+def read_rows(path: Path) -> list[TrainingExample]:
+    """The rows of a JSON lines file; blank lines are skipped, and a row without an id is named by its line.
+
+    Raises:
+        DataError: the file is not there or no UTF-8, or a line is no row; file and line are named.
+        NothingMatchedError: there is no row in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}", "name a UTF-8 file with one JSON object a line") from error
+    rows = [_row(line, f"{path} line {number}", number) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise NothingMatchedError(f"{path} holds no rows", f"one JSON object a line: {SHAPES}")
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[TrainingExample]) -> None:
+    """The rows as they are, so that `read_rows` gives equal ones. Raises OSError."""
+    kept = (json.dumps(asdict(row)) for row in rows)  # ASCII: a lone surrogate stays what it is
+    write_atomically(path, "".join(line + "\n" for line in kept).encode())
+
+
+def _row(line: str, place: str, number: int) -> TrainingExample:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{place} is no JSON: {error}", f"one JSON object a line: {SHAPES}") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{place} is no JSON object", f"one of {SHAPES}")
+    name = f"line {number}" if row.get("id") is None else str(row["id"])
+    for key, shape in (("messages", _chat), ("completion", _pair), ("output", _alpaca)):
+        if key in row:
+            return TrainingExample(*shape(row, place), name)
+    raise DataError(
+        f"{place} has none of the known shapes: its keys are {', '.join(row) or 'none'}", f"one of {SHAPES}"
+    )
+
+
+def _chat(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
+    """The last message is what is learnt; a dialogue that ends with a question has an empty answer."""
+    messages = _messages(row["messages"], f'{place}, "messages"')
+    if messages and messages[-1].role == "assistant":
+        return messages[:-1], messages[-1].content
+    return messages, ""
+
+
+def _pair(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
+    """A prompt that is text is a user's message; both sides may be lists of messages, as trl writes them."""
+    prompt, completion = row.get("prompt"), row["completion"]
+    if isinstance(prompt, str):
+        messages: tuple[Message, ...] = (Message("user", prompt),)
+    else:
+        messages = _messages(prompt, f'{place}, "prompt"')
+    if isinstance(completion, list):
+        answers = _messages(completion, f'{place}, "completion"')
+        if [message.role for message in answers] != ["assistant"]:
+            raise DataError(
+                f'{place}: "completion" is not one message of the assistant', "give its text, or one message"
+            )
+        completion = answers[0].content
+    return messages, _text(completion, f'{place}, "completion"')
+
+
+def _alpaca(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
+    """The input stands below the instruction, where there is one."""
+    asked = _text(row.get("instruction"), f'{place}, "instruction"')
+    given = _text(row.get("input") or "", f'{place}, "input"')
+    system = _text(row.get("system") or "", f'{place}, "system"')
+    messages = (Message("user", f"{asked}\n\n{given}" if given else asked),)
+    return (Message("system", system), *messages) if system else messages, _text(row["output"], f'{place}, "output"')
+
+
+def _messages(value: Any, place: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        raise DataError(f"{place} is no list of messages", '[{"role": "user", "content": "…"}, …]')
+    return tuple(
+        Message(cast(Role, _text(message.get("role"), f"{place}, role")), _text(message.get("content"), place))
+        for message in value
+    )
+
+
+def _text(value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{place} is {type(value).__name__}, not text", "write it as a JSON string")
+    return value

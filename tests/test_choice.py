@@ -1,0 +1,100 @@
+"""The choice of examples: by reason, by any expression over the ledger, by size; recorded, and told when wrong."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.choice import Choice, choose
+from nanoflux_local.errors import NothingMatchedError, RefusedError, UsageError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+
+CONFIG = {"domain": "starter", "target": 20, "max_turns": 20}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A ledger with a run of twenty examples, every third kept for its novelty, and another run with one."""
+    path = tmp_path / "ledger.db"
+    with Ledger(path) as ledger:
+        for run in ("run", "other"):
+            ledger.create_run(run, run, CONFIG, {})
+        with ledger.transaction() as connection:
+            rows = [("run", turn, "kept_failed" if turn % 3 else "kept_novel") for turn in range(20)]
+            connection.executemany(
+                "INSERT INTO examples VALUES (?1 || ?2, ?1, ?2, ?3, 'Q' || ?2, 'S', 'A', 'hash', 'at')",
+                [*rows, ("other", 0, "kept_failed")],
+            )
+    return path
+
+
+@pytest.fixture
+def view(path: Path) -> Iterator[LedgerView]:
+    with LedgerView(path) as view:
+        yield view
+
+
+def turns(view: LedgerView, choice: Choice) -> list[int]:
+    return [example.turn for example in choose(view, "run", choice)[0]]
+
+
+def test_reason_and_expression_must_both_hold(view: LedgerView) -> None:
+    assert turns(view, Choice()) == list(range(20))
+    assert turns(view, Choice(reason="kept_novel")) == [0, 3, 6, 9, 12, 15, 18]
+    assert turns(view, Choice(reason="kept_novel", where="turn > 10")) == [12, 15, 18]
+    assert turns(view, Choice(where="turn IN (SELECT turn FROM examples WHERE run = 'other')")) == [0]
+    assert turns(view, Choice(where="turn < 2 OR turn = 5")) == [0, 1, 5]
+
+
+def test_an_expression_stays_inside_its_run_and_its_brackets(view: LedgerView) -> None:
+    assert turns(view, Choice(where="turn < 3 -- the first three")) == [0, 1, 2]
+    assert turns(view, Choice(where="1 OR run = 'other'")) == list(range(20))
+
+
+def test_the_size_is_drawn_by_seed_in_turn_order(view: LedgerView) -> None:
+    first = turns(view, Choice(size=5))
+    assert first == sorted(first) == turns(view, Choice(size=5)) and len(set(first)) == 5
+    assert turns(view, Choice(size=5, seed=1)) != first
+    assert turns(view, Choice(size=20)) == list(range(20))
+
+
+def test_what_was_chosen_is_recorded(view: LedgerView) -> None:
+    _, record = choose(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))
+    assert record["query"].startswith("SELECT * FROM examples WHERE run = ? AND reason = ? AND (turn > 4")
+    assert record["values"] == ["run", "kept_failed"]
+    assert (record["matched"], record["rows"], record["size"], record["seed"]) == (10, 3, 3, 7)
+    again = choose(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))[1]
+    assert again == record != choose(view, "run", Choice(size=3, seed=7))[1]
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("colour = 'red'", "no such column: colour"),
+        ("turn >", "syntax error"),
+        ("1); DELETE FROM examples; --", "syntax error|one statement"),
+        ("1) UNION DELETE FROM examples --", "syntax error"),
+    ],
+)
+def test_what_is_no_expression_is_told_and_changes_nothing(view: LedgerView, where: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        choose(view, "run", Choice(where=where))
+    assert "reason" in caught.value.fix
+    assert len(turns(view, Choice())) == 20
+
+
+def test_nothing_or_too_little_is_not_trained_on(view: LedgerView) -> None:
+    with pytest.raises(NothingMatchedError, match=r"turn > 99"):
+        choose(view, "run", Choice(where="turn > 99"))
+    with pytest.raises(NothingMatchedError, match="21 examples are asked for and 20"):
+        choose(view, "run", Choice(size=21))
+
+
+def test_levels_are_refused_until_there_are_some(path: Path, view: LedgerView) -> None:
+    with pytest.raises(RefusedError, match="no quality levels"):
+        choose(view, "run", Choice(level=4))
+    with Ledger(path) as ledger, ledger.transaction() as connection:
+        connection.execute("ALTER TABLE examples ADD COLUMN level INTEGER")
+        connection.execute("UPDATE examples SET level = 4 WHERE turn IN (2, 7)")
+    assert turns(view, Choice(level=4)) == [2, 7]

@@ -1,0 +1,196 @@
+"""A training is work like a run: one id whatever happens to its processes, watched, paused, stopped and resumed."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import jobs, trainings
+from nanoflux_local.errors import LedgerError, NanofluxError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.train.adapters import load_manifest
+from nanoflux_local.train.settings import TrainSettings
+
+BASE = "tiny"
+QUICK = TrainSettings(epochs=3, batch=2, learning_rate=3e-3, threads=1, checkpoint_every=2)
+LONG = QUICK.model_copy(update={"epochs": 400})
+"""More than a test waits for: a training that is always found under way."""
+
+
+def support() -> Any:
+    """The training tests' own base and examples."""
+    spec = importlib.util.spec_from_file_location("train_support", Path(__file__).parent / "train" / "conftest.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home's folder of weights that holds the tiny base, as an import leaves it."""
+    from nanoflux_models.weights import import_path
+
+    root = tmp_path_factory.mktemp("weights")
+    import_path(support().make_base(root / "source"), BASE, root)
+    return root / "weights"
+
+
+@pytest.fixture
+def home(tmp_path: Path, weights: Path) -> Home:
+    home = Home(tmp_path / "home").prepare()
+    (home.root / "weights").symlink_to(weights)
+    return home
+
+
+def data(count: int = 12) -> trainings.TrainingData:
+    return trainings.TrainingData(support().make_examples(count), source={"file": "sums.jsonl"})
+
+
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def work(training: str) -> jobs.Work:
+    return jobs.Work(jobs.TRAINING, training)
+
+
+def cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_training_that_is_killed_keeps_its_id_and_its_curve(home: Home, tmp_path: Path) -> None:
+    training = trainings.create(home, BASE, QUICK, data())
+    pid = jobs.launch(home, work(training))
+    until(lambda: trainings.show(home, training)["step"] >= 3)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not jobs.is_worked_on(home, work(training)))
+    assert trainings.create(home, BASE, QUICK, data()) == training
+    result = trainings.carry_on(home, training)
+    found = trainings.show(home, training)
+    assert (found["status"], found["adapter"], found["step"]) == ("done", result["adapter"], result["steps"])
+    with LedgerView(home.ledger) as view:
+        curve = view.training_curve(training)
+        told = view.row("SELECT count(*) AS n FROM training_events WHERE kind = 'step'")
+    steps = [event["step"] for kind, event in curve if kind == "step"]
+    assert steps == list(range(1, result["steps"] + 1))
+    assert told is not None and told["n"] >= len(steps)
+    other = Home(tmp_path / "other").prepare()
+    (other.root / "weights").symlink_to(home.root / "weights")
+    assert trainings.carry_on(other, trainings.create(other, BASE, QUICK, data()))["adapter"] == result["adapter"]
+
+
+def test_the_same_again_is_answered_from_the_ledger(home: Home) -> None:
+    rows = data()
+    told: list[object] = []
+    first = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), told.append, rows.source)
+    again = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), lambda _: pytest.fail("trained"), rows.source)
+    assert told and again == first
+    manifest = load_manifest(home.adapters / first["adapter"])
+    assert (manifest["training"], manifest["source"]) == (first["training"], {"file": "sums.jsonl"})
+    assert first["attention"] == "nanoflux_cpu" and first["padding_free"] is False
+
+
+def test_a_detached_training_is_paused_and_goes_on_bit_equal(home: Home, tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{n} + 1?", "completion": str(n + 1)}) + "\n" for n in range(9)))
+    settings = [f"--set={key}={value}" for key, value in QUICK.model_dump(exclude_defaults=True).items()]
+    command = ("train", "--data", str(path), "--base", BASE, *settings, "--set=epochs=60", "--json")
+    begun = cli(home, *command, "--detach")
+    assert begun.returncode == 0, begun.stderr
+    training = json.loads(begun.stdout)["training"]
+    path.unlink()  # the training has its rows
+    assert "drains" in jobs.ask(home, work(training), "pause")
+    until(lambda: not jobs.is_worked_on(home, work(training)))
+    found = trainings.show(home, training)
+    assert found["status"] == "paused" and found["worker"] is None and found["step"] < 300
+    assert (home.root / "trainings" / training / "checkpoint.pt").exists()
+    listed = json.loads(cli(home, "trainings", "list", "--json").stdout)
+    assert [entry["training"] for entry in listed] == [training]
+    done = cli(home, "trainings", "resume", training[:9], "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert {"adapter", "base", "examples", "tokens", "truncated", "steps", "train_loss", "val_loss", "flops",
+            "tokens_per_s", "seconds"} <= result.keys()  # fmt: skip
+    assert (result["steps"], result["flops"].keys()) == (240, {"6nd", "measured"})
+    assert "done already" in jobs.ask(home, work(training), "stop")
+
+
+def test_a_stop_drains_with_a_checkpoint_and_a_second_one_ends_at_once(home: Home) -> None:
+    training = trainings.create(home, BASE, LONG, data())
+    jobs.launch(home, work(training))
+    until(lambda: trainings.show(home, training)["step"] >= 1)
+    assert trainings.show(home, training)["worker"]["wish"] == ""
+    with pytest.raises(NanofluxError, match="another process is working on training"):
+        trainings.carry_on(home, training)
+    assert "drains" in jobs.ask(home, work(training), "stop")
+    until(lambda: not jobs.is_worked_on(home, work(training)))
+    stopped = trainings.show(home, training)
+    assert stopped["status"] == "stopped"
+    job = jobs.launch(home, work(training))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "is_worked_on", lambda *_: True)
+        os.kill(job, signal.SIGSTOP)  # so that both stops are there before it looks
+        assert "drains" in jobs.ask(home, work(training), "stop")
+        assert "ends now" in jobs.ask(home, work(training), "stop")
+        os.kill(job, signal.SIGCONT)
+    until(lambda: not jobs.is_worked_on(home, work(training)))
+    ended = trainings.show(home, training)
+    assert ended["status"] == "stopped" and ended["step"] >= stopped["step"]
+
+
+def test_a_signal_ends_a_training_that_says_so(home: Home) -> None:
+    training = trainings.create(home, BASE, LONG, data())
+    pid = jobs.launch(home, work(training))
+    until(lambda: trainings.show(home, training)["step"] >= 1)
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not jobs.is_worked_on(home, work(training)))
+    assert trainings.show(home, training)["status"] == "interrupted"
+
+
+def test_rows_that_were_changed_are_not_trained_on(home: Home) -> None:
+    training = trainings.create(home, BASE, QUICK, data())
+    rows = home.root / "trainings" / training / trainings.TRAIN
+    rows.write_text(rows.read_text().replace("ANSWER", "GUESS"))
+    with pytest.raises(LedgerError, match="are not those of"):
+        trainings.carry_on(home, training)
+    assert trainings.show(home, training)["status"] == "failed"
+    rows.unlink()
+    with pytest.raises(LedgerError, match="are gone"):
+        trainings.carry_on(home, training)
+
+
+def test_a_run_or_a_file_and_what_each_can_be_asked(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    assert cli(home, "train").returncode == 2
+    assert cli(home, "train", "run", "--data", str(tmp_path / "rows.jsonl")).returncode == 2
+    asked = cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--where", "turn < 3")
+    assert asked.returncode == 2 and "no query" in asked.stderr
+    shown = cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--base", BASE, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "<|im_start|>user\na<|im_end|>" in shown.stdout and "validated on" in shown.stdout
+    assert cli(home, "trainings", "show", "nothing").returncode == 4
+
+
+def test_tensorboard_has_the_curves_where_it_is_asked_for(home: Home, tmp_path: Path) -> None:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    rows = data()
+    training = trainings.create(home, BASE, QUICK, rows, str(tmp_path / "board"))
+    result = trainings.carry_on(home, training)
+    found = accumulators.EventAccumulator(str(tmp_path / "board" / training)).Reload()
+    losses = [point.value for point in found.Scalars("train/loss")]
+    assert losses == pytest.approx(result["train_losses"])
+    assert len(found.Scalars("validation/loss")) == QUICK.epochs + 1

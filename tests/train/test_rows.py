@@ -1,0 +1,102 @@
+"""Rows in files: three shapes, the bad row named by file and line, and the rows of a training as they were."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.errors import DataError, NothingMatchedError
+from nanoflux_local.records import Message
+from nanoflux_local.train.audit import audit
+from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.train.rows import read_rows, write_rows
+from nanoflux_local.train.settings import TrainSettings
+
+ASKED = {"role": "user", "content": "How many?"}
+TOLD = {"role": "assistant", "content": "Two."}
+USER = (Message("user", "How many?"),)
+
+
+def written(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"messages": [ASKED, TOLD]}, USER),
+        ({"messages": [{"role": "system", "content": "Brief."}, ASKED, TOLD]}, (Message("system", "Brief."), *USER)),
+        ({"prompt": "How many?", "completion": "Two."}, USER),
+        ({"prompt": [ASKED], "completion": [TOLD]}, USER),
+        ({"instruction": "How many?", "input": "", "output": "Two."}, USER),
+        ({"instruction": "How many?", "input": "a b", "output": "Two."}, (Message("user", "How many?\n\na b"),)),
+        ({"system": "Brief.", "instruction": "How many?", "output": "Two."}, (Message("system", "Brief."), *USER)),
+    ],
+)
+def test_each_shape_is_read(tmp_path: Path, row: dict[str, Any], prompt: tuple[Message, ...]) -> None:
+    path = written(tmp_path / "rows.jsonl", "", row, {**row, "id": "mine"})
+    assert read_rows(path) == [TrainingExample(prompt, "Two.", "line 2"), TrainingExample(prompt, "Two.", "mine")]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("{half", "is no JSON"),
+        ("[1, 2]", "no JSON object"),
+        ({"question": "?", "answer": "!"}, "known shapes: its keys are question, answer"),
+        ({"messages": "hello"}, '"messages" is no list of messages'),
+        ({"messages": [{"role": "user"}]}, "is NoneType, not text"),
+        ({"prompt": "How many?", "completion": 2}, '"completion" is int, not text'),
+        ({"completion": "Two."}, '"prompt" is no list'),
+        ({"prompt": "How many?", "completion": [ASKED]}, "not one message of the assistant"),
+        ({"output": "Two."}, '"instruction" is NoneType'),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, said: str) -> None:
+    path = written(tmp_path / "rows.jsonl", {"prompt": "How many?", "completion": "Two."}, row)
+    with pytest.raises(DataError, match=rf"rows\.jsonl line 2.*{said}"):
+        read_rows(path)
+
+
+def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_rows(tmp_path / "nowhere.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é"}'.encode("latin-1"))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_rows(tmp_path / "latin.jsonl")
+    with pytest.raises(NothingMatchedError, match="no rows"):
+        read_rows(written(tmp_path / "empty.jsonl", "", "  "))
+
+
+def test_what_cannot_be_learnt_from_is_left_to_the_audit_by_row(tiny_base: Path, tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "rows.jsonl",
+        {"prompt": "How many?", "completion": "Two."},
+        {"prompt": "How many?", "completion": ""},
+        {"prompt": "How many?", "completion": "x" * 5000},
+        {"messages": [ASKED, TOLD]},
+        '{"prompt": "half \\ud83d of a smile", "completion": "Two."}',
+        {"messages": [ASKED, ASKED, TOLD]},
+        {"messages": [ASKED, TOLD, ASKED]},
+    )
+    found = audit(TrainSettings(val_fraction=0), read_rows(path), (), tiny_base).findings
+    assert [(finding.id, finding.problem) for finding in found] == [
+        ("line 2", "empty answer"),
+        ("line 3", "cut"),
+        ("line 4", "duplicate"),
+        ("line 5", "lone surrogate"),
+        ("line 6", "wrong role order"),
+        ("line 7", "empty answer"),
+    ]
+
+
+def test_rows_are_kept_as_they_are(tmp_path: Path) -> None:
+    rows = [
+        TrainingExample((Message("system", "s"), *USER), "two\u2028lines\n", "one"),
+        TrainingExample(USER, "half \ud83d of a smile", "two"),
+        TrainingExample((), "", "three"),
+    ]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert read_rows(tmp_path / "rows.jsonl") == rows
