@@ -1,5 +1,6 @@
 """A training is work like a run: one id whatever happens to its processes, watched, paused, stopped and resumed."""
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -13,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import jobs, trainings
+from nanoflux_local import binding, jobs, runs, trainings
+from nanoflux_local.choice import Choice
 from nanoflux_local.errors import LedgerError, NanofluxError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -194,3 +196,22 @@ def test_tensorboard_has_the_curves_where_it_is_asked_for(home: Home, tmp_path: 
     losses = [point.value for point in found.Scalars("train/loss")]
     assert losses == pytest.approx(result["train_losses"])
     assert len(found.Scalars("validation/loss")) == QUICK.epochs + 1
+
+
+def test_the_choice_of_a_runs_examples_is_recorded_with_the_adapter(home: Home) -> None:
+    settings = {"max_turns": 16, "target": 16, "concurrency": 4, "seeds": {"min": 2}}
+    run = asyncio.run(runs.start(home, binding.resolve("starter-genetics", "scripted", settings, home)))
+    asyncio.run(runs.carry_on(home, run))
+    kept = [row.id for row in trainings.data_of_run(home, run).rows]
+    choice = Choice(reason="kept_failed", where="turn > 0", size=3)
+    chosen = trainings.data_of_run(home, run, choice)
+    assert len(chosen.rows) == 3 and {row.id for row in chosen.rows} < set(kept) - {"turn-0"}
+    short = QUICK.model_copy(update={"epochs": 1, "max_length": 2048})
+    result = trainings.carry_on(home, trainings.create(home, BASE, short, chosen))
+    source = load_manifest(home.adapters / result["adapter"])["source"]
+    assert (source["run"], source["rows"], source["values"]) == (run, 3, [run, "kept_failed"])
+    assert "turn > 0" in source["query"] and len(source["ids_digest"]) == 64
+    asked = ("train", run, "--base", BASE, "--set=max_length=4096", "--dry-run")
+    audited = cli(home, *asked, "--where", "turn > 0", "--size", "2", "--json")
+    assert audited.returncode == 0 and json.loads(audited.stdout)["rows"] == 2, audited.stderr
+    assert cli(home, *asked, "--level", "4").returncode == 3

@@ -37,6 +37,8 @@ COMMANDS = [
     ("data", "show"), ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
     ("run", "pause"), ("run", "stop"), ("run", "set"),
     ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"), ("train",),
+    ("trainings",), ("trainings", "list"), ("trainings", "show"), ("trainings", "pause"), ("trainings", "stop"),
+    ("trainings", "resume"),
     ("adapters",), ("adapters", "list"), ("adapters", "show"), ("adapters", "merge"), ("adapters", "export"), ("eval",),
     ("compare",), ("report",), ("ledger",), ("ledger", "show"), ("ledger", "compact"), ("ledger", "backup"),
     ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),

@@ -165,6 +165,8 @@ def show_audit(found: "Audit", as_json: bool) -> None:
     if as_json:
         print_json(found.to_json())
         return
+    from nanoflux_local.train.estimate import WITHIN
+
     cut = f"{found.cut_rows} rows lose {found.cut_tokens} tokens, at most {found.cut_most}"
     print_table(
         ("audit", "what a training would do"),
@@ -177,7 +179,7 @@ def show_audit(found: "Audit", as_json: bool) -> None:
             ("steps", found.steps),
             ("FLOPs", f"{found.flops_6nd:.3g} by 6ND, N = {found.parameters:,}; {found.flops_expected:.3g} expected"),
             ("time", f"about {found.seconds:.0f} s, from a matrix product timed just now"),
-            ("memory", f"about {found.memory_bytes / 1e9:.1f} GB in {found.dtype}, within a factor of 1.5"),
+            ("memory", f"about {found.memory_bytes / 1e9:.1f} GB in {found.dtype}, within a factor of {WITHIN}"),
         ],
     )
     told = [str(finding) for finding in found.findings]

@@ -232,6 +232,9 @@ def audit(
     lengths, cuts = [len(row.ids) for row in chosen.rows], [row.cut for row in chosen.rows]
     tokens, labels = Spread.of(lengths), Spread.of([row.labels for row in chosen.rows])
     work = expected_flops(base_dir, tokens.total, labels.total, tokens.total / len(lengths)) * settings.epochs
+    work *= (
+        1.5 if settings.gradient_checkpointing else 1.0
+    )  # the forward pass again: six products where there were four
     size = parameters(base_dir)
     return Audit(
         rows=len(examples),
@@ -251,7 +254,7 @@ def audit(
         parameters=size,
         flops_6nd=six_nd(size, tokens.total * settings.epochs),
         flops_expected=work,
-        seconds=estimate.seconds(work),
+        seconds=estimate.seconds(work, settings),
         memory_bytes=estimate.memory(base_dir, settings, tokens.most, labels.most),
         dtype=estimate.precision(settings),
     )

@@ -6,16 +6,20 @@ Owns two estimates and says what they rest on. They are for planning (minutes or
 import time
 from pathlib import Path
 
-from nanoflux_local.train.flops import parameters, shape
+from nanoflux_local.train.flops import head_weights, parameters, shape, stored_bytes
 from nanoflux_local.train.settings import TrainSettings
 
 _SHARE = 0.55  # of a training's time is spent in matrix products (profiled: SmolLM2-135M on CPU)
 _KEPT = 34  # values of hidden size that a layer keeps for the way back, for each token, counting its wider MLP
+_LIBRARIES = 450_000_000  # bytes of torch, transformers and peft themselves, in a process on a CPU
+_FOUR_BITS = 0.516  # bytes a weight: half, an 8-bit scale for every 64 weights, a float for every 256 scales
+WITHIN = 1.5
+"""The factor that the memory estimate keeps, measured (docs/log.md); a test holds it."""
 
 
-def seconds(flops: float) -> float:
-    """Seconds for `flops`, from the speed of one matrix product measured now on the device training would take."""
-    return flops / _matrix_speed() / _SHARE
+def seconds(flops: float, settings: TrainSettings) -> float:
+    """Seconds for `flops`, from the speed of one matrix product measured now as training would compute it."""
+    return flops / _matrix_speed(settings) / _SHARE
 
 
 def precision(settings: TrainSettings) -> str:
@@ -26,27 +30,33 @@ def precision(settings: TrainSettings) -> str:
 
 
 def memory(base_dir: Path, settings: TrainSettings, longest: int, labels: int) -> int:
-    """Bytes at the peak: weights, LoRA weights with their optimizer state, activations of a batch, a slice of logits,
-    and on a CPU the libraries themselves.
+    """Bytes at the peak, on the device that trains: the base, LoRA weights with their optimizer state, activations of a
+    batch, a slice of logits; on a CPU the libraries too, and the weights' file, which is mapped while it is read.
 
-    Activations are counted for a batch of the longest rows; gradient checkpointing keeps one value a layer instead.
+    Activations are counted for a batch of the longest rows; gradient checkpointing keeps one value a layer, and one
+    layer's all while it is computed again.
     """
+    from nanoflux_local.train.model import choose_device
+
     form, width = shape(base_dir), 4 if precision(settings) == "float32" else 2
-    kept = 1 if settings.gradient_checkpointing else _KEPT
-    activations = settings.batch * longest * form.hidden * form.layers * kept * width
+    whole = head_weights(base_dir) if settings.qlora else parameters(base_dir)
+    base = whole * width + (parameters(base_dir) - whole) * _FOUR_BITS
+    kept = form.layers + _KEPT if settings.gradient_checkpointing else form.layers * _KEPT
+    activations = settings.batch * longest * form.hidden * kept * width
     adapter = 16 * settings.r * form.layers * form.hidden * 20  # A and B of seven layers; weights, gradient, AdamW
     logits = min(settings.batch * labels, 128) * form.vocabulary * 4 * 2
-    return parameters(base_dir) * width + adapter + activations + logits
+    beside = _LIBRARIES + stored_bytes(base_dir) if choose_device(settings.device).type == "cpu" else 0
+    return int(base + adapter + activations + logits + beside)
 
 
-def _matrix_speed() -> float:
-    """FLOP/s of a product of training's kind (1024 tokens, hidden 1024), best of three."""
+def _matrix_speed(settings: TrainSettings) -> float:
+    """FLOP/s of a product of training's kind (1024 tokens, hidden 1024), best of four."""
     import torch
 
     from nanoflux_local.train.model import choose_device, choose_dtype
 
-    device = choose_device("auto")
-    a = torch.ones(1024, 1024, dtype=choose_dtype("auto", device), device=device)
+    device = choose_device(settings.device)
+    a = torch.ones(1024, 1024, dtype=choose_dtype(settings.dtype, device), device=device)
     best = float("inf")
     for _ in range(4):
         start = time.perf_counter()

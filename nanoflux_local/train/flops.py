@@ -67,6 +67,17 @@ def explained(matrices: Matrices, work: Work, checkpointing: bool = False) -> di
     return parts | {"total": sum(parts.values())}
 
 
+def head_weights(base_dir: Path) -> int:
+    """Weights of the embeddings and the head: one matrix where they are tied, or two."""
+    form = shape(base_dir)
+    return form.vocabulary * form.hidden * (1 if form.tied else 2)
+
+
+def stored_bytes(base_dir: Path) -> int:
+    """What the weights take on the disk."""
+    return sum(path.stat().st_size for path in _weights(base_dir))
+
+
 def base_identity(base_dir: Path) -> str:
     """A digest of the base's configuration and of its tensors' names, types and places; cheap, reads no weights."""
     config = (base_dir / "config.json").read_text(encoding="utf-8")
@@ -113,5 +124,5 @@ def expected_flops(base_dir: Path, tokens: int, labels: int, length: float) -> f
     attention at `length` tokens a row (12 products of tokens × hidden a layer, forward and backward)."""
     form = shape(base_dir)
     head = form.vocabulary * form.hidden
-    inner = parameters(base_dir) - head * (1 if form.tied else 2)
+    inner = parameters(base_dir) - head_weights(base_dir)
     return 4.0 * inner * tokens + 4.0 * head * labels + 14.0 * tokens * length * form.hidden * form.layers

@@ -14,9 +14,6 @@ from torch import Tensor
 from nanoflux_local.errors import RefusedError
 from nanoflux_models.offline import go_offline
 
-BYTES_A_WEIGHT = 0.516
-"""Half a byte, an 8-bit scale for every 64 weights, and a float for every 256 scales (256 × 64 weights)."""
-
 
 def quantization(dtype: torch.dtype) -> Any:
     """What transformers needs to load a base in four bits that computes in `dtype`.

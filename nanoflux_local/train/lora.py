@@ -121,8 +121,13 @@ def _kept(out_dir: Path) -> str:
     return "; the last good checkpoint is kept" if (out_dir / checkpoint.NAME).exists() else ""
 
 
+_NO_MEMORY = ("allocate memory", "bad_alloc", "could not create a primitive")
+"""What torch says of it on a CPU; the last is oneDNN's word, which gives no reason."""
+
+
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(words in str(error) for words in _NO_MEMORY)
 
 
 class _Loop:

@@ -1,14 +1,17 @@
 """The audit names every bad row, counts every cut, and tells what training would do."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nanoflux_local.errors import ConfigError, DataError, RefusedError, UsageError
 from nanoflux_local.records import Message
-from nanoflux_local.train.audit import Audit, audit
-from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.train import estimate
+from nanoflux_local.train.audit import Audit, audit, prepare
+from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.lora import plan, train
 from nanoflux_local.train.settings import TrainSettings, train_settings
 
@@ -91,6 +94,67 @@ def test_training_does_what_the_audit_said(
     assert result.flops_measured == pytest.approx(report.flops_expected, rel=0.35)
     assert report.seconds > 0 and report.memory_bytes > 0
     assert report.steps == len(plan(settings, [1] * report.usable))
+
+
+def test_no_row_is_on_both_sides(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+    """Twins are held out together, and a row that is given for validation is not trained on."""
+    twice = [*examples, *examples]
+    for seed in range(4):
+        chosen, held = prepare(TrainSettings(val_fraction=0.3, seed=seed), twice, (), Codec.load(tiny_base))
+        assert held.rows and len(chosen.rows) + len(held.rows) == len(twice)
+        assert not {row.ids for row in chosen.rows} & {row.ids for row in held.rows}
+    report = audit(TrainSettings(), examples, examples[3:5], tiny_base)
+    assert seen(report) == {3: ("in validation", True), 4: ("in validation", True)}
+    result = train(TrainSettings(epochs=1), examples, examples[3:5], tiny_base, tmp_path)
+    assert (result.examples, result.validation_examples) == (report.usable, 2) == (16, 2)
+    with pytest.raises(DataError, match="every row"):
+        audit(TrainSettings(), examples[:2], examples, tiny_base)
+
+
+def test_a_leak_is_found_whatever_surrounds_it(tiny_base: Path, examples: list[TrainingExample]) -> None:
+    asked = "If Ann has 3.5 apples, how many has she?"
+    rows = [*examples, TrainingExample(USER, f'He said: "{asked.upper()}" Indeed.', "leak")]
+    rows.append(TrainingExample(USER, asked.replace("Ann", "Bob"), "another question"))
+    assert audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [asked, "?", "many"]).leaked != ()
+    assert audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [asked, "?"]).leaked == (len(rows) - 2,)
+
+
+def test_the_estimate_follows_the_precision_and_what_is_kept(tiny_base: Path) -> None:
+    def estimated(**settings: object) -> int:
+        return estimate.memory(tiny_base, TrainSettings(**settings), 512, 100)
+
+    assert estimated(dtype="bfloat16") < estimated(dtype="float32")
+    assert estimated(dtype="auto") == estimated(dtype=estimate.precision(TrainSettings()))
+    assert estimated(qlora=True) < estimated()
+    assert estimated(gradient_checkpointing=True, batch=8) < estimated(batch=8)
+
+
+MEASURED = r"""
+import json, re, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import make_examples
+from nanoflux_local.train.audit import audit
+from nanoflux_local.train.lora import train
+from nanoflux_local.train.settings import TrainSettings
+settings = TrainSettings(epochs=1, val_fraction=0, **json.loads(sys.argv[4]))
+rows, base = make_examples(4), Path(sys.argv[2])
+rows = [type(row)(row.prompt, row.completion + " word" * 150, row.id) for row in rows]
+expected = audit(settings, rows, (), base).memory_bytes
+train(settings, rows, (), base, Path(sys.argv[3]))
+peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+print(expected, peak)
+"""
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("settings", ["{}", '{"dtype": "float32", "gradient_checkpointing": true}'])
+def test_the_memory_estimate_is_within_its_factor_of_the_peak(real_base: Path, tmp_path: Path, settings: str) -> None:
+    arguments = [str(Path(__file__).parent), str(real_base), str(tmp_path), settings]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", MEASURED, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected, peak = map(int, done.stdout.split())
+    assert expected / estimate.WITHIN < peak < expected * estimate.WITHIN
 
 
 def test_the_text_is_shown_and_leaks_are_named(tiny_base: Path, examples: list[TrainingExample]) -> None:

@@ -94,6 +94,68 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     assert train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path).finished
 
 
+STARVED = """
+import os, re, resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import make_examples
+from nanoflux_local.errors import NanofluxError
+from nanoflux_local.train.events import CheckpointEvent
+from nanoflux_local.train.lora import train
+from nanoflux_local.train.settings import TrainSettings
+out = Path(sys.argv[3])
+
+def disk():
+    filler = os.open(out / "filler", os.O_WRONLY | os.O_CREAT)
+    try:
+        while True:
+            os.write(filler, bytes(4096))
+    except OSError:
+        pass
+
+def memory():
+    size = int(re.search(r"VmSize:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+def tell(event):
+    if isinstance(event, CheckpointEvent) and event.step == 2:
+        {scarce}()
+
+rows = [type(row)(row.prompt, row.completion + " word" * 400, row.id) for row in make_examples(18)]
+try:
+    train(TrainSettings(**{settings}), rows, (), Path(sys.argv[2]), out, tell)
+except NanofluxError as error:
+    print(error)
+"""
+
+
+def starved(base: Path, out: Path, scarce: str, *prefix: str) -> subprocess.CompletedProcess[str]:
+    """Train in a process of its own in which something is used up after the second step; it says how it ended."""
+    settings = SETTINGS | {"batch": 8, "max_length": 2048, "val_fraction": 0}
+    code = STARVED.replace("{scarce}", scarce).replace("{settings}", repr(settings))
+    command = [*prefix, sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent), str(base), str(out)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_a_real_disk_that_fills_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
+    """A small tmpfs that something else fills after the first checkpoint: ENOSPC from the kernel."""
+    disk, saved = tmp_path / "disk", tmp_path / "saved.pt"
+    disk.mkdir()
+    mount = f'mount -t tmpfs -o size=4m none "{disk}" && "$@"; code=$?; cp "{disk}/checkpoint.pt" "{saved}"; exit $code'
+    namespace = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+    if subprocess.run([*namespace, f'mount -t tmpfs none "{disk}"'], capture_output=True).returncode:
+        pytest.skip("this machine lets no one mount a tmpfs")
+    told = starved(tiny_base, disk, "disk", *namespace, mount, "sh")
+    assert "no space left" in told.stdout and "checkpoint is kept" in told.stdout, told.stderr
+    assert torch.load(saved, weights_only=True)["progress"]["step"] == 2
+
+
+def test_memory_that_is_really_used_up_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
+    told = starved(tiny_base, tmp_path, "memory")
+    assert "out of memory" in told.stdout and "checkpoint is kept" in told.stdout, told.stderr
+    assert torch.load(tmp_path / checkpoint.NAME, weights_only=True)["progress"]["step"] == 2
+
+
 def test_memory_that_runs_out_keeps_the_last_checkpoint(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

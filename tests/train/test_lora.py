@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers.utils import is_flash_attn_2_available
 
 from nanoflux_local.errors import RefusedError, UsageError
 from nanoflux_local.train.data import Codec, TrainingExample
@@ -111,6 +112,36 @@ def test_losses_and_gradients_are_those_of_the_plain_way(
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
     for ours, weight in zip(fast, model.trained, strict=True):
         torch.testing.assert_close(ours, weight.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_rows_in_one_without_padding_have_the_same_loss_and_gradients(
+    tiny_base: Path, examples: list[TrainingExample]
+) -> None:
+    """The way that FlashAttention takes, through torch's attention, which reads the same positions."""
+    settings = TrainSettings(dropout=0.0, attention="sdpa")
+    model = Completions(settings, tiny_base, torch.device("cpu"), torch.float32)
+    codec = Codec.load(tiny_base)
+    rows = [codec.encode(example, i) for i, example in enumerate(examples[:5])]
+    assert len({len(row.ids) for row in rows}) > 1
+    found = []
+    for model.padding_free in (False, True):
+        model.peft.zero_grad()
+        loss = model.loss(rows)
+        loss.backward()
+        found.append((loss.item(), [weight.grad.clone() for weight in model.trained]))
+    (padded, slopes), (joined, others) = found
+    assert joined == pytest.approx(padded, rel=1e-5)
+    for one, other in zip(slopes, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_attention_that_is_not_installed_is_told(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    if is_flash_attn_2_available():
+        pytest.skip("FlashAttention is installed")
+    with pytest.raises(UsageError, match="flash_attention_2"):
+        train(TrainSettings(**FAST | {"attention": "flash_attention_2"}), examples, (), tiny_base, tmp_path)
 
 
 def plain_loss(model: Completions, row) -> torch.Tensor:
