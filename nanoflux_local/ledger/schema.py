@@ -287,7 +287,7 @@ def m015_size(db: Database) -> None:
             ), ''),
             uses = (SELECT count(*) FROM turn_calls WHERE turn_calls.turn = turns.id),
             fresh = (
-                SELECT count(DISTINCT calls.id) FROM turn_calls JOIN calls ON calls.id = turn_calls.call
+                SELECT count(DISTINCT calls.id) FROM turn_calls CROSS JOIN calls ON calls.id = turn_calls.call
                 WHERE turn_calls.turn = turns.id AND calls.run = turns.run AND NOT EXISTS (
                     SELECT 1 FROM turn_calls AS others CROSS JOIN turns AS earlier ON earlier.id = others.turn
                     WHERE others.call = calls.id AND earlier.run = turns.run AND earlier.number < turns.number
