@@ -106,7 +106,7 @@ def test_the_same_again_is_answered_from_the_ledger(home: Home) -> None:
     assert first["attention"] == "nanoflux_cpu" and first["padding_free"] is False
 
 
-def test_a_detached_training_is_paused_and_goes_on_bit_equal(home: Home, tmp_path: Path) -> None:
+def test_a_detached_training_is_paused_and_goes_on_without_its_file(home: Home, tmp_path: Path) -> None:
     path = tmp_path / "sums.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"{n} + 1?", "completion": str(n + 1)}) + "\n" for n in range(9)))
     settings = [f"--set={key}={value}" for key, value in QUICK.model_dump(exclude_defaults=True).items()]
@@ -127,7 +127,7 @@ def test_a_detached_training_is_paused_and_goes_on_bit_equal(home: Home, tmp_pat
     result = json.loads(done.stdout)
     assert {"adapter", "base", "examples", "tokens", "truncated", "steps", "train_loss", "val_loss", "flops",
             "tokens_per_s", "seconds"} <= result.keys()  # fmt: skip
-    assert (result["steps"], result["flops"].keys()) == (240, {"6nd", "measured"})
+    assert result["steps"] == 240 and {"6nd", "measured"} <= result["flops"].keys()
     assert "done already" in jobs.ask(home, work(training), "stop")
 
 
