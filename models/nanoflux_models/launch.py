@@ -84,8 +84,6 @@ class Launch:
         kept = {key: value for key, value in os.environ.items() if not key.upper().endswith(SECRETS)}
         own = {
             **SETTINGS,
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_DO_NOT_TRACK": "1",
             "VLLM_LOGGING_COLOR": "0",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if self.manifest.lora else "0",
             "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # more than sleep mode opens: only where it is needed
