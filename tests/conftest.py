@@ -50,6 +50,15 @@ def _pulled(name: str, home: Path) -> Path:
     return pull(name, home)
 
 
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """A command run inside this process closes what it writes to others; no later test sees that."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    yield
+    os.umask(mask)
+
+
 class FakeServers:
     """Running fake servers, in a loop of their own. `servers(chaos)` gives the address of one more, and the server."""
 

@@ -33,6 +33,7 @@ def _closed_folder(path: Path) -> Path | None:
 
 
 def _open_up() -> None:
+    os.umask(0o022)  # our caller's may close what is made here
     _call("unshare", _NEW_NS)
     _call("mount", b"none", b"/", None, ctypes.c_ulong(_REC | _PRIVATE), None)
     closed: dict[Path, list[Path]] = {}
