@@ -38,8 +38,9 @@ class Plan:
 
 
 def prepare() -> None:
-    """Set in the warm process what every guest inherits: seeds, names, and an environment that says nothing."""
+    """Set in the warm process what every guest inherits: seeds, streams, names, an environment that says nothing."""
     _seed()
+    _open_streams()
     os.environ.clear()
     os.environ.update(LANG="C.UTF-8", LC_ALL="C.UTF-8", TZ="UTC0", HOME="/", OMP_NUM_THREADS="1")
     sys.argv[:] = [script.NAME]
@@ -63,9 +64,7 @@ def live(plan: Plan, descriptors: list[int]) -> NoReturn:
     leave, code = os._exit, _CANNOT_ENCLOSE
     try:
         _keep_only(descriptors)
-        _open_streams()
         _shut_in(plan)
-        random.seed(0)  # which a fork has undone
         os.write(1, READY)
         source = _receive(plan)
         plan.filter.put_on()
@@ -83,6 +82,12 @@ def _keep_only(descriptors: list[int]) -> None:
 
 
 def _open_streams() -> None:
+    """Open them on pipes of no use, in whose place each guest puts its own: to open them there costs 0.4 ms."""
+    theirs, ours = os.pipe()
+    for place, descriptor in enumerate((theirs, ours, ours)):
+        os.dup2(descriptor, place, inheritable=False)
+    os.close(theirs)
+    os.close(ours)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)  # noqa: SIM115

@@ -82,7 +82,7 @@ class _Keeper:
     def _fork(self, number: int, descriptors: list[int]) -> None:
         if self._home is not None:
             namespaces.next_child_alone()
-        pid = os.fork()
+        pid = libc.fork()
         if pid == 0:
             guest.live(self._plan, descriptors)
         if self._home is not None:
@@ -159,7 +159,7 @@ def _shut_in(control: socket.socket, caller: int, layers: frozenset[str]) -> _Ke
 
 def _continue_as_first_process(control: socket.socket) -> None:
     """Go on as the first process of the new PID namespace; the old process only waits for it."""
-    child = os.fork()
+    child = libc.fork()
     if child == 0:
         privileges.die_with_parent(signal.SIGKILL)
         return
