@@ -113,17 +113,26 @@ def _widths(demand: Demand) -> list[int]:
 
 
 def _in_turns(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] | None:
-    """Each server as if alone, on the GPUs with fewest servers; those that meet on a GPU take turns."""
+    """Some take turns, on each GPU as few as will do: a server that shares its GPU with fewer has more of it."""
+    for neighbours in range(1, len(demands)):
+        placed = _each_alone(demands, gpus, neighbours)
+        if placed is not None:
+            return _grouped(placed, len(gpus))
+    return None
+
+
+def _each_alone(demands: Sequence[Demand], gpus: Sequence[float], neighbours: int) -> list[Server] | None:
+    """Each server as if alone but for so many that sleep, on the GPUs with fewest; None where more would meet."""
     crowd, placed = [0] * len(gpus), []
+    room = [LIMIT - ASLEEP_GIB * neighbours / size for size in gpus]
     for demand in demands:
-        alone = [LIMIT - ASLEEP_GIB * (len(demands) - 1) / size for size in gpus]
         options = [
             server
             for width in _widths(demand)
             for chosen in [sorted(range(len(gpus)), key=lambda gpu: (crowd[gpu], gpu))[: width * demand.copies]]
             if len(chosen) == width * demand.copies
             for server in _fitting(
-                replace(demand, width=width), gpus, [alone[gpu] if gpu in chosen else 0.0 for gpu in range(len(gpus))]
+                replace(demand, width=width), gpus, [room[gpu] if gpu in chosen else 0.0 for gpu in range(len(gpus))]
             )
         ]
         if not options:
@@ -131,7 +140,7 @@ def _in_turns(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] 
         placed.append(options[0])
         for gpu in options[0].gpus:
             crowd[gpu] += 1
-    return _grouped(placed, len(gpus))
+    return placed if max(crowd) <= neighbours + 1 else None
 
 
 def _grouped(servers: Sequence[Server], gpus: int) -> list[Server]:

@@ -39,6 +39,14 @@ def test_every_model_is_placed_once_and_no_gpu_is_overfull(gpus: list[float]) ->
     assert fitted
 
 
+def test_as_few_as_will_do_take_turns() -> None:
+    """The largest fits beside one that sleeps, not beside two: it shares with the smallest, and nobody is spread."""
+    found = plan([Demand("large", 27.5, 6), Demand("middle", 18, 8), Demand("small", 8, 4.2)], [40.0, 40.0])
+    assert {server.name: (server.gpus, server.shares) for server in found.servers} == {
+        "large": ((0,), "gpu0"), "middle": ((1,), ""), "small": ((0,), "gpu0"),
+    }  # fmt: skip
+
+
 def test_copies_and_a_stated_width_take_their_gpus() -> None:
     found = plan([Demand("wide", 40, 8, width=2, copies=2)], [40.0] * 4)
     assert found.servers[0].gpus == (0, 1, 2, 3) and found.servers[0].tensor == 2

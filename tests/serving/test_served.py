@@ -5,15 +5,20 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
+from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.records import ChatRequest, Identity, Message, Sampling
+from nanoflux_local.endpoints.served import ServedEndpoint
+from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
+from nanoflux_models import server_record
 from nanoflux_models.control import Control
+from nanoflux_models.supervisor import family_of, free_port
 
 pytestmark = pytest.mark.real_model
 Command = Callable[..., CompletedProcess[str]]
@@ -36,20 +41,33 @@ def test_it_is_listed_its_log_is_shown_and_it_listens_on_loopback_alone(
     assert again.returncode == 3 and "runs already" in again.stderr
 
 
-def test_the_openai_client_talks_to_it(served: dict[str, Any]) -> None:
-    endpoint = OpenAIChatEndpoint("smollm2-135m", served["url"])
-    messages = (Message("user", "Name the capital of France."),)
-    request = ChatRequest(Identity("openai_chat", "smollm2-135m"), messages, Sampling(max_tokens=12))
+def asked(client: type[ServedEndpoint], url: str, tokens: int) -> list[ChatReply]:
+    """The same request twice."""
+    endpoint = client("smollm2-135m", url)
+    messages = (Message("system", "Answer in one sentence."), Message("user", "Name the capital of France."))
+    request = ChatRequest(endpoint.identity, messages, Sampling(max_tokens=tokens))
 
-    async def ask() -> Any:
+    async def ask() -> list[ChatReply]:
         try:
             return [await endpoint.chat(request) for _ in range(2)]
         finally:
             await endpoint.close()
 
-    one, same = asyncio.run(ask())
-    assert one.text == same.text and "Paris" in one.text
-    assert one.finish in ("stop", "length") and one.prompt_tokens > 0 and 0 < one.completion_tokens <= 12
+    return asyncio.run(ask())
+
+
+def test_both_kinds_of_client_talk_to_it_and_give_the_same_record(served: dict[str, Any]) -> None:
+    """Greedy, so the two protocols must say the same but for the time that it took."""
+    for tokens, finish in ((60, "stop"), (3, "length")):
+        found = [
+            replace(reply, seconds=0.0)
+            for client in (OpenAIChatEndpoint, AnthropicMessagesEndpoint)
+            for reply in asked(client, served["url"], tokens)
+        ]
+        assert len(set(found)) == 1, found
+        assert found[0].finish == finish and found[0].prompt_tokens > 10
+        assert 0 < found[0].completion_tokens <= tokens
+        assert tokens == 3 or "Paris" in found[0].text
 
 
 RUN = ("run", "start", "--domain", "starter", "--examples", "3", "--seed", "3", "--json")
@@ -119,3 +137,15 @@ def test_an_evaluation_through_it(served: dict[str, Any], adapter: str, command:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["n"] == 2 and found["adapter"] == adapter and found["unscored"] == 0
+
+
+def test_stopping_leaves_no_process_and_a_free_port(served: dict[str, Any], command: Command) -> None:
+    """The last one here: the server that all tests shared, with its engine, is gone when the command returns."""
+    record = server_record.records(served["home"])[0]
+    family = family_of(record)
+    assert len(family) >= 3 and all(each.alive for each in family)
+    done = command(served["home"], served["python"], "models", "stop", "smollm2-135m", "--json")
+    assert done.returncode == 0, done.stderr
+    assert not any(each.alive for each in family) and family_of(record) == []
+    assert server_record.records(served["home"]) == [] and free_port(record.port) == record.port
+    assert json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout) == []

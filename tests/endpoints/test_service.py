@@ -1,0 +1,335 @@
+"""What every client of servers shares: waiting as asked, a width and limits that follow the server, keys, prices."""
+
+import asyncio
+import email.utils
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding
+from nanoflux_local.config import EndpointConfig, validated
+from nanoflux_local.endpoints import gauge, pace, retries
+from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
+from nanoflux_local.endpoints.chaos import Chaos
+from nanoflux_local.endpoints.faults import retry_after
+from nanoflux_local.endpoints.gauge import read_metrics
+from nanoflux_local.endpoints.keys import read_key
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.openai_responses import OpenAIResponsesEndpoint
+from nanoflux_local.endpoints.pace import Lane, Speed
+from nanoflux_local.endpoints.served import ServedEndpoint
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.paths import Home
+from nanoflux_local.prices import price_of
+from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
+
+CLIENTS = (OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint)
+GOOD = {
+    "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
+    "status": "completed",
+    "output": [{"type": "message", "content": [{"type": "output_text", "text": "yes"}]}],
+    "content": [{"type": "text", "text": "yes"}],
+    "stop_reason": "end_turn",
+}
+"""A good reply in all three protocols at once."""
+
+
+def request(endpoint: ServedEndpoint, text: str = "hi", tokens: int = 16) -> ChatRequest:
+    return ChatRequest(endpoint.identity, (Message("user", text),), Sampling(max_tokens=tokens))
+
+
+def ask(endpoint: ServedEndpoint) -> ChatReply:
+    async def send() -> ChatReply:
+        try:
+            return await endpoint.chat(request(endpoint))
+        finally:
+            await endpoint.close()
+
+    return asyncio.run(send())
+
+
+# Waiting
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_busy_server_is_left_alone_as_long_as_it_asks(client: Any, server: Any, monkeypatch) -> None:
+    monkeypatch.setattr(retries, "BASE_S", 0.001)
+    server.more_headers = {"Retry-After": "0.4"}
+    server.answer((429, {"error": {"message": "slow down"}}), (200, GOOD))
+    began = time.monotonic()
+    assert ask(client("m", server.url)).text == "yes"
+    assert time.monotonic() - began >= 0.4 and len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_busy_answers_eat_no_attempts_and_failures_do(client: Any, server: Any, monkeypatch) -> None:
+    for name, value in (("BASE_S", 0.001), ("LONGEST_S", 0.002), ("ATTEMPTS", 2)):
+        monkeypatch.setattr(retries, name, value)
+    server.answer(*[(429, {"error": {"message": "slow down"}})] * 20, (500, b"broken"), (200, GOOD))
+    assert ask(client("m", server.url)).text == "yes"
+    assert len(server.bodies) == 22
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after": email.utils.formatdate(time.time() + 100, usegmt=True)}, 100.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_read_in_each_way_to_say_it(headers: dict[str, str], seconds: float | None) -> None:
+    found = retry_after(headers)
+    assert found == seconds if seconds is None else found == pytest.approx(seconds, abs=5)
+
+
+def test_a_request_that_is_given_up_is_given_up_at_the_server(fake_server) -> None:
+    url, server = fake_server(Chaos({"stall": 1.0}))
+
+    async def send() -> None:
+        endpoint = OpenAIChatEndpoint("m", url)
+        asked = asyncio.create_task(endpoint.chat(request(endpoint)))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        for _ in range(500):
+            if server.hung_up:
+                break
+            await asyncio.sleep(0.01)
+        await endpoint.close()
+
+    asyncio.run(send())
+    assert server.hung_up == server.requests == 1
+
+
+# Width
+
+
+async def test_a_lane_is_halved_once_for_what_was_under_way_together_and_widens_answer_by_answer() -> None:
+    lane, began = Lane(32), time.monotonic()
+    lane.halve(began)
+    lane.halve(began)
+    assert lane.limit == 16
+    lane.halve(time.monotonic())
+    assert lane.limit == 8
+    for _ in range(9):
+        lane.widen()
+    assert 8.9 < lane.limit < 10
+    for _ in range(1000):
+        lane.widen()
+    assert lane.limit == lane.most == 32
+    for _ in range(10):
+        lane.halve(time.monotonic())
+    assert lane.limit == 1
+
+
+async def test_no_more_go_at_once_than_the_lane_is_wide_and_a_cancelled_one_gives_its_place_back() -> None:
+    lane, under_way, most = Lane(3), 0, 0
+
+    async def go() -> None:
+        nonlocal under_way, most
+        async with lane:
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                await asyncio.sleep(0.001)
+            finally:
+                under_way -= 1
+
+    tasks = [asyncio.create_task(go()) for _ in range(40)]
+    await asyncio.sleep(0.002)
+    for task in tasks[::3]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert most == 3 and lane.busy == 0 and lane.load == 0
+
+
+def test_a_server_that_says_busy_gets_fewer_at_once(fake_server, monkeypatch) -> None:
+    monkeypatch.setattr(retries, "BASE_S", 0.001)
+    url, server = fake_server(Chaos({"rate_limited": 0.5}, seed=2, retry_after_s=0.001))
+
+    async def send() -> float:
+        endpoint = OpenAIChatEndpoint("m", url, capacity=32)
+        narrowest = 32.0
+
+        async def one(number: int) -> None:
+            nonlocal narrowest
+            await endpoint.chat(request(endpoint, str(number)))
+            narrowest = min(narrowest, endpoint.service._connected()[0].lane.limit)
+
+        try:
+            await asyncio.gather(*(one(number) for number in range(100)))
+        finally:
+            await endpoint.close()
+        return narrowest
+
+    assert asyncio.run(send()) <= 16 and server.chaos.done["rate_limited"] > 20
+
+
+@pytest.mark.parametrize(("waiting", "cache"), [(100.0, 0.1), (0.0, 0.99), (2.0, 0.3)], ids=["queue", "full", "well"])
+def test_the_width_follows_what_vllm_shows(fake_server, monkeypatch, waiting: float, cache: float) -> None:
+    monkeypatch.setattr(gauge, "EVERY_S", 0.01)
+    url, server = fake_server()
+    server.waiting, server.cache = waiting, cache
+
+    async def send() -> float:
+        endpoint = OpenAIChatEndpoint("m", url, capacity=32)
+        try:
+            for number in range(10):
+                await endpoint.chat(request(endpoint, str(number)))
+                await asyncio.sleep(0.03)
+            return endpoint.service._connected()[0].lane.limit
+        finally:
+            await endpoint.close()
+
+    limit = asyncio.run(send())
+    assert limit == 32 if (waiting, cache) == (2.0, 0.3) else limit < 8
+
+
+def test_the_figures_of_several_engines_are_read_as_the_worst() -> None:
+    text = (
+        "# HELP x\nvllm:num_requests_waiting{engine=\"0\"} 1.0\nvllm:num_requests_waiting{engine=\"1\"} 7.0\n"
+        "vllm:kv_cache_usage_perc 0.5\nvllm:other 9\n"
+    )  # fmt: skip
+    assert read_metrics(text) == {"num_requests_waiting": 7.0, "kv_cache_usage_perc": 0.5}
+
+
+# Time limits
+
+
+async def test_a_time_limit_follows_the_measured_speed_and_falls_no_lower_than_its_floor() -> None:
+    speed = Speed(2.0)
+    assert speed.limit(512) == 2.0 * pace.FIRST
+    speed.answered(10.0, 100)  # 0.1 s a token
+    assert speed.limit(1000) == pytest.approx(pace.MULTIPLE * 0.1 * 1000)
+    assert speed.limit(1) == pytest.approx(pace.MULTIPLE * 0.1 * pace.FEWEST_TOKENS)
+    for _ in range(200):
+        speed.answered(0.01, 100)
+    assert speed.limit(1000) == 2.0
+
+
+async def test_after_a_time_out_the_next_limit_is_longer_but_bounded() -> None:
+    speed = Speed(0.01)
+    speed.answered(0.0001, 64)
+    before = speed.limit(64)
+    for _ in range(8):
+        with pytest.raises(TimeoutError):
+            async with speed.limited(64, 0.01):
+                await asyncio.sleep(1)
+    assert before < speed.limit(64) <= pace.MOST_SLACK * before
+
+
+async def test_a_first_measured_speed_holds_for_requests_under_way() -> None:
+    speed, began = Speed(0.05), time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with speed.limited(64, speed.limit(64)):
+            speed.answered(0.001, 64)
+            await asyncio.sleep(10)
+    assert time.monotonic() - began < 0.05 * pace.FIRST
+
+
+# Keys and addresses
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "key"
+    file.write_text("sk-123456789\n")
+    file.chmod(mode)
+    with pytest.raises(ConfigError, match=f"can be read by others .mode {mode:04o}"):
+        read_key(file=str(file))
+    file.chmod(0o600)
+    assert read_key(file=str(file)).text == "sk-123456789"
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"one two", b"\xff\xfe"])
+def test_a_key_file_holds_a_key(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(content)
+    file.chmod(0o600)
+    with pytest.raises(ConfigError, match=r"exactly one key|is not text"):
+        read_key(file=str(file))
+
+
+def test_a_key_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file") as error:
+        read_key(file=str(tmp_path / "key"))
+    assert str(tmp_path / "key") in error.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:secret@host/v1", "http://secret@host/v1", "http://host/v1?api_key=secret", "http://host/v1#secret"],
+)
+def test_an_address_with_a_secret_is_refused_without_repeating_it(url: str) -> None:
+    for where in ({"url": url}, {"urls": [url, "http://other/v1"]}):
+        with pytest.raises(ConfigError, match="no user, password or query") as error:
+            validated(EndpointConfig, {"interface": "openai_chat", "model": "m", **where}, "profile: endpoints.x")
+        assert "secret" not in f"{error.value}{error.value.fix}"
+
+
+# Prices
+
+
+def endpoint_of(model: str, **more: Any) -> EndpointConfig:
+    return EndpointConfig.model_validate({"interface": "anthropic_messages", "model": model, **more})
+
+
+def test_a_price_is_the_models_at_its_makers_address_and_the_users_own_comes_first(tmp_path: Path) -> None:
+    listed = price_of(endpoint_of("claude-opus-4-5"), tmp_path)
+    assert listed is not None and listed.completion > listed.prompt > 0
+    assert price_of(endpoint_of("claude-opus-4-5-20251101"), tmp_path) == listed
+    assert price_of(endpoint_of("nobody-knows"), tmp_path) is None
+    assert price_of(endpoint_of("claude-opus-4-5", url="http://127.0.0.1:8000/v1"), tmp_path) is None
+    (tmp_path / "prices.toml").write_text('["api.anthropic.com"]\nclaude-opus-4-5 = { prompt = 1, completion = 2 }\n')
+    own = price_of(endpoint_of("claude-opus-4-5"), tmp_path)
+    assert own is not None and (own.prompt, own.completion) == (1, 2)
+    (tmp_path / "prices.toml").write_text('["api.anthropic.com"]\nclaude-opus-4-5 = { prompt = "much" }\n')
+    with pytest.raises(ConfigError, match=r"prices\.toml: api\.anthropic\.com: claude-opus-4-5"):
+        price_of(endpoint_of("claude-opus-4-5"), tmp_path)
+
+
+# Profiles
+
+
+@pytest.mark.parametrize(
+    ("profile", "change", "roles"),
+    [
+        ("hosted", {}, ("anthropic_messages", "openai_responses", "openai_responses")),
+        ("hybrid", {}, ("vllm", "vllm", "openai_responses")),
+        ("hybrid", {"roles": {"attacker": {"endpoint": "claude"}}}, ("anthropic_messages", "vllm", "openai_responses")),
+        ("hosted", {"roles": {"judge": {"endpoint": "claude"}}},
+         ("anthropic_messages", "openai_responses", "anthropic_messages")),
+    ],
+    ids=["hosted", "hybrid", "a hosted attacker is one line", "another judge is one line"],
+)  # fmt: skip
+def test_a_profile_binds_each_role_to_its_client(
+    tmp_path: Path, monkeypatch, profile: str, change: dict[str, Any], roles: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1111111111")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-2222222222")
+    home = Home(tmp_path)
+    config = binding.resolve("starter-genetics", profile, {"max_turns": 1, **change}, home)
+    bound = [config.endpoints[getattr(config.roles, role).endpoint] for role in ("attacker", "defender", "judge")]
+    assert tuple(end.interface for end in bound) == roles
+    for end in bound:
+        if end.interface != "vllm":
+            built = binding.build_endpoint("x", end, home)
+            assert built.identity.interface == end.interface and not built.repeatable and end.price is not None
+
+
+def test_a_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-2222222222")
+    with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY is not set"):
+        home = Home(tmp_path)
+        config = binding.resolve("starter-genetics", "hosted", {"max_turns": 1}, home)
+        binding.build_endpoint("claude", config.endpoints["claude"], home)
