@@ -31,7 +31,8 @@ finally:
     print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
 """
 COMMANDS = [
-    (), ("demo",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"), ("models", "verify"),
+    (), ("demo",), ("doctor",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"),
+    ("models", "verify"),
     ("models", "plan"), ("models", "serve"), ("models", "ps"), ("models", "logs"), ("models", "stop"),
     ("models", "probe"), ("data",), ("data", "import"), ("data", "list"),
     ("data", "show"), ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),

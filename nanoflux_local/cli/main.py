@@ -15,6 +15,7 @@ from nanoflux_local.errors import NanofluxError, RefusedError
 
 NOUNS = {
     "demo": ("demo", "The main job on the embedded default: generate, train, evaluate, report."),
+    "doctor": ("doctor", "What this machine has and lacks, and how to mend it; licences."),
     "models": ("models", "Weights and servers: list, pull, import, verify, plan, serve, ps, logs, stop, probe."),
     "data": ("data", "Benchmarks: list, import, show."),
     "run": ("run", "Generation: start, list, show, set, pause, resume, stop, verify, replay."),

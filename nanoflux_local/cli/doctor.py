@@ -1,0 +1,60 @@
+"""`nanoflux doctor`: what this machine has and lacks, and how to mend it; whose licences come along."""
+
+import sys
+from dataclasses import asdict
+
+import click
+
+from nanoflux_local.cli.common import home, one_line, print_json, print_table, with_json
+
+
+@click.command(name="doctor")
+@click.option("--licences", is_flag=True, help="List the licences of the packages and the models instead.")
+@with_json
+def command(licences: bool, as_json: bool) -> None:
+    """Look at the hardware, the software, the home and what keeps them safe, one line each. Changes nothing.
+
+    `could` is advice: all works without it. Exit code 1 where something is to be mended.
+    """
+    if licences:
+        _licences(as_json)
+    else:
+        _examine(as_json)
+
+
+def _examine(as_json: bool) -> None:
+    from nanoflux_local.doctor.examination import examine
+
+    checks = []
+    for check in examine(home()):
+        checks.append(check)
+        if not as_json:
+            fix = f"  → {one_line(check.fix)}" if check.fix else ""
+            click.echo(f"{check.word:<5}  {check.name:<10}  {one_line(check.found)}{fix}")
+    ok = all(check.ok for check in checks)
+    if as_json:
+        print_json({"ok": ok, "checks": [asdict(check) for check in checks]})
+    sys.exit(0 if ok else 1)
+
+
+def _licences(as_json: bool) -> None:
+    from nanoflux_local.packages import needed
+    from nanoflux_models.manifest import list_manifests
+
+    packages = [asdict(package) for package in needed()]
+    models = [
+        {"name": manifest.name, "licence": manifest.licence, "gated": manifest.gated}
+        for manifest in list_manifests(home().root)
+    ]
+    if as_json:
+        print_json({"packages": packages, "models": models})
+        return
+    print_table(
+        ("name", "version", "licence"),
+        [[each["name"], each["version"] or "missing", each["licence"]] for each in packages],
+    )
+    click.echo()
+    print_table(
+        ("model", "licence"),
+        [[each["name"], f"{each['licence']}{' (to be accepted first)' if each['gated'] else ''}"] for each in models],
+    )

@@ -1,0 +1,209 @@
+"""`nanoflux doctor`: a line a check, each with its fix, exit code 1 where something is broken; nothing is changed."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import packages
+from nanoflux_local.doctor import machine, possessions, safety, software
+from nanoflux_local.doctor.check import Check
+from nanoflux_local.paths import Home
+from nanoflux_models.offline import SETTINGS
+
+NAMES = [
+    "processors", "memory", "gpus", "python", "torch", "vllm", "versions", "home", "disk", "ledger", "weights",
+    "sandbox", "guard", "ports",
+]  # fmt: skip
+PROJECT = Path(__file__).parents[2]
+
+
+def stand_in(folder: Path, name: str, text: str) -> Path:
+    """A program of that name, in a folder to put first on PATH."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return folder
+
+
+def named(ended: Any, name: str) -> dict[str, Any]:
+    (found,) = [check for check in ended.json["checks"] if check["name"] == name]
+    return dict(found)
+
+
+def test_every_check_has_its_line_and_a_home_that_is_not_there_stays_so(
+    nanoflux: Callable[..., Any], tmp_path: Path
+) -> None:
+    ended = nanoflux(tmp_path / "home", "doctor", "--json")
+    assert list(ended.json) == ["ok", "checks"]
+    assert [check["name"] for check in ended.json["checks"]] == NAMES
+    assert all(list(check) == ["name", "ok", "found", "fix"] for check in ended.json["checks"])
+    assert ended.json["ok"] is all(check["ok"] for check in ended.json["checks"])
+    assert ended.code == (0 if ended.json["ok"] else 1)
+    assert named(ended, "weights")["fix"].startswith("nanoflux models pull")
+    assert not (tmp_path / "home").exists()
+    lines = nanoflux(tmp_path / "home", "doctor").out.splitlines()
+    assert [line.split()[1] for line in lines] == NAMES
+    assert {line.split()[0] for line in lines} <= {"ok", "could", "mend"}
+
+
+def test_what_is_broken_is_named_with_its_fix(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
+    home.chmod(0o755)
+    (home / "ledger.db").write_bytes(b"no ledger" * 999)
+    (home / "weights" / "broken").mkdir(parents=True)
+    (home / "weights" / "broken" / "weights.json").write_text("{}")
+    ended = nanoflux(home, "doctor", "--json", NANOFLUX_VLLM_PYTHON="/usr/bin/false")
+    assert ended.code == 1 and ended.json["ok"] is False
+    expected = {
+        "home": ("open to others (mode 0755)", f"chmod 700 {home}"),
+        "ledger": ("not a readable ledger", "restore a backup"),
+        "weights": ("broken: no usable record", "nanoflux models verify"),
+        "vllm": ("NANOFLUX_VLLM_PYTHON", "make vllm"),
+    }
+    for name, (found, fix) in expected.items():
+        check = named(ended, name)
+        assert not check["ok"] and found in check["found"] and fix in check["fix"], check
+    shown = nanoflux(home, "doctor")
+    assert f"mend   home        {home} is open to others (mode 0755)  → chmod 700 {home}" in shown.out
+
+
+def test_an_open_guard_is_advice(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
+    check = named(nanoflux(home, "doctor", "--json", NANOFLUX_ALLOW_HOSTS="mirror.example"), "guard")
+    assert check["ok"] and "mirror.example" in check["found"] and "unset NANOFLUX_ALLOW_HOSTS" in check["fix"]
+    check = named(nanoflux(home, "doctor", "--json"), "guard")
+    assert check["ok"] and check["found"] == "open: loopback alone, until a profile names a host"
+
+
+def test_a_guard_that_does_not_hold_is_to_be_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    assert safety.guard().ok
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert not safety.guard().ok and "WANDB_MODE" in safety.guard().found
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(safety, "guarded", dict)  # the child is started as any other
+    assert not safety.guard().ok and "does not" in safety.guard().found
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
+def test_damaged_weights_are_found(harm: str, minilm_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "home" / "weights" / minilm_dir.name
+    shutil.copytree(minilm_dir, copy)
+    assert possessions.weights(Home(tmp_path / "home")).ok
+    victim = copy / "vocab.txt"
+    content = victim.read_bytes()
+    if harm == "gone":
+        victim.unlink()
+    else:
+        victim.write_bytes(content[:-1] if harm == "cut" else content[:-1] + b"?")
+    check = possessions.weights(Home(tmp_path / "home"))
+    assert not check.ok and str(victim) in check.found
+
+
+def test_weights_too_large_to_hash_are_held_to_their_sizes(
+    minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(possessions, "HASHED_GIB", 0.0)
+    copy = tmp_path / "weights" / minilm_dir.name
+    shutil.copytree(minilm_dir, copy)
+    assert "every size is right" in possessions.weights(Home(tmp_path)).found
+    (copy / "vocab.txt").write_bytes(b"short")
+    assert "has 5 bytes" in possessions.weights(Home(tmp_path)).found
+
+
+def test_gpus_are_told_with_their_driver_and_a_torch_that_sees_none_is_to_be_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA A100-SXM4-40GB, 40960, 570.86.10'")
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    assert machine.gpus() == Check("gpus", True, "NVIDIA A100-SXM4-40GB, 40960 MiB, driver 570.86.10")
+    monkeypatch.setattr(software, "version", lambda _: "2.13.0+cpu")
+    assert not software.torch().ok and "CUDA" in software.torch().fix
+    monkeypatch.setattr(software, "version", lambda _: "2.13.0+cu130")
+    assert software.torch().ok
+
+
+def test_a_card_without_a_driver_is_to_be_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(machine, "_cards", lambda: 2)
+    assert not machine.gpus().ok and "2 NVIDIA cards" in machine.gpus().found and "driver" in machine.gpus().fix
+
+
+def test_versions_are_held_against_those_that_were_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    pins = packages.tested()
+    monkeypatch.setattr(packages, "tested", lambda: {**pins, "click": "0.1", "numpy": "0.2"})
+    check = software.versions()
+    assert check.ok and "(tested: 0.1)" in check.found and "pip install -c" in check.fix
+    monkeypatch.setattr(packages, "unmet", lambda: ["click is missing"])
+    assert not software.versions().ok and "click is missing" in software.versions().found
+    monkeypatch.undo()
+    assert software.versions().ok and len(pins) > 50
+
+
+def test_a_home_over_the_network_is_to_be_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    assert possessions.folder(Home(tmp_path)).ok
+    monkeypatch.setattr(possessions, "_file_system", lambda _: "nfs4")
+    check = possessions.folder(Home(tmp_path))
+    assert not check.ok and "nfs4" in check.found
+
+
+def test_doctor_loads_no_torch() -> None:
+    script = (
+        "import sys\nfrom nanoflux_local.cli.main import main\n"
+        "try:\n    main(['doctor'])\nexcept SystemExit:\n    print('torch' in sys.modules)"
+    )
+    told = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=120)
+    assert told.splitlines()[-1] == "False"
+
+
+def test_licences_of_packages_and_models_are_listed(home: Path, nanoflux: Callable[..., Any]) -> None:
+    found = nanoflux(home, "doctor", "--licences", "--json").json
+    by_name = {package["name"]: package for package in found["packages"]}
+    assert {"nanoflux-local", "torch", "numpy", "click"} <= set(by_name) and by_name["click"][
+        "licence"
+    ] == "BSD-3-Clause"
+    assert all(package["licence"] for package in found["packages"]) and "ruff" not in by_name
+    assert {"smollm2-135m": "Apache-2.0"}.items() <= {
+        model["name"]: model["licence"] for model in found["models"]
+    }.items()
+    shown = nanoflux(home, "doctor", "--licences")
+    assert "gemma-3-4b-it" in shown.out and "to be accepted first" in shown.out and shown.code == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "licence"),
+    [
+        ([("License-Expression", "MIT"), ("License", "other")], "MIT"),
+        ([("License", "BSD-3-Clause")], "BSD-3-Clause"),
+        (
+            [("License", "A text\nof many lines"), ("Classifier", "License :: OSI Approved :: MIT License")],
+            "MIT License",
+        ),
+        ([("License", "A text\nof many lines")], "A text"),
+        ([("License", "UNKNOWN"), ("Classifier", "Topic :: Software")], "not stated"),
+        ([], "not stated"),
+    ],
+)
+def test_a_licence_is_told_by_its_name(fields: list[tuple[str, str]], licence: str) -> None:
+    metadata = Message()
+    for key, value in fields:
+        metadata[key] = value
+    assert packages.licence(metadata) == licence
+
+
+def test_a_built_wheel_carries_the_tested_versions(tmp_path: Path) -> None:
+    script = f"from hatchling.build import build_wheel; build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, capture_output=True, timeout=120)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        carried = wheel.read("nanoflux_local/constraints.txt")
+    assert carried == (PROJECT / "constraints.txt").read_bytes() == packages.constraints_file().read_bytes()
