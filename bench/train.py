@@ -25,26 +25,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.records import Message
 from nanoflux_local.train.data import Codec, Encoded, TrainingExample
+from nanoflux_local.train.rows import read_rows, write_rows
 
 ROOT = Path(__file__).parents[1]
 TRL_PYTHON = ROOT / ".nanoflux" / "trl-venv" / "bin" / "python"
-TEXT = (
-    "the price of apples and pears in a small shop rises by some share each week while people travel and count their "
-    "money so we add what was bought divide by the days and multiply the rest to find how many boxes are left"
-)
+TRAIN, HELD = "train.jsonl", "held.jsonl"
+HELD_OUT = 24
 
 
-def make_examples(count: int, seed: int = 0) -> list[TrainingExample]:
-    """Rows of about 200 to 300 tokens, a third of them completion, as the demo's are."""
-    rng, vocabulary = random.Random(seed), TEXT.split()
+def write_data(count: int, folder: Path) -> None:
+    """Word problems of the starter domain as the demo trains on them, about 260 tokens and 50 labels each: `count` of
+    the train templates, and `HELD_OUT` of the dev templates, which no arm trains on. TRL's environment only reads them.
+    """
+    from nanoflux_local.domains.base import load_domain
+    from nanoflux_local.domains.starter.templates import load_templates
+    from nanoflux_local.records import derive_seed
+    from nanoflux_local.seeds.benchmarks import starter_items
+    from nanoflux_local.seeds.source import instance
+    from nanoflux_local.trainings import training_example
 
-    def words(least: int, most: int) -> str:
-        return " ".join(rng.choice(vocabulary) for _ in range(rng.randint(least, most)))
-
-    pairs = [(words(90, 190), f"{words(40, 110)}\nANSWER: {rng.randint(1, 999)}") for _ in range(count)]
-    return [TrainingExample((Message("user", q),), a, str(i)) for i, (q, a) in enumerate(pairs)]
+    templates = [each for each in load_templates() if each.split == "train"]
+    drawn = [(each, number) for number in range(-(-count // len(templates))) for each in templates][:count]
+    items = [instance(each, random.Random(derive_seed("bench", each.id, number)), number) for each, number in drawn]
+    domain = load_domain("starter")
+    for name, chosen in ((TRAIN, items), (HELD, starter_items("dev")[:HELD_OUT])):
+        rows = [training_example(domain, domain.budgets, i.question, i.solution, i.answer, i.id) for i in chosen]
+        write_rows(folder / name, rows)
 
 
 # An arm trains and returns its model, or a way to load it, and what it spent; `loop_s` is the training loop alone.
@@ -210,8 +217,8 @@ def held_out_loss(model: Any, base: Path, held: Sequence[TrainingExample]) -> fl
     return total / labels
 
 
-def run_arm(arm: str, base: Path, count: int, threads: int) -> dict[str, Any]:
-    rows, held, codec = make_examples(count), make_examples(12, seed=1), Codec.load(base)
+def run_arm(arm: str, base: Path, data: Path, threads: int) -> dict[str, Any]:
+    rows, held, codec = read_rows(data / TRAIN), read_rows(data / HELD), Codec.load(base)
     tokens = sum(len(codec.encode(row, i, 512).ids) for i, row in enumerate(rows))
     with tempfile.TemporaryDirectory() as out:
         trained, spent = ARMS[arm](base, rows, Path(out), threads)
@@ -237,24 +244,28 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--arm", action="append", choices=list(ARMS))
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.alone:
-        print("RESULT " + json.dumps(run_arm(given.arm[0], given.base, given.examples, given.threads)))
+        print("RESULT " + json.dumps(run_arm(given.arm[0], given.base, given.alone, given.threads)))
         return
-    results = [found for arm in given.arm or ARMS if (found := measure(arm, given))]
+    with tempfile.TemporaryDirectory() as data:
+        write_data(given.examples, Path(data))
+        results = [found for arm in given.arm or ARMS if (found := measure(arm, given, data))]
     for result in results[1:]:
         speed, memory = (results[0][key] / result[key] for key in ("tokens_per_s", "peak_bytes"))
-        print(f"{results[0]['arm']} / {result['arm']}: {speed:.2f} times the tokens/s, {memory:.2f} times the memory")
+        lost = results[0]["held_out_loss"] - result["held_out_loss"]
+        told = f"{speed:.2f} times the tokens/s, {memory:.2f} times the memory, held-out loss {lost:+.4f}"
+        print(f"{results[0]['arm']} / {result['arm']}: {told}")
 
 
-def measure(arm: str, given: argparse.Namespace) -> dict[str, Any] | None:
+def measure(arm: str, given: argparse.Namespace, data: str) -> dict[str, Any] | None:
     """One arm in its own process; None, with the reason on stderr, where it cannot run (TRL is not installed)."""
-    fixed = ["--alone", "--arm", arm, "--examples", str(given.examples), "--threads", str(given.threads)]
+    fixed = ["--alone", data, "--arm", arm, "--threads", str(given.threads)]
     python = str(TRL_PYTHON) if arm.startswith("trl") and TRL_PYTHON.exists() else sys.executable
     done = subprocess.run(
         [python, __file__, str(given.base), *fixed],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / room) for room in ("", "models", "sandbox"))},
         capture_output=True,
         text=True,
         check=False,

@@ -6,7 +6,7 @@ nothing answers to is told rather than trained on.
 
 import random
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,7 +58,17 @@ class Choice:
 
 
 def choose(view: LedgerView, run: str, choice: Choice) -> tuple[list[Example], dict[str, Any]]:
-    """The chosen examples of a run in turn order, and the record of the choice: the query, its values, how many answer
+    """The chosen examples of a run as they are trained on, and the record of the choice; `select` tells the rest."""
+    rows, record = select(view, run, choice)
+    return [example_of(row) for row in rows], record
+
+
+def example_of(row: Mapping[str, Any]) -> Example:
+    return Example(row["turn"], row["question"], row["solution"], row["answer"], row["reason"])
+
+
+def select(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The chosen rows of `examples` in turn order, and the record of the choice: the query, its values, how many answer
     to it, and the digest of the ids that were taken.
 
     Raises:
@@ -82,9 +92,7 @@ def choose(view: LedgerView, run: str, choice: Choice) -> tuple[list[Example], d
         "rows": len(taken),
         "ids_digest": digest([row["id"] for row in taken]),
     }
-    return [
-        Example(row["turn"], row["question"], row["solution"], row["answer"], row["reason"]) for row in taken
-    ], record
+    return [dict(row) for row in taken], record
 
 
 def _asked(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:

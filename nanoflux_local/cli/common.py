@@ -3,12 +3,17 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from nanoflux_local.paths import Home, default_home
 
+if TYPE_CHECKING:
+    from nanoflux_local.choice import Choice
+
+KEPT = ("kept_failed", "kept_novel")
+"""The reasons to keep, as `transcript` has them; help loads no records."""
 WIDEST = 1000
 """Characters of a table's cell: a model may write a line of megabytes."""
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,6 +28,26 @@ def with_json(function: F) -> F:
     """Add `--json`."""
     decorated: F = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
     return decorated
+
+
+def with_choice(function: F) -> F:
+    """Add the options that choose a run's examples: `reason`, `level`, `where`, `size`."""
+    options = (
+        click.option("--reason", type=click.Choice(KEPT), help="Only examples kept for this reason."),
+        click.option("--level", type=click.IntRange(1, 5), help="Only examples of this quality level."),
+        click.option("--where", default="", metavar="SQL", help="Only examples that this expression holds for."),
+        click.option("--size", type=click.IntRange(1), help="This many of them, drawn by the seed."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def choice_of(options: dict[str, Any], seed: int) -> "Choice":
+    """What those options ask for."""
+    from nanoflux_local.choice import Choice
+
+    return Choice(**{key: value for key, value in options.items() if value is not None}, seed=seed)
 
 
 def print_json(value: Any) -> None:

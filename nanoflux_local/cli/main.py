@@ -20,6 +20,7 @@ NOUNS = {
     "data": ("data", "Benchmarks: list, import, show."),
     "run": ("run", "Generation: start, list, show, set, pause, resume, stop, verify, replay."),
     "examples": ("examples", "The kept examples of a run."),
+    "export": ("export", "A run's kept examples as a dataset, with a card."),
     "train": ("train", "LoRA-tune a model on a run's examples, or on the rows of a file."),
     "trainings": ("trainings", "What `train` began: list, show, pause, stop, resume."),
     "adapters": ("adapters", "Trained adapters, by content hash."),

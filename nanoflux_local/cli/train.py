@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, choice_of, home, plain, print_json, print_table, say, with_choice, with_json
 from nanoflux_local.errors import UsageError
 from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
+    from nanoflux_local.choice import Choice
     from nanoflux_local.train.audit import Audit
     from nanoflux_local.train.events import TrainEvent
     from nanoflux_local.trainings import TrainingData
@@ -25,10 +26,7 @@ SHOWN = 20
 @click.option("--base", default="smollm2-135m", show_default=True, help="The model to tune.")
 @click.option("--qlora", is_flag=True, help="Hold the base in 4 bits (bitsandbytes, NF4).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any training setting, e.g. epochs=3.")
-@click.option("--reason", type=click.Choice(["kept_failed", "kept_novel"]), help="Only examples kept for this reason.")
-@click.option("--level", type=click.IntRange(1, 5), help="Only examples of this quality level.")
-@click.option("--where", default="", metavar="SQL", help="Only examples that this expression holds for.")
-@click.option("--size", type=click.IntRange(1), help="This many of them, drawn by the seed.")
+@with_choice
 @click.option("--dry-run", is_flag=True, help="Audit the examples and print the plan; train nothing.")
 @click.option(
     "--tensorboard", type=click.Path(file_okay=False), default="", help="Write TensorBoard's files there too."
@@ -57,7 +55,7 @@ def command(
 
     chosen = train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
     place = home()
-    rows = _data(place, run, data, {**choice, "seed": chosen.seed})
+    rows = _data(place, run, data, choice_of(choice, chosen.seed))
     if dry_run:
         from nanoflux_local.train.audit import audit
         from nanoflux_models.weights import weights_dir
@@ -69,17 +67,15 @@ def command(
     work(place, trainings.create(place, base, chosen, rows, board), detach, as_json)
 
 
-def _data(place: Home, run: str | None, file: Path | None, choice: dict[str, Any]) -> "TrainingData":
+def _data(place: Home, run: str | None, file: Path | None, choice: "Choice") -> "TrainingData":
     from nanoflux_local import trainings
-    from nanoflux_local.choice import Choice
 
     if (run is None) == (file is None):
         raise UsageError("name a run, or a file with --data: one of them", "nanoflux train RUN, or train --data FILE")
-    wanted = Choice(**{key: value for key, value in choice.items() if value is not None})
     if run is not None:
-        return trainings.data_of_run(place, run, wanted)
+        return trainings.data_of_run(place, run, choice)
     assert file is not None
-    return trainings.data_of_file(place, file, wanted)
+    return trainings.data_of_file(place, file, choice)
 
 
 def work(place: Home, training: str, detach: bool, as_json: bool) -> None:

@@ -59,6 +59,13 @@ BUILT_IN: dict[str, Callable[[str], list[Seed]]] = {
 }
 
 
+LICENCES = {
+    **dict.fromkeys(BUILT_IN, "Apache-2.0 (written for this project)"),
+    "gsmhard": "MIT (says its page on the hub)",
+}
+"""Under what a benchmark's questions were published, where that is known here."""
+
+
 def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
     """The items of one split.
 

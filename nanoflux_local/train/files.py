@@ -6,7 +6,7 @@ Owns the one way this room writes: beside the target, flushed to the disk, then 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nanoflux_local.errors import NanofluxError, UsageError
@@ -57,6 +57,40 @@ def new_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         what = f"{target} cannot be written: {error.strerror or error}"
         raise NanofluxError(what, "free space or name another place with -o; nothing was left behind") from error
+
+
+def write_new(files: dict[Path, bytes]) -> None:
+    """Write files that belong together, none over another: first all of them beside their places, then each renamed,
+    the last in order last. What fails leaves none of them; only a kill between two renames can leave the first.
+
+    Raises UsageError where one exists, NanofluxError where one cannot be written.
+    """
+    placed: list[Path] = []
+    *_, last = files
+    for path in reversed(files):
+        _refuse_existing(path)
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(_beside(path), content)
+        for path in files:
+            _refuse_existing(path)  # it may have come meanwhile
+            _beside(path).rename(path)
+            placed.append(path)
+        for folder in {path.parent for path in files}:
+            sync(folder)
+    except BaseException as error:
+        for path in (*map(_beside, files), *placed):
+            with suppress(OSError):
+                path.unlink()
+        if not isinstance(error, OSError):
+            raise
+        what = f"{last} cannot be written: {error.strerror or error}"
+        raise NanofluxError(what, "free space or name another place with -o; nothing was left behind") from error
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
 
 
 def _refuse_existing(target: Path) -> None:

@@ -83,12 +83,21 @@ def _pair(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
 
 
 def _alpaca(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
-    """The input stands below the instruction, where there is one."""
+    """The input stands below the instruction, and what was said before in `history`, where there is any."""
     asked = _text(row.get("instruction"), f'{place}, "instruction"')
     given = _text(row.get("input") or "", f'{place}, "input"')
     system = _text(row.get("system") or "", f'{place}, "system"')
-    messages = (Message("user", f"{asked}\n\n{given}" if given else asked),)
+    before = _history(row.get("history") or [], f'{place}, "history"')
+    messages = (*before, Message("user", f"{asked}\n\n{given}" if given else asked))
     return (Message("system", system), *messages) if system else messages, _text(row["output"], f'{place}, "output"')
+
+
+def _history(value: Any, place: str) -> tuple[Message, ...]:
+    """Pairs of question and answer, as LLaMA-Factory writes them."""
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise DataError(f"{place} is no list of pairs", '[["question", "answer"], …]')
+    turns = (zip(("user", "assistant"), pair, strict=True) for pair in value)
+    return tuple(Message(cast(Role, role), _text(text, place)) for turn in turns for role, text in turn)
 
 
 def _messages(value: Any, place: str) -> tuple[Message, ...]:

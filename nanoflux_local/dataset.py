@@ -1,0 +1,242 @@
+"""A run's kept examples as a dataset for others: one file in a format that trainers read, and a card beside it.
+
+Owns the formats and the card. The rows are those that `train` learns from, so a model tuned on the file is tuned on the
+run. Writes over nothing, and refuses text that is no UTF-8 or looks like a secret rather than change what was made.
+"""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local import __version__
+from nanoflux_local.choice import Choice, example_of, select
+from nanoflux_local.domains.base import Domain, load_domain
+from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.redaction import redacted
+from nanoflux_local.seeds.benchmarks import LICENCES
+from nanoflux_local.train.data import TrainingExample, data_digest
+from nanoflux_local.train.files import write_new
+from nanoflux_local.trainings import training_example
+from nanoflux_local.transcript import dataset_digest
+from nanoflux_models.errors import ModelsError
+from nanoflux_models.record import read_record
+from nanoflux_models.weights import weights_dir
+
+Row = dict[str, Any]
+UNKNOWN = "not known here; ask its publisher"
+
+
+def export(home: Home, run: str, kind: str, out: Path, choice: Choice | None = None) -> dict[str, Any]:
+    """Write the kept examples of a run, all or as chosen, to `out` and their card beside it; returns what
+    `export --json` prints.
+
+    Raises:
+        NothingMatchedError: there is no such run, it kept nothing, or nothing answers to the choice.
+        UsageError: the file or its card exists, or there is no such format.
+        RefusedError: an example holds what looks like a secret.
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"there is no format {kind!r}", f"choose one of: {', '.join(FORMATS)}")
+    card = out.with_suffix(".md")
+    if card == out:
+        raise UsageError(f"{out} is where its card would go", "name a file that does not end in .md")
+    with LedgerView(home.ledger) as view:
+        made = _Made.read(home, view, run, choice or Choice())
+    content = _bytes(kind, made)
+    found = made.told() | {"format": kind, "file": str(out), "sha256": hashlib.sha256(content).hexdigest()}
+    write_new({card: _card(made, found, out.name).encode(), out: content})
+    return found | {"card": str(card)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The chosen examples with all that the card says of them."""
+
+    run: Mapping[str, Any]
+    domain: Domain
+    rows: list[dict[str, Any]]
+    examples: list[TrainingExample]
+    choice: Mapping[str, Any]
+    seeds: Mapping[str, str]
+    models: Mapping[str, str]
+
+    @classmethod
+    def read(cls, home: Home, view: LedgerView, run: str, choice: Choice) -> "_Made":
+        row = dict(view.find_run(run))
+        if not view.row("SELECT 1 FROM examples WHERE run = ?", row["id"]):
+            raise NothingMatchedError(f"run {run} has kept no examples", f"see `nanoflux run show {run}`")
+        rows, chosen = select(view, row["id"], choice)
+        domain = load_domain(row["domain"])
+        budgets = json.loads(row["config"])["budgets"]
+        examples = [
+            training_example(domain, budgets, each["question"], each["solution"], each["answer"], each["id"])
+            for each in rows
+        ]
+        seeds = {name: LICENCES.get(name, UNKNOWN) for name in domain.datasets}
+        return cls(row, domain, rows, examples, chosen, seeds, _models(home, row))
+
+    def told(self) -> dict[str, Any]:
+        levels = Counter(str(row["level"]) for row in self.rows if row.get("level") is not None)
+        return {
+            "run": self.run["id"],
+            "domain": self.domain.name,
+            "rows": len(self.rows),
+            "digest": dataset_digest(example_of(row) for row in self.rows),
+            "data_digest": data_digest(self.examples),
+            "reasons": dict(sorted(Counter(row["reason"] for row in self.rows).items())),
+            "levels": dict(sorted(levels.items())),
+            "choice": dict(self.choice),
+            "seeds": dict(self.seeds),
+            "models": dict(self.models),
+        }
+
+
+def _models(home: Home, run: Mapping[str, Any]) -> dict[str, str]:
+    """Who played, with what each one's weights say of their licence: their texts are in the examples."""
+    config, environment = json.loads(run["config"]), json.loads(run["environment"])
+    endpoints = dict.fromkeys(config["roles"][role]["endpoint"] for role in ("attacker", "defender", "judge"))
+    found = {}
+    for name in endpoints:
+        identity = environment["identities"].get(name)
+        if identity is None:
+            found[name] = "a built-in program"
+            continue
+        licence = UNKNOWN
+        with suppress(ModelsError):
+            licence = read_record(weights_dir(identity["model"], home.root)).licence
+        revision = f", revision {identity['revision'][:12]}" if identity["revision"] else ""
+        found[f"{identity['model']}{revision}"] = licence
+    return found
+
+
+def _chat(example: TrainingExample) -> Row:
+    answer = {"role": "assistant", "content": example.completion}
+    return {"messages": [*(asdict(message) for message in example.prompt), answer]}
+
+
+def _prompt_completion(example: TrainingExample) -> Row:
+    messages = _chat(example)["messages"]
+    return {"prompt": messages[:-1], "completion": messages[-1:]}
+
+
+def _alpaca(example: TrainingExample) -> Row:
+    """One question and its answer; a system message and what was said before stand in keys of their own."""
+    system = [message.content for message in example.prompt[:1] if message.role == "system"]
+    *before, last = [message.content for message in example.prompt[len(system) :]]
+    history = [list(pair) for pair in zip(before[::2], before[1::2], strict=True)]
+    more = {**({"system": system[0]} if system else {}), **({"history": history} if history else {})}
+    return {**more, "instruction": last, "input": "", "output": example.completion}
+
+
+FORMATS: dict[str, Callable[[TrainingExample], Row]] = {
+    "chat": _chat,
+    "prompt-completion": _prompt_completion,
+    "alpaca": _alpaca,
+    "parquet": _chat,
+}
+
+
+def _bytes(kind: str, made: _Made) -> bytes:
+    """The file: each row with its id, turn, reason and level, so that it can be led back; Parquet has its parts too."""
+    parts = ("question", "solution", "answer") if kind == "parquet" else ()
+    kept = [key for key in ("id", "turn", "reason", "level", *parts) if made.rows[0].get(key) is not None]
+    shaped = [
+        {**{key: row[key] for key in kept}, **FORMATS[kind](example)}
+        for row, example in zip(made.rows, made.examples, strict=True)
+    ]
+    lines = [_line(row) for row in shaped]
+    return _parquet(shaped) if kind == "parquet" else b"".join(lines)
+
+
+def _line(row: Row) -> bytes:
+    """One row as JSON in UTF-8. Line breaks that JSON may hold as they are, but other readers split at, are escaped."""
+    text = json.dumps(row, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    leave = f"leave it out: --where \"id <> '{row['id']}'\""
+    if redacted(text) != text:
+        raise RefusedError(f"example {row['id']} holds what looks like a secret", f"look at it, or {leave}")
+    try:
+        return f"{text}\n".encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"example {row['id']} holds a lone surrogate, which no UTF-8 can hold", leave) from error
+
+
+def _parquet(rows: Sequence[Row]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), sink)
+    return sink.getvalue()
+
+
+def _card(made: _Made, found: Mapping[str, Any], name: str) -> str:
+    """The card in the hub's format: beside the file it is read by people, as README.md of a data set by the hub."""
+    loader = "parquet" if found["format"] == "parquet" else "json"
+    train = "" if loader == "parquet" else f"\nor `nanoflux train --data {name} --base MODEL`.\n"
+    environment = json.loads(made.run["environment"])
+    text = f"""---
+pretty_name: {made.run["id"]}
+tags: [synthetic, nanoflux-local]
+configs:
+- config_name: default
+  data_files: {json.dumps(name, ensure_ascii=False)}
+---
+# {made.domain.title}: {found["rows"]} examples of run {made.run["id"]}
+
+Questions that an attacker made from seed questions, each with a solution that passed a judge and that a defender failed
+or met in a new way. NanoFlux Local {__version__} wrote this file. The run was made with {_versions(environment)};
+domain `{made.domain.name}`, settings `{made.run["config_hash"]}`.
+
+| what | |
+|---|---|
+| format | {found["format"]}, `{name}` |
+| SHA-256 of the file | `{found["sha256"]}` |
+| digest of the examples | `{found["digest"]}` (that of `run show` where all are taken) |
+| digest of the rows | `{found["data_digest"]}` (that of an adapter trained on them) |
+| chosen by | {_chosen(found["choice"])} |
+| kept because | {_counts(found["reasons"])} |
+| quality level | {_counts(found["levels"]) or "not scored"} |
+
+## Licences
+
+What the seeds and the models allow holds for what was made from them; nothing is added here.
+
+| seeds of | licence |
+|---|---|
+{_table(found["seeds"])}
+
+| written by | licence |
+|---|---|
+{_table(found["models"])}
+
+## Loading
+
+    datasets.load_dataset("{loader}", data_files={json.dumps(name, ensure_ascii=False)}, split="train")
+{train}"""
+    return redacted(text)
+
+
+def _chosen(choice: Mapping[str, Any]) -> str:
+    drawn = f", {choice['rows']} of {choice['matched']} drawn by seed {choice['seed']}" if choice["size"] else ""
+    query = " ".join(choice["query"].split()).replace("|", "\\|")
+    return f"`{query}`, values `{json.dumps(choice['values'])}`{drawn}"
+
+
+def _versions(environment: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counts.items())
+
+
+def _table(entries: Mapping[str, str]) -> str:
+    return "\n".join(f"| {name} | {licence} |" for name, licence in entries.items())

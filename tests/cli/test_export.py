@@ -1,0 +1,173 @@
+"""`nanoflux export`: what is written is what `train` learns, each format is read back, and nothing is written over."""
+
+import errno
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from nanoflux_local import dataset
+from nanoflux_local.cli.export import FORMATS
+from nanoflux_local.errors import DataError
+from nanoflux_local.paths import Home
+from nanoflux_local.records import Message
+from nanoflux_local.train import files
+from nanoflux_local.train.data import TrainingExample, data_digest
+from nanoflux_local.train.rows import read_rows
+from nanoflux_local.trainings import data_of_run
+
+LINES = [name for name in FORMATS if name != "parquet"]
+DIALOGUE = (
+    Message("system", "Be brief."),
+    Message("user", "1 + 1?"),
+    Message("assistant", "2"),
+    Message("user", "2 + 2?\u2028"),
+)
+
+
+def change(home: Path, sql: str, *values: object) -> None:
+    with sqlite3.connect(Home(home).ledger) as ledger:
+        ledger.execute(sql, values)
+    ledger.close()
+
+
+def test_help_offers_every_format() -> None:
+    assert tuple(dataset.FORMATS) == FORMATS
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_the_rows_of_a_run_come_back_through_train_data(
+    home: Path, tmp_path: Path, called: Callable[..., Any], kind: str
+) -> None:
+    out = tmp_path / "new" / "rows.jsonl"
+    ended = called(home, "export", "tour", "--format", kind, "-o", str(out), "--json")
+    assert ended.code == 0, ended.err
+    found, rows = json.loads(ended.out), read_rows(out)
+    of_run = data_of_run(Home(home), "tour").rows
+    assert [(row.prompt, row.completion) for row in rows] == [(row.prompt, row.completion) for row in of_run]
+    assert found["data_digest"] == data_digest(rows) == data_digest(of_run)
+    assert found["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    summary = json.loads(called(home, "run", "show", "tour", "--json").out)
+    assert (found["digest"], found["rows"]) == (summary["digest"], summary["kept"])
+    keys = {tuple(json.loads(line)) for line in out.read_text("utf-8").splitlines()}
+    assert len(keys) == 1 and {"id", "turn", "reason"} < set(*keys), "one table: every row has the same keys"
+    named = called(home, "examples", "show", rows[0].id, "--json")
+    assert json.loads(named.out)["id"] == rows[0].id, "a row leads back to the turn that made it"
+
+
+def test_parquet_has_the_same_rows_and_their_parts(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
+    out = tmp_path / "rows.parquet"
+    assert called(home, "export", "tour", "--format", "parquet", "-o", str(out)).code == 0
+    table = pyarrow.parquet.read_table(out).to_pylist()
+    for row, example in zip(table, data_of_run(Home(home), "tour").rows, strict=True):
+        assert [Message(**message) for message in row["messages"][:-1]] == list(example.prompt)
+        assert row["messages"][-1] == {"role": "assistant", "content": example.completion}
+        assert row["solution"] in example.completion and row["answer"] in example.completion and row["question"]
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_a_system_message_and_worked_examples_are_kept(tmp_path: Path, kind: str) -> None:
+    example = TrainingExample(DIALOGUE, "4", "mine")
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(dataset._line({"id": "mine", **dataset.FORMATS[kind](example)}))
+    assert read_rows(path) == [example]
+    assert len(path.read_text("utf-8").splitlines()) == 1, "a reader that splits at U+2028 finds whole rows"
+
+
+def test_the_card_says_what_made_it_and_the_choice_holds(
+    home: Path, tmp_path: Path, called: Callable[..., Any]
+) -> None:
+    out = tmp_path / "few.jsonl"
+    options = ("--reason", "kept_failed", "--where", "turn > 1 OR 'a|b' = ''", "--size", "3", "--seed", "5")
+    ended = called(home, "export", "tour", "-o", str(out), *options, "--json")
+    assert ended.code == 0, ended.err
+    found, card = json.loads(ended.out), out.with_suffix(".md").read_text("utf-8")
+    assert found["rows"] == 3 and found["reasons"] == {"kept_failed": 3} and found["levels"] == {}
+    assert all(json.loads(line)["turn"] > 1 for line in out.read_text("utf-8").splitlines())
+    for told in (
+        found["run"], found["digest"], found["sha256"], "kept_failed 3", "not scored", "drawn by seed 5", "duelist-a",
+        "Apache-2.0", 'load_dataset("json", data_files="few.jsonl"', r"'a\|b'",
+    ):  # fmt: skip
+        assert told in card, told
+    again = tmp_path / "again" / "few.jsonl"
+    assert called(home, "export", "tour", "-o", str(again), *options).code == 0
+    assert (again.read_bytes(), again.with_suffix(".md").read_text("utf-8")) == (out.read_bytes(), card)
+
+
+def test_levels_are_counted_where_there_are_any(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
+    change(home, "ALTER TABLE examples ADD COLUMN level INTEGER")
+    change(home, "UPDATE examples SET level = 3 + (turn > 2)")
+    out = tmp_path / "rows.jsonl"
+    found = json.loads(called(home, "export", "tour", "-o", str(out), "--json").out)
+    assert set(found["levels"]) == {"3", "4"} and sum(found["levels"].values()) == found["rows"]
+    assert {json.loads(line)["level"] for line in out.read_text("utf-8").splitlines()} == {3, 4}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("tour", "-o", "rows.md"), 2, "is where its card would go"),
+        (("tour", "-o", "taken.jsonl"), 2, "taken.jsonl exists"),
+        (("tour", "-o", "half.jsonl"), 2, "half.md exists"),
+        (("tour", "-o", "taken.jsonl/x.jsonl"), 1, "cannot be written"),
+        (("tour", "-o", "x.jsonl", "--where", "no(", ), 2, "--where is no expression"),
+        (("tour", "-o", "x.jsonl", "--level", "3"), 3, "have no quality levels"),
+        (("tour", "-o", "x.jsonl", "--where", "turn < 0"), 4, "answers to"),
+        (("tour", "-o", "x.jsonl", "--size", "999"), 4, "999 examples are asked for"),
+        (("nobody", "-o", "x.jsonl"), 4, "there is no run"),
+        (("tour",), 2, "-o"),
+        (("tour", "-o", "x.jsonl", "--format", "csv"), 2, "csv"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_told_and_leaves_nothing(
+    home: Path, tmp_path: Path, called: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], code: int, said: str,
+) -> None:  # fmt: skip
+    folder = tmp_path / "out"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    before = {"taken.jsonl": "mine", "half.md": "mine too"}
+    for name, text in before.items():
+        Path(name).write_text(text)
+    ended = called(home, "export", *words)
+    assert (ended.code, ended.out) == (code, "") and said in ended.err, ended.err
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
+def test_a_disk_that_fills_up_leaves_neither_file(
+    home: Path, tmp_path: Path, called: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = files.write_atomically
+
+    def full(path: Path, content: bytes) -> None:
+        if "jsonl" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        kept(path, content)
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    folder = tmp_path / "out"
+    ended = called(home, "export", "tour", "-o", str(folder / "rows.jsonl"))
+    assert ended.code == 1 and "No space left" in ended.err and "nothing was left behind" in ended.err
+    assert list(folder.iterdir()) == []
+
+
+def test_what_looks_like_a_secret_is_refused_and_named(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
+    change(home, "UPDATE examples SET question = question || ' sk-abcdefghijklmnop1234' WHERE turn = 1")
+    out = tmp_path / "rows.jsonl"
+    for kind in FORMATS:
+        ended = called(home, "export", "tour", "--format", kind, "-o", str(out))
+        assert ended.code == 3 and "looks like a secret" in ended.err and "sk-abc" not in ended.err
+        assert not out.exists() and not out.with_suffix(".md").exists()
+    left_out = ended.err.split("--where ")[1].strip().strip('"')
+    assert called(home, "export", "tour", "-o", str(out), "--where", left_out).code == 0, "its own advice helps"
+    assert "sk-abc" not in out.read_text("utf-8")
+
+
+def test_a_lone_surrogate_is_refused_by_its_example() -> None:
+    with pytest.raises(DataError, match="example e-7 holds a lone surrogate"):
+        dataset._line({"id": "e-7", "output": "half \ud83d"})
