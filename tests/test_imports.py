@@ -43,6 +43,7 @@ COMMANDS = [
     ("trainings", "resume"),
     ("adapters",), ("adapters", "list"), ("adapters", "show"), ("adapters", "merge"), ("adapters", "export"), ("eval",),
     ("compare",), ("report",), ("ledger",), ("ledger", "show"), ("ledger", "compact"), ("ledger", "backup"),
+    ("bundle",), ("bundle", "create"), ("bundle", "verify"), ("bundle", "install"),
     ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
 ]  # fmt: skip
 

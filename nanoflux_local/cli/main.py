@@ -27,6 +27,7 @@ NOUNS = {
     "eval": ("evaluate", "Evaluate a model, with or without an adapter."),
     "compare": ("compare", "Paired tests between evaluations of the same items."),
     "report": ("report", "An HTML report of a run."),
+    "bundle": ("bundle", "Carry everything into a lab without internet, and its work out: create, verify, install."),
     "ledger": ("ledger", "The file that remembers everything: show, compact, backup."),
     "sandbox": ("sandbox", "The sandbox by itself: run, check, bench."),
 }

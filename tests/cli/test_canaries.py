@@ -74,13 +74,15 @@ def test_no_secret_is_anywhere_after_a_run_whose_endpoint_failed(
         f'[endpoints.hosted]\ninterface = "{interface}"\nmodel = "m"\nurl = "{url}/v1"\n{place}\n'
         f'[roles.{role}]\nendpoint = "hosted"\n'
     )
-    home, out = tmp_path / "home", tmp_path / "report"
+    home, out, bundle = tmp_path / "home", tmp_path / "report", tmp_path / "bundle" / "out.pyz"
+    bundle.parent.mkdir()
     shown = [
         nanoflux(home, *scripted, "--max-turns", "2", "--name", "r", "--config", str(config), **ENVIRONMENT),
         nanoflux(home, "run", "resume", "r", "--detach", **ENVIRONMENT),
         ended(lambda: nanoflux(home, "run", "show", "r", "--json", **ENVIRONMENT)),
         nanoflux(home, "run", "show", "r", **ENVIRONMENT),
         nanoflux(home, "report", "r", "-o", str(out), **ENVIRONMENT),
+        nanoflux(home, "bundle", "create", "-o", str(bundle), "--no-software", "--export", "r", **ENVIRONMENT),
     ]
     sent = IN_FILE if interface == "anthropic_messages" else ENVIRONMENT["OPENAI_API_KEY"]
     assert heard and any(sent in headers for headers in heard), "the key was sent, and came back"
@@ -88,7 +90,8 @@ def test_no_secret_is_anywhere_after_a_run_whose_endpoint_failed(
     assert shown[2].json["status"] == "failed" and "Incorrect API key" in shown[2].json["message"]
     for each in shown:
         assert not [secret for secret in CANARIES if secret in each.out + each.err]
-    files = [path for folder in (home, out) for path in folder.rglob("*") if path.is_file()]
+    assert shown[-1].code == 0, shown[-1].err
+    files = [path for folder in (home, out, bundle.parent) for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 3
     for path in files:
         content = path.read_bytes()

@@ -1,0 +1,472 @@
+"""Reads, checks and installs a bundle. It travels in the bundle's head and is run there: `python3 FILE install`.
+
+So it is one file and needs nothing but Python's standard library. Nothing is written before every part and every file
+was found to be what the head says; what is installed appears by one rename. Refuses whatever is not a plain file under
+its own folder.
+"""
+
+from __future__ import annotations  # so that an older Python gets as far as being told
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+FORMAT = 1
+NAMESPACE = "nanoflux-bundle"
+"""What a signature is for, as `ssh-keygen -Y` calls it."""
+PREFIX = b"sha256:"
+DIGEST = 64
+HEAD_BYTES = 64 << 20
+BLOCK = 1 << 20
+FOLDERS = ("wheels", "home", "docs")
+LOOSE = ("requirements.txt", "sbom.json")
+"""What may lie beside the folders."""
+ROOM = 3
+"""Times its size that installing a bundle takes at most: the wheels, unpacked beside themselves."""
+WRAPPER = """#!/bin/sh
+# NanoFlux Local with the home that came in its bundle; NANOFLUX_HOME names another.
+here=$(dirname "$(readlink -f "$0")")
+NANOFLUX_HOME="${NANOFLUX_HOME:-$here/home}" exec "$here/venv/bin/python" -m nanoflux_local.cli "$@"
+"""
+Say = Callable[[str], None]
+
+
+class BundleError(Exception):
+    """A bundle that is not whole, or cannot be installed. Its shape is that of all errors that users see."""
+
+    def __init__(self, message: str, fix: str = "", exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.message, self.fix, self.exit_code = message, fix, exit_code
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  → {self.fix}" if self.fix else self.message
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What a file must be."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the head of a bundle says."""
+
+    path: Path
+    about: dict[str, Any]
+    parts: tuple[Sum, ...]
+    files: dict[str, Sum]
+
+    @property
+    def wheels(self) -> bool:
+        """Whether software is in it, and not only a home."""
+        return "requirements.txt" in self.files
+
+    def part(self, number: int) -> Path:
+        return part_path(self.path, number)
+
+
+def part_path(head: Path, number: int) -> Path:
+    """Where a part lies: beside the head, however that was renamed. Parts are counted from 1."""
+    return head.with_name(f"{head.name}.{number:03}")
+
+
+# The head
+
+
+def head_bytes(about: dict[str, Any], parts: list[Sum], files: dict[str, Sum]) -> bytes:
+    """A head: a program for Python, with the manifest in it and its own SHA-256 at its end."""
+    manifest = {
+        **about,
+        "format": FORMAT,
+        "parts": [vars(part) for part in parts],
+        "files": {name: vars(total) for name, total in sorted(files.items())},
+    }
+    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+    buffer = io.BytesIO()
+    buffer.write(b"#!/usr/bin/env python3\n")
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in (("__main__.py", Path(__file__).read_text("utf-8")), ("manifest.json", text)):
+            packed.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED)
+        packed.comment = PREFIX + b"0" * DIGEST
+    unsealed = buffer.getvalue()[:-DIGEST]
+    return unsealed + hashlib.sha256(unsealed).hexdigest().encode()
+
+
+def read_head(path: Path) -> Head:
+    """The head of a bundle, checked against its own hash and for what it names.
+
+    Raises:
+        BundleError: it is not a head, or not whole.
+    """
+    again = "copy it again from where it was made"
+    try:
+        with path.open("rb") as file:
+            content = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}", "name the bundle's first file", 2) from error
+    if content[-DIGEST - len(PREFIX) : -DIGEST] != PREFIX:
+        raise BundleError(f"{path}: not the head of a bundle, or cut", again)
+    if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
+        raise BundleError(f"{path}: damaged: its SHA-256 is not the one at its end", again)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            told = json.loads(packed.read("manifest.json"))
+        head = Head(
+            path,
+            {key: value for key, value in told.items() if key not in ("parts", "files")},
+            tuple(Sum(int(part["bytes"]), str(part["sha256"])) for part in told["parts"]),
+            {str(name): Sum(int(each["bytes"]), str(each["sha256"])) for name, each in told["files"].items()},
+        )
+    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{path}: its manifest cannot be read: {error}", again) from error
+    if head.about.get("format") != FORMAT:
+        fix = "use the NanoFlux that made it"
+        raise BundleError(f"{path}: of format {head.about.get('format')}, and this reads {FORMAT}", fix)
+    for name in head.files:
+        if not is_safe(name):
+            raise BundleError(f"{path}: names {name!r}, which would lie outside", "do not use this bundle", 3)
+    return head
+
+
+def is_safe(name: str) -> bool:
+    """Whether a file of that name stays in its folder, and in one that bundles have."""
+    parts = name.split("/")
+    plain = name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
+    return plain and (name in LOOSE if len(parts) == 1 else parts[0] in FOLDERS)
+
+
+# The parts
+
+
+def problems(head: Head) -> list[str]:
+    """What is wrong with a bundle, a line for each damaged part, then for what is in them; empty when it is whole."""
+    found = [told for number, total in enumerate(head.parts, 1) if (told := _harm(head.part(number), total))]
+    if found:
+        return found
+    try:
+        for _ in _members(head):
+            pass
+    except BundleError as error:
+        return [error.message]
+    return []
+
+
+def _harm(path: Path, expected: Sum) -> str:
+    """What is wrong with one part."""
+    try:
+        kind = path.lstat()
+        if not stat.S_ISREG(kind.st_mode):
+            return f"{path}: not a plain file"
+        if kind.st_size != expected.bytes:
+            return f"{path}: has {kind.st_size} bytes, should have {expected.bytes}"
+        with path.open("rb") as file:
+            same = hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256
+    except FileNotFoundError:
+        return f"{path}: missing"
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
+    return "" if same else f"{path}: damaged: its SHA-256 is not the one in the head"
+
+
+class _Parts(io.RawIOBase):
+    """The parts, read one after another as if they were one file."""
+
+    def __init__(self, head: Head) -> None:
+        self._head, self.number = head, 0
+        self._file: io.BufferedReader | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        content = b""
+        while len(content) < size:
+            more = self._file.read(size - len(content)) if self._file else b""
+            if not more and not self._next():
+                break
+            content += more
+        return content
+
+    def _next(self) -> bool:
+        if self._file:
+            self._file.close()
+        if self.number == len(self._head.parts):
+            return False
+        self.number += 1
+        self._file = self._head.part(self.number).open("rb")
+        return True
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+        super().close()
+
+
+def _members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Every file in the parts with its content, which is checked when it was read to its end; it is read here if
+    nobody did.
+
+    Raises:
+        BundleError: something is not a plain file, is not named in the head, is another file than that, or is missing.
+    """
+    missing = set(head.files)
+    with contextlib.closing(_Parts(head)) as parts:
+
+        def refuse(what: str) -> NoReturn:
+            fix = "do not use this bundle: whoever made it made it so"
+            raise BundleError(f"{head.part(max(1, parts.number))}: {what}", fix, 3)
+
+        def content(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
+            total = hashlib.sha256()
+            while block := file.read(BLOCK):
+                total.update(block)
+                yield block
+            if Sum(member.size, total.hexdigest()) != head.files[member.name]:
+                refuse(f"{member.name!r} is not what the head says")
+
+        try:
+            with tarfile.open(fileobj=parts, mode="r|", bufsize=BLOCK) as archive:
+                for member in archive:
+                    if not member.isreg() or member.issparse():
+                        refuse(f"{member.name!r} is no plain file (a link, a folder or a device)")
+                    if member.name not in missing:
+                        refuse(f"{member.name!r} is not in the head's list, or there twice")
+                    missing.remove(member.name)
+                    blocks = content(member, archive.extractfile(member))
+                    yield member.name, blocks
+                    for _ in blocks:
+                        pass
+        except (tarfile.TarError, EOFError, ValueError) as error:
+            refuse(f"no archive that can be read: {error}")
+        except OSError as error:
+            refuse(f"cannot be read: {error}")
+        if missing:
+            refuse(f"{min(missing)!r} is missing from the parts")
+
+
+# Signatures
+
+
+def sign(head: Path, key: Path) -> Path:
+    """Sign a head, and so all that it names, with an SSH key; the signature lies beside it."""
+    signature = head.with_name(f"{head.name}.sig")
+    signature.unlink(missing_ok=True)
+    _ssh(["sign", "-f", str(key), "-n", NAMESPACE, str(head)], "the bundle could not be signed")
+    return signature
+
+
+def check_signature(head: Path, signers: Path) -> str:
+    """Who of the allowed signers signed a head.
+
+    Raises:
+        BundleError: nobody of them did.
+    """
+    signature = head.with_name(f"{head.name}.sig")
+    refused = f"{head}: not signed by anybody in {signers}"
+    who = _ssh(["find-principals", "-s", str(signature), "-f", str(signers)], refused).split()[0]
+    known = ["-f", str(signers), "-I", who, "-n", NAMESPACE, "-s", str(signature)]
+    _ssh(["verify", *known], refused, head)
+    return who
+
+
+def _ssh(words: list[str], refused: str, source: Path | None = None) -> str:
+    try:
+        with source.open("rb") if source else open(os.devnull, "rb") as file:  # noqa: PTH123 - one expression for both
+            done = subprocess.run(["ssh-keygen", "-Y", *words], stdin=file, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BundleError(f"{refused}: ssh-keygen: {error.strerror}", "install OpenSSH's client") from error
+    if done.returncode:
+        raise BundleError(f"{refused}: {done.stderr.strip()}", "use the right key, or do not use this bundle", 3)
+    return done.stdout
+
+
+# Installing
+
+
+def install(path: Path, to: Path, say: Say, signers: Path | None = None) -> Path:
+    """Install a bundle as the folder `to`, which appears whole or not at all.
+
+    Raises:
+        BundleError: the bundle is not whole or not for this machine, `to` exists, or there is no room.
+    """
+    to = to.expanduser().absolute()
+    if signers:
+        say(f"signed by {check_signature(path, signers)}")
+    head = read_head(path)
+    _refuse_unfit(head, to)
+    say(f"checking {len(head.parts)} parts")
+    refuse_damaged(head)
+    with _workshop(to) as scratch:
+        say("unpacking")
+        _unpack(head, scratch)
+        if head.wheels:
+            say("installing the wheels")
+            _make_environment(scratch, to)
+        scratch.rename(to)
+    return to
+
+
+def refuse_damaged(head: Head) -> None:
+    """Raises:
+    BundleError: something is wrong with it.
+    """
+    found = problems(head)
+    if found:
+        raise BundleError("\n".join(found), "copy what is named again; nothing was written")
+
+
+def _refuse_unfit(head: Head, to: Path) -> None:
+    if os.path.lexists(to):
+        raise BundleError(f"{to} exists, and nothing is installed over it", "name another folder with --to", 3)
+    wanted, here = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
+    if head.wheels and wanted != here:
+        fix = f"run it with python{wanted}, or make a bundle with --python {here}"
+        raise BundleError(f"{head.path} is for Python {wanted}, and this is {here}", fix, 3)
+    machine = str(head.about.get("platform", ""))
+    if head.wheels and not machine.endswith(platform.machine()):
+        fix = "make a bundle with --platform for this machine"
+        raise BundleError(f"{head.path} is for {machine}, and this is {platform.machine()}", fix, 3)
+    size = sum(total.bytes for name, total in head.files.items()) * (ROOM if head.wheels else 1)
+    above = next(each for each in to.parents if each.exists())
+    free = shutil.disk_usage(above).free
+    if free < size:
+        raise BundleError(f"{above}: {free >> 20} MiB free, and {size >> 20} MiB are needed", "free some space")
+
+
+@contextlib.contextmanager
+def _workshop(to: Path) -> Iterator[Path]:
+    """A private scratch folder beside `to`, one at a time; gone afterwards, and whatever a killed one left before."""
+    above = to.parent
+    mask = os.umask(0o077)
+    try:
+        above.mkdir(parents=True, exist_ok=True)
+        lock = os.open(above, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it however this process ends
+            for left_behind in above.glob(f".{to.name}.making-*"):
+                shutil.rmtree(left_behind, ignore_errors=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.making-", dir=above))
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        fix = "free some space or mend the permissions; nothing was installed"
+        raise BundleError(f"{error.filename or above}: {error.strerror or error}", fix) from error
+    finally:
+        os.umask(mask)
+
+
+def _unpack(head: Head, scratch: Path) -> None:
+    (scratch / "home").mkdir()
+    for name, blocks in _members(head):
+        target = scratch / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            for block in blocks:
+                file.write(block)
+
+
+def _make_environment(scratch: Path, to: Path) -> None:
+    """A virtual environment with the wheels in it, by the pip among them: this Python may have none."""
+    place, wheels = scratch / "venv", scratch / "wheels"
+    venv.EnvBuilder(symlinks=True).create(place)
+    pip = next(wheels.glob("pip-*.whl"), None)
+    if pip is None:
+        raise BundleError("there is no pip among the wheels", "make the bundle again")
+    command = [
+        str(place / "bin/python"), "-I", str(pip / "pip"), "--isolated", "install", "--quiet", "--no-index",
+        "--find-links", str(wheels), "--require-hashes", "--no-compile", "--no-cache-dir", "--no-input",
+        "--disable-pip-version-check", "-r", str(scratch / "requirements.txt"),
+    ]  # fmt: skip
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(scratch)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        told = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise BundleError(f"pip could not install the wheels:\n{told}", "make the bundle for this machine; see above")
+    _settle(place, str(scratch).encode(), str(to).encode())
+    shutil.rmtree(wheels)
+    wrapper = scratch / "nanoflux"
+    wrapper.write_text(WRAPPER)
+    wrapper.chmod(0o700)
+
+
+def _settle(place: Path, made: bytes, final: bytes) -> None:
+    """Scripts of an environment name the folder that it was made in; they are told the one that it will be in."""
+    for path in [place / "pyvenv.cfg", *(place / "bin").iterdir()]:
+        if path.is_file() and not path.is_symlink():
+            path.write_bytes(path.read_bytes().replace(made, final))
+
+
+# The program in the head
+
+
+def main(arguments: list[str] | None = None, head: Path | None = None) -> int:
+    """`python3 FILE verify` and `python3 FILE install`; the exit codes are those of `nanoflux`."""
+    path = head or Path(sys.argv[0])
+    parser = argparse.ArgumentParser(prog=path.name, description="A bundle of NanoFlux Local.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    verify = commands.add_parser("verify", help="check every part and every file; name what is damaged")
+    install_ = commands.add_parser("install", help="check, then install; nothing is left behind if it fails")
+    install_.add_argument("--to", type=Path, default=Path("nanoflux"), help="the folder to make [nanoflux]")
+    for command in (verify, install_):
+        command.add_argument("--signers", type=Path, help="who may have signed it, as ssh-keygen reads them")
+    asked = parser.parse_args(arguments)
+    try:
+        if asked.command == "verify":
+            _say(verified(path, asked.signers))
+        else:
+            _say(f"installed: {install(path, asked.to, _say, asked.signers)}")
+    except BundleError as error:
+        _say(f"{path.name}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted; nothing was installed")
+        return 130
+    return 0
+
+
+def verified(path: Path, signers: Path | None = None) -> str:
+    """That a bundle is whole, in words.
+
+    Raises:
+        BundleError: it is not.
+    """
+    who = f", signed by {check_signature(path, signers)}" if signers else ""
+    head = read_head(path)
+    refuse_damaged(head)
+    size = sum(part.bytes for part in head.parts) / 2**20
+    return f"{path}: whole: {len(head.files)} files in {len(head.parts)} parts, {size:.1f} MiB{who}"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(re.sub(r"[^\n\t -~\xa0-\U0010ffff]", "�", text) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 11):  # noqa: UP036 - whatever Python the lab has
+        sys.exit("Python 3.11 or later is needed: python3.11 FILE install")
+    sys.exit(main())

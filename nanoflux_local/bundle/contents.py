@@ -1,0 +1,151 @@
+"""What goes into a bundle: wheels, weights, benchmarks, profiles, docs on the way in; runs with their adapters and
+reports on the way out. Gathers files and names them as they will lie; writes only into its scratch folder.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local import __version__, packages
+from nanoflux_local.bundle import sbom, wheels
+from nanoflux_local.errors import NothingMatchedError, UsageError
+from nanoflux_local.paths import Home
+from nanoflux_models.errors import DigestMismatchError
+from nanoflux_models.record import problems, read_record
+from nanoflux_models.weights import weights_dir
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for, by name."""
+
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    profiles: tuple[Path, ...] = ()
+    runs: tuple[str, ...] = ()
+    software: bool = True
+    wheel: Path | None = None
+    python: str = ""
+    platform: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Files by their names in the bundle, and what the head says of them."""
+
+    files: dict[str, Path]
+    about: dict[str, Any]
+
+
+def gather(wanted: Wanted, home: Home, scratch: Path) -> Contents:
+    """Everything that is wanted, whole and checked.
+
+    Raises:
+        NanofluxError, ModelsError: something is not here, is damaged, or could not be downloaded.
+    """
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    python, platform = wanted.python or wheels.this_python(), wanted.platform or wheels.this_platform()
+    runs, adapters = _runs(wanted, home)
+    files = {**_weights(wanted, home), **_profiles(wanted), **_ledger(wanted, home, scratch, runs)}
+    for name in adapters:
+        files |= _tree(home.adapters / name, f"home/adapters/{name}")
+    for run in runs:
+        files |= _report(home, scratch, run)
+    about: dict[str, Any] = {"nanoflux": __version__, "models": list(wanted.models), "runs": runs, "adapters": adapters}
+    about |= {"datasets": list(wanted.datasets), "profiles": [path.name for path in wanted.profiles]}
+    if wanted.software:
+        wheels.collect(scratch / "wheels", wanted.wheel, python, platform)
+        files |= _software(scratch) | _tree(docs_folder(), "docs")
+        about |= {"python": python, "platform": platform}
+    if not files:
+        raise UsageError("there is nothing to put into the bundle", "name a --model, --data, --profile or --export")
+    files["sbom.json"] = _written(scratch / "sbom.json", _bill(wanted, home, scratch))
+    return Contents(files, about)
+
+
+def docs_folder() -> Path:
+    """The documents: in the wheel beside this package, in a checkout at its root."""
+    carried = Path(__file__).parents[1] / "docs"
+    return carried if carried.is_dir() else packages.constraints_file().parent / "docs"
+
+
+def _weights(wanted: Wanted, home: Home) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for name in wanted.models:
+        folder = weights_dir(name, home.root)
+        damaged = problems(folder)
+        if damaged:
+            raise DigestMismatchError("; ".join(damaged), f"nanoflux models pull {name}, or import it again")
+        files |= _tree(folder, f"home/weights/{name}")
+        own = home.root / "models" / f"{name}.toml"
+        if own.is_file():
+            files[f"home/models/{name}.toml"] = own
+    return files
+
+
+def _profiles(wanted: Wanted) -> dict[str, Path]:
+    missing = [path for path in wanted.profiles if path.suffix != ".toml" or not path.is_file()]
+    if missing:
+        raise UsageError(f"{missing[0]} is no profile", "name a .toml file; those that ship are in the wheel")
+    return {f"home/profiles/{path.name}": path for path in wanted.profiles}
+
+
+def _runs(wanted: Wanted, home: Home) -> tuple[list[str], list[str]]:
+    """The ids of the wanted runs, and the adapters that were trained on them."""
+    from nanoflux_local.ledger.views import LedgerView
+
+    if not wanted.runs and not wanted.datasets:
+        return [], []
+    with LedgerView(home.ledger) as view:
+        known = {entry["name"] for entry in view.datasets()}
+        for name in wanted.datasets:
+            if name not in known:
+                fix = f"imported are: {', '.join(sorted(known)) or 'none'}; what is built in comes with the wheel"
+                raise NothingMatchedError(f"there is no imported benchmark {name!r}", fix)
+        runs = [view.find_run(name)["id"] for name in wanted.runs]
+        trained = [
+            row["adapter"]
+            for run in runs
+            for row in view.rows("SELECT adapter FROM trainings WHERE run = ? AND status = 'done'", run)
+        ]
+    return list(dict.fromkeys(runs)), sorted({name for name in trained if (home.adapters / name).is_dir()})
+
+
+def _ledger(wanted: Wanted, home: Home, scratch: Path, runs: list[str]) -> dict[str, Path]:
+    from nanoflux_local.ledger.excerpt import write_excerpt
+
+    if not runs and not wanted.datasets:
+        return {}
+    target = scratch / "ledger.db"
+    target.unlink(missing_ok=True)
+    write_excerpt(home.ledger, target, runs, wanted.datasets)
+    return {"home/ledger.db": target}
+
+
+def _report(home: Home, scratch: Path, run: str) -> dict[str, Path]:
+    from nanoflux_local.report.run_report import write_report
+
+    return {f"home/reports/{run}/index.html": write_report(home.ledger, run, scratch / "reports" / run)}
+
+
+def _software(scratch: Path) -> dict[str, Path]:
+    folder = scratch / "wheels"
+    return {
+        "requirements.txt": _written(scratch / "requirements.txt", wheels.lock(folder)),
+        **{f"wheels/{path.name}": path for path in folder.glob("*.whl")},
+    }
+
+
+def _bill(wanted: Wanted, home: Home, scratch: Path) -> str:
+    records = [read_record(weights_dir(name, home.root)) for name in wanted.models]
+    return sbom.bill((scratch / "wheels").glob("*.whl") if wanted.software else (), records)
+
+
+def _tree(folder: Path, name: str) -> dict[str, Path]:
+    """The files of a folder; links in it are followed, and lie in the bundle as what they lead to."""
+    return {f"{name}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path

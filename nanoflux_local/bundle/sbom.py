@@ -1,0 +1,58 @@
+"""The bill of materials of a bundle: every package and model in it with version, hash and licence, as CycloneDX 1.6.
+
+The same contents give the same document, so it has no serial number and no time.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterable
+from email.message import Message
+from email.parser import BytesHeaderParser
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local import __version__
+from nanoflux_local.packages import PROJECT, licence, normal
+from nanoflux_models.record import WeightsRecord, sha256_file
+
+
+def bill(wheels: Iterable[Path], models: Iterable[WeightsRecord]) -> str:
+    """The document, as JSON."""
+    document = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": {"type": "application", "name": PROJECT, "version": __version__}},
+        "components": [*map(_package, sorted(wheels)), *map(_model, models)],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _package(path: Path) -> dict[str, Any]:
+    metadata = _metadata(path)
+    name, version = normal(str(metadata["Name"])), str(metadata["Version"])
+    return {
+        "type": "library",
+        "name": name,
+        "version": version,
+        "purl": f"pkg:pypi/{name}@{version}",
+        "hashes": [{"alg": "SHA-256", "content": sha256_file(path)}],
+        "licenses": [{"license": {"name": licence(metadata)}}],
+    }
+
+
+def _model(record: WeightsRecord) -> dict[str, Any]:
+    return {
+        "type": "machine-learning-model",
+        "name": record.name,
+        "version": record.revision,
+        "licenses": [{"license": {"name": record.licence}}],
+        "properties": [{"name": f"source:{key}", "value": str(value)} for key, value in sorted(record.source.items())],
+    }
+
+
+def _metadata(path: Path) -> Message:
+    """What a wheel says of itself."""
+    with zipfile.ZipFile(path) as wheel:
+        place = next(name for name in wheel.namelist() if name.count("/") == 1 and name.endswith(".dist-info/METADATA"))
+        return BytesHeaderParser().parsebytes(wheel.read(place))

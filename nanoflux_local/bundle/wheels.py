@@ -1,0 +1,116 @@
+"""The wheels of a bundle: this project and all it needs, for a named platform and Python, each pinned by its SHA-256.
+
+pip downloads them, so that its index, mirror and proxy count, and its cache; what lies in the folder is not fetched
+again.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
+from nanoflux_local.packages import PROJECT, constraints_file, normal
+from nanoflux_models.record import sha256_file
+
+OLDEST_GLIBC = {"x86_64": 5}
+"""Of the tags `manylinux_2_N`: the first, by machine. Others began with 17."""
+LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+
+
+def this_python() -> str:
+    return ".".join(map(str, sys.version_info[:2]))
+
+
+def this_platform() -> str:
+    """The one that wheels for this machine are of, as pip's tags call it."""
+    return re.sub(r"[.-]", "_", sysconfig.get_platform())
+
+
+def collect(folder: Path, wheel: Path | None, python: str, platform: str) -> None:
+    """Download into `folder`; `wheel` is the project's own, built from this checkout where none is named.
+
+    Raises:
+        NanofluxError: pip could not build or find one.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = wheel or _built(folder.parent / "own")
+    words = [
+        "download",
+        "--dest",
+        str(folder),
+        "--find-links",
+        str(folder),
+        "-c",
+        str(constraints_file()),
+        str(own),
+        "pip",
+    ]
+    if (python, platform) != (this_python(), this_platform()):
+        words += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
+        words += [f"--platform={tag}" for tag in tags(platform)]
+    else:
+        words += ["--only-binary=:all:"]
+    _pip(words, "the wheels could not be downloaded; those that were are kept")
+
+
+def lock(folder: Path) -> str:
+    """Requirements that name each wheel of a folder by its version and its SHA-256.
+
+    Raises:
+        RefusedError: there are two versions of one package, left from another bundle.
+    """
+    lines: dict[str, str] = {}
+    for path in sorted(folder.glob("*.whl")):
+        name, version = path.name.split("-")[:2]
+        if normal(name) in lines:
+            raise RefusedError(f"{folder} holds {name} twice", "remove that folder, and begin again")
+        lines[normal(name)] = f"{normal(name)}=={version} --hash=sha256:{sha256_file(path)}\n"
+    return "".join(lines[name] for name in sorted(lines))
+
+
+def tags(platform: str) -> list[str]:
+    """The platforms whose wheels run on `platform`: of an older C library too.
+
+    Raises:
+        UsageError: it is none that wheels are made for.
+    """
+    found = re.fullmatch(r"(?:manylinux_2_(\d+)|linux)_(x86_64|aarch64)", platform)
+    if found is None:
+        raise UsageError(f"{platform!r} is no platform of wheels", "name one like manylinux_2_28_x86_64")
+    if not found[1]:
+        return [platform]
+    machine = found[2]
+    levels = range(int(found[1]), OLDEST_GLIBC.get(machine, 17) - 1, -1)
+    names = [f"manylinux_2_{level}_{machine}" for level in levels]
+    return [*names, *(f"{LEGACY[level]}_{machine}" for level in levels if level in LEGACY)]
+
+
+def _built(folder: Path) -> Path:
+    root = constraints_file().parent
+    if not (root / "pyproject.toml").is_file():
+        fix = "name it with --wheel: the file that this was installed from"
+        raise UsageError(f"the wheel of {PROJECT} cannot be built: this is no checkout", fix)
+    apart = [] if importlib.util.find_spec("hatchling") is None else ["--no-build-isolation"]
+    _pip(["wheel", "--no-deps", *apart, "--wheel-dir", str(folder), str(root)], f"{PROJECT} could not be built")
+    return max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime)
+
+
+def _pip(words: Sequence[str], what: str) -> None:
+    command = [sys.executable, "-m", "pip", *words, "--no-input", "--disable-pip-version-check", "--quiet"]
+    done = subprocess.run(
+        command,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode:
+        tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+        raise NanofluxError(f"{what}:\n{tail}", "check the network and the index, then begin again")

@@ -1,0 +1,70 @@
+"""An excerpt: a ledger with some runs and benchmarks alone, and all that these rest on: it verifies and replays.
+
+It is a checked backup from which the rest is taken out again; the ledger itself is only read. Jobs and series stay
+behind: they belong to the machine that worked on them.
+"""
+
+import sqlite3
+from collections.abc import Collection
+from contextlib import closing
+from pathlib import Path
+
+from nanoflux_local.ledger.backup import back_up
+from nanoflux_local.ledger.store import told_as_ledger_errors
+
+_SEEDS = """SELECT dataset FROM items WHERE id IN (
+    SELECT seed.value FROM turns, json_each(iif(json_valid(turns.record), turns.record, '{}'), '$.attempts') AS attempt,
+    json_each(attempt.value, '$.seeds') AS seed)"""
+_KEPT_EVALUATIONS = """SELECT id FROM evaluations WHERE adapter IN adapters UNION
+    SELECT base.id FROM evaluations AS base JOIN evaluations AS tuned USING (model, data, split, settings)
+    WHERE base.adapter = '' AND tuned.adapter IN adapters"""
+_CUT = f"""
+DELETE FROM turn_calls WHERE turn IN (SELECT id FROM turns WHERE run NOT IN wanted_runs);
+DELETE FROM turns WHERE run NOT IN wanted_runs;
+DELETE FROM examples WHERE run NOT IN wanted_runs;
+DELETE FROM faults WHERE run NOT IN wanted_runs;
+DELETE FROM runs WHERE id NOT IN wanted_runs;
+DELETE FROM training_events WHERE training NOT IN (SELECT id FROM trainings WHERE run IN wanted_runs);
+DELETE FROM trainings WHERE run NOT IN wanted_runs;
+CREATE TEMP TABLE adapters AS SELECT adapter FROM trainings WHERE adapter != '';
+CREATE TEMP TABLE kept_evaluations AS {_KEPT_EVALUATIONS};
+DELETE FROM evaluation_items WHERE evaluation NOT IN kept_evaluations;
+DELETE FROM evaluations WHERE id NOT IN kept_evaluations;
+CREATE TEMP TABLE kept_calls AS SELECT id FROM calls WHERE run IN wanted_runs
+    UNION SELECT call FROM turn_calls UNION SELECT call FROM evaluation_items;
+DELETE FROM packs WHERE call NOT IN kept_calls;
+DELETE FROM calls WHERE id NOT IN kept_calls;
+DELETE FROM dictionaries WHERE id NOT IN (SELECT dictionary FROM packs);
+CREATE TEMP TABLE kept_datasets AS SELECT name FROM wanted_datasets UNION {_SEEDS}
+    UNION SELECT data FROM evaluations;
+DELETE FROM items WHERE dataset NOT IN kept_datasets;
+DELETE FROM datasets WHERE name NOT IN kept_datasets;
+DELETE FROM rounds;
+DELETE FROM series;
+DELETE FROM jobs;
+"""
+
+
+def write_excerpt(ledger: Path, target: Path, runs: Collection[str], datasets: Collection[str]) -> None:
+    """Write the excerpt as a new ledger; `runs` are ids.
+
+    Raises:
+        RefusedError: `target` exists.
+        LedgerError: it could not be written.
+    """
+    back_up(ledger, target)
+    try:
+        with told_as_ledger_errors(target), closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            _cut(copy, runs, datasets)
+    except BaseException:
+        target.unlink(missing_ok=True)  # it still holds what was not asked for
+        raise
+
+
+def _cut(copy: sqlite3.Connection, runs: Collection[str], datasets: Collection[str]) -> None:
+    copy.execute("PRAGMA temp_store = MEMORY")
+    for table, names in (("wanted_runs", runs), ("wanted_datasets", datasets)):
+        copy.execute(f"CREATE TEMP TABLE {table} (name TEXT PRIMARY KEY)")
+        copy.executemany(f"INSERT INTO {table} VALUES (?)", [(name,) for name in names])
+    copy.executescript(_CUT)
+    copy.execute("VACUUM")  # what was taken out is not in the file any more

@@ -1,0 +1,221 @@
+"""`bundle create`: software, weights and benchmarks on the way in, runs on the way out; what it carries is bare of the
+rest. Wheels come from a folder that plays the index."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.bundle import carried, sbom, wheels
+from nanoflux_local.bundle.writer import write_bundle
+from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
+from nanoflux_local.ledger import excerpt
+
+COMMAND = [sys.executable, "-m", "nanoflux_local.cli"]
+SCRIPTED = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--set", "seeds.min=2")
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`nanoflux` in a process of its own; `index` is the folder that its pip knows, and nothing else."""
+
+    def run(home: Path, *words: str, index: Path | None = None) -> subprocess.CompletedProcess[str]:
+        more = {"NANOFLUX_HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index or "")}
+        return subprocess.run(
+            [*COMMAND, *words], env={**os.environ, **more}, capture_output=True, text=True, timeout=300
+        )
+
+    return run
+
+
+def alone(*words: str, cwd: Path) -> list[str]:
+    """A command in a network namespace with nothing in it; skips where there can be none."""
+    unshare = shutil.which("unshare")
+    prefix = [str(unshare), "-rn"]
+    if unshare is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
+        pytest.skip("no network namespace can be made here (unshare -rn)")
+    clear = {"PATH": os.environ["PATH"], "HOME": str(cwd), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run([*prefix, *words], cwd=cwd, env=clear, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def test_software_is_carried_in_and_works_where_there_is_no_network(
+    command: Callable[..., Any], wheelhouse: Path, tmp_path: Path
+) -> None:
+    out, own = tmp_path / "medium" / "lab.pyz", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    out.parent.mkdir()
+    done = command(
+        tmp_path / "home", "bundle", "create", "-o", str(out), "--wheel", str(own), "--part-size", "1M", "--json",
+        index=wheelhouse,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["python"] == wheels.this_python() and len(told["parts"]) > 1
+    assert sorted(path.name for path in out.parent.iterdir()) == ["lab.pyz", *told["parts"]], "no scratch is left"
+    alone(sys._base_executable, "-I", str(out), "install", "--to", "lab", cwd=tmp_path)
+    lab = tmp_path / "lab"
+    assert alone(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} found"]
+    assert alone(str(lab / "venv/bin/pip"), "list", "--format=freeze", cwd=tmp_path)[:2] == [
+        "nanoflux-local==0.1.0", "needed==0.1.0",
+    ]  # fmt: skip
+    assert (lab / "docs" / "sandbox.md").is_file() and not (lab / "wheels").exists()
+    components = json.loads((lab / "sbom.json").read_text())["components"]
+    assert [(each["name"], each["licenses"][0]["license"]["name"]) for each in components][:2] == [
+        ("nanoflux-local", "Apache-2.0"), ("needed", "MIT License"),
+    ]  # fmt: skip
+    made = [path for path in (lab / "venv").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert not [path for path in made if b".lab.making-" in path.read_bytes()], "the scratch folder is not named"
+
+
+def test_a_wheel_that_is_not_the_pinned_one_leaves_nothing(wheelhouse: Path, tmp_path: Path) -> None:
+    pinned = wheels.lock(wheelhouse).replace("needed==0.1.0 --hash=sha256:", "needed==0.1.0 --hash=sha256:0")
+    (tmp_path / "requirements.txt").write_text(pinned[:-2] + "\n")
+    files = {f"wheels/{path.name}": path for path in wheelhouse.iterdir()}
+    about = {"python": wheels.this_python(), "platform": wheels.this_platform()}
+    files["requirements.txt"] = tmp_path / "requirements.txt"
+    write_bundle(tmp_path / "lab.pyz", files, about, 2**30)
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(carried.BundleError, match="pip could not install"):
+        carried.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("key", "value"), [("python", "3.99"), ("platform", "manylinux_2_28_riscv64")])
+def test_a_bundle_for_another_machine_is_refused(key: str, value: str, wheelhouse: Path, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text(wheels.lock(wheelhouse))
+    about = {"python": wheels.this_python(), "platform": wheels.this_platform(), key: value}
+    write_bundle(tmp_path / "lab.pyz", {"requirements.txt": tmp_path / "requirements.txt"}, about, 2**30)
+    with pytest.raises(carried.BundleError, match=f"is for .*{value}") as told:
+        carried.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
+    assert told.value.exit_code == 3 and not (tmp_path / "lab").exists()
+
+
+def test_what_was_downloaded_is_not_fetched_again(
+    wheelhouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheelhouse))
+    arguments = (tmp_path / "wheels", own, wheels.this_python(), wheels.this_platform())
+    wheels.collect(*arguments)
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    wheels.collect(*arguments)
+    assert len(list((tmp_path / "wheels").iterdir())) == 3
+    next((tmp_path / "wheels").glob("needed*")).unlink()
+    with pytest.raises(NanofluxError, match="could not be downloaded"):
+        wheels.collect(*arguments)
+    assert len(list((tmp_path / "wheels").iterdir())) == 2
+
+
+def test_a_folder_with_two_versions_of_a_package_is_refused(wheelhouse: Path) -> None:
+    assert wheels.lock(wheelhouse).count("--hash=sha256:") == 3
+    (wheelhouse / "needed-0.2.0-py3-none-any.whl").write_bytes(b"")
+    with pytest.raises(RefusedError, match="needed twice"):
+        wheels.lock(wheelhouse)
+
+
+def test_the_tags_of_a_platform_include_older_ones() -> None:
+    found = wheels.tags("manylinux_2_28_x86_64")
+    assert found[0] == "manylinux_2_28_x86_64" and "manylinux_2_17_x86_64" in found and "manylinux1_x86_64" in found
+    assert wheels.tags("manylinux_2_18_aarch64") == [
+        "manylinux_2_18_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="no platform of wheels"):
+        wheels.tags("win_amd64")
+
+
+def test_the_same_files_give_the_same_bundle(tmp_path: Path) -> None:
+    source = tmp_path / "x"
+    source.write_bytes(b"1" * 5000)
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_bundle(tmp_path / name / "lab.pyz", {"home/x": source, "docs/y": source}, {}, 4000)
+        os.utime(source, (1, 1))
+        made.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert made[0] == made[1] and len(made[0]) > 3
+    with pytest.raises(RefusedError, match="exists"):
+        write_bundle(tmp_path / "a" / "lab.pyz", {"home/x": source}, {}, 4000)
+
+
+# Runs travel out
+
+
+def test_a_run_travels_out_alone_and_verifies_and_replays_where_it_arrives(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    home, out = tmp_path / "home", tmp_path / "out.pyz"
+    for name, seed in (("tour", "7"), ("other", "8")):
+        done = command(home, *SCRIPTED, "--max-turns", "6", "--seed", seed, "--name", name)
+        assert done.returncode == 0, done.stderr
+    shown = json.loads(command(home, "run", "show", "tour", "--json").stdout)
+    hidden = json.loads(command(home, "run", "show", "other", "--json").stdout)["run"]
+    done = command(home, "bundle", "create", "-o", str(out), "--no-software", "--export", "tour")
+    assert done.returncode == 0, done.stderr
+    assert command(home, "bundle", "install", str(out), "--to", str(tmp_path / "in")).returncode == 0
+    there = tmp_path / "in" / "home"
+    assert json.loads(command(there, "run", "show", "tour", "--json").stdout)["digest"] == shown["digest"]
+    for check in ("verify", "replay"):
+        done = command(there, "run", check, "tour")
+        assert done.returncode == 0, done.stderr
+    assert [run["name"] for run in json.loads(command(there, "run", "list", "--json").stdout)] == ["tour"]
+    assert hidden.encode() not in (there / "ledger.db").read_bytes(), "nothing of the other run is in the file"
+    assert (there / "reports" / shown["run"] / "index.html").is_file()
+
+
+def test_an_imported_benchmark_is_carried_in(command: Callable[..., Any], tmp_path: Path) -> None:
+    home, rows = tmp_path / "home", tmp_path / "gsmhardv2.jsonl"
+    item = {"input": "How many are 2 and 3?", "code": "def solution():\n    return 5\n", "target": 5.0}
+    rows.write_text(json.dumps(item) + "\n")
+    done = command(home, "data", "import", "gsmhard", str(rows))
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "in.pyz"
+    done = command(home, "bundle", "create", "-o", str(out), "--no-software", "--data", "gsmhard")
+    assert done.returncode == 0, done.stderr
+    carried.install(out, tmp_path / "lab", lambda _: None)
+    done = command(tmp_path / "lab" / "home", "data", "list", "--json")
+    assert "gsmhard" in [each["name"] for each in json.loads(done.stdout)]
+
+
+def test_what_is_not_here_is_refused_and_nothing_is_made(command: Callable[..., Any], tmp_path: Path) -> None:
+    home, out = tmp_path / "home", tmp_path / "out.pyz"
+    assert command(home, *SCRIPTED, "--max-turns", "1").returncode == 0
+    asked = [
+        ("--export", "nobody", 4),
+        ("--data", "nothing", 4),
+        ("--model", "smollm2-135m", 4),
+        ("--profile", "no", 2),
+    ]
+    for option, name, code in (*asked, ("--part-size", "many", 2), ("--no-software", "--no-software", 2)):
+        done = command(home, "bundle", "create", "-o", str(out), "--no-software", option, name)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        assert not out.exists() and not list(tmp_path.glob("out.pyz.0*"))
+
+
+def test_an_excerpt_knows_every_table_of_the_ledger(tmp_path: Path) -> None:
+    from nanoflux_local.ledger.store import Ledger
+
+    with Ledger(tmp_path / "ledger.db"):
+        pass
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
+        tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    unknown = {name for name in tables if f"DELETE FROM {name} " not in excerpt._CUT.replace(";", " ")}
+    assert {name for name in unknown if not name.startswith(("sqlite_", "_sqlite"))} == set()
+
+
+def test_the_bill_of_materials_is_cyclonedx_and_the_same_for_the_same_contents(wheelhouse: Path) -> None:
+    text = sbom.bill(wheelhouse.glob("*.whl"), [])
+    assert text == sbom.bill(wheelhouse.glob("*.whl"), [])
+    bill = json.loads(text)
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    (needed,) = [each for each in bill["components"] if each["name"] == "needed"]
+    assert needed["purl"] == "pkg:pypi/needed@0.1.0" and len(needed["hashes"][0]["content"]) == 64
