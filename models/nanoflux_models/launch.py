@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanoflux_models.interpreter import Interpreter
 from nanoflux_models.manifest import Manifest
-from nanoflux_models.offline import SETTINGS
+from nanoflux_models.offline import SETTINGS, guarded
 from nanoflux_models.parallel import parallel_flags
 
 MARK = "NANOFLUX_SERVER"
@@ -80,7 +80,10 @@ class Launch:
         return [*python, *known, *self._spread(), *self.manifest.vllm.args, *self.args]
 
     def environment(self, mark: str) -> dict[str, str]:
-        """This process's environment without its secrets, with every way out of the machine closed."""
+        """This process's environment without its secrets, with every way out of the machine closed.
+
+        Of servers over several machines only the libraries' switches: they have each other to talk to.
+        """
         kept = {key: value for key, value in os.environ.items() if not key.upper().endswith(SECRETS)}
         own = {
             **SETTINGS,
@@ -96,7 +99,7 @@ class Launch:
             own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.seat.gpus))
         if self.interpreter.for_cpu:
             kept = {**ON_CPU, "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(self.seat.kv_gib))), **kept}
-        return kept | own
+        return guarded(kept | own) if self.manifest.parallel.nodes == 1 else kept | own
 
     def _spread(self) -> tuple[str, ...]:
         stated = self.manifest.parallel

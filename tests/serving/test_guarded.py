@@ -1,0 +1,95 @@
+"""A vLLM that is managed here is guarded from the inside like every process of ours, with its engine's processes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_models import server_record
+from nanoflux_models.interpreter import VARIABLE, Interpreter
+from nanoflux_models.launch import Launch
+from nanoflux_models.manifest import Parallel, load_manifest
+from nanoflux_models.offline import GUARDED
+from nanoflux_models.supervisor import family_of
+
+HERE = Path(__file__).parent
+ELSEWHERE = "192.0.2.1"
+"""Of the block that is kept for documentation: no such host is anywhere."""
+TRY = f"""
+import multiprocessing, socket, subprocess, sys
+
+def reach():
+    socket.create_connection(("{ELSEWHERE}", 80), 5)
+
+if __name__ == "__main__":
+    import vllm.envs
+    for method in ("spawn", "fork"):
+        child = multiprocessing.get_context(method).Process(target=reach)
+        child.start()
+        child.join()
+        assert child.exitcode == 1
+    reach()
+"""
+
+
+def launch(python: str, home: Path, **changes: Any) -> Launch:
+    manifest = load_manifest("smollm2-135m", home).model_copy(update=changes)
+    return Launch(manifest, "r", home, Interpreter(Path(python), "", "+cpu"))
+
+
+def test_the_interpreter_of_vllm_reaches_nothing_nor_do_its_children(
+    vllm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    script = tmp_path / "reach.py"
+    script.write_text(TRY)
+    environment = launch(vllm_python, tmp_path).environment("mark")
+    assert "SOME_TOKEN" not in environment
+    done = subprocess.run(
+        [vllm_python, script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.count(f"OutsideError: refused to reach {ELSEWHERE}") == 3, done.stderr
+
+
+def test_servers_over_several_machines_may_reach_each_other(vllm_python: str, tmp_path: Path) -> None:
+    spread = launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).environment("mark")
+    assert str(GUARDED) not in spread.get("PYTHONPATH", "") and spread["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.real_model
+def test_every_process_of_a_running_server_is_guarded(served: dict[str, Any]) -> None:
+    family = family_of(server_record.records(served["home"])[0])
+    assert len(family) >= 3
+    for each in family:
+        environment = Path(f"/proc/{each.pid}/environ").read_bytes().decode().split("\0")
+        assert any(line.startswith(f"PYTHONPATH={GUARDED}") for line in environment), each
+
+
+@pytest.mark.real_model
+def test_a_run_with_a_served_model_connects_to_nothing_outside_in_the_kernels_account(
+    vllm_python: str, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
+) -> None:
+    strace = shutil.which("strace")
+    if strace is None or subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True).returncode:
+        pytest.skip("strace is not installed (Debian: apt install strace), or may not trace here")
+    home, log = tmp_path / "home", tmp_path / "trace"
+    home.mkdir(mode=0o700)
+    (home / "weights").symlink_to(smollm2_dir.parent)
+    words = ("run", "start", "--domain", "starter", "--profile", str(HERE / "served.toml"), "--max-turns", "1")
+    prefix = (strace, "-f", "--seccomp-bpf", "-qq", "-s", "64", "-e", "trace=connect,sendto,sendmsg,sendmmsg")
+    done = subprocess.run(
+        [*prefix, "-o", str(log), sys.executable, "-m", "nanoflux_local.cli", *words],
+        env={**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: vllm_python},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=570,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    calls = log.read_text(errors="replace").splitlines()
+    inner = [line for line in calls if "AF_INET" in line]
+    assert inner, "the client's connections to its server are in the account"
+    assert [line for line in inner if not re.search(r'inet_addr\("127\.|"::1"|"::ffff:127\.', line)] == []
