@@ -1,6 +1,7 @@
 """What the commands share: the home, JSON on stdout, tables, progress on stderr."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ KEPT = ("kept_failed", "kept_novel")
 """The reasons to keep, as `transcript` has them; help loads no records."""
 WIDEST = 1000
 """Characters of a table's cell: a model may write a line of megabytes."""
+_OBEYED = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -51,8 +53,10 @@ def choice_of(options: dict[str, Any], seed: int) -> "Choice":
 
 
 def print_json(value: Any) -> None:
-    """JSON is UTF-8 wherever it is printed; a lone surrogate is written as the escape that JSON has for it."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    """JSON is UTF-8 wherever it is printed; a lone surrogate, and what a terminal would obey, is written as the escape
+    that JSON has for it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    click.echo(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode("utf-8", "backslashreplace"))
 
 
 def say(text: str) -> None:

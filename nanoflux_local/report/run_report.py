@@ -18,6 +18,8 @@ from nanoflux_local.report import plots
 from nanoflux_local.transcript import KEPT, OUTCOMES
 
 SHOWN_EXAMPLES = 3
+LONGEST = 20_000
+"""Characters of one text on the page: a model may write a line of megabytes."""
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 OUTCOME_TEXT = {
     "unparsed": "no readable question",
@@ -60,7 +62,10 @@ def write_report(ledger: Path, run: str, out: Path) -> Path:
 
 def _visible(value: object) -> object:
     """Generated text without characters that act on whoever shows the page: terminals, and the direction of writing."""
-    return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value) if type(value) is str else value
+    if type(value) is not str:
+        return value
+    more = f"… ({len(value) - LONGEST:,} characters more: nanoflux examples show)" if len(value) > LONGEST else ""
+    return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:LONGEST]) + more
 
 
 def gathered(view: LedgerView, run: str) -> dict[str, Any]:

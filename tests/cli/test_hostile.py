@@ -1,0 +1,158 @@
+"""A generated question that would run, be computed, or steer whoever shows it: a real server writes one, the run keeps
+it, and whatever shows it shows text."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from nanoflux_local.report import run_report
+
+HARM = (
+    "=cmd|' /C calc'!A0 <script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    "<svg/onload=document.title='owned'> ]]> --> {{7*7}} \x1b[31mred\x1b]0;title\x07 \x9b31m \u202eevil\u2066"
+)
+LINE = "x" * 10_000_000
+"""As long a line as a model may ever write."""
+ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys, or that turn round what is written."""
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+FORMATS = ("chat", "prompt-completion", "alpaca")
+
+
+def reply_of(harm: str) -> bytes:
+    """What a server says whose model wrote `harm`."""
+    text = f"QUESTION: {harm}\nSOLUTION: {harm}\nANSWER: A\nREFLECTION: {HARM}"
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
+    return json.dumps({"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+
+
+@pytest.fixture(scope="module", params=[HARM, HARM + LINE], ids=["characters", "ten megabytes"])
+def harm(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def hostile(harm: str) -> Iterator[str]:
+    """The address of a server that answers everything with it."""
+    body = reply_of(harm)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def harmed(
+    harm: str, hostile: str, nanoflux: Callable[..., Any], scripted: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, str]:  # fmt: skip
+    """A home with a run, "r", that keeps what the hostile server wrote; and the id of that example."""
+    folder = tmp_path_factory.mktemp("hostile")
+    config, home = folder / "hostile.toml", folder / "home"
+    config.write_text(
+        f'[endpoints.hostile]\ninterface = "openai_chat"\nmodel = "m"\nurl = "{hostile}"\nstructured = false\n'
+        '[roles.attacker]\nendpoint = "hostile"\n'
+    )
+    words = ("--config", str(config), "--seed", "3", "--max-turns", "12", "--examples", "1", "--name", "r")
+    ended = nanoflux(home, *scripted, *words)
+    assert ended.code == 0 and not ACTING.search(ended.out + ended.err), ended.err[:2000]
+    listed = nanoflux(home, "examples", "list", "r", "--json").json
+    kept = [row["id"] for row in listed if row["question"] == harm.strip()]
+    assert kept, "the run kept the hostile question, to the letter"
+    return home, kept[0]
+
+
+def test_a_terminal_shows_it_harmlessly(harmed: tuple[Path, str], nanoflux: Callable[..., Any]) -> None:
+    home, example = harmed
+    for words in (("examples", "show", example), ("examples", "list", "r"), ("run", "show", "r"), ("run", "list")):
+        for more in ((), ("--json",)):
+            ended = nanoflux(home, *words, *more)
+            assert ended.code == 0 and not ACTING.search(ended.out + ended.err), (words, more)
+            if more:
+                json.loads(ended.out)
+    assert "=cmd|" in nanoflux(home, "examples", "show", example).out
+
+
+def test_exports_hold_it_to_the_letter_in_rows_that_nothing_breaks(
+    harmed: tuple[Path, str], harm: str, nanoflux: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The formats are JSON lines and Parquet: no spreadsheet computes their cells, and no row ends early."""
+    for kind in (*FORMATS, "parquet"):
+        out = tmp_path / f"rows-{kind}"
+        ended = nanoflux(harmed[0], "export", "r", "--format", kind, "-o", str(out))
+        assert ended.code == 0 and not ACTING.search(ended.out + ended.err), ended.err[:2000]
+        rows = pyarrow.parquet.read_table(out).to_pylist() if kind == "parquet" else None
+        lines = [] if rows is not None else out.read_bytes().split(b"\n")[:-1]
+        rows = [json.loads(line) for line in lines] if rows is None else rows
+        told = json.dumps(rows, ensure_ascii=False)
+        assert len(rows) == 1 and json.dumps(harm.strip(), ensure_ascii=False)[1:-1] in told
+        card = out.with_suffix(".md").read_text(encoding="utf-8")
+        assert not ACTING.search(card) and "<script" not in card
+
+
+def test_the_report_of_a_line_of_megabytes_stays_a_page(
+    harmed: tuple[Path, str], nanoflux: Callable[..., Any], tmp_path: Path
+) -> None:
+    ended = nanoflux(harmed[0], "report", "r", "-o", str(tmp_path / "report"))
+    assert ended.code == 0, ended.err
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;" in page and "<script" not in page and not ACTING.search(page)
+    assert len(page) < 10 * run_report.LONGEST
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Callable[[Path], str]:
+    """What a real browser makes of a page: its document, after all that could run has run."""
+    named = os.environ.get("NANOFLUX_CHROMIUM", "")
+    browser = named or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not browser:
+        pytest.skip("no Chromium here (Debian: apt install chromium-headless-shell, or name one in NANOFLUX_CHROMIUM)")
+    safe = ("--headless", "--disable-gpu", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}/b")
+
+    def show(page: Path) -> str:
+        words = [str(browser), *safe, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return show
+
+
+def test_nothing_of_it_runs_in_a_browser(
+    harmed: tuple[Path, str], shown: Callable[[Path], str], nanoflux: Callable[..., Any], tmp_path: Path
+) -> None:
+    unescaped = tmp_path / "unescaped.html"
+    unescaped.write_text(f"<!doctype html><meta charset=utf-8><title>mine</title><p>{HARM}</p>", encoding="utf-8")
+    assert "<title>owned</title>" in shown(unescaped), "this browser runs what it is given"
+    ended = nanoflux(harmed[0], "report", "r", "-o", str(tmp_path / "report"))
+    assert ended.code == 0, ended.err
+    document = shown(tmp_path / "report" / "index.html")
+    assert "<title>NanoFlux run r</title>" in document and "owned</title>" not in document
+    assert not re.search(r"<(script|img|iframe|object|embed)\b", document) and "onload=" not in re.sub(
+        ">[^<]*<", "><", document
+    )
