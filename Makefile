@@ -8,7 +8,7 @@ DEMO_HOME ?= $(CURDIR)/.nanoflux/demo-home
 VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
-.PHONY: demo test check bench vllm clean
+.PHONY: demo test check bench docs vllm clean
 
 demo: $(STAMP)  ## the main job on the embedded default, and a report to open
 	NANOFLUX_HOME=$(DEMO_HOME) $(BIN)/nanoflux demo --out demo-report
@@ -24,6 +24,10 @@ check: $(STAMP)
 
 bench: $(STAMP)  ## measurements, as ratios in one run; never part of the tests
 	for file in bench/*.py; do echo "== $$file"; NANOFLUX_HOME=$(TEST_HOME) $(BIN)/python $$file || exit 1; done
+
+docs: $(STAMP)  ## the documents as a site in dist/site, links checked; the commands' page is written anew
+	$(BIN)/python -m nanoflux_local.cli.manual > docs/commands.md
+	$(BIN)/mkdocs build --strict
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'

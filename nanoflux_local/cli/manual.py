@@ -1,0 +1,60 @@
+"""The page of all commands, written from the commands themselves: `python -m nanoflux_local.cli.manual`.
+
+Owns the page's form; what it says are the commands' own help texts.
+"""
+
+from collections.abc import Iterator
+
+import click
+
+from nanoflux_local.cli.main import nanoflux
+
+HEAD = """# Commands
+
+Written from the commands' own help by `make docs`; do not edit. Exit codes: 0 done, 1 failed, 2 wrong usage or bad
+input, 3 refused by a rule, 4 nothing matched, 130 interrupted with everything up to then kept. `--json` prints one
+document on stdout; messages go to stderr.
+"""
+
+
+def manual() -> str:
+    """The page, in Markdown."""
+    return "\n".join([HEAD, *_pages(nanoflux.make_context("nanoflux", [], resilient_parsing=True), 2)]).rstrip() + "\n"
+
+
+def _pages(context: click.Context, level: int) -> Iterator[str]:
+    """A command's section, then those of its subcommands."""
+    command, name = context.command, context.command_path
+    usage = " ".join([name, *command.collect_usage_pieces(context)])
+    yield f"{'#' * min(level, 3)} {name}\n\n{_text(command.help or '')}\n\n```\n{usage}\n```\n"
+    rows = list(_rows(command, context))
+    if rows:
+        yield "| option | meaning |\n|---|---|"
+        yield from (f"| `{_cell(option)}` | {_cell(told)} |" for option, told in rows)
+        yield ""
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            below = command.get_command(context, each)
+            assert below is not None  # it was listed
+            yield from _pages(click.Context(below, parent=context, info_name=each), level + 1)
+
+
+def _rows(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
+    for parameter in command.get_params(context):
+        row = parameter.get_help_record(context)
+        if row is not None and "--help" not in row[0]:
+            yield row
+
+
+def _text(told: str) -> str:
+    """A help text as paragraphs, without the marks that only terminals need."""
+    lines = [line.strip() for line in told.replace("\b", "").strip().splitlines()]
+    return "\n".join(lines).replace("<", "&lt;")
+
+
+def _cell(told: str) -> str:
+    return " ".join(told.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    click.echo(manual(), nl=False)

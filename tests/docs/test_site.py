@@ -1,0 +1,89 @@
+"""The documents: the commands' page is the commands', what the paper's table names exists, links lead somewhere, and
+the site works from a disk."""
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from nanoflux_local.cli.main import NOUNS
+from nanoflux_local.cli.manual import manual
+
+PROJECT = Path(__file__).parents[2]
+DOCS = PROJECT / "docs"
+
+
+def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    assert (DOCS / "commands.md").read_text(encoding="utf-8") == manual(), "`make docs` writes it anew"
+    assert all(f"\n### nanoflux {noun}\n" in manual() for noun in NOUNS)
+
+
+def test_whatever_the_papers_table_names_exists() -> None:
+    page = (DOCS / "paper.md").read_text(encoding="utf-8")
+    places = re.findall(r"\| `(nanoflux_[\w.]+)` \| `(tests/[\w/.]+)::(\w+)` \|", page)
+    assert len(places) == page.count("\n| ") - 1 and len(places) > 20, "each row names code and a test"
+    for place, file, test in places:
+        module, name = place.rsplit(".", 1)
+        assert hasattr(importlib.import_module(module), name), place
+        assert f"def {test}(" in (PROJECT / file).read_text(encoding="utf-8"), test
+
+
+@pytest.mark.parametrize("page", [PROJECT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_links_between_the_documents_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not urlsplit(target).scheme and not target.startswith("#"):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+class Links(HTMLParser):
+    """What a page fetches, and where it leads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.leads: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for key, value in attrs:
+            if key == "id" and value:
+                self.anchors.add(value)
+            if key == "src" or (key == "href" and tag == "link"):
+                self.fetched.append(value or "")
+            elif key == "href":
+                self.leads.append(value or "")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("mkdocs", path=str(Path(sys.executable).parent)) is None:
+        pytest.skip("mkdocs is not installed: pip install -e '.[dev]'")
+    folder = tmp_path_factory.mktemp("site") / "site"
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_site_works_from_a_disk_and_every_link_and_anchor_is_there(site: Path) -> None:
+    pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.glob("*.html")}
+    assert {page.name for page in pages} >= {f"{page.stem}.html" for page in DOCS.glob("*.md")}
+    for page, links in pages.items():
+        if page.name == "404.html":
+            continue  # shown by web servers alone
+        for target in [*links.fetched, *links.leads]:
+            place = urlsplit(target)
+            if place.scheme in ("http", "https"):
+                assert target in links.leads, f"{page.name} fetches {target}"
+                continue
+            path = (page.parent / unquote(place.path)).resolve() if place.path else page
+            assert path.is_file(), f"{page.name}: {target}"
+            assert not place.fragment or path not in pages or unquote(place.fragment) in pages[path].anchors, target
