@@ -35,6 +35,7 @@ def write_bundle(
     if unsafe:
         raise NanofluxError(f"a bundle cannot carry a file called {unsafe[0]!r}", "rename it")
     scratch = head.with_name(f".{head.name}.new")
+    _sweep(head)
     try:
         parts = _Parts(head, part_bytes)
         sums = _pack(files, parts, on_progress)
@@ -43,6 +44,7 @@ def write_bundle(
         scratch.rename(head)
     except OSError as error:
         scratch.unlink(missing_ok=True)
+        _sweep(head)
         fix = "free some space or mend the permissions, then begin again: downloads are kept"
         raise NanofluxError(f"{error.filename or head}: {error.strerror or error}", fix) from error
     return carried.read_head(head)
@@ -54,6 +56,14 @@ def refuse_taken(head: Path) -> None:
     """
     if head.exists() or head.is_symlink():
         raise RefusedError(f"{head} exists, and no bundle is overwritten", "name another file with -o, or move it away")
+
+
+def _sweep(head: Path) -> None:
+    """Remove the parts that a creation left which did not come to its head."""
+    number = 1
+    while (part := carried.part_path(head, number)).exists():
+        part.unlink()
+        number += 1
 
 
 def _pack(files: Mapping[str, Path], parts: "_Parts", on_progress: Progress) -> dict[str, Sum]:
@@ -117,7 +127,6 @@ class _Parts(io.RawIOBase):
     def _open(self) -> None:
         self._written, self._sha256 = 0, hashlib.sha256()
         path = carried.part_path(self._head, len(self._sums) + 1)
-        path.unlink(missing_ok=True)
         path.touch(mode=0o600)
         self._file = path.open("wb")
 

@@ -40,7 +40,9 @@ def command() -> None:
               help="This project's own wheel [default: built from the checkout].")  # fmt: skip
 @click.option("--python", metavar="VERSION", help="Of the machine that it is for, as 3.12 [default: this one's].")
 @click.option("--platform", metavar="TAG", help="Of that machine, as manylinux_2_28_x86_64 [default: this one's].")
-@click.option("--part-size", type=Size(), default="4G", show_default=True, help="Of one part, for the medium.")
+@click.option(
+    "--part-size", type=Size(), default="2G", show_default=True, help="Of one part: FAT32 takes less than 4G."
+)
 @click.option("--sign", type=click.Path(path_type=Path, exists=True), help="Sign it with this SSH key, into FILE.sig.")
 @with_json
 def create(

@@ -66,7 +66,9 @@ def wheelhouse(tmp_path: Path) -> Path:
     """A folder with wheels: a stand-in for this project that needs another package, that package, and pip."""
     folder = tmp_path / "wheelhouse"
     folder.mkdir()
-    (pip,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
+    pip = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"), None)
+    if pip is None:
+        pytest.skip("this Python carries no wheel of pip (Debian strips ensurepip)")
     (folder / pip.name).write_bytes(pip.read_bytes())
     told = "import os, needed\nprint(os.environ['NANOFLUX_HOME'], needed.WORD)\n"
     modules = {

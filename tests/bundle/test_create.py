@@ -147,6 +147,24 @@ def test_the_same_files_give_the_same_bundle(tmp_path: Path) -> None:
         write_bundle(tmp_path / "a" / "lab.pyz", {"home/x": source}, {}, 4000)
 
 
+def test_parts_of_a_creation_that_failed_are_swept(tmp_path: Path) -> None:
+    source, out = tmp_path / "x", tmp_path / "lab.pyz"
+    source.write_bytes(b"1" * 50_000)
+    for number in range(1, 30):
+        carried.part_path(out, number).write_bytes(b"left by a killed creation")
+    with pytest.raises(NanofluxError, match="No such file"):
+        write_bundle(out, {"docs/x": source, "home/y": tmp_path / "gone"}, {}, 4000)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    write_bundle(out, {"docs/x": source}, {}, 30_000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "lab.pyz",
+        "lab.pyz.001",
+        "lab.pyz.002",
+        "lab.pyz.003",
+        "x",
+    ]
+
+
 # Runs travel out
 
 
