@@ -1,0 +1,74 @@
+"""An excerpt of a ledger: what a run rests on goes with it, and no word of anything else."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.bundle import contents
+from nanoflux_local.bundle.contents import Wanted, gather
+from nanoflux_local.errors import LedgerError
+from nanoflux_local.ledger import excerpt
+from nanoflux_local.ledger.excerpt import write_excerpt
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message
+
+SECRET = "what the other run was about"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Two runs, each with a training, its adapter, and evaluations of it and of the untuned model."""
+    place = Home(tmp_path / "home").prepare()
+    with Ledger(place.ledger) as ledger:
+        for run, adapter, told in (("mine", "a" * 64, "my own"), ("theirs", "b" * 64, SECRET)):
+            ledger.create_run(run, run, {"domain": "starter", "target": 1, "max_turns": 1, "note": told}, {})
+            ledger.create_training(f"t-{run}", run, "base", adapter, {"note": told}, {})
+            ledger.add_training_event(f"t-{run}", "step", 1, {"step": 1, "loss": 1.0, "note": told})
+            ledger.finish_training(f"t-{run}", "done", adapter, {"note": told})
+            (place.adapters / adapter).mkdir(parents=True)
+            (place.adapters / adapter / "adapter_model.safetensors").write_text(told)
+            for name, model, tuned in (("base", "m", ""), ("tuned", "m", adapter), ("lone", f"m-{run}", "")):
+                ledger.start_evaluation(f"e-{run}-{name}", model, tuned, f"data-{run}", "test", {"runs": 1})
+                request = ChatRequest(Identity("scripted", "m", adapter=tuned), (Message("user", f"{told} {name}"),))
+                call, _ = ledger.remember(f"e-{run}-{name}", request, ChatReply(told, "stop"))
+                ledger.add_evaluation_item(f"e-{run}-{name}", 0, "item", call, told, "right")
+                ledger.finish_evaluation(f"e-{run}-{name}", "done", {"note": told})
+    return place
+
+
+def column(path: Path, sql: str) -> list[str]:
+    with closing(sqlite3.connect(path)) as ledger:
+        return sorted(row[0] for row in ledger.execute(sql))
+
+
+def test_a_runs_training_and_the_evaluations_that_judge_it_go_with_it(home: Home, tmp_path: Path) -> None:
+    target = tmp_path / "excerpt.db"
+    write_excerpt(home.ledger, target, ["mine"], [])
+    assert column(target, "SELECT id FROM runs") == ["mine"]
+    assert column(target, "SELECT id FROM trainings") == ["t-mine"]
+    assert column(target, "SELECT training FROM training_events") == ["t-mine"]
+    assert column(target, "SELECT id FROM evaluations") == ["e-mine-base", "e-mine-tuned"]
+    assert column(target, "SELECT evaluation FROM evaluation_items") == ["e-mine-base", "e-mine-tuned"]
+    assert len(column(target, "SELECT id FROM calls")) == 2
+    assert SECRET.encode() in home.ledger.read_bytes() and SECRET.encode() not in target.read_bytes()
+    with closing(sqlite3.connect(target)) as ledger:
+        assert ledger.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert ledger.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_its_adapters_are_carried_and_no_other(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "_report", lambda *_: {})  # its results here are made up
+    found = gather(Wanted(runs=("mine",), software=False), home, tmp_path / "scratch")
+    adapters = [name for name in found.files if name.startswith("home/adapters/")]
+    assert adapters == [f"home/adapters/{'a' * 64}/adapter_model.safetensors"]
+    assert found.about["adapters"] == ["a" * 64] and found.about["runs"] == ["mine"]
+
+
+def test_one_that_fails_leaves_no_copy_of_the_rest(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(excerpt, "_CUT", "DELETE FROM nowhere;")
+    with pytest.raises(LedgerError):
+        write_excerpt(home.ledger, tmp_path / "excerpt.db", ["mine"], [])
+    assert not list(tmp_path.glob("excerpt*"))
