@@ -20,7 +20,7 @@ from nanoflux_local.choice import Choice, choose
 from nanoflux_local.domains.base import Domain, load_domain
 from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError, UsageError
 from nanoflux_local.evaluate.evaluation import with_options
-from nanoflux_local.jobs import TRAINING, Wish, Work, boot_id, status_of, watched, with_worker, working_on
+from nanoflux_local.jobs import TRAINING, Wish, Work, boot_id, is_worked_on, status_of, watched, with_worker, working_on
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -30,6 +30,7 @@ from nanoflux_local.seeds.benchmarks import load_items
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows, write_rows
 from nanoflux_local.train.settings import TrainSettings, train_settings
+from nanoflux_local.train.team import follows
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
@@ -185,15 +186,63 @@ def carry_on(home: Home, training: str, on_event: "OnEvent" = lambda _: None) ->
         RefusedError: another process works on it.
         NanofluxError: what stopped it; the last good checkpoint is kept.
     """
+    if follows():
+        return _beside(home, training)
     work = Work(TRAINING, training)
     with working_on(home, work), Ledger(home.ledger) as ledger:
         with LedgerView(home.ledger) as view:
             row = find_training(view, training)
-        if row["status"] == "done" and (home.adapters / row["adapter"]).is_dir():
-            result: dict[str, Any] = json.loads(row["result"])
+        if result := _done(home, training):
             return result
         found = _Training(home, row, ledger, on_event).play(work)
     return found or show(home, training)
+
+
+def _beside(home: Home, training: str) -> dict[str, Any]:
+    """Train in a process that follows another, which writes down what comes of it."""
+    with LedgerView(home.ledger) as view:
+        row = find_training(view, training)
+    _train(home, row, lambda _: None, lambda: False)
+    return {}
+
+
+def _train(home: Home, row: dict[str, Any], on_event: "OnEvent", should_stop: Callable[[], bool]) -> "TrainResult":
+    from nanoflux_local.train.lora import train
+
+    rows, validation = _kept_rows(home, row, json.loads(row["plan"]))
+    settings, weights = train_settings(json.loads(row["settings"])), weights_dir(row["base"], home.root)
+    return train(settings, rows, validation, weights, _folder(home, row["id"]), on_event, should_stop)
+
+
+def carry_on_launched(home: Home, training: str, arguments: str) -> dict[str, Any]:
+    """`carry_on` in the processes that `accelerate launch ARGUMENTS` starts, here and perhaps on other machines.
+
+    Raises:
+        RefusedError: another process works on it.
+        NanofluxError: they failed; the last good checkpoint is kept.
+    """
+    from nanoflux_local.train.launch import launch
+
+    work = Work(TRAINING, training)
+    if is_worked_on(home, work):
+        raise work.refused()
+    if not (result := _done(home, training)):
+        code = launch(home.root, training, arguments)
+        result, found = _done(home, training), show(home, training)
+        if code and not result:
+            fix = f"what they said is above; go on with `nanoflux trainings resume {training}` or the same command"
+            raise NanofluxError(f"accelerate launch ended with {code}: {found['message'] or found['status']}", fix)
+    return result or show(home, training)
+
+
+def _done(home: Home, training: str) -> dict[str, Any]:
+    """What came of a training that is done and whose adapter is here; {} of any other."""
+    with LedgerView(home.ledger) as view:
+        row = find_training(view, training)
+    if row["status"] != "done" or not (home.adapters / row["adapter"]).is_dir():
+        return {}
+    result: dict[str, Any] = json.loads(row["result"])
+    return result
 
 
 class _Training:
@@ -230,11 +279,6 @@ class _Training:
         return result
 
     def _train(self) -> "TrainResult":
-        from nanoflux_local.train.lora import train
-
-        rows, validation = _kept_rows(self.home, self.row, self.plan)
-        weights = weights_dir(self.row["base"], self.home.root)
-        folder = _folder(self.home, self.id)
         with _board(self.plan["tensorboard"], self.id) as told:
 
             def tell(event: "TrainEvent") -> None:
@@ -243,7 +287,7 @@ class _Training:
                 told(event)
                 self.on_event(event)
 
-            return train(self.settings, rows, validation, weights, folder, tell, lambda: bool(self.wished))
+            return _train(self.home, self.row, tell, lambda: bool(self.wished))
 
     def _ended(self, outcome: "TrainResult") -> tuple[str, dict[str, Any]]:
         """(status, result) of a training that came to an end or was asked to pause or stop."""

@@ -5,6 +5,7 @@ what it was trained to. So a few prompts are answered greedily by the server, an
 on the same server and against PEFT in this process. Torch and transformers are imported when a probe runs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from nanoflux_models.control import Control
 from nanoflux_models.errors import ServerError
 from nanoflux_models.offline import go_offline
+from nanoflux_models.probe_record import write_probe
 
 PROMPTS = (
     "A farmer has 17 crates of 12 apples and sells 45 apples. How many apples are left?",
@@ -70,21 +72,22 @@ class Probe:
 
 
 def probe(control: Control, base: str, weights: Path, folder: Path, name: str) -> Probe:
-    """Hold the loaded adapter `name` against `base` on its server, and against PEFT with the adapter in `folder`.
+    """Hold the loaded adapter `name` against `base` on its server, and against PEFT with the adapter in `folder`, where
+    the outcome is kept.
 
     Raises:
-        ServerError: the server did not answer, or PEFT cannot load the adapter.
+        ServerError: the server did not answer, PEFT cannot load the adapter, or the outcome cannot be kept.
     """
-    prompts = _prompts(weights)
-    replies = [_greedy(control, name, ids) for ids in prompts]
+    prompts = chats(weights, PROMPTS)
+    replies = [greedy(control, name, ids, TOKENS) for ids in prompts]
     tuned, plain = (
         [_scores(control, model, ids, reply) for ids, reply in zip(prompts, replies, strict=True)]
         for model in (name, base)
     )
-    expected = _by_peft(weights, folder, prompts, replies)
+    expected = [score for scores in by_peft(weights, folder, prompts, replies) for score in scores]
     served = [score for scores in tuned for score in scores]
     untuned = [score for scores in plain for score in scores]
-    return Probe(
+    result = Probe(
         adapter=name,
         tokens=len(served),
         difference=max(abs(a - b) for a, b in zip(served, untuned, strict=True)),
@@ -92,20 +95,23 @@ def probe(control: Control, base: str, weights: Path, folder: Path, name: str) -
         worst_gap=max(gap for _, gap in expected),
         error=sum(abs(a - b) for a, (b, _) in zip(served, expected, strict=True)) / len(served),
     )
+    write_probe(folder, result, base)
+    return result
 
 
-def _prompts(weights: Path) -> list[list[int]]:
+def chats(weights: Path, questions: Sequence[str]) -> list[list[int]]:
+    """The ids of each question as a user's, up to where the model answers."""
     go_offline()
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(str(weights), local_files_only=True)
-    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-    return [list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)) for chat in chats]
+    asked = [[{"role": "user", "content": question}] for question in questions]
+    return [list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)) for chat in asked]
 
 
-def _greedy(control: Control, model: str, ids: list[int]) -> list[int]:
+def greedy(control: Control, model: str, ids: list[int], tokens: int) -> list[int]:
     """The ids of a greedy reply; one that would end at once goes on, so that there is something to compare."""
-    body = {"model": model, "prompt": ids, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+    body = {"model": model, "prompt": ids, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     choice = control.complete({**body, "return_token_ids": True})["choices"][0]
     return [int(token) for token in choice["token_ids"]]
 
@@ -117,10 +123,11 @@ def _scores(control: Control, model: str, ids: list[int], reply: list[int]) -> l
     return [float(each[str(token)]["logprob"]) for each, token in zip(found, reply, strict=True)]
 
 
-def _by_peft(
+def by_peft(
     weights: Path, folder: Path, prompts: list[list[int]], replies: list[list[int]]
-) -> list[tuple[float, float]]:
-    """For each token of each reply: its log-probability in PEFT, and how far that is below PEFT's own choice."""
+) -> list[list[tuple[float, float]]]:
+    """For each token of each reply: its log-probability in PEFT, and how far that is below PEFT's own choice after the
+    tokens before it. Where none is below, the reply is what PEFT would have written."""
     import torch
 
     model = _peft_model(weights, folder)
@@ -130,7 +137,7 @@ def _by_peft(
             logits = model(input_ids=torch.tensor([[*ids, *reply]]), use_cache=False).logits[0, len(ids) - 1 : -1]
         scores = torch.log_softmax(logits.float(), -1)
         chosen = scores.gather(-1, torch.tensor(reply)[:, None])[:, 0]
-        found += list(zip(chosen.tolist(), (scores.max(-1).values - chosen).tolist(), strict=True))
+        found.append(list(zip(chosen.tolist(), (scores.max(-1).values - chosen).tolist(), strict=True)))
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import flops_line, home, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError
 
 
@@ -26,7 +26,7 @@ def list_all(as_json: bool) -> None:
         return
     if not found:
         raise NothingMatchedError("there are no adapters yet", "train one: nanoflux train RUN --base smollm2-135m")
-    print_table(("adapter", "base", "examples", "dev loss", "run"), [_row(entry) for entry in found])
+    print_table(("adapter", "base", "examples", "dev loss", "probe", "run"), [_row(entry) for entry in found])
     for entry in found:
         if "problem" in entry:
             say(entry["problem"])
@@ -34,10 +34,15 @@ def list_all(as_json: bool) -> None:
 
 def _row(entry: dict[str, Any]) -> list[object]:
     if "problem" in entry:
-        return [entry["adapter"][:16], "damaged", "", "", ""]
+        return [entry["adapter"][:16], "damaged", "", "", "", ""]
     losses = _dev_losses(entry)
     dev = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
-    return [entry["adapter"][:16], entry["base"]["name"], entry["data"]["examples"], dev, entry.get("run", "")]
+    found = [entry["adapter"][:16], entry["base"]["name"], entry["data"]["examples"], dev]
+    return [*found, _probed(entry["probe"]), entry.get("run", "")]
+
+
+def _probed(probe: dict[str, Any] | None) -> str:
+    return "–" if probe is None else "works" if probe["passed"] else "fails"
 
 
 def _dev_losses(entry: dict[str, Any]) -> list[float]:
@@ -50,10 +55,10 @@ def _dev_losses(entry: dict[str, Any]) -> list[float]:
 @with_json
 def show(adapter: str, as_json: bool) -> None:
     """What ADAPTER is and how it came about (the beginning of its hash is enough)."""
-    from nanoflux_local.train.adapters import find_adapter, load_manifest
+    from nanoflux_local.train.adapters import described, find_adapter
 
     folder = find_adapter(home().adapters, adapter)
-    manifest = load_manifest(folder)
+    manifest = described(folder)
     if as_json:
         print_json(manifest)
         return
@@ -63,7 +68,7 @@ def show(adapter: str, as_json: bool) -> None:
 
 def _told(manifest: dict[str, Any]) -> list[tuple[str, object]]:
     settings, data, flops = manifest["settings"], manifest["data"], manifest["flops"]
-    base, hardware = manifest["base"], manifest["hardware"]
+    base, hardware, probe = manifest["base"], manifest["hardware"], manifest["probe"]
     return [
         ("base", f"{base['name']}, revision {base['revision'][:12] or 'unknown'}"),
         ("run", manifest.get("run") or "–"),
@@ -78,15 +83,9 @@ def _told(manifest: dict[str, Any]) -> list[tuple[str, object]]:
         ("dev loss", " → ".join(f"{loss:.3f}" for loss in _dev_losses(manifest)) or "–"),
         ("FLOPs", flops_line(flops)),
         ("seconds", f"{manifest['seconds']:.0f} on {hardware['device']} in {hardware['dtype']}"),
+        ("last probe", f"{probe['verdict']} ({probe['at']})" if probe else "none: `nanoflux models probe` makes one"),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
     ]
-
-
-def flops_line(flops: dict[str, Any]) -> str:
-    """The counts side by side: what was measured, the convention, and what the architecture explains of both."""
-    line = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
-    total = flops.get("explained", {}).get("total")  # not in records of older versions
-    return f"{line}; the architecture explains {total / flops['6nd']:.2f}" if total else line
 
 
 @command.command()

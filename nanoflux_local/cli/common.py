@@ -84,6 +84,13 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def flops_line(flops: dict[str, Any]) -> str:
+    """The counts side by side: what was measured, the convention, and what the architecture explains of both."""
+    line = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
+    total = flops.get("explained", {}).get("total")  # not in records of older versions
+    return f"{line}; the architecture explains {total / flops['6nd']:.2f}" if total else line
+
+
 class Bar:
     """Progress on stderr: a bar that redraws itself on a terminal, a line now and then elsewhere."""
 

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import Bar, choice_of, home, plain, print_json, print_table, say, with_choice, with_json
+from nanoflux_local.cli.common import (
+    Bar,
+    choice_of,
+    flops_line,
+    home,
+    plain,
+    print_json,
+    print_table,
+    say,
+    with_choice,
+    with_json,
+)
 from nanoflux_local.errors import UsageError
 from nanoflux_local.paths import Home
 
@@ -31,6 +42,12 @@ SHOWN = 20
 @click.option(
     "--tensorboard", type=click.Path(file_okay=False), default="", help="Write TensorBoard's files there too."
 )
+@click.option(
+    "--launch",
+    default="",
+    metavar="ARGS",
+    help='In several processes, by `accelerate launch ARGS`, e.g. "--multi_gpu --num_processes 2".',
+)
 @click.option("--detach", is_flag=True, help="Train in a process of its own that outlives this terminal.")
 @with_json
 def command(
@@ -41,6 +58,7 @@ def command(
     settings: tuple[str, ...],
     dry_run: bool,
     tensorboard: str,
+    launch: str,
     detach: bool,
     as_json: bool,
     **choice: Any,
@@ -53,6 +71,8 @@ def command(
     from nanoflux_local.config import parse_settings
     from nanoflux_local.train.settings import train_settings
 
+    if launch and detach:
+        raise UsageError("--launch and --detach do not go together", "detach the command with your shell or scheduler")
     chosen = train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
     place = home()
     rows = _data(place, run, data, choice_of(choice, chosen.seed))
@@ -64,7 +84,7 @@ def command(
         show_audit(found, as_json)
         return
     board = str(Path(tensorboard).absolute()) if tensorboard else ""
-    work(place, trainings.create(place, base, chosen, rows, board), detach, as_json)
+    work(place, trainings.create(place, base, chosen, rows, board), detach, as_json, launch)
 
 
 def _data(place: Home, run: str | None, file: Path | None, choice: "Choice") -> "TrainingData":
@@ -78,8 +98,12 @@ def _data(place: Home, run: str | None, file: Path | None, choice: "Choice") -> 
     return trainings.data_of_file(place, file, choice)
 
 
-def work(place: Home, training: str, detach: bool, as_json: bool) -> None:
-    """Train here or in a process of its own, and print what came of it."""
+def work(place: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
+    """Train here, in a process of its own or in several, and print what came of it; of several that train together none
+    prints, but whoever launched them.
+    """
+    from nanoflux_local.train.team import size
+
     if detach:
         from nanoflux_local import jobs, trainings
 
@@ -88,7 +112,9 @@ def work(place: Home, training: str, detach: bool, as_json: bool) -> None:
         say(f"{job} is worked on by process {pid}; its messages go to {job.log(place)}")
         result = trainings.show(place, training)
     else:
-        result = carry_on(place, training)
+        result = carry_on(place, training, launch)
+    if size() > 1:
+        return
     if as_json:
         print_json({key: value for key, value in result.items() if key != "train_losses"})
     elif "flops" in result:
@@ -97,13 +123,17 @@ def work(place: Home, training: str, detach: bool, as_json: bool) -> None:
         show_state(result)
 
 
-def carry_on(place: Home, training: str) -> dict[str, Any]:
+def carry_on(place: Home, training: str, launch: str = "") -> dict[str, Any]:
     """Train with a progress bar; Ctrl-C and SIGTERM end it with its last checkpoint kept."""
     from nanoflux_local import trainings
+    from nanoflux_local.train.team import follows
 
-    bar = Bar(training)
-    say(f"{training}; stop with Ctrl-C, go on with `nanoflux trainings resume {training}`")
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    if launch:
+        return trainings.carry_on_launched(place, training, launch)
+    bar = Bar(training)
+    if not follows():
+        say(f"{training}; stop with Ctrl-C, go on with `nanoflux trainings resume {training}`")
     try:
         return trainings.carry_on(place, training, lambda event: told(bar, event))
     finally:
@@ -129,7 +159,7 @@ def show_training(result: dict[str, Any]) -> None:
             ("steps", f"{result['steps']} over {result['tokens']} tokens, {result['tokens_per_s']:.0f} tokens/s"),
             ("train loss", f"{result['train_loss']:.3f}"),
             ("dev loss", "none" if after is None or before is None else f"{before:.3f} before, {after:.3f} after"),
-            ("FLOPs", f"{result['flops']['measured']:.3g} measured, {result['flops']['6nd']:.3g} by 6ND"),
+            ("FLOPs", flops_line(result["flops"])),
             ("seconds", f"{result['seconds']:.0f}"),
         ],
     )

@@ -17,6 +17,7 @@ from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
 from nanoflux_local.train.events import TrainResult
 from nanoflux_local.train.files import new_folder, sync, write_atomically
 from nanoflux_local.train.settings import TrainSettings
+from nanoflux_models.probe_record import read_probe
 
 MANIFEST, CARD = "nanoflux.json", "README.md"
 _PACKAGES = ("nanoflux-local", "torch", "transformers", "peft")
@@ -80,15 +81,21 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def described(folder: Path) -> dict[str, Any]:
+    """The manifest of a sealed adapter with the outcome of its last probe ("probe", None before the first). Raises
+    DataError as `load_manifest` does."""
+    return load_manifest(folder) | {"probe": read_probe(folder)}
+
+
 def list_adapters(adapters_dir: Path) -> list[dict[str, Any]]:
-    """Manifests of every sealed adapter, by name; a damaged one stands as its name and its "problem"."""
+    """Every sealed adapter as `described`, by name; a damaged one stands as its name and its "problem"."""
     folders = sorted(path.parent for path in adapters_dir.glob(f"*/{MANIFEST}") if not path.parent.name.startswith("."))
     return [_listed(folder) for folder in folders]
 
 
 def _listed(folder: Path) -> dict[str, Any]:
     try:
-        return load_manifest(folder)
+        return described(folder)
     except DataError as error:
         return {"adapter": folder.name, "problem": error.message}
 
@@ -154,7 +161,7 @@ def _manifest(name: str, result: TrainResult, settings: TrainSettings, base: str
         "losses": losses,
         "flops": record["flops"],
         "seconds": result.seconds,
-        "hardware": {"dtype": result.dtype, "device": result.device},
+        "hardware": {"dtype": result.dtype, "device": result.device, "processes": result.processes},
         "versions": package_versions(),
     }
 

@@ -79,6 +79,7 @@ class TrainResult:
     seconds: float
     dtype: str
     device: str
+    processes: int
     attention: str
     padding_free: bool
     data_digest: str

@@ -27,6 +27,7 @@ from nanoflux_local.train.events import CheckpointEvent, EpochEvent, OnEvent, Re
 from nanoflux_local.train.flops import Work, base_identity, explained, parameters, six_nd
 from nanoflux_local.train.model import Completions, choose_device, choose_dtype, load_lora_weights, lora_weights
 from nanoflux_local.train.settings import TrainSettings
+from nanoflux_local.train.team import Team, joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +72,23 @@ def train(
     this very training. `should_stop` is asked after each step; True ends with a checkpoint and `finished` False.
     Raises DataError (nothing to train on), RefusedError (settings refuse a row; a checkpoint of another training), and
     NanofluxError (loss not a number, out of memory, disk full), each with the last good checkpoint kept.
+
+    Among several processes (`team`) each takes a share of every batch; the first alone is asked, tells and writes.
     """
     chosen, held = prepare(settings, examples, validation, Codec.load(base_dir))
     out_dir.mkdir(parents=True, exist_ok=True)
     digests = [data_digest(examples), data_digest(validation)]
-    with _seeded(settings), _explained(out_dir):
-        loop = _Loop(settings, chosen, held, base_dir, out_dir, on_event)
-        loop.fingerprint = _fingerprint(settings, digests, base_dir)
+    with _seeded(settings), _explained(out_dir), joined(choose_device(settings.device).type == "cpu") as team:
+        loop = _Loop(settings, chosen, held, base_dir, out_dir, on_event, team)
+        loop.fingerprint = _fingerprint(settings, digests, base_dir, team.size)
         finished = loop.run(should_stop)
         return loop.result(finished, digests[0])
 
 
-def _fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path) -> str:
+def _fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, processes: int) -> str:
     """What a checkpoint belongs to: all that decides the weights, so not how often it is written."""
     decisive = settings.model_dump(mode="json", exclude={"checkpoint_every"})
-    return digest([decisive, digests, base_identity(base_dir)])
+    return digest([decisive, digests, base_identity(base_dir), *([processes] if processes > 1 else [])])
 
 
 @contextmanager
@@ -141,13 +144,15 @@ class _Loop:
         base_dir: Path,
         out_dir: Path,
         on_event: OnEvent,
+        team: Team,
     ) -> None:
-        self.settings, self.chosen, self.held = settings, chosen, held
-        self.base_dir, self.out_dir, self.on_event = base_dir, out_dir, on_event
+        self.settings, self.chosen, self.held, self.team = settings, chosen, held, team
+        self.base_dir, self.out_dir = base_dir, out_dir
+        self.on_event: OnEvent = on_event if team.rank == 0 else lambda _: None
         self.rows = chosen.rows
         self.fingerprint = ""
         self.steps = plan(settings, [len(row.ids) for row in self.rows])
-        self.device = choose_device(settings.device)
+        self.device = team.device or choose_device(settings.device)
         self.dtype = choose_dtype(settings.dtype, self.device)
         self.model = Completions(settings, base_dir, self.device, self.dtype)
         self.optimizer = torch.optim.AdamW(
@@ -162,7 +167,7 @@ class _Loop:
             self._end_epoch(0)
         while self.progress.step < len(self.steps) and not self._exhausted():
             self._advance()
-            if self.progress.step < len(self.steps) and should_stop():
+            if self.progress.step < len(self.steps) and self.team.from_first(should_stop):
                 self._save()
                 return False
         self._finish()
@@ -180,7 +185,8 @@ class _Loop:
         """One optimizer step, told as a StepEvent."""
         start, progress = time.perf_counter(), self.progress
         rate = learning_rate(self.settings, progress.step, len(self.steps))
-        torch.manual_seed(derive_seed(self.settings.seed, "step", progress.step))
+        mine = [self.team.rank] if self.team.rank else []  # whoever trains alone draws as the first of many does
+        torch.manual_seed(derive_seed(self.settings.seed, "step", progress.step, *mine))
         with FlopCounter() if step.epoch == 1 else nullcontext() as counter:
             loss = self._accumulate(step)
         norm = float(nn.utils.clip_grad_norm_(self.model.trained, self.settings.max_grad_norm))
@@ -193,7 +199,8 @@ class _Loop:
         progress.tokens += tokens
         progress.seconds += seconds
         if counter is not None:
-            progress.flops, progress.counted = progress.flops + counter.total, progress.counted + tokens
+            progress.flops += round(self.team.total(counter.total))
+            progress.counted += tokens
         progress.losses.append(loss)
         self.on_event(StepEvent(progress.step, len(self.steps), step.epoch, loss, rate, norm, tokens, tokens / seconds))
 
@@ -201,10 +208,13 @@ class _Loop:
         """Gradients of the mean loss over all label tokens of the step; returns that loss."""
         labels, total = sum(row.labels for row in self._of(step)), 0.0
         for part in step.parts:
-            loss = self.model.loss([self.rows[index] for index in part])
+            if not (share := self.team.share(part)):
+                continue
+            loss = self.model.loss([self.rows[index] for index in share])
             (loss / labels).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        return total / labels
+        self.team.add_gradients(self.model.trained)
+        return self.team.total(total) / labels
 
     def _of(self, step: Step) -> list[Encoded]:
         return [self.rows[index] for part in step.parts for index in part]
@@ -238,9 +248,10 @@ class _Loop:
         if not rows:
             return None
         size = self.settings.batch
+        parts = self.team.share([rows[at : at + size] for at in range(0, len(rows), size)])
         with self.model.quiet():
-            total = sum(float(self.model.loss(rows[at : at + size])) for at in range(0, len(rows), size))
-        return total / sum(row.labels for row in rows)
+            total = sum(float(self.model.loss(part)) for part in parts)
+        return self.team.total(total) / sum(row.labels for row in rows)
 
     def _exhausted(self) -> bool:
         """Early stopping: no better validation loss for that many epochs."""
@@ -251,11 +262,13 @@ class _Loop:
         weights, optimizer = lora_weights(self.model.peft), self.optimizer.state_dict()
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
             self._diverged(f"weights that are no numbers after step {self.progress.step}")
+        if self.team.rank:
+            return
         path = checkpoint.save(self.out_dir, self.fingerprint, self.progress, weights, optimizer)
         self.on_event(CheckpointEvent(self.progress.step, str(path)))
 
     def _resume(self) -> None:
-        found = checkpoint.load(self.out_dir, self.fingerprint)
+        found = self.team.from_first(lambda: checkpoint.load(self.out_dir, self.fingerprint))
         if found is None:
             return
         self.progress, weights, optimizer = found
@@ -264,14 +277,15 @@ class _Loop:
         self.on_event(ResumeEvent(self.progress.step, str(self.out_dir / checkpoint.NAME)))
 
     def _finish(self) -> None:
+        if self.team.rank:
+            return
         weights = self.progress.best_weights or lora_weights(self.model.peft)
         write_weights(self.out_dir / "adapter", weights, self.model.peft.peft_config["default"].to_dict())
 
     def _work(self) -> Work:
         """What the steps done so far put through the model, padding included."""
-        parts = [
-            [self.rows[index] for index in part] for step in self.steps[: self.progress.step] for part in step.parts
-        ]
+        done = [part for step in self.steps[: self.progress.step] for part in step.parts]
+        parts = [[self.rows[index] for index in share] for part in done for share in self.team.shares(part)]
         padded = [(len(rows), max(len(row.ids) for row in rows)) for rows in parts]
         return Work(
             positions=sum(count * longest for count, longest in padded),
@@ -300,6 +314,7 @@ class _Loop:
             seconds=done.seconds,
             dtype=str(self.dtype).removeprefix("torch."),
             device=self.device.type,
+            processes=self.team.size,
             attention=self.model.attention,
             padding_free=self.model.padding_free,
             data_digest=data,

@@ -16,8 +16,10 @@ from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoin
 from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.served import ServedEndpoint
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
+from nanoflux_local.seeds.benchmarks import starter_items
 from nanoflux_models import server_record
 from nanoflux_models.control import Control
+from nanoflux_models.probe import by_peft, chats, greedy
 from nanoflux_models.supervisor import family_of, free_port
 
 pytestmark = pytest.mark.real_model
@@ -95,6 +97,32 @@ def test_a_lora_trained_here_is_loaded_while_it_runs_and_proved(
     assert found["passed"] and found["difference"] > 0.1 and found["agreement"] > 0.8
     control = Control(served["url"])
     assert adapter in control.models() and not control.busy(adapter)
+    shown = json.loads(command(served["home"], served["python"], "adapters", "show", adapter[:12], "--json").stdout)
+    assert (shown["probe"]["passed"], shown["probe"]["agreement"]) == (True, found["agreement"])
+
+
+EQUAL, NEAR_TIE, WRITTEN = 0.8, 0.5, 24
+"""docs/adapters.md: the least share of equal texts; where two part, by how many nats PEFT may prefer its own choice to
+the server's token; tokens of a text at most."""
+END = 2
+"""SmolLM2's end of turn."""
+
+
+def test_the_server_and_peft_write_the_same_greedy_texts(
+    served: dict[str, Any], adapter: str, smollm2_dir: Path
+) -> None:
+    """Twenty prompts: half of the kind that the adapter has learnt, half of which it knows nothing."""
+    control, folder = Control(served["url"]), served["home"] / "adapters" / adapter
+    control.load_adapter(adapter, folder)
+    questions = [f"What is {n} and {n}?" for n in range(10)] + [item.question for item in starter_items("dev")[:10]]
+    prompts = chats(smollm2_dir, questions)
+    texts = [greedy(control, adapter, ids, WRITTEN) for ids in prompts]
+    texts = [text[: text.index(END) + 1] if END in text else text for text in texts]
+    assert len({tuple(text) for text in texts}) > 10, "twenty texts, not one for all"
+    gaps = [next((gap for _, gap in scores if gap > 0), 0.0) for scores in by_peft(smollm2_dir, folder, prompts, texts)]
+    found = f"{gaps.count(0.0)} of {len(gaps)} equal; where the others part: {[round(gap, 3) for gap in gaps if gap]}"
+    print(found)
+    assert gaps.count(0.0) >= EQUAL * len(gaps) and max(gaps) <= NEAR_TIE, found
 
 
 def test_adapters_are_swapped_once_nothing_is_in_flight_for_them(

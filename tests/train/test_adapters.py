@@ -1,8 +1,10 @@
 """Sealed adapters: named by content, never overwritten, loaded by plain PEFT."""
 
+import errno
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,15 @@ from click.testing import CliRunner
 
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
-from nanoflux_local.train.adapters import adapter_hash, find_adapter, list_adapters, load_manifest, publish
+from nanoflux_local.train.adapters import adapter_hash, export_peft, find_adapter, list_adapters, load_manifest, publish
 from nanoflux_local.train.audit import prepare
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.events import TrainResult
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
+from nanoflux_models.errors import ServerError
+from nanoflux_models.probe import Probe
+from nanoflux_models.probe_record import PROBE, write_probe
 
 SETTINGS = TrainSettings(epochs=1, learning_rate=3e-3, dtype="float32")
 
@@ -35,7 +40,7 @@ def test_an_adapter_is_named_by_its_content(result: TrainResult, tmp_path: Path)
     assert manifest["flops"]["6nd"] > 0 and manifest["settings"]["r"] == 8 and manifest["versions"]["torch"]
     assert manifest["data"]["digest"] == result.data_digest
     assert str(tmp_path) not in "".join(p.read_text(errors="replace") for p in folder.iterdir())
-    assert list_adapters(home) == [manifest]
+    assert list_adapters(home) == [manifest | {"probe": None}]
     assert find_adapter(home, folder.name[:8]) == folder
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
 
@@ -66,10 +71,41 @@ def test_a_damaged_adapter_is_listed_as_such_beside_the_others(
     shown = CliRunner().invoke(nanoflux, ["adapters", "list"])
     assert shown.exit_code == 0, shown.output
     assert re.search(
-        rf"^{whole.name[:16]} +tiny +{result.examples} +[0-9.]+ → [0-9.]+ +r1$", shown.stdout, re.MULTILINE
+        rf"^{whole.name[:16]} +tiny +{result.examples} +[0-9.]+ → [0-9.]+ +– +r1$", shown.stdout, re.MULTILINE
     ), shown.stdout
     assert re.search(rf"^{damaged.name[:16]} +damaged", shown.stdout, re.MULTILINE)
     assert "not what its manifest says" in shown.stderr
+
+
+def test_the_last_probe_is_kept_beside_the_record_and_told(
+    result: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
+    folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
+    works = Probe(folder.name, tokens=72, difference=2.5, agreement=0.95, worst_gap=0.1, error=0.01)
+    fails = replace(works, difference=0.0)
+    for found, word, verdict in ((works, "works", "it works"), (fails, "fails", "it does nothing")):
+        write_probe(folder, found, "tiny")
+        listed, shown = (
+            CliRunner().invoke(nanoflux, ["adapters", *words]) for words in (["list"], ["show", folder.name])
+        )
+        assert word in listed.stdout and verdict in shown.stdout, "the last one counts"
+        record = json.loads(CliRunner().invoke(nanoflux, ["adapters", "show", folder.name, "--json"]).stdout)["probe"]
+        assert (record["passed"], record["verdict"], record["base"]) == (found.passed, found.verdict, "tiny")
+    assert adapter_hash(folder) == folder.name and load_manifest(folder)["adapter"] == folder.name
+    before = (folder / PROBE).read_bytes()
+    with monkeypatch.context() as patched, pytest.raises(ServerError, match=r"cannot be kept.*No space left"):
+        patched.setattr(Path, "replace", full_disk)
+        write_probe(folder, works, "tiny")
+    assert (folder / PROBE).read_bytes() == before and not list(folder.glob(".probe*")), "the old one, whole"
+    export_peft(folder, tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere" / PROBE).exists(), "what was found here says nothing of another machine"
+    (folder / PROBE).write_text("[1]")
+    assert list_adapters(tmp_path / "adapters")[0]["probe"] is None
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_the_wrong_folder_and_the_unknown_name_are_told(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Two processes train one adapter through `accelerate launch`: to rounding what one trains, told and kept once."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.train.adapters import load_manifest
+from nanoflux_local.train.rows import write_rows
+
+TWO = "--multi_gpu --num_processes 2 --main_process_port 0"  # a CPU counts as a device
+KEYS = ("epochs=2", "batch=4", "learning_rate=3e-3", "dtype=float32", "threads=1", "checkpoint_every=2", "dropout=0")
+CLOSE = 2e-3
+"""How far losses and weights may lie apart: the same sums in another order, over 8 steps of Adam."""
+
+
+def support() -> Any:
+    """The training tests' own base and examples."""
+    spec = importlib.util.spec_from_file_location("train_support", Path(__file__).parent / "train" / "conftest.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the installed tiny base in `weights`, and rows of odd number and uneven length."""
+    from nanoflux_models.weights import import_path
+
+    root = tmp_path_factory.mktemp("launched")
+    import_path(support().make_base(root / "source"), "tiny", root)
+    write_rows(root / "rows.jsonl", support().make_examples(15))
+    return root
+
+
+def new_home(place: Path, name: str) -> Home:
+    home = Home(place / name).prepare()
+    (home.root / "weights").symlink_to(place / "weights")
+    return home
+
+
+def start(home: Home, place: Path, *words: str) -> subprocess.Popen[str]:
+    settings = [word for key in KEYS for word in ("--set", key)]
+    command = [sys.executable, "-m", "nanoflux_local.cli", "train", "--data", str(place / "rows.jsonl")]
+    return subprocess.Popen(
+        [*command, "--base", "tiny", *settings, *words],
+        env={**os.environ, "NANOFLUX_HOME": str(home.root)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def weights(home: Home, adapter: str) -> bytes:
+    return (home.adapters / adapter / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def two(place: Path) -> tuple[Home, dict[str, Any]]:
+    """A home in which two processes trained, and what that printed."""
+    home = new_home(place, "two")
+    return home, ended(start(home, place, "--launch", TWO, "--json"))
+
+
+def test_two_processes_train_what_one_does(place: Path, two: tuple[Home, dict[str, Any]]) -> None:
+    from safetensors.torch import load
+
+    alone = new_home(place, "alone")
+    one = ended(start(alone, place, "--json"))
+    home, both = two
+    assert (one["processes"], both["processes"]) == (1, 2) and one["training"] == both["training"]
+    assert all(one[key] == both[key] for key in ("examples", "steps", "tokens", "truncated"))
+    for key in ("train_loss", "val_loss", "initial_val_loss"):
+        assert both[key] == pytest.approx(one[key], abs=CLOSE), key
+    assert 0.8 < both["flops"]["measured"] / one["flops"]["measured"] <= 1.01, "shares are padded less"
+    assert both["flops"]["measured"] == pytest.approx(both["flops"]["explained"]["total"], rel=0.05)
+    ours, theirs = load(weights(alone, one["adapter"])), load(weights(home, both["adapter"]))
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        assert float((weight - theirs[name]).abs().max()) < CLOSE, name
+    assert load_manifest(home.adapters / both["adapter"])["hardware"]["processes"] == 2
+
+
+def test_the_curve_is_told_once_and_again_is_answered_at_once(place: Path, two: tuple[Home, dict[str, Any]]) -> None:
+    home, both = two
+    with LedgerView(home.ledger) as view:
+        told = [row["step"] for row in view.rows("SELECT step FROM training_events WHERE kind = 'step' ORDER BY id")]
+        jobs = list(view.rows("SELECT state FROM jobs"))
+    assert told == list(range(1, both["steps"] + 1)) and len(jobs) == 1
+    assert ended(start(home, place, "--launch", "--no_such_option", "--json"))["adapter"] == both["adapter"]
+
+
+def test_a_kill_of_all_and_the_same_command_give_the_same_bits(place: Path, two: tuple[Home, dict[str, Any]]) -> None:
+    home = new_home(place, "killed")
+    process = start(home, place, "--launch", TWO, "--json")
+    while not list(home.root.glob("trainings/*/checkpoint.pt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    found = ended(start(home, place, "--launch", TWO, "--json"))
+    assert found["adapter"] == two[1]["adapter"] and weights(home, found["adapter"]) == weights(
+        two[0], found["adapter"]
+    )
+
+
+def test_what_the_launcher_refuses_is_told(place: Path) -> None:
+    home = new_home(place, "refused")
+    for words, code, said in (
+        (("--launch", "--no_such_option"), 1, "accelerate launch ended with"),
+        (("--launch", "'half"), 2, "cannot be read"),
+        (("--launch", TWO, "--detach"), 2, "do not go together"),
+    ):
+        process = start(home, place, *words)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == code and said in err, err
