@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from nanoflux_local.ledger.views import LedgerView
@@ -49,11 +50,11 @@ def new_home(place: Path, name: str) -> Home:
     return home
 
 
-def start(home: Home, place: Path, *words: str) -> subprocess.Popen[str]:
+def start(home: Home, place: Path, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     settings = [word for key in KEYS for word in ("--set", key)]
     command = [sys.executable, "-m", "nanoflux_local.cli", "train", "--data", str(place / "rows.jsonl")]
     return subprocess.Popen(
-        [*command, "--base", "tiny", *settings, *words],
+        [*prefix, *command, "--base", "tiny", *settings, *words],
         env={**os.environ, "NANOFLUX_HOME": str(home.root)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -121,6 +122,26 @@ def test_a_kill_of_all_and_the_same_command_give_the_same_bits(place: Path, two:
     assert found["adapter"] == two[1]["adapter"] and weights(home, found["adapter"]) == weights(
         two[0], found["adapter"]
     )
+
+
+def test_sigterm_ends_all_of_them_and_keeps_the_checkpoint(place: Path) -> None:
+    """Also where SIGINT is ignored, as a shell has it for its background jobs."""
+    home = new_home(place, "ended")
+    process = start(
+        home, place, "--launch", TWO, "--set", "epochs=9000", prefix=("sh", "-c", 'trap "" INT; "$@"', "sh")
+    )
+    while not list(home.root.glob("trainings/*/checkpoint.pt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    with LedgerView(home.ledger) as view:
+        leader = view.row("SELECT pid FROM jobs")
+    assert leader is not None
+    os.killpg(process.pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=200)
+    assert "interrupted" in err and not psutil.pid_exists(leader["pid"]), err
+    with LedgerView(home.ledger) as view:
+        row = view.row("SELECT status FROM trainings")
+    assert row is not None and row["status"] == "interrupted"
 
 
 def test_what_the_launcher_refuses_is_told(place: Path) -> None:

@@ -128,7 +128,7 @@ def carry_on(place: Home, training: str, launch: str = "") -> dict[str, Any]:
     from nanoflux_local import trainings
     from nanoflux_local.train.team import follows
 
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     if launch:
         return trainings.carry_on_launched(place, training, launch)
     bar = Bar(training)
@@ -138,6 +138,11 @@ def carry_on(place: Home, training: str, launch: str = "") -> dict[str, Any]:
         return trainings.carry_on(place, training, lambda event: told(bar, event))
     finally:
         bar.close()
+
+
+def _interrupt(*_: object) -> None:
+    """As Ctrl-C does it; not through SIGINT, which a shell's background jobs are told to ignore."""
+    raise KeyboardInterrupt
 
 
 def told(bar: Bar, event: "TrainEvent") -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from nanoflux_local.errors import UsageError
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
+"""The launcher itself gives its processes 30 seconds to end."""
 
 
 def launch(home: Path, training: str, arguments: str) -> int:
