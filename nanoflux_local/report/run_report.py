@@ -136,7 +136,7 @@ def _bar(entry: dict[str, Any]) -> tuple[str, float, float, float]:
 
 
 def _comparison(view: LedgerView, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
-    if len(evaluations) != 2:
+    if len(evaluations) != 2 or evaluations[0]["n"] < 2:  # one item has no spread to compare
         return None
     pair: dict[str, Any] = compare(view, [entry["id"] for entry in evaluations])["pairs"][0]
     low, high = pair["ci95"]

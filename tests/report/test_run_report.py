@@ -162,6 +162,15 @@ def test_an_untrained_and_an_empty_run_have_a_page(path: Path, tmp_path: Path) -
     assert "No example was kept." in written(path, tmp_path / "none", "empty")[1].text
 
 
+def test_an_evaluation_of_one_item_has_a_page_without_a_comparison(path: Path, tmp_path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.create_training("t", "run", EVIL, "hash", SETTINGS, {})
+        ledger.finish_training("t", "done", "adapterhash", RESULT)
+        evaluated(ledger, "before", "", [True])
+        evaluated(ledger, "after", "adapterhash", [False])
+    assert "The paired difference" not in written(path, tmp_path / "out")[1].text
+
+
 def test_the_same_ledger_gives_the_same_page(trained: Path, tmp_path: Path) -> None:
     assert written(trained, tmp_path / "one")[0] == written(trained, tmp_path / "two")[0]
 
