@@ -206,7 +206,8 @@ def test_import_of_a_gguf_gives_the_very_bytes_that_pull_gave(smollm2_dir: Path,
     folder = import_path(gguf, "mine", tmp_path)
     # Another process made the pulled copy, so equal bytes show that conversion is reproducible.
     imported, pulled = read_record(folder), read_record(smollm2_dir)
-    assert imported.revision == pulled.revision and imported.files == pulled.files
+    assert imported.files == pulled.files
+    assert imported.revision == pulled.revision
     assert imported.origin == pulled.origin == {gguf.name: sha256(gguf.read_bytes()).hexdigest()}
     assert "transformers_version" not in (folder / "config.json").read_text()
     manifest = load_manifest("mine", tmp_path)
