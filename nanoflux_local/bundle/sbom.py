@@ -7,7 +7,7 @@ import json
 import zipfile
 from collections.abc import Iterable
 from email.message import Message
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
@@ -55,4 +55,4 @@ def _metadata(path: Path) -> Message:
     """What a wheel says of itself."""
     with zipfile.ZipFile(path) as wheel:
         place = next(name for name in wheel.namelist() if name.count("/") == 1 and name.endswith(".dist-info/METADATA"))
-        return BytesHeaderParser().parsebytes(wheel.read(place))
+        return HeaderParser().parsestr(wheel.read(place).decode("utf-8", "replace"))

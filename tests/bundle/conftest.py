@@ -77,7 +77,7 @@ def wheelhouse(tmp_path: Path) -> Path:
         "nanoflux_local/cli/__main__.py": told,
     }
     _wheel(folder, "nanoflux-local", modules, "Requires-Dist: needed\nLicense-Expression: Apache-2.0\n")
-    _wheel(folder, "needed", {"needed.py": "WORD = 'found'\n"}, "Classifier: License :: OSI Approved :: MIT License\n")
+    _wheel(folder, "needed", {"needed.py": "WORD = 'found'\n"}, "License: MIT © Zoë\n")
     return folder
 
 

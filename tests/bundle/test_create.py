@@ -70,7 +70,7 @@ def test_software_is_carried_in_and_works_where_there_is_no_network(
     assert (lab / "docs" / "sandbox.md").is_file() and not (lab / "wheels").exists()
     components = json.loads((lab / "sbom.json").read_text())["components"]
     assert [(each["name"], each["licenses"][0]["license"]["name"]) for each in components][:2] == [
-        ("nanoflux-local", "Apache-2.0"), ("needed", "MIT License"),
+        ("nanoflux-local", "Apache-2.0"), ("needed", "MIT © Zoë"),
     ]  # fmt: skip
     made = [path for path in (lab / "venv").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert not [path for path in made if b".lab.making-" in path.read_bytes()], "the scratch folder is not named"
