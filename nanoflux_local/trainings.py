@@ -190,9 +190,8 @@ def carry_on(home: Home, training: str, on_event: "OnEvent" = lambda _: None) ->
         return _beside(home, training)
     work = Work(TRAINING, training)
     with working_on(home, work), Ledger(home.ledger) as ledger:
-        with LedgerView(home.ledger) as view:
-            row = find_training(view, training)
-        if result := _done(home, training):
+        row = _row(home, training)
+        if result := _done(home, row):
             return result
         found = _Training(home, row, ledger, on_event).play(work)
     return found or show(home, training)
@@ -200,9 +199,7 @@ def carry_on(home: Home, training: str, on_event: "OnEvent" = lambda _: None) ->
 
 def _beside(home: Home, training: str) -> dict[str, Any]:
     """Train in a process that follows another, which writes down what comes of it."""
-    with LedgerView(home.ledger) as view:
-        row = find_training(view, training)
-    _train(home, row, lambda _: None, lambda: False)
+    _train(home, _row(home, training), lambda _: None, lambda: False)
     return {}
 
 
@@ -226,19 +223,22 @@ def carry_on_launched(home: Home, training: str, arguments: str) -> dict[str, An
     work = Work(TRAINING, training)
     if is_worked_on(home, work):
         raise work.refused()
-    if not (result := _done(home, training)):
+    if not (result := _done(home, _row(home, training))):
         code = launch(home.root, training, arguments)
-        result, found = _done(home, training), show(home, training)
+        result, found = _done(home, _row(home, training)), show(home, training)
         if code and not result:
             fix = f"what they said is above; go on with `nanoflux trainings resume {training}` or the same command"
             raise NanofluxError(f"accelerate launch ended with {code}: {found['message'] or found['status']}", fix)
     return result or show(home, training)
 
 
-def _done(home: Home, training: str) -> dict[str, Any]:
-    """What came of a training that is done and whose adapter is here; {} of any other."""
+def _row(home: Home, training: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        row = find_training(view, training)
+        return find_training(view, training)
+
+
+def _done(home: Home, row: dict[str, Any]) -> dict[str, Any]:
+    """What came of a training that is done and whose adapter is here; {} of any other."""
     if row["status"] != "done" or not (home.adapters / row["adapter"]).is_dir():
         return {}
     result: dict[str, Any] = json.loads(row["result"])

@@ -140,6 +140,12 @@ class Server:
         self._http.server_close()
 
 
+@pytest.fixture(scope="session")
+def new_server() -> type[Server]:
+    """For whoever needs a server longer than one test; closes it himself."""
+    return Server
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):

@@ -5,14 +5,13 @@ since what it says holds for the server and the machine on which it was found.
 """
 
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanoflux_models.errors import ServerError
+from nanoflux_models.files import write_whole
 
 if TYPE_CHECKING:
     from nanoflux_models.probe import Probe
@@ -28,17 +27,9 @@ def write_probe(folder: Path, found: "Probe", base: str) -> None:
     """
     at = datetime.now(UTC).isoformat(timespec="seconds")
     record = {**asdict(found), "base": base, "passed": found.passed, "verdict": found.verdict, "at": at}
-    part = ""
     try:
-        handle, part = tempfile.mkstemp(dir=folder, prefix=f".{PROBE}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(record, indent=2, sort_keys=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(part).replace(folder / PROBE)
+        write_whole(folder / PROBE, json.dumps(record, indent=2, sort_keys=True) + "\n")
     except OSError as error:
-        if part:
-            Path(part).unlink(missing_ok=True)
         what = f"the outcome of the probe cannot be kept in {folder}: {error.strerror or error}"
         raise ServerError(what, "free space, or make the folder writable, and probe again") from error
 

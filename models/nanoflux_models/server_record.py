@@ -5,13 +5,12 @@ anybody still wants it. Owns the files; signals nobody.
 """
 
 import contextlib
-import os
 import re
-import tempfile
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nanoflux_models.files import write_whole
 from nanoflux_models.processes import Process, boot_id
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._@-]*")
@@ -75,10 +74,7 @@ def write(home: Path, record: ServerRecord) -> None:
     """Put it down whole, for this user alone."""
     folder = _folder(home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, path = tempfile.mkstemp(dir=folder, prefix=".new-")  # which is made with 0600
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(record.model_dump_json(indent=2) + "\n")
-    Path(path).replace(folder / f"{record.name}.json")
+    write_whole(folder / f"{record.name}.json", record.model_dump_json(indent=2) + "\n")
 
 
 def remove(home: Path, record: ServerRecord) -> None:

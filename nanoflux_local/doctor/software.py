@@ -49,12 +49,10 @@ def vllm() -> Check:
 def versions() -> Check:
     """What is missing or out of bounds is to be mended; what only differs from what was tested is advice."""
     fix = f"pip install -c {packages.constraints_file()} {packages.PROJECT}"
-    broken = packages.unmet()
-    here = packages.needed()
-    broken += [f"{each.name} is missing" for each in here if not each.version and each.name in packages.tested()]
+    broken, here, pins = packages.unmet(), packages.needed(), packages.tested()
+    broken += [f"{each.name} is missing" for each in here if not each.version and each.name in pins]
     if broken:
         return Check("versions", False, _listed(list(dict.fromkeys(broken))), fix)
-    pins = packages.tested()
     other = [
         f"{each.name} {each.version} (tested: {pins[each.name]})"
         for each in here

@@ -6,9 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -43,27 +41,12 @@ def harm(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def hostile(harm: str) -> Iterator[str]:
+def hostile(harm: str, new_server: Callable[[], Any]) -> Iterator[str]:
     """The address of a server that answers everything with it."""
-    body = reply_of(harm)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+    server = new_server()
+    server.answer((200, reply_of(harm)))
+    yield server.url
+    server.close()
 
 
 @pytest.fixture(scope="module")
