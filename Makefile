@@ -14,7 +14,7 @@ demo: $(STAMP)  ## the main job on the embedded default, and a report to open
 	NANOFLUX_HOME=$(DEMO_HOME) $(BIN)/nanoflux demo --out demo-report
 
 test: check $(VLLM_STAMP)  ## linters, types, import contracts, and the whole suite
-	NANOFLUX_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest
+	NANOFLUX_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """What our client costs over a real vLLM: tokens a second at 1, 8 and 32 requests at once, against the raw SDK's.
 
-    python bench/pool.py [--rounds 4] [--tokens 64]      # needs `make vllm`
+    python bench/pool.py [--rounds 4] [--tokens 64] [--width 32 …]      # needs `make vllm`
 
 Both ask the same greedy questions of one server, in turns whose order is reversed from round to round, so that a
 machine that slows down slows both. The figure is the ratio; 0.95 is the least that is accepted.
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ async def speed(ask: Ask, width: int, number: int) -> float:
     return sum(written) / (time.perf_counter() - began)
 
 
-async def measured(url: str, rounds: int, tokens: int) -> dict[int, dict[str, float]]:
+async def measured(url: str, widths: Sequence[int], rounds: int, tokens: int) -> dict[int, dict[str, float]]:
     import openai
 
     raw = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
@@ -75,7 +75,7 @@ async def measured(url: str, rounds: int, tokens: int) -> dict[int, dict[str, fl
         return (await pool.chat(ChatRequest(pool.identity, (Message("user", text),), sampling, seed))).completion_tokens
 
     found: dict[int, dict[str, float]] = {}
-    for width in WIDTHS:
+    for width in widths:
         speeds: dict[Ask, list[float]] = {by_sdk: [], by_pool: []}
         for number in range(rounds + 1):  # the first is for warming up
             for ask in (by_sdk, by_pool) if number % 2 else (by_pool, by_sdk):
@@ -93,6 +93,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4, help="pairs of series at each width (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of a reply at most (default: %(default)s)")
+    parser.add_argument("--width", type=int, action="append", help=f"requests at once (default: {WIDTHS})")
     given = parser.parse_args()
     weights = Path(os.environ.get("NANOFLUX_HOME", PROJECT / ".nanoflux/test-home")) / "weights"
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +102,7 @@ def main() -> int:
         lean = ("--context", "2048", "--arg=--enforce-eager", f"--arg=--max-num-seqs={max(WIDTHS)}")
         url = command(home, "models", "serve", MODEL, *lean)["url"]
         try:
-            found = asyncio.run(measured(url, given.rounds, given.tokens))
+            found = asyncio.run(measured(url, given.width or WIDTHS, given.rounds, given.tokens))
         finally:
             command(home, "models", "stop", "--all")
     for width, figures in found.items():

@@ -6,6 +6,7 @@ A server that shows no such figures is asked once and never again.
 import asyncio
 import re
 import time
+from typing import Any
 
 from nanoflux_local.endpoints.replicas import Replica
 
@@ -15,6 +16,8 @@ FULL = 0.95
 """Share of the cache from which requests push each other out."""
 LONG_QUEUE = 0.25
 """Requests may wait at the server up to this share of those sent: enough that it never runs dry."""
+SETTLE_S = 0.5
+"""Replies of one length end together, and as many requests come at once: a queue that is gone by then was no queue."""
 _METRIC = re.compile(r"^vllm:(num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -38,23 +41,25 @@ class Gauge:
     async def _ask(self, began: float) -> None:
         import httpx2
 
-        address = self._replica.url.rstrip("/").removesuffix("/v1") + "/metrics"
         try:
             async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
-                response = await client.get(address)
-            figures = read_metrics(response.text) if response.status_code == 200 else {}
-            self._silent = not figures
-            self._follow(figures, began)
+                if await self._crowded(client):
+                    await asyncio.sleep(SETTLE_S)
+                    if await self._crowded(client):
+                        self._replica.lane.halve(began)
         except httpx2.HTTPError:
             return  # a server in trouble: the requests themselves will tell of it
         finally:
             self._task = None
 
-    def _follow(self, figures: dict[str, float], began: float) -> None:
-        lane = self._replica.lane
+    async def _crowded(self, client: Any) -> bool:
+        """Whether the server says that it has more than it can take."""
+        address = self._replica.url.rstrip("/").removesuffix("/v1") + "/metrics"
+        response = await client.get(address)
+        figures = read_metrics(response.text) if response.status_code == 200 else {}
+        self._silent = not figures
         full = figures.get("kv_cache_usage_perc", 0.0) >= FULL
-        if full or figures.get("num_requests_waiting", 0.0) > LONG_QUEUE * lane.limit + 1:
-            lane.halve(began)
+        return full or figures.get("num_requests_waiting", 0.0) > LONG_QUEUE * self._replica.lane.limit + 1
 
     async def close(self) -> None:
         task, self._task = self._task, None

@@ -181,21 +181,42 @@ def test_a_server_that_says_busy_gets_fewer_at_once(fake_server, monkeypatch) ->
 @pytest.mark.parametrize(("waiting", "cache"), [(100.0, 0.1), (0.0, 0.99), (2.0, 0.3)], ids=["queue", "full", "well"])
 def test_the_width_follows_what_vllm_shows(fake_server, monkeypatch, waiting: float, cache: float) -> None:
     monkeypatch.setattr(gauge, "EVERY_S", 0.01)
+    monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
     server.waiting, server.cache = waiting, cache
-
-    async def send() -> float:
-        endpoint = OpenAIChatEndpoint("m", url, capacity=32)
-        try:
-            for number in range(10):
-                await endpoint.chat(request(endpoint, str(number)))
-                await asyncio.sleep(0.03)
-            return endpoint.service._connected()[0].lane.limit
-        finally:
-            await endpoint.close()
-
-    limit = asyncio.run(send())
+    limit = asyncio.run(width_after(url, 10))
     assert limit == 32 if (waiting, cache) == (2.0, 0.3) else limit < 8
+
+
+def test_requests_that_came_together_are_not_taken_for_a_queue(fake_server, monkeypatch) -> None:
+    class Passing:
+        """Many wait whenever somebody looks, and none when he looks again."""
+
+        looks = 0
+
+        def __format__(self, spec: str) -> str:
+            self.looks += 1
+            return str(31.0 if self.looks % 2 else 0.0)
+
+        __str__ = __repr__ = lambda self: format(self)
+
+    monkeypatch.setattr(gauge, "EVERY_S", 0.01)
+    monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
+    url, server = fake_server()
+    server.waiting = Passing()
+    assert asyncio.run(width_after(url, 5)) == 32
+    assert server.waiting.looks >= 4
+
+
+async def width_after(url: str, requests: int) -> float:
+    endpoint = OpenAIChatEndpoint("m", url, capacity=32)
+    try:
+        for number in range(requests):
+            await endpoint.chat(request(endpoint, str(number)))
+            await asyncio.sleep(0.05)
+        return endpoint.service._connected()[0].lane.limit
+    finally:
+        await endpoint.close()
 
 
 def test_the_figures_of_several_engines_are_read_as_the_worst() -> None:
