@@ -5,15 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_HOME ?= $(CURDIR)/.nanoflux/test-home
 DEMO_HOME ?= $(CURDIR)/.nanoflux/demo-home
+PROGRAMS := strace tmux chromium-headless-shell ssh-keygen
+PACKAGES := strace tmux chromium-headless-shell openssh-client
 VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
-.PHONY: demo test check bench docs vllm clean
+.PHONY: demo test check bench docs vllm programs clean
 
 demo: $(STAMP)  ## the main job on the embedded default, and a report to open
 	NANOFLUX_HOME=$(DEMO_HOME) $(BIN)/nanoflux demo --out demo-report
 
-test: check $(VLLM_STAMP)  ## linters, types, import contracts, and the whole suite
+test: check $(VLLM_STAMP) programs  ## linters, types, import contracts, and the whole suite
 	NANOFLUX_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 check: $(STAMP)
@@ -35,6 +37,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+programs:  ## what a few tests need besides Python; without it they skip, and say so
+	@which $(PROGRAMS) > /dev/null && exit; \
+	if [ "$$(id -u)" = 0 ] && which apt-get > /dev/null; then \
+	    (export DEBIAN_FRONTEND=noninteractive; apt-get install -y -q $(PACKAGES) || (apt-get update -q && apt-get install -y -q $(PACKAGES))) > /dev/null 2>&1 && exit; \
+	fi; \
+	echo "make: some of these are missing: $(PROGRAMS); the tests that need them skip (Debian: apt install $(PACKAGES))"
 
 vllm: $(VLLM_STAMP)  ## vLLM for CPUs in an environment of its own, where `nanoflux models serve` finds it
 

@@ -36,14 +36,15 @@ PREFIX = b"sha256:"
 DIGEST = 64
 HEAD_BYTES = 64 << 20
 BLOCK = 1 << 20
-FOLDERS = ("wheels", "home", "docs")
-LOOSE = ("requirements.txt", "sbom.json")
+FOLDERS = ("wheels", "vllm-wheels", "home", "docs")
+LOOSE = ("requirements.txt", "vllm-requirements.txt", "sbom.json")
 """What may lie beside the folders."""
 ROOM = 3
 """Times its size that installing a bundle takes at most: the wheels, unpacked beside themselves."""
 WRAPPER = """#!/bin/sh
 # NanoFlux Local with the home that came in its bundle; NANOFLUX_HOME names another.
 here=$(dirname "$(readlink -f "$0")")
+if [ -x "$here/vllm/bin/python" ]; then export NANOFLUX_VLLM_PYTHON="${NANOFLUX_VLLM_PYTHON:-$here/vllm/bin/python}"; fi
 NANOFLUX_HOME="${NANOFLUX_HOME:-$here/home}" exec "$here/venv/bin/python" -m nanoflux_local.cli "$@"
 """
 Say = Callable[[str], None]
@@ -322,7 +323,7 @@ def install(path: Path, to: Path, say: Say, signers: Path | None = None) -> Path
         _unpack(head, scratch)
         if head.wheels:
             say("installing the wheels")
-            _make_environment(scratch, to)
+            _make_environments(scratch, to, "vllm-requirements.txt" in head.files)
         scratch.rename(to)
     return to
 
@@ -390,17 +391,31 @@ def _unpack(head: Head, scratch: Path) -> None:
                 file.write(block)
 
 
-def _make_environment(scratch: Path, to: Path) -> None:
-    """A virtual environment with the wheels in it, by the pip among them: this Python may have none."""
-    place, wheels = scratch / "venv", scratch / "wheels"
-    venv.EnvBuilder(symlinks=True).create(place)
-    pip = next(wheels.glob("pip-*.whl"), None)
+def _make_environments(scratch: Path, to: Path, vllm: bool) -> None:
+    """The suite's, and vLLM's beside it, which pins other versions; by the pip among the wheels: this Python may have
+    none."""
+    pip = next((scratch / "wheels").glob("pip-*.whl"), None)
     if pip is None:
         raise BundleError("there is no pip among the wheels", "make the bundle again")
+    _make_environment(scratch / "venv", to, pip, scratch / "wheels", scratch / "requirements.txt")
+    if vllm:
+        listed = scratch / "vllm-requirements.txt"
+        _make_environment(scratch / "vllm", to, pip, scratch / "vllm-wheels", listed, "--no-deps")
+        shutil.rmtree(scratch / "vllm-wheels")
+    shutil.rmtree(scratch / "wheels")
+    wrapper = scratch / "nanoflux"
+    wrapper.write_text(WRAPPER)
+    wrapper.chmod(0o700)
+
+
+def _make_environment(place: Path, to: Path, pip: Path, wheels: Path, listed: Path, *more: str) -> None:
+    """A virtual environment with what a list names in it."""
+    scratch = place.parent
+    venv.EnvBuilder(symlinks=True).create(place)
     command = [
         str(place / "bin/python"), "-I", str(pip / "pip"), "--isolated", "install", "--quiet", "--no-index",
         "--find-links", str(wheels), "--require-hashes", "--no-compile", "--no-cache-dir", "--no-input",
-        "--disable-pip-version-check", "-r", str(scratch / "requirements.txt"),
+        "--disable-pip-version-check", *more, "-r", str(listed),
     ]  # fmt: skip
     environment = {"PATH": os.environ.get("PATH", os.defpath), "PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(scratch)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
@@ -408,10 +423,6 @@ def _make_environment(scratch: Path, to: Path) -> None:
         told = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise BundleError(f"pip could not install the wheels:\n{told}", "make the bundle for this machine; see above")
     _settle(place, str(scratch).encode(), str(to).encode())
-    shutil.rmtree(wheels)
-    wrapper = scratch / "nanoflux"
-    wrapper.write_text(WRAPPER)
-    wrapper.chmod(0o700)
 
 
 def _settle(place: Path, made: bytes, final: bytes) -> None:

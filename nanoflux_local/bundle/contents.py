@@ -25,6 +25,8 @@ class Wanted:
     runs: tuple[str, ...] = ()
     software: bool = True
     wheel: Path | None = None
+    extras: tuple[str, ...] = ()
+    vllm: Path | None = None
     python: str = ""
     platform: str = ""
 
@@ -54,8 +56,11 @@ def gather(wanted: Wanted, home: Home, scratch: Path) -> Contents:
     about: dict[str, Any] = {"nanoflux": __version__, "models": list(wanted.models), "runs": runs, "adapters": adapters}
     about |= {"datasets": list(wanted.datasets), "profiles": [path.name for path in wanted.profiles]}
     if wanted.software:
-        wheels.collect(scratch / "wheels", wanted.wheel, python, platform)
-        files |= _software(scratch) | _tree(docs_folder(), "docs")
+        wheels.collect(scratch / "wheels", wanted.wheel, wanted.extras, python, platform)
+        files |= _software(scratch, "") | _tree(docs_folder(), "docs")
+        if wanted.vllm:
+            wheels.collect_listed(scratch / "vllm-wheels", wanted.vllm, python, platform)
+            files |= _software(scratch, "vllm-")
         about |= {"python": python, "platform": platform}
     if not files:
         raise UsageError("there is nothing to put into the bundle", "name a --model, --data, --profile or --export")
@@ -128,17 +133,19 @@ def _report(home: Home, scratch: Path, run: str) -> dict[str, Path]:
     return {f"home/reports/{run}/index.html": write_report(home.ledger, run, scratch / "reports" / run)}
 
 
-def _software(scratch: Path) -> dict[str, Path]:
-    folder = scratch / "wheels"
+def _software(scratch: Path, which: str) -> dict[str, Path]:
+    """The wheels of one environment, and the list that pins them."""
+    folder, listed = scratch / f"{which}wheels", f"{which}requirements.txt"
     return {
-        "requirements.txt": _written(scratch / "requirements.txt", wheels.lock(folder)),
-        **{f"wheels/{path.name}": path for path in folder.glob("*.whl")},
+        listed: _written(scratch / listed, wheels.lock(folder)),
+        **{f"{folder.name}/{path.name}": path for path in folder.glob("*.whl")},
     }
 
 
 def _bill(wanted: Wanted, home: Home, scratch: Path) -> str:
     records = [read_record(weights_dir(name, home.root)) for name in wanted.models]
-    return sbom.bill((scratch / "wheels").glob("*.whl") if wanted.software else (), records)
+    folders = [scratch / name for name in ("wheels", "vllm-wheels")] if wanted.software else []
+    return sbom.bill([path for folder in folders for path in folder.glob("*.whl")], records)
 
 
 def _tree(folder: Path, name: str) -> dict[str, Path]:

@@ -31,30 +31,30 @@ def this_platform() -> str:
     return re.sub(r"[.-]", "_", sysconfig.get_platform())
 
 
-def collect(folder: Path, wheel: Path | None, python: str, platform: str) -> None:
+def collect(folder: Path, wheel: Path | None, extras: Sequence[str], python: str, platform: str) -> None:
     """Download into `folder`; `wheel` is the project's own, built from this checkout where none is named.
 
     Raises:
         NanofluxError: pip could not build or find one.
     """
+    own = str(wheel or _built(folder.parent / "own")) + (f"[{','.join(extras)}]" if extras else "")
+    _download(folder, ["-c", str(constraints_file()), own, "pip"], python, platform)
+
+
+def collect_listed(folder: Path, listed: Path, python: str, platform: str) -> None:
+    """Download what a whole environment's list names, as `pip freeze` prints it, and nothing that the list leaves out.
+
+    Raises:
+        NanofluxError: pip could not find one.
+    """
+    _download(folder, ["--no-deps", "-r", str(listed)], python, platform)
+
+
+def _download(folder: Path, what: Sequence[str], python: str, platform: str) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    own = wheel or _built(folder.parent / "own")
-    words = [
-        "download",
-        "--dest",
-        str(folder),
-        "--find-links",
-        str(folder),
-        "-c",
-        str(constraints_file()),
-        str(own),
-        "pip",
-    ]
+    words = ["download", "--dest", str(folder), "--find-links", str(folder), "--only-binary=:all:", *what]
     if (python, platform) != (this_python(), this_platform()):
-        words += ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
-        words += [f"--platform={tag}" for tag in tags(platform)]
-    else:
-        words += ["--only-binary=:all:"]
+        words += ["--implementation=cp", f"--python-version={python}", *(f"--platform={tag}" for tag in tags(platform))]
     _pip(words, "the wheels could not be downloaded; those that were are kept")
 
 

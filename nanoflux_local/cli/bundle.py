@@ -38,6 +38,11 @@ def command() -> None:
 @click.option("--software/--no-software", default=True, show_default=True, help="Wheels and docs.")
 @click.option("--wheel", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="This project's own wheel [default: built from the checkout].")  # fmt: skip
+@click.option(
+    "--extra", "extras", multiple=True, metavar="NAME", help="An extra of this project, as tensorboard or dev."
+)
+@click.option("--vllm", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="LIST",
+              help="vLLM too, in an environment of its own: all its packages, as `pip freeze` lists them.")  # fmt: skip
 @click.option("--python", metavar="VERSION", help="Of the machine that it is for, as 3.12 [default: this one's].")
 @click.option("--platform", metavar="TAG", help="Of that machine, as manylinux_2_28_x86_64 [default: this one's].")
 @click.option(
@@ -47,8 +52,8 @@ def command() -> None:
 @with_json
 def create(
     out: Path, models: tuple[str, ...], datasets: tuple[str, ...], profiles: tuple[Path, ...], runs: tuple[str, ...],
-    software: bool, wheel: Path | None, python: str | None, platform: str | None, part_size: int, sign: Path | None,
-    as_json: bool,
+    software: bool, wheel: Path | None, extras: tuple[str, ...], vllm: Path | None, python: str | None,
+    platform: str | None, part_size: int, sign: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a bundle. Killed or failed, it goes on where its downloads were when it is begun again."""
     from nanoflux_local.bundle import carried
@@ -57,7 +62,7 @@ def create(
 
     refuse_taken(out)
     scratch = out.with_name(f"{out.name}.making")
-    wanted = Wanted(models, datasets, profiles, runs, software, wheel, python or "", platform or "")
+    wanted = Wanted(models, datasets, profiles, runs, software, wheel, extras, vllm, python or "", platform or "")
     if software:
         say("collecting wheels: this takes minutes the first time")
     contents = gather(wanted, home(), scratch)

@@ -70,13 +70,16 @@ def wheelhouse(tmp_path: Path) -> Path:
     if pip is None:
         pytest.skip("this Python carries no wheel of pip (Debian strips ensurepip)")
     (folder / pip.name).write_bytes(pip.read_bytes())
-    told = "import os, needed\nprint(os.environ['NANOFLUX_HOME'], needed.WORD)\n"
+    told = "import os, needed\nby = os.environ.get('NANOFLUX_VLLM_PYTHON')\n"
+    told += "print(os.environ['NANOFLUX_HOME'], needed.WORD, *(['by', by] if by else []))\n"
     modules = {
         "nanoflux_local/__init__.py": "",
         "nanoflux_local/cli/__init__.py": "",
         "nanoflux_local/cli/__main__.py": told,
     }
-    _wheel(folder, "nanoflux-local", modules, "Requires-Dist: needed\nLicense-Expression: Apache-2.0\n")
+    needs = "Requires-Dist: needed\nProvides-Extra: more\nRequires-Dist: more; extra == 'more'\n"
+    _wheel(folder, "nanoflux-local", modules, needs + "License-Expression: Apache-2.0\n")
+    _wheel(folder, "more", {"more.py": ""}, "License: MIT\n")
     _wheel(folder, "needed", {"needed.py": "WORD = 'found'\n"}, "License: MIT © Zoë\n")
     return folder
 

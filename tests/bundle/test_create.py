@@ -76,6 +76,37 @@ def test_software_is_carried_in_and_works_where_there_is_no_network(
     assert not [path for path in made if b".lab.making-" in path.read_bytes()], "the scratch folder is not named"
 
 
+def test_vllm_is_carried_in_an_environment_of_its_own(
+    command: Callable[..., Any], wheelhouse: Path, tmp_path: Path
+) -> None:
+    listed, own = tmp_path / "vllm.txt", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
+    listed.write_text("needed==0.1.0\n")
+    words = (
+        "bundle",
+        "create",
+        "-o",
+        str(tmp_path / "lab.pyz"),
+        "--wheel",
+        str(own),
+        "--vllm",
+        str(listed),
+        "--extra",
+        "more",
+    )
+    done = command(tmp_path / "home", *words, index=wheelhouse)
+    assert done.returncode == 0, done.stderr
+    lab = tmp_path / "lab"
+    alone(sys._base_executable, "-I", str(tmp_path / "lab.pyz"), "install", "--to", "lab", cwd=tmp_path)
+    assert alone(str(lab / "vllm/bin/python"), "-c", "import needed; print(needed.WORD)", cwd=tmp_path) == ["found"]
+    assert not (lab / "vllm-wheels").exists()
+    assert sorted(path.name for path in (lab / "vllm/lib").glob("*/site-packages/*.dist-info")) == [
+        "needed-0.1.0.dist-info"
+    ], "nothing but what the list names"
+    assert alone(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} found by {lab / 'vllm/bin/python'}"]
+    packed = json.loads((lab / "sbom.json").read_text())["components"]
+    assert "more" in {each["name"] for each in packed}, "what the extra needs"
+
+
 def test_a_wheel_that_is_not_the_pinned_one_leaves_nothing(wheelhouse: Path, tmp_path: Path) -> None:
     pinned = wheels.lock(wheelhouse).replace("needed==0.1.0 --hash=sha256:", "needed==0.1.0 --hash=sha256:0")
     (tmp_path / "requirements.txt").write_text(pinned[:-2] + "\n")
@@ -105,7 +136,7 @@ def test_what_was_downloaded_is_not_fetched_again(
     own = wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheelhouse))
-    arguments = (tmp_path / "wheels", own, wheels.this_python(), wheels.this_platform())
+    arguments = (tmp_path / "wheels", own, (), wheels.this_python(), wheels.this_platform())
     wheels.collect(*arguments)
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     wheels.collect(*arguments)
@@ -117,7 +148,7 @@ def test_what_was_downloaded_is_not_fetched_again(
 
 
 def test_a_folder_with_two_versions_of_a_package_is_refused(wheelhouse: Path) -> None:
-    assert wheels.lock(wheelhouse).count("--hash=sha256:") == 3
+    assert wheels.lock(wheelhouse).count("--hash=sha256:") == 4
     (wheelhouse / "needed-0.2.0-py3-none-any.whl").write_bytes(b"")
     with pytest.raises(RefusedError, match="needed twice"):
         wheels.lock(wheelhouse)
