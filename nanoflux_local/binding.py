@@ -33,6 +33,7 @@ from nanoflux_local.records import (
 )
 from nanoflux_local.roles.attacker import ModelAttacker
 from nanoflux_local.roles.base import Player
+from nanoflux_local.roles.code_check import CodeCheck
 from nanoflux_local.roles.defender import Defender, reply_budget
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.program_judge import ProgramJudge
@@ -242,7 +243,7 @@ def bind(config: RunConfig, home: Home) -> Bound:
     endpoints = {name: managed.get(name) or build_endpoint(name, chosen[name], home) for name in chosen}
     endpoints = take_turns(endpoints, groups)
     embedder = build_embedder(config.endpoints[config.embedder], home)
-    return Bound(endpoints, embedder, PythonTool(), programs=PROGRAM in used)
+    return Bound(endpoints, embedder, PythonTool(), programs=PROGRAM in used or config.judge.code_check)
 
 
 def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
@@ -329,7 +330,8 @@ def build_embedder(config: EndpointConfig, home: Home) -> Embedder:
 def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
     """The rules of a run; needs identities, not endpoints, so that a replay can make them too."""
     domain = load_domain(config.domain)
-    changed = [name for name, text in domain.prompts.items() if config.prompts.get(name) != digest(text)]
+    texts = {name: digest(text) for name, text in domain.prompts.items()}
+    changed = [name for name in texts if config.prompts.get(name, texts[name]) != texts[name]]  # older runs know fewer
     if changed:
         raise RefusedError(
             f"the prompt {changed[0]!r} of {domain.name!r} is not the one this run was started with",
@@ -352,10 +354,21 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
         playing = player("defender", name, reply_budget(domain, config.budgets), domain.stop)
         return Defender(domain, playing, config.budgets, config.retries.parse)
 
+    def code_check(playing: Player) -> CodeCheck:
+        if SANDBOX not in identities:
+            raise RefusedError(
+                "the run was made without a code check, so none of its programs is remembered",
+                "play it as another run: nanoflux run start --fork RUN --set judge.code_check=true",
+            )
+        return CodeCheck(domain, playing, identities[SANDBOX], config.sandbox_wall_s, config.retries.parse)
+
     def judge(name: str) -> Judge:
         if name == PROGRAM:
             return ProgramJudge(identities[SANDBOX], config.sandbox_wall_s)
-        return ModelJudge(domain, player("judge", name, config.reply_tokens), config.judge, config.retries.parse)
+        playing, retries = player("judge", name, config.reply_tokens), config.retries.parse
+        return ModelJudge(
+            domain, playing, config.judge, retries, code_check(playing) if config.judge.code_check else None
+        )
 
     one, other = config.roles.attacker.endpoint, config.roles.defender.endpoint
     arbiter = judge(config.roles.judge.endpoint)

@@ -60,10 +60,13 @@ class Novelty(Strict):
 
 
 class JudgeRules(Strict):
-    """The confidence bar, and how many low-confidence evaluations discard a question (paper §3)."""
+    """The confidence bar, how many low-confidence evaluations discard a question, and whether a model as judge checks
+    what it accepts by a program (paper §3).
+    """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
     strikes: int = Field(default=3, ge=1)
+    code_check: bool = False
 
 
 class Retries(Strict):

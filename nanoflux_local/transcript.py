@@ -67,7 +67,8 @@ class Verdict:
     """A judgement: VALID/INVALID of an attack, or CORRECT/INCORRECT of a defence (`positive`, the strict reading).
 
     `soft` is the lenient reading (None where it was not judged); `confidence` lies in [0, 1]; `asked` counts the
-    evaluations until one was confident; `check` is what a tool found, "not checked" where none ran, with why.
+    evaluations until one was confident; `check` is what a tool found, "not checked" where none ran, with why, and
+    `program` the one that the judge wrote for it.
     """
 
     positive: bool
@@ -77,6 +78,7 @@ class Verdict:
     asked: int = 1
     check: Checked = "not checked"
     check_detail: str = ""
+    program: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from nanoflux_local.config import SeedCount, Strict, validated
 from nanoflux_local.errors import ConfigError
 
 AnswerKind = Literal["number", "choice", "text"]
-PROMPTS = ("attacker", "defender", "validation", "evaluation", "confidence")
+PROMPTS = ("attacker", "defender", "validation", "evaluation", "confidence", "code")
 
 
 class Sections(Strict):
@@ -51,7 +51,8 @@ class WorkedExample(Strict):
 class Domain(Strict):
     """What a domain's file says, with the prompt templates that belong to it (name → text).
 
-    Seeds come from `datasets`; `evaluates` are further benchmarks that are asked and scored in the same way.
+    Seeds come from `datasets`; `evaluates` are further benchmarks that are asked and scored in the same way. With
+    `code_check` the judge goes through solutions again by a program of its own.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Domain(Strict):
     datasets: tuple[str, ...]
     evaluates: tuple[str, ...] = ()
     programs: bool = False
+    code_check: bool = False
     letters: str = ""
     seeds: SeedCount
     novelty: PaperNovelty
@@ -86,7 +88,7 @@ class Domain(Strict):
             "domain": self.name,
             "seeds": self.seeds.model_dump(),
             "novelty": self.novelty.model_dump(),
-            "judge": {"confidence": self.confidence},
+            "judge": {"confidence": self.confidence, "code_check": self.code_check},
             "budgets": dict(self.budgets),
         }
 

@@ -75,6 +75,8 @@ def duel(prompt: str, rng: random.Random) -> str:
     """The default script: finds the role by the sections that the prompt asks for."""
     if rng.random() < 0.04:
         return rng.choice(["I would rather not say.", "ANSWER:", "<think>where was I"])
+    if "# VARIABLES" in prompt:
+        return _program(prompt, rng)
     if "VALID or INVALID" in prompt:
         return _judgement(rng, "VALID", "INVALID", 0.85, "VERIFICATION: each step was done again.")
     if "CORRECT or INCORRECT" in prompt:
@@ -126,6 +128,16 @@ def _evaluation(prompt: str, rng: random.Random) -> str:
     right = expected is not None and found is not None and expected[1].strip() == found[1].strip()
     middle = f"REASONING QUALITY: {'SOUND' if right else 'UNSOUND'}, as the steps show.\nCALCULATION ACCURACY: redone."
     return _judgement(rng, "CORRECT", "INCORRECT", 1.0 if right else 0.0, middle)
+
+
+def _program(prompt: str, rng: random.Random) -> str:
+    """The sum of `_attack` as a judge's program; one in eight forgets the gift, one in eight is no program."""
+    numbers = re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]
+    rows, each, lost = [*numbers, "2", "3", "1"][:3]
+    left = rng.choice(["total"] + ["total - lost"] * 7)
+    steps = f"# STEPS\ntotal = rows * each\nleft = {left}\n# CHECK\nanswer = left\n"
+    program = f"# VARIABLES\nrows, each, lost = {rows}, {each}, {lost}\n{steps}"
+    return f"CODE:\n```python\n{program if rng.random() < 0.875 else 'print(42)'}\n```"
 
 
 def _judgement(rng: random.Random, yes: str, no: str, chance: float, middle: str) -> str:

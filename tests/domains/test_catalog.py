@@ -34,6 +34,7 @@ VALUES = {
     "validation": {"attack": ATTACK},
     "evaluation": {"attack": ATTACK, "defence": DEFENCE},
     "confidence": {"confidence": 0.62},
+    "code": {"attack": ATTACK, "problem": "it is no Python"},
 }
 SHOWN = {
     "attacker": ["Seed question {{ one }}?", "Seed question two?", "A. an ant", "B. a bee", "11"],
@@ -41,6 +42,7 @@ SHOWN = {
     "validation": [ATTACK.question, ATTACK.solution, ATTACK.answer],
     "evaluation": [ATTACK.question, ATTACK.solution, ATTACK.answer, DEFENCE.solution, DEFENCE.answer, DEFENCE.analysis],
     "confidence": ["0.62"],
+    "code": [ATTACK.question, ATTACK.solution, "it is no Python", "# VARIABLES", "# STEPS", "# CHECK"],
 }
 EACH = list(itertools.product(built_in(), PROMPTS))
 

@@ -1,0 +1,160 @@
+"""The judge's code check (paper §3, A.1): the judge writes a program of a fixed form, the sandbox runs it, we compare.
+
+The program follows the solution's steps from the problem's own quantities; the answer is compared here, never by the
+program. What cannot be run, or computes nothing, is "not checked" with its reason: no program is an opinion.
+"""
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nanoflux_local.answers import numbers_agree, read_number
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.reasoning import strip_reasoning
+from nanoflux_local.records import ChatReply, Identity, Message, PythonReply, PythonRequest, digest, storable
+from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.transcript import Attack, Checked
+
+PARTS = ("VARIABLES", "STEPS", "CHECK")
+LONGEST = 8000
+"""Characters of a program: what is longer checks nothing that a person could follow, and is not parsed."""
+NONE = "NONE"
+_BLOCK = re.compile(
+    r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE
+)
+_WORD = "|".join(PARTS)
+_PART = re.compile(rf"^[ \t]*#[ \t#*]*(?:\d+[.)][ \t]*)?(?:({_WORD})\b.*|((?i:{_WORD}))[ \t:*]*)$", re.MULTILINE)
+_CALCULATES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compare, ast.IfExp, ast.Subscript)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the check came to, why, and the program that was run last."""
+
+    check: Checked
+    detail: str
+    program: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeCheck:
+    """Asks for a program until one gives an answer, at most `retries` more times, and tells what was wrong before."""
+
+    domain: Domain
+    player: Player
+    sandbox: Identity
+    wall_s: float
+    retries: int
+
+    async def look(self, attack: Attack, draw: Draw, call: Call) -> Finding:
+        """Whether the author's answer is what the solution's steps give (SPEC §2)."""
+        if self.domain.answer == "text":
+            return Finding("not checked", "a program cannot tell whether two texts say the same")
+        problem, program = "", ""
+        for retry in range(self.retries + 1):
+            prompt = self.domain.render("code", {"attack": attack, "problem": problem})
+            messages, seed = (Message("user", prompt),), draw.seed("code", retry)
+            written = read_program(await call(self.player.request(messages, seed, ("CODE",))))
+            if written == NONE:
+                return Finding("not checked", "the judge found nothing to calculate")
+            if isinstance(written, Unparsed):
+                problem = written.reason
+                continue
+            program = written
+            reply = await call(PythonRequest(self.sandbox, asking(program), self.wall_s))
+            found = self._answer(program, reply)
+            if isinstance(found, str):
+                return self._compared(found, attack, program)
+            problem = found.reason
+        return Finding("not checked", problem, program)
+
+    def _answer(self, program: str, reply: PythonReply) -> str | Unparsed:
+        """What the program computed, in the answer's plain form. What it printed is only ever text."""
+        if reply.status != "ok":
+            told = reply.stderr.strip().splitlines()[-1:] or ["nothing was said"]
+            return Unparsed(f"it ended with {reply.status}: {told[0][:200]}")
+        *_, last = ["", *reply.stdout.splitlines()]
+        mark, _, printed = last.partition(" ")
+        if mark != _mark(program):
+            return Unparsed("it ended before its answer was read")
+        answer = plain_answer(self.domain, printed)
+        return Unparsed(f"it gives {printed[:80]!r}, which is no {self.domain.answer}") if answer is None else printed
+
+    def _compared(self, found: str, attack: Attack, program: str) -> Finding:
+        if self.domain.answer == "choice":
+            agrees = plain_answer(self.domain, found) == attack.answer
+        else:
+            value, claimed = read_number(found), read_number(attack.answer)
+            agrees = value is not None and claimed is not None and numbers_agree(value, claimed)
+        detail = f"the program gives {found[:80]}, the solution says {attack.answer}"
+        return Finding("agrees" if agrees else "disagrees", detail, program)
+
+
+def read_program(reply: ChatReply) -> str | Unparsed:
+    """The one program of a reply, in the fixed form; `NONE` where the judge says that nothing is calculated.
+
+    Blocks without a part are remarks or output; a program may stand in several blocks, each with its parts.
+    """
+    text = strip_reasoning(storable(reply.text))
+    sections = read_sections(text, ("CODE",))
+    told = text if isinstance(sections, Unparsed) or _BLOCK.search(text) else sections["CODE"]
+    blocks = _BLOCK.findall(f"{told}\n")
+    blocks = [block for block in blocks if _PART.search(block)] or blocks
+    if not blocks and reply.finish == "length":
+        return Unparsed("it is too long and was cut off")
+    program = "\n".join(blocks) or told.strip(" `\n")
+    return NONE if program.strip(" .#*\n").upper() == NONE else in_form(program)
+
+
+def in_form(program: str) -> str | Unparsed:
+    """The program, if it has its parts in order and calculates its answer from names. It is parsed, never run here."""
+    if len(program) > LONGEST:
+        return Unparsed(f"it is longer than {LONGEST} characters")
+    found = list(_PART.finditer(program))
+    marks = {(mark[1] or mark[2]).upper(): program.count("\n", 0, mark.start()) + 1 for mark in found}
+    if tuple(marks) != PARTS or len(found) != len(PARTS):
+        return Unparsed(f"the comment lines {', '.join(f'# {part}' for part in PARTS)} must open its parts, in order")
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return Unparsed(f"it is no Python: {error}"[:200])
+    return _calculating(program, tree, marks)
+
+
+def _calculating(program: str, tree: ast.Module, marks: Mapping[str, int]) -> str | Unparsed:
+    """Refuse a program that states its answer: it would agree with whatever was copied into it."""
+    if not any(_names(node, ast.Store) for node in tree.body if marks["VARIABLES"] < node.lineno < marks["STEPS"]):
+        return Unparsed("# VARIABLES names no quantity of the problem")
+    calculated: set[str] = set()
+    for node in tree.body:
+        if node.lineno > marks["STEPS"] and (_calculates(node) or _names(node, ast.Load) & calculated):
+            calculated |= _names(node, ast.Store)
+        else:
+            calculated -= _names(node, ast.Store)
+    if not calculated:
+        return Unparsed("# STEPS calculates nothing from the variables")
+    if "answer" not in calculated:
+        return Unparsed("`answer` must be set in # CHECK from a calculated name, not from a bare value")
+    return program
+
+
+def _calculates(node: ast.stmt) -> bool:
+    return any(isinstance(each, _CALCULATES) and _names(each, ast.Load) for each in ast.walk(node))
+
+
+def _names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, use)}
+
+
+def asking(program: str) -> str:
+    """The program, with its answer printed at the end behind a mark that it cannot know."""
+    value = "answer if isinstance(answer, (int, str)) else float(answer)"
+    return f"{program}\n\nprint()\nprint({_mark(program)!r}, {value})\n"
+
+
+def _mark(program: str) -> str:
+    return f"answer-{digest(program)[:16]}"

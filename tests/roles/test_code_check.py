@@ -1,0 +1,208 @@
+"""The judge's program: its form, what it may not do, what its run means, and what it changes (paper §3, A.1)."""
+
+import pytest
+
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.base import load_domain
+from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.code_check import LONGEST, CodeCheck, asking, read_program
+from nanoflux_local.roles.judge import ModelJudge
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.transcript import Attack
+
+GSMHARD, SANDBOX, DRAW = load_domain("gsmhard"), Identity("sandbox", "s"), Draw(1, 2, 3)
+ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "6 * 7 = 42", "42")
+VALID = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
+
+
+def program(given="rows, each = 6, 7", steps="eggs = rows * each", check="answer = eggs") -> str:
+    return f"# VARIABLES\n{given}\n# STEPS\n{steps}\n# CHECK\n{check}"
+
+
+def fenced(code: str) -> str:
+    return f"CODE:\n```python\n{code}\n```"
+
+
+def read(text: str, finish="stop") -> str | Unparsed:
+    return read_program(ChatReply(text, finish))
+
+
+AS_JSON = "# VARIABLES\\nrows, each = 6, 7\\n# STEPS\\neggs = rows * each\\n# CHECK\\nanswer = eggs"
+IN_PIECES = (
+    "First:\n```python\n# VARIABLES\nrows, each = 6, 7\n```\n"
+    "and\n```\n# STEPS\neggs = rows * each\n# CHECK\nanswer = eggs\n```"
+)
+READABLE = [
+    fenced(program()),
+    f"<think>```python\nx\n```</think>{fenced(program())}",
+    f"**CODE:**\n```Python3\n{program()}\n```\nIt prints:\n```\n42\n```",
+    f"CODE:\n{program()}",
+    program(),
+    f'{{"CODE": "{AS_JSON}"}}',
+    f'{{"code": "```python\\n{AS_JSON}\\n```"}}',
+    fenced("# Variables:\nrows, each = 6, 7\n# Steps\neggs = rows * each\n# Check\nanswer = eggs"),
+    fenced("# 1. VARIABLES given\nrows, each = 6, 7\n# 2) STEPS\neggs = rows * each\n# 3. CHECK it\nanswer = eggs"),
+    fenced(program("import math\nrows: int = 6\neach = 7", "eggs = 0\nfor _ in range(rows):\n    eggs += each")),
+    fenced(program(check="answer = rows * each")),
+    fenced(program(check="total = eggs\nanswer = total")),
+    IN_PIECES,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", READABLE)
+def test_a_program_of_the_form_is_read_from_messy_replies(text):
+    found = read(text)
+    assert isinstance(found, str), found
+    assert "answer =" in found and "```" not in found
+
+
+UNREADABLE = {
+    "print(42)": "must open its parts",
+    program().replace("# STEPS", "# THEN"): "must open its parts",
+    program().replace("# CHECK", "# STEPS\n# CHECK"): "must open its parts",
+    "# STEPS\na = 1\n# VARIABLES\nb = 2\n# CHECK\nanswer = a + b": "must open its parts",
+    program(steps="eggs = rows *"): "it is no Python",
+    program(steps="(" * 300): "it is no Python",
+    program(steps="eggs = " + "-" * 7000 + "1"): "it is no Python",
+    program(steps="eggs = 1\x00"): "it is no Python",
+    program(given="pass"): "names no quantity",
+    program(steps="eggs = 42"): "calculates nothing",
+    program(check="answer = 42"): "not from a bare value",
+    program(check="answer = rows"): "not from a bare value",
+    program(check="result = eggs"): "not from a bare value",
+    program(check="answer = eggs\nanswer = 42"): "not from a bare value",
+    program(check="answer = eggs\n" + "#" * LONGEST): "longer than",
+}
+
+
+@pytest.mark.parametrize(("code", "why"), UNREADABLE.items())
+def test_what_is_not_of_the_form_or_states_its_answer_is_refused(code, why):
+    found = read(fenced(code))
+    assert isinstance(found, Unparsed) and why in found.reason
+
+
+def test_a_program_cut_at_the_reply_limit_says_so():
+    assert read(f"CODE:\n```python\n{program()}", "length") == Unparsed("it is too long and was cut off")
+
+
+@pytest.mark.parametrize("text", ["CODE: NONE", "none", "CODE:\n```\nNONE\n```", "CODE: **NONE**."])
+def test_a_judge_may_say_that_nothing_is_calculated(text):
+    assert read(text) == "NONE"
+
+
+class Outside:
+    """Programs by script; a run prints what the program would, or ends as it is told to."""
+
+    def __init__(self, *replies: str, printed: str = "42", status: str = "ok", stderr: str = "") -> None:
+        self.replies, self.printed, self.status, self.stderr = list(replies), printed, status, stderr
+        self.prompts: list[str] = []
+        self.seeds: list[int] = []
+        self.ran: list[PythonRequest] = []
+
+    async def __call__(self, request):
+        if isinstance(request, PythonRequest):
+            self.ran.append(request)
+            mark = request.code.rpartition("print('")[2].partition("'")[0]
+            return PythonReply(self.status, 0, f"noise\n\n{mark} {self.printed}\n", self.stderr, False, "b")
+        self.prompts.append(request.messages[-1].content)
+        self.seeds.append(request.seed)
+        return ChatReply(self.replies.pop(0) if len(self.replies) > 1 else self.replies[0], "stop")
+
+
+def check(player, domain=GSMHARD, retries=2) -> CodeCheck:
+    return CodeCheck(domain, player, SANDBOX, 2.5, retries)
+
+
+@pytest.mark.parametrize(
+    ("printed", "found"),
+    [("42", "agrees"), ("42.0", "agrees"), ("42.00001", "agrees"), ("42.0001", "disagrees"), ("-42", "disagrees"),
+     ("nan", "not checked"), ("inf", "not checked"), ("True", "not checked"), ("", "not checked")],
+)  # fmt: skip
+async def test_the_answer_is_compared_here_and_no_number_is_no_finding(player, printed, found):
+    outside = Outside(fenced(program()), printed=printed)
+    finding = await check(player).look(ATTACK, DRAW, outside)
+    assert (finding.check, finding.program) == (found, program() + "\n")
+    assert (outside.ran[0].endpoint, outside.ran[0].wall_s) == (SANDBOX, 2.5)
+    if found != "not checked":
+        assert finding.detail == f"the program gives {printed}, the solution says 42"
+
+
+@pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
+async def test_a_program_that_fails_is_asked_for_again_with_what_was_wrong(player, status):
+    outside = Outside(fenced(program()), status=status, stderr="Traceback\nNameError: eggs")
+    finding = await check(player).look(ATTACK, DRAW, outside)
+    assert (finding.check, finding.detail) == ("not checked", f"it ended with {status}: NameError: eggs")
+    assert len(outside.ran) == len(set(outside.seeds)) == 3
+    assert "NameError: eggs" not in outside.prompts[0] and "NameError: eggs" in outside.prompts[2]
+
+
+async def test_what_cannot_be_read_is_asked_for_again_and_never_run(player):
+    outside = Outside("no", fenced(program(check="answer = 42")), fenced(program()))
+    assert (await check(player).look(ATTACK, DRAW, outside)).check == "agrees"
+    assert len(outside.ran) == 1
+    assert "bare value" in outside.prompts[2]
+
+
+async def test_a_judge_that_writes_no_program_has_not_checked(player):
+    finding = await check(player, retries=1).look(ATTACK, DRAW, Outside("I would rather not"))
+    assert finding.check == "not checked" and "must open its parts" in finding.detail and not finding.program
+
+
+async def test_nothing_to_calculate_is_not_checked_and_asked_once(player):
+    outside = Outside("CODE: NONE")
+    finding = await check(player).look(ATTACK, DRAW, outside)
+    assert (finding.check, finding.detail) == ("not checked", "the judge found nothing to calculate")
+    assert len(outside.prompts) == 1 and not outside.ran
+
+
+async def test_the_judge_is_not_shown_the_authors_answer_apart_from_the_solution(player):
+    outside = Outside(fenced(program()))
+    await check(player).look(Attack("Q?", "the steps", "77.5"), DRAW, outside)
+    assert "the steps" in outside.prompts[0] and "77.5" not in outside.prompts[0]
+
+
+@pytest.mark.parametrize(("printed", "found"), [("B", "agrees"), ("(c)", "disagrees"), ("Z", "not checked")])
+async def test_letters_are_compared_in_a_domain_of_choices(player, printed, found):
+    outside = Outside(fenced(program(check="answer = 'AB'[eggs > 40]")), printed=printed)
+    genetics = load_domain("starter-genetics")
+    assert (await check(player, genetics).look(Attack("Q", "S", "B"), DRAW, outside)).check == found
+
+
+async def test_free_text_is_not_checked_and_nothing_is_asked(player):
+    outside = Outside("no")
+    finding = await check(player, GSMHARD.model_copy(update={"answer": "text"})).look(ATTACK, DRAW, outside)
+    assert finding.check == "not checked" and not outside.prompts
+
+
+def judge(player, code=True) -> ModelJudge:
+    return ModelJudge(GSMHARD, player, JudgeRules(confidence=0.9), 2, check(player) if code else None)
+
+
+@pytest.mark.parametrize(
+    ("printed", "valid", "found"), [("42", True, "agrees"), ("41", False, "disagrees"), ("?", True, "not checked")]
+)
+async def test_a_judge_cannot_pass_what_its_own_program_contradicts(player, printed, valid, found):
+    verdict = await judge(player).validate(ATTACK, DRAW, Outside(VALID, fenced(program()), printed=printed))
+    assert (verdict.positive, verdict.check, verdict.program) == (valid, found, program() + "\n")
+    assert verdict.explanation.startswith("[the program disagrees]") is (found == "disagrees")
+    assert verdict.check_detail
+
+
+async def test_what_the_judge_rejects_needs_no_program(player):
+    outside = Outside(VALID.replace("VALID", "INVALID"))
+    verdict = await judge(player).validate(ATTACK, DRAW, outside)
+    assert (verdict.positive, verdict.check) == (False, "not checked")
+    assert verdict.check_detail == "the judge had rejected it already" and len(outside.prompts) == 1
+
+
+async def test_without_the_check_the_verdict_is_the_judges_word(player):
+    outside = Outside(VALID)
+    verdict = await judge(player, code=False).validate(ATTACK, DRAW, outside)
+    assert (verdict.positive, verdict.check, verdict.check_detail) == (True, "not checked", "")
+    assert len(outside.prompts) == 1
+
+
+def test_a_program_cannot_print_the_mark_of_its_answer():
+    assert asking(program()).startswith(program())
+    assert asking(program()).split("'")[1] != asking(program(check="answer = eggs + 1")).split("'")[1]

@@ -1,0 +1,82 @@
+"""Runs whose judge checks what it accepts by programs in the real sandbox: the same at any pace, and again offline."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
+from nanoflux_local.errors import RefusedError
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.tools.python_check import PythonTool
+from nanoflux_local.transcript import Attempt
+from nanoflux_local.whatif import what_if
+
+SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries": {"parse": 0}}
+
+
+def played(home: Home, **settings: Any) -> str:
+    run = asyncio.run(runs.start(home, binding.resolve("starter", "scripted", {**SETTINGS, **settings}, home)))
+    asyncio.run(runs.carry_on(home, run))
+    return run
+
+
+def digest(home: Home, run: str) -> str:
+    with LedgerView(home.ledger) as view:
+        return str(view.run_summary(run)["digest"])
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    home = Home(tmp_path_factory.mktemp("checked") / "home").prepare()
+    return home, played(home, concurrency=1)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No endpoint, no embedder, no sandbox."""
+    for owner, name in ((ScriptedEndpoint, "chat"), (HashingEmbedder, "embed"), (PythonTool, "run")):
+        monkeypatch.setattr(owner, name, None)
+
+
+def attempts(checked: tuple[Home, str]) -> list[Attempt]:
+    home, run = checked
+    with LedgerView(home.ledger) as view:
+        return [attempt for record in view.turn_records(run) for attempt in record.attempts if attempt.validation]
+
+
+def test_each_finding_stands_in_the_turn_with_its_program_and_what_it_changes(checked: tuple[Home, str]) -> None:
+    found = {attempt.validation.check: attempt for attempt in attempts(checked) if attempt.validation.check_detail}
+    assert set(found) == {"agrees", "disagrees", "not checked"}
+    for attempt in attempts(checked):
+        assert attempt.validation.check != "disagrees" or attempt.outcome == "invalid"
+        assert attempt.validation.check == "not checked" or "# STEPS" in attempt.validation.program
+        assert attempt.validation.check_detail
+    assert found["disagrees"].reason.startswith("[the program disagrees]")
+    home, run = checked
+    with LedgerView(home.ledger) as view:
+        assert list(verify_run(view, run)) == []
+
+
+def test_the_pace_changes_nothing(checked: tuple[Home, str], tmp_path: Path) -> None:
+    elsewhere = Home(tmp_path / "home").prepare()
+    assert digest(elsewhere, played(elsewhere, concurrency=16)) == digest(*checked)
+
+
+def test_it_is_judged_again_with_nothing_but_the_ledger(checked: tuple[Home, str], alone: None) -> None:
+    assert asyncio.run(runs.replay(*checked))["same"]
+    without = asyncio.run(what_if(*checked, {"judge": {"code_check": False}}))
+    overruled = sum(attempt.validation.check == "disagrees" for attempt in attempts(checked))
+    assert 0 < without["needed"]["turns"] <= overruled  # what the program rejected, no defender has seen
+
+
+def test_a_run_without_the_check_has_no_programs_to_judge_again_by(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    run = played(home, judge={"code_check": False}, max_turns=2)
+    with pytest.raises(RefusedError, match="without a code check") as refused:
+        asyncio.run(what_if(home, run, {"judge": {"code_check": True}}))
+    assert "--fork" in refused.value.fix
