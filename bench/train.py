@@ -38,7 +38,7 @@ def write_data(count: int, folder: Path) -> None:
     """Word problems of the starter domain as the demo trains on them, about 260 tokens and 50 labels each: `count` of
     the train templates, and `HELD_OUT` of the dev templates, which no arm trains on. TRL's environment only reads them.
     """
-    from nanoflux_local.domains.base import load_domain
+    from nanoflux_local.domains.own import load_domain
     from nanoflux_local.domains.starter.templates import load_templates
     from nanoflux_local.records import derive_seed
     from nanoflux_local.seeds.benchmarks import starter_items

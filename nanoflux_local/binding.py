@@ -5,17 +5,19 @@ Identities are written into the run, so that a resume on changed weights is refu
 
 import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata, resources
 from pathlib import Path
 from typing import Any, Protocol
 
 from nanoflux_local.config import PROGRAM, ROLES, SERVED, EndpointConfig, RunConfig, merged, read_toml, validated
-from nanoflux_local.domains.base import Domain, Sections, load_domain
+from nanoflux_local.domains.base import Domain, Sections
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.waves import take_turns
 from nanoflux_local.errors import ConfigError, RefusedError
+from nanoflux_local.held_out import HeldOut
 from nanoflux_local.ledger.asked import recalled
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.ledger.views import LedgerView
@@ -38,7 +40,7 @@ from nanoflux_local.roles.defender import Defender, reply_budget
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.program_judge import ProgramJudge
 from nanoflux_local.roles.stitcher import StitchingAttacker
-from nanoflux_local.seeds.benchmarks import seed_source
+from nanoflux_local.seeds.benchmarks import held_out_here, load_items, seed_source, with_seeds
 from nanoflux_local.serving import served
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.turn import Attacker, Cast, Judge, Rules
@@ -87,7 +89,7 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
     """
-    domain = load_domain(domain_name)
+    domain = load_domain(domain_name, home.root)
     profile = load_profile(profile_name)
     without_programs = profile.pop("without_programs", {})
     if not isinstance(without_programs, dict):
@@ -95,13 +97,25 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     values = merged(domain.defaults(), profile)
     if not domain.programs:
         values = merged(values, without_programs)
-    values = merged(values, {"profile": profile_name, "prompts": {k: digest(v) for k, v in domain.prompts.items()}})
+    values = merged(values, {"profile": profile_name, "domain_hash": domain.hash})
+    values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
     chosen = validated(RunConfig, {**merged(values, overrides), "budget": {}}, "the configuration")
     values = merged(values, {"novelty": _thresholds(chosen.endpoints[chosen.embedder], domain, home)})
     values = merged(values, {"endpoints": _listed_prices(chosen, home)})
     config = validated(RunConfig, merged(values, overrides), "the configuration")
     _refuse_unplayable(config, domain)
-    return config
+    return _placed(config, domain, overrides, home)
+
+
+def _placed(config: RunConfig, domain: Domain, overrides: Mapping[str, Any], home: Home) -> RunConfig:
+    """With the benchmarks that seeds come from and that are held out written down: what is imported later changes
+    neither.
+    """
+    datasets = config.datasets or with_seeds(home.ledger, domain.datasets)
+    held_out = config.held_out
+    if "held_out" not in overrides:
+        held_out = held_out_here(home.ledger, datasets, (*domain.datasets, *domain.evaluates))
+    return config.model_copy(update={"datasets": datasets, "held_out": held_out})
 
 
 def derived(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
@@ -111,7 +125,7 @@ def derived(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunCon
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
     """
-    domain = load_domain(config.domain)
+    domain = load_domain(config.domain, home.root)
     values = merged(config.model_dump(mode="json"), changes)
     changed = validated(RunConfig, values, "the configuration")
     if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:
@@ -153,6 +167,8 @@ def _thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[st
     """Thresholds belong to an embedding model (SPEC §6): its manifest's, where it states any."""
     if endpoint.interface != "embedder":
         return {}
+    if endpoint.model == domain.novelty.embedder:
+        return domain.novelty.model_dump(exclude={"embedder"})
     embedder = load_manifest(endpoint.model, home.root).embedder
     if embedder is None:
         return {}
@@ -329,7 +345,7 @@ def build_embedder(config: EndpointConfig, home: Home) -> Embedder:
 
 def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
     """The rules of a run; needs identities, not endpoints, so that a replay can make them too."""
-    domain = load_domain(config.domain)
+    domain = load_domain(config.domain, home.root)
     texts = {name: digest(text) for name, text in domain.prompts.items()}
     changed = [name for name in texts if config.prompts.get(name, texts[name]) != texts[name]]  # older runs know fewer
     if changed:
@@ -337,8 +353,14 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
             f"the prompt {changed[0]!r} of {domain.name!r} is not the one this run was started with",
             "run it with the version of NanoFlux that started it, or start a new run",
         )
+    if config.domain_hash not in ("", domain.hash):  # "": from before it was written down
+        raise RefusedError(
+            f"the domain {domain.name!r} is not as it was when this run was started",
+            "restore its file, run it with the version of NanoFlux that started it, or start a new run",
+        )
     chained = config.roles.attacker.endpoint == PROGRAM
-    source = seed_source(home.ledger, domain, chained)
+    datasets = config.datasets or domain.datasets
+    source = seed_source(home.ledger, datasets, chained)
 
     def player(role: str, name: str, tokens: int, stop: tuple[str, ...] = ()) -> Player:
         endpoint = config.endpoints[name]
@@ -379,7 +401,13 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
     if config.novel_against:
         with LedgerView(home.ledger) as view:
             before = recalled(view, config.novel_against)
-    return Rules(config, source, casts, identities["embedder"], before)
+    return Rules(config, source, casts, identities["embedder"], before, _held_out(config, datasets, home))
+
+
+def _held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> HeldOut:
+    items = [item for name in config.held_out for item in load_items(home.ledger, name, "test")]
+    phrasing = (seed.question for name in datasets for seed in load_items(home.ledger, name, "train")) if items else ()
+    return HeldOut(items, phrasing)
 
 
 def environment(identities: Mapping[str, Identity], repeatable: bool, forked_from: str = "") -> dict[str, Any]:

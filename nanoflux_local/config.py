@@ -204,7 +204,8 @@ class RunConfig(Strict):
     """Everything that decides a run's turns, and what does not (`LIVE`): how many, how fast, and at what cost.
 
     `budgets` are tokens by section of the defender; `reply_tokens` bounds the replies that have none, attacks and
-    judgements. The questions of the runs in `novel_against` count as asked before.
+    judgements. The questions of the runs in `novel_against` count as asked before. Seeds are drawn from the train
+    items of `datasets` (none named: the domain's), and no question may repeat a test item of those in `held_out`.
     """
 
     domain: str
@@ -225,7 +226,10 @@ class RunConfig(Strict):
     sandbox_wall_s: float = Field(default=5.0, gt=0)
     reply_tokens: int = Field(default=2048, ge=1)
     prompts: dict[str, str] = Field(default={})
+    domain_hash: str = ""
     novel_against: dict[str, Asked] = Field(default={})
+    datasets: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _bound(self) -> "RunConfig":

@@ -16,7 +16,8 @@ from typing import Any
 
 from nanoflux_local import __version__
 from nanoflux_local.choice import Choice, example_of, select
-from nanoflux_local.domains.base import Domain, load_domain
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -74,13 +75,14 @@ class _Made:
         if not view.row("SELECT 1 FROM examples WHERE run = ?", row["id"]):
             raise NothingMatchedError(f"run {run} has kept no examples", f"see `nanoflux run show {run}`")
         rows, chosen = select(view, row["id"], choice)
-        domain = load_domain(row["domain"])
-        budgets = json.loads(row["config"])["budgets"]
+        domain = load_domain(row["domain"], home.root)
+        config = json.loads(row["config"])
+        budgets = config["budgets"]
         examples = [
             training_example(domain, budgets, each["question"], each["solution"], each["answer"], each["id"])
             for each in rows
         ]
-        seeds = {name: LICENCES.get(name, UNKNOWN) for name in domain.datasets}
+        seeds = {name: LICENCES.get(name, UNKNOWN) for name in config.get("datasets") or domain.datasets}
         return cls(row, domain, rows, examples, chosen, seeds, _models(home, row))
 
     def told(self) -> dict[str, Any]:

@@ -44,12 +44,15 @@ async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord,
 
 
 async def index_earlier(rules: Rules, index: NoveltyIndex, call: Call) -> None:
-    """Begin an index with what other runs asked: remembered, or embedded anew where they had another embedder."""
+    """Begin an index with what other runs asked, and embed the items that are held out: remembered calls, or made
+    anew where others had another embedder.
+    """
     with acting_as(EARLIER):
         for start in range(0, len(rules.before), TOGETHER):
             questions = rules.before[start : start + TOGETHER]
             for vector in await asyncio.gather(*(embed(rules, question, call) for question in questions)):
                 index.append(vector)
+    await rules.held_out.embed(rules.embedder, call)
 
 
 class Guessed:

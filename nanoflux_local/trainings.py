@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanoflux_local.choice import Choice, choose
-from nanoflux_local.domains.base import Domain, load_domain
+from nanoflux_local.domains.base import Domain, load_built_in
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError, UsageError
 from nanoflux_local.evaluate.evaluation import with_options
 from nanoflux_local.jobs import TRAINING, Wish, Work, boot_id, is_worked_on, status_of, watched, with_worker, working_on
@@ -31,6 +32,7 @@ from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows, write_rows
 from nanoflux_local.train.settings import TrainSettings, train_settings
 from nanoflux_local.train.team import follows
+from nanoflux_local.transcript import Seed
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
@@ -65,7 +67,7 @@ def data_of_run(home: Home, run: str, choice: Choice | None = None) -> TrainingD
         if not view.row("SELECT 1 FROM examples WHERE run = ?", row["id"]):
             raise NothingMatchedError(f"run {run} has kept no examples", f"see `nanoflux run show {run}`")
         examples, chosen = choose(view, row["id"], choice or Choice())
-    domain = load_domain(row["domain"])
+    domain = load_domain(row["domain"], home.root)
     budgets = json.loads(row["config"])["budgets"]
     rows = [
         training_example(domain, budgets, example.question, example.solution, example.answer, f"turn-{example.turn}")
@@ -94,7 +96,7 @@ def data_of_file(home: Home, path: Path, choice: Choice | None = None) -> Traini
 def run_examples(home: Home, run: str) -> tuple[str, Domain, list[TrainingExample]]:
     """A run's id, its domain, and its kept examples as rows to train on."""
     data = data_of_run(home, run)
-    return data.run, load_domain(data.source["domain"]), list(data.rows)
+    return data.run, load_domain(data.source["domain"], home.root), list(data.rows)
 
 
 def training_example(
@@ -109,7 +111,9 @@ def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
     """Items of the domain's dev split, where they carry solutions; never test items. [] where there are none."""
     rows: list[TrainingExample] = []
     for dataset in domain.datasets:
-        items = [item for item in load_items(home.ledger, dataset, "dev") if item.solution]
+        items: list[Seed] = []
+        with suppress(NothingMatchedError):  # some benchmarks of a domain may not be here, or have no dev split
+            items = [item for item in load_items(home.ledger, dataset, "dev") if item.solution]
         rows += [
             training_example(domain, domain.budgets, with_options(item), item.solution, item.answer, item.id)
             for item in items[:VALIDATION_ITEMS]
@@ -128,7 +132,7 @@ def held_out_questions(home: Home, domain: Domain) -> list[str]:
 
 def _all_test_questions(home: Home) -> list[str]:
     """The test questions of every benchmark that was imported, and of the built-in one."""
-    found = held_out_questions(home, load_domain("starter"))
+    found = held_out_questions(home, load_built_in("starter"))
     with suppress(NothingMatchedError), LedgerView(home.ledger) as view:
         found += [item.question for entry in view.datasets() for item in view.items(entry["name"], "test")]
     return found

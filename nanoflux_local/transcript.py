@@ -12,6 +12,7 @@ from nanoflux_local.records import digest
 Outcome = Literal[
     "unparsed",
     "novelty_rejected",
+    "contaminated",
     "invalid",
     "low_confidence",
     "defender_right",
@@ -108,7 +109,7 @@ class Attempt:
         """The question did not get as far as a defender, so that the attacker may try again."""
         if self.outcome == "low_confidence":
             return self.defence is None
-        return self.outcome in ("unparsed", "novelty_rejected", "invalid")
+        return self.outcome in ("unparsed", "novelty_rejected", "contaminated", "invalid")
 
 
 @dataclass(frozen=True, slots=True)

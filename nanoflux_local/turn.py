@@ -5,10 +5,11 @@ arguments gives the same record: that is what resuming, concurrency and replay r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from nanoflux_local.config import RunConfig
+from nanoflux_local.held_out import HeldOut
 from nanoflux_local.ledger.calls import Call, acting_as
 from nanoflux_local.novelty import similarity
 from nanoflux_local.records import EmbedRequest, Identity, Vector
@@ -63,7 +64,7 @@ class Cast:
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What a turn is played by. `casts` take turns: two models that swap roles are two casts (paper §3). `before` are
-    the questions of other runs that count as asked.
+    the questions of other runs that count as asked, `held_out` the evaluation items that no question may repeat.
     """
 
     config: RunConfig
@@ -71,6 +72,7 @@ class Rules:
     casts: Sequence[Cast]
     embedder: Identity
     before: tuple[str, ...] = ()
+    held_out: HeldOut = field(default_factory=HeldOut)
 
     def cast(self, number: int) -> Cast:
         return self.casts[number % len(self.casts)]
@@ -104,7 +106,9 @@ def draw_seeds(rules: Rules, draw: Draw, used: set[str]) -> tuple[Seed, ...]:
 async def play_attempt(
     rules: Rules, cast: Cast, seeds: tuple[Seed, ...], draw: Draw, history: Known, call: Call
 ) -> tuple[Attempt, Vector | None]:
-    """Attack → novelty → validation → defence → evaluation → solution novelty. The vector is the question's."""
+    """Attack → novelty → held-out items → validation → defence → evaluation → solution novelty. The vector is the
+    question's.
+    """
     attempt = Attempt(draw.attempt, tuple(seed.id for seed in seeds), "unparsed")
     with acting_as("attacker"):
         attack = await cast.attacker.attack(seeds, draw, call)
@@ -114,6 +118,9 @@ async def play_attempt(
     attempt = replace(attempt, attack=attack, nearest=history.nearest(vector))
     if attempt.nearest is not None and attempt.nearest > rules.config.novelty.question:
         return replace(attempt, outcome="novelty_rejected"), vector
+    repeated = rules.held_out.repeated(attack, vector, rules.config.novelty.question)
+    if repeated:
+        return replace(attempt, outcome="contaminated", reason=repeated), vector
     with acting_as("judge"):
         validation = await cast.judge.validate(attack, draw, call)
     if not isinstance(validation, Verdict):

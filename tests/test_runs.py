@@ -249,7 +249,7 @@ def test_a_run_is_not_resumed_on_other_prompts(home: Home, monkeypatch: pytest.M
     run = played(home)
     domain = binding.load_domain("starter-genetics")
     other = domain.model_copy(update={"prompts": {**domain.prompts, "attacker": "Ask something."}})
-    monkeypatch.setattr(binding, "load_domain", lambda name: other)
+    monkeypatch.setattr(binding, "load_domain", lambda *_: other)
     for work in (runs.carry_on, runs.replay):
         with pytest.raises(RefusedError, match="the prompt 'attacker' of 'starter-genetics' is not the one"):
             asyncio.run(work(home, run))

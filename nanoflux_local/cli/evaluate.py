@@ -92,7 +92,7 @@ def evaluate(
     async def ask() -> dict[str, Any]:
         endpoint = _endpoint(place, model, adapter, via, args)
         try:
-            plan = make_plan(endpoint.identity, data, split, items, runs, temperature)
+            plan = make_plan(endpoint.identity, data, split, items, runs, temperature, root=place.root)
             with Ledger(place.ledger) as ledger:
                 return await ask_all(ledger, endpoint, plan, bar.show)
         finally:

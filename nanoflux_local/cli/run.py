@@ -11,6 +11,9 @@ from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table,
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
 
+SHOWN = 10
+"""Of the attempts that repeated an evaluation item: `--json` has all of them."""
+
 
 @click.group(name="run")
 def command() -> None:
@@ -230,6 +233,7 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
             ("status", f"{found['status']} {found['message']}".strip()),
             ("kept", f"{found['kept']} of {found['target']} in {found['turns']} turns"),
             *((f"  {key.replace('_', ' ')}", value) for key, value in found["funnel"].items()),
+            *((f"  turn {hit['turn']}", hit["reason"]) for hit in found["contaminated"][:SHOWN]),
             (
                 "calls",
                 ", ".join(f"{value} {key}" for key, value in found["calls"].items())

@@ -1,21 +1,27 @@
 """A domain: one target benchmark with its seed counts, thresholds, sections, answer format and prompts.
 
 Domains are text: `catalog/NAME.toml`, and `prompts/*.md`, where a domain may name other files than the shared ones.
+Owns those that ship; a user's own are `own`'s.
 """
 
+import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from importlib.resources.abc import Traversable
 from typing import Any, Literal
 
 from pydantic import Field
 
 from nanoflux_local.config import SeedCount, Strict, validated
-from nanoflux_local.errors import ConfigError
+from nanoflux_local.records import digest
 
 AnswerKind = Literal["number", "choice", "text"]
 PROMPTS = ("attacker", "defender", "validation", "evaluation", "confidence", "code")
+
+CONFIGURED = (
+    "seeds", "novelty", "confidence", "code_check", "budgets", "prompts", "datasets", "evaluates", "free_text",
+)  # fmt: skip
+"""Of a domain, what a run's configuration holds itself, or what no request depends on."""
 
 
 class Sections(Strict):
@@ -35,10 +41,13 @@ class Sections(Strict):
 
 
 class PaperNovelty(Strict):
-    """The paper's thresholds; they belong to text-embedding-3-small and other embedders bring their own (SPEC §6)."""
+    """The paper's thresholds; they belong to text-embedding-3-small and other embedders bring their own (SPEC §6),
+    unless `embedder` names the model that these were calibrated for.
+    """
 
-    question: float
-    solution: float = 0.75
+    question: float = Field(ge=-1, le=1)
+    solution: float = Field(default=0.75, ge=-1, le=1)
+    embedder: str = ""
 
 
 class WorkedExample(Strict):
@@ -51,8 +60,10 @@ class WorkedExample(Strict):
 class Domain(Strict):
     """What a domain's file says, with the prompt templates that belong to it (name → text).
 
-    Seeds come from `datasets`; `evaluates` are further benchmarks that are asked and scored in the same way. With
-    `code_check` the judge goes through solutions again by a program of its own.
+    Seeds come from `datasets`; `evaluates` are further benchmarks that are asked and scored in the same way, and
+    `free_text` those of both whose answers no machine can grade. `tags` are the XML elements that a solution consists
+    of; `rubric` is what its reasoning is held against. With `code_check` the judge goes through solutions again by a
+    program of its own.
     """
 
     name: str
@@ -70,6 +81,9 @@ class Domain(Strict):
     budgets: dict[str, int] = Field(default={"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100})
     stop: tuple[str, ...] = ()
     focus: str = ""
+    tags: tuple[str, ...] = ()
+    rubric: tuple[str, ...] = ()
+    free_text: tuple[str, ...] = ()
     examples: tuple[WorkedExample, ...] = ()
     prompts: dict[str, str] = Field(default={})
 
@@ -82,12 +96,28 @@ class Domain(Strict):
             return f"The answer is one option letter ({', '.join(self.letters)}), written alone."
         return "The answer is one short phrase."
 
+    @property
+    def hash(self) -> str:
+        """Of all that decides what is asked, beside the prompts and what a run's configuration holds itself."""
+        held = {
+            "seeds",
+            "novelty",
+            "confidence",
+            "code_check",
+            "budgets",
+            "prompts",
+            "datasets",
+            "evaluates",
+            "free_text",
+        }
+        return digest(self.model_dump(mode="json", exclude=held, exclude_defaults=True))
+
     def defaults(self) -> dict[str, Any]:
         """What a domain contributes to a run's configuration."""
         return {
             "domain": self.name,
             "seeds": self.seeds.model_dump(),
-            "novelty": self.novelty.model_dump(),
+            "novelty": self.novelty.model_dump(exclude={"embedder"}),
             "judge": {"confidence": self.confidence, "code_check": self.code_check},
             "budgets": dict(self.budgets),
         }
@@ -99,39 +129,25 @@ class Domain(Strict):
 
 @cache
 def _template(text: str) -> Any:
-    import jinja2  # deferred: most commands render nothing
+    from jinja2 import StrictUndefined  # deferred: most commands render nothing
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    return ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     ).from_string(text)
 
 
 def built_in() -> list[str]:
     """The names of the domains that ship with the package."""
-    folder = resources.files(__package__)
-    return sorted(entry.name.removesuffix(".toml") for entry in _domain_files(folder))
-
-
-def _domain_files(folder: Traversable) -> list[Traversable]:
-    return [entry for entry in (folder / "catalog").iterdir() if entry.name.endswith(".toml")]
+    folder = resources.files(__package__) / "catalog"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 @cache
-def load_domain(name: str) -> Domain:
-    """A built-in domain.
-
-    Raises:
-        ConfigError: no domain has this name; the message lists those that there are.
-    """
-    import tomllib
-
+def load_built_in(name: str) -> Domain:
+    """A domain that ships, by its name in `built_in()`."""
     folder = resources.files(__package__)
-    entry = folder / "catalog" / f"{name}.toml"
-    if name not in built_in():
-        raise ConfigError(f"there is no domain {name!r}", f"choose one of: {', '.join(built_in())}")
-    values = tomllib.loads(entry.read_text(encoding="utf-8"))
-    shared = {prompt: folder / "prompts" / f"{prompt}.md" for prompt in PROMPTS}
-    own = values.pop("prompt_files", {})
-    files = shared | {prompt: folder / "prompts" / file for prompt, file in own.items()}
-    texts = {prompt: file.read_text(encoding="utf-8") for prompt, file in files.items()}
+    values = tomllib.loads((folder / "catalog" / f"{name}.toml").read_text(encoding="utf-8"))
+    files = {prompt: f"{prompt}.md" for prompt in PROMPTS} | values.pop("prompt_files", {})
+    texts = {prompt: (folder / "prompts" / file).read_text(encoding="utf-8") for prompt, file in files.items()}
     return validated(Domain, {"name": name, "prompts": texts, **values}, f"domain {name}")

@@ -7,11 +7,13 @@ and costs nothing where it was finished: replies are remembered calls.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nanoflux_local.domains.base import Domain, built_in, load_domain
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.domains.own import known_domains, load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.errors import EndpointError, NothingMatchedError, UsageError
 from nanoflux_local.evaluate.scoring import Mark, Score, score_reply
@@ -57,24 +59,36 @@ def with_options(item: Seed) -> str:
     return "\n".join([item.question, *(f"{letter}. {option}" for letter, option in item.options.items())])
 
 
-def domain_of(data: str) -> Domain:
-    """The domain whose prompts and answer format a benchmark has.
+def domain_of(data: str, root: Path | None = None) -> Domain:
+    """The domain whose prompts and answer format a benchmark has: one that ships, or one of the home at `root`.
 
     Raises:
-        UsageError: no domain draws on this benchmark.
+        UsageError: no domain draws on this benchmark, or no machine can grade its answers.
     """
-    for name in built_in():
-        domain = load_domain(name)
+    names = known_domains(root)
+    for name in names:
+        domain = load_domain(name, root)
+        if data in domain.free_text:
+            raise UsageError(f"the answers of {data!r} are free text, which no machine can grade", "name another one")
         if data in (*domain.datasets, *domain.evaluates):
             return domain
-    raise UsageError(f"no domain has the benchmark {data!r}", f"domains: {', '.join(built_in())}")
+    raise UsageError(f"no domain has the benchmark {data!r}", f"domains: {', '.join(names)}")
 
 
 def make_plan(
-    identity: Identity, data: str, split: str, items: Sequence[Seed], runs: int, temperature: float, seed: int = 0
+    identity: Identity,
+    data: str,
+    split: str,
+    items: Sequence[Seed],
+    runs: int,
+    temperature: float,
+    seed: int = 0,
+    root: Path | None = None,
 ) -> Plan:
-    """A plan with the domain's reply budget; top-p is 0.95 where replies are sampled."""
-    domain = domain_of(data)
+    """A plan with the domain's reply budget; top-p is 0.95 where replies are sampled. `root` is the home with the
+    user's own domains.
+    """
+    domain = domain_of(data, root)
     sampling = Sampling(temperature, 0.95 if temperature else 1.0, reply_budget(domain, domain.budgets), domain.stop)
     return Plan(identity, data, split, tuple(items), runs, sampling, seed, domain)
 

@@ -15,6 +15,7 @@ from nanoflux_local.ledger.store import told_as_ledger_errors
 _SEEDS = """SELECT dataset FROM items WHERE id IN (
     SELECT seed.value FROM turns, json_each(iif(json_valid(turns.record), turns.record, '{}'), '$.attempts') AS attempt,
     json_each(attempt.value, '$.seeds') AS seed)"""
+_HELD_OUT = "SELECT held.value FROM runs, json_each(runs.config, '$.held_out') AS held"
 _KEPT_EVALUATIONS = """SELECT id FROM evaluations WHERE adapter IN adapters UNION
     SELECT base.id FROM evaluations AS base JOIN evaluations AS tuned USING (model, data, split, settings)
     WHERE base.adapter = '' AND tuned.adapter IN adapters"""
@@ -36,7 +37,7 @@ DELETE FROM packs WHERE call NOT IN kept_calls;
 DELETE FROM calls WHERE id NOT IN kept_calls;
 DELETE FROM dictionaries WHERE id NOT IN (SELECT dictionary FROM packs);
 CREATE TEMP TABLE kept_datasets AS SELECT name FROM wanted_datasets UNION {_SEEDS}
-    UNION SELECT data FROM evaluations;
+    UNION SELECT data FROM evaluations UNION {_HELD_OUT};
 DELETE FROM items WHERE dataset NOT IN kept_datasets;
 DELETE FROM datasets WHERE name NOT IN kept_datasets;
 DELETE FROM rounds;

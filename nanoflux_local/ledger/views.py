@@ -90,6 +90,17 @@ class LedgerView:
                 counted[outcome] += row["n"]
         return {"attempts": counted.total(), **{outcome: counted[outcome] for outcome in OUTCOMES}}
 
+    def contaminated(self, run: str) -> list[dict[str, Any]]:
+        """The attempts that repeated an evaluation item, in order, each with the item and how."""
+        numbers = "SELECT number FROM turns WHERE run = ? AND instr(attempts, 'contaminated')"
+        rows = self.rows(f"SELECT record FROM turns WHERE run = ? AND number IN ({numbers}) ORDER BY number", run, run)
+        return [
+            {"turn": record["number"], "attempt": attempt["number"], "reason": attempt["reason"]}
+            for record in (json.loads(row["record"]) for row in rows)
+            for attempt in record["attempts"]
+            if attempt["outcome"] == "contaminated"
+        ]
+
     def faults(self, run: str) -> dict[str, int]:
         """Failed attempts at servers by kind, those that occurred."""
         found = self.rows("SELECT kind, count(*) AS n FROM faults WHERE run = ? GROUP BY kind ORDER BY kind", run)
@@ -125,6 +136,7 @@ class LedgerView:
         assert usage is not None
         wasted = usage["made"] - turns["own"] - earlier["n"]
         environment = json.loads(run["environment"])
+        funnel = self.funnel(run["id"])
         return {
             "run": run["id"],
             "name": run["name"],
@@ -137,7 +149,8 @@ class LedgerView:
             "kept": len(examples),
             "target": run["target"],
             "digest": dataset_digest(examples),
-            "funnel": self.funnel(run["id"]),
+            "funnel": funnel,
+            "contaminated": self.contaminated(run["id"]) if funnel["contaminated"] else [],
             "calls": {
                 "made": usage["made"],
                 "remembered": turns["uses"] - turns["own"],

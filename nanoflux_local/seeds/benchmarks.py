@@ -1,18 +1,20 @@
 """Benchmarks by name: those built in, and those imported into the ledger, with their splits."""
 
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.starter.items import load_choice_items
 from nanoflux_local.domains.starter.templates import load_templates
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import derive_seed
+from nanoflux_local.seeds.importers import restated, stem
 from nanoflux_local.seeds.source import Items, SeedSource, StarterTemplates, instance
 from nanoflux_local.transcript import Seed
 
+_LOG = logging.getLogger(__name__)
 SPLITS = ("train", "dev", "test")
 STARTER_DRAWS = 4
 """How often each starter template is drawn for a list of items."""
@@ -89,9 +91,48 @@ def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
     return items
 
 
-def seed_source(ledger: Path, domain: Domain, chained: bool) -> SeedSource:
-    """Where a domain's seeds come from: the train split alone. `chained`: the stitching attacker will chain them."""
-    if domain.datasets == ("starter",):
+def with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
+    """Those of a domain's benchmarks that have train items here; all of them where none has, so that the first one is
+    asked for by name.
+    """
+    here = tuple(name for name in datasets if _has(ledger, name, "train"))
+    missing = [name for name in datasets if name not in here]
+    if here and missing:
+        _LOG.warning("no seeds come from %s: they have no train items here", ", ".join(missing))
+    return here or tuple(datasets)
+
+
+def held_out_here(ledger: Path, datasets: Sequence[str], evaluated: Iterable[str]) -> tuple[str, ...]:
+    """Those of `evaluated` whose imported test items no question may repeat. One that the seeds themselves restate
+    cannot be held out any more: it is named in a warning, since no model of such a run may be reported on it.
+    """
+    found = tuple(dict.fromkeys(name for name in evaluated if name not in BUILT_IN and _has(ledger, name, "test")))
+    if not found:
+        return ()
+    stems = {stem(seed.question) for name in datasets for seed in load_items(ledger, name, "train")}
+    shared = {name: restated(stems, load_items(ledger, name, "test")) for name in found}
+    for name, count in shared.items():
+        if count:
+            _LOG.warning(
+                "%d of the seeds have the words of test items of %s, which is not held out for that: "
+                "report no model of this run on it",
+                count,
+                name,
+            )
+    return tuple(name for name in found if not shared[name])
+
+
+def _has(ledger: Path, dataset: str, split: str) -> bool:
+    if dataset in BUILT_IN:
+        return True
+    if not ledger.exists():
+        return False
+    with LedgerView(ledger) as view:
+        return view.row("SELECT 1 FROM items WHERE dataset = ? AND split = ?", dataset, split) is not None
+
+
+def seed_source(ledger: Path, datasets: Sequence[str], chained: bool) -> SeedSource:
+    """Seeds from the train splits of these benchmarks alone. `chained`: the stitching attacker will chain them."""
+    if tuple(datasets) == ("starter",):
         return StarterTemplates([template for template in load_templates() if template.split == "train"])
-    items = [item for dataset in domain.datasets for item in load_items(ledger, dataset, "train")]
-    return Items(items, chained)
+    return Items([item for dataset in datasets for item in load_items(ledger, dataset, "train")], chained)

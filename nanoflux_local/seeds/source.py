@@ -1,5 +1,6 @@
 """Seed sources: draw seed questions for a turn, and chain their programs for the built-in stitching attacker."""
 
+import itertools
 import random
 from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
@@ -30,18 +31,41 @@ class SeedSource(Protocol):
 
 
 class Items:
-    """The training items of benchmarks; with `chained`, only those whose programs can be a part of a chain."""
+    """The training items of benchmarks; with `chained`, only those whose programs can be a part of a chain.
+
+    Several benchmarks give about as many seeds each, whatever their sizes (paper §4: MultiMedQA's seven).
+    """
 
     def __init__(self, items: Sequence[Seed], chained: bool = False) -> None:
         self._parts = {item.id: take_apart(item.id, item.question, item.program) for item in items if chained}
-        self._items = [item for item in items if not chained or self._parts[item.id]]
-        if not self._items:
+        self._pools: dict[str, list[Seed]] = {}
+        for item in items:
+            if not chained or self._parts[item.id]:
+                self._pools.setdefault(item.dataset, []).append(item)
+        if not self._pools:
             raise NothingMatchedError(
                 "there are no training items to draw seeds from", "see `nanoflux data list`; import DATASET PATH"
             )
 
     def draw(self, count: int, rng: random.Random, without: Collection[str] = ()) -> tuple[Seed, ...]:
-        return tuple(_sample(self._items, [item.id for item in self._items], count, rng, without))
+        if len(self._pools) == 1:
+            (pool,) = self._pools.values()
+            return tuple(_sample(pool, [item.id for item in pool], count, rng, without))
+        drawn = [
+            seed
+            for name, share in self._shares(count, rng).items()
+            for seed in _sample(self._pools[name], [item.id for item in self._pools[name]], share, rng, without)
+        ]
+        return tuple(rng.sample(drawn, count))
+
+    def _shares(self, count: int, rng: random.Random) -> dict[str, int]:
+        """How many seeds each benchmark gives: one each in turn, in an order drawn anew, while it has any left."""
+        _refuse_more(count, sum(map(len, self._pools.values())))
+        shares = dict.fromkeys(rng.sample(list(self._pools), len(self._pools)), 0)
+        turns = (name for name in itertools.cycle(list(shares)) if shares[name] < len(self._pools[name]))
+        while sum(shares.values()) < count:
+            shares[next(turns)] += 1
+        return shares
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
         order = rng.sample(list(seeds), len(seeds))
@@ -109,10 +133,15 @@ def instance(template: Template, rng: random.Random, number: int | None = None, 
     )
 
 
-def _sample(pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, without: Collection[str]) -> list[T]:
-    if count > len(pool):
+def _refuse_more(count: int, there_are: int) -> None:
+    if count > there_are:
         raise NothingMatchedError(
-            f"a question asks for {count} seeds, but there are only {len(pool)}", "lower seeds.max, or import more data"
+            f"a question asks for {count} seeds, but there are only {there_are}",
+            "lower seeds.max, or import more data",
         )
+
+
+def _sample(pool: Sequence[T], ids: Sequence[str], count: int, rng: random.Random, without: Collection[str]) -> list[T]:
+    _refuse_more(count, len(pool))
     fresh = [item for item, name in zip(pool, ids, strict=True) if name not in without]
     return rng.sample(fresh if len(fresh) >= count else list(pool), count)

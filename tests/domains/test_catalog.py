@@ -6,7 +6,8 @@ import re
 import jinja2
 import pytest
 
-from nanoflux_local.domains.base import PROMPTS, Domain, built_in, load_domain
+from nanoflux_local.domains.base import PROMPTS, Domain, built_in
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.defender import defender_messages

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanoflux_local.domains.base import load_domain
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.evaluate.scoring import Score, score_reply
 from nanoflux_local.transcript import Seed
 

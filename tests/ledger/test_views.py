@@ -31,13 +31,13 @@ def test_the_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Pat
     ledger.create_run("other", "other", CONFIG, {})
     ledger.commit_turn("other", turn(0, "invalid", "kept_novel"), [])
     ledger.commit_turn("run", turn(0, "unparsed", "novelty_rejected", "kept_failed"), [])
-    ledger.commit_turn("run", turn(1, *["invalid"] * 6), [])
+    ledger.commit_turn("run", turn(1, "contaminated", *["invalid"] * 5), [])
     ledger.commit_turn("run", turn(2, "low_confidence", "defender_right"), [])
     ledger.commit_turn("run", turn(3, "failed"), [])
     with LedgerView(path) as view:
         funnel = view.funnel("run")
     assert funnel == {
-        "attempts": 12, "unparsed": 1, "novelty_rejected": 1, "invalid": 6, "low_confidence": 1,
+        "attempts": 12, "unparsed": 1, "novelty_rejected": 1, "contaminated": 1, "invalid": 5, "low_confidence": 1,
         "defender_right": 1, "kept_failed": 1, "kept_novel": 0, "failed": 1,
     }  # fmt: skip
     assert list(funnel) == ["attempts", *OUTCOMES]

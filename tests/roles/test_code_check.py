@@ -3,7 +3,7 @@
 import pytest
 
 from nanoflux_local.config import JudgeRules
-from nanoflux_local.domains.base import load_domain
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.code_check import LONGEST, CodeCheck, asking, read_program

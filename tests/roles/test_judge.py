@@ -3,7 +3,7 @@
 import pytest
 
 from nanoflux_local.config import JudgeRules
-from nanoflux_local.domains.base import load_domain
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.judge import ModelJudge, read_confidence, read_verdict, same_answer
 from nanoflux_local.roles.sections import Unparsed

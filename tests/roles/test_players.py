@@ -2,7 +2,8 @@
 
 import pytest
 
-from nanoflux_local.domains.base import Domain, load_domain
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import Identity, PythonReply, PythonRequest
 from nanoflux_local.roles.attacker import ModelAttacker, plain_answer, read_attack
 from nanoflux_local.roles.base import Draw

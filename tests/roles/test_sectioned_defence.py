@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.domains.base import load_domain
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Sampling
 from nanoflux_local.roles.base import Draw, Player
 from nanoflux_local.roles.defender import Defender

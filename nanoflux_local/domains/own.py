@@ -1,0 +1,106 @@
+"""Own domains: `<home>/domains/NAME.toml`, with prompts beside it; what is not said there is as in a domain that ships.
+
+A file is checked whole when it is loaded: an unknown key, a prompt that is no template or asks for what it is not
+given, and a section that a role needs and the file leaves out are errors that name the file.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.config import merged, read_toml, validated
+from nanoflux_local.domains.base import PROMPTS, Domain, built_in, load_built_in
+from nanoflux_local.errors import ConfigError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+GIVEN = {
+    "attacker": {"seeds"},
+    "defender": {"question", "budgets", "first"},
+    "validation": {"attack"},
+    "evaluation": {"attack", "defence"},
+    "confidence": {"confidence"},
+    "code": {"attack", "problem"},
+}
+"""What each prompt is given beside `domain`."""
+NEEDED = {
+    "attacker": {"QUESTION", "SOLUTION", "ANSWER"},
+    "defender": {"SOLUTION", "ANSWER"},
+    "validation": {"DECISION", "CONFIDENCE", "EXPLANATION"},
+    "evaluation": {"REASONING QUALITY", "DECISION", "CONFIDENCE", "EXPLANATION"},
+}
+"""The sections that are read, whatever else a role is asked for."""
+
+
+def known_domains(root: Path | None = None) -> list[str]:
+    """All names that `load_domain` answers to: those that ship, then those of the home at `root`."""
+    own = sorted((root / "domains").glob("*.toml")) if root else []
+    return [*built_in(), *(path.stem for path in own if NAME.fullmatch(path.stem) and path.stem not in built_in())]
+
+
+def load_domain(name: str, root: Path | None = None) -> Domain:
+    """A domain that ships, or one of the home at `root`.
+
+    Raises:
+        ConfigError: no domain has this name (the message lists those that there are), or its file is wrong.
+    """
+    if name in built_in():
+        return load_built_in(name)
+    if root and name in known_domains(root):
+        return _read(name, root / "domains" / f"{name}.toml")
+    known = ", ".join(known_domains(root))
+    raise ConfigError(f"there is no domain {name!r}", f"choose one of: {known}; or write your own (docs/domains.md)")
+
+
+def _read(name: str, path: Path) -> Domain:
+    values = read_toml(path)
+    base = values.pop("extends", None)
+    if base is not None and base not in built_in():
+        raise ConfigError(f"{path}: extends: there is no domain {base!r}", f"one of: {', '.join(built_in())}")
+    begun = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": _shared()}
+    files = values.pop("prompt_files", {})
+    texts = {prompt: _prompt(path, prompt, file) for prompt, file in _entries(path, files)}
+    domain = validated(Domain, {**merged(begun, values), "name": name, "prompts": begun["prompts"] | texts}, str(path))
+    _check_sections(path, domain)
+    return domain
+
+
+def _shared() -> dict[str, str]:
+    return dict(load_built_in("gsmhard").prompts)
+
+
+def _entries(path: Path, files: Any) -> list[tuple[str, str]]:
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise ConfigError(f"{path}: prompt_files is no table of file names", 'write for instance attacker = "mine.md"')
+    unknown = [prompt for prompt in files if prompt not in PROMPTS]
+    if unknown:
+        raise ConfigError(f"{path}: unknown key 'prompt_files.{unknown[0]}'", f"known keys there: {', '.join(PROMPTS)}")
+    return list(files.items())
+
+
+def _prompt(path: Path, prompt: str, file: str) -> str:
+    """A prompt's text, known to be a template that needs nothing but what it is given."""
+    import jinja2
+    from jinja2 import meta
+
+    source = path.parent / file
+    try:
+        text = source.read_text(encoding="utf-8")
+        needed = meta.find_undeclared_variables(jinja2.Environment(autoescape=False).parse(text))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: prompt_files.{prompt}: {source}: {error}", "name a file of UTF-8 text") from error
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(f"{source}, line {error.lineno}: {error.message}", "correct the template") from error
+    foreign = sorted(needed - {"domain"} - GIVEN[prompt])
+    if foreign:
+        given = ", ".join(sorted({"domain", *GIVEN[prompt]}))
+        raise ConfigError(f"{source}: asks for {foreign[0]!r}, which it is not given", f"it is given: {given}")
+    return text
+
+
+def _check_sections(path: Path, domain: Domain) -> None:
+    for role, needed in NEEDED.items():
+        missing = sorted(needed - set(getattr(domain.sections, role)))
+        if missing:
+            raise ConfigError(f"{path}: sections.{role} lacks {missing[0]}", f"it needs {', '.join(sorted(needed))}")
+    if domain.answer == "choice" and not domain.letters:
+        raise ConfigError(f"{path}: letters is missing", 'an answer of the kind "choice" needs them: letters = "ABCD"')

@@ -1,0 +1,75 @@
+"""Held out: the evaluation items that no kept example may repeat, and how a question is found to repeat one.
+
+Three looks, the cheap ones first: the same words, thirteen words in a row, and an embedding nearer than θq. Numbers
+count as one mark, since GSM-Hard restates GSM8K's test set with other numbers. Phrases that training items hold as
+well are how a benchmark speaks ("which of the following is the most likely …"), and tell nothing.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from nanoflux_local.ledger.calls import EARLIER, Call, acting_as
+from nanoflux_local.novelty import Matrix, rounding_error, similarity
+from nanoflux_local.records import EmbedRequest, Identity, Vector
+from nanoflux_local.seeds.importers import stem
+from nanoflux_local.transcript import Attack, Seed
+
+GRAM = 13
+"""Words in a row that two texts do not share by chance (Brown et al. 2020, "Language models are few-shot learners")."""
+TOGETHER = 64
+"""Items that are embedded at once, and share a commit where that is called for."""
+
+
+class HeldOut:
+    """The test items of some benchmarks; `phrasing` are the texts whose phrases count as nobody's."""
+
+    def __init__(self, items: Sequence[Seed] = (), phrasing: Iterable[str] = ()) -> None:
+        self._items = items
+        self._stems = {stem(item.question): item.id for item in reversed(items)}
+        self._grams = {gram: item.id for item in reversed(items) for gram in grams(item.question)}
+        for text in phrasing if self._grams else ():
+            for gram in grams(text):
+                self._grams.pop(gram, None)
+        self._matrix: Matrix = np.empty((0, 0), dtype=np.float32)
+
+    async def embed(self, embedder: Identity, call: Call) -> None:
+        """Embed the items: remembered, where a run on the same embedder did so before."""
+        vectors: list[Vector] = []
+        with acting_as(EARLIER):
+            for start in range(0, len(self._items), TOGETHER):
+                part = self._items[start : start + TOGETHER]
+                replies = await asyncio.gather(*(call(EmbedRequest(embedder, item.question)) for item in part))
+                vectors += [reply.vector for reply in replies]
+        if vectors:
+            self._matrix = np.stack(vectors)
+
+    def repeated(self, attack: Attack, vector: Vector, threshold: float) -> str:
+        """Which item an attack repeats, and how; "" where it repeats none. `vector` is its question's."""
+        same = self._stems.get(stem(attack.question))
+        if same is not None:
+            return f"repeats {same}: the same words"
+        for gram in grams(f"{attack.question}\n{attack.solution}"):
+            if gram in self._grams:
+                return f"repeats {self._grams[gram]}: {gram!r}"
+        nearest = self._nearest(vector)
+        if nearest is not None and nearest[0] > threshold:
+            return f"repeats {nearest[1]}: similarity {nearest[0]:g}"
+        return ""
+
+    def _nearest(self, vector: Vector) -> tuple[float, str] | None:
+        """The largest similarity to any item, rounded correctly (`novelty`), and the first item that has it."""
+        if not len(self._matrix):
+            return None
+        rough = self._matrix @ vector
+        rows = np.flatnonzero(rough >= rough.max() - 2 * rounding_error(len(vector)))
+        best, row = max((similarity(self._matrix[row], vector), -int(row)) for row in rows)
+        return best, self._items[-row].id
+
+
+def grams(text: str) -> Iterator[str]:
+    """Every `GRAM` words in a row of a text, in one spelling; each number is "#"."""
+    words = re.findall(r"#|[^\W\d_]+", re.sub(r"\d+(?:[.,]\d+)*", "#", text.casefold()))
+    return (" ".join(words[start : start + GRAM]) for start in range(len(words) - GRAM + 1))

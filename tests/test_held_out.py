@@ -1,0 +1,171 @@
+"""Held-out items: no kept example repeats one, whatever the order of the calls, and every hit is named."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.endpoints.scripted import ScriptedEndpoint
+from nanoflux_local.held_out import GRAM, HeldOut, grams
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import EmbedReply, Identity
+from nanoflux_local.transcript import Attack, Seed
+
+STORY = "A baker sells 12 trays of 30 rolls each morning and gives 7 rolls to the school next door every single day"
+ITEMS = [Seed("gsm8k-test-1", "gsm8k", STORY, "353"), Seed("gsm8k-test-2", "gsm8k", "How many?", "1")]
+AWAY = np.array([0, 0, 1], dtype=np.float32)
+
+
+def attack(question: str, solution: str = "") -> Attack:
+    return Attack(question, solution, "1")
+
+
+async def embedded(held: HeldOut, *vectors: list[float]) -> HeldOut:
+    replies = iter([EmbedReply.of(np.array(vector)) for vector in vectors])
+
+    async def call(request: Any) -> Any:
+        return next(replies)
+
+    await held.embed(Identity("embedder", "x"), call)
+    return held
+
+
+@pytest.mark.parametrize(
+    ("question", "solution", "told"),
+    [
+        (STORY.upper() + "!", "", "repeats gsm8k-test-1: the same words"),
+        (STORY.replace("12", "4,712,003.5"), "", "repeats gsm8k-test-1: the same words"),
+        ("how many", "", "repeats gsm8k-test-2: the same words"),
+        (f"Ann says: {' '.join(STORY.split()[3:19])}.", "", "repeats gsm8k-test-1: '# trays of # rolls each"),
+        ("Something else.", f"As in: {STORY}", "repeats gsm8k-test-1: 'a baker sells # trays"),
+        (f"Ann says: {' '.join(STORY.split()[:12])}.", "", ""),
+        ("Something else.", "", ""),
+    ],
+)
+def test_the_same_words_and_thirteen_in_a_row_are_found(question: str, solution: str, told: str) -> None:
+    found = HeldOut(ITEMS).repeated(attack(question, solution), AWAY, 0.85)
+    assert found.startswith(told) if told else found == ""
+
+
+async def test_what_is_nearer_than_the_threshold_repeats_the_first_nearest() -> None:
+    held = await embedded(HeldOut(ITEMS), [1, 0, 0], [1, 0, 0])
+    vector = np.array([0.86, np.sqrt(1 - 0.86**2), 0], dtype=np.float32)
+    assert held.repeated(attack("Else"), vector, 0.85) == "repeats gsm8k-test-1: similarity 0.86"
+    assert held.repeated(attack("Else"), vector, 0.86) == ""
+
+
+def test_phrases_of_training_items_are_nobodys() -> None:
+    phrase = "which of the following is the most likely cause of the findings in this patient"
+    items = [Seed("medqa-test-1", "medqa", f"A man coughs; {phrase}?", "A")]
+    question = attack(f"A woman sneezes; {phrase}?")
+    assert "medqa-test-1" in HeldOut(items).repeated(question, AWAY, 0.85)
+    assert HeldOut(items, [f"A child sleeps; {phrase}?"]).repeated(question, AWAY, 0.85) == ""
+    assert len(list(grams(phrase))) == len(phrase.split()) - GRAM + 1
+
+
+def _import(home: Home, name: str, items: list[tuple[Seed, str]]) -> None:
+    with Ledger(home.ledger) as ledger:
+        ledger.import_dataset(name, "file", name, items, 0)
+
+
+TRAIN = [(Seed(f"genomebench-{n}", "genomebench", f"Seed {n}?", "A"), "train") for n in range(8)]
+SETTINGS = {"datasets": ["genomebench"], "target": 100, "max_turns": 12, "seeds": {"min": 2, "max": 3}}
+
+
+def play(home: Home, **changes: Any) -> dict[str, Any]:
+    config = binding.resolve("starter-genetics", "scripted", {**SETTINGS, **changes}, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
+    with LedgerView(home.ledger) as view:
+        return view.run_summary(run)
+
+
+@pytest.fixture
+def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
+    """A home whose test items are questions that a run without them kept, and that run."""
+    home = Home(tmp_path / "first").prepare()
+    _import(home, "genomebench", TRAIN)
+    before = play(home)
+    assert before["funnel"]["contaminated"] == 0 and before["contaminated"] == [] and before["kept"] > 2
+    with LedgerView(home.ledger) as view:
+        kept = [example.question for example in view.examples(before["run"])]
+    second = Home(tmp_path / "second").prepare()
+    tests = [(Seed(f"genomebench-t{n}", "genomebench", question, "A"), "test") for n, question in enumerate(kept[:2])]
+    _import(second, "genomebench", [*TRAIN, *tests])
+    return second, before
+
+
+@pytest.fixture
+def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The domain of these runs evaluates on that benchmark."""
+    domain = binding.load_domain("starter-genetics").model_copy(update={"evaluates": ("genomebench",)})
+    monkeypatch.setattr(binding, "load_domain", lambda *_: domain)
+
+
+@pytest.mark.usefixtures("held_out")
+def test_no_kept_example_repeats_a_test_item_and_each_hit_is_listed(leaking: tuple[Home, dict[str, Any]]) -> None:
+    home, before = leaking
+    found = play(home, concurrency=1)
+    items = {hit["reason"].split(":")[0] for hit in found["contaminated"]}
+    assert {"repeats genomebench-t0", "repeats genomebench-t1"} <= items
+    assert found["funnel"]["contaminated"] == len(found["contaminated"])
+    assert found["funnel"]["attempts"] == sum(n for key, n in found["funnel"].items() if key != "attempts")
+    with LedgerView(home.ledger) as view:
+        tests = {item.question for item in view.items("genomebench", "test")}
+        assert not tests & {example.question for example in view.examples(found["run"])}
+        config = json.loads(view.find_run(found["run"])["config"])
+    assert (config["datasets"], config["held_out"]) == (["genomebench"], ["genomebench"])
+    assert found["digest"] != before["digest"]
+
+
+@pytest.mark.usefixtures("held_out")
+def test_the_digest_is_the_same_at_any_concurrency_and_again_from_memory(
+    leaking: tuple[Home, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, _ = leaking
+    one, many = play(home, concurrency=1), play(home, concurrency=16)
+    assert one["digest"] == many["digest"] and one["contaminated"] == many["contaminated"] != []
+    _import(home, "gsm8k", [(replace(ITEMS[0], id="gsm8k-1"), "test")])  # what comes later changes no run
+    monkeypatch.setattr(ScriptedEndpoint, "chat", None)
+    assert asyncio.run(runs.replay(home, one["run"]))["same"]
+
+
+@pytest.mark.usefixtures("held_out")
+def test_what_is_held_out_is_a_setting(leaking: tuple[Home, dict[str, Any]]) -> None:
+    home, before = leaking
+    found = play(home, held_out=[])
+    assert found["digest"] == before["digest"] and found["funnel"]["contaminated"] == 0
+
+
+def test_a_benchmark_that_the_seeds_restate_is_named_and_not_held_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As GSM-Hard's items have the words of GSM8K's test set."""
+    home = Home(tmp_path).prepare()
+    program = "def solution():\n    x = 12\n    result = x\n    return result"
+    hard = [(Seed("gsmhard-1", "gsmhard", STORY.replace("12", "99"), "1", program=program), "train"),
+            (Seed("gsmhard-2", "gsmhard", "Else?", "2"), "test")]  # fmt: skip
+    _import(home, "gsmhard", hard)
+    _import(home, "gsm8k", [(ITEMS[0], "test")])
+    config = binding.resolve("gsmhard", "scripted", {}, home)
+    assert config.held_out == ("gsmhard",)
+    assert "1 of the seeds have the words of test items of gsm8k" in caplog.text
+    assert binding.resolve("gsmhard", "scripted", {"held_out": ["gsm8k"]}, home).held_out == ("gsm8k",)
+
+
+def test_an_excerpt_carries_what_a_run_was_held_out_from(leaking: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
+    from nanoflux_local.ledger.excerpt import write_excerpt
+
+    home, _ = leaking
+    _import(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "test")])
+    run = play(home, held_out=["medqa"])["run"]
+    write_excerpt(home.ledger, tmp_path / "excerpt.db", [run], [])
+    with LedgerView(tmp_path / "excerpt.db") as view:
+        assert [entry["name"] for entry in view.datasets()] == ["genomebench", "medqa"]
