@@ -1,0 +1,93 @@
+"""Our strict scorer beside lm-evaluation-harness's GSM8K rules, on the same replies.
+
+    python bench/lm_eval_rules.py export EVAL > replies.jsonl      # here: an evaluation of this ledger, with our marks
+    python bench/lm_eval_rules.py score replies.jsonl              # where lm_eval is installed: its marks and the table
+    python bench/lm_eval_rules.py record tests/evaluate/lm_eval.json    # there too: write its readings into the table
+
+The second and third use the package's own filter and metric, with the settings of its gsm8k.yaml.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+FILTERS: dict[str, tuple[str, int]] = {
+    "strict-match": (r"#### (\-?[0-9\.\,]+)", 0),
+    "flexible-extract": (r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1),
+}
+IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]
+
+
+def export(evaluation: str) -> None:
+    """One line a reply: item, reply, the item's answer, and what our scorer read and said."""
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.paths import Home, default_home
+    from nanoflux_local.seeds.benchmarks import load_items
+
+    home = Home(default_home())
+    with LedgerView(home.ledger) as view:
+        row = view.row("SELECT data, split FROM evaluations WHERE id = ?", evaluation)
+        assert row is not None, evaluation
+        answers = {item.id: item.answer for item in load_items(home.ledger, row["data"], row["split"])}
+        for found in view.rows(
+            "SELECT item, repeat, reading, verdict, calls.reply FROM evaluation_items"
+            " JOIN calls ON calls.id = call WHERE evaluation = ? ORDER BY item, repeat",
+            evaluation,
+        ):
+            line = {key: found[key] for key in ("item", "repeat", "reading", "verdict")}
+            print(json.dumps({**line, "reply": json.loads(found["reply"])["text"], "answer": answers[found["item"]]}))
+
+
+def readings(reply: str) -> dict[str, str]:
+    """What lm_eval's two filters read in a reply."""
+    from lm_eval.filters.extraction import RegexFilter
+
+    return {name: RegexFilter(*rule).apply([[reply]], [{}])[0][0] for name, rule in FILTERS.items()}
+
+
+def says_right(reading: str, answer: str) -> bool:
+    from lm_eval.api.metrics import exact_match_hf_evaluate
+
+    found = exact_match_hf_evaluate([reading], [f"#### {answer}"], regexes_to_ignore=IGNORED, ignore_case=True)
+    return bool(found["exact_match"] == 1.0)
+
+
+def score(path: Path) -> None:
+    """How often the scorers agree, and every reply on which the flexible one does not."""
+    table: Counter[tuple[str, bool, bool]] = Counter()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        read = readings(row["reply"])
+        strict, flexible = (says_right(read[name], row["answer"]) for name in FILTERS)
+        table[row["verdict"], strict, flexible] += 1
+        if (row["verdict"] == "right") != flexible:
+            shown = {**{key: row[key] for key in ("item", "answer", "reading", "verdict")}, "lm_eval": read}
+            print(json.dumps({**shown, "end": row["reply"][-160:]}, ensure_ascii=False))
+    for (verdict, strict, flexible), count in sorted(table.items()):
+        print(f"{count:5}  ours {verdict:10}  strict-match {strict!s:5}  flexible-extract {flexible}", file=sys.stderr)
+
+
+def record(path: Path) -> None:
+    """Write lm_eval's readings and marks into the table that the suite reads."""
+    from importlib.metadata import version
+
+    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    table["lm_eval"] = version("lm_eval")
+    for row in table["replies"]:
+        for name, reading in readings(row["reply"]).items():
+            row[name] = [reading, says_right(reading, row["answer"])]
+    path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("do", choices=["export", "score", "record"])
+    parser.add_argument("what")
+    asked = parser.parse_args()
+    if asked.do == "export":
+        export(asked.what)
+    else:
+        {"score": score, "record": record}[asked.do](Path(asked.what))

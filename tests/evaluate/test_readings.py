@@ -1,0 +1,170 @@
+"""What is read out of an ANSWER section: more than two hundred answers as models write them, each with its reading.
+
+The expected readings were written down before the scorer was run on them. "" means that no answer is read: strict
+scoring then says "unanswered", and never guesses.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.domains.base import load_domain
+from nanoflux_local.evaluate.scoring import score_reply
+from nanoflux_local.transcript import Seed
+
+LM_EVAL = json.loads(Path(__file__).with_name("lm_eval.json").read_text(encoding="utf-8"))["replies"]
+"""Replies with what lm-evaluation-harness's GSM8K rules read in them (recorded by bench/lm_eval_rules.py), and why the
+scorers differ where they do."""
+NUMBER, LETTER = load_domain("gsmhard"), load_domain("starter-medicine")
+NUMBERS: dict[str, dict[str, str]] = {
+    "plain": {
+        "18": "18", "18.": "18", "18.0": "18", "0": "0", "-3": "-3", "−3": "-3", "+3": "3", "3.14": "3.14",
+        ".75": "0.75",
+        "0.5": "0.5", "-0.25": "-0.25", "1000000": "1000000", "**18**": "18", "`18`": "18", "_18_": "18", '"18"': "18",
+        "[18]": "18", "(18)": "18", "<18>": "18", "18;": "18", "18!": "18", "  18  ": "18", "18\n": "18", "# 18": "18",
+        "~18": "18", "≈ 18.5": "18.5", "18,": "18",
+    },
+    "fractions": {
+        "1/2": "0.5", "-1/2": "-0.5", "3 / 4": "0.75", "22/7": "3.142857", "1 1/2": "1.5", "2 3/4 cups": "2.75",
+        "-1 1/2": "-1.5", "½": "0.5", "1½": "1.5", "¾ of the cake": "0.75", "3⁄4": "0.75", "7/1": "7", "5/0": "",
+        "1/2 or 3/4": "", "10/02/2024": "", "1/2/3": "",
+    },
+    "units": {
+        "12 apples": "12", "12 apples.": "12", "60 km/h": "60", "60km/h": "60", "12 m^2": "12", "12 m²": "12",
+        "12 cm3": "12", "9.8 m/s^2": "9.8", "3 hours": "3", "12 °C": "12", "12°": "12", "5 kg per week": "5",
+        "12-inch": "12", "2nd": "2", "7 days a week": "7", "48 square feet": "48", "15 people": "15", "12 m**2": "12",
+        "3 hours 20 minutes": "", "5 feet 3 inches": "", "12 apples and 12 pears": "12", "12 apples and 7 pears": "",
+    },
+    "thousands separators": {
+        "1,234": "1234", "1,234,567": "1234567", "1,234,567.89": "1234567.89", "-1,234": "-1234", "$1,234": "1234",
+        "1,234.50": "1234.5", "12,345 units": "12345", "1 234": "", "1 234 567": "", "1_000": "", "1'000": "",
+        "1.234.567": "", "1.234,56": "", "12,34,567": "", "1,23": "", "1{,}234": "1234", "1\\,234": "1234",
+        "1\\,234\\,567": "1234567", "1\u202f234": "", "1\u00a0234": "",
+    },
+    "scientific notation": {
+        "1e5": "100000", "1E5": "100000", "1.5e3": "1500", "2.5e-3": "0.0025", "1e+6": "1000000", "-4e2": "-400",
+        "2 x 10^3": "2000", "2 × 10^3": "2000", "2×10³": "2000", "2 * 10^3": "2000", "2 * 10**3": "2000",
+        "3.2 × 10^{4}": "32000", "5×10⁻³": "0.005", "3\\times10^{12}": "3000000000000",
+        "4.5\\cdot 10^{-2}": "0.045", "10^5": "100000", "10³": "1000", "1e400": "",
+        "6.02 × 10^12 atoms": "6020000000000",
+    },
+    "LaTeX": {
+        "\\boxed{18}": "18", "$18$": "18", "\\(18\\)": "18", "\\[18\\]": "18", "$$18$$": "18",
+        "\\boxed{\\$18}": "18", "\\frac{1}{2}": "0.5", "\\dfrac{3}{4}": "0.75", "-\\frac{3}{4}": "-0.75",
+        "\\boxed{\\frac{7}{2}}": "3.5", "1\\frac{1}{2}": "1.5", "2\\dfrac{3}{4}": "2.75", "\\frac12": "0.5",
+        "12\\text{ cm}": "12", "12\\,\\text{cm}": "12", "12 \\text{ cm}^2": "12", "50\\%": "50",
+        "\\mathbf{18}": "18", "\\textbf{18}": "18", "x = 18": "18", "\\(x = 18\\)": "18", "18^\\circ": "18",
+        "\\approx 18": "18", "\\sqrt{16}": "", "2\\pi": "", "\\frac{\\pi}{2}": "", "\\frac{x}{2}": "",
+        "\\boxed{18} or \\boxed{20}": "",
+        "\\text{18 apples}": "18", "\\left(18\\right)": "18",
+    },
+    "percent": {
+        "7%": "7", "7 %": "7", "7.5%": "7.5", "-7%": "-7", "7 percent": "7", "7 per cent": "7", "100%": "100",
+        "about 7%": "7", "7% (0.07)": "", "7% = 0.07": "0.07",
+    },
+    "money": {
+        "$18": "18", "$18.00": "18", "$1,234.56": "1234.56", "-$18": "-18", "$-18": "-18", "18 dollars": "18",
+        "US$18": "18", "USD 18": "18", "18 USD": "18", "€18": "18", "18 €": "18", "£18.50": "18.5", "¥1800": "1800",
+        "₹500": "500", "₩1000": "1000", "18 cents": "18", "$ 18": "18", "\\$18": "18", "$18 and 50 cents": "",
+        "$2.5 million": "2500000",
+        "$18k": "",
+    },
+    "words of size": {
+        "5 million": "5000000", "2.5 billion": "2500000000", "3 thousand": "3000", "1.2 trillion": "1200000000000",
+        "two": "", "twelve": "", "a dozen": "", "half": "", "none": "", "zero": "",
+    },
+    "sentences": {
+        "The answer is 18": "18", "The answer is 18.": "18", "The final answer is: 18": "18", "answer: 18": "18",
+        "Answer = 18": "18", "So, 18": "18", "She has 18 left.": "18", "It is 18 (eighteen).": "18",
+        "Therefore the total is $18.": "18", "18 - that is all": "18", "Janet makes $18 every day.": "18",
+        "18, because nothing else is left": "18", "#### 18": "18", "18\n\nI hope that helps!": "18",
+    },
+    "equations": {
+        "3 * 6 = 18": "18", "x=18": "18", "2 + 3 = 5 = 5": "5", "a = 1, b = 2": "2", "9 + 9 = $18": "18",
+        "36 / 2 = 18 apples": "18", "18 = 18": "18", "3 * 6": "", "9 + 9": "", "20 - 2": "",
+    },
+    "two answers": {
+        "18 or 20": "", "18, 20": "", "18 and 20": "", "18/20 or 9": "", "between 18 and 20": "", "18-20": "",
+        "18–20": "",
+        "18 to 20": "", "18 ± 2": "", "either 18 or 18": "18", "18 (or 18.0)": "18", "3:4": "", "1:30": "",
+        "(1, 2)": "",
+        "18\n20": "",
+    },
+    "refusals": {
+        "I do not know": "", "I don't know.": "", "unknown": "", "N/A": "", "cannot be determined": "",
+        "none of these": "",
+        "I'm sorry, but I cannot help with that.": "", "?": "", "-": "", "...": "", "NaN": "", "inf": "",
+        "undefined": "",
+        "not enough information": "", "As an AI language model, I cannot answer": "",
+    },
+    "not numbers": {"H2O": "", "v1.2": "", "0x10": "", "4x6": "", "x": "", "A": "", "i": "", "10:30 pm": ""},
+}  # fmt: skip
+LETTERS: dict[str, dict[str, str]] = {
+    "a letter": {
+        "B": "B", "b": "B", "B.": "B", "b.": "B", "B)": "B", "b)": "B", "(B)": "B", "(b)": "B", "[B]": "B", "{B}": "B",
+        "**B**": "B", "*B*": "B", "_B_": "B", "`B`": "B", '"B"': "B", "'B'": "B", "B:": "B", "B,": "B", "B;": "B",
+        "<B>": "B",
+        "\\boxed{B}": "B", "$B$": "B", "\\text{B}": "B", "\\textbf{B}": "B", "\\(B\\)": "B", "B\n": "B", "  B": "B",
+    },
+    "a letter with its text": {
+        "B. bee": "B", "B) bee": "B", "(B) bee": "B", "(b) bee": "B", "B: bee": "B", "B - bee": "B", "B – bee": "B",
+        "**B. bee**": "B", "**(B)** bee": "B", "B, because bees sting": "B", "B\n\nBees sting.": "B", "B. A bee": "B",
+        "B (bee)": "B", "B/bee": "",
+    },
+    "sentences": {
+        "answer: b": "B", "Answer: B": "B", "The answer is B": "B", "The answer is B.": "B", "The answer is (B).": "B",
+        "The correct answer is B": "B", "The correct answer is: **B**": "B", "The correct option is B.": "B",
+        "option b": "B", "Option (B)": "B", "choice B": "B", "The best answer is B.": "B", "The final answer is B": "B",
+        "It is B.": "B", "I would choose B.": "B", "Correct answer: B": "B", "The answer is B, not C.": "B",
+    },
+    "two answers": {
+        "B or C": "", "B and C": "", "B, C": "", "B/C": "", "(B), (C)": "", "BC": "", "both B and C": "", "B\nC": "",
+        "A, B, C, D": "", "either B or B": "",
+    },
+    "refusals and other texts": {
+        "I do not know": "", "None": "", "none of the above": "", "bee": "", "42": "", "?": "", "E": "", "A bee": "",
+        "A bee stings": "", "all of them": "", "N/A": "", "I": "", "As a doctor I cannot say": "",
+    },
+}  # fmt: skip
+
+
+def _rows(table: dict[str, dict[str, str]]) -> list[object]:
+    return [
+        pytest.param(text, value, id=f"{kind}:{text!r}") for kind, row in table.items() for text, value in row.items()
+    ]
+
+
+@pytest.mark.parametrize(("answer", "reading"), _rows(NUMBERS))
+def test_numbers_are_read_as_expected(answer: str, reading: str) -> None:
+    score = score_reply(NUMBER, f"SOLUTION: s\nANSWER: {answer}", Seed("n", "gsmhard", "Q", "18"))
+    assert score.reading == reading
+    assert score.mark == ("right" if reading == "18" else "wrong" if reading else "unanswered")
+
+
+@pytest.mark.parametrize(("answer", "reading"), _rows(LETTERS))
+def test_letters_are_read_as_expected(answer: str, reading: str) -> None:
+    options = {"A": "ant", "B": "bee", "C": "cat", "D": "dog"}
+    score = score_reply(
+        LETTER, f"SOLUTION: s\nANSWER: {answer}", Seed("c", "starter-medicine", "Q", "B", options=options)
+    )
+    assert score.reading == reading
+    assert score.mark == ("right" if reading == "B" else "unanswered")
+
+
+def test_the_table_is_broad() -> None:
+    assert sum(len(row) for table in (NUMBERS, LETTERS) for row in table.values()) >= 300
+
+
+@pytest.mark.parametrize("row", LM_EVAL, ids=lambda row: repr(row["reply"][-24:]))
+def test_every_difference_from_lm_evals_flexible_rule_has_its_reason(row: dict[str, Any]) -> None:
+    """docs/evaluation.md gives the reasons; where none is written down, the scorers say the same."""
+    score = score_reply(NUMBER, row["reply"], Seed("n", "gsm8k", "Q", row["answer"]))
+    assert ((score.mark == "right") != row["flexible-extract"][1]) == bool(row["why"]), score
+
+
+def test_what_lm_evals_strict_rule_calls_right_is_never_wrong_here() -> None:
+    for row in LM_EVAL:
+        if row["strict-match"][1]:
+            assert score_reply(NUMBER, row["reply"], Seed("n", "gsm8k", "Q", row["answer"])).mark != "wrong"
