@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nanoflux_local.records import derive_seed
+
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 POWER = 0.8
+FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,88 @@ def minimum_detectable(differences: Sequence[float]) -> float:
 
     (z₀.₉₇₅ + z₀.₈) · sd / √n, the normal approximation for paired means (Cohen 1988, §2.3).
     """
+    spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else math.nan
+    return (_normal(CONFIDENCE) + _normal(2 * POWER - 1)) * spread / math.sqrt(len(differences))
+
+
+@dataclass(frozen=True, slots=True)
+class PairedT:
+    """Student's paired t-test of b minus a over runs or seeds: their mean difference with its 95% interval."""
+
+    n: int
+    difference: float
+    t: float
+    p: float
+    ci95: tuple[float, float]
+
+
+def paired_t(a: Sequence[float], b: Sequence[float]) -> PairedT | None:
+    """Over paired runs (paper §5; Student 1908). None where fewer than two pairs, or no spread, leave no test."""
+    from scipy.stats import ttest_rel
+
+    differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    if len(differences) < 2 or float(np.ptp(differences)) == 0.0:
+        return None
+    found = ttest_rel(b, a)
+    interval = found.confidence_interval(CONFIDENCE)
+    ends = float(interval.low), float(interval.high)
+    return PairedT(len(differences), float(differences.mean()), float(found.statistic), float(found.pvalue), ends)
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of a mean over few runs or folds: mean ± t₀.₉₇₅,ₙ₋₁ · sd / √n. One value has no interval."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return math.nan, math.nan
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def folds(names: Sequence[str], count: int = FOLDS) -> list[list[str]]:
+    """The names in `count` parts of equal size within one; the same parts in every condition, whatever their order."""
+    ordered = sorted(names, key=lambda name: derive_seed("fold", name))
+    return [sorted(ordered[part::count]) for part in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Prevalence:
+    """A share as it would be without the judge's errors, with its 95% interval; both lie in [0, 1]."""
+
+    estimate: float
+    ci95: tuple[float, float]
+
+
+def corrected(
+    positives: int, n: int, found_right: int, rights: int, found_wrong: int, wrongs: int
+) -> Prevalence | None:
+    """An accuracy that an erring judge measured, corrected for the errors that were counted on known items.
+
+    `positives` of `n` were called right. Of `rights` items known to be right the judge found `found_right`
+    (sensitivity), of `wrongs` known to be wrong `found_wrong` (specificity). The estimate is
+    (p + Sp − 1) / (Se + Sp − 1) (Rogan and Gladen 1978, American Journal of Epidemiology 107:71), its interval the
+    normal one with the variance of all three shares (the same, eq. 6). None where the judge does no better than chance.
+    """
+    p, sensitivity, specificity = positives / n, found_right / rights, found_wrong / wrongs
+    youden = sensitivity + specificity - 1
+    if youden <= 0:
+        return None
+    estimate = (p + specificity - 1) / youden
+    variance = (
+        p * (1 - p) / n
+        + estimate**2 * sensitivity * (1 - sensitivity) / rights
+        + (1 - estimate) ** 2 * specificity * (1 - specificity) / wrongs
+    ) / youden**2
+    half = _normal(CONFIDENCE) * math.sqrt(variance)
+    low, middle, high = (min(1.0, max(0.0, value)) for value in (estimate - half, estimate, estimate + half))
+    return Prevalence(middle, (low, high))
+
+
+def _normal(confidence: float) -> float:
     from scipy.stats import norm
 
-    spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else math.nan
-    return float((norm.ppf((1 + CONFIDENCE) / 2) + norm.ppf(POWER)) * spread / math.sqrt(len(differences)))
+    return float(norm.ppf((1 + confidence) / 2))
 
 
 def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], seed: int = 0) -> Paired:

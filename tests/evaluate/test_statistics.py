@@ -10,9 +10,13 @@ from nanoflux_local.evaluate.statistics import (
     RESAMPLES,
     bootstrap_interval,
     compare_paired,
+    corrected,
+    folds,
     holm,
     mcnemar_exact,
     minimum_detectable,
+    paired_t,
+    t_interval,
     wilson,
 )
 
@@ -30,6 +34,19 @@ Z = 1.959963984540054
 )
 def test_wilson_intervals_are_newcombes(successes, n, low, high):
     assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "interval"),
+    [  # statsmodels 0.15.0, proportion_confint(k, n, method="wilson")
+        (0, 20, (0.0, 0.1611251580528194)),
+        (15, 148, (0.06238639953073628, 0.16048724172330803)),
+        (81, 263, (0.2552885198782742, 0.36620957698280004)),
+        (199, 200, (0.9722262956021069, 0.9991168312843989)),
+    ],
+)
+def test_wilson_is_statsmodels(k, n, interval):
+    assert wilson(k, n) == pytest.approx(interval, abs=1e-9)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (3, 7), (50, 100), (199, 200)])
@@ -54,6 +71,26 @@ def test_mcnemar_values_that_are_known():
     assert mcnemar_exact(0, 6) == pytest.approx(1 / 32)  # 2 · 2⁻⁶
     assert mcnemar_exact(6, 16) == pytest.approx(0.0524788, abs=1e-6)
     assert mcnemar_exact(0, 0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "p"),
+    [  # statsmodels 0.15.0, mcnemar([[0, b], [c, 0]], exact=True)
+        (6, 16, 0.052478790283203125),
+        (2, 12, 0.012939453125),
+        (10, 21, 0.07075554598122835),
+        (86, 150, 3.7159361395713866e-05),
+    ],
+)
+def test_mcnemar_is_statsmodels(b, c, p):
+    assert mcnemar_exact(b, c) == pytest.approx(p, rel=1e-9)
+
+
+def test_holm_is_statsmodels_on_the_fifteen_p_values_of_benjamini_and_hochberg():
+    """Benjamini and Hochberg 1995, section 3.2; statsmodels 0.15.0, multipletests(p, method="holm")."""
+    p = [0.0001, 0.0319, 0.0201, 0.7590, 0.0459, 0.0344, 0.0278, 0.0095, 0.0298, 0.0019, 0.6528, 0.3240, 0.5719, 0.4262]
+    adjusted = [0.0015, 0.3058, 0.2412, 1, 0.3213, 0.3058, 0.3058, 0.1235, 0.3058, 0.0266, 1, 1, 1, 1, 1]
+    assert holm([*p, 1.0]) == pytest.approx(adjusted, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -174,3 +211,73 @@ def test_the_bootstrap_test_holds_its_level():
         a, b = shared + rng.random((80, 1)) < 1, shared + rng.random((80, 1)) < 1
         rejected += compare_paired(a.tolist(), b.tolist(), seed=trial).bootstrap_p < 0.05
     assert rejected <= 12
+
+
+SLEEP = (
+    [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0],
+    [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4],
+)
+"""Student 1908, Biometrika 6:1: hours of sleep gained by ten patients on two drugs."""
+
+
+def test_the_paired_t_test_is_students_own():
+    found = paired_t(*SLEEP)
+    assert found is not None
+    assert (found.n, found.difference) == (10, pytest.approx(1.58))
+    assert (found.t, found.p) == (
+        pytest.approx(4.062127683382037, abs=1e-9),
+        pytest.approx(0.002832890197384, abs=1e-9),
+    )
+    assert found.ci95 == pytest.approx((0.7001142367230175, 2.459885763276983), abs=1e-9)
+    back = paired_t(*SLEEP[::-1])
+    assert back is not None and (back.t, back.p) == (pytest.approx(-found.t), pytest.approx(found.p))
+
+
+def test_what_has_no_spread_has_no_t_test():
+    assert paired_t([0.5], [0.6]) is None
+    assert paired_t([0.5, 0.25], [0.75, 0.5]) is None
+    assert all(math.isnan(end) for end in t_interval([0.5]))
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "interval"),
+    [(66.40, 4.30, (61.06, 71.74))],  # the paper, §5: MultiMedQA at 200 examples over five folds
+)
+def test_the_interval_over_five_folds_is_the_papers(mean, sd, interval):
+    pattern = np.array([-1.0, -1.0, 0.0, 1.0, 1.0])  # its sd is 1
+    assert t_interval((mean + sd * pattern).tolist()) == pytest.approx(interval, abs=0.005)
+
+
+def test_folds_are_a_partition_that_no_order_changes():
+    names = [f"item-{number}" for number in range(23)]
+    parts = folds(names)
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert {len(part) for part in parts} == {4, 5}
+    assert folds(names[::-1]) == parts
+
+
+def test_a_corrected_accuracy_is_rogan_and_gladens():
+    """The worked example of R's epiR, epi.prev(pos = 4, tested = 80, se = 0.90, sp = 0.99): 4.5 in a hundred."""
+    found = corrected(4, 80, 900_000_000, 1_000_000_000, 990_000_000, 1_000_000_000)
+    assert found is not None
+    assert found.estimate == pytest.approx((0.05 + 0.99 - 1) / (0.90 + 0.99 - 1), abs=1e-9)
+    assert round(100 * found.estimate, 1) == 4.5
+    sd = math.sqrt(0.05 * 0.95 / 80) / 0.89
+    assert found.ci95 == pytest.approx((0.0, found.estimate + Z * sd), abs=1e-6)
+
+
+def test_a_perfect_judge_needs_no_correction_and_a_guessing_one_has_none():
+    found = corrected(30, 100, 50, 50, 50, 50)
+    assert found is not None and found.estimate == pytest.approx(0.3)
+    assert found.ci95 == pytest.approx((0.3 - Z * math.sqrt(0.21 / 100), 0.3 + Z * math.sqrt(0.21 / 100)))
+    assert corrected(30, 100, 25, 50, 25, 50) is None
+
+
+def test_the_corrected_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(4)
+    covered = 0
+    for _ in range(400):
+        known = int(rng.binomial(100, 0.9)), 100, int(rng.binomial(100, 0.8)), 100
+        found = corrected(int(rng.binomial(300, 0.6 * 0.9 + 0.4 * 0.2)), 300, *known)
+        covered += found is not None and found.ci95[0] <= 0.6 <= found.ci95[1]
+    assert covered / 400 == pytest.approx(0.95, abs=0.03)
