@@ -262,6 +262,25 @@ def bind(config: RunConfig, home: Home) -> Bound:
     return Bound(endpoints, embedder, PythonTool(), programs=PROGRAM in used or config.judge.code_check)
 
 
+def profile_endpoint(profile: str, name: str, home: Home, role: str = "") -> tuple[Endpoint, EndpointConfig]:
+    """An endpoint of a profile by its name, or the one that plays `role` there, with its configuration.
+
+    Raises:
+        ConfigError: the profile has none of that name, or a program plays the role.
+    """
+    values = load_profile(profile)
+    name = name or str(values.get("roles", {}).get(role, {}).get("endpoint", ""))
+    known = values.get("endpoints", {})
+    if name not in known:
+        fix = f"name one of: {', '.join(sorted(known))}"
+        raise ConfigError(f"profile {profile} has no endpoint {name!r}{f' to play {role}' if role else ''}", fix)
+    config = validated(EndpointConfig, known[name], f"profile {profile}: endpoints.{name}")
+    if config.price is None and config.interface in SERVED:
+        config = config.model_copy(update={"price": price_of(config, home.root)})
+    managed, _ = served({name: config}, home)
+    return managed.get(name) or build_endpoint(name, config, home), config
+
+
 def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
     """One endpoint of a profile."""
     if config.interface == "scripted":

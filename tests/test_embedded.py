@@ -11,7 +11,7 @@ import pytest
 
 from nanoflux_local import binding, runs
 from nanoflux_local.cli.evaluate import evaluate
-from nanoflux_local.evaluate.evaluation import compare
+from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home

@@ -12,7 +12,7 @@ from nanoflux_local.cli.common import home, print_json, print_table, with_json
 @with_json
 def command(evaluations: tuple[str, ...], as_json: bool) -> None:
     """Paired tests between all pairs of EVALUATIONS (second minus first)."""
-    from nanoflux_local.evaluate.evaluation import compare
+    from nanoflux_local.evaluate.comparison import compare
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(home().ledger) as view:
@@ -26,7 +26,18 @@ def command(evaluations: tuple[str, ...], as_json: bool) -> None:
 def show_comparison(found: dict[str, Any]) -> None:
     """The pairs as a table."""
     print_table(
-        ("a", "b", "items", "b − a", "95% interval", "McNemar p", "Holm p", "bootstrap p", "detectable"),
+        (
+            "a",
+            "b",
+            "items",
+            "b − a",
+            "95% interval",
+            "McNemar p",
+            "Holm p",
+            "bootstrap p",
+            "t over runs p",
+            "detectable",
+        ),
         [
             [
                 pair["a"],
@@ -37,6 +48,7 @@ def show_comparison(found: dict[str, Any]) -> None:
                 f"{pair['mcnemar_p']:.3g}",
                 f"{pair['holm_p']:.3g}",
                 f"{pair['bootstrap_p']:.3g}",
+                "" if pair["paired_t_p"] is None else f"{pair['paired_t_p']:.3g}",
                 f"{pair['minimum_detectable']:.1%}",
             ]
             for pair in found["pairs"]

@@ -73,7 +73,7 @@ def _train(place: Home, run: str) -> str:
 def _compare(place: Home, adapter: str) -> None:
     from nanoflux_local.cli.compare import show_comparison
     from nanoflux_local.cli.evaluate import evaluate
-    from nanoflux_local.evaluate.evaluation import compare
+    from nanoflux_local.evaluate.comparison import compare
     from nanoflux_local.ledger.views import LedgerView
 
     say("4/5 evaluation on held-out templates, before and after")

@@ -1,4 +1,4 @@
-"""`nanoflux eval`: a model on held-out items."""
+"""`nanoflux eval`: a model, an adapter or any endpoint of a profile on held-out items."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,17 @@ from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nanoflux_local.endpoints.base import Endpoint
+    from nanoflux_local.evaluate.soft import SoftJudge
 
 
 @click.command(name="eval")
-@click.option("--model", required=True, help="An installed model, e.g. smollm2-135m.")
+@click.option("--model", default="", help="An installed model, e.g. smollm2-135m.")
 @click.option("--adapter", default="", help="The hash of a trained adapter, or its beginning.")
+@click.option("--profile", default="", help="A profile, for --endpoint and for the judge of --mode soft.")
+@click.option("--endpoint", default="", help="In place of --model: an endpoint of the profile, by its name there.")
 @click.option("--data", required=True, help="A benchmark, see `nanoflux data list`.")
 @click.option("--split", default="test", show_default=True)
 @click.option("--limit", type=click.IntRange(1), help="Only the first N items of the split.")
@@ -29,11 +34,20 @@ if TYPE_CHECKING:
     help="In this process, or through a vLLM server: one that runs, or one that ends with this command.",
 )
 @click.option("--arg", "args", multiple=True, help="An argument for vLLM as it is, e.g. --arg=--enforce-eager.")
-@click.option("--mode", type=click.Choice(["strict"]), default="strict", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(["strict", "soft"]),
+    default="strict",
+    show_default=True,
+    help="soft: the judge of the profile is asked too.",
+)
+@click.option("--judge", default="", help="The judge's endpoint in the profile [default: that of the role].")
 @with_json
 def command(
     model: str,
     adapter: str,
+    profile: str,
+    endpoint: str,
     data: str,
     split: str,
     limit: int | None,
@@ -42,28 +56,60 @@ def command(
     via: str,
     args: tuple[str, ...],
     mode: str,
+    judge: str,
     as_json: bool,
 ) -> None:
-    """Evaluate a model, strictly: the exact letter, or the number within tolerance."""
-    del mode
+    """Evaluate a model: strictly (the exact letter, or the number within tolerance), and softly by a judge.
+
+    The same command again goes on where it was, and costs nothing where it was finished.
+    """
     if runs > 1 and temperature == 0:
         raise UsageError("greedy replies are the same in every run", "use --runs 1, or a temperature above 0")
-    result = evaluate(home().prepare(), model, adapter, data, split, limit, runs, temperature, via, args)
+    if bool(model) == bool(endpoint):
+        raise UsageError("name a model, or an endpoint of a profile", "--model NAME, or --profile P --endpoint NAME")
+    if (endpoint or mode == "soft") and not profile:
+        raise UsageError("the profile is missing that names the endpoint or the judge", "add --profile NAME|FILE")
+    place = home().prepare()
+
+    def made() -> "Endpoint":
+        return _of_profile(place, profile, endpoint) if endpoint else _endpoint(place, model, adapter, via, args)
+
+    soft = _judge(place, profile, judge) if mode == "soft" else None
+    result = evaluated(place, made, data, split, limit, runs, temperature, soft)
     if as_json:
         print_json(result)
-        return
-    strict = result["strict"]
+    else:
+        show_evaluation(result)
+
+
+def show_evaluation(result: dict[str, Any]) -> None:
+    """The outcome of an evaluation as a table."""
+    strict, soft = result["strict"], result["soft"]
     print_table(
         ("eval", result["eval"]),
         [
-            ("model", f"{model}{' + ' + result['adapter'][:16] if result['adapter'] else ''}"),
-            ("data", f"{data} {split}, {result['n']} items, {runs} runs"),
-            ("strict", f"{strict['mean']:.1%} ± {strict['sd']:.1%} over runs"),
-            ("95% interval", f"{strict['ci95'][0]:.1%} to {strict['ci95'][1]:.1%}"),
+            ("model", f"{result['model']}{' + ' + result['adapter'][:16] if result['adapter'] else ''}"),
+            ("data", f"{result['data']} {result['split']}, {result['n']} items, {result['runs']} runs"),
+            *_strict_rows(strict),
+            *(
+                [("soft", f"{soft['mean']:.1%}, {soft['unscored']} unscored, judged by {soft['judge']}")]
+                if soft
+                else []
+            ),
             ("no answer read", result["unanswered"]),
             ("unscored", result["unscored"]),
         ],
     )
+
+
+def _strict_rows(strict: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if strict is None:
+        return [("strict", "free text, which no machine can grade")]
+    low, high = strict["ci95"]
+    return [
+        ("strict", f"{strict['mean']:.1%} ± {strict['sd']:.1%} over runs"),
+        ("95% interval", f"{low:.1%} to {high:.1%}"),
+    ]
 
 
 def evaluate(
@@ -78,7 +124,21 @@ def evaluate(
     via: str = "in_process",
     args: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """One evaluation with a progress bar. An adapter that changes nothing is refused."""
+    """One evaluation of a model here with a progress bar. An adapter that changes nothing is refused."""
+    return evaluated(place, lambda: _endpoint(place, model, adapter, via, args), data, split, limit, runs, temperature)
+
+
+def evaluated(
+    place: Home,
+    made: "Callable[[], Endpoint]",
+    data: str,
+    split: str,
+    limit: int | None,
+    runs: int,
+    temperature: float,
+    judge: "SoftJudge | None" = None,
+) -> dict[str, Any]:
+    """One evaluation of whatever `made` gives, with a progress bar."""
     from nanoflux_local.evaluate.evaluation import evaluate as ask_all
     from nanoflux_local.evaluate.evaluation import make_plan
     from nanoflux_local.ledger.store import Ledger
@@ -87,21 +147,38 @@ def evaluate(
     items = load_items(place.ledger, data, split)[:limit]
     if not items:
         raise NothingMatchedError(f"{data} has no {split} items", "see `nanoflux data list`")
-    bar = Bar(f"evaluating {model}{' + adapter' if adapter else ''}")
+    bar = Bar(f"evaluating on {data}")
 
     async def ask() -> dict[str, Any]:
-        endpoint = _endpoint(place, model, adapter, via, args)
+        endpoint = made()
         try:
-            plan = make_plan(endpoint.identity, data, split, items, runs, temperature, root=place.root)
+            plan = make_plan(endpoint.identity, data, split, items, runs, temperature, root=place.root, judge=judge)
             with Ledger(place.ledger) as ledger:
                 return await ask_all(ledger, endpoint, plan, bar.show)
         finally:
             await endpoint.close()
+            if judge:
+                await judge.endpoint.close()
 
     try:
         return asyncio.run(ask())
     finally:
         bar.close()
+
+
+def _of_profile(place: Home, profile: str, name: str) -> "Endpoint":
+    from nanoflux_local.binding import profile_endpoint
+
+    return profile_endpoint(profile, name, place)[0]
+
+
+def _judge(place: Home, profile: str, name: str) -> "SoftJudge":
+    """The judge of a profile: the endpoint of that name, or the one that plays the role."""
+    from nanoflux_local.binding import profile_endpoint
+    from nanoflux_local.evaluate.soft import SoftJudge
+
+    endpoint, config = profile_endpoint(profile, name, place, role="judge")
+    return SoftJudge(name or "judge", endpoint, config.structured)
 
 
 def _endpoint(place: Home, model: str, adapter: str, via: str, args: tuple[str, ...]) -> "Endpoint":

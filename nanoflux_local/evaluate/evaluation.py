@@ -1,27 +1,29 @@
 """One evaluation: a model, perhaps with an adapter, on the items of a benchmark, several times with other seeds.
 
-Its id is the hash of everything that decides it, so that the same evaluation asked for again goes on where it was,
-and costs nothing where it was finished: replies are remembered calls.
+Every reply has a strict mark, and where a judge is asked a soft one beside it. An evaluation's id is the hash of
+everything that decides it, so that the same evaluation asked for again goes on where it was, and costs nothing where it
+was finished: replies are remembered calls.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import known_domains, load_domain
 from nanoflux_local.endpoints.base import Endpoint
-from nanoflux_local.errors import EndpointError, NothingMatchedError, UsageError
-from nanoflux_local.evaluate.scoring import Mark, Score, score_reply
-from nanoflux_local.evaluate.statistics import bootstrap_interval, compare_paired, holm
+from nanoflux_local.errors import EndpointError, UsageError
+from nanoflux_local.evaluate.scoring import Mark, score_reply
+from nanoflux_local.evaluate.soft import SoftJudge
+from nanoflux_local.evaluate.statistics import bootstrap_interval
 from nanoflux_local.ledger.calls import RememberedCalls
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.records import ChatRequest, Identity, Sampling, derive_seed, digest
+from nanoflux_local.records import ChatReply, ChatRequest, Identity, R, Request, Sampling, derive_seed, digest
+from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.defender import defender_messages, reply_budget
 from nanoflux_local.transcript import Seed
 
@@ -40,12 +42,22 @@ class Plan:
     sampling: Sampling
     seed: int
     domain: Domain
+    judge: SoftJudge | None = None
+
+    @property
+    def items_digest(self) -> str:
+        """Equal digests mean the same items in the same order."""
+        return digest([digest(asdict(item)) for item in self.items])[:16]
 
     @property
     def id(self) -> str:
         items = [digest(asdict(item)) for item in self.items]
         prompt = [self.domain.prompts["defender"], str(self.domain.examples), str(self.domain.budgets)]
         decides = [asdict(self.identity), self.data, self.split, items, self.runs, asdict(self.sampling), self.seed]
+        if self.judge:
+            prompt += [
+                digest([self.judge.decides, self.domain.prompts["evaluation"], self.domain.prompts["confidence"]])
+            ]
         return digest([*decides, prompt])[:12]
 
     def request(self, item: Seed, repeat: int) -> ChatRequest:
@@ -59,17 +71,20 @@ def with_options(item: Seed) -> str:
     return "\n".join([item.question, *(f"{letter}. {option}" for letter, option in item.options.items())])
 
 
-def domain_of(data: str, root: Path | None = None) -> Domain:
+def domain_of(data: str, root: Path | None = None, judged: bool = False) -> Domain:
     """The domain whose prompts and answer format a benchmark has: one that ships, or one of the home at `root`.
 
     Raises:
-        UsageError: no domain draws on this benchmark, or no machine can grade its answers.
+        UsageError: no domain draws on this benchmark, or no machine can grade its answers and no judge is asked.
     """
     names = known_domains(root)
     for name in names:
         domain = load_domain(name, root)
+        if data in domain.free_text and judged:
+            return domain.model_copy(update={"answer": "text"})
         if data in domain.free_text:
-            raise UsageError(f"the answers of {data!r} are free text, which no machine can grade", "name another one")
+            fix = "ask a judge with --mode soft, or name another one"
+            raise UsageError(f"the answers of {data!r} are free text, which no machine can grade", fix)
         if data in (*domain.datasets, *domain.evaluates):
             return domain
     raise UsageError(f"no domain has the benchmark {data!r}", f"domains: {', '.join(names)}")
@@ -84,13 +99,22 @@ def make_plan(
     temperature: float,
     seed: int = 0,
     root: Path | None = None,
+    judge: SoftJudge | None = None,
 ) -> Plan:
     """A plan with the domain's reply budget; top-p is 0.95 where replies are sampled. `root` is the home with the
     user's own domains.
     """
-    domain = domain_of(data, root)
+    domain = domain_of(data, root, judged=judge is not None)
     sampling = Sampling(temperature, 0.95 if temperature else 1.0, reply_budget(domain, domain.budgets), domain.stop)
-    return Plan(identity, data, split, tuple(items), runs, sampling, seed, domain)
+    return Plan(identity, data, split, tuple(items), runs, sampling, seed, domain, judge)
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The two marks of one reply; `soft` is "" where no judge was asked."""
+
+    strict: Mark
+    soft: Mark | Literal[""] = ""
 
 
 async def evaluate(
@@ -101,63 +125,82 @@ async def evaluate(
     Raises:
         EndpointError: not one item got a reply.
     """
-    calls = RememberedCalls(ledger, plan.id, {"chat": endpoint.chat})
     settings = {"runs": plan.runs, "sampling": asdict(plan.sampling), "seed": plan.seed, "n": len(plan.items)}
+    settings["items"] = plan.items_digest
     model = plan.identity
     ledger.start_evaluation(plan.id, model.model, model.adapter, plan.data, plan.split, settings)
+    asking = _Asking(ledger, RememberedCalls(ledger, plan.id, {"chat": _answering(endpoint, plan)}), plan)
     gate, done = asyncio.Semaphore(AT_ONCE), 0
     total = len(plan.items) * plan.runs
 
-    async def ask(item: Seed, repeat: int) -> tuple[str, int, Score]:
+    async def ask(item: Seed, repeat: int) -> tuple[str, int, Marks]:
         nonlocal done
         async with gate:
-            score = await _scored(ledger, calls, plan, item, repeat)
+            found = await asking.marks(item, repeat)
         done += 1
         on_progress(done, total)
-        return item.id, repeat, score
+        return item.id, repeat, found
 
-    tasks = [ask(item, repeat) for repeat in range(plan.runs) for item in plan.items]
     try:
-        scores = await asyncio.gather(*tasks)
+        scores = await asyncio.gather(*(ask(item, repeat) for repeat in range(plan.runs) for item in plan.items))
     except BaseException:
         ledger.finish_evaluation(plan.id, "interrupted", {})
         raise
     finally:
-        await calls.close()
-    marks: dict[str, list[Mark]] = {item.id: ["unscored"] * plan.runs for item in plan.items}
-    for item_id, repeat, score in scores:
-        marks[item_id][repeat] = score.mark
+        await asking.calls.close()
+    marks: dict[str, list[Marks]] = {item.id: [Marks("unscored")] * plan.runs for item in plan.items}
+    for item_id, repeat, found in scores:
+        marks[item_id][repeat] = found
     result = summarise(plan, marks)
     ledger.finish_evaluation(plan.id, "done", result)
     return result
 
 
-async def _scored(ledger: Ledger, calls: RememberedCalls, plan: Plan, item: Seed, repeat: int) -> Score:
-    try:
-        call, reply = await calls.ask(plan.request(item, repeat))
-    except EndpointError as error:
-        return Score(error.message, "unscored")
-    score = score_reply(plan.domain, reply.text, item)
-    ledger.add_evaluation_item(plan.id, repeat, item.id, call, score.reading, score.mark)
-    return score
+def _answering(endpoint: Endpoint, plan: Plan) -> Callable[[ChatRequest], Awaitable[ChatReply]]:
+    """The model for its own requests, the judge for the rest."""
+
+    async def chat(request: ChatRequest) -> ChatReply:
+        if plan.judge and request.endpoint != plan.identity:
+            return await plan.judge.endpoint.chat(request)
+        return await endpoint.chat(request)
+
+    return chat
 
 
-def summarise(plan: Plan, marks: dict[str, list[Mark]]) -> dict[str, Any]:
-    """Means over runs, their standard deviation, and a bootstrap interval over items; unscored items count nowhere.
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    ledger: Ledger
+    calls: RememberedCalls
+    plan: Plan
+
+    async def marks(self, item: Seed, repeat: int) -> Marks:
+        try:
+            call, reply = await self.calls.ask(self.plan.request(item, repeat))
+        except EndpointError:
+            return Marks("unscored")
+        score = score_reply(self.plan.domain, reply.text, item)
+        soft: Mark | Literal[""] = ""
+        if judge := self.plan.judge:
+            draw = Draw(derive_seed(self.plan.seed, "judge", repeat, item.id), 0, 0)
+            soft = await judge.mark(self.plan.domain, with_options(item), item, reply.text, draw, self._call)
+        self.ledger.add_evaluation_item(self.plan.id, repeat, item.id, call, score.reading, score.mark, soft)
+        return Marks(score.mark, soft)
+
+    async def _call(self, request: Request[R]) -> R:
+        return (await self.calls.ask(request))[1]
+
+
+def summarise(plan: Plan, marks: dict[str, list[Marks]]) -> dict[str, Any]:
+    """What `eval --json` prints; unscored items count nowhere.
 
     Raises:
         EndpointError: nothing was scored.
     """
-    scored = {item: [mark for mark in found if mark != "unscored"] for item, found in marks.items()}
-    rates = [float(np.mean([mark == "right" for mark in found])) for found in scored.values() if found]
-    if not rates:
-        raise EndpointError("not one item got a reply", "see the endpoint's log; then run the same command again")
-    by_run = [
-        float(np.mean([found[repeat] == "right" for found in marks.values() if found[repeat] != "unscored"]))
-        for repeat in range(plan.runs)
-        if any(found[repeat] != "unscored" for found in marks.values())
-    ]
-    flat = [mark for found in marks.values() for mark in found]
+    strict = _mode([[found.strict for found in repeats] for repeats in marks.values()])
+    soft = _mode([[found.soft or "unscored" for found in repeats] for repeats in marks.values()])
+    if strict is None and soft is None:
+        raise EndpointError("not one item was scored", "see the endpoint's log; then run the same command again")
+    flat = [found.strict for repeats in marks.values() for found in repeats]
     return {
         "eval": plan.id,
         "model": plan.identity.model,
@@ -165,53 +208,30 @@ def summarise(plan: Plan, marks: dict[str, list[Mark]]) -> dict[str, Any]:
         "data": plan.data,
         "split": plan.split,
         "n": len(marks),
-        "strict": {
-            "mean": float(np.mean(rates)),
-            "sd": float(np.std(by_run, ddof=1)) if len(by_run) > 1 else 0.0,
-            "ci95": list(bootstrap_interval(rates)),
-        },
-        "soft": None,
+        "strict": {key: strict[key] for key in ("mean", "sd", "ci95")} if strict else None,
+        "soft": {**soft, "judge": plan.judge.endpoint.identity.model} if soft and plan.judge else None,
         "unanswered": flat.count("unanswered"),
         "unscored": flat.count("unscored"),
         "runs": plan.runs,
-        "by_run": by_run,
+        "by_run": strict["by_run"] if strict else [],
     }
 
 
-def compare(view: LedgerView, evaluations: Sequence[str]) -> dict[str, Any]:
-    """Paired tests between all pairs of evaluations; Holm's correction over the pairs of this call.
-
-    Raises:
-        NothingMatchedError: an evaluation is unknown or not finished.
-        UsageError: fewer than two, or their items differ, or there is only one item.
-    """
-    if len(set(evaluations)) < 2:
-        raise UsageError("a comparison needs two different evaluations", "see their ids in `nanoflux eval --json`")
-    marks = {name: _marks(view, name) for name in evaluations}
-    pairs = []
-    names = list(marks)
-    for index, a in enumerate(names):
-        for b in names[index + 1 :]:
-            shared = sorted(marks[a].keys() & marks[b].keys())
-            if len(shared) < max(len(marks[a]), len(marks[b])) or not shared:
-                raise UsageError(f"{a} and {b} are not over the same items", "evaluate both on the same data and limit")
-            if len(shared) == 1:
-                raise UsageError(f"{a} and {b} are over one item, which has no spread", "evaluate two items or more")
-            found = compare_paired([marks[a][item] for item in shared], [marks[b][item] for item in shared])
-            pairs.append({"a": a, "b": b, **asdict(found), "ci95": list(found.ci95)})
-    for pair, adjusted in zip(pairs, holm([float(pair["mcnemar_p"]) for pair in pairs]), strict=True):
-        pair["holm_p"] = adjusted
-    return {"pairs": pairs}
-
-
-def _marks(view: LedgerView, evaluation: str) -> dict[str, list[bool]]:
-    row = view.row("SELECT status FROM evaluations WHERE id = ?", evaluation)
-    if row is None or row["status"] != "done":
-        raise NothingMatchedError(f"there is no finished evaluation {evaluation!r}", "run `nanoflux eval` first")
-    found: dict[str, list[bool]] = {}
-    rows = view.rows(
-        "SELECT item, verdict FROM evaluation_items WHERE evaluation = ? ORDER BY item, repeat", evaluation
-    )
-    for item in rows:
-        found.setdefault(item["item"], []).append(item["verdict"] == "right")
-    return found
+def _mode(marks: Sequence[Sequence[Mark]]) -> dict[str, Any] | None:
+    """Mean over items of their repeats, its bootstrap interval, the standard deviation over runs; None of nothing."""
+    rates = [
+        float(np.mean([mark == "right" for mark in found if mark != "unscored"]))
+        for found in marks
+        if set(found) != {"unscored"}
+    ]
+    if not rates:
+        return None
+    runs = [[mark for mark in run if mark != "unscored"] for run in zip(*marks, strict=True)]
+    by_run = [float(np.mean([mark == "right" for mark in run])) for run in runs if run]
+    return {
+        "mean": float(np.mean(rates)),
+        "sd": float(np.std(by_run, ddof=1)) if len(by_run) > 1 else 0.0,
+        "ci95": list(bootstrap_interval(rates)),
+        "unscored": sum(mark == "unscored" for found in marks for mark in found),
+        "by_run": by_run,
+    }

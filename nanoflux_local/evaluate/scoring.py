@@ -1,7 +1,7 @@
 """Strict scoring (paper A.1): the exact letter, or the number within tolerance. A machine decides, or nobody.
 
-"unanswered" (no answer could be read) counts as not right, and is reported apart. "unscored" (there was no reply)
-counts as nothing.
+"unanswered" (no answer could be read) counts as not right, and is reported apart. "unscored" (there was no reply, or
+its answer is free text, which only a judge can hold against another) counts as nothing.
 """
 
 from dataclasses import dataclass
@@ -32,4 +32,5 @@ def score_reply(domain: Domain, reply: str, item: Seed) -> Score:
     reading = plain_answer(domain, sections["ANSWER"])
     if reading is None:
         return Score("", "unanswered")
-    return Score(reading, "right" if same_answer(domain, reading, item.answer) else "wrong")
+    same = same_answer(domain, reading, item.answer)
+    return Score(reading, "unscored" if same is None else "right" if same else "wrong")

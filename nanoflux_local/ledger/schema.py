@@ -307,3 +307,37 @@ def m015_size(db: Database) -> None:
         ) STRICT;
         """
     )
+
+
+@migrations()
+def m008_experiments(db: Database) -> None:
+    """A reply's soft mark beside its strict one ("" where no judge was asked). An experiment is a grid of cells, each
+    done by itself, so that what was killed goes on with the cell that it was at."""
+    db.executescript(
+        """
+        ALTER TABLE evaluation_items ADD COLUMN soft TEXT NOT NULL DEFAULT '';
+        CREATE TABLE experiments (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            scale TEXT NOT NULL,
+            status TEXT NOT NULL,
+            message TEXT NOT NULL,
+            plan TEXT NOT NULL,
+            seconds REAL NOT NULL,
+            created_at TEXT NOT NULL,
+            updated_at TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE cells (
+            experiment TEXT NOT NULL REFERENCES experiments (id),
+            id TEXT NOT NULL,
+            position INTEGER NOT NULL,
+            condition TEXT NOT NULL,
+            seed INTEGER NOT NULL,
+            status TEXT NOT NULL,
+            message TEXT NOT NULL,
+            result TEXT NOT NULL,
+            at TEXT NOT NULL,
+            PRIMARY KEY (experiment, id)
+        ) STRICT, WITHOUT ROWID;
+        """
+    )

@@ -25,7 +25,7 @@ from nanoflux_local.redaction import redacted
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
-Table = Literal["runs", "trainings", "series"]
+Table = Literal["runs", "trainings", "series", "experiments"]
 """The tables whose rows have a status, a message and the seconds that were worked on them."""
 
 
@@ -337,12 +337,12 @@ class Ledger:
             )
 
     def add_evaluation_item(
-        self, evaluation: str, repeat: int, item: str, call: int, reading: str, verdict: str
+        self, evaluation: str, repeat: int, item: str, call: int, reading: str, verdict: str, soft: str = ""
     ) -> None:
         with self.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO evaluation_items VALUES (?,?,?,?,?,?)",
-                (evaluation, repeat, item, call, reading, verdict),
+                "INSERT OR REPLACE INTO evaluation_items VALUES (?,?,?,?,?,?,?)",
+                (evaluation, repeat, item, call, reading, verdict, soft),
             )
 
     def finish_evaluation(self, evaluation: str, status: str, result: dict[str, Any]) -> None:
@@ -402,6 +402,33 @@ class Ledger:
             connection.execute(
                 "UPDATE jobs SET state = ?, message = ?, heartbeat_at = ?, beat_s = ? WHERE id = ?",
                 (state, redacted(message), now(), time.monotonic(), job),
+            )
+
+    # Experiments
+
+    def create_experiment(self, experiment: str, name: str, scale: str, plan: dict[str, Any]) -> None:
+        """Write an experiment down with its cells; one that is there already stays as it is."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO experiments VALUES (?,?,?,'created','',?,0.0,?,?)",
+                (experiment, name, scale, canonical_json(plan), now(), now()),
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO cells VALUES (?,?,?,?,?,'waiting','','{}',?)",
+                [
+                    (experiment, cell["id"], position, cell["condition"], cell["seed"], now())
+                    for position, cell in enumerate(plan["cells"])
+                ],
+            )
+
+    def set_cell(
+        self, experiment: str, cell: str, status: str, message: str = "", result: dict[str, Any] | None = None
+    ) -> None:
+        """How far a cell is, and what came of it."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE cells SET status = ?, message = ?, result = ?, at = ? WHERE experiment = ? AND id = ?",
+                (status, redacted(message), canonical_json(result or {}), now(), experiment, cell),
             )
 
     # Rounds

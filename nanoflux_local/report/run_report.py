@@ -12,7 +12,7 @@ from typing import Any
 
 from nanoflux_local import __version__
 from nanoflux_local.errors import NanofluxError
-from nanoflux_local.evaluate.evaluation import compare
+from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.transcript import KEPT, OUTCOMES

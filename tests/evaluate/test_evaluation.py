@@ -1,13 +1,21 @@
-"""Evaluations over the scripted endpoint: what is compared, and what is refused."""
+"""Evaluations over the scripted endpoint: what is compared, refused, added by a judge, and left open."""
+
+import asyncio
+import random
+import re
 
 import pytest
 
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
-from nanoflux_local.errors import UsageError
-from nanoflux_local.evaluate.evaluation import compare, domain_of, evaluate, make_plan
+from nanoflux_local.errors import EndpointError, UsageError
+from nanoflux_local.evaluate.comparison import compare
+from nanoflux_local.evaluate.evaluation import domain_of, evaluate, make_plan
+from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.records import ChatReply, ChatRequest
 from nanoflux_local.seeds.benchmarks import starter_items
+from nanoflux_local.transcript import Seed
 
 
 async def _evaluated(ledger: Ledger, model: str, count: int) -> str:
@@ -33,3 +41,111 @@ def test_gsm8k_is_asked_as_gsm_hard_is_and_free_text_by_no_strict_scorer():
     assert domain_of("gsm8k").name == "gsmhard"
     with pytest.raises(UsageError, match="no domain has the benchmark 'liveqa'"):
         domain_of("liveqa")
+
+
+ITEMS = [Seed(f"i{number}", "starter", f"Item {number}?", str(number), f"It is {number}.") for number in range(6)]
+WORD = re.compile(r"Item (\d)")
+
+
+def answers(prompt: str, _: random.Random) -> str:
+    """Right below 3, an answer that nobody reads at 5, wrong elsewhere."""
+    number = int(WORD.findall(prompt)[-1])
+    return f"SOLUTION: s\nANSWER: {number if number < 3 else 99}" if number < 5 else "SOLUTION: none"
+
+
+def judges(prompt: str, _: random.Random) -> str:
+    """Sound up to item 3, no readable word at 0."""
+    number = int(WORD.findall(prompt)[-1])
+    word = "SOUND" if number < 4 else "UNSOUND"
+    middle = f"ANALYSIS: a\nREASONING QUALITY: {word if number else 'Hm'}\nCALCULATION ACCURACY: c\n"
+    return f"{middle}DECISION: CORRECT\nCONFIDENCE: 1\nEXPLANATION: e"
+
+
+class Failing(ScriptedEndpoint):
+    """Gives no reply about one item, and counts what it is asked."""
+
+    def __init__(self, model: str, silent: int) -> None:
+        super().__init__(model, script=answers)
+        self.silent, self.asked = silent, 0
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        self.asked += 1
+        if WORD.findall(request.messages[-1].content)[-1] == str(self.silent):
+            raise EndpointError("no reply", "")
+        return await super().chat(request)
+
+
+async def test_a_judge_gives_every_reply_a_soft_mark_beside_the_strict_one(tmp_path):
+    model, judge = ScriptedEndpoint("m", script=answers), ScriptedEndpoint("j", script=judges)
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        strict = await evaluate(ledger, model, make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0))
+        plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0, judge=SoftJudge("judge", judge))
+        both = await evaluate(ledger, model, plan)
+        rows = ledger.rows("SELECT item, verdict, soft FROM evaluation_items WHERE evaluation = ?", plan.id)
+    assert strict["soft"] is None and strict["eval"] != both["eval"]
+    assert strict["strict"] == both["strict"] and both["strict"]["mean"] == pytest.approx(3 / 6)
+    assert rows == [
+        ("i0", "right", "unscored"),
+        ("i1", "right", "right"),
+        ("i2", "right", "right"),
+        ("i3", "wrong", "right"),
+        ("i4", "wrong", "wrong"),
+        ("i5", "unanswered", "unanswered"),
+    ]
+    assert both["soft"]["mean"] == pytest.approx(3 / 5) and both["soft"]["unscored"] == 1
+    assert both["soft"]["judge"] == "j"
+
+
+async def test_what_got_no_reply_is_unscored_on_both_sides_of_a_comparison_and_asked_again(tmp_path):
+    path = tmp_path / "ledger.db"
+    with Ledger(path) as ledger:
+        found = {}
+        for model, silent in (("a", 4), ("b", 9)):
+            endpoint = Failing(model, silent)
+            found[model] = await evaluate(
+                ledger, endpoint, make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
+            )
+        assert found["a"]["unscored"] == 1 and found["a"]["strict"]["mean"] == pytest.approx(3 / 5)
+        with LedgerView(path) as view:
+            pair = compare(view, [found[model]["eval"] for model in "ab"])["pairs"][0]
+        assert (pair["n"], pair["left_out"], pair["difference"]) == (5, 1, 0.0)
+        again = Failing("a", 9)
+        whole = await evaluate(ledger, again, make_plan(again.identity, "starter", "test", ITEMS, 1, 0.0))
+        assert again.asked == 1 and whole["unscored"] == 0, "only what has no reply is asked again"
+
+
+async def test_other_items_are_never_compared_even_where_they_overlap(tmp_path):
+    path, model = tmp_path / "ledger.db", ScriptedEndpoint("m", script=answers)
+    with Ledger(path) as ledger:
+        ids = [
+            (await evaluate(ledger, model, make_plan(model.identity, "starter", "test", items, 1, 0.0)))["eval"]
+            for items in (ITEMS, ITEMS[:4])
+        ]
+        with LedgerView(path) as view, pytest.raises(UsageError, match="not over the same items"):
+            compare(view, ids)
+
+
+async def test_an_evaluation_that_was_cut_off_goes_on(tmp_path):
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        slow = ScriptedEndpoint("m", script=answers)
+        plan = make_plan(slow.identity, "starter", "test", ITEMS, 3, 0.7)
+        stopped = asyncio.create_task(evaluate(ledger, slow, plan, lambda done, _: done == 7 and stopped.cancel()))
+        with pytest.raises(asyncio.CancelledError):
+            await stopped
+        assert ledger.rows("SELECT status FROM evaluations") == [("interrupted",)]
+        counting = Failing("m", 9)
+        result = await evaluate(ledger, counting, plan)
+    assert counting.asked <= 18 - 7 and result["runs"] == 3 and len(result["by_run"]) == 3
+
+
+PROMISED = {"a", "b", "n", "difference", "ci95", "mcnemar_p", "bootstrap_p", "holm_p", "minimum_detectable"}
+
+
+async def test_a_comparison_has_every_promised_key(tmp_path):
+    path = tmp_path / "ledger.db"
+    with Ledger(path) as ledger:
+        ids = [await _evaluated(ledger, model, 8) for model in "abc"]
+    with LedgerView(path) as view:
+        pairs = compare(view, ids)["pairs"]
+    assert len(pairs) == 3 and all(pair.keys() >= PROMISED for pair in pairs)
+    assert all(pair["holm_p"] >= pair["mcnemar_p"] for pair in pairs)

@@ -19,6 +19,7 @@ RELEASED = [
     "m017_trainings",
     "m016_rounds",
     "m015_size",
+    "m008_experiments",
 ]
 
 

@@ -1,0 +1,55 @@
+"""Soft scoring (paper §3): a judge's word on a reply, sound reasoning with minor slips allowed, beside the strict mark.
+
+What the judge leaves open (no readable word, doubt to the end, no reply) is "unscored": neither right nor wrong.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.evaluate.scoring import Mark
+from nanoflux_local.ledger.calls import Call, acting_as
+from nanoflux_local.records import Sampling
+from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.roles.judge import ModelJudge
+from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.transcript import Attack, Defence, Seed, Verdict
+
+REPLY_TOKENS = 2048
+RETRIES = 2
+"""How often a judgement that cannot be read is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SoftJudge:
+    """A judge bound to the endpoint that plays it."""
+
+    name: str
+    endpoint: Endpoint
+    structured: bool = False
+    reply_tokens: int = REPLY_TOKENS
+
+    @property
+    def decides(self) -> list[Any]:
+        """What of it decides a mark, beside the domain's prompts."""
+        return [asdict(self.endpoint.identity), self.structured, self.reply_tokens]
+
+    async def mark(self, domain: Domain, question: str, item: Seed, reply: str, draw: Draw, call: Call) -> Mark:
+        """The soft mark of one reply. A reply without a solution and an answer has nothing to judge: "unanswered"."""
+        sections = read_sections(reply, ("SOLUTION", "ANSWER"), once=("ANSWER",))
+        if isinstance(sections, Unparsed):
+            return "unanswered"
+        player = Player(self.name, self.endpoint.identity, Sampling(0.0, 1.0, self.reply_tokens), self.structured)
+        judge = ModelJudge(domain, player, JudgeRules(confidence=domain.confidence), RETRIES)
+        attack = Attack(question, item.solution or "(none is given)", item.answer)
+        try:
+            with acting_as("judge"):
+                verdict = await judge.evaluate(attack, Defence(sections["SOLUTION"], sections["ANSWER"]), draw, call)
+        except EndpointError:
+            return "unscored"
+        if not isinstance(verdict, Verdict) or verdict.soft is None:
+            return "unscored"
+        return "right" if verdict.soft else "wrong"

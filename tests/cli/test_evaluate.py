@@ -1,0 +1,30 @@
+"""`eval` and `compare`: any endpoint of a profile, a judge beside the strict mark, the keys that were promised."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+ON = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "6", "--runs", "2", "--json")
+PROMISED = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
+
+
+def test_endpoints_of_a_profile_are_evaluated_strictly_and_softly_and_compared(
+    tmp_path: Path, called: Callable
+) -> None:
+    one = called(tmp_path, *ON, "--endpoint", "duelist-a", "--mode", "soft").json
+    other = called(tmp_path, *ON, "--endpoint", "duelist-b").json
+    assert one.keys() >= PROMISED and (one["n"], one["runs"]) == (6, 2)
+    assert one["soft"]["judge"] == "arbiter" and other["soft"] is None
+    pair = called(tmp_path, "compare", one["eval"], other["eval"], "--json").json["pairs"][0]
+    assert (pair["a"], pair["b"], pair["n"]) == (one["eval"], other["eval"], 6)
+    assert called(tmp_path, "compare", one["eval"], other["eval"]).out.count("\n") == 2
+
+
+def test_what_is_missing_is_named(tmp_path: Path, called: Callable) -> None:
+    for arguments, told in (
+        (("--runs", "1"), "name a model, or an endpoint"),
+        (("--endpoint", "duelist-a"), "the profile is missing"),
+        (("--endpoint", "nobody", "--profile", "scripted"), "no endpoint 'nobody'"),
+        (("--model", "m", "--temperature", "0"), "greedy replies are the same"),
+    ):
+        ended = called(tmp_path, "eval", "--data", "starter", *arguments)
+        assert ended.code == 2 and told in ended.err
