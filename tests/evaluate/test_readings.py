@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.domains.base import load_domain
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.evaluate.scoring import score_reply
 from nanoflux_local.transcript import Seed
 
