@@ -18,6 +18,7 @@ NOUNS = {
     "doctor": ("doctor", "What this machine has and lacks, and how to mend it; licences."),
     "models": ("models", "Weights and servers: list, pull, import, verify, plan, serve, ps, logs, stop, probe."),
     "data": ("data", "Benchmarks: list, import, show."),
+    "domains": ("domains", "What is asked: list and show domains, your own among them."),
     "run": ("run", "Generation: start, list, show, set, pause, resume, stop, verify, replay."),
     "examples": ("examples", "The kept examples of a run."),
     "export": ("export", "A run's kept examples as a dataset, with a card."),

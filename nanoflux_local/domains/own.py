@@ -11,6 +11,7 @@ from typing import Any
 from nanoflux_local.config import merged, read_toml, validated
 from nanoflux_local.domains.base import PROMPTS, Domain, built_in, load_built_in
 from nanoflux_local.errors import ConfigError
+from nanoflux_local.transcript import Attack, Defence, Seed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 GIVEN = {
@@ -61,7 +62,37 @@ def _read(name: str, path: Path) -> Domain:
     texts = {prompt: _prompt(path, prompt, file) for prompt, file in _entries(path, files)}
     domain = validated(Domain, {**merged(begun, values), "name": name, "prompts": begun["prompts"] | texts}, str(path))
     _check_sections(path, domain)
+    for prompt in texts:
+        _try(path.parent / files[prompt], domain, prompt)
     return domain
+
+
+def _try(source: Path, domain: Domain, prompt: str) -> None:
+    import jinja2
+
+    try:
+        rendered(domain, prompt)
+    except (jinja2.TemplateError, TypeError, KeyError) as error:
+        raise ConfigError(f"{source}: cannot be filled in: {error}", "correct the template") from error
+
+
+def rendered(domain: Domain, prompt: str) -> str:
+    """A prompt filled in with a small example, to be looked at.
+
+    Raises:
+        ConfigError: there is no such prompt.
+    """
+    if prompt not in PROMPTS:
+        raise ConfigError(f"there is no prompt {prompt!r}", f"one of: {', '.join(PROMPTS)}")
+    attack = Attack("Two bags hold 12 beads each. How many are there?", "2 * 12 = 24 beads.", "24")
+    options = {letter: f"option {letter}" for letter in domain.letters}
+    seeds = (Seed("seed", domain.name, "How many beads are in 3 bags of 12?", "36", options=options),)
+    defence = Defence("2 + 12 = 14 beads.", "14", "The number of all beads is asked.")
+    values: dict[str, Any] = {
+        "seeds": seeds, "question": attack.question, "budgets": dict(domain.budgets), "first": True, "attack": attack,
+        "defence": defence, "confidence": 0.7, "problem": "",
+    }  # fmt: skip
+    return domain.render(prompt, {name: values[name] for name in GIVEN[prompt]})
 
 
 def _shared() -> dict[str, str]:

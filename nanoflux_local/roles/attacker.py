@@ -7,7 +7,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Message
 from nanoflux_local.roles.base import Draw, Player
-from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.roles.sections import Unparsed, read_sections, read_tags
 from nanoflux_local.transcript import Attack, Seed
 
 
@@ -37,8 +37,11 @@ def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
     answer = plain_answer(domain, sections["ANSWER"])
     if answer is None:
         return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}")
+    solution = read_tags(sections["SOLUTION"], domain.tags) if domain.tags else sections["SOLUTION"]
+    if isinstance(solution, Unparsed):
+        return Unparsed(f"SOLUTION: {solution.reason}")
     notes = {name: value for name, value in sections.items() if name not in ("QUESTION", "SOLUTION", "ANSWER")}
-    return Attack(sections["QUESTION"], sections["SOLUTION"], answer, notes=notes)
+    return Attack(sections["QUESTION"], solution, answer, notes=notes)
 
 
 def plain_answer(domain: Domain, text: str) -> str | None:

@@ -36,6 +36,18 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
     return {name: found[name][0] for name in names}
 
 
+def read_tags(text: str, names: Sequence[str]) -> str | Unparsed:
+    """A text that consists of XML elements, each once and with words in it, in their order and one spelling.
+
+    What stands outside them is left out; a model's angle brackets inside an element are text.
+    """
+    found = [re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL | re.IGNORECASE) for name in names]
+    wrong = [name for name, texts in zip(names, found, strict=True) if len(texts) != 1 or not texts[0].strip()]
+    if wrong:
+        return Unparsed(f"no single element <{wrong[0]}>")
+    return "\n".join(f"<{name}>{texts[0].strip()}</{name}>" for name, texts in zip(names, found, strict=True))
+
+
 def _bare(value: str) -> str:
     return value.strip(" .*_`\n").casefold()
 

@@ -241,6 +241,38 @@ def healthsearchqa(row: Mapping[str, Any], file: str) -> Item:
     return Item(question, "")
 
 
+OWN_KEYS = ("question", "answer", "solution", "program", "options", "id", "split")
+
+
+def own(row: Mapping[str, Any], file: str) -> Item:
+    """Own data (docs/domains.md): question and answer, and whatever else of `OWN_KEYS` there is; no other key."""
+    del file
+    given = {key: value for key, value in row.items() if value is not None and value != ""}
+    foreign = next((key for key in given if key not in OWN_KEYS), None)
+    if foreign is not None:
+        raise BadRowError(f"unknown key {foreign!r}; own data has {', '.join(OWN_KEYS)}")
+    answer = given.get("answer")
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        given["answer"] = plain_number(float(answer))
+    options = given.get("options", {})
+    if not isinstance(options, dict):
+        raise BadRowError("key 'options' is not a table of letters and texts")
+    options = {letter: text for letter, text in options.items() if text is not None}  # columns have them all
+    in_order = list(options) == list("ABCDEFGHIJ"[: len(options)])
+    if not in_order or not all(isinstance(each, str) for each in options.values()):
+        raise BadRowError("key 'options' does not hold texts under A, B, C …")
+    split = _optional(given, "split")
+    if split not in ("", "train", "dev", "test"):
+        raise BadRowError(f"key 'split' is {split!r}, not train, dev or test")
+    question, answer = _text(given, "question"), _text(given, "answer")
+    if options and answer not in options:
+        raise BadRowError(f"the answer {answer!r} is none of the options {', '.join(options)}")
+    solution, program = (_text(given, key) if key in given else "" for key in ("solution", "program"))
+    return Item(question, answer, solution, program, options, id=_optional(given, "id"), split=split)
+
+
+OWN = Format(own, official=True)
+"""Of every benchmark that has no name here: a user's own."""
 FORMATS: dict[str, Format] = {
     "gsmhard": Format(gsmhard),
     "gsm8k": Format(gsm8k, official=True, carves=True),

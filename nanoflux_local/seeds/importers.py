@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,12 @@ from nanoflux_local.answers import numbers_agree, read_number
 from nanoflux_local.errors import DataError, RefusedError, UsageError
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, derive_seed, digest
-from nanoflux_local.seeds.formats import FORMATS, BadRowError, BlankRowError, Format, Item
+from nanoflux_local.seeds.formats import FORMATS, OWN, BadRowError, BlankRowError, Format, Item
 from nanoflux_local.seeds.tables import fail, read_rows
 from nanoflux_local.transcript import Seed
 
 SPLIT_SHARES = (("train", 0.6), ("dev", 0.1), ("test", 0.3))
+OWN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 CARVED_SHARES = (("train", 0.9), ("dev", 0.1))
 """For a benchmark whose official files are train and test alone: its dev split is taken from train."""
 _SPLIT_WORDS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
@@ -51,22 +53,37 @@ def read_benchmark(dataset: str, paths: Sequence[Path], skip_bad: bool = False, 
         UsageError: no importer reads `dataset`, or two items are the same one.
         DataError: a file cannot be read, or holds a bad row and `skip_bad` is not set.
     """
-    if dataset not in FORMATS:
-        raise UsageError(f"no importer reads {dataset!r}", f"known: {', '.join(FORMATS)}")
+    form = format_of(dataset)
     reading, numbers = Reading(), Counter[str]()
     marks: dict[str, tuple[str, Item]] = {}
     for path in _files(paths):
-        found = _read_file(FORMATS[dataset], path, reading, skip_bad)
+        found = _read_file(form, path, reading, skip_bad)
         marks |= {item.id: (place, item) for place, _, item in found if not item.question}
-        official = file_split(path) if FORMATS[dataset].official else ""
+        official = file_split(path) if form.official else ""
         for place, number, item in found:
             if item.question:
                 seed = _seed(dataset, item, official, number, numbers)
-                split = hashed_split(item.question) if hashed else _split(FORMATS[dataset], item, official)
+                split = hashed_split(item.question) if hashed else _split(form, item, official)
                 reading.items.append(Placed(place, seed, split))
     _mark(dataset, reading, {} if hashed else marks)
     _refuse_twins(reading.items)
     return reading
+
+
+def format_of(dataset: str) -> Format:
+    """How a benchmark's rows are read: as this project knows it, or as a user's own data.
+
+    Raises:
+        UsageError: the name is no name for own data, or so near to a benchmark's that it is probably meant.
+    """
+    if dataset in FORMATS:
+        return FORMATS[dataset]
+    meant = get_close_matches(dataset, FORMATS, 1, cutoff=0.75)
+    if meant or not OWN_NAME.fullmatch(dataset) or dataset.startswith("starter"):
+        known = f"benchmarks: {', '.join(FORMATS)}; own data: a name of its own, of lower-case letters, digits, '-'"
+        told = f"; {meant[0]!r}?" if meant else ""
+        raise UsageError(f"no data can be imported as {dataset!r}{told}", known)
+    return OWN
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -112,7 +129,7 @@ def _seed(dataset: str, item: Item, official: str, number: int, numbers: Counter
 def _split(form: Format, item: Item, official: str) -> str:
     if official == "train" and form.carves:
         return hashed_split(item.question, CARVED_SHARES)
-    return official or hashed_split(item.question)
+    return item.split or official or hashed_split(item.question)
 
 
 def _mark(dataset: str, reading: Reading, marks: dict[str, tuple[str, Item]]) -> None:

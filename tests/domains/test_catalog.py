@@ -12,6 +12,7 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.roles.sections import read_sections
+from nanoflux_local.seeds.formats import FORMATS
 from nanoflux_local.transcript import Attack, Defence, Seed
 
 SPEC_SECTIONS = {
@@ -22,7 +23,10 @@ SPEC_SECTIONS = {
         "ANALYSIS", "REASONING QUALITY", "CALCULATION ACCURACY", "DECISION", "CONFIDENCE", "EXPLANATION",
     ),
 }  # fmt: skip
-SPEC_NUMBERS = {"gsmhard": ((5, 7), 0.85), "starter-genetics": ((5, 7), 0.80), "starter-medicine": ((7, 12), 0.75)}
+SPEC_NUMBERS = {
+    "gsmhard": ((5, 7), 0.85), "genomebench": ((5, 7), 0.80), "multimedqa": ((7, 12), 0.75),
+    "starter-genetics": ((5, 7), 0.80), "starter-medicine": ((7, 12), 0.75),
+}  # fmt: skip
 SEEDS = (
     Seed("a", "x", "Seed question {{ one }}?", "11", "its solution"),
     Seed("b", "x", "Seed question two?", "B", options={"A": "an ant", "B": "a bee"}),
@@ -49,7 +53,7 @@ EACH = list(itertools.product(built_in(), PROMPTS))
 
 
 def test_the_domains_that_ship():
-    assert built_in() == ["gsmhard", "starter", "starter-genetics", "starter-medicine"]
+    assert built_in() == ["genomebench", "gsmhard", "multimedqa", "starter", "starter-genetics", "starter-medicine"]
 
 
 @pytest.mark.parametrize(("name", "prompt"), EACH)
@@ -132,6 +136,8 @@ def test_seed_counts_and_thresholds_are_the_papers(name):
         ("starter", "one number", "12 eggs", "12"),
         ("starter-genetics", "(A, B, C, D, E)", "e.", "E"),
         ("starter-medicine", "(A, B, C, D)", "(d)", "D"),
+        ("genomebench", "(A, B, C, D, E)", "E. all of them", "E"),
+        ("multimedqa", "(A, B, C, D)", "**B**", "B"),
     ],
 )
 def test_answers_are_asked_for_as_they_are_read(name, rule, answer, plain):
@@ -161,6 +167,7 @@ def test_worked_examples_are_readable_right_and_not_cut_off(name):
 def test_only_domains_with_programs_say_so():
     assert {name: load_domain(name).programs for name in built_in()} == {
         "gsmhard": True, "starter": True, "starter-genetics": False, "starter-medicine": False,
+        "genomebench": False, "multimedqa": False,
     }  # fmt: skip
 
 
@@ -173,3 +180,37 @@ def test_an_unknown_domain_lists_the_known():
 def test_a_domain_refuses_unknown_keys():
     with pytest.raises(ValueError, match="sonnets"):
         Domain.model_validate({**load_domain("gsmhard").model_dump(), "sonnets": 1})
+
+
+def test_genome_bench_asks_for_xml_and_medicine_for_its_maps():
+    """SPEC §2: hypothesis, evidence, mechanism, conclusion; KNOWLEDGE_MAP, REASONING_CHAIN, COGNITIVE_CHALLENGES."""
+    genome, medicine = load_domain("genomebench"), load_domain("multimedqa")
+    assert genome.tags == ("hypothesis", "evidence", "mechanism", "conclusion")
+    text = genome.render("attacker", VALUES["attacker"])
+    places = [text.index(f"<{tag}>") for tag in genome.tags]
+    assert places == sorted(places) and all(f"</{tag}>" in text for tag in genome.tags)
+    assert {"KNOWLEDGE_MAP", "REASONING_CHAIN", "COGNITIVE_CHALLENGES"} < set(medicine.sections.attacker)
+    assert "<hypothesis>" not in medicine.render("attacker", VALUES["attacker"])
+
+
+def test_rubrics_are_the_specs_and_reach_the_judge():
+    for name, words in {
+        "genomebench": ("scientific accuracy", "mechanism", "genomic principles", "consistency"),
+        "multimedqa": ("clinical accuracy", "evidence", "differential diagnosis", "treatment"),
+    }.items():
+        text = load_domain(name).render("evaluation", VALUES["evaluation"])
+        assert all(word in text for word in words)
+    assert "Hold the reasoning against" not in load_domain("gsmhard").render("evaluation", VALUES["evaluation"])
+
+
+def test_medicine_draws_on_seven_benchmarks_and_knows_which_a_machine_can_grade():
+    domain = load_domain("multimedqa")
+    assert len(domain.datasets) == 7
+    assert set(domain.free_text) == {"liveqa", "medicationqa", "healthsearchqa"} < set(domain.datasets)
+    assert set(domain.datasets) < set(FORMATS)
+
+
+def test_a_seed_without_an_answer_is_shown_without_one():
+    """HealthSearchQA has none."""
+    text = load_domain("multimedqa").render("attacker", {"seeds": (Seed("h", "healthsearchqa", "Is it?", ""),)})
+    assert "Is it?" in text and "Its answer" not in text

@@ -170,3 +170,32 @@ def test_draws_differ_in_every_part_and_repeat():
     assert len(seeds) == 24
     assert Draw(1, 2, 3).rng("seeds").random() == Draw(1, 2, 3).rng("seeds").random()
     assert Draw(1, 2, 3).rng("seeds").random() != Draw(1, 2, 3).rng("chain").random()
+
+
+TAGGED = (
+    "<Hypothesis> h </Hypothesis> as said <evidence>e < 5</evidence><mechanism>m\n</mechanism>"
+    "<conclusion>c</conclusion>"
+)
+
+
+def test_a_tagged_solution_is_kept_in_one_spelling():
+    attack = read_attack(load_domain("genomebench"), f"QUESTION: Q?\nSOLUTION: {TAGGED}\nANSWER: c\nREFLECTION: r")
+    assert isinstance(attack, Attack) and attack.answer == "C"
+    told = (
+        "<hypothesis>h</hypothesis>\n<evidence>e < 5</evidence>\n<mechanism>m</mechanism>\n<conclusion>c</conclusion>"
+    )
+    assert attack.solution == told
+
+
+@pytest.mark.parametrize(
+    ("solution", "missing"),
+    [
+        ("because", "hypothesis"),
+        (TAGGED.replace("<mechanism>m\n", "<mechanism>"), "mechanism"),
+        (TAGGED.replace("</conclusion>", ""), "conclusion"),
+        (TAGGED + "<evidence>f</evidence>", "evidence"),
+    ],
+)
+def test_a_tagged_solution_without_one_of_its_elements_is_unreadable(solution, missing):
+    found = read_attack(load_domain("genomebench"), f"QUESTION: Q?\nSOLUTION: {solution}\nANSWER: C\nREFLECTION: r")
+    assert found == Unparsed(f"SOLUTION: no single element <{missing}>")

@@ -112,8 +112,11 @@ def test_a_files_hash_is_of_its_bytes(write):
 
 
 def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="poetry"):
-        read_benchmark("poetry", [tmp_path])
+    for name in ("Poetry", "starter-poems", "../poems", ""):
+        with pytest.raises(UsageError, match="no data can be imported as"):
+            read_benchmark(name, [tmp_path])
+    with pytest.raises(UsageError, match=r"as 'gsm-hard'; 'gsmhard'\?"):
+        read_benchmark("gsm-hard", [tmp_path])
     with pytest.raises(UsageError, match="training"):
         load_items(tmp_path / "ledger.db", "starter", "training")
     with pytest.raises(NothingMatchedError, match="'gsmhard' has no train items"):

@@ -1,0 +1,195 @@
+"""Own domains and own data: the page's worked example works, and each mistake is named with its file and key."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from nanoflux_local.cli.main import main
+from nanoflux_local.domains.base import PROMPTS, built_in
+from nanoflux_local.domains.own import known_domains, load_domain, rendered
+from nanoflux_local.errors import ConfigError, DataError, NanofluxError
+from nanoflux_local.seeds.importers import read_benchmark
+
+DOCS = Path(__file__).parents[2] / "docs"
+PLAIN = """
+title = "doses"
+answer = "number"
+datasets = ["pharmacy"]
+seeds = { min = 2, max = 3 }
+novelty = { question = 0.9 }
+"""
+
+
+def _block(kind: str) -> str:
+    found = re.findall(rf"```{kind}\n(.*?)```", (DOCS / "domains.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(found) == 1, kind
+    return found[0]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """The home, with this text as the domain `mine`, and prompts beside it."""
+
+    def written(text: str, **prompts: str) -> Path:
+        folder = tmp_path / "domains"
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.toml").write_text(text, encoding="utf-8")
+        for name, prompt in prompts.items():
+            (folder / f"{name}.md").write_text(prompt, encoding="utf-8")
+        return tmp_path
+
+    return written
+
+
+def test_the_pages_worked_example_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "domains").mkdir()
+    (tmp_path / "domains" / "pharmacy.toml").write_text(_block("toml"), encoding="utf-8")
+    (tmp_path / "domains" / "pharmacy_attacker.md").write_text(_block("jinja"), encoding="utf-8")
+    (tmp_path / "pharmacy.jsonl").write_text(_block("json"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
+    commands = _block("sh").splitlines()
+    assert len(commands) == 4
+    outputs = []
+    for command in commands:
+        with pytest.raises(SystemExit) as ended:
+            main(command.split()[1:])
+        outputs.append("".join(capfd.readouterr()))
+        assert ended.value.code == 0, outputs[-1]
+    assert "6 items" in outputs[0] and "for the pharmacy's examination" in outputs[1]
+    assert "3 of 3" in outputs[2] and outputs[3].count("kept_") == 3
+
+
+def test_a_domain_without_a_base_says_little_and_has_the_shared_prompts(write: Callable[..., Path]) -> None:
+    home = write(PLAIN)
+    domain = load_domain("mine", home)
+    assert known_domains(home) == [*built_in(), "mine"]
+    assert domain.prompts == load_domain("gsmhard").prompts and domain.examples == ()
+    assert (domain.budgets["SOLUTION"], domain.confidence, domain.programs) == (1500, 0.9, False)
+    assert domain.hash != load_domain("mine", write(PLAIN.replace("doses", "drips"))).hash
+    assert domain.hash == load_domain("mine", write(PLAIN.replace("0.9", "0.8"))).hash, "a run's own setting"
+
+
+ATTACKER = "prompt_files = { attacker = 'a.md' }"
+WRONG = {
+    "unknown key": (PLAIN + "sonnets = 1", {}, "mine.toml: unknown key 'sonnets'"),
+    "unknown key inside": (PLAIN.replace("max = 3", "most = 3"), {}, "mine.toml: unknown key 'seeds.most'"),
+    "missing key": (PLAIN.replace('title = "doses"', ""), {}, "mine.toml: title: Field required"),
+    "no TOML": ("title =", {}, "mine.toml: Invalid value"),
+    "no such base": ('extends = "poetry"', {}, "extends: there is no domain 'poetry'"),
+    "threshold out of range": (PLAIN.replace("0.9", "9"), {}, "mine.toml: novelty.question"),
+    "unknown prompt": (PLAIN + "prompt_files = { judge = 'a.md' }", {}, "unknown key 'prompt_files.judge'"),
+    "no file names": (PLAIN + "prompt_files = 'a.md'", {}, "prompt_files is no table"),
+    "prompt not there": (PLAIN + ATTACKER, {}, "No such file"),
+    "no template": (PLAIN + ATTACKER, {"a": "x\n{% for %}"}, "a.md, line 2"),
+    "asks for too much": (
+        PLAIN + ATTACKER, {"a": "{{ answer }}"}, "a.md: asks for 'answer', which it is not given",
+    ),
+    "asks for no such key": (
+        PLAIN + ATTACKER, {"a": "{{ domain.poem }}"}, "a.md: cannot be filled in",
+    ),
+    "reaches into Python": (
+        PLAIN + ATTACKER, {"a": "{{ seeds.__class__.__mro__ }}"}, "a.md: cannot be filled in",
+    ),
+    "a section that is read": (PLAIN + 'sections = { defender = ["SOLUTION"] }', {}, "sections.defender lacks ANSWER"),
+    "choice without letters": (PLAIN.replace('"number"', '"choice"'), {}, "letters is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "prompts", "said"), WRONG.values(), ids=WRONG)
+def test_a_mistake_is_named_with_its_file(
+    write: Callable[..., Path], text: str, prompts: dict[str, str], said: str
+) -> None:
+    home = write(text, **prompts)
+    with pytest.raises(ConfigError) as caught:
+        load_domain("mine", home)
+    assert said in caught.value.message and str(home) in caught.value.message
+    assert caught.value.fix
+
+
+def test_a_name_leads_nowhere_else_and_none_that_ships_can_be_taken(write: Callable[..., Path]) -> None:
+    home = write(PLAIN)
+    (home / "domains" / "starter.toml").write_text(PLAIN)
+    assert load_domain("starter", home) == load_domain("starter")
+    for name in ("../domains/mine", "mine.toml", "", "other"):
+        with pytest.raises(ConfigError, match="there is no domain"):
+            load_domain(name, home)
+
+
+def _data(folder: Path, *lines: str) -> Path:
+    path = folder / "own.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_own_data_may_say_all_that_a_seed_holds(tmp_path: Path) -> None:
+    path = _data(
+        tmp_path,
+        '{"question": "Q1?", "answer": 5, "solution": "s", "program": "print(5)", "id": "q-1", "split": "dev"}',
+        '{"question": "Q2?", "answer": "B", "options": {"A": "a", "B": "b"}, "solution": null}',
+        '{"question": "Q3?", "answer": "a text"}',
+    )
+    one, two, three = read_benchmark("mine", [path]).items
+    assert (one.seed.id, one.seed.answer, one.seed.solution, one.seed.program, one.split) == (
+        "mine-q-1", "5", "s", "print(5)", "dev",
+    )  # fmt: skip
+    assert (two.seed.id, two.seed.options, two.seed.answer) == ("mine-2", {"A": "a", "B": "b"}, "B")
+    assert three.split in ("train", "dev", "test")
+    (tmp_path / "test.csv").write_text("question,answer,solution\nQ?,7,\n")
+    assert read_benchmark("mine", [tmp_path / "test.csv"]).items[0].split == "test"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"question": "Q?", "answer": "a", "note": 1}', "unknown key 'note'"),
+        ('{"question": "Q?"}', "key 'answer' is missing"),
+        ('{"question": "Q?", "answer": true}', "key 'answer'"),
+        ('{"question": "Q?", "answer": "C", "options": {"A": "a", "B": "b"}}', "'C' is none of the options"),
+        ('{"question": "Q?", "answer": "A", "options": {"A": "a", "C": "b"}}', "texts under A, B, C"),
+        ('{"question": "Q?", "answer": "A", "options": ["a"]}', "not a table"),
+        ('{"question": "Q?", "answer": "a", "split": "exam"}', "'exam', not train"),
+    ],
+)
+def test_a_bad_row_of_own_data_is_named(tmp_path: Path, line: str, said: str) -> None:
+    path = _data(tmp_path, '{"question": "Q?", "answer": "a"}', line)
+    with pytest.raises(DataError) as caught:
+        read_benchmark("mine", [path])
+    assert caught.value.message.startswith(f"{path}, line 2: ") and said in caught.value.message
+
+
+# Prompts
+
+
+def _table() -> dict[str, tuple[int, int]]:
+    """By prompt: its version, and the most tokens."""
+    page = (DOCS / "prompts.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+    return {name: (int(version), int(tokens)) for name, version, tokens in rows}
+
+
+def test_the_pages_table_has_every_prompt_file_with_its_version() -> None:
+    folder = Path(__file__).parents[2] / "nanoflux_local" / "domains" / "prompts"
+    found = {path.stem: path.read_text(encoding="utf-8").splitlines()[0] for path in folder.glob("*.md")}
+    assert found == {name: f"{{# version {version} #}}" for name, (version, _) in _table().items()}
+
+
+@pytest.mark.real_model
+def test_no_prompt_takes_more_tokens_than_the_page_says(smollm2_dir: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
+    for domain in map(load_domain, built_in()):
+        for prompt in PROMPTS:
+            file = "defender_short" if (domain.name, prompt) == ("starter", "defender") else prompt
+            count = len(tokenizer(rendered(domain, prompt))["input_ids"])
+            assert count <= _table()[file][1], (domain.name, prompt, count)
+            assert "version 1" not in rendered(domain, prompt)
+
+
+def test_an_unknown_prompt_is_refused() -> None:
+    with pytest.raises(NanofluxError, match="there is no prompt 'judge'"):
+        rendered(load_domain("gsmhard"), "judge")
