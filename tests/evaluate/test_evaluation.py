@@ -39,7 +39,7 @@ async def test_one_item_has_no_spread_to_compare(tmp_path, count):
 
 def test_gsm8k_is_asked_as_gsm_hard_is_and_free_text_by_no_strict_scorer():
     assert domain_of("gsm8k").name == "gsmhard"
-    with pytest.raises(UsageError, match="no domain has the benchmark 'liveqa'"):
+    with pytest.raises(UsageError, match="the answers of 'liveqa' are free text"):
         domain_of("liveqa")
 
 
