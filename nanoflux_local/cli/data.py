@@ -1,6 +1,7 @@
 """`nanoflux data`: benchmark files into the ledger."""
 
 import asyncio
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +23,40 @@ def command() -> None:
 
 @command.command("import")
 @click.argument("dataset")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--hub", is_flag=True, help="Fetch it from the model hub, whose host NANOFLUX_ALLOW_HOSTS must name.")
+@click.option("--revision", default="", help="Of the hub: a branch, tag or commit, instead of the one known here.")
 @click.option("--skip-bad", is_flag=True, help="Leave bad rows out and count them, instead of refusing the import.")
 @click.option("--split", type=click.Choice(["official", "hashed"]), default="official", show_default=True,
               help="Splits as the files' names tell, or by a hash of each question's words.")  # fmt: skip
 @with_json
-def import_(dataset: str, paths: tuple[Path, ...], skip_bad: bool, split: str, as_json: bool) -> None:
+def import_(
+    dataset: str, paths: tuple[Path, ...], hub: bool, revision: str, skip_bad: bool, split: str, as_json: bool
+) -> None:
     """Import DATASET from its files, official ones or those of the model hub. All of it, or nothing; twice changes
     nothing."""
+    if hub == bool(paths) or (revision and not hub):
+        raise click.UsageError("Name the files of DATASET, or give --hub (and with it --revision) alone.")
+    if not hub:
+        _read_and_import(dataset, paths, ", ".join(path.name for path in paths), skip_bad, split, as_json)
+        return
+    from nanoflux_local.seeds.hub import fetch
+
+    with tempfile.TemporaryDirectory(prefix=".hub-", dir=home().prepare().root) as folder:
+        files, source = fetch(dataset, revision, Path(folder))
+        say(f"fetched {source}: {', '.join(path.name for path in files)}")
+        _read_and_import(dataset, files, source, skip_bad, split, as_json)
+
+
+def _read_and_import(
+    dataset: str, paths: "Sequence[Path]", source: str, skip_bad: bool, split: str, as_json: bool
+) -> None:
     from nanoflux_local.seeds.importers import read_benchmark
 
     reading = read_benchmark(dataset, paths, skip_bad, split == "hashed")
     if not reading.items:
         raise UsageError(f"{', '.join(map(str, paths))}: no items", "name the benchmark's files")
-    new = _import(dataset, paths, reading, split)
+    new = _import(dataset, paths, source, reading, split)
     for skipped in reading.skipped:
         say(f"skipped: {plain(skipped)}")
     found = {
@@ -59,7 +80,7 @@ def _tell(found: dict[str, Any]) -> None:
             say(f"{count} items have the words of {split} items of {other}: do not train on one and test on the other")
 
 
-def _import(dataset: str, paths: "Sequence[Path]", reading: "Reading", split: str) -> bool:
+def _import(dataset: str, paths: "Sequence[Path]", source: str, reading: "Reading", split: str) -> bool:
     """Check the items' programs and store them; False, at once, where these very files were imported before."""
     from nanoflux_local.ledger.store import Ledger
     from nanoflux_local.records import digest
@@ -73,8 +94,7 @@ def _import(dataset: str, paths: "Sequence[Path]", reading: "Reading", split: st
             return False
         asyncio.run(_check(reading.items))
         items = [(placed.seed, placed.split) for placed in reading.items]
-        names = ", ".join(path.name for path in paths)
-        return ledger.import_dataset(dataset, names, content, items, len(reading.skipped))
+        return ledger.import_dataset(dataset, source, content, items, len(reading.skipped))
 
 
 def _restated(dataset: str) -> dict[str, dict[str, int]]:

@@ -1,0 +1,161 @@
+"""From the hub, which is a server of this machine here: fetched whole or not at all, and only where it was allowed."""
+
+import hashlib
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from nanoflux_local.cli.main import main
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.seeds.hub import ELSEWHERE, PLACES
+from nanoflux_local.seeds.importers import read_benchmark
+from nanoflux_models.guard import VARIABLE
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _parquet(split: str) -> bytes:
+    file = io.BytesIO()
+    rows = [{"question": f"What is {number} + 1, {split}?", "answer": f"#### {number + 1}"} for number in range(3)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+FILES = {
+    "README.md": b"# GSM8K",
+    "main/train-00000-of-00001.parquet": _parquet("train"),
+    "main/test-00000-of-00001.parquet": _parquet("test"),
+    "socratic/train-00000-of-00001.parquet": b"not asked for",
+}
+
+
+class Hub(ThreadingHTTPServer):
+    """Answers what the hub's client asks for one data set, and notes every path."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), Answering)
+        self.files = files
+        self.asked: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+
+class Answering(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        self.server.asked.append(path)
+        if path.startswith("/api/datasets/openai/gsm8k/revision/"):
+            siblings = [{"rfilename": name} for name in self.server.files]
+            return self._send(json.dumps({"id": "openai/gsm8k", "sha": COMMIT, "siblings": siblings}).encode())
+        if path.startswith("/api/datasets/openai/gsm8k/tree/"):
+            tree = [{"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                    for name, data in self.server.files.items()]  # fmt: skip
+            return self._send(json.dumps(tree).encode())
+        found = self.server.files.get(path.removeprefix(f"/datasets/openai/gsm8k/resolve/{COMMIT}/"))
+        return self._send(found) if found is not None else self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def _send(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub(dict(FILES))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def nanoflux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """`nanoflux(...)` in this process: the exit code and what was said."""
+    monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    for name in (VARIABLE, "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return int(ended.value.code or 0), "".join(capfd.readouterr())
+
+    return call
+
+
+def test_a_benchmark_comes_from_the_hub_as_it_would_from_its_files(nanoflux, hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    code, said = nanoflux("data", "import", "gsm8k", "--hub")
+    assert code == 0, said
+    assert "gsm8k: 6 items" in said and "imported" in said
+    assert not any("README" in path or "socratic" in path for path in hub.asked if "resolve" in path)
+    for name in list(FILES)[1:3]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(FILES[name])
+    with LedgerView(tmp_path / "home" / "ledger.db") as view:
+        assert [entry["source"] for entry in view.datasets()] == [f"openai/gsm8k@{COMMIT}"]
+        expected = read_benchmark("gsm8k", sorted((tmp_path / "main").iterdir())).items
+        assert view.items("gsm8k") == [item.seed for item in expected]
+    assert nanoflux("data", "import", "gsm8k", "--hub")[1].count("were here already") == 1
+    assert [path.name for path in (tmp_path / "home").glob(".hub-*")] == [], "nothing is left behind"
+
+
+def test_without_leave_nothing_is_asked_and_the_setting_is_named(nanoflux):
+    code, said = nanoflux("data", "import", "medqa", "--hub")
+    assert code == 3
+    assert "medqa lies on huggingface.co (GBaker/MedQA-USMLE-4-options)" in said
+    assert f"{VARIABLE}=huggingface.co" in said and "HF_ENDPOINT" in said
+
+
+@pytest.mark.parametrize("broken", ["main/test-00000-of-00001.parquet", ""])
+def test_what_is_missing_or_broken_imports_nothing(nanoflux, hub, monkeypatch, tmp_path, broken):
+    hub.files = {**FILES, broken: b"no table"} if broken else {"README.md": b"empty"}
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    code, said = nanoflux("data", "import", "gsm8k", "--hub")
+    assert code == (2 if broken else 1)
+    assert ("not a Parquet file" if broken else "openai/gsm8k could not be fetched") in said
+    ledger = tmp_path / "home" / "ledger.db"
+    if ledger.exists():
+        with LedgerView(ledger) as view:
+            assert view.datasets() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("liveqa", "--hub"), "github.com/abachaa/LiveQA"),
+        (("pharmacy", "--hub"), "'pharmacy' is not on the model hub"),
+        (("gsm8k",), "Name the files of DATASET, or give --hub"),
+        (("gsm8k", "x.jsonl", "--hub"), "Name the files of DATASET, or give --hub"),
+        (("gsm8k", "x.jsonl", "--revision", "main"), "Name the files of DATASET, or give --hub"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_wrong_usage(nanoflux, arguments, said):
+    code, told = nanoflux("data", "import", *arguments)
+    assert code == 2 and said in told
+
+
+def test_every_benchmark_has_a_place():
+    from nanoflux_local.seeds.formats import FORMATS
+
+    assert PLACES.keys() | ELSEWHERE.keys() == FORMATS.keys()
