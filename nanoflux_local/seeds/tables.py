@@ -238,8 +238,10 @@ def _parquet(path: Path) -> Iterator[Row]:
         groups = (file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
         _refuse_larger(path, max(groups, default=0), MAX_UNPACKED_BYTES)
         yield from _arrow_rows(file.iter_batches(BATCH))
-    except pyarrow.ArrowException as error:
-        fail(path, f"not a Parquet file: {error}")
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the file itself, not what is in it
+            raise
+        fail(path, f"not a Parquet file: {str(error).strip()}")
 
 
 def _arrow_folder(path: Path) -> Iterator[Row]:

@@ -236,7 +236,8 @@ def test_one_file_named_twice_and_marks_without_items_are_refused(tmp_path):
 
 
 BOMB = """<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><x><NLM-QUESTION>&b;</NLM-QUESTION></x>"""
-OUTSIDE = """<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><x><NLM-QUESTION>&e;</NLM-QUESTION></x>"""
+ENTITY = '<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
+OUTSIDE = f"""{ENTITY}<x><NLM-QUESTION>&e;</NLM-QUESTION></x>"""
 
 
 def _zip_bomb() -> bytes:
@@ -250,7 +251,43 @@ def _zip_bomb() -> bytes:
     return file.getvalue()
 
 
+def _workbook(sheet: str, claimed: int | None = None) -> bytes:
+    """A workbook with this sheet; `claimed` is the size that its directory states for the sheet."""
+    import io
+    import zipfile
+
+    import openpyxl
+
+    made = io.BytesIO()
+    openpyxl.Workbook().save(made)
+    file = io.BytesIO()
+    with zipfile.ZipFile(made) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry in source.infolist():
+            text = sheet.encode() if entry.filename == "xl/worksheets/sheet1.xml" else source.read(entry)
+            archive.writestr(entry.filename, text)
+        for entry in archive.infolist():
+            if claimed is not None and entry.filename == "xl/worksheets/sheet1.xml":
+                entry.file_size = claimed
+    return file.getvalue()
+
+
+def _rows(count: int) -> str:
+    cell = '<c t="inlineStr"><is><t>Question</t></is></c>'
+    rows = "".join(f'<row r="{number}">{cell}</row>' for number in range(1, count + 1))
+    return f'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{rows}</sheetData></worksheet>'
+
+
 MALFORMED = {
+    "XLSX with an external entity": (
+        "medicationqa", "x.xlsx", lambda: _workbook(ENTITY + _rows(3).replace(">Question<", ">&e;<")), "not an XLSX",
+    ),
+    "XLSX that understates its size": ("medicationqa", "x.xlsx", lambda: _workbook(_rows(9999), 99), "not an XLSX"),
+    "JSON in UTF-16": ("pubmedqa", "x.json", '{"1": {}}'.encode("utf-16"), "not JSON in UTF-8"),
+    "JSON of numbers": ("pubmedqa", "x.json", b"[1]", "entry 1: not a JSON object"),
+    "Parquet cut off": ("gsm8k", "x.parquet", b"PAR1" + bytes(100) + b"PAR1", "not a Parquet file"),
+    "CSV whose quotes never close": (
+        "mmlu", "anatomy_test.csv", lambda: b'"' + b"x\n" * (3 * 2**20), "field larger than field limit",
+    ),
     "XLSX that is none": ("medicationqa", "x.xlsx", b"no workbook", "not an XLSX workbook"),
     "zip bomb": ("medicationqa", "x.xlsx", _zip_bomb, "are more than the"),
     "XML cut off": ("liveqa", "x.xml", b"<a><NLM-QUESTION>", "not XML"),
@@ -274,6 +311,27 @@ def test_a_malformed_file_is_refused_with_its_name(tmp_path, name, file, content
         read_benchmark(name, [path])
     assert caught.value.message.startswith(str(path))
     assert said in caught.value.message
+
+
+def test_a_folder_with_a_broken_table_is_refused_with_the_tables_name(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "data-00000-of-00001.arrow").write_bytes(b"no stream of tables")
+    with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow: not an Arrow stream"):
+        read_benchmark("gsm8k", [tmp_path])
+
+
+def test_medqa_has_four_options_or_five_as_a_table_or_a_list(tmp_path):
+    def read(options: Any, letter: str) -> Any:
+        path = tmp_path / "train.jsonl"
+        path.write_text(json.dumps({"question": "Which?", "options": options, "answer": "x", "answer_idx": letter}))
+        return read_benchmark("medqa", [path]).items[0].seed
+
+    five = {**MCQ, "E": "five"}
+    assert read(five, "E").options == five and read(five, "E").answer == "E"
+    assert read([{"key": letter, "value": text} for letter, text in MCQ.items()], "B") == read(MCQ, "B")
+    for options, letter in ((MCQ, "E"), ({**five, "F": "six"}, "A"), ({"A": "one", "B": "two"}, "A")):
+        with pytest.raises(DataError, match="line 1: "):
+            read(options, letter)
 
 
 def test_a_line_of_a_gigabyte_takes_no_gigabyte_of_memory(tmp_path):
