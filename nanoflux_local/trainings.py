@@ -115,7 +115,9 @@ def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
         with suppress(NothingMatchedError):  # some benchmarks of a domain may not be here, or have no dev split
             items = [item for item in load_items(home.ledger, dataset, "dev") if item.solution]
         rows += [
-            training_example(domain, domain.budgets, with_options(item), item.solution, item.answer, item.id)
+            training_example(
+                domain.lettered(item.options), domain.budgets, with_options(item), item.solution, item.answer, item.id
+            )
             for item in items[:VALIDATION_ITEMS]
         ]
     return rows

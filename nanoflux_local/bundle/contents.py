@@ -49,6 +49,7 @@ def gather(wanted: Wanted, home: Home, scratch: Path) -> Contents:
     python, platform = wanted.python or wheels.this_python(), wanted.platform or wheels.this_platform()
     runs, adapters = _runs(wanted, home)
     files = {**_weights(wanted, home), **_profiles(wanted), **_ledger(wanted, home, scratch, runs)}
+    files |= _domains(home, runs)
     for name in adapters:
         files |= _tree(home.adapters / name, f"home/adapters/{name}")
     for run in runs:
@@ -114,6 +115,18 @@ def _runs(wanted: Wanted, home: Home) -> tuple[list[str], list[str]]:
             for row in view.rows("SELECT adapter FROM trainings WHERE run = ? AND status = 'done'", run)
         ]
     return list(dict.fromkeys(runs)), sorted({name for name in trained if (home.adapters / name).is_dir()})
+
+
+def _domains(home: Home, runs: list[str]) -> dict[str, Path]:
+    """The user's own domains that these runs were made with: without them they could not be replayed."""
+    from nanoflux_local.domains.own import files_of
+    from nanoflux_local.ledger.views import LedgerView
+
+    if not runs:
+        return {}
+    with LedgerView(home.ledger) as view:
+        names = {view.find_run(run)["domain"] for run in runs}
+    return {f"home/domains/{path.name}": path for name in sorted(names) for path in files_of(name, home.root)}
 
 
 def _ledger(wanted: Wanted, home: Home, scratch: Path, runs: list[str]) -> dict[str, Path]:

@@ -112,6 +112,11 @@ class Domain(Strict):
         }
         return digest(self.model_dump(mode="json", exclude=held, exclude_defaults=True))
 
+    def lettered(self, options: Mapping[str, str]) -> "Domain":
+        """This domain for an item with these options: MedQA's have four or five, PubMedQA's three."""
+        letters = "".join(options)
+        return self.model_copy(update={"letters": letters}) if letters else self
+
     def defaults(self) -> dict[str, Any]:
         """What a domain contributes to a run's configuration."""
         return {

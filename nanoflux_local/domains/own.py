@@ -52,6 +52,14 @@ def load_domain(name: str, root: Path | None = None) -> Domain:
     raise ConfigError(f"there is no domain {name!r}", f"choose one of: {known}; or write your own (docs/domains.md)")
 
 
+def files_of(name: str, root: Path) -> list[Path]:
+    """The files that make a domain of the home; none for one that ships."""
+    if name in built_in():
+        return []
+    path = root / "domains" / f"{name}.toml"
+    return [path, *(path.parent / file for file in read_toml(path).get("prompt_files", {}).values())]
+
+
 def _read(name: str, path: Path) -> Domain:
     values = read_toml(path)
     base = values.pop("extends", None)
@@ -114,6 +122,8 @@ def _prompt(path: Path, prompt: str, file: str) -> str:
     from jinja2 import meta
 
     source = path.parent / file
+    if source.parent != path.parent:
+        raise ConfigError(f"{path}: prompt_files.{prompt}: {file!r} is in another folder", "put it beside the domain")
     try:
         text = source.read_text(encoding="utf-8")
         needed = meta.find_undeclared_variables(jinja2.Environment(autoescape=False).parse(text))

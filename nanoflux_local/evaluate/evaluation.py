@@ -62,7 +62,7 @@ class Plan:
 
     def request(self, item: Seed, repeat: int) -> ChatRequest:
         """The request of one item in one repeat: the defender's own conversation, so that tuning and test agree."""
-        messages = defender_messages(self.domain, self.domain.budgets, with_options(item))
+        messages = defender_messages(self.domain.lettered(item.options), self.domain.budgets, with_options(item))
         return ChatRequest(self.identity, messages, self.sampling, derive_seed(self.seed, "eval", repeat, item.id))
 
 

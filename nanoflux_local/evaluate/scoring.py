@@ -26,6 +26,7 @@ class Score:
 
 def score_reply(domain: Domain, reply: str, item: Seed) -> Score:
     """Strict: reads the ANSWER section alone, and holds it against the item's answer."""
+    domain = domain.lettered(item.options)
     sections = read_sections(reply, ("ANSWER",), once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return Score("", "unanswered")

@@ -1,7 +1,7 @@
 """An excerpt: a ledger with some runs and benchmarks alone, and all that these rest on: it verifies and replays.
 
-It is a checked backup from which the rest is taken out again; the ledger itself is only read. Jobs and series stay
-behind: they belong to the machine that worked on them.
+It is a checked backup from which the rest is taken out again; the ledger itself is only read. Jobs, series and
+experiments stay behind: they belong to the machine that worked on them.
 """
 
 import sqlite3
@@ -42,6 +42,8 @@ DELETE FROM items WHERE dataset NOT IN kept_datasets;
 DELETE FROM datasets WHERE name NOT IN kept_datasets;
 DELETE FROM rounds;
 DELETE FROM series;
+DELETE FROM cells;
+DELETE FROM experiments;
 DELETE FROM jobs;
 """
 

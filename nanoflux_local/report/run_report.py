@@ -24,6 +24,7 @@ _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066
 OUTCOME_TEXT = {
     "unparsed": "no readable question",
     "novelty_rejected": "too like an earlier question",
+    "contaminated": "repeats a held-out evaluation item",
     "invalid": "failed validation",
     "low_confidence": "the judge stayed in doubt",
     "defender_right": "solved by the defender, in a known way",

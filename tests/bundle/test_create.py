@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.bundle import carried, sbom, wheels
+from nanoflux_local.bundle import carried, contents, sbom, wheels
 from nanoflux_local.bundle.writer import write_bundle
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
 from nanoflux_local.ledger import excerpt
+from nanoflux_local.paths import Home
 
 COMMAND = [sys.executable, "-m", "nanoflux_local.cli"]
 SCRIPTED = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--set", "seeds.min=2")
@@ -219,6 +220,20 @@ def test_a_run_travels_out_alone_and_verifies_and_replays_where_it_arrives(
     assert [run["name"] for run in json.loads(command(there, "run", "list", "--json").stdout)] == ["tour"]
     assert hidden.encode() not in (there / "ledger.db").read_bytes(), "nothing of the other run is in the file"
     assert (there / "reports" / shown["run"] / "index.html").is_file()
+
+
+def test_a_run_takes_the_users_own_domain_along_and_no_other(command: Callable[..., Any], tmp_path: Path) -> None:
+    lab, folder = tmp_path / "lab", tmp_path / "lab" / "domains"
+    folder.mkdir(parents=True)
+    (folder / "ours.toml").write_text('extends = "starter-genetics"\nprompt_files = { defender = "ours.md" }\n')
+    (folder / "ours.md").write_text("{{ question }}")
+    (folder / "secret.toml").write_text('extends = "starter-genetics"\n')
+    words = ["ours" if word == "starter-genetics" else word for word in SCRIPTED]
+    done = command(lab, *words, "--max-turns", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)["run"]
+    found = contents.gather(contents.Wanted(runs=(run,), software=False), Home(lab), tmp_path / "scratch").files
+    assert sorted(name for name in found if "domains" in name) == ["home/domains/ours.md", "home/domains/ours.toml"]
 
 
 def test_an_imported_benchmark_is_carried_in(command: Callable[..., Any], tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ WRONG = {
     "no file names": (PLAIN + "prompt_files = 'a.md'", {}, "prompt_files is no table"),
     "prompt not there": (PLAIN + ATTACKER, {}, "No such file"),
     "no template": (PLAIN + ATTACKER, {"a": "x\n{% for %}"}, "a.md, line 2"),
+    "prompt from elsewhere": (PLAIN + "prompt_files = { attacker = '../a.md' }", {"a": "x"}, "is in another folder"),
     "asks for too much": (
         PLAIN + ATTACKER, {"a": "{{ answer }}"}, "a.md: asks for 'answer', which it is not given",
     ),

@@ -65,3 +65,12 @@ def test_large_numbers_agree_in_proportion(answer, mark):
 def test_free_text_is_never_right_by_machine():
     """Nobody but a judge can say: it is neither right nor wrong."""
     assert score_reply(TEXT, "ANSWER: a bee", Seed("t", "x", "Q", "a bee")) == Score("a bee", "unscored")
+
+
+@pytest.mark.parametrize(("options", "answer", "mark"), [("ABCDE", "E", "right"), ("ABC", "D", "unanswered")])
+def test_letters_are_the_items_own(options: str, answer: str, mark: str) -> None:
+    """MedQA has items of four options and of five, PubMedQA of three."""
+    item = Seed("m", "medqa", "Q", options[-1], options={letter: letter for letter in options})
+    medicine = load_domain("multimedqa")
+    assert medicine.letters == "ABCD" and score_reply(medicine, f"ANSWER: {answer}", item).mark == mark
+    assert f"({', '.join(options)})" in medicine.lettered(item.options).answer_rule
