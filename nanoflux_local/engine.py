@@ -1,26 +1,32 @@
 """The engine: runs turns ahead of one committer (turn order is the truth, SPEC §6).
 
-Guesses play turns ahead with the questions known so far, which only fills the ledger. The committer plays the same
-turns again in order with the true history: where a guess held, every call is remembered; where it did not, only what
-differs is called anew. So the result is the one that running the turns one after another would give.
+Guesses play turns ahead with the questions known so far. The committer takes them in order and holds what each was told
+of earlier questions against the true history: where all was true, the guess is the turn; where it was not, the turn is
+played again, and only what differs is called anew. So the result is the one that running the turns one after another
+would give.
 """
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.calls import EARLIER, Call, RememberedCalls, TracedCalls, acting_as
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.novelty import NoveltyIndex
+from nanoflux_local.novelty import History, NoveltyIndex
 from nanoflux_local.records import Vector
 from nanoflux_local.transcript import TurnRecord
 from nanoflux_local.turn import Rules, embed, run_turn
 
 DEEPEST = 8
-"""Guesses that are done wait for the committer: at most this many times as many as are under way."""
+"""Turns ahead of the committer, those that wait for it included: at most so many for each request under way."""
+
+UNDER_WAY = 3
+"""Turns under way for each request that may be. A turn asks for one thing at a time; the servers shall have work
+between two of them too, and when the last turns run out.
+"""
 
 TOGETHER = 64
 """Questions of other runs that are embedded at once, and share a commit where that is called for."""
@@ -55,47 +61,69 @@ async def index_earlier(rules: Rules, index: NoveltyIndex, call: Call) -> None:
     await rules.held_out.embed(rules.embedder, call)
 
 
-class Guessed:
-    """The questions that turns under way have asked so far: what later turns will probably be held against."""
+class Guess:
+    """A turn that is played before those ahead of it are committed: what it was told of them, and what it comes to.
 
-    def __init__(self, threshold: float, again: Callable[[int], None]) -> None:
-        self._threshold = threshold
-        self._again = again
-        self._by_turn: dict[int, list[Vector]] = {}
+    `ahead` are all guesses by their turns, this one among them once it plays.
+    """
 
-    def before(self, turn: int) -> list[Vector]:
-        return [vector for number, known in self._by_turn.items() if number < turn for vector in known]
+    def __init__(self, number: int, index: NoveltyIndex, ahead: Mapping[int, "Guess"], calls: RememberedCalls) -> None:
+        self.number = number
+        self.trace = TracedCalls(calls)
+        self.task: asyncio.Task[TurnRecord | None] | None = None
+        self.asked: list[Vector] = []
+        self._index = index
+        self._ahead = ahead
+        self._truth: History | None = None
+        self._told: list[tuple[Vector, tuple[Vector, ...], float | None]] = []
 
-    def add(self, turn: int, vector: Vector) -> None:
-        """Note a question; a later turn that has passed one too much like it is played again, ahead of its commit."""
-        mine = self._by_turn.setdefault(turn, [])
-        if any(vector is known for known in mine):
-            return
-        mine.append(vector)
-        for number, known in list(self._by_turn.items()):
-            if number > turn and any(float(vector @ other) > self._threshold for other in known):
-                self._again(number)
+    @property
+    def under_way(self) -> bool:
+        return self.task is not None and not self.task.done()
 
-    def forget(self, turn: int) -> None:
-        self._by_turn.pop(turn, None)
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def nearest(self, vector: Vector, own: tuple[Vector, ...]) -> float | None:
+        """As far as is known now, the guesses of earlier turns included; once those are committed, as it is."""
+        self.asked.append(vector)
+        if self._truth is not None:
+            return self._truth.plus(*own).nearest(vector)
+        earlier = [asked for number, guess in self._ahead.items() if number < self.number for asked in guess.asked]
+        nearest = self._index.history().plus(*earlier, *own).nearest(vector)
+        self._told.append((vector, own, nearest))
+        return nearest
+
+    def holds(self, truth: History) -> bool:
+        """Whether it was told nothing but the truth so far; it is from here on. Then the turn is what it comes to,
+        since a turn depends on earlier ones by these answers alone.
+        """
+        self._truth = truth
+        return all(truth.plus(*own).nearest(vector) == nearest for vector, own, nearest in self._told)
+
+    def misled(self, vector: Vector, threshold: float) -> bool:
+        """Whether a question of an earlier turn came too late for it: it passed one that is too much like it."""
+        passed = (mine for mine, _, nearest in self._told if nearest is None or nearest <= threshold)
+        return any(float(mine @ vector) > threshold for mine in passed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LikelyHistory:
-    """A `History` for a guess: it looks at what is known when it is asked, the guesses of earlier turns included."""
+    """The `History` that a guess is played with; `own` are the questions of its earlier attempts, and `tell` hears of
+    every question.
+    """
 
-    turn: int
-    index: NoveltyIndex
-    guessed: Guessed
+    guess: Guess
+    tell: Callable[[Guess, Vector], None]
     own: tuple[Vector, ...] = ()
 
     def plus(self, vector: Vector) -> "LikelyHistory":
-        return LikelyHistory(self.turn, self.index, self.guessed, (*self.own, vector))
+        return LikelyHistory(self.guess, self.tell, (*self.own, vector))
 
     def nearest(self, vector: Vector) -> float | None:
-        earlier = (*self.guessed.before(self.turn), *self.own)
-        self.guessed.add(self.turn, vector)
-        return self.index.history().plus(*earlier).nearest(vector)
+        self.tell(self.guess, vector)
+        return self.guess.nearest(vector, self.own)
 
 
 class Engine:
@@ -125,8 +153,7 @@ class Engine:
         self._kept = sum(record.kept for record in committed)
         self._index = NoveltyIndex()
         self._committed = committed
-        self._ahead: dict[int, asyncio.Task[TurnRecord | None]] = {}
-        self._guessed = Guessed(rules.config.novelty.question, self._guess_again)
+        self._ahead: dict[int, Guess] = {}
         self._held = self._failed = 0
         self._drain_at: int | None = None
 
@@ -167,40 +194,44 @@ class Engine:
         self._committed = []  # long runs: only the index is needed from here on
 
     async def _commit_next(self) -> None:
-        trace = TracedCalls(self._calls)
-        record = await run_turn(self._rules, self._turns, self._index.history(), trace)
+        record, trace = await self._next()
         used = list(trace.ids)
         await index_questions(self._rules, self._index, record, trace)
         self._ledger.commit_turn(self._run, record, used)
         self._turns += 1
         self._kept += record.kept
-        self._judge_guess(record)
+        self._ahead.pop(record.number, None)
         self._on_progress(Progress(record, self._turns, self._kept, self._config.target))
 
-    def _judge_guess(self, record: TurnRecord) -> None:
-        """Whether the guess held decides how far ahead the next ones are worth their calls."""
-        self._guessed.forget(record.number)
-        guess = self._ahead.pop(record.number, None)
-        if guess is None:
-            return
-        held = guess.done() and not guess.cancelled() and guess.result() == record
-        self._held, self._failed = self._held + held, self._failed + (not held)
-        if not guess.done():
+    async def _next(self) -> tuple[TurnRecord, TracedCalls]:
+        """The next turn as the true history has it, and the calls that it rests on."""
+        truth, guess = self._index.history(), self._ahead.get(self._turns)
+        if guess is not None and guess.task is not None:
+            held = guess.holds(truth)
+            self._held, self._failed = self._held + held, self._failed + (not held)
+            record = await guess.task if held else None
+            if record is not None:
+                return record, guess.trace
             guess.cancel()
+        trace = TracedCalls(self._calls)
+        return await run_turn(self._rules, self._turns, truth, trace), trace
 
     def _run_ahead(self) -> None:
-        """Keep turns under way, the committer's own among them: as many as were asked for and the endpoints can hold,
-        but no more than are likely needed, and the less deep the more guesses failed.
+        """Keep turns under way: enough for the requests that were asked for and that the endpoints can hold, but no
+        more than are likely needed, and the fewer the more guesses failed.
         """
         if self._drain_at is not None:
             return
         config = self._config
-        width = min(config.concurrency, max(2, self._capacity + self._capacity // 2))
+        requests = min(config.concurrency, max(2, self._capacity + self._capacity // 2))
+        self._calls.room.resize(requests)
+        if requests == 1:
+            return
         needed = math.ceil((config.target - self._kept) * (self._turns + 1) / (self._kept + 1))
         held = (self._held + 1) / (self._held + self._failed + 1)
-        deep = width if width == 1 else width * max(1, math.ceil(DEEPEST * held))
-        room = width - 1 - sum(not task.done() for number, task in self._ahead.items() if number != self._turns)
-        for number in range(self._turns + 1, min(self._turns + min(deep, needed), config.max_turns)):
+        deep = requests * max(1, math.ceil(DEEPEST * held))
+        room = min(deep, UNDER_WAY * requests) - sum(guess.under_way for guess in self._ahead.values())
+        for number in range(self._turns, min(self._turns + min(deep, needed), config.max_turns)):
             if room <= 0:
                 return
             if number not in self._ahead:
@@ -208,28 +239,28 @@ class Engine:
                 room -= 1
 
     def _start(self, number: int) -> None:
-        task = asyncio.create_task(self._guess(number))
-        task.add_done_callback(lambda done: None if done.cancelled() else self._run_ahead())
-        self._ahead[number] = task
+        guess = self._ahead[number] = Guess(number, self._index, self._ahead, self._calls)
+        guess.task = asyncio.create_task(self._guess(guess))
+        guess.task.add_done_callback(lambda done: None if done.cancelled() else self._run_ahead())
 
-    def _guess_again(self, number: int) -> None:
-        """An earlier turn asked nearly the same: the guess is played anew, from memory up to where it differs."""
-        if number in self._ahead and number > self._turns and self._drain_at is None:
-            self._ahead[number].cancel()
-            self._guessed.forget(number)
-            self._start(number)
+    def _heard(self, guess: Guess, vector: Vector) -> None:
+        """A guess asks. Later ones that it comes too late for are played anew, from memory up to where they differ."""
+        for later in list(self._ahead.values()):
+            if later.number > guess.number and later.misled(vector, self._config.novelty.question):
+                later.cancel()
+                self._start(later.number)
 
-    async def _guess(self, number: int) -> TurnRecord | None:
+    async def _guess(self, guess: Guess) -> TurnRecord | None:
         """Play a turn with what is known so far. Its failure is not the run's: the committer will meet it itself."""
         try:
-            history = LikelyHistory(number, self._index, self._guessed)
-            return await run_turn(self._rules, number, history, TracedCalls(self._calls))
+            return await run_turn(self._rules, guess.number, LikelyHistory(guess, self._heard), guess.trace)
         except NanofluxError:
             return None
 
     async def _stop(self) -> None:
         self._drain_at = self._turns
-        for task in self._ahead.values():
-            task.cancel()
-        await asyncio.gather(*self._ahead.values(), return_exceptions=True)
+        for guess in self._ahead.values():
+            guess.cancel()
+        tasks = [guess.task for guess in self._ahead.values() if guess.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._calls.close()

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
@@ -184,7 +185,12 @@ class Request(Generic[R]):
         return asdict(self)
 
     def key(self) -> str:
-        return digest({"kind": self.kind, **self.to_json()})
+        return _key(self)
+
+
+@lru_cache(maxsize=1024)  # a call's key is asked for several times from its first thought to its row
+def _key(request: Request[Any]) -> str:
+    return digest({"kind": request.kind, **request.to_json()})
 
 
 @dataclass(frozen=True, slots=True)

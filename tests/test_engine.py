@@ -22,6 +22,8 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import Reply, Request, derive_seed
 from nanoflux_local.transcript import OUTCOMES, TurnRecord
 
+REACHED = [outcome for outcome in OUTCOMES if outcome != "contaminated"]
+"""No evaluation items are imported here that a question could repeat."""
 Before = Callable[[Request[Any]], Awaitable[None]]
 HARD = {"seeds": {"min": 2}, "judge": {"strikes": 1}, "retries": {"parse": 0}}
 """Few strikes and no second question, so that every outcome occurs in a few dozen turns."""
@@ -114,14 +116,14 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> World:
 
     for seed in range(12):  # what happens depends on the wording of the prompts: take the first seed where all does
         world = asyncio.run(play(seed))
-        if all(world.summary()["funnel"].values()):
+        if all(map(world.summary()["funnel"].get, REACHED)):
             return world
     raise AssertionError("no run had every outcome")
 
 
 async def test_the_run_that_all_others_are_held_against_has_every_outcome(straight: World) -> None:
     funnel = straight.summary()["funnel"]
-    assert all(funnel[outcome] for outcome in OUTCOMES), funnel
+    assert all(funnel[outcome] for outcome in REACHED), funnel
     assert len(straight.asked) == len(set(straight.asked)) == straight.summary()["calls"]["made"]
     assert straight.summary()["calls"]["wasted"] == 0
 

@@ -19,7 +19,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
-SLOW = {"duelist-a": {"delay_s": 0.1}, "duelist-b": {"delay_s": 0.1}}
+SLOW = {"duelist-a": {"delay_s": 0.4}, "duelist-b": {"delay_s": 0.4}}
 
 
 @pytest.fixture

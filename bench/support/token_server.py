@@ -35,11 +35,12 @@ class TokenServer:
                 lines = head.decode().lower().split("\r\n")
                 length = next((int(line[15:]) for line in lines if line.startswith("content-length:")), 0)
                 body = await reader.readexactly(length)
-                reply = json.dumps(await self._answer(lines[0], body)).encode()
+                found = await self._answer(lines[0], body)
+                reply, status = json.dumps(found).encode(), b"200 OK" if found else b"404 Not Found"
                 writer.write(
-                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(reply)
+                    b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+                    % (status, len(reply), reply)
                 )
-                writer.write(reply)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -49,6 +50,8 @@ class TokenServer:
     async def _answer(self, line: str, body: bytes) -> dict[str, Any]:
         if line.startswith("get /stats"):
             return {"busy_s": self.busy_s, "requests": self.requests}
+        if not line.startswith("post "):
+            return {}
         asked = json.loads(body)
         messages = tuple(Message(entry["role"], entry["content"]) for entry in asked["messages"])
         sampling = Sampling(max_tokens=asked.get("max_tokens") or 512)

@@ -30,7 +30,7 @@ def command() -> None:
 @click.option("--examples", type=click.IntRange(1), help="Stop at this many kept examples [default: 200].")
 @click.option("--max-turns", type=click.IntRange(1), help="Stop at this many turns [default: 1000].")
 @click.option("--seed", type=click.IntRange(0), help="The run's seed [default: 0].")
-@click.option("--concurrency", type=click.IntRange(1, 1024), help="Turns under way at once; changes no result.")
+@click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests under way at once; changes no result.")
 @click.option(
     "--budget-usd", type=click.FloatRange(0), help="Pause before the calls could cost more dollars than this."
 )

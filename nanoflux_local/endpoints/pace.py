@@ -5,10 +5,10 @@ A fixed time limit makes a slow local server look broken, and a fixed width star
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from types import TracebackType
+from contextlib import asynccontextmanager
+
+from nanoflux_local.room import Room
 
 FIRST = 10.0
 """Before anything is measured, a reply may take this many times the shortest limit: weights may yet be loading."""
@@ -64,7 +64,7 @@ class Speed:
                 timeout.reschedule(min(timeout.when() or now, now + self.limit(most)))
 
 
-class Lane:
+class Lane(Room):
     """The way to one server: at most `limit` requests at once, which its answers move between 1 and `most`.
 
     Every answer widens it a little, a word that the server is busy halves it (additive increase, multiplicative
@@ -72,62 +72,21 @@ class Lane:
     """
 
     def __init__(self, most: int) -> None:
+        super().__init__(float(most))
         self.most = most
-        self.limit = float(most)
-        self.busy = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
         self._halved_at = self._quiet_until = 0.0
 
-    @property
-    def load(self) -> float:
-        """Requests that are under way or wait, by the width."""
-        return (self.busy + len(self._waiting)) / self.limit
-
     async def __aenter__(self) -> None:
-        if self.busy >= int(self.limit) or self._waiting:
-            await self._turn()
-        else:
-            self.busy += 1
+        await super().__aenter__()
         try:
             await asyncio.sleep(max(0.0, self._quiet_until - time.monotonic()))
         except BaseException:
             self._leave()
             raise
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._leave()
-
-    async def _turn(self) -> None:
-        """Wait for a place; whoever leaves gives it on, so that nobody overtakes."""
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(mine)
-        try:
-            await mine
-        except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():
-                self._leave()  # the place came in the same moment
-            else:
-                with suppress(ValueError):  # `_admit` has passed it over already
-                    self._waiting.remove(mine)
-            raise
-
-    def _leave(self) -> None:
-        self.busy -= 1
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._waiting and self.busy < int(self.limit):
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                self.busy += 1
-                waiting.set_result(None)
-
     def widen(self) -> None:
         """The server has room."""
-        self.limit = min(float(self.most), self.limit + 1.0 / self.limit)
-        self._admit()
+        self.resize(min(float(self.most), self.limit + 1.0 / self.limit))
 
     def halve(self, began: float, quiet_s: float = 0.0) -> None:
         """The server is busy, says a request that `began` then; nothing is sent for `quiet_s` seconds."""

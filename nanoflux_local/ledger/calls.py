@@ -1,6 +1,7 @@
 """Remembered calls: the only way out of a turn. A reply is committed under its request's hash before it is used."""
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, Protocol, TypeVar, cast
 from nanoflux_local.errors import ReplayMissError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import Reply, Request
+from nanoflux_local.room import Room
 
 R = TypeVar("R", bound=Reply)
 Answer = Callable[[Any], Awaitable[Reply]]
@@ -49,13 +51,15 @@ class Call(Protocol):
 class RememberedCalls:
     """Answers from the ledger, or asks once and remembers. Equal requests under way share one call.
 
-    `answers` maps a request's kind to what answers it; an empty mapping is a replay, where a miss is an error.
+    `answers` maps a request's kind to what answers it; an empty mapping is a replay, where a miss is an error. `room`
+    says how many are under way at once, from their sending until their replies are on disk.
     """
 
     def __init__(self, ledger: Ledger, run: str, answers: Mapping[str, Answer]) -> None:
         self._ledger = ledger
         self._run = run
         self._answers = answers
+        self.room = Room(math.inf)
         self._under_way: dict[str, asyncio.Task[tuple[int, Reply]]] = {}
         self._recent: OrderedDict[Request[Any], tuple[int, Reply]] = OrderedDict()
         self._waiting: list[tuple[Request[Any], Reply, str, asyncio.Future[tuple[int, Reply]]]] = []
@@ -93,9 +97,10 @@ class RememberedCalls:
                 f"the ledger does not remember a {request.kind} call that this run needs ({request.key()[:12]})",
                 "replay with the settings of the run, or resume it with its endpoints",
             )
-        if self._broken is not None:  # a reply that cannot be kept is not worth asking for
-            raise self._broken
-        return await self._commit(request, await answer(request))
+        async with self.room:
+            if self._broken is not None:  # a reply that cannot be kept is not worth asking for
+                raise self._broken
+            return await self._commit(request, await answer(request))
 
     async def _commit(self, request: Request[Any], reply: Reply) -> tuple[int, Reply]:
         """Wait until the reply is on disk. Replies that came at the same time share one transaction: what a commit

@@ -173,7 +173,7 @@ class Ledger:
         row = connection.execute(
             "INSERT OR IGNORE INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens,"
             " completion_tokens, usd, seconds, at, role) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
-            (digest({"kind": request.kind, **asked}), request.kind, asked["endpoint"]["model"], run,
+            (request.key(), request.kind, asked["endpoint"]["model"], run,
              canonical_json(asked), text, hashlib.sha256(text.encode()).hexdigest(), spent["prompt_tokens"],
              spent["completion_tokens"], spent["usd"], spent["seconds"], at, role),
         ).fetchone()  # fmt: skip
