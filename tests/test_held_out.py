@@ -11,6 +11,7 @@ import pytest
 
 from nanoflux_local import binding, runs
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
+from nanoflux_local.errors import NothingMatchedError, RefusedError
 from nanoflux_local.held_out import GRAM, HeldOut, grams
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -169,3 +170,32 @@ def test_an_excerpt_carries_what_a_run_was_held_out_from(leaking: tuple[Home, di
     write_excerpt(home.ledger, tmp_path / "excerpt.db", [run], [])
     with LedgerView(tmp_path / "excerpt.db") as view:
         assert [entry["name"] for entry in view.datasets()] == ["genomebench", "medqa"]
+
+
+def test_medicine_draws_on_what_is_here_and_says_what_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = Home(tmp_path).prepare()
+    with pytest.raises(NothingMatchedError, match="'medqa' has no train items"):
+        asyncio.run(runs.start(home, binding.resolve("multimedqa", "scripted", {}, home)))
+    for name in ("pubmedqa", "liveqa"):
+        seeds = [(Seed(f"{name}-{n}", name, f"Is {name} {n} so?", "A"), "train") for n in range(12)]
+        _import(home, name, [*seeds, (Seed(f"{name}-t", name, f"What else of {name}?", "B"), "test")])
+    config = binding.resolve("multimedqa", "scripted", {}, home)
+    assert config.datasets == ("pubmedqa", "liveqa") and config.held_out == ("pubmedqa", "liveqa")
+    assert "no seeds come from medqa, medmcqa, mmlu, medicationqa, healthsearchqa" in caplog.text
+    fork = binding.derived(config, {"seed": 3}, home)
+    _import(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "train")])
+    assert fork.datasets == config.datasets, "what is imported later changes neither a run nor its forks"
+    assert binding.resolve("multimedqa", "scripted", {}, home).datasets == ("medqa", "pubmedqa", "liveqa")
+
+
+def test_a_run_does_not_go_on_with_another_domain(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    (tmp_path / "domains").mkdir()
+    file = tmp_path / "domains" / "mine.toml"
+    file.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\n')
+    run = asyncio.run(runs.start(home, binding.resolve("mine", "scripted", {"max_turns": 2}, home)))
+    file.write_text('extends = "starter-genetics"\nfocus = "Ask for the effect."\n')
+    with pytest.raises(RefusedError, match="the domain 'mine' is not as it was"):
+        asyncio.run(runs.carry_on(home, run))
+    file.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\nconfidence = 0.95\n')
+    asyncio.run(runs.carry_on(home, run))  # which a run's own configuration holds

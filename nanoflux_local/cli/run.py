@@ -21,7 +21,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--domain", help="starter, gsmhard, starter-genetics, starter-medicine.")
+@click.option("--domain", help="One of `nanoflux domains list`, your own among them.")
 @click.option("--profile", help="Which endpoints play: a name or a .toml file [default: embedded].")
 @click.option(
     "--fork", metavar="RUN", help="Begin with RUN's settings instead, and reuse every call that still applies."

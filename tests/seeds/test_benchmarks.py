@@ -1,6 +1,7 @@
 """Every benchmark in its official layout, with the counts of its source, and in the hub's, as the same items."""
 
 import json
+import random
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,8 +11,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from nanoflux_local.errors import DataError, UsageError
+from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.seeds.importers import content_hash, file_split, hashed_split, read_benchmark, restated, stem
+from nanoflux_local.seeds.source import Items
+from nanoflux_local.transcript import Seed
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 OFFICIAL: dict[str, tuple[tuple[str, ...], int, dict[str, int]]] = {
@@ -197,6 +200,25 @@ def test_medmcqas_two_ways_of_counting_are_told_apart(tmp_path):
         answers("dev.json", 0, 4)
     with pytest.raises(DataError, match="carries no answers"):
         answers("test.json", -1)
+
+
+def test_several_benchmarks_give_about_as_many_seeds_each():
+    """However large one of them is (MedMCQA has eighteen times MedQA's items), and while each has any left."""
+    pools = {"large": 500, "middle": 50, "small": 2}
+    items = [Seed(f"{name}-{number}", name, "Q?", "1") for name, count in pools.items() for number in range(count)]
+    source, rng = Items(items), random.Random(0)
+    for count in (1, 2, 3, 7, 12):
+        drawn = source.draw(count, rng)
+        assert len({seed.id for seed in drawn}) == count
+        shares = Counter(seed.dataset for seed in drawn)
+        assert shares["small"] <= 2 and shares["small"] >= min(2, count // 3)
+        assert abs(shares["large"] - shares["middle"]) <= 1
+    first = Counter(source.draw(1, rng)[0].dataset for _ in range(600))
+    assert all(count == pytest.approx(200, abs=60) for count in first.values())
+    assert len({seed.id for seed in source.draw(552, rng)}) == 552
+    with pytest.raises(NothingMatchedError, match="asks for 553 seeds, but there are only 552"):
+        source.draw(553, rng)
+    assert [seed.id for seed in source.draw(9, random.Random(3))] == [s.id for s in source.draw(9, random.Random(3))]
 
 
 def test_bad_rows_are_skipped_and_counted_when_asked(tmp_path):
