@@ -47,6 +47,7 @@ class Kind:
 RUN = Kind("run", "runs", "config", "run")
 TRAINING = Kind("training", "trainings", "settings", "trainings")
 SERIES = Kind("series", "series", "settings", "rounds")
+EXPERIMENT = Kind("experiment", "experiments", "plan", "experiment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ def watched(ledger: Path, job: int, work: Work, on_wish: Callable[[Wish], None])
 
 def at_work(home: Home, view: LedgerView) -> list[Work]:
     """Everything that a process is working on just now."""
-    kinds = {kind.name: kind for kind in (RUN, TRAINING, SERIES)}
+    kinds = {kind.name: kind for kind in (RUN, TRAINING, SERIES, EXPERIMENT)}
     rows = view.rows("SELECT DISTINCT kind, subject FROM jobs WHERE state = 'running'")
     found = [Work(kinds[row["kind"]], row["subject"]) for row in rows if row["kind"] in kinds]
     return [work for work in found if is_worked_on(home, work)]

@@ -42,7 +42,8 @@ COMMANDS = [
     ("trainings",), ("trainings", "list"), ("trainings", "show"), ("trainings", "pause"), ("trainings", "stop"),
     ("trainings", "resume"),
     ("adapters",), ("adapters", "list"), ("adapters", "show"), ("adapters", "merge"), ("adapters", "export"), ("eval",),
-    ("compare",), ("report",), ("ledger",), ("ledger", "show"), ("ledger", "compact"), ("ledger", "backup"),
+    ("compare",), ("experiment",), ("experiment", "list"), ("experiment", "run"), ("experiment", "show"),
+    ("experiment", "stop"), ("report",), ("ledger",), ("ledger", "show"), ("ledger", "compact"), ("ledger", "backup"),
     ("bundle",), ("bundle", "create"), ("bundle", "verify"), ("bundle", "install"),
     ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
 ]  # fmt: skip

@@ -27,6 +27,7 @@ NOUNS = {
     "adapters": ("adapters", "Trained adapters, by content hash."),
     "eval": ("evaluate", "Evaluate a model, with or without an adapter."),
     "compare": ("compare", "Paired tests between evaluations of the same items."),
+    "experiment": ("experiment", "The paper's tables and ablations as grids: list, run, show, stop."),
     "report": ("report", "An HTML report of a run."),
     "bundle": ("bundle", "Carry everything into a lab without internet, and its work out: create, verify, install."),
     "ledger": ("ledger", "The file that remembers everything: show, compact, backup."),

@@ -1,0 +1,55 @@
+"""What a condition cost: the FLOPs of its training and, apart from them, of the generation that made its examples.
+
+Training is counted by `train` (6·N·D and measured). Generation is 2·N tokens for every token that a local model read or
+wrote (Kaplan et al. 2020, §2.1): a forward pass alone, attention left out, as 6·N·D leaves it out. Of a model whose
+size is not known here, and of hosted ones, tokens and dollars are told and no FLOPs are made up.
+"""
+
+from contextlib import suppress
+from typing import Any
+
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.train.flops import parameters
+from nanoflux_models.errors import ModelsError
+from nanoflux_models.weights import weights_dir
+
+
+def generation_cost(home: Home, view: LedgerView, run: str) -> dict[str, Any]:
+    """Tokens, FLOPs, dollars and seconds of a run's calls to chat models; `unknown` names models of no known size."""
+    found: dict[str, Any] = {"tokens": 0, "flops": 0.0, "usd": 0.0, "unknown": []}
+    rows = view.rows(
+        "SELECT model, sum(prompt_tokens + completion_tokens) AS tokens, sum(usd) AS usd FROM calls"
+        " WHERE run = ? AND kind = 'chat' GROUP BY model ORDER BY model",
+        run,
+    )
+    for row in rows:
+        size = _parameters(home, row["model"])
+        found["tokens"] += row["tokens"]
+        found["usd"] += row["usd"]
+        if size:
+            found["flops"] += 2.0 * size * row["tokens"]
+        else:
+            found["unknown"].append(row["model"])
+    summary = view.find_run(run)
+    return {"run": run, **found, "seconds": summary["seconds"]}
+
+
+def _parameters(home: Home, model: str) -> int:
+    """The model's number of weights, 0 where it is not installed here."""
+    with suppress(ModelsError, OSError):
+        return parameters(weights_dir(model, home.root))
+    return 0
+
+
+def times_less(whole: dict[str, Any] | None, small: dict[str, Any] | None) -> dict[str, float] | None:
+    """How many times less compute `small` took than `whole` (entries of `results`), training alone and with generation;
+    None where one of them was not trained. With generation there is no figure where a model's size is not known.
+    """
+    if not whole or not small or not whole.get("flops") or not small.get("flops"):
+        return None
+    found = {f"training_{way}": whole["flops"][way] / small["flops"][way] for way in ("6nd", "measured")}
+    made = small.get("generation")
+    if made and not made["unknown"]:
+        found["with_generation"] = whole["flops"]["6nd"] / (small["flops"]["6nd"] + made["flops"])
+    return found

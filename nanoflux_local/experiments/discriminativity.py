@@ -1,0 +1,127 @@
+"""Example discriminativity (paper §5): how far right and wrong solutions to the same questions lie apart.
+
+Right ones are the references; wrong ones are what a model answered and a machine marked as wrong. The distance is one
+minus the cosine, between the two clusters' centres as the paper has it, and beside it between each question's own pair:
+centres move apart by what the questions are about, pairs do not.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nanoflux_local import binding
+from nanoflux_local.config import EndpointConfig, validated
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.evaluate.statistics import CONFIDENCE
+from nanoflux_local.experiments.grid import Condition, Plan
+from nanoflux_local.experiments.rows import train_items
+from nanoflux_local.ledger.calls import RememberedCalls
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import EmbedRequest, derive_seed
+from nanoflux_local.roles.sections import Unparsed, read_sections
+
+Matrix = npt.NDArray[np.float64]
+RESAMPLES = 2000
+LEAST = 4
+"""Pairs below which two centres say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solutions:
+    """One question's right and wrong solution."""
+
+    right: str
+    wrong: str
+
+
+def measured(home: Home, plan: Plan, condition: Condition, run: str) -> dict[str, Any]:
+    """Both distances of a condition's solutions, with bootstrap intervals over questions.
+
+    Raises:
+        NothingMatchedError: there are too few wrong solutions.
+    """
+    pairs = of_run(home, run) if condition.source == "run" else asyncio.run(_of_benchmark(home, plan, run))
+    if len(pairs) < LEAST:
+        raise NothingMatchedError(f"{len(pairs)} wrong solutions are too few to measure", "generate or ask more")
+    right, wrong = asyncio.run(_embedded(home, plan, pairs))
+    return {"pairs": len(pairs), **distances(right, wrong)}
+
+
+def of_run(home: Home, run: str) -> list[Solutions]:
+    """The attacker's validated solution and the defender's failed one, of each example that was kept for that."""
+    with LedgerView(home.ledger) as view:
+        last = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
+    return [Solutions(a.attack.solution, a.defence.solution) for a in last if a.attack and a.defence]
+
+
+async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
+    """As many train items as the run has such examples, drawn at random among those that the base model fails."""
+    domain = load_domain(plan.scale.domain, home.root)
+    items, _ = train_items(home, plan, domain)
+    wanted = len(of_run(home, run))
+    drawn = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * wanted))
+    endpoint = binding.local_endpoint(plan.scale.base, "", home)
+    try:
+        asked = make_plan(endpoint.identity, drawn[0].dataset, "train", drawn, 1, 0.0, root=home.root)
+        with Ledger(home.ledger) as ledger:
+            await evaluate(ledger, endpoint, asked)
+    finally:
+        await endpoint.close()
+    references = {item.id: item.solution for item in drawn}
+    with LedgerView(home.ledger) as view:
+        rows = view.rows(
+            "SELECT item, calls.reply FROM evaluation_items JOIN calls ON calls.id = call"
+            " WHERE evaluation = ? AND verdict = 'wrong' ORDER BY item",
+            asked.id,
+        )
+        found = [(row["item"], read_sections(json.loads(row["reply"])["text"], ("SOLUTION",))) for row in rows]
+    read = [Solutions(references[item], told["SOLUTION"]) for item, told in found if not isinstance(told, Unparsed)]
+    return read[:wanted]
+
+
+async def _embedded(home: Home, plan: Plan, pairs: Sequence[Solutions]) -> tuple[Matrix, Matrix]:
+    """Unit vectors of the right and of the wrong solutions, each of shape (pairs, dimensions)."""
+    profile = binding.load_profile(plan.scale.profile)
+    name = profile["embedder"]
+    embedder = binding.build_embedder(validated(EndpointConfig, profile["endpoints"][name], f"endpoints.{name}"), home)
+    try:
+        with Ledger(home.ledger) as ledger:
+            calls = RememberedCalls(ledger, plan.id, {"embed": embedder.embed})
+            texts = [text for pair in pairs for text in (pair.right, pair.wrong)]
+            asked = [calls.ask(EmbedRequest(embedder.identity, text)) for text in texts]
+            vectors = np.array([reply.vector for _, reply in await asyncio.gather(*asked)], dtype=np.float64)
+            await calls.close()
+    finally:
+        await embedder.close()
+    return vectors[::2], vectors[1::2]
+
+
+def distances(right: Matrix, wrong: Matrix) -> dict[str, Any]:
+    """Distance of the centres and mean distance of the pairs, each with a 95% percentile bootstrap over the pairs."""
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(right), (RESAMPLES, len(right)))
+    apart = 1 - np.sum(right * wrong, axis=1)
+    centres = [_between(right[draw].mean(axis=0), wrong[draw].mean(axis=0)) for draw in draws]
+    return {
+        "centres": {"distance": _between(right.mean(axis=0), wrong.mean(axis=0)), "ci95": _interval(centres)},
+        "each": {"distance": float(apart.mean()), "ci95": _interval(apart[draws].mean(axis=1))},
+    }
+
+
+def _between(one: Matrix, other: Matrix) -> float:
+    return float(1 - one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+
+
+def _interval(values: Sequence[float] | Matrix) -> list[float]:
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return [float(low), float(high)]

@@ -1,0 +1,189 @@
+"""An experiment's life: written down whole, done cell by cell, gone on with after a kill.
+
+One process leads it at a time.
+
+A cell that cannot be met with what is here (too few examples of a level) is left out with its reason, and the others
+are done; a cell that failed is done again the next time.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
+from nanoflux_local.experiments.cells import OnStep, do_cell, result_of
+from nanoflux_local.experiments.grid import GENERATE, Cell, Plan
+from nanoflux_local.jobs import EXPERIMENT, Wish, Work, boot_id, status_of, watched, with_worker, working_on
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+OnCell = Callable[[Cell, str], None]
+"""Told of each cell as it begins and ends: its status."""
+
+
+class Workers(Protocol):
+    """Does cells, perhaps elsewhere and several at once, and yields each with its result or its error."""
+
+    def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]: ...
+
+
+class Here:
+    """One cell after another in this process."""
+
+    def __init__(self, home: Home, on_step: OnStep = lambda *_: None, begun: OnCell = lambda *_: None) -> None:
+        self._home, self._on_step, self._begun = home, on_step, begun
+
+    def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
+        for cell in cells:
+            self._begun(cell, "running")
+            try:
+                yield cell, do_cell(self._home, plan, cell, self._on_step)
+            except Exception as error:  # noqa: BLE001 - whoever asked for the cell sorts it
+                yield cell, error
+
+
+def create(home: Home, plan: Plan) -> str:
+    """Write an experiment down, and return its id; one that is there already stays as it is."""
+    with Ledger(home.ledger) as ledger:
+        ledger.create_experiment(plan.id, plan.name, plan.scale_name, plan.model_dump(mode="json"))
+    return plan.id
+
+
+def carry_on(home: Home, experiment: str, workers: Workers, on_cell: OnCell = lambda *_: None) -> None:
+    """Do every cell that is not done, runs first.
+
+    Raises:
+        RefusedError: another process works on it.
+        NanofluxError: cells failed; the others are done, and the same again goes on with these.
+    """
+    work = Work(EXPERIMENT, experiment)
+    with working_on(home, work), Ledger(home.ledger) as ledger:
+        ledger.bury_jobs(EXPERIMENT.name, EXPERIMENT.table, experiment)
+        _Led(home, ledger, experiment, workers, on_cell).play(work)
+
+
+class _Led:
+    """One experiment while this process leads it."""
+
+    def __init__(self, home: Home, ledger: Ledger, experiment: str, workers: Workers, on_cell: OnCell) -> None:
+        self.home, self.ledger, self.id = home, ledger, experiment
+        self.workers, self.on_cell = workers, on_cell
+        self.plan = plan_of(home, experiment)
+        self.wished: list[Wish] = []
+        self.failed: list[str] = []
+
+    def play(self, work: Work) -> None:
+        job = self.ledger.start_job(EXPERIMENT.name, self.id, os.getpid(), boot_id())
+        self.ledger.set_status(EXPERIMENT.table, self.id, "running")
+        status, message, began = "interrupted", "", time.monotonic()
+        try:
+            with watched(self.home.ledger, job, work, self._wish):
+                self._do([cell for cell in self._left() if cell.condition == GENERATE])
+                if not self.failed:  # whatever takes a run's examples needs the whole run
+                    self._do([cell for cell in self._left() if cell.condition != GENERATE])
+            status = status_of(self.wished[-1]) if self.wished else "failed" if self.failed else "done"
+            message = "; ".join(self.failed)
+        except NanofluxError as error:
+            status, message = "failed", error.message
+            raise
+        finally:
+            self.ledger.set_status(EXPERIMENT.table, self.id, status, message, time.monotonic() - began)
+            self.ledger.finish_job(job, status, message)
+        if self.failed:
+            fix = "mend what they name; the same command goes on with them"
+            raise NanofluxError(f"{len(self.failed)} cells failed: {message}", fix)
+
+    def _left(self) -> list[Cell]:
+        done = {row[0] for row in self.ledger.rows(
+            "SELECT id FROM cells WHERE experiment = ? AND status = 'done'", self.id
+        )}  # fmt: skip
+        return [cell for cell in self.plan.cells if cell.id not in done]
+
+    def _do(self, cells: Sequence[Cell]) -> None:
+        for cell in cells:
+            self.ledger.set_cell(self.id, cell.id, "waiting")
+        for cell, outcome in self.workers.do(self.plan, cells) if cells and not self.wished else ():
+            self._write(cell, outcome)
+            if self.wished:
+                return
+
+    def _write(self, cell: Cell, outcome: dict[str, Any] | Exception) -> None:
+        result = outcome if isinstance(outcome, dict) else {}
+        status, message = _outcome(cell, outcome)
+        if status == "failed":
+            self.failed.append(f"{cell.id}: {message.splitlines()[0]}")
+        self.ledger.set_cell(self.id, cell.id, status, message, result)
+        self.on_cell(cell, status)
+
+    def _wish(self, wish: Wish) -> None:
+        if wish:
+            self.wished.append(wish)
+
+
+def _outcome(cell: Cell, outcome: dict[str, Any] | Exception) -> tuple[str, str]:
+    """(status, message) of a cell. What has no message for people is a defect, and is raised."""
+    if isinstance(outcome, dict):
+        return "done", ""
+    if isinstance(outcome, NothingMatchedError | RefusedError) and cell.condition != GENERATE:
+        return "left out", outcome.message
+    message = getattr(outcome, "message", None)
+    if isinstance(message, str):
+        return "failed", message
+    if isinstance(outcome, OSError):
+        return "failed", str(outcome)
+    raise outcome
+
+
+def plan_of(home: Home, experiment: str) -> Plan:
+    """The plan that an experiment was written down with.
+
+    Raises:
+        NothingMatchedError: there is no such experiment.
+    """
+    with LedgerView(home.ledger) as view:
+        return Plan.model_validate_json(find(view, experiment)["plan"])
+
+
+def find(view: LedgerView, name: str) -> dict[str, Any]:
+    """An experiment by its id, the beginning of its id, or the newest of a grid's name.
+
+    Raises:
+        NothingMatchedError: there is none.
+    """
+    sql = "SELECT * FROM experiments WHERE id = ? OR name = ? OR substr(id, 1, ?) = ? ORDER BY id = ? DESC, rowid DESC"
+    row = view.row(sql, name, name, len(name), name, name)
+    if row is None:
+        raise NothingMatchedError(f"there is no experiment {name!r} here", "see `nanoflux experiment list`")
+    return dict(row)
+
+
+def cells_of(view: LedgerView, experiment: str) -> dict[str, dict[str, Any]]:
+    """The cells of an experiment in order, by id: condition, seed, status, message and what came of each."""
+    rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment)
+    return {row["id"]: {"condition": row["condition"], "seed": row["seed"], **result_of(row)} for row in rows}
+
+
+def list_experiments(home: Home) -> list[dict[str, Any]]:
+    """All experiments, newest first."""
+    with LedgerView(home.ledger) as view:
+        return [_summary(home, view, dict(row)) for row in view.rows("SELECT * FROM experiments ORDER BY rowid DESC")]
+
+
+def _summary(home: Home, view: LedgerView, row: dict[str, Any]) -> dict[str, Any]:
+    states = [cell["status"] for cell in cells_of(view, row["id"]).values()]
+    found = {key: row[key] for key in ("name", "scale", "status", "message", "created_at")}
+    found = {"experiment": row["id"], **found, "seconds": round(row["seconds"], 3)}
+    found["cells"] = {state: states.count(state) for state in dict.fromkeys(states)}
+    return with_worker(home, view, Work(EXPERIMENT, row["id"]), found)
+
+
+def summary(home: Home, name: str) -> dict[str, Any]:
+    """One experiment as `list_experiments` has it.
+
+    Raises:
+        NothingMatchedError: there is none of that name.
+    """
+    with LedgerView(home.ledger) as view:
+        return _summary(home, view, find(view, name))

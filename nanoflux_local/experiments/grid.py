@@ -1,0 +1,230 @@
+"""A grid: what an experiment compares, declared in a TOML file, and the plan that one scale of it comes to.
+
+Owns the names, ranges and defaults of grids, and how a grid becomes cells. A plan is whole: with it and the ledger the
+experiment can be done again. Runs nothing.
+"""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from nanoflux_local.config import Strict, read_toml, validated
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.records import digest
+
+Source = Literal["none", "benchmark", "run", "endpoint"]
+Kind = Literal["train", "judge", "discriminativity"]
+Scaled = Literal["", "sizes", "seed_counts", "levels"]
+Size = int | Literal["all", "run", "least"]
+GENERATE = "generate"
+"""The condition of the cells that make a run; they come before all others."""
+
+
+class Condition(Strict):
+    """One row of the table. `source` is where its training rows come from: nowhere (the base model), the benchmark's
+    train split, or the run; "endpoint" evaluates another model instead. `size` rows are drawn by the training's seed:
+    a number, "all", as many as the "run" kept, or as many as the rarest quality level has ("least").
+
+    `each` repeats the condition for every value of the scale's list of that name, with "{value}" in `name` and `title`.
+    `benchmark` rows of the scale's `full` at most. `code_check` belongs to experiments on the judge.
+    """
+
+    name: str = Field(min_length=1)
+    title: str = ""
+    source: Source = "none"
+    each: Scaled = ""
+    size: Size = "all"
+    level: int = Field(default=0, ge=0, le=5)
+    seed_count: int = Field(default=0, ge=0)
+    code_check: bool = False
+
+
+class Frontier(Strict):
+    """The reference model: an endpoint of a profile."""
+
+    profile: str
+    endpoint: str
+
+
+class Scale(Strict):
+    """What a grid costs: models, data, sizes, seeds.
+
+    `run` are settings of the generation, `train` of the trainings. `test` are the benchmarks whose test items are
+    asked, `dev` those whose dev items choose between conditions where the grid chooses; `limit` items of each at most
+    (0: all). Rows of the benchmark are train items of `benchmark`, or of the domain where it is empty; `full` bounds
+    them where a condition takes all (0: none).
+    """
+
+    base: str
+    domain: str
+    profile: str = "embedded"
+    examples: int = Field(default=200, ge=1)
+    run: dict[str, Any] = Field(default={})
+    train: dict[str, Any] = Field(default={})
+    train_seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
+    test: tuple[str, ...] = Field(min_length=1)
+    dev: tuple[str, ...] = ()
+    benchmark: tuple[str, ...] = ()
+    limit: int = Field(default=0, ge=0)
+    runs: int = Field(default=1, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    full: int = Field(default=0, ge=0)
+    sizes: tuple[int, ...] = ()
+    seed_counts: tuple[int, ...] = ()
+    levels: tuple[int, ...] = (1, 2, 3, 4, 5)
+    frontier: Frontier | None = None
+
+    @model_validator(mode="after")
+    def _repeats_differ(self) -> "Scale":
+        if self.runs > 1 and self.temperature == 0:
+            raise ValueError("greedy replies are the same in every run: give a temperature, or one run")
+        return self
+
+
+class Grid(Strict):
+    """One experiment: its question, its conditions, and the pairs that answer it (b minus a).
+
+    `paper` names the paper's figures that stand beside it. `select` lets dev accuracy choose among the conditions that
+    come of an `each`.
+    """
+
+    title: str
+    question: str
+    kind: Kind = "train"
+    paper: str = ""
+    select: bool = False
+    conditions: tuple[Condition, ...] = Field(min_length=1)
+    compare: tuple[tuple[str, str], ...] = ()
+    scales: dict[str, Scale] = Field(min_length=1)
+
+
+class Cell(Strict):
+    """One thing to do: a condition under one training seed."""
+
+    id: str
+    condition: str
+    seed: int = 0
+
+
+class Plan(Strict):
+    """A grid at one scale, its conditions spelled out. `run` is the run to take examples from, or "" to make one."""
+
+    name: str
+    scale_name: str
+    grid: Grid
+    scale: Scale
+    conditions: tuple[Condition, ...]
+    cells: tuple[Cell, ...]
+    run: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.scale_name}-{digest(self.model_dump(mode='json'))[:8]}"
+
+    def condition(self, name: str) -> Condition:
+        return next(condition for condition in self.conditions if condition.name == name)
+
+    @property
+    def compared(self) -> list[tuple[str, str]]:
+        """The declared pairs of which both conditions are there; "{value}" stands for each value in turn."""
+        names = {condition.name for condition in self.conditions}
+        pairs = [
+            (one.replace("{value}", value), other.replace("{value}", value))
+            for one, other in self.grid.compare
+            for value in (self._values() if "{value}" in one + other else [""])
+        ]
+        return [pair for pair in dict.fromkeys(pairs) if set(pair) <= names]
+
+    def _values(self) -> list[str]:
+        values = (*self.scale.sizes, *self.scale.seed_counts, *self.scale.levels)
+        return list(dict.fromkeys(str(value) for value in values))
+
+
+def grids() -> list[str]:
+    """The names of the grids that ship."""
+    folder = resources.files(__package__) / "grids"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_grid(name: str) -> tuple[str, Grid]:
+    """A grid that ships, by name, or any other by its path; with the name that its experiments get.
+
+    Raises:
+        ConfigError: there is no such grid, or it is not valid.
+    """
+    if name in grids():
+        path = Path(str(resources.files(__package__) / "grids" / f"{name}.toml"))
+    elif name.endswith(".toml"):
+        path = Path(name)
+    else:
+        raise ConfigError(
+            f"there is no experiment {name!r}", f"choose one of: {', '.join(grids())}, or name a .toml file"
+        )
+    values = read_toml(path)
+    return path.stem, validated(Grid, values, str(path))
+
+
+def make_plan(name: str, scale_name: str, run: str = "") -> Plan:
+    """The plan of a grid at one of its scales.
+
+    Raises:
+        ConfigError: there is no such grid or scale, or two conditions have one name.
+    """
+    title, grid = load_grid(name)
+    if scale_name not in grid.scales:
+        raise ConfigError(f"{title} has no scale {scale_name!r}", f"its scales: {', '.join(grid.scales)}")
+    scale = grid.scales[scale_name]
+    conditions = [found for condition in grid.conditions for found in _spelled_out(condition, scale)]
+    conditions = [found for found in conditions if found.source != "endpoint" or scale.frontier]
+    names = [condition.name for condition in conditions]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"{title}: two conditions have one name", "put {value} into the names of conditions with each"
+        )
+    cells = [*_generations(conditions, run), *(cell for found in conditions for cell in _cells(found, grid, scale))]
+    return Plan(
+        name=title,
+        scale_name=scale_name,
+        grid=grid,
+        scale=scale,
+        conditions=tuple(conditions),
+        cells=tuple(cells),
+        run=run,
+    )
+
+
+def _spelled_out(condition: Condition, scale: Scale) -> list[Condition]:
+    """The condition, or one for each value of the list that it names."""
+    if not condition.each:
+        return [condition]
+    field = {"sizes": "size", "seed_counts": "seed_count", "levels": "level"}[condition.each]
+    return [
+        condition.model_copy(
+            update={
+                "name": condition.name.replace("{value}", str(value)),
+                "title": condition.title.replace("{value}", str(value)),
+                field: value,
+            }
+        )
+        for value in getattr(scale, condition.each)
+    ]
+
+
+def _generations(conditions: list[Condition], run: str) -> list[Cell]:
+    """The runs that have to be made: one, and one for each fixed number of seed questions."""
+    counts = sorted(
+        {found.seed_count for found in conditions if found.source == "run" or found.size in ("run", "least")}
+    )
+    return [
+        Cell(id=f"{GENERATE}-{count}" if count else GENERATE, condition=GENERATE, seed=count)
+        for count in counts
+        if count or not run
+    ]
+
+
+def _cells(condition: Condition, grid: Grid, scale: Scale) -> list[Cell]:
+    """One cell for each training seed; what is not trained needs one alone."""
+    seeds = scale.train_seeds if grid.kind == "train" and condition.source in ("run", "benchmark") else (0,)
+    return [Cell(id=f"{condition.name}-{seed}", condition=condition.name, seed=seed) for seed in seeds]

@@ -1,0 +1,156 @@
+"""An experiment from its grid to its table: killed and gone on with, left out where it cannot be met, honest on dev."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.errors import NanofluxError, NothingMatchedError
+from nanoflux_local.experiments import cells
+from nanoflux_local.experiments.experiment import Here, carry_on, cells_of, create, find, list_experiments
+from nanoflux_local.experiments.grid import Plan, make_plan
+from nanoflux_local.experiments.results import results
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.seeds.benchmarks import easy_items
+
+
+def killed_after(home: Home, grid: Path, line: str) -> None:
+    """Begin the experiment in a process of its own, and kill it once it has said `line`."""
+    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "experiment", "run", str(grid)]
+    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert worker.stderr is not None
+    said = []
+    for text in worker.stderr:
+        said.append(text)
+        if line in text:
+            worker.send_signal(signal.SIGKILL)
+            break
+    worker.communicate(timeout=300)
+    assert worker.returncode == -signal.SIGKILL, "".join(said)
+
+
+@pytest.fixture(scope="module")
+def plan(grid_file: Path) -> Plan:
+    return make_plan(str(grid_file), "tiny")
+
+
+@pytest.fixture(scope="module")
+def killed(new_lab, grid_file: Path, plan: Plan) -> tuple[Home, dict[str, str]]:
+    """An experiment that was killed in the middle and then done to its end; when each cell was done before the kill."""
+    home = new_lab()
+    killed_after(home, grid_file, "random-1: running")
+    with LedgerView(home.ledger) as view:
+        rows = view.rows("SELECT id, at FROM cells WHERE experiment = ? AND status = 'done'", plan.id)
+        before = {row["id"]: row["at"] for row in rows}
+    carry_on(home, create(home, plan), Here(home))
+    return home, before
+
+
+def test_what_was_done_before_the_kill_is_not_done_again(killed, plan: Plan) -> None:
+    home, before = killed
+    assert {"generate", "base-0", "random-0"} <= before.keys() and "run-0" not in before
+    with LedgerView(home.ledger) as view:
+        after = {row["id"]: row["at"] for row in view.rows("SELECT id, at FROM cells WHERE experiment = ?", plan.id)}
+        assert {cell: after[cell] for cell in before} == before
+        runs = view.row("SELECT count(*) AS n FROM runs")
+        assert runs is not None and runs["n"] == 1
+        assert find(view, "small")["status"] == "done"
+
+
+def test_the_table_has_every_condition_with_intervals_and_paired_tests(killed) -> None:
+    home, _ = killed
+    found = results(home, "small")
+    by_name = {entry["condition"]: entry for entry in found["conditions"]}
+    assert set(by_name) == {"base", "random", "run", "run-2", "run-99"}
+    for name in ("base", "random", "run", "run-2"):
+        accuracy = by_name[name]["test"]["starter-easy"]
+        assert accuracy["n"] == 3 and accuracy["ci95"][0] <= accuracy["mean"] <= accuracy["ci95"][1]
+    assert by_name["run"]["seeds"] == [0, 1] and by_name["base"]["seeds"] == [0]
+    assert by_name["run"]["rows"] == by_name["random"]["rows"] == 3, "the control has equally many examples"
+    assert by_name["run-2"]["rows"] == 2
+    pairs = {(pair["a"], pair["b"]) for pair in found["pairs"]}
+    assert pairs == {("base", "run"), ("random", "run")}
+    assert all(
+        {"mcnemar_p", "holm_p", "bootstrap_p", "ci95", "minimum_detectable"} <= pair.keys() for pair in found["pairs"]
+    )
+    assert found["cells_left"] == []
+
+
+def test_what_cannot_be_met_is_left_out_with_its_reason(killed) -> None:
+    home, _ = killed
+    left_out = results(home, "small")["left_out"]
+    assert set(left_out) == {"run-99-0", "run-99-1"}
+    assert all("99 examples are asked for and 3" in reason for reason in left_out.values())
+
+
+def test_dev_chooses_and_test_only_reports(killed) -> None:
+    home, _ = killed
+    chosen = results(home, "small")["chosen"]
+    assert chosen["condition"] == "run-2", "the sizes are what is chosen among"
+    dev, test = ({item.id for item in easy_items(split)[:3]} for split in ("dev", "test"))
+    assert not dev & test
+    with LedgerView(home.ledger) as view:
+        for split, ids in (("dev", dev), ("test", test)):
+            rows = view.rows(
+                "SELECT DISTINCT item FROM evaluation_items JOIN evaluations ON evaluations.id = evaluation"
+                " WHERE split = ?",
+                split,
+            )
+            assert {row["item"] for row in rows} == ids
+
+
+def test_each_seed_trains_by_itself_and_generation_is_counted_apart(killed) -> None:
+    home, _ = killed
+    run = next(entry for entry in results(home, "small")["conditions"] if entry["condition"] == "run")
+    assert len(set(run["trainings"])) == len(set(run["adapters"])) == 2
+    assert run["flops"]["6nd"] > 0 and run["flops"]["measured"] > 0
+    assert run["generation"]["tokens"] > 0
+    assert run["generation"]["unknown"] == ["arbiter", "duelist-a", "duelist-b"], (
+        "of scripted models nobody knows a size"
+    )
+
+
+def test_the_same_again_looks_at_nothing_but_what_was_left_out(killed, plan: Plan, monkeypatch) -> None:
+    home, _ = killed
+    called: list[str] = []
+
+    def trained(home, plan, condition, seed, on_step):
+        called.append(condition.name)
+        raise NothingMatchedError("99 examples are asked for and 3 are here", "")
+
+    monkeypatch.setattr(cells, "trained", trained)
+    carry_on(home, create(home, plan), Here(home))
+    assert called == ["run-99", "run-99"]
+    (found,) = list_experiments(home)
+    assert found["status"] == "done" and found["cells"] == {"done": 8, "left out": 2}
+
+
+def test_a_cell_that_fails_is_told_and_done_again_and_the_others_are_done(new_lab, plan: Plan, monkeypatch) -> None:
+    home = new_lab()
+    monkeypatch.setattr(cells, "_generated", lambda *_: "no run")
+    monkeypatch.setattr(cells, "runs_of", lambda *_: {0: "no run"})
+    broken = ["random-1"]
+
+    def trained(home, plan, condition, seed, on_step):
+        if f"{condition.name}-{seed}" in broken:
+            raise NanofluxError("the disk is full\nand more", "make room")
+        return {"adapter": ""}
+
+    async def evaluated(*_):
+        return "e"
+
+    monkeypatch.setattr(cells, "trained", trained)
+    monkeypatch.setattr(cells, "_evaluated", evaluated)
+    with pytest.raises(NanofluxError, match="1 cells failed: random-1: the disk is full\n  →"):
+        carry_on(home, create(home, plan), Here(home))
+    with LedgerView(home.ledger) as view:
+        states = {cell: entry["status"] for cell, entry in cells_of(view, plan.id).items()}
+        assert find(view, plan.id)["status"] == "failed"
+    assert states.pop("random-1") == "failed" and set(states.values()) == {"done"}
+    broken.clear()
+    carry_on(home, create(home, plan), Here(home))
+    with LedgerView(home.ledger) as view:
+        assert find(view, plan.id)["status"] == "done"

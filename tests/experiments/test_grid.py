@@ -1,0 +1,98 @@
+"""Grids: those that ship are whole and hold the controls that the paper lacks; a wrong one is told."""
+
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.experiments.grid import GENERATE, Plan, grids, load_grid, make_plan
+from nanoflux_local.experiments.paper import paper_figures
+from nanoflux_local.train.settings import train_settings
+
+SHIPPED = ["complexity", "curves", "discriminativity", "quality", "size", "table1"]
+
+
+def test_the_grids_of_the_paper_are_there_at_every_scale() -> None:
+    assert set(SHIPPED) <= set(grids())
+    for name in grids():
+        _, grid = load_grid(name)
+        assert {"tiny", "paper"} <= grid.scales.keys()
+        for scale in grid.scales:
+            plan = make_plan(name, scale)
+            assert len({cell.id for cell in plan.cells}) == len(plan.cells)
+            assert len(plan.compared) > 0 or grid.kind != "train", "a table has its tests"
+            assert Plan.model_validate_json(plan.model_dump_json()) == plan, "what is written down is the whole plan"
+            train_settings(plan.scale.train)
+
+
+def test_table_1_has_random_examples_of_equal_number_as_a_standing_condition() -> None:
+    plan = make_plan("table1", "paper")
+    random = plan.condition("random")
+    assert (random.source, random.size) == ("benchmark", "run")
+    assert ("random", "run") in plan.compared
+    assert {condition.name for condition in plan.conditions} == {"base", "full", "random", "run", "frontier"}
+    assert "frontier" not in [condition.name for condition in make_plan("table1", "tiny").conditions]
+
+
+def test_the_levels_of_quality_are_of_equal_size_and_a_random_subset_is_too() -> None:
+    plan = make_plan("quality", "paper")
+    sizes = {condition.name: condition.size for condition in plan.conditions if condition.source == "run"}
+    assert sizes == {"any": "least", **{f"level-{level}": "least" for level in range(1, 6)}}
+    assert ("any", "level-4") in plan.compared
+
+
+def test_every_size_has_its_control_and_what_is_chosen_is_chosen_on_dev() -> None:
+    plan = make_plan("size", "paper")
+    assert [pair for pair in plan.compared if pair[0].startswith("random")] == [
+        (f"random-{size}", f"run-{size}") for size in (50, 100, 150, 200)
+    ]
+    for name in ("size", "complexity", "quality"):
+        for scale in load_grid(name)[1].scales.values():
+            assert scale.dev, "a grid that chooses has dev items to choose on"
+
+
+def test_each_number_of_seed_questions_has_a_run_of_its_own() -> None:
+    plan = make_plan("complexity", "paper")
+    assert [cell.seed for cell in plan.cells if cell.condition == GENERATE] == [5, 6, 7, 8, 9, 10]
+    assert [cell.id for cell in make_plan("table1", "tiny", run="r").cells if cell.condition == GENERATE] == []
+
+
+def test_an_experiments_name_follows_from_its_plan() -> None:
+    assert make_plan("table1", "tiny").id == make_plan("table1", "tiny").id
+    assert len({make_plan("table1", scale, run).id for scale in ("tiny", "paper") for run in ("", "r")}) == 4
+
+
+def test_the_papers_figures_are_told_as_the_papers() -> None:
+    own = paper_figures("table1", "gsmhard")
+    assert own is not None and own["where"] == "Table 1"
+    assert {row["condition"]: row["accuracy"] for row in own["rows"]}["run"] == 63.3
+    starter = paper_figures("table1", "starter")
+    assert starter is not None and len({row["benchmark"] for row in starter["rows"]}) == 3
+    assert paper_figures("nothing", "gsmhard") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('size = "run"', 'size = "some"'), "conditions"),
+        (("train_seeds = [0, 1]", "train_seeds = []"), "train_seeds"),
+        (("limit = 3", "limit = 3\nruns = 5"), "greedy replies are the same"),
+        (('name = "run-{value}"', 'name = "run"'), "two conditions have one name"),
+        (('base = "tiny"', 'basis = "tiny"'), "basis"),
+    ],
+)
+def test_a_wrong_grid_is_told(grid_file: Path, tmp_path: Path, change: tuple[str, str], told: str) -> None:
+    path = tmp_path / "wrong.toml"
+    text = grid_file.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    with pytest.raises(ConfigError, match=told):
+        make_plan(str(path), "tiny")
+
+
+def test_what_is_not_there_is_told_with_what_is(grid_file: Path) -> None:
+    with pytest.raises(ConfigError, match="no experiment 'table2'") as error:
+        make_plan("table2", "tiny")
+    assert "table1" in error.value.fix
+    with pytest.raises(ConfigError, match="no scale 'huge'"):
+        make_plan(str(grid_file), "huge")
