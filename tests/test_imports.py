@@ -38,7 +38,7 @@ COMMANDS = [
     ("data", "show"), ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
     ("run", "pause"), ("run", "stop"), ("run", "set"),
     ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"),
-    ("export",), ("train",),
+    ("export",), ("train",), ("domains",), ("domains", "list"), ("domains", "show"),
     ("trainings",), ("trainings", "list"), ("trainings", "show"), ("trainings", "pause"), ("trainings", "stop"),
     ("trainings", "resume"),
     ("adapters",), ("adapters", "list"), ("adapters", "show"), ("adapters", "merge"), ("adapters", "export"), ("eval",),
