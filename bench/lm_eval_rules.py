@@ -23,6 +23,7 @@ IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]
 
 def export(evaluation: str) -> None:
     """One line a reply: item, reply, the item's answer, and what our scorer read and said."""
+    from nanoflux_local.ledger.packing import CALLS
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.paths import Home, default_home
     from nanoflux_local.seeds.benchmarks import load_items
@@ -33,8 +34,8 @@ def export(evaluation: str) -> None:
         assert row is not None, evaluation
         answers = {item.id: item.answer for item in load_items(home.ledger, row["data"], row["split"])}
         for found in view.rows(
-            "SELECT item, repeat, reading, verdict, calls.reply FROM evaluation_items"
-            " JOIN calls ON calls.id = call WHERE evaluation = ? ORDER BY item, repeat",
+            f"SELECT item, repeat, reading, verdict, reply FROM evaluation_items"
+            f" JOIN {CALLS} AS whole ON whole.id = call WHERE evaluation = ? ORDER BY item, repeat",
             evaluation,
         ):
             line = {key: found[key] for key in ("item", "repeat", "reading", "verdict")}

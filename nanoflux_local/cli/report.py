@@ -1,21 +1,35 @@
-"""`nanoflux report`: one HTML page about a run."""
+"""`nanoflux report`: a page about a run or an experiment."""
 
 from pathlib import Path
 
 import click
 
 from nanoflux_local.cli.common import home
+from nanoflux_local.errors import NothingMatchedError
 
 
 @click.command(name="report")
-@click.argument("run")
+@click.argument("name", metavar="RUN|EXPERIMENT")
 @click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder [default: in the home].")
-def command(run: str, out: Path | None) -> None:
-    """Write an HTML report of RUN; it is one file and fetches nothing."""
+def command(name: str, out: Path | None) -> None:
+    """Write an HTML report of a run or an experiment; it is one file and fetches nothing.
+
+    Beside the page of an experiment stand the same in Markdown and its tables as CSV.
+    """
+    from nanoflux_local.experiments.experiment import find
     from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.report.experiment_report import write_experiment_report
     from nanoflux_local.report.run_report import write_report
 
     place = home()
     with LedgerView(place.ledger) as view:
-        found = str(view.find_run(run)["id"])
-    click.echo(write_report(place.ledger, found, out or place.reports / found))
+        try:
+            found, of_run = str(view.find_run(name)["id"]), True
+        except NothingMatchedError as missing:
+            try:
+                found, of_run = str(find(view, name)["id"]), False
+            except NothingMatchedError:
+                raise missing from None
+    folder = out or place.reports / found
+    page = write_report(place.ledger, found, folder) if of_run else write_experiment_report(place, found, folder)
+    click.echo(page)

@@ -24,6 +24,7 @@ from nanoflux_local.evaluate.statistics import CONFIDENCE
 from nanoflux_local.experiments.grid import Condition, Plan
 from nanoflux_local.experiments.rows import train_items
 from nanoflux_local.ledger.calls import RememberedCalls
+from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -80,7 +81,7 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
     references = {item.id: item.solution for item in drawn}
     with LedgerView(home.ledger) as view:
         rows = view.rows(
-            "SELECT item, calls.reply FROM evaluation_items JOIN calls ON calls.id = call"
+            f"SELECT item, reply FROM evaluation_items JOIN {CALLS} AS whole ON whole.id = call"
             " WHERE evaluation = ? AND verdict = 'wrong' ORDER BY item",
             asked.id,
         )

@@ -1,10 +1,11 @@
 """Plots as SVG text for the report. Colours follow the page's, so that they hold in light and dark."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 INK, MUTED, FIRST, SECOND = "#6b7280", "#9ca3af", "#2563eb", "#d97706"
+COLOURS = (FIRST, SECOND, "#059669", "#9333ea", MUTED)
 
 
 def _figure(width: float = 6.4, height: float = 3.0) -> tuple[Any, Any]:
@@ -61,11 +62,42 @@ def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     values = [value for _, value, _, _ in rows]
     errors = [[max(0.0, v - low) for _, v, low, _ in rows], [max(0.0, high - v) for _, v, _, high in rows]]
     places = range(len(rows))
-    colours = [MUTED, FIRST, SECOND][: len(rows)]
+    colours = [(MUTED, FIRST, SECOND)[index % 3] for index in places]
     axes.barh(places, values, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
     axes.set_yticks(list(places), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("strict accuracy on held-out items, with 95% intervals")
+    return _svg(figure)
+
+
+def lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], horizontal: str) -> str:
+    """Named series of (place, accuracy, low, high) as lines with their 95% intervals."""
+    figure, axes = _figure()
+    for colour, (name, found) in zip(COLOURS, series.items(), strict=False):
+        places, values = [place for place, *_ in found], [value for _, value, _, _ in found]
+        errors = [[max(0.0, v - low) for _, v, low, _ in found], [max(0.0, high - v) for _, v, _, high in found]]
+        axes.errorbar(places, values, yerr=errors, color=colour, marker="o", capsize=4, linewidth=1.5, label=name)
+    axes.set_xlabel(horizontal)
+    axes.set_ylabel("strict accuracy")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, labelcolor=INK)
+    return _svg(figure)
+
+
+def losses(
+    series: Mapping[str, Sequence[tuple[float, float]]], dev: Mapping[str, Sequence[tuple[float, float]]]
+) -> str:
+    """Training loss by epoch for each condition as a line, dev loss at the ends of epochs as points of its colour."""
+    figure, axes = _figure()
+    for colour, (name, found) in zip(COLOURS, series.items(), strict=False):
+        axes.plot([x for x, _ in found], [y for _, y in found], color=colour, linewidth=1, alpha=0.7, label=name)
+        held = dev.get(name, ())
+        axes.plot([x for x, _ in held], [y for _, y in held], color=colour, marker="o", linestyle="--", linewidth=1)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, labelcolor=INK)
     return _svg(figure)

@@ -1,26 +1,18 @@
-"""The report of a run: the answer first, then the funnel, the curves, the comparison, three examples, how to repeat.
-
-Everything is escaped by the template engine, so that no generated text can run or break out of the page.
-"""
+"""The report of a run: the answer first, then the funnel, the curves, the comparison, three examples, how to repeat."""
 
 import json
-import re
-from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from nanoflux_local import __version__
-from nanoflux_local.errors import NanofluxError
 from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
+from nanoflux_local.report.flips import flips
+from nanoflux_local.report.page import rendered, write_whole
 from nanoflux_local.transcript import KEPT, OUTCOMES
 
 SHOWN_EXAMPLES = 3
-LONGEST = 20_000
-"""Characters of one text on the page: a model may write a line of megabytes."""
-_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 OUTCOME_TEXT = {
     "unparsed": "no readable question",
     "novelty_rejected": "too like an earlier question",
@@ -41,32 +33,9 @@ def write_report(ledger: Path, run: str, out: Path) -> Path:
         NothingMatchedError: there is no such run.
         NanofluxError: the folder cannot be written.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, finalize=_visible
-    )
-    template = environment.from_string((resources.files(__package__) / "run.html").read_text(encoding="utf-8"))
     with LedgerView(ledger) as view:
-        page = template.render(gathered(view, run))
-    target, scratch = out / "index.html", out / ".index.html.new"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(page, encoding="utf-8")
-        scratch.replace(target)
-    except OSError as error:
-        with suppress(OSError):
-            scratch.unlink()
-        raise NanofluxError(f"{target} cannot be written: {error.strerror}", "name another folder with -o") from error
-    return target
-
-
-def _visible(value: object) -> object:
-    """Generated text without characters that act on whoever shows the page: terminals, and the direction of writing."""
-    if type(value) is not str:
-        return value
-    more = f"… ({len(value) - LONGEST:,} characters more: nanoflux examples show)" if len(value) > LONGEST else ""
-    return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:LONGEST]) + more
+        page = rendered("run.html", gathered(view, run))
+    return write_whole(out / "index.html", page)
 
 
 def gathered(view: LedgerView, run: str) -> dict[str, Any]:
@@ -80,16 +49,18 @@ def gathered(view: LedgerView, run: str) -> dict[str, Any]:
         "run": summary,
         "config": json.loads(row["config"]),
         "environment": json.loads(row["environment"]),
-        "funnel": _funnel(summary["funnel"]),
+        "funnel": funnel_of(summary["funnel"]),
         "training": training,
         "evaluations": evaluations,
         "comparison": _comparison(view, evaluations),
+        "flips": flips(view, *(entry["id"] for entry in evaluations)) if len(evaluations) == 2 else None,
         "accuracy_plot": plots.accuracies([_bar(entry) for entry in evaluations]) if evaluations else "",
         "examples": _examples(view, summary["run"]),
     }
 
 
-def _funnel(counts: dict[str, int]) -> list[dict[str, Any]]:
+def funnel_of(counts: dict[str, int]) -> list[dict[str, Any]]:
+    """How a run's attempts ended, as the pages show it."""
     total = max(1, counts["attempts"])
     return [
         {"text": OUTCOME_TEXT[name], "count": counts[name], "share": counts[name] / total, "kept": name in KEPT}

@@ -1,52 +1,15 @@
 """An experiment from its grid to its table: killed and gone on with, left out where it cannot be met, honest on dev."""
 
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError
 from nanoflux_local.experiments import cells
 from nanoflux_local.experiments.experiment import Here, carry_on, cells_of, create, find, list_experiments
-from nanoflux_local.experiments.grid import Plan, make_plan
+from nanoflux_local.experiments.grid import Plan
 from nanoflux_local.experiments.results import results
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.paths import Home
 from nanoflux_local.seeds.benchmarks import easy_items
-
-
-def killed_after(home: Home, grid: Path, line: str) -> None:
-    """Begin the experiment in a process of its own, and kill it once it has said `line`."""
-    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "experiment", "run", str(grid)]
-    worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert worker.stderr is not None
-    said = []
-    for text in worker.stderr:
-        said.append(text)
-        if line in text:
-            worker.send_signal(signal.SIGKILL)
-            break
-    worker.communicate(timeout=300)
-    assert worker.returncode == -signal.SIGKILL, "".join(said)
-
-
-@pytest.fixture(scope="module")
-def plan(grid_file: Path) -> Plan:
-    return make_plan(str(grid_file), "tiny")
-
-
-@pytest.fixture(scope="module")
-def killed(new_lab, grid_file: Path, plan: Plan) -> tuple[Home, dict[str, str]]:
-    """An experiment that was killed in the middle and then done to its end; when each cell was done before the kill."""
-    home = new_lab()
-    killed_after(home, grid_file, "random-1: running")
-    with LedgerView(home.ledger) as view:
-        rows = view.rows("SELECT id, at FROM cells WHERE experiment = ? AND status = 'done'", plan.id)
-        before = {row["id"]: row["at"] for row in rows}
-    carry_on(home, create(home, plan), Here(home))
-    return home, before
 
 
 def test_what_was_done_before_the_kill_is_not_done_again(killed, plan: Plan) -> None:

@@ -1,0 +1,251 @@
+"""The report of an experiment: the answer first, the table beside the paper's figures, the plots, what changed item by
+item, what it cost, and how to do it again. As a page, as Markdown and as CSV.
+
+The paper's figures stand apart and are named as the paper's; nothing here mixes them with what was measured.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local import __version__
+from nanoflux_local.experiments.experiment import plan_of
+from nanoflux_local.experiments.grid import Plan
+from nanoflux_local.experiments.paper import BENCHMARKS
+from nanoflux_local.experiments.results import results
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.report import plots
+from nanoflux_local.report.flips import flips
+from nanoflux_local.report.page import percent, points, rendered, write_whole
+from nanoflux_local.report.run_report import funnel_of
+from nanoflux_local.report.tables import as_csv, as_markdown
+
+Rows = list[list[object]]
+HEADINGS = (
+    "condition", "on", "seeds", "rows", "items", "accuracy", "low", "high", "sd over seeds", "sd over folds",
+    "training FLOPs 6ND", "training FLOPs measured", "generation FLOPs", "generation tokens", "generation USD",
+)  # fmt: skip
+PAIRS = (
+    "b minus a", "on", "items", "difference", "low", "high", "McNemar p", "Holm p", "bootstrap p", "t over seeds p",
+    "detectable",
+)  # fmt: skip
+
+
+def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
+    """Write `index.html`, `report.md`, `conditions.csv` and `pairs.csv` into `out`; returns the page's path.
+
+    Raises:
+        NothingMatchedError: there is no such experiment.
+        NanofluxError: the folder cannot be written.
+    """
+    found = gathered(home, experiment)
+    write_whole(out / "report.md", markdown(found))
+    write_whole(out / "conditions.csv", as_csv(HEADINGS, condition_rows(found)))
+    write_whole(out / "pairs.csv", as_csv(PAIRS, pair_rows(found)))
+    return write_whole(out / "index.html", rendered("experiment.html", found))
+
+
+def gathered(home: Home, experiment: str) -> dict[str, Any]:
+    """Everything that the page shows, as plain values."""
+    found = results(home, experiment)
+    plan = plan_of(home, experiment)
+    with LedgerView(home.ledger) as view:
+        found["flips"] = _flips(view, found)
+        found["funnels"] = {run: funnel_of(view.run_summary(run)["funnel"]) for run in found["runs"].values()}
+        found["plots"] = _plots(view, plan, found)
+    return {
+        **found,
+        "version": __version__,
+        "answer": answer(found),
+        "plan": plan.model_dump(mode="json"),
+        "beside": beside_the_paper(found),
+    }
+
+
+def answer(found: dict[str, Any]) -> list[str]:
+    """The answer in sentences: each declared pair, and whether it is settled."""
+    if found["kind"] == "judge":
+        return [_judge_sentence(entry) for entry in found["conditions"] if "rates" in entry] or [UNFINISHED]
+    if found["kind"] == "discriminativity":
+        return [_distance_sentence(entry) for entry in found["conditions"] if "centres" in entry] or [UNFINISHED]
+    titles = {entry["condition"]: entry["title"] for entry in found["conditions"]}
+    return [_pair_sentence(pair, titles) for pair in found["pairs"]] or [UNFINISHED]
+
+
+UNFINISHED = "Not enough cells are done to answer it yet."
+
+
+def _pair_sentence(pair: dict[str, Any], titles: dict[str, str]) -> str:
+    low, high = pair["ci95"]
+    settled = low > 0 or high < 0
+    word = "the interval leaves out zero" if settled else "the interval holds zero, so this does not settle it"
+    if settled and pair["holm_p"] >= 0.05:
+        word += f", though not after Holm's correction (p = {pair['holm_p']:.2g})"
+    told = f"{points(pair['difference'])} points on {pair['data']} (95% interval {points(low)} to {points(high)})"
+    return f"{titles[pair['b']]} against {titles[pair['a']]}: {told}; {word}."
+
+
+def _judge_sentence(entry: dict[str, Any]) -> str:
+    rates = entry["rates"]
+    shares = {name: rates[name] for name in ("sensitivity", "specificity")}
+    told = [f"{percent(s['share'])} of {s['n']}" if s["n"] else "none of 0" for s in shares.values()]
+    return (
+        f"{entry['title']}: rejects {told[0]} wrong solutions, accepts {told[1]} right ones; {rates['errors']} errors."
+    )
+
+
+def _distance_sentence(entry: dict[str, Any]) -> str:
+    centres, each = entry["centres"], entry["each"]
+    low, high = centres["ci95"]
+    told = (
+        f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f}), {each['distance']:.4f} within pairs"
+    )
+    return f"{entry['title']}: {told}, over {entry['pairs']} questions."
+
+
+def condition_rows(found: dict[str, Any]) -> Rows:
+    """A row for each condition and benchmark, numbers as numbers."""
+    rows: Rows = []
+    for entry in found["conditions"]:
+        flops, made = entry.get("flops", {}), entry.get("generation", {})
+        cost = [flops.get("6nd"), flops.get("measured"), _known(made), made.get("tokens"), made.get("usd")]
+        for data, accuracy in entry.get("test", {}).items():
+            folds = accuracy["folds"]
+            spread = [accuracy["sd"], folds["sd"] if folds else None]
+            measured = [accuracy["n"], accuracy["mean"], *accuracy["ci95"], *spread]
+            rows.append([entry["title"], data, len(entry["seeds"]), entry.get("rows"), *measured, *cost])
+    return rows
+
+
+def _known(made: dict[str, Any]) -> float | None:
+    """The FLOPs of a generation of which every model's size is known."""
+    return made["flops"] if made and not made["unknown"] else None
+
+
+def pair_rows(found: dict[str, Any]) -> Rows:
+    """A row for each declared pair that can be tested."""
+    titles = {entry["condition"]: entry["title"] for entry in found["conditions"]}
+    keys = ("mcnemar_p", "holm_p", "bootstrap_p", "paired_t_p", "minimum_detectable")
+    return [
+        [
+            f"{titles[pair['b']]} minus {titles[pair['a']]}", pair["data"], pair["n"], pair["difference"],
+            *pair["ci95"], *(pair[key] for key in keys),
+        ]
+        for pair in found["pairs"]
+    ]  # fmt: skip
+
+
+def beside_the_paper(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The paper's figures, each with what was measured here for the same condition on the same benchmark, if it was."""
+    if not found["paper"]:
+        return []
+    entries = {entry["condition"]: entry for entry in found["conditions"]}
+    rows = []
+    for row in found["paper"]["rows"]:
+        same = BENCHMARKS.get(found["domain"]) == row["benchmark"]
+        test = entries.get(row["condition"], {}).get("test", {}) if same else {}
+        title = entries.get(row["condition"], {}).get("title", row["condition"])
+        rows.append({**row, "title": title, "measured": {data: accuracy["mean"] for data, accuracy in test.items()}})
+    return rows
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The report in Markdown."""
+    parts = [f"# {found['title']}", found["question"], "\n".join(f"- {line}" for line in found["answer"])]
+    parts += [f"Experiment `{found['experiment']}`, {found['status']}; NanoFlux Local {found['version']}."]
+    if rows := [[_short(value) for value in row] for row in condition_rows(found)]:
+        parts += ["## Conditions", as_markdown(HEADINGS, rows)]
+    if rows := [[_short(value) for value in row] for row in pair_rows(found)]:
+        parts += ["## Paired tests", as_markdown(PAIRS, rows)]
+    if found["beside"]:
+        told = [
+            [row["benchmark"], row["title"], row.get("accuracy"), _short(next(iter(row["measured"].values()), None))]
+            for row in found["beside"]
+        ]
+        parts += [f"## The paper's figures ({found['paper']['where']})", "Not measured here; other models and data."]
+        parts += [as_markdown(("benchmark", "condition", "paper, %", "measured here"), told)]
+    if found["left_out"]:
+        parts += ["## Left out", "\n".join(f"- {cell}: {reason}" for cell, reason in found["left_out"].items())]
+    parts += [f"## Again\n\n    nanoflux experiment run {found['name']} --scale {found['scale']}"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _short(value: object) -> object:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def _flips(view: LedgerView, found: dict[str, Any]) -> dict[str, Any] | None:
+    """What changed in the first declared pair, under the first seed of each side."""
+    if not found["pairs"]:
+        return None
+    pair = found["pairs"][0]
+    entries = {entry["condition"]: entry for entry in found["conditions"]}
+    before, after = (entries[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
+    return {**flips(view, before, after), "a": entries[pair["a"]]["title"], "b": entries[pair["b"]]["title"]}
+
+
+def _plots(view: LedgerView, plan: Plan, found: dict[str, Any]) -> list[dict[str, str]]:
+    """The accuracies of each benchmark, lines over sizes or counts, and the loss curves."""
+    made = []
+    for data in found["test"]:
+        bars = [
+            (entry["title"], entry["test"][data]["mean"], *entry["test"][data]["ci95"])
+            for entry in found["conditions"]
+            if entry.get("test")
+        ]
+        if bars:
+            made.append({"title": f"Strict accuracy on {data}", "svg": plots.accuracies(bars)})
+        if series := _series(plan, found, data):
+            made.append(
+                {"title": f"Accuracy on {data} by {plan_axis(plan)}", "svg": plots.lines(series, plan_axis(plan))}
+            )
+    if curves := _curves(view, found):
+        made.append({"title": "Losses: lines on training rows, points on dev rows", "svg": plots.losses(*curves)})
+    return made
+
+
+def plan_axis(plan: Plan) -> str:
+    """What the grid's `each` counts."""
+    words = {"sizes": "examples", "seed_counts": "seed questions", "levels": "quality level"}
+    return next((words[condition.each] for condition in plan.conditions if condition.each), "")
+
+
+def _series(plan: Plan, found: dict[str, Any], data: str) -> dict[str, list[tuple[float, float, float, float]]]:
+    """The conditions of an `each` as lines, one for each source."""
+    entries = {entry["condition"]: entry for entry in found["conditions"]}
+    series: dict[str, list[tuple[float, float, float, float]]] = {}
+    for condition in plan.conditions:
+        test = entries[condition.name].get("test", {}).get(data)
+        if condition.each and test:
+            place = {"sizes": condition.size, "seed_counts": condition.seed_count, "levels": condition.level}
+            name = {"run": "the run's examples", "benchmark": "random examples"}.get(condition.source, condition.source)
+            value = float(place[condition.each])
+            series.setdefault(name, []).append((value, test["mean"], *test["ci95"]))
+    return {name: values for name, values in series.items() if len(values) > 1}
+
+
+Curve = list[tuple[float, float]]
+
+
+def _curves(view: LedgerView, found: dict[str, Any]) -> tuple[dict[str, Curve], dict[str, Curve]] | None:
+    """Losses by epoch of each condition's first seed: of the steps, and on dev rows at the ends of epochs."""
+    steps: dict[str, Curve] = {}
+    dev: dict[str, Curve] = {}
+    for entry in found["conditions"]:
+        if not entry.get("trainings"):
+            continue
+        curve = view.training_curve(entry["trainings"][0])
+        told = [event for kind, event in curve if kind == "step"]
+        ends = [event for kind, event in curve if kind == "epoch" and event["val_loss"] is not None]
+        per_epoch = max((event["step"] for event in told), default=1) / max(1, _epochs(told))
+        steps[entry["title"]] = [(event["step"] / per_epoch, event["loss"]) for event in told]
+        dev[entry["title"]] = [(event["step"] / per_epoch, event["val_loss"]) for event in ends]
+    return (steps, dev) if steps else None
+
+
+def _epochs(steps: Sequence[dict[str, Any]]) -> int:
+    return len([epoch for epoch, _ in groupby(steps, key=lambda event: int(event.get("epoch", 0)))])

@@ -1,0 +1,70 @@
+"""Flips: the items that one side of a comparison got right and the other did not, each with both replies."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.evaluate.evaluation import with_options
+from nanoflux_local.ledger.packing import CALLS
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.seeds.benchmarks import load_items
+from nanoflux_local.transcript import Seed
+
+SHOWN = 8
+"""Items that a page shows of each kind; the counts are of all."""
+
+
+def flips(view: LedgerView, before: str, after: str) -> dict[str, Any]:
+    """What changed from one evaluation to another in their first repeat: items gained and lost, with both replies."""
+    one, other = _replies(view, before), _replies(view, after)
+    shared = sorted(one.keys() & other.keys())
+    gained = [item for item in shared if one[item]["verdict"] != "right" and other[item]["verdict"] == "right"]
+    lost = [item for item in shared if one[item]["verdict"] == "right" and other[item]["verdict"] != "right"]
+    items = _items(view, before)
+    return {
+        "items": len(shared),
+        "gained": len(gained),
+        "lost": len(lost),
+        "shown": {
+            kind: [_told(view, items, item, one[item], other[item]) for item in found[:SHOWN]]
+            for kind, found in (("gained", gained), ("lost", lost))
+        },
+    }
+
+
+def _replies(view: LedgerView, evaluation: str) -> dict[str, dict[str, Any]]:
+    rows = view.rows(
+        "SELECT item, reading, verdict, call FROM evaluation_items WHERE evaluation = ? AND repeat = 0", evaluation
+    )
+    return {row["item"]: dict(row) for row in rows}
+
+
+def _items(view: LedgerView, evaluation: str) -> dict[str, Seed]:
+    """The items that were asked, where their benchmark is still here."""
+    row = view.row("SELECT data, split FROM evaluations WHERE id = ?", evaluation)
+    try:
+        return {item.id: item for item in load_items(view.path, row["data"], row["split"])} if row else {}
+    except NothingMatchedError:
+        return {}
+
+
+def _told(
+    view: LedgerView, items: Mapping[str, Seed], name: str, one: dict[str, Any], other: dict[str, Any]
+) -> dict[str, Any]:
+    item = items.get(name)
+    return {
+        "item": name,
+        "question": with_options(item) if item else "(the benchmark is no longer here)",
+        "answer": item.answer if item else "",
+        "before": {**one, "reply": _text(view, one["call"])},
+        "after": {**other, "reply": _text(view, other["call"])},
+    }
+
+
+def _text(view: LedgerView, call: int) -> str:
+    row = view.row(f"SELECT reply FROM {CALLS} WHERE id = ?", call)
+    with suppress(ValueError, LookupError):  # damaged on disk: `ledger verify` tells
+        return str(json.loads(row["reply"])["text"]) if row else ""
+    return ""

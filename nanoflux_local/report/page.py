@@ -1,0 +1,62 @@
+"""What the reports share: one template engine that escapes everything, and files written whole or not at all."""
+
+import re
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.errors import NanofluxError
+
+LONGEST = 20_000
+"""Characters of one text on the page: a model may write a line of megabytes."""
+_INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def rendered(template: str, values: dict[str, Any]) -> str:
+    """A template of this package with `values`; no generated text can run or break out of the page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=visible
+    )
+    folder = resources.files(__package__)
+    environment.loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
+    environment.filters |= {"percent": percent, "points": points}
+    return environment.get_template(template).render(values)
+
+
+def visible(value: object) -> object:
+    """Generated text without characters that act on whoever shows the page: terminals, and the direction of writing."""
+    if type(value) is not str:
+        return value
+    more = f"… ({len(value) - LONGEST:,} characters more: nanoflux examples show)" if len(value) > LONGEST else ""
+    return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:LONGEST]) + more
+
+
+def percent(value: float) -> str:
+    """A share as people read it: 0.4812 is "48.1%"."""
+    return f"{100 * value:.1f}%"
+
+
+def points(value: float) -> str:
+    """A difference of shares in points, with its sign."""
+    return f"{100 * value:+.1f}"
+
+
+def write_whole(target: Path, text: str) -> Path:
+    """Write a file, or leave the old one as it is.
+
+    Raises:
+        NanofluxError: it cannot be written.
+    """
+    scratch = target.with_name(f".{target.name}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            scratch.unlink()
+        raise NanofluxError(f"{target} cannot be written: {error.strerror}", "name another folder with -o") from error
+    return target

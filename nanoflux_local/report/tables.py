@@ -1,0 +1,39 @@
+"""Tables as files: CSV that no spreadsheet takes for formulas, and Markdown that no cell can break out of."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from nanoflux_local.report.page import visible
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
+"""What a spreadsheet may take for the beginning of a formula (OWASP, CSV injection)."""
+
+
+def as_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """RFC 4180. Texts that a spreadsheet would calculate get an apostrophe before them; numbers stay numbers."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(headings)
+    writer.writerows([[_cell(value) for value in row] for row in rows])
+    return out.getvalue()
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return "" if value is None else value
+    text = str(visible(value))
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+
+
+def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [headings, ["---"] * len(headings), *([_md(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _md(value: object) -> str:
+    text = " ".join(str(visible(str(value))).split())
+    for sign in "\\`|*_<[":
+        text = text.replace(sign, f"\\{sign}")
+    return text

@@ -1,0 +1,118 @@
+"""The report of an experiment: one page that fetches nothing, the paper's figures as the paper's, tables that no
+spreadsheet calculates."""
+
+import csv
+import io
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.cli.main import main
+from nanoflux_local.experiments.experiment import create
+from nanoflux_local.experiments.grid import make_plan
+from nanoflux_local.paths import Home
+from nanoflux_local.report.experiment_report import HEADINGS, answer, write_experiment_report
+from nanoflux_local.report.tables import as_csv, as_markdown
+
+EVIL = '=HYPERLINK("http://x") <script>alert(1)</script> {{ 7*7 }} \u202e|`'
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_answers_first_and_fetches_nothing(killed, tmp_path: Path) -> None:
+    home, _ = killed
+    text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
+    page = Page(text)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "form", "base"})
+    reached = [value for _, found in page.tags for key, value in found.items() if key in ("src", "href", "xlink:href")]
+    assert [target for target in reached if not str(target).startswith("#")] == []
+    assert "default-src 'none'" in text and "@import" not in text
+    shown = " ".join(page.text.split())
+    answered = shown.index("the run's examples against the model as it is")
+    assert answered < shown.index("Conditions") < shown.index("Paired tests") < shown.index("What it cost")
+    assert "run-99-0: 99 examples are asked for" in shown and "nanoflux experiment run small" in shown
+    assert [tag for tag, _ in page.tags].count("svg") == 2, "accuracies and losses; one size makes no line"
+
+
+def test_the_papers_figures_are_marked_as_the_papers_and_beside_no_other_benchmarks(killed, tmp_path: Path) -> None:
+    home, _ = killed
+    text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
+    rows = re.findall(r'<tr class="paper">(.*?)</tr>', text)
+    assert len(rows) == 12 and any("63.3%" in row for row in rows)
+    assert not any("starter-easy" in row for row in rows), "the starter's figures are not GSM-Hard's"
+    assert "none of them is used here" in text
+
+
+def test_the_tables_go_out_as_csv_and_markdown(killed, tmp_path: Path) -> None:
+    home, _ = killed
+    write_experiment_report(home, "small", tmp_path)
+    rows = list(csv.reader((tmp_path / "conditions.csv").open(encoding="utf-8", newline="")))
+    assert rows[0] == list(HEADINGS) and len(rows) == 5
+    by_name = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}
+    assert float(by_name["the run's examples"]["rows"]) == 3 and by_name["the run's examples"]["generation FLOPs"] == ""
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert markdown.startswith("# A small grid\n") and "Not measured here" in markdown
+    assert len(list(csv.reader((tmp_path / "pairs.csv").open(encoding="utf-8", newline="")))) == 3
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "|calc", "%0A"])
+def test_no_spreadsheet_takes_a_text_for_a_formula(text: str) -> None:
+    (row,) = list(csv.reader(io.StringIO(as_csv(["a"], [[text]]))))[1:]
+    assert row[0].startswith("'")
+    assert list(csv.reader(io.StringIO(as_csv(["a", "b", "c"], [[-1.5, None, "plain"]]))))[1] == ["-1.5", "", "plain"]
+
+
+def test_no_cell_breaks_out_of_a_markdown_table() -> None:
+    table = as_markdown(["a", "b"], [["x|y\nz", "<b>`"]])
+    assert table.count("\n") == 2 and table.splitlines()[2] == r"| x\|y z | \<b>\` |"
+
+
+def test_a_hostile_grid_is_shown_as_text_and_an_unfinished_experiment_has_its_page(
+    new_lab, grid_file: Path, tmp_path: Path
+) -> None:
+    home = new_lab()
+    grid = tmp_path / "evil.toml"
+    question = EVIL.replace("\\", "\\\\").replace('"', '\\"')
+    grid.write_text(grid_file.read_text().replace("Do the run's examples teach more than random ones?", question))
+    experiment = create(home, make_plan(str(grid), "tiny"))
+    text = write_experiment_report(home, experiment, tmp_path / "out").read_text(encoding="utf-8")
+    assert "<script>" not in text and "{{ 7*7 }}" in text and "\u202e" not in text
+    assert "Not enough cells are done to answer it yet." in text and "10 cells are not done yet" in text
+
+
+def test_a_settled_pair_is_told_as_such_and_holm_is_not_forgotten() -> None:
+    pair = {"a": "x", "b": "y", "data": "d", "difference": 0.1, "ci95": [0.02, 0.18], "holm_p": 0.2}
+    found = {"kind": "train", "conditions": [{"condition": c, "title": c.upper()} for c in "xy"], "pairs": [pair]}
+    (line,) = answer(found)
+    assert line.startswith("Y against X: +10.0 points") and "though not after Holm's correction" in line
+    (line,) = answer({**found, "pairs": [{**pair, "ci95": [-0.1, 0.2]}]})
+    assert "does not settle it" in line
+
+
+def test_the_command_writes_whichever_of_both_it_is(killed, tmp_path: Path, monkeypatch, capfd) -> None:
+    first, _ = killed
+    home = Home(tmp_path / "home")
+    shutil.copytree(first.root, home.root)
+    monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "small"])
+    assert ended.value.code == 0
+    assert Path(capfd.readouterr().out.strip()).parent.name.startswith("small-tiny-")
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "nothing"])
+    assert ended.value.code == 4
