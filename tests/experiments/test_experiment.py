@@ -1,6 +1,5 @@
 """An experiment from its grid to its table: killed and gone on with, left out where it cannot be met, honest on dev."""
 
-
 import pytest
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError
