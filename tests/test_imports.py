@@ -45,7 +45,7 @@ COMMANDS = [
     ("compare",), ("experiment",), ("experiment", "list"), ("experiment", "run"), ("experiment", "show"),
     ("experiment", "stop"), ("report",), ("ledger",), ("ledger", "show"), ("ledger", "compact"), ("ledger", "backup"),
     ("bundle",), ("bundle", "create"), ("bundle", "verify"), ("bundle", "install"),
-    ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
+    ("tui",), ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
 ]  # fmt: skip
 
 

@@ -31,6 +31,7 @@ NOUNS = {
     "report": ("report", "An HTML report of a run."),
     "bundle": ("bundle", "Carry everything into a lab without internet, and its work out: create, verify, install."),
     "ledger": ("ledger", "The file that remembers everything: show, compact, backup."),
+    "tui": ("tui", "The terminal application: the control room over all of it; also in a browser."),
     "sandbox": ("sandbox", "The sandbox by itself: run, check, bench."),
 }
 

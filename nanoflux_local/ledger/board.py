@@ -1,0 +1,201 @@
+"""The board: what somebody who watches everything wants to see of it, read a window at a time.
+
+A ledger may hold thousands of runs and a hundred thousand examples; nothing here reads more than keys of all of them,
+and rows of those that are looked at. What a row's worker is doing is not the ledger's to say.
+"""
+
+import json
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from nanoflux_local.ledger.packing import CALLS
+from nanoflux_local.ledger.views import LedgerView
+
+Sort = Literal["run", "training", "evaluation"]
+FADES = timedelta(days=1)
+"""How long something that failed stands above everything else; after that it lies where its time puts it."""
+_RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
+_ENDED = 4
+_ALL = """
+    SELECT 'run' AS sort, rowid AS row, status, updated_at FROM runs
+    UNION ALL SELECT 'training', rowid, status, updated_at FROM trainings
+    UNION ALL SELECT 'evaluation', rowid, status, updated_at FROM evaluations
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What stands in one line of the board, with the status that decides its place."""
+
+    sort: Sort
+    row: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: `done` of `total` examples, steps or replies; `about` says what it works with."""
+
+    sort: Sort
+    id: str
+    name: str
+    about: str
+    status: str
+    message: str
+    done: int
+    total: int
+    seconds: float
+    updated_at: str
+
+
+def keys(view: LedgerView, at: datetime | None = None) -> list[Key]:
+    """Everything that there is, what needs somebody first: what failed lately, what runs, what waits, then the rest,
+    each by its time."""
+    fresh = ((at or datetime.now(UTC)) - FADES).isoformat(timespec="milliseconds")
+    found = sorted(view.rows(_ALL), key=lambda row: str(row["updated_at"]), reverse=True)
+    found.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= fresh))
+    return [Key(row["sort"], row["row"], row["status"]) for row in found]
+
+
+def _rank(status: str, fresh: bool) -> int:
+    if status in ("failed", "interrupted") and fresh:
+        return 0
+    return _RANKS.get(status, _ENDED)
+
+
+def lines(view: LedgerView, wanted: Iterable[Key]) -> list[Line]:
+    """The lines of these keys, in their order; what has gone since is left out."""
+    readers = {"run": _run, "training": _training, "evaluation": _evaluation}
+    found = (readers[key.sort](view, key.row) for key in wanted)
+    return [line for line in found if line is not None]
+
+
+def _run(view: LedgerView, row: int) -> Line | None:
+    found = view.row(
+        "SELECT id, name, domain, status, message, target, seconds, updated_at,"
+        " (SELECT coalesce(sum(kept), 0) FROM turns WHERE run = runs.id) AS kept,"
+        " iif(json_valid(config), json_extract(config, '$.profile'), '') AS profile FROM runs WHERE rowid = ?",
+        row,
+    )
+    if found is None:
+        return None
+    about = f"{found['domain']} · {found['profile'] or 'embedded'}"
+    return Line(
+        "run", found["id"], found["name"], about, found["status"], found["message"], found["kept"], found["target"],
+        found["seconds"], found["updated_at"],
+    )  # fmt: skip
+
+
+def _training(view: LedgerView, row: int) -> Line | None:
+    found = view.row("SELECT * FROM trainings WHERE rowid = ?", row)
+    if found is None:
+        return None
+    step = last_step(view, found["id"])
+    about = f"{found['base']} on {found['run'] or 'a file'}"
+    return Line(
+        "training", found["id"], found["id"], about, found["status"], found["message"], step.get("step", 0),
+        step.get("steps", 0), found["seconds"], found["updated_at"],
+    )  # fmt: skip
+
+
+def last_step(view: LedgerView, training: str) -> dict[str, Any]:
+    """The newest step of a training as it was told; {} where there is none."""
+    found = view.row(
+        "SELECT event FROM training_events WHERE training = ? AND kind = 'step' ORDER BY id DESC LIMIT 1", training
+    )
+    return dict(json.loads(found["event"])) if found else {}
+
+
+def _evaluation(view: LedgerView, row: int) -> Line | None:
+    found = view.row(
+        "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"
+        " FROM evaluations WHERE rowid = ?",
+        row,
+    )
+    if found is None:
+        return None
+    settings = json.loads(found["settings"])
+    about = f"{found['data']} {found['split']}"
+    name = found["model"] + (f" + {found['adapter'][:8]}" if found["adapter"] else "")
+    total = int(settings.get("n", 0)) * int(settings.get("runs", 1))
+    return Line("evaluation", found["id"], name, about, found["status"], "", found["done"], total, 0.0,
+                found["updated_at"])  # fmt: skip
+
+
+def example_keys(view: LedgerView, run: str = "", words: str = "", reason: str = "") -> "array[int]":
+    """Row ids of the examples that hold all of `words` in their question, solution or answer; of one run in turn order,
+    or of all runs, the newest run first."""
+    clauses, values = ["1"], list[object]()
+    if run:
+        clauses.append("run = ?")
+        values.append(run)
+    if reason:
+        clauses.append("reason = ?")
+        values.append(reason)
+    for word in words.split():
+        clauses.append("(question LIKE ? ESCAPE '!' OR solution LIKE ? ESCAPE '!' OR answer LIKE ? ESCAPE '!')")
+        values += [f"%{_literal(word)}%"] * 3
+    order = "turn" if run else "rowid DESC"
+    sql = f"SELECT rowid FROM examples WHERE {' AND '.join(clauses)} ORDER BY {order}"
+    return array("q", (row[0] for row in view.rows(sql, *values)))
+
+
+def _literal(word: str) -> str:
+    """A word for LIKE that stands for itself."""
+    return word.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+
+
+def example_rows(view: LedgerView, wanted: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The examples with these row ids, each with the beginning of its texts alone."""
+    marks = ",".join("?" * len(wanted))
+    found = view.rows(
+        "SELECT rowid AS row, id, run, turn, reason, substr(question, 1, 400) AS question,"
+        f" substr(answer, 1, 80) AS answer FROM examples WHERE rowid IN ({marks})",
+        *wanted,
+    )
+    return {row["row"]: dict(row) for row in found}
+
+
+def example_whole(view: LedgerView, row: int) -> dict[str, Any] | None:
+    """One example with the record of the turn that made it, and what tools were asked: (kind, request, reply)."""
+    found = view.row(
+        "SELECT examples.*, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
+        " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.rowid = ?",
+        row,
+    )
+    if found is None:
+        return None
+    tools = view.rows(
+        f"SELECT kind, request, reply FROM turn_calls JOIN {CALLS} AS calls ON calls.id = turn_calls.call"
+        " WHERE turn = ? AND kind NOT IN ('chat', 'embed', 'cut') ORDER BY position",
+        found["turn_row"],
+    )
+    asked = [(row["kind"], json.loads(row["request"]), json.loads(row["reply"])) for row in tools]
+    return {**dict(found), "record": json.loads(found["record"]) if found["record"] else None, "tools": asked}
+
+
+def evaluations(view: LedgerView) -> list[dict[str, Any]]:
+    """All evaluations, newest first, each with its result."""
+    found = view.rows(
+        "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"
+        " FROM evaluations ORDER BY rowid DESC"
+    )
+    return [
+        {**dict(row), "result": json.loads(row["result"]), "settings": json.loads(row["settings"])} for row in found
+    ]
+
+
+def flips(view: LedgerView, a: str, b: str) -> list[dict[str, Any]]:
+    """Items whose share of right replies differs between two evaluations, those that `b` gained last."""
+    found = view.rows(
+        "SELECT first.item, avg(first.verdict = 'right') AS a, avg(second.verdict = 'right') AS b"
+        " FROM evaluation_items AS first JOIN evaluation_items AS second"
+        " ON second.evaluation = ? AND second.item = first.item AND second.repeat = first.repeat"
+        " WHERE first.evaluation = ? GROUP BY first.item HAVING a <> b ORDER BY b - a, first.item",
+        b,
+        a,
+    )
+    return [dict(row) for row in found]

@@ -1,0 +1,198 @@
+"""A tally: what the turns and calls of one run add up to, brought up to date by what came since.
+
+Turns and calls are only ever added, so that whoever watches a run reads each of them once, however long it is. Which
+turn a call was made for is not written beside it; it follows from the seed in the request, which was drawn from the
+turn's number (see `roles.base.Draw`).
+"""
+
+import json
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.records import derive_seed
+from nanoflux_local.transcript import TurnRecord, turn_from_json
+
+MOST = 500
+"""Turns that one update reads: a long run is caught up with in several, between which others are answered."""
+EVENTS, RECENT_S, LOOKED_AT = 300, 60.0, 400
+STEPS = ("attack", "validation-0", "defence", "evaluation-0")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, for a log: a turn that was committed, or a server that failed."""
+
+    at: str
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A turn that is not committed: the attempt, and the step that was answered last ("" where none was)."""
+
+    turn: int
+    attempt: int
+    step: str
+
+
+@dataclass(slots=True)
+class Usage:
+    """Calls of one role, and what they took."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """The sums over a run. `similarities` are those of questions to the nearest earlier one, `confidences` of verdicts;
+    `kept_by_turn` has for each committed turn how many were kept up to it.
+    """
+
+    run: str
+    seed: int = 0
+    turns: int = 0
+    kept: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    levels: Counter[int] = field(default_factory=Counter)
+    similarities: "array[float]" = field(default_factory=lambda: array("f"))
+    confidences: "array[float]" = field(default_factory=lambda: array("f"))
+    kept_by_turn: "array[int]" = field(default_factory=lambda: array("l"))
+    usage: dict[str, Usage] = field(default_factory=dict)
+    events: deque[Event] = field(default_factory=lambda: deque(maxlen=EVENTS))
+    players: dict[int, tuple[str, str]] = field(default_factory=dict)
+    _last_call: int = 0
+    _last_fault: int = 0
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+    _steps: dict[int, UnderWay] = field(default_factory=dict)
+    _known_to: int = 0
+    _newest: dict[int, UnderWay] = field(default_factory=dict)
+
+    def update(self, view: LedgerView) -> bool:
+        """Read what came since; whether there is more to read at once."""
+        read = 0
+        for row in list(view.rows(
+            "SELECT number, record, at FROM turns WHERE run = ? AND number >= ? ORDER BY number LIMIT ?",
+            self.run, self.turns, MOST,
+        )):  # fmt: skip
+            self._add(turn_from_json(json.loads(row["record"])), row["at"])
+            read += 1
+        self._add_calls(view)
+        self._add_faults(view)
+        return read == MOST
+
+    def _add(self, record: TurnRecord, at: str) -> None:
+        self.turns, self.kept = record.number + 1, self.kept + record.kept
+        self.kept_by_turn.append(self.kept)
+        self.players[record.number % 2] = (record.attacker, record.defender)
+        self._newest.pop(record.number, None)
+        for attempt in record.attempts:
+            self.outcomes[attempt.outcome] += 1
+            if attempt.outcome == "unparsed" or attempt.outcome == "failed":
+                self.reasons[attempt.reason[:60]] += 1
+            if attempt.nearest is not None:
+                self.similarities.append(attempt.nearest)
+            for verdict in (attempt.validation, attempt.evaluation):
+                if verdict is not None:
+                    self.confidences.append(verdict.confidence)
+        self.events.append(Event(at, record.last.outcome, _told(record)))
+
+    def _add_calls(self, view: LedgerView) -> None:
+        found = view.row(
+            "SELECT coalesce(max(id), 0) AS last FROM calls WHERE run = ? AND id > ?", self.run, self._last_call
+        )
+        assert found is not None
+        last = found["last"]
+        if last > self._last_call:
+            for row in view.rows(
+                "SELECT role, count(*) AS n, sum(prompt_tokens) AS read, sum(completion_tokens) AS written,"
+                " sum(usd) AS usd, sum(seconds) AS seconds FROM calls WHERE run = ? AND id > ? AND id <= ?"
+                " GROUP BY role",
+                self.run, self._last_call, last,
+            ):  # fmt: skip
+                used = self.usage.setdefault(row["role"], Usage())
+                used.calls += row["n"]
+                used.prompt_tokens += row["read"]
+                used.completion_tokens += row["written"]
+                used.usd += row["usd"]
+                used.seconds += row["seconds"]
+            self._place(view, last)
+            self._last_call = last
+        self._samples.append((time.monotonic(), self.tokens))
+        while len(self._samples) > 2 and self._samples[-1][0] - self._samples[0][0] > RECENT_S:
+            self._samples.popleft()
+
+    def _place(self, view: LedgerView, last: int) -> None:
+        """Note which turns the newest calls were made for."""
+        self._know(self.turns + LOOKED_AT // len(STEPS))
+        for row in view.rows(
+            "SELECT json_extract(iif(json_valid(request), request, '{}'), '$.seed') AS seed FROM calls"
+            " WHERE run = ? AND id > ? AND id <= ? AND kind = 'chat' ORDER BY id DESC LIMIT ?",
+            self.run, self._last_call, last, LOOKED_AT,
+        ):  # fmt: skip
+            found = self._steps.get(row["seed"])
+            if found is None or found.turn < self.turns:
+                continue
+            known = self._newest.get(found.turn)
+            if known is None or (found.attempt, STEPS.index(found.step)) > (known.attempt, STEPS.index(known.step)):
+                self._newest[found.turn] = found
+
+    def _know(self, until: int) -> None:
+        """The seeds of turns up to here; those of committed turns are forgotten."""
+        for turn in range(max(self._known_to, self.turns), until):
+            for attempt in range(6):
+                for step in STEPS:
+                    self._steps[derive_seed(self.seed, turn, attempt, step, 0)] = UnderWay(turn, attempt, step)
+        self._known_to = max(self._known_to, until)
+        if len(self._steps) > 8 * LOOKED_AT * 6:
+            self._steps = {seed: found for seed, found in self._steps.items() if found.turn >= self.turns}
+
+    def _add_faults(self, view: LedgerView) -> None:
+        for row in view.rows(
+            "SELECT id, at, kind, role, told FROM faults WHERE run = ? AND id > ? ORDER BY id", self.run,
+            self._last_fault,
+        ):  # fmt: skip
+            self._last_fault = row["id"]
+            self.events.append(Event(row["at"], "fault", f"{row['role']}: {row['kind']}: {row['told'][:200]}"))
+
+    @property
+    def tokens(self) -> int:
+        return sum(used.prompt_tokens + used.completion_tokens for used in self.usage.values())
+
+    @property
+    def usd(self) -> float:
+        return sum(used.usd for used in self.usage.values())
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Over the last minute that was watched; 0 before there are two looks at it."""
+        if len(self._samples) < 2:
+            return 0.0
+        (began, first), (ended, last) = self._samples[0], self._samples[-1]
+        return (last - first) / (ended - began) if ended > began else 0.0
+
+    def under_way(self, width: int) -> Iterator[UnderWay]:
+        """The turns that `width` workers are probably at, the committer's own first."""
+        for turn in range(self.turns, self.turns + width):
+            yield self._newest.get(turn, UnderWay(turn, 0, ""))
+
+    def to_json(self) -> dict[str, Any]:
+        """The sums by outcome, as `run show` has them."""
+        return {"attempts": self.outcomes.total(), **self.outcomes}
+
+
+def _told(record: TurnRecord) -> str:
+    last = record.last
+    tries = f", try {len(record.attempts)}" if len(record.attempts) > 1 else ""
+    why = f": {last.reason}" if last.reason else ""
+    return f"turn {record.number}{tries} · {record.attacker} against {record.defender}{why}"[:300]

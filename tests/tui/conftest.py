@@ -1,0 +1,153 @@
+"""Shared by the tests of the terminal application: a home with finished runs that is copied, and the application over
+it."""
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from nanoflux_local import binding, runs
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.paths import Home
+from nanoflux_tui.app import NanofluxApp
+from nanoflux_tui.widgets.bars import Trouble
+
+WITHIN_S = 60.0
+SETTINGS = {"seeds": {"min": 2}, "concurrency": 4}
+
+
+def play(home: Home, name: str, turns: int, target: int, seed: int) -> str:
+    """One scripted run, from its start to its end."""
+    chosen = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
+    config = binding.resolve("starter-genetics", "scripted", chosen, home)
+
+    async def started() -> str:
+        run = await runs.start(home, config, name)
+        await runs.carry_on(home, run)
+        return run
+
+    return asyncio.run(started())
+
+
+@pytest.fixture(scope="session")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with two finished runs, a training with its curve, and two evaluations of the same items."""
+    home = Home(tmp_path_factory.mktemp("tui") / "home").prepare()
+    play(home, "first", 60, 24, 7)
+    run = play(home, "second", 40, 12, 8)
+    with Ledger(home.ledger) as ledger:
+        _train(ledger, run)
+        _evaluate(ledger)
+    return home.root
+
+
+def _train(ledger: Ledger, run: str) -> None:
+    ledger.create_training("train-0123456789ab", run, "smollm2-135m", "0" * 64, {"epochs": 2}, {"source": {"run": run}})
+    for step in range(1, 31):
+        event = {"step": step, "steps": 40, "epoch": step / 20, "loss": 3.0 - step / 20, "learning_rate": 2e-4,
+                 "grad_norm": 1.0, "tokens_per_s": 900.0}  # fmt: skip
+        ledger.add_training_event("train-0123456789ab", "step", step, event)
+    ledger.add_training_event("train-0123456789ab", "epoch", 20, {"step": 20, "epoch": 1, "val_loss": 2.4})
+    ledger.finish_training("train-0123456789ab", "paused", "", {}, "", 75.0)
+
+
+def _evaluate(ledger: Ledger) -> None:
+    call = ledger.rows("SELECT min(id) FROM calls")[0][0]
+    for name, adapter, right in (("aaaaaaaaaaaa", "", {1, 2, 3, 4}), ("bbbbbbbbbbbb", "f" * 64, set(range(2, 12)))):
+        ledger.start_evaluation(name, "smollm2-135m", adapter, "starter-easy", "test", {"n": 20, "runs": 1})
+        for item in range(20):
+            ledger.add_evaluation_item(name, 0, f"item-{item:02}", call, "7", "right" if item in right else "wrong")
+        mean = len(right) / 20
+        strict = {"mean": mean, "sd": 0.0, "ci95": [mean - 0.15, mean + 0.2]}
+        ledger.finish_evaluation(name, "done", {"eval": name, "strict": strict, "by_run": [mean], "unscored": 0,
+                                                "unanswered": 1})  # fmt: skip
+
+
+@pytest.fixture
+def home(played: Path, tmp_path: Path) -> Home:
+    """A copy of that home, to change at will."""
+    shutil.copytree(played, tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Home:
+    return Home(tmp_path / "empty").prepare()
+
+
+@pytest.fixture(scope="session")
+def run_named() -> Callable[[Home, str], str]:
+    """The id of a run by its name."""
+
+    def found(home: Home, name: str) -> str:
+        with sqlite3.connect(home.ledger) as connection:
+            return str(connection.execute("SELECT id FROM runs WHERE name = ?", (name,)).fetchone()[0])
+
+    return found
+
+
+class Seat:
+    """Whoever sits before the application: presses keys, and waits until something is to be seen."""
+
+    def __init__(self, pilot: Pilot[None]) -> None:
+        self.pilot = pilot
+        assert isinstance(pilot.app, NanofluxApp)
+        self.app = pilot.app
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+
+    async def type(self, selector: str, text: str) -> None:
+        """Write into a field."""
+        self.app.screen.query_one(selector, Input).value = text
+        await self.pilot.pause()
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """For as long as a loaded machine may need."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + WITHIN_S
+        while not _quietly(holds):
+            assert loop.time() < end, f"this never came to hold; the screen:\n{self.text}"
+            await self.pilot.pause(0.05)
+
+    async def sees(self, *texts: str) -> None:
+        await self.until(lambda: all(text in self.text for text in texts))
+
+    @property
+    def text(self) -> str:
+        """What stands on the screen."""
+        return "\n".join(strip.text.rstrip() for strip in self.app.screen._compositor.render_strips())
+
+    @property
+    def trouble(self) -> str:
+        """What is told as wrong."""
+        return "\n".join(str(each.content) for each in self.app.screen.query(Trouble) if each.has_class("shown"))
+
+
+def _quietly(holds: Callable[[], object]) -> object:
+    try:
+        return holds()
+    except LookupError:  # not mounted yet
+        return False
+
+
+Do = Callable[[Seat], Awaitable[None]]
+
+
+@pytest.fixture(scope="session")
+def sit() -> Callable[..., None]:
+    """`sit(home, what)`: run the application over a home, and do `what` before it."""
+
+    def run(home: Home, what: Do, size: tuple[int, int] = (100, 36), light: bool = False) -> None:
+        async def driven() -> None:
+            async with NanofluxApp(home, light).run_test(size=size, notifications=True) as pilot:
+                await what(Seat(pilot))
+
+        asyncio.run(driven())
+
+    return run

@@ -1,0 +1,5 @@
+"""`python -m nanoflux_tui`."""
+
+from nanoflux_tui.command import main
+
+main()

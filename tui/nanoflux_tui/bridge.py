@@ -1,0 +1,107 @@
+"""The bridge to the commands: whatever the application does, it does by the command that anybody could type.
+
+A short command is waited for, and its failure is a message. Work that takes long is left to a process of its own
+session, which outlives this one; its messages go to a file under the home's `logs`.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.paths import Home
+from nanoflux_tui.text import harmless
+
+TAIL = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended. `told` is what it said on stderr, without the progress of its way there."""
+
+    code: int
+    out: str
+    told: str
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+    def json(self) -> Any:
+        """The document on stdout, or None where there is none."""
+        try:
+            return json.loads(self.out)
+        except ValueError:
+            return None
+
+
+@dataclass(slots=True)
+class Errand:
+    """Something that takes long and was started from here: its label, its process, and where its messages go."""
+
+    label: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    words: tuple[str, ...]
+    seen: bool = field(default=False)
+
+    @property
+    def code(self) -> int | None:
+        return self.process.poll()
+
+    def last(self) -> str:
+        """The last line that it has written."""
+        try:
+            text = self.log.read_bytes()[-TAIL:].decode("utf-8", "replace")
+        except OSError:
+            return ""
+        lines = [part for part in text.replace("\r", "\n").splitlines() if part.strip()]
+        return harmless(lines[-1].strip(), 300) if lines else ""
+
+
+class Bridge:
+    """Starts commands on one home."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.errands: list[Errand] = []
+
+    def _words(self, words: Sequence[str]) -> list[str]:
+        return [sys.executable, "-m", "nanoflux_local.cli", "--home", str(self.home.root), *words]
+
+    async def do(self, *words: str) -> Ended:
+        """Run a command to its end; cancelling ends it."""
+        process = await asyncio.create_subprocess_exec(
+            *self._words(words),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+        try:
+            out, told = await process.communicate()
+        except asyncio.CancelledError:
+            if process.returncode is None:
+                process.terminate()
+            raise
+        text = told.decode("utf-8", "replace").strip().removeprefix("nanoflux: ")
+        return Ended(process.returncode or 0, out.decode("utf-8", "replace"), harmless(text[-TAIL:]))
+
+    def leave(self, label: str, *words: str) -> Errand:
+        """Start a command that outlives this application."""
+        folder = self.home.root / "logs"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = folder / f"errand-{os.getpid()}-{len(self.errands)}.log"
+        with log.open("wb") as file:
+            log.chmod(0o600)
+            process = subprocess.Popen(
+                self._words(words), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            )
+        errand = Errand(label, process, log, tuple(words))
+        self.errands.append(errand)
+        return errand

@@ -1,0 +1,208 @@
+"""Evaluations: how good each model is, with its interval; paired tests between those that are marked, and the items
+that flipped."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+
+from nanoflux_local.ledger import board
+from nanoflux_local.train.adapters import list_adapters
+from nanoflux_models.manifest import list_manifests
+from nanoflux_models.weights import installed
+from nanoflux_tui.bridge import Ended
+from nanoflux_tui.room import Room
+from nanoflux_tui.screens.dialogs import Field, Fill, Told
+from nanoflux_tui.text import harmless, line
+from nanoflux_tui.widgets.panel import Panel
+from nanoflux_tui.widgets.window_table import Cells, Column, WindowTable
+
+NONE = "none"
+SHOWN_FLIPS = 60
+
+
+class EvaluationRoom(Room):
+    """The evaluations; `space` marks, `c` compares what is marked."""
+
+    mode = "evaluation"
+    HELP = """Each evaluation with its strict score and 95% interval. Space marks some over the same items; c
+tests each pair of them (paired, with Holm's correction) and lists the items that flipped. n there is no
+number that one should trust without its interval."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "mark", "Mark"),
+        Binding("c", "compare", "Compare the marked"),
+        Binding("e", "evaluate", "New evaluation"),
+    ]
+    DEFAULT_CSS = """
+    EvaluationRoom #pairs { height: auto; max-height: 60%; scrollbar-size-vertical: 1; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: dict[str, dict[str, Any]] = {}
+        self._marked: list[str] = []
+
+    def body(self) -> ComposeResult:
+        columns = (
+            Column(" ", 1),
+            Column("eval", 12, from_width=72),
+            Column("model", 16, share=2),
+            Column("adapter", 8),
+            Column("data", 12, share=1, from_width=60),
+            Column("items", 6, right=True, from_width=66),
+            Column("right", 6, right=True),
+            Column("95% interval", 15, from_width=56),
+            Column("picture, 0 to 100%", 22, from_width=118),
+            Column("state", 13, from_width=88),
+        )
+        yield WindowTable(columns, self._rows, id="evaluations")
+        with VerticalScroll(id="pairs", can_focus=False):
+            yield Panel("Comparison", id="comparison")
+            yield Panel("Items that flipped", id="flips")
+
+    async def load(self) -> None:
+        found = await self.ask(board.evaluations) or []
+        self._found = {row["id"]: row for row in found}
+        self._marked = [name for name in self._marked if name in self._found]
+        await self.query_one(WindowTable).show(list(self._found))
+        if not self._marked:
+            told = "Mark two or more evaluations of the same items with space, then press c."
+            nothing = "No evaluation yet: e begins one, of a model with or without an adapter."
+            self.query_one("#comparison", Panel).show(told if found else nothing)
+        self.query_one("#flips").display = len(self._marked) == 2
+
+    async def _rows(self, keys: Sequence[str]) -> list[Cells]:
+        return [self._cells(self._found[key]) if key in self._found else ["gone"] for key in keys]
+
+    def _cells(self, row: dict[str, Any]) -> Cells:
+        strict = row["result"].get("strict")
+        low, high = strict["ci95"] if strict else (0.0, 0.0)
+        total = int(row["settings"].get("n", 0)) * int(row["settings"].get("runs", 1))
+        state = self.ink.sign(row["status"])
+        if row["status"] == "running" and total:
+            state.append(f" {row['done'] / total:.0%}")
+        return [
+            Text("✓" if row["id"] in self._marked else " ", style=f"bold {self.ink['accent']}"),
+            row["id"],
+            line(row["model"], 40),
+            row["adapter"][:8] or "–",
+            line(row["data"], 40),
+            str(row["settings"].get("n", "–")),
+            f"{strict['mean']:.1%}" if strict else "–",
+            f"{low:.1%} – {high:.1%}" if strict else "–",
+            _picture(strict["mean"], low, high, 22) if strict else "",
+            state,
+        ]
+
+    def action_mark(self) -> None:
+        key = self.query_one(WindowTable).key
+        if key is not None:
+            self._marked.remove(key) if key in self._marked else self._marked.append(key)
+            self.reload()
+
+    def action_compare(self) -> None:
+        if len(self._marked) < 2:
+            self.notify("Mark two or more evaluations of the same items first, with space.", severity="warning")
+            return
+        self.query_one("#comparison", Panel).show("The pairs are tested …")
+        self.do("compare", *self._marked, "--json", said="compared", then=self._compared)
+
+    def _compared(self, ended: Ended) -> None:
+        found = ended.json()
+        panel = self.query_one("#comparison", Panel)
+        if not ended.ok or not found:
+            panel.show(Text(f"✗ {harmless(ended.told, 1_000)}", style=self.ink["error"]))
+            return
+        panel.show(self._pairs(found["pairs"]))
+        if len(self._marked) == 2:
+            self._show_flips(*self._marked)
+
+    def _pairs(self, pairs: Sequence[dict[str, Any]]) -> Text:
+        head = f"{'second − first':<36}  {'95% interval':<18}{'McNemar p':>10}{'Holm p':>8}{'detectable':>12}\n"
+        text = Text.assemble((head, self.ink["secondary"]))
+        for pair in pairs:
+            low, high = pair["ci95"]
+            clear = pair["holm_p"] < 0.05
+            text.append(f"{self._named(pair['b']):<13} − {self._named(pair['a']):<12}")
+            text.append(f"{pair['difference']:>+8.1%}", style="bold" if clear else "")
+            text.append(f"  {low:+.1%} to {high:+.1%}".ljust(20))
+            text.append(f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{pair['minimum_detectable']:>12.1%}")
+            text.append(
+                "  differs" if clear else "  no difference was shown", style=self.ink["success" if clear else "warning"]
+            )
+            text.append("\n")
+        text.rstrip()
+        return text
+
+    def _named(self, evaluation: str) -> str:
+        row = self._found.get(evaluation, dict)
+        return line(row["adapter"][:12] or row["model"], 12) if row else evaluation
+
+    def _show_flips(self, a: str, b: str) -> None:
+        self.run_worker(self._read_flips(a, b), group="flips", exclusive=True, exit_on_error=False)
+
+    async def _read_flips(self, a: str, b: str) -> None:
+        found = await self.ask(lambda view: board.flips(view, a, b)) or []
+        worse, better = sum(row["b"] < row["a"] for row in found), sum(row["b"] > row["a"] for row in found)
+        told = f"{self._named(b)} lost {worse} items and gained {better} against {self._named(a)}\n"
+        text = Text.assemble((told, "bold"))
+        for row in found[:SHOWN_FLIPS]:
+            up = row["b"] > row["a"]
+            text.append("▲ gained " if up else "▼ lost   ", style=self.ink["success" if up else "error"])
+            text.append(f"{line(row['item'], 40):<32} {row['a']:>4.0%} → {row['b']:>4.0%}\n")
+        if len(found) > SHOWN_FLIPS:
+            text.append(f"… and {len(found) - SHOWN_FLIPS} more")
+        self.query_one("#flips").display = True
+        self.query_one("#flips", Panel).show(text)
+
+    @on(WindowTable.Chosen)
+    def _open(self) -> None:
+        row = self._found.get(str(self.query_one(WindowTable).key))
+        if row is not None:
+            by_run = ", ".join(f"{value:.1%}" for value in row["result"].get("by_run", ()))
+            told = [
+                f"model     {row['model']}", f"adapter   {row['adapter'] or 'none'}",
+                f"data      {row['data']} {row['split']}", f"sampling  {row['settings'].get('sampling')}",
+                f"by run    {by_run or '–'}", f"unanswered {row['result'].get('unanswered', '–')}, "
+                f"unscored {row['result'].get('unscored', '–')}",
+            ]  # fmt: skip
+            self.app.push_screen(Told(f"evaluation {row['id']}", "\n".join(told)))
+
+    def action_evaluate(self) -> None:
+        here = {record.name for record in installed(self.place.root)}
+        models = [m.name for m in list_manifests(self.place.root) if m.kind == "chat" and m.name in here]
+        if not models:
+            self.notify("No weights are installed: press 5, and p on a model.", severity="warning")
+            return
+        adapters = [NONE, *(entry["adapter"][:12] for entry in list_adapters(self.place.adapters))]
+        fields = (
+            Field("model", "model", models[0], options=models),
+            Field("adapter", "adapter", NONE, options=adapters),
+            Field("data", "benchmark", "starter-easy"),
+            Field("limit", "items at most", "", "all"),
+            Field("runs", "repeats", "5"),
+        )
+        note = "It runs in a process of its own, and goes on when this is closed."
+        self.app.push_screen(Fill("A new evaluation", fields, "Evaluate", note), self._evaluate)
+
+    def _evaluate(self, found: dict[str, str] | None) -> None:
+        if not found:
+            return
+        words = ["eval", "--model", found["model"], "--data", found["data"], "--runs", found["runs"] or "5"]
+        words += ["--adapter", found["adapter"]] if found["adapter"] != NONE else []
+        words += ["--limit", found["limit"]] if found["limit"] else []
+        self.bridge.leave(f"evaluating {found['model']}", *words, "--json")
+        self.notify("The evaluation was started; its replies appear here.")
+
+
+def _picture(mean: float, low: float, high: float, width: int) -> str:
+    """An interval on a line from 0 to 100%."""
+    first, at, last = (min(width - 1, max(0, round(share * (width - 1)))) for share in (low, mean, high))
+    cells = ["·"] * width
+    cells[first : last + 1] = "─" * (last + 1 - first)
+    cells[at] = "●"
+    return "".join(cells)

@@ -1,0 +1,214 @@
+"""Home: everything that runs, waits or went wrong, what needs somebody first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Static
+
+from nanoflux_local.jobs import RUN, TRAINING, Work, is_worked_on, with_worker
+from nanoflux_local.ledger import board
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_models.server_record import ServerRecord, records
+from nanoflux_tui.look import bar
+from nanoflux_tui.room import Room
+from nanoflux_tui.screens.run import RunRoom
+from nanoflux_tui.text import ago, count, duration, line
+from nanoflux_tui.widgets.panel import Panel
+from nanoflux_tui.widgets.window_table import Cells, Column, WindowTable
+
+EMPTY = """Nothing has been made here yet.
+
+  n   starts a run: attacker, defender and judge make a small training set
+  ?   says what can be done on each screen
+
+A run plays in a process of its own: close this, open it again, and it is there.
+`nanoflux-tui --tour` shows it all on made-up models, with nothing installed.
+"""
+SILENT_S = 180
+KINDS = {"run": "run", "training": "training", "evaluation": "evaluation", "server": "server"}
+BROKEN = ("failed", "interrupted", "stalled")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server's key among the others."""
+
+    name: str
+    sort: str = "server"
+    status: str = "ready"
+
+
+class HomeRoom(Room):
+    """The board."""
+
+    mode = "home"
+    HELP = """Everything that this home holds, what needs somebody first: what failed or was interrupted in the
+last day, then what runs, what waits, and the rest by its time. Enter opens a line."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "pause", "Pause/resume"),
+        Binding("s", "stop", "Stop"),
+    ]
+    DEFAULT_CSS = """
+    HomeRoom #empty { display: none; }
+    HomeRoom.nothing #empty { display: block; }
+    HomeRoom.nothing #board, HomeRoom.nothing #about { display: none; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: dict[object, board.Line] = {}
+
+    def body(self) -> ComposeResult:
+        columns = (
+            Column("state", 13),
+            Column("what", 10, from_width=76),
+            Column("name", 16, share=3),
+            Column("with", 14, share=2, from_width=104),
+            Column("progress", 22, from_width=56),
+            Column("an hour", 7, right=True, from_width=90),
+            Column("left", 7, right=True, from_width=66),
+            Column("changed", 8, right=True, from_width=116),
+        )
+        yield Static(EMPTY, id="empty", classes="empty", markup=False)
+        yield WindowTable(columns, self._rows, id="board")
+        yield Panel(id="about", classes="plain foot")
+
+    async def load(self) -> None:
+        found = await self.ask(self._keys) or list[board.Key]()
+        keys: list[board.Key | Served] = list(found)
+        servers = records(self.place.root)
+        at = sum(key.status in (*BROKEN, "running") for key in found)
+        keys[at:at] = [Served(server.name) for server in servers]
+        self.set_class(not keys, "nothing")
+        await self.query_one(WindowTable).show(keys)
+        self._about()
+
+    def _keys(self, view: LedgerView) -> list[board.Key]:
+        """The board's keys; work that no process does any more is interrupted, and comes first."""
+        kinds = {"run": ("runs", RUN), "training": ("trainings", TRAINING)}
+        found = list[board.Key]()
+        for key in board.keys(view):
+            if key.status == "running" and key.sort in kinds:
+                table, kind = kinds[key.sort]
+                row = view.row(f"SELECT id FROM {table} WHERE rowid = ?", key.row)
+                if row is not None and not is_worked_on(self.place, Work(kind, row["id"])):
+                    key = replace(key, status="interrupted")
+                    found.insert(0, key)
+                    continue
+            found.append(key)
+        return found
+
+    async def _rows(self, keys: Sequence[board.Key | Served]) -> list[Cells]:
+        servers = {server.name: server for server in records(self.place.root)}
+        wanted = [key for key in keys if isinstance(key, board.Key)]
+        lines = dict[object, board.Line](await self.ask(lambda view: self._read(view, wanted)) or [])
+        for key in keys:
+            if isinstance(key, Served) and key.name in servers:
+                lines[key] = _server_line(servers[key.name])
+        self._lines.update(lines)
+        return [self._cells(lines[key]) if key in lines else ["gone"] for key in keys]
+
+    def _read(self, view: LedgerView, keys: Sequence[board.Key]) -> list[tuple[object, board.Line]]:
+        found: list[tuple[object, board.Line]] = []
+        for key in keys:
+            for told in board.lines(view, [key]):
+                found.append((key, self._live(view, told)))
+        return found
+
+    def _live(self, view: LedgerView, told: board.Line) -> board.Line:
+        """A line with what its process is doing now."""
+        if told.status != "running":
+            return told
+        if told.sort == "evaluation":
+            silent = ago(told.updated_at)
+            return replace(told, status="silent") if silent.endswith((" h", " d")) else told
+        kind = RUN if told.sort == "run" else TRAINING
+        summary = {"status": told.status, "message": told.message, "seconds": told.seconds}
+        now = with_worker(self.place, view, Work(kind, told.id), summary)
+        wish = now["worker"]["wish"] if now["worker"] else ""
+        return replace(
+            told, status="draining" if wish and now["status"] == "running" else now["status"], message=now["message"],
+            seconds=now["seconds"],
+        )  # fmt: skip
+
+    def _cells(self, told: board.Line) -> Cells:
+        ink = self.ink
+        done = Text()
+        if told.total:
+            done = Text.assemble(
+                (bar(told.done, told.total, 10), ink["primary"]), f" {count(told.done)}/{count(told.total)}"
+            )
+        rate = told.done / told.seconds * 3600 if told.seconds and told.sort == "run" else 0.0
+        left = duration((told.total - told.done) / rate * 3600) if rate and told.status == "running" else ""
+        return [
+            ink.sign(told.status),
+            KINDS[told.sort],
+            line(told.name, 80),
+            Text(line(told.about, 80), style=ink["muted"]),
+            done,
+            f"{rate:,.0f}" if rate else "",
+            left,
+            ago(told.updated_at),
+        ]
+
+    @on(WindowTable.Pointed)
+    def _about(self) -> None:
+        told = self._here()
+        if told is None:
+            self.query_one("#about", Panel).show("")
+            return
+        text = Text.assemble((f"{KINDS[told.sort]} {line(told.id, 60)}", "bold"), f"  {line(told.about, 100)}")
+        advice = {
+            "interrupted": "its process ended; space resumes it, nothing is lost",
+            "failed": "space tries to go on",
+            "stalled": "its process has said nothing for a while",
+            "paused": "space resumes it",
+            "running": "space pauses it, Enter watches it",
+        }
+        said = line(told.message, 300) or advice.get(told.status, "Enter opens it")
+        text.append(f"\n{said}", style=self.ink["error"] if told.status in BROKEN else "")
+        self.query_one("#about", Panel).show(text)
+
+    def _here(self) -> board.Line | None:
+        return self._lines.get(self.query_one(WindowTable).key)
+
+    @on(WindowTable.Chosen)
+    def _open(self) -> None:
+        told = self._here()
+        if told is None:
+            return
+        if told.sort == "run":
+            self.app.push_screen(RunRoom(told.id))
+        else:
+            self.control.action_go({"training": "training", "evaluation": "evaluation"}.get(told.sort, "models"))
+
+    def action_pause(self) -> None:
+        told = self._here()
+        if told is None or told.sort not in ("run", "training"):
+            self.notify("Only runs and trainings are paused here.", severity="warning")
+            return
+        noun = "run" if told.sort == "run" else "trainings"
+        if told.status in ("running", "stalled"):
+            self.do(noun, "pause", told.id)
+        elif told.status == "draining":
+            self.notify("It drains already: what is under way is finished first.")
+        else:
+            self.do(noun, "resume", told.id, "--detach", "--json", said=f"{told.name} goes on")
+
+    def action_stop(self) -> None:
+        told = self._here()
+        if told is None or told.sort == "evaluation":
+            self.notify("An evaluation ends by itself; what it asked is remembered.", severity="warning")
+            return
+        words = {"run": ("run", "stop"), "training": ("trainings", "stop"), "server": ("models", "stop")}[told.sort]
+        self.do(*words, told.id)
+
+
+def _server_line(server: ServerRecord) -> board.Line:
+    status = "ready" if server.alive else "ended"
+    return board.Line("server", server.name, server.name, f"{server.model} at {server.url}", status, "", 0, 0, 0.0, "")  # type: ignore[arg-type]
