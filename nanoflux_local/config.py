@@ -61,12 +61,14 @@ class Novelty(Strict):
 
 class JudgeRules(Strict):
     """The confidence bar, how many low-confidence evaluations discard a question, and whether a model as judge checks
-    what it accepts by a program (paper §3).
+    what it accepts by a program (paper §3). `trial` is how many right solutions, and how many wrong ones, it judges to
+    tell how well it judges.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
     strikes: int = Field(default=3, ge=1)
     code_check: bool = False
+    trial: int = Field(default=0, ge=0, le=1000)
 
 
 class Retries(Strict):

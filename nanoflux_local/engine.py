@@ -8,7 +8,7 @@ would give.
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
@@ -129,7 +129,7 @@ class LikelyHistory:
 class Engine:
     """Plays one run to its target or its turn limit. `committed` are the turns of an earlier start, in order.
 
-    `capacity` is how many requests the endpoints can usefully hold at once.
+    `capacity` is how many requests the endpoints can usefully hold at once; `first` is done before any turn.
     """
 
     def __init__(
@@ -141,6 +141,7 @@ class Engine:
         committed: list[TurnRecord],
         on_progress: Callable[[Progress], None] = lambda _: None,
         capacity: int = 1024,
+        first: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._ledger = ledger
         self._run = run
@@ -149,6 +150,7 @@ class Engine:
         self._calls = calls
         self._on_progress = on_progress
         self._capacity = capacity
+        self._first = first
         self._turns = len(committed)
         self._kept = sum(record.kept for record in committed)
         self._index = NoveltyIndex()
@@ -160,6 +162,10 @@ class Engine:
     @property
     def finished(self) -> bool:
         return self._kept >= self._config.target or self._turns >= self._config.max_turns
+
+    @property
+    def draining(self) -> bool:
+        return self._drain_at is not None
 
     def steer(self, config: RunConfig) -> None:
         """Other values of what may change while a run is played (`config.LIVE`), from the next turn on."""
@@ -179,6 +185,8 @@ class Engine:
         """
         try:
             await self._recall_history()
+            if self._first is not None:
+                await self._first()
             while not self.finished and (self._drain_at is None or self._turns < self._drain_at):
                 self._run_ahead()
                 await self._commit_next()

@@ -25,6 +25,7 @@ from nanoflux_local.novelty import NoveltyIndex
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
+from nanoflux_local.trial import hold_trial
 from nanoflux_local.turn import Rules, run_turn
 
 
@@ -65,7 +66,11 @@ async def carry_on(home: Home, run: str, on_progress: Callable[[Progress], None]
             purse = Purse.of(ledger, run, config.budget, _worst(bound))
             calls = RememberedCalls(ledger, run, purse.guarded(bound.answers()))
             capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
-            engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity)
+
+            async def trial() -> None:
+                await hold_trial(ledger, run, rules, calls, lambda: engine.draining)
+
+            engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, trial)
             with telling(lambda fault: ledger.add_fault(run, fault, ROLE.get())):
                 await _play(ledger, run, engine, purse)
         finally:

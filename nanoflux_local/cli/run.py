@@ -216,11 +216,13 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
     from nanoflux_local.forecast import forecast
     from nanoflux_local.jobs import RUN, Work, with_worker
     from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.trial import trial_result
 
     with LedgerView(place.ledger) as view:
         summary = view.run_summary(run)
         found = with_worker(place, view, Work(RUN, summary["run"]), summary)
         found["forecast"] = forecast(view, found)
+        found["judge_trial"] = trial_result(view, summary["run"])
     if as_json:
         print_json(found)
         return
@@ -242,11 +244,28 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
             ("tokens", f"{found['usage']['prompt_tokens']} read, {found['usage']['completion_tokens']} written"),
             *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in found["faults"].items()),
             ("seconds", found["seconds"]),
+            *_trial_rows(found["judge_trial"]),
             *_forecast_rows(found["forecast"]),
             ("repeatable", "yes" if found["repeatable"] else "no: an endpoint does not promise equal replies"),
             ("digest", found["digest"]),
         ],
     )
+
+
+def _trial_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """How the judge judged solutions of known worth, by its own word and with its programs where it wrote any."""
+    if found is None:
+        return []
+    from nanoflux_local.trial import told_rates
+
+    left = f", {found['unjudged']} not judged" if found["unjudged"] else ""
+    if found["with_check"] is None:
+        return [("judge's trial", told_rates(found["judge"]) + left)]
+    return [
+        ("judge's trial", f"{found['solutions']} known solutions, {found['checked']} checked by a program{left}"),
+        ("  its word alone", told_rates(found["without_check"])),
+        ("  with the check", told_rates(found["with_check"])),
+    ]
 
 
 def _forecast_rows(found: dict[str, Any]) -> list[tuple[str, str]]:

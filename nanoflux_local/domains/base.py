@@ -63,7 +63,7 @@ class Domain(Strict):
     Seeds come from `datasets`; `evaluates` are further benchmarks that are asked and scored in the same way, and
     `free_text` those of both whose answers no machine can grade. `tags` are the XML elements that a solution consists
     of; `rubric` is what its reasoning is held against. With `code_check` the judge goes through solutions again by a
-    program of its own.
+    program of its own; of `trial` known solutions right, and as many made wrong, it is told how it judges.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Domain(Strict):
     evaluates: tuple[str, ...] = ()
     programs: bool = False
     code_check: bool = False
+    trial: int = Field(default=12, ge=0)
     letters: str = ""
     seeds: SeedCount
     novelty: PaperNovelty
@@ -123,7 +124,7 @@ class Domain(Strict):
             "domain": self.name,
             "seeds": self.seeds.model_dump(),
             "novelty": self.novelty.model_dump(exclude={"embedder"}),
-            "judge": {"confidence": self.confidence, "code_check": self.code_check},
+            "judge": {"confidence": self.confidence, "code_check": self.code_check, "trial": self.trial},
             "budgets": dict(self.budgets),
         }
 

@@ -23,6 +23,9 @@ ROLE: ContextVar[str] = ContextVar("role", default="")
 EARLIER = "earlier"
 """Stands for a role where calls only tell what other runs asked: no turn uses them, and none is wasted."""
 
+TRIAL = "trial"
+"""Stands for a role where the judge judges what is known: the run's trial uses these calls, and no turn does."""
+
 
 @contextmanager
 def acting_as(role: str) -> Iterator[None]:

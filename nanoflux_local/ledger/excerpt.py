@@ -24,6 +24,8 @@ DELETE FROM turn_calls WHERE turn IN (SELECT id FROM turns WHERE run NOT IN want
 DELETE FROM turns WHERE run NOT IN wanted_runs;
 DELETE FROM examples WHERE run NOT IN wanted_runs;
 DELETE FROM faults WHERE run NOT IN wanted_runs;
+DELETE FROM trials WHERE run NOT IN wanted_runs;
+DELETE FROM reviews WHERE run NOT IN wanted_runs;
 DELETE FROM runs WHERE id NOT IN wanted_runs;
 DELETE FROM training_events WHERE training NOT IN (SELECT id FROM trainings WHERE run IN wanted_runs);
 DELETE FROM trainings WHERE run NOT IN wanted_runs;

@@ -341,3 +341,36 @@ def m008_experiments(db: Database) -> None:
         ) STRICT, WITHOUT ROWID;
         """
     )
+
+
+@migrations()
+def m018_judged(db: Database) -> None:
+    """What is known of the judge and by others than the judge: how it judged solutions of known worth, the level of an
+    example's reasoning, and the words of people. Reviews are only ever added; `attempt` is the one that was looked at.
+    """
+    db.executescript(
+        """
+        ALTER TABLE examples ADD COLUMN level INTEGER;
+        CREATE TABLE trials (
+            run TEXT NOT NULL REFERENCES runs (id),
+            number INTEGER NOT NULL,
+            known TEXT NOT NULL,
+            record TEXT NOT NULL,
+            record_hash TEXT NOT NULL,
+            at TEXT NOT NULL,
+            PRIMARY KEY (run, number)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE reviews (
+            id INTEGER PRIMARY KEY,
+            run TEXT NOT NULL REFERENCES runs (id),
+            turn INTEGER NOT NULL,
+            attempt INTEGER NOT NULL,
+            reviewer TEXT NOT NULL,
+            verdict TEXT NOT NULL,
+            note TEXT NOT NULL,
+            blind INTEGER NOT NULL,
+            at TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX reviews_turn ON reviews (run, turn, attempt);
+        """
+    )

@@ -249,10 +249,19 @@ class Ledger:
     def _insert_example(self, connection: sqlite3.Connection, run: str, example: Example) -> None:
         content = example.hash()
         connection.execute(
-            "INSERT INTO examples VALUES (?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO examples (id, run, turn, reason, question, solution, answer, content_hash, at)"
+            " VALUES (?,?,?,?,?,?,?,?,?)",
             (digest([run, content])[:16], run, example.turn, example.reason, example.question, example.solution,
              example.answer, content, now()),
         )  # fmt: skip
+
+    def add_trial(self, run: str, number: int, known: str, record: dict[str, Any]) -> None:
+        """Commit how the judge judged a solution that is known to be "good" or "bad"."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO trials VALUES (?,?,?,?,?,?)",
+                (run, number, known, canonical_json(record), digest(record), now()),
+            )
 
     # Benchmarks
 

@@ -29,6 +29,9 @@ def verify_run(view: LedgerView, run: str) -> Iterator[str]:
     yield from _turns(view, found["id"])
     yield from _seeds(view, found["id"])
     yield from _examples(view, found["id"])
+    for row in view.rows("SELECT number, record, record_hash FROM trials WHERE run = ?", found["id"]):
+        if digest(_json(row["record"])) != row["record_hash"]:
+            yield f"solution {row['number']} of the judge's trial: the record does not match its hash"
 
 
 def _calls(view: LedgerView, run: str) -> Iterator[str]:

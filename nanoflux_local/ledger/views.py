@@ -122,7 +122,7 @@ class LedgerView:
             run["id"],
         )
         earlier = self.row(
-            "SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'"
+            "SELECT count(*) AS n FROM calls WHERE run = ? AND role IN ('earlier', 'trial')"
             " AND NOT EXISTS (SELECT 1 FROM turn_calls WHERE turn_calls.call = calls.id)",
             run["id"],
         )

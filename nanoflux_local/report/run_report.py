@@ -11,6 +11,7 @@ from nanoflux_local.report import plots
 from nanoflux_local.report.flips import flips
 from nanoflux_local.report.page import rendered, write_whole
 from nanoflux_local.transcript import KEPT, OUTCOMES
+from nanoflux_local.trial import told_rates, trial_result
 
 SHOWN_EXAMPLES = 3
 OUTCOME_TEXT = {
@@ -50,6 +51,8 @@ def gathered(view: LedgerView, run: str) -> dict[str, Any]:
         "config": json.loads(row["config"]),
         "environment": json.loads(row["environment"]),
         "funnel": funnel_of(summary["funnel"]),
+        "trial": trial_result(view, summary["run"]),
+        "rates": told_rates,
         "training": training,
         "evaluations": evaluations,
         "comparison": _comparison(view, evaluations),

@@ -7,7 +7,7 @@ CREATE TABLE datasets ( name TEXT PRIMARY KEY, source TEXT NOT NULL, source_hash
 CREATE TABLE dictionaries ( id INTEGER PRIMARY KEY, content BLOB NOT NULL, at TEXT NOT NULL ) STRICT;
 CREATE TABLE evaluation_items ( evaluation TEXT NOT NULL REFERENCES evaluations (id), repeat INTEGER NOT NULL, item TEXT NOT NULL, call INTEGER NOT NULL REFERENCES calls (id), reading TEXT NOT NULL, verdict TEXT NOT NULL, soft TEXT NOT NULL DEFAULT '', PRIMARY KEY (evaluation, repeat, item) ) STRICT, WITHOUT ROWID;
 CREATE TABLE evaluations ( id TEXT PRIMARY KEY, model TEXT NOT NULL, adapter TEXT NOT NULL, data TEXT NOT NULL, split TEXT NOT NULL, status TEXT NOT NULL, settings TEXT NOT NULL, result TEXT NOT NULL, started_at TEXT NOT NULL, updated_at TEXT NOT NULL ) STRICT;
-CREATE TABLE examples ( id TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id), turn INTEGER NOT NULL, reason TEXT NOT NULL, question TEXT NOT NULL, solution TEXT NOT NULL, answer TEXT NOT NULL, content_hash TEXT NOT NULL, at TEXT NOT NULL, UNIQUE (run, turn) ) STRICT;
+CREATE TABLE examples ( id TEXT PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id), turn INTEGER NOT NULL, reason TEXT NOT NULL, question TEXT NOT NULL, solution TEXT NOT NULL, answer TEXT NOT NULL, content_hash TEXT NOT NULL, at TEXT NOT NULL, level INTEGER, UNIQUE (run, turn) ) STRICT;
 CREATE TABLE experiments ( id TEXT PRIMARY KEY, name TEXT NOT NULL, scale TEXT NOT NULL, status TEXT NOT NULL, message TEXT NOT NULL, plan TEXT NOT NULL, seconds REAL NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL ) STRICT;
 CREATE TABLE faults ( id INTEGER PRIMARY KEY, run TEXT NOT NULL, role TEXT NOT NULL, model TEXT NOT NULL, kind TEXT NOT NULL, told TEXT NOT NULL, raw TEXT NOT NULL, tokens INTEGER NOT NULL, usd REAL NOT NULL, seconds REAL NOT NULL, at TEXT NOT NULL ) STRICT;
 CREATE INDEX faults_run ON faults (run, kind);
@@ -16,6 +16,8 @@ CREATE INDEX items_split ON items (dataset, split);
 CREATE TABLE jobs ( id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, pid INTEGER NOT NULL, boot TEXT NOT NULL, state TEXT NOT NULL, message TEXT NOT NULL, started_at TEXT NOT NULL, heartbeat_at TEXT NOT NULL , wish TEXT NOT NULL DEFAULT '', began_s REAL NOT NULL DEFAULT 0.0, beat_s REAL NOT NULL DEFAULT 0.0) STRICT;
 CREATE INDEX jobs_subject ON jobs (kind, subject);
 CREATE TABLE packs ( call INTEGER PRIMARY KEY REFERENCES calls (id), dictionary INTEGER NOT NULL, request BLOB NOT NULL, reply BLOB NOT NULL ) STRICT;
+CREATE TABLE reviews ( id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id), turn INTEGER NOT NULL, attempt INTEGER NOT NULL, reviewer TEXT NOT NULL, verdict TEXT NOT NULL, note TEXT NOT NULL, blind INTEGER NOT NULL, at TEXT NOT NULL ) STRICT;
+CREATE INDEX reviews_turn ON reviews (run, turn, attempt);
 CREATE TABLE rounds ( series TEXT NOT NULL REFERENCES series (id), number INTEGER NOT NULL, run TEXT NOT NULL, adapter TEXT NOT NULL, evaluation TEXT NOT NULL, result TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (series, number) ) STRICT, WITHOUT ROWID;
 CREATE INDEX rounds_run ON rounds (run);
 CREATE TABLE runs ( id TEXT PRIMARY KEY, name TEXT NOT NULL, domain TEXT NOT NULL, status TEXT NOT NULL, message TEXT NOT NULL, target INTEGER NOT NULL, max_turns INTEGER NOT NULL, config TEXT NOT NULL, config_hash TEXT NOT NULL, environment TEXT NOT NULL, seconds REAL NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL , environment_hash TEXT NOT NULL DEFAULT '') STRICT;
@@ -23,6 +25,7 @@ CREATE TABLE series ( id TEXT PRIMARY KEY, status TEXT NOT NULL, message TEXT NO
 CREATE TABLE training_events ( id INTEGER PRIMARY KEY, training TEXT NOT NULL REFERENCES trainings (id), kind TEXT NOT NULL, step INTEGER NOT NULL, event TEXT NOT NULL, at TEXT NOT NULL ) STRICT;
 CREATE INDEX training_events_training ON training_events (training, id);
 CREATE TABLE trainings ( id TEXT PRIMARY KEY, run TEXT NOT NULL, base TEXT NOT NULL, status TEXT NOT NULL, adapter TEXT NOT NULL, data_hash TEXT NOT NULL, settings TEXT NOT NULL, result TEXT NOT NULL, started_at TEXT NOT NULL, updated_at TEXT NOT NULL , message TEXT NOT NULL DEFAULT '', seconds REAL NOT NULL DEFAULT 0.0, plan TEXT NOT NULL DEFAULT '{}') STRICT;
+CREATE TABLE trials ( run TEXT NOT NULL REFERENCES runs (id), number INTEGER NOT NULL, known TEXT NOT NULL, record TEXT NOT NULL, record_hash TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (run, number) ) STRICT, WITHOUT ROWID;
 CREATE TABLE turn_calls ( turn INTEGER NOT NULL REFERENCES turns (id), position INTEGER NOT NULL, call INTEGER NOT NULL REFERENCES calls (id), PRIMARY KEY (turn, position) ) STRICT, WITHOUT ROWID;
 CREATE INDEX turn_calls_call ON turn_calls (call);
 CREATE TABLE turns ( id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs (id), number INTEGER NOT NULL, outcome TEXT NOT NULL, kept INTEGER NOT NULL, record TEXT NOT NULL, record_hash TEXT NOT NULL, at TEXT NOT NULL, attempts TEXT NOT NULL DEFAULT '', uses INTEGER NOT NULL DEFAULT 0, fresh INTEGER NOT NULL DEFAULT 0, UNIQUE (run, number) ) STRICT;

@@ -20,6 +20,7 @@ RELEASED = [
     "m016_rounds",
     "m015_size",
     "m008_experiments",
+    "m018_judged",
 ]
 
 

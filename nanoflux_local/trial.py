@@ -1,0 +1,201 @@
+"""The judge's trial: in every run it judges solutions known to be right or wrong, so that its errors are known.
+
+Seeds of the train split are the right ones; the wrong ones are theirs with one fault put in by a fixed draw. A judge's
+own word and its word with the code check come from the same verdicts: sensitivity is the share of wrong solutions that
+were rejected, specificity that of right ones that were accepted. What was not judged counts in neither, and is told.
+"""
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from nanoflux_local.answers import plain_number, read_number
+from nanoflux_local.evaluate.statistics import wilson
+from nanoflux_local.ledger.calls import TRIAL, Call, RememberedCalls, TracedCalls, acting_as
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.transcript import Attack, Doubt, Seed, Verdict
+from nanoflux_local.turn import Rules
+
+Fault = Literal["", "slip", "answer"]
+TURN = -1
+"""Stands for a turn's number in the draws of the trial, so that they are no turn's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A solution of known worth. A "slip" is wrong from its last result on; "answer" states another answer than its
+    steps do.
+    """
+
+    number: int
+    seed: str
+    fault: Fault
+    attack: Attack
+
+
+def known_solutions(rules: Rules) -> list[Known]:
+    """`judge.trial` right solutions and as many wrong ones, always the same for a run's seed; fewer where there are
+    fewer seeds.
+    """
+    rng = Draw(rules.config.seed, TURN, 0).rng("trial")
+    used: set[str] = set()
+    chosen: list[Seed] = []
+    while len(chosen) < rules.config.judge.trial:
+        (seed,) = rules.seeds.draw(1, rng, used)
+        if seed.id in used:
+            break  # all of them were drawn
+        used.add(seed.id)
+        chosen += [seed] if seed.answer else []
+    found = []
+    for number, seed in enumerate(chosen):
+        right = Attack(_question(seed), _solution(seed), seed.answer, seed.program)
+        fault: Fault = "answer" if number % 2 else "slip"
+        wrong = with_fault(right, seed, fault, rng)
+        found += [Known(2 * number, seed.id, "", right), Known(2 * number + 1, seed.id, fault, wrong)]
+    return found
+
+
+def _question(seed: Seed) -> str:
+    return "\n".join([seed.question, *(f"{letter}. {text}" for letter, text in seed.options.items())])
+
+
+def _solution(seed: Seed) -> str:
+    """The seed's own solution; where it has none, what its program calculates or its option says."""
+    if seed.solution:
+        return seed.solution
+    return seed.program or f"The answer is {seed.answer}. {seed.options.get(seed.answer, '')}".strip()
+
+
+def with_fault(right: Attack, seed: Seed, fault: Fault, rng: random.Random) -> Attack:
+    """The solution with another answer; a slip is also made where the solution states its result."""
+    if seed.options:
+        wrong = rng.choice([letter for letter in seed.options if letter != seed.answer])
+        stated = f"The answer is {wrong}. {seed.options[wrong]}"
+        return replace(right, answer=wrong, solution=f"{right.solution}\n{stated}" if fault == "answer" else stated)
+    value = read_number(right.answer)
+    if value is None:
+        return replace(right, answer=f"not {right.answer}", solution=f"{right.solution}\nSo the opposite holds.")
+    wrong = plain_number(_other(value, rng))
+    return replace(right, answer=wrong, solution=_slipped(right, wrong) if fault == "slip" else right.solution)
+
+
+def _other(value: float, rng: random.Random) -> float:
+    """Another number of the same kind, near enough to be made by a slip."""
+    shift = rng.choice([-1, 1]) * rng.uniform(0.02, 0.3) * abs(value)
+    if value == int(value):
+        return int(value) + (round(shift) or rng.choice([-2, -1, 1, 2]))
+    return round(value + shift, 2) if round(value + shift, 2) != round(value, 2) else value + 1
+
+
+def _slipped(right: Attack, wrong: str) -> str:
+    """The solution with its last statement of the answer changed, or the wrong answer stated at its end."""
+    stated = re.escape(right.answer) if "," in right.answer else "(?:,?)".join(map(re.escape, right.answer))
+    places = list(re.finditer(rf"(?<![\d.,]){stated}(?![\d]|[.,]\d)", right.solution))
+    if not places:
+        return f"{right.solution}\nSo the answer is {wrong}."
+    return right.solution[: places[-1].start()] + wrong + right.solution[places[-1].end() :]
+
+
+async def hold_trial(
+    ledger: Ledger, run: str, rules: Rules, calls: RememberedCalls, stopping: Callable[[], bool]
+) -> None:
+    """Judge what the run's trial has not judged yet, at the run's concurrency; each verdict is committed as it comes.
+
+    Raises:
+        NanofluxError: the judge's endpoint or the sandbox failed; what was judged stays.
+    """
+    done = {row[0] for row in ledger.rows("SELECT number FROM trials WHERE run = ?", run)}
+    places = asyncio.Semaphore(rules.config.concurrency)
+
+    async def judged(known: Known) -> None:
+        async with places:
+            if stopping():
+                return
+            with acting_as(TRIAL):
+                record = await _record(rules, known, TracedCalls(calls))
+            ledger.add_trial(run, known.number, "bad" if known.fault else "good", record)
+
+    solutions = known_solutions(rules) if rules.config.judge.trial else []
+    tasks = [asyncio.create_task(judged(known)) for known in solutions if known.number not in done]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _record(rules: Rules, known: Known, call: Call) -> dict[str, Any]:
+    draw = Draw(rules.config.seed, TURN, known.number)
+    result = await rules.cast(0).judge.validate(known.attack, draw, call)
+    told = {"seed": known.seed, "fault": known.fault, "attack": asdict(known.attack)}
+    if isinstance(result, Verdict):
+        return {**told, "verdict": asdict(result), "unjudged": ""}
+    return {**told, "verdict": None, "unjudged": "in doubt" if isinstance(result, Doubt) else result.reason}
+
+
+def trial_result(view: LedgerView, run: str) -> dict[str, Any] | None:
+    """What `run show --json` tells of a run's trial, under `judge_trial`; None where none was held."""
+    rows = [
+        (row["known"] == "bad", json.loads(row["record"]))
+        for row in view.rows("SELECT known, record FROM trials WHERE run = ? ORDER BY number", run)
+    ]
+    if not rows:
+        return None
+    config = json.loads(view.find_run(run)["config"])
+    both = config["judge"].get("code_check", False) and config["roles"]["judge"]["endpoint"] != "program"
+    judged = [(bad, record) for bad, record in rows if record["verdict"]]
+    return {
+        "solutions": len(rows),
+        "unjudged": len(rows) - len(judged),
+        "checked": sum(record["verdict"]["check"] != "not checked" for _, record in judged),
+        "without_check": _rates(judged, _own_word) if both else None,
+        "with_check": _rates(judged, lambda verdict: bool(verdict["positive"])) if both else None,
+        "judge": _rates(judged, lambda verdict: bool(verdict["positive"])),
+    }
+
+
+def _own_word(verdict: dict[str, Any]) -> bool:
+    """What the judge had said before its program was run: only what it had accepted is checked."""
+    return bool(verdict["positive"]) or verdict["check"] == "disagrees"
+
+
+def _rates(judged: Sequence[tuple[bool, dict[str, Any]]], accepts: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    caught = [not accepts(record["verdict"]) for bad, record in judged if bad]
+    passed = [accepts(record["verdict"]) for bad, record in judged if not bad]
+    return {
+        "sensitivity": _share(caught),
+        "specificity": _share(passed),
+        "errors": caught.count(False) + passed.count(False),
+        "caught": {
+            fault: _share(not accepts(record["verdict"]) for bad, record in judged if bad and record["fault"] == fault)
+            for fault in ("slip", "answer")
+        },
+    }
+
+
+def _share(hits: Iterable[bool]) -> dict[str, Any]:
+    """A share with its 95% Wilson interval; of nothing there is none."""
+    found = list(hits)
+    if not found:
+        return {"n": 0, "share": None, "ci95": None}
+    return {"n": len(found), "share": sum(found) / len(found), "ci95": list(wilson(sum(found), len(found)))}
+
+
+def told_rates(rates: dict[str, Any]) -> str:
+    """Sensitivity and specificity in words, with their intervals."""
+    parts = (("rejects", "sensitivity", "wrong"), ("accepts", "specificity", "right"))
+    return ", ".join(f"{verb} {_told_share(rates[name], what)}" for verb, name, what in parts)
+
+
+def _told_share(share: dict[str, Any], what: str) -> str:
+    if not share["n"]:
+        return f"0 of 0 {what}"
+    low, high = share["ci95"]
+    return f"{round(share['share'] * share['n'])} of {share['n']} {what} ({low:.0%} to {high:.0%})"
