@@ -105,6 +105,7 @@ class Domain(Strict):
             "novelty",
             "confidence",
             "code_check",
+            "trial",
             "budgets",
             "prompts",
             "datasets",
