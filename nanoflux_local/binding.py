@@ -18,6 +18,7 @@ from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.waves import take_turns
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.held_out import HeldOut
+from nanoflux_local.judging import SANDBOX, judge_of, rater_of
 from nanoflux_local.ledger.asked import recalled
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.ledger.views import LedgerView
@@ -35,19 +36,15 @@ from nanoflux_local.records import (
 )
 from nanoflux_local.roles.attacker import ModelAttacker
 from nanoflux_local.roles.base import Player
-from nanoflux_local.roles.code_check import CodeCheck
 from nanoflux_local.roles.defender import Defender, reply_budget
-from nanoflux_local.roles.judge import ModelJudge
-from nanoflux_local.roles.program_judge import ProgramJudge
 from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.seeds.benchmarks import held_out_here, load_items, seed_source, with_seeds
 from nanoflux_local.serving import served
 from nanoflux_local.tools.python_check import PythonTool
-from nanoflux_local.turn import Attacker, Cast, Judge, Rules
+from nanoflux_local.turn import Attacker, Cast, Rules
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.weights import weights_dir
 
-SANDBOX = "sandbox"
 SERVED_BY = {
     "openai_chat": ("nanoflux_local.endpoints.openai_chat", "OpenAIChatEndpoint"),
     "openai_responses": ("nanoflux_local.endpoints.openai_responses", "OpenAIResponsesEndpoint"),
@@ -253,13 +250,13 @@ def bind(config: RunConfig, home: Home) -> Bound:
         ConfigError: a key or url is missing.
         ModelsError: weights are not installed.
     """
-    used = {getattr(config.roles, role).endpoint for role in ROLES}
-    chosen = {name: config.endpoints[name] for name in sorted(used - {PROGRAM})}
+    chosen = {name: config.endpoints[name] for name in sorted(config.players)}
     managed, groups = served(chosen, home)
     endpoints = {name: managed.get(name) or build_endpoint(name, chosen[name], home) for name in chosen}
     endpoints = take_turns(endpoints, groups)
     embedder = build_embedder(config.endpoints[config.embedder], home)
-    return Bound(endpoints, embedder, PythonTool(), programs=PROGRAM in used or config.judge.code_check)
+    sandboxed = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or config.judge.code_check
+    return Bound(endpoints, embedder, PythonTool(), programs=sandboxed)
 
 
 def profile_endpoint(profile: str, name: str, home: Home, role: str = "") -> tuple[Endpoint, EndpointConfig]:
@@ -395,27 +392,14 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
         playing = player("defender", name, reply_budget(domain, config.budgets), domain.stop)
         return Defender(domain, playing, config.budgets, config.retries.parse)
 
-    def code_check(playing: Player) -> CodeCheck:
-        if SANDBOX not in identities:
-            raise RefusedError(
-                "the run was made without a code check, so none of its programs is remembered",
-                "play it as another run: nanoflux run start --fork RUN --set judge.code_check=true",
-            )
-        return CodeCheck(domain, playing, identities[SANDBOX], config.sandbox_wall_s, config.retries.parse)
-
-    def judge(name: str) -> Judge:
-        if name == PROGRAM:
-            return ProgramJudge(identities[SANDBOX], config.sandbox_wall_s)
-        playing, retries = player("judge", name, config.reply_tokens), config.retries.parse
-        return ModelJudge(
-            domain, playing, config.judge, retries, code_check(playing) if config.judge.code_check else None
-        )
+    def judging(name: str) -> Player:
+        return player("judge", name, config.reply_tokens)
 
     one, other = config.roles.attacker.endpoint, config.roles.defender.endpoint
-    arbiter = judge(config.roles.judge.endpoint)
-    casts = [Cast(attacker(one), defender(other), arbiter)]
+    arbiter, rater = judge_of(config, domain, identities, judging), rater_of(config, domain, judging)
+    casts = [Cast(attacker(one), defender(other), arbiter, rater)]
     if PROGRAM not in (one, other) and one != other:  # two models swap after each turn (paper §3)
-        casts.append(Cast(attacker(other), defender(one), arbiter))
+        casts.append(Cast(attacker(other), defender(one), arbiter, rater))
     before: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:

@@ -96,7 +96,7 @@ def select(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[str, A
 
 
 def _asked(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
-    fix = "the columns are id, turn, reason, question, solution, answer, content_hash, at"
+    fix = "the columns are id, turn, reason, question, solution, answer, content_hash, at, level"
     try:
         return list(view.rows(sql, *values))
     except (LedgerError, sqlite3.Warning) as error:
@@ -107,8 +107,7 @@ def _asked(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3
 
 
 def _know_levels(view: LedgerView, run: str, choice: Choice) -> None:
-    columns = {row["name"] for row in view.rows("PRAGMA table_info(examples)")}
-    if choice.level and "level" not in columns:
+    if choice.level and not view.row("SELECT 1 FROM examples WHERE run = ? AND level IS NOT NULL", run):
         raise RefusedError(
             f"the examples of run {run} have no quality levels: their reasoning was not scored",
             "choose by --reason or --where",

@@ -62,13 +62,42 @@ class Novelty(Strict):
 class JudgeRules(Strict):
     """The confidence bar, how many low-confidence evaluations discard a question, and whether a model as judge checks
     what it accepts by a program (paper §3). `trial` is how many right solutions, and how many wrong ones, it judges to
-    tell how well it judges.
+    tell how well it judges. `quality` has it rate the reasoning of what is kept (A.4), `fact_check`
+    looks up what a question claims before it is judged. `panel` names the endpoints that judge beside the role's own.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
     strikes: int = Field(default=3, ge=1)
     code_check: bool = False
     trial: int = Field(default=0, ge=0, le=1000)
+    quality: bool = False
+    fact_check: bool = False
+    panel: tuple[str, ...] = ()
+    panel_rule: Literal["majority", "minimum"] = "majority"
+
+
+class SearchConfig(Strict):
+    """What answers the judge's queries: the local corpus, DuckDuckGo, a SearXNG at `url`, or Google's Custom Search of
+    the engine `cx`, whose key is in `key_env` or `key_file`. Naming an engine is the consent for its host.
+    """
+
+    engine: Literal["corpus", "duckduckgo", "searxng", "google"] = "corpus"
+    url: str = ""
+    cx: str = ""
+    key_env: str = ""
+    key_file: str = ""
+    queries: int = Field(default=5, ge=1, le=20)
+    top: int = Field(default=5, ge=1, le=20)
+    timeout_s: float = Field(default=30.0, gt=0)
+
+    @model_validator(mode="after")
+    def _addressed(self) -> "SearchConfig":
+        refuse_secrets(self.url)
+        if self.engine == "searxng" and not self.url:
+            raise ValueError("searxng needs the url of its server")
+        if self.engine == "google" and not (self.cx and (self.key_env or self.key_file)):
+            raise ValueError("google needs cx, the id of the search engine, and key_env or key_file")
+        return self
 
 
 class Retries(Strict):
@@ -94,6 +123,15 @@ class Price(Strict):
         cached = min(cached_tokens, prompt_tokens)
         price = self.prompt if self.cached is None else self.cached
         return (self.prompt * (prompt_tokens - cached) + price * cached + self.completion * completion_tokens) / 1e6
+
+
+def refuse_secrets(url: str) -> None:
+    parts = urlsplit(url)
+    if url and (parts.username is not None or parts.password is not None or parts.query or parts.fragment):
+        raise ValueError(
+            "a url is stored with the run and may hold no user, password or query: "
+            "put the key into the variable that key_env names"
+        )
 
 
 class EndpointConfig(Strict):
@@ -132,12 +170,7 @@ class EndpointConfig(Strict):
         if self.url and self.urls:
             raise ValueError("both url and urls are given: name the one address, or all of them in urls")
         for url in (self.url, *self.urls):
-            parts = urlsplit(url)
-            if url and (parts.username is not None or parts.password is not None or parts.query or parts.fragment):
-                raise ValueError(
-                    "a url is stored with the run and may hold no user, password or query: "
-                    "put the key into the variable that key_env names"
-                )
+            refuse_secrets(url)
         if self.structured and self.interface not in (*SERVED, "vllm"):
             raise ValueError(f"structured: the interface {self.interface!r} gives no structured output")
         return self
@@ -219,6 +252,7 @@ class RunConfig(Strict):
     seeds: SeedCount
     novelty: Novelty
     judge: JudgeRules = JudgeRules()
+    search: SearchConfig = SearchConfig()
     retries: Retries = Retries()
     budget: Budget = Budget()
     budgets: dict[str, PositiveInt] = Field(default={})
@@ -241,6 +275,11 @@ class RunConfig(Strict):
                 raise ValueError(f"roles.{role}.endpoint is {name!r}; known: {', '.join([PROGRAM, *self.endpoints])}")
         if self.roles.defender.endpoint == PROGRAM:
             raise ValueError("roles.defender.endpoint must be a model: no program can stand for the defender")
+        for name in self.judge.panel:
+            if name not in self.endpoints:
+                raise ValueError(f"judge.panel names {name!r}; known: {', '.join(self.endpoints)}")
+        if self.judge.panel and self.roles.judge.endpoint == PROGRAM:
+            raise ValueError("judge.panel: a program that judges needs no panel; name a model for roles.judge.endpoint")
         if self.embedder not in self.endpoints:
             raise ValueError(f"embedder is {self.embedder!r}; known: {', '.join(self.endpoints)}")
         self._refuse_unpriced()
@@ -251,12 +290,18 @@ class RunConfig(Strict):
         caps = (self.budget, *(getattr(self.budget.roles, role) for role in ROLES))
         if all(cap.usd is None for cap in caps):
             return
-        for name in dict.fromkeys((*(getattr(self.roles, role).endpoint for role in ROLES), self.embedder)):
-            if name != PROGRAM and self.endpoints[name].interface in SERVED and self.endpoints[name].price is None:
+        for name in (*self.players, self.embedder):
+            if self.endpoints[name].interface in SERVED and self.endpoints[name].price is None:
                 raise ValueError(
                     f"budget.usd caps nothing while endpoints.{name}.price is unknown: give US dollars per million "
                     "tokens, price = { prompt = …, completion = … } (0 for a server of your own)"
                 )
+
+    @property
+    def players(self) -> tuple[str, ...]:
+        """The endpoints that play a role, or sit in the judge's panel."""
+        named = (*(getattr(self.roles, role).endpoint for role in ROLES), *self.judge.panel)
+        return tuple(name for name in dict.fromkeys(named) if name != PROGRAM)
 
     def sampling(self, role: str, max_tokens: int, stop: tuple[str, ...] = ()) -> Sampling:
         """How a role's replies are drawn: `max_tokens` are those of the reply itself."""

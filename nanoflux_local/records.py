@@ -20,6 +20,7 @@ Role = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length", "refused"]
 FaultKind = Literal["rate_limited", "server_error", "timeout", "reset", "unreachable", "garbled", "empty"]
 _SURROGATE = re.compile("[\ud800-\udfff]")
+SearchOutcome = Literal["found", "nothing", "timeout", "refused", "failed"]
 Vector = npt.NDArray[np.float32]
 
 
@@ -164,6 +165,20 @@ class CutReply(Reply):
     exact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SearchReply(Reply):
+    """What a search came to: results as (title, place, snippet), or why there are none."""
+
+    outcome: SearchOutcome
+    detail: str = ""
+    results: tuple[tuple[str, str, str], ...] = ()
+    seconds: float = 0.0
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "SearchReply":
+        return cls(**{**value, "results": tuple((title, place, said) for title, place, said in value["results"])})
+
+
 def costs(reply: Mapping[str, Any]) -> dict[str, float]:
     """What a reply (its JSON) says that it cost: the columns by which calls are summed. 0 where it says nothing."""
     return {
@@ -255,3 +270,16 @@ class CutRequest(Request[CutReply]):
     endpoint: Identity
     text: str
     budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest(Request[SearchReply]):
+    """One query to a search engine or the local corpus: at most `top` results in at most `timeout_s` seconds."""
+
+    kind: ClassVar[str] = "search"
+    reply_type: ClassVar[type[Reply]] = SearchReply
+
+    endpoint: Identity
+    query: str
+    top: int = 5
+    timeout_s: float = 30.0

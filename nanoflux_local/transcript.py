@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from nanoflux_local.records import digest
+from nanoflux_local.records import SearchOutcome, digest
 
 Outcome = Literal[
     "unparsed",
@@ -64,12 +64,42 @@ class Defence:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """One result of a search: its title, where it stands, and the words that answer the query."""
+
+    title: str
+    place: str
+    snippet: str
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One thing that was looked up, and how that ended; `detail` says why nothing was found."""
+
+    query: str
+    outcome: SearchOutcome
+    detail: str = ""
+    results: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A panel member's word; `positive` is None where it had none."""
+
+    judge: str
+    positive: bool | None
+    confidence: float
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """A judgement: VALID/INVALID of an attack, or CORRECT/INCORRECT of a defence (`positive`, the strict reading).
 
     `soft` is the lenient reading (None where it was not judged); `confidence` lies in [0, 1]; `asked` counts the
     evaluations until one was confident; `check` is what a tool found, "not checked" where none ran, with why, and
-    `program` the one that the judge wrote for it.
+    `program` the one that the judge wrote for it. `searches` were looked up before, `lookup` tells of them in words;
+    `votes` are those of a panel.
     """
 
     positive: bool
@@ -80,6 +110,19 @@ class Verdict:
     check: Checked = "not checked"
     check_detail: str = ""
     program: str = ""
+    searches: tuple[Search, ...] = ()
+    lookup: str = ""
+    votes: tuple[Vote, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How well a solution is reasoned (paper A.4): five scores from 1 to 5, their weighted mean, its level."""
+
+    scores: dict[str, float]
+    score: float
+    level: int
+    explanation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +134,9 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of a turn's question, with how it ended. Similarities are cosines, rounded to 6 digits."""
+    """One try of a turn's question, with how it ended. Similarities are cosines, rounded to 6 digits. Of kept ones the
+    reasoning may have been rated; `unrated` says why it could not be.
+    """
 
     number: int
     seeds: tuple[str, ...]
@@ -103,6 +148,8 @@ class Attempt:
     defence: Defence | None = None
     evaluation: Verdict | None = None
     solution_similarity: float | None = None
+    quality: Quality | None = None
+    unrated: str = ""
 
     @property
     def rejected(self) -> bool:
@@ -176,8 +223,18 @@ def turn_from_json(value: dict[str, Any]) -> TurnRecord:
 
 
 def _attempt(value: dict[str, Any]) -> Attempt:
-    kinds = {"attack": Attack, "validation": Verdict, "defence": Defence, "evaluation": Verdict}
-    parts = {name: kind(**value[name]) for name, kind in kinds.items() if value[name] is not None}
+    kinds: dict[str, Any] = {"attack": Attack, "defence": Defence, "quality": Quality}
+    kinds |= dict.fromkeys(("validation", "evaluation"), verdict_from_json)
+    parts = {name: kind(**value[name]) for name, kind in kinds.items() if value.get(name) is not None}
     if "defence" in parts:
         parts["defence"] = replace(parts["defence"], cut=tuple(value["defence"]["cut"]))
     return Attempt(**{**value, **parts, "seeds": tuple(value["seeds"])})
+
+
+def verdict_from_json(**value: Any) -> Verdict:
+    """A stored verdict as a record again; those of older versions hold fewer keys."""
+    searches = tuple(
+        Search(**{**search, "results": tuple(Source(**result) for result in search["results"])})
+        for search in value.get("searches", ())
+    )
+    return Verdict(**{**value, "searches": searches, "votes": tuple(Vote(**vote) for vote in value.get("votes", ()))})

@@ -3,6 +3,7 @@
 Seeds of the train split are the right ones; the wrong ones are theirs with one fault put in by a fixed draw. A judge's
 own word and its word with the code check come from the same verdicts: sensitivity is the share of wrong solutions that
 were rejected, specificity that of right ones that were accepted. What was not judged counts in neither, and is told.
+Of a panel it also tells the agreement.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from nanoflux_local.answers import plain_number, read_number
+from nanoflux_local.evaluate.agreement import krippendorff_alpha
 from nanoflux_local.evaluate.statistics import wilson
 from nanoflux_local.ledger.calls import TRIAL, Call, RememberedCalls, TracedCalls, acting_as
 from nanoflux_local.ledger.store import Ledger
@@ -199,3 +201,18 @@ def _told_share(share: dict[str, Any], what: str) -> str:
         return f"0 of 0 {what}"
     low, high = share["ci95"]
     return f"{round(share['share'] * share['n'])} of {share['n']} {what} ({low:.0%} to {high:.0%})"
+
+
+def panel_result(view: LedgerView, run: str) -> dict[str, Any] | None:
+    """How far a run's panel agrees: `panel` in `run show --json`; None where one judge judges alone."""
+    row = view.find_run(run)
+    if not json.loads(row["config"])["judge"].get("panel"):
+        return None
+    attempts = [attempt for record in view.turn_records(row["id"]) for attempt in record.attempts]
+    verdicts = [verdict for attempt in attempts for verdict in (attempt.validation, attempt.evaluation) if verdict]
+    votes = [[vote.positive for vote in verdict.votes] for verdict in verdicts]
+    return {
+        "judgements": len(votes),
+        "split": sum(len({vote for vote in each if vote is not None}) > 1 for each in votes),
+        "alpha": krippendorff_alpha(votes),
+    }

@@ -13,10 +13,10 @@ from nanoflux_local.held_out import HeldOut
 from nanoflux_local.ledger.calls import Call, acting_as
 from nanoflux_local.novelty import similarity
 from nanoflux_local.records import EmbedRequest, Identity, Vector
-from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.base import Draw, Judge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.seeds.source import SeedSource
-from nanoflux_local.transcript import Attack, Attempt, Defence, Doubt, Seed, TurnRecord, Verdict
+from nanoflux_local.transcript import KEPT, Attack, Attempt, Defence, Doubt, Quality, Seed, TurnRecord, Verdict
 
 
 class Known(Protocol):
@@ -41,24 +41,18 @@ class Defender(Protocol):
     async def defend(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed: ...
 
 
-class Judge(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    async def validate(self, attack: Attack, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed: ...
-
-    async def evaluate(
-        self, attack: Attack, defence: Defence, draw: Draw, call: Call
-    ) -> Verdict | Doubt | Unparsed: ...
+class Rater(Protocol):
+    async def rate(self, attack: Attack, draw: Draw, call: Call) -> Quality | Unparsed: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Who plays in one turn."""
+    """Who plays in one turn; without a rater the reasoning of what is kept is not rated."""
 
     attacker: Attacker
     defender: Defender
     judge: Judge
+    rater: Rater | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +131,8 @@ async def play_attempt(
         evaluation = await cast.judge.evaluate(attack, defence, draw, call)
     if not isinstance(evaluation, Verdict):
         return unjudged(attempt, "evaluation", evaluation), vector
-    return await decide(rules, replace(attempt, evaluation=evaluation), attack, defence, call), vector
+    attempt = await decide(rules, replace(attempt, evaluation=evaluation), attack, defence, call)
+    return await rated(cast, attempt, attack, draw, call), vector
 
 
 async def decide(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:
@@ -149,6 +144,17 @@ async def decide(rules: Rules, attempt: Attempt, attack: Attack, defence: Defenc
     attempt = replace(attempt, solution_similarity=similarity(theirs, ours))
     novel = attempt.solution_similarity is not None and attempt.solution_similarity < rules.config.novelty.solution
     return replace(attempt, outcome="kept_novel" if novel else "defender_right")
+
+
+async def rated(cast: Cast, attempt: Attempt, attack: Attack, draw: Draw, call: Call) -> Attempt:
+    """The attempt with the quality of its reasoning, if it is kept (paper A.4): the dataset does not depend on it."""
+    if cast.rater is None or attempt.outcome not in KEPT:
+        return attempt
+    with acting_as("judge"):
+        quality = await cast.rater.rate(attack, draw, call)
+    if isinstance(quality, Unparsed):
+        return replace(attempt, unrated=quality.reason)
+    return replace(attempt, quality=quality)
 
 
 def unjudged(attempt: Attempt, mode: str, result: Doubt | Unparsed) -> Attempt:

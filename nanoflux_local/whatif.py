@@ -20,7 +20,16 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.novelty import History, NoveltyIndex
 from nanoflux_local.paths import Home
-from nanoflux_local.records import ChatRequest, CutRequest, EmbedRequest, PythonRequest, Reply, Request, Vector
+from nanoflux_local.records import (
+    ChatRequest,
+    CutRequest,
+    EmbedRequest,
+    PythonRequest,
+    Reply,
+    Request,
+    SearchRequest,
+    Vector,
+)
 from nanoflux_local.runs import fork_command, recorded
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 from nanoflux_local.turn import Rules, run_turn
@@ -28,7 +37,7 @@ from nanoflux_local.turn import Rules, run_turn
 ANSWERABLE = ("novelty", "judge", "retries", *LIVE)
 """Settings that decide what is made of replies. All others stand in the requests themselves, so that with another value
 not one remembered call would apply."""
-KINDS = [request.kind for request in (ChatRequest, EmbedRequest, CutRequest, PythonRequest)]
+KINDS = [request.kind for request in (ChatRequest, EmbedRequest, CutRequest, PythonRequest, SearchRequest)]
 SHORT = 80
 
 

@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
         with ledger.transaction() as connection:
             rows = [("run", turn, "kept_failed" if turn % 3 else "kept_novel") for turn in range(20)]
             connection.executemany(
-                "INSERT INTO examples VALUES (?1 || ?2, ?1, ?2, ?3, 'Q' || ?2, 'S', 'A', 'hash', 'at')",
+                "INSERT INTO examples VALUES (?1 || ?2, ?1, ?2, ?3, 'Q' || ?2, 'S', 'A', 'hash', 'at', NULL)",
                 [*rows, ("other", 0, "kept_failed")],
             )
     return path
@@ -95,6 +95,5 @@ def test_levels_are_refused_until_there_are_some(path: Path, view: LedgerView) -
     with pytest.raises(RefusedError, match="no quality levels"):
         choose(view, "run", Choice(level=4))
     with Ledger(path) as ledger, ledger.transaction() as connection:
-        connection.execute("ALTER TABLE examples ADD COLUMN level INTEGER")
         connection.execute("UPDATE examples SET level = 4 WHERE turn IN (2, 7)")
     assert turns(view, Choice(level=4)) == [2, 7]

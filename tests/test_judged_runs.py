@@ -1,12 +1,15 @@
 """Runs whose judge checks what it accepts by programs in the real sandbox: the same at any pace, and again offline."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nanoflux_local import binding, runs
+from nanoflux_local.choice import Choice, choose
+from nanoflux_local.cli.run import show_run
 from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import RefusedError
 from nanoflux_local.ledger.verify import verify_run
@@ -14,6 +17,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.transcript import Attempt
+from nanoflux_local.trial import panel_result
 from nanoflux_local.whatif import what_if
 
 SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries": {"parse": 0}}
@@ -77,6 +81,36 @@ def test_it_is_judged_again_with_nothing_but_the_ledger(checked: tuple[Home, str
 def test_a_run_without_the_check_has_no_programs_to_judge_again_by(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     run = played(home, judge={"code_check": False}, max_turns=2)
-    with pytest.raises(RefusedError, match="without a code check") as refused:
+    with pytest.raises(RefusedError, match=r"without judge\.code_check") as refused:
         asyncio.run(what_if(home, run, {"judge": {"code_check": True}}))
     assert "--fork" in refused.value.fix
+
+
+def test_kept_reasoning_has_its_level_and_a_panel_its_agreement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "home").prepare()
+    endpoint = {"interface": "scripted", "model": "second-arbiter"}
+    judge = {"code_check": False, "quality": True, "panel": ["second"]}
+    run = played(home, judge=judge, endpoints={"second": endpoint}, max_turns=12)
+    with LedgerView(home.ledger) as view:
+        records, summary = view.turn_records(run), view.run_summary(run)
+        levels = [row["level"] for row in view.rows("SELECT level FROM examples ORDER BY turn")]
+        chosen, _ = choose(view, run, Choice(level=next(level for level in levels if level)))
+        panel = panel_result(view, run)
+        assert list(verify_run(view, run)) == []
+    kept = [record.last for record in records if record.kept]
+    assert levels == [attempt.quality.level if attempt.quality else None for attempt in kept]
+    assert all(attempt.quality or attempt.unrated for attempt in kept)
+    assert sum(summary["levels"].values()) == len(kept) and 0 < len(chosen) <= len(kept)
+    verdicts = [attempt.validation for record in records for attempt in record.attempts if attempt.validation]
+    assert {vote.judge for verdict in verdicts for vote in verdict.votes} == {"arbiter", "second"}
+    assert panel is not None and panel["judgements"] >= len(verdicts)
+    show_run(home, run, as_json=False)
+    shown = capsys.readouterr().out
+    assert "Krippendorff's alpha" in shown and "reasoning" in shown
+    assert asyncio.run(runs.replay(home, run))["same"]
+    with sqlite3.connect(home.ledger) as connection:
+        connection.execute("UPDATE examples SET level = 6 - level WHERE level <> 3")
+    with LedgerView(home.ledger) as view:
+        assert any("says level" in problem for problem in verify_run(view, run))

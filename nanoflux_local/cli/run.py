@@ -216,13 +216,14 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
     from nanoflux_local.forecast import forecast
     from nanoflux_local.jobs import RUN, Work, with_worker
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.trial import trial_result
+    from nanoflux_local.trial import panel_result, trial_result
 
     with LedgerView(place.ledger) as view:
         summary = view.run_summary(run)
         found = with_worker(place, view, Work(RUN, summary["run"]), summary)
         found["forecast"] = forecast(view, found)
         found["judge_trial"] = trial_result(view, summary["run"])
+        found["panel"] = panel_result(view, summary["run"])
     if as_json:
         print_json(found)
         return
@@ -244,12 +245,27 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
             ("tokens", f"{found['usage']['prompt_tokens']} read, {found['usage']['completion_tokens']} written"),
             *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in found["faults"].items()),
             ("seconds", found["seconds"]),
+            *_level_rows(found["levels"]),
             *_trial_rows(found["judge_trial"]),
+            *_panel_rows(found["panel"]),
             *_forecast_rows(found["forecast"]),
             ("repeatable", "yes" if found["repeatable"] else "no: an endpoint does not promise equal replies"),
             ("digest", found["digest"]),
         ],
     )
+
+
+def _level_rows(levels: dict[str, int]) -> list[tuple[str, str]]:
+    if not set(levels) - {"unrated"}:
+        return []
+    return [("reasoning", ", ".join(f"{count} {name}" for name, count in levels.items()))]
+
+
+def _panel_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if found is None:
+        return []
+    alpha = "not defined" if found["alpha"] is None else f"{found['alpha']:.2f}"
+    return [("panel", f"split over {found['split']} of {found['judgements']} judgements, Krippendorff's alpha {alpha}")]
 
 
 def _trial_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from nanoflux_local.config import SeedCount, Strict, validated
 from nanoflux_local.records import digest
 
 AnswerKind = Literal["number", "choice", "text"]
-PROMPTS = ("attacker", "defender", "validation", "evaluation", "confidence", "code")
+PROMPTS = ("attacker", "defender", "validation", "evaluation", "confidence", "code", "quality", "claims")
 
 CONFIGURED = (
     "seeds", "novelty", "confidence", "code_check", "budgets", "prompts", "datasets", "evaluates", "free_text",
@@ -63,7 +63,8 @@ class Domain(Strict):
     Seeds come from `datasets`; `evaluates` are further benchmarks that are asked and scored in the same way, and
     `free_text` those of both whose answers no machine can grade. `tags` are the XML elements that a solution consists
     of; `rubric` is what its reasoning is held against. With `code_check` the judge goes through solutions again by a
-    program of its own; of `trial` known solutions right, and as many made wrong, it is told how it judges.
+    program of its own; of `trial` known solutions right, and as many made wrong, it is told how it judges; `quality`
+    has the reasoning of what is kept rated, and `fact_check` looks up what questions claim.
     """
 
     name: str
@@ -74,6 +75,8 @@ class Domain(Strict):
     programs: bool = False
     code_check: bool = False
     trial: int = Field(default=12, ge=0)
+    quality: bool = False
+    fact_check: bool = False
     letters: str = ""
     seeds: SeedCount
     novelty: PaperNovelty
@@ -106,6 +109,8 @@ class Domain(Strict):
             "confidence",
             "code_check",
             "trial",
+            "quality",
+            "fact_check",
             "budgets",
             "prompts",
             "datasets",
@@ -125,7 +130,13 @@ class Domain(Strict):
             "domain": self.name,
             "seeds": self.seeds.model_dump(),
             "novelty": self.novelty.model_dump(exclude={"embedder"}),
-            "judge": {"confidence": self.confidence, "code_check": self.code_check, "trial": self.trial},
+            "judge": {
+                "confidence": self.confidence,
+                "code_check": self.code_check,
+                "trial": self.trial,
+                "quality": self.quality,
+                "fact_check": self.fact_check,
+            },
             "budgets": dict(self.budgets),
         }
 

@@ -17,10 +17,12 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 GIVEN = {
     "attacker": {"seeds"},
     "defender": {"question", "budgets", "first"},
-    "validation": {"attack"},
+    "validation": {"attack", "evidence"},
     "evaluation": {"attack", "defence"},
     "confidence": {"confidence"},
     "code": {"attack", "problem"},
+    "quality": {"attack"},
+    "claims": {"attack", "queries"},
 }
 """What each prompt is given beside `domain`."""
 NEEDED = {
@@ -98,7 +100,7 @@ def rendered(domain: Domain, prompt: str) -> str:
     defence = Defence("2 + 12 = 14 beads.", "14", "The number of all beads is asked.")
     values: dict[str, Any] = {
         "seeds": seeds, "question": attack.question, "budgets": dict(domain.budgets), "first": True, "attack": attack,
-        "defence": defence, "confidence": 0.7, "problem": "",
+        "defence": defence, "confidence": 0.7, "problem": "", "evidence": (), "queries": 5,
     }  # fmt: skip
     return domain.render(prompt, {name: values[name] for name in GIVEN[prompt]})
 

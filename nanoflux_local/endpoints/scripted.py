@@ -75,6 +75,11 @@ def duel(prompt: str, rng: random.Random) -> str:
     """The default script: finds the role by the sections that the prompt asks for."""
     if rng.random() < 0.04:
         return rng.choice(["I would rather not say.", "ANSWER:", "<think>where was I"])
+    if "ORGANIZATION:" in prompt:
+        names = ("ORGANIZATION", "TRANSITIONS", "VERIFICATION", "ELABORATION", "CLARITY")
+        return "\n".join([*(f"{name}: {rng.randint(1, 5)}" for name in names), "EXPLANATION: by what is written."])
+    if "QUERIES:" in prompt:
+        return "QUERIES:\n" + ("NONE" if rng.random() < 0.2 else f"{rng.choice(_THINGS)}\n{rng.choice(_DEEDS)}")
     if "# VARIABLES" in prompt:
         return _program(prompt, rng)
     if "VALID or INVALID" in prompt:

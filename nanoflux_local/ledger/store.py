@@ -232,7 +232,8 @@ class Ledger:
                 [(turn, position, call) for position, call in enumerate(calls)],
             )
             if record.kept:
-                self._insert_example(connection, run, Example.of(record))
+                quality = record.last.quality
+                self._insert_example(connection, run, Example.of(record), quality.level if quality else None)
             connection.execute("UPDATE runs SET updated_at = ? WHERE id = ?", (now(), run))
 
     def _is_fresh(self, connection: sqlite3.Connection, run: str, call: int) -> bool:
@@ -246,13 +247,13 @@ class Ledger:
         )
         return bool(found.fetchone()[0])
 
-    def _insert_example(self, connection: sqlite3.Connection, run: str, example: Example) -> None:
+    def _insert_example(self, connection: sqlite3.Connection, run: str, example: Example, level: int | None) -> None:
         content = example.hash()
         connection.execute(
-            "INSERT INTO examples (id, run, turn, reason, question, solution, answer, content_hash, at)"
-            " VALUES (?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO examples (id, run, turn, reason, question, solution, answer, content_hash, at, level)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?)",
             (digest([run, content])[:16], run, example.turn, example.reason, example.question, example.solution,
-             example.answer, content, now()),
+             example.answer, content, now(), level),
         )  # fmt: skip
 
     def add_trial(self, run: str, number: int, known: str, record: dict[str, Any]) -> None:

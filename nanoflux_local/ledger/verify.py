@@ -130,6 +130,10 @@ def _examples(view: LedgerView, run: str) -> Iterator[str]:
         record = _json(row["record"]) if row["record"] else {}
         attack = (record["attempts"][-1].get("attack") or {}) if record.get("attempts") else {}
         told = (attack.get("question"), attack.get("solution"), attack.get("answer"), _outcome(record))
+        if (record.get("attempts") or [{}])[-1].get("quality"):
+            level = record["attempts"][-1]["quality"]["level"]
+            if row["level"] != level:
+                yield f"example {row['id']}: says level {row['level']}, its turn says {level}"
         if told != (example.question, example.solution, example.answer, example.reason):
             yield f"example {row['id']}: differs from turn {row['turn']}"
     for row in view.rows(

@@ -101,6 +101,14 @@ class LedgerView:
             if attempt["outcome"] == "contaminated"
         ]
 
+    def levels(self, run: str) -> dict[str, int]:
+        """How many of the kept examples are of each level of reasoning, and how many were not rated ("unrated")."""
+        found = {
+            "unrated" if row["level"] is None else f"L{row['level']}": row["n"]
+            for row in self.rows("SELECT level, count(*) AS n FROM examples WHERE run = ? GROUP BY level", run)
+        }
+        return {name: found[name] for name in ("L1", "L2", "L3", "L4", "L5", "unrated") if name in found}
+
     def faults(self, run: str) -> dict[str, int]:
         """Failed attempts at servers by kind, those that occurred."""
         found = self.rows("SELECT kind, count(*) AS n FROM faults WHERE run = ? GROUP BY kind ORDER BY kind", run)
@@ -149,6 +157,7 @@ class LedgerView:
             "kept": len(examples),
             "target": run["target"],
             "digest": dataset_digest(examples),
+            "levels": self.levels(run["id"]),
             "funnel": funnel,
             "contaminated": self.contaminated(run["id"]) if funnel["contaminated"] else [],
             "calls": {

@@ -3,11 +3,12 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling, derive_seed
 from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.transcript import Attack, Defence, Doubt, Search, Verdict
 
 T = TypeVar("T")
 Ask = Callable[[int], ChatRequest]
@@ -35,6 +36,21 @@ class Draw:
     def rng(self, step: str) -> random.Random:
         """A generator for one step of a built-in program."""
         return random.Random(self.seed(step))
+
+
+class Judge(Protocol):
+    """Validates attacks and evaluates defences; `evidence` is what was looked up before."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def validate(
+        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Search, ...] = ()
+    ) -> Verdict | Doubt | Unparsed: ...
+
+    async def evaluate(
+        self, attack: Attack, defence: Defence, draw: Draw, call: Call
+    ) -> Verdict | Doubt | Unparsed: ...
 
 
 @dataclass(frozen=True, slots=True)

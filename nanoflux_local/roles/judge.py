@@ -14,46 +14,31 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Message
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
-from nanoflux_local.roles.code_check import CodeCheck
 from nanoflux_local.roles.sections import Unparsed, read_sections
-from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
+from nanoflux_local.transcript import Attack, Defence, Doubt, Search, Verdict
 
 Read = Callable[[ChatReply], Verdict | Unparsed]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelJudge:
-    """Judges by prompt under the domain's rules; with `code`, also by a program that it writes itself."""
+    """Judges by prompt under the domain's rules."""
 
     domain: Domain
     player: Player
     rules: JudgeRules
     retries: int
-    code: CodeCheck | None = None
 
     @property
     def name(self) -> str:
         return self.player.name
 
-    async def validate(self, attack: Attack, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
+    async def validate(
+        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Search, ...] = ()
+    ) -> Verdict | Doubt | Unparsed:
         """VALID only if the question is clear and sufficient, and solution and answer hold (paper A.2.4)."""
-        prompt = self.domain.render("validation", {"attack": attack})
-        verdict = await self._judged(prompt, self._read_validation, draw, "validation", call)
-        if self.code is None or not isinstance(verdict, Verdict):
-            return verdict
-        return await self._checked(verdict, self.code, attack, draw, call)
-
-    async def _checked(self, verdict: Verdict, code: CodeCheck, attack: Attack, draw: Draw, call: Call) -> Verdict:
-        """The judge is not told what its program gives, so that its word and the program stay two looks at one thing.
-        What it rejects stays rejected; what it accepts falls where the program comes to another answer.
-        """
-        if not verdict.positive:
-            return replace(verdict, check_detail="the judge had rejected it already")
-        found = await code.look(attack, draw, call)
-        verdict = replace(verdict, check=found.check, check_detail=found.detail, program=found.program)
-        if found.check != "disagrees":
-            return verdict
-        return replace(verdict, positive=False, explanation=f"[the program disagrees] {verdict.explanation}")
+        prompt = self.domain.render("validation", {"attack": attack, "evidence": evidence})
+        return await self._judged(prompt, self._read_validation, draw, "validation", call)
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
         """Strict: the right answer by valid steps. Soft: a sound approach (paper §3, A.2.3)."""

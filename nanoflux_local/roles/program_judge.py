@@ -10,7 +10,7 @@ from nanoflux_local.config import PROGRAM
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity, PythonRequest
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.transcript import Attack, Defence, Verdict
+from nanoflux_local.transcript import Attack, Defence, Search, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class ProgramJudge:
     wall_s: float
     name: str = PROGRAM
 
-    async def validate(self, attack: Attack, draw: Draw, call: Call) -> Verdict:
+    async def validate(self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Search, ...] = ()) -> Verdict:
         """VALID when the program runs and its last line is the attack's answer within SPEC §6's tolerance."""
-        del draw  # nothing here is random
+        del draw, evidence  # nothing here is random, or believed
         reply = await call(PythonRequest(self.sandbox, attack.program, self.wall_s))
         if reply.status != "ok":
             why = f"the program ended with {reply.status}"

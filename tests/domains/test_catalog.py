@@ -11,9 +11,10 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.defender import defender_messages
+from nanoflux_local.roles.quality import SECTIONS
 from nanoflux_local.roles.sections import read_sections
 from nanoflux_local.seeds.formats import FORMATS
-from nanoflux_local.transcript import Attack, Defence, Seed
+from nanoflux_local.transcript import Attack, Defence, Search, Seed
 
 SPEC_SECTIONS = {
     "attacker": ("QUESTION", "SOLUTION", "ANSWER", "REFLECTION"),
@@ -36,10 +37,12 @@ DEFENCE = Defence("Another {{ way }}", "41 & more", "An analysis")
 VALUES = {
     "attacker": {"seeds": SEEDS},
     "defender": {"question": ATTACK.question, "budgets": {"ANALYSIS": 77, "SOLUTION": 78, "ANSWER": 79}, "first": True},
-    "validation": {"attack": ATTACK},
+    "validation": {"attack": ATTACK, "evidence": (Search("a query", "timeout"),)},
     "evaluation": {"attack": ATTACK, "defence": DEFENCE},
     "confidence": {"confidence": 0.62},
     "code": {"attack": ATTACK, "problem": "it is no Python"},
+    "quality": {"attack": ATTACK},
+    "claims": {"attack": ATTACK, "queries": 5},
 }
 SHOWN = {
     "attacker": ["Seed question {{ one }}?", "Seed question two?", "A. an ant", "B. a bee", "11"],
@@ -47,6 +50,8 @@ SHOWN = {
     "validation": [ATTACK.question, ATTACK.solution, ATTACK.answer],
     "evaluation": [ATTACK.question, ATTACK.solution, ATTACK.answer, DEFENCE.solution, DEFENCE.answer, DEFENCE.analysis],
     "confidence": ["0.62"],
+    "quality": [ATTACK.question, ATTACK.solution, *SECTIONS],
+    "claims": [ATTACK.question, ATTACK.solution, ATTACK.answer, "QUERIES:", "at most 5"],
     "code": [ATTACK.question, ATTACK.solution, "it is no Python", "# VARIABLES", "# STEPS", "# CHECK"],
 }
 EACH = list(itertools.product(built_in(), PROMPTS))

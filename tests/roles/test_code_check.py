@@ -6,6 +6,7 @@ from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest
 from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.checking import CheckingJudge
 from nanoflux_local.roles.code_check import LONGEST, CodeCheck, asking, read_program
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.sections import Unparsed
@@ -175,8 +176,8 @@ async def test_free_text_is_not_checked_and_nothing_is_asked(player):
     assert finding.check == "not checked" and not outside.prompts
 
 
-def judge(player, code=True) -> ModelJudge:
-    return ModelJudge(GSMHARD, player, JudgeRules(confidence=0.9), 2, check(player) if code else None)
+def judge(player, code=True) -> CheckingJudge:
+    return CheckingJudge(ModelJudge(GSMHARD, player, JudgeRules(confidence=0.9), 2), check(player) if code else None)
 
 
 @pytest.mark.parametrize(

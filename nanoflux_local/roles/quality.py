@@ -1,0 +1,71 @@
+"""Reasoning quality (paper A.4): five dimensions from 1 to 5, their weighted mean, and its level, L1 to L5.
+
+Rates the solutions of kept examples; a rating that cannot be read is none, and changes nothing but the level.
+"""
+
+import re
+from dataclasses import dataclass
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import ChatReply, Message
+from nanoflux_local.roles.base import Draw, Player, ask_until_read
+from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.transcript import Attack, Quality
+
+WEIGHTS = {"ORGANIZATION": 1.2, "TRANSITIONS": 1.0, "VERIFICATION": 1.0, "ELABORATION": 0.8, "CLARITY": 0.9}
+SECTIONS = (*WEIGHTS, "EXPLANATION")
+LEVELS = (1.5, 2.5, 3.5, 4.5)
+"""Where L2, L3, L4 and L5 begin."""
+ACCEPTABLE = 3.0
+_RATING = re.compile(r"[\s*_`(]*([1-5](?:\.\d+)?)(?![\d.]*\d|\s*(?:-|–|to)\s*\d)(?:\s*(?:/|out\s+of)\s*5\b)?(?!\s*/)")
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """The judge as a rater of reasoning."""
+
+    domain: Domain
+    player: Player
+    retries: int
+
+    @property
+    def name(self) -> str:
+        return self.player.name
+
+    async def rate(self, attack: Attack, draw: Draw, call: Call) -> Quality | Unparsed:
+        prompt = self.domain.render("quality", {"attack": attack})
+        asked = self.player.asking((Message("user", prompt),), SECTIONS)
+        return await ask_until_read(asked, self._read, draw, "quality", self.retries, call)
+
+    @staticmethod
+    def _read(reply: ChatReply) -> Quality | Unparsed:
+        sections = read_sections(reply.text, SECTIONS, once=tuple(WEIGHTS))
+        if isinstance(sections, Unparsed):
+            return sections
+        scores: dict[str, float] = {}
+        for name in WEIGHTS:
+            found = read_rating(sections[name])
+            if found is None:
+                return Unparsed(f"{name} is not a number from 1 to 5: {sections[name][:60]!r}")
+            scores[name.lower()] = found
+        score = weighted(scores)
+        return Quality(scores, score, level_of(score), sections["EXPLANATION"])
+
+
+def read_rating(text: str) -> float | None:
+    """A rating from 1 to 5 ("4", "4.5", "**4**", "4/5"); "3-4", "4/10" and "very good" are none."""
+    match = _RATING.match(text)
+    value = float(match[1]) if match else None
+    return value if value is not None and value <= 5 else None
+
+
+def weighted(scores: dict[str, float]) -> float:
+    """The weighted mean of the five dimensions, to four digits."""
+    total = sum(weight * scores[name.lower()] for name, weight in WEIGHTS.items())
+    return round(total / sum(WEIGHTS.values()), 4)
+
+
+def level_of(score: float) -> int:
+    """L1 < 1.5 ≤ L2 < 2.5 ≤ L3 < 3.5 ≤ L4 < 4.5 ≤ L5, as a number."""
+    return 1 + sum(score >= begin for begin in LEVELS)

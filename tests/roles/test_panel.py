@@ -1,0 +1,79 @@
+"""A panel's word: by majority or by its least sure member; votes are kept, and a missing one is no vote."""
+
+import pytest
+
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.panel import PanelJudge, decided
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
+
+DOUBT, NOTHING = Doubt((0.5, 0.6)), Unparsed("no")
+
+
+def yes(confidence=0.95, soft=None) -> Verdict:
+    return Verdict(True, confidence, "holds", soft)
+
+
+def no(confidence=0.95, soft=None) -> Verdict:
+    return Verdict(False, confidence, "fails", soft)
+
+
+CASES = {
+    "majority": {
+        (yes(0.9), yes(1.0), no()): (True, 0.95), (no(0.9), no(1.0), yes()): (False, 0.95),
+        (yes(), yes(), DOUBT): (True, 0.95), (yes(), DOUBT, DOUBT): None, (yes(), no()): None,
+        (yes(), no(), NOTHING): None, (yes(), yes(), no(), no()): None, (yes(), yes(), NOTHING): (True, 0.95),
+    },
+    "minimum": {
+        (yes(0.9), yes(1.0)): (True, 0.9), (yes(0.99), no(0.92)): (False, 0.92), (no(), no(0.9)): (False, 0.9),
+        (yes(), DOUBT): None, (no(), NOTHING): None,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "heard", "expected"), [(rule, heard, end) for rule, cases in CASES.items() for heard, end in cases.items()]
+)
+def test_the_panels_word(rule, heard, expected):
+    found = decided(rule, [f"j{number}" for number in range(len(heard))], heard)
+    if expected is None:
+        assert isinstance(found, Doubt)
+        return
+    assert (found.positive, found.confidence) == expected
+    assert [vote.positive for vote in found.votes] == [getattr(result, "positive", None) for result in heard]
+    assert found.explanation == ("holds" if expected[0] else "fails")
+
+
+@pytest.mark.parametrize(
+    ("readings", "soft"),
+    [((True, True, False), True), ((False, False, True), False), ((True, False), None), ((None,), None)],
+)
+def test_the_soft_reading_is_that_of_most(readings, soft):
+    heard = [yes(soft=reading) for reading in readings]
+    assert decided("majority", ["j"] * len(heard), heard).soft is soft
+
+
+class Member:
+    def __init__(self, name, result):
+        self.name, self.result, self.asked = name, result, []
+
+    async def validate(self, attack, draw, call, evidence=()):
+        self.asked.append((attack, draw, evidence))
+        return self.result
+
+    async def evaluate(self, attack, defence, draw, call):
+        self.asked.append((attack, defence, draw))
+        return self.result
+
+
+async def test_every_member_judges_the_same_and_an_unreadable_panel_is_no_judgement():
+    members = (Member("one", yes()), Member("two", yes()), Member("three", no()))
+    panel, call = PanelJudge(members), Call
+    attack, defence, draw = Attack("Q", "S", "A"), Defence("s", "a"), Draw(1, 2, 3)
+    verdict = await panel.validate(attack, draw, call, ("found",))
+    assert panel.name == "one + two + three" and verdict.positive
+    assert [member.asked for member in members] == [[(attack, draw, ("found",))]] * 3
+    assert [vote.judge for vote in (await panel.evaluate(attack, defence, draw, call)).votes] == ["one", "two", "three"]
+    silent = PanelJudge((Member("one", NOTHING), Member("two", NOTHING)))
+    assert await silent.evaluate(attack, defence, draw, call) == NOTHING

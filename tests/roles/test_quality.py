@@ -1,0 +1,58 @@
+"""Reasoning quality: the weights and levels of the paper's A.4, and what is a rating."""
+
+import pytest
+
+from nanoflux_local.domains.base import load_built_in
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.quality import ACCEPTABLE, WEIGHTS, Rater, level_of, read_rating, weighted
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.transcript import Attack
+
+ATTACK, DRAW = Attack("Q?", "the steps", "42"), Draw(1, 2, 3)
+
+
+def reply(*ratings: object) -> str:
+    lines = [f"{name}: {rating}" for name, rating in zip(WEIGHTS, ratings, strict=True)]
+    return "\n".join([*lines, "EXPLANATION: it checks nothing"])
+
+
+def test_the_specifications_example_is_3_8_and_l4():
+    score = weighted(dict(zip(map(str.lower, WEIGHTS), (4, 4, 3, 4, 4), strict=True)))
+    assert (round(score, 1), level_of(score)) == (3.8, 4)
+    assert sum(WEIGHTS.values()) == pytest.approx(4.9)
+
+
+@pytest.mark.parametrize(
+    ("score", "level"),
+    [(1, 1), (1.4999, 1), (1.5, 2), (2.4999, 2), (2.5, 3), (3.4999, 3), (3.5, 4), (4.4999, 4), (4.5, 5), (5, 5)],
+)
+def test_levels_begin_where_the_paper_says(score, level):
+    assert level_of(score) == level
+
+
+RATINGS = {
+    "4": 4, "4.5": 4.5, "**4**": 4, "4/5": 4, "5 out of 5": 5,
+    "3, since": 3, "(2)": 2, "1.": 1, "4 - well ordered": 4, "4 – 5": None,
+    "4: clear": 4, "0": None, "6": None, "5.5": None, "3-4": None, "3 to 4": None, "4/10": None, "14": None,
+    "good": None, "": None, "-3": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), RATINGS.items())
+def test_a_rating_is_one_number_from_1_to_5(text, value):
+    assert read_rating(text) == value
+
+
+async def test_ratings_are_read_and_what_cannot_be_read_is_asked_again(player, scripted):
+    call = scripted(["no", reply(4, 4, "6", 4, 4), reply(4, 4, "3/5", 4, 4)])
+    quality = await Rater(load_built_in("gsmhard"), player, 2).rate(ATTACK, DRAW, call)
+    assert (quality.level, quality.explanation) == (4, "it checks nothing")
+    assert quality.scores["verification"] == 3 and quality.score >= ACCEPTABLE
+    assert len({request.seed for request in call.asked}) == 3
+
+
+async def test_a_judge_that_never_rates_gives_no_level(player, scripted):
+    found = await Rater(load_built_in("gsmhard"), player, 1).rate(
+        ATTACK, DRAW, scripted(lambda _: reply(4, 4, "?", 4, 4))
+    )
+    assert isinstance(found, Unparsed) and "VERIFICATION is not a number from 1 to 5" in found.reason
