@@ -18,7 +18,7 @@ from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.waves import take_turns
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.held_out import HeldOut
-from nanoflux_local.judging import SANDBOX, judge_of, rater_of
+from nanoflux_local.judging import SANDBOX, SEARCH, judge_of, rater_of
 from nanoflux_local.ledger.asked import recalled
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.ledger.views import LedgerView
@@ -41,6 +41,7 @@ from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.seeds.benchmarks import held_out_here, load_items, seed_source, with_seeds
 from nanoflux_local.serving import served
 from nanoflux_local.tools.python_check import PythonTool
+from nanoflux_local.tools.search import SearchTool, search_tool
 from nanoflux_local.turn import Attacker, Cast, Rules
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.weights import weights_dir
@@ -190,6 +191,7 @@ class Bound:
     embedder: Embedder
     python: PythonTool
     programs: bool
+    search: SearchTool | None = None
 
     async def identities(self) -> dict[str, Identity]:
         """Every endpoint's identity, the embedder's and, where a program plays, the sandbox's among them."""
@@ -197,6 +199,8 @@ class Bound:
         found["embedder"] = self.embedder.identity
         if self.programs:
             found[SANDBOX] = await self.python.identity()
+        if self.search is not None:
+            found[SEARCH] = self.search.identity
         return found
 
     @property
@@ -205,12 +209,13 @@ class Bound:
 
     def answers(self) -> dict[str, Answer]:
         """What answers each kind of request."""
-        return {
+        found: dict[str, Answer] = {
             "chat": self._chat,
             "embed": self.embedder.embed,
             "cut": self._cut,
             "python": self.python.run,
         }
+        return found if self.search is None else {**found, "search": self.search.search}
 
     async def _chat(self, request: ChatRequest) -> ChatReply:
         return await self.by_identity(request.endpoint).chat(request)
@@ -241,6 +246,8 @@ class Bound:
             await endpoint.close()
         await self.embedder.close()
         await self.python.close()
+        if self.search is not None:
+            await self.search.close()
 
 
 def bind(config: RunConfig, home: Home) -> Bound:
@@ -256,7 +263,8 @@ def bind(config: RunConfig, home: Home) -> Bound:
     endpoints = take_turns(endpoints, groups)
     embedder = build_embedder(config.endpoints[config.embedder], home)
     sandboxed = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or config.judge.code_check
-    return Bound(endpoints, embedder, PythonTool(), programs=sandboxed)
+    search = search_tool(config.search, home.corpus) if config.judge.fact_check else None
+    return Bound(endpoints, embedder, PythonTool(), programs=sandboxed, search=search)
 
 
 def profile_endpoint(profile: str, name: str, home: Home, role: str = "") -> tuple[Endpoint, EndpointConfig]:

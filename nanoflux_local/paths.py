@@ -28,6 +28,10 @@ class Home:
         return self.root / "ledger.db"
 
     @property
+    def corpus(self) -> Path:
+        return self.root / "corpus.db"
+
+    @property
     def adapters(self) -> Path:
         return self.root / "adapters"
 

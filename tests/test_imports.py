@@ -36,6 +36,7 @@ COMMANDS = [
     ("models", "plan"), ("models", "serve"), ("models", "ps"), ("models", "logs"), ("models", "stop"),
     ("models", "probe"), ("data",), ("data", "import"), ("data", "list"),
     ("data", "show"),  ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
+    ("corpus",), ("corpus", "add"), ("corpus", "search"), ("corpus", "show"),
     ("run", "pause"), ("run", "stop"), ("run", "set"),
     ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"),
     ("export",), ("train",), ("domains",), ("domains", "list"), ("domains", "show"),

@@ -11,10 +11,11 @@ from nanoflux_local import binding, runs
 from nanoflux_local.choice import Choice, choose
 from nanoflux_local.cli.run import show_run
 from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
-from nanoflux_local.errors import RefusedError
+from nanoflux_local.errors import NothingMatchedError, RefusedError
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.tools.corpus import Corpus
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.transcript import Attempt
 from nanoflux_local.trial import panel_result
@@ -114,3 +115,28 @@ def test_kept_reasoning_has_its_level_and_a_panel_its_agreement(
         connection.execute("UPDATE examples SET level = 6 - level WHERE level <> 3")
     with LedgerView(home.ledger) as view:
         assert any("says level" in problem for problem in verify_run(view, run))
+
+
+def test_facts_are_looked_up_in_the_corpus_and_again_without_it(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path / "home").prepare()
+    (tmp_path / "facts.md").write_text("# Apples\nApples and books, coins and hats.\n# Deeds\nHe counts and packs.")
+    judge = {"code_check": False, "fact_check": True}
+    with pytest.raises(NothingMatchedError, match="corpus is empty"):
+        played(home, judge=judge)
+    with Corpus(home.corpus, write=True) as corpus:
+        corpus.add([tmp_path / "facts.md"])
+    run = played(home, judge=judge, max_turns=8)
+    found = [attempt.validation for attempt in attempts((home, run))]
+    outcomes = {search.outcome for verdict in found for search in verdict.searches}
+    assert outcomes == {"found", "nothing"} and all(verdict.lookup for verdict in found)
+    elsewhere = Home(tmp_path / "elsewhere").prepare()
+    home.corpus.rename(elsewhere.corpus)
+    assert asyncio.run(runs.replay(home, run))["same"]
+    assert digest(elsewhere, played(elsewhere, judge=judge, max_turns=8, concurrency=1)) == digest(home, run)
+    (tmp_path / "facts.md").write_text("Other words.")
+    with Corpus(home.corpus, write=True) as corpus:
+        corpus.add([tmp_path / "facts.md"])
+    with pytest.raises(RefusedError, match="search is not what this run was started with"):
+        asyncio.run(runs.carry_on(home, run))

@@ -4,6 +4,7 @@ Owns the questions and what is said of the finds. It judges nothing: a search th
 was refused is told as that, to the judge and in the verdict.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Search, Source
 
 LONGEST_QUERY = 200
+_MARK = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
 TOLD: dict[SearchOutcome, str] = {
     "found": "found",
     "nothing": "found nothing",
@@ -56,6 +58,6 @@ class FactCheck:
         sections = read_sections(reply.text, ("QUERIES",))
         if isinstance(sections, Unparsed):
             return sections
-        lines = [line.strip(' \t-*•"`').lstrip("0123456789.) ") for line in sections["QUERIES"].splitlines()]
+        lines = [_MARK.sub("", line).strip(' \t*"`') for line in sections["QUERIES"].splitlines()]
         queries = tuple(dict.fromkeys(line[:LONGEST_QUERY] for line in lines if line))
         return () if queries[:1] and queries[0].strip(". ").upper() == "NONE" else queries[: self.queries]

@@ -28,7 +28,7 @@ def parrot() -> Iterator[tuple[str, list[str]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
             heard.append(str(self.headers))
             told = f"Incorrect API key provided: {' and '.join(CANARIES)} in {self.headers}"
             body = json.dumps({"error": {"message": told, "type": "authentication_error", "code": told}}).encode()
@@ -37,6 +37,8 @@ def parrot() -> Iterator[tuple[str, list[str]]]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        do_GET = do_POST
 
         def log_message(self, *_: object) -> None:
             return
@@ -58,7 +60,12 @@ def ended(show: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize(
     ("role", "interface"),
-    [("attacker", "openai_responses"), ("defender", "anthropic_messages"), ("judge", "openai_chat")],
+    [
+        ("attacker", "openai_responses"),
+        ("defender", "anthropic_messages"),
+        ("judge", "openai_chat"),
+        ("search", "google"),
+    ],
 )
 def test_no_secret_is_anywhere_after_a_run_whose_endpoint_failed(
     role: str, interface: str, parrot: tuple[str, list[str]], nanoflux: Callable[..., Any],
@@ -70,14 +77,13 @@ def test_no_secret_is_anywhere_after_a_run_whose_endpoint_failed(
     key.chmod(0o600)
     place = f'key_file = "{key}"' if interface == "anthropic_messages" else 'key_env = "OPENAI_API_KEY"'
     config = tmp_path / "hosted.toml"
-    config.write_text(
-        f'[endpoints.hosted]\ninterface = "{interface}"\nmodel = "m"\nurl = "{url}/v1"\n{place}\n'
-        f'[roles.{role}]\nendpoint = "hosted"\n'
-    )
+    hosted = f'[endpoints.hosted]\ninterface = "{interface}"\nmodel = "m"\nurl = "{url}/v1"\n{place}\n'
+    engine = f'[judge]\nfact_check = true\n[search]\nengine = "{interface}"\nurl = "{url}"\ncx = "c"\n{place}\n'
+    config.write_text(engine if role == "search" else f'{hosted}[roles.{role}]\nendpoint = "hosted"\n')
     home, out, bundle = tmp_path / "home", tmp_path / "report", tmp_path / "bundle" / "out.pyz"
     bundle.parent.mkdir()
     shown = [
-        nanoflux(home, *scripted, "--max-turns", "2", "--name", "r", "--config", str(config), **ENVIRONMENT),
+        nanoflux(home, *scripted, "--max-turns", "9", "--name", "r", "--config", str(config), **ENVIRONMENT),
         nanoflux(home, "run", "resume", "r", "--detach", **ENVIRONMENT),
         ended(lambda: nanoflux(home, "run", "show", "r", "--json", **ENVIRONMENT)),
         nanoflux(home, "run", "show", "r", **ENVIRONMENT),
@@ -86,8 +92,9 @@ def test_no_secret_is_anywhere_after_a_run_whose_endpoint_failed(
     ]
     sent = IN_FILE if interface == "anthropic_messages" else ENVIRONMENT["OPENAI_API_KEY"]
     assert heard and any(sent in headers for headers in heard), "the key was sent, and came back"
-    assert shown[0].code == 1 and "Incorrect API key" in shown[0].err
-    assert shown[2].json["status"] == "failed" and "Incorrect API key" in shown[2].json["message"]
+    told = "refuses the request" if role == "search" else "Incorrect API key"
+    assert shown[0].code == 1 and told in shown[0].err
+    assert shown[2].json["status"] == "failed" and told in shown[2].json["message"]
     for each in shown:
         assert not [secret for secret in CANARIES if secret in each.out + each.err]
     assert shown[-1].code == 0, shown[-1].err

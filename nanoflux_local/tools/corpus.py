@@ -1,0 +1,207 @@
+"""The lab's own search engine: its documents in an SQLite full-text index, which is what an air-gapped judge uses.
+
+Owns the file `corpus.db` of a home. Adding is all or nothing; a file that is added again replaces what it said before.
+"""
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
+from nanoflux_local.records import digest
+from nanoflux_local.tools.documents import Document, found_files, read_document
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents (
+    id INTEGER PRIMARY KEY,
+    source TEXT NOT NULL UNIQUE,
+    sha256 TEXT NOT NULL,
+    size INTEGER NOT NULL
+) STRICT;
+CREATE VIRTUAL TABLE IF NOT EXISTS passages USING fts5 (
+    title, text, place UNINDEXED, document UNINDEXED, tokenize = 'porter unicode61 remove_diacritics 2'
+);
+"""
+SNIPPET_TOKENS = 48
+STEPS = 10_000
+"""Steps of SQLite's machine between two looks at the clock."""
+_COMMON = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "by",
+        "for",
+        "from",
+        "has",
+        "have",
+        "how",
+        "in",
+        "is",
+        "it",
+        "its",
+        "not",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "their",
+        "this",
+        "to",
+        "was",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "why",
+        "will",
+        "with",
+        "does",
+        "do",
+        "can",
+        "may",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One passage that answers a query: its document's title, where it stands, and the words around the hits."""
+
+    title: str
+    place: str
+    snippet: str
+
+
+class Corpus:
+    """An index, opened for reading or, with `write`, for adding to it.
+
+    Raises:
+        NothingMatchedError: there is none to read.
+        DataError: the file is no index.
+    """
+
+    def __init__(self, path: Path, write: bool = False) -> None:
+        self.path = path
+        if not write and not path.exists():
+            fix = "add documents: nanoflux corpus add PATH; a run without fact checks: --set judge.fact_check=false"
+            raise NothingMatchedError("the search corpus is empty", fix)
+        with self._told():
+            mode = "rwc" if write else "ro"
+            uri = f"{path.absolute().as_uri()}?mode={mode}"
+            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            if write:
+                path.chmod(0o600)
+                self._connection.executescript(SCHEMA)
+            self._connection.execute("SELECT count(*) FROM documents")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if "interrupted" in str(error):
+                raise TimeoutError from error
+            raise DataError(f"{self.path}: {error}", "move it away and add the documents again") from error
+
+    def add(self, paths: Sequence[Path]) -> dict[str, int]:
+        """Take documents in, all or nothing; returns how many were new, replaced or here already, and the passages.
+
+        Raises:
+            DataError: a file cannot be read as what it is said to be.
+            NothingMatchedError: there are no documents.
+        """
+        counted = {"added": 0, "replaced": 0, "unchanged": 0, "passages": 0}
+        with self._told():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                for path in found_files(paths):
+                    document = read_document(path)
+                    counted[self._put(document)] += 1
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            (counted["passages"],) = self._connection.execute("SELECT count(*) FROM passages").fetchone()
+        return counted
+
+    def _put(self, document: Document) -> str:
+        known = self._connection.execute(
+            "SELECT id, sha256 FROM documents WHERE source = ?", (document.source,)
+        ).fetchone()
+        if known and known[1] == document.sha256:
+            return "unchanged"
+        if known:
+            self._connection.execute("DELETE FROM passages WHERE document = ?", (known[0],))
+            self._connection.execute("DELETE FROM documents WHERE id = ?", (known[0],))
+        row = self._connection.execute(
+            "INSERT INTO documents (source, sha256, size) VALUES (?,?,?)",
+            (document.source, document.sha256, len(document.passages)),
+        ).lastrowid
+        self._connection.executemany(
+            "INSERT INTO passages (title, text, place, document) VALUES (?,?,?,?)",
+            [(passage.title, passage.text, passage.place, row) for passage in document.passages],
+        )
+        return "replaced" if known else "added"
+
+    def documents(self) -> list[dict[str, Any]]:
+        """What is in it, by source."""
+        with self._told():
+            rows = self._connection.execute("SELECT source, sha256, size FROM documents ORDER BY source")
+            return [dict(zip(("source", "sha256", "passages"), row, strict=True)) for row in rows]
+
+    def digest(self) -> str:
+        """Stands for everything that decides what is found: the names and bytes of its documents."""
+        return digest([[Path(each["source"]).name, each["sha256"]] for each in self.documents()])[:16]
+
+    def search(self, query: str, top: int, timeout_s: float = 30.0) -> list[Found]:
+        """The best passages that hold a word of the query, ranked by BM25 (title counts double).
+
+        Raises:
+            TimeoutError: it took longer than `timeout_s`.
+            UsageError: the query holds no word.
+        """
+        until = time.monotonic() + timeout_s
+        asked = terms(query)
+        if not asked:
+            raise UsageError(f"the query {query!r} holds no word to search for", "name what to look for")
+        self._connection.set_progress_handler(lambda: time.monotonic() > until, STEPS)
+        with self._told():
+            rows = self._connection.execute(
+                f"SELECT passages.title, documents.source, passages.place,"
+                f" snippet(passages, 1, '', '', '…', {SNIPPET_TOKENS})"
+                " FROM passages JOIN documents ON documents.id = passages.document WHERE passages MATCH ?"
+                " ORDER BY bm25(passages, 2.0, 1.0), passages.rowid LIMIT ?",
+                (" OR ".join(f'"{term}"' for term in asked), top),
+            ).fetchall()
+        return [
+            Found(title, f"{Path(source).name}, {place}", " ".join(snippet.split()))
+            for title, source, place, snippet in rows
+        ]
+
+
+def terms(query: str) -> list[str]:
+    """The query's words that can tell passages apart; common ones only where there are no others."""
+    words = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))
+    return [word for word in words if word not in _COMMON] or words

@@ -1,0 +1,200 @@
+"""Search engines for the judge: the local corpus, DuckDuckGo, a lab's SearXNG, Google's Custom Search.
+
+However a search ends, it ends as a reply: found, nothing, timeout, refused by the guard, failed. Only what would fail
+every time, as a wrong key, ends the run. Naming an engine in the configuration is the consent for its host.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from nanoflux_local.config import SearchConfig
+from nanoflux_local.endpoints.keys import Key, read_key
+from nanoflux_local.errors import ConfigError, EndpointError, UsageError
+from nanoflux_local.records import Identity, SearchReply, SearchRequest
+from nanoflux_local.redaction import redacted
+from nanoflux_local.tools.corpus import Corpus
+from nanoflux_models import guard
+
+Result = tuple[str, str, str]
+GOOGLE = "https://customsearch.googleapis.com"
+DUCKDUCKGO = "html.duckduckgo.com"
+REFUSED_KEYS = (401, 403)
+LONGEST = 600
+"""Characters of a snippet: a page may say anything at any length."""
+
+
+class SearchTool(Protocol):
+    """Answers queries. `identity` holds what decides its answers, as far as that can be known."""
+
+    identity: Identity
+
+    async def search(self, request: SearchRequest) -> SearchReply: ...
+
+    async def close(self) -> None: ...
+
+
+def search_tool(config: SearchConfig, corpus: Path) -> SearchTool:
+    """The engine of a configuration.
+
+    Raises:
+        ConfigError: a key is missing, or a library.
+        NothingMatchedError: the corpus is empty.
+    """
+    if config.engine == "corpus":
+        return CorpusSearch(corpus)
+    if config.engine == "duckduckgo":
+        return DuckDuckGo()
+    key = read_key(config.key_env, config.key_file)
+    return SearXNG(config.url, key) if config.engine == "searxng" else Google(config.url or GOOGLE, config.cx, key)
+
+
+async def told(look: Callable[[], Awaitable[list[Result]]], timeout_s: float, key: Key) -> SearchReply:
+    """A search's end as a reply, whatever it was.
+
+    Raises:
+        EndpointError: the engine refuses the key: every other query would fail as well.
+    """
+    began = time.monotonic()
+
+    def reply(outcome: Any, detail: str = "", results: list[Result] | None = None) -> SearchReply:
+        kept = tuple((title, place, said[:LONGEST]) for title, place, said in results or ())
+        return SearchReply(outcome, key.masked(redacted(detail))[:300], kept, round(time.monotonic() - began, 3))
+
+    try:
+        results = await asyncio.wait_for(look(), timeout_s)
+    except EndpointError:
+        raise
+    except TimeoutError:
+        return reply("timeout", f"no answer within {timeout_s:g} s")
+    except Exception as error:  # noqa: BLE001 - libraries have many ways to say that nothing came
+        refusal = guard.refusal_in(error)
+        if refusal is not None:
+            return reply("refused", refusal.message)
+        timed_out = "timeout" in type(error).__name__.lower()
+        return reply("timeout" if timed_out else "failed", f"{type(error).__name__}: {error}")
+    return reply("found", "", results) if results else reply("nothing")
+
+
+class CorpusSearch:
+    """The local corpus. Another document in it makes it another engine, so that a run knows what it searched."""
+
+    def __init__(self, path: Path) -> None:
+        self._corpus = Corpus(path)
+        self.identity = Identity("search", "corpus", self._corpus.digest())
+
+    async def search(self, request: SearchRequest) -> SearchReply:
+        async def look() -> list[Result]:
+            try:
+                found = await asyncio.to_thread(self._corpus.search, request.query, request.top, request.timeout_s)
+            except UsageError:
+                return []
+            return [(each.title, each.place, each.snippet) for each in found]
+
+        return await told(look, request.timeout_s + 1, Key())  # the index keeps its time itself
+
+    async def close(self) -> None:
+        self._corpus.close()
+
+
+class DuckDuckGo:
+    """By the library `ddgs`, which reads the engine's page. It connects by native code, unseen by the guard."""
+
+    def __init__(self) -> None:
+        try:
+            import ddgs
+        except ImportError as error:
+            fix = 'install it: pip install "nanoflux-local[search]"'
+            raise ConfigError("search.engine duckduckgo needs the library ddgs", fix) from error
+        self._ddgs = ddgs
+        guard.allow(DUCKDUCKGO)
+        self.identity = Identity("search", "duckduckgo")
+
+    async def search(self, request: SearchRequest) -> SearchReply:
+        def asked() -> list[Result]:
+            try:
+                found = self._ddgs.DDGS(timeout=max(1, round(request.timeout_s))).text(
+                    request.query, max_results=request.top, backend="duckduckgo"
+                )
+            except self._ddgs.exceptions.DDGSException as error:
+                if "No results" in str(error):
+                    return []
+                raise
+            return [(str(each["title"]), str(each["href"]), str(each["body"])) for each in found]
+
+        return await told(lambda: asyncio.to_thread(asked), request.timeout_s, Key())
+
+    async def close(self) -> None:
+        return
+
+
+class _Served:
+    """An engine behind HTTP that answers in JSON."""
+
+    def __init__(self, name: str, url: str, key: Key, variant: str) -> None:
+        self._url, self._key = url.rstrip("/"), key
+        guard.allow(url)
+        self.identity = Identity("search", name, variant=variant)
+
+    async def _get(self, path: str, query: dict[str, Any], headers: dict[str, str], timeout_s: float) -> dict[str, Any]:
+        import httpx2
+
+        async with httpx2.AsyncClient(timeout=timeout_s, follow_redirects=False) as client:
+            reply = await client.get(f"{self._url}{path}", params=query, headers=headers)
+        if reply.status_code in REFUSED_KEYS:
+            raise EndpointError(
+                f"the search engine {self.identity.model} refuses the request ({reply.status_code})",
+                "check search.key_env or key_file, and what the engine allows",
+            )
+        if reply.status_code != 200:
+            raise ValueError(f"the engine answered with status {reply.status_code}")
+        value = reply.json()
+        if not isinstance(value, dict):
+            raise ValueError("the engine's answer is no JSON object")
+        return value
+
+    async def close(self) -> None:
+        return
+
+
+class SearXNG(_Served):
+    """A SearXNG instance that allows the JSON format (`search.formats` in its settings)."""
+
+    def __init__(self, url: str, key: Key) -> None:
+        super().__init__("searxng", url, key, urlsplit(url).netloc)
+
+    async def search(self, request: SearchRequest) -> SearchReply:
+        async def look() -> list[Result]:
+            headers = {"Authorization": f"Bearer {self._key.text}"} if self._key else {}
+            query = {"q": request.query, "format": "json"}
+            found = await self._get("/search", query, headers, request.timeout_s)
+            return _results(found.get("results"), ("title", "url", "content"), request.top)
+
+        return await told(look, request.timeout_s, self._key)
+
+
+class Google(_Served):
+    """Google's Custom Search JSON API. The key goes in a header, so that no address holds it."""
+
+    def __init__(self, url: str, cx: str, key: Key) -> None:
+        self._cx = cx
+        super().__init__("google", url, key, cx)
+
+    async def search(self, request: SearchRequest) -> SearchReply:
+        async def look() -> list[Result]:
+            query = {"q": request.query, "cx": self._cx, "num": min(10, request.top)}
+            headers = {"X-Goog-Api-Key": self._key.text}
+            found = await self._get("/customsearch/v1", query, headers, request.timeout_s)
+            return _results(found.get("items"), ("title", "link", "snippet"), request.top)
+
+        return await told(look, request.timeout_s, self._key)
+
+
+def _results(found: Any, keys: tuple[str, str, str], top: int) -> list[Result]:
+    """What an engine's answer lists; entries of another shape are passed over."""
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    told_rows = [tuple(" ".join(str(row.get(key) or "").split()) for key in keys) for row in rows]
+    return [(title, place, said) for title, place, said in told_rows if place][:top]

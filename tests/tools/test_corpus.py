@@ -1,0 +1,179 @@
+"""The local corpus: every kind of document, what is found in it, and files that are not what they say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.cli.main import main
+from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
+from nanoflux_local.tools import documents
+from nanoflux_local.tools.corpus import Corpus, terms
+from nanoflux_local.tools.documents import WORDS, read_document
+
+
+def pdf(*pages: str) -> bytes:
+    """A PDF with a line of text on each page."""
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
+    kids = []
+    for text in pages:
+        stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET"
+        kids.append(f"{len(objects) + 1} 0 R")
+        font = "<< /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >>"
+        objects.append(f"<< /Type /Page /Parent 2 0 R /Resources {font} /Contents {len(objects) + 2} 0 R >>")
+        objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
+    objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"
+    body, places = b"%PDF-1.4\n", []
+    for number, content in enumerate(objects, 1):
+        places.append(len(body))
+        body += f"{number} 0 obj\n{content}\nendobj\n".encode()
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    end = f"trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF"
+    return body + f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}{end}".encode()
+
+
+FILES = {
+    "insulin.txt": b"Insulin lowers blood glucose.\n\nGlucagon raises it.",
+    "heart.md": b"# Rhythm\nThe sinoatrial node sets the pace of the heart.\n"
+    b"## Valves\nThe mitral valve has two cusps.",
+    "lungs.html": b"<html><head><title>Lungs &amp; gas</title><script>var surfactant = 1;</script></head>"
+    b"<body><p>Alveoli exchange oxygen.</p><style>p {}</style><p>Surfactant &mdash; a lipid.</p></body></html>",
+    "kidney.pdf": pdf("The nephron filters plasma.", "Aldosterone retains sodium."),
+    "facts.jsonl": b'{"title": "Vitamin C", "text": "Scurvy follows its lack."}\n\n'
+    b'{"question": "Rickets?", "answer": "Vitamin D."}\n',
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "documents"
+    (folder / "below").mkdir(parents=True)
+    for name, content in FILES.items():
+        (folder / ("below" if name.endswith(".md") else "") / name).write_bytes(content)
+    (folder / ".hidden.txt").write_text("glucose")
+    (folder / "picture.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+@pytest.fixture
+def corpus(folder: Path, tmp_path: Path) -> Corpus:
+    with Corpus(tmp_path / "corpus.db", write=True) as corpus:
+        assert corpus.add([folder])["added"] == 5
+        yield corpus
+
+
+@pytest.mark.parametrize(
+    ("query", "title", "place", "said"),
+    [
+        ("what lowers glucose", "insulin", "insulin.txt, part 1", "Insulin lowers blood glucose. Glucagon raises it."),
+        ("pace of the heart", "Rhythm", "heart.md, part 1", "The sinoatrial node sets the pace of the heart."),
+        ("mitral cusps", "Valves", "heart.md, part 1", "The mitral valve has two cusps."),
+        ("surfactant", "Lungs & gas", "lungs.html, part 1", "Alveoli exchange oxygen. Surfactant — a lipid."),
+        ("sodium retention", "kidney", "kidney.pdf, page 2", "Aldosterone retains sodium."),
+        ("scurvy", "Vitamin C", "facts.jsonl, line 1", "Scurvy follows its lack."),
+        ("rickets", "Rickets?", "facts.jsonl, line 3", "Vitamin D."),
+        ('"quoted" OR (NEAR mitral) *', "Valves", "heart.md, part 1", "The mitral valve has two cusps."),
+    ],
+)  # fmt: skip
+def test_each_kind_of_document_is_found_with_its_source(corpus, query, title, place, said) -> None:
+    best = corpus.search(query, 5)[0]
+    assert (best.title, best.place, best.snippet) == (title, place, said)
+
+
+def test_what_is_not_there_is_not_found_and_top_holds(corpus: Corpus) -> None:
+    assert corpus.search("quasar", 5) == []
+    assert len(corpus.search("the insulin node alveoli aldosterone", 2)) == 2
+    with pytest.raises(UsageError, match="holds no word"):
+        corpus.search(" ?! ", 5)
+    assert terms("What is the Vitamin in it?") == ["vitamin"] and terms("who is it") == ["who", "is", "it"]
+
+
+def test_a_search_that_takes_too_long_says_so(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanoflux_local.tools.corpus.STEPS", 1)
+    with pytest.raises(TimeoutError):
+        corpus.search("the insulin node", 5, timeout_s=-1)
+
+
+def test_adding_again_changes_nothing_and_another_content_replaces(corpus: Corpus, folder: Path) -> None:
+    before = corpus.digest()
+    assert corpus.add([folder])["unchanged"] == 5 and corpus.digest() == before
+    (folder / "insulin.txt").write_text("Insulin is a peptide.")
+    found = corpus.add([folder])
+    assert (found["replaced"], found["unchanged"]) == (1, 4) and corpus.digest() != before
+    assert corpus.search("glucagon", 5) == [] and corpus.search("peptide", 5)
+
+
+MALFORMED = {
+    "latin.txt": (b"caf\xe9", "is not UTF-8 (byte 3)"),
+    "empty.md": (b"", "holds no text"),
+    "scan.pdf": (pdf(""), "holds no text"),
+    "no.pdf": (b"hello", "is no readable PDF"),
+    "cut.pdf": (pdf("text")[:200], "is no readable PDF"),
+    "cut.jsonl": (b'{"text": "a"}\n{"text": ', "line 2: is no JSON"),
+    "deep.jsonl": (b"[" * 100_000, "line 1: is no JSON"),
+    "list.jsonl": (b"[1]", "line 1: has no text"),
+    "other.jsonl": (b'{"label": "a"}', "line 1: has no text"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_file_is_named_and_nothing_is_added(corpus: Corpus, folder: Path, name: str) -> None:
+    content, told = MALFORMED[name]
+    before = corpus.digest()
+    (folder / "aaa.txt").write_text("A good file before it.")
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError) as error:
+        corpus.add([folder])
+    assert name in error.value.message and told in error.value.message
+    assert corpus.digest() == before
+
+
+def test_a_file_too_large_is_refused_unread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "LARGEST", 10)
+    with pytest.raises(DataError, match="larger than"):
+        read_document(folder / "insulin.txt")
+
+
+def test_long_paragraphs_are_cut_at_sentences(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("One sentence of five words. " * 100)
+    passages = read_document(path).passages
+    assert all(len(each.text.split()) <= WORDS and each.text.endswith("words.") for each in passages)
+    assert " ".join(each.text for each in passages) == path.read_text().strip()
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0), *capsys.readouterr()
+
+
+def test_the_commands(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
+    code, _, err = run(capsys, "corpus", "search", "heart")
+    assert code == 4 and "corpus is empty" in err
+    code, out, _ = run(capsys, "corpus", "add", str(folder), "--json")
+    assert code == 0 and json.loads(out)["added"] == 5 and json.loads(out)["passages"] == 8
+    code, out, _ = run(capsys, "corpus", "search", "mitral", "--json")
+    assert code == 0 and json.loads(out)[0]["title"] == "Valves"
+    code, out, _ = run(capsys, "corpus", "search", "mitral")
+    assert code == 0 and "heart.md, part 1" in out
+    assert run(capsys, "corpus", "search", "quasar")[0] == 4
+    code, out, _ = run(capsys, "corpus", "show")
+    assert code == 0 and "kidney.pdf" in out
+    code, _, err = run(capsys, "corpus", "add", str(folder / "picture.png"))
+    assert code == 2 and "documents end in" in err
+    assert run(capsys, "corpus", "add", str(folder / "missing.txt"))[0] == 2
+    assert (tmp_path / "home" / "corpus.db").stat().st_mode & 0o077 == 0
+    (tmp_path / "home" / "corpus.db").write_text("no index")
+    code, _, err = run(capsys, "corpus", "search", "mitral")
+    assert code == 2 and "not a database" in err
+
+
+def test_a_folder_without_documents_matches_nothing(tmp_path: Path) -> None:
+    with (
+        Corpus(tmp_path / "c.db", write=True) as corpus,
+        pytest.raises(NothingMatchedError, match="holds no documents"),
+    ):
+        (tmp_path / "empty").mkdir()
+        corpus.add([tmp_path / "empty"])

@@ -1,0 +1,204 @@
+"""Search engines, each against a local server of ours: what they are asked, and every way a search can end."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from nanoflux_local.config import SearchConfig
+from nanoflux_local.errors import ConfigError, EndpointError, NothingMatchedError
+from nanoflux_local.records import SearchReply, SearchRequest
+from nanoflux_local.tools.corpus import Corpus
+from nanoflux_local.tools.search import LONGEST, CorpusSearch, DuckDuckGo, search_tool
+
+KEY = "canary-search-key-77"
+
+
+class Engine:
+    """Answers every request with `status` and `body` after `delay_s`, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.status, self.body, self.delay_s = 200, b"{}", 0.0
+        self.headers: dict[str, str] = {}
+        self.asked: list[tuple[str, dict[str, list[str]], dict[str, str]]] = []
+        engine = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                parts, length = urlsplit(self.path), int(self.headers.get("Content-Length") or 0)
+                query = parse_qs(parts.query or self.rfile.read(length).decode())
+                engine.asked.append((parts.path, query, {k.lower(): v for k, v in self.headers.items()}))
+                time.sleep(engine.delay_s)
+                self.send_response(engine.status)
+                for name, value in {"Content-Length": str(len(engine.body)), **engine.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(engine.body)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    yield engine
+    engine.server.shutdown()
+    engine.server.server_close()
+
+
+@pytest.fixture(params=["searxng", "google"])
+def served(request: pytest.FixtureRequest, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("SEARCH_KEY", KEY)
+    cx = "cx-1" if request.param == "google" else ""
+    config = SearchConfig(engine=request.param, url=engine.url, cx=cx, key_env="SEARCH_KEY")
+    return search_tool(config, Path("none"))
+
+
+async def ask(tool: Any, query: str = "heart rate", timeout_s: float = 20.0, top: int = 5) -> SearchReply:
+    return await tool.search(SearchRequest(tool.identity, query, top, timeout_s))
+
+
+def listed(tool: Any, *rows: Any) -> bytes:
+    key, names = ("items", ("title", "link", "snippet")) if tool.identity.model == "google" else (
+        "results", ("title", "url", "content"))  # fmt: skip
+    return json.dumps(
+        {key: [dict(zip(names, row, strict=False)) if isinstance(row, tuple) else row for row in rows]}
+    ).encode()
+
+
+async def test_results_come_with_their_sources_and_no_more_than_were_asked_for(served: Any, engine: Engine) -> None:
+    engine.body = listed(
+        served, ("One", "http://a", "said\n twice"), 7, ("No place",), ("Two", "http://b", "x" * 5000), ("3", "c", "")
+    )
+    reply = await ask(served, top=2)
+    assert reply.outcome == "found"
+    assert reply.results == (("One", "http://a", "said twice"), ("Two", "http://b", "x" * LONGEST))
+    path, query, headers = engine.asked[0]
+    assert query["q"] == ["heart rate"] and KEY not in str(query) + path
+    assert KEY in headers.get("x-goog-api-key", "") + headers.get("authorization", "")
+    assert path == ("/customsearch/v1" if served.identity.model == "google" else "/search")
+    assert KEY not in str(served.identity) + str(reply) + repr(served.__dict__)
+
+
+ENDS = {
+    "nothing": ((200, b'{"results": [], "items": []}', 0), "nothing", ""),
+    "another shape": ((200, b'{"results": "x", "items": {}}', 0), "nothing", ""),
+    "an error": ((500, b"{}", 0), "failed", "status 500"),
+    "too many": ((429, b"{}", 0), "failed", "status 429"),
+    "a redirect": ((302, b"", 0), "failed", "status 302"),
+    "no JSON": ((200, b"<html>", 0), "failed", "JSONDecodeError"),
+    "a list": ((200, b"[]", 0), "failed", "no JSON object"),
+    "the key repeated": ((200, KEY.encode(), 0), "failed", ""),
+    "slow": ((200, b"{}", 1.5), "timeout", "no answer within 0.3 s"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_every_end_is_a_reply_of_its_own(served: Any, engine: Engine, name: str) -> None:
+    (engine.status, engine.body, engine.delay_s), outcome, detail = ENDS[name]
+    reply = await ask(served, timeout_s=0.3 if engine.delay_s else 20.0)
+    assert reply.outcome == outcome and detail in reply.detail and not reply.results
+    assert KEY not in str(reply)
+    assert SearchReply.from_json(json.loads(json.dumps(reply.to_json()))) == reply
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_key_ends_the_run_and_is_not_shown(served: Any, engine: Engine, status: int) -> None:
+    engine.status, engine.body = status, KEY.encode()
+    with pytest.raises(EndpointError, match="refuses the request") as error:
+        await ask(served)
+    assert KEY not in str(error.value)
+
+
+async def test_an_engine_that_is_not_there_is_a_failed_search(served: Any, engine: Engine) -> None:
+    engine.server.shutdown()
+    engine.server.server_close()
+    assert (await ask(served)).outcome in ("failed", "timeout")
+
+
+async def test_the_guard_refuses_a_way_that_nobody_named(
+    served: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://198.51.100.7:3128")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    reply = await ask(served)
+    assert (reply.outcome, "198.51.100.7" in reply.detail) == ("refused", True)
+    assert not engine.asked
+
+
+PAGE = """<html><body><div class="body"><h2><a href="http://a">One</a></h2><a href="http://a">the first</a></div>
+<div class="body"><h2><a>Two</a></h2><a href="http://b">the second about heart rate</a></div></body></html>"""
+
+
+@pytest.fixture
+def duckduckgo(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> DuckDuckGo:
+    """The real library against our server."""
+    engines = pytest.importorskip("ddgs.engines.duckduckgo")
+    monkeypatch.setattr(engines.Duckduckgo, "search_url", f"{engine.url}/html/")
+    engine.headers = {"Content-Type": "text/html"}
+    engine.body = PAGE.encode()
+    return DuckDuckGo()
+
+
+async def test_duckduckgo_by_the_library(duckduckgo: DuckDuckGo, engine: Engine) -> None:
+    reply = await ask(duckduckgo)
+    assert reply.outcome == "found", reply
+    assert {place for _, place, _ in reply.results} == {"http://a", "http://b"}
+    assert engine.asked[0][1]["q"] == ["heart rate"]
+
+
+async def test_duckduckgo_with_nothing_slow_and_broken(duckduckgo: DuckDuckGo, engine: Engine) -> None:
+    engine.body = b"<html><body></body></html>"
+    assert (await ask(duckduckgo)).outcome == "nothing"
+    engine.delay_s = 1.5
+    assert (await ask(duckduckgo, timeout_s=0.3)).outcome == "timeout"
+
+
+async def test_the_corpus_as_an_engine(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The sinoatrial node sets the heart rate.")
+    with Corpus(tmp_path / "c.db", write=True) as corpus:
+        corpus.add([tmp_path / "a.txt"])
+    tool = CorpusSearch(tmp_path / "c.db")
+    assert (await ask(tool)).results == (("a", "a.txt, part 1", "The sinoatrial node sets the heart rate."),)
+    assert (await ask(tool, "quasar")).outcome == (await ask(tool, "?!")).outcome == "nothing"
+    await tool.close()
+    (tmp_path / "a.txt").write_text("Another text.")
+    with Corpus(tmp_path / "c.db", write=True) as corpus:
+        corpus.add([tmp_path / "a.txt"])
+    assert CorpusSearch(tmp_path / "c.db").identity != tool.identity
+    with pytest.raises(NothingMatchedError, match="nanoflux corpus add"):
+        search_tool(SearchConfig(), tmp_path / "none.db")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [({"engine": "searxng"}, "needs the url"), ({"engine": "google", "cx": "c"}, "key_env or key_file"),
+     ({"engine": "google", "key_env": "K"}, "needs cx"),
+     ({"engine": "searxng", "url": "http://me:secret@host"}, "may hold no user"),
+     ({"engine": "bing"}, "Input should be")],
+)  # fmt: skip
+def test_a_configuration_that_cannot_work_is_refused(values: dict[str, str], told: str) -> None:
+    with pytest.raises(ValueError, match=told) as error:
+        SearchConfig(**values)
+    assert "secret" not in str(error.value)
+
+
+def test_a_key_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEARCH_KEY", raising=False)
+    with pytest.raises(ConfigError, match="SEARCH_KEY is not set"):
+        search_tool(SearchConfig(engine="google", cx="c", key_env="SEARCH_KEY"), Path("none"))
