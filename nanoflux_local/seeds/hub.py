@@ -5,6 +5,7 @@ switches of this process stay as they are. Owns where each benchmark lies there;
 """
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -70,6 +71,9 @@ def fetch(dataset: str, revision: str, target: Path) -> tuple[list[Path], str]:
         command += ["--include", pattern]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     files = sorted(path for path in target.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    sent_on = re.search(r"OutsideError: refused to reach (\S+):", done.stderr)
+    if sent_on:
+        raise _refused(f"{place.repo} sends on to {sent_on[1]}", sent_on[1])
     if done.returncode or not files:
         told = "\n".join(done.stderr.strip().splitlines()[-3:]) or "none of its files is one that is read here"
         raise NanofluxError(
@@ -89,11 +93,16 @@ def _refuse_outside(dataset: str, place: Place) -> None:
     except OSError as error:
         raise NanofluxError(f"{host} cannot be reached: {error.strerror or error}", "check the network") from error
     if refused:  # told apart from the guard's own refusal, whose advice is for endpoints
-        raise RefusedError(
-            f"{dataset} lies on {host} ({place.repo}), and nothing leaves this machine but to the hosts that you name",
-            f"allow it: {VARIABLE}={host} (and the hosts that it sends on to, which are named if they are refused); "
-            "a mirror of yours: HF_ENDPOINT; or fetch it elsewhere and name its files",
-        )
+        raise _refused(f"{dataset} lies on {host} ({place.repo})", host)
+
+
+def _refused(what: str, host: str) -> RefusedError:
+    allowed = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
+    return RefusedError(
+        f"{what}, and nothing leaves this machine but to the hosts that you name",
+        f"allow it: {VARIABLE}={','.join([*allowed, host])}; name a mirror of yours in HF_ENDPOINT; "
+        "or fetch it elsewhere and name its files",
+    )
 
 
 def _commit(target: Path) -> str:

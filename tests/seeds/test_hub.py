@@ -44,6 +44,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answering)
         self.files = files
         self.asked: list[str] = []
+        self.elsewhere = ""
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -61,13 +62,19 @@ class Answering(BaseHTTPRequestHandler):
             tree = [{"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
                     for name, data in self.server.files.items()]  # fmt: skip
             return self._send(json.dumps(tree).encode())
+        if self.server.elsewhere and "/resolve/" in path:
+            return self._send(b"x" * 100, self.server.elsewhere)
         found = self.server.files.get(path.removeprefix(f"/datasets/openai/gsm8k/resolve/{COMMIT}/"))
         return self._send(found) if found is not None else self.send_error(404)
 
     do_HEAD = do_GET
 
-    def _send(self, body: bytes) -> None:
-        self.send_response(200)
+    def _send(self, body: bytes, elsewhere: str = "") -> None:
+        self.send_response(302 if elsewhere else 200)
+        if elsewhere:
+            self.send_header("Location", elsewhere)
+            self.send_header("X-Linked-Size", str(len(body)))
+            self.send_header("X-Linked-ETag", '"abc"')
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
@@ -125,6 +132,15 @@ def test_without_leave_nothing_is_asked_and_the_setting_is_named(nanoflux):
     assert code == 3
     assert "medqa lies on huggingface.co (GBaker/MedQA-USMLE-4-options)" in said
     assert f"{VARIABLE}=huggingface.co" in said and "HF_ENDPOINT" in said
+
+
+def test_a_host_that_it_sends_on_to_is_refused_and_named(nanoflux, hub, monkeypatch):
+    hub.elsewhere = "http://192.0.2.1/large-file"
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv(VARIABLE, "mirror.example")
+    code, said = nanoflux("data", "import", "gsm8k", "--hub")
+    assert code == 3, said
+    assert "openai/gsm8k sends on to 192.0.2.1" in said and f"{VARIABLE}=mirror.example,192.0.2.1" in said
 
 
 @pytest.mark.parametrize("broken", ["main/test-00000-of-00001.parquet", ""])
