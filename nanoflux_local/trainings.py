@@ -26,7 +26,8 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import canonical_json, digest
-from nanoflux_local.roles.defender import defender_messages, sections_text
+from nanoflux_local.roles.defender import defender_messages
+from nanoflux_local.roles.sections import sections_text
 from nanoflux_local.seeds.benchmarks import load_items
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows, write_rows

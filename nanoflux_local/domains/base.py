@@ -57,6 +57,13 @@ class WorkedExample(Strict):
     sections: dict[str, str]
 
 
+class WorkedAttack(Strict):
+    """One new problem made of some material, shown to an attacker that is too small for a description alone."""
+
+    material: tuple[str, ...]
+    sections: dict[str, str]
+
+
 class Domain(Strict):
     """What a domain's file says, with the prompt templates that belong to it (name → text).
 
@@ -89,6 +96,7 @@ class Domain(Strict):
     rubric: tuple[str, ...] = ()
     free_text: tuple[str, ...] = ()
     examples: tuple[WorkedExample, ...] = ()
+    attacks: tuple[WorkedAttack, ...] = ()
     prompts: dict[str, str] = Field(default={})
 
     @property

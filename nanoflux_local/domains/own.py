@@ -15,7 +15,7 @@ from nanoflux_local.transcript import Attack, Defence, Seed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 GIVEN = {
-    "attacker": {"seeds"},
+    "attacker": {"seeds", "first"},
     "defender": {"question", "budgets", "first"},
     "validation": {"attack", "evidence"},
     "evaluation": {"attack", "defence"},

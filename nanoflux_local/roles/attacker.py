@@ -1,5 +1,6 @@
 """The attacker as a model (paper §3, A.2.1): seeds in, a new question with its solution and answer out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanoflux_local.answers import plain_number, read_choice, read_number
@@ -7,7 +8,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Message
 from nanoflux_local.roles.base import Draw, Player
-from nanoflux_local.roles.sections import Unparsed, read_sections, read_tags
+from nanoflux_local.roles.sections import Unparsed, read_sections, read_tags, sections_text
 from nanoflux_local.transcript import Attack, Seed
 
 
@@ -23,10 +24,23 @@ class ModelAttacker:
         return self.player.name
 
     async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
-        prompt = self.domain.render("attacker", {"seeds": seeds})
-        messages, sections = (Message("user", prompt),), self.domain.sections.attacker
+        messages, sections = attacker_messages(self.domain, seeds), self.domain.sections.attacker
         reply = await call(self.player.request(messages, draw.seed("attack"), sections))
         return read_attack(self.domain, reply.text)
+
+
+def attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Message, ...]:
+    """The conversation an attacker sees: worked attacks first, where the domain has any."""
+    messages: list[Message] = []
+    for worked in domain.attacks:
+        material = [Seed(str(number), domain.name, text, "") for number, text in enumerate(worked.material)]
+        messages.append(_asked(domain, material, first=not messages))
+        messages.append(Message("assistant", sections_text(worked.sections)))
+    return (*messages, _asked(domain, seeds, first=not messages))
+
+
+def _asked(domain: Domain, seeds: Sequence[Seed], first: bool) -> Message:
+    return Message("user", domain.render("attacker", {"seeds": seeds, "first": first}))
 
 
 def read_attack(domain: Domain, text: str) -> Attack | Unparsed:

@@ -106,7 +106,7 @@ def read_program(reply: ChatReply) -> str | Unparsed:
     blocks = [block for block in blocks if _PART.search(block)] or blocks
     if not blocks and reply.finish == "length":
         return Unparsed("it is too long and was cut off")
-    program = "\n".join(blocks) or told.strip(" `\n")
+    program = "\n".join(blocks) or told.strip().partition("\n```")[0].strip(" `\n")  # a fence that was never opened
     return NONE if program.strip(" .#*\n").upper() == NONE else in_form(program)
 
 

@@ -7,7 +7,7 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, CutRequest, Message, storable
 from nanoflux_local.roles.base import Ask, Draw, Player, ask_until_read
-from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.roles.sections import Unparsed, read_sections, sections_text
 from nanoflux_local.transcript import Defence
 
 OVERHEAD_TOKENS = 32
@@ -27,11 +27,6 @@ def defender_messages(domain: Domain, budgets: dict[str, int], question: str) ->
 def _asked(domain: Domain, budgets: dict[str, int], question: str, first: bool) -> Message:
     values = {"question": question, "budgets": budgets, "first": first}
     return Message("user", domain.render("defender", values))
-
-
-def sections_text(sections: dict[str, str]) -> str:
-    """Sections as a reply writes them."""
-    return "\n".join(f"{name}: {text}" for name, text in sections.items())
 
 
 def reply_budget(domain: Domain, budgets: dict[str, int]) -> int:

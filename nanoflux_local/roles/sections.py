@@ -5,7 +5,7 @@ It finds sections and refuses to guess: a missing section, or two different text
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nanoflux_local.reasoning import strip_reasoning
@@ -34,6 +34,11 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
         if len({_bare(value) for value in found[name]}) > 1:
             return Unparsed(f"section {name} is given twice with different texts")
     return {name: found[name][0] for name in names}
+
+
+def sections_text(sections: Mapping[str, str]) -> str:
+    """Sections as a reply writes them."""
+    return "\n".join(f"{name}: {text}" for name, text in sections.items())
 
 
 def read_tags(text: str, names: Sequence[str]) -> str | Unparsed:

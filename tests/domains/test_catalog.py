@@ -9,7 +9,7 @@ import pytest
 from nanoflux_local.domains.base import PROMPTS, Domain, built_in
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import ConfigError
-from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.attacker import attacker_messages, plain_answer, read_attack
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.roles.quality import SECTIONS
 from nanoflux_local.roles.sections import read_sections
@@ -35,7 +35,7 @@ SEEDS = (
 ATTACK = Attack("A new {% question %}?", "Its \\solution", "<42>")
 DEFENCE = Defence("Another {{ way }}", "41 & more", "An analysis")
 VALUES = {
-    "attacker": {"seeds": SEEDS},
+    "attacker": {"seeds": SEEDS, "first": True},
     "defender": {"question": ATTACK.question, "budgets": {"ANALYSIS": 77, "SOLUTION": 78, "ANSWER": 79}, "first": True},
     "validation": {"attack": ATTACK, "evidence": (Search("a query", "timeout"),)},
     "evaluation": {"attack": ATTACK, "defence": DEFENCE},
@@ -169,6 +169,19 @@ def test_worked_examples_are_readable_right_and_not_cut_off(name):
             assert not any(stop in message.content for stop in domain.stop)
 
 
+def test_a_worked_attack_is_readable_right_and_a_turn_of_the_conversation():
+    domain = load_domain("gsmhard")
+    first, shown, last = attacker_messages(domain, SEEDS)
+    assert (first.role, shown.role, last.role) == ("user", "assistant", "user")
+    attack = read_attack(domain, shown.content)
+    assert isinstance(attack, Attack) and attack.answer == "60"
+    steps = re.findall(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]*\d)", attack.solution)
+    assert len(steps) == 5 and all(eval(left) == float(right) for left, right in steps)
+    assert all(text in first.content for text in domain.attacks[0].material) and SEEDS[0].question not in first.content
+    assert SEEDS[0].question in last.content and "four steps" not in last.content
+    assert len(attacker_messages(load_domain("starter"), SEEDS)) == 1
+
+
 def test_only_domains_with_programs_say_so():
     assert {name: load_domain(name).programs for name in built_in()} == {
         "gsmhard": True, "starter": True, "starter-genetics": False, "starter-medicine": False,
@@ -217,5 +230,7 @@ def test_medicine_draws_on_seven_benchmarks_and_knows_which_a_machine_can_grade(
 
 def test_a_seed_without_an_answer_is_shown_without_one():
     """HealthSearchQA has none."""
-    text = load_domain("multimedqa").render("attacker", {"seeds": (Seed("h", "healthsearchqa", "Is it?", ""),)})
+    text = load_domain("multimedqa").render(
+        "attacker", {"seeds": (Seed("h", "healthsearchqa", "Is it?", ""),), "first": True}
+    )
     assert "Is it?" in text and "Its answer" not in text

@@ -48,6 +48,7 @@ READABLE = [
     fenced(program(check="answer = rows * each")),
     fenced(program(check="total = eggs\nanswer = total")),
     IN_PIECES,
+    f"{program()}\n```\n\nThe program now follows the form.",
 ]  # fmt: skip
 
 
