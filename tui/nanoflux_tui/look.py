@@ -76,6 +76,7 @@ OUTCOMES = {
     "kept_novel": ("kept: solved in a new way", "success"),
     "defender_right": ("the defender was right", "secondary"),
     "novelty_rejected": ("too like an earlier one", "accent"),
+    "contaminated": ("it repeats a held-out item", "accent"),
     "invalid": ("the judge found it invalid", "accent"),
     "low_confidence": ("the judge was not sure", "accent"),
     "unparsed": ("the attack was unreadable", "error"),

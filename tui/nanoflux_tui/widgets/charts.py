@@ -9,8 +9,8 @@ from nanoflux_tui.look import OUTCOMES, Ink, bar
 from nanoflux_tui.text import clock, count, duration, line
 
 EIGHTHS = " ▁▂▃▄▅▆▇█"
-MARKS = {"kept_failed": "✓", "kept_novel": "✓", "defender_right": "·", "novelty_rejected": "≈", "invalid": "✗",
-         "low_confidence": "?", "unparsed": "!", "failed": "!", "fault": "!"}  # fmt: skip
+MARKS = {"kept_failed": "✓", "kept_novel": "✓", "defender_right": "·", "novelty_rejected": "≈", "contaminated": "≈",
+         "invalid": "✗", "low_confidence": "?", "unparsed": "!", "failed": "!", "fault": "!"}  # fmt: skip
 NEXT = {
     "": "{a} writes a question",
     "attack": "is it new? then the judge checks it",
