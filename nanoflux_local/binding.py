@@ -102,16 +102,10 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     values = merged(values, {"endpoints": _listed_prices(chosen, home)})
     config = validated(RunConfig, merged(values, overrides), "the configuration")
     _refuse_unplayable(config, domain)
-    return _placed(config, domain, overrides, home)
-
-
-def _placed(config: RunConfig, domain: Domain, overrides: Mapping[str, Any], home: Home) -> RunConfig:
-    """With the benchmarks that seeds come from and that are held out written down: what is imported later changes
-    neither.
-    """
+    # Written down, so that what is imported later changes neither.
     datasets = config.datasets or with_seeds(home.ledger, domain.datasets)
     held_out = config.held_out
-    if "held_out" not in overrides:
+    if "held_out" not in config.model_fields_set:
         held_out = held_out_here(home.ledger, datasets, (*domain.datasets, *domain.evaluates))
     return config.model_copy(update={"datasets": datasets, "held_out": held_out})
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,9 @@ def test_a_benchmark_that_the_seeds_restate_is_named_and_not_held_out(
     assert config.held_out == ("gsmhard",)
     assert "1 of the seeds have the words of test items of gsm8k" in caplog.text
     assert binding.resolve("gsmhard", "scripted", {"held_out": ["gsm8k"]}, home).held_out == ("gsm8k",)
+    profile = tmp_path / "ours.toml"
+    profile.write_text(f"held_out = []\n{(resources.files('nanoflux_local.profiles') / 'scripted.toml').read_text()}")
+    assert binding.resolve("gsmhard", str(profile), {}, home).held_out == ()
 
 
 def test_an_excerpt_carries_what_a_run_was_held_out_from(leaking: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
