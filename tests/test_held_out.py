@@ -177,19 +177,19 @@ def test_an_excerpt_carries_what_a_run_was_held_out_from(leaking: tuple[Home, di
 
 
 def test_medicine_draws_on_what_is_here_and_says_what_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    home = Home(tmp_path).prepare()
+    home, unchecked = Home(tmp_path).prepare(), {"judge": {"fact_check": False}}
     with pytest.raises(NothingMatchedError, match="'medqa' has no train items"):
-        asyncio.run(runs.start(home, binding.resolve("multimedqa", "scripted", {}, home)))
+        asyncio.run(runs.start(home, binding.resolve("multimedqa", "scripted", unchecked, home)))
     for name in ("pubmedqa", "liveqa"):
         seeds = [(Seed(f"{name}-{n}", name, f"Is {name} {n} so?", "A"), "train") for n in range(12)]
         _import(home, name, [*seeds, (Seed(f"{name}-t", name, f"What else of {name}?", "B"), "test")])
-    config = binding.resolve("multimedqa", "scripted", {}, home)
+    config = binding.resolve("multimedqa", "scripted", unchecked, home)
     assert config.datasets == ("pubmedqa", "liveqa") and config.held_out == ("pubmedqa", "liveqa")
     assert "no seeds come from medqa, medmcqa, mmlu, medicationqa, healthsearchqa" in caplog.text
     fork = binding.derived(config, {"seed": 3}, home)
     _import(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "train")])
     assert fork.datasets == config.datasets, "what is imported later changes neither a run nor its forks"
-    assert binding.resolve("multimedqa", "scripted", {}, home).datasets == ("medqa", "pubmedqa", "liveqa")
+    assert binding.resolve("multimedqa", "scripted", unchecked, home).datasets == ("medqa", "pubmedqa", "liveqa")
 
 
 def test_a_run_does_not_go_on_with_another_domain(tmp_path: Path) -> None:

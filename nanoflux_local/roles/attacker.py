@@ -1,5 +1,6 @@
 """The attacker as a model (paper §3, A.2.1): seeds in, a new question with its solution and answer out."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,9 @@ def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
     sections = read_sections(text, domain.sections.attacker, once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return sections
+    copied = next((name for name in sections if re.fullmatch(r"\[[^][]*\]", sections[name])), None)
+    if copied is not None:  # the prompt describes each section in brackets, and small models give that back
+        return Unparsed(f"{copied} is the prompt's own description: {sections[copied][:60]!r}")
     answer = plain_answer(domain, sections["ANSWER"])
     if answer is None:
         return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}")

@@ -172,6 +172,17 @@ def test_draws_differ_in_every_part_and_repeat():
     assert Draw(1, 2, 3).rng("seeds").random() != Draw(1, 2, 3).rng("chain").random()
 
 
+@pytest.mark.parametrize("name", ["QUESTION", "SOLUTION", "REFLECTION"])
+def test_a_description_given_back_is_no_section(name):
+    sections = {"QUESTION": "Q?", "SOLUTION": "[2] * 3 = [6]", "ANSWER": "6", "REFLECTION": "r"}
+    told = "\n".join(f"{key}: {text}" for key, text in sections.items())
+    assert isinstance(read_attack(GSMHARD, told), Attack)
+    found = read_attack(
+        GSMHARD, told.replace(f"{name}: {sections[name]}", f"{name}: [where a solver is likely to slip]")
+    )
+    assert found == Unparsed(f"{name} is the prompt's own description: '[where a solver is likely to slip]'")
+
+
 TAGGED = (
     "<Hypothesis> h </Hypothesis> as said <evidence>e < 5</evidence><mechanism>m\n</mechanism>"
     "<conclusion>c</conclusion>"
