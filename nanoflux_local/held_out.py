@@ -1,8 +1,8 @@
 """Held out: the evaluation items that no kept example may repeat, and how a question is found to repeat one.
 
-Three looks, the cheap ones first: the same words, thirteen words in a row, and an embedding nearer than θq. Numbers
-count as one mark, since GSM-Hard restates GSM8K's test set with other numbers. Phrases that training items hold as
-well are how a benchmark speaks ("which of the following is the most likely …"), and tell nothing.
+Three looks, the cheap ones first: the same words, thirteen words in a row, and an embedding nearer than θq. Numbers are
+passed over, since GSM-Hard restates GSM8K's test set with other numbers. Phrases that training items hold as well, or
+several items of one benchmark, are how it speaks ("which of the following is the most likely …"), and tell nothing.
 """
 
 import asyncio
@@ -29,10 +29,7 @@ class HeldOut:
     def __init__(self, items: Sequence[Seed] = (), phrasing: Iterable[str] = ()) -> None:
         self._items = items
         self._stems = {stem(item.question): item.id for item in reversed(items)}
-        self._grams = {gram: item.id for item in reversed(items) for gram in grams(item.question)}
-        for text in phrasing if self._grams else ():
-            for gram in grams(text):
-                self._grams.pop(gram, None)
+        self._grams = _telling(items, phrasing)
         self._matrix: Matrix = np.empty((0, 0), dtype=np.float32)
 
     async def embed(self, embedder: Identity, call: Call) -> None:
@@ -69,7 +66,22 @@ class HeldOut:
         return best, self._items[-row].id
 
 
+def _telling(items: Sequence[Seed], phrasing: Iterable[str]) -> dict[str, str]:
+    """The phrases that give an item away, with its id: no other item of its benchmark holds them, and no `phrasing`."""
+    owners: dict[str, tuple[str, str, str]] = {}
+    common: set[str] = set()
+    for item in items:
+        told = (item.dataset, stem(item.question), item.id)
+        for gram in grams(item.question):
+            dataset, question, _ = owners.setdefault(gram, told)
+            if dataset == item.dataset and question != told[1]:
+                common.add(gram)
+    for text in phrasing if owners else ():
+        common.update(gram for gram in grams(text) if gram in owners)
+    return {gram: name for gram, (*_, name) in owners.items() if gram not in common}
+
+
 def grams(text: str) -> Iterator[str]:
-    """Every `GRAM` words in a row of a text, in one spelling; each number is "#"."""
-    words = re.findall(r"#|[^\W\d_]+", re.sub(r"\d+(?:[.,]\d+)*", "#", text.casefold()))
+    """Every `GRAM` words in a row of a text, in one spelling; numbers are passed over."""
+    words = re.findall(r"[^\W\d_]+", text.casefold())
     return (" ".join(words[start : start + GRAM]) for start in range(len(words) - GRAM + 1))

@@ -45,8 +45,8 @@ async def embedded(held: HeldOut, *vectors: list[float]) -> HeldOut:
         (STORY.upper() + "!", "", "repeats gsm8k-test-1: the same words"),
         (STORY.replace("12", "4,712,003.5"), "", "repeats gsm8k-test-1: the same words"),
         ("how many", "", "repeats gsm8k-test-2: the same words"),
-        (f"Ann says: {' '.join(STORY.split()[3:19])}.", "", "repeats gsm8k-test-1: '# trays of # rolls each"),
-        ("Something else.", f"As in: {STORY}", "repeats gsm8k-test-1: 'a baker sells # trays"),
+        (f"Ann says: {' '.join(STORY.split()[3:19])}.", "", "repeats gsm8k-test-1: 'trays of rolls each"),
+        ("Something else.", f"As in: {STORY}", "repeats gsm8k-test-1: 'a baker sells trays"),
         (f"Ann says: {' '.join(STORY.split()[:12])}.", "", ""),
         ("Something else.", "", ""),
     ],
@@ -69,6 +69,10 @@ def test_phrases_of_training_items_are_nobodys() -> None:
     question = attack(f"A woman sneezes; {phrase}?")
     assert "medqa-test-1" in HeldOut(items).repeated(question, AWAY, 0.85)
     assert HeldOut(items, [f"A child sleeps; {phrase}?"]).repeated(question, AWAY, 0.85) == ""
+    twice = [*items, Seed("medqa-test-2", "medqa", f"A dog limps; {phrase}?", "A")]
+    assert HeldOut(twice).repeated(question, AWAY, 0.85) == ""
+    again = [*items, Seed("medqa-test-2", "medqa", f"A man (30) coughs; {phrase}?", "A")]
+    assert "medqa-test-1" in HeldOut(again).repeated(question, AWAY, 0.85), "one item restated is still one item"
     assert len(list(grams(phrase))) == len(phrase.split()) - GRAM + 1
 
 
