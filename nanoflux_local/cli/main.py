@@ -21,6 +21,7 @@ NOUNS = {
     "domains": ("domains", "What is asked: list and show domains, your own among them."),
     "corpus": ("corpus", "The lab's own documents for fact checks: add, search, show."),
     "run": ("run", "Generation: start, list, show, set, pause, resume, stop, verify, replay."),
+    "rounds": ("rounds", "Self-improvement, run after run: list, show, pause, stop, resume."),
     "examples": ("examples", "The kept examples of a run, and people's word on them."),
     "export": ("export", "A run's kept examples as a dataset, with a card."),
     "train": ("train", "LoRA-tune a model on a run's examples, or on the rows of a file."),

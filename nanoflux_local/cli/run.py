@@ -38,6 +38,11 @@ def command() -> None:
 @click.option(
     "--novel-against", multiple=True, metavar="RUN", help="What RUN has asked counts as asked before; may be repeated."
 )
+@click.option("--rounds", type=click.IntRange(1), metavar="N",
+              help="Train the defender on what was kept and play again: N times, while it helps on dev.")  # fmt: skip
+@click.option("--dev", default="", metavar="DATASET", help="The benchmark whose dev items say whether a round helped.")
+@click.option("--dev-items", type=click.IntRange(1), help="How many of them [default: all].")
+@click.option("--train-set", multiple=True, metavar="KEY=VALUE", help="A setting of the rounds' trainings.")
 @click.option("--detach", is_flag=True, help="Play it in a process of its own that outlives this terminal.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8.")
 @with_json
@@ -52,6 +57,8 @@ def start(
     as_json: bool,
     detach: bool,
     budget_usd: float | None,
+    dev: str,
+    train_set: tuple[str, ...],
     **numbers: int | None,
 ) -> None:
     """Generate a dataset."""
@@ -76,6 +83,11 @@ def start(
         config = runs.forked(place, fork, overrides)
     else:
         config = binding.resolve(str(domain), profile or "embedded", overrides, place)
+    if numbers["rounds"]:
+        _rounds(place, config, numbers["rounds"], dev, numbers["dev_items"] or 0, train_set, detach, as_json)
+        return
+    if dev or train_set or numbers["dev_items"]:
+        raise click.UsageError("--dev, --dev-items and --train-set are for rounds: add --rounds N.")
     run = asyncio.run(runs.start(place, config, name, fork))
     _work(place, run, detach)
     show_run(place, run, as_json)
@@ -91,6 +103,25 @@ def resume(run: str, detach: bool, as_json: bool) -> None:
     run = _id(place, run)
     _work(place, run, detach)
     show_run(place, run, as_json)
+
+
+def _rounds(
+    place: Home, config: Any, count: int, dev: str, dev_items: int, settings: tuple[str, ...], detach: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Begin a series of rounds with this run's settings."""
+    from nanoflux_local import rounds
+    from nanoflux_local.cli.rounds import play as play_series
+    from nanoflux_local.cli.rounds import show_series
+    from nanoflux_local.config import parse_settings
+    from nanoflux_local.domains.own import load_domain
+
+    domain = load_domain(config.domain, place.root)
+    dev = dev or rounds.default_dev(place, config, (*domain.evaluates, *domain.datasets))
+    plan = rounds.Rounds(config=config, rounds=count, dev=dev, dev_items=dev_items, train=parse_settings(settings))
+    series = rounds.create(place, plan)
+    play_series(place, series, detach)
+    show_series(place, series, as_json)
 
 
 def _asked(place: Home, names: tuple[str, ...]) -> dict[str, Any]:

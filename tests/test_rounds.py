@@ -1,0 +1,116 @@
+"""Rounds: a run, an adapter of what it kept, the next run against it; what does not help on dev ends the series."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, jobs, rounds
+from nanoflux_local.errors import NanofluxError, UsageError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+TINY = {"endpoints": {"smollm2": {"model": "tiny"}}, "target": 3, "concurrency": 4, "reply_tokens": 24,
+        "budgets": {"ANALYSIS": 8, "SOLUTION": 8, "ANSWER": 8}}  # fmt: skip
+QUICK = {"epochs": 1, "batch": 2, "threads": 1, "max_length": 1024}
+
+
+@pytest.fixture
+def home(tmp_path: Path, minilm_dir: Path, tiny_base: Path) -> Home:
+    from nanoflux_models.weights import import_path
+
+    home = Home(tmp_path / "home").prepare()
+    import_path(tiny_base, "tiny", home.root)
+    (home.root / "weights" / minilm_dir.name).symlink_to(minilm_dir)
+    return home
+
+
+def plan(home: Home, **more: Any) -> rounds.Rounds:
+    config = binding.resolve("starter", "embedded", TINY, home)
+    return rounds.Rounds(config=config, dev="starter", dev_items=2, train=QUICK, **{"rounds": 2, **more})
+
+
+def helped(home: Home, series: str) -> None:
+    """Say of the first round that it helped: an untrained base of a few thousand weights learns nothing."""
+    with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
+        (text,) = connection.execute("SELECT result FROM rounds WHERE series = ?", (series,)).fetchone()
+        changed = json.dumps({**json.loads(text), "helped": True})
+        connection.execute("UPDATE rounds SET result = ? WHERE series = ?", (changed, series))
+
+
+@pytest.mark.real_model
+def test_a_round_trains_on_what_it_kept_and_the_next_plays_against_its_adapter(home: Home) -> None:
+    series = rounds.create(home, plan(home))
+    rounds.carry_on(home, series)
+    found = rounds.show(home, series)
+    (first,) = found["rounds"]
+    assert (found["status"], found["adapter"]) == ("done", ""), "no better than before, so it is not used"
+    assert "round 1 did not help" in found["message"]
+    assert first["kept"] == 3 and first["helped"] is False and first["after"]["mean"] <= first["before"]["mean"]
+    helped(home, series)
+    rounds.carry_on(home, series)
+    found = rounds.show(home, series)
+    first, second = found["rounds"]
+    assert found["adapter"] == first["adapter"] and second["kept"] == 3
+    with LedgerView(home.ledger) as view:
+        one, two = (json.loads(view.find_run(each["run"])["config"]) for each in (first, second))
+        questions = [{example.question for example in view.examples(each["run"])} for each in (first, second)]
+        training = [json.loads(row["plan"]) for row in view.rows("SELECT plan FROM trainings ORDER BY rowid")][-1]
+        assert list(verify_run(view, second["run"])) == []
+    assert two["seed"] == one["seed"] + 1 and list(two["novel_against"]) == [first["run"]]
+    assert two["roles"]["defender"]["endpoint"] == "tuned"
+    assert two["endpoints"]["tuned"]["adapter"] == first["adapter"]
+    assert not questions[0] & questions[1]
+    assert training["source"]["runs"] == [first["run"], second["run"]], "all rounds so far"
+
+
+@pytest.mark.real_model
+def test_a_series_that_ended_in_a_run_goes_on_with_that_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    series = rounds.create(home, plan(home, rounds=1))
+
+    def stopped(what: str, done: int, total: int) -> None:
+        if "examples" in what and done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rounds.carry_on(home, series, stopped)
+    found = rounds.show(home, series)
+    assert found["status"] == "interrupted" and found["rounds"][0]["kept"] >= 1
+    rounds.carry_on(home, series)
+    again = rounds.show(home, series)
+    assert again["status"] == "done" and len(again["rounds"]) == 1
+    assert again["rounds"][0]["run"] == found["rounds"][0]["run"] and again["rounds"][0]["kept"] == 3
+
+
+@pytest.mark.real_model
+def test_pausing_a_series_drains_the_run_that_is_under_way(home: Home) -> None:
+    asked_for = plan(home)
+    one_by_one = asked_for.config.model_copy(update={"concurrency": 1})
+    series = rounds.create(home, asked_for.model_copy(update={"config": one_by_one}))
+    asked: list[str] = []
+
+    def pausing(what: str, done: int, total: int) -> None:
+        if "examples" in what and not asked:
+            asked.append(jobs.ask(home, jobs.Work(jobs.SERIES, series), "pause"))
+            time.sleep(1)  # the worker looks a few times a second
+
+    rounds.carry_on(home, series, pausing)
+    found = rounds.show(home, series)
+    assert "drains" in asked[0] and found["status"] == "paused"
+    assert found["rounds"][0]["adapter"] == ""
+    with LedgerView(home.ledger) as view:
+        assert view.find_run(found["rounds"][0]["run"])["status"] == "paused"
+
+
+def test_a_defender_that_takes_no_adapter_and_items_that_are_not_there_are_refused(home: Home) -> None:
+    scripted = binding.resolve("starter-genetics", "scripted", {}, home)
+    with pytest.raises(UsageError, match="takes no adapter"):
+        rounds.create(home, rounds.Rounds(config=scripted, rounds=1, dev="starter-genetics"))
+    with pytest.raises(NanofluxError, match="nowhere"):
+        rounds.create(home, plan(home).model_copy(update={"dev": "nowhere"}))
+    with pytest.raises(NanofluxError, match="epoch"):
+        rounds.create(home, plan(home).model_copy(update={"train": {"epochs": -1}}))
