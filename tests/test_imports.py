@@ -39,6 +39,7 @@ COMMANDS = [
     ("corpus",), ("corpus", "add"), ("corpus", "search"), ("corpus", "show"),
     ("run", "pause"), ("run", "stop"), ("run", "set"),
     ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"),
+    ("examples", "review"), ("examples", "export-review"), ("examples", "import-review"),
     ("export",), ("train",), ("domains",), ("domains", "list"), ("domains", "show"),
     ("trainings",), ("trainings", "list"), ("trainings", "show"), ("trainings", "pause"), ("trainings", "stop"),
     ("trainings", "resume"),

@@ -1,62 +1,83 @@
-"""`nanoflux examples`: the kept examples of a run."""
+"""`nanoflux examples`: the kept examples of a run, and people's word on them and on what the judge rejected."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import home, plain, print_json, print_table, with_json
+from nanoflux_local.cli.common import home, plain, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError
+
+WORDS = ("keep", "drop", "fix")
+"""As `review` has them; help loads no records."""
 
 
 @click.group(name="examples")
 def command() -> None:
-    """The kept examples of a run."""
+    """The kept examples of a run, and what people say of them."""
 
 
 @command.command("list")
 @click.argument("run")
 @with_json
 def list_examples(run: str, as_json: bool) -> None:
-    """All examples of RUN, in turn order."""
+    """All examples of RUN, in turn order, with the level of their reasoning and people's words."""
     from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.review import reviews_of
 
     with LedgerView(home().ledger) as view:
+        name = view.find_run(run)["id"]
         found = [dict(row) for row in view.rows(
-            "SELECT id, turn, reason, question, answer FROM examples WHERE run = ? ORDER BY turn",
-            view.find_run(run)["id"],
+            "SELECT id, turn, reason, question, answer, level FROM examples WHERE run = ? ORDER BY turn", name
         )]  # fmt: skip
+        words: dict[int, dict[str, str]] = {}
+        kept = {row["turn"]: _last(view, name, row["turn"]) for row in found}
+        for (turn, attempt), told in reviews_of(view, name).items():
+            if kept.get(turn) == attempt:
+                words[turn] = {person: word["verdict"] for person, word in told.items()}
+    found = [{**row, "reviews": words.get(row["turn"], {})} for row in found]
     if as_json:
         print_json(found)
         return
     if not found:
         raise NothingMatchedError(f"run {run} has kept no examples", f"see `nanoflux run show {run}`")
     print_table(
-        ("id", "turn", "reason", "answer", "question"),
+        ("id", "turn", "reason", "level", "review", "answer", "question"),
         [
-            [row["id"], row["turn"], row["reason"], row["answer"], row["question"][:60].replace("\n", " ")]
+            [row["id"], row["turn"], row["reason"], f"L{row['level']}" if row["level"] else "",
+             " ".join(dict.fromkeys(row["reviews"].values())), row["answer"], row["question"][:60].replace("\n", " ")]
             for row in found
         ],
-    )
+    )  # fmt: skip
+
+
+def _last(view: Any, run: str, turn: int) -> int:
+    row = view.row("SELECT attempts FROM turns WHERE run = ? AND number = ?", run, turn)
+    return len(row["attempts"].split()) - 1
 
 
 @command.command()
 @click.argument("example")
 @with_json
 def show(example: str, as_json: bool) -> None:
-    """One example, with the turn that made it: seeds, attack, defence, verdicts."""
+    """One example with the turn that made it: seeds, attack, defence, verdicts, checks, ratings, people's words."""
     from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.review import reviews_of
 
     with LedgerView(home().ledger) as view:
         row = view.row(
-            "SELECT examples.id, examples.run, turns.record FROM examples JOIN turns"
+            "SELECT examples.id, examples.run, examples.level, turns.record FROM examples JOIN turns"
             " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.id = ?",
             example,
         )
-    if row is None:
-        raise NothingMatchedError(f"there is no example {example!r}", "see `nanoflux examples list RUN`")
-    record = json.loads(row["record"])
+        if row is None:
+            raise NothingMatchedError(f"there is no example {example!r}", "see `nanoflux examples list RUN`")
+        record = json.loads(row["record"])
+        place = (record["number"], record["attempts"][-1]["number"])
+        reviews = reviews_of(view, row["run"]).get(place, {})
     if as_json:
-        print_json({"id": row["id"], "run": row["run"], "turn": record})
+        print_json({"id": row["id"], "run": row["run"], "level": row["level"], "reviews": reviews, "turn": record})
         return
     last = record["attempts"][-1]
     click.echo(f"example {row['id']} of run {row['run']}, turn {record['number']}: {last['outcome']}")
@@ -65,7 +86,100 @@ def show(example: str, as_json: bool) -> None:
         ("Question", last["attack"]["question"]),
         (f"Solution by {record['attacker']}", last["attack"]["solution"]),
         ("Answer", last["attack"]["answer"]),
+        (f"Validation by {record['judge']}", _told_validation(last["validation"])),
         (f"Reply of {record['defender']}", f"{last['defence']['solution']}\n= {last['defence']['answer']}"),
         (f"Verdict of {record['judge']}", last["evaluation"]["explanation"]),
+        ("Reasoning", _told_quality(last)),
+        ("Reviews", "\n".join(f"{name}: {word['verdict']} {word['note']}".strip() for name, word in reviews.items())),
     ):
-        click.echo(f"\n{title}:\n{plain(text)}")
+        if text:
+            click.echo(f"\n{title}:\n{plain(text)}")
+
+
+def _told_validation(verdict: dict[str, Any]) -> str:
+    """The judge's reason with what its tools found and how a panel voted."""
+    lines = [verdict["explanation"]]
+    if verdict["check_detail"]:
+        lines.append(f"Code check: {verdict['check']}, {verdict['check_detail']}")
+    lines += [f"Facts: {verdict['lookup']}"] if verdict.get("lookup") else []
+    for search in verdict.get("searches", ()):
+        found = "; ".join(f"{result['title']} ({result['place']})" for result in search["results"])
+        lines.append(f"  {search['query']!r}: {found or search['outcome']} {search['detail']}".rstrip())
+    words = {True: "accepts", False: "rejects", None: "does not judge"}
+    lines += [
+        f"  {vote['judge']} {words[vote['positive']]}: {vote['explanation']}" for vote in verdict.get("votes", ())
+    ]
+    return "\n".join(lines + (["", verdict["program"]] if verdict.get("program") else []))
+
+
+def _told_quality(attempt: dict[str, Any]) -> str:
+    quality = attempt.get("quality")
+    if quality is None:
+        return f"not rated: {attempt['unrated']}" if attempt.get("unrated") else ""
+    scores = ", ".join(f"{name} {score:g}" for name, score in quality["scores"].items())
+    return f"L{quality['level']}, {quality['score']:.2f} ({scores})\n{quality['explanation']}"
+
+
+@command.command()
+@click.argument("example")
+@click.option("--verdict", required=True, type=click.Choice(WORDS), help="Keep it, drop it, or keep it once mended.")
+@click.option("--note", default="", help="Why, in your words.")
+@click.option("--reviewer", default="", help="Your name [default: the account's].")
+@with_json
+def review(example: str, verdict: Any, note: str, reviewer: str, as_json: bool) -> None:
+    """Write your word on an example down. Nothing is overwritten; your newest word counts."""
+    from nanoflux_local.review import review as add_review
+
+    found = add_review(home(), example, verdict, note, reviewer)
+    if as_json:
+        print_json(found)
+    else:
+        say(f"{found['reviewer']} on example {found['example']}: {verdict}")
+
+
+@command.command("export-review")
+@click.argument("run")
+@click.option("--out", "-o", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
+@click.option("--size", type=click.IntRange(1), default=None, help="This many questions [default: all].")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws and shuffles them.")
+@with_json
+def export_review(run: str, out: Path, size: int | None, seed: int, as_json: bool) -> None:
+    """Questions of RUN to be judged by a person who does not see the judge's word: a JSON object a line.
+
+    Fill in `verdict` (keep, drop, fix) and, if you like, `note`; then `nanoflux examples import-review FILE`.
+    """
+    from nanoflux_local.review import export_blind
+
+    found = export_blind(home(), run, out, size or 0, seed)
+    if as_json:
+        print_json(found)
+    else:
+        say(f"{found['questions']} questions of run {found['run']} in {out}, accepted ones and rejected ones mixed")
+
+
+@command.command("import-review")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--reviewer", default="", help="Who filled it in [default: the account's name].")
+@with_json
+def import_review(file: Path, reviewer: str, as_json: bool) -> None:
+    """Take a filled-in file back, and tell how far the judge and the person agree."""
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.review import agreement, import_blind
+
+    found = import_blind(home(), file, reviewer)
+    with LedgerView(home().ledger) as view:
+        found["agreement"] = {run: agreement(view, run) for run in found["runs"]}
+    if as_json:
+        print_json(found)
+        return
+    say(f"{found['taken']} words of {found['reviewer']} taken, {found['open']} left open")
+    for run, told in found["agreement"].items():
+        say(f"run {run}: {told_agreement(told['reviewers'][found['reviewer']])}")
+
+
+def told_agreement(told: dict[str, Any]) -> str:
+    """A person and the judge in words."""
+    line = f"the judge agrees on {told['agree']} of {told['reviewed']}"
+    if told["kappa"] is None:
+        return f"{line}; kappa is not defined, since one of the two says the same of all"
+    return f"{line}, Cohen's kappa {told['kappa']:.2f} ({told['ci95'][0]:.2f} to {told['ci95'][1]:.2f})"

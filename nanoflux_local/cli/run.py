@@ -247,6 +247,7 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
     from nanoflux_local.forecast import forecast
     from nanoflux_local.jobs import RUN, Work, with_worker
     from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.review import agreement
     from nanoflux_local.trial import panel_result, trial_result
 
     with LedgerView(place.ledger) as view:
@@ -255,6 +256,7 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
         found["forecast"] = forecast(view, found)
         found["judge_trial"] = trial_result(view, summary["run"])
         found["panel"] = panel_result(view, summary["run"])
+        found["review"] = agreement(view, summary["run"])
     if as_json:
         print_json(found)
         return
@@ -279,6 +281,7 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
             *_level_rows(found["levels"]),
             *_trial_rows(found["judge_trial"]),
             *_panel_rows(found["panel"]),
+            *_review_rows(found["review"]),
             *_forecast_rows(found["forecast"]),
             ("repeatable", "yes" if found["repeatable"] else "no: an endpoint does not promise equal replies"),
             ("digest", found["digest"]),
@@ -297,6 +300,13 @@ def _panel_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
         return []
     alpha = "not defined" if found["alpha"] is None else f"{found['alpha']:.2f}"
     return [("panel", f"split over {found['split']} of {found['judgements']} judgements, Krippendorff's alpha {alpha}")]
+
+
+def _review_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    from nanoflux_local.cli.examples import told_agreement
+
+    people = found["reviewers"] if found else {}
+    return [(f"review by {name}", told_agreement(told)) for name, told in people.items()]
 
 
 def _trial_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:

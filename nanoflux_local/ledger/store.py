@@ -264,6 +264,17 @@ class Ledger:
                 (run, number, known, canonical_json(record), digest(record), now()),
             )
 
+    def add_reviews(self, run: str, reviews: Sequence[tuple[int, int, str, str]], reviewer: str, blind: bool) -> None:
+        """Commit a person's words, all or nothing: (turn, attempt, word, note) of each."""
+        with self.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO reviews (run, turn, attempt, reviewer, verdict, note, blind, at) VALUES (?,?,?,?,?,?,?,?)",
+                [
+                    (run, turn, attempt, reviewer, word, note, int(blind), now())
+                    for turn, attempt, word, note in reviews
+                ],
+            )
+
     # Benchmarks
 
     def has_dataset(self, name: str, source_hash: str) -> bool:

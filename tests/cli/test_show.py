@@ -31,7 +31,9 @@ def test_run_show_has_every_promised_key_and_its_funnel_adds_up(original: Path, 
     assert (found["domain"], found["status"], found["turns"], found["target"]) == ("starter-genetics", "done", 12, 200)
     assert len(found["digest"]) == 64 and found["seconds"] > 0
     listed = nanoflux(original, "run", "list", "--json").json
-    assert found.pop("forecast")["reason"] and listed == [found]
+    assert found.pop("forecast")["reason"]
+    assert [found.pop(key) for key in ("judge_trial", "panel", "review")] == [None, None, None]
+    assert listed == [found]
 
 
 def test_the_table_says_the_same(original: Path, nanoflux: Callable) -> None:

@@ -1,0 +1,155 @@
+"""People's words: written down, blind, taken back whole, and held against the judge's."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import review
+from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.transcript import Attack, Attempt, Defence, TurnRecord, Verdict
+
+CONFIG = {"domain": "starter-genetics", "target": 5, "max_turns": 9, "seed": 0, "judge": {}}
+TURNS = 12
+
+
+def turn(number: int) -> TurnRecord:
+    """Every third question was rejected, and then another one was kept."""
+
+    def attempt(place: int, accepted: bool) -> Attempt:
+        attack = Attack(f"Question {number}.{place}", "a solution", "4")
+        told = Attempt(place, ("s",), "invalid", attack=attack, validation=Verdict(accepted, 0.95, "SECRET REASON"))
+        if not accepted:
+            return told
+        verdict = Verdict(False, 0.95, "it fails")
+        return Attempt(place, ("s",), "kept_failed", "", attack, None, told.validation, Defence("d", "5"), verdict)
+
+    attempts = [attempt(0, True)] if number % 3 else [attempt(0, False), attempt(1, True)]
+    return TurnRecord(number, "one", "other", "judge", tuple(attempts))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "home").prepare()
+    with Ledger(home.ledger) as ledger:
+        ledger.create_run("run", "a name", CONFIG, {"identities": {}})
+        for number in range(TURNS):
+            ledger.commit_turn("run", turn(number), [])
+    return home
+
+
+def exported(home: Home, **options: Any) -> list[dict[str, Any]]:
+    out = home.root / f"blind-{len(list(home.root.iterdir()))}.jsonl"
+    review.export_blind(home, "run", out, **options)
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def filled(home: Home, rows: list[dict[str, Any]], word: Callable[[dict[str, Any]], str]) -> Path:
+    path = home.root / "filled.jsonl"
+    path.write_text("\n".join(json.dumps({**row, "verdict": word(row)}) for row in rows))
+    return path
+
+
+def rejected(row: dict[str, Any]) -> bool:
+    number, place = row["question"].removeprefix("Question ").split(".")
+    return int(number) % 3 == 0 and place == "0"
+
+
+def told(home: Home, name: str) -> dict[str, Any]:
+    with LedgerView(home.ledger) as view:
+        found = review.agreement(view, "run")
+    assert found is not None
+    return dict(found["reviewers"][name])
+
+
+def test_the_export_is_blind_mixed_and_whole(home: Home) -> None:
+    rows = exported(home)
+    assert len(rows) == TURNS + 4 and sum(map(rejected, rows)) == 4
+    assert set(rows[0]) == {"id", "question", "solution", "answer", "verdict", "note"}
+    assert "SECRET" not in str(rows) and not any(row["verdict"] or row["note"] for row in rows)
+    assert [row["id"] for row in rows] != [row["id"] for row in exported(home, seed=1)]
+    assert len(exported(home, size=5)) == 5
+    with pytest.raises(NothingMatchedError, match="99 questions are asked for and the judge judged 16"):
+        exported(home, size=99)
+    with pytest.raises(UsageError):
+        review.export_blind(home, "run", home.root / "blind-3.jsonl") or review.export_blind(
+            home, "run", home.root / "blind-3.jsonl"
+        )
+
+
+def test_a_person_who_agrees_and_one_who_is_chance(home: Home) -> None:
+    rows = exported(home)
+    agreeing = filled(home, rows, lambda row: "drop" if rejected(row) else "keep")
+    assert review.import_blind(home, agreeing, "ada") == {"reviewer": "ada", "taken": 16, "open": 0, "runs": ["run"]}
+    found = told(home, "ada")
+    assert (found["agree"], found["reviewed"], found["kappa"]) == (16, 16, 1)
+    review.import_blind(home, filled(home, rows, lambda _: "keep"), "bo")
+    assert told(home, "bo")["kappa"] == 0 and told(home, "bo")["agree"] == 12
+    half = iter(["fix", "keep"] * 8)
+    review.import_blind(home, filled(home, rows, lambda _: next(half)), "cy")
+    low, high = told(home, "cy")["ci95"]
+    assert low < told(home, "cy")["kappa"] < high and told(home, "cy")["fix"] == 8
+
+
+def test_the_newest_word_counts_and_what_is_open_is_left_out(home: Home) -> None:
+    rows = exported(home)
+    review.import_blind(home, filled(home, rows, lambda _: "drop"), "ada")
+    again = review.import_blind(home, filled(home, rows, lambda row: "" if rejected(row) else "keep"), "ada")
+    assert (again["taken"], again["open"]) == (12, 4)
+    assert told(home, "ada")["agree"] == 16
+
+
+BROKEN = {
+    "no JSON": ("{", "line 2: is no JSON"),
+    "a list": ("[]", "line 2: needs an id and a verdict"),
+    "another word": ('{"id": "x", "verdict": "maybe"}', "line 2: needs an id and a verdict"),
+    "a stranger": ('{"id": "x", "verdict": "keep"}', "line 2: no question here has the id 'x'"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_named_and_nothing_of_it_is_taken(home: Home, name: str) -> None:
+    line, why = BROKEN[name]
+    path = filled(home, exported(home, size=1), lambda _: "keep")
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    with pytest.raises(DataError) as error:
+        review.import_blind(home, path)
+    assert why in error.value.message
+    with LedgerView(home.ledger) as view:
+        assert review.agreement(view, "run") is None
+
+
+def test_an_example_is_reviewed_shown_and_listed(home: Home, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    from nanoflux_local.cli.main import main
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
+    listed = json.loads(run("examples", "list", "run", "--json")[1])
+    assert len(listed) == TURNS and listed[3]["reviews"] == {} and listed[3]["level"] is None
+    name = listed[3]["id"]  # of a turn whose first question was rejected
+    code, _, err = run("examples", "review", name, "--verdict", "fix", "--note", "a unit lacks", "--reviewer", "ada")
+    assert code == 0 and "ada on example" in err
+    assert json.loads(run("examples", "list", "run", "--json")[1])[3]["reviews"] == {"ada": "fix"}
+    assert "fix" in run("examples", "list", "run")[1]
+    shown = json.loads(run("examples", "show", name, "--json")[1])
+    assert shown["reviews"]["ada"]["note"] == "a unit lacks" and shown["turn"]["number"] == 3
+    text = run("examples", "show", name)[1]
+    assert "ada: fix a unit lacks" in text and "SECRET REASON" in text
+    assert "review by ada" in run("run", "show", "run")[1]
+    assert run("examples", "review", "none", "--verdict", "keep")[0] == 4
+    assert run("examples", "review", name, "--verdict", "perhaps")[0] == 2
+    out = home.root / "r.jsonl"
+    assert run("examples", "export-review", "run", "-o", str(out), "--size", "6")[0] == 0
+    path = filled(home, [json.loads(line) for line in out.read_text().splitlines()], lambda _: "keep")
+    code, out, _ = run("examples", "import-review", str(path), "--json", "--reviewer", "bo")
+    assert code == 0 and json.loads(out)["agreement"]["run"]["reviewers"]["bo"]["reviewed"] == 6
+    assert "kappa" in run("examples", "import-review", str(path), "--reviewer", "bo")[2]
