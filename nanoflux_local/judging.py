@@ -35,6 +35,8 @@ def judge_of(
     if chair == PROGRAM:
         return ProgramJudge(identities[SANDBOX], config.sandbox_wall_s)
     retries = config.retries.parse
+    for name in rules.panel:
+        _known(identities, name, "panel", "[…]")
     members = tuple(ModelJudge(domain, player(name), rules, retries) for name in (chair, *rules.panel))
     judge: Judge = members[0] if len(members) == 1 else PanelJudge(members, rules.panel_rule)
     code = facts = None
@@ -53,10 +55,10 @@ def rater_of(config: RunConfig, domain: Domain, player: Callable[[str], Player])
     return Rater(domain, player(chair), config.retries.parse) if config.judge.quality and chair != PROGRAM else None
 
 
-def _known(identities: Mapping[str, Identity], name: str, setting: str) -> Identity:
+def _known(identities: Mapping[str, Identity], name: str, setting: str, value: str = "true") -> Identity:
     if name not in identities:
         raise RefusedError(
-            f"the run was made without judge.{setting}, so nothing that it asks for is remembered",
-            f"play it as another run: nanoflux run start --fork RUN --set judge.{setting}=true",
+            f"the run was made without {name} of judge.{setting}, so nothing that it asks for is remembered",
+            f"play it as another run: nanoflux run start --fork RUN --set judge.{setting}={value}",
         )
     return identities[name]

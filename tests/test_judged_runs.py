@@ -79,11 +79,17 @@ def test_it_is_judged_again_with_nothing_but_the_ledger(checked: tuple[Home, str
     assert 0 < without["needed"]["turns"] <= overruled  # what the program rejected, no defender has seen
 
 
-def test_a_run_without_the_check_has_no_programs_to_judge_again_by(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "value"), [("code_check", True), ("fact_check", True), ("panel", ["duelist-a", "second"])]
+)
+def test_a_tool_that_a_run_was_made_without_cannot_be_asked_of_its_memory(
+    tmp_path: Path, setting: str, value: Any
+) -> None:
     home = Home(tmp_path / "home").prepare()
-    run = played(home, judge={"code_check": False}, max_turns=2)
-    with pytest.raises(RefusedError, match=r"without judge\.code_check") as refused:
-        asyncio.run(what_if(home, run, {"judge": {"code_check": True}}))
+    second = {"second": {"interface": "scripted", "model": "second-arbiter"}}
+    run = played(home, judge={"code_check": False}, endpoints=second, max_turns=1)
+    with pytest.raises(RefusedError, match=rf"of judge\.{setting}") as refused:
+        asyncio.run(what_if(home, run, {"judge": {setting: value}}))
     assert "--fork" in refused.value.fix
 
 
