@@ -47,6 +47,7 @@ COMMANDS = [
     ("compare",), ("experiment",), ("experiment", "list"), ("experiment", "run"), ("experiment", "show"),
     ("experiment", "stop"), ("report",), ("ledger",), ("ledger", "show"), ("ledger", "compact"), ("ledger", "backup"),
     ("bundle",), ("bundle", "create"), ("bundle", "verify"), ("bundle", "install"),
+    ("rounds",), ("rounds", "list"), ("rounds", "show"), ("rounds", "pause"), ("rounds", "stop"), ("rounds", "resume"),
     ("tui",), ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
 ]  # fmt: skip
 
