@@ -206,11 +206,18 @@ def play(place: Home, run: str) -> None:
     def told(progress: Progress) -> None:
         bar.show(progress.kept, progress.target, f"kept in {progress.turns} turns")
 
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # which asyncio turns into a cancel
+    signal.signal(signal.SIGTERM, _end)
     try:
         asyncio.run(runs.carry_on(place, run, told))
     finally:
         bar.close()
+
+
+def _end(*_: object) -> None:
+    """As Ctrl-C does, which asyncio turns into a cancel; where a shell has background jobs ignore that, by hand."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 @command.command("list")

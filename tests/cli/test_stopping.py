@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,11 +52,26 @@ def wait_for(process: subprocess.Popen[str], said: str) -> None:
     raise AssertionError(f"it never said {said!r}")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def ignore_ctrl_c() -> None:
+    """As a shell without job control has its background jobs do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize(
+    ("signum", "options"),
+    [(signal.SIGINT, {}), (signal.SIGTERM, {}), (signal.SIGTERM, {"preexec_fn": ignore_ctrl_c})],
+    ids=["Ctrl-C", "SIGTERM", "SIGTERM in the background"],
+)
 def test_an_interrupt_keeps_everything_up_to_then(
-    tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str], digest: str, signum: int
+    tmp_path: Path,
+    nanoflux: Callable,
+    background: Callable,
+    slow: list[str],
+    digest: str,
+    signum: int,
+    options: dict[str, Any],
 ) -> None:
-    process = background(tmp_path, *slow)
+    process = background(tmp_path, *slow, **options)
     wait_for(process, "/12 kept in")
     process.send_signal(signum)
     out, err = process.communicate(timeout=30)
