@@ -15,6 +15,7 @@ from nanoflux_local.errors import NothingMatchedError, RefusedError
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.report.run_report import write_report
 from nanoflux_local.tools.corpus import Corpus
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.transcript import Attempt
@@ -116,6 +117,8 @@ def test_kept_reasoning_has_its_level_and_a_panel_its_agreement(
     show_run(home, run, as_json=False)
     shown = capsys.readouterr().out
     assert "Krippendorff's alpha" in shown and "reasoning" in shown
+    page = write_report(home.ledger, run, tmp_path / "report").read_text()
+    assert "Reasoning of the kept examples: " in page and "Reasoning: L" in page
     assert asyncio.run(runs.replay(home, run))["same"]
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("UPDATE examples SET level = 6 - level WHERE level <> 3")

@@ -16,6 +16,7 @@ from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Search, Source
 
 LONGEST_QUERY = 200
+_SEPARATOR = re.compile(r"\s*[;,]\s+")
 _MARK = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
 TOLD: dict[SearchOutcome, str] = {
     "found": "found",
@@ -58,6 +59,9 @@ class FactCheck:
         sections = read_sections(reply.text, ("QUERIES",))
         if isinstance(sections, Unparsed):
             return sections
-        lines = [_MARK.sub("", line).strip(' \t*"`') for line in sections["QUERIES"].splitlines()]
+        lines = [line for line in sections["QUERIES"].splitlines() if line.strip()]
+        if len(lines) == 1 and len(listed := _SEPARATOR.split(lines[0])) > 2:  # small models list them in one line
+            lines = listed
+        lines = [_MARK.sub("", line).strip(' \t*"`') for line in lines]
         queries = tuple(dict.fromkeys(line[:LONGEST_QUERY] for line in lines if line))
         return () if queries[:1] and queries[0].strip(". ").upper() == "NONE" else queries[: self.queries]

@@ -46,6 +46,7 @@ READ = {
     "QUERIES: found": ["found"],
     "**QUERIES:**\n1. found\n2) nothing\n- timeout\n* `refused`\n5. \"failed\"": list(ENDS),
     "QUERIES:\nfound\nfound\n\nnothing": ["found", "nothing"],
+    "QUERIES: found, nothing, timeout": ["found", "nothing", "timeout"],
     "QUERIES: NONE": [], "QUERIES:\nNone.": [],
     '{"QUERIES": "found\\nnothing"}': ["found", "nothing"],
 }  # fmt: skip
