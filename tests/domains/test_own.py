@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from nanoflux_local.cli.main import main
-from nanoflux_local.domains.base import PROMPTS, built_in
+from nanoflux_local.domains.base import PROMPTS, Domain, built_in
 from nanoflux_local.domains.own import known_domains, load_domain, rendered
 from nanoflux_local.errors import ConfigError, DataError, NanofluxError
 from nanoflux_local.seeds.importers import read_benchmark
@@ -63,6 +63,12 @@ def test_the_pages_worked_example_works(
         assert ended.value.code == 0, outputs[-1]
     assert "6 items" in outputs[0] and "for the pharmacy's examination" in outputs[1]
     assert "3 of 3" in outputs[2] and outputs[3].count("kept_") == 3
+
+
+def test_the_page_names_every_key_of_a_domain() -> None:
+    page = (DOCS / "domains.md").read_text(encoding="utf-8")
+    keys = Domain.model_fields.keys() - {"name", "prompts"}
+    assert [key for key in sorted(keys) if not re.search(rf"`{key}`|^\[?{key}\b", page, re.MULTILINE)] == []
 
 
 def test_a_domain_without_a_base_says_little_and_has_the_shared_prompts(write: Callable[..., Path]) -> None:

@@ -1,0 +1,81 @@
+"""What small models really wrote: replies of SmolLM2-135M and Qwen2.5-Coder 0.5B and 1.5B to our own prompts, recorded,
+each with what the parsers make of it. A change of a parser shows here as readings that come or go.
+"""
+
+import json
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.records import ChatReply
+from nanoflux_local.roles.attacker import read_attack
+from nanoflux_local.roles.code_check import read_program
+from nanoflux_local.roles.judge import read_verdict
+from nanoflux_local.roles.sections import Unparsed, read_sections
+
+RECORDED = Path(__file__).parent / "recorded.jsonl"
+WORDS = {"validation": ("VALID", "INVALID"), "evaluation": ("CORRECT", "INCORRECT")}
+
+
+def read(row: dict[str, Any]) -> dict[str, Any]:
+    """What is read in a reply by whoever asked for it: an answer, a decision, a program; or why nothing is."""
+    domain, text = load_domain(row["domain"]), row["text"]
+    if row["role"] == "attacker":
+        attack = read_attack(domain, text)
+        return {"unread": attack.reason} if isinstance(attack, Unparsed) else {"answer": attack.answer}
+    if row["role"] == "code":
+        program = read_program(ChatReply(text, "stop"))
+        return {"unread": program.reason} if isinstance(program, Unparsed) else {"lines": len(program.splitlines())}
+    once = ("ANSWER",) if row["role"] == "defender" else ("DECISION", "CONFIDENCE")
+    sections = read_sections(text, getattr(domain.sections, row["role"]), once)
+    if isinstance(sections, Unparsed):
+        return {"unread": sections.reason}
+    if row["role"] == "defender":
+        return {"answer": sections["ANSWER"]}
+    verdict = read_verdict(sections, *WORDS[row["role"]])
+    if isinstance(verdict, Unparsed):
+        return {"unread": verdict.reason}
+    return {"decision": verdict.positive, "confidence": verdict.confidence}
+
+
+@cache
+def recorded() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_readings_are_as_recorded() -> None:
+    """None more and none fewer: a parser that reads more than before is a change to look at, too."""
+    different = [
+        (number, row["read"], read(row)) for number, row in enumerate(recorded(), 1) if read(row) != row["read"]
+    ]
+    assert different == []
+
+
+def test_there_are_enough_of_them_and_the_log_states_the_share() -> None:
+    rows = recorded()
+    understood = [row for row in rows if "unread" not in row["read"]]
+    assert len({row["text"] for row in rows}) == len(rows) >= 100
+    assert {row["model"] for row in rows} == {
+        "smollm2-135m", "qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct",
+    }  # fmt: skip
+    counts = Counter(row["model"] for row in rows)
+    stated = {model: (sum(row["model"] == model for row in understood), total) for model, total in counts.items()}
+    log = (Path(__file__).parents[2] / "docs" / "log.md").read_text(encoding="utf-8")
+    for model, (read_, total) in stated.items():
+        assert f"| {model} | {read_} of {total} |" in log, (model, read_, total)
+
+
+@pytest.mark.parametrize("row", [row for row in recorded() if row["role"] in WORDS], ids=lambda row: row["text"][:20])
+def test_a_judgement_that_is_read_states_its_decision_once(row: dict[str, Any]) -> None:
+    """Nothing is guessed: the word that was read is in the reply behind the section's name, and the other is not."""
+    if "unread" in row["read"]:
+        return
+    yes, no = WORDS[row["role"]]
+    decided = re.search(r"DECISION\W*(.*)", row["text"], re.IGNORECASE)
+    assert decided is not None
+    assert re.findall(rf"\b(?:{yes}|{no})\b", decided[1].upper()) == [yes if row["read"]["decision"] else no]
