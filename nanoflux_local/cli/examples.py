@@ -11,6 +11,8 @@ from nanoflux_local.errors import NothingMatchedError
 
 WORDS = ("keep", "drop", "fix")
 """As `review` has them; help loads no records."""
+SHOWN_TEXT = 60
+"""Characters of a call's outcome in its line."""
 
 
 @click.group(name="examples")
@@ -61,11 +63,16 @@ def _last(view: Any, run: str, turn: int) -> int:
 @click.argument("example")
 @with_json
 def show(example: str, as_json: bool) -> None:
-    """One example with the turn that made it: seeds, attack, defence, verdicts, checks, ratings, people's words."""
+    """One example with the turn that made it: seeds, attack, defence, verdicts, checks, ratings, people's words; the
+    calls behind it, the trainings that learned from it, the held-out items nearest to it. `--json` has every prompt,
+    reply and program whole.
+    """
     from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.lineage import lineage
     from nanoflux_local.review import reviews_of
 
-    with LedgerView(home().ledger) as view:
+    here = home()
+    with LedgerView(here.ledger) as view:
         row = view.row(
             "SELECT examples.id, examples.run, examples.level, turns.record FROM examples JOIN turns"
             " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.id = ?",
@@ -76,8 +83,10 @@ def show(example: str, as_json: bool) -> None:
         record = json.loads(row["record"])
         place = (record["number"], record["attempts"][-1]["number"])
         reviews = reviews_of(view, row["run"]).get(place, {})
+        found = lineage(here, view, example)
     if as_json:
-        print_json({"id": row["id"], "run": row["run"], "level": row["level"], "reviews": reviews, "turn": record})
+        told = {"id": row["id"], "run": row["run"], "level": row["level"], "reviews": reviews}
+        print_json({**told, "turn": record, "lineage": found})
         return
     last = record["attempts"][-1]
     click.echo(f"example {row['id']} of run {row['run']}, turn {record['number']}: {last['outcome']}")
@@ -94,6 +103,34 @@ def show(example: str, as_json: bool) -> None:
     ):
         if text:
             click.echo(f"\n{title}:\n{plain(text)}")
+    _show_lineage(found)
+
+
+def _show_lineage(found: dict[str, Any]) -> None:
+    """The calls in order, then where the example went and what it came near."""
+    click.echo("\nCalls that it rests on (--json has them whole):")
+    print_table(
+        ("call", "role", "kind", "model", "came back"),
+        [
+            [call["call"], call["role"], call["kind"], call["model"], _came_back(call)[:SHOWN_TEXT]]
+            for call in found["calls"]
+        ],
+    )
+    for training in found["trainings"]:
+        click.echo(
+            f"trained on by {training['id']} ({training['status']}), adapter {training['adapter'][:16] or 'none'}"
+        )
+    for item in found["near"]:
+        click.echo(
+            plain(f"near held-out item {item['item']} of {item['dataset']}: similarity {item['similarity']:.3f}")
+        )
+
+
+def _came_back(call: dict[str, Any]) -> str:
+    """A call's outcome in a line."""
+    if "status" in call:
+        return f"{call['status']}: {call['stdout']}"
+    return str(call.get("reply", call.get("text", "damaged on disk")))
 
 
 def _told_validation(verdict: dict[str, Any]) -> str:

@@ -69,6 +69,14 @@ def test_examples_can_be_listed_and_followed_back_to_their_seeds(original: Path,
     shown = nanoflux(original, "examples", "show", listed[0]["id"])
     for part in (last["attack"]["solution"], last["defence"]["solution"], last["evaluation"]["explanation"]):
         assert part in shown.out
+    calls = one["lineage"]["calls"]
+    chats = [call for call in calls if call["kind"] == "chat"]
+    assert {"attacker", "defender", "judge"} <= {call["role"] for call in chats}
+    assert any(last["attack"]["question"] in call["reply"] for call in chats if call["role"] == "attacker")
+    assert any(
+        last["attack"]["question"] in call["prompt"][-1]["content"] for call in chats if call["role"] == "defender"
+    )
+    assert one["lineage"]["near"] == [], "nothing was held out"
     table = nanoflux(original, "examples", "list", "tour").out
     assert len(table.splitlines()) == kept + 1 and listed[0]["id"] in table
 

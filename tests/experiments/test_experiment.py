@@ -8,6 +8,7 @@ from nanoflux_local.experiments.experiment import Here, carry_on, cells_of, crea
 from nanoflux_local.experiments.grid import Plan
 from nanoflux_local.experiments.results import results
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.lineage import lineage
 from nanoflux_local.seeds.benchmarks import easy_items
 
 
@@ -73,6 +74,17 @@ def test_each_seed_trains_by_itself_and_generation_is_counted_apart(killed) -> N
     assert run["generation"]["unknown"] == ["arbiter", "duelist-a", "duelist-b"], (
         "of scripted models nobody knows a size"
     )
+
+
+def test_an_example_leads_on_to_the_trainings_that_learned_from_it(killed) -> None:
+    home, _ = killed
+    found = {entry["condition"]: entry for entry in results(home, "small")["conditions"]}
+    with LedgerView(home.ledger) as view:
+        ids = [row["id"] for row in view.rows("SELECT id FROM examples ORDER BY turn")]
+        learned = [{entry["id"] for entry in lineage(home, view, name)["trainings"]} for name in ids]
+    assert len(ids) == 3 and all(set(found["run"]["trainings"]) <= trainings for trainings in learned)
+    of_two = [sum(training in trainings for trainings in learned) for training in found["run-2"]["trainings"]]
+    assert of_two == [2, 2], "each of the two seeds learned from two of the three"
 
 
 def test_the_same_again_looks_at_nothing_but_what_was_left_out(killed, plan: Plan, monkeypatch) -> None:

@@ -1,0 +1,32 @@
+"""Lineage: the held-out items that an example came near, by the embeddings that its own run made."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.endpoints.scripted import HashingEmbedder
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.lineage import lineage
+from nanoflux_local.novelty import similarity
+from nanoflux_local.paths import Home
+from nanoflux_local.seeds.benchmarks import easy_items
+
+
+def test_the_nearest_held_out_items_are_named(tmp_path: Path) -> None:
+    home = Home(tmp_path).prepare()
+    config = binding.resolve("starter", "scripted", {"target": 1, "seed": 7, "held_out": ["starter-easy"]}, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
+    with LedgerView(home.ledger) as view:
+        row = view.row("SELECT id, question FROM examples")
+        assert row is not None
+        near = lineage(home, view, row["id"])["near"]
+        with pytest.raises(NothingMatchedError, match="no example 'x'"):
+            lineage(home, view, "x")
+    vector = HashingEmbedder("hashing-embedder").vector
+    alike = {item.id: similarity(vector(row["question"]), vector(item.question)) for item in easy_items("test")}
+    assert [entry["similarity"] for entry in near] == sorted(alike.values(), reverse=True)[:3]
+    assert all(alike[entry["item"]] == entry["similarity"] for entry in near)
