@@ -50,7 +50,7 @@ def told_cells(cells: dict[str, int]) -> str:
 @click.argument("name", metavar="NAME|FILE")
 @click.option("--scale", default="tiny", show_default=True, help="A scale of the grid: tiny, small, paper or your own.")
 @click.option("--run", default="", help="Take the examples of this run; without it one is made.")
-@click.option("--ray", default="", metavar="ADDRESS", help='Do the cells on a Ray cluster; "local" starts one here.')
+@click.option("--ray", default="", metavar="ADDRESS", help="Do the cells on the Ray cluster there, many at once.")
 @with_json
 def run(name: str, scale: str, run: str, ray: str, as_json: bool) -> None:
     """Do an experiment, or go on with it: the same command again does the cells that are left."""
@@ -67,9 +67,11 @@ def run(name: str, scale: str, run: str, ray: str, as_json: bool) -> None:
     say(f"{experiment}: {len(plan.cells)} cells; stop with Ctrl-C, go on with the same command")
     signal.signal(signal.SIGTERM, _interrupt)
     bar = Bar(experiment)
+    workers = _workers(place, ray, bar)
     try:
-        life.carry_on(place, experiment, _workers(place, ray, bar), lambda cell, status: say(f"{cell.id}: {status}"))
+        life.carry_on(place, experiment, workers, lambda cell, status: say(f"{cell.id}: {status}"))
     finally:
+        workers.close()
         bar.close()
     _show(place, experiment, as_json)
 
@@ -81,11 +83,13 @@ def _interrupt(*_: object) -> None:
 def _workers(place: Home, ray: str, bar: Bar) -> "Workers":
     from nanoflux_local.experiments.experiment import Here
 
-    del ray
-
     def begun(cell: "Cell", status: str) -> None:
         say(f"{cell.id}: {status}")
 
+    if ray:
+        from nanoflux_local.experiments.on_ray import OnRay
+
+        return OnRay(place, ray, begun)
     return Here(place, lambda what, done, total: bar.show(done, total, what), begun)
 
 

@@ -35,6 +35,10 @@ def do_cell(home: Home, plan: Plan, cell: Cell, on_step: OnStep = lambda *_: Non
     if cell.condition == GENERATE:
         return {"run": _generated(home, plan, cell.seed, on_step)}
     condition = plan.condition(cell.condition)
+    if plan.grid.kind == "judge":
+        from nanoflux_local.experiments.judging import judged
+
+        return judged(home, condition, runs_of(home, plan)[0])
     if plan.grid.kind == "discriminativity":
         from nanoflux_local.experiments.discriminativity import measured
 

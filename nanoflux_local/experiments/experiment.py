@@ -28,6 +28,8 @@ class Workers(Protocol):
 
     def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]: ...
 
+    def close(self) -> None: ...
+
 
 class Here:
     """One cell after another in this process."""
@@ -42,6 +44,9 @@ class Here:
                 yield cell, do_cell(self._home, plan, cell, self._on_step)
             except Exception as error:  # noqa: BLE001 - whoever asked for the cell sorts it
                 yield cell, error
+
+    def close(self) -> None:
+        return
 
 
 def create(home: Home, plan: Plan) -> str:

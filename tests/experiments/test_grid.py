@@ -9,7 +9,7 @@ from nanoflux_local.experiments.grid import GENERATE, Plan, grids, load_grid, ma
 from nanoflux_local.experiments.paper import paper_figures
 from nanoflux_local.train.settings import train_settings
 
-SHIPPED = ["complexity", "curves", "discriminativity", "quality", "size", "table1"]
+SHIPPED = ["complexity", "curves", "discriminativity", "judge", "quality", "size", "table1"]
 
 
 def test_the_grids_of_the_paper_are_there_at_every_scale() -> None:

@@ -1,0 +1,93 @@
+"""Cells on a Ray cluster: each is a task that one worker does, and that another does again where its node is lost.
+
+Owns nothing of what a cell does, and starts no cluster: Ray's ports are open to its network. All nodes see the home
+under one path; its ledger is SQLite, so the file system must keep its locks (one machine with several nodes does;
+network file systems often do not).
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from nanoflux_local import redaction
+from nanoflux_local.errors import ConfigError, NanofluxError
+from nanoflux_local.experiments.grid import Cell, Plan
+from nanoflux_local.paths import Home
+from nanoflux_models import guard, offline
+
+AGAIN = 5
+"""How often the cell of a lost worker is done again; a cell that ends every worker must end itself."""
+
+
+class OnRay:
+    """Does cells on the cluster at `address`, as many at once as it has room for."""
+
+    def __init__(self, home: Home, address: str, begun: Callable[[Cell, str], None] = lambda *_: None) -> None:
+        self._home, self._begun = home, begun
+        self._ray = _ray()
+        self._own = not self._ray.is_initialized()
+        if self._own:
+            self._join(address)
+
+    def _join(self, address: str) -> None:
+        guard.allow(urlsplit(f"//{address.rpartition('://')[2]}").hostname or address)
+        try:
+            self._ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            text = str(error).splitlines()[0]
+            raise ConfigError(f"no Ray cluster answers at {address}: {text}", "see `ray status` there") from error
+
+    def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
+        """Yield each cell as it is done, in the order of their ends. A wish to stop leaves the others undone."""
+        gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
+        task = self._ray.remote(_done).options(num_cpus=1, num_gpus=gpus, max_retries=AGAIN)
+        under_way = {}
+        for cell in cells:
+            under_way[task.remote(str(self._home.root), plan.model_dump_json(), cell.model_dump_json())] = cell
+            self._begun(cell, "handed out")
+        try:
+            while under_way:
+                (ended,), _ = self._ray.wait(list(under_way), num_returns=1)
+                yield under_way.pop(ended), self._outcome(ended)
+        finally:
+            for reference in under_way:
+                self._ray.cancel(reference, force=True)
+
+    def _outcome(self, reference: Any) -> dict[str, Any] | Exception:
+        try:
+            found: dict[str, Any] | Exception = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return NanofluxError(f"its worker failed: {lines[-1]}", "see Ray's logs on that node")
+        return found
+
+    def close(self) -> None:
+        if self._own:
+            self._ray.shutdown()
+
+
+def _done(root: str, plan: str, cell: str) -> dict[str, Any] | Exception:
+    """One cell in a worker of the cluster. A failure is a result, so that Ray does again only what was lost."""
+    from nanoflux_local.experiments.cells import do_cell
+
+    os.umask(0o077)
+    offline.go_offline()
+    guard.install()
+    redaction.install()
+    try:
+        return do_cell(Home(Path(root)), Plan.model_validate_json(plan), Cell.model_validate_json(cell))
+    except Exception as error:  # noqa: BLE001 - whoever leads the experiment sorts it
+        return error
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine unasked
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    try:
+        import ray
+    except ImportError as error:
+        fix = "install it: pip install 'nanoflux-local[ray]'"
+        raise ConfigError("Ray is not installed, and --ray needs it", fix) from error
+    return ray

@@ -1,0 +1,74 @@
+"""What the grids on judges and on solutions measure: rates of a run's trial, distances of clusters and of pairs."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.experiments.discriminativity import distances, of_run
+from nanoflux_local.experiments.grid import Condition
+from nanoflux_local.experiments.judging import judged
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+
+def unit(rows: list[list[float]]) -> np.ndarray:
+    found = np.array(rows, dtype=np.float64)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def test_centres_and_pairs_are_told_apart() -> None:
+    right = unit([[1, 0], [0, 1], [1, 1], [1, 2]])
+    same = distances(right, right)
+    assert same["centres"]["distance"] == pytest.approx(0) and same["each"]["distance"] == pytest.approx(0)
+    turned = distances(right, unit([[0, 1], [1, 0], [1, 1], [2, 1]]))
+    centre, other = right.mean(axis=0), unit([[0, 1], [1, 0], [1, 1], [2, 1]]).mean(axis=0)
+    expected = 1 - centre @ other / np.linalg.norm(centre) / np.linalg.norm(other)
+    assert turned["centres"]["distance"] == pytest.approx(expected, abs=1e-12)
+    assert turned["each"]["distance"] == pytest.approx((1 + 1 + 0 + (1 - 4 / 5)) / 4, abs=1e-12)
+    for name in ("centres", "each"):
+        low, high = turned[name]["ci95"]
+        assert low <= turned[name]["distance"] <= high
+    assert distances(right, right[::-1]) == distances(right, right[::-1]), "the resamples are seeded"
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    """A scripted run whose judge writes programs and holds a trial."""
+    home = Home(tmp_path_factory.mktemp("judged")).prepare()
+    judge = {"trial": 3, "code_check": True}
+    config = binding.resolve("starter", "scripted", {"target": 6, "seed": 7, "judge": judge}, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
+    return home, run
+
+
+def test_the_judge_is_told_with_the_code_check_and_without(played) -> None:
+    home, run = played
+    alone, checked = (judged(home, Condition(name="c", code_check=check), run) for check in (False, True))
+    assert alone["solutions"] == checked["solutions"] == 6
+    for found in (alone, checked):
+        rates = found["rates"]
+        assert rates["sensitivity"]["n"] + rates["specificity"]["n"] == 6 - found["unjudged"]
+    both = [found["rates"]["sensitivity"] for found in (alone, checked)]
+    assert (both[1]["share"] or 0) >= (both[0]["share"] or 0), "a check only ever rejects"
+
+
+def test_a_run_without_a_trial_has_nothing_to_tell(tmp_path) -> None:
+    home = Home(tmp_path).prepare()
+    config = binding.resolve("starter", "scripted", {"target": 1, "seed": 7}, home)
+    run = asyncio.run(runs.start(home, config))
+    with pytest.raises(NothingMatchedError, match="held no trial"):
+        judged(home, Condition(name="c"), run)
+
+
+def test_a_runs_right_and_wrong_solutions_are_those_of_the_failed_defences(played) -> None:
+    home, run = played
+    with LedgerView(home.ledger) as view:
+        failed = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]
+    pairs = of_run(home, run)
+    assert len(pairs) == len(failed) > 0
+    assert [pair.right for pair in pairs] == [last.attack.solution for last in failed]
+    assert [pair.wrong for pair in pairs] == [last.defence.solution for last in failed]

@@ -1,0 +1,55 @@
+"""A Ray cluster of two nodes on one machine gives the local table, also when one node is killed in the middle."""
+
+import json
+
+import pytest
+
+from nanoflux_local.experiments.experiment import carry_on, create
+from nanoflux_local.experiments.grid import Cell, Plan
+from nanoflux_local.experiments.results import results
+
+ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+
+
+@pytest.fixture
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def table(found: dict) -> str:
+    """Everything that was measured, without names of evaluations and times."""
+    conditions = [
+        {
+            "condition": entry["condition"],
+            "rows": entry.get("rows"),
+            "tokens": entry.get("tokens"),
+            "test": {data: {**accuracy, "evaluations": 0} for data, accuracy in entry["test"].items()},
+        }
+        for entry in found["conditions"]
+    ]
+    return json.dumps([conditions, found["pairs"], found["left_out"]], indent=1, sort_keys=True)
+
+
+def test_a_lost_nodes_cell_is_done_again_and_the_table_is_the_local_one(new_lab, killed, plan: Plan, cluster) -> None:
+    from nanoflux_local.experiments.on_ray import OnRay
+
+    lost = cluster.add_node(**NODE)
+    home = new_lab()
+    workers = OnRay(home, cluster.address)
+    ended: list[str] = []
+
+    def on_cell(cell: Cell, status: str) -> None:
+        ended.append(cell.id)
+        if cell.id.startswith("random"):  # its other cells are under way
+            cluster.remove_node(lost, allow_graceful=False) if lost in cluster.worker_nodes else None
+
+    carry_on(home, create(home, plan), workers, on_cell)
+    workers.close()
+    assert lost not in cluster.worker_nodes and sorted(ended) == sorted(cell.id for cell in plan.cells)
+    assert table(results(home, "small")) == table(results(killed[0], "small"))
