@@ -17,20 +17,20 @@ from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, datas
 
 
 class LedgerView:
-    """A ledger opened for reading.
+    """A ledger opened for reading; `wait_s` is how long a question waits for whoever shuts others out.
 
     Raises:
         LedgerError: the file is not a ledger, or comes from a newer version.
         NothingMatchedError: there is no ledger yet.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = path
         if not path.exists():
             raise NothingMatchedError(f"there is no ledger at {path} yet", "start a run, or name another home")
         with told_as_ledger_errors(path):
             self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
+                f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=wait_s, isolation_level=None
             )
             self._connection.row_factory = sqlite3.Row
             self._connection.text_factory = _text

@@ -14,7 +14,7 @@ from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedErro
 from nanoflux_local.ledger.views import LedgerView
 
 T = TypeVar("T")
-WAIT_MS = 1_000
+WAIT_S = 1.0
 """How long a question waits for whoever holds the file; the next look asks again."""
 
 
@@ -64,8 +64,7 @@ class Reader:
             self._let_go()
             if file is None:
                 raise NothingMatchedError(f"there is no ledger at {self.ledger} yet", "start a run: press n")
-            self._view, self._file = LedgerView(self.ledger), file
-            list(self._view.rows(f"PRAGMA busy_timeout = {WAIT_MS}"))
+            self._view, self._file = LedgerView(self.ledger, WAIT_S), file
         return self._view
 
     def _version(self) -> tuple[object, ...]:

@@ -92,10 +92,10 @@ class WindowTable(ScrollView, can_focus=True):
         """Other keys, or the same whose rows may have changed. What is in sight is fetched before anything is shown
         anew; the cursor stays with its key where that is still near.
         """
-        here = self.key
         first, last = self._in_sight(len(keys))
         wanted = keys[first:last]
         rows = dict(enumerate(await self._fetch(wanted), first)) if len(wanted) else {}
+        here = self.key  # only now: keys were pressed while the rows were fetched
         self._keys, self._rows, self._asked, self._pages = keys, rows, set(), []
         self.virtual_size = Size(self.size.width, len(keys) + 1)
         self.cursor = self._place(here)
