@@ -17,7 +17,7 @@ from nanoflux_local.paths import Home
 from nanoflux_tui.app import NanofluxApp
 from nanoflux_tui.widgets.bars import Trouble
 
-WITHIN_S = 12.0
+WITHIN_S = 60.0
 SETTINGS = {"seeds": {"min": 2}, "concurrency": 4}
 
 

@@ -9,6 +9,8 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
+from importlib import import_module
 from typing import Any, ClassVar
 
 from textual import work
@@ -23,17 +25,19 @@ from nanoflux_local.redaction import redacted
 from nanoflux_tui.look import DARK, LIGHT, THEMES
 from nanoflux_tui.room import Control, Room
 from nanoflux_tui.screens.dialogs import Help
-from nanoflux_tui.screens.evaluation import EvaluationRoom
-from nanoflux_tui.screens.examples import ExamplesRoom
 from nanoflux_tui.screens.home import HomeRoom
-from nanoflux_tui.screens.models import ModelsRoom
-from nanoflux_tui.screens.new_run import NewRun
-from nanoflux_tui.screens.training import TrainingRoom
 from nanoflux_tui.text import harmless
 from nanoflux_tui.widgets.bars import PLACES
 
 POLL_S, PAUSE_S, STEADY_S, SHARE = 0.25, 0.5, 3.0, 0.015
 """How often to look, the shortest time between two readings, the longest, and the share of one core that they get."""
+
+
+def _room(mode: str) -> Room:
+    """A place that is imported when somebody goes there: the first frame waits for none but Home."""
+    module = import_module(f"nanoflux_tui.screens.{mode}")
+    room: Room = getattr(module, f"{mode.title()}Room")()
+    return room
 
 
 class NanofluxApp(Control):
@@ -43,10 +47,7 @@ class NanofluxApp(Control):
     CSS_PATH = "nanoflux.tcss"
     MODES = {  # noqa: RUF012 - typed by the base
         "home": HomeRoom,
-        "examples": ExamplesRoom,
-        "training": TrainingRoom,
-        "evaluation": EvaluationRoom,
-        "models": ModelsRoom,
+        **{mode: partial(_room, mode) for mode, _ in PLACES[1:]},
     }
     DEFAULT_MODE = "home"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -101,6 +102,8 @@ class NanofluxApp(Control):
             self.pop_screen()
 
     def action_new_run(self) -> None:
+        from nanoflux_tui.screens.new_run import NewRun  # deferred, like the rooms
+
         if not isinstance(self.screen, NewRun):
             self.push_screen(NewRun())
 

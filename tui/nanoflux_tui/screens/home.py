@@ -16,7 +16,6 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.server_record import ServerRecord, records
 from nanoflux_tui.look import bar
 from nanoflux_tui.room import Room
-from nanoflux_tui.screens.run import RunRoom
 from nanoflux_tui.text import ago, count, duration, line
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import Cells, Column, WindowTable
@@ -183,6 +182,8 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
         if told is None:
             return
         if told.sort == "run":
+            from nanoflux_tui.screens.run import RunRoom  # deferred: the first frame does not wait for it
+
             self.app.push_screen(RunRoom(told.id))
         else:
             self.control.action_go({"training": "training", "evaluation": "evaluation"}.get(told.sort, "models"))

@@ -9,8 +9,15 @@ from nanoflux_tui.look import OUTCOMES, Ink, bar
 from nanoflux_tui.text import clock, count, duration, line
 
 EIGHTHS = " ▁▂▃▄▅▆▇█"
-MARKS = {"kept_failed": "✓", "kept_novel": "✓", "defender_right": "·", "novelty_rejected": "≈", "contaminated": "≈",
-         "invalid": "✗", "low_confidence": "?", "unparsed": "!", "failed": "!", "fault": "!"}  # fmt: skip
+MARKS = {
+    "kept_failed": "✓",
+    "kept_novel": "✓",
+    "defender_right": "·",
+    "novelty_rejected": "≈",
+    "contaminated": "✗",
+    "invalid": "✗",
+    "low_confidence": "?",
+}
 NEXT = {
     "": "{a} writes a question",
     "attack": "is it new? then the judge checks it",
@@ -96,7 +103,7 @@ def events(found: Sequence[Event], ink: Ink, width: int, rows: int) -> Text:
         colour = "error" if event.kind == "fault" else OUTCOMES.get(event.kind, ("", "foreground"))[1]
         told = OUTCOMES.get(event.kind, (event.kind, ""))[0]
         text.append(f"{clock(event.at)} ", style=ink["muted"])
-        text.append(f"{MARKS.get(event.kind, '·')} {told}", style=ink[colour])
+        text.append(f"{MARKS.get(event.kind, '!')} {told}", style=ink[colour])
         text.append(" · " + line(event.text, max(10, width - len(told) - 15)) + "\n")
     return text[:-1] if found else Text("Nothing has happened yet.", style=ink["muted"])
 

@@ -1,0 +1,267 @@
+"""The control room at size: first paint, keys, memory, and what a run loses by being watched.
+
+    python bench/tui.py [--runs 1000] [--keys 300] [--rounds 5] [--turns 400]
+
+A scripted run is written again and again until the ledger holds 1,000 runs, 100,000 examples and 1,000,000 calls
+(without their texts, as in a ledger that was compacted). The application then runs in a terminal of its own: what is
+timed is from the start of its process to its first frame and to its first rows, and from a key to the first byte of
+what it draws. A run of scripted models, which waits for nothing and so loses the most, is played with and without it,
+in turns.
+"""
+
+import argparse
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import select
+import sqlite3
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from nanoflux_local import binding, runs
+from nanoflux_local.paths import Home
+
+QUIET_S, WITHIN_S = 0.08, 60.0
+SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 1.0}, "concurrency": 8}
+
+
+class Terminal:
+    """The application in a pseudo-terminal of 120 x 40."""
+
+    def __init__(self, home: Path) -> None:
+        self._file, inner = pty.openpty()
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        words = [sys.executable, "-m", "nanoflux_tui", "--home", str(home)]
+        self.began = time.perf_counter()
+        env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+        self.process = subprocess.Popen(words, stdin=inner, stdout=inner, stderr=inner, env=env, start_new_session=True)
+        os.close(inner)
+        self.seen = b""
+
+    def wait_for(self, text: bytes) -> float:
+        """Seconds from the start until it has drawn this."""
+        while text not in self.seen:
+            if not self._read(WITHIN_S):
+                raise SystemExit(f"it never drew {text!r}")
+        return time.perf_counter() - self.began
+
+    def press(self, keys: bytes) -> float:
+        """Seconds from a key to the first byte of the answer."""
+        while self._read(QUIET_S):
+            pass
+        began = time.perf_counter()
+        os.write(self._file, keys)
+        if not self._read(5.0):
+            raise SystemExit(f"{keys!r} was never answered")
+        return time.perf_counter() - began
+
+    def drain(self) -> None:
+        self.seen = b""
+        while self._read(0.0):
+            pass
+
+    def _read(self, within: float) -> bool:
+        ready, _, _ = select.select([self._file], [], [], within)
+        if ready:
+            self.seen += os.read(self._file, 1 << 16)
+        return bool(ready)
+
+    @property
+    def megabytes(self) -> float:
+        return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
+
+    @property
+    def cpu_s(self) -> float:
+        used = psutil.Process(self.process.pid).cpu_times()
+        return float(used.user + used.system)
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        os.close(self._file)
+
+
+def play(home: Home, turns: int, target: int, seed: int) -> tuple[str, float]:
+    """One scripted run, and the seconds that it took."""
+    chosen = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
+    config = binding.resolve("starter-genetics", "scripted", chosen, home)
+
+    async def played() -> tuple[str, float]:
+        run = await runs.start(home, config)
+        began = time.perf_counter()
+        await runs.carry_on(home, run)
+        return run, time.perf_counter() - began
+
+    return asyncio.run(played())
+
+
+def fill(home: Home, many: int) -> dict[str, int]:
+    """Copies of one run with 100 examples, until there are `many` runs."""
+    run, _ = play(home, 10_000, 100, 1)
+    connection = sqlite3.connect(home.ledger, isolation_level=None)
+    for pragma in ("synchronous = OFF", "cache_size = -500000", "wal_autocheckpoint = 100000"):
+        connection.execute(f"PRAGMA {pragma}")
+    columns = {table: [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+               for table in ("runs", "calls", "turns", "examples")}  # fmt: skip
+    for table in ("calls", "turns"):
+        connection.execute(f"CREATE TEMP TABLE first_{table} AS SELECT * FROM {table} WHERE run = ?", (run,))
+    connection.execute("CREATE TEMP TABLE first_turn_calls AS SELECT * FROM turn_calls")
+    connection.execute("CREATE TEMP TABLE first_examples AS SELECT * FROM examples")
+    calls = connection.execute("SELECT count(*) FROM calls").fetchone()[0]
+    rest = 1000 - calls
+    for copy in range(1, many):
+        _copy(connection, columns, run, copy, max(0, rest))
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    found = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+             for table in ("runs", "turns", "examples", "calls")}  # fmt: skip
+    connection.close()
+    return found
+
+
+def _copy(connection: sqlite3.Connection, columns: dict[str, list[str]], run: str, copy: int, more: int) -> None:
+    """Another run with the same rows under other ids, and some more calls."""
+    name = f"copy-{copy:05}"
+    calls, turns = (connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in ("calls", "turns"))
+
+    def again(table: str, source: str, **changed: str) -> None:
+        values = ", ".join(changed.get(column, column) for column in columns[table])
+        connection.execute(f"INSERT INTO {table} SELECT {values} FROM {source}")
+
+    own, text = f"'{name}'", {"request": "''", "reply": "''"}
+    connection.execute("BEGIN")
+    again("runs", f"runs WHERE id = '{run}'", id=own, name=own, status="'done'" if copy % 7 else "'stopped'")
+    again("calls", "first_calls", run=own, id=f"id + {calls}", key=f"key || {own}", **text)
+    again("calls", f"first_calls LIMIT {more}", run=own, id=f"id + {2 * calls}", key=f"key || 'more' || {own}", **text)
+    again("turns", "first_turns", run=own, id=f"id + {turns}")
+    shifted = f"turn + {turns}, position, call + {calls}"
+    connection.execute(f"INSERT INTO turn_calls SELECT {shifted} FROM first_turn_calls")
+    again("examples", "first_examples", run=own, id=f"id || {own}")
+    connection.execute("COMMIT")
+
+
+def at_size(home: Home, keys: int) -> dict[str, object]:
+    """First paint, keys and memory over a full ledger."""
+    paints, rows = [], []
+    for _ in range(5):
+        terminal = Terminal(home.root)
+        paints.append(terminal.wait_for(b"NanoFlux"))
+        rows.append(terminal.wait_for(b"copy-0"))
+        terminal.close()
+    terminal = Terminal(home.root)
+    terminal.wait_for(b"copy-0")
+    taken: list[float] = []
+    for part, presses in _mix(keys):
+        terminal.drain()
+        taken += [terminal.press(press) for press in presses]
+        print(f"  {part}: slowest {max(taken[-len(presses) :]) * 1000:.0f} ms", file=sys.stderr)
+    memory = terminal.megabytes
+    terminal.close()
+    taken.sort()
+    return {
+        "first_frame_s": round(statistics.median(paints), 3), "first_rows_s": round(statistics.median(rows), 3),
+        "keys": len(taken), "key_p50_ms": round(statistics.median(taken) * 1000, 1),
+        "key_p95_ms": round(taken[int(len(taken) * 0.95)] * 1000, 1), "key_max_ms": round(taken[-1] * 1000, 1),
+        "memory_mb": round(memory, 1),
+    }  # fmt: skip
+
+
+def _mix(keys: int) -> Iterator[tuple[str, list[bytes]]]:
+    """What somebody presses: through the board, through examples, a filter typed, an example, a run."""
+    down, up, page, end, home = b"\x1b[B", b"\x1b[A", b"\x1b[6~", b"\x1b[F", b"\x1b[H"
+    yield "home", [down, page, end, home, down, up] * (keys // 24)
+    yield "examples", [b"2", *([down, page, end, up, home] * (keys // 20))]
+    yield "filter", [b"/", *(bytes([letter]) for letter in b"boxes of lamps")]
+    yield "example", [b"\r", b"\r", *([b"\x1b[C"] * (keys // 6))]
+    yield "run", [b"1", b"\r", *([b"?", b"\x1b"] * (keys // 12))]
+
+
+@contextmanager
+def watching(home: Path, run_seen: bool) -> Iterator[Terminal | None]:
+    """The application on the run's screen, or nothing."""
+    if not run_seen:
+        yield None
+        return
+    terminal = Terminal(home)
+    terminal.wait_for(b"NanoFlux")
+    yield terminal
+    terminal.close()
+
+
+def watched(rounds: int, turns: int) -> dict[str, object]:
+    """The same run with and without somebody who watches it, in turns; the first pair is thrown away."""
+    times: dict[bool, list[float]] = {True: [], False: []}
+    shares = []
+    for number in range(rounds + 1):
+        for seen in (number % 2 == 0, number % 2 == 1):
+            with tempfile.TemporaryDirectory() as folder:
+                home = Home(Path(folder) / "home").prepare()
+                seconds, share = _played_beside(home, turns, seen)
+                if number:
+                    times[seen].append(seconds)
+                    shares += [share] if seen else []
+    ratios = [a / b for a, b in zip(times[True], times[False], strict=True)]
+    return {
+        "unwatched_s": round(statistics.median(times[False]), 3),
+        "watched_s": round(statistics.median(times[True]), 3),
+        "ratio": round(statistics.median(ratios), 4),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "share_of_a_core": round(statistics.median(shares), 4),
+    }
+
+
+def _played_beside(home: Home, turns: int, seen: bool) -> tuple[float, float]:
+    """Seconds of the run, and the share of one core that the watcher took meanwhile."""
+    play(home, 2, 2, 5)  # a ledger to look at
+    with watching(home.root, seen) as terminal:
+        if terminal is None:
+            return play(home, turns, 10**6, 9)[1], 0.0
+        stop = threading.Event()
+
+        def follow() -> None:
+            opened = False
+            while not stop.wait(0.05):
+                terminal.drain()
+                if not opened and time.perf_counter() - terminal.began > 3.0:
+                    os.write(terminal._file, b"\r")
+                    opened = True
+
+        reader = threading.Thread(target=follow)
+        reader.start()
+        time.sleep(1.0)
+        before, began = terminal.cpu_s, time.perf_counter()
+        seconds = play(home, turns, 10**6, 9)[1]
+        share = (terminal.cpu_s - before) / (time.perf_counter() - began)
+        stop.set()
+        reader.join()
+    return seconds, share
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--keys", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=400)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder) / "home").prepare()
+        print(json.dumps({"holds": fill(home, chosen.runs), **at_size(home, chosen.keys)}))
+    if chosen.rounds:
+        print(json.dumps({"watched": watched(chosen.rounds, chosen.turns)}))
+
+
+if __name__ == "__main__":
+    main()

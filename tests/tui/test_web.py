@@ -1,0 +1,91 @@
+"""In a browser: nobody gets in without the token, no other site does with it, and nothing is fetched from outside."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import ClientSession
+
+from nanoflux_local.paths import Home
+
+
+@pytest.fixture(scope="module")
+def address(played: Path) -> Iterator[str]:
+    """The address that `nanoflux tui --web` prints."""
+    words = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(played), "tui", "--web"]
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+    assert server.stdout is not None
+    yield server.stdout.readline().strip()
+    server.send_signal(signal.SIGINT)
+    assert server.wait(60) == 0
+
+
+def ask(address: str, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    """Status, headers and body; redirections are not followed."""
+    parts = urlsplit(address)
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+    for _ in range(100):
+        try:
+            connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+            break
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    reply = connection.getresponse()
+    return reply.status, dict(reply.getheaders()), reply.read().decode("utf-8", "replace")
+
+
+def test_only_the_token_opens_and_only_from_here(address: str) -> None:
+    parts = urlsplit(address)
+    assert parts.hostname == "127.0.0.1" and re.fullmatch(r"token=[\w-]{32}", parts.query)
+    for path in ("/", "/ws", "/static/js/textual.js", "/?token=", "/?token=wrong"):
+        assert ask(address, path)[0] == 403, path
+    status, headers, _ = ask(address, f"/?{parts.query}")
+    cookie = headers["Set-Cookie"]
+    assert status == 302 and headers["Location"] == "/" and "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    token = cookie.partition(";")[0]
+    status, headers, page = ask(address, "/", Cookie=token)
+    assert status == 200 and "NanoFlux" in page and "default-src 'none'" in headers["Content-Security-Policy"]
+    assert ask(address, "/static/js/textual.js", Cookie=token)[0] == 200
+    assert ask(address, "/", Cookie=token, Host="evil.example:80")[0] == 403, "a name that was rebound to this machine"
+    assert ask(address, "/ws", Cookie=token, Origin="http://evil.example")[0] == 403
+    fetched = re.findall(r"(?:src|href)=\"(https?://[^\"]+)", page)
+    assert fetched and all(urlsplit(each).netloc == parts.netloc for each in fetched)
+
+
+def test_the_application_itself_comes_over_the_socket(address: str) -> None:
+    async def first_screen() -> str:
+        parts = urlsplit(address)
+        async with ClientSession() as session:
+            async with session.get(address, allow_redirects=False) as reply:
+                token = reply.cookies["nanoflux-token"].value
+            url, cookie = f"http://{parts.netloc}/ws?width=100&height=30", {"Cookie": f"nanoflux-token={token}"}
+            async with session.ws_connect(url, headers=cookie) as live:
+                seen = ""
+                async for message in live:
+                    seen += message.data.decode("utf-8", "replace") if isinstance(message.data, bytes) else ""
+                    if "NanoFlux" in seen and "second" in seen:
+                        return seen
+        return seen
+
+    assert "NanoFlux" in asyncio.run(asyncio.wait_for(first_screen(), 120))
+
+
+def test_a_port_that_is_taken_is_told(empty: Home) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        words = [sys.executable, "-m", "nanoflux_tui", "--home", str(empty.root), "--web", "--port",
+                 str(taken.getsockname()[1])]  # fmt: skip
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "cannot be used" in done.stderr and "leave --port out" in done.stderr
