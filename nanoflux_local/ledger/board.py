@@ -19,6 +19,12 @@ FADES = timedelta(days=1)
 """How long something that failed stands above everything else; after that it lies where its time puts it."""
 _RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
 _ENDED = 4
+_WORD = ", ".join(
+    f"(SELECT {column} FROM reviews WHERE reviews.run = examples.run AND reviews.turn = examples.turn"
+    f" ORDER BY id DESC LIMIT 1) AS {name}"
+    for column, name in (("verdict", "review"), ("note", "note"))
+)
+"""What somebody has said last of an example."""
 _ALL = """
     SELECT 'run' AS sort, rowid AS row, status, updated_at FROM runs
     UNION ALL SELECT 'training', rowid, status, updated_at FROM trainings
@@ -152,8 +158,8 @@ def example_rows(view: LedgerView, wanted: Sequence[int]) -> dict[int, dict[str,
     """The examples with these row ids, each with the beginning of its texts alone."""
     marks = ",".join("?" * len(wanted))
     found = view.rows(
-        "SELECT rowid AS row, id, run, turn, reason, substr(question, 1, 400) AS question,"
-        f" substr(answer, 1, 80) AS answer FROM examples WHERE rowid IN ({marks})",
+        "SELECT rowid AS row, id, run, turn, reason, level, substr(question, 1, 400) AS question,"
+        f" substr(answer, 1, 80) AS answer, {_WORD} FROM examples WHERE rowid IN ({marks})",
         *wanted,
     )
     return {row["row"]: dict(row) for row in found}
@@ -162,7 +168,7 @@ def example_rows(view: LedgerView, wanted: Sequence[int]) -> dict[int, dict[str,
 def example_whole(view: LedgerView, row: int) -> dict[str, Any] | None:
     """One example with the record of the turn that made it, and what tools were asked: (kind, request, reply)."""
     found = view.row(
-        "SELECT examples.*, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
+        f"SELECT examples.*, {_WORD}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.rowid = ?",
         row,
     )

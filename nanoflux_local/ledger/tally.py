@@ -100,6 +100,8 @@ class Tally:
             self.outcomes[attempt.outcome] += 1
             if attempt.outcome == "unparsed" or attempt.outcome == "failed":
                 self.reasons[attempt.reason[:60]] += 1
+            if attempt.quality is not None:
+                self.levels[attempt.quality.level] += 1
             if attempt.nearest is not None:
                 self.similarities.append(attempt.nearest)
             for verdict in (attempt.validation, attempt.evaluation):

@@ -2,6 +2,7 @@
 it."""
 
 import asyncio
+import itertools
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -38,8 +39,11 @@ def play(home: Home, name: str, turns: int, target: int, seed: int) -> str:
 def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with two finished runs, a training with its curve, and two evaluations of the same items."""
     home = Home(tmp_path_factory.mktemp("tui") / "home").prepare()
-    play(home, "first", 60, 24, 7)
-    run = play(home, "second", 40, 12, 8)
+    with pytest.MonkeyPatch.context() as patched:  # so that every start of the tests draws the same screens
+        ids = itertools.count(1)
+        patched.setattr("nanoflux_local.runs.secrets.token_hex", lambda _: f"{next(ids):08x}")
+        play(home, "first", 60, 24, 7)
+        run = play(home, "second", 40, 12, 8)
     with Ledger(home.ledger) as ledger:
         _train(ledger, run)
         _evaluate(ledger)

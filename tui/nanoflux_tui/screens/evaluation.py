@@ -49,7 +49,7 @@ number that one should trust without its interval."""
     def body(self) -> ComposeResult:
         columns = (
             Column(" ", 1),
-            Column("eval", 12, from_width=72),
+            Column("eval", 12, from_width=96),
             Column("model", 16, share=2),
             Column("adapter", 8),
             Column("data", 12, share=1, from_width=60),

@@ -55,6 +55,7 @@ it; there, k keeps it, d drops it, f marks it to be fixed, and u takes the last 
         columns = (
             Column("turn", 5, right=True),
             Column("kept because", 13, from_width=60),
+            Column("level", 5, from_width=84),
             Column("review", 6, from_width=48),
             Column("answer", 10, share=1),
             Column("question", 20, share=6),
@@ -91,7 +92,8 @@ it; there, k keeps it, d drops it, f marks it to be fixed, and u takes the last 
         return [
             str(row["turn"]),
             Text(str(short), style=self.ink[colour]),
-            row.get("review") or "",
+            f"L{row['level']}" if row["level"] else "–",
+            line(row["review"] or "", 20),
             line(row["answer"], 60),
             line(row["question"], 300),
             line(row["run"], 40),
