@@ -22,6 +22,8 @@ from nanoflux_local.train.files import write_new
 
 Word = Literal["keep", "drop", "fix"]
 WORDS: tuple[Word, ...] = ("keep", "drop", "fix")
+TAKEN_BACK = "open"
+"""Whoever says this has said nothing yet: nothing is erased, and an earlier word of theirs counts no more."""
 LONGEST_NOTE = 10_000
 
 
@@ -60,7 +62,9 @@ def myself() -> str:
         return "me"
 
 
-def review(home: Home, example: str, word: Word, note: str = "", reviewer: str = "") -> dict[str, Any]:
+def review(
+    home: Home, example: str, word: Word | Literal["open"], note: str = "", reviewer: str = ""
+) -> dict[str, Any]:
     """Write a person's word on one example down.
 
     Raises:
@@ -156,8 +160,11 @@ def reviews_of(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, di
     columns = "turn, attempt, reviewer, verdict, note, blind, at"
     for row in view.rows(f"SELECT {columns} FROM reviews WHERE run = ? ORDER BY id", run):
         told = {"verdict": row["verdict"], "note": row["note"], "blind": bool(row["blind"]), "at": row["at"]}
-        found.setdefault((row["turn"], row["attempt"]), {})[row["reviewer"]] = told
-    return found
+        words = found.setdefault((row["turn"], row["attempt"]), {})
+        words[row["reviewer"]] = told
+        if row["verdict"] == TAKEN_BACK:
+            del words[row["reviewer"]]
+    return {place: words for place, words in found.items() if words}
 
 
 def agreement(view: LedgerView, run: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import click
 from nanoflux_local.cli.common import home, plain, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError
 
-WORDS = ("keep", "drop", "fix")
+WORDS = ("keep", "drop", "fix", "open")
 """As `review` has them; help loads no records."""
 SHOWN_TEXT = 60
 """Characters of a call's outcome in its line."""
@@ -159,7 +159,12 @@ def _told_quality(attempt: dict[str, Any]) -> str:
 
 @command.command()
 @click.argument("example")
-@click.option("--verdict", required=True, type=click.Choice(WORDS), help="Keep it, drop it, or keep it once mended.")
+@click.option(
+    "--verdict",
+    required=True,
+    type=click.Choice(WORDS),
+    help="Keep it, drop it, or keep it once mended; open takes your word back.",
+)
 @click.option("--note", default="", help="Why, in your words.")
 @click.option("--reviewer", default="", help="Your name [default: the account's].")
 @with_json

@@ -22,7 +22,7 @@ _ENDED = 4
 _WORD = ", ".join(
     f"(SELECT {column} FROM reviews WHERE reviews.run = examples.run AND reviews.turn = examples.turn"
     f" ORDER BY id DESC LIMIT 1) AS {name}"
-    for column, name in (("verdict", "review"), ("note", "note"))
+    for column, name in (("nullif(verdict, 'open')", "review"), ("note", "note"))
 )
 """What somebody has said last of an example."""
 _ALL = """

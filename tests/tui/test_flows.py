@@ -92,6 +92,36 @@ def test_examples_are_filtered_as_one_types_and_opened(sit: Sit, home: Home) -> 
     sit(home, flow)
 
 
+def test_a_person_says_a_word_on_examples_by_key_and_takes_it_back(sit: Sit, home: Home) -> None:
+    def words() -> list[tuple[str, str]]:
+        with LedgerView(home.ledger) as view:
+            return [(row["verdict"], row["note"]) for row in view.rows("SELECT verdict, note FROM reviews ORDER BY id")]
+
+    async def flow(seat: Any) -> None:
+        await seat.press("2")
+        await seat.sees("36 examples")
+        await seat.press("enter")
+        await seat.sees("example 1 of")
+        await seat.press("d")
+        await seat.sees("your word: drop")
+        await seat.press("k")
+        await seat.sees("your word: keep")
+        await seat.press("u")
+        await seat.sees("your word: drop")
+        await seat.press("u")
+        await seat.until(lambda: "your word" not in seat.text and "example 1 of" in seat.text)
+        await seat.press("m")
+        await seat.type("#f-note", "the unit is missing")
+        seat.app.screen.query_one("#f-verdict", Select).value = "fix"
+        seat.app.screen.query_one("#yes").press()
+        await seat.sees("your word: fix", "the unit is missing")
+        await seat.press("escape")
+        await seat.sees("36 examples", " fix ")
+
+    sit(home, flow)
+    assert words() == [("drop", ""), ("keep", ""), ("drop", ""), ("open", ""), ("fix", "the unit is missing")]
+
+
 def test_a_run_is_exported_and_verified(sit: Sit, home: Home, run_named: Callable[[Home, str], str]) -> None:
     run = run_named(home, "first")
 

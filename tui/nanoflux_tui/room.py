@@ -1,5 +1,6 @@
 """A room: a screen that shows what the ledger holds, and is brought up to date while it is looked at."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeVar
 
@@ -64,6 +65,10 @@ class Room(Screen[None]):
         Binding("question_mark", "app.help", "Help", key_display="?"),
     ]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._one_at_a_time = asyncio.Lock()
+
     def compose(self) -> ComposeResult:
         yield TopBar(self.mode, str(self.place.root))
         yield Trouble()
@@ -118,12 +123,13 @@ class Room(Screen[None]):
 
     async def refreshed(self) -> None:
         """`load`, with what fails told in the room."""
-        try:
-            await self.load()
-        except NanofluxError as error:
-            self.tell(error)
-        else:
-            self.tell(None)
+        async with self._one_at_a_time:  # the watch and a key may both ask for it
+            try:
+                await self.load()
+            except NanofluxError as error:
+                self.tell(error)
+            else:
+                self.tell(None)
 
     def tell(self, error: NanofluxError | None) -> None:
         for trouble in self.query(Trouble):

@@ -47,7 +47,7 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
         super().__init__()
         self._keys, self._at = keys, at
         self._found: dict[str, Any] | None = None
-        self._undone: list[tuple[str, str]] = []
+        self._undone: list[tuple[str, str, str]] = []
 
     def body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -169,7 +169,7 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
 
     def action_review(self, verdict: str) -> None:
         if self._found is not None:
-            self._undone.append((self._found["id"], self._found.get("review") or "none"))
+            self._remember(self._found)
             self._say(self._found["id"], verdict, "")
 
     def action_note(self) -> None:
@@ -182,15 +182,18 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
 
     def _noted(self, found: dict[str, str] | None) -> None:
         if found and self._found is not None:
-            self._undone.append((self._found["id"], self._found.get("review") or "none"))
+            self._remember(self._found)
             self._say(self._found["id"], found["verdict"], found["note"])
 
     def action_undo(self) -> None:
         if not self._undone:
             self.notify("There is nothing to take back here.")
             return
-        example, before = self._undone.pop()
-        self._say(example, before, "")
+        self._say(*self._undone.pop())
+
+    def _remember(self, found: dict[str, Any]) -> None:
+        """What was said until now, to be taken back to; `open` where nothing was."""
+        self._undone.append((found["id"], found.get("review") or "open", found.get("note") or ""))
 
     @work(group="review", exit_on_error=False)
     async def _say(self, example: str, verdict: str, note: str) -> None:
@@ -198,5 +201,4 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
         ended = await self.bridge.do(*words)
         if not ended.ok:
             self.control.complain(ended)
-        self._found = None
         await self.refreshed()
