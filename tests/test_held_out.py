@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nanoflux_local import binding, runs
+from nanoflux_local.cli.run import SHOWN, show_run
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import NothingMatchedError, RefusedError
 from nanoflux_local.held_out import GRAM, HeldOut, grams
@@ -141,6 +142,16 @@ def test_the_digest_is_the_same_at_any_concurrency_and_again_from_memory(
     _import(home, "gsm8k", [(replace(ITEMS[0], id="gsm8k-1"), "test")])  # what comes later changes no run
     monkeypatch.setattr(ScriptedEndpoint, "chat", None)
     assert asyncio.run(runs.replay(home, one["run"]))["same"]
+
+
+@pytest.mark.usefixtures("held_out")
+def test_run_show_names_each_hit(leaking: tuple[Home, dict[str, Any]], capfd: pytest.CaptureFixture[str]) -> None:
+    home, _ = leaking
+    found = play(home)
+    show_run(home, found["run"], False)
+    shown = capfd.readouterr().out
+    hits = [f"turn {hit['turn']}" for hit in found["contaminated"][:SHOWN]]
+    assert hits and [line.split("  ")[1] for line in shown.splitlines() if "repeats genomebench" in line] == hits
 
 
 @pytest.mark.usefixtures("held_out")

@@ -1,5 +1,6 @@
 """Own domains and own data: the page's worked example works, and each mistake is named with its file and key."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,27 @@ def test_the_page_names_every_key_of_a_domain() -> None:
     page = (DOCS / "domains.md").read_text(encoding="utf-8")
     keys = Domain.model_fields.keys() - {"name", "prompts"}
     assert [key for key in sorted(keys) if not re.search(rf"`{key}`|^\[?{key}\b", page, re.MULTILINE)] == []
+
+
+def test_domains_are_listed_and_shown_for_scripts(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home = write(PLAIN)
+    monkeypatch.setenv("NANOFLUX_HOME", str(home))
+    found = []
+    for words in (("list",), ("show", "mine"), ("show", "mine", "--prompt", "code")):
+        with pytest.raises(SystemExit) as ended:
+            main(["domains", *words, "--json"])
+        assert ended.value.code == 0
+        found.append(json.loads(capfd.readouterr().out))
+    listed, shown, prompt = found
+    assert [each["name"] for each in listed] == [*built_in(), "mine"]
+    assert listed[-1] == {"name": "mine", "title": "doses", "answer": "number", "datasets": ["pharmacy"]}
+    assert (shown["hash"], shown["seeds"]) == (load_domain("mine", home).hash, {"min": 2, "max": 3})
+    assert prompt["text"] == rendered(load_domain("mine", home), "code")
+    with pytest.raises(SystemExit) as ended:
+        main(["domains", "show", "poetry"])
+    assert ended.value.code == 2 and "there is no domain 'poetry'" in capfd.readouterr().err
 
 
 def test_a_domain_without_a_base_says_little_and_has_the_shared_prompts(write: Callable[..., Path]) -> None:
