@@ -33,7 +33,7 @@ LONG = ("serving", "test_embedded.py", "test_attacks.py", "test_faulty_run.py", 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where processes share the suite, each takes a file at a time; what uses the served model stays together."""
-    if config.getoption("dist", "no") != "loadgroup":
+    if not getattr(config.option, "loadgroup", False):  # what the worker processes know of `--dist loadgroup`
         return
     groups = {item: "serving" if item.path.parent.name == "serving" else item.path.name for item in items}
     for item, group in groups.items():

@@ -100,7 +100,6 @@ def test_the_card_says_what_made_it_and_the_choice_holds(
 
 
 def test_levels_are_counted_where_there_are_any(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
-    change(home, "ALTER TABLE examples ADD COLUMN level INTEGER")
     change(home, "UPDATE examples SET level = 3 + (turn > 2)")
     out = tmp_path / "rows.jsonl"
     found = json.loads(called(home, "export", "tour", "-o", str(out), "--json").out)

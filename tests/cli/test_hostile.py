@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from nanoflux_local.report import run_report
+from nanoflux_local.report.page import LONGEST
 
 HARM = (
     "=cmd|' /C calc'!A0 <script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -105,7 +105,7 @@ def test_the_report_of_a_line_of_megabytes_stays_a_page(
     assert ended.code == 0, ended.err
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;" in page and "<script" not in page and not ACTING.search(page)
-    assert len(page) < 10 * run_report.LONGEST
+    assert len(page) < 10 * LONGEST
 
 
 @pytest.fixture
