@@ -142,7 +142,7 @@ class Help(Told):
 
 
 def _help(room: Room) -> Text:
-    text = Text(room.HELP.strip() + "\n\n")
+    text = Text(" ".join(room.HELP.split()) + "\n\n")
     for title, keys in (("Here", _keys(room, False)), ("Everywhere", {**_keys(room, True), "1 to 5": "The places above",
                         "f2": "Light or dark", "?": "This help"})):  # fmt: skip
         text.append(f"{title}\n", style="bold")
@@ -156,6 +156,11 @@ def _keys(room: Room, everywhere: bool) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for active in room.active_bindings.values():
         binding = active.binding
-        if binding.show and binding.description and (active.node is room.app) == everywhere:
+        if (
+            binding.show
+            and binding.description
+            and binding.action != "app.help"
+            and (active.node is room.app) == everywhere
+        ):
             found.setdefault(room.app.get_key_display(binding), binding.description)
     return found

@@ -42,6 +42,7 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
     NewRun .words Select { width: 20; margin-right: 1; }
     NewRun.-narrow .words Select { width: 19; }
     NewRun.-narrow .words Input { width: 8; }
+    NewRun #attacker, NewRun #defender, NewRun #judge { width: 25; }
     NewRun #name { width: 26; }
     NewRun #settings { width: 1fr; }
     NewRun #line { color: $accent; height: auto; margin-top: 1; }

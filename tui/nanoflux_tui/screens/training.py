@@ -68,8 +68,8 @@ served adapter changes what its base says. m shows all of an adapter's record.""
         adapters = (
             Column("adapter", 12),
             Column("base", 12, share=1),
-            Column("examples", 8, right=True, from_width=46),
-            Column("dev loss", 16, from_width=56),
+            Column("examples", 8, right=True, from_width=54),
+            Column("dev loss", 16, from_width=70),
             Column("probe", 7),
         )
         with Horizontal(id="both"):

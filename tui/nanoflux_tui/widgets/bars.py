@@ -32,7 +32,6 @@ class TopBar(Horizontal):
     TopBar > .brand { color: $primary; text-style: bold; }
     TopBar > .here { background: $primary; color: $background; text-style: bold; }
     TopBar > .place { width: 1fr; text-align: right; color: $muted; display: none; }
-    .-wide TopBar > .place { display: block; }
     """
 
     def __init__(self, mode: str, place: str) -> None:

@@ -19,11 +19,11 @@ MARKS = {
     "low_confidence": "?",
 }
 NEXT = {
-    "": "{a} writes a question",
-    "attack": "is it new? then the judge checks it",
-    "validation-0": "{d} tries to solve it",
-    "defence": "the judge reads {d}'s answer",
-    "evaluation-0": "judged; waits for its turn",
+    "": "writing a question",
+    "attack": "new? valid?",
+    "validation-0": "being solved",
+    "defence": "judging the reply",
+    "evaluation-0": "judged",
 }
 """What is done after the step that was answered last."""
 
@@ -86,13 +86,13 @@ def under_way(found: Sequence[UnderWay], tally: Tally, names: tuple[str, str], i
     text = Text()
     for at in found:
         attacker, defender = tally.players.get(at.turn % 2, names)
-        told = NEXT[at.step].format(a=attacker, d=defender)
+        told = NEXT[at.step]
         done = STEPS.index(at.step) + 1 if at.step else 0
-        text.append(f"turn {at.turn:<5}")
+        text.append(f"{at.turn:>5}  ")
         text.append("●" * done, style=ink["success"])
         text.append("○" * (len(STEPS) - done), style=ink["muted"])
         tries = f"try {at.attempt + 1}, " if at.attempt else ""
-        text.append(f"  {line(f'{tries}{attacker} → {defender}: {told}', max(10, width - 18))}\n")
+        text.append(f"  {line(f'{tries}{told}: {attacker} → {defender}', max(10, width - 14))}\n")
     return text[:-1]
 
 
