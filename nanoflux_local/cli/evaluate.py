@@ -1,6 +1,7 @@
 """`nanoflux eval`: a model, an adapter or any endpoint of a profile on held-out items."""
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
     help="soft: the judge of the profile is asked too.",
 )
 @click.option("--judge", default="", help="The judge's endpoint in the profile [default: that of the role].")
+@click.option(
+    "--judge-errors",
+    default="",
+    metavar="RUN",
+    help="Correct the soft accuracy by the trial that the judge had in RUN.",
+)
 @with_json
 def command(
     model: str,
@@ -57,6 +64,7 @@ def command(
     args: tuple[str, ...],
     mode: str,
     judge: str,
+    judge_errors: str,
     as_json: bool,
 ) -> None:
     """Evaluate a model: strictly (the exact letter, or the number within tolerance), and softly by a judge.
@@ -76,10 +84,45 @@ def command(
 
     soft = _judge(place, profile, judge) if mode == "soft" else None
     result = evaluated(place, made, data, split, limit, runs, temperature, soft)
+    if judge_errors and result["soft"]:
+        result["soft"]["corrected"] = _corrected(place, judge_errors, result)
     if as_json:
         print_json(result)
     else:
         show_evaluation(result)
+
+
+def _corrected(place: Home, run: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The soft accuracy without the judge's errors (Rogan and Gladen 1978), as its trial in a run counted them.
+
+    Raises:
+        NothingMatchedError: the run held no trial, or of only one kind of solution.
+        UsageError: another model judged there, or it judged no better than chance.
+    """
+    from nanoflux_local.evaluate.statistics import corrected
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.trial import trial_result
+
+    with LedgerView(place.ledger) as view:
+        row = view.find_run(run)
+        found = trial_result(view, row["id"])
+    config, asked = json.loads(row["config"]), result["soft"]["judge"]
+    judge = config["endpoints"].get(config["roles"]["judge"]["endpoint"], {}).get("model")
+    if judge != asked:
+        raise UsageError(f"in run {run} {judge or 'a program'} judged, and here {asked}", "name a run of this judge")
+    rates = found["judge"] if found else None
+    if rates is None or not rates["sensitivity"]["n"] or not rates["specificity"]["n"]:
+        raise NothingMatchedError(f"run {run} held no trial of its judge", "generate with --set judge.trial=50")
+    right, wrong = (
+        rates["specificity"],
+        rates["sensitivity"],
+    )  # the trial looks for wrong ones, an accuracy counts right
+    counts = [round(share["share"] * share["n"]) for share in (right, wrong)]
+    positives = round(result["soft"]["mean"] * result["n"])
+    value = corrected(positives, result["n"], counts[0], right["n"], counts[1], wrong["n"])
+    if value is None:
+        raise UsageError(f"the judge of run {run} did no better than chance there", "ask another judge")
+    return {"estimate": value.estimate, "ci95": list(value.ci95), "run": row["id"]}
 
 
 def show_evaluation(result: dict[str, Any]) -> None:
@@ -96,10 +139,16 @@ def show_evaluation(result: dict[str, Any]) -> None:
                 if soft
                 else []
             ),
+            *([("soft, corrected", _told_corrected(soft["corrected"]))] if soft and "corrected" in soft else []),
             ("no answer read", result["unanswered"]),
             ("unscored", result["unscored"]),
         ],
     )
+
+
+def _told_corrected(found: dict[str, Any]) -> str:
+    low, high = found["ci95"]
+    return f"{found['estimate']:.1%} ({low:.1%} to {high:.1%}) without the judge's errors in run {found['run']}"
 
 
 def _strict_rows(strict: dict[str, Any] | None) -> list[tuple[str, str]]:

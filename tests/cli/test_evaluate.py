@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 ON = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "6", "--runs", "2", "--json")
 PROMISED = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
 
@@ -17,6 +19,23 @@ def test_endpoints_of_a_profile_are_evaluated_strictly_and_softly_and_compared(
     pair = called(tmp_path, "compare", one["eval"], other["eval"], "--json").json["pairs"][0]
     assert (pair["a"], pair["b"], pair["n"]) == (one["eval"], other["eval"], 6)
     assert called(tmp_path, "compare", one["eval"], other["eval"]).out.count("\n") == 2
+
+
+def test_a_soft_accuracy_is_corrected_by_the_judges_own_trial(tmp_path: Path, called: Callable) -> None:
+    start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1")
+    for name, seed, trial in (("tried", 10, 4), ("guessed", 13, 4), ("untried", 7, 0)):
+        called(tmp_path, *start, "--name", name, "--seed", str(seed), "--set", f"judge.trial={trial}")
+    soft = (*ON, "--endpoint", "duelist-a", "--mode", "soft", "--judge-errors")
+    trial = called(tmp_path, "run", "show", "tried", "--json").json["judge_trial"]["judge"]
+    right, wrong = trial["specificity"]["share"], trial["sensitivity"]["share"]
+    assert right + wrong > 1, "a judge that knows something"
+    found = called(tmp_path, *soft, "tried").json["soft"]
+    low, high = found["corrected"]["ci95"]
+    mean = round(found["mean"] * 6) / 6
+    assert found["corrected"]["estimate"] == pytest.approx(min(1, max(0, (mean + wrong - 1) / (right + wrong - 1))))
+    assert low <= found["corrected"]["estimate"] <= high
+    assert "no better than chance" in called(tmp_path, *soft, "guessed").err
+    assert "held no trial" in called(tmp_path, *soft, "untried").err
 
 
 def test_what_is_missing_is_named(tmp_path: Path, called: Callable) -> None:
