@@ -16,7 +16,7 @@ demo: $(STAMP)  ## the main job on the embedded default, and a report to open
 	NANOFLUX_HOME=$(DEMO_HOME) $(BIN)/nanoflux demo --out demo-report
 
 test: check $(VLLM_STAMP) programs  ## linters, types, import contracts, and the whole suite
-	NANOFLUX_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	NANOFLUX_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -26,19 +26,17 @@ guard.install()
 DEFAULT_HOME = Path(__file__).parents[1] / ".nanoflux" / "test-home"
 
 
-LONG = ("serving", "test_embedded.py", "test_attacks.py", "test_faulty_run.py", "test_outward.py", "test_lora.py")
-"""What takes minutes, begun first, so that no process is left with a long file while the other has nothing to do."""
+LONG = (
+    "test_served.py", "test_embedded.py", "test_attacks.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
+)  # fmt: skip
+"""Files that take minutes, begun first: no process is left with a long one while the others have nothing to do."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where processes share the suite, each takes a file at a time; what uses the served model stays together."""
-    if not getattr(config.option, "loadgroup", False):  # what the worker processes know of `--dist loadgroup`
-        return
-    groups = {item: "serving" if item.path.parent.name == "serving" else item.path.name for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: LONG.index(groups[item]) if groups[item] in LONG else len(LONG))
+    """Where processes share the suite, a file at a time each (`--dist loadfile`)."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")

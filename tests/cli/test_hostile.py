@@ -62,6 +62,7 @@ def harmed(
         '[roles.attacker]\nendpoint = "hostile"\n'
     )
     words = ("--config", str(config), "--seed", "3", "--max-turns", "12", "--examples", "1", "--name", "r")
+    words = (*words, "--concurrency", "1")  # a turn that is not needed writes megabytes
     ended = nanoflux(home, *scripted, *words)
     assert ended.code == 0 and not ACTING.search(ended.out + ended.err), ended.err[:2000]
     listed = nanoflux(home, "examples", "list", "r", "--json").json
