@@ -59,9 +59,9 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
 
     def body(self) -> ComposeResult:
         from nanoflux_local.binding import profiles
-        from nanoflux_local.domains.base import built_in
+        from nanoflux_local.domains.own import known_domains
 
-        domains, known = built_in(), profiles()
+        domains, known = known_domains(self.place.root), profiles()
         with VerticalScroll(id="form", can_focus=False):
             with Horizontal(classes="words"):
                 yield Label("Make examples for the domain")
