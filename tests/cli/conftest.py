@@ -46,7 +46,7 @@ def run_command(home: Path | str, *arguments: str, prefix: tuple[str, ...] = (),
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=120,
+        timeout=300,  # a generated line of megabytes takes a while
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
