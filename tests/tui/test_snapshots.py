@@ -39,7 +39,7 @@ def still(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     ours = bars.TopBar.__init__
     monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: ours(bar, mode, "~/nanoflux"))
 
-    async def asked(*_: Any) -> Ended:
+    async def asked(*_: Any, **__: Any) -> Ended:
         return Ended(0, json.dumps(DOCTOR), "")
 
     monkeypatch.setattr(Bridge, "do", asked)

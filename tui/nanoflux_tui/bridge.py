@@ -9,15 +9,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nanoflux_local.paths import Home
 from nanoflux_tui.text import harmless
 
-TAIL = 4_000
+TAIL, LOOK_S = 4_000, 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +75,25 @@ class Bridge:
     def _words(self, words: Sequence[str]) -> list[str]:
         return [sys.executable, "-m", "nanoflux_local.cli", "--home", str(self.home.root), *words]
 
-    async def do(self, *words: str) -> Ended:
-        """Run a command to its end; cancelling ends it."""
-        process = await asyncio.create_subprocess_exec(
-            *self._words(words),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "NO_COLOR": "1"},
-        )
-        try:
-            out, told = await process.communicate()
-        except asyncio.CancelledError:
-            if process.returncode is None:
-                process.terminate()
-            raise
-        text = told.decode("utf-8", "replace").strip().removeprefix("nanoflux: ")
-        return Ended(process.returncode or 0, out.decode("utf-8", "replace"), harmless(text[-TAIL:]))
+    async def do(self, *words: str, only_asks: bool = False) -> Ended:
+        """Run a command to its end. Where nobody waits for it any more, one that only asks is ended; a deed goes on, as
+        it would in a terminal of its own.
+        """
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as told:  # files, which nobody has to empty
+            process = subprocess.Popen(
+                self._words(words), stdin=subprocess.DEVNULL, stdout=out, stderr=told, start_new_session=True,
+                env={**os.environ, "NO_COLOR": "1"},
+            )  # fmt: skip
+            try:
+                while process.poll() is None:
+                    await asyncio.sleep(LOOK_S)
+            except asyncio.CancelledError:
+                if only_asks:
+                    process.terminate()
+                raise
+            said, complained = (_all_of(file) for file in (out, told))
+        text = complained.strip().removeprefix("nanoflux: ")
+        return Ended(process.returncode, said, harmless(text[-TAIL:]))
 
     def leave(self, label: str, *words: str) -> Errand:
         """Start a command that outlives this application."""
@@ -105,3 +108,8 @@ class Bridge:
         errand = Errand(label, process, log, tuple(words))
         self.errands.append(errand)
         return errand
+
+
+def _all_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")

@@ -194,7 +194,7 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         """What this machine lacks, asked of `nanoflux doctor` beside everything else."""
         place = self.query_one("#doctor", Static)
         place.update("nanoflux doctor looks at this machine …")
-        ended = await self.bridge.do("doctor", "--json")
+        ended = await self.bridge.do("doctor", "--json", only_asks=True)
         found = ended.json() or {"checks": []}
         bad = [check for check in found["checks"] if not check["ok"]]
         lines = [f"! {check['name']}: {check['found']}\n  → {check['fix']}" for check in bad]

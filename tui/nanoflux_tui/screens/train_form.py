@@ -123,7 +123,7 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
             return
         await asyncio.sleep(TYPED_S)
         panel.show("The rows are looked at, and a matrix product is timed …")
-        ended = await self.bridge.do(*words, "--dry-run", "--json")
+        ended = await self.bridge.do(*words, "--dry-run", "--json", only_asks=True)
         found = ended.json()
         if not ended.ok or not found:
             panel.show(Text(f"✗ {harmless(ended.told, 1_500)}", style=self.ink["error"]))
