@@ -140,11 +140,14 @@ def _copy(connection: sqlite3.Connection, columns: dict[str, list[str]], run: st
         values = ", ".join(changed.get(column, column) for column in columns[table])
         connection.execute(f"INSERT INTO {table} SELECT {values} FROM {source}")
 
+    span = connection.execute("SELECT max(id) FROM first_calls").fetchone()[0]
     own, text = f"'{name}'", {"request": "''", "reply": "''"}
     connection.execute("BEGIN")
     again("runs", f"runs WHERE id = '{run}'", id=own, name=own, status="'done'" if copy % 7 else "'stopped'")
     again("calls", "first_calls", run=own, id=f"id + {calls}", key=f"key || {own}", **text)
-    again("calls", f"first_calls LIMIT {more}", run=own, id=f"id + {2 * calls}", key=f"key || 'more' || {own}", **text)
+    again(
+        "calls", f"first_calls LIMIT {more}", run=own, id=f"id + {calls + span}", key=f"key || 'more' || {own}", **text
+    )
     again("turns", "first_turns", run=own, id=f"id + {turns}")
     shifted = f"turn + {turns}, position, call + {calls}"
     connection.execute(f"INSERT INTO turn_calls SELECT {shifted} FROM first_turn_calls")
