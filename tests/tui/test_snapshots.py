@@ -58,9 +58,12 @@ def test_every_room_looks_as_it_did(
     async def flow(seat: Any) -> None:
         async def picture(name: str, *seen: str) -> None:
             await seat.sees(*seen)
-            await seat.pilot.pause(0.3)
+            await seat.until(lambda: not seat.app.screen.query("Footer") or seat.app.screen.query("FooterKey"))
+            drawn, before = seat.app.export_screenshot(title="NanoFlux"), ""
+            while drawn != before:  # until it has come to rest
+                await seat.pilot.pause(0.3)
+                drawn, before = seat.app.export_screenshot(title="NanoFlux"), drawn
             kept = FOLDER / f"{name}-{size[0]}x{size[1]}-{'light' if light else 'dark'}.svg.gz"
-            drawn = seat.app.export_screenshot(title="NanoFlux")
             if os.environ.get("NANOFLUX_SNAPSHOTS") == "write":
                 FOLDER.mkdir(exist_ok=True)
                 kept.write_bytes(gzip.compress(drawn.encode(), mtime=0))

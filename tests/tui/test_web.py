@@ -34,12 +34,12 @@ def address(played: Path) -> Iterator[str]:
 def ask(address: str, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
     """Status, headers and body; redirections are not followed."""
     parts = urlsplit(address)
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
-    for _ in range(100):
+    for _ in range(300):
+        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
         try:
             connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
             break
-        except ConnectionRefusedError:
+        except ConnectionRefusedError:  # it has printed its address and is only starting
             time.sleep(0.1)
     reply = connection.getresponse()
     return reply.status, dict(reply.getheaders()), reply.read().decode("utf-8", "replace")
