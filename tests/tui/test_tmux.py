@@ -82,11 +82,13 @@ def test_a_run_started_from_the_form_outlives_the_applications_death(
     terminal.sees("Nothing has been made here yet")
     terminal.press("n")
     terminal.sees(r"it can be played")
-    terminal.press(*["Tab"] * 10)
-    terminal.type("concurrency=2")  # a pause then waits for two turns
-    terminal.sees("it can be played", "set concurrency=2")
     terminal.press("C-s")  # the embedded default, as the form offers it
     first = int(terminal.sees(r"● running", r"kept +([1-9]\d*) of 24")[1])
+    terminal.press("c")
+    terminal.sees("Change this run")
+    terminal.type("2")  # in place of 24 at once: a pause waits for the turns under way
+    terminal.press("Enter")
+    terminal.sees("up to 2 turns at once")
     pid = terminal.pid()
     os.kill(pid, 9)
     until = time.monotonic() + WITHIN_S
