@@ -12,6 +12,8 @@ from fractions import Fraction
 TOLERANCE = 1e-6
 """SPEC §6: |a − b| ≤ 1e-6 · max(1, |b|)."""
 
+LONGEST = 20_000
+"""Characters: what is longer is no answer, and is not searched for one."""
 _NUMBER = re.compile(
     r"""(?<![\w.])
     (?P<sign>[-+−–](?=[\d.$€£¥])|(?<!\w\s)[-+−](?=\s))?  # a spaced dash after a word is punctuation
@@ -61,6 +63,8 @@ def read_number(text: str) -> float | None:
     would have to be calculated (9 + 9, roots, π, ±) is no number, and neither is a run of digits written in no known
     way ("1.234.567").
     """
+    if len(text) > LONGEST:
+        return None
     plain = _UNIT_POWER.sub("", _plain(text).rpartition("=")[2])
     if _NOT_EVALUATED.search(plain):
         return None

@@ -44,6 +44,11 @@ def test_reads_the_one_number_that_is_stated(text, expected):
     assert found == (None if expected is None else pytest.approx(expected, rel=1e-12))
 
 
+def test_what_is_as_long_as_a_book_is_no_answer():
+    assert read_number("42" + " " * 10_000) == 42
+    assert read_number("42" + " " * 10_000_000) is None
+
+
 def test_the_table_of_numbers_is_broad():
     assert len(TABLE) >= 60
 
