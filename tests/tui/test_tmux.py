@@ -101,10 +101,12 @@ def test_a_run_started_from_the_form_outlives_the_applications_death(
     terminal.press("Enter")
     assert int(terminal.sees(r"kept +(\d+) of 24")[1]) > first
     terminal.press("Space")
-    terminal.sees("‖ paused")
-    terminal.press("s")
-    terminal.sees("Stop this run")
-    terminal.press("y")
+    terminal.sees("‖ paused|◐ draining")
+    for _ in range(2):  # a second stop does not wait for the turns under way
+        terminal.press("s")
+        terminal.sees("Stop this run|End it at once")
+        terminal.press("y")
+        terminal.sees("■ stopped|◐ draining")
     terminal.sees("■ stopped")
     terminal.press("q")
     with LedgerView(home.ledger) as view:

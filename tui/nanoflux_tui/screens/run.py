@@ -210,7 +210,8 @@ a second stop ends at once."""
             self.do("run", "resume", self.run_id, "--detach", "--json", said="It goes on.")
 
     def action_stop(self) -> None:
-        ending = self._now is not None and self._now.shown == "draining"
+        worker = self._now.worker if self._now else None
+        ending = worker is not None and worker["wish"] in ("stop", "end")
         question = (
             "End it at once? Calls in flight are lost; everything that was answered stays."
             if ending
