@@ -42,7 +42,7 @@ def collect(folder: Path, wheel: Path | None, extras: Sequence[str], python: str
 
 
 def collect_listed(folder: Path, listed: Path, python: str, platform: str) -> None:
-    """Download what a whole environment's list names, as `pip freeze --all` prints it, and nothing that the list leaves out.
+    """Download what a whole environment's list names (`pip freeze --all`), and nothing that the list leaves out.
 
     Raises:
         NanofluxError: pip could not find one.
