@@ -42,7 +42,7 @@ def command() -> None:
     "--extra", "extras", multiple=True, metavar="NAME", help="An extra of this project, as tensorboard or dev."
 )
 @click.option("--vllm", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="LIST",
-              help="vLLM too, in an environment of its own: its packages as `pip freeze --all` lists them.")  # fmt: skip
+              help="vLLM too, in an environment of its own: the packages that `pip freeze --all` lists.")  # fmt: skip
 @click.option("--python", metavar="VERSION", help="Of the machine that it is for, as 3.12 [default: this one's].")
 @click.option("--platform", metavar="TAG", help="Of that machine, as manylinux_2_28_x86_64 [default: this one's].")
 @click.option(
