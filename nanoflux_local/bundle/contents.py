@@ -9,6 +9,7 @@ from typing import Any
 from nanoflux_local import __version__, packages
 from nanoflux_local.bundle import sbom, wheels
 from nanoflux_local.errors import NothingMatchedError, UsageError
+from nanoflux_local.ledger.backup import back_up
 from nanoflux_local.paths import Home
 from nanoflux_models.errors import DigestMismatchError
 from nanoflux_models.record import problems, read_record
@@ -27,6 +28,7 @@ class Wanted:
     wheel: Path | None = None
     extras: tuple[str, ...] = ()
     vllm: Path | None = None
+    corpus: bool = False
     python: str = ""
     platform: str = ""
 
@@ -49,6 +51,7 @@ def gather(wanted: Wanted, home: Home, scratch: Path) -> Contents:
     python, platform = wanted.python or wheels.this_python(), wanted.platform or wheels.this_platform()
     runs, adapters = _runs(wanted, home)
     files = {**_weights(wanted, home), **_profiles(wanted), **_ledger(wanted, home, scratch, runs)}
+    files |= _corpus(home, scratch) if wanted.corpus else {}
     files |= _domains(home, runs)
     for name in adapters:
         files |= _tree(home.adapters / name, f"home/adapters/{name}")
@@ -138,6 +141,16 @@ def _ledger(wanted: Wanted, home: Home, scratch: Path, runs: list[str]) -> dict[
     target.unlink(missing_ok=True)
     write_excerpt(home.ledger, target, runs, wanted.datasets)
     return {"home/ledger.db": target}
+
+
+def _corpus(home: Home, scratch: Path) -> dict[str, Path]:
+    """The documents that fact checks search."""
+    if not home.corpus.is_file():
+        raise NothingMatchedError("there is no search corpus here", "add documents: nanoflux corpus add PATH")
+    target = scratch / "corpus.db"
+    target.unlink(missing_ok=True)
+    back_up(home.corpus, target)
+    return {"home/corpus.db": target}
 
 
 def _report(home: Home, scratch: Path, run: str) -> dict[str, Path]:

@@ -33,6 +33,7 @@ def command() -> None:
               help="The bundle's first file; its parts lie beside it, as FILE.001 and so on.")  # fmt: skip
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Installed weights to carry; again for more.")
 @click.option("--data", "datasets", multiple=True, metavar="DATASET", help="An imported benchmark to carry.")
+@click.option("--corpus", is_flag=True, help="The documents that fact checks search.")
 @click.option("--profile", "profiles", multiple=True, type=click.Path(path_type=Path), help="A profile of your own.")
 @click.option("--export", "runs", multiple=True, metavar="RUN", help="A run with its adapters and its report.")
 @click.option("--software/--no-software", default=True, show_default=True, help="Wheels and docs.")
@@ -51,7 +52,8 @@ def command() -> None:
 @click.option("--sign", type=click.Path(path_type=Path, exists=True), help="Sign it with this SSH key, into FILE.sig.")
 @with_json
 def create(
-    out: Path, models: tuple[str, ...], datasets: tuple[str, ...], profiles: tuple[Path, ...], runs: tuple[str, ...],
+    out: Path, models: tuple[str, ...], datasets: tuple[str, ...], corpus: bool, profiles: tuple[Path, ...],
+    runs: tuple[str, ...],
     software: bool, wheel: Path | None, extras: tuple[str, ...], vllm: Path | None, python: str | None,
     platform: str | None, part_size: int, sign: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -62,7 +64,9 @@ def create(
 
     refuse_taken(out)
     scratch = out.with_name(f"{out.name}.making")
-    wanted = Wanted(models, datasets, profiles, runs, software, wheel, extras, vllm, python or "", platform or "")
+    wanted = Wanted(
+        models, datasets, profiles, runs, software, wheel, extras, vllm, corpus, python or "", platform or ""
+    )
     if software:
         say("collecting wheels: this takes minutes the first time")
     contents = gather(wanted, home(), scratch)

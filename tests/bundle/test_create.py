@@ -108,6 +108,21 @@ def test_vllm_is_carried_in_an_environment_of_its_own(
     assert "more" in {each["name"] for each in packed}, "what the extra needs"
 
 
+def test_the_search_corpus_is_carried_and_searched_where_it_arrives(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    home, words = tmp_path / "home", ("bundle", "create", "-o", str(tmp_path / "lab.pyz"), "--no-software", "--corpus")
+    refused = command(home, *words)
+    assert refused.returncode == 4 and "corpus add" in refused.stderr and not list(tmp_path.glob("lab.pyz"))
+    (tmp_path / "facts.txt").write_text("Aspirin inhibits cyclooxygenase irreversibly.\n")
+    assert command(home, "corpus", "add", str(tmp_path / "facts.txt")).returncode == 0
+    done = command(home, *words)
+    assert done.returncode == 0, done.stderr
+    carried.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
+    found = command(tmp_path / "lab" / "home", "corpus", "search", "aspirin cyclooxygenase")
+    assert found.returncode == 0 and "irreversibly" in found.stdout, found.stderr
+
+
 def test_a_wheel_that_is_not_the_pinned_one_leaves_nothing(wheelhouse: Path, tmp_path: Path) -> None:
     pinned = wheels.lock(wheelhouse).replace("needed==0.1.0 --hash=sha256:", "needed==0.1.0 --hash=sha256:0")
     (tmp_path / "requirements.txt").write_text(pinned[:-2] + "\n")
