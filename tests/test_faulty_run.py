@@ -160,15 +160,15 @@ def test_attempts_that_failed_count_against_a_budget_and_the_run_can_go_on(tmp_p
 def test_a_role_s_budget_counts_that_role_s_lost_attempts_alone(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(Chaos({"garbled": 0.5}, seed=1))
     home = Home(tmp_path)
-    caps = {"roles": {"judge": {"tokens": 9000}}}
-    run = started(home, served(url), max_turns=50, concurrency=1, budget=caps)
+    caps = {"roles": {"judge": {"tokens": 40_000}}}
+    run = started(home, served(url), max_turns=400, concurrency=1, budget=caps)
     with pytest.raises(BudgetError, match=r"roles\.judge\.tokens"):
         asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
         rows = view.rows("SELECT role, sum(tokens) AS n FROM (SELECT role, tokens FROM faults UNION ALL SELECT role,"
                          " prompt_tokens + completion_tokens AS tokens FROM calls) GROUP BY role")  # fmt: skip
         spent = {row["role"]: row["n"] for row in rows}
-    assert 0 < spent["judge"] <= 9000 < spent["attacker"] + spent["defender"] + spent["judge"]
+    assert 0 < spent["judge"] <= 40_000 < spent["attacker"] + spent["defender"] + spent["judge"]
 
 
 # Keys

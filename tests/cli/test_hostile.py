@@ -61,7 +61,7 @@ def harmed(
         f'[endpoints.hostile]\ninterface = "openai_chat"\nmodel = "m"\nurl = "{hostile}"\nstructured = false\n'
         '[roles.attacker]\nendpoint = "hostile"\n'
     )
-    words = ("--config", str(config), "--seed", "3", "--max-turns", "12", "--examples", "1", "--name", "r")
+    words = ("--config", str(config), "--seed", "0", "--max-turns", "12", "--examples", "1", "--name", "r")
     words = (*words, "--concurrency", "1")  # a turn that is not needed writes megabytes
     ended = nanoflux(home, *scripted, *words)
     assert ended.code == 0 and not ACTING.search(ended.out + ended.err), ended.err[:2000]
