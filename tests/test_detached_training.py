@@ -29,7 +29,7 @@ LONG = QUICK.model_copy(update={"epochs": 400})
 
 
 def support() -> Any:
-    """The training tests' own base and examples."""
+    """The training tests' own examples."""
     spec = importlib.util.spec_from_file_location("train_support", Path(__file__).parent / "train" / "conftest.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -38,12 +38,12 @@ def support() -> Any:
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A home's folder of weights that holds the tiny base, as an import leaves it."""
     from nanoflux_models.weights import import_path
 
     root = tmp_path_factory.mktemp("weights")
-    import_path(support().make_base(root / "source"), BASE, root)
+    import_path(tiny_base, BASE, root)
     return root / "weights"
 
 

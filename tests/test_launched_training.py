@@ -25,7 +25,7 @@ CLOSE = 2e-3
 
 
 def support() -> Any:
-    """The training tests' own base and examples."""
+    """The training tests' own examples."""
     spec = importlib.util.spec_from_file_location("train_support", Path(__file__).parent / "train" / "conftest.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,12 +34,12 @@ def support() -> Any:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A folder with the installed tiny base in `weights`, and rows of odd number and uneven length."""
     from nanoflux_models.weights import import_path
 
     root = tmp_path_factory.mktemp("launched")
-    import_path(support().make_base(root / "source"), "tiny", root)
+    import_path(tiny_base, "tiny", root)
     write_rows(root / "rows.jsonl", support().make_examples(15))
     return root
 

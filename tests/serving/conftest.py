@@ -49,7 +49,7 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     return nanoflux
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(
     tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path, minilm_dir: Path, vllm_python: str
 ) -> Iterator[dict[str, Any]]:
@@ -64,7 +64,7 @@ def served(
         nanoflux(home, vllm_python, "models", "stop", "--all")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def adapter(served: dict[str, Any]) -> str:
     """A LoRA that the suite's own trainer made in the served home, small and strong; its hash."""
     from nanoflux_local.paths import Home
@@ -82,7 +82,7 @@ def adapter(served: dict[str, Any]) -> str:
     return str(trained["adapter"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def zeroed(served: dict[str, Any], adapter: str) -> str:
     """The same LoRA with every weight zero, as a sealed adapter: it loads everywhere and does nothing."""
     from safetensors.torch import load_file, save_file

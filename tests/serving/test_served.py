@@ -19,6 +19,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.seeds.benchmarks import starter_items
 from nanoflux_models import server_record
 from nanoflux_models.control import Control
+from nanoflux_models.offline import GUARDED
 from nanoflux_models.probe import by_peft, chats, greedy
 from nanoflux_models.supervisor import family_of, free_port
 
@@ -56,6 +57,14 @@ def asked(client: type[ServedEndpoint], url: str, tokens: int) -> list[ChatReply
             await endpoint.close()
 
     return asyncio.run(ask())
+
+
+def test_every_process_of_a_running_server_is_guarded(served: dict[str, Any]) -> None:
+    family = family_of(server_record.records(served["home"])[0])
+    assert len(family) >= 3
+    for each in family:
+        environment = Path(f"/proc/{each.pid}/environ").read_bytes().decode().split("\0")
+        assert any(line.startswith(f"PYTHONPATH={GUARDED}") for line in environment), each
 
 
 def test_both_kinds_of_client_talk_to_it_and_give_the_same_record(served: dict[str, Any]) -> None:
