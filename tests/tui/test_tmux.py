@@ -69,13 +69,19 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     found.close()
 
 
+def surroundings() -> dict[str, str]:
+    """This process's environment without what says how large or how colourful another terminal is."""
+    theirs = ("TMUX", "NO_COLOR", "COLUMNS", "LINES")
+    return {key: value for key, value in os.environ.items() if key not in theirs}
+
+
 @pytest.mark.real_model
 def test_a_run_started_from_the_form_outlives_the_applications_death(
     terminal: Terminal, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
 ) -> None:
     home = Home(tmp_path / "home").prepare()
     (home.root / "weights").symlink_to(smollm2_dir.parent)
-    env = {key: value for key, value in os.environ.items() if key not in ("TMUX", "NO_COLOR")}
+    env = surroundings()
     env.update(TERM="xterm-256color", LC_ALL="C.UTF-8", NANOFLUX_HOME=str(home.root))
     command = [sys.executable, "-m", "nanoflux_tui", "--home", str(home.root)]
     terminal.start(command, env)
@@ -123,7 +129,7 @@ def _kept(home: Home) -> int:
 
 
 def test_the_tour_ends_with_nothing_left_behind(terminal: Terminal, tmp_path: Path) -> None:
-    env = {**os.environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "TMPDIR": str(tmp_path / "tmp"),
+    env = {**surroundings(), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "TMPDIR": str(tmp_path / "tmp"),
            "NANOFLUX_HOME": str(tmp_path / "untouched")}  # fmt: skip
     (tmp_path / "tmp").mkdir()
     terminal.start([sys.executable, "-m", "nanoflux_tui", "--tour"], env)
