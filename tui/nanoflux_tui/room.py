@@ -68,6 +68,7 @@ class Room(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self._one_at_a_time = asyncio.Lock()
+        self._built = False
 
     def compose(self) -> ComposeResult:
         yield TopBar(self.mode, str(self.place.root))
@@ -111,6 +112,7 @@ class Room(Screen[None]):
             return None
 
     def on_mount(self) -> None:
+        self._built = True
         self.reload()
 
     def on_screen_resume(self) -> None:
@@ -122,7 +124,9 @@ class Room(Screen[None]):
         await self.refreshed()
 
     async def refreshed(self) -> None:
-        """`load`, with what fails told in the room."""
+        """`load`, with what fails told in the room. The watch may ask for it while the room is still being built."""
+        if not self._built:
+            return
         async with self._one_at_a_time:  # the watch and a key may both ask for it
             try:
                 await self.load()
