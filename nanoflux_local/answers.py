@@ -55,6 +55,12 @@ def numbers_agree(found: float, expected: float) -> bool:
     return abs(found - expected) <= TOLERANCE * max(1.0, abs(expected))
 
 
+def same_number(found: str, expected: str) -> bool:
+    """Whether two answers each state one number, and these agree."""
+    one, other = read_number(found), read_number(expected)
+    return one is not None and other is not None and numbers_agree(one, other)
+
+
 def read_number(text: str) -> float | None:
     """The one number that an answer states, or None where there is none or where there are several different ones.
 

@@ -9,13 +9,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nanoflux_local.answers import numbers_agree, read_number
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Identity, Message, PythonReply, PythonRequest, digest, storable
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.roles.judge import same_answer
 from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Checked
 
@@ -85,11 +85,7 @@ class CodeCheck:
         return Unparsed(f"it gives {printed[:80]!r}, which is no {self.domain.answer}") if answer is None else printed
 
     def _compared(self, found: str, attack: Attack, program: str) -> Finding:
-        if self.domain.answer == "choice":
-            agrees = plain_answer(self.domain, found) == attack.answer
-        else:
-            value, claimed = read_number(found), read_number(attack.answer)
-            agrees = value is not None and claimed is not None and numbers_agree(value, claimed)
+        agrees = same_answer(self.domain, found, attack.answer)
         detail = f"the program gives {found[:80]}, the solution says {attack.answer}"
         return Finding("agrees" if agrees else "disagrees", detail, program)
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from nanoflux_local.answers import numbers_agree, read_number
+from nanoflux_local.answers import same_number
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
@@ -111,8 +111,7 @@ def same_answer(domain: Domain, found: str, expected: str) -> bool | None:
         return None
     if domain.answer == "choice":
         return plain_answer(domain, found) == expected
-    value, wanted = read_number(found), read_number(expected)
-    return value is not None and wanted is not None and numbers_agree(value, wanted)
+    return same_number(found, expected)
 
 
 def _first_word(text: str) -> str:

@@ -5,7 +5,7 @@ It judges answers only: reasoning is not looked at, so `soft` stays unjudged.
 
 from dataclasses import dataclass
 
-from nanoflux_local.answers import numbers_agree, read_number
+from nanoflux_local.answers import read_number, same_number
 from nanoflux_local.config import PROGRAM
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity, PythonRequest
@@ -29,15 +29,13 @@ class ProgramJudge:
             why = f"the program ended with {reply.status}"
             return Verdict(False, 1.0, why, check="not checked", check_detail=reply.stderr.strip()[-400:])
         printed = reply.stdout.strip().splitlines()[-1:] or [""]
-        found, claimed = read_number(printed[0]), read_number(attack.answer)
-        agrees = found is not None and claimed is not None and numbers_agree(found, claimed)
+        agrees = same_number(printed[0], attack.answer)
         detail = f"the program printed {printed[0][:80]}, the attack says {attack.answer}"
         return Verdict(agrees, 1.0, detail, check="agrees" if agrees else "disagrees", check_detail=detail)
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict:
         """CORRECT when the defender's answer is one number that agrees with the attack's."""
         del draw, call
-        found, expected = read_number(defence.answer), read_number(attack.answer)
-        right = found is not None and expected is not None and numbers_agree(found, expected)
-        stated = "no single number" if found is None else defence.answer[:80]
+        right = same_number(defence.answer, attack.answer)
+        stated = "no single number" if read_number(defence.answer) is None else defence.answer[:80]
         return Verdict(right, 1.0, f"the defender says {stated}, the verified answer is {attack.answer}")

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from nanoflux_local.answers import numbers_agree, read_number
+from nanoflux_local.answers import same_number
 from nanoflux_local.errors import DataError, RefusedError, UsageError
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, derive_seed, digest
@@ -197,8 +197,7 @@ async def check_programs(items: Iterable[Placed], run: Answer, sandbox: Identity
         if reply.status == "unavailable":
             raise RefusedError(f"the sandbox is unavailable: {reply.stderr}", "see `nanoflux sandbox check`")
         printed = reply.stdout.strip().splitlines()[-1:] or [""]
-        found, expected = read_number(printed[0]), read_number(item.answer)
-        if reply.status != "ok" or found is None or expected is None or not numbers_agree(found, expected):
+        if reply.status != "ok" or not same_number(printed[0], item.answer):
             raise _bad(place, f"its program gives {printed[0][:60]!r} ({reply.status}), not {item.answer}")
 
 
