@@ -18,11 +18,6 @@ from nanoflux_local.records import digest
 AnswerKind = Literal["number", "choice", "text"]
 PROMPTS = ("attacker", "defender", "validation", "evaluation", "confidence", "code", "quality", "claims")
 
-CONFIGURED = (
-    "seeds", "novelty", "confidence", "code_check", "budgets", "prompts", "datasets", "evaluates", "free_text",
-)  # fmt: skip
-"""Of a domain, what a run's configuration holds itself, or what no request depends on."""
-
 
 class Sections(Strict):
     """The sections that each role's reply must hold, in the order in which they are asked for."""

@@ -109,9 +109,8 @@ def least(view: LedgerView, run: str, levels: Sequence[int]) -> int:
     Raises:
         NothingMatchedError: no example has a level.
     """
-    columns = {row["name"] for row in view.rows("PRAGMA table_info(examples)")}
     sql = "SELECT level, count(*) AS n FROM examples WHERE run = ? AND level > 0 GROUP BY level"
-    counts = {row["level"]: row["n"] for row in view.rows(sql, run)} if "level" in columns else {}
+    counts = {row["level"]: row["n"] for row in view.rows(sql, run)}
     found = [int(counts[level]) for level in levels if level in counts]
     if not found:
         fix = "generate with a judge that scores reasoning, or name such a run with --run"

@@ -11,7 +11,6 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import derive_seed
@@ -187,10 +186,6 @@ class Tally:
         """The turns that `width` workers are probably at, the committer's own first."""
         for turn in range(self.turns, self.turns + width):
             yield self._newest.get(turn, UnderWay(turn, 0, ""))
-
-    def to_json(self) -> dict[str, Any]:
-        """The sums by outcome, as `run show` has them."""
-        return {"attempts": self.outcomes.total(), **self.outcomes}
 
 
 def _told(record: TurnRecord) -> str:

@@ -32,50 +32,11 @@ SNIPPET_TOKENS = 48
 MOST_WORDS = 16
 STEPS = 10_000
 """Steps of SQLite's machine between two looks at the clock."""
-_COMMON = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "for",
-        "from",
-        "has",
-        "have",
-        "how",
-        "in",
-        "is",
-        "it",
-        "its",
-        "not",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "their",
-        "this",
-        "to",
-        "was",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "why",
-        "will",
-        "with",
-        "does",
-        "do",
-        "can",
-        "may",
-    ]
-)
+_COMMON = frozenset([
+    "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "have", "how", "in", "is", "it",
+    "its", "not", "of", "on", "or", "that", "the", "their", "this", "to", "was", "were", "what", "when",
+    "where", "which", "who", "why", "will", "with", "does", "do", "can", "may",
+])  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,7 +49,6 @@ class Errand:
     process: subprocess.Popen[bytes]
     log: Path
     words: tuple[str, ...]
-    seen: bool = field(default=False)
 
     @property
     def code(self) -> int | None:

@@ -28,8 +28,6 @@ EMPTY = """Nothing has been made here yet.
 A run plays in a process of its own: close this, open it again, and it is there.
 `nanoflux-tui --tour` shows it all on made-up models, with nothing installed.
 """
-SILENT_S = 180
-KINDS = {"run": "run", "training": "training", "evaluation": "evaluation", "server": "server"}
 BROKEN = ("failed", "interrupted", "stalled")
 
 
@@ -146,7 +144,7 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
         left = duration((told.total - told.done) / rate * 3600) if rate and told.status == "running" else ""
         return [
             ink.sign(told.status),
-            KINDS[told.sort],
+            told.sort,
             line(told.name, 80),
             Text(line(told.about, 80), style=ink["muted"]),
             done,
@@ -161,7 +159,7 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
         if told is None:
             self.query_one("#about", Panel).show("")
             return
-        text = Text.assemble((f"{KINDS[told.sort]} {line(told.id, 60)}", "bold"), f"  {line(told.about, 100)}")
+        text = Text.assemble((f"{told.sort} {line(told.id, 60)}", "bold"), f"  {line(told.about, 100)}")
         advice = {
             "interrupted": "its process ended; space resumes it, nothing is lost",
             "failed": "space tries to go on",
