@@ -5,7 +5,6 @@ Reads the ledger and the rows of trainings; asks nobody anything.
 """
 
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,10 +14,9 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.novelty import similarity
 from nanoflux_local.paths import Home
 from nanoflux_local.records import EmbedReply, EmbedRequest, Identity
-from nanoflux_local.seeds.benchmarks import load_items
+from nanoflux_local.seeds.benchmarks import items_here
 from nanoflux_local.train.rows import read_rows
 from nanoflux_local.trainings import TRAIN
-from nanoflux_local.transcript import Seed
 
 NEAR = 3
 """Held-out items that are named: the nearest."""
@@ -105,7 +103,8 @@ def near(home: Home, view: LedgerView, run: str, question: str) -> list[dict[str
         return []
     measured = [
         (similarity(own, vector), item)
-        for item in _held_out(home, json.loads(row["config"]).get("held_out", ()))
+        for dataset in json.loads(row["config"]).get("held_out", ())
+        for item in items_here(home.ledger, dataset, "test")  # a run may be carried here without its benchmarks
         if (vector := _vector(view, identity, item.question)) is not None
     ]
     nearest = sorted(measured, key=lambda pair: (-pair[0], pair[1].id))[:NEAR]
@@ -117,11 +116,3 @@ def _vector(view: LedgerView, embedder: Identity, text: str) -> Any:
     with suppress(ValueError, TypeError):
         return EmbedReply.from_json(json.loads(row["reply"])).vector if row else None
     return None
-
-
-def _held_out(home: Home, datasets: Sequence[str]) -> list[Seed]:
-    items: list[Seed] = []
-    for dataset in datasets:
-        with suppress(NothingMatchedError):  # the run was carried here without its benchmarks
-            items += load_items(home.ledger, dataset, "test")
-    return items

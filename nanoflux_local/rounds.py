@@ -27,7 +27,7 @@ from nanoflux_local.ledger.asked import freeze
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.seeds.benchmarks import load_items
+from nanoflux_local.seeds.benchmarks import items_here, load_items
 from nanoflux_local.train.settings import train_settings
 
 TUNED = "tuned"
@@ -308,7 +308,6 @@ def default_dev(home: Home, config: RunConfig, datasets: tuple[str, ...]) -> str
         UsageError: none has.
     """
     for name in datasets:
-        with suppress(NothingMatchedError):
-            if load_items(home.ledger, name, "dev"):
-                return name
+        if items_here(home.ledger, name, "dev"):
+            return name
     raise UsageError(f"no benchmark of {config.domain} has dev items here", "name one with --dev, or import one")

@@ -28,12 +28,11 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import canonical_json, digest
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.roles.sections import sections_text
-from nanoflux_local.seeds.benchmarks import load_items
+from nanoflux_local.seeds.benchmarks import items_here
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows, write_rows
 from nanoflux_local.train.settings import TrainSettings, train_settings
 from nanoflux_local.train.team import follows
-from nanoflux_local.transcript import Seed
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
@@ -112,9 +111,7 @@ def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
     """Items of the domain's dev split, where they carry solutions; never test items. [] where there are none."""
     rows: list[TrainingExample] = []
     for dataset in domain.datasets:
-        items: list[Seed] = []
-        with suppress(NothingMatchedError):  # some benchmarks of a domain may not be here, or have no dev split
-            items = [item for item in load_items(home.ledger, dataset, "dev") if item.solution]
+        items = [item for item in items_here(home.ledger, dataset, "dev") if item.solution]
         rows += [
             training_example(
                 domain.lettered(item.options), domain.budgets, with_options(item), item.solution, item.answer, item.id
@@ -126,11 +123,8 @@ def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
 
 def held_out_questions(home: Home, domain: Domain) -> list[str]:
     """The questions of the test splits that an adapter of this domain will be measured on, where they are here."""
-    found: list[str] = []
-    for dataset in (*domain.datasets, *domain.evaluates):
-        with suppress(NothingMatchedError):  # a benchmark that was not imported can leak nothing
-            found += [item.question for item in load_items(home.ledger, dataset, "test")]
-    return found
+    names = (*domain.datasets, *domain.evaluates)
+    return [item.question for name in names for item in items_here(home.ledger, name, "test")]
 
 
 def _all_test_questions(home: Home) -> list[str]:

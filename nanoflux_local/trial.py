@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from nanoflux_local.answers import plain_number, read_number
 from nanoflux_local.evaluate.agreement import krippendorff_alpha
+from nanoflux_local.evaluate.evaluation import with_options
 from nanoflux_local.evaluate.statistics import wilson
 from nanoflux_local.ledger.calls import TRIAL, Call, RememberedCalls, TracedCalls, acting_as
 from nanoflux_local.ledger.store import Ledger
@@ -56,15 +57,11 @@ def known_solutions(rules: Rules) -> list[Known]:
         chosen += [seed] if seed.answer else []
     found = []
     for number, seed in enumerate(chosen):
-        right = Attack(_question(seed), _solution(seed), seed.answer, seed.program)
+        right = Attack(with_options(seed), _solution(seed), seed.answer, seed.program)
         fault: Fault = "answer" if number % 2 else "slip"
         wrong = with_fault(right, seed, fault, rng)
         found += [Known(2 * number, seed.id, "", right), Known(2 * number + 1, seed.id, fault, wrong)]
     return found
-
-
-def _question(seed: Seed) -> str:
-    return "\n".join([seed.question, *(f"{letter}. {text}" for letter, text in seed.options.items())])
 
 
 def _solution(seed: Seed) -> str:

@@ -5,7 +5,6 @@ Rows that repeat a test item are never trained on, and how many were left out is
 
 import random
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from nanoflux_local.choice import Choice
@@ -17,7 +16,7 @@ from nanoflux_local.experiments.grid import Condition, Plan
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
-from nanoflux_local.seeds.benchmarks import load_items
+from nanoflux_local.seeds.benchmarks import items_here, load_items
 from nanoflux_local.seeds.importers import stem
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.trainings import TrainingData, data_of_run, training_example, validation_examples
@@ -71,17 +70,11 @@ def asked_items(home: Home, plan: Plan, data: str, split: str) -> list[Seed]:
         NothingMatchedError: there are none.
     """
     seeds = load_domain(plan.scale.domain, home.root).datasets
-    seen = {stem(item.question) for dataset in seeds for item in _imported(home, dataset, "train")}
+    seen = {stem(item.question) for dataset in seeds for item in items_here(home.ledger, dataset, "train")}
     items = [item for item in load_items(home.ledger, data, split) if stem(item.question) not in seen]
     if not items:
         raise NothingMatchedError(f"{data} has no {split} items that no run has seen", "see `nanoflux data list`")
     return items[: plan.scale.limit] if plan.scale.limit else items
-
-
-def _imported(home: Home, dataset: str, split: str) -> list[Seed]:
-    with suppress(NothingMatchedError):  # some benchmarks of a domain may not be here
-        return load_items(home.ledger, dataset, split)
-    return []
 
 
 def _examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import with_options
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.seeds.benchmarks import load_items
+from nanoflux_local.seeds.benchmarks import items_here
 from nanoflux_local.transcript import Seed
 
 SHOWN = 8
@@ -44,10 +43,7 @@ def _replies(view: LedgerView, evaluation: str) -> dict[str, dict[str, Any]]:
 def _items(view: LedgerView, evaluation: str) -> dict[str, Seed]:
     """The items that were asked, where their benchmark is still here."""
     row = view.row("SELECT data, split FROM evaluations WHERE id = ?", evaluation)
-    try:
-        return {item.id: item for item in load_items(view.path, row["data"], row["split"])} if row else {}
-    except NothingMatchedError:
-        return {}
+    return {item.id: item for item in items_here(view.path, row["data"], row["split"])} if row else {}
 
 
 def _told(

@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from nanoflux_local.domains.starter.items import load_choice_items
@@ -89,6 +90,13 @@ def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
             f"built in: {', '.join(BUILT_IN)}; others come with `nanoflux data import {dataset} PATH`",
         )
     return items
+
+
+def items_here(ledger: Path, dataset: str, split: str) -> list[Seed]:
+    """The same, and [] where the benchmark or its split is not here."""
+    with suppress(NothingMatchedError):
+        return load_items(ledger, dataset, split)
+    return []
 
 
 def with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
