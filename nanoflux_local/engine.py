@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
 from nanoflux_local.errors import NanofluxError
-from nanoflux_local.ledger.calls import EARLIER, Call, RememberedCalls, TracedCalls, acting_as
+from nanoflux_local.ledger.calls import Call, RememberedCalls, TracedCalls, embedded
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.novelty import History, NoveltyIndex
 from nanoflux_local.records import Vector
@@ -27,9 +27,6 @@ UNDER_WAY = 3
 """Turns under way for each request that may be. A turn asks for one thing at a time; the servers shall have work
 between two of them too, and when the last turns run out.
 """
-
-TOGETHER = 64
-"""Questions of other runs that are embedded at once, and share a commit where that is called for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +50,8 @@ async def index_earlier(rules: Rules, index: NoveltyIndex, call: Call) -> None:
     """Begin an index with what other runs asked, and embed the items that are held out: remembered calls, or made
     anew where others had another embedder.
     """
-    with acting_as(EARLIER):
-        for start in range(0, len(rules.before), TOGETHER):
-            questions = rules.before[start : start + TOGETHER]
-            for vector in await asyncio.gather(*(embed(rules, question, call) for question in questions)):
-                index.append(vector)
+    async for vector in embedded(rules.embedder, rules.before, call):
+        index.append(vector)
     await rules.held_out.embed(rules.embedder, call)
 
 

@@ -8,40 +8,41 @@ several items of one benchmark, are how it speaks ("which of the following is th
 import asyncio
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 
-from nanoflux_local.ledger.calls import EARLIER, Call, acting_as
+from nanoflux_local.ledger.calls import Call, embedded
 from nanoflux_local.novelty import Matrix, rounding_error, similarity
-from nanoflux_local.records import EmbedRequest, Identity, Vector
+from nanoflux_local.records import Identity, Vector
 from nanoflux_local.seeds.importers import stem
 from nanoflux_local.transcript import Attack, Seed
 
 GRAM = 13
 """Words in a row that two texts do not share by chance (Brown et al. 2020, "Language models are few-shot learners")."""
-TOGETHER = 64
-"""Items that are embedded at once, and share a commit where that is called for."""
 
 
 class HeldOut:
     """The test items of some benchmarks; `phrasing` are the texts whose phrases count as nobody's."""
 
     def __init__(self, items: Sequence[Seed] = (), phrasing: Iterable[str] = ()) -> None:
-        self._items = items
+        self._items, self._phrasing = items, phrasing
         self._stems = {stem(item.question): item.id for item in reversed(items)}
-        self._grams = _telling(items, phrasing)
         self._matrix: Matrix = np.empty((0, 0), dtype=np.float32)
 
     async def embed(self, embedder: Identity, call: Call) -> None:
-        """Embed the items: remembered, where a run on the same embedder did so before."""
-        vectors: list[Vector] = []
-        with acting_as(EARLIER):
-            for start in range(0, len(self._items), TOGETHER):
-                part = self._items[start : start + TOGETHER]
-                replies = await asyncio.gather(*(call(EmbedRequest(embedder, item.question)) for item in part))
-                vectors += [reply.vector for reply in replies]
+        """Embed the items: remembered, where a run on the same embedder did so before. Their phrases are read too, so
+        that no turn waits for that.
+        """
+        await asyncio.to_thread(lambda: self._grams)
+        vectors = [vector async for vector in embedded(embedder, [item.question for item in self._items], call)]
         if vectors:
             self._matrix = np.stack(vectors)
+
+    @cached_property
+    def _grams(self) -> dict[str, str]:
+        """Read when they are needed: most who make the rules of a run play no turn, and training sets are large."""
+        return _telling(self._items, self._phrasing)
 
     def repeated(self, attack: Attack, vector: Vector, threshold: float) -> str:
         """Which item an attack repeats, and how; "" where it repeats none. `vector` is its question's."""

@@ -3,14 +3,14 @@
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, cast
 
 from nanoflux_local.errors import ReplayMissError
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.records import Reply, Request
+from nanoflux_local.records import EmbedRequest, Identity, Reply, Request, Vector
 from nanoflux_local.room import Room
 
 R = TypeVar("R", bound=Reply)
@@ -21,7 +21,12 @@ ROLE: ContextVar[str] = ContextVar("role", default="")
 """The role that calls are made for. No request holds it, since it does not decide the reply; budgets and sums do."""
 
 EARLIER = "earlier"
-"""Stands for a role where calls only tell what other runs asked: no turn uses them, and none is wasted."""
+"""Stands for a role where calls only tell what other runs asked, or what is held out: no turn uses them, and none is
+wasted.
+"""
+
+TOGETHER = 64
+"""Texts that are embedded at once, and share a commit where that is called for."""
 
 TRIAL = "trial"
 """Stands for a role where the judge judges what is known: the run's trial uses these calls, and no turn does."""
@@ -49,6 +54,16 @@ class Call(Protocol):
             ReplayMissError: nothing is remembered and nothing may be called.
         """
         ...
+
+
+async def embedded(embedder: Identity, texts: Sequence[str], call: Call) -> AsyncIterator[Vector]:
+    """The unit vectors of texts that no turn asks, in their order: remembered calls, or made anew."""
+    for start in range(0, len(texts), TOGETHER):
+        part = texts[start : start + TOGETHER]
+        with acting_as(EARLIER):
+            replies = await asyncio.gather(*(call(EmbedRequest(embedder, text)) for text in part))
+        for reply in replies:
+            yield reply.vector
 
 
 class RememberedCalls:
