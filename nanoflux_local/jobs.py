@@ -8,6 +8,7 @@ work is watched and stopped in a fraction of a second.
 
 import asyncio
 import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -111,6 +112,34 @@ def _locked(file: IO[str], how: int, looks: int = 1) -> bool:
 def boot_id() -> str:
     """What tells this start of the machine from others, or "" where the kernel does not say."""
     return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
+
+
+@dataclass(slots=True)
+class Stint:
+    """A process's work on something: its job, and the status and message with which it ends."""
+
+    job: int
+    status: str = "interrupted"
+    message: str = ""
+
+
+@contextmanager
+def stint(ledger: Ledger, work: Work) -> Iterator[Stint]:
+    """Write down that this process works on it and, whatever happens, how that ended. Whoever works says how; an error
+    that nobody spoke for makes it "failed".
+    """
+    at = Stint(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id()))
+    ledger.set_status(work.kind.table, work.id, "running")
+    began = time.monotonic()
+    try:
+        yield at
+    except NanofluxError as error:
+        if at.status == "interrupted":
+            at.status, at.message = "failed", error.message
+        raise
+    finally:
+        ledger.set_status(work.kind.table, work.id, at.status, at.message, time.monotonic() - began)
+        ledger.finish_job(at.job, at.status, at.message)
 
 
 class Watch:

@@ -7,9 +7,7 @@ learns from all rounds so far and starts from the base, and a round's questions 
 
 import asyncio
 import json
-import os
 import secrets
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from nanoflux_local.binding import bind, derived
 from nanoflux_local.config import RunConfig, Strict, validated
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
-from nanoflux_local.jobs import RUN, SERIES, TRAINING, Wish, Work, boot_id, status_of, watched, with_worker, working_on
+from nanoflux_local.jobs import RUN, SERIES, TRAINING, Wish, Work, status_of, stint, watched, with_worker, working_on
 from nanoflux_local.ledger.asked import freeze
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -111,21 +109,14 @@ class _Series:
         self.under_way: Work | None = None
 
     def play(self, work: Work) -> None:
-        job = self.ledger.start_job(SERIES.name, self.id, os.getpid(), boot_id())
-        self.ledger.set_status(SERIES.table, self.id, "running")
-        status, message, began = "interrupted", "", time.monotonic()
-        try:
-            with watched(self.home.ledger, job, work, self._wish):
-                message = self._play()
-            status = status_of(self.wished[-1]) if self.wished else "done"
-        except NanofluxError as error:
-            status = status_of(self.wished[-1]) if self.wished else "failed"
-            message = "" if self.wished else error.message
-            if not self.wished:
-                raise
-        finally:
-            self.ledger.set_status(SERIES.table, self.id, status, message, time.monotonic() - began)
-            self.ledger.finish_job(job, status, message)
+        with stint(self.ledger, work) as at:
+            try:
+                with watched(self.home.ledger, at.job, work, self._wish):
+                    at.message = self._play()
+            except NanofluxError:
+                if not self.wished:  # a step that somebody ended says so in this way
+                    raise
+            at.status = status_of(self.wished[-1]) if self.wished else "done"
 
     def _play(self) -> str:
         """Round after round; returns why no further one is played."""

@@ -7,7 +7,6 @@ import os
 import random
 import secrets
 import shlex
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +15,8 @@ from nanoflux_local.budget import Cost, Purse, prompt_bound
 from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
 from nanoflux_local.endpoints.faults import telling
 from nanoflux_local.engine import Engine, Progress, index_earlier, index_questions
-from nanoflux_local.errors import BudgetError, NanofluxError, NothingMatchedError, RefusedError
-from nanoflux_local.jobs import RUN, Watch, Wish, Work, boot_id, status_of, working_on
+from nanoflux_local.errors import BudgetError, NothingMatchedError, RefusedError
+from nanoflux_local.jobs import RUN, Watch, Wish, Work, status_of, stint, working_on
 from nanoflux_local.ledger.calls import ROLE, RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -91,21 +90,12 @@ def _worst(bound: Bound) -> Callable[[ChatRequest], Cost]:
 
 async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse) -> None:
     """Play, with the run's status and the job that works on it written down whatever happens."""
-    job = ledger.start_job("run", run, os.getpid(), boot_id())
-    ledger.set_run_status(run, "running")
-    status, message = "interrupted", ""
-    began = time.monotonic()
-    try:
-        status = await _steered(ledger, job, run, engine, purse)
-    except BudgetError as error:
-        status, message = "paused", error.message
-        raise
-    except NanofluxError as error:
-        status, message = "failed", error.message
-        raise
-    finally:
-        ledger.set_run_status(run, status, message, time.monotonic() - began)
-        ledger.finish_job(job, status, message)
+    with stint(ledger, Work(RUN, run)) as at:
+        try:
+            at.status = await _steered(ledger, at.job, run, engine, purse)
+        except BudgetError as error:
+            at.status, at.message = "paused", error.message
+            raise
 
 
 async def _steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:

@@ -6,15 +6,13 @@ A cell that cannot be met with what is here (too few examples of a level) is lef
 are done; a cell that failed is done again the next time.
 """
 
-import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
 from nanoflux_local.experiments.cells import OnStep, do_cell, result_of
 from nanoflux_local.experiments.grid import GENERATE, Cell, Plan
-from nanoflux_local.jobs import EXPERIMENT, Wish, Work, boot_id, status_of, watched, with_worker, working_on
+from nanoflux_local.jobs import EXPERIMENT, Wish, Work, status_of, stint, watched, with_worker, working_on
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -80,25 +78,16 @@ class _Led:
         self.failed: list[str] = []
 
     def play(self, work: Work) -> None:
-        job = self.ledger.start_job(EXPERIMENT.name, self.id, os.getpid(), boot_id())
-        self.ledger.set_status(EXPERIMENT.table, self.id, "running")
-        status, message, began = "interrupted", "", time.monotonic()
-        try:
-            with watched(self.home.ledger, job, work, self._wish):
+        with stint(self.ledger, work) as at:
+            with watched(self.home.ledger, at.job, work, self._wish):
                 self._do([cell for cell in self._left() if cell.condition == GENERATE])
                 if not self.failed:  # whatever takes a run's examples needs the whole run
                     self._do([cell for cell in self._left() if cell.condition != GENERATE])
-            status = status_of(self.wished[-1]) if self.wished else "failed" if self.failed else "done"
-            message = "; ".join(self.failed)
-        except NanofluxError as error:
-            status, message = "failed", error.message
-            raise
-        finally:
-            self.ledger.set_status(EXPERIMENT.table, self.id, status, message, time.monotonic() - began)
-            self.ledger.finish_job(job, status, message)
+            at.status = status_of(self.wished[-1]) if self.wished else "failed" if self.failed else "done"
+            at.message = "; ".join(self.failed)
         if self.failed:
             fix = "mend what they name; the same command goes on with them"
-            raise NanofluxError(f"{len(self.failed)} cells failed: {message}", fix)
+            raise NanofluxError(f"{len(self.failed)} cells failed: {at.message}", fix)
 
     def _left(self) -> list[Cell]:
         done = {row[0] for row in self.ledger.rows(
