@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,6 +51,17 @@ def choice_of(options: dict[str, Any], seed: int) -> "Choice":
     from nanoflux_local.choice import Choice
 
     return Choice(**{key: value for key, value in options.items() if value is not None}, seed=seed)
+
+
+def end_at_sigterm() -> None:
+    """From here on SIGTERM ends the work as Ctrl-C does; not through SIGINT, which a shell's background jobs are told
+    to ignore.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def print_json(value: Any) -> None:

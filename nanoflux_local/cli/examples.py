@@ -31,14 +31,13 @@ def list_examples(run: str, as_json: bool) -> None:
     with LedgerView(home().ledger) as view:
         name = view.find_run(run)["id"]
         found = [dict(row) for row in view.rows(
-            "SELECT id, turn, reason, question, answer, level FROM examples WHERE run = ? ORDER BY turn", name
+            "SELECT examples.id, turn, reason, question, answer, level, attempts FROM examples JOIN turns"
+            " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ? ORDER BY turn", name
         )]  # fmt: skip
-        words: dict[int, dict[str, str]] = {}
-        kept = {row["turn"]: _last(view, name, row["turn"]) for row in found}
-        for (turn, attempt), told in reviews_of(view, name).items():
-            if kept.get(turn) == attempt:
-                words[turn] = {person: word["verdict"] for person, word in told.items()}
-    found = [{**row, "reviews": words.get(row["turn"], {})} for row in found]
+        reviews = reviews_of(view, name)
+    for row in found:
+        last = len(row.pop("attempts").split()) - 1
+        row["reviews"] = {who: word["verdict"] for who, word in reviews.get((row["turn"], last), {}).items()}
     if as_json:
         print_json(found)
         return
@@ -52,11 +51,6 @@ def list_examples(run: str, as_json: bool) -> None:
             for row in found
         ],
     )  # fmt: skip
-
-
-def _last(view: Any, run: str, turn: int) -> int:
-    row = view.row("SELECT attempts FROM turns WHERE run = ? AND number = ?", run, turn)
-    return len(row["attempts"].split()) - 1
 
 
 @command.command()

@@ -1,11 +1,10 @@
 """`nanoflux experiment`: the paper's tables and ablations, with controls, as grids that go on after a kill."""
 
-import signal
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, end_at_sigterm, home, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.paths import Home
 
@@ -65,7 +64,7 @@ def run(name: str, scale: str, run: str, ray: str, as_json: bool) -> None:
     plan = make_plan(name, scale, run)
     experiment = life.create(place, plan)
     say(f"{experiment}: {len(plan.cells)} cells; stop with Ctrl-C, go on with the same command")
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_at_sigterm()
     bar = Bar(experiment)
     workers = _workers(place, ray, bar)
     try:
@@ -74,10 +73,6 @@ def run(name: str, scale: str, run: str, ray: str, as_json: bool) -> None:
         workers.close()
         bar.close()
     _show(place, experiment, as_json)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _workers(place: Home, ray: str, bar: Bar) -> "Workers":

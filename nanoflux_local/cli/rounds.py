@@ -1,11 +1,10 @@
 """`nanoflux rounds`: series of runs, each played with what the last one taught; `run start --rounds N` begins one."""
 
-import signal
 from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, end_at_sigterm, home, print_json, print_table, say, with_json
 from nanoflux_local.paths import Home
 
 
@@ -73,17 +72,12 @@ def play(place: Home, series: str, detach: bool) -> None:
         say(f"{work} is played by process {pid}; its messages go to {work.log(place)}")
         return
     say(f"{work}; stop with Ctrl-C, go on with `nanoflux rounds resume {series}`")
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, _interrupt)
+    end_at_sigterm()
     bar = Bar("rounds")
     try:
         rounds.carry_on(place, series, lambda what, done, total: bar.show(done, total, what))
     finally:
         bar.close()
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def show_series(place: Home, series: str, as_json: bool) -> None:

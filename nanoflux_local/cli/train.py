@@ -1,6 +1,5 @@
 """`nanoflux train`: LoRA on a run's kept examples, or on the rows of a file."""
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import click
 from nanoflux_local.cli.common import (
     Bar,
     choice_of,
+    end_at_sigterm,
     flops_line,
     home,
     plain,
@@ -128,7 +128,7 @@ def carry_on(place: Home, training: str, launch: str = "") -> dict[str, Any]:
     from nanoflux_local import trainings
     from nanoflux_local.train.team import follows
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_at_sigterm()
     if launch:
         return trainings.carry_on_launched(place, training, launch)
     bar = Bar(training)
@@ -138,11 +138,6 @@ def carry_on(place: Home, training: str, launch: str = "") -> dict[str, Any]:
         return trainings.carry_on(place, training, lambda event: told(bar, event))
     finally:
         bar.close()
-
-
-def _interrupt(*_: object) -> None:
-    """As Ctrl-C does it; not through SIGINT, which a shell's background jobs are told to ignore."""
-    raise KeyboardInterrupt
 
 
 def told(bar: Bar, event: "TrainEvent") -> None:
