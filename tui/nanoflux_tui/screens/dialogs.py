@@ -13,6 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static
 
 from nanoflux_tui.room import Room
+from nanoflux_tui.screens.form import choice
 from nanoflux_tui.text import harmless
 
 
@@ -83,10 +84,7 @@ class Fill(ModalScreen[dict[str, str] | None]):
                 with Horizontal(classes="field"):
                     yield Label(field.label, markup=False)
                     if field.options:
-                        yield Select(
-                            [(option, option) for option in field.options], value=field.value or field.options[0],
-                            allow_blank=False, compact=True, id=field.place,
-                        )  # fmt: skip
+                        yield choice(field.options, field.value, field.place)
                     else:
                         yield Input(field.value, placeholder=field.hint, compact=True, id=field.place)
             with Horizontal(classes="row"):

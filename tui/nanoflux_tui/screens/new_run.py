@@ -13,7 +13,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static
 
 from nanoflux_local.errors import NanofluxError
-from nanoflux_tui.room import Room
+from nanoflux_tui.screens.form import Form, choice
 from nanoflux_tui.text import command, harmless
 
 TYPED_S = 0.25
@@ -21,7 +21,7 @@ AS_IT_IS = "as the profile says"
 NUMBERS = {"examples": "24", "max-turns": "1000", "seed": "0"}
 
 
-class NewRun(Room):
+class NewRun(Form):
     """The form; it becomes the run that it started."""
 
     AUTO_FOCUS = "#domain"
@@ -29,26 +29,19 @@ class NewRun(Room):
     HELP = """A sentence that says what to play. Tab goes from gap to gap; lists open with Enter. Whatever is
 wrong is said below while you type, with what to do. Ctrl+S starts the run in a process of its own."""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "back", "Back"),
         Binding("ctrl+s", "start", "Start", priority=True),
         Binding("ctrl+y", "copy", "Copy the command"),
     ]
     DEFAULT_CSS = """
-    NewRun #form { height: 1fr; padding: 1 2 0 2; scrollbar-size-vertical: 1; }
-    NewRun .words { height: auto; width: 100%; margin-bottom: 1; }
-    NewRun.-low .words { margin-bottom: 0; }
-    NewRun .words Label { width: auto; margin-right: 1; }
-    NewRun .words Input { width: 12; margin-right: 1; }
-    NewRun .words Select { width: 20; margin-right: 1; }
+    NewRun .words Select { width: 20; }
     NewRun.-narrow .words Select { width: 19; }
     NewRun.-narrow .words Input { width: 8; }
     NewRun #attacker, NewRun #defender, NewRun #judge { width: 25; }
     NewRun #name { width: 26; }
     NewRun #settings { width: 1fr; }
-    NewRun #line { color: $accent; height: auto; margin-top: 1; }
+    NewRun #line { margin-top: 1; }
     NewRun #verdict { height: auto; min-height: 2; }
     NewRun #doctor { height: auto; color: $muted; margin-top: 1; }
-    NewRun Button { margin-right: 2; }
     """
 
     def __init__(self, domain: str = "starter", profile: str = "embedded") -> None:
@@ -65,9 +58,9 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         with VerticalScroll(id="form", can_focus=False):
             with Horizontal(classes="words"):
                 yield Label("Make examples for the domain")
-                yield _select(domains, self._domain, "domain")
+                yield choice(domains, self._domain, "domain")
                 yield Label("with the profile")
-                yield _select(known, self._profile, "profile")
+                yield choice(known, self._profile, "profile")
             with Horizontal(classes="words"):
                 yield Label("Stop at")
                 yield Input(NUMBERS["examples"], compact=True, id="examples")
@@ -78,7 +71,7 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
             for role in ("attacker", "defender", "judge"):
                 with Horizontal(classes="words"):
                     yield Label(f"The {role:<8} is", classes="role")
-                    yield _select((AS_IT_IS,), AS_IT_IS, role)
+                    yield choice((AS_IT_IS,), AS_IT_IS, role)
             with Horizontal(classes="words"):
                 yield Label("Spend at most $")
                 yield Input("", placeholder="no limit", compact=True, id="budget-usd")
@@ -105,24 +98,22 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
     def _changed(self) -> None:
         self._check()
 
-    def _value(self, name: str) -> str:
-        widget = self.query_one(f"#{name}")
-        assert isinstance(widget, Input | Select)
-        value = widget.value
-        return "" if not isinstance(value, str) or value == AS_IT_IS else value.strip()
+    def value(self, name: str) -> str:
+        value = super().value(name)
+        return "" if value == AS_IT_IS else value
 
     def _words(self) -> list[str]:
         """The command that the sentence says."""
-        words = ["run", "start", "--domain", self._value("domain")]
-        if (profile := self._value("profile")) != "embedded":
+        words = ["run", "start", "--domain", self.value("domain")]
+        if (profile := self.value("profile")) != "embedded":
             words += ["--profile", profile]
         for name in ("examples", "max-turns", "seed", "budget-usd", "name"):
-            if (value := self._value(name)) and value != {"max-turns": "1000", "seed": "0"}.get(name):
+            if (value := self.value(name)) and value != {"max-turns": "1000", "seed": "0"}.get(name):
                 words += [f"--{name}", value]
         for role in ("attacker", "defender", "judge"):
-            if value := self._value(role):
+            if value := self.value(role):
                 words += ["--set", f"roles.{role}.endpoint={value}"]
-        for setting in self._value("settings").split():
+        for setting in self.value("settings").split():
             words += ["--set", setting]
         return [*words, "--detach"]
 
@@ -134,7 +125,7 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         await asyncio.sleep(TYPED_S)
         try:
             asked = self._asked()
-            config = await asyncio.to_thread(_resolved, self.place, self._value("domain"), self._value("profile"),
+            config = await asyncio.to_thread(_resolved, self.place, self.value("domain"), self.value("profile"),
                                              asked)  # fmt: skip
         except NanofluxError as error:
             text = Text.assemble((f"✗ {harmless(error.message, 500)}", self.ink["error"]))
@@ -161,19 +152,19 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
 
         words: list[str] = []
         for name, key in (("examples", "target"), ("max-turns", "max_turns"), ("seed", "seed")):
-            value = self._value(name)
+            value = self.value(name)
             if value and not value.isdigit():
                 raise ConfigError(f"{name}: {value!r} is not a whole number", "write for instance 24")
             words += [f"{key}={value}"] if value else []
-        if usd := self._value("budget-usd"):
+        if usd := self.value("budget-usd"):
             try:
                 float(usd)
             except ValueError:
                 raise ConfigError(f"the budget {usd!r} is not an amount", "write for instance 2.50") from None
             words.append(f"budget.usd={usd}")
         words += [f"roles.{role}.endpoint={value}" for role in ("attacker", "defender", "judge")
-                  if (value := self._value(role))]  # fmt: skip
-        return parse_settings([*words, *self._value("settings").split()])
+                  if (value := self.value(role))]  # fmt: skip
+        return parse_settings([*words, *self.value("settings").split()])
 
     def _offer(self, names: tuple[str, ...]) -> None:
         """The profile's endpoints for each role; a program may attack and judge."""
@@ -235,14 +226,6 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
     def action_copy(self) -> None:
         self.app.copy_to_clipboard(command(self._words()))
         self.notify("The command is in the clipboard.")
-
-    def action_back(self) -> None:
-        self.app.pop_screen()
-
-
-def _select(options: tuple[str, ...] | list[str], value: str, name: str) -> Select[str]:
-    chosen = value if value in options else options[0]
-    return Select([(o, o) for o in options], value=chosen, allow_blank=False, compact=True, id=name)
 
 
 def _resolved(place: Any, domain: str, profile: str, asked: dict[str, Any]) -> Any:

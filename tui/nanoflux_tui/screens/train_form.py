@@ -12,7 +12,7 @@ from textual.widgets import Button, Input, Label, Select, Static
 
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import installed
-from nanoflux_tui.room import Room
+from nanoflux_tui.screens.form import Form, choice
 from nanoflux_tui.text import command, count, duration, harmless, line
 from nanoflux_tui.widgets.panel import Panel
 
@@ -21,7 +21,7 @@ PRECISIONS = ("base as it is", "base in 4 bits")
 TYPED_S = 0.4
 
 
-class TrainForm(Room):
+class TrainForm(Form):
     """The form; nothing is trained before its audit was seen."""
 
     AUTO_FOCUS = "#run"
@@ -30,20 +30,12 @@ class TrainForm(Room):
 trained, how many rows and tokens there are, which are too long, whether a test question is among them, and
 what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "back", "Back"),
         Binding("ctrl+a", "audit", "Audit", priority=True),
         Binding("ctrl+s", "train", "Train", priority=True),
     ]
     DEFAULT_CSS = """
-    TrainForm #form { height: 1fr; padding: 1 2 0 2; scrollbar-size-vertical: 1; }
-    TrainForm .words { height: auto; width: 100%; margin-bottom: 1; }
-    TrainForm.-low .words { margin-bottom: 0; }
-    TrainForm .words Label { width: auto; margin-right: 1; }
-    TrainForm .words Input { width: 12; margin-right: 1; }
-    TrainForm .words Select { width: 26; margin-right: 1; }
+    TrainForm .words Select { width: 26; }
     TrainForm #run { width: 34; } TrainForm #where { width: 1fr; } TrainForm #settings { width: 1fr; }
-    TrainForm #line { color: $accent; height: auto; }
-    TrainForm Button { margin-right: 2; }
     """
 
     def __init__(self, run: str = "") -> None:
@@ -57,13 +49,12 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
         with VerticalScroll(id="form", can_focus=False):
             with Horizontal(classes="words"):
                 yield Label("Tune")
-                yield Select([(b, b) for b in bases], value=bases[0], allow_blank=False, compact=True, id="base")
+                yield choice(bases, bases[0], "base")
                 yield Label("on the examples of run")
                 yield Input(self._run, placeholder="a run's id or name", compact=True, id="run")
             with Horizontal(classes="words"):
                 yield Label("kept")
-                yield Select([(r, r) for r in (ALL, "kept_failed", "kept_novel")], value=ALL, allow_blank=False,
-                             compact=True, id="reason")  # fmt: skip
+                yield choice((ALL, "kept_failed", "kept_novel"), ALL, "reason")
                 yield Label("as many as")
                 yield Input("", placeholder="all", compact=True, id="size")
                 yield Label("where")
@@ -72,8 +63,7 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
                 yield Label("for")
                 yield Input("5", compact=True, id="epochs")
                 yield Label("epochs;")
-                yield Select([(p, p) for p in PRECISIONS], value=PRECISIONS[0], allow_blank=False, compact=True,
-                             id="precision")  # fmt: skip
+                yield choice(PRECISIONS, PRECISIONS[0], "precision")
                 yield Label("also set")
                 yield Input("", placeholder="KEY=VALUE …", compact=True, id="settings")
             with Horizontal(classes="words"):
@@ -101,11 +91,7 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
             self._audit_soon()
 
     def _words(self) -> list[str]:
-        def value(name: str) -> str:
-            widget = self.query_one(f"#{name}")
-            assert isinstance(widget, Input | Select)
-            return str(widget.value).strip()
-
+        value = self.value
         words = ["train", value("run"), "--base", value("base")]
         if value("reason") != ALL:
             words += ["--reason", value("reason")]
@@ -180,6 +166,3 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
             return
         self.app.pop_screen()
         self.control.action_go("training")
-
-    def action_back(self) -> None:
-        self.app.pop_screen()
