@@ -2,20 +2,25 @@
 
     python bench/engine.py                      # C = 32
     python bench/engine.py --scripted           # no server and no client: the engine's own processor time
+    python bench/engine.py --peer PYTHON        # then as many calls by distilabel, from an environment that holds it
 
 The ideal is the service time of every call that was made, divided by C. The share of calls that no turn used is
-printed beside it: an engine could keep a server busy with waste.
+printed beside it: an engine could keep a server busy with waste. One question in ten is a near-duplicate: the scripted
+embedder finds all of these questions alike, so that the threshold stands where that many are rejected.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +28,12 @@ from nanoflux_local import binding, runs
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
-SERVER = Path(__file__).with_name("support") / "token_server.py"
+SUPPORT = Path(__file__).with_name("support")
+SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 0.88}}
 
 
 def settings(given: argparse.Namespace, url: str) -> dict[str, Any]:
-    shared = {"max_turns": given.turns, "target": given.turns, "concurrency": given.concurrency, "seeds": {"min": 2}}
+    shared = {**SETTINGS, "max_turns": given.turns, "target": given.turns, "concurrency": given.concurrency}
     if not url:
         return shared
     endpoint = {"interface": "openai_chat", "url": url}
@@ -62,6 +68,18 @@ def stats(url: str) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def serving(given: argparse.Namespace) -> Iterator[str]:
+    """The address of a server of its own."""
+    words = [sys.executable, str(SUPPORT / "token_server.py"), "--slots", str(given.slots)]
+    with subprocess.Popen([*words, "--token-s", str(given.token_s)], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=200)
@@ -69,36 +87,62 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--token-s", type=float, default=0.02)
     parser.add_argument("--scripted", action="store_true")
+    parser.add_argument("--peer", metavar="PYTHON")
     given = parser.parse_args()
     if given.scripted:
-        print(json.dumps(told(play(given, ""), given, None), indent=2))
+        print(json.dumps(told(play(given, "")), indent=2))
         return
-    command = [sys.executable, str(SERVER), "--slots", str(given.slots), "--token-s", str(given.token_s)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        url = server.stdout.readline().strip()
-        try:
-            print(json.dumps(told(play(given, url), given, stats(url)), indent=2))
-        finally:
-            server.terminate()
+    with serving(given) as url:
+        ours = {**told(play(given, url)), **beside(stats(url), given)}
+    print(json.dumps(ours, indent=2))
+    if given.peer:
+        with serving(given) as url:
+            theirs = {**peer(given, url, ours["chat_requests"]), **beside(stats(url), given)}
+        print(json.dumps({"distilabel": theirs}, indent=2))
 
 
-def told(found: dict[str, Any], given: argparse.Namespace, served: dict[str, Any] | None) -> dict[str, Any]:
-    calls = found["calls"]["made"]
-    result = {
+def peer(given: argparse.Namespace, url: str, requests: int) -> dict[str, Any]:
+    """The same number of requests by distilabel, in steps of batches as large as the server takes."""
+    words = [given.peer, str(SUPPORT / "distilabel_duel.py"), url, str(requests // 4), str(given.slots)]
+    with tempfile.TemporaryDirectory() as home:
+        lines = subprocess.run(
+            words,
+            env={**os.environ, "HOME": home},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+    found: dict[str, Any] = json.loads(lines[-1])
+    return {
+        "rows": found["rows"],
+        "wall_s": round(found["wall_s"], 2),
+        "cpu_ms_per_request": round(1000 * found["cpu_s"] / requests, 2),
+    }
+
+
+def beside(served: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """The time from the first request to the last reply beside the shortest that it could have been."""
+    ideal = served["busy_s"] / given.slots
+    return {
+        "chat_requests": served["requests"],
+        "ideal_s": round(ideal, 2),
+        "span_s": round(served["span_s"], 2),
+        "span_over_ideal": round(served["span_s"] / ideal, 3),
+    }
+
+
+def told(found: dict[str, Any]) -> dict[str, Any]:
+    return {
         "turns": found["turns"],
         "kept": found["kept"],
-        "calls": calls,
+        "attempts": found["funnel"]["attempts"],
+        "calls": found["calls"]["made"],
         "wasted_share": found["wasted_share"],
         "wall_s": round(found["wall_s"], 2),
         "cpu_ms_per_turn": round(1000 * found["cpu_s"] / found["turns"], 2),
         "digest": found["digest"][:16],
     }
-    if served is None:
-        return result
-    ideal = served["busy_s"] / given.slots
-    return {**result, "ideal_s": round(ideal, 2), "wall_over_ideal": round(found["wall_s"] / ideal, 3),
-            "chat_requests": served["requests"]}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A server of known speed: OpenAI chat completions at a fixed time per token, C requests at once, replies that depend
-on the request alone (those of the scripted profile). What it took in all, divided by C, is the ideal of any client.
+on the request alone (those of the scripted profile). What it took in all, divided by C, is the ideal of any client;
+`span_s` is the time from the first request to the last reply, since a client's start is not its speed.
 
     python bench/support/token_server.py --slots 32 --token-s 0.002      # prints its address, then serves until ended
 """
@@ -23,6 +24,7 @@ class TokenServer:
         self._model = ScriptedEndpoint("token-server")
         self.busy_s = 0.0
         self.requests = 0
+        self._first = self._last = 0.0
 
     async def start(self) -> int:
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
@@ -49,7 +51,7 @@ class TokenServer:
 
     async def _answer(self, line: str, body: bytes) -> dict[str, Any]:
         if line.startswith("get /stats"):
-            return {"busy_s": self.busy_s, "requests": self.requests}
+            return {"busy_s": self.busy_s, "requests": self.requests, "span_s": self._last - self._first}
         if not line.startswith("post "):
             return {}
         asked = json.loads(body)
@@ -61,8 +63,10 @@ class TokenServer:
             seconds = self._token_s * reply.completion_tokens
             loop = asyncio.get_running_loop()
             began = loop.time()
+            self._first = self._first or began
             await asyncio.sleep(seconds)
-            self.busy_s += loop.time() - began  # what a slot was really held: timers are late on a busy machine
+            self._last = loop.time()
+            self.busy_s += self._last - began  # what a slot was really held: timers are late on a busy machine
             self.requests += 1
         usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
         usage["total_tokens"] = sum(usage.values())

@@ -1,0 +1,55 @@
+"""The duel in four steps as a pipeline of distilabel, against a server that speaks the protocol of OpenAI. Run by
+`bench/engine.py --peer PYTHON`, with the Python of an environment that holds distilabel: it imports nothing of this
+project.
+
+    python distilabel_duel.py URL ROWS BATCH      # prints one JSON line: seconds of wall and processor time
+"""
+
+import json
+import logging
+import resource
+import sys
+import time
+
+from distilabel.models.llms import OpenAILLM
+from distilabel.pipeline import Pipeline
+from distilabel.steps.tasks import TextGeneration
+
+STEPS = {
+    "attack": "Problem {{ number }}. Write a harder one.\nQUESTION: SOLUTION: ANSWER: REFLECTION:",
+    "validate": "Say VALID or INVALID.\nProblem: {{ attack }}\nCONFIDENCE:",
+    "defend": "Solve it.\nProblem: {{ attack }}\nANALYSIS: SOLUTION: ANSWER:",
+    "evaluate": "Say CORRECT or INCORRECT.\nReference answer: 1\nIts answer: 2\n{{ attack }} {{ defend }}\nCONFIDENCE:",
+}
+
+
+def spent() -> float:
+    """Processor seconds of this process and of those that it started."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def main() -> None:
+    url, rows, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    logging.disable(logging.WARNING)
+    with Pipeline(name="duel") as pipeline:
+        before = None
+        for name, template in STEPS.items():
+            columns = [word for word in ("number", *STEPS) if f"{{{{ {word} }}}}" in template]
+            step = TextGeneration(
+                name=name, llm=OpenAILLM(model="token-server", base_url=url, api_key="none"), template=template,
+                columns=columns, output_mappings={"generation": name}, input_batch_size=batch,
+            )  # fmt: skip
+            if before is not None:
+                before >> step
+            before = step
+    wall, processor = time.perf_counter(), spent()
+    made = pipeline.run(
+        dataset=[{"number": number} for number in range(rows)], dataset_batch_size=batch, use_cache=False
+    )
+    done = len(made["default"]["train"])
+    print(json.dumps({"rows": done, "wall_s": time.perf_counter() - wall, "cpu_s": spent() - processor}))
+
+
+if __name__ == "__main__":
+    main()
