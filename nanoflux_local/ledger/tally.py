@@ -53,12 +53,14 @@ class Usage:
 
 @dataclass(slots=True)
 class Tally:
-    """The sums over a run. `similarities` are those of questions to the nearest earlier one, `confidences` of verdicts;
-    `kept_by_turn` has for each committed turn how many were kept up to it.
+    """The sums over a run, whose `seed` and attempts a turn (at most) are given. `similarities` are those of questions
+    to the nearest earlier one, `confidences` of verdicts; `kept_by_turn` has for each committed turn how many were kept
+    up to it.
     """
 
     run: str
     seed: int = 0
+    attempts: int = 1
     turns: int = 0
     kept: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -151,11 +153,11 @@ class Tally:
     def _know(self, until: int) -> None:
         """The seeds of turns up to here; those of committed turns are forgotten."""
         for turn in range(max(self._known_to, self.turns), until):
-            for attempt in range(6):
+            for attempt in range(self.attempts):
                 for step in STEPS:
                     self._steps[derive_seed(self.seed, turn, attempt, step, 0)] = UnderWay(turn, attempt, step)
         self._known_to = max(self._known_to, until)
-        if len(self._steps) > 8 * LOOKED_AT * 6:
+        if len(self._steps) > 8 * LOOKED_AT * self.attempts:
             self._steps = {seed: found for seed, found in self._steps.items() if found.turn >= self.turns}
 
     def _add_faults(self, view: LedgerView) -> None:
@@ -183,8 +185,9 @@ class Tally:
         return (last - first) / (ended - began) if ended > began else 0.0
 
     def under_way(self, width: int) -> Iterator[UnderWay]:
-        """The turns that `width` workers are probably at, the committer's own first."""
-        for turn in range(self.turns, self.turns + width):
+        """The turns that are being played: those of which something was answered, and the next `width`, which have
+        probably been begun; the one that is committed next first."""
+        for turn in sorted({*range(self.turns, self.turns + width), *self._newest}):
             yield self._newest.get(turn, UnderWay(turn, 0, ""))
 
 

@@ -47,7 +47,7 @@ def test_a_run_is_started_from_the_form_watched_paused_resumed_changed_and_stopp
         await seat.sees("it can be played", "$ nanoflux run start --domain starter-genetics --profile scripted")
         await seat.press("ctrl+s")
         await seat.until(lambda: isinstance(seat.app.screen, RunRoom))
-        await seat.sees("● running", "Under way, up to 2 turns at once")
+        await seat.sees("● running", "Under way, up to 2 requests at once")
         await seat.until(lambda: seat.app.screen._tally.turns > 2)
         await seat.press("space")
         await seat.sees("‖ paused")

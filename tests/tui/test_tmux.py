@@ -92,11 +92,11 @@ def test_a_run_started_from_the_form_outlives_the_applications_death(
     first = int(terminal.sees(r"● running", r"kept +([1-9]\d*) of 24")[1])
     terminal.press("c")
     terminal.sees("Change this run")
-    terminal.type("2")  # in place of 24 at once: a pause waits for the turns under way
+    terminal.type("2")  # in place of 8 requests at once: a pause waits for the turns under way
     terminal.press("Tab")
     terminal.type("200")  # examples, so that those turns are not the end of it
     terminal.press("Enter")
-    terminal.sees("up to 2 turns at once", "of 200")
+    terminal.sees("up to 2 requests at once", "of 200")
     pid = terminal.pid()
     os.kill(pid, 9)
     until = time.monotonic() + WITHIN_S

@@ -121,8 +121,8 @@ STOPS = (
     ),
     Stop(
         TourApp.watch_run,
-        "Steer it: space pauses and resumes, c changes its target or how much it does at once, s stops. Turns under "
-        "way are always finished and kept. Try it.",
+        "Steer it: space pauses and resumes, c changes its target or how many requests it makes at once, s stops. "
+        "Turns under way are always finished and kept. Try it.",
     ),
     Stop(
         lambda app: app.action_go("examples"),

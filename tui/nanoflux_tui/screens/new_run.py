@@ -135,8 +135,8 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
             self._offer(tuple(sorted(config.endpoints)))
             roles = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ("attacker", "defender",
                                                                                               "judge"))  # fmt: skip
-            text = Text.assemble(("✓ it can be played", self.ink["success"]), f": {roles}; {config.concurrency} turns "
-                f"at once, {config.seeds.min} to {config.seeds.max} seeds a question")  # fmt: skip
+            rest = f"{config.concurrency} requests at once, {config.seeds.min} to {config.seeds.max} seeds a question"
+            text = Text.assemble(("✓ it can be played", self.ink["success"]), f": {roles}; {rest}")
             self._ready = True
         self.query_one("#verdict", Static).update(text)
         self.query_one("#start", Button).disabled = not self._ready or self._starting

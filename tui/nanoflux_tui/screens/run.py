@@ -108,6 +108,7 @@ a second stop ends at once."""
         row = dict(view.find_run(self.run_id))
         config = json.loads(row["config"])
         self._tally.seed = int(config.get("seed", 0))
+        self._tally.attempts = 1 + int(config["retries"]["validation"])
         more = self._tally.update(view)
         summary = {"status": row["status"], "message": row["message"], "seconds": row["seconds"]}
         found = with_worker(self.place, view, Work(RUN, row["id"]), summary)
@@ -171,14 +172,15 @@ a second stop ends at once."""
         assert self._now is not None
         now, tally, ink = self._now, self._tally, self.ink
         wide = now.config["concurrency"] if now.worker else 0
-        at_work = list(tally.under_way(min(wide, SHOWN_AT_WORK, max(0, now.row["max_turns"] - tally.turns))))
+        at_work = list(tally.under_way(min(wide, max(0, now.row["max_turns"] - tally.turns)))) if wide else []
         roles = now.config["roles"]
         names = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
-        more = f", {SHOWN_AT_WORK} shown" if wide > SHOWN_AT_WORK else ""
+        more = f"; {SHOWN_AT_WORK} of {len(at_work)} turns" if len(at_work) > SHOWN_AT_WORK else ""
+        shown = at_work[:SHOWN_AT_WORK]
         nobody = Text("No process works on it. Space resumes it." if now.status != "done" else "It is done.")
         self.query_one("#way", Panel).show(
-            (lambda width: charts.under_way(at_work, tally, names, ink, width)) if at_work else nobody,
-            f"Under way, up to {wide} turns at once{more}" if wide else "Under way",
+            (lambda width: charts.under_way(shown, tally, names, ink, width)) if shown else nobody,
+            f"Under way, up to {wide} requests at once{more}" if wide else "Under way",
         )
         self.query_one("#funnel", Panel).show(lambda width: charts.funnel(tally.outcomes, ink, width))
         self.query_one("#usage", Panel).show(charts.usage(tally, ink))
@@ -228,7 +230,7 @@ a second stop ends at once."""
             return
         now, budget = self._now, self._now.config.get("budget", {})
         fields = (
-            Field("concurrency", "turns at once", str(now.config["concurrency"])),
+            Field("concurrency", "requests at once", str(now.config["concurrency"])),
             Field("target", "examples to keep", str(now.row["target"])),
             Field("max_turns", "turns at most", str(now.row["max_turns"])),
             Field("budget.usd", "dollars at most", "" if budget.get("usd") is None else str(budget["usd"]), "no limit"),

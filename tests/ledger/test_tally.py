@@ -1,0 +1,33 @@
+"""The tally: which turn a call was made for follows from its seed, however many attempts a turn may have."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.tally import Tally, UnderWay
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.records import ChatReply, ChatRequest, Identity, derive_seed
+from nanoflux_local.transcript import TurnRecord
+
+
+def asked(ledger: Ledger, turn: int, attempt: int, step: str) -> None:
+    seed = derive_seed(7, turn, attempt, step, 0)
+    ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("yes", "stop"))
+
+
+def test_turns_under_way_are_those_of_which_something_was_answered_and_the_next(
+    ledger: Ledger, path: Path, turn: Callable[..., TurnRecord]
+) -> None:
+    ledger.commit_turn("run", turn(0, "invalid", "kept_failed"), [])
+    asked(ledger, 1, 0, "attack")
+    asked(ledger, 1, 8, "validation-0")  # of a run whose turns may have more attempts than the usual six
+    asked(ledger, 5, 0, "attack")
+    tally = Tally("run", seed=7, attempts=9)
+    with LedgerView(path) as view:
+        assert not tally.update(view)
+        assert list(tally.under_way(2)) == [
+            UnderWay(1, 8, "validation-0"), UnderWay(2, 0, ""), UnderWay(5, 0, "attack")
+        ]  # fmt: skip
+        ledger.commit_turn("run", turn(1, "kept_failed"), [])
+        tally.update(view)
+    assert list(tally.under_way(1)) == [UnderWay(2, 0, ""), UnderWay(5, 0, "attack")]
