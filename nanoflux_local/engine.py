@@ -17,6 +17,7 @@ from nanoflux_local.ledger.calls import Call, RememberedCalls, TracedCalls, embe
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.novelty import History, NoveltyIndex
 from nanoflux_local.records import Vector
+from nanoflux_local.room import RANK
 from nanoflux_local.transcript import TurnRecord
 from nanoflux_local.turn import Rules, embed, run_turn
 
@@ -24,8 +25,9 @@ DEEPEST = 8
 """Turns ahead of the committer, those that wait for it included: at most so many for each request under way."""
 
 UNDER_WAY = 3
-"""Turns under way for each request that may be. A turn asks for one thing at a time; the servers shall have work
-between two of them too, and when the last turns run out.
+"""Turns under way for each request that may be: a turn asks for one thing at a time, and the servers shall have work
+between two of them too. When the last turns come near, all that are left begin: a turn that started late and had to
+try again would be waited for alone.
 """
 
 
@@ -66,6 +68,7 @@ class Guess:
         self.trace = TracedCalls(calls)
         self.task: asyncio.Task[TurnRecord | None] | None = None
         self.asked: list[Vector] = []
+        self.tries = 0
         self._index = index
         self._ahead = ahead
         self._truth: History | None = None
@@ -113,6 +116,7 @@ class LikelyHistory:
     own: tuple[Vector, ...] = ()
 
     def plus(self, vector: Vector) -> "LikelyHistory":
+        self.guess.tries = len(self.own) + 1
         return LikelyHistory(self.guess, self.tell, (*self.own, vector))
 
     def nearest(self, vector: Vector) -> float | None:
@@ -152,6 +156,7 @@ class Engine:
         self._ahead: dict[int, Guess] = {}
         self._held = self._failed = 0
         self._drain_at: int | None = None
+        self._ending = False
 
     @property
     def finished(self) -> bool:
@@ -232,13 +237,12 @@ class Engine:
         needed = math.ceil((config.target - self._kept) * (self._turns + 1) / (self._kept + 1))
         held = (self._held + 1) / (self._held + self._failed + 1)
         deep = requests * max(1, math.ceil(DEEPEST * held))
+        last = min(self._turns + needed, config.max_turns)
+        new = [number for number in range(self._turns, min(self._turns + deep, last)) if number not in self._ahead]
         room = min(deep, UNDER_WAY * requests) - sum(guess.under_way for guess in self._ahead.values())
-        for number in range(self._turns, min(self._turns + min(deep, needed), config.max_turns)):
-            if room <= 0:
-                return
-            if number not in self._ahead:
-                self._start(number)
-                room -= 1
+        self._ending = last - max([self._turns, *self._ahead]) - max(room, 0) <= UNDER_WAY * requests
+        for number in new if self._ending else new[: max(room, 0)]:
+            self._start(number)
 
     def _start(self, number: int) -> None:
         guess = self._ahead[number] = Guess(number, self._index, self._ahead, self._calls)
@@ -252,8 +256,15 @@ class Engine:
                 later.cancel()
                 self._start(later.number)
 
+    def _rank(self, guess: Guess) -> tuple[int, int]:
+        """Who goes first where requests wait: earlier turns, so that they can be committed. Once all that are left have
+        begun, those with the longest way to go, since all wait for the last one: who tries again, then who asked least.
+        """
+        return (-guess.tries, len(guess.trace.ids)) if self._ending else (0, guess.number)
+
     async def _guess(self, guess: Guess) -> TurnRecord | None:
         """Play a turn with what is known so far. Its failure is not the run's: the committer will meet it itself."""
+        RANK.set(lambda: self._rank(guess))  # a task of its own, so nobody else's
         try:
             return await run_turn(self._rules, guess.number, LikelyHistory(guess, self._heard), guess.trace)
         except NanofluxError:

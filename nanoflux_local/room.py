@@ -1,9 +1,16 @@
-"""Room: how many may be at something at once; who came first goes first, and the number may change at any time."""
+"""Room: how many may be at something at once, who goes first of those that wait; the number may change at any time."""
 
 import asyncio
-from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from types import TracebackType
+
+Rank = Callable[[], tuple[int, ...]]
+RANK: ContextVar[Rank] = ContextVar("rank", default=lambda: ())
+"""Where the one who asks stands among those that wait, at the time when a place is free: the smallest goes first, of
+equals who came first. Who says nothing goes before all.
+"""
 
 
 class Room:
@@ -12,7 +19,7 @@ class Room:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.busy = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[tuple[Rank, asyncio.Future[None]]] = []
 
     @property
     def load(self) -> float:
@@ -37,7 +44,8 @@ class Room:
     async def _turn(self) -> None:
         """Wait for a place; whoever leaves gives it on, so that nobody overtakes."""
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(mine)
+        entry = (RANK.get(), mine)
+        self._waiting.append(entry)
         try:
             await mine
         except asyncio.CancelledError:
@@ -45,7 +53,7 @@ class Room:
                 self._leave()  # the place came in the same moment
             else:
                 with suppress(ValueError):  # `_admit` has passed it over already
-                    self._waiting.remove(mine)
+                    self._waiting.remove(entry)
             raise
 
     def _leave(self) -> None:
@@ -54,7 +62,8 @@ class Room:
 
     def _admit(self) -> None:
         while self._waiting and self.busy < self.limit:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
+            first = min(self._waiting, key=lambda entry: entry[0]())
+            self._waiting.remove(first)
+            if not first[1].done():
                 self.busy += 1
-                waiting.set_result(None)
+                first[1].set_result(None)

@@ -5,6 +5,7 @@ afterwards.
 import asyncio
 import json
 import os
+import signal
 import threading
 from collections.abc import Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,10 @@ from nanoflux_models import guard
 
 # Before anything imports torch: tests often share their cores with other work.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+# A shell has its background jobs ignore Ctrl-C, and whatever they start: the tests of it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 guard.install()
 

@@ -1,0 +1,98 @@
+"""Room: as many inside as its limit, by rank and then by arrival; whoever goes away while waiting keeps no place."""
+
+import asyncio
+import contextlib
+
+from nanoflux_local.room import RANK, Room
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class Queue:
+    """A room and those that came to it, in the order in which they got in."""
+
+    def __init__(self, limit: float) -> None:
+        self.room = Room(limit)
+        self.inside: list[str] = []
+        self.out = asyncio.Event()
+
+    def come(self, name: str, *rank: int) -> asyncio.Task[None]:
+        async def visit() -> None:
+            RANK.set(lambda: rank)
+            async with self.room:
+                self.inside.append(name)
+                await self.out.wait()
+
+        return asyncio.create_task(visit())
+
+
+def test_the_smallest_rank_goes_first_and_equals_by_arrival() -> None:
+    async def play() -> list[str]:
+        queue = Queue(1)
+        visits = [queue.come("first", 9)]
+        await settle()
+        visits += [queue.come("late", 5), queue.come("a", 2), queue.come("b", 2), queue.come("unranked")]
+        await settle()
+        assert queue.inside == ["first"]
+        queue.out.set()
+        await asyncio.gather(*visits)
+        return queue.inside
+
+    assert asyncio.run(play()) == ["first", "unranked", "a", "b", "late"]
+
+
+def test_a_rank_counts_as_it_is_when_a_place_is_free() -> None:
+    async def play() -> list[str]:
+        queue = Queue(1)
+        order = {"a": 1, "b": 2}
+
+        async def visit(name: str) -> None:
+            RANK.set(lambda: (order[name],))
+            async with queue.room:
+                queue.inside.append(name)
+
+        holder = queue.come("holder")
+        await settle()
+        visits = [asyncio.create_task(visit(name)) for name in order]
+        await settle()
+        order.update(a=2, b=1)
+        queue.out.set()
+        await asyncio.gather(holder, *visits)
+        return queue.inside
+
+    assert asyncio.run(play()) == ["holder", "b", "a"]
+
+
+def test_who_goes_away_while_waiting_leaves_its_place_to_the_next() -> None:
+    async def play() -> tuple[list[str], int]:
+        queue = Queue(1)
+        holder = queue.come("holder")
+        await settle()
+        gone, next_one = queue.come("gone", 1), queue.come("next", 2)
+        await settle()
+        gone.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await gone
+        queue.out.set()
+        await asyncio.gather(holder, next_one)
+        return queue.inside, queue.room.busy
+
+    assert asyncio.run(play()) == (["holder", "next"], 0)
+
+
+def test_more_room_lets_more_in_at_once() -> None:
+    async def play() -> int:
+        queue = Queue(1)
+        visits = [queue.come(str(number), number) for number in range(4)]
+        await settle()
+        queue.room.resize(3)
+        await settle()
+        inside = len(queue.inside)
+        queue.out.set()
+        await asyncio.gather(*visits)
+        return inside
+
+    assert asyncio.run(play()) == 3
