@@ -6,7 +6,8 @@
 
 The ideal is the service time of every call that was made, divided by C. The share of calls that no turn used is
 printed beside it: an engine could keep a server busy with waste. One question in ten is a near-duplicate: the scripted
-embedder finds all of these questions alike, so that the threshold stands where that many are rejected.
+embedder finds all of these questions alike, so that the threshold stands where that many are rejected. The replies of
+`longest_turn_s` came one after the other whatever the engine did: a turn that is unlucky late is waited for alone.
 """
 
 import argparse
@@ -30,10 +31,16 @@ from nanoflux_local.paths import Home
 
 SUPPORT = Path(__file__).with_name("support")
 SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 0.88}}
+LONGEST = """
+    SELECT max(spent) FROM (
+        SELECT sum(calls.seconds) AS spent FROM turns JOIN turn_calls ON turn_calls.turn = turns.id
+        JOIN calls ON calls.id = turn_calls.call WHERE turns.run = ? GROUP BY turns.id)
+"""
 
 
 def settings(given: argparse.Namespace, url: str) -> dict[str, Any]:
-    shared = {**SETTINGS, "max_turns": given.turns, "target": given.turns, "concurrency": given.concurrency}
+    shared = {**SETTINGS, "max_turns": given.turns, "target": given.turns, "seed": given.seed}
+    shared["concurrency"] = given.concurrency
     if not url:
         return shared
     endpoint = {"interface": "openai_chat", "url": url}
@@ -59,7 +66,8 @@ def play(given: argparse.Namespace, url: str) -> dict[str, Any]:
         asyncio.run(runs.carry_on(home, run))
         wall, processor = time.perf_counter() - wall, spent() - processor
         with LedgerView(home.ledger) as view:
-            return {"wall_s": wall, "cpu_s": processor, **view.run_summary(run)}
+            ((longest,),) = view.rows(LONGEST, run)
+            return {"wall_s": wall, "cpu_s": processor, "longest": longest, **view.run_summary(run)}
 
 
 def stats(url: str) -> dict[str, Any]:
@@ -83,7 +91,8 @@ def serving(given: argparse.Namespace) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=200)
-    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--concurrency", type=int, default=40, help="a few more than slots wait at the server")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--token-s", type=float, default=0.02)
     parser.add_argument("--scripted", action="store_true")
@@ -139,6 +148,7 @@ def told(found: dict[str, Any]) -> dict[str, Any]:
         "attempts": found["funnel"]["attempts"],
         "calls": found["calls"]["made"],
         "wasted_share": found["wasted_share"],
+        "longest_turn_s": round(found["longest"], 2),
         "wall_s": round(found["wall_s"], 2),
         "cpu_ms_per_turn": round(1000 * found["cpu_s"] / found["turns"], 2),
         "digest": found["digest"][:16],
