@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.common import Bar, end_at_sigterm, home, print_json, print_table, say, with_json
-from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group(name="experiment")
 def command() -> None:
-    """The paper's tables and ablations as grids of cells: list, run, show, stop."""
+    """The paper's tables and ablations as grids of cells: list, run, show, stop, resume."""
 
 
 @command.command("list")
@@ -50,20 +50,51 @@ def told_cells(cells: dict[str, int]) -> str:
 @click.option("--scale", default="tiny", show_default=True, help="A scale of the grid: tiny, small, paper or your own.")
 @click.option("--run", default="", help="Take the examples of this run; without it one is made.")
 @click.option("--ray", default="", metavar="ADDRESS", help="Do the cells on the Ray cluster there, many at once.")
+@click.option("--detach", is_flag=True, help="In a process of its own that outlives this terminal.")
 @with_json
-def run(name: str, scale: str, run: str, ray: str, as_json: bool) -> None:
+def run(name: str, scale: str, run: str, ray: str, detach: bool, as_json: bool) -> None:
     """Do an experiment, or go on with it: the same command again does the cells that are left."""
     from nanoflux_local.experiments import experiment as life
     from nanoflux_local.experiments.grid import make_plan
     from nanoflux_local.ledger.views import LedgerView
 
+    if ray and detach:
+        raise UsageError("--ray and --detach do not go together", "detach the command with your shell or scheduler")
     place = home().prepare()
     if run:
         with LedgerView(place.ledger) as view:
             run = str(view.find_run(run)["id"])
     plan = make_plan(name, scale, run)
     experiment = life.create(place, plan)
-    say(f"{experiment}: {len(plan.cells)} cells; stop with Ctrl-C, go on with the same command")
+    _do(place, experiment, ray, detach, as_json)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--detach", is_flag=True, help="In a process of its own that outlives this terminal.")
+@with_json
+def resume(name: str, detach: bool, as_json: bool) -> None:
+    """Go on with an experiment that was begun here: its cells that are left are done, by the plan that it has."""
+    from nanoflux_local.experiments.experiment import summary
+
+    place = home()
+    _do(place, summary(place, name)["experiment"], "", detach, as_json)
+
+
+def _do(place: Home, experiment: str, ray: str, detach: bool, as_json: bool) -> None:
+    """Do what is left of an experiment here, or in a process of its own."""
+    from nanoflux_local import jobs
+    from nanoflux_local.experiments import experiment as life
+
+    if detach:
+        work = jobs.Work(jobs.EXPERIMENT, experiment)
+        pid = jobs.launch(place, work)
+        say(f"{work} is worked on by process {pid}; its messages go to {work.log(place)}")
+        if as_json:
+            print_json(life.summary(place, experiment))
+        return
+    cells = len(life.plan_of(place, experiment).cells)
+    say(f"{experiment}: {cells} cells; stop with Ctrl-C, go on with `nanoflux experiment resume {experiment}`")
     end_at_sigterm()
     bar = Bar(experiment)
     workers = _workers(place, ray, bar)
@@ -123,18 +154,25 @@ def _show(place: Home, name: str, as_json: bool) -> None:
 def show_results(found: dict[str, Any]) -> None:
     """The table of an experiment, its pairs, and what stands beside them."""
     click.echo(f"{found['experiment']}: {found['question']}\n{found['status']}, {told_cells(found['cells'])}\n")
-    rows = {"train": _trained_rows, "judge": _judge_rows, "discriminativity": _distance_rows}[found["kind"]](found)
-    print_table(*rows)
+    print_table(*condition_rows(found))
     if found["pairs"]:
         click.echo()
-        print_table(*_pair_rows(found["pairs"]))
-    if chosen := found["chosen"]:
-        test = ", ".join(f"{mean:.1%} on {data}" for data, mean in chosen["test"].items())
-        click.echo(f"\nchosen on dev: {chosen['title']} ({chosen['dev']:.1%} there); on test {test}")
-    if less := found["less_compute"]:
-        click.echo(f"\n{told_compute(less)}")
+        print_table(*pair_rows(found["pairs"]))
+    for line in told_beside(found):
+        click.echo(f"\n{line}")
     for cell, reason in found["left_out"].items():
         click.echo(f"left out: {cell}: {reason}")
+
+
+def told_beside(found: dict[str, Any]) -> list[str]:
+    """What dev has chosen, and what the examples took."""
+    lines = []
+    if chosen := found["chosen"]:
+        test = ", ".join(f"{mean:.1%} on {data}" for data, mean in chosen["test"].items())
+        lines.append(f"chosen on dev: {chosen['title']} ({chosen['dev']:.1%} there); on test {test}")
+    if less := found["less_compute"]:
+        lines.append(told_compute(less))
+    return lines
 
 
 def told_compute(less: dict[str, float]) -> str:
@@ -149,6 +187,11 @@ def told_compute(less: dict[str, float]) -> str:
 
 
 Rows = tuple[tuple[str, ...], list[list[object]]]
+
+
+def condition_rows(found: dict[str, Any]) -> Rows:
+    """Titles and rows of what each condition came to."""
+    return {"train": _trained_rows, "judge": _judge_rows, "discriminativity": _distance_rows}[found["kind"]](found)
 
 
 def _trained_rows(found: dict[str, Any]) -> Rows:
@@ -197,7 +240,8 @@ def _distance(found: dict[str, Any]) -> str:
     return f"{found['distance']:.4f} ({low:.4f} to {high:.4f})"
 
 
-def _pair_rows(pairs: list[dict[str, Any]]) -> Rows:
+def pair_rows(pairs: list[dict[str, Any]]) -> Rows:
+    """Titles and rows of the paired tests."""
     rows: list[list[object]] = [
         [
             f"{pair['b']} − {pair['a']}",

@@ -13,6 +13,7 @@ from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedErr
 from nanoflux_local.experiments.cells import OnStep, do_cell, result_of
 from nanoflux_local.experiments.grid import GENERATE, Cell, Plan
 from nanoflux_local.jobs import EXPERIMENT, Wish, Work, status_of, stint, watched, with_worker, working_on
+from nanoflux_local.ledger import board
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -166,10 +167,9 @@ def list_experiments(home: Home) -> list[dict[str, Any]]:
 
 
 def _summary(home: Home, view: LedgerView, row: dict[str, Any]) -> dict[str, Any]:
-    states = [cell["status"] for cell in cells_of(view, row["id"]).values()]
     found = {key: row[key] for key in ("name", "scale", "status", "message", "created_at")}
     found = {"experiment": row["id"], **found, "seconds": round(row["seconds"], 3)}
-    found["cells"] = {state: states.count(state) for state in dict.fromkeys(states)}
+    found["cells"] = board.cells_by_status(view, row["id"])
     return with_worker(home, view, Work(EXPERIMENT, row["id"]), found)
 
 

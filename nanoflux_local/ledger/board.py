@@ -6,7 +6,7 @@ and rows of those that are looked at. What a row's worker is doing is not the le
 
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
 
-Sort = Literal["run", "training", "evaluation"]
+Sort = Literal["run", "training", "evaluation", "experiment"]
 FADES = timedelta(days=1)
 """How long something that failed stands above everything else; after that it lies where its time puts it."""
 _RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
@@ -29,6 +29,7 @@ _ALL = """
     SELECT 'run' AS sort, rowid AS row, status, updated_at FROM runs
     UNION ALL SELECT 'training', rowid, status, updated_at FROM trainings
     UNION ALL SELECT 'evaluation', rowid, status, updated_at FROM evaluations
+    UNION ALL SELECT 'experiment', rowid, status, updated_at FROM experiments
 """
 
 
@@ -43,7 +44,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: `done` of `total` examples, steps or replies; `about` says what it works with."""
+    """One line: `done` of `total` examples, steps, replies or cells; `about` says what it works with."""
 
     sort: Sort
     id: str
@@ -74,7 +75,7 @@ def _rank(status: str, fresh: bool) -> int:
 
 def lines(view: LedgerView, wanted: Iterable[Key]) -> list[Line]:
     """The lines of these keys, in their order; what has gone since is left out."""
-    readers = {"run": _run, "training": _training, "evaluation": _evaluation}
+    readers = {"run": _run, "training": _training, "evaluation": _evaluation, "experiment": _experiment}
     found = (readers[key.sort](view, key.row) for key in wanted)
     return [line for line in found if line is not None]
 
@@ -129,6 +130,45 @@ def _evaluation(view: LedgerView, row: int) -> Line | None:
     total = int(settings.get("n", 0)) * int(settings.get("runs", 1))
     return Line("evaluation", found["id"], name, about, found["status"], "", found["done"], total, 0.0,
                 found["updated_at"])  # fmt: skip
+
+
+def _experiment(view: LedgerView, row: int) -> Line | None:
+    found = view.row("SELECT id FROM experiments WHERE rowid = ?", row)
+    told = experiment(view, found["id"]) if found else None
+    if told is None:
+        return None
+    return Line(
+        "experiment", told["id"], f"{told['name']} {told['scale']}", told["title"], told["status"], told["message"],
+        settled(told["cells"]), sum(told["cells"].values()), told["seconds"], told["updated_at"],
+    )  # fmt: skip
+
+
+def experiment(view: LedgerView, name: str) -> dict[str, Any] | None:
+    """An experiment by its id, with its grid's title and question, and its cells counted by status."""
+    found = view.row(
+        "SELECT id, name, scale, status, message, seconds, updated_at,"
+        " iif(json_valid(plan), json_extract(plan, '$.grid.title'), '') AS title,"
+        " iif(json_valid(plan), json_extract(plan, '$.grid.question'), '') AS question FROM experiments WHERE id = ?",
+        name,
+    )
+    return {**dict(found), "cells": cells_by_status(view, name)} if found else None
+
+
+def cells_by_status(view: LedgerView, experiment: str) -> dict[str, int]:
+    """How many cells of an experiment there are of each status, in the order in which they come."""
+    sql = "SELECT status, count(*) AS n FROM cells WHERE experiment = ? GROUP BY status ORDER BY min(position)"
+    return {row["status"]: row["n"] for row in view.rows(sql, experiment)}
+
+
+def settled(cells: Mapping[str, int]) -> int:
+    """How many cells need nothing more."""
+    return cells.get("done", 0) + cells.get("left out", 0)
+
+
+def cells(view: LedgerView, experiment: str) -> list[dict[str, Any]]:
+    """The cells of an experiment, in their order."""
+    rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment)
+    return [{**dict(row), "result": json.loads(row["result"])} for row in rows]
 
 
 def example_keys(view: LedgerView, run: str = "", words: str = "", reason: str = "") -> "array[int]":

@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from nanoflux_local import binding, runs
+from nanoflux_local.experiments.grid import make_plan
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_tui.app import NanofluxApp
@@ -42,11 +43,12 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:  # so that every start of the tests draws the same screens
         ids = itertools.count(1)
         patched.setattr("nanoflux_local.runs.secrets.token_hex", lambda _: f"{next(ids):08x}")
-        play(home, "first", 60, 24, 7)
+        first = play(home, "first", 60, 24, 7)
         run = play(home, "second", 40, 12, 8)
     with Ledger(home.ledger) as ledger:
         _train(ledger, run)
         _evaluate(ledger)
+        _experiment(ledger, first)
     return home.root
 
 
@@ -70,6 +72,23 @@ def _evaluate(ledger: Ledger) -> None:
         strict = {"mean": mean, "sd": 0.0, "ci95": [mean - 0.15, mean + 0.2]}
         ledger.finish_evaluation(name, "done", {"eval": name, "strict": strict, "by_run": [mean], "unscored": 0,
                                                 "unanswered": 1})  # fmt: skip
+
+
+EXPERIMENT = "table1-tiny-01234567"
+
+
+def _experiment(ledger: Ledger, run: str) -> None:
+    """Table 1, in which the base and the run's examples were evaluated."""
+    plan = make_plan("table1", "tiny", run)
+    ledger.create_experiment(EXPERIMENT, plan.name, plan.scale_name, plan.model_dump(mode="json"))
+    for condition, evaluation in (("base", "aaaaaaaaaaaa"), ("run", "bbbbbbbbbbbb")):
+        trained = {"training": "train-0123456789ab", "rows": 12, "tokens": 4000, "seconds": 9.0, "truncated": 0,
+                   "flops": {"6nd": 1e12, "measured": 9e11}, "adapter": "f" * 64, "val_losses": []}  # fmt: skip
+        for cell in (cell for cell in plan.cells if cell.condition == condition):
+            splits = {split: dict.fromkeys(plan.scale.test, evaluation) for split in ("test", "dev")}
+            ledger.set_cell(EXPERIMENT, cell.id, "done", "", {**(trained if condition == "run" else {}), **splits})
+    ledger.set_cell(EXPERIMENT, "random-0", "failed", "the disk is full")
+    ledger.set_status("experiments", EXPERIMENT, "failed", "random-0: the disk is full", 75.0)
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def test_two_evaluations_are_marked_and_compared_with_the_items_that_flipped(sit
         await seat.press("c")
         await seat.sees("Mark two or more")
         await seat.press("end", "space", "home", "space", "c")
-        await seat.sees("+30.0%", "lost 1 items and gained 7", "▼ lost", "item-01", "▲ gained", "item-11")
+        await seat.sees("+30.0%", "lost 1 item and gained 7", "▼ lost", "item-01", "▲ gained", "item-11")
 
     sit(home, flow, size=(120, 40))
 

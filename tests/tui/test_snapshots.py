@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local import packages
+from nanoflux_local.experiments.results import results
 from nanoflux_local.paths import Home
 from nanoflux_tui.bridge import Bridge, Ended
 from nanoflux_tui.screens.run import RunRoom
@@ -29,7 +30,7 @@ def still(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A home and an application in which nothing depends on the moment or the machine."""
     with sqlite3.connect(home.ledger) as connection:
         for table, column in (("runs", "updated_at"), ("trainings", "updated_at"), ("evaluations", "updated_at"),
-                              ("turns", "at")):  # fmt: skip
+                              ("experiments", "updated_at"), ("turns", "at")):  # fmt: skip
             connection.execute(f"UPDATE {table} SET {column} = '2026-01-02T03:04:' || printf('%02d', rowid % 60)")
         connection.execute("UPDATE runs SET seconds = 90")
         connection.execute("UPDATE calls SET seconds = 0.5")
@@ -39,8 +40,11 @@ def still(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     ours = bars.TopBar.__init__
     monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: ours(bar, mode, "~/nanoflux"))
 
-    async def asked(*_: Any, **__: Any) -> Ended:
-        return Ended(0, json.dumps(DOCTOR), "")
+    monkeypatch.setattr("nanoflux_tui.screens.experiments.ago", lambda _: "5 min")
+
+    async def asked(_: Bridge, *words: str, **__: Any) -> Ended:
+        found = results(home, words[2]) if words[:2] == ("experiment", "show") else DOCTOR
+        return Ended(0, json.dumps(found), "")
 
     monkeypatch.setattr(Bridge, "do", asked)
     return home
@@ -89,6 +93,10 @@ def test_every_room_looks_as_it_did(
         await picture("evaluation", "35.0% – 70.0%", "✓")
         await seat.press("5")
         await picture("models", "smollm2-135m", "A100")
+        await seat.press("6")
+        await picture("experiments", "table1", "failed", "quality")
+        await seat.press("enter")
+        await picture("experiment", "the model as it is", "item-01")
 
     sit(still, flow, size=size, light=light)
     assert not changed, f"these look different now, see {tmp_path}: {changed}"

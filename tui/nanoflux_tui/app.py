@@ -22,6 +22,7 @@ from textual.worker import Worker, WorkerState
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
 from nanoflux_local.redaction import redacted
+from nanoflux_tui.bridge import Ended
 from nanoflux_tui.look import DARK, LIGHT, THEMES
 from nanoflux_tui.room import Control, Room
 from nanoflux_tui.screens.dialogs import Help
@@ -84,6 +85,7 @@ class NanofluxApp(Control):
         read_at = cost = 0.0
         while True:
             await asyncio.sleep(POLL_S)
+            self._tell_errands()
             since = time.monotonic() - read_at
             if since < max(PAUSE_S, cost / SHARE):
                 continue
@@ -94,6 +96,13 @@ class NanofluxApp(Control):
             if self.room is not None:
                 await self.room.refreshed()
                 cost = time.process_time() - began
+
+    def _tell_errands(self) -> None:
+        """What was left to itself and failed is told once, wherever one is by then."""
+        for errand in self.bridge.errands:
+            if not errand.told and errand.code:
+                errand.told = True
+                self.complain(Ended(errand.code, "", f"{errand.label}: {errand.last(2)}"))
 
     def action_go(self, mode: str) -> None:
         if self.current_mode != mode:

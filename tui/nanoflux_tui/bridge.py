@@ -49,19 +49,21 @@ class Errand:
     process: subprocess.Popen[bytes]
     log: Path
     words: tuple[str, ...]
+    told: bool = False
+    """Whether its failure was told."""
 
     @property
     def code(self) -> int | None:
         return self.process.poll()
 
-    def last(self) -> str:
-        """The last line that it has written."""
+    def last(self, many: int = 1) -> str:
+        """The last lines that it has written."""
         try:
             text = self.log.read_bytes()[-TAIL:].decode("utf-8", "replace")
         except OSError:
             return ""
         lines = [part for part in text.replace("\r", "\n").splitlines() if part.strip()]
-        return harmless(lines[-1].strip(), 300) if lines else ""
+        return harmless("\n".join(part.strip() for part in lines[-many:]), 600)
 
 
 class Bridge:

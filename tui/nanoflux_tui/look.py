@@ -68,6 +68,8 @@ SIGNS = {
     "draining": Sign("◐", "warning"),
     "ready": Sign("●", "success"),
     "ended": Sign("■", "foreground"),
+    "waiting": Sign("○", "foreground"),
+    "left out": Sign("–", "warning"),
     "not answering": Sign("!", "error"),
     "silent": Sign("?", "warning"),
 }

@@ -139,6 +139,13 @@ class Room(Screen[None]):
         for trouble in self.query(Trouble):
             trouble.tell(error)
 
+    def report(self, name: str) -> None:
+        """Write the report of a run or an experiment, and open it in a browser."""
+        page = self.place.reports / name / "index.html"
+        self.notify("The report is being written.")
+        self.do("report", name, "-o", str(page.parent), said=f"written: {page}",
+                then=lambda ended: self.app.open_url(f"file://{page}") if ended.ok else None)  # fmt: skip
+
     @work(group="deeds", exit_on_error=False)
     async def do(self, *words: str, said: str = "", then: Callable[[Ended], None] | None = None) -> None:
         """Run a command; say what came of it, and bring the room up to date."""

@@ -15,6 +15,7 @@ from textual.widgets import Button, Input, Label, Select, Static
 from nanoflux_tui.room import Room
 from nanoflux_tui.screens.form import choice
 from nanoflux_tui.text import harmless
+from nanoflux_tui.widgets.bars import PLACES
 
 
 class Confirm(ModalScreen[bool]):
@@ -60,8 +61,9 @@ class Field:
 
 
 class Fill(ModalScreen[dict[str, str] | None]):
-    """A few values; Enter gives them, Escape gives nothing."""
+    """A few values; Enter gives them, Escape gives nothing. It begins where Enter does so: a list would open by it."""
 
+    AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Cancel")]
     DEFAULT_CSS = """
     Fill .field { height: auto; width: 100%; }
@@ -141,8 +143,8 @@ class Help(Told):
 
 def _help(room: Room) -> Text:
     text = Text(" ".join(room.HELP.split()) + "\n\n")
-    for title, keys in (("Here", _keys(room, False)), ("Everywhere", {**_keys(room, True), "1 to 5": "The places above",
-                        "f2": "Light or dark", "?": "This help"})):  # fmt: skip
+    places = {f"1 to {len(PLACES)}": "The places above", "f2": "Light or dark", "?": "This help"}
+    for title, keys in (("Here", _keys(room, False)), ("Everywhere", {**_keys(room, True), **places})):
         text.append(f"{title}\n", style="bold")
         for key, told in keys.items():
             text.append(f"  {key:<10}", style="bold")

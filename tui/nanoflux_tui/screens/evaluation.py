@@ -18,11 +18,12 @@ from nanoflux_tui.bridge import Ended
 from nanoflux_tui.room import Room
 from nanoflux_tui.screens.dialogs import Field, Fill, Told
 from nanoflux_tui.text import harmless, line
+from nanoflux_tui.widgets import charts
+from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
-from nanoflux_tui.widgets.window_table import Cells, Column, WindowTable
+from nanoflux_tui.widgets.window_table import WindowTable
 
 NONE = "none"
-SHOWN_FLIPS = 60
 
 
 class EvaluationRoom(Room):
@@ -49,15 +50,15 @@ number that one should trust without its interval."""
     def body(self) -> ComposeResult:
         columns = (
             Column(" ", 1),
-            Column("eval", 12, from_width=96),
+            Column("eval", 12, from_width=134),
             Column("model", 16, share=2),
             Column("adapter", 8),
-            Column("data", 12, share=1, from_width=60),
-            Column("items", 6, right=True, from_width=66),
+            Column("data", 12, share=1, from_width=72),
+            Column("items", 6, right=True, from_width=80),
             Column("right", 6, right=True),
-            Column("95% interval", 15, from_width=56),
-            Column("picture, 0 to 100%", 22, from_width=118),
-            Column("state", 13, from_width=88),
+            Column("95% interval", 15, from_width=58),
+            Column("picture, 0 to 100%", 22, from_width=119),
+            Column("state", 13, from_width=96),
         )
         yield WindowTable(columns, self._rows, id="evaluations")
         with VerticalScroll(id="pairs", can_focus=False):
@@ -147,17 +148,8 @@ number that one should trust without its interval."""
 
     async def _read_flips(self, a: str, b: str) -> None:
         found = await self.ask(lambda view: board.flips(view, a, b)) or []
-        worse, better = sum(row["b"] < row["a"] for row in found), sum(row["b"] > row["a"] for row in found)
-        told = f"{self._named(b)} lost {worse} items and gained {better} against {self._named(a)}\n"
-        text = Text.assemble((told, "bold"))
-        for row in found[:SHOWN_FLIPS]:
-            up = row["b"] > row["a"]
-            text.append("▲ gained " if up else "▼ lost   ", style=self.ink["success" if up else "error"])
-            text.append(f"{line(row['item'], 40):<32} {row['a']:>4.0%} → {row['b']:>4.0%}\n")
-        if len(found) > SHOWN_FLIPS:
-            text.append(f"… and {len(found) - SHOWN_FLIPS} more")
         self.query_one("#flips").display = True
-        self.query_one("#flips", Panel).show(text)
+        self.query_one("#flips", Panel).show(charts.flips(found, self._named(a), self._named(b), self.ink))
 
     @on(WindowTable.Chosen)
     def _open(self) -> None:

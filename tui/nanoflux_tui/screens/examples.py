@@ -18,8 +18,9 @@ from nanoflux_tui.look import OUTCOMES
 from nanoflux_tui.room import Room
 from nanoflux_tui.screens.example import ExampleRoom
 from nanoflux_tui.text import harmless, line
+from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
-from nanoflux_tui.widgets.window_table import Cells, Column, WindowTable
+from nanoflux_tui.widgets.window_table import WindowTable
 
 TYPED_S = 0.2
 REASONS = ("", "kept_failed", "kept_novel")
@@ -54,9 +55,9 @@ it; there, k keeps it, d drops it, f marks it to be fixed, and u takes the last 
     def body(self) -> ComposeResult:
         columns = (
             Column("turn", 5, right=True),
-            Column("kept because", 13, from_width=60),
+            Column("kept because", 13, from_width=66),
             Column("level", 5, from_width=84),
-            Column("review", 6, from_width=48),
+            Column("review", 6, from_width=52),
             Column("answer", 10, share=1),
             Column("question", 20, share=6),
             Column("run", 20, from_width=110),

@@ -10,15 +10,16 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from nanoflux_local.jobs import RUN, TRAINING, Work, is_worked_on, with_worker
+from nanoflux_local.jobs import EXPERIMENT, RUN, TRAINING, Kind, Work, is_worked_on, with_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.server_record import ServerRecord, records
 from nanoflux_tui.look import bar
 from nanoflux_tui.room import Room
 from nanoflux_tui.text import ago, count, duration, line
+from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
-from nanoflux_tui.widgets.window_table import Cells, Column, WindowTable
+from nanoflux_tui.widgets.window_table import WindowTable
 
 EMPTY = """Nothing has been made here yet.
 
@@ -29,6 +30,8 @@ A run plays in a process of its own: close this, open it again, and it is there.
 `nanoflux-tui --tour` shows it all on made-up models, with nothing installed.
 """
 BROKEN = ("failed", "interrupted", "stalled")
+KINDS: dict[str, Kind] = {"run": RUN, "training": TRAINING, "experiment": EXPERIMENT}
+"""What a process works on, by what it is called here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,12 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
     def body(self) -> ComposeResult:
         columns = (
             Column("state", 13),
-            Column("what", 10, from_width=76),
+            Column("what", 10, from_width=80),
             Column("name", 16, share=3),
-            Column("with", 14, share=2, from_width=104),
-            Column("progress", 22, from_width=56),
+            Column("with", 14, share=2, from_width=106),
+            Column("progress", 22, from_width=60),
             Column("an hour", 7, right=True, from_width=90),
-            Column("left", 7, right=True, from_width=66),
+            Column("left", 7, right=True, from_width=68),
             Column("changed", 8, right=True, from_width=116),
         )
         yield Static(EMPTY, id="empty", classes="empty", markup=False)
@@ -87,12 +90,11 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
 
     def _keys(self, view: LedgerView) -> list[board.Key]:
         """The board's keys; work that no process does any more is interrupted, and comes first."""
-        kinds = {"run": ("runs", RUN), "training": ("trainings", TRAINING)}
         found = list[board.Key]()
         for key in board.keys(view):
-            if key.status == "running" and key.sort in kinds:
-                table, kind = kinds[key.sort]
-                row = view.row(f"SELECT id FROM {table} WHERE rowid = ?", key.row)
+            if key.status == "running" and key.sort in KINDS:
+                kind = KINDS[key.sort]
+                row = view.row(f"SELECT id FROM {kind.table} WHERE rowid = ?", key.row)
                 if row is not None and not is_worked_on(self.place, Work(kind, row["id"])):
                     key = replace(key, status="interrupted")
                     found.insert(0, key)
@@ -124,9 +126,8 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
         if told.sort == "evaluation":
             silent = ago(told.updated_at)
             return replace(told, status="silent") if silent.endswith((" h", " d")) else told
-        kind = RUN if told.sort == "run" else TRAINING
         summary = {"status": told.status, "message": told.message, "seconds": told.seconds}
-        now = with_worker(self.place, view, Work(kind, told.id), summary)
+        now = with_worker(self.place, view, Work(KINDS[told.sort], told.id), summary)
         wish = now["worker"]["wish"] if now["worker"] else ""
         return replace(
             told, status="draining" if wish and now["status"] == "running" else now["status"], message=now["message"],
@@ -183,17 +184,23 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
             from nanoflux_tui.screens.run import RunRoom  # deferred: the first frame does not wait for it
 
             self.app.push_screen(RunRoom(told.id))
+        elif told.sort == "experiment":
+            from nanoflux_tui.screens.experiment import ExperimentRoom  # deferred likewise
+
+            self.app.push_screen(ExperimentRoom(told.id))
         else:
             self.control.action_go({"training": "training", "evaluation": "evaluation"}.get(told.sort, "models"))
 
     def action_pause(self) -> None:
         told = self._here()
-        if told is None or told.sort not in ("run", "training"):
-            self.notify("Only runs and trainings are paused here.", severity="warning")
+        if told is None or told.sort not in KINDS:
+            self.notify("Only what a process of its own works on is paused here.", severity="warning")
             return
-        noun = "run" if told.sort == "run" else "trainings"
+        noun = KINDS[told.sort].command
         if told.status in ("running", "stalled"):
-            self.do(noun, "pause", told.id)
+            self.do(noun, "stop" if told.sort == "experiment" else "pause", told.id)
+        elif told.sort == "experiment" and told.status == "done":
+            self.notify("It is done: Enter shows what it found.")
         elif told.status == "draining":
             self.notify("It drains already: what is under way is finished first.")
         else:
@@ -204,8 +211,7 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
         if told is None or told.sort == "evaluation":
             self.notify("An evaluation ends by itself; what it asked is remembered.", severity="warning")
             return
-        words = {"run": ("run", "stop"), "training": ("trainings", "stop"), "server": ("models", "stop")}[told.sort]
-        self.do(*words, told.id)
+        self.do(KINDS[told.sort].command if told.sort in KINDS else "models", "stop", told.id)
 
 
 def _server_line(server: ServerRecord) -> board.Line:

@@ -21,8 +21,9 @@ from nanoflux_tui.look import bar
 from nanoflux_tui.room import Room
 from nanoflux_tui.screens.dialogs import Confirm, Field, Fill, Told
 from nanoflux_tui.text import harmless, line
+from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
-from nanoflux_tui.widgets.window_table import Cells, Column, WindowTable
+from nanoflux_tui.widgets.window_table import WindowTable
 
 TAIL = 16_000
 GPU_FIELDS = "name,memory.used,memory.total,utilization.gpu"
@@ -67,7 +68,7 @@ anything is started. Pull fetches weights and checks them, verify reads every by
         weights = (
             Column("model", 22, share=1),
             Column("here", 6),
-            Column("kind", 8, from_width=60),
+            Column("kind", 8, from_width=66),
             Column("licence", 14, from_width=84),
             Column("what it is", 20, share=3),
         )

@@ -89,7 +89,8 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
             yield Static("", id="doctor", markup=False)
 
     async def load(self) -> None:
-        self._check()
+        if not self._starting:
+            self._check()
         if not self.query_one("#doctor", Static).content:
             self._doctor()
 

@@ -14,7 +14,6 @@ from nanoflux_local.forecast import forecast
 from nanoflux_local.jobs import RUN, Work, with_worker
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_tui.bridge import Ended
 from nanoflux_tui.look import bar
 from nanoflux_tui.room import Room
 from nanoflux_tui.screens.dialogs import Confirm, Field, Fill, Told
@@ -263,14 +262,7 @@ a second stop ends at once."""
                     said=f"written: {found['path']}")  # fmt: skip
 
     def action_report(self) -> None:
-        folder = self.place.reports / self.run_id
-        self.notify("The report is being written.")
-        self.do("report", self.run_id, "-o", str(folder), said=f"written: {folder / 'index.html'}",
-                then=lambda ended: self._reported(ended, str(folder / "index.html")))  # fmt: skip
-
-    def _reported(self, ended: Ended, page: str) -> None:
-        if ended.ok:
-            self.app.open_url(f"file://{page}")
+        self.report(self.run_id)
 
     def action_verify(self) -> None:
         self.notify("Every hash is derived again; a moment.")

@@ -41,6 +41,7 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
     def __init__(self, run: str = "") -> None:
         super().__init__()
         self._run = run
+        self._asked: list[str] = []
         self._audited: list[str] = []
         self._starting = False
 
@@ -87,7 +88,8 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
         words = self._words()
         self.query_one("#line", Static).update(f"$ {harmless(command([*words, '--detach']), 1_000)}")
         self.query_one("#train", Button).disabled = words != self._audited or self._starting
-        if words != self._audited:
+        if words != self._asked:  # one under way is not begun anew whenever the room is brought up to date
+            self._asked = words
             self._audit_soon()
 
     def _words(self) -> list[str]:
@@ -142,7 +144,7 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
         self.action_audit() if event.button.id == "audit" else self.action_train()
 
     def action_audit(self) -> None:
-        self._audited = []
+        self._asked = self._audited = []
         self._changed()
 
     def action_train(self) -> None:

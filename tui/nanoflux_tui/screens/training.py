@@ -22,8 +22,9 @@ from nanoflux_tui.room import Room
 from nanoflux_tui.screens.dialogs import Confirm, Told
 from nanoflux_tui.screens.train_form import TrainForm
 from nanoflux_tui.text import duration, harmless, line
+from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
-from nanoflux_tui.widgets.window_table import Cells, Column, WindowTable
+from nanoflux_tui.widgets.window_table import WindowTable
 
 POINTS = 400
 """Points of a curve that are drawn: more than a terminal has columns."""
@@ -62,7 +63,7 @@ served adapter changes what its base says. m shows all of an adapter's record.""
         trainings = (
             Column("state", 13),
             Column("base", 14, share=1),
-            Column("learns from", 14, share=2, from_width=64),
+            Column("learns from", 14, share=2, from_width=70),
             Column("step", 18),
         )
         adapters = (

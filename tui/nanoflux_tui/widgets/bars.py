@@ -9,7 +9,7 @@ from nanoflux_local.errors import NanofluxError
 from nanoflux_tui.text import harmless
 
 PLACES = (("home", "Home"), ("examples", "Examples"), ("training", "Training"), ("evaluation", "Evaluation"),
-         ("models", "Models"))  # fmt: skip
+         ("models", "Models"), ("experiments", "Experiments"))  # fmt: skip
 
 
 class Tab(Static):
@@ -31,6 +31,7 @@ class TopBar(Horizontal):
     TopBar > Static { width: auto; padding: 0 1; }
     TopBar > .brand { color: $primary; text-style: bold; }
     TopBar > .here { background: $primary; color: $background; text-style: bold; }
+    TopBar > .name { padding: 0 1 0 0; display: none; }
     TopBar > .place { width: 1fr; text-align: right; color: $muted; display: none; }
     """
 
@@ -39,7 +40,8 @@ class TopBar(Horizontal):
         self._mode, self._place = mode, place
 
     def compose(self) -> ComposeResult:
-        yield Static("▞ NanoFlux", classes="brand", markup=False)
+        yield Static("▞", classes="brand", markup=False)
+        yield Static("NanoFlux", classes="brand name", markup=False)
         for digit, (mode, title) in enumerate(PLACES, 1):
             yield Tab(digit, mode, title, mode == self._mode)
         yield Static(harmless(self._place, 200), classes="place", markup=False)

@@ -1,6 +1,7 @@
 """Drawings made of characters: each is a function of numbers and a width, and says in words what it shows."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.text import Text
 
@@ -8,6 +9,7 @@ from nanoflux_local.ledger.tally import STEPS, Event, Tally, UnderWay
 from nanoflux_tui.look import OUTCOMES, Ink, bar
 from nanoflux_tui.text import clock, count, duration, line
 
+SHOWN_FLIPS = 60
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 MARKS = {
     "kept_failed": "✓",
@@ -120,6 +122,21 @@ def usage(tally: Tally, ink: Ink) -> Text:
             f"{count(used.completion_tokens):>9}{duration(used.seconds):>8}{used.usd:>9.2f}\n"
         )
     return text[:-1]
+
+
+def flips(found: Sequence[Mapping[str, Any]], a: str, b: str, ink: Ink) -> Text:
+    """The items whose share of right replies `b` lost or gained against `a`, those that it lost first."""
+    lost, gained = (sum((row["b"] > row["a"]) == up for row in found) for up in (False, True))
+    items = "item" if lost == 1 else "items"
+    text = Text.assemble((f"{b} lost {lost} {items} and gained {gained} against {a}\n", "bold"))
+    for row in found[:SHOWN_FLIPS]:
+        up = row["b"] > row["a"]
+        text.append("▲ gained " if up else "▼ lost   ", style=ink["success" if up else "error"])
+        text.append(f"{line(row['item'], 40):<32} {row['a']:>4.0%} → {row['b']:>4.0%}\n")
+    if len(found) > SHOWN_FLIPS:
+        text.append(f"… and {len(found) - SHOWN_FLIPS} more")
+    text.rstrip()
+    return text
 
 
 def levels(found: Mapping[int, int], ink: Ink, width: int) -> Text:

@@ -4,10 +4,8 @@ Knows nothing of what stands in a row. A page of rows is asked for when it comes
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -16,22 +14,10 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from nanoflux_tui.text import line
+from nanoflux_tui.widgets.columns import Cells, Column, row
 
 PAGE, PAGES = 64, 12
-Cells = Sequence[str | Text]
 Fetch = Callable[[Sequence[Any]], Awaitable[Sequence[Cells]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column: its title, its width, its share of what is left over, and the table's width from which it is shown."""
-
-    title: str
-    width: int
-    share: int = 0
-    from_width: int = 0
-    right: bool = False
 
 
 class WindowTable(ScrollView, can_focus=True):
@@ -132,26 +118,8 @@ class WindowTable(ScrollView, can_focus=True):
         return self._strip(cells, width, "▸" if at else " ").apply_style(style)
 
     def _strip(self, cells: Cells, width: int, mark: str) -> Strip:
-        whole = Text(mark + " ", end="")
-        for cell, (column, wide) in zip(self._shown(cells, width), self._widths(width), strict=False):
-            text = cell.copy() if isinstance(cell, Text) else Text(line(cell))
-            text.truncate(wide, overflow="ellipsis")
-            text.pad_left(wide - text.cell_len) if column.right else text.pad_right(wide - text.cell_len)
-            whole.append_text(text)
-            whole.append("  ")
+        whole = row(self._columns, cells, width, f"{mark} ")
         return Strip(whole.render(self.app.console)).adjust_cell_length(width)
-
-    def _widths(self, width: int) -> list[tuple[Column, int]]:
-        """The columns that are shown at this width, and how wide each is."""
-        shown = [column for column in self._columns if width >= column.from_width]
-        left = max(0, width - 2 - sum(column.width + 2 for column in shown))
-        shares = sum(column.share for column in shown)
-        return [(column, column.width + (left * column.share // shares if shares else 0)) for column in shown]
-
-    def _shown(self, cells: Cells, width: int) -> list[str | Text]:
-        if len(cells) != len(self._columns):
-            return list(cells)
-        return [cell for cell, column in zip(cells, self._columns, strict=True) if width >= column.from_width]
 
     def _want(self, page: int) -> None:
         """Ask for a page once; the answer is drawn when it is there."""
