@@ -17,12 +17,13 @@ Sit = Callable[..., None]
 def test_home_lists_everything_and_an_empty_one_says_how_to_begin(sit: Sit, home: Home, empty: Home) -> None:
     async def full(seat: Any) -> None:
         await seat.sees("first", "second", "train-0123456789ab", "24/24", "12/12", "‖ paused")
-        assert seat.app.screen.query_one(WindowTable).key.sort == "training"  # what waits stands before what is done
+        sorts = [key.sort for key in seat.app.screen.query_one(WindowTable).keys]
+        assert sorts[:2] == ["experiment", "training"]  # what failed, then what waits, then what is done
 
     async def none(seat: Any) -> None:
         await seat.sees("Nothing has been made here yet", "starts a run")
         for digit, told in (("2", "nothing was kept yet"), ("3", "No training yet"), ("4", "No evaluation yet"),
-                            ("5", "No server is running")):  # fmt: skip
+                            ("5", "No server is running"), ("6", "No experiment yet")):  # fmt: skip
             await seat.press(digit)
             await seat.sees(told)
         assert not seat.trouble
@@ -168,7 +169,7 @@ def test_a_training_shows_its_curve_and_a_new_one_its_audit_before_it_can_begin(
 
 def test_help_palette_themes_and_places_are_there_in_every_room(sit: Sit, home: Home) -> None:
     async def flow(seat: Any) -> None:
-        for digit in "12345":
+        for digit in "123456":
             await seat.press(digit, "question_mark")
             await seat.sees("Everywhere", "New run", "Light or dark")
             await seat.press("escape")
