@@ -1,5 +1,5 @@
-"""Jobs: the processes that work on runs and trainings, held by a lock, watched by a heartbeat, and asked to pause or
-stop.
+"""Jobs: the processes that work on runs, trainings and the like, held by a lock, watched by a heartbeat, and asked to
+pause or stop.
 
 Whoever asks writes one word into the row of the worker's job; the worker looks a few times a second. The lock is the
 kernel's and dies with its process, so that a crash or a reboot leaves nothing to clean up. Loads no model library:
@@ -36,7 +36,8 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of long work: its name in jobs, locks and messages, the table of its rows (id, status, message), the
-    column of that table that says how to work, and the command with `show` and `resume`.
+    column of that table that says how to work, and the command with `show` and `resume`. An evaluation has none: the
+    command that began it goes on with it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Kind:
 
 RUN = Kind("run", "runs", "config", "run")
 TRAINING = Kind("training", "trainings", "settings", "trainings")
+EVALUATION = Kind("evaluation", "evaluations", "settings", "")
 SERIES = Kind("series", "series", "settings", "rounds")
 EXPERIMENT = Kind("experiment", "experiments", "plan", "experiment")
 
@@ -70,6 +72,8 @@ class Work:
 
     def refused(self) -> RefusedError:
         message = f"another process is working on {self}"
+        if not self.kind.command:
+            return RefusedError(message, "wait until it has ended")
         return RefusedError(message, f"watch it with `nanoflux {self.kind.command} show {self.id}`")
 
 
@@ -217,7 +221,7 @@ def watched(ledger: Path, job: int, work: Work, on_wish: Callable[[Wish], None])
 
 def at_work(home: Home, view: LedgerView) -> list[Work]:
     """Everything that a process is working on just now."""
-    kinds = {kind.name: kind for kind in (RUN, TRAINING, SERIES, EXPERIMENT)}
+    kinds = {kind.name: kind for kind in (RUN, TRAINING, EVALUATION, SERIES, EXPERIMENT)}
     rows = view.rows("SELECT DISTINCT kind, subject FROM jobs WHERE state = 'running'")
     found = [Work(kinds[row["kind"]], row["subject"]) for row in rows if row["kind"] in kinds]
     return [work for work in found if is_worked_on(home, work)]
@@ -238,7 +242,8 @@ def with_worker(home: Home, view: LedgerView, work: Work, found: dict[str, Any])
     worked = is_worked_on(home, work)
     silent = _since(job, "beat_s")
     if found["status"] == "running" and not worked:
-        found = {**found, "status": "interrupted", "message": "its process ended; resume it"}
+        how = "resume it" if work.kind.command else "the same command goes on with it"
+        found = {**found, "status": "interrupted", "message": f"its process ended; {how}"}
     elif found["status"] == "running" and silent > STALLED_S:
         found = {**found, "status": "stalled", "message": f"its process has said nothing for {silent:.0f} s"}
     if job is None or not worked:

@@ -23,6 +23,12 @@ def command(evaluations: tuple[str, ...], as_json: bool) -> None:
         show_comparison(found)
 
 
+def told_detectable(pair: dict[str, Any]) -> str:
+    """The smallest difference that would have been found."""
+    found = pair["minimum_detectable"]
+    return "not known" if found is None else f"{found:.1%}"
+
+
 def show_comparison(found: dict[str, Any]) -> None:
     """The pairs as a table."""
     print_table(
@@ -49,7 +55,7 @@ def show_comparison(found: dict[str, Any]) -> None:
                 f"{pair['holm_p']:.3g}",
                 f"{pair['bootstrap_p']:.3g}",
                 "" if pair["paired_t_p"] is None else f"{pair['paired_t_p']:.3g}",
-                f"{pair['minimum_detectable']:.1%}",
+                told_detectable(pair),
             ]
             for pair in found["pairs"]
         ],

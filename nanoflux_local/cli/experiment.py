@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.common import Bar, end_at_sigterm, home, print_json, print_table, say, with_json
+from nanoflux_local.cli.compare import told_detectable
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
 
@@ -251,7 +252,7 @@ def pair_rows(pairs: list[dict[str, Any]]) -> Rows:
             f"{pair['mcnemar_p']:.3g}",
             f"{pair['holm_p']:.3g}",
             "" if pair["paired_t_p"] is None else f"{pair['paired_t_p']:.3g}",
-            f"{pair['minimum_detectable']:.1%}",
+            told_detectable(pair),
         ]
         for pair in pairs
     ]

@@ -6,7 +6,8 @@ was finished: replies are remembered calls.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +17,22 @@ import numpy as np
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import known_domains, load_domain
 from nanoflux_local.endpoints.base import Endpoint
-from nanoflux_local.errors import EndpointError, UsageError
+from nanoflux_local.errors import EndpointError, RefusedError, UsageError
 from nanoflux_local.evaluate.scoring import Mark, score_reply
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.evaluate.statistics import bootstrap_interval
+from nanoflux_local.jobs import EVALUATION, Watch, Work, stint, working_on
 from nanoflux_local.ledger.calls import RememberedCalls
 from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, R, Request, Sampling, derive_seed, digest
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.defender import defender_messages, reply_budget
 from nanoflux_local.transcript import Seed
 
 AT_ONCE = 64
+WAIT_S = 0.2
+"""How often to look whether another process has ended that asks the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +127,47 @@ async def evaluate(
 ) -> dict[str, Any]:
     """Ask every item in every repeat, commit each score as it comes, and return what `eval --json` prints.
 
+    A process that asks the same is waited for: what it asked is then remembered.
+
     Raises:
         EndpointError: not one item got a reply.
     """
     settings = {"runs": plan.runs, "sampling": asdict(plan.sampling), "seed": plan.seed, "n": len(plan.items)}
     settings["items"] = plan.items_digest
     model = plan.identity
-    ledger.start_evaluation(plan.id, model.model, model.adapter, plan.data, plan.split, settings)
+    work = Work(EVALUATION, plan.id)
+    async with _alone(Home(ledger.path.parent), work):
+        ledger.bury_jobs(EVALUATION.name, EVALUATION.table, plan.id)
+        ledger.start_evaluation(plan.id, model.model, model.adapter, plan.data, plan.split, settings)
+        with stint(ledger, work) as at:
+            beating = asyncio.create_task(Watch(ledger, at.job, work, lambda _: None).keep())
+            try:
+                result = summarise(plan, await _marks(ledger, endpoint, plan, on_progress))
+            finally:
+                beating.cancel()
+            ledger.finish_evaluation(plan.id, "done", result)
+            at.status = "done"
+    return result
+
+
+@asynccontextmanager
+async def _alone(home: Home, work: Work) -> AsyncIterator[None]:
+    """Hold an evaluation, once nobody else does."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(working_on(home, work))
+            except RefusedError:
+                await asyncio.sleep(WAIT_S)
+            else:
+                break
+        yield
+
+
+async def _marks(
+    ledger: Ledger, endpoint: Endpoint, plan: Plan, on_progress: Callable[[int, int], None]
+) -> dict[str, list[Marks]]:
+    """The marks of each item in every repeat."""
     asking = _Asking(ledger, RememberedCalls(ledger, plan.id, {"chat": _answering(endpoint, plan)}), plan)
     gate, done = asyncio.Semaphore(AT_ONCE), 0
     total = len(plan.items) * plan.runs
@@ -143,17 +182,12 @@ async def evaluate(
 
     try:
         scores = await asyncio.gather(*(ask(item, repeat) for repeat in range(plan.runs) for item in plan.items))
-    except BaseException:
-        ledger.finish_evaluation(plan.id, "interrupted", {})
-        raise
     finally:
         await asking.calls.close()
     marks: dict[str, list[Marks]] = {item.id: [Marks("unscored")] * plan.runs for item in plan.items}
     for item_id, repeat, found in scores:
         marks[item_id][repeat] = found
-    result = summarise(plan, marks)
-    ledger.finish_evaluation(plan.id, "done", result)
-    return result
+    return marks
 
 
 def _answering(endpoint: Endpoint, plan: Plan) -> Callable[[ChatRequest], Awaitable[ChatReply]]:

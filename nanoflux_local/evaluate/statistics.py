@@ -25,7 +25,7 @@ class Paired:
     ci95: tuple[float, float]
     bootstrap_p: float
     mcnemar_p: float
-    minimum_detectable: float
+    minimum_detectable: float | None
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -72,12 +72,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def minimum_detectable(differences: Sequence[float]) -> float:
+def minimum_detectable(differences: Sequence[float]) -> float | None:
     """The smallest true mean difference that a two-sided 5% test on these n pairs finds with 80% power.
 
-    (z₀.₉₇₅ + z₀.₈) · sd / √n, the normal approximation for paired means (Cohen 1988, §2.3).
+    (z₀.₉₇₅ + z₀.₈) · sd / √n, the normal approximation for paired means (Cohen 1988, §2.3). None where all differences
+    are equal, as where no item differs: nothing then says how much they vary.
     """
-    spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else math.nan
+    spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else 0.0
+    if not spread:
+        return None
     return (_normal(CONFIDENCE) + _normal(2 * POWER - 1)) * spread / math.sqrt(len(differences))
 
 

@@ -61,10 +61,19 @@ class Line:
 def keys(view: LedgerView, at: datetime | None = None) -> list[Key]:
     """Everything that there is, what needs somebody first: what failed lately, what runs, what waits, then the rest,
     each by its time."""
-    fresh = ((at or datetime.now(UTC)) - FADES).isoformat(timespec="milliseconds")
+    fresh = _fresh_since(at)
     found = sorted(view.rows(_ALL), key=lambda row: str(row["updated_at"]), reverse=True)
     found.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= fresh))
     return [Key(row["sort"], row["row"], row["status"]) for row in found]
+
+
+def _fresh_since(at: datetime | None = None) -> str:
+    return ((at or datetime.now(UTC)) - FADES).isoformat(timespec="milliseconds")
+
+
+def is_fresh(updated_at: str) -> bool:
+    """Whether what went wrong then still stands above everything else."""
+    return updated_at >= _fresh_since()
 
 
 def _rank(status: str, fresh: bool) -> int:
@@ -128,8 +137,8 @@ def _evaluation(view: LedgerView, row: int) -> Line | None:
     about = f"{found['data']} {found['split']}"
     name = found["model"] + (f" + {found['adapter'][:8]}" if found["adapter"] else "")
     total = int(settings.get("n", 0)) * int(settings.get("runs", 1))
-    return Line("evaluation", found["id"], name, about, found["status"], "", found["done"], total, 0.0,
-                found["updated_at"])  # fmt: skip
+    return Line("evaluation", found["id"], name, about, found["status"], found["message"], found["done"],
+                total, found["seconds"], found["updated_at"])  # fmt: skip
 
 
 def _experiment(view: LedgerView, row: int) -> Line | None:

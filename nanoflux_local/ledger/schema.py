@@ -374,3 +374,14 @@ def m018_judged(db: Database) -> None:
         CREATE INDEX reviews_turn ON reviews (run, turn, attempt);
         """
     )
+
+
+@migrations()
+def m019_evaluations(db: Database) -> None:
+    """An evaluation is work as a training is: it says why it ended, and how long it was worked on."""
+    db.executescript(
+        """
+        ALTER TABLE evaluations ADD COLUMN message TEXT NOT NULL DEFAULT '';
+        ALTER TABLE evaluations ADD COLUMN seconds REAL NOT NULL DEFAULT 0.0;
+        """
+    )

@@ -25,7 +25,7 @@ from nanoflux_local.redaction import redacted
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
-Table = Literal["runs", "trainings", "series", "experiments"]
+Table = Literal["runs", "trainings", "evaluations", "series", "experiments"]
 """The tables whose rows have a status, a message and the seconds that were worked on them."""
 
 
@@ -349,11 +349,11 @@ class Ledger:
     def start_evaluation(
         self, evaluation: str, model: str, adapter: str, data: str, split: str, settings: dict[str, Any]
     ) -> None:
-        """Begin an evaluation, or go on with it: its id is the hash of what decides it."""
+        """Write an evaluation down; one that is there already stays as it is: its id is the hash of what decides it."""
         with self.transaction() as connection:
             connection.execute(
-                "INSERT INTO evaluations VALUES (?,?,?,?,?,'running',?,'{}',?,?)"
-                " ON CONFLICT (id) DO UPDATE SET status = 'running', updated_at = excluded.updated_at",
+                "INSERT OR IGNORE INTO evaluations (id, model, adapter, data, split, status, settings, result,"
+                " started_at, updated_at) VALUES (?,?,?,?,?,'created',?,'{}',?,?)",
                 (evaluation, model, adapter, data, split, canonical_json(settings), now(), now()),
             )
 

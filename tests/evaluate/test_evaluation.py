@@ -3,16 +3,21 @@
 import asyncio
 import random
 import re
+import subprocess
+import sys
 
 import pytest
 
+from nanoflux_local.cli.compare import told_detectable
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import EndpointError, UsageError
 from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.evaluate.evaluation import domain_of, evaluate, make_plan
 from nanoflux_local.evaluate.soft import SoftJudge
+from nanoflux_local.jobs import EVALUATION, Work, with_worker
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest
 from nanoflux_local.seeds.benchmarks import starter_items
 from nanoflux_local.transcript import Seed
@@ -123,6 +128,84 @@ async def test_other_items_are_never_compared_even_where_they_overlap(tmp_path):
         ]
         with LedgerView(path) as view, pytest.raises(UsageError, match="not over the same items"):
             compare(view, ids)
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from nanoflux_local.endpoints.scripted import ScriptedEndpoint
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.transcript import Seed
+
+async def ask(path):
+    items = [Seed(f"i{n}", "starter", f"Item {n}?", str(n), f"It is {n}.") for n in range(6)]
+    slow = ScriptedEndpoint("m", delay_s=60.0)
+    with Ledger(Path(path)) as ledger:
+        await evaluate(ledger, slow, make_plan(slow.identity, "starter", "test", items, 1, 0.0))
+
+asyncio.run(ask(sys.argv[1]))
+"""
+
+
+async def test_a_killed_evaluation_is_told_as_interrupted_and_goes_on(tmp_path):
+    home = Home(tmp_path)
+    Ledger(home.ledger).close()
+    model = ScriptedEndpoint("m", script=answers)
+    plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0)
+
+    def shown() -> dict:
+        with LedgerView(home.ledger) as view:
+            row = view.row("SELECT status, message, seconds FROM evaluations WHERE id = ?", plan.id)
+            return with_worker(home, view, Work(EVALUATION, plan.id), dict(row)) if row else {"status": "not begun"}
+
+    asked = subprocess.Popen([sys.executable, "-c", KILLED, str(home.ledger)])
+    while shown()["status"] != "running":
+        assert asked.poll() is None
+        await asyncio.sleep(0.05)
+    assert shown()["worker"]["pid"] == asked.pid
+    asked.kill()
+    asked.wait()
+    assert (shown()["status"], shown()["worker"]) == ("interrupted", None)
+    assert shown()["message"] == "its process ended; the same command goes on with it"
+    with Ledger(home.ledger) as ledger:
+        assert (await evaluate(ledger, model, plan))["strict"]["mean"] == pytest.approx(1 / 2)
+        assert ledger.rows("SELECT state FROM jobs ORDER BY id") == [("interrupted",), ("done",)]
+    assert shown()["status"] == "done"
+
+
+async def test_of_two_that_ask_the_same_at_once_one_waits_and_asks_nothing(tmp_path):
+    with Ledger(tmp_path / "ledger.db") as one, Ledger(tmp_path / "ledger.db") as other:
+        first, second = Failing("m", 9), Failing("m", 9)
+        plan = make_plan(first.identity, "starter", "test", ITEMS, 1, 0.0)
+        found = await asyncio.gather(evaluate(one, first, plan), evaluate(other, second, plan))
+    assert found[0] == found[1] and sorted((first.asked, second.asked)) == [0, 6]
+
+
+class Silent(ScriptedEndpoint):
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        raise EndpointError("no reply", "")
+
+
+async def test_an_evaluation_without_a_single_reply_has_failed_and_says_so(tmp_path):
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        silent = Silent("m")
+        with pytest.raises(EndpointError, match="not one item was scored"):
+            await evaluate(ledger, silent, make_plan(silent.identity, "starter", "test", ITEMS, 1, 0.0))
+        assert ledger.rows("SELECT status, message FROM evaluations") == [("failed", "not one item was scored")]
+
+
+async def test_where_no_item_differs_what_could_be_found_is_not_known(tmp_path):
+    path = tmp_path / "ledger.db"
+    with Ledger(path) as ledger:
+        ids = []
+        for model in ("a", "b"):
+            endpoint = ScriptedEndpoint(model, script=answers)
+            plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
+            ids.append((await evaluate(ledger, endpoint, plan))["eval"])
+        with LedgerView(path) as view:
+            (pair,) = compare(view, ids)["pairs"]
+    assert pair["minimum_detectable"] is None and told_detectable(pair) == "not known"
 
 
 async def test_an_evaluation_that_was_cut_off_goes_on(tmp_path):

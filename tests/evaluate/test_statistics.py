@@ -151,8 +151,8 @@ def test_the_minimum_detectable_difference_is_its_formula():
     differences = [1.0, 0.0, 0.0, -1.0, 1.0, 0.0, 1.0, 0.0]
     sd = math.sqrt(sum((x - 0.25) ** 2 for x in differences) / 7)
     assert minimum_detectable(differences) == pytest.approx((Z + 0.8416212335729143) * sd / math.sqrt(8))
-    assert minimum_detectable([0.0] * 8) == 0.0
-    assert math.isnan(minimum_detectable([0.5])), "one pair has no spread"
+    for equal in ([0.0] * 8, [0.5]):
+        assert minimum_detectable(equal) is None, "what has no spread says nothing of what could be found"
 
 
 def test_a_true_difference_of_that_size_is_found_four_times_in_five():

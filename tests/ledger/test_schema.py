@@ -21,6 +21,7 @@ RELEASED = [
     "m015_size",
     "m008_experiments",
     "m018_judged",
+    "m019_evaluations",
 ]
 
 

@@ -164,6 +164,22 @@ def test_a_worker_that_died_is_told_first_and_goes_on_by_a_key(
         assert row is not None and row["status"] == "done"
 
 
+def test_an_evaluation_that_was_killed_is_told_first_and_in_its_room(sit: Sit, home: Home) -> None:
+    with Ledger(home.ledger) as ledger:
+        ledger.set_status("evaluations", "bbbbbbbbbbbb", "running")
+
+    async def flow(seat: Any) -> None:
+        await seat.sees("! interrupted")
+        assert seat.app.screen.query_one("#board").key.sort == "evaluation"
+        await seat.sees("its process ended; the same command goes on with it")
+        await seat.press("space")
+        await seat.sees("An evaluation goes on by the same command")
+        await seat.press("4")
+        await seat.sees("! interrupted")
+
+    sit(home, flow, size=(120, 40))
+
+
 HOLD = """
 import os, sys, time
 from pathlib import Path

@@ -71,7 +71,6 @@ SIGNS = {
     "waiting": Sign("○", "foreground"),
     "left out": Sign("–", "warning"),
     "not answering": Sign("!", "error"),
-    "silent": Sign("?", "warning"),
 }
 OUTCOMES = {
     "kept_failed": ("kept: the defender failed", "success"),

@@ -10,7 +10,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
+from nanoflux_local.cli.compare import told_detectable
+from nanoflux_local.jobs import EVALUATION, Work, with_worker
 from nanoflux_local.ledger import board
+from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.train.adapters import list_adapters
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import installed
@@ -66,7 +69,7 @@ number that one should trust without its interval."""
             yield Panel("Items that flipped", id="flips")
 
     async def load(self) -> None:
-        found = await self.ask(board.evaluations) or []
+        found = await self.ask(self._read) or []
         self._found = {row["id"]: row for row in found}
         self._marked = [name for name in self._marked if name in self._found]
         await self.query_one(WindowTable).show(list(self._found))
@@ -76,6 +79,13 @@ number that one should trust without its interval."""
             self.query_one("#comparison", Panel).show(told if found else nothing)
         self.query_one("#flips").display = len(self._marked) == 2
 
+    def _read(self, view: LedgerView) -> list[dict[str, Any]]:
+        """All evaluations, those that are under way with what is known of their workers."""
+        return [
+            with_worker(self.place, view, Work(EVALUATION, row["id"]), row) if row["status"] == "running" else row
+            for row in board.evaluations(view)
+        ]
+
     async def _rows(self, keys: Sequence[str]) -> list[Cells]:
         return [self._cells(self._found[key]) if key in self._found else ["gone"] for key in keys]
 
@@ -84,8 +94,9 @@ number that one should trust without its interval."""
         low, high = strict["ci95"] if strict else (0.0, 0.0)
         total = int(row["settings"].get("n", 0)) * int(row["settings"].get("runs", 1))
         state = self.ink.sign(row["status"])
-        if row["status"] == "running" and total:
-            state.append(f" {row['done'] / total:.0%}")
+        share = f" {row['done'] / total:.0%}" if total else ""
+        if row["status"] == "running":
+            state.append(share)
         return [
             Text("✓" if row["id"] in self._marked else " ", style=f"bold {self.ink['accent']}"),
             row["id"],
@@ -93,7 +104,7 @@ number that one should trust without its interval."""
             row["adapter"][:8] or "–",
             line(row["data"], 40),
             str(row["settings"].get("n", "–")),
-            f"{strict['mean']:.1%}" if strict else "–",
+            f"{strict['mean']:.1%}" if strict else Text(self.ink.sign(row["status"]).plain[0] + share),
             f"{low:.1%} – {high:.1%}" if strict else "–",
             _picture(strict["mean"], low, high, 22) if strict else "",
             state,
@@ -131,7 +142,7 @@ number that one should trust without its interval."""
             text.append(f"{self._named(pair['b']):<13} − {self._named(pair['a']):<12}")
             text.append(f"{pair['difference']:>+8.1%}", style="bold" if clear else "")
             text.append(f"  {low:+.1%} to {high:+.1%}".ljust(20))
-            text.append(f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{pair['minimum_detectable']:>12.1%}")
+            text.append(f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{told_detectable(pair):>12}")
             text.append(
                 "  differs" if clear else "  no difference was shown", style=self.ink["success" if clear else "warning"]
             )
@@ -161,6 +172,7 @@ number that one should trust without its interval."""
                 f"data      {row['data']} {row['split']}", f"sampling  {row['settings'].get('sampling')}",
                 f"by run    {by_run or '–'}", f"unanswered {row['result'].get('unanswered', '–')}, "
                 f"unscored {row['result'].get('unscored', '–')}",
+                f"state     {row['status']}{': ' if row['message'] else ''}{row['message']}",
             ]  # fmt: skip
             self.app.push_screen(Told(f"evaluation {row['id']}", "\n".join(told)))
 

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from nanoflux_local.jobs import EXPERIMENT, RUN, TRAINING, Kind, Work, is_worked_on, with_worker
+from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, TRAINING, Kind, Work, is_worked_on, with_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.server_record import ServerRecord, records
@@ -30,7 +30,7 @@ A run plays in a process of its own: close this, open it again, and it is there.
 `nanoflux-tui --tour` shows it all on made-up models, with nothing installed.
 """
 BROKEN = ("failed", "interrupted", "stalled")
-KINDS: dict[str, Kind] = {"run": RUN, "training": TRAINING, "experiment": EXPERIMENT}
+KINDS: dict[str, Kind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
 """What a process works on, by what it is called here."""
 
 
@@ -94,11 +94,12 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
         for key in board.keys(view):
             if key.status == "running" and key.sort in KINDS:
                 kind = KINDS[key.sort]
-                row = view.row(f"SELECT id FROM {kind.table} WHERE rowid = ?", key.row)
+                row = view.row(f"SELECT id, updated_at FROM {kind.table} WHERE rowid = ?", key.row)
                 if row is not None and not is_worked_on(self.place, Work(kind, row["id"])):
                     key = replace(key, status="interrupted")
-                    found.insert(0, key)
-                    continue
+                    if board.is_fresh(row["updated_at"]):
+                        found.insert(0, key)
+                        continue
             found.append(key)
         return found
 
@@ -123,9 +124,6 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
         """A line with what its process is doing now."""
         if told.status != "running":
             return told
-        if told.sort == "evaluation":
-            silent = ago(told.updated_at)
-            return replace(told, status="silent") if silent.endswith((" h", " d")) else told
         summary = {"status": told.status, "message": told.message, "seconds": told.seconds}
         now = with_worker(self.place, view, Work(KINDS[told.sort], told.id), summary)
         wish = now["worker"]["wish"] if now["worker"] else ""
@@ -193,6 +191,9 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
 
     def action_pause(self) -> None:
         told = self._here()
+        if told is not None and told.sort == "evaluation":
+            self.notify("An evaluation goes on by the same command: 4, then e. What it asked is remembered.")
+            return
         if told is None or told.sort not in KINDS:
             self.notify("Only what a process of its own works on is paused here.", severity="warning")
             return
