@@ -135,7 +135,7 @@ def test_the_tour_ends_with_nothing_left_behind(terminal: Terminal, tmp_path: Pa
     terminal.start([sys.executable, "-m", "nanoflux_tui", "--tour"], env)
     terminal.sees("Tour 1/9", "the tour's run", "● running")
     for stop, seen in ((2, r"kept +\d+ of 60"), (3, "Steer it"), (4, "Press /"), (5, "k keeps it"),
-                       (6, "Make examples for the domain"), (7, "No training yet"), (8, "No evaluation yet"),
+                       (6, "Make examples for domain"), (7, "No training yet"), (8, "No evaluation yet"),
                        (9, "licence")):  # fmt: skip
         terminal.press("F9")
         terminal.sees(f"Tour {stop}/9", seen)

@@ -141,7 +141,7 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
         nearest, similar = last.get("nearest"), last.get("solution_similarity")
         rows = [
             ("seeds", ", ".join(last.get("seeds", ()))),
-            ("attempts", f"{len(record['attempts'])}: {', '.join(a.get('outcome', '?') for a in record['attempts'])}"),
+            ("attempts", f"{len(record['attempts'])}: {'; '.join(_ended(a) for a in record['attempts'])}"),
             ("nearest earlier question", "none" if nearest is None else f"{nearest:.3f}"),
             *([("likeness of both solutions", f"{similar:.3f}")] if similar is not None else []),
             *((name.lower().replace("_", " "), told) for name, told in (attack.get("notes") or {}).items()),
@@ -202,3 +202,9 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
         if not ended.ok:
             self.control.complain(ended)
         await self.refreshed()
+
+
+def _ended(attempt: dict[str, Any]) -> str:
+    """How an attempt ended, in words."""
+    outcome = str(attempt.get("outcome", "?"))
+    return OUTCOMES.get(outcome, (outcome, ""))[0]

@@ -34,7 +34,7 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
     ]
     DEFAULT_CSS = """
     NewRun .words Select { width: 20; }
-    NewRun.-narrow .words Select { width: 19; }
+    NewRun.-narrow .words Select { width: 18; }
     NewRun.-narrow .words Input { width: 8; }
     NewRun #attacker, NewRun #defender, NewRun #judge { width: 25; }
     NewRun #name { width: 26; }
@@ -57,9 +57,9 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         domains, known = known_domains(self.place.root), profiles()
         with VerticalScroll(id="form", can_focus=False):
             with Horizontal(classes="words"):
-                yield Label("Make examples for the domain")
+                yield Label("Make examples for domain")
                 yield choice(domains, self._domain, "domain")
-                yield Label("with the profile")
+                yield Label("with profile")
                 yield choice(known, self._profile, "profile")
             with Horizontal(classes="words"):
                 yield Label("Stop at")

@@ -76,7 +76,8 @@ served adapter changes what its base says. m shows all of an adapter's record.""
         with Horizontal(id="both"):
             with Vertical(id="lists"):
                 yield WindowTable(trainings, self._rows, id="trainings")
-                yield WindowTable(adapters, self._adapter_rows, id="adapters")
+                empty = "none yet: a training that is done leaves one"
+                yield WindowTable(adapters, self._adapter_rows, id="adapters", empty=empty)
             with Vertical(id="curves"):
                 yield Panel(id="about", classes="plain")
                 yield PlotextPlot(id="plot")

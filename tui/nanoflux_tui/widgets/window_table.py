@@ -6,6 +6,7 @@ Knows nothing of what stands in a row. A page of rows is asked for when it comes
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, ClassVar
 
+from rich.text import Text
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
@@ -21,7 +22,7 @@ Fetch = Callable[[Sequence[Any]], Awaitable[Sequence[Cells]]]
 
 
 class WindowTable(ScrollView, can_focus=True):
-    """Rows by key. `fetch` gives the cells of some keys, in their order."""
+    """Rows by key. `fetch` gives the cells of some keys, in their order; `empty` stands where there are none."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"table--head", "table--cursor", "table--faint"}
     DEFAULT_CSS = """
@@ -56,8 +57,9 @@ class WindowTable(ScrollView, can_focus=True):
     class Chosen(Pointed):
         """A row was chosen, by Enter or a click."""
 
-    def __init__(self, columns: Sequence[Column], fetch: Fetch, *, id: str | None = None) -> None:
+    def __init__(self, columns: Sequence[Column], fetch: Fetch, *, id: str | None = None, empty: str = "") -> None:
         super().__init__(id=id)
+        self._empty = empty
         self._columns = tuple(columns)
         self._fetch = fetch
         self._keys: Sequence[Hashable] = ()
@@ -107,6 +109,10 @@ class WindowTable(ScrollView, can_focus=True):
             style = self.get_component_rich_style("table--head")
             return self._strip([column.title for column in self._columns], width, " ").apply_style(style)
         index = int(self.scroll_offset.y) + y - 1
+        if index == 0 and not len(self._keys):
+            faint = self.rich_style + self.get_component_rich_style("table--faint", partial=True)
+            told = Strip(Text(f"  {self._empty}", end="").render(self.app.console))
+            return told.adjust_cell_length(width).apply_style(faint)
         if index >= len(self._keys):
             return Strip.blank(width, self.rich_style)
         at = index == self.cursor
