@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from textual.pilot import Pilot
@@ -42,7 +43,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = Home(tmp_path_factory.mktemp("tui") / "home").prepare()
     with pytest.MonkeyPatch.context() as patched:  # so that every start of the tests draws the same screens
         ids = itertools.count(1)
-        patched.setattr("nanoflux_local.runs.secrets.token_hex", lambda _: f"{next(ids):08x}")
+        patched.setattr("nanoflux_local.runs.secrets", SimpleNamespace(token_hex=lambda _: f"{next(ids):08x}"))
         first = play(home, "first", 60, 24, 7)
         run = play(home, "second", 40, 12, 8)
     with Ledger(home.ledger) as ledger:
