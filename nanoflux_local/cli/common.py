@@ -121,7 +121,7 @@ class Bar:
             click.echo(
                 f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(note)}\x1b[K", err=True, nl=False
             )
-        elif int(share * 10) > self._told:
+        elif int(share * 10) != self._told:  # the next step's progress begins anew
             self._told = int(share * 10)
             click.echo(f"{self._label} {done}/{total} {plain(note)}", err=True)
 
