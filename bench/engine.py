@@ -2,6 +2,7 @@
 
     python bench/engine.py                      # C = 32
     python bench/engine.py --scripted           # no server and no client: the engine's own processor time
+    python bench/engine.py --flawless           # every turn in one attempt, as in a plain pipeline
     python bench/engine.py --peer PYTHON        # then as many calls by distilabel, from an environment that holds it
 
 The ideal is the service time of every call that was made, divided by C. The share of calls that no turn used is
@@ -41,6 +42,8 @@ LONGEST = """
 def settings(given: argparse.Namespace, url: str) -> dict[str, Any]:
     shared = {**SETTINGS, "max_turns": given.turns, "target": given.turns, "seed": given.seed}
     shared["concurrency"] = given.concurrency
+    if given.flawless:
+        shared["novelty"] = {"question": 1.0}
     if not url:
         return shared
     endpoint = {"interface": "openai_chat", "url": url}
@@ -80,7 +83,8 @@ def stats(url: str) -> dict[str, Any]:
 def serving(given: argparse.Namespace) -> Iterator[str]:
     """The address of a server of its own."""
     words = [sys.executable, str(SUPPORT / "token_server.py"), "--slots", str(given.slots)]
-    with subprocess.Popen([*words, "--token-s", str(given.token_s)], stdout=subprocess.PIPE, text=True) as server:
+    words += ["--token-s", str(given.token_s), *(["--flawless"] if given.flawless else [])]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
             yield server.stdout.readline().strip()
@@ -95,6 +99,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--token-s", type=float, default=0.02)
+    parser.add_argument("--flawless", action="store_true", help="models that are read at once, on new questions")
     parser.add_argument("--scripted", action="store_true")
     parser.add_argument("--peer", metavar="PYTHON")
     given = parser.parse_args()

@@ -44,7 +44,7 @@ def test_the_smallest_rank_goes_first_and_equals_by_arrival() -> None:
     assert asyncio.run(play()) == ["first", "unranked", "a", "b", "late"]
 
 
-def test_a_rank_counts_as_it_is_when_a_place_is_free() -> None:
+def test_ranks_that_changed_count_once_the_room_is_told() -> None:
     async def play() -> list[str]:
         queue = Queue(1)
         order = {"a": 1, "b": 2}
@@ -59,6 +59,7 @@ def test_a_rank_counts_as_it_is_when_a_place_is_free() -> None:
         visits = [asyncio.create_task(visit(name)) for name in order]
         await settle()
         order.update(a=2, b=1)
+        queue.room.reorder()
         queue.out.set()
         await asyncio.gather(holder, *visits)
         return queue.inside

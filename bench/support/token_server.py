@@ -8,20 +8,30 @@ on the request alone (those of the scripted profile). What it took in all, divid
 import argparse
 import asyncio
 import json
+import random
 import sys
 from typing import Any
 
-from nanoflux_local.endpoints.scripted import ScriptedEndpoint
+from nanoflux_local.endpoints.scripted import ScriptedEndpoint, duel
 from nanoflux_local.records import ChatRequest, Identity, Message, Sampling
+
+
+def flawless(prompt: str, rng: random.Random) -> str:
+    """The same models on a good day: they are read at once, never in doubt, and every question is valid."""
+    while True:
+        text = duel(prompt, rng)
+        sure = "CONFIDENCE" not in text or "0.97" in text
+        if text.count(":") > 1 and sure and "DECISION: INVALID" not in text:
+            return text
 
 
 class TokenServer:
     """Speaks just enough HTTP/1.1; loopback only. `busy_s` is the service time of all requests so far."""
 
-    def __init__(self, slots: int, token_s: float) -> None:
+    def __init__(self, slots: int, token_s: float, on_a_good_day: bool) -> None:
         self._slots = asyncio.Semaphore(slots)
         self._token_s = token_s
-        self._model = ScriptedEndpoint("token-server")
+        self._model = ScriptedEndpoint("token-server", script=flawless if on_a_good_day else duel)
         self.busy_s = 0.0
         self.requests = 0
         self._first = self._last = 0.0
@@ -78,8 +88,8 @@ class TokenServer:
         }  # fmt: skip
 
 
-async def serve(slots: int, token_s: float) -> None:
-    server = TokenServer(slots, token_s)
+async def serve(slots: int, token_s: float, on_a_good_day: bool) -> None:
+    server = TokenServer(slots, token_s, on_a_good_day)
     print(f"http://127.0.0.1:{await server.start()}/v1", flush=True)
     await asyncio.Event().wait()
 
@@ -88,9 +98,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--token-s", type=float, default=0.02)
+    parser.add_argument("--flawless", action="store_true")
     given = parser.parse_args()
     try:
-        asyncio.run(serve(given.slots, given.token_s))
+        asyncio.run(serve(given.slots, given.token_s, given.flawless))
     except KeyboardInterrupt:
         sys.exit(0)
 
