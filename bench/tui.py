@@ -169,7 +169,8 @@ def at_size(home: Home, keys: int) -> dict[str, object]:
     for part, presses in _mix(keys):
         terminal.drain()
         taken += [terminal.press(press) for press in presses]
-        print(f"  {part}: slowest {max(taken[-len(presses) :]) * 1000:.0f} ms", file=sys.stderr)
+        told = sorted(taken[-len(presses) :])
+        print(f"  {part}: median {told[len(told) // 2] * 1000:.0f}, slowest {told[-1] * 1000:.0f} ms", file=sys.stderr)
     memory = terminal.megabytes
     terminal.close()
     taken.sort()
