@@ -4,6 +4,7 @@ Transformers, sentence-transformers, vLLM and the hub client look for updates, r
 unless told otherwise. What is loaded here and in the rooms above is loaded from a folder.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ GUARDED = Path(__file__).parent / "guarded"
 def go_offline() -> None:
     """Set the libraries' own switches, for this process and its children."""
     os.environ.update(SETTINGS)
+    # bitsandbytes advises to install what would fetch its kernels from a hub; nothing here needs them.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def guarded(environment: Mapping[str, str]) -> dict[str, str]:
