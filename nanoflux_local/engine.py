@@ -239,12 +239,12 @@ class Engine:
         deep = requests * max(1, math.ceil(DEEPEST * held))
         last = min(self._turns + needed, config.max_turns)
         new = [number for number in range(self._turns, min(self._turns + deep, last)) if number not in self._ahead]
-        room = min(deep, UNDER_WAY * requests) - sum(guess.under_way for guess in self._ahead.values())
-        ending = last - max([self._turns, *self._ahead]) - max(room, 0) <= UNDER_WAY * requests
+        room = max(0, min(deep, UNDER_WAY * requests) - sum(guess.under_way for guess in self._ahead.values()))
+        ending = last - max([self._turns, *self._ahead]) - room <= UNDER_WAY * requests
         if ending != self._ending:
             self._ending = ending
             self._calls.room.reorder()
-        for number in new if self._ending else new[: max(room, 0)]:
+        for number in new if ending else new[:room]:
             self._start(number)
 
     def _start(self, number: int) -> None:

@@ -12,7 +12,7 @@ import random
 import sys
 from typing import Any
 
-from nanoflux_local.endpoints.scripted import ScriptedEndpoint, duel
+from nanoflux_local.endpoints.scripted import Script, ScriptedEndpoint, duel
 from nanoflux_local.records import ChatRequest, Identity, Message, Sampling
 
 
@@ -28,10 +28,10 @@ def flawless(prompt: str, rng: random.Random) -> str:
 class TokenServer:
     """Speaks just enough HTTP/1.1; loopback only. `busy_s` is the service time of all requests so far."""
 
-    def __init__(self, slots: int, token_s: float, on_a_good_day: bool) -> None:
+    def __init__(self, slots: int, token_s: float, script: Script) -> None:
         self._slots = asyncio.Semaphore(slots)
         self._token_s = token_s
-        self._model = ScriptedEndpoint("token-server", script=flawless if on_a_good_day else duel)
+        self._model = ScriptedEndpoint("token-server", script=script)
         self.busy_s = 0.0
         self.requests = 0
         self._first = self._last = 0.0
@@ -88,8 +88,8 @@ class TokenServer:
         }  # fmt: skip
 
 
-async def serve(slots: int, token_s: float, on_a_good_day: bool) -> None:
-    server = TokenServer(slots, token_s, on_a_good_day)
+async def serve(slots: int, token_s: float, script: Script) -> None:
+    server = TokenServer(slots, token_s, script)
     print(f"http://127.0.0.1:{await server.start()}/v1", flush=True)
     await asyncio.Event().wait()
 
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--flawless", action="store_true")
     given = parser.parse_args()
     try:
-        asyncio.run(serve(given.slots, given.token_s, given.flawless))
+        asyncio.run(serve(given.slots, given.token_s, flawless if given.flawless else duel))
     except KeyboardInterrupt:
         sys.exit(0)
 

@@ -13,6 +13,7 @@ from nanoflux_local.paths import Home, default_home
 
 if TYPE_CHECKING:
     from nanoflux_local.choice import Choice
+    from nanoflux_local.jobs import Work
 
 KEPT = ("kept_failed", "kept_novel")
 """The reasons to keep, as `transcript` has them; help loads no records."""
@@ -51,6 +52,14 @@ def choice_of(options: dict[str, Any], seed: int) -> "Choice":
     from nanoflux_local.choice import Choice
 
     return Choice(**{key: value for key, value in options.items() if value is not None}, seed=seed)
+
+
+def launched(place: Home, work: "Work", is_done: str = "worked on") -> None:
+    """Hand work to a process of its own that outlives this terminal, and say which."""
+    from nanoflux_local import jobs
+
+    pid = jobs.launch(place, work)
+    say(f"{work} is {is_done} by process {pid}; its messages go to {work.log(place)}")
 
 
 def end_at_sigterm() -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import Bar, end_at_sigterm, home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, end_at_sigterm, home, launched, print_json, print_table, say, with_json
 from nanoflux_local.cli.compare import told_detectable
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
@@ -88,9 +88,7 @@ def _do(place: Home, experiment: str, ray: str, detach: bool, as_json: bool) -> 
     from nanoflux_local.experiments import experiment as life
 
     if detach:
-        work = jobs.Work(jobs.EXPERIMENT, experiment)
-        pid = jobs.launch(place, work)
-        say(f"{work} is worked on by process {pid}; its messages go to {work.log(place)}")
+        launched(place, jobs.Work(jobs.EXPERIMENT, experiment))
         if as_json:
             print_json(life.summary(place, experiment))
         return

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import Bar, end_at_sigterm, home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, end_at_sigterm, home, launched, print_json, print_table, say, with_json
 from nanoflux_local.paths import Home
 
 
@@ -68,8 +68,7 @@ def play(place: Home, series: str, detach: bool) -> None:
 
     work = jobs.Work(jobs.SERIES, series)
     if detach:
-        pid = jobs.launch(place, work)
-        say(f"{work} is played by process {pid}; its messages go to {work.log(place)}")
+        launched(place, work, "played")
         return
     say(f"{work}; stop with Ctrl-C, go on with `nanoflux rounds resume {series}`")
     end_at_sigterm()

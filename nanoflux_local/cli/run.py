@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, home, launched, plain, print_json, print_table, say, with_json
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
 
@@ -140,9 +140,7 @@ def _work(place: Home, run: str, detach: bool) -> None:
         return
     from nanoflux_local import jobs
 
-    work = jobs.Work(jobs.RUN, run)
-    pid = jobs.launch(place, work)
-    say(f"{work} is played by process {pid}; its messages go to {work.log(place)}")
+    launched(place, jobs.Work(jobs.RUN, run), "played")
 
 
 @command.command()

@@ -11,6 +11,7 @@ from nanoflux_local.cli.common import (
     end_at_sigterm,
     flops_line,
     home,
+    launched,
     plain,
     print_json,
     print_table,
@@ -107,9 +108,7 @@ def work(place: Home, training: str, detach: bool, as_json: bool, launch: str = 
     if detach:
         from nanoflux_local import jobs, trainings
 
-        job = jobs.Work(jobs.TRAINING, training)
-        pid = jobs.launch(place, job)
-        say(f"{job} is worked on by process {pid}; its messages go to {job.log(place)}")
+        launched(place, jobs.Work(jobs.TRAINING, training))
         result = trainings.show(place, training)
     else:
         result = carry_on(place, training, launch)

@@ -26,7 +26,6 @@ def tui(root: Path | None, light: bool, tour: bool, in_browser: bool, port: int)
     """
     place = Home((root or default_home()).expanduser().absolute())
     os.environ["NANOFLUX_HOME"] = str(place.root)
-    os.environ.setdefault("ESCDELAY", "25")
     if in_browser:
         from nanoflux_tui.web import serve
 

@@ -4,6 +4,7 @@ Textual waits ESCDELAY milliseconds, but looks at its clock only ten times a sec
 later version reads keys in another way, this changes nothing.
 """
 
+import os
 import selectors
 from types import SimpleNamespace
 
@@ -16,7 +17,8 @@ class _Selector(selectors.SelectSelector):
 
 
 def answer_soon() -> None:
-    """For applications that are started after this, on terminals of Unix."""
+    """For applications that are imported and started after this, on terminals of Unix."""
+    os.environ.setdefault("ESCDELAY", "25")
     from textual.drivers import linux_driver
 
     reading = SimpleNamespace(SelectSelector=_Selector, EVENT_READ=selectors.EVENT_READ)

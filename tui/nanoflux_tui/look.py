@@ -72,6 +72,8 @@ SIGNS = {
     "left out": Sign("–", "warning"),
     "not answering": Sign("!", "error"),
 }
+BROKEN = ("failed", "interrupted", "stalled")
+"""States in which something needs somebody."""
 OUTCOMES = {
     "kept_failed": ("kept: the defender failed", "success"),
     "kept_novel": ("kept: solved in a new way", "success"),

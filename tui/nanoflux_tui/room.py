@@ -139,6 +139,9 @@ class Room(Screen[None]):
         for trouble in self.query(Trouble):
             trouble.tell(error)
 
+    def action_back(self) -> None:
+        self.app.pop_screen()
+
     def report(self, name: str) -> None:
         """Write the report of a run or an experiment, and open it in a browser."""
         page = self.place.reports / name / "index.html"

@@ -27,7 +27,6 @@ from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.columns import Cells, Column, sheet
 from nanoflux_tui.widgets.panel import Panel
 
-BROKEN = ("failed", "interrupted", "stalled")
 CONDITIONS = {
     "train": (
         Column("condition", 16, share=1),
@@ -225,9 +224,6 @@ on with the cells that are left."""
         a, b = (by_name[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
         rows = await self.ask(lambda view: board.flips(view, a, b)) or []
         panel.show(charts.flips(rows, pair["a"], pair["b"], self.ink), f"Items that flipped on {pair['data']}")
-
-    def action_back(self) -> None:
-        self.app.pop_screen()
 
 
 def progress(told: dict[str, Any], width: int, style: str) -> Text:

@@ -11,8 +11,9 @@ from textual.binding import Binding, BindingType
 
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_tui.bridge import Ended
+from nanoflux_tui.look import BROKEN
 from nanoflux_tui.screens.dialogs import Field, Fill
-from nanoflux_tui.screens.experiment import BROKEN, ExperimentRoom, OfExperiments, progress, summary
+from nanoflux_tui.screens.experiment import ExperimentRoom, OfExperiments, progress, summary
 from nanoflux_tui.text import ago, line
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel

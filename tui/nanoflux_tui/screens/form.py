@@ -30,9 +30,6 @@ class Form(Room):
         assert isinstance(widget, Input | Select)
         return widget.value.strip() if isinstance(widget.value, str) else ""
 
-    def action_back(self) -> None:
-        self.app.pop_screen()
-
 
 def choice(options: Sequence[str], value: str, name: str) -> Select[str]:
     """A gap that takes one of these; the first, where `value` is none of them."""

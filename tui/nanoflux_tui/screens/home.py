@@ -14,7 +14,7 @@ from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, TRAINING, Kind, Wor
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.server_record import ServerRecord, records
-from nanoflux_tui.look import bar
+from nanoflux_tui.look import BROKEN, bar
 from nanoflux_tui.room import Room
 from nanoflux_tui.text import ago, count, duration, line
 from nanoflux_tui.widgets.columns import Cells, Column
@@ -29,7 +29,6 @@ EMPTY = """Nothing has been made here yet.
 A run plays in a process of its own: close this, open it again, and it is there.
 `nanoflux-tui --tour` shows it all on made-up models, with nothing installed.
 """
-BROKEN = ("failed", "interrupted", "stalled")
 KINDS: dict[str, Kind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
 """What a process works on, by what it is called here."""
 

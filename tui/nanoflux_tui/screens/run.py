@@ -196,9 +196,6 @@ a second stop ends at once."""
         self.query_one("#quality", Panel).show(lambda width: charts.levels(tally.levels, ink, width))
         self.query_one("#events", Panel).show(lambda width: charts.events(list(tally.events), ink, width, 12))
 
-    def action_back(self) -> None:
-        self.app.pop_screen()
-
     def action_pause(self) -> None:
         shown = self._now.shown if self._now else ""
         if shown in ("running", "stalled"):
