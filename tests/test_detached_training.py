@@ -17,6 +17,7 @@ import pytest
 from nanoflux_local import binding, jobs, runs, trainings
 from nanoflux_local.choice import Choice
 from nanoflux_local.errors import LedgerError, NanofluxError
+from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.train.adapters import load_manifest
@@ -145,9 +146,11 @@ def test_a_stop_drains_with_a_checkpoint_and_a_second_one_ends_at_once(home: Hom
     job = jobs.launch(home, work(training))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "is_worked_on", lambda *_: True)
-        os.kill(job, signal.SIGSTOP)  # so that both stops are there before it looks
-        assert "drains" in jobs.ask(home, work(training), "stop")
-        assert "ends now" in jobs.ask(home, work(training), "stop")
+        with Ledger(home.ledger) as ledger:
+            with ledger.transaction():  # so that it holds no lock of the ledger
+                os.kill(job, signal.SIGSTOP)  # so that both stops are there before it looks
+            assert "drains" in jobs.ask(home, work(training), "stop")
+            assert "ends now" in jobs.ask(home, work(training), "stop")
         os.kill(job, signal.SIGCONT)
     until(lambda: not jobs.is_worked_on(home, work(training)))
     ended = trainings.show(home, training)

@@ -82,18 +82,28 @@ class Ledger:
             path.chmod(0o600)
             read_packed(self._connection)
             self._database = Database(self._connection)
-            with path.with_suffix(".migrate").open("w") as gate:
-                # Two processes may open a new ledger at the same moment, and a change of journal mode waits for no one.
-                fcntl.flock(gate, fcntl.LOCK_EX)
+            if not self._is_in_use():
                 self._prepare()
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+
+    def _is_in_use(self) -> bool:
+        """Whether someone has it open, as this version writes it. Then nobody waits here for another process that
+        opens it, which may be a stopped one. Without a log there is no look: it could get in the way of `_prepare`.
+        """
+        if not Path(f"{self.path}-wal").exists():
+            return False
+        refuse_newer(self._database, self.path)
+        return not migrations.pending(self._database)
 
     def _prepare(self) -> None:
-        refuse_newer(self._database, self.path)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.execute("PRAGMA foreign_keys = ON")
-        if migrations.pending(self._database):
-            migrations.apply(self._database)
+        with self.path.with_suffix(".migrate").open("w") as gate:
+            # Two processes may open a new ledger at the same moment, and a change of journal mode waits for no one.
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            refuse_newer(self._database, self.path)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            if migrations.pending(self._database):
+                migrations.apply(self._database)
 
     def __enter__(self) -> Self:
         return self

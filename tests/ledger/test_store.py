@@ -1,5 +1,6 @@
 """The writer: what it remembers, what it commits whole or not at all, and which files it refuses."""
 
+import fcntl
 import os
 import sqlite3
 import stat
@@ -273,6 +274,13 @@ def test_processes_that_open_a_new_ledger_at_the_same_moment_all_get_it(tmp_path
         with Ledger(path) as ledger:
             assert ledger.rows("SELECT count(*) FROM jobs") == [(6,)]
     assert failed == []
+
+
+def test_a_ledger_in_use_opens_whatever_hangs_while_it_opens_it(ledger: Ledger, path: Path) -> None:
+    with path.with_suffix(".migrate").open("w") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)  # as a process does that was stopped there
+        with Ledger(path) as other:
+            assert other.start_job("test", "x", 1, "") == 1
 
 
 def _open_at(path: Path, start: float) -> None:
