@@ -76,6 +76,7 @@ class Purse:
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
     _began: float = field(default_factory=time.monotonic)
     _earlier_s: float = 0.0
+    _capped: bool = True
 
     @classmethod
     def of(cls, ledger: Ledger, run: str, budget: Budget, worst: Worst) -> "Purse":
@@ -101,6 +102,7 @@ class Purse:
     def change(self, budget: Budget) -> None:
         """Other caps from now on."""
         self.budget = budget
+        self._capped = budget != Budget()
         for role in ROLES:
             self.accounts[role].caps = getattr(budget.roles, role)
         self.accounts[""].caps = budget.model_copy(update={"hours": None})  # a run's hours are the clock's
@@ -137,7 +139,7 @@ class Purse:
 
     def _bound(self, request: Any) -> Cost:
         """The costliest this call can be; nothing is counted where nothing is capped."""
-        if not isinstance(request, ChatRequest) or self.budget == Budget():
+        if not isinstance(request, ChatRequest) or not self._capped:
             return Cost()
         return self.worst(request)
 

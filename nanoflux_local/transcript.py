@@ -4,10 +4,10 @@ Plain frozen records with no behaviour beyond JSON and hashes; whoever audits a 
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from nanoflux_local.records import SearchOutcome, digest
+from nanoflux_local.records import SearchOutcome, digest, plain
 
 Outcome = Literal[
     "unparsed",
@@ -186,7 +186,8 @@ class TurnRecord:
         return "exhausted" if self.last.rejected else "dropped"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        value: dict[str, Any] = plain(self)
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +209,12 @@ class Example:
         return cls(record.number, attack.question, attack.solution, attack.answer, record.last.outcome)
 
     def hash(self) -> str:
-        return digest(asdict(self))
+        return digest(plain(self))
 
 
 def dataset_digest(examples: Iterable[Example]) -> str:
     """SHA-256 over the kept examples in order: equal digests mean equal datasets."""
-    return digest([asdict(example) for example in examples])
+    return digest([plain(example) for example in examples])
 
 
 def turn_from_json(value: dict[str, Any]) -> TurnRecord:

@@ -76,6 +76,8 @@ class Launch:
             known += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "8", "--max-lora-rank", str(self.rank)]
         if self.sleeps:
             known += ["--enable-sleep-mode"]
+        if self.interpreter.for_cpu:  # a seeded request whose prompt is read in parts ends a server on a CPU
+            known += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(self.length)]
         python = [str(self.interpreter.path), "-m", "vllm.entrypoints.openai.api_server"]
         return [*python, *known, *self._spread(), *self.manifest.vllm.args, *self.args]
 

@@ -176,9 +176,11 @@ class Ledger:
     def _insert_call(
         self, connection: sqlite3.Connection, run: str, request: Request[Any], reply: Reply, role: str, at: str
     ) -> tuple[int, Reply]:
-        asked, text = request.to_json(), canonical_json(reply.to_json())
-        body = json.loads(text)  # as it will be read: paired surrogates are one
+        asked, body = request.to_json(), reply.to_json()
         text = canonical_json(body)
+        if "\\ud" in text:  # as it will be read: paired surrogates are one
+            body = json.loads(text)
+            text, reply = canonical_json(body), request.reply_type.from_json(body)
         spent = costs(body)
         row = connection.execute(
             "INSERT OR IGNORE INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens,"
@@ -188,7 +190,7 @@ class Ledger:
              spent["completion_tokens"], spent["usd"], spent["seconds"], at, role),
         ).fetchone()  # fmt: skip
         if row is not None:
-            return row[0], request.reply_type.from_json(body)
+            return row[0], reply
         stored = self.recall(request)
         assert stored is not None
         return stored

@@ -7,9 +7,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import storable
+
+_BETWEEN = re.compile(r"[\s_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +61,26 @@ def _bare(value: str) -> str:
 
 
 def _from_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
-    spelled = "|".join(r"[ \t_]+".join(map(re.escape, _words(name))) for name in names)
-    pattern = rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({spelled})[ \t#*]*:[ \t*]*"
-    heading = re.compile(pattern, re.IGNORECASE | re.MULTILINE | re.ASCII)  # ASCII: "DECİSİON" is no spelling of ours
-    matches = list(heading.finditer(text))
+    known = {_words(name): name for name in names}
+    matches = list(_heading(tuple(known)).finditer(text))
     ends = [*(match.start() for match in matches), len(text)][1:]
     found: dict[str, list[str]] = {}
     for match, end in zip(matches, ends, strict=True):
-        name = _known(match[1], names)
-        found.setdefault(name, []).append(text[match.end() : end].strip())
+        found.setdefault(known[_words(match[1])], []).append(text[match.end() : end].strip())
     return found
 
 
-def _known(spelling: str, names: Sequence[str]) -> str:
-    return next(name for name in names if _words(name) == _words(spelling))
+@cache
+def _heading(names: tuple[tuple[str, ...], ...]) -> re.Pattern[str]:
+    """A line that opens one of these sections."""
+    spelled = "|".join(r"[ \t_]+".join(map(re.escape, words)) for words in names)
+    pattern = rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({spelled})[ \t#*]*:[ \t*]*"
+    return re.compile(pattern, re.IGNORECASE | re.MULTILINE | re.ASCII)  # ASCII: "DECİSİON" is no spelling of ours
 
 
-def _words(name: str) -> list[str]:
+def _words(name: str) -> tuple[str, ...]:
     """A section's name as its words in upper case: "Knowledge_Map" and "KNOWLEDGE MAP" are one name."""
-    return re.split(r"[\s_]+", name.upper())
+    return tuple(_BETWEEN.split(name.upper()))
 
 
 def _from_json(text: str, names: Sequence[str]) -> dict[str, list[str]] | None:

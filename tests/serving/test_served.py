@@ -81,6 +81,23 @@ def test_both_kinds_of_client_talk_to_it_and_give_the_same_record(served: dict[s
         assert tokens == 3 or "Paris" in found[0].text
 
 
+def test_seeded_requests_with_more_to_read_than_fits_one_step(served: dict[str, Any]) -> None:
+    """On a CPU a seeded request whose prompt is read in parts ends vLLM's engine ("Generator does not use offset")."""
+    endpoint = OpenAIChatEndpoint("smollm2-135m", served["url"])
+    long = Message("user", "How many apples are in the basket? " * 100)
+
+    async def ask() -> list[ChatReply]:
+        sampling = Sampling(temperature=0.7, max_tokens=4)
+        requests = [ChatRequest(endpoint.identity, (long,), sampling, seed=number) for number in range(8)]
+        try:
+            return await asyncio.gather(*map(endpoint.chat, requests))
+        finally:
+            await endpoint.close()
+
+    replies = asyncio.run(ask())
+    assert all(reply.prompt_tokens > 700 and reply.finish == "length" for reply in replies)
+
+
 RUN = ("run", "start", "--domain", "starter", "--examples", "3", "--seed", "3", "--json")
 
 

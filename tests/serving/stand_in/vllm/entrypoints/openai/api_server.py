@@ -17,11 +17,12 @@ from pathlib import Path
 
 parser = argparse.ArgumentParser()
 for option in ("--model", "--served-model-name", "--host", "--max-model-len", "--max-loras", "--max-cpu-loras",
-               "--max-lora-rank", "--gpu-memory-utilization"):  # fmt: skip
+               "--max-lora-rank", "--gpu-memory-utilization", "--max-num-batched-tokens"):  # fmt: skip
     parser.add_argument(option)
 parser.add_argument("--port", type=int)
 parser.add_argument("--enable-lora", action="store_true")
 parser.add_argument("--enable-sleep-mode", action="store_true")
+parser.add_argument("--no-enable-chunked-prefill", action="store_true")
 arguments = parser.parse_args()
 how = os.environ.get("STAND_IN", "echo")
 
