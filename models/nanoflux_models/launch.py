@@ -19,8 +19,15 @@ CONTEXT = 8192
 """Tokens of context that a server is started with unless told otherwise: less room than most models could fill."""
 RANK = 16
 """The highest rank of an adapter that every server takes; a higher one is stated when it starts."""
-ON_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "0"}
-"""Beside other work on the same cores, threads that are bound or that spin slow a server down more than ten times."""
+ON_CPU = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "GOMP_SPINCOUNT": "5000",
+    "KMP_BLOCKTIME": "0",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+"""Beside other work on the same cores, threads that are bound or that spin slow a server down more than ten times. An
+engine that has its worker in another process spins while it waits for it.
+"""
 SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 
@@ -78,6 +85,7 @@ class Launch:
             known += ["--enable-sleep-mode"]
         if self.interpreter.for_cpu:  # a seeded request whose prompt is read in parts ends a server on a CPU
             known += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(self.length)]
+            known += [] if self._spread() else ["--distributed-executor-backend", "uni"]
         python = [str(self.interpreter.path), "-m", "vllm.entrypoints.openai.api_server"]
         return [*python, *known, *self._spread(), *self.manifest.vllm.args, *self.args]
 

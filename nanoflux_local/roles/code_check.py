@@ -127,12 +127,12 @@ def _calculating(program: str, tree: ast.Module, marks: Mapping[str, int]) -> st
         return Unparsed("# VARIABLES names no quantity of the problem")
     calculated: set[str] = set()
     for node in tree.body:
-        if node.lineno > marks["STEPS"] and (_calculates(node) or _names(node, ast.Load) & calculated):
+        if _calculates(node) or _names(node, ast.Load) & calculated:
             calculated |= _names(node, ast.Store)
         else:
             calculated -= _names(node, ast.Store)
     if not calculated:
-        return Unparsed("# STEPS calculates nothing from the variables")
+        return Unparsed("it calculates nothing from the variables")
     if "answer" not in calculated:
         return Unparsed("`answer` must be set in # CHECK from a calculated name, not from a bare value")
     return program

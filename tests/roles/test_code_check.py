@@ -47,6 +47,7 @@ READABLE = [
     fenced(program("import math\nrows: int = 6\neach = 7", "eggs = 0\nfor _ in range(rows):\n    eggs += each")),
     fenced(program(check="answer = rows * each")),
     fenced(program(check="total = eggs\nanswer = total")),
+    fenced(program("rows, each = 6, 7\neggs = rows * each", "# None")),
     IN_PIECES,
     f"{program()}\n```\n\nThe program now follows the form.",
 ]  # fmt: skip
@@ -70,6 +71,7 @@ UNREADABLE = {
     program(steps="eggs = 1\x00"): "it is no Python",
     program(given="pass"): "names no quantity",
     program(steps="eggs = 42"): "calculates nothing",
+    program("first_quantity = ...", "first_result = ...", "answer = first_result"): "calculates nothing",
     program(check="answer = 42"): "not from a bare value",
     program(check="answer = rows"): "not from a bare value",
     program(check="result = eggs"): "not from a bare value",

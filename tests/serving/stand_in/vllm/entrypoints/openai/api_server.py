@@ -17,7 +17,8 @@ from pathlib import Path
 
 parser = argparse.ArgumentParser()
 for option in ("--model", "--served-model-name", "--host", "--max-model-len", "--max-loras", "--max-cpu-loras",
-               "--max-lora-rank", "--gpu-memory-utilization", "--max-num-batched-tokens"):  # fmt: skip
+               "--max-lora-rank", "--gpu-memory-utilization", "--max-num-batched-tokens",
+               "--distributed-executor-backend"):  # fmt: skip
     parser.add_argument(option)
 parser.add_argument("--port", type=int)
 parser.add_argument("--enable-lora", action="store_true")
