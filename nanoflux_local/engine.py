@@ -208,6 +208,8 @@ class Engine:
         self._turns += 1
         self._kept += record.kept
         self._ahead.pop(record.number, None)
+        if self._ending:
+            self._calls.room.reorder()
         self._on_progress(Progress(record, self._turns, self._kept, self._config.target))
 
     async def _next(self) -> tuple[TurnRecord, TracedCalls]:
@@ -259,11 +261,14 @@ class Engine:
                 later.cancel()
                 self._start(later.number)
 
-    def _rank(self, guess: Guess) -> tuple[int, int]:
+    def _rank(self, guess: Guess) -> tuple[int, int, int]:
         """Who goes first where requests wait: earlier turns, so that they can be committed. Once all that are left have
-        begun, those with the longest way to go, since all wait for the last one: who tries again, then who asked least.
+        begun, the next one to commit, so that it never waits for those after it; then those with the longest way to go,
+        since all wait for the last one: who tries again, then who asked least.
         """
-        return (-guess.tries, len(guess.trace.ids)) if self._ending else (0, guess.number)
+        if guess.number == self._turns or not self._ending:
+            return (0, guess.number, 0)
+        return (1, -guess.tries, len(guess.trace.ids))
 
     async def _guess(self, guess: Guess) -> TurnRecord | None:
         """Play a turn with what is known so far. Its failure is not the run's: the committer will meet it itself."""

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,22 @@ async def test_concurrency_changes_nothing(straight: World, tmp_path: Path, conc
         assert list(verify_run(view, world.run)) == []
     if concurrency == 64:
         assert found["calls"]["wasted"] > 0, "no guess was wrong, so nothing was tested"
+
+
+async def test_the_next_turn_to_commit_waits_for_none_after_it(straight: World, tmp_path: Path) -> None:
+    async def steadily(_: Request[Any]) -> None:
+        await asyncio.sleep(0.01)
+
+    world = await World.make(tmp_path, seed=straight.seed, max_turns=20, concurrency=4)  # all are under way at once
+    await world.play(steadily)
+    with world.view() as view:
+        rows = view.rows(
+            "SELECT calls.key FROM turn_calls JOIN turns ON turns.id = turn_calls.turn JOIN calls ON calls.id = call"
+            " WHERE turns.number = 0 ORDER BY position"
+        )
+        at = [world.asked.index(row["key"]) for row in rows]
+    assert len(at) > 2
+    assert all(later - earlier < 14 for earlier, later in pairwise(at)), at
 
 
 async def test_as_many_turns_are_under_way_as_was_asked_for(tmp_path: Path) -> None:
