@@ -1,5 +1,6 @@
 """The defender (paper §3, A.2.2): sees the question alone and answers in sections, each within its token budget."""
 
+import re
 from dataclasses import dataclass
 
 from nanoflux_local.domains.base import Domain
@@ -13,6 +14,8 @@ from nanoflux_local.transcript import Defence
 OVERHEAD_TOKENS = 32
 """Room for the sections' names beside their budgets."""
 DEFAULT_BUDGET = 500
+_LENGTH = re.compile(r"\(at most \d+ tokens\)")
+"""How the prompt's description of a section ends: a section that holds it is the description, given back."""
 
 
 def defender_messages(domain: Domain, budgets: dict[str, int], question: str) -> tuple[Message, ...]:
@@ -86,7 +89,11 @@ class Defender:
         return lambda seed: self.player.continuation(messages, begun, seed, budget, stop)
 
     def _read(self, reply: ChatReply) -> dict[str, str] | Unparsed:
-        return read_sections(reply.text, self.domain.sections.defender, once=("ANSWER",))
+        sections = read_sections(reply.text, self.domain.sections.defender, once=("ANSWER",))
+        if isinstance(sections, Unparsed):
+            return sections
+        copied = next((name for name in sections if _LENGTH.search(sections[name])), None)
+        return Unparsed(f"{copied} is the prompt's own description: {sections[copied][:60]!r}") if copied else sections
 
     async def _within_budget(self, name: str, text: str, call: Call) -> str:
         """The part of a section that lies within its budget, counted with the endpoint's own tokenizer."""

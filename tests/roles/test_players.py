@@ -91,6 +91,18 @@ async def test_an_unreadable_defence_is_asked_again_within_bounds(player, script
     assert len({request.seed for request in call.asked}) == 1 + retries
 
 
+async def test_the_prompts_own_descriptions_are_no_defence(player, scripted):
+    """As small models give them back: taken for an answer, each would be a defender that failed."""
+    told = defender_messages(GSMHARD, GSMHARD.budgets, "Q")[0].content
+    copied = "\n".join(line for line in told.splitlines() if line.startswith(("ANALYSIS:", "SOLUTION:", "ANSWER:")))
+    call = scripted(lambda _: copied)
+    defence = await defender(player, retries=1).defend("Q", DRAW, call)
+    assert isinstance(defence, Unparsed)
+    assert "the prompt's own description" in defence.reason
+    half = copied.replace(copied.splitlines()[-1], "ANSWER: 4")
+    assert isinstance(await defender(player).defend("Q", DRAW, scripted(lambda _: half)), Unparsed)
+
+
 def test_worked_examples_are_turns_of_the_conversation():
     examples = [
         {"question": f"Solved {n}?", "sections": {"SOLUTION": f"{n} + {n}", "ANSWER": f"{2 * n}"}} for n in (1, 2)
