@@ -241,6 +241,8 @@ class Engine:
         deep = requests * max(1, math.ceil(DEEPEST * held))
         last = min(self._turns + needed, config.max_turns)
         new = [number for number in range(self._turns, min(self._turns + deep, last)) if number not in self._ahead]
+        if self._ending and not new:
+            return
         room = max(0, min(deep, UNDER_WAY * requests) - sum(guess.under_way for guess in self._ahead.values()))
         ending = last - max([self._turns, *self._ahead]) - room <= UNDER_WAY * requests
         if ending != self._ending:

@@ -22,6 +22,8 @@ FaultKind = Literal["rate_limited", "server_error", "timeout", "reset", "unreach
 _SURROGATE = re.compile("[\ud800-\udfff]")
 SearchOutcome = Literal["found", "nothing", "timeout", "refused", "failed"]
 Vector = npt.NDArray[np.float32]
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+"""Made once: `json.dumps` with arguments of its own makes one for every text."""
 
 
 def canonical_json(value: Any) -> str:
@@ -29,8 +31,8 @@ def canonical_json(value: Any) -> str:
 
     A lone surrogate, which a model can emit and UTF-8 cannot hold, is written as its escape.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    text = _CANONICAL.encode(value)
+    return text if text.isascii() else _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def storable(text: str) -> str:
@@ -56,7 +58,8 @@ def _names(kind: type[object]) -> tuple[str, ...]:
 
 def plain(value: Any) -> Any:
     """A value as JSON has it. `dataclasses.asdict` copies what cannot change, which was an eighth of a call's cost."""
-    names = _names(value.__class__)
+    kind = value.__class__
+    names = () if kind is str else _names(kind)  # most of what a record holds is text
     if names:
         return {name: plain(getattr(value, name)) for name in names}
     return [plain(entry) for entry in value] if isinstance(value, tuple) else value
