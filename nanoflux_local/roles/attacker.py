@@ -49,9 +49,13 @@ def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
     sections = read_sections(text, domain.sections.attacker, once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return sections
-    copied = next((name for name in sections if re.fullmatch(r"\[[^][]*\]", sections[name])), None)
-    if copied is not None:  # the prompt describes each section in brackets, and small models give that back
-        return Unparsed(f"{copied} is the prompt's own description: {sections[copied][:60]!r}")
+    bracketed = [name for name in sections if re.fullmatch(r"\[[^][]*\]", sections[name])]
+    if bracketed:  # the prompt describes each section in brackets: small models give that back, or write between them
+        prompt = _asked(domain, (), first=True).content
+        copied = next((name for name in bracketed if sections[name] in prompt), None)
+        if copied is not None:
+            return Unparsed(f"{copied} is the prompt's own description: {sections[copied][:60]!r}")
+        sections |= {name: sections[name][1:-1].strip() for name in bracketed}
     answer = plain_answer(domain, sections["ANSWER"])
     if answer is None:
         return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}")

@@ -195,6 +195,11 @@ def test_a_description_given_back_is_no_section(name):
     assert found == Unparsed(f"{name} is the prompt's own description: '[where a solver is likely to slip]'")
 
 
+def test_words_of_its_own_between_the_prompts_brackets_are_a_section():
+    found = read_attack(GSMHARD, "QUESTION: [How many?]\nSOLUTION: 2 * 3 = 6\nANSWER: [6]\nREFLECTION: [ the units ]")
+    assert found == Attack("How many?", "2 * 3 = 6", "6", notes={"REFLECTION": "the units"})
+
+
 TAGGED = (
     "<Hypothesis> h </Hypothesis> as said <evidence>e < 5</evidence><mechanism>m\n</mechanism>"
     "<conclusion>c</conclusion>"
