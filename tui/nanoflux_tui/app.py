@@ -53,9 +53,9 @@ class NanofluxApp(Control):
     DEFAULT_MODE = "home"
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(digit), f"go('{mode}')", title, show=False) for digit, (mode, title) in enumerate(PLACES, 1)),
-        Binding("n", "new_run", "New run"),
+        Binding("n", "new_run", "New run", show=False),  # home tells of it: other rooms need the line
         Binding("f2", "light", "Light or dark", show=False),
-        Binding("ctrl+p", "command_palette", "Commands", key_display="^p"),
+        Binding("ctrl+p", "command_palette", "Menu", key_display="^p"),
         Binding("q", "quit", "Quit"),
     ]
 

@@ -1,6 +1,6 @@
 """Small questions and answers above a room: yes or no, a few values, a longer text, the help."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -143,8 +143,10 @@ class Help(Told):
 
 def _help(room: Room) -> Text:
     text = Text(" ".join(room.HELP.split()) + "\n\n")
-    places = {f"1 to {len(PLACES)}": "The places above", "f2": "Light or dark", "?": "This help"}
-    for title, keys in (("Here", _keys(room, False)), ("Everywhere", {**_keys(room, True), **places})):
+    here, everywhere = _keys(room, False), _keys(room, True)
+    unshown = {f"1 to {len(PLACES)}": "The places above", "n": "New run", "f2": "Light or dark", "?": "This help"}
+    everywhere |= {key: told for key, told in unshown.items() if key not in here}
+    for title, keys in (("Here", here), ("Everywhere", everywhere)):
         text.append(f"{title}\n", style="bold")
         for key, told in keys.items():
             text.append(f"  {key:<10}", style="bold")
@@ -152,7 +154,7 @@ def _help(room: Room) -> Text:
     return text
 
 
-def _keys(room: Room, everywhere: bool) -> Mapping[str, str]:
+def _keys(room: Room, everywhere: bool) -> dict[str, str]:
     found: dict[str, str] = {}
     for active in room.active_bindings.values():
         binding = active.binding

@@ -38,7 +38,7 @@ tests each pair of them (paired, with Holm's correction) and lists the items tha
 number that one should trust without its interval."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "Mark"),
-        Binding("c", "compare", "Compare the marked"),
+        Binding("c", "compare", "Compare"),
         Binding("e", "evaluate", "New evaluation"),
     ]
     DEFAULT_CSS = """

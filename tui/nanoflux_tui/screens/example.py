@@ -28,7 +28,7 @@ the defender's reply, what the judge said to both, and the programs that were ru
 Your word on it (keep, drop, fix, a note) is written to the ledger and changes nothing that was recorded."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
-        Binding("left,p", "next(-1)", "Previous"),
+        Binding("left,p", "next(-1)", "Prev"),
         Binding("right,space", "next(1)", "Next"),
         Binding("k", "review('keep')", "Keep"),
         Binding("d", "review('drop')", "Drop"),

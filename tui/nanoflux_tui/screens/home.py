@@ -51,6 +51,7 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "pause", "Pause/resume"),
         Binding("s", "stop", "Stop"),
+        Binding("n", "app.new_run", "New run"),
     ]
     DEFAULT_CSS = """
     HomeRoom #empty { display: none; }

@@ -38,7 +38,7 @@ model under the cursor and leaves it running; plan says which model of a profile
 anything is started. Pull fetches weights and checks them, verify reads every byte of them again."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "serve", "Serve"),
-        Binding("x", "stop", "Stop the server"),
+        Binding("x", "stop", "Stop"),
         Binding("l", "log", "Log"),
         Binding("p", "pull", "Pull"),
         Binding("v", "verify", "Verify"),

@@ -61,7 +61,7 @@ a second stop ends at once."""
         Binding("c", "change", "Change"),
         Binding("e", "examples", "Examples"),
         Binding("t", "train", "Train"),
-        Binding("x", "export", "Export"),
+        Binding("x", "export", "Export", show=False),
         Binding("r", "report", "Report", show=False),
         Binding("v", "verify", "Verify", show=False),
         Binding("y", "copy", "Copy the command", show=False),
