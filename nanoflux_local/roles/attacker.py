@@ -9,7 +9,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Message
 from nanoflux_local.roles.base import Draw, Player
-from nanoflux_local.roles.sections import Unparsed, read_sections, read_tags, sections_text
+from nanoflux_local.roles.sections import Unparsed, read_sections, read_tags, refuse_descriptions, sections_text
 from nanoflux_local.transcript import Attack, Seed
 
 
@@ -49,13 +49,12 @@ def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
     sections = read_sections(text, domain.sections.attacker, once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return sections
-    bracketed = [name for name in sections if re.fullmatch(r"\[[^][]*\]", sections[name])]
-    if bracketed:  # the prompt describes each section in brackets: small models give that back, or write between them
-        prompt = _asked(domain, (), first=True).content
-        copied = next((name for name in bracketed if sections[name] in prompt), None)
-        if copied is not None:
-            return Unparsed(f"{copied} is the prompt's own description: {sections[copied][:60]!r}")
-        sections |= {name: sections[name][1:-1].strip() for name in bracketed}
+    bracketed = {name: told for name, told in sections.items() if re.fullmatch(r"\[[^][]*\]", told)}
+    if bracketed:  # the prompt describes each section in brackets, and small models write between them
+        own = refuse_descriptions(bracketed, _asked(domain, (), first=True).content.__contains__)
+        if isinstance(own, Unparsed):
+            return own
+        sections |= {name: told[1:-1].strip() for name, told in own.items()}
     answer = plain_answer(domain, sections["ANSWER"])
     if answer is None:
         return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}")

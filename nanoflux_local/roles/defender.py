@@ -8,7 +8,7 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, CutRequest, Message, storable
 from nanoflux_local.roles.base import Ask, Draw, Player, ask_until_read
-from nanoflux_local.roles.sections import Unparsed, read_sections, sections_text
+from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descriptions, sections_text
 from nanoflux_local.transcript import Defence
 
 OVERHEAD_TOKENS = 32
@@ -90,10 +90,7 @@ class Defender:
 
     def _read(self, reply: ChatReply) -> dict[str, str] | Unparsed:
         sections = read_sections(reply.text, self.domain.sections.defender, once=("ANSWER",))
-        if isinstance(sections, Unparsed):
-            return sections
-        copied = next((name for name in sections if _LENGTH.search(sections[name])), None)
-        return Unparsed(f"{copied} is the prompt's own description: {sections[copied][:60]!r}") if copied else sections
+        return sections if isinstance(sections, Unparsed) else refuse_descriptions(sections, _LENGTH.search)
 
     async def _within_budget(self, name: str, text: str, call: Call) -> str:
         """The part of a section that lies within its budget, counted with the endpoint's own tokenizer."""

@@ -5,7 +5,7 @@ It finds sections and refuses to guess: a missing section, or two different text
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -37,6 +37,14 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
         if len({_bare(value) for value in found[name]}) > 1:
             return Unparsed(f"section {name} is given twice with different texts")
     return {name: found[name][0] for name in names}
+
+
+def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str], object]) -> dict[str, str] | Unparsed:
+    """The sections, unless one is what the prompt says of it: small models give that back."""
+    copied = next((name for name, text in sections.items() if is_description(text)), None)
+    if copied is None:
+        return sections
+    return Unparsed(f"{copied} is the prompt's own description: {sections[copied][:60]!r}")
 
 
 def sections_text(sections: Mapping[str, str]) -> str:
