@@ -173,6 +173,9 @@ def test_help_palette_themes_and_places_are_there_in_every_room(sit: Sit, home: 
             await seat.press(digit, "question_mark")
             await seat.sees("Everywhere", "New run", "Light or dark")
             await seat.press("escape")
+        await seat.press("3", "question_mark")
+        await seat.sees("More", "Evaluate")  # which the footer has no place for
+        await seat.press("escape")
         assert seat.app.theme == "nanoflux-dark"
         await seat.press("f2")
         assert seat.app.theme == "nanoflux-light"

@@ -155,11 +155,13 @@ def _help(room: Room) -> Text:
 
 
 def _keys(room: Room, everywhere: bool) -> dict[str, str]:
+    """Those of the application, or the room's own: these also where the footer has no place for them."""
     found: dict[str, str] = {}
+    own = {binding.key for binding in Binding.make_bindings(type(room).BINDINGS)}
     for active in room.active_bindings.values():
         binding = active.binding
         if (
-            binding.show
+            (binding.show or (active.node is room and binding.key in own))
             and binding.description
             and binding.action != "app.help"
             and (active.node is room.app) == everywhere
