@@ -128,7 +128,7 @@ def disturb(trial: Trial, kills: int, calls: int, rng: random.Random) -> None:
     """Kill the run `kills` times, each after about its share of `calls`, every fifth time while it starts."""
     while trial.kills < kills:
         starting = rng.random() < 0.2
-        if not trial.kill_at(rng.uniform(0, 1.0 if starting else 1.6 * calls / kills), starting):
+        if not trial.kill_at(rng.uniform(0, 0.5 if starting else 1.6 * calls / kills), starting):
             return
     trial.undisturbed()
 

@@ -1,6 +1,6 @@
 """The ledger at size: what a million remembered calls cost whoever comes after them.
 
-    python bench/ledger.py [--calls 1000000] [--runs 80] [--rounds 5] [--keep FOLDER]
+    python bench/ledger.py [--calls 1000000] [--runs 80] [--rounds 25] [--keep FOLDER]
 
 One scripted run of 1,000 turns is played and then written again and again under other seeds, with hashes that hold,
 until the ledger has as many calls. In it are measured: looking a call up; a run of 200 turns, beside the same run in an
@@ -246,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
