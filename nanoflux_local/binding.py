@@ -316,6 +316,16 @@ def _served(name: str, config: EndpointConfig) -> Endpoint:
     return client
 
 
+def model_endpoint(model: str, adapter: str, home: Home, on_vllm: bool, args: tuple[str, ...] = ()) -> Endpoint:
+    """An installed model, with the adapter of that hash if one is named: in this process, or behind a vLLM server that
+    runs or that ends when the endpoint is closed. `args` are vLLM's own.
+    """
+    if not on_vllm:
+        return local_endpoint(model, adapter, home)
+    config = EndpointConfig(interface="vllm", model=model, adapter=adapter, args=args)
+    return served({model: config}, home)[0][model]
+
+
 def local_endpoint(model: str, adapter: str, home: Home, rows: int = 0) -> Endpoint:
     """A model of this machine in this process, with the adapter of that hash if one is named.
 

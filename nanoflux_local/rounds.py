@@ -215,7 +215,9 @@ class _Series:
         try:
             endpoint = bound.endpoints[TUNED]
             items = _dev_items(self.home, self.plan)
-            plan = make_plan(endpoint.identity, self.plan.dev, "dev", items, 1, 0.0, root=self.home.root)
+            domain = self.plan.config.domain
+            dev, home = self.plan.dev, self.home.root
+            plan = make_plan(endpoint.identity, dev, "dev", items, 1, 0.0, root=home, domain_name=domain)
             return await evaluate(self.ledger, endpoint, plan, on_progress)
         finally:
             await bound.close()

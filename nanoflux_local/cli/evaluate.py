@@ -80,7 +80,7 @@ def command(
     place = home().prepare()
 
     def made() -> "Endpoint":
-        return _of_profile(place, profile, endpoint) if endpoint else _endpoint(place, model, adapter, via, args)
+        return _of_profile(place, profile, endpoint) if endpoint else _model(place, model, adapter, via, args)
 
     soft = _judge(place, profile, judge) if mode == "soft" else None
     result = evaluated(place, made, data, split, limit, runs, temperature, soft)
@@ -174,7 +174,7 @@ def evaluate(
     args: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """One evaluation of a model here with a progress bar. An adapter that changes nothing is refused."""
-    return evaluated(place, lambda: _endpoint(place, model, adapter, via, args), data, split, limit, runs, temperature)
+    return evaluated(place, lambda: _model(place, model, adapter, via, args), data, split, limit, runs, temperature)
 
 
 def evaluated(
@@ -215,6 +215,12 @@ def evaluated(
         bar.close()
 
 
+def _model(place: Home, model: str, adapter: str, via: str, args: tuple[str, ...]) -> "Endpoint":
+    from nanoflux_local.binding import model_endpoint
+
+    return model_endpoint(model, adapter, place, via == "vllm", args)
+
+
 def _of_profile(place: Home, profile: str, name: str) -> "Endpoint":
     from nanoflux_local.binding import profile_endpoint
 
@@ -228,15 +234,3 @@ def _judge(place: Home, profile: str, name: str) -> "SoftJudge":
 
     endpoint, config = profile_endpoint(profile, name, place, role="judge")
     return SoftJudge(name or "judge", endpoint, config.structured)
-
-
-def _endpoint(place: Home, model: str, adapter: str, via: str, args: tuple[str, ...]) -> "Endpoint":
-    """The model in this process, or behind a managed server."""
-    from nanoflux_local.binding import local_endpoint
-    from nanoflux_local.config import EndpointConfig
-    from nanoflux_local.serving import served
-
-    if via == "in_process":
-        return local_endpoint(model, adapter, place)
-    config = EndpointConfig(interface="vllm", model=model, adapter=adapter, args=args)
-    return served({model: config}, place)[0][model]

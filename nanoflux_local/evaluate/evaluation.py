@@ -76,14 +76,15 @@ def with_options(item: Seed) -> str:
     return "\n".join([item.question, *(f"{letter}. {option}" for letter, option in item.options.items())])
 
 
-def domain_of(data: str, root: Path | None = None, judged: bool = False) -> Domain:
-    """The domain whose prompts and answer format a benchmark has: one that ships, or one of the home at `root`.
+def domain_of(data: str, root: Path | None = None, judged: bool = False, first: str = "") -> Domain:
+    """The domain whose prompts and answer format a benchmark has: one that ships, or one of the home at `root`. Of
+    several that draw on it, `first` comes first.
 
     Raises:
         UsageError: no domain draws on this benchmark, or no machine can grade its answers and no judge is asked.
     """
     names = known_domains(root)
-    for name in names:
+    for name in sorted(names, key=lambda name: name != first):
         domain = load_domain(name, root)
         if data in domain.free_text and judged:
             return domain.model_copy(update={"answer": "text"})
@@ -105,11 +106,13 @@ def make_plan(
     seed: int = 0,
     root: Path | None = None,
     judge: SoftJudge | None = None,
+    domain_name: str = "",
 ) -> Plan:
     """A plan with the domain's reply budget; top-p is 0.95 where replies are sampled. `root` is the home with the
-    user's own domains.
+    user's own domains. Where the domain of that name has the benchmark, its prompts are used: a model that was tuned
+    under them is asked with them.
     """
-    domain = domain_of(data, root, judged=judge is not None)
+    domain = domain_of(data, root, judged=judge is not None, first=domain_name)
     sampling = Sampling(temperature, 0.95 if temperature else 1.0, reply_budget(domain, domain.budgets), domain.stop)
     return Plan(identity, data, split, tuple(items), runs, sampling, seed, domain, judge)
 

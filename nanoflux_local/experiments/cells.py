@@ -123,7 +123,16 @@ async def _evaluated(
     endpoint = _endpoint(home, plan, condition, adapter)
     try:
         scale = plan.scale
-        asked = make_plan(endpoint.identity, data, split, items, scale.runs, scale.temperature, root=home.root)
+        asked = make_plan(
+            endpoint.identity,
+            data,
+            split,
+            items,
+            scale.runs,
+            scale.temperature,
+            root=home.root,
+            domain_name=scale.domain,
+        )
         with Ledger(home.ledger) as ledger:
             row = ledger.rows("SELECT status FROM evaluations WHERE id = ?", asked.id)
             if row != [("done",)]:
@@ -135,11 +144,11 @@ async def _evaluated(
 
 def _endpoint(home: Home, plan: Plan, condition: Condition, adapter: str) -> Endpoint:
     """Who answers: the base with the cell's adapter, or the reference model."""
-    frontier = plan.scale.frontier
+    scale = plan.scale
     if condition.source == "endpoint":
-        assert frontier is not None
-        return binding.profile_endpoint(frontier.profile, frontier.endpoint, home)[0]
-    return binding.local_endpoint(plan.scale.base, adapter, home)
+        assert scale.frontier is not None
+        return binding.profile_endpoint(scale.frontier.profile, scale.frontier.endpoint, home)[0]
+    return binding.model_endpoint(scale.base, adapter, home, scale.via == "vllm", scale.args)
 
 
 def result_of(row: Any) -> dict[str, Any]:

@@ -73,7 +73,9 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
     drawn = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * wanted))
     endpoint = binding.local_endpoint(plan.scale.base, "", home)
     try:
-        asked = make_plan(endpoint.identity, drawn[0].dataset, "train", drawn, 1, 0.0, root=home.root)
+        asked = make_plan(
+            endpoint.identity, drawn[0].dataset, "train", drawn, 1, 0.0, root=home.root, domain_name=plan.scale.domain
+        )
         with Ledger(home.ledger) as ledger:
             await evaluate(ledger, endpoint, asked)
     finally:

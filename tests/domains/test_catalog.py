@@ -54,11 +54,14 @@ SHOWN = {
     "claims": [ATTACK.question, ATTACK.solution, ATTACK.answer, "QUERIES:", "at most 5"],
     "code": [ATTACK.question, ATTACK.solution, "it is no Python", "# VARIABLES", "# STEPS", "# CHECK"],
 }
+SHORT = ("gsmhard-short", "starter")
 EACH = list(itertools.product(built_in(), PROMPTS))
 
 
 def test_the_domains_that_ship():
-    assert built_in() == ["genomebench", "gsmhard", "multimedqa", "starter", "starter-genetics", "starter-medicine"]
+    assert built_in() == [
+        "genomebench", "gsmhard", "gsmhard-short", "multimedqa", "starter", "starter-genetics", "starter-medicine",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "prompt"), EACH)
@@ -83,8 +86,8 @@ def test_a_prompt_without_its_values_is_an_error(name, prompt):
 @pytest.mark.parametrize("role", SPEC_SECTIONS)
 def test_the_sections_are_the_papers(name, role):
     found = getattr(load_domain(name).sections, role)
-    if (name, role) == ("starter", "defender"):
-        assert found == ("SOLUTION", "ANSWER"), "the small model is spared the analysis"
+    if name in SHORT and role == "defender":
+        assert found == ("SOLUTION", "ANSWER"), "small models are spared the analysis"
     else:
         assert set(SPEC_SECTIONS[role]) <= set(found)
 
@@ -117,7 +120,7 @@ def test_no_prompt_shows_the_defender_the_solution_or_the_validator_a_defence(na
     assert ATTACK.solution not in text and ATTACK.answer not in text
 
 
-@pytest.mark.parametrize("name", [name for name in built_in() if name != "starter"])
+@pytest.mark.parametrize("name", [name for name in built_in() if name not in SHORT])
 def test_the_defender_is_told_its_budgets(name):
     domain = load_domain(name)
     assert domain.budgets == {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
@@ -184,7 +187,7 @@ def test_a_worked_attack_is_readable_right_and_a_turn_of_the_conversation():
 
 def test_only_domains_with_programs_say_so():
     assert {name: load_domain(name).programs for name in built_in()} == {
-        "gsmhard": True, "starter": True, "starter-genetics": False, "starter-medicine": False,
+        "gsmhard": True, "gsmhard-short": True, "starter": True, "starter-genetics": False, "starter-medicine": False,
         "genomebench": False, "multimedqa": False,
     }  # fmt: skip
 

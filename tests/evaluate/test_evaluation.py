@@ -44,6 +44,8 @@ async def test_one_item_has_no_spread_to_compare(tmp_path, count):
 
 def test_gsm8k_is_asked_as_gsm_hard_is_and_free_text_by_no_strict_scorer():
     assert domain_of("gsm8k").name == "gsmhard"
+    assert domain_of("gsm8k", first="gsmhard-short").name == "gsmhard-short", "it was tuned under this one's prompts"
+    assert domain_of("gsm8k", first="starter").name == "gsmhard", "which draws on it, as starter does not"
     with pytest.raises(UsageError, match="the answers of 'liveqa' are free text"):
         domain_of("liveqa")
 

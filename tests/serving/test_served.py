@@ -15,6 +15,7 @@ import pytest
 from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.served import ServedEndpoint
+from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.seeds.benchmarks import starter_items
 from nanoflux_models import server_record
@@ -25,6 +26,19 @@ from nanoflux_models.supervisor import family_of, free_port
 
 pytestmark = pytest.mark.real_model
 Command = Callable[..., CompletedProcess[str]]
+THROUGH = """
+title = "The base alone"
+question = "Does it answer?"
+[[conditions]]
+name = "base"
+[scales.tiny]
+base = "smollm2-135m"
+domain = "starter"
+test = ["starter-easy"]
+limit = 2
+via = "vllm"
+args = ["--enforce-eager", "--max-num-seqs=8"]
+"""
 LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")  # a server is used again where its arguments are these
 
 
@@ -191,6 +205,19 @@ def test_an_evaluation_through_it(served: dict[str, Any], adapter: str, command:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["n"] == 2 and found["adapter"] == adapter and found["unscored"] == 0
+
+
+def test_an_experiment_asks_through_it(served: dict[str, Any], command: Command, tmp_path: Path) -> None:
+    grid = tmp_path / "through.toml"
+    grid.write_text(THROUGH)
+    done = command(served["home"], served["python"], "experiment", "run", str(grid), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (evaluation,) = found["conditions"][0]["test"]["starter-easy"]["evaluations"]
+    assert found["cells_left"] == []
+    with LedgerView(Path(served["home"]) / "ledger.db") as view:
+        asked = view.rows("SELECT request FROM calls WHERE run = ?", evaluation)
+    assert {json.loads(row["request"])["endpoint"]["interface"] for row in asked} == {"openai_chat"}
 
 
 def test_stopping_leaves_no_process_and_a_free_port(served: dict[str, Any], command: Command) -> None:
