@@ -82,6 +82,8 @@ def become(who: str) -> None:
         os.setresgid(_SOMEBODY, _SOMEBODY, _SOMEBODY)
         os.setresuid(_SOMEBODY, _SOMEBODY, _SOMEBODY)
         os.environ["HOME"] = "/"
+        if not os.access(sys.executable, os.X_OK):
+            raise SystemExit(f"nobody else may enter {sys.prefix}: chmod -R a+rX it, and a+x the folder that holds it")
 
 
 if __name__ == "__main__":
