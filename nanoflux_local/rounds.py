@@ -37,7 +37,7 @@ OnStep = Callable[[str, int, int], None]
 
 class Rounds(Strict):
     """What decides a series: the first round's run, how many rounds at most, the benchmark whose dev items say whether
-    a round helped, how many of them (0: all), and what is set of the training.
+    a round helped, how many of them (0: all), and what is set of the training. `name` is for people.
     """
 
     config: RunConfig
@@ -45,6 +45,7 @@ class Rounds(Strict):
     dev: str
     dev_items: int = Field(default=0, ge=0)
     train: dict[str, Any] = Field(default={})
+    name: str = ""
 
     @property
     def base(self) -> str:
@@ -244,14 +245,20 @@ def _dev_items(home: Home, plan: Rounds) -> list[Any]:
     return items[: plan.dev_items or None]
 
 
+_FIND = """
+    SELECT * FROM series
+    WHERE id = ?1 OR json_extract(settings, '$.name') = ?1 OR substr(id, 1, length(?1)) = ?1
+    ORDER BY id = ?1 DESC, json_extract(settings, '$.name') = ?1 DESC, rowid DESC
+"""
+
+
 def find(view: LedgerView, series: str) -> dict[str, Any]:
-    """A series by its id, or the beginning of it.
+    """A series by its id, its name (the newest that has it), or the beginning of its id.
 
     Raises:
         NothingMatchedError: there is none.
     """
-    sql = "SELECT * FROM series WHERE id = ? OR substr(id, 1, ?) = ? ORDER BY id = ? DESC, rowid DESC"
-    row = view.row(sql, series, len(series), series, series)
+    row = view.row(_FIND, series)
     if row is None:
         raise NothingMatchedError(f"there is no series of rounds {series!r}", "see `nanoflux rounds list`")
     return dict(row)
@@ -280,9 +287,9 @@ def show(home: Home, series: str) -> dict[str, Any]:
         ]  # fmt: skip
         helped = [each["adapter"] for each in found if each["helped"]]
         told = {
-            "series": row["id"], "status": row["status"], "message": row["message"], "base": plan.base,
-            "dev": plan.dev, "of": plan.rounds, "rounds": found, "adapter": helped[-1] if helped else "",
-            "seconds": round(row["seconds"], 3),
+            "series": row["id"], "name": plan.name, "status": row["status"], "message": row["message"],
+            "base": plan.base, "dev": plan.dev, "of": plan.rounds, "rounds": found,
+            "adapter": helped[-1] if helped else "", "seconds": round(row["seconds"], 3),
         }  # fmt: skip
         return with_worker(home, view, Work(SERIES, row["id"]), told)
 

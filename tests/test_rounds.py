@@ -114,3 +114,13 @@ def test_a_defender_that_takes_no_adapter_and_items_that_are_not_there_are_refus
         rounds.create(home, plan(home).model_copy(update={"dev": "nowhere"}))
     with pytest.raises(NanofluxError, match="epoch"):
         rounds.create(home, plan(home).model_copy(update={"train": {"epochs": -1}}))
+
+
+@pytest.mark.real_model
+def test_a_series_is_found_by_its_id_by_the_beginning_of_it_and_by_the_newest_of_its_name(home: Home) -> None:
+    made = [rounds.create(home, plan(home, name=name)) for name in ("improve", "improve", "")]
+    for asked, found in ((made[0], made[0]), (made[0][:-1], made[0]), ("improve", made[1]), (made[2], made[2])):
+        assert rounds.show(home, asked)["series"] == found
+    assert [each["name"] for each in rounds.list_series(home)] == ["", "improve", "improve"]
+    with pytest.raises(NanofluxError, match="no series of rounds 'improv'"):
+        rounds.show(home, "improv")

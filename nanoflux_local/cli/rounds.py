@@ -24,9 +24,11 @@ def list_series(as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    rows = [[each["series"], each["status"], f"{len(each['rounds'])} of {each['of']}", each["adapter"] or "–"]
-            for each in found]  # fmt: skip
-    print_table(("series", "status", "rounds", "adapter"), rows)
+    rows = [
+        [each["series"], each["name"], each["status"], f"{len(each['rounds'])} of {each['of']}", each["adapter"] or "–"]
+        for each in found
+    ]
+    print_table(("series", "name", "status", "rounds", "adapter"), rows)
 
 
 @command.command()
@@ -87,7 +89,8 @@ def show_series(place: Home, series: str, as_json: bool) -> None:
         print_json(found)
         return
     said = f": {found['message']}" if found["message"] else ""
-    click.echo(f"{found['series']} {found['status']}{said}")
+    named = f" ({found['name']})" if found["name"] else ""
+    click.echo(f"{found['series']}{named} {found['status']}{said}")
     rows = [[str(each["round"]), each["run"], str(each["kept"]), _told(each["before"]), _told(each["after"]),
              each["adapter"] or "–"] for each in found["rounds"]]  # fmt: skip
     print_table(("round", "run", "kept", f"{found['dev']} before", "after", "adapter"), rows)

@@ -84,7 +84,8 @@ def start(
     else:
         config = binding.resolve(str(domain), profile or "embedded", overrides, place)
     if numbers["rounds"]:
-        _rounds(place, config, numbers["rounds"], dev, numbers["dev_items"] or 0, train_set, detach, as_json)
+        given = {"rounds": numbers["rounds"], "dev": dev, "dev_items": numbers["dev_items"] or 0, "name": name}
+        _rounds(place, config, given, train_set, detach, as_json)
         return
     if dev or train_set or numbers["dev_items"]:
         raise click.UsageError("--dev, --dev-items and --train-set are for rounds: add --rounds N.")
@@ -106,9 +107,8 @@ def resume(run: str, detach: bool, as_json: bool) -> None:
 
 
 def _rounds(
-    place: Home, config: Any, count: int, dev: str, dev_items: int, settings: tuple[str, ...], detach: bool,
-    as_json: bool,
-) -> None:  # fmt: skip
+    place: Home, config: Any, given: dict[str, Any], settings: tuple[str, ...], detach: bool, as_json: bool
+) -> None:
     """Begin a series of rounds with this run's settings."""
     from nanoflux_local import rounds
     from nanoflux_local.cli.rounds import play as play_series
@@ -117,8 +117,8 @@ def _rounds(
     from nanoflux_local.domains.own import load_domain
 
     domain = load_domain(config.domain, place.root)
-    dev = dev or rounds.default_dev(place, config, (*domain.evaluates, *domain.datasets))
-    plan = rounds.Rounds(config=config, rounds=count, dev=dev, dev_items=dev_items, train=parse_settings(settings))
+    given["dev"] = given["dev"] or rounds.default_dev(place, config, (*domain.evaluates, *domain.datasets))
+    plan = rounds.Rounds(config=config, train=parse_settings(settings), **given)
     series = rounds.create(place, plan)
     play_series(place, series, detach)
     show_series(place, series, as_json)
