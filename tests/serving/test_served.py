@@ -216,8 +216,8 @@ def test_an_experiment_asks_through_it(served: dict[str, Any], command: Command,
     (evaluation,) = found["conditions"][0]["test"]["starter-easy"]["evaluations"]
     assert found["cells_left"] == []
     with LedgerView(Path(served["home"]) / "ledger.db") as view:
-        asked = view.rows("SELECT request FROM calls WHERE run = ?", evaluation)
-    assert {json.loads(row["request"])["endpoint"]["interface"] for row in asked} == {"openai_chat"}
+        asked = list(view.rows("SELECT request FROM calls WHERE run = ?", evaluation))
+    assert len(asked) == 2 and {json.loads(row["request"])["endpoint"]["interface"] for row in asked} == {"vllm"}
 
 
 def test_stopping_leaves_no_process_and_a_free_port(served: dict[str, Any], command: Command) -> None:
