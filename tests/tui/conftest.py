@@ -165,11 +165,14 @@ Do = Callable[[Seat], Awaitable[None]]
 
 @pytest.fixture(scope="session")
 def sit() -> Callable[..., None]:
-    """`sit(home, what)`: run the application over a home, and do `what` before it."""
+    """`sit(home, what)`: run the application, or its kind `app`, over a home, and do `what` before it."""
 
-    def run(home: Home, what: Do, size: tuple[int, int] = (100, 36), light: bool = False) -> None:
+    def run(
+        home: Home, what: Do, size: tuple[int, int] = (100, 36), light: bool = False,
+        app: type[NanofluxApp] = NanofluxApp,
+    ) -> None:  # fmt: skip
         async def driven() -> None:
-            async with NanofluxApp(home, light).run_test(size=size, notifications=True) as pilot:
+            async with app(home, light).run_test(size=size, notifications=True) as pilot:
                 await what(Seat(pilot))
 
         asyncio.run(driven())

@@ -1,14 +1,18 @@
 """What people come for, driven by keys: look, start, watch, steer, review, export, train, compare."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from textual.widgets import Input, Select
 
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_tui.bridge import Bridge, Ended
 from nanoflux_tui.screens.run import RunRoom
+from nanoflux_tui.tour import TourApp
 from nanoflux_tui.widgets.window_table import WindowTable
 
 Sit = Callable[..., None]
@@ -189,3 +193,27 @@ def test_help_palette_themes_and_places_are_there_in_every_room(sit: Sit, home: 
         await seat.until(lambda: seat.app.current_mode == "home")
 
     sit(home, flow)
+
+
+def test_the_tour_goes_on_by_itself_where_it_was_asked_to_before_its_run_was_known(
+    sit: Sit, home: Home, run_named: Callable[[Home, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home shows the run a moment before the command that starts it has ended, and a key in that moment counts."""
+    started = asyncio.Event()
+
+    async def starting(*_: Any, **__: Any) -> Ended:
+        await started.wait()
+        return Ended(0, json.dumps({"run": run_named(home, "first")}), "")
+
+    monkeypatch.setattr(Bridge, "do", starting)
+
+    async def flow(seat: Any) -> None:
+        await seat.sees("Tour 1/9")
+        await seat.press("f9")
+        await seat.sees("Tour 1/9", "only starting")
+        started.set()
+        await seat.sees("Tour 2/9", "24 of 24")
+        await seat.press("f8")
+        await seat.sees("Tour 1/9")
+
+    sit(home, flow, size=(120, 40), app=TourApp)

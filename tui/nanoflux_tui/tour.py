@@ -56,6 +56,7 @@ class TourApp(NanofluxApp):
         super().__init__(place, light)
         self.tour_run = ""
         self._at = 0
+        self._asked_early = False
 
     def guide(self) -> Sequence[Widget]:
         return (Guide(self._told()),)
@@ -76,13 +77,15 @@ class TourApp(NanofluxApp):
             self.complain(ended)
             return
         self.tour_run = found["run"]
+        if self._asked_early:
+            self.action_guide(1)
 
     def action_guide(self, by: int) -> None:
-        self._at = min(len(STOPS) - 1, max(0, self._at + by))
-        if self._at and not self.tour_run:
-            self._at = 0
+        if not self.tour_run:  # Home shows the run a moment before the command that starts it has ended
+            self._asked_early = by > 0
             self.notify("The run is only starting; a moment.")
             return
+        self._at = min(len(STOPS) - 1, max(0, self._at + by))
         STOPS[self._at].go(self)
         self.call_later(self._tell)
 
