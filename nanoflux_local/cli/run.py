@@ -117,8 +117,8 @@ def _rounds(
     from nanoflux_local.domains.own import load_domain
 
     domain = load_domain(config.domain, place.root)
-    given["dev"] = given["dev"] or rounds.default_dev(place, config, (*domain.evaluates, *domain.datasets))
-    plan = rounds.Rounds(config=config, train=parse_settings(settings), **given)
+    dev = given["dev"] or rounds.default_dev(place, config, (*domain.evaluates, *domain.datasets))
+    plan = rounds.Rounds(config=config, train=parse_settings(settings), **{**given, "dev": dev})
     series = rounds.create(place, plan)
     play_series(place, series, detach)
     show_series(place, series, as_json)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from nanoflux_local.config import SeedCount, Strict, validated
+from nanoflux_local.config import SeedCount, Strict, merged, validated
 from nanoflux_local.records import digest
 
 AnswerKind = Literal["number", "choice", "text"]
@@ -166,9 +166,19 @@ def built_in() -> list[str]:
 
 @cache
 def load_built_in(name: str) -> Domain:
-    """A domain that ships, by its name in `built_in()`."""
+    """A domain that ships, by its name in `built_in()`; one that `extends` another begins as that one."""
     folder = resources.files(__package__)
     values = tomllib.loads((folder / "catalog" / f"{name}.toml").read_text(encoding="utf-8"))
-    files = {prompt: f"{prompt}.md" for prompt in PROMPTS} | values.pop("prompt_files", {})
+    base, files = values.pop("extends", ""), values.pop("prompt_files", {})
+    begun = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": {}}
+    files = files if base else {prompt: f"{prompt}.md" for prompt in PROMPTS} | files
     texts = {prompt: (folder / "prompts" / file).read_text(encoding="utf-8") for prompt, file in files.items()}
-    return validated(Domain, {"name": name, "prompts": texts, **values}, f"domain {name}")
+    return domain_on(begun, values, name, texts, f"domain {name}")
+
+
+def domain_on(
+    begun: Mapping[str, Any], values: Mapping[str, Any], name: str, prompts: Mapping[str, str], source: str
+) -> Domain:
+    """A domain that begins as `begun` does; its own `values` and `prompts` come before. `source` is named in errors."""
+    whole = {**merged(begun, values), "name": name, "prompts": begun["prompts"] | prompts}
+    return validated(Domain, whole, source)

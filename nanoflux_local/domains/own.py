@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.config import merged, read_toml, validated
-from nanoflux_local.domains.base import PROMPTS, Domain, built_in, load_built_in
+from nanoflux_local.config import read_toml
+from nanoflux_local.domains.base import PROMPTS, Domain, built_in, domain_on, load_built_in
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.transcript import Attack, Defence, Seed
 
@@ -70,7 +70,7 @@ def _read(name: str, path: Path) -> Domain:
     begun = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": _shared()}
     files = values.pop("prompt_files", {})
     texts = {prompt: _prompt(path, prompt, file) for prompt, file in _entries(path, files)}
-    domain = validated(Domain, {**merged(begun, values), "name": name, "prompts": begun["prompts"] | texts}, str(path))
+    domain = domain_on(begun, values, name, texts, str(path))
     _check_sections(path, domain)
     for prompt in texts:
         _try(path.parent / files[prompt], domain, prompt)

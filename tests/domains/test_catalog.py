@@ -64,6 +64,13 @@ def test_the_domains_that_ship():
     ]  # fmt: skip
 
 
+def test_the_short_one_is_the_long_one_but_for_what_is_short():
+    long, short = load_domain("gsmhard"), load_domain("gsmhard-short")
+    differ = {field for field in type(long).model_fields if getattr(long, field) != getattr(short, field)}
+    assert differ == {"name", "seeds", "sections", "budgets", "examples", "prompts"}
+    assert {prompt for prompt in PROMPTS if long.prompts[prompt] != short.prompts[prompt]} == {"defender"}
+
+
 @pytest.mark.parametrize(("name", "prompt"), EACH)
 def test_every_prompt_renders_with_everything_in_it_as_it_is(name, prompt):
     domain = load_domain(name)
