@@ -43,7 +43,14 @@ import os, signal, struct, sys
 from contextlib import contextmanager
 from nanoflux_local.ledger.store import Ledger
 shown, die_in = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT), int(sys.argv.pop(1))
-plain = Ledger.transaction.__wrapped__
+plain, opened = Ledger.transaction.__wrapped__, {}
+def index(path):
+    # Closing a file gives up all locks that this process has on it, SQLite's too, and whoever looks at the ledger then
+    # makes its index anew under us. So what is opened here stays open.
+    inode = os.stat(path).st_ino
+    if inode not in opened:
+        opened[inode] = os.open(path, os.O_RDONLY)
+    return os.pread(opened[inode], 48, 0)
 @contextmanager
 def told(self):
     global die_in
@@ -53,9 +60,9 @@ def told(self):
         if die_in == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     calls, turns = self.rows("SELECT (SELECT max(id) FROM calls), (SELECT count(*) FROM turns)")[0]
-    index = open(str(self.path) + "-shm", "rb").read(48)
-    frames, = struct.unpack_from("=I", index, 16)
-    os.pwrite(shown, struct.pack("<QQIII", calls or 0, turns, frames, *struct.unpack_from(">II", index, 32)), 0)
+    header = index(str(self.path) + "-shm")
+    frames, = struct.unpack_from("=I", header, 16)
+    os.pwrite(shown, struct.pack("<QQIII", calls or 0, turns, frames, *struct.unpack_from(">II", header, 32)), 0)
 Ledger.transaction = told
 from nanoflux_local.cli.main import main
 main()

@@ -41,12 +41,14 @@ def command(profile: str, gpus: str, sequences: int, context: int, as_json: bool
 
 
 def _served(profile: str) -> list[str]:
-    """The models that the profile's roles bind to servers managed here; the same model twice is one server."""
+    """The models that the profile binds to servers managed here, by its roles and its judge's panel; the same model
+    twice is one server."""
     from nanoflux_local.binding import load_profile
 
     values = load_profile(profile)
     tables = (values, values.get("without_programs", {}))
     bound = [role["endpoint"] for table in tables for role in table.get("roles", {}).values()]
+    bound += [name for table in tables for name in table.get("judge", {}).get("panel", ())]
     endpoints = values.get("endpoints", {})
     chosen = [endpoints[name] for name in bound if name in endpoints]
     return list(dict.fromkeys(each["model"] for each in chosen if each["interface"] == "vllm"))

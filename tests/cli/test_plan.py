@@ -1,6 +1,7 @@
 """`models plan`: a table, turns, or a refusal that says what would fit; and the profiles that it plans."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def test_one_gpu_of_40_gib_takes_turns_and_two_need_not() -> None:
     assert set(shares("a100-40g-x2", "40,40").values()) == {""}
     assert set(shares("a100-40g-x4", "40,40,40,40").values()) == {""}
     assert set(shares("hybrid", "40,40").values()) == {""}
+
+
+def test_a_panels_models_want_their_place_too(home: Home) -> None:
+    mine = home.root / "mine.toml"
+    second = '[endpoints.second]\ninterface = "vllm"\nmodel = "deepseek-r1-distill-qwen-14b"\n'
+    mine.write_text(
+        (files("nanoflux_local.profiles") / "a100-40g-x2.toml").read_text() + second + '[judge]\npanel = ["second"]\n'
+    )
+    alone = shares("a100-40g-x2", "80,80")
+    assert set(shares(str(mine), "80,80")) - set(alone) == {"deepseek-r1-distill-qwen-14b"}
 
 
 def test_24_gib_are_too_few_for_a_32b_model() -> None:
