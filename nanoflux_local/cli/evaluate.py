@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--endpoint", default="", help="In place of --model: an endpoint of the profile, by its name there.")
 @click.option("--data", required=True, help="A benchmark, see `nanoflux data list`.")
 @click.option("--split", default="test", show_default=True)
+@click.option("--domain", default="", help="The domain whose prompts are used [default: the benchmark's].")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N items of the split.")
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Repeats with different seeds.")
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="0 is greedy.")
@@ -57,6 +58,7 @@ def command(
     endpoint: str,
     data: str,
     split: str,
+    domain: str,
     limit: int | None,
     runs: int,
     temperature: float,
@@ -83,7 +85,7 @@ def command(
         return _of_profile(place, profile, endpoint) if endpoint else _model(place, model, adapter, via, args)
 
     soft = _judge(place, profile, judge) if mode == "soft" else None
-    result = evaluated(place, made, data, split, limit, runs, temperature, soft)
+    result = evaluated(place, made, data, split, limit, runs, temperature, soft, domain)
     if judge_errors and result["soft"]:
         result["soft"]["corrected"] = _corrected(place, judge_errors, result)
     if as_json:
@@ -186,22 +188,32 @@ def evaluated(
     runs: int,
     temperature: float,
     judge: "SoftJudge | None" = None,
+    domain: str = "",
 ) -> dict[str, Any]:
-    """One evaluation of whatever `made` gives, with a progress bar."""
+    """One evaluation of whatever `made` gives, with a progress bar.
+
+    Raises:
+        UsageError: the domain that was named does not have the benchmark.
+    """
+    from nanoflux_local.evaluate.evaluation import domain_of, make_plan
     from nanoflux_local.evaluate.evaluation import evaluate as ask_all
-    from nanoflux_local.evaluate.evaluation import make_plan
     from nanoflux_local.ledger.store import Ledger
     from nanoflux_local.seeds.benchmarks import load_items
 
     items = load_items(place.ledger, data, split)[:limit]
     if not items:
         raise NothingMatchedError(f"{data} has no {split} items", "see `nanoflux data list`")
+    if domain and domain_of(data, place.root, judge is not None, domain).name != domain:
+        raise UsageError(
+            f"there is no domain {domain!r} that has the benchmark {data!r}", "see `nanoflux domains list`"
+        )
     bar = Bar(f"evaluating on {data}")
 
     async def ask() -> dict[str, Any]:
         endpoint = made()
         try:
-            plan = make_plan(endpoint.identity, data, split, items, runs, temperature, root=place.root, judge=judge)
+            plan = make_plan(endpoint.identity, data, split, items, runs, temperature,
+                             root=place.root, judge=judge, domain_name=domain)  # fmt: skip
             with Ledger(place.ledger) as ledger:
                 return await ask_all(ledger, endpoint, plan, bar.show)
         finally:

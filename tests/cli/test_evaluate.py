@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from nanoflux_local.ledger.views import LedgerView
+
 ON = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "6", "--runs", "2", "--json")
 PROMISED = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
 
@@ -38,12 +40,31 @@ def test_a_soft_accuracy_is_corrected_by_the_judges_own_trial(tmp_path: Path, ca
     assert "held no trial" in called(tmp_path, *soft, "untried").err
 
 
+def test_a_domain_of_ones_own_asks_with_its_prompts(tmp_path: Path, called: Callable) -> None:
+    (tmp_path / "domains").mkdir()
+    (tmp_path / "domains" / "bare.toml").write_text(
+        'extends = "starter"\nevaluates = ["starter-easy"]\nexamples = []\n'
+    )
+    asked = {
+        domain: called(tmp_path, *ON, "--endpoint", "duelist-a", "--domain", domain).json["eval"]
+        for domain in ("starter", "bare")
+    }
+    with LedgerView(tmp_path / "ledger.db") as view:
+        longest = {
+            domain: max(len(row["request"]) for row in view.rows("SELECT request FROM calls WHERE run = ?", evaluation))
+            for domain, evaluation in asked.items()
+        }
+    assert longest["bare"] < longest["starter"], "without the worked example the prompt is shorter"
+
+
 def test_what_is_missing_is_named(tmp_path: Path, called: Callable) -> None:
     for arguments, told in (
         (("--runs", "1"), "name a model, or an endpoint"),
         (("--endpoint", "duelist-a"), "the profile is missing"),
         (("--endpoint", "nobody", "--profile", "scripted"), "no endpoint 'nobody'"),
         (("--model", "m", "--temperature", "0"), "greedy replies are the same"),
+        (("--model", "m", "--domain", "gsmhard"), "no domain 'gsmhard' that has the benchmark 'starter'"),
+        (("--model", "m", "--domain", "nothing"), "no domain 'nothing'"),
     ):
         ended = called(tmp_path, "eval", "--data", "starter", *arguments)
         assert ended.code == 2 and told in ended.err
