@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError
-from nanoflux_local.ledger.packing import CALLS
+from nanoflux_local.ledger.packing import CALLS, OF_KEY
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.novelty import similarity
 from nanoflux_local.paths import Home
@@ -112,7 +112,7 @@ def near(home: Home, view: LedgerView, run: str, question: str) -> list[dict[str
 
 
 def _vector(view: LedgerView, embedder: Identity, text: str) -> Any:
-    row = view.row(f"SELECT reply FROM {CALLS} WHERE key = ?", EmbedRequest(embedder, text).key())
+    row = view.row(f"SELECT reply FROM {CALLS} WHERE {OF_KEY}", EmbedRequest(embedder, text).key())
     with suppress(ValueError, TypeError):
         return EmbedReply.from_json(json.loads(row["reply"])).vector if row else None
     return None

@@ -21,6 +21,9 @@ CALLS = (
     " FROM calls LEFT JOIN packs ON packs.call = calls.id)"
 )
 """Calls with their texts, packed or not: to stand after FROM on a connection that `read_packed` has prepared."""
+OF_KEY = "substr(key, 1, 10) = substr(?1, 1, 10) AND +key = ?1"
+"""The call with a key, for WHERE: the index holds the first ten digits. The plus keeps SQLite from putting the key into
+the first comparison too, which then would hold for every row."""
 
 
 def read_packed(connection: sqlite3.Connection) -> None:

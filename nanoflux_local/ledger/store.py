@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 from sqlite_utils import Database
 
 from nanoflux_local.errors import LedgerError, UsageError
-from nanoflux_local.ledger.packing import CALLS, read_packed
+from nanoflux_local.ledger.packing import CALLS, OF_KEY, read_packed
 from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.records import Fault, Reply, Request, canonical_json, costs, digest, storable
 from nanoflux_local.redaction import redacted
@@ -149,7 +149,7 @@ class Ledger:
 
     def recall(self, request: Request[Any]) -> tuple[int, Reply] | None:
         """The remembered reply of a request with its row id, or None."""
-        found = self.rows(f"SELECT id, reply FROM {CALLS} WHERE key = ?", request.key())
+        found = self.rows(f"SELECT id, reply FROM {CALLS} WHERE {OF_KEY}", request.key())
         if not found:
             return None
         row, text = found[0]
@@ -176,6 +176,9 @@ class Ledger:
     def _insert_call(
         self, connection: sqlite3.Connection, run: str, request: Request[Any], reply: Reply, role: str, at: str
     ) -> tuple[int, Reply]:
+        stored = self.recall(request)
+        if stored is not None:
+            return stored
         asked, body = request.to_json(), reply.to_json()
         text = canonical_json(body)
         if "\\ud" in text:  # as it will be read: paired surrogates are one
@@ -183,17 +186,14 @@ class Ledger:
             text, reply = canonical_json(body), request.reply_type.from_json(body)
         spent = costs(body)
         row = connection.execute(
-            "INSERT OR IGNORE INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens,"
-            " completion_tokens, usd, seconds, at, role) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
+            "INSERT INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
+            " usd, seconds, at, role) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (request.key(), request.kind, asked["endpoint"]["model"], run,
              canonical_json(asked), text, hashlib.sha256(text.encode()).hexdigest(), spent["prompt_tokens"],
              spent["completion_tokens"], spent["usd"], spent["seconds"], at, role),
-        ).fetchone()  # fmt: skip
-        if row is not None:
-            return row[0], reply
-        stored = self.recall(request)
-        assert stored is not None
-        return stored
+        ).lastrowid  # fmt: skip
+        assert row is not None
+        return row, reply
 
     def add_fault(self, run: str, fault: Fault, role: str = "") -> None:
         """Commit a failed attempt, as it happens: it may have cost something, and a kill must not hide that."""

@@ -22,6 +22,7 @@ RELEASED = [
     "m008_experiments",
     "m018_judged",
     "m019_evaluations",
+    "m020_short_keys",
 ]
 
 

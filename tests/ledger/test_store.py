@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from sqlite_utils import Database
 
 from nanoflux_local.errors import LedgerError, NothingMatchedError, UsageError
@@ -29,6 +30,7 @@ from nanoflux_local.records import (
     Message,
     PythonReply,
     PythonRequest,
+    canonical_json,
 )
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
@@ -89,6 +91,18 @@ def test_the_first_reply_of_a_request_stands(ledger: Ledger, path: Path) -> None
         assert another.remember("other run", ASK, ChatReply("second", "stop")) == first
     assert ledger.recall(ASK) == first
     assert ledger.rows("SELECT run FROM calls") == [("run",)]
+
+
+def test_calls_whose_keys_begin_alike_are_two(ledger: Ledger) -> None:
+    """The index has the first digits alone."""
+    alike, _ = ledger.remember("run", ASK, ChatReply("first", "stop"))
+    other = ChatRequest(WHO, (Message("user", "hello"),), seed=1)
+    with ledger.transaction() as connection:
+        connection.execute("UPDATE calls SET key = substr(?, 1, 10) || substr(key, 11)", (other.key(),))
+    assert ledger.recall(other) is None
+    row, reply = ledger.remember("run", other, ChatReply("second", "stop"))
+    assert row != alike and ledger.recall(other) == (row, reply) == (row, ChatReply("second", "stop"))
+    assert ledger.remember("run", other, ChatReply("third", "stop")) == (row, reply)
 
 
 def test_what_a_call_cost_has_columns_of_its_own(ledger: Ledger) -> None:
@@ -205,6 +219,26 @@ def test_a_ledger_of_an_older_version_is_brought_up_to_date_by_whoever_opens_it(
     connection.close()
     with LedgerView(path) as view:
         assert view.datasets() == [] and list(view.rows("SELECT * FROM jobs")) == []
+
+
+def test_a_ledger_whose_index_held_whole_keys_keeps_its_calls(path: Path) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrations.apply(Database(connection), stop_before="m020_short_keys")
+    reply = ChatReply("so", "stop")
+    connection.execute(
+        "INSERT INTO calls (id, key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
+        " usd, seconds, at, role) VALUES (7, ?, 'chat', 'm', 'run', '', '', 'h', 1, 2, 0.5, 3.0, 'now', 'judge')",
+        (ASK.key(),),
+    )
+    packed = [zstandard.compress(text.encode()) for text in ("{}", canonical_json(reply.to_json()))]
+    connection.execute("INSERT INTO packs VALUES (7, 0, ?, ?)", packed)
+    before = connection.execute("SELECT id, role, at, seconds FROM calls").fetchall()
+    connection.close()
+    with Ledger(path) as ledger:
+        assert ledger.recall(ASK) == (7, reply)
+        assert ledger.rows("SELECT id, role, at, seconds FROM calls") == before == [(7, "judge", "now", 3.0)]
+        assert ledger.rows("PRAGMA foreign_key_check") == [] and ledger.rows("PRAGMA integrity_check") == [("ok",)]
+        assert ledger.rows("SELECT name FROM sqlite_master WHERE sql LIKE '%calls_anew%'") == []
 
 
 @pytest.mark.parametrize("opened", [Ledger, LedgerView])

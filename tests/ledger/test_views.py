@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.ledger.packing import CALLS
+from nanoflux_local.ledger.packing import CALLS, OF_KEY
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
@@ -93,8 +93,9 @@ def test_what_a_summary_adds_up_is_read_from_indexes_alone(ledger: Ledger, path:
 
 def test_a_call_of_a_ledger_packed_or_not_is_found_by_its_key(ledger: Ledger, path: Path) -> None:
     with LedgerView(path) as view:
-        plan = [row["detail"] for row in view.rows(f"EXPLAIN QUERY PLAN SELECT id, reply FROM {CALLS} WHERE key = 'x'")]
-    assert plan[0].startswith("SEARCH calls USING INDEX") and plan[1].startswith(
+        found = view.rows(f"EXPLAIN QUERY PLAN SELECT id, reply FROM {CALLS} WHERE {OF_KEY}", "x" * 64)
+        plan = [row["detail"] for row in found]
+    assert plan[0].startswith("SEARCH calls USING INDEX calls_key") and plan[1].startswith(
         "SEARCH packs USING INTEGER PRIMARY KEY"
     )
     assert len(plan) == 2
