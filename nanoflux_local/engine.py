@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
 from nanoflux_local.errors import NanofluxError
-from nanoflux_local.ledger.calls import Call, RememberedCalls, TracedCalls, embedded
+from nanoflux_local.ledger.calls import ROLE, Call, R, RememberedCalls, TracedCalls, embedded
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.novelty import History, NoveltyIndex
-from nanoflux_local.records import Vector
+from nanoflux_local.records import Request, Vector
 from nanoflux_local.room import RANK
 from nanoflux_local.transcript import TurnRecord
 from nanoflux_local.turn import Rules, embed, run_turn
@@ -68,7 +68,8 @@ class Guess:
         self.trace = TracedCalls(calls)
         self.task: asyncio.Task[TurnRecord | None] | None = None
         self.asked: list[Vector] = []
-        self.tries = 0
+        self.attempts = self.stage = 0
+        self._role = ""
         self._index = index
         self._ahead = ahead
         self._truth: History | None = None
@@ -81,6 +82,15 @@ class Guess:
     def cancel(self) -> None:
         if self.task is not None:
             self.task.cancel()
+
+    async def call(self, request: Request[R]) -> R:
+        """Ask, and note how far the turn is: its attempts, and in the last one how often another role came on."""
+        role = ROLE.get()
+        if role and role != self._role:
+            self.attempts += role == "attacker"
+            self.stage = 0 if role == "attacker" else self.stage + 1
+            self._role = role
+        return await self.trace(request)
 
     def nearest(self, vector: Vector, own: tuple[Vector, ...]) -> float | None:
         """As far as is known now, the guesses of earlier turns included; once those are committed, as it is."""
@@ -116,7 +126,6 @@ class LikelyHistory:
     own: tuple[Vector, ...] = ()
 
     def plus(self, vector: Vector) -> "LikelyHistory":
-        self.guess.tries = len(self.own) + 1
         return LikelyHistory(self.guess, self.tell, (*self.own, vector))
 
     def nearest(self, vector: Vector) -> float | None:
@@ -263,20 +272,21 @@ class Engine:
                 later.cancel()
                 self._start(later.number)
 
-    def _rank(self, guess: Guess) -> tuple[int, int, int]:
+    def _rank(self, guess: Guess) -> tuple[int, int, int, int]:
         """Who goes first where requests wait: earlier turns, so that they can be committed. Once all that are left have
         begun, the next one to commit, so that it never waits for those after it; then those with the longest way to go,
-        since all wait for the last one: who tries again, then who asked least.
+        since all wait for the last one: later attempts, in these the roles that come first, and of equals who needed
+        more calls for as much, since a judge in doubt is likely to reject.
         """
         if guess.number == self._turns or not self._ending:
-            return (0, guess.number, 0)
-        return (1, -guess.tries, len(guess.trace.ids))
+            return (0, guess.number, 0, 0)
+        return (1, -guess.attempts, guess.stage, -len(guess.trace.ids))
 
     async def _guess(self, guess: Guess) -> TurnRecord | None:
         """Play a turn with what is known so far. Its failure is not the run's: the committer will meet it itself."""
         RANK.set(lambda: self._rank(guess))  # a task of its own, so nobody else's
         try:
-            return await run_turn(self._rules, guess.number, LikelyHistory(guess, self._heard), guess.trace)
+            return await run_turn(self._rules, guess.number, LikelyHistory(guess, self._heard), guess.call)
         except NanofluxError:
             return None
 

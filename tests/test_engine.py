@@ -161,6 +161,50 @@ async def test_the_next_turn_to_commit_waits_for_none_after_it(straight: World, 
     assert all(later - earlier < 14 for earlier, later in pairwise(at)), at
 
 
+class PassingTime(asyncio.SelectorEventLoop):
+    """A loop on which time passes at once where all sleep, and not at all where somebody works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        look = self._selector.select
+        self._selector.select = lambda timeout=None: look(self._pass(timeout or 0.0))
+
+    def _pass(self, seconds: float) -> float:
+        self._now += seconds
+        return 0.0
+
+    def time(self) -> float:
+        return self._now
+
+
+def test_unlucky_turns_go_first_so_that_none_is_waited_for_alone(tmp_path: Path) -> None:
+    """200 turns of up to six attempts, a server of 32 places, a second a request: little over the shortest time."""
+    places, requests = asyncio.Semaphore(32), 0
+
+    async def before(request: Request[Any]) -> None:
+        nonlocal requests
+        if request.kind == "chat":
+            async with places:
+                requests += 1
+                await asyncio.sleep(1)
+
+    async def played() -> float:
+        chances = {"novelty": {"question": 0.88}, "judge": {}, "retries": {}}
+        world = await World.make(tmp_path, seed=5, max_turns=200, target=200, concurrency=32, **chances)
+        began = asyncio.get_running_loop().time()
+        await world.play(before)
+        assert max(len(record.attempts) for record in world.records()) > 3
+        return asyncio.get_running_loop().time() - began
+
+    loop = PassingTime()
+    try:
+        seconds = loop.run_until_complete(played())
+    finally:
+        loop.close()
+    assert 1.0 <= seconds / (requests / 32) < 1.06
+
+
 async def test_as_many_turns_are_under_way_as_was_asked_for(tmp_path: Path) -> None:
     world = await World.make(tmp_path, max_turns=6, concurrency=4)
     under_way, most = 0, 0
