@@ -94,8 +94,8 @@ def served(endpoints: Mapping[str, EndpointConfig], home: Home) -> tuple[dict[st
     places, fleet, found = seats(manifests.values()), Fleet(home.root), {}
     adapters = {name: find_adapter(home.adapters, c.adapter) for name, c in chosen.items() if c.adapter}
     for name, config in chosen.items():
-        if config.adapter and manifests[config.model].lora is None:
-            raise ConfigError(f"{config.model} takes no adapter: its manifest has no [lora]", "name its targets there")
+        if config.adapter:
+            with_lora(manifests[config.model], home)
         seat, group = places[config.model]
         groups[name] = groups[name] or group
         rank = rank_for(folder for other, folder in adapters.items() if chosen[other].model == config.model)
@@ -103,6 +103,18 @@ def served(endpoints: Mapping[str, EndpointConfig], home: Home) -> tuple[dict[st
         server = fleet.server(launch)
         found[name] = VllmEndpoint(server, adapters.get(name), config.capacity, config.structured)
     return found, groups
+
+
+def with_lora(manifest: Manifest, home: Home) -> None:
+    """Refuse adapters where the model's manifest names no modules for them.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if manifest.lora is None:
+        path = home.root / "models" / f"{manifest.name}.toml"
+        fix = f'name the modules in {path}: [lora] and targets = ["q_proj", "v_proj"] or what the model has'
+        raise ConfigError(f"{manifest.name} takes no adapter: its manifest has no [lora]", fix)
 
 
 def launch_for(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, rank: int = RANK) -> Launch:

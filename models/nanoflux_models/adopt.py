@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ from nanoflux_models.manifest import Manifest
 
 WANTED = {".safetensors", ".json", ".txt", ".model", ".jinja", ".md"}
 INDEX = "model.safetensors.index.json"
+ADAPTED = {
+    "q_proj": "attn_q",
+    "k_proj": "attn_k",
+    "v_proj": "attn_v",
+    "o_proj": "attn_output",
+    "gate_proj": "ffn_gate",
+    "up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+}
+"""The modules that a LoRA adapts, and what GGUF calls them."""
 
 
 def adopt_folder(path: Path, files: Path) -> None:
@@ -37,13 +48,13 @@ def adopt_folder(path: Path, files: Path) -> None:
 def guess_manifest(name: str, files: Path) -> tuple[Manifest, str]:
     """A manifest, and its TOML text, from what the files tell; what they do not tell is left for a person."""
     embedder = (files / "modules.json").is_file()
-    config = _config(files)
+    config, tensors = _config(files), _tensors(files)
     text = f"""# Written when {name} was imported; complete it by hand. The packaged manifests are examples.
 name = "{name}"
 kind = "{"embedder" if embedder else "chat"}"
 description = "imported"
 licence = "unknown: see where the weights came from"
-parameters = {_parameters(files)}
+parameters = {sum(tensors.values())}
 context = {config.get("max_position_embeddings", 2048)}
 
 [source]
@@ -52,6 +63,8 @@ kind = "file"
     if embedder:
         text += f"\n[embedder]\ndimensions = {config.get('hidden_size', 384)}\n\n[embedder.thresholds]\n"
         text += 'calibrated = ""\nquestion = { default = 0.85 }\nsolution = { default = 0.75 }\n'
+    elif targets := _targets(tensors):
+        text += f"\n[lora]\ntargets = {json.dumps(targets)}\n"
     return Manifest.model_validate(tomllib.loads(text)), text
 
 
@@ -100,17 +113,24 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{path.name}: not JSON: {error}", "Copy it again.") from error
 
 
-def _parameters(files: Path) -> int:
+def _targets(tensors: Iterable[str]) -> list[str]:
+    """Those of the modules that a LoRA adapts which the model has."""
+    modules = {part for name in tensors for part in name.split(".")}
+    return [module for module, in_gguf in ADAPTED.items() if modules & {module, in_gguf}]
+
+
+def _tensors(files: Path) -> dict[str, int]:
+    """How many numbers each tensor holds, by its name."""
     ggufs = list(files.glob("*.gguf"))
     if ggufs:
-        return int(sum(tensor.n_elements for tensor in _read_gguf(ggufs[0]).tensors))
+        return {tensor.name: int(tensor.n_elements) for tensor in _read_gguf(ggufs[0]).tensors}
     from safetensors import SafetensorError, safe_open
 
-    count = 0
+    found: dict[str, int] = {}
     for path in sorted(files.glob("*.safetensors")):
         try:
             with safe_open(str(path), "np") as tensors:
-                count += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+                found |= {key: math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ManifestError(f"{path.name}: not a whole safetensors file: {error}", "Copy it again.") from error
-    return count
+    return found

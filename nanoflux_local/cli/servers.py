@@ -88,12 +88,12 @@ def _started(
     """A server that answers, with room for these adapters."""
     from dataclasses import replace
 
-    from nanoflux_local.serving import launch_for, rank_for, seats
+    from nanoflux_local.serving import launch_for, rank_for, seats, with_lora
     from nanoflux_models.manifest import load_manifest
 
     manifest = load_manifest(config.model, place.root)
-    if folders and manifest.lora is None:
-        raise UsageError(f"{config.model} takes no adapter: its manifest has no [lora]", "name its targets there")
+    if folders:
+        with_lora(manifest, place)
     seat = seats([manifest])[config.model][0]
     if gpu_memory:
         seat = replace(seat, utilisation=gpu_memory)

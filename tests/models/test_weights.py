@@ -175,7 +175,7 @@ def test_import_of_a_folder(minilm_dir: Path, tmp_path: Path) -> None:
     folder = import_path(minilm_dir, "mine", tmp_path)
     manifest = load_manifest("mine", tmp_path)
     assert (manifest.kind, manifest.source.kind, manifest.context) == ("embedder", "file", 512)
-    assert manifest.embedder and manifest.embedder.dimensions == 384
+    assert manifest.embedder and manifest.embedder.dimensions == 384 and manifest.lora is None
     assert read_record(folder).revision == read_record(minilm_dir).revision
     assert verify("mine", tmp_path) == []
 
@@ -213,6 +213,13 @@ def test_import_of_a_gguf_gives_the_very_bytes_that_pull_gave(smollm2_dir: Path,
     assert "transformers_version" not in (folder / "config.json").read_text()
     manifest = load_manifest("mine", tmp_path)
     assert (manifest.kind, manifest.context, manifest.parameters) == ("chat", 8192, 134_515_008)
+    assert manifest.lora == load_manifest("smollm2-135m", tmp_path / "none").lora, "its adapters can be served"
+
+
+@pytest.mark.real_model
+def test_a_folder_of_safetensors_can_have_its_adapters_served_too(smollm2_dir: Path, tmp_path: Path) -> None:
+    import_path(smollm2_dir, "mine", tmp_path)
+    assert load_manifest("mine", tmp_path).lora == load_manifest("smollm2-135m", tmp_path / "none").lora
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
