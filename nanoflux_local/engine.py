@@ -181,9 +181,14 @@ class Engine:
         self._run_ahead()
 
     def drain(self) -> None:
-        """Begin no new turn: commit those under way, then return from `play`."""
+        """Begin no new turn: commit as many of those under way as requests may be, then return from `play`. More have
+        begun when the last turns run out; what these asked is remembered.
+        """
         if self._drain_at is None:
-            self._drain_at = max([self._turns, *self._ahead]) + 1
+            self._drain_at = min(max([self._turns, *self._ahead]) + 1, self._turns + self._config.concurrency)
+            for number, guess in self._ahead.items():
+                if number >= self._drain_at:
+                    guess.cancel()
 
     async def play(self) -> None:
         """Commit turns until the run is finished or drained.

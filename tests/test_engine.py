@@ -221,6 +221,21 @@ async def test_as_many_turns_are_under_way_as_was_asked_for(tmp_path: Path) -> N
     assert [progress.turns for progress in world.told] == [1, 2, 3, 4, 5, 6]
 
 
+async def test_a_drain_near_the_end_does_not_wait_for_all_that_have_begun(straight: World, tmp_path: Path) -> None:
+    world = await World.make(tmp_path, seed=straight.seed, max_turns=20, concurrency=4)  # all begin at once
+    async with world.engine(dawdling(0)) as engine:
+        playing = asyncio.create_task(engine.play())
+        while not world.told:
+            await asyncio.sleep(0)
+        begun = len(world.told)
+        engine.drain()
+        await playing
+    assert begun < len(world.told) <= begun + 4
+    await world.play()
+    assert world.records() == straight.records()[:20]
+    assert len(world.asked) == len(set(world.asked)), "an equal call was made twice"
+
+
 @pytest.mark.parametrize("concurrency", [1, 16])
 async def test_it_stops_at_the_target(straight: World, tmp_path: Path, concurrency: int) -> None:
     world = await World.make(tmp_path, seed=straight.seed, target=5, max_turns=40, concurrency=concurrency)

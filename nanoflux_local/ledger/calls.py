@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 from nanoflux_local.errors import ReplayMissError
@@ -66,6 +67,15 @@ async def embedded(embedder: Identity, texts: Sequence[str], call: Call) -> Asyn
             yield reply.vector
 
 
+@dataclass(slots=True)
+class _Shared:
+    """A request under way: its one task, and how many wait for it."""
+
+    task: asyncio.Task[tuple[int, Reply]]
+    wanted: int = 0
+    sent: bool = False
+
+
 class RememberedCalls:
     """Answers from the ledger, or asks once and remembers. Equal requests under way share one call.
 
@@ -78,7 +88,7 @@ class RememberedCalls:
         self._run = run
         self._answers = answers
         self.room = Room(math.inf)
-        self._under_way: dict[str, asyncio.Task[tuple[int, Reply]]] = {}
+        self._under_way: dict[str, _Shared] = {}
         self._recent: OrderedDict[Request[Any], tuple[int, Reply]] = OrderedDict()
         self._waiting: list[tuple[Request[Any], Reply, str, asyncio.Future[tuple[int, Reply]]]] = []
         self._broken: Exception | None = None
@@ -94,17 +104,26 @@ class RememberedCalls:
         return cast(tuple[int, R], remembered)
 
     async def _share(self, request: Request[Any]) -> tuple[int, Reply]:
-        """Wait for one task per request: whoever is cancelled while waiting does not end it for the others."""
+        """Wait for one task per request: whoever is cancelled while waiting does not end it for the others. What nobody
+        waits for any more is not sent; what was sent is remembered.
+        """
         key = request.key()
-        task = self._under_way.get(key)
-        if task is None:
-            task = asyncio.create_task(self._send(request))
-            self._under_way[key] = task
-            task.add_done_callback(lambda done: self._finish(key, done))
-        return await asyncio.shield(task)
+        shared = self._under_way.get(key)
+        if shared is None:
+            shared = self._under_way[key] = _Shared(asyncio.create_task(self._send(request)))
+            shared.task.add_done_callback(lambda done: self._finish(key, done))
+        shared.wanted += 1
+        try:
+            return await asyncio.shield(shared.task)
+        finally:
+            shared.wanted -= 1
+            if not shared.wanted and not shared.sent and not shared.task.done():
+                del self._under_way[key]
+                shared.task.cancel()
 
     def _finish(self, key: str, task: asyncio.Task[tuple[int, Reply]]) -> None:
-        del self._under_way[key]
+        if key in self._under_way and self._under_way[key].task is task:
+            del self._under_way[key]
         if not task.cancelled():
             task.exception()  # marks it as seen: everyone who waited may have been cancelled
 
@@ -118,6 +137,7 @@ class RememberedCalls:
         async with self.room:
             if self._broken is not None:  # a reply that cannot be kept is not worth asking for
                 raise self._broken
+            self._under_way[request.key()].sent = True
             return await self._commit(request, await answer(request))
 
     async def _commit(self, request: Request[Any], reply: Reply) -> tuple[int, Reply]:
@@ -146,7 +166,7 @@ class RememberedCalls:
 
     async def close(self) -> None:
         """Cancel what is still under way; what has been answered is remembered."""
-        tasks = list(self._under_way.values())
+        tasks = [shared.task for shared in self._under_way.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -89,6 +89,35 @@ async def test_a_call_whose_only_waiter_is_cancelled_is_remembered_all_the_same(
     assert (await calls.ask(chat()))[1].text == "reply 1"
 
 
+async def test_what_nobody_waits_for_any_more_is_not_sent(remember: Remember) -> None:
+    slow = Slow()
+    calls = remember(slow)
+    calls.room.resize(1)
+    first, dropped, shared, kept = (
+        asyncio.create_task(calls.ask(chat(text))) for text in ("first", "dropped", "shared", "shared")
+    )
+    await until_asked(slow)
+    for task in (dropped, shared):
+        task.cancel()
+    slow.gate.set()
+    await asyncio.gather(first, kept)
+    assert dropped.cancelled() and slow.asked == [chat("first"), chat("shared")]
+    assert (await calls.ask(chat("dropped")))[1].text == "reply 3", "who asks for it again gets it"
+
+
+async def test_who_asks_as_another_gives_up_is_answered(remember: Remember) -> None:
+    slow = Slow()
+    calls = remember(slow)
+    calls.room.resize(1)
+    first, dropped = (asyncio.create_task(calls.ask(chat(text))) for text in ("first", "dropped"))
+    await until_asked(slow)
+    dropped.cancel()
+    await asyncio.wait([dropped])
+    again = asyncio.create_task(calls.ask(chat("dropped")))
+    slow.gate.set()
+    assert (await again)[1].text == "reply 2" and (await first)[1].text == "reply 1"
+
+
 async def test_a_failure_reaches_everyone_and_is_not_remembered(remember: Remember, ledger: Ledger) -> None:
     slow = Slow(EndpointError("no luck"))
     slow.gate.set()
