@@ -11,7 +11,7 @@ from importlib import import_module, metadata, resources
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanoflux_local.config import PROGRAM, ROLES, SERVED, EndpointConfig, RunConfig, merged, read_toml, validated
+from nanoflux_local.config import PROGRAM, ROLES, SERVED, EndpointConfig, RunConfig, Via, merged, read_toml, validated
 from nanoflux_local.domains.base import Domain, Sections
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
@@ -22,6 +22,7 @@ from nanoflux_local.judging import SANDBOX, SEARCH, judge_of, rater_of
 from nanoflux_local.ledger.asked import recalled
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.merging import merged_endpoint
 from nanoflux_local.paths import Home
 from nanoflux_local.prices import price_of
 from nanoflux_local.records import (
@@ -316,12 +317,15 @@ def _served(name: str, config: EndpointConfig) -> Endpoint:
     return client
 
 
-def model_endpoint(model: str, adapter: str, home: Home, on_vllm: bool, args: tuple[str, ...] = ()) -> Endpoint:
+def model_endpoint(model: str, adapter: str, home: Home, via: Via, args: tuple[str, ...] = ()) -> Endpoint:
     """An installed model, with the adapter of that hash if one is named: in this process, or behind a vLLM server that
-    runs or that ends when the endpoint is closed. `args` are vLLM's own.
+    runs or that ends when the endpoint is closed, the adapter beside the weights or merged into them. `args` are
+    vLLM's own.
     """
-    if not on_vllm:
+    if via == "in_process":
         return local_endpoint(model, adapter, home)
+    if via == "merged":
+        return merged_endpoint(model, adapter, home, args)
     config = EndpointConfig(interface="vllm", model=model, adapter=adapter, args=args)
     return served({model: config}, home)[0][model]
 

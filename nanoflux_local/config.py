@@ -27,6 +27,9 @@ Interface = Literal[
 ]
 SERVED = ("openai_chat", "openai_responses", "anthropic_messages", "openai_embeddings")
 """Interfaces to servers that somebody else runs, who may charge for them."""
+Via = Literal["in_process", "vllm", "merged"]
+"""How a model of this machine is asked: in this process, or behind a managed vLLM server, an adapter beside the weights
+or merged into them."""
 ROLES = ("attacker", "defender", "judge")
 PROGRAM = "program"
 """The name of the built-in programs that can stand for the attacker and the judge."""

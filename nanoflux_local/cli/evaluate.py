@@ -13,6 +13,7 @@ from nanoflux_local.paths import Home
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nanoflux_local.config import Via
     from nanoflux_local.endpoints.base import Endpoint
     from nanoflux_local.evaluate.soft import SoftJudge
 
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="0 is greedy.")
 @click.option(
     "--via",
-    type=click.Choice(["in_process", "vllm"]),
+    type=click.Choice(["in_process", "vllm", "merged"]),
     default="in_process",
     show_default=True,
-    help="In this process, or through a vLLM server: one that runs, or one that ends with this command.",
+    help="In this process, or through a vLLM server that runs or ends with this command; merged: the adapter is made "
+    "part of a copy of the weights, much faster on a CPU.",
 )
 @click.option("--arg", "args", multiple=True, help="An argument for vLLM as it is, e.g. --arg=--enforce-eager.")
 @click.option(
@@ -62,7 +64,7 @@ def command(
     limit: int | None,
     runs: int,
     temperature: float,
-    via: str,
+    via: "Via",
     args: tuple[str, ...],
     mode: str,
     judge: str,
@@ -172,7 +174,7 @@ def evaluate(
     limit: int | None,
     runs: int,
     temperature: float,
-    via: str = "in_process",
+    via: "Via" = "in_process",
     args: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """One evaluation of a model here with a progress bar. An adapter that changes nothing is refused."""
@@ -227,10 +229,10 @@ def evaluated(
         bar.close()
 
 
-def _model(place: Home, model: str, adapter: str, via: str, args: tuple[str, ...]) -> "Endpoint":
+def _model(place: Home, model: str, adapter: str, via: "Via", args: tuple[str, ...]) -> "Endpoint":
     from nanoflux_local.binding import model_endpoint
 
-    return model_endpoint(model, adapter, place, via == "vllm", args)
+    return model_endpoint(model, adapter, place, via, args)
 
 
 def _of_profile(place: Home, profile: str, name: str) -> "Endpoint":

@@ -84,13 +84,7 @@ def _trained_and_evaluated(home: Home, plan: Plan, condition: Condition, seed: i
     found: dict[str, Any] = {}
     if condition.source in ("run", "benchmark"):
         found = trained(home, plan, condition, seed, on_step)
-    asked = [("test", data) for data in plan.scale.test] + [("dev", data) for data in plan.scale.dev]
-    splits: dict[str, dict[str, str]] = {"test": {}, "dev": {}}
-    for split, data in asked:
-        splits[split][data] = asyncio.run(
-            _evaluated(home, plan, condition, found.get("adapter", ""), data, split, on_step)
-        )
-    return {**found, **splits}
+    return {**found, **asyncio.run(_all_evaluated(home, plan, condition, found.get("adapter", ""), on_step))}
 
 
 def trained(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
@@ -115,31 +109,31 @@ def _told(event: Any, on_step: OnStep) -> None:
         on_step("steps", event.step, event.steps)
 
 
-async def _evaluated(
-    home: Home, plan: Plan, condition: Condition, adapter: str, data: str, split: str, on_step: OnStep
-) -> str:
-    """The id of the evaluation on one split; dev items choose, test items are only ever reported."""
-    items = asked_items(home, plan, data, split)
+async def _all_evaluated(
+    home: Home, plan: Plan, condition: Condition, adapter: str, on_step: OnStep
+) -> dict[str, dict[str, str]]:
+    """The evaluations' ids by split and benchmark; dev items choose, test items are only ever reported."""
+    asked = {"test": plan.scale.test, "dev": plan.scale.dev}
     endpoint = _endpoint(home, plan, condition, adapter)
     try:
-        scale = plan.scale
-        asked = make_plan(
-            endpoint.identity,
-            data,
-            split,
-            items,
-            scale.runs,
-            scale.temperature,
-            root=home.root,
-            domain_name=scale.domain,
-        )
-        with Ledger(home.ledger) as ledger:
-            row = ledger.rows("SELECT status FROM evaluations WHERE id = ?", asked.id)
-            if row != [("done",)]:
-                await evaluate(ledger, endpoint, asked, lambda done, total: on_step(f"{split} items", done, total))
-        return asked.id
+        return {
+            split: {data: await _evaluated(home, plan, endpoint, data, split, on_step) for data in benchmarks}
+            for split, benchmarks in asked.items()
+        }
     finally:
         await endpoint.close()
+
+
+async def _evaluated(home: Home, plan: Plan, endpoint: Endpoint, data: str, split: str, on_step: OnStep) -> str:
+    """The id of the evaluation on one split, done where it is not done yet."""
+    scale, items = plan.scale, asked_items(home, plan, data, split)
+    asked = make_plan(
+        endpoint.identity, data, split, items, scale.runs, scale.temperature, root=home.root, domain_name=scale.domain
+    )
+    with Ledger(home.ledger) as ledger:
+        if ledger.rows("SELECT status FROM evaluations WHERE id = ?", asked.id) != [("done",)]:
+            await evaluate(ledger, endpoint, asked, lambda done, total: on_step(f"{split} items", done, total))
+    return asked.id
 
 
 def _endpoint(home: Home, plan: Plan, condition: Condition, adapter: str) -> Endpoint:
@@ -148,7 +142,7 @@ def _endpoint(home: Home, plan: Plan, condition: Condition, adapter: str) -> End
     if condition.source == "endpoint":
         assert scale.frontier is not None
         return binding.profile_endpoint(scale.frontier.profile, scale.frontier.endpoint, home)[0]
-    return binding.model_endpoint(scale.base, adapter, home, scale.via == "vllm", scale.args)
+    return binding.model_endpoint(scale.base, adapter, home, scale.via, scale.args)
 
 
 def result_of(row: Any) -> dict[str, Any]:

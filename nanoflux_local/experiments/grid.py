@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from nanoflux_local.config import Strict, read_toml, validated
+from nanoflux_local.config import Strict, Via, read_toml, validated
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import digest
 
@@ -53,9 +53,10 @@ class Scale(Strict):
 
     `run` are settings of the generation, `train` of the trainings. `test` are the benchmarks whose test items are
     asked, `dev` those whose dev items choose between conditions where the grid chooses; `limit` items of each at most
-    (0: all). They are asked in this process, or `via` a vLLM server with these `args`: one that runs, or one for each
-    evaluation. Rows of the benchmark are train items of `benchmark`, or of the domain where it is empty; `full` bounds
-    them where a condition takes all (0: none).
+    (0: all). They are asked in this process, or `via` a vLLM server with these `args`, one that runs or one for each
+    cell: with the adapter beside the weights, or merged into a copy of them (much faster on a CPU). Rows of the
+    benchmark are train items of `benchmark`, or of the domain where it is empty; `full` bounds them where a condition
+    takes all (0: none).
     """
 
     base: str
@@ -71,7 +72,7 @@ class Scale(Strict):
     limit: int = Field(default=0, ge=0)
     runs: int = Field(default=1, ge=1)
     temperature: float = Field(default=0.0, ge=0)
-    via: Literal["in_process", "vllm"] = "in_process"
+    via: Via = "in_process"
     args: tuple[str, ...] = ()
     full: int = Field(default=0, ge=0)
     sizes: tuple[int, ...] = ()
