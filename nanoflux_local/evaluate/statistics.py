@@ -62,6 +62,23 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
 
 
+def mcnemar_over_runs(differences: Sequence[int]) -> float:
+    """McNemar's exact test where items have several marks: were each item's difference as likely of the other sign,
+    how often would their sum be as far from zero (Fisher 1935, The Design of Experiments, §21)? `differences` are
+    integers in one unit; if each is -1, 0 or 1 it is McNemar's own p.
+    """
+    sizes = [abs(difference) for difference in differences if difference]
+    total, observed = sum(sizes), abs(sum(differences))
+    chances = np.ones(1, dtype=np.float64)  # of each sum from -total to total, item by item, in steps of two
+    for size in sizes:
+        longer = np.zeros(len(chances) + size, dtype=np.float64)
+        longer[: len(chances)] += chances / 2
+        longer[size:] += chances / 2
+        chances = longer
+    sums = 2 * np.arange(len(chances)) - total
+    return min(1.0, float(chances[np.abs(sums) >= observed].sum()))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values (Holm 1979), in the order given."""
     adjusted = [0.0] * len(p_values)
@@ -167,7 +184,7 @@ def _normal(confidence: float) -> float:
 def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], seed: int = 0) -> Paired:
     """Compare two conditions item by item; each item holds one mark per repeat.
 
-    Differences are between an item's mean marks; McNemar's test takes each item's majority over the repeats.
+    Differences are between an item's mean marks, in both tests.
     """
     rates_a = np.array([np.mean(marks) for marks in a], dtype=np.float64)
     rates_b = np.array([np.mean(marks) for marks in b], dtype=np.float64)
@@ -175,12 +192,13 @@ def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], see
     means = _resampled_means(differences, seed)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    right_a, right_b = rates_a > 0.5, rates_b > 0.5
+    unit = math.lcm(*(len(marks) for marks in (*a, *b)))
+    exact = [sum(more) * (unit // len(more)) - sum(less) * (unit // len(less)) for less, more in zip(a, b, strict=True)]
     return Paired(
         n=len(differences),
         difference=float(differences.mean()),
         ci95=(float(low), float(high)),
         bootstrap_p=min(1.0, 2 * (tail + 1) / (RESAMPLES + 1)),
-        mcnemar_p=mcnemar_exact(int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())),
+        mcnemar_p=mcnemar_over_runs(exact),
         minimum_detectable=minimum_detectable(differences.tolist()),
     )

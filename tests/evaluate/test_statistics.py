@@ -14,6 +14,7 @@ from nanoflux_local.evaluate.statistics import (
     folds,
     holm,
     mcnemar_exact,
+    mcnemar_over_runs,
     minimum_detectable,
     paired_t,
     t_interval,
@@ -182,12 +183,48 @@ def test_a_paired_comparison_is_b_minus_a_by_item():
     assert back.bootstrap_p == found.bootstrap_p
 
 
-def test_repeats_count_as_a_mean_and_for_mcnemar_as_a_majority():
+def test_repeats_count_as_a_mean():
     found = compare_paired(marks("111 000 100 110"), marks("011 001 110 010"))
     assert found.difference == pytest.approx(((2 - 3) + 1 + (2 - 1) + (1 - 2)) / 12)
-    assert found.mcnemar_p == mcnemar_exact(1, 1)
-    tied = compare_paired(marks("10 10 10"), marks("11 11 11"))
-    assert tied.mcnemar_p == mcnemar_exact(0, 3), "half right is no majority"
+    assert found.mcnemar_p == mcnemar_over_runs([-1, 1, 1, -1]) == 1.0
+    assert compare_paired(marks("10 10 10"), marks("11 11 11")).mcnemar_p == 1 / 4
+
+
+def test_one_run_beside_two_is_not_judged_by_where_both_of_them_are_right():
+    """A majority of two would have to be right twice, where the other side needs to be right once."""
+    one, two = marks("0 " * 40 + "1 " * 20), marks("10 " * 20 + "00 " * 20 + "10 " * 8 + "11 " * 12)
+    found = compare_paired(one, two)
+    assert found.difference == pytest.approx((20 - 8) / 120)
+    assert found.mcnemar_p == pytest.approx(mcnemar_exact(20, 8)) and found.mcnemar_p < 0.05
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 5), (6, 16), (86, 150)])
+def test_with_one_run_it_is_mcnemars_own(counts):
+    b, c = counts
+    assert mcnemar_over_runs([1] * b + [-1] * c + [0] * 7) == pytest.approx(mcnemar_exact(b, c), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_several_runs_it_is_scipys_permutation_test(seed):
+    rng = np.random.default_rng(seed)
+    differences = rng.integers(-3, 5, 12)
+    found = stats.permutation_test(
+        (differences, np.zeros(12, dtype=int)), lambda x, y: np.sum(x - y), permutation_type="samples", vectorized=False
+    )
+    assert mcnemar_over_runs(differences.tolist()) == pytest.approx(found.pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize(("runs_a", "runs_b"), [(1, 1), (1, 2), (3, 3), (5, 2)])
+def test_it_holds_its_level(runs_a, runs_b):
+    """Equal models of any accuracy, also where one was run more often: p below 0.05 one time in twenty at most."""
+    rng, trials = np.random.default_rng(7), 400
+    rejected = 0
+    for _ in range(trials):
+        chance = rng.beta(0.5, 2.0, (120, 1))
+        a, b = rng.random((120, runs_a)) < chance, rng.random((120, runs_b)) < chance
+        differences = runs_a * b.sum(axis=1).astype(int) - runs_b * a.sum(axis=1).astype(int)
+        rejected += mcnemar_over_runs(differences.tolist()) < 0.05
+    assert rejected <= 0.05 * trials + 2.6 * (0.05 * 0.95 * trials) ** 0.5
 
 
 def test_equal_conditions_are_not_told_apart():

@@ -190,7 +190,7 @@ def test_an_adapter_that_does_nothing_is_refused_by_probe_and_eval(
     assert probed.returncode == 3 and json.loads(probed.stdout)["difference"] < 1e-3
     assert "it does nothing" in probed.stderr
     words = ("eval", "--model", "smollm2-135m", "--adapter", zeroed, "--data", "starter-easy", "--limit", "2")
-    for via in ("vllm", "in_process"):
+    for via in ("vllm", "merged", "in_process"):
         more = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8") if via == "vllm" else ()
         done = command(
             served["home"], served["python"], *words, "--runs", "1", "--temperature", "0", "--via", via, *more
@@ -205,6 +205,24 @@ def test_an_evaluation_through_it(served: dict[str, Any], adapter: str, command:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["n"] == 2 and found["adapter"] == adapter and found["unscored"] == 0
+
+
+def test_an_evaluation_of_an_adapter_merged_into_the_weights(
+    served: dict[str, Any], adapter: str, command: Command
+) -> None:
+    words = ("eval", "--model", "smollm2-135m", "--adapter", adapter, "--data", "starter-easy", "--limit", "2")
+    more = ("--runs", "1", "--temperature", "0", "--via", "merged", *LEAN)
+    done = command(served["home"], served["python"], *words, *more, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["n"], found["model"], found["adapter"], found["unscored"]) == (2, "smollm2-135m", adapter, 0)
+    with LedgerView(served["home"] / "ledger.db") as view:
+        asked = [json.loads(row["request"])["endpoint"] for row in
+                 view.rows("SELECT request FROM calls WHERE run = ?", found["eval"])]  # fmt: skip
+    assert len(asked) == 2 and all(each["variant"].endswith(" merged") for each in asked)
+    assert [path.suffix for path in (served["home"] / "merged").iterdir()] == [".lock"], "the copy is gone"
+    listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
+    assert [entry["pid"] for entry in listed] == [served["pid"]], "its own server has ended"
 
 
 def test_an_experiment_asks_through_it(served: dict[str, Any], command: Command, tmp_path: Path) -> None:
