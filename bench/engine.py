@@ -8,7 +8,7 @@
 The ideal is the service time of every call that was made, divided by C. The share of calls that no turn used is
 printed beside it: an engine could keep a server busy with waste. One question in ten is a near-duplicate: the scripted
 embedder finds all of these questions alike, so that the threshold stands where that many are rejected. The replies of
-`longest_turn_s` came one after the other whatever the engine did: a turn that is unlucky late is waited for alone.
+`longest_turn_s` came one after the other whatever the engine did; it asks those first that have the longest way to go.
 The peer's environment: `pip install 'distilabel[openai]==1.5.3' requests` (which it imports and does not ask for).
 """
 

@@ -62,11 +62,12 @@ def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     values = [value for _, value, _, _ in rows]
     errors = [[max(0.0, v - low) for _, v, low, _ in rows], [max(0.0, high - v) for _, v, _, high in rows]]
     places = range(len(rows))
-    colours = [(MUTED, FIRST, SECOND)[index % 3] for index in places]
+    given = (MUTED, *COLOURS)  # the untuned model, then those of `losses`
+    colours = [given[index % len(given)] for index in places]
     axes.barh(places, values, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
     axes.set_yticks(list(places), names)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, min(1.0, max(0.1, 1.2 * max(high for *_, high in rows))))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("strict accuracy on held-out items, with 95% intervals")
     return _svg(figure)
