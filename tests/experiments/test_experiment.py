@@ -93,7 +93,7 @@ def test_the_same_again_looks_at_nothing_but_what_was_left_out(killed, plan: Pla
 
     def trained(home, plan, condition, seed, on_step):
         called.append(condition.name)
-        raise NothingMatchedError("99 examples are asked for and 3 are here", "")
+        raise NothingMatchedError("99 examples are asked for and 3 answer to the rest of the choice", "")
 
     monkeypatch.setattr(cells, "trained", trained)
     carry_on(home, create(home, plan), Here(home))
