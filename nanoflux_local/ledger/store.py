@@ -102,8 +102,11 @@ class Ledger:
             fcntl.flock(gate, fcntl.LOCK_EX)
             refuse_newer(self._database, self.path)
             self._connection.execute("PRAGMA journal_mode = WAL")
-            if migrations.pending(self._database):
+            pending = [migration.name for migration in migrations.pending(self._database)]
+            if pending:
                 migrations.apply(self._database)
+            if pending and "m001_calls" not in pending:  # one that was written anew, and its log with it
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def __enter__(self) -> Self:
         return self

@@ -235,6 +235,7 @@ def test_a_ledger_whose_index_held_whole_keys_keeps_its_calls(path: Path) -> Non
     before = connection.execute("SELECT id, role, at, seconds FROM calls").fetchall()
     connection.close()
     with Ledger(path) as ledger:
+        assert Path(f"{path}-wal").stat().st_size == 0, "all of it went through the log, which would keep its size"
         assert ledger.recall(ASK) == (7, reply)
         assert ledger.rows("SELECT id, role, at, seconds FROM calls") == before == [(7, "judge", "now", 3.0)]
         assert ledger.rows("PRAGMA foreign_key_check") == [] and ledger.rows("PRAGMA integrity_check") == [("ok",)]
