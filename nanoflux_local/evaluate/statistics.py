@@ -54,29 +54,21 @@ def _resampled_means(values: Floats, seed: int) -> Floats:
     return np.concatenate(means)
 
 
-def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """The exact two-sided McNemar test on the discordant pairs (McNemar 1947; binomial with p = 1/2)."""
-    from scipy.stats import binomtest
-
-    discordant = only_a + only_b
-    return float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
-
-
-def mcnemar_over_runs(differences: Sequence[int]) -> float:
-    """McNemar's exact test where items have several marks: were each item's difference as likely of the other sign,
-    how often would their sum be as far from zero (Fisher 1935, The Design of Experiments, §21)? `differences` are
-    integers in one unit; if each is -1, 0 or 1 it is McNemar's own p.
+def mcnemar_exact(differences: Sequence[int]) -> float:
+    """The exact two-sided McNemar test (McNemar 1947) on the differences of items, in integers of one unit: were each
+    as likely of the other sign, how often would their sum be as far from zero? With one mark an item they are -1, 0 or
+    1, and this is the binomial test on the discordant pairs; with several it is the exact test of signs (Fisher 1935,
+    The Design of Experiments, §21).
     """
     sizes = [abs(difference) for difference in differences if difference]
-    total, observed = sum(sizes), abs(sum(differences))
-    chances = np.ones(1, dtype=np.float64)  # of each sum from -total to total, item by item, in steps of two
+    chances = np.ones(1, dtype=np.float64)  # of each sum, from the least on in steps of two, item by item
     for size in sizes:
         longer = np.zeros(len(chances) + size, dtype=np.float64)
         longer[: len(chances)] += chances / 2
         longer[size:] += chances / 2
         chances = longer
-    sums = 2 * np.arange(len(chances)) - total
-    return min(1.0, float(chances[np.abs(sums) >= observed].sum()))
+    sums = 2 * np.arange(len(chances)) - sum(sizes)
+    return min(1.0, float(chances[np.abs(sums) >= abs(sum(differences))].sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -186,19 +178,17 @@ def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], see
 
     Differences are between an item's mean marks, in both tests.
     """
-    rates_a = np.array([np.mean(marks) for marks in a], dtype=np.float64)
-    rates_b = np.array([np.mean(marks) for marks in b], dtype=np.float64)
-    differences = rates_b - rates_a
+    unit = math.lcm(*(len(marks) for marks in (*a, *b)))
+    exact = [sum(more) * (unit // len(more)) - sum(less) * (unit // len(less)) for less, more in zip(a, b, strict=True)]
+    differences = np.array(exact, dtype=np.float64) / unit
     means = _resampled_means(differences, seed)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    unit = math.lcm(*(len(marks) for marks in (*a, *b)))
-    exact = [sum(more) * (unit // len(more)) - sum(less) * (unit // len(less)) for less, more in zip(a, b, strict=True)]
     return Paired(
         n=len(differences),
         difference=float(differences.mean()),
         ci95=(float(low), float(high)),
         bootstrap_p=min(1.0, 2 * (tail + 1) / (RESAMPLES + 1)),
-        mcnemar_p=mcnemar_over_runs(exact),
+        mcnemar_p=mcnemar_exact(exact),
         minimum_detectable=minimum_detectable(differences.tolist()),
     )
