@@ -132,8 +132,7 @@ def stint(ledger: Ledger, work: Work) -> Iterator[Stint]:
     """Write down that this process works on it and, whatever happens, how that ended. Whoever works says how; an error
     that nobody spoke for makes it "failed".
     """
-    at = Stint(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id()))
-    ledger.set_status(work.kind.table, work.id, "running")
+    at = Stint(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id(), work.kind.table))
     began = time.monotonic()
     try:
         yield at

@@ -93,6 +93,15 @@ def test_a_second_stop_ends_at_once_and_a_killed_worker_shows_as_interrupted(hom
     assert shown(home, run)["status"] == "paused"
 
 
+def test_a_worker_that_is_seen_is_running_from_that_moment(home: Home) -> None:
+    """So that one which is killed just then is interrupted, and not what its run was before."""
+    run = started(home)
+    with Ledger(home.ledger) as ledger:
+        ledger.set_run_status(run, "stopped")
+        ledger.start_job("run", run, os.getpid(), jobs.boot_id(), "runs")
+    assert shown(home, run)["status"] == "interrupted", "running, and nobody holds it"
+
+
 def edit(ledger: Ledger, sql: str, *values: object) -> None:
     with ledger.transaction() as connection:
         connection.execute(sql, values)

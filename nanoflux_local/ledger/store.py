@@ -226,10 +226,15 @@ class Ledger:
     def set_status(self, table: Table, subject: str, status: str, message: str = "", seconds: float = 0.0) -> None:
         """The same for whatever has a status."""
         with self.transaction() as connection:
-            connection.execute(
-                f"UPDATE {table} SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
-                (status, redacted(message), seconds, now(), subject),
-            )
+            self._set_status(connection, table, subject, status, message, seconds)
+
+    def _set_status(
+        self, connection: sqlite3.Connection, table: Table, subject: str, status: str, message: str, seconds: float
+    ) -> None:
+        connection.execute(
+            f"UPDATE {table} SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
+            (status, redacted(message), seconds, now(), subject),
+        )
 
     def commit_turn(self, run: str, record: TurnRecord, calls: Sequence[int]) -> None:
         """Commit one turn with its calls and its example, all or nothing."""
@@ -390,14 +395,18 @@ class Ledger:
 
     # Jobs
 
-    def start_job(self, kind: str, subject: str, pid: int, boot: str) -> int:
-        """Record a process that works on `subject`; `boot` tells this start of the machine from others."""
+    def start_job(self, kind: str, subject: str, pid: int, boot: str, table: Table | None = None) -> int:
+        """Record a process that works on `subject`; `boot` tells this start of the machine from others. With `table`,
+        the subject's row there is running from the same moment: whoever sees the one sees the other.
+        """
         with self.transaction() as connection:
             row = connection.execute(
                 "INSERT INTO jobs (kind, subject, pid, boot, state, message, started_at, heartbeat_at, began_s, beat_s)"
                 " VALUES (?,?,?,?,'running','',?,?,?,?)",
                 (kind, subject, pid, boot, now(), now(), time.monotonic(), time.monotonic()),
             ).lastrowid
+            if table is not None:
+                self._set_status(connection, table, subject, "running", "", 0.0)
         assert row is not None
         return row
 
