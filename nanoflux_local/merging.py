@@ -32,9 +32,9 @@ class Copy:
     """
 
     def __init__(self, adapter: Path, home: Home) -> None:
-        self.path = home.root / "merged" / adapter.name
-        self.path.parent.mkdir(exist_ok=True)
-        self._gate = self.path.with_suffix(".lock").open("w")
+        self.path = home.merged / adapter.name
+        home.merged.mkdir(exist_ok=True)
+        self._gate = home.lock(f"merged-{adapter.name}").open("w")
         fcntl.flock(self._gate, fcntl.LOCK_EX)
         if not self.path.exists():
             merge(adapter, base_folder(load_manifest(adapter), home.root), self.path)

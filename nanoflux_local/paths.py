@@ -36,6 +36,10 @@ class Home:
         return self.root / "adapters"
 
     @property
+    def merged(self) -> Path:
+        return self.root / "merged"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 
