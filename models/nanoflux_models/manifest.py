@@ -75,9 +75,19 @@ class Memory(Table):
 
 
 class Chat(Table):
-    """Quirks of a chat model: whether its template takes a system role; tags around its reasoning."""
+    """How a chat model's template and replies behave.
 
+    `template`: the model has a chat template; a pretrained base has none, and cannot be asked in messages.
+    `system_role`: the template takes a system message. `alternation`: it refuses two messages of one role in a row.
+    `thinks`: replies open with reasoning, for which `reasoning_tokens` are added to the answer's own budget by default.
+    `reasoning_tags`: the tags around that reasoning, where the server leaves it in the text.
+    """
+
+    template: bool = True
     system_role: bool = True
+    alternation: bool = False
+    thinks: bool = False
+    reasoning_tokens: int = Field(default=0, ge=0)
     reasoning_tags: tuple[str, ...] = ()
 
 
