@@ -10,7 +10,6 @@ import asyncio
 import fcntl
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedErr
 from nanoflux_local.ledger.store import Ledger, Table
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_models.child import module_command
 
 Wish = Literal["", "pause", "stop", "end"]
 LOOKS, PAUSE_S = 10, 0.02
@@ -320,13 +320,11 @@ def launch(home: Home, work: Work) -> int:
         raise work.refused()
     log = work.log(home)
     log.parent.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), work.kind.command, "resume"]
+    command = module_command("nanoflux_local.cli", "--home", str(home.root), work.kind.command, "resume", work.id)
     with log.open("a") as file:
         log.chmod(0o600)
         told = file.tell()
-        worker = subprocess.Popen(
-            [*command, work.id], stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-        )
+        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
     until = time.monotonic() + LAUNCH_S
     while not _has_begun(home, work, worker.pid):
         code = worker.poll()

@@ -110,6 +110,21 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("tiny_base"))
 
 
+PLANTED = ("types", "random", "tokenize", "nanoflux_local", "huggingface_hub", "accelerate", "pip", "torch", "textual")
+"""Names that Python, a library or this project imports: files so named in the working folder must not be run."""
+
+
+@pytest.fixture(scope="module")
+def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder with files named like modules; fails the test if one of them was executed."""
+    folder = tmp_path_factory.mktemp("working")
+    executed = folder / "executed.txt"
+    for name in PLANTED:
+        (folder / f"{name}.py").write_text(f"open({str(executed)!r}, 'a').write('{name} ')\nraise SystemExit(3)\n")
+    yield folder
+    assert not executed.exists(), f"executed from the working folder: {executed.read_text()}"
+
+
 @pytest.fixture(autouse=True)
 def _umask() -> Iterator[None]:
     """A command run inside this process closes what it writes to others; no later test sees that."""

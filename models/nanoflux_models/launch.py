@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nanoflux_models.child import SAFE_PATH
 from nanoflux_models.interpreter import Interpreter
 from nanoflux_models.manifest import Manifest
 from nanoflux_models.offline import SETTINGS, guarded
@@ -97,6 +98,7 @@ class Launch:
         kept = {key: value for key, value in os.environ.items() if not key.upper().endswith(SECRETS)}
         own = {
             **SETTINGS,
+            **SAFE_PATH,
             "VLLM_LOGGING_COLOR": "0",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if self.manifest.lora else "0",
             "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # more than sleep mode opens: only where it is needed

@@ -9,6 +9,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from nanoflux_models.child import protect_children, safe_environment
+
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -32,6 +34,7 @@ GUARDED = Path(__file__).parent / "guarded"
 def go_offline() -> None:
     """Set the libraries' own switches, for this process and its children."""
     os.environ.update(SETTINGS)
+    protect_children()
     # bitsandbytes advises to install what would fetch its kernels from a hub; nothing here needs them.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
@@ -39,4 +42,4 @@ def go_offline() -> None:
 def guarded(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a Python of any kind that is started to stay on this machine: switches, and the guard."""
     path = os.pathsep.join(filter(None, (str(GUARDED), environment.get("PYTHONPATH", ""))))
-    return {**environment, **SETTINGS, "PYTHONPATH": path}
+    return safe_environment({**environment, **SETTINGS, "PYTHONPATH": path})

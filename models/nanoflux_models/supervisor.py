@@ -11,12 +11,12 @@ import os
 import secrets
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nanoflux_models import server_record
+from nanoflux_models.child import module_command
 from nanoflux_models.control import Control
 from nanoflux_models.errors import NoServerError, ServerError, ServerRefusedError
 from nanoflux_models.exits import explain, last_lines
@@ -110,7 +110,7 @@ class Supervisor:
         log = server_record.log_path(self._home, name)
         command = launch.command(port)
         if owned:
-            command = [sys.executable, "-m", "nanoflux_models.tether", str(os.getpid()), *command]
+            command = module_command("nanoflux_models.tether", str(os.getpid()), *command)
         child = _popen(command, launch.environment(mark), log)
         born = process(child.pid)
         assert born is not None  # a child that ended is still there until it is waited for

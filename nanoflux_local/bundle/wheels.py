@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
 from nanoflux_local.packages import PROJECT, constraints_file, normal
+from nanoflux_models.child import module_command
 from nanoflux_models.record import sha256_file
 
 OLDEST_GLIBC = {"x86_64": 5}
@@ -101,7 +102,7 @@ def _built(folder: Path) -> Path:
 
 
 def _pip(words: Sequence[str], what: str) -> None:
-    command = [sys.executable, "-m", "pip", *words, "--no-input", "--disable-pip-version-check", "--quiet"]
+    command = module_command("pip", *words, "--no-input", "--disable-pip-version-check", "--quiet")
     done = subprocess.run(
         command,
         env=dict(os.environ),

@@ -6,6 +6,7 @@ import sys
 import click
 
 from nanoflux_local.cli.common import home
+from nanoflux_models.child import module_command
 
 
 @click.command(name="tui")
@@ -21,4 +22,5 @@ def command(in_browser: bool, port: int, tour: bool, light: bool) -> None:
     chosen = {"--web": in_browser, "--tour": tour, "--light": light}
     words = [*(flag for flag, wanted in chosen.items() if wanted), *(["--port", str(port)] if port else [])]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "nanoflux_tui", "--home", str(home().root), *words])
+    application = module_command("nanoflux_tui", "--home", str(home().root), *words)
+    os.execv(application[0], application)

@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 
 from nanoflux_local.doctor.check import Check
 from nanoflux_local.paths import Home
 from nanoflux_models import guard as keeper
+from nanoflux_models.child import python_command
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.offline import SETTINGS, guarded
 from nanoflux_models.supervisor import Supervisor, free_port
@@ -64,6 +64,6 @@ def ports(home: Home) -> Check:
 def _refuses() -> bool:
     closed = {key: value for key, value in os.environ.items() if key != keeper.VARIABLE}
     done = subprocess.run(
-        [sys.executable, "-c", _TRY], env=guarded(closed), capture_output=True, text=True, check=False, timeout=60
+        python_command("-c", _TRY), env=guarded(closed), capture_output=True, text=True, check=False, timeout=60
     )
     return f"refused to reach {ELSEWHERE}" in done.stderr

@@ -5,6 +5,7 @@ under one path; its ledger is SQLite, so the file system must keep its locks (on
 network file systems often do not).
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ class OnRay:
     def _join(self, address: str) -> None:
         guard.allow(urlsplit(f"//{address.rpartition('://')[2]}").hostname or address)
         try:
-            self._ray.init(address=address, log_to_driver=False, configure_logging=False)
+            with contextlib.chdir(self._home.root):  # Ray puts the driver's folder on its workers' module path
+                self._ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             text = str(error).splitlines()[0]
             raise ConfigError(f"no Ray cluster answers at {address}: {text}", "see `ray status` there") from error

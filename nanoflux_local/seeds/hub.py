@@ -8,13 +8,13 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
 from nanoflux_local.seeds.formats import MMLU_SUBJECTS
+from nanoflux_models.child import module_command
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.fetch import commit_of
 from nanoflux_models.guard import VARIABLE, OutsideError
@@ -65,8 +65,8 @@ def fetch(dataset: str, revision: str, target: Path) -> tuple[list[Path], str]:
     environment = {**guarded(os.environ), "HF_HUB_DISABLE_XET": "1"}  # which is native code: the guard cannot see it
     for switch in [name for name in environment if name.endswith("_OFFLINE")]:
         del environment[switch]
-    command = [sys.executable, "-m", "huggingface_hub.cli.hf", "download", place.repo, "--repo-type", "dataset",
-               "--revision", revision or place.revision, "--local-dir", str(target)]  # fmt: skip
+    command = module_command("huggingface_hub.cli.hf", "download", place.repo, "--repo-type", "dataset",
+                             "--revision", revision or place.revision, "--local-dir", str(target))  # fmt: skip
     for pattern in place.files:
         command += ["--include", pattern]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)

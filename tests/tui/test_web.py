@@ -20,11 +20,13 @@ from nanoflux_local.paths import Home
 
 
 @pytest.fixture(scope="module")
-def address(played: Path) -> Iterator[str]:
-    """The address that `nanoflux tui --web` prints."""
-    words = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(played), "tui", "--web"]
+def address(played: Path, hostile_folder: Path) -> Iterator[str]:
+    """The address that `nanoflux tui --web` prints. Files of the working folder are not executed."""
+    words = [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(played), "tui", "--web"]
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+    server = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, cwd=hostile_folder
+    )
     assert server.stdout is not None
     yield server.stdout.readline().strip()
     server.send_signal(signal.SIGINT)

@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nanoflux_local.paths import Home
+from nanoflux_models.child import module_command
 from nanoflux_tui.text import harmless
 
 TAIL, LOOK_S = 4_000, 0.03
@@ -74,7 +74,7 @@ class Bridge:
         self.errands: list[Errand] = []
 
     def _words(self, words: Sequence[str]) -> list[str]:
-        return [sys.executable, "-m", "nanoflux_local.cli", "--home", str(self.home.root), *words]
+        return module_command("nanoflux_local.cli", "--home", str(self.home.root), *words)
 
     async def do(self, *words: str, only_asks: bool = False) -> Ended:
         """Run a command to its end. Where nobody waits for it any more, one that only asks is ended; a deed goes on, as

@@ -9,6 +9,7 @@ import click
 from nanoflux_local import __version__, redaction
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home, default_home
+from nanoflux_models.child import protect_children
 from nanoflux_tui.text import harmless
 
 
@@ -48,6 +49,7 @@ def tui(root: Path | None, light: bool, tour: bool, in_browser: bool, port: int)
 def main() -> None:
     """Run, and turn failures into messages and exit codes."""
     os.umask(0o077)
+    protect_children()
     redaction.install()
     try:
         tui.main(standalone_mode=False)

@@ -8,7 +8,6 @@ import hmac
 import secrets
 import shlex
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from aiohttp import web
 from textual_serve.server import Server
 
 from nanoflux_local.errors import UsageError
+from nanoflux_models.child import module_command
 
 HOST, COOKIE = "127.0.0.1", "nanoflux-token"
 PAGES = Path(__file__).parent / "pages"
@@ -88,7 +88,7 @@ def serve(home: Path, port: int = 0, light: bool = False) -> None:
         UsageError: the port is taken.
     """
     port, token = _free(port), secrets.token_urlsafe(24)
-    words = [sys.executable, "-m", "nanoflux_tui", "--home", str(home), *(["--light"] if light else [])]
+    words = module_command("nanoflux_tui", "--home", str(home), *(["--light"] if light else []))
     server = LocalServer(shlex.join(words), port, token)
     click.echo(f"http://{HOST}:{port}/?token={token}")
     click.echo("Open this address in a browser of this machine; Ctrl-C ends it. Runs go on either way.", err=True)

@@ -1,0 +1,114 @@
+"""Files of the working folder are never executed by a process that this project starts."""
+
+import ast
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanoflux_models.child import SAFE_PATH, module_command, python_command
+from nanoflux_tui.bridge import Bridge
+
+PROJECT = Path(__file__).parents[1]
+ROOMS = ("nanoflux_local", "models/nanoflux_models", "sandbox/nanoflux_sandbox", "tui/nanoflux_tui")
+NAMES_THE_INTERPRETER = {
+    "models/nanoflux_models/child.py": "the one place that builds such commands",
+    "models/nanoflux_models/interpreter.py": "looks whether this interpreter has vLLM",
+    "nanoflux_local/doctor/software.py": "prints which interpreter runs",
+    "sandbox/nanoflux_sandbox/parent.py": "the sandbox stands alone, and passes -P itself",
+    "sandbox/nanoflux_sandbox/guest.py": "hides the interpreter from the guest",
+}
+
+
+def uses_interpreter(path: Path) -> bool:
+    """Whether a module's code names `sys.executable`."""
+    return any(
+        isinstance(node, ast.Attribute) and node.attr == "executable" and ast.unparse(node.value) == "sys"
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+    )
+
+
+def test_only_the_child_module_names_the_interpreter() -> None:
+    modules = {str(path.relative_to(PROJECT)): path for room in ROOMS for path in (PROJECT / room).rglob("*.py")}
+    naming = {name for name, path in modules.items() if uses_interpreter(path)}
+    assert naming == NAMES_THE_INTERPRETER.keys(), "build the command with nanoflux_models.child.module_command"
+
+
+def test_no_module_is_started_without_the_safe_path() -> None:
+    """`-m MODULE` of this installation is written by `module_command` alone; other programs inherit the setting."""
+    own = {"models/nanoflux_models/child.py", "models/nanoflux_models/launch.py", "nanoflux_local/train/launch.py"}
+    for room in ROOMS:
+        for path in (PROJECT / room).rglob("*.py"):
+            words = [
+                node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)
+            ]
+            assert "-m" not in words or str(path.relative_to(PROJECT)) in own, path
+
+
+def test_a_python_command_ignores_the_working_folder(hostile_folder: Path) -> None:
+    for command in (python_command("-c", "import random, types"), module_command("tokenize", "--help")):
+        subprocess.run(command, cwd=hostile_folder, check=True, capture_output=True, timeout=60)
+
+
+def test_the_safe_path_reaches_children_of_children(hostile_folder: Path) -> None:
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import random, types'], check=True)"
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=hostile_folder, check=True, env={**os.environ, **SAFE_PATH})
+
+
+def cli(folder: Path, home: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command line as its console script starts it: without the working folder on its own path."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(home), *words],
+        cwd=folder,
+        env={**{key: value for key, value in os.environ.items() if key not in SAFE_PATH}, **variables},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_a_detached_run_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path) -> None:
+    start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1", "--detach", "--json")
+    done = cli(hostile_folder, tmp_path, *start)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"]
+
+
+def test_the_bridge_of_the_application_ignores_the_working_folder(
+    hostile_folder: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanoflux_local.paths import Home
+
+    monkeypatch.chdir(hostile_folder)
+    bridge = Bridge(Home(empty_home))
+    ended = asyncio.run(bridge.do("domains", "list", "--json"))
+    assert ended.ok and ended.json(), ended.told
+    errand = bridge.leave("list", "domains", "list", "--json")
+    assert errand.process.wait(120) == 0, errand.last()
+
+
+@pytest.mark.parametrize("model", ["smollm2-135m", "gemma-3-4b-it"], ids=["pip", "the hub's client"])
+def test_a_pull_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path, model: str) -> None:
+    """Both clients fail to reach an index here, and say so: they ran, and nothing else did."""
+    nowhere = "http://127.0.0.1:9"
+    closed = {"PIP_INDEX_URL": f"{nowhere}/simple", "PIP_RETRIES": "0", "HF_ENDPOINT": nowhere, "PIP_NO_CACHE_DIR": "1"}
+    done = cli(hostile_folder, tmp_path, "models", "pull", model, **closed)
+    assert done.returncode == 1 and "could not be downloaded" in done.stderr, done.stderr
+
+
+def test_the_check_of_the_guard_ignores_the_working_folder(
+    hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanoflux_local.doctor import safety
+
+    monkeypatch.chdir(hostile_folder)
+    assert safety._refuses()
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
