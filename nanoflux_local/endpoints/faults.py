@@ -5,22 +5,30 @@ what to do next: that is `retries`.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
+from nanoflux_local.endpoints.error_body import ErrorBody, read_error
 from nanoflux_local.records import ChatReply, Fault, FaultKind
+from nanoflux_local.redaction import redacted
 
 BUSY = (429, 529)
 """Statuses of a server that is well and has no room: too many requests, overloaded."""
 AGAIN = (408, 409, 425)
 """Statuses below 500 that ask to be tried again."""
+NOT_FOUND = (404, 405)
+REDIRECTS = range(300, 400)
 HOPELESS = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 """Codes that come with a 429 and no waiting mends."""
+ROUTES = ("/chat/completions", "/responses", "/messages", "/embeddings")
+"""What the SDKs add to an endpoint's url."""
 MOST_RAW = 4096
 """Characters of an unusable reply that are kept."""
 
@@ -53,6 +61,18 @@ class GarbledError(Exception):
         self.raw = raw
 
 
+class StatedError(Exception):
+    """An error that arrived with the status 200: the reply's body states it."""
+
+    def __init__(self, body: ErrorBody) -> None:
+        super().__init__(body.words)
+        self.body = body
+
+
+class NoAnswerError(Exception):
+    """A whole reply that is no answer to what was asked, such as a call of a tool, and never will be."""
+
+
 class EmptyError(Exception):
     """A reply of no text that says it is whole."""
 
@@ -63,13 +83,21 @@ class EmptyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one failed attempt looks like. `kind` is None for what asking again cannot mend."""
+    """What one failed attempt looks like. `kind` is None for what asking again cannot mend.
+
+    `status` is the HTTP status that it came with or states (0: none), `codes` are the provider's own, `words` its
+    message; `fix` says what to do about it if that is clear from the fault alone.
+    """
 
     kind: FaultKind | None
     told: str
     raw: str = ""
     retry_after_s: float | None = None
     reply: ChatReply | None = None
+    status: int = 0
+    codes: tuple[str, ...] = ()
+    words: str = ""
+    fix: str = ""
 
     @property
     def gone(self) -> bool:
@@ -81,6 +109,10 @@ def seen(error: Exception, sdk: ModuleType, limit_s: float) -> Seen | None:
     """The fault in an exception of an attempt, or None for an exception that is no fault but a defect of ours."""
     if isinstance(error, EmptyError):
         return Seen("empty", "answered with no text", reply=error.reply)
+    if isinstance(error, NoAnswerError):
+        return Seen(None, f"sent no answer: {error}", words=str(error))
+    if isinstance(error, StatedError):
+        return _classified(error.body.status, error.body, None)
     if isinstance(error, GarbledError):
         return Seen("garbled", f"sent no usable reply: {error}", error.raw)
     if isinstance(error, TimeoutError):
@@ -104,19 +136,44 @@ def _by_cause(error: Any, limit_s: float) -> Seen:
         return Seen("unreachable", f"does not answer: {cause}")
     if isinstance(cause, httpx2.TimeoutException):
         return Seen("timeout", f"did not answer within {limit_s:.3g} s")
+    if isinstance(cause, httpx2.DecodingError):
+        return Seen("garbled", f"sent no usable reply: {cause}")
     return Seen("reset", f"broke off: {cause or error}")
 
 
 def _by_status(error: Any) -> Seen:
-    status: int = error.status_code
-    told = f"answered {status}: {str(getattr(error, 'message', error))[:300]}"
-    wait = retry_after(error.response.headers)
+    response = error.response
+    fault = _classified(error.status_code, read_error(response.content), retry_after(response.headers))
+    if fault.status in REDIRECTS:
+        target = urlsplit(str(response.headers.get("location", ""))[:300])._replace(query="", fragment="").geturl()
+        fix = "redirects are not followed: name the address that the server moved to as the endpoint's url"
+        return replace(fault, told=f"answered {fault.status}: a redirect to {redacted(target)}", fix=fix)
+    if fault.status in NOT_FOUND:
+        return replace(fault, fix=_fix_of_address(str(response.request.url), fault.words))
+    return fault
+
+
+def _classified(status: int, body: ErrorBody, wait: float | None) -> Seen:
+    """The fault that an error is, by its HTTP status or by the status that its body states."""
+    told = f"answered {status}: {body.words or 'no reason is stated'}"
+    kind: FaultKind | None = None
     if status in BUSY:
-        hopeless = str(getattr(error, "code", "")) in HOPELESS
-        return Seen(None if hopeless else "rate_limited", told, retry_after_s=wait)
-    if status >= 500 or status in AGAIN:
-        return Seen("server_error", told, retry_after_s=wait)
-    return Seen(None, told)
+        kind = None if any(code in HOPELESS for code in body.codes) else "rate_limited"
+    elif status >= 500 or status in AGAIN:
+        kind = "server_error"
+    return Seen(kind, told, retry_after_s=wait, status=status, codes=body.codes, words=body.words)
+
+
+def _fix_of_address(asked: str, words: str) -> str:
+    """What to do about a request that nobody was there for: the path of the url is wrong more often than the model."""
+    parts = urlsplit(asked)
+    route = next((route for route in ROUTES if parts.path.endswith(route)), "")
+    base = parts._replace(path=parts.path.removesuffix(route), query="", fragment="").geturl()
+    if "model" in words.lower():
+        return "correct the endpoint's model: the server does not have it"
+    if re.search(r"/v\d", parts.path):
+        return f"correct the endpoint's url: nothing is served at {parts.path}"
+    return f'nothing is served at {parts.path}; did you mean url = "{base}/v1"?'
 
 
 def retry_after(headers: Any) -> float | None:

@@ -127,7 +127,7 @@ class Service:
     def _failure(self, replica: Replica, fault: Seen) -> EndpointError:
         """What went wrong, without the key: servers repeat it in their messages, and a run records those."""
         nobody = fault.kind == "unreachable"
-        fix = "start the server, or correct the endpoint's url" if nobody else "see the server's log"
+        fix = "start the server, or correct the endpoint's url" if nobody else fault.fix or "see the server's log"
         return EndpointError(f"{replica.url} {self.key.masked(fault.told)}", f"{fix}; then `nanoflux run resume`")
 
     def _connected(self) -> list[Replica]:

@@ -222,7 +222,7 @@ def test_a_key_is_in_no_row_log_or_error(
     run = asyncio.run(runs.start(home, config))
     refused = answer()[0] != 200
     if refused:
-        with pytest.raises(EndpointError, match=r"answered 401: .*\[key\]") as error:
+        with pytest.raises(EndpointError, match=r"answered 401: .*\[secret\]") as error:
             asyncio.run(runs.carry_on(home, run))
         assert KEY not in str(error.value)
     else:

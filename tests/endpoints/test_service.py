@@ -20,7 +20,7 @@ from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.openai_responses import OpenAIResponsesEndpoint
 from nanoflux_local.endpoints.pace import Lane, Speed
 from nanoflux_local.endpoints.served import ServedEndpoint
-from nanoflux_local.errors import ConfigError
+from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.paths import Home
 from nanoflux_local.prices import price_of
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
@@ -358,3 +358,46 @@ def test_a_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, mo
         home = Home(tmp_path)
         config = binding.resolve("starter-genetics", "hosted", {"max_turns": 1}, home)
         binding.build_endpoint("claude", config.endpoints["claude"], home)
+
+
+# What a refusal says
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"detail": [{"loc": ["body", "n"], "msg": "Extra inputs are not permitted"}]}, "body.n: Extra inputs"),
+        ({"error": {"message": "prompt is too long"}}, "prompt is too long"),
+        (b"<html><title>403 Forbidden</title></html>", "403 Forbidden"),
+        (b"", "no reason is stated"),
+    ],
+)
+def test_a_refusal_is_reported_in_the_servers_words(client: Any, server: Any, body: Any, words: str) -> None:
+    server.answer((422, body))
+    with pytest.raises(EndpointError, match=f"answered 422: {words}"):
+        ask(client("m", server.url))
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_forgotten_version_in_the_url_is_suggested(client: Any, server: Any) -> None:
+    server.answer((404, {"detail": "Not Found"}))
+    url = server.url.removesuffix("/v1") + "/api"
+    if client is not AnthropicMessagesEndpoint:  # its SDK adds the version itself
+        with pytest.raises(EndpointError, match="answered 404: Not Found") as error:
+            ask(client("m", url))
+        assert f'did you mean url = "{url}/v1"?' in error.value.fix
+    server.answer((404, {"error": {"message": "The model `m` does not exist"}}))
+    with pytest.raises(EndpointError, match="does not exist") as error:
+        ask(client("m", server.url))
+    assert "model" in error.value.fix
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_redirect_is_named_and_not_followed(client: Any, server: Any) -> None:
+    server.more_headers = {"Location": "https://elsewhere.example/v1/chat/completions?token=abc"}
+    server.answer((308, b""))
+    with pytest.raises(EndpointError, match=r"a redirect to https://elsewhere\.example/v1/chat/completions\n") as error:
+        ask(client("m", server.url))
+    assert "url" in error.value.fix and "abc" not in str(error.value) and len(server.bodies) == 1

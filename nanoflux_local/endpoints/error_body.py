@@ -1,0 +1,152 @@
+"""Error bodies: the provider's own words, its codes and the parameters it names, whatever shape the error comes in.
+
+Every server and gateway wraps an error in its own way: `{"error": {"message": …}}` (OpenAI), `{"detail": [{"loc": …}]}`
+(FastAPI), `{"message": {"detail": […]}}` (Mistral), a list of errors (Gemini), an upstream's error as text inside a
+gateway's (OpenRouter), a web page (proxies), plain text. Decides nothing: `faults` does.
+"""
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from nanoflux_local.redaction import redacted
+
+MAX_WORDS = 500
+"""Characters of a provider's message that are kept."""
+MAX_BODY = 100_000
+"""Bytes of an error's body that are read."""
+MAX_DEPTH = 8
+MESSAGE_KEYS = (
+    "message", "msg", "error", "detail", "errors", "error_message", "error_description", "Message", "title", "reason",
+)  # fmt: skip
+CODE_KEYS = ("code", "type", "status", "error_code", "error_type", "__type")
+NESTED_KEYS = ("error", "errors", "message", "detail", "innererror", "metadata")
+STATUS_BY_CODE = (
+    ("quota", 429),
+    ("rate_limit", 429),
+    ("too_many", 429),
+    ("resource_exhausted", 429),
+    ("overload", 529),
+    ("billing", 402),
+    ("authentication", 401),
+    ("api_key", 401),
+    ("permission", 403),
+    ("not_found", 404),
+    ("invalid", 400),
+    ("content_", 400),
+    ("timeout", 504),
+)
+"""What a code that is a word means as an HTTP status, for errors that arrive with the status 200."""
+UNKNOWN_STATUS = 500
+_TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"<[^>]*>")
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """What an error says. `codes` and `params` are in lower case, as the provider orders them."""
+
+    words: str
+    codes: tuple[str, ...] = ()
+    params: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that the codes state or amount to; 500 if they say nothing."""
+        for code in self.codes:
+            if code.isascii() and code.isdigit() and len(code) == 3 and 400 <= int(code) < 600:
+                return int(code)
+        for code in self.codes:
+            for part, status in STATUS_BY_CODE:
+                if part in code:
+                    return status
+        return UNKNOWN_STATUS
+
+
+def read_error(content: bytes) -> ErrorBody:
+    """The error in the body of a response, which may be anything."""
+    text = content[:MAX_BODY].decode("utf-8", "replace").strip()
+    try:
+        return parse_error(json.loads(text))
+    except (ValueError, RecursionError):
+        return ErrorBody(_shortened(_page_title(text) if text.startswith("<") else text))
+
+
+def parse_error(body: Any) -> ErrorBody:
+    """The error in JSON that may have any shape."""
+    words = dict.fromkeys(_words(body, 0))
+    codes, params = dict.fromkeys(_codes(body, 0)), dict.fromkeys(_params(body, 0))
+    return ErrorBody(_shortened("; ".join(words)), tuple(codes), tuple(params))
+
+
+def _words(value: Any, depth: int) -> Iterator[str]:
+    if depth > MAX_DEPTH:
+        return
+    if isinstance(value, str):
+        yield from _words_of_text(value.strip(), depth)
+    elif isinstance(value, list):
+        for entry in value[:5]:
+            yield from _words(entry, depth + 1)
+    elif isinstance(value, dict) and isinstance(value.get("loc"), list):  # a validation error of FastAPI
+        yield f"{'.'.join(map(str, value['loc'][:8]))}: {value.get('msg', '')}"
+    elif isinstance(value, dict):
+        for key in MESSAGE_KEYS:
+            if words := list(_words(value.get(key), depth + 1)):
+                yield from words
+                break
+        metadata = value.get("metadata")
+        yield from _words(metadata.get("raw") if isinstance(metadata, dict) else None, depth + 1)
+
+
+def _words_of_text(text: str, depth: int) -> Iterator[str]:
+    """A text, or the words of the JSON that a gateway passes on as one."""
+    if text.startswith(("{", "[")):
+        try:
+            yield from _words(json.loads(text), depth + 1)
+            return
+        except (ValueError, RecursionError):
+            pass
+    if text:
+        yield text
+
+
+def _dicts(value: Any, depth: int) -> Iterator[dict[str, Any]]:
+    """An error's own objects, outermost last: the inner ones are the more exact."""
+    if depth > MAX_DEPTH:
+        return
+    if isinstance(value, list):
+        for entry in value[:5]:
+            yield from _dicts(entry, depth + 1)
+    elif isinstance(value, dict):
+        for key in NESTED_KEYS:
+            yield from _dicts(value.get(key), depth + 1)
+        yield value
+
+
+def _codes(value: Any, depth: int) -> Iterator[str]:
+    for each in _dicts(value, depth):
+        for key in CODE_KEYS:
+            code = each.get(key)
+            if isinstance(code, (str, int)) and not isinstance(code, bool) and code != "":
+                yield str(code)[:100].lower() if isinstance(code, str) or abs(code) < 10**9 else "?"
+
+
+def _params(value: Any, depth: int) -> Iterator[str]:
+    for each in _dicts(value, depth):
+        names = each.get("loc") if isinstance(each.get("loc"), list) else [each.get("param")]
+        yield from (name.lower()[:100] for name in names or [] if isinstance(name, str) and name)
+
+
+def _page_title(text: str) -> str:
+    """What a web page is headed; without a heading, what it says."""
+    heading = _TITLE.search(text)
+    return html.unescape(_TAG.sub(" ", heading[2] if heading else text))
+
+
+def _shortened(words: str) -> str:
+    """Without secrets, taken out before the cut: half of a key is a secret too."""
+    words = " ".join(redacted(words).split())
+    return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"
