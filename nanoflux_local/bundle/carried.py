@@ -132,12 +132,12 @@ def read_head(path: Path) -> Head:
         raise BundleError(f"{path}: damaged: its SHA-256 is not the one at its end", again)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
-            told = json.loads(packed.read("manifest.json"))
+            manifest = json.loads(packed.read("manifest.json"))
         head = Head(
             path,
-            {key: value for key, value in told.items() if key not in ("parts", "files")},
-            tuple(Sum(int(part["bytes"]), str(part["sha256"])) for part in told["parts"]),
-            {str(name): Sum(int(each["bytes"]), str(each["sha256"])) for name, each in told["files"].items()},
+            {key: value for key, value in manifest.items() if key not in ("parts", "files")},
+            tuple(Sum(int(part["bytes"]), str(part["sha256"])) for part in manifest["parts"]),
+            {str(name): Sum(int(each["bytes"]), str(each["sha256"])) for name, each in manifest["files"].items()},
         )
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path}: its manifest cannot be read: {error}", again) from error
@@ -162,9 +162,11 @@ def is_safe(name: str) -> bool:
 
 def problems(head: Head) -> list[str]:
     """What is wrong with a bundle, a line for each damaged part, then for what is in them; empty when it is whole."""
-    found = [told for number, total in enumerate(head.parts, 1) if (told := _harm(head.part(number), total))]
-    if found:
-        return found
+    damaged_parts = [
+        damage for number, total in enumerate(head.parts, 1) if (damage := _harm(head.part(number), total))
+    ]
+    if damaged_parts:
+        return damaged_parts
     try:
         for _ in _members(head):
             pass
@@ -234,9 +236,9 @@ def _members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
     missing = set(head.files)
     with contextlib.closing(_Parts(head)) as parts:
 
-        def refuse(what: str) -> NoReturn:
+        def refuse(reason: str) -> NoReturn:
             fix = "do not use this bundle: whoever made it made it so"
-            raise BundleError(f"{head.part(max(1, parts.number))}: {what}", fix, 3)
+            raise BundleError(f"{head.part(max(1, parts.number))}: {reason}", fix, 3)
 
         def content(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
             total = hashlib.sha256()
@@ -286,8 +288,8 @@ def check_signature(head: Path, signers: Path) -> str:
     signature = head.with_name(f"{head.name}.sig")
     refused = f"{head}: not signed by anybody in {signers}"
     who = _ssh(["find-principals", "-s", str(signature), "-f", str(signers)], refused).split()[0]
-    known = ["-f", str(signers), "-I", who, "-n", NAMESPACE, "-s", str(signature)]
-    _ssh(["verify", *known], refused, head)
+    words = ["-f", str(signers), "-I", who, "-n", NAMESPACE, "-s", str(signature)]
+    _ssh(["verify", *words], refused, head)
     return who
 
 
@@ -332,9 +334,9 @@ def refuse_damaged(head: Head) -> None:
     """Raises:
     BundleError: something is wrong with it.
     """
-    found = problems(head)
-    if found:
-        raise BundleError("\n".join(found), "copy what is named again; nothing was written")
+    damaged = problems(head)
+    if damaged:
+        raise BundleError("\n".join(damaged), "copy what is named again; nothing was written")
 
 
 def _refuse_unfit(head: Head, to: Path) -> None:
@@ -420,8 +422,8 @@ def _make_environment(place: Path, to: Path, pip: Path, wheels: Path, listed: Pa
     environment = {"PATH": os.environ.get("PATH", os.defpath), "PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(scratch)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        told = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise BundleError(f"pip could not install the wheels:\n{told}", "make the bundle for this machine; see above")
+        tail = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise BundleError(f"pip could not install the wheels:\n{tail}", "make the bundle for this machine; see above")
     _settle(place, str(scratch).encode(), str(to).encode())
 
 

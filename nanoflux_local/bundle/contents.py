@@ -106,10 +106,10 @@ def _runs(wanted: Wanted, home: Home) -> tuple[list[str], list[str]]:
     if not wanted.runs and not wanted.datasets:
         return [], []
     with LedgerView(home.ledger) as view:
-        known = {entry["name"] for entry in view.datasets()}
+        imported = {entry["name"] for entry in view.datasets()}
         for name in wanted.datasets:
-            if name not in known:
-                fix = f"imported are: {', '.join(sorted(known)) or 'none'}; what is built in comes with the wheel"
+            if name not in imported:
+                fix = f"imported are: {', '.join(sorted(imported)) or 'none'}; what is built in comes with the wheel"
                 raise NothingMatchedError(f"there is no imported benchmark {name!r}", fix)
         runs = [view.find_run(name)["id"] for name in wanted.runs]
         trained = [

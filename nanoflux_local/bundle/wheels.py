@@ -51,9 +51,9 @@ def collect_listed(folder: Path, listed: Path, python: str, platform: str) -> No
     _download(folder, ["--no-deps", "-r", str(listed)], python, platform)
 
 
-def _download(folder: Path, what: Sequence[str], python: str, platform: str) -> None:
+def _download(folder: Path, requirements: Sequence[str], python: str, platform: str) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    words = ["download", "--dest", str(folder), "--find-links", str(folder), "--only-binary=:all:", *what]
+    words = ["download", "--dest", str(folder), "--find-links", str(folder), "--only-binary=:all:", *requirements]
     if (python, platform) != (this_python(), this_platform()):
         words += ["--implementation=cp", f"--python-version={python}", *(f"--platform={tag}" for tag in tags(platform))]
     _pip(words, "the wheels could not be downloaded; those that were are kept")
@@ -80,13 +80,13 @@ def tags(platform: str) -> list[str]:
     Raises:
         UsageError: it is none that wheels are made for.
     """
-    found = re.fullmatch(r"(?:manylinux_2_(\d+)|linux)_(x86_64|aarch64)", platform)
-    if found is None:
+    match = re.fullmatch(r"(?:manylinux_2_(\d+)|linux)_(x86_64|aarch64)", platform)
+    if match is None:
         raise UsageError(f"{platform!r} is no platform of wheels", "name one like manylinux_2_28_x86_64")
-    if not found[1]:
+    if not match[1]:
         return [platform]
-    machine = found[2]
-    levels = range(int(found[1]), OLDEST_GLIBC.get(machine, 17) - 1, -1)
+    machine = match[2]
+    levels = range(int(match[1]), OLDEST_GLIBC.get(machine, 17) - 1, -1)
     names = [f"manylinux_2_{level}_{machine}" for level in levels]
     return [*names, *(f"{LEGACY[level]}_{machine}" for level in levels if level in LEGACY)]
 
@@ -101,7 +101,7 @@ def _built(folder: Path) -> Path:
     return max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime)
 
 
-def _pip(words: Sequence[str], what: str) -> None:
+def _pip(words: Sequence[str], failure: str) -> None:
     command = module_command("pip", *words, "--no-input", "--disable-pip-version-check", "--quiet")
     done = subprocess.run(
         command,
@@ -114,4 +114,4 @@ def _pip(words: Sequence[str], what: str) -> None:
     )
     if done.returncode:
         tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise NanofluxError(f"{what}:\n{tail}", "check the network and the index, then begin again")
+        raise NanofluxError(f"{failure}:\n{tail}", "check the network and the index, then begin again")

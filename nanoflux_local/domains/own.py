@@ -50,8 +50,8 @@ def load_domain(name: str, root: Path | None = None) -> Domain:
         return load_built_in(name)
     if root and name in known_domains(root):
         return _read(name, root / "domains" / f"{name}.toml")
-    known = ", ".join(known_domains(root))
-    raise ConfigError(f"there is no domain {name!r}", f"choose one of: {known}; or write your own (docs/domains.md)")
+    names = ", ".join(known_domains(root))
+    raise ConfigError(f"there is no domain {name!r}", f"choose one of: {names}; or write your own (docs/domains.md)")
 
 
 def files_of(name: str, root: Path) -> list[Path]:
@@ -135,8 +135,8 @@ def _prompt(path: Path, prompt: str, file: str) -> str:
         raise ConfigError(f"{source}, line {error.lineno}: {error.message}", "correct the template") from error
     foreign = sorted(needed - {"domain"} - GIVEN[prompt])
     if foreign:
-        given = ", ".join(sorted({"domain", *GIVEN[prompt]}))
-        raise ConfigError(f"{source}: asks for {foreign[0]!r}, which it is not given", f"it is given: {given}")
+        names = ", ".join(sorted({"domain", *GIVEN[prompt]}))
+        raise ConfigError(f"{source}: asks for {foreign[0]!r}, which it is not given", f"it is given: {names}")
     return text
 
 

@@ -48,13 +48,13 @@ def do_cell(home: Home, plan: Plan, cell: Cell, on_step: OnStep = lambda *_: Non
 
 def runs_of(home: Home, plan: Plan) -> dict[int, str]:
     """The runs that the plan rests on, by their fixed number of seed questions (0: the domain's own range)."""
-    found = {0: plan.run} if plan.run else {}
+    run_by_seed_count = {0: plan.run} if plan.run else {}
     with LedgerView(home.ledger) as view:
         for cell in plan.cells:
             if cell.condition == GENERATE:
                 row = view.row("SELECT id FROM runs WHERE name = ? ORDER BY rowid DESC", run_name(plan, cell.seed))
-                found |= {cell.seed: row["id"]} if row else {}
-        return {count: str(view.find_run(run)["id"]) for count, run in found.items()}
+                run_by_seed_count |= {cell.seed: row["id"]} if row else {}
+        return {count: str(view.find_run(run)["id"]) for count, run in run_by_seed_count.items()}
 
 
 def run_name(plan: Plan, seed_count: int) -> str:
@@ -76,15 +76,15 @@ def _generated(home: Home, plan: Plan, seed_count: int, on_step: OnStep) -> str:
         settings = merged(merged({"target": plan.scale.examples}, plan.scale.run), fixed)
         config = binding.resolve(plan.scale.domain, plan.scale.profile, settings, home)
         run = asyncio.run(runs.start(home, config, name))
-    asyncio.run(runs.carry_on(home, run, lambda told: on_step("examples", told.kept, told.target)))
+    asyncio.run(runs.carry_on(home, run, lambda progress: on_step("examples", progress.kept, progress.target)))
     return run
 
 
 def _trained_and_evaluated(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     if condition.source in ("run", "benchmark"):
-        found = trained(home, plan, condition, seed, on_step)
-    return {**found, **asyncio.run(_all_evaluated(home, plan, condition, found.get("adapter", ""), on_step))}
+        result = trained(home, plan, condition, seed, on_step)
+    return {**result, **asyncio.run(_all_evaluated(home, plan, condition, result.get("adapter", ""), on_step))}
 
 
 def trained(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:

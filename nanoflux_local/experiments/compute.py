@@ -17,7 +17,7 @@ from nanoflux_models.weights import weights_dir
 
 def generation_cost(home: Home, view: LedgerView, run: str) -> dict[str, Any]:
     """Tokens, FLOPs, dollars and seconds of a run's calls to chat models; `unknown` names models of no known size."""
-    found: dict[str, Any] = {"tokens": 0, "flops": 0.0, "usd": 0.0, "unknown": []}
+    cost: dict[str, Any] = {"tokens": 0, "flops": 0.0, "usd": 0.0, "unknown": []}
     rows = view.rows(
         "SELECT model, sum(prompt_tokens + completion_tokens) AS tokens, sum(usd) AS usd FROM calls"
         " WHERE run = ? AND kind = 'chat' GROUP BY model ORDER BY model",
@@ -25,14 +25,14 @@ def generation_cost(home: Home, view: LedgerView, run: str) -> dict[str, Any]:
     )
     for row in rows:
         size = _parameters(home, row["model"])
-        found["tokens"] += row["tokens"]
-        found["usd"] += row["usd"]
+        cost["tokens"] += row["tokens"]
+        cost["usd"] += row["usd"]
         if size:
-            found["flops"] += 2.0 * size * row["tokens"]
+            cost["flops"] += 2.0 * size * row["tokens"]
         else:
-            found["unknown"].append(row["model"])
+            cost["unknown"].append(row["model"])
     summary = view.find_run(run)
-    return {"run": run, **found, "seconds": summary["seconds"]}
+    return {"run": run, **cost, "seconds": summary["seconds"]}
 
 
 def _parameters(home: Home, model: str) -> int:
@@ -48,8 +48,8 @@ def times_less(whole: dict[str, Any] | None, small: dict[str, Any] | None) -> di
     """
     if not whole or not small or not whole.get("flops") or not small.get("flops"):
         return None
-    found = {f"training_{way}": whole["flops"][way] / small["flops"][way] for way in ("6nd", "measured")}
+    ratios = {f"training_{way}": whole["flops"][way] / small["flops"][way] for way in ("6nd", "measured")}
     made = small.get("generation")
     if made and not made["unknown"]:
-        found["with_generation"] = whole["flops"]["6nd"] / (small["flops"]["6nd"] + made["flops"])
-    return found
+        ratios["with_generation"] = whole["flops"]["6nd"] / (small["flops"]["6nd"] + made["flops"])
+    return ratios

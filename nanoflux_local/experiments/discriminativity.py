@@ -87,8 +87,12 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
             " WHERE evaluation = ? AND verdict = 'wrong' ORDER BY item",
             asked.id,
         )
-        found = [(row["item"], read_sections(json.loads(row["reply"])["text"], ("SOLUTION",))) for row in rows]
-    read = [Solutions(references[item], told["SOLUTION"]) for item, told in found if not isinstance(told, Unparsed)]
+        replies = [(row["item"], read_sections(json.loads(row["reply"])["text"], ("SOLUTION",))) for row in rows]
+    read = [
+        Solutions(references[item], sections["SOLUTION"])
+        for item, sections in replies
+        if not isinstance(sections, Unparsed)
+    ]
     return read[:wanted]
 
 

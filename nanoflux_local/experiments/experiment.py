@@ -79,16 +79,16 @@ class _Led:
         self.failed: list[str] = []
 
     def play(self, work: Work) -> None:
-        with stint(self.ledger, work) as at:
-            with watched(self.home.ledger, at.job, work, self._wish):
+        with stint(self.ledger, work) as job:
+            with watched(self.home.ledger, job.job, work, self._wish):
                 self._do([cell for cell in self._left() if cell.condition == GENERATE])
                 if not self.failed:  # whatever takes a run's examples needs the whole run
                     self._do([cell for cell in self._left() if cell.condition != GENERATE])
-            at.status = status_of(self.wished[-1]) if self.wished else "failed" if self.failed else "done"
-            at.message = "; ".join(self.failed)
+            job.status = status_of(self.wished[-1]) if self.wished else "failed" if self.failed else "done"
+            job.message = "; ".join(self.failed)
         if self.failed:
             fix = "mend what they name; the same command goes on with them"
-            raise NanofluxError(f"{len(self.failed)} cells failed: {at.message}", fix)
+            raise NanofluxError(f"{len(self.failed)} cells failed: {job.message}", fix)
 
     def _left(self) -> list[Cell]:
         done = {row[0] for row in self.ledger.rows(
@@ -167,10 +167,10 @@ def list_experiments(home: Home) -> list[dict[str, Any]]:
 
 
 def _summary(home: Home, view: LedgerView, row: dict[str, Any]) -> dict[str, Any]:
-    found = {key: row[key] for key in ("name", "scale", "status", "message", "created_at")}
-    found = {"experiment": row["id"], **found, "seconds": round(row["seconds"], 3)}
-    found["cells"] = board.cells_by_status(view, row["id"])
-    return with_worker(home, view, Work(EXPERIMENT, row["id"]), found)
+    values = {key: row[key] for key in ("name", "scale", "status", "message", "created_at")}
+    values = {"experiment": row["id"], **values, "seconds": round(row["seconds"], 3)}
+    values["cells"] = board.cells_by_status(view, row["id"])
+    return with_worker(home, view, Work(EXPERIMENT, row["id"]), values)
 
 
 def summary(home: Home, name: str) -> dict[str, Any]:

@@ -180,14 +180,17 @@ def make_plan(name: str, scale_name: str, run: str = "") -> Plan:
     if scale_name not in grid.scales:
         raise ConfigError(f"{title} has no scale {scale_name!r}", f"its scales: {', '.join(grid.scales)}")
     scale = grid.scales[scale_name]
-    conditions = [found for condition in grid.conditions for found in _spelled_out(condition, scale)]
-    conditions = [found for found in conditions if found.source != "endpoint" or scale.frontier]
+    conditions = [condition for template in grid.conditions for condition in _spelled_out(template, scale)]
+    conditions = [condition for condition in conditions if condition.source != "endpoint" or scale.frontier]
     names = [condition.name for condition in conditions]
     if len(set(names)) < len(names):
         raise ConfigError(
             f"{title}: two conditions have one name", "put {value} into the names of conditions with each"
         )
-    cells = [*_generations(conditions, run), *(cell for found in conditions for cell in _cells(found, grid, scale))]
+    cells = [
+        *_generations(conditions, run),
+        *(cell for condition in conditions for cell in _cells(condition, grid, scale)),
+    ]
     return Plan(
         name=title,
         scale_name=scale_name,
@@ -219,7 +222,11 @@ def _spelled_out(condition: Condition, scale: Scale) -> list[Condition]:
 def _generations(conditions: list[Condition], run: str) -> list[Cell]:
     """The runs that have to be made: one, and one for each fixed number of seed questions."""
     counts = sorted(
-        {found.seed_count for found in conditions if found.source == "run" or found.size in ("run", "least")}
+        {
+            condition.seed_count
+            for condition in conditions
+            if condition.source == "run" or condition.size in ("run", "least")
+        }
     )
     return [
         Cell(id=f"{GENERATE}-{count}" if count else GENERATE, condition=GENERATE, seed=count)

@@ -19,11 +19,11 @@ def judged(home: Home, condition: Condition, run: str) -> dict[str, Any]:
         NothingMatchedError: the run held no trial, or its judge writes no programs.
     """
     with LedgerView(home.ledger) as view:
-        found = trial_result(view, run)
+        result = trial_result(view, run)
     fix = "generate with judge.trial and judge.code_check, and a model that judges"
-    if found is None:
+    if result is None:
         raise NothingMatchedError(f"run {run} held no trial of its judge", fix)
-    rates = found["with_check" if condition.code_check else "without_check"]
+    rates = result["with_check" if condition.code_check else "without_check"]
     if rates is None:
         raise NothingMatchedError(f"the judge of run {run} writes no programs, so that there is one word alone", fix)
-    return {"run": run, "solutions": found["solutions"], "unjudged": found["unjudged"], "rates": rates}
+    return {"run": run, "solutions": result["solutions"], "unjudged": result["unjudged"], "rates": rates}

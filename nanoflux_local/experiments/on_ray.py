@@ -59,11 +59,11 @@ class OnRay:
 
     def _outcome(self, reference: Any) -> dict[str, Any] | Exception:
         try:
-            found: dict[str, Any] | Exception = self._ray.get(reference)
+            outcome: dict[str, Any] | Exception = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return NanofluxError(f"its worker failed: {lines[-1]}", "see Ray's logs on that node")
-        return found
+        return outcome
 
     def close(self) -> None:
         if self._own:

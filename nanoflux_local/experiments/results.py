@@ -29,16 +29,16 @@ def results(home: Home, name: str) -> dict[str, Any]:
     Raises:
         NothingMatchedError: there is no such experiment.
     """
-    told = summary(home, name)
+    stored = summary(home, name)
     with LedgerView(home.ledger) as view:
         row = find(view, name)
         plan = Plan.model_validate_json(row["plan"])
         cells = cells_of(view, row["id"])
         runs = runs_of(home, plan)
-        found = [_condition(home, view, plan, condition, cells, runs) for condition in plan.conditions]
+        conditions = [_condition(home, view, plan, condition, cells, runs) for condition in plan.conditions]
         compared = _compared(view, plan, cells)
     return {
-        **told,
+        **stored,
         "title": plan.grid.title,
         "question": plan.grid.question,
         "kind": plan.grid.kind,
@@ -46,10 +46,10 @@ def results(home: Home, name: str) -> dict[str, Any]:
         "domain": plan.scale.domain,
         "test": list(plan.scale.test),
         "runs": {str(count): run for count, run in runs.items()},
-        "conditions": found,
+        "conditions": conditions,
         "pairs": compared,
-        "chosen": _chosen(plan, found),
-        "less_compute": _less_compute(found),
+        "chosen": _chosen(plan, conditions),
+        "less_compute": _less_compute(conditions),
         "paper": paper_figures(plan.grid.paper, plan.scale.domain),
         "cells_left": [cell for cell, entry in cells.items() if entry["status"] not in ("done", "left out")],
         "left_out": {cell: entry["message"] for cell, entry in cells.items() if entry["status"] == "left out"},
@@ -123,14 +123,14 @@ def _compared(view: LedgerView, plan: Plan, cells: dict[str, Any]) -> list[dict[
     """The declared pairs whose cells are all done, on each test benchmark; Holm's correction over all of them."""
     if plan.grid.kind != "train":
         return []
-    found = []
+    pairs = []
     for data in plan.scale.test:
         for one, other in plan.compared:
             sides = [_finished(cells, name) for name in (one, other)]
             if all(sides):
                 a, b = (_side(view, name, side, "test", data) for name, side in zip((one, other), sides, strict=True))
-                found.append({"data": data, **_pair(a, b)})
-    return with_holm([entry for entry in found if "n" in entry])
+                pairs.append({"data": data, **_pair(a, b)})
+    return with_holm([entry for entry in pairs if "n" in entry])
 
 
 def _pair(a: Marked, b: Marked) -> dict[str, Any]:
@@ -146,14 +146,14 @@ def _finished(cells: dict[str, Any], condition: str) -> list[dict[str, Any]]:
     return own if own and all(cell["status"] == "done" for cell in own) else []
 
 
-def _chosen(plan: Plan, found: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _chosen(plan: Plan, conditions: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The condition of an `each` that is best on dev, with its accuracy on test: dev chooses, test reports."""
     among = {
         condition.name
         for condition in plan.conditions
         if condition.source == "run" and (condition.level or condition.seed_count or isinstance(condition.size, int))
     }
-    entries = [entry for entry in found if entry["condition"] in among and entry.get("dev")]
+    entries = [entry for entry in conditions if entry["condition"] in among and entry.get("dev")]
     if not plan.grid.select or not entries:
         return None
 
@@ -165,6 +165,6 @@ def _chosen(plan: Plan, found: list[dict[str, Any]]) -> dict[str, Any] | None:
     return {"condition": best["condition"], "title": best["title"], "dev": on_dev(best), "test": test}
 
 
-def _less_compute(found: list[dict[str, Any]]) -> dict[str, float] | None:
-    by_name = {entry["condition"]: entry for entry in found}
+def _less_compute(conditions: list[dict[str, Any]]) -> dict[str, float] | None:
+    by_name = {entry["condition"]: entry for entry in conditions}
     return times_less(by_name.get("full"), by_name.get("run"))

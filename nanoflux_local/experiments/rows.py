@@ -104,8 +104,8 @@ def least(view: LedgerView, run: str, levels: Sequence[int]) -> int:
     """
     sql = "SELECT level, count(*) AS n FROM examples WHERE run = ? AND level > 0 GROUP BY level"
     counts = {row["level"]: row["n"] for row in view.rows(sql, run)}
-    found = [int(counts[level]) for level in levels if level in counts]
-    if not found:
+    sizes = [int(counts[level]) for level in levels if level in counts]
+    if not sizes:
         fix = "generate with a judge that scores reasoning, or name such a run with --run"
         raise NothingMatchedError(f"the examples of run {run} have no quality levels", fix)
-    return min(found)
+    return min(sizes)

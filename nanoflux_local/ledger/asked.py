@@ -37,7 +37,7 @@ def recalled(view: LedgerView, frozen: Mapping[str, Asked]) -> tuple[str, ...]:
     Raises:
         RefusedError: a run is gone, or did not ask them.
     """
-    found: list[str] = []
+    earlier: list[str] = []
     for run, asked in frozen.items():
         questions = list(questions_of(view, run, asked.turns))
         if digest(questions) != asked.questions:
@@ -45,8 +45,8 @@ def recalled(view: LedgerView, frozen: Mapping[str, Asked]) -> tuple[str, ...]:
                 f"run {run} did not ask the questions that this run is held against",
                 f"see `nanoflux run verify {run}`, restore a backup, or start a new run",
             )
-        found += questions
-    return tuple(found)
+        earlier += questions
+    return tuple(earlier)
 
 
 def questions_of(view: LedgerView, run: str, turns: int) -> Iterator[str]:

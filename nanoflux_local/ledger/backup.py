@@ -56,10 +56,10 @@ def _copy(ledger: Path, part: Path, on_progress: Callable[[int, int], None]) -> 
 
 def _check(part: Path) -> None:
     with closing(sqlite3.connect(f"{part.absolute().as_uri()}?mode=ro", uri=True)) as copy:
-        found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
+        verdict = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
         raise LedgerError(
-            f"the copy is not sound: {found}", "the ledger itself may be damaged: `nanoflux run verify RUN`"
+            f"the copy is not sound: {verdict}", "the ledger itself may be damaged: `nanoflux run verify RUN`"
         )
 
 

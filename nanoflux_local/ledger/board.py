@@ -58,17 +58,17 @@ class Line:
     updated_at: str
 
 
-def keys(view: LedgerView, at: datetime | None = None) -> list[Key]:
+def keys(view: LedgerView, moment: datetime | None = None) -> list[Key]:
     """Everything that there is, what needs somebody first: what failed lately, what runs, what waits, then the rest,
     each by its time."""
-    fresh = _fresh_since(at)
-    found = sorted(view.rows(_ALL), key=lambda row: str(row["updated_at"]), reverse=True)
-    found.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= fresh))
-    return [Key(row["sort"], row["row"], row["status"]) for row in found]
+    fresh = _fresh_since(moment)
+    rows = sorted(view.rows(_ALL), key=lambda row: str(row["updated_at"]), reverse=True)
+    rows.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= fresh))
+    return [Key(row["sort"], row["row"], row["status"]) for row in rows]
 
 
-def _fresh_since(at: datetime | None = None) -> str:
-    return ((at or datetime.now(UTC)) - FADES).isoformat(timespec="milliseconds")
+def _fresh_since(moment: datetime | None = None) -> str:
+    return ((moment or datetime.now(UTC)) - FADES).isoformat(timespec="milliseconds")
 
 
 def is_fresh(updated_at: str) -> bool:
@@ -85,82 +85,85 @@ def _rank(status: str, fresh: bool) -> int:
 def lines(view: LedgerView, wanted: Iterable[Key]) -> list[Line]:
     """The lines of these keys, in their order; what has gone since is left out."""
     readers = {"run": _run, "training": _training, "evaluation": _evaluation, "experiment": _experiment}
-    found = (readers[key.sort](view, key.row) for key in wanted)
-    return [line for line in found if line is not None]
+    board_lines = (readers[key.sort](view, key.row) for key in wanted)
+    return [line for line in board_lines if line is not None]
 
 
 def _run(view: LedgerView, row: int) -> Line | None:
-    found = view.row(
+    run = view.row(
         "SELECT id, name, domain, status, message, target, seconds, updated_at,"
         " (SELECT coalesce(sum(kept), 0) FROM turns WHERE run = runs.id) AS kept,"
         " iif(json_valid(config), json_extract(config, '$.profile'), '') AS profile FROM runs WHERE rowid = ?",
         row,
     )
-    if found is None:
+    if run is None:
         return None
-    about = f"{found['domain']} · {found['profile'] or 'embedded'}"
+    about = f"{run['domain']} · {run['profile'] or 'embedded'}"
     return Line(
-        "run", found["id"], found["name"], about, found["status"], found["message"], found["kept"], found["target"],
-        found["seconds"], found["updated_at"],
+        "run", run["id"], run["name"], about, run["status"], run["message"], run["kept"], run["target"],
+        run["seconds"], run["updated_at"],
     )  # fmt: skip
 
 
 def _training(view: LedgerView, row: int) -> Line | None:
-    found = view.row("SELECT * FROM trainings WHERE rowid = ?", row)
-    if found is None:
+    training = view.row("SELECT * FROM trainings WHERE rowid = ?", row)
+    if training is None:
         return None
-    step = last_step(view, found["id"])
-    about = f"{found['base']} on {found['run'] or 'a file'}"
+    step = last_step(view, training["id"])
+    about = f"{training['base']} on {training['run'] or 'a file'}"
     return Line(
-        "training", found["id"], found["id"], about, found["status"], found["message"], step.get("step", 0),
-        step.get("steps", 0), found["seconds"], found["updated_at"],
+        "training", training["id"], training["id"], about, training["status"], training["message"], step.get("step", 0),
+        step.get("steps", 0), training["seconds"], training["updated_at"],
     )  # fmt: skip
 
 
 def last_step(view: LedgerView, training: str) -> dict[str, Any]:
     """The newest step of a training as it was told; {} where there is none."""
-    found = view.row(
+    event_row = view.row(
         "SELECT event FROM training_events WHERE training = ? AND kind = 'step' ORDER BY id DESC LIMIT 1", training
     )
-    return dict(json.loads(found["event"])) if found else {}
+    return dict(json.loads(event_row["event"])) if event_row else {}
 
 
 def _evaluation(view: LedgerView, row: int) -> Line | None:
-    found = view.row(
+    evaluation = view.row(
         "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"
         " FROM evaluations WHERE rowid = ?",
         row,
     )
-    if found is None:
+    if evaluation is None:
         return None
-    settings = json.loads(found["settings"])
-    about = f"{found['data']} {found['split']}"
-    name = found["model"] + (f" + {found['adapter'][:8]}" if found["adapter"] else "")
+    settings = json.loads(evaluation["settings"])
+    about = f"{evaluation['data']} {evaluation['split']}"
+    name = evaluation["model"] + (f" + {evaluation['adapter'][:8]}" if evaluation["adapter"] else "")
     total = int(settings.get("n", 0)) * int(settings.get("runs", 1))
-    return Line("evaluation", found["id"], name, about, found["status"], found["message"], found["done"],
-                total, found["seconds"], found["updated_at"])  # fmt: skip
+    return Line(
+        "evaluation", evaluation["id"], name, about, evaluation["status"], evaluation["message"], evaluation["done"],
+        total, evaluation["seconds"], evaluation["updated_at"],
+    )  # fmt: skip
 
 
 def _experiment(view: LedgerView, row: int) -> Line | None:
-    found = view.row("SELECT id FROM experiments WHERE rowid = ?", row)
-    told = experiment(view, found["id"]) if found else None
-    if told is None:
+    identity = view.row("SELECT id FROM experiments WHERE rowid = ?", row)
+    summary = experiment(view, identity["id"]) if identity else None
+    if summary is None:
         return None
     return Line(
-        "experiment", told["id"], f"{told['name']} {told['scale']}", told["title"], told["status"], told["message"],
-        settled(told["cells"]), sum(told["cells"].values()), told["seconds"], told["updated_at"],
+        "experiment", summary["id"], f"{summary['name']} {summary['scale']}", summary["title"], summary["status"],
+        summary["message"], settled(summary["cells"]), sum(summary["cells"].values()), summary["seconds"],
+        summary["updated_at"],
     )  # fmt: skip
 
 
 def experiment(view: LedgerView, name: str) -> dict[str, Any] | None:
     """An experiment by its id, with its grid's title and question, and its cells counted by status."""
-    found = view.row(
+    stored = view.row(
         "SELECT id, name, scale, status, message, seconds, updated_at,"
         " iif(json_valid(plan), json_extract(plan, '$.grid.title'), '') AS title,"
         " iif(json_valid(plan), json_extract(plan, '$.grid.question'), '') AS question FROM experiments WHERE id = ?",
         name,
     )
-    return {**dict(found), "cells": cells_by_status(view, name)} if found else None
+    return {**dict(stored), "cells": cells_by_status(view, name)} if stored else None
 
 
 def cells_by_status(view: LedgerView, experiment: str) -> dict[str, int]:
@@ -206,46 +209,44 @@ def _literal(word: str) -> str:
 def example_rows(view: LedgerView, wanted: Sequence[int]) -> dict[int, dict[str, Any]]:
     """The examples with these row ids, each with the beginning of its texts alone."""
     marks = ",".join("?" * len(wanted))
-    found = view.rows(
+    rows = view.rows(
         "SELECT rowid AS row, id, run, turn, reason, level, substr(question, 1, 400) AS question,"
         f" substr(answer, 1, 80) AS answer, {_WORD} FROM examples WHERE rowid IN ({marks})",
         *wanted,
     )
-    return {row["row"]: dict(row) for row in found}
+    return {row["row"]: dict(row) for row in rows}
 
 
 def example_whole(view: LedgerView, row: int) -> dict[str, Any] | None:
     """One example with the record of the turn that made it, and what tools were asked: (kind, request, reply)."""
-    found = view.row(
+    example = view.row(
         f"SELECT examples.*, {_WORD}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.rowid = ?",
         row,
     )
-    if found is None:
+    if example is None:
         return None
     tools = view.rows(
         f"SELECT kind, request, reply FROM turn_calls JOIN {CALLS} AS calls ON calls.id = turn_calls.call"
         " WHERE turn = ? AND kind NOT IN ('chat', 'embed', 'cut') ORDER BY position",
-        found["turn_row"],
+        example["turn_row"],
     )
     asked = [(row["kind"], json.loads(row["request"]), json.loads(row["reply"])) for row in tools]
-    return {**dict(found), "record": json.loads(found["record"]) if found["record"] else None, "tools": asked}
+    return {**dict(example), "record": json.loads(example["record"]) if example["record"] else None, "tools": asked}
 
 
 def evaluations(view: LedgerView) -> list[dict[str, Any]]:
     """All evaluations, newest first, each with its result."""
-    found = view.rows(
+    rows = view.rows(
         "SELECT *, (SELECT count(*) FROM evaluation_items WHERE evaluation = evaluations.id) AS done"
         " FROM evaluations ORDER BY rowid DESC"
     )
-    return [
-        {**dict(row), "result": json.loads(row["result"]), "settings": json.loads(row["settings"])} for row in found
-    ]
+    return [{**dict(row), "result": json.loads(row["result"]), "settings": json.loads(row["settings"])} for row in rows]
 
 
 def flips(view: LedgerView, a: str, b: str) -> list[dict[str, Any]]:
     """Items whose share of right replies differs between two evaluations, those that `b` gained last."""
-    found = view.rows(
+    rows = view.rows(
         "SELECT first.item, avg(first.verdict = 'right') AS a, avg(second.verdict = 'right') AS b"
         " FROM evaluation_items AS first JOIN evaluation_items AS second"
         " ON second.evaluation = ? AND second.item = first.item AND second.repeat = first.repeat"
@@ -253,4 +254,4 @@ def flips(view: LedgerView, a: str, b: str) -> list[dict[str, Any]]:
         b,
         a,
     )
-    return [dict(row) for row in found]
+    return [dict(row) for row in rows]

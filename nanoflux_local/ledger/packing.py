@@ -49,10 +49,10 @@ def stored_dictionary(connection: sqlite3.Connection, dictionary: int) -> ZstdCo
     """
     if dictionary == NO_DICTIONARY:
         return None
-    found = connection.execute("SELECT content FROM dictionaries WHERE id = ?", (dictionary,)).fetchone()
-    if found is None:
+    row = connection.execute("SELECT content FROM dictionaries WHERE id = ?", (dictionary,)).fetchone()
+    if row is None:
         raise LookupError(dictionary)
-    return ZstdCompressionDict(found[0])
+    return ZstdCompressionDict(row[0])
 
 
 def trained(samples: Iterable[bytes]) -> bytes | None:

@@ -14,22 +14,22 @@ from nanoflux_local.transcript import KEPT, Example
 
 def verify_run(view: LedgerView, run: str) -> Iterator[str]:
     """One line for each thing of a run that does not match; streams, and holds one row at a time."""
-    found = view.find_run(run)
-    config = _json(found["config"])
-    if digest(config) != found["config_hash"]:
-        yield f"run {found['id']}: the configuration does not match its hash"
-    elif found["status"] == "done":
-        yield from _end(view, found["id"], config)
-    if found["environment_hash"] not in ("", digest(_json(found["environment"]))):  # "": from before it had a hash
-        yield f"run {found['id']}: the environment does not match its hash"
+    stored = view.find_run(run)
+    config = _json(stored["config"])
+    if digest(config) != stored["config_hash"]:
+        yield f"run {stored['id']}: the configuration does not match its hash"
+    elif stored["status"] == "done":
+        yield from _end(view, stored["id"], config)
+    if stored["environment_hash"] not in ("", digest(_json(stored["environment"]))):  # "": from before it had a hash
+        yield f"run {stored['id']}: the environment does not match its hash"
     for other, asked in config.get("novel_against", {}).items():
         if digest(list(questions_of(view, other, asked["turns"]))) != asked["questions"]:
-            yield f"run {found['id']}: run {other} did not ask the questions that this run was held against"
-    yield from _calls(view, found["id"])
-    yield from _turns(view, found["id"])
-    yield from _seeds(view, found["id"])
-    yield from _examples(view, found["id"])
-    for row in view.rows("SELECT number, record, record_hash FROM trials WHERE run = ?", found["id"]):
+            yield f"run {stored['id']}: run {other} did not ask the questions that this run was held against"
+    yield from _calls(view, stored["id"])
+    yield from _turns(view, stored["id"])
+    yield from _seeds(view, stored["id"])
+    yield from _examples(view, stored["id"])
+    for row in view.rows("SELECT number, record, record_hash FROM trials WHERE run = ?", stored["id"]):
         if digest(_json(row["record"])) != row["record_hash"]:
             yield f"solution {row['number']} of the judge's trial: the record does not match its hash"
 
@@ -61,8 +61,8 @@ def _call(row: Row) -> Iterator[str]:
     if digest(reply) != row["reply_hash"]:
         yield f"call {row['id']}: the reply does not match its hash"
         return
-    for column, told in costs(reply).items():
-        if row[column] != told:
+    for column, cost in costs(reply).items():
+        if row[column] != cost:
             yield f"call {row['id']}: the column {column} differs from the reply"
 
 
@@ -129,12 +129,12 @@ def _examples(view: LedgerView, run: str) -> Iterator[str]:
             yield f"example {row['id']}: the content does not match its hash"
         record = _json(row["record"]) if row["record"] else {}
         attack = (record["attempts"][-1].get("attack") or {}) if record.get("attempts") else {}
-        told = (attack.get("question"), attack.get("solution"), attack.get("answer"), _outcome(record))
+        recorded = (attack.get("question"), attack.get("solution"), attack.get("answer"), _outcome(record))
         if (record.get("attempts") or [{}])[-1].get("quality"):
             level = record["attempts"][-1]["quality"]["level"]
             if row["level"] != level:
                 yield f"example {row['id']}: says level {row['level']}, its turn says {level}"
-        if told != (example.question, example.solution, example.answer, example.reason):
+        if recorded != (example.question, example.solution, example.answer, example.reason):
             yield f"example {row['id']}: differs from turn {row['turn']}"
     for row in view.rows(
         "SELECT number FROM turns WHERE run = ? AND kept = 1 AND number NOT IN"

@@ -40,38 +40,38 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
         NothingMatchedError: there is no such experiment.
         NanofluxError: the folder cannot be written.
     """
-    found = gathered(home, experiment)
-    write_whole(out / "report.md", markdown(found))
-    write_whole(out / "conditions.csv", as_csv(HEADINGS, condition_rows(found)))
-    write_whole(out / "pairs.csv", as_csv(PAIRS, pair_rows(found)))
-    return write_whole(out / "index.html", rendered("experiment.html", found))
+    results = gathered(home, experiment)
+    write_whole(out / "report.md", markdown(results))
+    write_whole(out / "conditions.csv", as_csv(HEADINGS, condition_rows(results)))
+    write_whole(out / "pairs.csv", as_csv(PAIRS, pair_rows(results)))
+    return write_whole(out / "index.html", rendered("experiment.html", results))
 
 
 def gathered(home: Home, experiment: str) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
-    found = results(home, experiment)
+    contents = results(home, experiment)
     plan = plan_of(home, experiment)
     with LedgerView(home.ledger) as view:
-        found["flips"] = _flips(view, found)
-        found["funnels"] = {run: funnel_of(view.run_summary(run)["funnel"]) for run in found["runs"].values()}
-        found["plots"] = _plots(view, plan, found)
+        contents["flips"] = _flips(view, contents)
+        contents["funnels"] = {run: funnel_of(view.run_summary(run)["funnel"]) for run in contents["runs"].values()}
+        contents["plots"] = _plots(view, plan, contents)
     return {
-        **found,
+        **contents,
         "version": __version__,
-        "answer": answer(found),
+        "answer": answer(contents),
         "plan": plan.model_dump(mode="json"),
-        "beside": beside_the_paper(found),
+        "beside": beside_the_paper(contents),
     }
 
 
-def answer(found: dict[str, Any]) -> list[str]:
+def answer(contents: dict[str, Any]) -> list[str]:
     """The answer in sentences: each declared pair, and whether it is settled."""
-    if found["kind"] == "judge":
-        return [_judge_sentence(entry) for entry in found["conditions"] if "rates" in entry] or [UNFINISHED]
-    if found["kind"] == "discriminativity":
-        return [_distance_sentence(entry) for entry in found["conditions"] if "centres" in entry] or [UNFINISHED]
-    titles = {entry["condition"]: entry["title"] for entry in found["conditions"]}
-    return [_pair_sentence(pair, titles) for pair in found["pairs"]] or [UNFINISHED]
+    if contents["kind"] == "judge":
+        return [_judge_sentence(entry) for entry in contents["conditions"] if "rates" in entry] or [UNFINISHED]
+    if contents["kind"] == "discriminativity":
+        return [_distance_sentence(entry) for entry in contents["conditions"] if "centres" in entry] or [UNFINISHED]
+    titles = {entry["condition"]: entry["title"] for entry in contents["conditions"]}
+    return [_pair_sentence(pair, titles) for pair in contents["pairs"]] or [UNFINISHED]
 
 
 UNFINISHED = "Not enough cells are done to answer it yet."
@@ -83,32 +83,31 @@ def _pair_sentence(pair: dict[str, Any], titles: dict[str, str]) -> str:
     word = "the interval leaves out zero" if settled else "the interval holds zero, so this does not settle it"
     if settled and pair["holm_p"] >= 0.05:
         word += f", though not after Holm's correction (p = {pair['holm_p']:.2g})"
-    told = f"{points(pair['difference'])} points on {pair['data']} (95% interval {points(low)} to {points(high)})"
-    return f"{titles[pair['b']]} against {titles[pair['a']]}: {told}; {word}."
+    difference = f"{points(pair['difference'])} points on {pair['data']} (95% interval {points(low)} to {points(high)})"
+    return f"{titles[pair['b']]} against {titles[pair['a']]}: {difference}; {word}."
 
 
 def _judge_sentence(entry: dict[str, Any]) -> str:
     rates = entry["rates"]
     shares = {name: rates[name] for name in ("sensitivity", "specificity")}
-    told = [f"{percent(s['share'])} of {s['n']}" if s["n"] else "none of 0" for s in shares.values()]
-    return (
-        f"{entry['title']}: rejects {told[0]} wrong solutions, accepts {told[1]} right ones; {rates['errors']} errors."
-    )
+    counts = [f"{percent(s['share'])} of {s['n']}" if s["n"] else "none of 0" for s in shares.values()]
+    shares_text = f"rejects {counts[0]} wrong solutions, accepts {counts[1]} right ones"
+    return f"{entry['title']}: {shares_text}; {rates['errors']} errors."
 
 
 def _distance_sentence(entry: dict[str, Any]) -> str:
     centres, each = entry["centres"], entry["each"]
     low, high = centres["ci95"]
-    told = (
+    distances = (
         f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f}), {each['distance']:.4f} within pairs"
     )
-    return f"{entry['title']}: {told}, over {entry['pairs']} questions."
+    return f"{entry['title']}: {distances}, over {entry['pairs']} questions."
 
 
-def condition_rows(found: dict[str, Any]) -> Rows:
+def condition_rows(contents: dict[str, Any]) -> Rows:
     """A row for each condition and benchmark, numbers as numbers."""
     rows: Rows = []
-    for entry in found["conditions"]:
+    for entry in contents["conditions"]:
         flops, made = entry.get("flops", {}), entry.get("generation", {})
         cost = [flops.get("6nd"), flops.get("measured"), _known(made), made.get("tokens"), made.get("usd")]
         for data, accuracy in entry.get("test", {}).items():
@@ -124,51 +123,51 @@ def _known(made: dict[str, Any]) -> float | None:
     return made["flops"] if made and not made["unknown"] else None
 
 
-def pair_rows(found: dict[str, Any]) -> Rows:
+def pair_rows(contents: dict[str, Any]) -> Rows:
     """A row for each declared pair that can be tested."""
-    titles = {entry["condition"]: entry["title"] for entry in found["conditions"]}
+    titles = {entry["condition"]: entry["title"] for entry in contents["conditions"]}
     keys = ("mcnemar_p", "holm_p", "bootstrap_p", "paired_t_p", "minimum_detectable")
     return [
         [
             f"{titles[pair['b']]} minus {titles[pair['a']]}", pair["data"], pair["n"], pair["difference"],
             *pair["ci95"], *(pair[key] for key in keys),
         ]
-        for pair in found["pairs"]
+        for pair in contents["pairs"]
     ]  # fmt: skip
 
 
-def beside_the_paper(found: dict[str, Any]) -> list[dict[str, Any]]:
+def beside_the_paper(contents: dict[str, Any]) -> list[dict[str, Any]]:
     """The paper's figures, each with what was measured here for the same condition on the same benchmark, if it was."""
-    if not found["paper"]:
+    if not contents["paper"]:
         return []
-    entries = {entry["condition"]: entry for entry in found["conditions"]}
+    entries = {entry["condition"]: entry for entry in contents["conditions"]}
     rows = []
-    for row in found["paper"]["rows"]:
-        same = BENCHMARKS.get(found["domain"]) == row["benchmark"]
+    for row in contents["paper"]["rows"]:
+        same = BENCHMARKS.get(contents["domain"]) == row["benchmark"]
         test = entries.get(row["condition"], {}).get("test", {}) if same else {}
         title = entries.get(row["condition"], {}).get("title", row["condition"])
         rows.append({**row, "title": title, "measured": {data: accuracy["mean"] for data, accuracy in test.items()}})
     return rows
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(contents: dict[str, Any]) -> str:
     """The report in Markdown."""
-    parts = [f"# {found['title']}", found["question"], "\n".join(f"- {line}" for line in found["answer"])]
-    parts += [f"Experiment `{found['experiment']}`, {found['status']}; NanoFlux Local {found['version']}."]
-    if rows := [[_short(value) for value in row] for row in condition_rows(found)]:
+    parts = [f"# {contents['title']}", contents["question"], "\n".join(f"- {line}" for line in contents["answer"])]
+    parts += [f"Experiment `{contents['experiment']}`, {contents['status']}; NanoFlux Local {contents['version']}."]
+    if rows := [[_short(value) for value in row] for row in condition_rows(contents)]:
         parts += ["## Conditions", as_markdown(HEADINGS, rows)]
-    if rows := [[_short(value) for value in row] for row in pair_rows(found)]:
+    if rows := [[_short(value) for value in row] for row in pair_rows(contents)]:
         parts += ["## Paired tests", as_markdown(PAIRS, rows)]
-    if found["beside"]:
-        told = [
+    if contents["beside"]:
+        cells = [
             [row["benchmark"], row["title"], row.get("accuracy"), _short(next(iter(row["measured"].values()), None))]
-            for row in found["beside"]
+            for row in contents["beside"]
         ]
-        parts += [f"## The paper's figures ({found['paper']['where']})", "Not measured here; other models and data."]
-        parts += [as_markdown(("benchmark", "condition", "paper, %", "measured here"), told)]
-    if found["left_out"]:
-        parts += ["## Left out", "\n".join(f"- {cell}: {reason}" for cell, reason in found["left_out"].items())]
-    parts += [f"## Again\n\n    nanoflux experiment run {found['name']} --scale {found['scale']}"]
+        parts += [f"## The paper's figures ({contents['paper']['where']})", "Not measured here; other models and data."]
+        parts += [as_markdown(("benchmark", "condition", "paper, %", "measured here"), cells)]
+    if contents["left_out"]:
+        parts += ["## Left out", "\n".join(f"- {cell}: {reason}" for cell, reason in contents["left_out"].items())]
+    parts += [f"## Again\n\n    nanoflux experiment run {contents['name']} --scale {contents['scale']}"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -178,32 +177,32 @@ def _short(value: object) -> object:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _flips(view: LedgerView, found: dict[str, Any]) -> dict[str, Any] | None:
+def _flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
     """What changed in the first declared pair, under the first seed of each side."""
-    if not found["pairs"]:
+    if not contents["pairs"]:
         return None
-    pair = found["pairs"][0]
-    entries = {entry["condition"]: entry for entry in found["conditions"]}
+    pair = contents["pairs"][0]
+    entries = {entry["condition"]: entry for entry in contents["conditions"]}
     before, after = (entries[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
     return {**flips(view, before, after), "a": entries[pair["a"]]["title"], "b": entries[pair["b"]]["title"]}
 
 
-def _plots(view: LedgerView, plan: Plan, found: dict[str, Any]) -> list[dict[str, str]]:
+def _plots(view: LedgerView, plan: Plan, contents: dict[str, Any]) -> list[dict[str, str]]:
     """The accuracies of each benchmark, lines over sizes or counts, and the loss curves."""
     made = []
-    for data in found["test"]:
+    for data in contents["test"]:
         bars = [
             (entry["title"], entry["test"][data]["mean"], *entry["test"][data]["ci95"])
-            for entry in found["conditions"]
+            for entry in contents["conditions"]
             if entry.get("test")
         ]
         if bars:
             made.append({"title": f"Strict accuracy on {data}", "svg": plots.accuracies(bars)})
-        if series := _series(plan, found, data):
+        if series := _series(plan, contents, data):
             made.append(
                 {"title": f"Accuracy on {data} by {plan_axis(plan)}", "svg": plots.lines(series, plan_axis(plan))}
             )
-    if curves := _curves(view, found):
+    if curves := _curves(view, contents):
         made.append({"title": "Losses: lines on training rows, points on dev rows", "svg": plots.losses(*curves)})
     return made
 
@@ -214,9 +213,9 @@ def plan_axis(plan: Plan) -> str:
     return next((words[condition.each] for condition in plan.conditions if condition.each), "")
 
 
-def _series(plan: Plan, found: dict[str, Any], data: str) -> dict[str, list[tuple[float, float, float, float]]]:
+def _series(plan: Plan, contents: dict[str, Any], data: str) -> dict[str, list[tuple[float, float, float, float]]]:
     """The conditions of an `each` as lines, one for each source."""
-    entries = {entry["condition"]: entry for entry in found["conditions"]}
+    entries = {entry["condition"]: entry for entry in contents["conditions"]}
     series: dict[str, list[tuple[float, float, float, float]]] = {}
     for condition in plan.conditions:
         test = entries[condition.name].get("test", {}).get(data)
@@ -231,18 +230,18 @@ def _series(plan: Plan, found: dict[str, Any], data: str) -> dict[str, list[tupl
 Curve = list[tuple[float, float]]
 
 
-def _curves(view: LedgerView, found: dict[str, Any]) -> tuple[dict[str, Curve], dict[str, Curve]] | None:
+def _curves(view: LedgerView, contents: dict[str, Any]) -> tuple[dict[str, Curve], dict[str, Curve]] | None:
     """Losses by epoch of each condition's first seed: of the steps, and on dev rows at the ends of epochs."""
     steps: dict[str, Curve] = {}
     dev: dict[str, Curve] = {}
-    for entry in found["conditions"]:
+    for entry in contents["conditions"]:
         if not entry.get("trainings"):
             continue
         curve = view.training_curve(entry["trainings"][0])
-        told = [event for kind, event in curve if kind == "step"]
+        steps_seen = [event for kind, event in curve if kind == "step"]
         ends = [event for kind, event in curve if kind == "epoch" and event["val_loss"] is not None]
-        per_epoch = max((event["step"] for event in told), default=1) / max(1, _epochs(told))
-        steps[entry["title"]] = [(event["step"] / per_epoch, event["loss"]) for event in told]
+        per_epoch = max((event["step"] for event in steps_seen), default=1) / max(1, _epochs(steps_seen))
+        steps[entry["title"]] = [(event["step"] / per_epoch, event["loss"]) for event in steps_seen]
         dev[entry["title"]] = [(event["step"] / per_epoch, event["val_loss"]) for event in ends]
     return (steps, dev) if steps else None
 

@@ -27,8 +27,8 @@ def flips(view: LedgerView, before: str, after: str) -> dict[str, Any]:
         "gained": len(gained),
         "lost": len(lost),
         "shown": {
-            kind: [_told(view, items, item, one[item], other[item]) for item in found[:SHOWN]]
-            for kind, found in (("gained", gained), ("lost", lost))
+            kind: [_told(view, items, item, one[item], other[item]) for item in items_of_kind[:SHOWN]]
+            for kind, items_of_kind in (("gained", gained), ("lost", lost))
         },
     }
 

@@ -62,8 +62,8 @@ def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     values = [value for _, value, _, _ in rows]
     errors = [[max(0.0, v - low) for _, v, low, _ in rows], [max(0.0, high - v) for _, v, _, high in rows]]
     places = range(len(rows))
-    given = (MUTED, *COLOURS)  # the untuned model, then those of `losses`
-    colours = [given[index % len(given)] for index in places]
+    palette = (MUTED, *COLOURS)  # the untuned model, then those of `losses`
+    colours = [palette[index % len(palette)] for index in places]
     axes.barh(places, values, xerr=errors, color=colours, ecolor=INK, capsize=4, height=0.55)
     axes.set_yticks(list(places), names)
     axes.invert_yaxis()
@@ -76,9 +76,9 @@ def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
 def lines(series: Mapping[str, Sequence[tuple[float, float, float, float]]], horizontal: str) -> str:
     """Named series of (place, accuracy, low, high) as lines with their 95% intervals."""
     figure, axes = _figure()
-    for colour, (name, found) in zip(COLOURS, series.items(), strict=False):
-        places, values = [place for place, *_ in found], [value for _, value, _, _ in found]
-        errors = [[max(0.0, v - low) for _, v, low, _ in found], [max(0.0, high - v) for _, v, _, high in found]]
+    for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
+        places, values = [place for place, *_ in points], [value for _, value, _, _ in points]
+        errors = [[max(0.0, v - low) for _, v, low, _ in points], [max(0.0, high - v) for _, v, _, high in points]]
         axes.errorbar(places, values, yerr=errors, color=colour, marker="o", capsize=4, linewidth=1.5, label=name)
     axes.set_xlabel(horizontal)
     axes.set_ylabel("strict accuracy")
@@ -93,8 +93,8 @@ def losses(
 ) -> str:
     """Training loss by epoch for each condition as a line, dev loss at the ends of epochs as points of its colour."""
     figure, axes = _figure()
-    for colour, (name, found) in zip(COLOURS, series.items(), strict=False):
-        axes.plot([x for x, _ in found], [y for _, y in found], color=colour, linewidth=1, alpha=0.7, label=name)
+    for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
+        axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linewidth=1, alpha=0.7, label=name)
         held = dev.get(name, ())
         axes.plot([x for x, _ in held], [y for _, y in held], color=colour, marker="o", linestyle="--", linewidth=1)
     axes.set_xlabel("epoch")

@@ -110,14 +110,14 @@ class Corpus:
         return counted
 
     def _put(self, document: Document) -> str:
-        known = self._connection.execute(
+        stored = self._connection.execute(
             "SELECT id, sha256 FROM documents WHERE source = ?", (document.source,)
         ).fetchone()
-        if known and known[1] == document.sha256:
+        if stored and stored[1] == document.sha256:
             return "unchanged"
-        if known:
-            self._connection.execute("DELETE FROM passages WHERE document = ?", (known[0],))
-            self._connection.execute("DELETE FROM documents WHERE id = ?", (known[0],))
+        if stored:
+            self._connection.execute("DELETE FROM passages WHERE document = ?", (stored[0],))
+            self._connection.execute("DELETE FROM documents WHERE id = ?", (stored[0],))
         row = self._connection.execute(
             "INSERT INTO documents (source, sha256, size) VALUES (?,?,?)",
             (document.source, document.sha256, len(document.passages)),
@@ -126,7 +126,7 @@ class Corpus:
             "INSERT INTO passages (title, text, place, document) VALUES (?,?,?,?)",
             [(passage.title, passage.text, passage.place, row) for passage in document.passages],
         )
-        return "replaced" if known else "added"
+        return "replaced" if stored else "added"
 
     def documents(self) -> list[dict[str, Any]]:
         """What is in it, by source."""

@@ -184,12 +184,12 @@ def _read_json_lines(path: Path, content: bytes) -> Iterator[Passage]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             raise DataError(f"{path}, line {number}: is no JSON", "correct the line; nothing was added") from None
-        told = _told(row, TEXTS) if isinstance(row, dict) else []
-        if not told:
+        texts = _told(row, TEXTS) if isinstance(row, dict) else []
+        if not texts:
             keys = ", ".join(TEXTS)
             raise DataError(f"{path}, line {number}: has no text", f"give it a key of {keys}; nothing was added")
         title = (_told(row, TITLES) or [path.stem])[0]
-        for passage in _parts(" ".join(title.split())[:200], "\n".join(told)):
+        for passage in _parts(" ".join(title.split())[:200], "\n".join(texts)):
             yield Passage(passage.title, f"line {number}", passage.text)
 
 

@@ -17,8 +17,8 @@ class PythonTool:
         Raises:
             SandboxError: nothing can be contained on this machine.
         """
-        found = await self._sandbox.identity()
-        return Identity("sandbox", found.backend, revision=digest(found.as_dict())[:16])
+        backend = await self._sandbox.identity()
+        return Identity("sandbox", backend.backend, revision=digest(backend.as_dict())[:16])
 
     async def run(self, request: PythonRequest) -> PythonReply:
         """Run one program.

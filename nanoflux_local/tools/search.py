@@ -89,10 +89,10 @@ class CorpusSearch:
     async def search(self, request: SearchRequest) -> SearchReply:
         async def look() -> list[Result]:
             try:
-                found = await asyncio.to_thread(self._corpus.search, request.query, request.top, request.timeout_s)
+                passages = await asyncio.to_thread(self._corpus.search, request.query, request.top, request.timeout_s)
             except UsageError:
                 return []
-            return [(each.title, each.place, each.snippet) for each in found]
+            return [(each.title, each.place, each.snippet) for each in passages]
 
         return await told(look, request.timeout_s + 1, Key())  # the index keeps its time itself
 
@@ -116,14 +116,14 @@ class DuckDuckGo:
     async def search(self, request: SearchRequest) -> SearchReply:
         def asked() -> list[Result]:
             try:
-                found = self._ddgs.DDGS(timeout=max(1, round(request.timeout_s))).text(
+                hits = self._ddgs.DDGS(timeout=max(1, round(request.timeout_s))).text(
                     request.query, max_results=request.top, backend="duckduckgo"
                 )
             except self._ddgs.exceptions.DDGSException as error:
                 if "No results" in str(error):
                     return []
                 raise
-            return [(str(each["title"]), str(each["href"]), str(each["body"])) for each in found]
+            return [(str(each["title"]), str(each["href"]), str(each["body"])) for each in hits]
 
         return await told(lambda: asyncio.to_thread(asked), request.timeout_s, Key())
 
@@ -170,8 +170,8 @@ class SearXNG(_Served):
         async def look() -> list[Result]:
             headers = {"Authorization": f"Bearer {self._key.text}"} if self._key else {}
             query = {"q": request.query, "format": "json"}
-            found = await self._get("/search", query, headers, request.timeout_s)
-            return _results(found.get("results"), ("title", "url", "content"), request.top)
+            body = await self._get("/search", query, headers, request.timeout_s)
+            return _results(body.get("results"), ("title", "url", "content"), request.top)
 
         return await told(look, request.timeout_s, self._key)
 
@@ -187,14 +187,14 @@ class Google(_Served):
         async def look() -> list[Result]:
             query = {"q": request.query, "cx": self._cx, "num": min(10, request.top)}
             headers = {"X-Goog-Api-Key": self._key.text}
-            found = await self._get("/customsearch/v1", query, headers, request.timeout_s)
-            return _results(found.get("items"), ("title", "link", "snippet"), request.top)
+            body = await self._get("/customsearch/v1", query, headers, request.timeout_s)
+            return _results(body.get("items"), ("title", "link", "snippet"), request.top)
 
         return await told(look, request.timeout_s, self._key)
 
 
-def _results(found: Any, keys: tuple[str, str, str], top: int) -> list[Result]:
+def _results(entries: Any, keys: tuple[str, str, str], top: int) -> list[Result]:
     """What an engine's answer lists; entries of another shape are passed over."""
-    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    rows = [row for row in entries if isinstance(row, dict)] if isinstance(entries, list) else []
     told_rows = [tuple(" ".join(str(row.get(key) or "").split()) for key in keys) for row in rows]
     return [(title, place, said) for title, place, said in told_rows if place][:top]

@@ -134,12 +134,12 @@ def _parts(versions: dict[str, str]) -> Iterator[str]:
 
 def _modules_below(package: str) -> Iterator[str]:
     module = importlib.import_module(package)
-    for found in pkgutil.iter_modules(getattr(module, "__path__", []), f"{package}."):
-        if found.name.rpartition(".")[2].startswith(_SKIPPED):
+    for submodule in pkgutil.iter_modules(getattr(module, "__path__", []), f"{package}."):
+        if submodule.name.rpartition(".")[2].startswith(_SKIPPED):
             continue
-        yield found.name
-        if found.ispkg:
-            yield from _modules_below(found.name)
+        yield submodule.name
+        if submodule.ispkg:
+            yield from _modules_below(submodule.name)
 
 
 def close_the_door(versions: dict[str, str]) -> None:

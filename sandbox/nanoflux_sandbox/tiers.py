@@ -19,8 +19,8 @@ def allowed(backend: str) -> tuple[str, ...]:
         return AUTOMATIC
     name = backend.removeprefix("linux:")
     if name not in (*AUTOMATIC, *EXPLICIT):
-        known = ", ".join(("auto", *(full_name(tier) for tier in (*AUTOMATIC, *EXPLICIT))))
-        raise ValueError(f"no sandbox backend is called {backend!r}; there are: {known}")
+        names = ", ".join(("auto", *(full_name(tier) for tier in (*AUTOMATIC, *EXPLICIT))))
+        raise ValueError(f"no sandbox backend is called {backend!r}; there are: {names}")
     return (name,)
 
 

@@ -52,7 +52,7 @@ class _Keeper:
                     return
                 if descriptor != self._control.fileno():
                     self._reap(descriptor)
-                elif not self._obey():
+                elif not self._handle_order():
                     return
             self._end_late_ones()
 
@@ -60,7 +60,7 @@ class _Keeper:
         nearest = min((g.deadline for g in self._guests.values() if not g.late), default=float("inf"))
         return None if nearest == float("inf") else max(0.0, nearest - time.monotonic()) * 1000 + 1
 
-    def _obey(self) -> bool:
+    def _handle_order(self) -> bool:
         message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 3)
         if not message:
             return False
@@ -68,16 +68,16 @@ class _Keeper:
         if order["do"] == "fork":
             self._fork(order["guest"], descriptors)
             return True
-        for known in self._guests.values():
-            if known.number == order["guest"]:
-                self._change(known, order)
+        for child in self._guests.values():
+            if child.number == order["guest"]:
+                self._change(child, order)
         return True
 
-    def _change(self, known: _Guest, order: dict[str, Any]) -> None:
+    def _change(self, child: _Guest, order: dict[str, Any]) -> None:
         if order["do"] == "start":
-            known.deadline = time.monotonic() + order["wall_s"]
+            child.deadline = time.monotonic() + order["wall_s"]
         else:
-            os.kill(known.pid, signal.SIGKILL)
+            os.kill(child.pid, signal.SIGKILL)
 
     def _fork(self, number: int, descriptors: list[int]) -> None:
         if self._home is not None:
@@ -103,10 +103,10 @@ class _Keeper:
 
     def _end_late_ones(self) -> None:
         now = time.monotonic()
-        for known in self._guests.values():
-            if not known.late and known.deadline <= now:
-                known.late = True
-                os.kill(known.pid, signal.SIGKILL)
+        for child in self._guests.values():
+            if not child.late and child.deadline <= now:
+                child.late = True
+                os.kill(child.pid, signal.SIGKILL)
 
 
 def send(control: socket.socket, **message: Any) -> None:

@@ -89,10 +89,10 @@ class NanofluxApp(Control):
             since = time.monotonic() - read_at
             if since < max(PAUSE_S, cost / SHARE):
                 continue
-            found = await self.reader.version()
-            if found == seen and since < STEADY_S:
+            version = await self.reader.version()
+            if version == seen and since < STEADY_S:
                 continue
-            seen, read_at, began = found, time.monotonic(), time.process_time()
+            seen, read_at, began = version, time.monotonic(), time.process_time()
             if self.room is not None:
                 await self.room.refreshed()
                 cost = time.process_time() - began
@@ -136,9 +136,9 @@ class NanofluxApp(Control):
         yield SystemCommand("Help", "What this screen shows, and its keys", self.action_help)
         yield SystemCommand("Quit", "Close the application; whatever runs goes on", self.action_quit_now)
         for binding in screen.active_bindings.values():
-            told = binding.binding
-            if told.show and binding.node is screen and told.description:
-                yield SystemCommand(told.description, f"Here: {told.key}", self._acting(told.action, screen))
+            shown = binding.binding
+            if shown.show and binding.node is screen and shown.description:
+                yield SystemCommand(shown.description, f"Here: {shown.key}", self._acting(shown.action, screen))
 
     def _acting(self, action: str, screen: Screen[Any]) -> Callable[[], Awaitable[None]]:
         async def act() -> None:

@@ -84,6 +84,6 @@ class Reader:
 def _identity(path: Path) -> tuple[int, int] | None:
     """Which file this is, or None where there is none."""
     with suppress(OSError):
-        found = path.stat()
-        return found.st_dev, found.st_ino
+        status = path.stat()
+        return status.st_dev, status.st_ino
     return None

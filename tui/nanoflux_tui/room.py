@@ -154,8 +154,8 @@ class Room(Screen[None]):
         """Run a command; say what came of it, and bring the room up to date."""
         ended = await self.bridge.do(*words)
         if ended.ok:
-            told = said or ended.told or "done"
-            self.notify(Text(harmless(told, 400)).plain, title="Done", markup=False)
+            message = said or ended.told or "done"
+            self.notify(Text(harmless(message, 400)).plain, title="Done", markup=False)
         else:
             self.control.complain(ended)
         if then is not None:

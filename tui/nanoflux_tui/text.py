@@ -52,18 +52,18 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def ago(at: str, now: datetime | None = None) -> str:
+def ago(moment: str, now: datetime | None = None) -> str:
     """How long ago the ledger wrote this time."""
     try:
-        then = datetime.fromisoformat(at)
+        then = datetime.fromisoformat(moment)
     except ValueError:
         return "–"
     return duration(max(0.0, ((now or datetime.now(UTC)) - then).total_seconds()))
 
 
-def clock(at: str) -> str:
+def clock(moment: str) -> str:
     """A time of the ledger as hours, minutes and seconds, in UTC as it stands there."""
-    return at[11:19]
+    return moment[11:19]
 
 
 def command(words: Sequence[str]) -> str:

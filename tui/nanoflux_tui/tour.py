@@ -72,11 +72,11 @@ class TourApp(NanofluxApp):
     async def _play(self) -> None:
         """Start the tour's run, which plays in a process of its own like any other."""
         ended = await self.bridge.do(*SCRIPTED)
-        found = ended.json()
-        if not ended.ok or not found:
+        started = ended.json()
+        if not ended.ok or not started:
             self.complain(ended)
             return
-        self.tour_run = found["run"]
+        self.tour_run = started["run"]
         if self._asked_early:
             self.action_guide(1)
 

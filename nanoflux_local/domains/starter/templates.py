@@ -247,8 +247,8 @@ def _assigned(statement: ast.stmt) -> str | None:
     return None
 
 
-def _check_names(tree: ast.AST, known: set[str], key: str, check: _Check) -> None:
-    unknown = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - known
+def _check_names(tree: ast.AST, allowed: set[str], key: str, check: _Check) -> None:
+    unknown = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - allowed
     check(not unknown, key, f"uses the unknown name {_listed(unknown)}")
 
 

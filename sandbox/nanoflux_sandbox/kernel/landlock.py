@@ -26,12 +26,12 @@ def version() -> int:
     return system_call("landlock_create_ruleset", _CREATE_RULESET, None, 0, _ASK_VERSION)
 
 
-def _attributes(known: int) -> bytes:
-    files = (1 << max(count for since, count in _FILE_RIGHTS.items() if since <= known)) - 1
+def _attributes(version: int) -> bytes:
+    files = (1 << max(count for since, count in _FILE_RIGHTS.items() if since <= version)) - 1
     words = [files]
-    if known >= _NET_SINCE:
+    if version >= _NET_SINCE:
         words.append(_NET_RIGHTS)
-    if known >= _SCOPE_SINCE:
+    if version >= _SCOPE_SINCE:
         words.append(_SCOPES)
     return struct.pack(f"={len(words)}Q", *words)
 

@@ -104,12 +104,12 @@ class Fill(ModalScreen[dict[str, str] | None]):
         self.dismiss(None)
 
     def _values(self) -> dict[str, str]:
-        found = {}
+        values = {}
         for field in self._fields:
             widget = self.query_one(f"#{field.place}")
             assert isinstance(widget, Input | Select)
-            found[field.key] = str(widget.value).strip()
-        return found
+            values[field.key] = str(widget.value).strip()
+        return values
 
 
 class Told(ModalScreen[None]):
@@ -145,18 +145,18 @@ def _help(room: Room) -> Text:
     text = Text(" ".join(room.HELP.split()) + "\n\n")
     here, everywhere = _keys(room, False), _keys(room, True)
     unshown = {f"1 to {len(PLACES)}": "The places above", "n": "New run", "f2": "Light or dark", "?": "This help"}
-    everywhere |= {key: told for key, told in unshown.items() if key not in here}
+    everywhere |= {key: description for key, description in unshown.items() if key not in here}
     for title, keys in (("Here", here), ("Everywhere", everywhere)):
         text.append(f"{title}\n", style="bold")
-        for key, told in keys.items():
+        for key, description in keys.items():
             text.append(f"  {key:<10}", style="bold")
-            text.append(f" {told}\n")
+            text.append(f" {description}\n")
     return text
 
 
 def _keys(room: Room, everywhere: bool) -> dict[str, str]:
     """Those of the application, or the room's own: these also where the footer has no place for them."""
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     own = {binding.key for binding in Binding.make_bindings(type(room).BINDINGS)}
     for active in room.active_bindings.values():
         binding = active.binding
@@ -166,5 +166,5 @@ def _keys(room: Room, everywhere: bool) -> dict[str, str]:
             and binding.action != "app.help"
             and (active.node is room.app) == everywhere
         ):
-            found.setdefault(room.app.get_key_display(binding), binding.description)
-    return found
+            descriptions.setdefault(room.app.get_key_display(binding), binding.description)
+    return descriptions

@@ -69,14 +69,14 @@ number that one should trust without its interval."""
             yield Panel("Items that flipped", id="flips")
 
     async def load(self) -> None:
-        found = await self.ask(self._read) or []
-        self._found = {row["id"]: row for row in found}
+        evaluations = await self.ask(self._read) or []
+        self._found = {row["id"]: row for row in evaluations}
         self._marked = [name for name in self._marked if name in self._found]
         await self.query_one(WindowTable).show(list(self._found))
         if not self._marked:
-            told = "Mark two or more evaluations of the same items with space, then press c."
+            hint = "Mark two or more evaluations of the same items with space, then press c."
             nothing = "No evaluation yet: e begins one, of a model with or without an adapter."
-            self.query_one("#comparison", Panel).show(told if found else nothing)
+            self.query_one("#comparison", Panel).show(hint if evaluations else nothing)
         self.query_one("#flips").display = len(self._marked) == 2
 
     def _read(self, view: LedgerView) -> list[dict[str, Any]]:
@@ -124,12 +124,12 @@ number that one should trust without its interval."""
         self.do("compare", *self._marked, "--json", said="compared", then=self._compared)
 
     def _compared(self, ended: Ended) -> None:
-        found = ended.json()
+        comparison = ended.json()
         panel = self.query_one("#comparison", Panel)
-        if not ended.ok or not found:
+        if not ended.ok or not comparison:
             panel.show(Text(f"✗ {harmless(ended.told, 1_000)}", style=self.ink["error"]))
             return
-        panel.show(self._pairs(found["pairs"]))
+        panel.show(self._pairs(comparison["pairs"]))
         if len(self._marked) == 2:
             self._show_flips(*self._marked)
 
@@ -158,23 +158,23 @@ number that one should trust without its interval."""
         self.run_worker(self._read_flips(a, b), group="flips", exclusive=True, exit_on_error=False)
 
     async def _read_flips(self, a: str, b: str) -> None:
-        found = await self.ask(lambda view: board.flips(view, a, b)) or []
+        flipped_items = await self.ask(lambda view: board.flips(view, a, b)) or []
         self.query_one("#flips").display = True
-        self.query_one("#flips", Panel).show(charts.flips(found, self._named(a), self._named(b), self.ink))
+        self.query_one("#flips", Panel).show(charts.flips(flipped_items, self._named(a), self._named(b), self.ink))
 
     @on(WindowTable.Chosen)
     def _open(self) -> None:
         row = self._found.get(str(self.query_one(WindowTable).key))
         if row is not None:
             by_run = ", ".join(f"{value:.1%}" for value in row["result"].get("by_run", ()))
-            told = [
+            lines = [
                 f"model     {row['model']}", f"adapter   {row['adapter'] or 'none'}",
                 f"data      {row['data']} {row['split']}", f"sampling  {row['settings'].get('sampling')}",
                 f"by run    {by_run or '–'}", f"unanswered {row['result'].get('unanswered', '–')}, "
                 f"unscored {row['result'].get('unscored', '–')}",
                 f"state     {row['status']}{': ' if row['message'] else ''}{row['message']}",
             ]  # fmt: skip
-            self.app.push_screen(Told(f"evaluation {row['id']}", "\n".join(told)))
+            self.app.push_screen(Told(f"evaluation {row['id']}", "\n".join(lines)))
 
     def action_evaluate(self) -> None:
         here = {record.name for record in installed(self.place.root)}
@@ -193,20 +193,20 @@ number that one should trust without its interval."""
         note = "It runs in a process of its own, and goes on when this is closed."
         self.app.push_screen(Fill("A new evaluation", fields, "Evaluate", note), self._evaluate)
 
-    def _evaluate(self, found: dict[str, str] | None) -> None:
-        if not found:
+    def _evaluate(self, values: dict[str, str] | None) -> None:
+        if not values:
             return
-        words = ["eval", "--model", found["model"], "--data", found["data"], "--runs", found["runs"] or "5"]
-        words += ["--adapter", found["adapter"]] if found["adapter"] != NONE else []
-        words += ["--limit", found["limit"]] if found["limit"] else []
-        self.bridge.leave(f"evaluating {found['model']}", *words, "--json")
+        words = ["eval", "--model", values["model"], "--data", values["data"], "--runs", values["runs"] or "5"]
+        words += ["--adapter", values["adapter"]] if values["adapter"] != NONE else []
+        words += ["--limit", values["limit"]] if values["limit"] else []
+        self.bridge.leave(f"evaluating {values['model']}", *words, "--json")
         self.notify("The evaluation was started; its replies appear here.")
 
 
 def _picture(mean: float, low: float, high: float, width: int) -> str:
     """An interval on a line from 0 to 100%."""
-    first, at, last = (min(width - 1, max(0, round(share * (width - 1)))) for share in (low, mean, high))
+    first, middle, last = (min(width - 1, max(0, round(share * (width - 1)))) for share in (low, mean, high))
     cells = ["·"] * width
     cells[first : last + 1] = "─" * (last + 1 - first)
-    cells[at] = "●"
+    cells[middle] = "●"
     return "".join(cells)

@@ -43,9 +43,9 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
     ExampleRoom .sides Panel { width: 1fr; }
     """
 
-    def __init__(self, keys: Sequence[int], at: int) -> None:
+    def __init__(self, keys: Sequence[int], position: int) -> None:
         super().__init__()
-        self._keys, self._at = keys, at
+        self._keys, self._at = keys, position
         self._found: dict[str, Any] | None = None
         self._undone: list[tuple[str, str, str]] = []
 
@@ -64,46 +64,46 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
 
     async def load(self) -> None:
         key = self._keys[self._at]
-        found = await self.ask(lambda view: board.example_whole(view, key))
-        if found == self._found and found is not None:
+        example = await self.ask(lambda view: board.example_whole(view, key))
+        if example == self._found and example is not None:
             return
-        self._found = found
-        if found is None:
+        self._found = example
+        if example is None:
             self.query_one("#head", Panel).show("This example is gone: its ledger was replaced.")
             return
-        self._show(found)
+        self._show(example)
 
-    def _show(self, found: dict[str, Any]) -> None:
-        self.query_one("#head", Panel).show(self._head(found))
-        record = found["record"] or {"attempts": [{}], "attacker": "?", "defender": "?", "judge": "?"}
+    def _show(self, example: dict[str, Any]) -> None:
+        self.query_one("#head", Panel).show(self._head(example))
+        record = example["record"] or {"attempts": [{}], "attacker": "?", "defender": "?", "judge": "?"}
         last = record["attempts"][-1]
         attack, defence = last.get("attack") or {}, last.get("defence") or {}
-        theirs = f"{found['solution']}\n\n= {found['answer']}"
+        theirs = f"{example['solution']}\n\n= {example['answer']}"
         ours = f"{defence.get('analysis', '')}\n\n{defence.get('solution', '–')}\n\n= {defence.get('answer', '–')}"
         panels: dict[str, tuple[str | Text, str | None]] = {
-            "question": (harmless(found["question"]), None),
+            "question": (harmless(example["question"]), None),
             "attacker": (harmless(theirs.strip()), f"{line(record['attacker'], 40)} attacks; its own solution"),
             "defender": (harmless(ours.strip()), f"{line(record['defender'], 40)} defends"),
             "validation": (self._verdict(last.get("validation")), f"Is the question valid? ({record['judge']})"),
             "evaluation": (self._verdict(last.get("evaluation")), f"Is the reply right? ({record['judge']})"),
-            "tools": (self._tools(found["tools"]), None),
-            "origin": (self._origin(found, record, attack), None),
+            "tools": (self._tools(example["tools"]), None),
+            "origin": (self._origin(example, record, attack), None),
         }
         for name, (text, title) in panels.items():
             self.query_one(f"#{name}", Panel).show(text, title)
-        self.query_one("#tools").display = bool(found["tools"])
+        self.query_one("#tools").display = bool(example["tools"])
 
-    def _head(self, found: dict[str, Any]) -> Text:
-        told, colour = OUTCOMES.get(found["reason"], (found["reason"], "foreground"))
+    def _head(self, example: dict[str, Any]) -> Text:
+        reason, colour = OUTCOMES.get(example["reason"], (example["reason"], "foreground"))
         text = Text.assemble(
             (f"example {self._at + 1:,} of {len(self._keys):,}", "bold"),
-            f"  turn {found['turn']}  ",
-            (f"✓ {told}", self.ink[colour]),
+            f"  turn {example['turn']}  ",
+            (f"✓ {reason}", self.ink[colour]),
         )
-        if found.get("review"):
-            text.append(f"   your word: {found['review']}", style=f"bold {self.ink['accent']}")
-        if found.get("note"):
-            text.append(f" ({line(found['note'], 100)})")
+        if example.get("review"):
+            text.append(f"   your word: {example['review']}", style=f"bold {self.ink['accent']}")
+        if example.get("note"):
+            text.append(f" ({line(example['note'], 100)})")
         return text
 
     def _verdict(self, verdict: dict[str, Any] | None) -> Text:
@@ -136,7 +136,7 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
         text.rstrip()
         return text
 
-    def _origin(self, found: dict[str, Any], record: dict[str, Any], attack: dict[str, Any]) -> Text:
+    def _origin(self, example: dict[str, Any], record: dict[str, Any], attack: dict[str, Any]) -> Text:
         last = record["attempts"][-1]
         nearest, similar = last.get("nearest"), last.get("solution_similarity")
         rows = [
@@ -144,14 +144,14 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
             ("attempts", f"{len(record['attempts'])}: {'; '.join(_ended(a) for a in record['attempts'])}"),
             ("nearest earlier question", "none" if nearest is None else f"{nearest:.3f}"),
             *([("likeness of both solutions", f"{similar:.3f}")] if similar is not None else []),
-            *((name.lower().replace("_", " "), told) for name, told in (attack.get("notes") or {}).items()),
-            ("run", found["run"]),
-            ("id", found["id"]),
+            *((name.lower().replace("_", " "), value) for name, value in (attack.get("notes") or {}).items()),
+            ("run", example["run"]),
+            ("id", example["id"]),
         ]
         text = Text()
-        for name, told in rows:
+        for name, value in rows:
             text.append(f"{line(name, 40)}: ", style=self.ink["secondary"])
-            text.append(f"{harmless(str(told), 2_000)}\n")
+            text.append(f"{harmless(str(value), 2_000)}\n")
         text.rstrip()
         return text
 
@@ -180,10 +180,10 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
             )
             self.app.push_screen(Fill("Your word on this example", fields, "Write it down"), self._noted)
 
-    def _noted(self, found: dict[str, str] | None) -> None:
-        if found and self._found is not None:
+    def _noted(self, values: dict[str, str] | None) -> None:
+        if values and self._found is not None:
             self._remember(self._found)
-            self._say(self._found["id"], found["verdict"], found["note"])
+            self._say(self._found["id"], values["verdict"], values["note"])
 
     def action_undo(self) -> None:
         if not self._undone:
@@ -191,9 +191,9 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
             return
         self._say(*self._undone.pop())
 
-    def _remember(self, found: dict[str, Any]) -> None:
+    def _remember(self, example: dict[str, Any]) -> None:
         """What was said until now, to be taken back to; `open` where nothing was."""
-        self._undone.append((found["id"], found.get("review") or "open", found.get("note") or ""))
+        self._undone.append((example["id"], example.get("review") or "open", example.get("note") or ""))
 
     @work(group="review", exit_on_error=False)
     async def _say(self, example: str, verdict: str, note: str) -> None:

@@ -79,17 +79,17 @@ it; there, k keeps it, d drops it, f marks it to be fixed, and u takes the last 
         kind = f", {SHOWN_REASON[reason]}" if reason else ""
         nothing = "nothing answers to this filter" if words or reason else "nothing was kept yet"
         self._preview()
-        told = f"{many:,} examples {whose}{kind}" if many else f"{nothing} ({whose}{kind})"
-        self.query_one("#found", Static).update(told)
+        caption = f"{many:,} examples {whose}{kind}" if many else f"{nothing} ({whose}{kind})"
+        self.query_one("#found", Static).update(caption)
 
     async def _rows(self, keys: Sequence[int]) -> list[Cells]:
         wanted = list(keys)
-        found = await self.ask(lambda view: board.example_rows(view, wanted)) or {}
-        return [self._cells(found[key]) if key in found else ["gone"] for key in keys]
+        row_by_key = await self.ask(lambda view: board.example_rows(view, wanted)) or {}
+        return [self._cells(row_by_key[key]) if key in row_by_key else ["gone"] for key in keys]
 
     def _cells(self, row: dict[str, Any]) -> Cells:
-        told, colour = OUTCOMES.get(row["reason"], (row["reason"], "foreground"))
-        short = {"kept_failed": "✓ failed it", "kept_novel": "✓ new way"}.get(row["reason"], told)
+        reason, colour = OUTCOMES.get(row["reason"], (row["reason"], "foreground"))
+        short = {"kept_failed": "✓ failed it", "kept_novel": "✓ new way"}.get(row["reason"], reason)
         return [
             str(row["turn"]),
             Text(str(short), style=self.ink[colour]),
@@ -150,16 +150,16 @@ it; there, k keeps it, d drops it, f marks it to be fixed, and u takes the last 
             panel.show("")
             return
         try:
-            found = await self.ask(lambda view: board.example_whole(view, key))
+            example = await self.ask(lambda view: board.example_whole(view, key))
         except NanofluxError as error:
             self.tell(error)
             return
-        if found is not None:
-            panel.show(self._told(found))
+        if example is not None:
+            panel.show(self._told(example))
 
-    def _told(self, found: dict[str, Any]) -> Text:
+    def _told(self, example: dict[str, Any]) -> Text:
         text = Text()
         for title, key in (("Question", "question"), ("Solution", "solution"), ("Answer", "answer")):
             text.append(f"{title}\n", style=f"bold {self.ink['secondary']}")
-            text.append(f"{harmless(found[key], 3_000)}\n\n")
+            text.append(f"{harmless(example[key], 3_000)}\n\n")
         return text

@@ -85,36 +85,38 @@ class OfExperiments(Room):
         raise NotImplementedError
 
     def action_go_on(self) -> None:
-        told = self.at_hand()
-        if told is None:
+        experiment = self.at_hand()
+        if experiment is None:
             return
-        if told["worker"]:
+        if experiment["worker"]:
             self.notify("A process works on it: s stops it after the cell that it is at.")
-        elif told["status"] == "done":
+        elif experiment["status"] == "done":
             self.notify("It is done: r writes its report.")
         else:
-            self.do("experiment", "resume", told["id"], "--detach", "--json", said="It goes on with what is left.")
+            self.do(
+                "experiment", "resume", experiment["id"], "--detach", "--json", said="It goes on with what is left."
+            )
 
     def action_stop(self) -> None:
-        if told := self.at_hand():
+        if experiment := self.at_hand():
             question = "Stop this experiment? The cell that it is at is ended first; space goes on with what is left."
-            self.app.push_screen(Confirm(question, "Stop"), lambda yes: self._stop(told["id"], bool(yes)))
+            self.app.push_screen(Confirm(question, "Stop"), lambda yes: self._stop(experiment["id"], bool(yes)))
 
     def _stop(self, experiment: str, yes: bool) -> None:
         if yes:
             self.do("experiment", "stop", experiment)
 
     def action_report(self) -> None:
-        if told := self.at_hand():
-            self.report(told["id"])
+        if experiment := self.at_hand():
+            self.report(experiment["id"])
 
 
 def summary(view: LedgerView, place: Home, experiment: str) -> dict[str, Any]:
     """An experiment with what is known of its worker."""
-    found = board.experiment(view, experiment)
-    if found is None:
+    row = board.experiment(view, experiment)
+    if row is None:
         raise NothingMatchedError(f"the experiment {experiment} is gone")
-    return with_worker(place, view, Work(EXPERIMENT, experiment), found)
+    return with_worker(place, view, Work(EXPERIMENT, experiment), row)
 
 
 class ExperimentRoom(OfExperiments):
@@ -152,10 +154,10 @@ on with the cells that are left."""
             self.query_one(f"#{name}").display = False
 
     async def load(self) -> None:
-        told, cells = await self.reader.ask(lambda view: (summary(view, self.place, self._experiment),
+        experiment, cells = await self.reader.ask(lambda view: (summary(view, self.place, self._experiment),
                                                           board.cells(view, self._experiment)))  # fmt: skip
-        self._told = told
-        self.query_one("#head", Panel).show(lambda width: self._head(told, width))
+        self._told = experiment
+        self.query_one("#head", Panel).show(lambda width: self._head(experiment, width))
         rows = [self._cell(cell) for cell in cells]
         self.query_one("#cells", Panel).show(lambda width: sheet(CELLS, rows, width, self.ink["secondary"]))
         ended = [(cell["id"], cell["at"]) for cell in cells if cell["status"] != "waiting"]
@@ -166,69 +168,69 @@ on with the cells that are left."""
     def at_hand(self) -> dict[str, Any] | None:
         return self._told
 
-    def _head(self, told: dict[str, Any], width: int) -> Text:
+    def _head(self, experiment: dict[str, Any], width: int) -> Text:
         ink = self.ink
-        text = ink.sign(told["status"])
-        text.append(f"  {line(told['title'], 90)}", style="bold")
-        text.append(f"  {told['id']}\n", style=ink["muted"])
-        text.append(f"{line(told['question'], 300)}\n")
-        text.append_text(progress(told, min(40, max(8, width - 50)), ink["primary"]))
-        text.append(f"   worked {duration(told['seconds'])}")
-        if told["message"]:
-            text.append(f"\n{line(told['message'], 400)}", style=ink["error"])
+        text = ink.sign(experiment["status"])
+        text.append(f"  {line(experiment['title'], 90)}", style="bold")
+        text.append(f"  {experiment['id']}\n", style=ink["muted"])
+        text.append(f"{line(experiment['question'], 300)}\n")
+        text.append_text(progress(experiment, min(40, max(8, width - 50)), ink["primary"]))
+        text.append(f"   worked {duration(experiment['seconds'])}")
+        if experiment["message"]:
+            text.append(f"\n{line(experiment['message'], 400)}", style=ink["error"])
         return text
 
     def _cell(self, cell: dict[str, Any]) -> Cells:
-        found = cell["result"]
-        rows = str(found["rows"]) if isinstance(found.get("rows"), int) else ""
-        said = cell["message"] or (f"run {found['run']}" if "run" in found else "")
-        return [self.ink.sign(cell["status"]), cell["id"], rows, str(found.get("adapter") or "")[:8], line(said, 300)]
+        result = cell["result"]
+        rows = str(result["rows"]) if isinstance(result.get("rows"), int) else ""
+        said = cell["message"] or (f"run {result['run']}" if "run" in result else "")
+        return [self.ink.sign(cell["status"]), cell["id"], rows, str(result.get("adapter") or "")[:8], line(said, 300)]
 
     @work(group="figures", exclusive=True, exit_on_error=False)
     async def _figures(self) -> None:
         ended = await self.bridge.do("experiment", "show", self._experiment, "--json", only_asks=True)
-        found = ended.json()
-        if not ended.ok or not found:
+        results = ended.json()
+        if not ended.ok or not results:
             text = Text(f"✗ {harmless(ended.told, 1_000)}", style=self.ink["error"])
             self.query_one("#conditions", Panel).show(text)
             return
-        self.query_one("#conditions", Panel).show(lambda width: self._conditions(found, width))
-        self.query_one("#pairs").display = bool(found["pairs"])
-        self.query_one("#pairs", Panel).show(lambda width: self._pairs(found["pairs"], width))
-        await self._flips(found)
+        self.query_one("#conditions", Panel).show(lambda width: self._conditions(results, width))
+        self.query_one("#pairs").display = bool(results["pairs"])
+        self.query_one("#pairs", Panel).show(lambda width: self._pairs(results["pairs"], width))
+        await self._flips(results)
 
-    def _conditions(self, found: dict[str, Any], width: int) -> Text:
-        rows = condition_rows(found)[1]
-        text = sheet(CONDITIONS[found["kind"]], _cells(rows), width, self.ink["secondary"])
-        for told in told_beside(found):
-            text.append(f"\n{line(told, 400)}", style=self.ink["accent"])
+    def _conditions(self, results: dict[str, Any], width: int) -> Text:
+        rows = condition_rows(results)[1]
+        text = sheet(CONDITIONS[results["kind"]], _cells(rows), width, self.ink["secondary"])
+        for note in told_beside(results):
+            text.append(f"\n{line(note, 400)}", style=self.ink["accent"])
         return text
 
     def _pairs(self, pairs: Sequence[dict[str, Any]], width: int) -> Text:
         rows = _cells(pair_rows(list(pairs))[1])
         shown = sum(pair["holm_p"] < 0.05 for pair in pairs)
-        told = (
+        sentence = (
             "No difference was shown." if not shown else f"{shown} of {len(pairs)} differences shown (Holm p < 0.05)."
         )
         text = sheet(PAIRS, rows, width, self.ink["secondary"])
-        text.append(f"\n{told}", style=self.ink["success" if shown else "warning"])
+        text.append(f"\n{sentence}", style=self.ink["success" if shown else "warning"])
         return text
 
-    async def _flips(self, found: dict[str, Any]) -> None:
+    async def _flips(self, results: dict[str, Any]) -> None:
         """The items that flipped in the first pair, under the first seed of each side."""
         panel = self.query_one("#flips", Panel)
-        panel.display = bool(found["pairs"])
-        if not found["pairs"]:
+        panel.display = bool(results["pairs"])
+        if not results["pairs"]:
             return
-        pair, by_name = found["pairs"][0], {entry["condition"]: entry for entry in found["conditions"]}
+        pair, by_name = results["pairs"][0], {entry["condition"]: entry for entry in results["conditions"]}
         a, b = (by_name[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
         rows = await self.ask(lambda view: board.flips(view, a, b)) or []
         panel.show(charts.flips(rows, pair["a"], pair["b"], self.ink), f"Items that flipped on {pair['data']}")
 
 
-def progress(told: dict[str, Any], width: int, style: str) -> Text:
+def progress(experiment: dict[str, Any], width: int, style: str) -> Text:
     """How many cells need nothing more, and what became of the others."""
-    cells = told["cells"]
+    cells = experiment["cells"]
     done, total = board.settled(cells), sum(cells.values())
     text = Text.assemble((bar(done, total, width), style), f" {done}/{total} cells")
     for status in ("failed", "left out"):

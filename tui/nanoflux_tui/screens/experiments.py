@@ -73,18 +73,18 @@ process of its own; Enter shows what it found; space goes on with one that was s
 
     async def _rows(self, keys: Sequence[str]) -> list[Cells]:
         wanted = list(keys)
-        found = await self.ask(lambda view: [summary(view, self.place, key) for key in wanted]) or []
-        self._found.update((told["id"], told) for told in found)
-        return [self._cells(told) for told in found]
+        experiments = await self.ask(lambda view: [summary(view, self.place, key) for key in wanted]) or []
+        self._found.update((experiment["id"], experiment) for experiment in experiments)
+        return [self._cells(experiment) for experiment in experiments]
 
-    def _cells(self, told: dict[str, Any]) -> Cells:
+    def _cells(self, experiment: dict[str, Any]) -> Cells:
         return [
-            self.ink.sign(told["status"]),
-            line(told["name"], 40),
-            line(told["scale"], 20),
-            progress(told, 8, self.ink["primary"]),
-            Text(line(told["title"], 200), style=self.ink["muted"]),
-            ago(told["updated_at"]),
+            self.ink.sign(experiment["status"]),
+            line(experiment["name"], 40),
+            line(experiment["scale"], 20),
+            progress(experiment, 8, self.ink["primary"]),
+            Text(line(experiment["title"], 200), style=self.ink["muted"]),
+            ago(experiment["updated_at"]),
         ]
 
     def at_hand(self) -> dict[str, Any] | None:
@@ -92,19 +92,19 @@ process of its own; Enter shows what it found; space goes on with one that was s
 
     @on(WindowTable.Pointed)
     def _about(self) -> None:
-        told, panel = self.at_hand(), self.query_one("#about", Panel)
-        if told is None:
+        experiment, panel = self.at_hand(), self.query_one("#about", Panel)
+        if experiment is None:
             panel.show("No experiment yet: e begins one, in a process of its own.")
             return
-        text = Text.assemble((told["id"], "bold"), f"  {line(told['question'], 200)}")
-        said = line(told["message"], 300) or ADVICE.get(told["status"], "space goes on with what is left")
-        text.append(f"\n{said}", style=self.ink["error"] if told["status"] in BROKEN else "")
+        text = Text.assemble((experiment["id"], "bold"), f"  {line(experiment['question'], 200)}")
+        said = line(experiment["message"], 300) or ADVICE.get(experiment["status"], "space goes on with what is left")
+        text.append(f"\n{said}", style=self.ink["error"] if experiment["status"] in BROKEN else "")
         panel.show(text)
 
     @on(WindowTable.Chosen)
     def _open(self) -> None:
-        if told := self.at_hand():
-            self.app.push_screen(ExperimentRoom(told["id"]))
+        if experiment := self.at_hand():
+            self.app.push_screen(ExperimentRoom(experiment["id"]))
 
     def action_begin(self) -> None:
         names = ", ".join(name for name, _ in self._grids)
@@ -119,11 +119,11 @@ process of its own; Enter shows what it found; space goes on with one that was s
         )
         self.app.push_screen(Fill("A new experiment", fields, "Begin", note), self._begin)
 
-    def _begin(self, found: dict[str, str] | None) -> None:
-        if not found:
+    def _begin(self, values: dict[str, str] | None) -> None:
+        if not values:
             return
-        words = ["experiment", "run", found["grid"], "--scale", found["scale"] or "tiny"]
-        words += ["--run", found["run"]] if found["run"] else []
+        words = ["experiment", "run", values["grid"], "--scale", values["scale"] or "tiny"]
+        words += ["--run", values["run"]] if values["run"] else []
         self.notify("The experiment is being started in a process of its own.")
         self._start([*words, "--detach", "--json"])
 

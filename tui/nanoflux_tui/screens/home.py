@@ -79,18 +79,18 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
         yield Panel(id="about", classes="plain foot")
 
     async def load(self) -> None:
-        found = await self.ask(self._keys) or list[board.Key]()
-        keys: list[board.Key | Served] = list(found)
+        board_keys = await self.ask(self._keys) or list[board.Key]()
+        keys: list[board.Key | Served] = list(board_keys)
         servers = records(self.place.root)
-        at = sum(key.status in (*BROKEN, "running") for key in found)
-        keys[at:at] = [Served(server.name) for server in servers]
+        position = sum(key.status in (*BROKEN, "running") for key in board_keys)
+        keys[position:position] = [Served(server.name) for server in servers]
         self.set_class(not keys, "nothing")
         await self.query_one(WindowTable).show(keys)
         self._about()
 
     def _keys(self, view: LedgerView) -> list[board.Key]:
         """The board's keys; work that no process does any more is interrupted, and comes first."""
-        found = list[board.Key]()
+        keys = list[board.Key]()
         for key in board.keys(view):
             if key.status == "running" and key.sort in KINDS:
                 kind = KINDS[key.sort]
@@ -98,10 +98,10 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
                 if row is not None and not is_worked_on(self.place, Work(kind, row["id"])):
                     key = replace(key, status="interrupted")
                     if board.is_fresh(row["updated_at"]):
-                        found.insert(0, key)
+                        keys.insert(0, key)
                         continue
-            found.append(key)
-        return found
+            keys.append(key)
+        return keys
 
     async def _rows(self, keys: Sequence[board.Key | Served]) -> list[Cells]:
         servers = {server.name: server for server in records(self.place.root)}
@@ -114,51 +114,49 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
         return [self._cells(lines[key]) if key in lines else ["gone"] for key in keys]
 
     def _read(self, view: LedgerView, keys: Sequence[board.Key]) -> list[tuple[object, board.Line]]:
-        found: list[tuple[object, board.Line]] = []
+        lines: list[tuple[object, board.Line]] = []
         for key in keys:
-            for told in board.lines(view, [key]):
-                found.append((key, self._live(view, told)))
-        return found
+            for board_line in board.lines(view, [key]):
+                lines.append((key, self._live(view, board_line)))
+        return lines
 
-    def _live(self, view: LedgerView, told: board.Line) -> board.Line:
+    def _live(self, view: LedgerView, recorded: board.Line) -> board.Line:
         """A line with what its process is doing now."""
-        if told.status != "running":
-            return told
-        summary = {"status": told.status, "message": told.message, "seconds": told.seconds}
-        now = with_worker(self.place, view, Work(KINDS[told.sort], told.id), summary)
+        if recorded.status != "running":
+            return recorded
+        summary = {"status": recorded.status, "message": recorded.message, "seconds": recorded.seconds}
+        now = with_worker(self.place, view, Work(KINDS[recorded.sort], recorded.id), summary)
         wish = now["worker"]["wish"] if now["worker"] else ""
-        return replace(
-            told, status="draining" if wish and now["status"] == "running" else now["status"], message=now["message"],
-            seconds=now["seconds"],
-        )  # fmt: skip
+        status = "draining" if wish and now["status"] == "running" else now["status"]
+        return replace(recorded, status=status, message=now["message"], seconds=now["seconds"])
 
-    def _cells(self, told: board.Line) -> Cells:
+    def _cells(self, entry: board.Line) -> Cells:
         ink = self.ink
         done = Text()
-        if told.total:
+        if entry.total:
             done = Text.assemble(
-                (bar(told.done, told.total, 10), ink["primary"]), f" {count(told.done)}/{count(told.total)}"
+                (bar(entry.done, entry.total, 10), ink["primary"]), f" {count(entry.done)}/{count(entry.total)}"
             )
-        rate = told.done / told.seconds * 3600 if told.seconds and told.sort == "run" else 0.0
-        left = duration((told.total - told.done) / rate * 3600) if rate and told.status == "running" else ""
+        rate = entry.done / entry.seconds * 3600 if entry.seconds and entry.sort == "run" else 0.0
+        left = duration((entry.total - entry.done) / rate * 3600) if rate and entry.status == "running" else ""
         return [
-            ink.sign(told.status),
-            told.sort,
-            line(told.name, 80),
-            Text(line(told.about, 80), style=ink["muted"]),
+            ink.sign(entry.status),
+            entry.sort,
+            line(entry.name, 80),
+            Text(line(entry.about, 80), style=ink["muted"]),
             done,
             f"{rate:,.0f}" if rate else "",
             left,
-            ago(told.updated_at),
+            ago(entry.updated_at),
         ]
 
     @on(WindowTable.Pointed)
     def _about(self) -> None:
-        told = self._here()
-        if told is None:
+        entry = self._here()
+        if entry is None:
             self.query_one("#about", Panel).show("")
             return
-        text = Text.assemble((f"{told.sort} {line(told.id, 60)}", "bold"), f"  {line(told.about, 100)}")
+        text = Text.assemble((f"{entry.sort} {line(entry.id, 60)}", "bold"), f"  {line(entry.about, 100)}")
         advice = {
             "interrupted": "its process ended; space resumes it, nothing is lost",
             "failed": "space tries to go on",
@@ -166,8 +164,8 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
             "paused": "space resumes it",
             "running": "space pauses it, Enter watches it",
         }
-        said = line(told.message, 300) or advice.get(told.status, "Enter opens it")
-        text.append(f"\n{said}", style=self.ink["error"] if told.status in BROKEN else "")
+        said = line(entry.message, 300) or advice.get(entry.status, "Enter opens it")
+        text.append(f"\n{said}", style=self.ink["error"] if entry.status in BROKEN else "")
         self.query_one("#about", Panel).show(text)
 
     def _here(self) -> board.Line | None:
@@ -175,44 +173,44 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
 
     @on(WindowTable.Chosen)
     def _open(self) -> None:
-        told = self._here()
-        if told is None:
+        entry = self._here()
+        if entry is None:
             return
-        if told.sort == "run":
+        if entry.sort == "run":
             from nanoflux_tui.screens.run import RunRoom  # deferred: the first frame does not wait for it
 
-            self.app.push_screen(RunRoom(told.id))
-        elif told.sort == "experiment":
+            self.app.push_screen(RunRoom(entry.id))
+        elif entry.sort == "experiment":
             from nanoflux_tui.screens.experiment import ExperimentRoom  # deferred likewise
 
-            self.app.push_screen(ExperimentRoom(told.id))
+            self.app.push_screen(ExperimentRoom(entry.id))
         else:
-            self.control.action_go({"training": "training", "evaluation": "evaluation"}.get(told.sort, "models"))
+            self.control.action_go({"training": "training", "evaluation": "evaluation"}.get(entry.sort, "models"))
 
     def action_pause(self) -> None:
-        told = self._here()
-        if told is not None and told.sort == "evaluation":
+        entry = self._here()
+        if entry is not None and entry.sort == "evaluation":
             self.notify("An evaluation goes on by the same command: 4, then e. What it asked is remembered.")
             return
-        if told is None or told.sort not in KINDS:
+        if entry is None or entry.sort not in KINDS:
             self.notify("Only what a process of its own works on is paused here.", severity="warning")
             return
-        noun = KINDS[told.sort].command
-        if told.status in ("running", "stalled"):
-            self.do(noun, "stop" if told.sort == "experiment" else "pause", told.id)
-        elif told.sort == "experiment" and told.status == "done":
+        noun = KINDS[entry.sort].command
+        if entry.status in ("running", "stalled"):
+            self.do(noun, "stop" if entry.sort == "experiment" else "pause", entry.id)
+        elif entry.sort == "experiment" and entry.status == "done":
             self.notify("It is done: Enter shows what it found.")
-        elif told.status == "draining":
+        elif entry.status == "draining":
             self.notify("It drains already: what is under way is finished first.")
         else:
-            self.do(noun, "resume", told.id, "--detach", "--json", said=f"{told.name} goes on")
+            self.do(noun, "resume", entry.id, "--detach", "--json", said=f"{entry.name} goes on")
 
     def action_stop(self) -> None:
-        told = self._here()
-        if told is None or told.sort == "evaluation":
+        entry = self._here()
+        if entry is None or entry.sort == "evaluation":
             self.notify("An evaluation ends by itself; what it asked is remembered.", severity="warning")
             return
-        self.do(KINDS[told.sort].command if told.sort in KINDS else "models", "stop", told.id)
+        self.do(KINDS[entry.sort].command if entry.sort in KINDS else "models", "stop", entry.id)
 
 
 def _server_line(server: ServerRecord) -> board.Line:

@@ -138,11 +138,11 @@ anything is started. Pull fetches weights and checks them, verify reads every by
             Field("gpu-memory", "share of each GPU", "", "as planned"),
         )
         note = "The server outlives this application. Its way there stands below, its log under l."
-        self.app.push_screen(Fill(f"Serve {model}", fields, "Serve", note), lambda found: self._serve(model, found))
+        self.app.push_screen(Fill(f"Serve {model}", fields, "Serve", note), lambda values: self._serve(model, values))
 
-    def _serve(self, model: str, found: dict[str, str] | None) -> None:
-        if found is not None:
-            words = [word for key, value in found.items() if value for word in (f"--{key}", value)]
+    def _serve(self, model: str, values: dict[str, str] | None) -> None:
+        if values is not None:
+            words = [word for key, value in values.items() if value for word in (f"--{key}", value)]
             self.bridge.leave(f"serving {model}", "models", "serve", model, *words)
             self.reload()
 
@@ -192,9 +192,9 @@ anything is started. Pull fetches weights and checks them, verify reads every by
         )
         self.app.push_screen(Fill("Which model goes on which GPU", fields, "Plan"), self._plan)
 
-    def _plan(self, found: dict[str, str] | None) -> None:
-        if found:
-            words = ["models", "plan", found["profile"], *(["--gpus", found["gpus"]] if found["gpus"] else [])]
+    def _plan(self, values: dict[str, str] | None) -> None:
+        if values:
+            words = ["models", "plan", values["profile"], *(["--gpus", values["gpus"]] if values["gpus"] else [])]
             self._show_plan(words)
 
     @work(group="plan", exclusive=True, exit_on_error=False)

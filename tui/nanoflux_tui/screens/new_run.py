@@ -54,13 +54,13 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         from nanoflux_local.binding import profiles
         from nanoflux_local.domains.own import known_domains
 
-        domains, known = known_domains(self.place.root), profiles()
+        domains, profile_names = known_domains(self.place.root), profiles()
         with VerticalScroll(id="form", can_focus=False):
             with Horizontal(classes="words"):
                 yield Label("Make examples for domain")
                 yield choice(domains, self._domain, "domain")
                 yield Label("with profile")
-                yield choice(known, self._profile, "profile")
+                yield choice(profile_names, self._profile, "profile")
             with Horizontal(classes="words"):
                 yield Label("Stop at")
                 yield Input(NUMBERS["examples"], compact=True, id="examples")
@@ -187,8 +187,8 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         place = self.query_one("#doctor", Static)
         place.update("nanoflux doctor looks at this machine …")
         ended = await self.bridge.do("doctor", "--json", only_asks=True)
-        found = ended.json() or {"checks": []}
-        bad = [check for check in found["checks"] if not check["ok"]]
+        report = ended.json() or {"checks": []}
+        bad = [check for check in report["checks"] if not check["ok"]]
         lines = [f"! {check['name']}: {check['found']}\n  → {check['fix']}" for check in bad]
         place.update(harmless("\n".join(lines), 2_000) or "✓ nanoflux doctor found nothing that is to be mended")
 
@@ -215,9 +215,9 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
 
         ended = await self.bridge.do(*words, "--json")
         self._starting = False
-        found = ended.json()
-        if ended.ok and found:
-            self.app.call_later(self.app.switch_screen, RunRoom(found["run"]))  # which ends this worker
+        started = ended.json()
+        if ended.ok and started:
+            self.app.call_later(self.app.switch_screen, RunRoom(started["run"]))  # which ends this worker
             return
         self.control.complain(ended)
         text = Text.assemble(("✗ it was not started", self.ink["error"]), f"\n{harmless(ended.told, 1_500)}")

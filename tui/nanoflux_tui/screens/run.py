@@ -110,8 +110,8 @@ a second stop ends at once."""
         self._tally.attempts = 1 + int(config["retries"]["validation"])
         more = self._tally.update(view)
         summary = {"status": row["status"], "message": row["message"], "seconds": row["seconds"]}
-        found = with_worker(self.place, view, Work(RUN, row["id"]), summary)
-        now = Now(row, config, found["status"], found["message"], found["seconds"], found["worker"])
+        current = with_worker(self.place, view, Work(RUN, row["id"]), summary)
+        now = Now(row, config, current["status"], current["message"], current["seconds"], current["worker"])
         if not more:
             self._foresee(view, now)
         return now, more
@@ -144,10 +144,10 @@ a second stop ends at once."""
         text.append(bar(tally.kept, target, room), style=ink["primary"])
         text.append(f"  {tally.kept / target:.0%} in {tally.turns} of {now.row['max_turns']} turns\n")
         hours = now.seconds / 3600
-        told = [f"{tally.kept / hours:,.0f} kept an hour"] if hours and tally.kept else []
-        told += [f"{tally.tokens_per_s:,.0f} tokens/s"] if now.worker else []
-        told += [f"{count(tally.tokens)} tokens", f"${tally.usd:,.2f}", f"worked {duration(now.seconds)}"]
-        text.append("  ".join(told) + "\n")
+        figures = [f"{tally.kept / hours:,.0f} kept an hour"] if hours and tally.kept else []
+        figures += [f"{tally.tokens_per_s:,.0f} tokens/s"] if now.worker else []
+        figures += [f"{count(tally.tokens)} tokens", f"${tally.usd:,.2f}", f"worked {duration(now.seconds)}"]
+        text.append("  ".join(figures) + "\n")
         text.append(self._expected(now), style=ink["secondary"])
         if now.message:
             text.append(f"\n{line(now.message, 300)}", style=ink["error" if now.status in ("failed",) else "warning"])
@@ -157,14 +157,14 @@ a second stop ends at once."""
         """The forecast in a line."""
         if now.status == "done":
             return "it has come to its end"
-        found = self._forecast
-        if not found or found.get("turns") is None:
-            return "forecast: " + str(found.get("reason", "too early") if found else "too early")
-        turns, seconds = found["turns"], found["seconds"]
+        forecast = self._forecast
+        if not forecast or forecast.get("turns") is None:
+            return "forecast: " + str(forecast.get("reason", "too early") if forecast else "too early")
+        turns, seconds = forecast["turns"], forecast["seconds"]
         return (
             f"the target in about {turns['expected']:,.0f} more turns ({turns['low']:,.0f}–{turns['high']:,.0f}), "
             f"{duration(seconds['expected'])} ({duration(seconds['low'])}–{duration(seconds['high'])}); "
-            f"{found['reaches_target']:.0%} likely"
+            f"{forecast['reaches_target']:.0%} likely"
         )
 
     def _show_parts(self) -> None:
@@ -232,11 +232,13 @@ a second stop ends at once."""
             Field("budget.usd", "dollars at most", "" if budget.get("usd") is None else str(budget["usd"]), "no limit"),
         )
         note = "A worker takes it up within a second. What decides the turns themselves is fixed."
-        self.app.push_screen(Fill("Change this run", fields, "Change", note), lambda found: self._change(fields, found))
+        self.app.push_screen(
+            Fill("Change this run", fields, "Change", note), lambda values: self._change(fields, values)
+        )
 
-    def _change(self, fields: tuple[Field, ...], found: dict[str, str] | None) -> None:
+    def _change(self, fields: tuple[Field, ...], values: dict[str, str] | None) -> None:
         before = {field.key: field.value for field in fields}
-        changes = [f"{key}={value}" for key, value in (found or {}).items() if value and value != before[key]]
+        changes = [f"{key}={value}" for key, value in (values or {}).items() if value and value != before[key]]
         if changes:
             self.do("run", "set", self.run_id, *changes)
 
@@ -251,12 +253,12 @@ a second stop ends at once."""
         fields = (Field("format", "format", "chat", options=FORMATS), Field("path", "file", path))
         self.app.push_screen(Fill("Export the kept examples", fields, "Export"), self._export)
 
-    def _export(self, found: dict[str, str] | None) -> None:
-        if found:
+    def _export(self, values: dict[str, str] | None) -> None:
+        if values:
             path = self.place.root / "exports"
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.do("export", self.run_id, "--format", found["format"], "-o", found["path"],
-                    said=f"written: {found['path']}")  # fmt: skip
+            self.do("export", self.run_id, "--format", values["format"], "-o", values["path"],
+                    said=f"written: {values['path']}")  # fmt: skip
 
     def action_report(self) -> None:
         self.report(self.run_id)

@@ -76,8 +76,8 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
     def _bases(self) -> list[str]:
         """The installed chat models, or the small default where there is none: its audit then says what is missing."""
         here = {record.name for record in installed(self.place.root)}
-        found = [m.name for m in list_manifests(self.place.root) if m.kind == "chat" and m.name in here]
-        return found or ["smollm2-135m"]
+        names = [m.name for m in list_manifests(self.place.root) if m.kind == "chat" and m.name in here]
+        return names or ["smollm2-135m"]
 
     async def load(self) -> None:
         self._changed()
@@ -112,32 +112,32 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
         await asyncio.sleep(TYPED_S)
         panel.show("The rows are looked at, and a matrix product is timed …")
         ended = await self.bridge.do(*words, "--dry-run", "--json", only_asks=True)
-        found = ended.json()
-        if not ended.ok or not found:
+        audit = ended.json()
+        if not ended.ok or not audit:
             panel.show(Text(f"✗ {harmless(ended.told, 1_500)}", style=self.ink["error"]))
             return
-        panel.show(self._told(found))
+        panel.show(self._told(audit))
         self._audited = words
         self.query_one("#train", Button).disabled = False
 
-    def _told(self, found: dict[str, Any]) -> Text:
+    def _told(self, audit: dict[str, Any]) -> Text:
         ink, text = self.ink, Text()
         rows = [
-            ("rows", f"{found['rows']}, of which {found['usable']} are trained on, {found['validation']} validated on"),
-            ("tokens", f"{count(found['tokens']['total'])} an epoch, at most {count(found['tokens']['most'])} a row"),
-            ("cut", f"{found['cut_rows']} rows lose {found['cut_tokens']} tokens" if found["cut_rows"] else "none"),
-            ("leaks", f"{len(found['leaked'])} rows hold a test question" if found["leaked"] else "none"),
-            ("it takes", f"{found['steps']} steps, about {duration(found['seconds'])}, "
-                         f"about {found['memory_bytes'] / 1e9:.1f} GB in {found['dtype']}"),
+            ("rows", f"{audit['rows']}, of which {audit['usable']} are trained on, {audit['validation']} validated on"),
+            ("tokens", f"{count(audit['tokens']['total'])} an epoch, at most {count(audit['tokens']['most'])} a row"),
+            ("cut", f"{audit['cut_rows']} rows lose {audit['cut_tokens']} tokens" if audit["cut_rows"] else "none"),
+            ("leaks", f"{len(audit['leaked'])} rows hold a test question" if audit["leaked"] else "none"),
+            ("it takes", f"{audit['steps']} steps, about {duration(audit['seconds'])}, "
+                         f"about {audit['memory_bytes'] / 1e9:.1f} GB in {audit['dtype']}"),
         ]  # fmt: skip
-        for name, told in rows:
-            bad = name == "leaks" and found["leaked"]
+        for name, value in rows:
+            bad = name == "leaks" and audit["leaked"]
             text.append(f"{name:<10}", style=ink["secondary"])
-            text.append(f"{told}\n", style=ink["error"] if bad else "")
-        for finding in found["findings"][:10]:
+            text.append(f"{value}\n", style=ink["error"] if bad else "")
+        for finding in audit["findings"][:10]:
             text.append(f"! {line(finding, 200)}\n", style=ink["warning"])
         text.append("\nThe first row as the model sees it\n", style=f"bold {ink['secondary']}")
-        text.append(harmless(found["rendered"], 2_000))
+        text.append(harmless(audit["rendered"], 2_000))
         return text
 
     def on_button_pressed(self, event: Button.Pressed) -> None:

@@ -92,28 +92,28 @@ served adapter changes what its base says. m shows all of an adapter's record.""
     async def _rows(self, keys: Sequence[str]) -> list[Cells]:
         wanted = list(keys)
         lines = await self.ask(lambda view: [self._line(view, key) for key in wanted]) or []
-        return [self._cells(told) for told in lines]
+        return [self._cells(training) for training in lines]
 
     def _line(self, view: LedgerView, training: str) -> dict[str, Any]:
         row = view.row("SELECT * FROM trainings WHERE id = ?", training)
         if row is None:
             raise NothingMatchedError(f"the training {training} is gone")
-        found = {**dict(row), **board.last_step(view, training)}
-        return with_worker(self.place, view, Work(TRAINING, training), found)
+        values = {**dict(row), **board.last_step(view, training)}
+        return with_worker(self.place, view, Work(TRAINING, training), values)
 
-    def _cells(self, told: dict[str, Any]) -> Cells:
-        source = json.loads(told["plan"]).get("source", dict)
-        steps, step = told.get("steps", 0), told.get("step", 0)
+    def _cells(self, training: dict[str, Any]) -> Cells:
+        source = json.loads(training["plan"]).get("source", dict)
+        steps, step = training.get("steps", 0), training.get("step", 0)
         return [
-            self.ink.sign(told["status"]),
-            line(told["base"], 40),
-            line(told["run"] or source.get("file", "a file"), 60),
+            self.ink.sign(training["status"]),
+            line(training["base"], 40),
+            line(training["run"] or source.get("file", "a file"), 60),
             f"{bar(step, steps, 8)} {step}/{steps}" if steps else "–",
         ]
 
     async def _adapter_rows(self, keys: Sequence[str]) -> list[Cells]:
-        known = {entry["adapter"]: entry for entry in self._adapters}
-        return [self._adapter(known[key]) if key in known else ["gone"] for key in keys]
+        adapter_by_key = {entry["adapter"]: entry for entry in self._adapters}
+        return [self._adapter(adapter_by_key[key]) if key in adapter_by_key else ["gone"] for key in keys]
 
     def _adapter(self, entry: dict[str, Any]) -> Cells:
         if "problem" in entry:
@@ -140,25 +140,29 @@ served adapter changes what its base says. m shows all of an adapter's record.""
             panel.show("No training yet: t begins one on the examples of a run.")
             self.query_one(PlotextPlot).display = False
             return
-        told = await self.ask(lambda view: self._line(view, training)) or {}
+        values = await self.ask(lambda view: self._line(view, training)) or {}
         curve = await self.ask(lambda view: view.training_curve(training)) or []
-        if told:
-            panel.show(self._about(told))
+        if values:
+            panel.show(self._about(values))
         seen = (training, len(curve), self.app.theme)
         if seen != self._seen:
             self._seen = seen
             self._draw(curve)
 
-    def _about(self, told: dict[str, Any]) -> Text:
-        text = self.ink.sign(told["status"])
-        text.append(f"  {told['id']}", style="bold")
-        loss = f"loss {told['loss']:.3f}, {told['tokens_per_s']:,.0f} tokens/s" if told.get("loss") is not None else ""
-        kept = self.place.root / "trainings" / told["id"]
+    def _about(self, training: dict[str, Any]) -> Text:
+        text = self.ink.sign(training["status"])
+        text.append(f"  {training['id']}", style="bold")
+        loss = (
+            f"loss {training['loss']:.3f}, {training['tokens_per_s']:,.0f} tokens/s"
+            if training.get("loss") is not None
+            else ""
+        )
+        kept = self.place.root / "trainings" / training["id"]
         points = len(list(kept.glob("checkpoint*"))) if kept.is_dir() else 0
-        text.append(f"\n{loss or 'nothing was learned yet'}  worked {duration(told['seconds'])}")
+        text.append(f"\n{loss or 'nothing was learned yet'}  worked {duration(training['seconds'])}")
         text.append(f"  {points} checkpoint{'s' if points != 1 else ''}" if points else "")
-        if told["message"]:
-            text.append(f"\n{line(told['message'], 300)}", style=self.ink["error"])
+        if training["message"]:
+            text.append(f"\n{line(training['message'], 300)}", style=self.ink["error"])
         return text
 
     def _draw(self, curve: list[tuple[str, dict[str, Any]]]) -> None:
@@ -189,10 +193,10 @@ served adapter changes what its base says. m shows all of an adapter's record.""
         training = self._training()
         if not training:
             return
-        told = await self.ask(lambda view: self._line(view, training)) or {}
-        if told.get("status") in ("running", "stalled"):
+        values = await self.ask(lambda view: self._line(view, training)) or {}
+        if values.get("status") in ("running", "stalled"):
             self.do("trainings", "pause", training)
-        elif told.get("status") == "done":
+        elif values.get("status") == "done":
             self.notify("It is done; its adapter is below.")
         else:
             self.do("trainings", "resume", training, "--detach", "--json", said="It goes on from its last checkpoint.")

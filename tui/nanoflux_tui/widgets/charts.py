@@ -38,9 +38,9 @@ def funnel(outcomes: Mapping[str, int], ink: Ink, width: int) -> Text:
         return Text("No turn has ended yet.", style=ink["muted"])
     label = min(26, max(14, width - 24))
     room = max(4, width - label - 13)
-    for key, (told, colour) in OUTCOMES.items():
+    for key, (name, colour) in OUTCOMES.items():
         many = outcomes.get(key, 0)
-        text.append(f"{line(told, label):<{label}} ")
+        text.append(f"{line(name, label):<{label}} ")
         text.append(bar(many, total, room).replace("─", " "), style=ink[colour])
         text.append(f" {many:>5} {many / total:>4.0%}\n")
     return text[:-1]
@@ -65,7 +65,7 @@ def histogram(
     for value in values:
         bins[min(cells - 1, max(0, int((value - low) / (high - low) * cells)))] += 1
     tallest = max(bins)
-    at = None if mark is None else min(cells - 1, max(0, int((mark - low) / (high - low) * cells)))
+    marked = None if mark is None else min(cells - 1, max(0, int((mark - low) / (high - low) * cells)))
     text = Text()
     for row in range(rows, 0, -1):
         for cell, many in enumerate(bins):
@@ -73,41 +73,41 @@ def histogram(
             eighth = EIGHTHS[int(max(0, min(8, height - (row - 1) * 8)))]
             if many and row == 1 and eighth == " ":
                 eighth = "▁"
-            if cell == at and eighth == " ":
+            if cell == marked and eighth == " ":
                 text.append("┆", style=ink["accent"])
             else:
-                over = at is not None and (cell < at if below else cell >= at)
+                over = marked is not None and (cell < marked if below else cell >= marked)
                 text.append(eighth, style=ink["accent" if over else "primary"])
         text.append("\n")
     text.append(f"{low:<.2f}{'':─^{max(0, cells - 8)}}{high:>.2f}", style=ink["muted"])
     return text
 
 
-def under_way(found: Sequence[UnderWay], tally: Tally, names: tuple[str, str], ink: Ink, width: int) -> Text:
+def under_way(turns: Sequence[UnderWay], tally: Tally, names: tuple[str, str], ink: Ink, width: int) -> Text:
     """A line for each turn that is being played: who attacks, who defends, and what is done now."""
     text = Text()
-    for at in found:
-        attacker, defender = tally.players.get(at.turn % 2, names)
-        told = NEXT[at.step]
-        done = STEPS.index(at.step) + 1 if at.step else 0
-        text.append(f"{at.turn:>5}  ")
+    for turn in turns:
+        attacker, defender = tally.players.get(turn.turn % 2, names)
+        action = NEXT[turn.step]
+        done = STEPS.index(turn.step) + 1 if turn.step else 0
+        text.append(f"{turn.turn:>5}  ")
         text.append("●" * done, style=ink["success"])
         text.append("○" * (len(STEPS) - done), style=ink["muted"])
-        tries = f"try {at.attempt + 1}, " if at.attempt else ""
-        text.append(f"  {line(f'{tries}{told}: {attacker} → {defender}', max(10, width - 14))}\n")
+        tries = f"try {turn.attempt + 1}, " if turn.attempt else ""
+        text.append(f"  {line(f'{tries}{action}: {attacker} → {defender}', max(10, width - 14))}\n")
     return text[:-1]
 
 
-def events(found: Sequence[Event], ink: Ink, width: int, rows: int) -> Text:
+def events(latest: Sequence[Event], ink: Ink, width: int, rows: int) -> Text:
     """The newest events, the last one first."""
     text = Text()
-    for event in list(reversed(found))[:rows]:
+    for event in list(reversed(latest))[:rows]:
         colour = "error" if event.kind == "fault" else OUTCOMES.get(event.kind, ("", "foreground"))[1]
-        told = OUTCOMES.get(event.kind, (event.kind, ""))[0]
+        name = OUTCOMES.get(event.kind, (event.kind, ""))[0]
         text.append(f"{clock(event.at)} ", style=ink["muted"])
-        text.append(f"{MARKS.get(event.kind, '!')} {told}", style=ink[colour])
-        text.append(" · " + line(event.text, max(10, width - len(told) - 15)) + "\n")
-    return text[:-1] if found else Text("Nothing has happened yet.", style=ink["muted"])
+        text.append(f"{MARKS.get(event.kind, '!')} {name}", style=ink[colour])
+        text.append(" · " + line(event.text, max(10, width - len(name) - 15)) + "\n")
+    return text[:-1] if latest else Text("Nothing has happened yet.", style=ink["muted"])
 
 
 def usage(tally: Tally, ink: Ink) -> Text:
@@ -124,29 +124,29 @@ def usage(tally: Tally, ink: Ink) -> Text:
     return text[:-1]
 
 
-def flips(found: Sequence[Mapping[str, Any]], a: str, b: str, ink: Ink) -> Text:
+def flips(rows: Sequence[Mapping[str, Any]], a: str, b: str, ink: Ink) -> Text:
     """The items whose share of right replies `b` lost or gained against `a`, those that it lost first."""
-    lost, gained = (sum((row["b"] > row["a"]) == up for row in found) for up in (False, True))
+    lost, gained = (sum((row["b"] > row["a"]) == up for row in rows) for up in (False, True))
     items = "item" if lost == 1 else "items"
     text = Text.assemble((f"{b} lost {lost} {items} and gained {gained} against {a}\n", "bold"))
-    for row in found[:SHOWN_FLIPS]:
+    for row in rows[:SHOWN_FLIPS]:
         up = row["b"] > row["a"]
         text.append("▲ gained " if up else "▼ lost   ", style=ink["success" if up else "error"])
         text.append(f"{line(row['item'], 40):<32} {row['a']:>4.0%} → {row['b']:>4.0%}\n")
-    if len(found) > SHOWN_FLIPS:
-        text.append(f"… and {len(found) - SHOWN_FLIPS} more")
+    if len(rows) > SHOWN_FLIPS:
+        text.append(f"… and {len(rows) - SHOWN_FLIPS} more")
     text.rstrip()
     return text
 
 
-def levels(found: Mapping[int, int], ink: Ink, width: int) -> Text:
+def levels(counts: Mapping[int, int], ink: Ink, width: int) -> Text:
     """How many examples are of each quality level."""
-    most = max(found.values(), default=0)
+    most = max(counts.values(), default=0)
     if not most:
         return Text("Reasoning was not scored in this run.", style=ink["muted"])
     text = Text()
     for level in range(1, 6):
-        many = found.get(level, 0)
+        many = counts.get(level, 0)
         text.append(f"L{level} ")
         text.append(bar(many, most, max(4, width - 10)).replace("─", " "), style=ink["primary"])
         text.append(f" {many:>5}\n")

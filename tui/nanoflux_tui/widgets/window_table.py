@@ -91,13 +91,13 @@ class WindowTable(ScrollView, can_focus=True):
 
     def _place(self, here: Hashable) -> int:
         """Where the key under the cursor has gone: looked for around it, for there may be a hundred thousand."""
-        at: int = self.cursor
+        position: int = self.cursor
         last = max(0, len(self._keys) - 1)
-        near: list[int] = [at, *range(max(0, at - 200), min(len(self._keys), at + 200))]
+        near: list[int] = [position, *range(max(0, position - 200), min(len(self._keys), position + 200))]
         for index in near:
             if here is not None and index < len(self._keys) and self._keys[index] == here:
                 return index
-        return min(at, last)
+        return min(position, last)
 
     def _in_sight(self, many: int) -> tuple[int, int]:
         first = max(0, min(int(self.scroll_offset.y), many) - 4)
@@ -111,17 +111,17 @@ class WindowTable(ScrollView, can_focus=True):
         index = int(self.scroll_offset.y) + y - 1
         if index == 0 and not len(self._keys):
             faint = self.rich_style + self.get_component_rich_style("table--faint", partial=True)
-            told = Strip(Text(f"  {self._empty}", end="").render(self.app.console))
-            return told.adjust_cell_length(width).apply_style(faint)
+            strip = Strip(Text(f"  {self._empty}", end="").render(self.app.console))
+            return strip.adjust_cell_length(width).apply_style(faint)
         if index >= len(self._keys):
             return Strip.blank(width, self.rich_style)
-        at = index == self.cursor
-        style = self.get_component_rich_style("table--cursor") if at else self.rich_style
+        selected = index == self.cursor
+        style = self.get_component_rich_style("table--cursor") if selected else self.rich_style
         cells = self._rows.get(index)
         if cells is None:
             self._want(index // PAGE)
             cells = ["…"]
-        return self._strip(cells, width, "▸" if at else " ").apply_style(style)
+        return self._strip(cells, width, "▸" if selected else " ").apply_style(style)
 
     def _strip(self, cells: Cells, width: int, mark: str) -> Strip:
         whole = row(self._columns, cells, width, f"{mark} ")
