@@ -19,7 +19,7 @@ from nanoflux_local.endpoints.waves import take_turns
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.held_out import HeldOut
 from nanoflux_local.judging import SANDBOX, SEARCH, judge_of, rater_of
-from nanoflux_local.ledger.asked import recalled
+from nanoflux_local.ledger.asked import load_questions
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.merging import merged_endpoint
@@ -419,7 +419,7 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
     before: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:
-            before = recalled(view, config.novel_against)
+            before = load_questions(view, config.novel_against)
     return Rules(config, source, casts, identities["embedder"], before, _held_out(config, datasets, home))
 
 

@@ -450,7 +450,7 @@ def main(arguments: list[str] | None = None, head: Path | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         if asked.command == "verify":
-            _say(verified(path, asked.signers))
+            _say(verify_bundle(path, asked.signers))
         else:
             _say(f"installed: {install(path, asked.to, _say, asked.signers)}")
     except BundleError as error:
@@ -462,7 +462,7 @@ def main(arguments: list[str] | None = None, head: Path | None = None) -> int:
     return 0
 
 
-def verified(path: Path, signers: Path | None = None) -> str:
+def verify_bundle(path: Path, signers: Path | None = None) -> str:
     """That a bundle is whole, in words.
 
     Raises:

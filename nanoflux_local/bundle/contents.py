@@ -68,7 +68,7 @@ def gather(wanted: Wanted, home: Home, scratch: Path) -> Contents:
         about |= {"python": python, "platform": platform}
     if not files:
         raise UsageError("there is nothing to put into the bundle", "name a --model, --data, --profile or --export")
-    files["sbom.json"] = _written(scratch / "sbom.json", _bill(wanted, home, scratch))
+    files["sbom.json"] = _write_text(scratch / "sbom.json", _bill(wanted, home, scratch))
     return Contents(files, about)
 
 
@@ -163,7 +163,7 @@ def _software(scratch: Path, which: str) -> dict[str, Path]:
     """The wheels of one environment, and the list that pins them."""
     folder, listed = scratch / f"{which}wheels", f"{which}requirements.txt"
     return {
-        listed: _written(scratch / listed, wheels.lock(folder)),
+        listed: _write_text(scratch / listed, wheels.lock(folder)),
         **{f"{folder.name}/{path.name}": path for path in folder.glob("*.whl")},
     }
 
@@ -179,6 +179,6 @@ def _tree(folder: Path, name: str) -> dict[str, Path]:
     return {f"{name}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
 
 
-def _written(path: Path, text: str) -> Path:
+def _write_text(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path

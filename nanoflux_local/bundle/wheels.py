@@ -38,7 +38,7 @@ def collect(folder: Path, wheel: Path | None, extras: Sequence[str], python: str
     Raises:
         NanofluxError: pip could not build or find one.
     """
-    own = str(wheel or _built(folder.parent / "own")) + (f"[{','.join(extras)}]" if extras else "")
+    own = str(wheel or _build_wheel(folder.parent / "own")) + (f"[{','.join(extras)}]" if extras else "")
     _download(folder, ["-c", str(constraints_file()), own, "pip"], python, platform)
 
 
@@ -91,7 +91,7 @@ def tags(platform: str) -> list[str]:
     return [*names, *(f"{LEGACY[level]}_{machine}" for level in levels if level in LEGACY)]
 
 
-def _built(folder: Path) -> Path:
+def _build_wheel(folder: Path) -> Path:
     root = constraints_file().parent
     if not (root / "pyproject.toml").is_file():
         fix = "name it with --wheel: the file that this was installed from"

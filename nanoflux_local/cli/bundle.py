@@ -85,7 +85,7 @@ def create(
         size = sum(part.bytes for part in head.parts)
         print_json({"bundle": str(out), "parts": names, "files": len(head.files), "bytes": size, **contents.about})
     else:
-        say(carried.verified(out))
+        say(carried.verify_bundle(out))
         say(f"carry it with its parts; there: python3 {out.name} install")
 
 
@@ -104,7 +104,7 @@ def verify(file: Path, signers: Path | None, as_json: bool) -> None:
         if found:
             raise click.exceptions.Exit(1)
         return
-    say(carried.verified(file, signers))
+    say(carried.verify_bundle(file, signers))
 
 
 @command.command()

@@ -35,11 +35,11 @@ def list_domains(as_json: bool) -> None:
 @with_json
 def show(name: str, prompt: str | None, as_json: bool) -> None:
     """What NAME says, once its file and its prompts are known to be right."""
-    from nanoflux_local.domains.own import load_domain, rendered
+    from nanoflux_local.domains.own import load_domain, render_prompt
 
     domain = load_domain(name, home().root)
     if prompt:
-        text = rendered(domain, prompt)
+        text = render_prompt(domain, prompt)
         if as_json:
             print_json({"domain": name, "prompt": prompt, "text": text})
         else:

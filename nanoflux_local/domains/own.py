@@ -49,7 +49,7 @@ def load_domain(name: str, root: Path | None = None) -> Domain:
     if name in built_in():
         return load_built_in(name)
     if root and name in known_domains(root):
-        return _read(name, root / "domains" / f"{name}.toml")
+        return _read_domain(name, root / "domains" / f"{name}.toml")
     names = ", ".join(known_domains(root))
     raise ConfigError(f"there is no domain {name!r}", f"choose one of: {names}; or write your own (docs/domains.md)")
 
@@ -62,12 +62,12 @@ def files_of(name: str, root: Path) -> list[Path]:
     return [path, *(path.parent / file for file in read_toml(path).get("prompt_files", {}).values())]
 
 
-def _read(name: str, path: Path) -> Domain:
+def _read_domain(name: str, path: Path) -> Domain:
     values = read_toml(path)
     base = values.pop("extends", None)
     if base is not None and base not in built_in():
         raise ConfigError(f"{path}: extends: there is no domain {base!r}", f"one of: {', '.join(built_in())}")
-    begun = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": _shared()}
+    begun = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": _shared_prompts()}
     files = values.pop("prompt_files", {})
     texts = {prompt: _prompt(path, prompt, file) for prompt, file in _entries(path, files)}
     domain = domain_on(begun, values, name, texts, str(path))
@@ -81,12 +81,12 @@ def _try(source: Path, domain: Domain, prompt: str) -> None:
     import jinja2
 
     try:
-        rendered(domain, prompt)
+        render_prompt(domain, prompt)
     except (jinja2.TemplateError, TypeError, KeyError) as error:
         raise ConfigError(f"{source}: cannot be filled in: {error}", "correct the template") from error
 
 
-def rendered(domain: Domain, prompt: str) -> str:
+def render_prompt(domain: Domain, prompt: str) -> str:
     """A prompt filled in with a small example, to be looked at.
 
     Raises:
@@ -105,7 +105,7 @@ def rendered(domain: Domain, prompt: str) -> str:
     return domain.render(prompt, {name: values[name] for name in GIVEN[prompt]})
 
 
-def _shared() -> dict[str, str]:
+def _shared_prompts() -> dict[str, str]:
     return dict(load_built_in("gsmhard").prompts)
 
 

@@ -33,17 +33,17 @@ def do_cell(home: Home, plan: Plan, cell: Cell, on_step: OnStep = lambda *_: Non
         NanofluxError: what stopped it; done again, it goes on.
     """
     if cell.condition == GENERATE:
-        return {"run": _generated(home, plan, cell.seed, on_step)}
+        return {"run": _generate_run(home, plan, cell.seed, on_step)}
     condition = plan.condition(cell.condition)
     if plan.grid.kind == "judge":
-        from nanoflux_local.experiments.judging import judged
+        from nanoflux_local.experiments.judging import judge_rates
 
-        return judged(home, condition, runs_of(home, plan)[0])
+        return judge_rates(home, condition, runs_of(home, plan)[0])
     if plan.grid.kind == "discriminativity":
-        from nanoflux_local.experiments.discriminativity import measured
+        from nanoflux_local.experiments.discriminativity import measure_discriminativity
 
-        return measured(home, plan, condition, runs_of(home, plan)[0])
-    return _trained_and_evaluated(home, plan, condition, cell.seed, on_step)
+        return measure_discriminativity(home, plan, condition, runs_of(home, plan)[0])
+    return _train_and_evaluate(home, plan, condition, cell.seed, on_step)
 
 
 def runs_of(home: Home, plan: Plan) -> dict[int, str]:
@@ -63,7 +63,7 @@ def run_name(plan: Plan, seed_count: int) -> str:
     return f"experiment-{digest([scale.domain, scale.profile, scale.examples, scale.run, seed_count])[:10]}"
 
 
-def _generated(home: Home, plan: Plan, seed_count: int, on_step: OnStep) -> str:
+def _generate_run(home: Home, plan: Plan, seed_count: int, on_step: OnStep) -> str:
     """Make the run, or go on with it. A run that ended short of its target is what there is."""
     name = run_name(plan, seed_count)
     with LedgerView(home.ledger) as view:
@@ -80,19 +80,19 @@ def _generated(home: Home, plan: Plan, seed_count: int, on_step: OnStep) -> str:
     return run
 
 
-def _trained_and_evaluated(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
+def _train_and_evaluate(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
     result: dict[str, Any] = {}
     if condition.source in ("run", "benchmark"):
-        result = trained(home, plan, condition, seed, on_step)
-    return {**result, **asyncio.run(_all_evaluated(home, plan, condition, result.get("adapter", ""), on_step))}
+        result = train_condition(home, plan, condition, seed, on_step)
+    return {**result, **asyncio.run(_evaluate_all(home, plan, condition, result.get("adapter", ""), on_step))}
 
 
-def trained(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
+def train_condition(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
     """Train the condition's rows under a seed; a training that is done is answered from the ledger."""
     rows = rows_of(home, plan, condition, seed, runs_of(home, plan))
     settings = train_settings({**plan.scale.train, "seed": seed})
     training = trainings.create(home, plan.scale.base, settings, rows)
-    result = trainings.carry_on(home, training, lambda event: _told(event, on_step))
+    result = trainings.carry_on(home, training, lambda event: _report_step(event, on_step))
     if "adapter" not in result or "flops" not in result:
         raise KeyboardInterrupt  # someone wished the training to end, and with it this cell
     kept = ("adapter", "tokens", "steps", "truncated", "seconds", "flops", "train_loss", "val_loss", "val_losses")
@@ -104,12 +104,12 @@ def trained(home: Home, plan: Plan, condition: Condition, seed: int, on_step: On
     }
 
 
-def _told(event: Any, on_step: OnStep) -> None:
+def _report_step(event: Any, on_step: OnStep) -> None:
     if hasattr(event, "steps"):
         on_step("steps", event.step, event.steps)
 
 
-async def _all_evaluated(
+async def _evaluate_all(
     home: Home, plan: Plan, condition: Condition, adapter: str, on_step: OnStep
 ) -> dict[str, dict[str, str]]:
     """The evaluations' ids by split and benchmark; dev items choose, test items are only ever reported."""
@@ -117,14 +117,14 @@ async def _all_evaluated(
     endpoint = _endpoint(home, plan, condition, adapter)
     try:
         return {
-            split: {data: await _evaluated(home, plan, endpoint, data, split, on_step) for data in benchmarks}
+            split: {data: await _evaluate_split(home, plan, endpoint, data, split, on_step) for data in benchmarks}
             for split, benchmarks in asked.items()
         }
     finally:
         await endpoint.close()
 
 
-async def _evaluated(home: Home, plan: Plan, endpoint: Endpoint, data: str, split: str, on_step: OnStep) -> str:
+async def _evaluate_split(home: Home, plan: Plan, endpoint: Endpoint, data: str, split: str, on_step: OnStep) -> str:
     """The id of the evaluation on one split, done where it is not done yet."""
     scale, items = plan.scale, asked_items(home, plan, data, split)
     asked = make_plan(

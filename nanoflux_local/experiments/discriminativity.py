@@ -45,7 +45,7 @@ class Solutions:
     wrong: str
 
 
-def measured(home: Home, plan: Plan, condition: Condition, run: str) -> dict[str, Any]:
+def measure_discriminativity(home: Home, plan: Plan, condition: Condition, run: str) -> dict[str, Any]:
     """Both distances of a condition's solutions, with bootstrap intervals over questions.
 
     Raises:
@@ -54,7 +54,7 @@ def measured(home: Home, plan: Plan, condition: Condition, run: str) -> dict[str
     pairs = of_run(home, run) if condition.source == "run" else asyncio.run(_of_benchmark(home, plan, run))
     if len(pairs) < LEAST:
         raise NothingMatchedError(f"{len(pairs)} wrong solutions are too few to measure", "generate or ask more")
-    right, wrong = asyncio.run(_embedded(home, plan, pairs))
+    right, wrong = asyncio.run(_embed_solutions(home, plan, pairs))
     return {"pairs": len(pairs), **distances(right, wrong)}
 
 
@@ -96,7 +96,7 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
     return read[:wanted]
 
 
-async def _embedded(home: Home, plan: Plan, pairs: Sequence[Solutions]) -> tuple[Matrix, Matrix]:
+async def _embed_solutions(home: Home, plan: Plan, pairs: Sequence[Solutions]) -> tuple[Matrix, Matrix]:
     """Unit vectors of the right and of the wrong solutions, each of shape (pairs, dimensions)."""
     profile = binding.load_profile(plan.scale.profile)
     name = profile["embedder"]

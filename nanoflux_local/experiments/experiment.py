@@ -81,16 +81,16 @@ class _Led:
     def play(self, work: Work) -> None:
         with stint(self.ledger, work) as job:
             with watched(self.home.ledger, job.job, work, self._wish):
-                self._do([cell for cell in self._left() if cell.condition == GENERATE])
+                self._do([cell for cell in self._remaining_cells() if cell.condition == GENERATE])
                 if not self.failed:  # whatever takes a run's examples needs the whole run
-                    self._do([cell for cell in self._left() if cell.condition != GENERATE])
+                    self._do([cell for cell in self._remaining_cells() if cell.condition != GENERATE])
             job.status = status_of(self.wished[-1]) if self.wished else "failed" if self.failed else "done"
             job.message = "; ".join(self.failed)
         if self.failed:
             fix = "mend what they name; the same command goes on with them"
             raise NanofluxError(f"{len(self.failed)} cells failed: {job.message}", fix)
 
-    def _left(self) -> list[Cell]:
+    def _remaining_cells(self) -> list[Cell]:
         done = {row[0] for row in self.ledger.rows(
             "SELECT id FROM cells WHERE experiment = ? AND status = 'done'", self.id
         )}  # fmt: skip

@@ -180,7 +180,7 @@ def make_plan(name: str, scale_name: str, run: str = "") -> Plan:
     if scale_name not in grid.scales:
         raise ConfigError(f"{title} has no scale {scale_name!r}", f"its scales: {', '.join(grid.scales)}")
     scale = grid.scales[scale_name]
-    conditions = [condition for template in grid.conditions for condition in _spelled_out(template, scale)]
+    conditions = [condition for template in grid.conditions for condition in _expand_condition(template, scale)]
     conditions = [condition for condition in conditions if condition.source != "endpoint" or scale.frontier]
     names = [condition.name for condition in conditions]
     if len(set(names)) < len(names):
@@ -202,7 +202,7 @@ def make_plan(name: str, scale_name: str, run: str = "") -> Plan:
     )
 
 
-def _spelled_out(condition: Condition, scale: Scale) -> list[Condition]:
+def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
     """The condition, or one for each value of the list that it names."""
     if not condition.each:
         return [condition]

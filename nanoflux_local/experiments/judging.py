@@ -12,7 +12,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.trial import trial_result
 
 
-def judged(home: Home, condition: Condition, run: str) -> dict[str, Any]:
+def judge_rates(home: Home, condition: Condition, run: str) -> dict[str, Any]:
     """The judge's sensitivity and specificity in a run's trial, each with its Wilson interval.
 
     Raises:

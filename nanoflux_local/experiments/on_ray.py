@@ -44,7 +44,7 @@ class OnRay:
     def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
         """Yield each cell as it is done, in the order of their ends. A wish to stop leaves the others undone."""
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
-        task = self._ray.remote(_done).options(num_cpus=1, num_gpus=gpus, max_retries=AGAIN)
+        task = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=AGAIN)
         under_way = {}
         for cell in cells:
             under_way[task.remote(str(self._home.root), plan.model_dump_json(), cell.model_dump_json())] = cell
@@ -70,7 +70,7 @@ class OnRay:
             self._ray.shutdown()
 
 
-def _done(root: str, plan: str, cell: str) -> dict[str, Any] | Exception:
+def _run_cell(root: str, plan: str, cell: str) -> dict[str, Any] | Exception:
     """One cell in a worker of the cluster. A failure is a result, so that Ray does again only what was lost."""
     from nanoflux_local.experiments.cells import do_cell
 

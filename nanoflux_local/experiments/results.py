@@ -36,7 +36,7 @@ def results(home: Home, name: str) -> dict[str, Any]:
         cells = cells_of(view, row["id"])
         runs = runs_of(home, plan)
         conditions = [_condition(home, view, plan, condition, cells, runs) for condition in plan.conditions]
-        compared = _compared(view, plan, cells)
+        compared = _compare_pairs(view, plan, cells)
     return {
         **stored,
         "title": plan.grid.title,
@@ -119,14 +119,14 @@ def _accuracy(view: LedgerView, cells: Cells, split: str, data: str) -> dict[str
     }
 
 
-def _compared(view: LedgerView, plan: Plan, cells: dict[str, Any]) -> list[dict[str, Any]]:
+def _compare_pairs(view: LedgerView, plan: Plan, cells: dict[str, Any]) -> list[dict[str, Any]]:
     """The declared pairs whose cells are all done, on each test benchmark; Holm's correction over all of them."""
     if plan.grid.kind != "train":
         return []
     pairs = []
     for data in plan.scale.test:
         for one, other in plan.compared:
-            sides = [_finished(cells, name) for name in (one, other)]
+            sides = [_finished_cells(cells, name) for name in (one, other)]
             if all(sides):
                 a, b = (_side(view, name, side, "test", data) for name, side in zip((one, other), sides, strict=True))
                 pairs.append({"data": data, **_pair(a, b)})
@@ -140,7 +140,7 @@ def _pair(a: Marked, b: Marked) -> dict[str, Any]:
         return {}
 
 
-def _finished(cells: dict[str, Any], condition: str) -> list[dict[str, Any]]:
+def _finished_cells(cells: dict[str, Any], condition: str) -> list[dict[str, Any]]:
     """The cells of a condition, where all of them are done."""
     own = [cell for cell in cells.values() if cell["condition"] == condition]
     return own if own and all(cell["status"] == "done" for cell in own) else []

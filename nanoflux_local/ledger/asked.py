@@ -31,7 +31,7 @@ def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, Asked]:
     return frozen
 
 
-def recalled(view: LedgerView, frozen: Mapping[str, Asked]) -> tuple[str, ...]:
+def load_questions(view: LedgerView, frozen: Mapping[str, Asked]) -> tuple[str, ...]:
     """The questions that were frozen, run by run.
 
     Raises:

@@ -150,7 +150,7 @@ def _experiment(view: LedgerView, row: int) -> Line | None:
         return None
     return Line(
         "experiment", summary["id"], f"{summary['name']} {summary['scale']}", summary["title"], summary["status"],
-        summary["message"], settled(summary["cells"]), sum(summary["cells"].values()), summary["seconds"],
+        summary["message"], count_settled(summary["cells"]), sum(summary["cells"].values()), summary["seconds"],
         summary["updated_at"],
     )  # fmt: skip
 
@@ -172,7 +172,7 @@ def cells_by_status(view: LedgerView, experiment: str) -> dict[str, int]:
     return {row["status"]: row["n"] for row in view.rows(sql, experiment)}
 
 
-def settled(cells: Mapping[str, int]) -> int:
+def count_settled(cells: Mapping[str, int]) -> int:
     """How many cells need nothing more."""
     return cells.get("done", 0) + cells.get("left out", 0)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanoflux_local.errors import RefusedError
-from nanoflux_local.ledger.packing import NO_DICTIONARY, Packer, stored_dictionary, trained
+from nanoflux_local.ledger.packing import NO_DICTIONARY, Packer, stored_dictionary, train_packing_dictionary
 from nanoflux_local.ledger.store import Ledger, now
 
 BATCH = 1000
@@ -85,7 +85,7 @@ def _dictionary(ledger: Ledger, waiting: int) -> int:
             max(1, waiting // SAMPLES),
             SAMPLES,
         )
-        content = trained(text for row in rows for text in row)
+        content = train_packing_dictionary(text for row in rows for text in row)
         if content is not None:
             with ledger.transaction() as connection:
                 connection.execute("INSERT INTO dictionaries (content, at) VALUES (?,?)", (content, now()))

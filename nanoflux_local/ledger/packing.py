@@ -16,8 +16,8 @@ LEVEL = 3
 NO_DICTIONARY = 0
 CALLS = (
     "(SELECT calls.id, key, kind, model, run, role, reply_hash, prompt_tokens, completion_tokens, usd, seconds, at,"
-    " iif(packs.call IS NULL, calls.request, unpacked(packs.dictionary, packs.request)) AS request,"
-    " iif(packs.call IS NULL, calls.reply, unpacked(packs.dictionary, packs.reply)) AS reply"
+    " iif(packs.call IS NULL, calls.request, unpack(packs.dictionary, packs.request)) AS request,"
+    " iif(packs.call IS NULL, calls.reply, unpack(packs.dictionary, packs.reply)) AS reply"
     " FROM calls LEFT JOIN packs ON packs.call = calls.id)"
 )
 """Calls with their texts, packed or not: to stand after FROM on a connection that `read_packed` has prepared."""
@@ -30,7 +30,7 @@ def read_packed(connection: sqlite3.Connection) -> None:
     """Teach a connection the function that `CALLS` needs."""
     unpackers: dict[int, ZstdDecompressor] = {}
 
-    def unpacked(dictionary: int, packed: bytes) -> str:
+    def unpack(dictionary: int, packed: bytes) -> str:
         try:
             if dictionary not in unpackers:
                 unpackers[dictionary] = ZstdDecompressor(dict_data=stored_dictionary(connection, dictionary))
@@ -38,7 +38,7 @@ def read_packed(connection: sqlite3.Connection) -> None:
         except (ZstdError, LookupError, MemoryError):
             return ""  # was damaged on disk: matches no hash, which is how `verify` finds it
 
-    connection.create_function("unpacked", 2, unpacked)
+    connection.create_function("unpacked", 2, unpack)
 
 
 def stored_dictionary(connection: sqlite3.Connection, dictionary: int) -> ZstdCompressionDict | None:
@@ -55,7 +55,7 @@ def stored_dictionary(connection: sqlite3.Connection, dictionary: int) -> ZstdCo
     return ZstdCompressionDict(row[0])
 
 
-def trained(samples: Iterable[bytes]) -> bytes | None:
+def train_packing_dictionary(samples: Iterable[bytes]) -> bytes | None:
     """A dictionary of what texts have in common, or None where they are too few or too short for one."""
     try:
         return bytes(train_dictionary(DICTIONARY_BYTES, list(samples)).as_bytes())

@@ -108,7 +108,7 @@ class Tally:
             for verdict in (attempt.validation, attempt.evaluation):
                 if verdict is not None:
                     self.confidences.append(verdict.confidence)
-        self.events.append(Event(at, record.last.outcome, _told(record)))
+        self.events.append(Event(at, record.last.outcome, _describe_turn(record)))
 
     def _add_calls(self, view: LedgerView) -> None:
         found = view.row(
@@ -191,7 +191,7 @@ class Tally:
             yield self._newest.get(turn, UnderWay(turn, 0, ""))
 
 
-def _told(record: TurnRecord) -> str:
+def _describe_turn(record: TurnRecord) -> str:
     last = record.last
     tries = f", try {len(record.attempts)}" if len(record.attempts) > 1 else ""
     why = f": {last.reason}" if last.reason else ""

@@ -18,7 +18,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import flips
-from nanoflux_local.report.page import percent, points, rendered, write_whole
+from nanoflux_local.report.page import percent, points, render_page, write_whole
 from nanoflux_local.report.run_report import funnel_of
 from nanoflux_local.report.tables import as_csv, as_markdown
 
@@ -40,14 +40,14 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
         NothingMatchedError: there is no such experiment.
         NanofluxError: the folder cannot be written.
     """
-    results = gathered(home, experiment)
+    results = gather_contents(home, experiment)
     write_whole(out / "report.md", markdown(results))
     write_whole(out / "conditions.csv", as_csv(HEADINGS, condition_rows(results)))
     write_whole(out / "pairs.csv", as_csv(PAIRS, pair_rows(results)))
-    return write_whole(out / "index.html", rendered("experiment.html", results))
+    return write_whole(out / "index.html", render_page("experiment.html", results))
 
 
-def gathered(home: Home, experiment: str) -> dict[str, Any]:
+def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     contents = results(home, experiment)
     plan = plan_of(home, experiment)
@@ -60,7 +60,7 @@ def gathered(home: Home, experiment: str) -> dict[str, Any]:
         "version": __version__,
         "answer": answer(contents),
         "plan": plan.model_dump(mode="json"),
-        "beside": beside_the_paper(contents),
+        "beside": rows_against_paper(contents),
     }
 
 
@@ -109,7 +109,7 @@ def condition_rows(contents: dict[str, Any]) -> Rows:
     rows: Rows = []
     for entry in contents["conditions"]:
         flops, made = entry.get("flops", {}), entry.get("generation", {})
-        cost = [flops.get("6nd"), flops.get("measured"), _known(made), made.get("tokens"), made.get("usd")]
+        cost = [flops.get("6nd"), flops.get("measured"), _known_flops(made), made.get("tokens"), made.get("usd")]
         for data, accuracy in entry.get("test", {}).items():
             folds = accuracy["folds"]
             spread = [accuracy["sd"], folds["sd"] if folds else None]
@@ -118,7 +118,7 @@ def condition_rows(contents: dict[str, Any]) -> Rows:
     return rows
 
 
-def _known(made: dict[str, Any]) -> float | None:
+def _known_flops(made: dict[str, Any]) -> float | None:
     """The FLOPs of a generation of which every model's size is known."""
     return made["flops"] if made and not made["unknown"] else None
 
@@ -136,7 +136,7 @@ def pair_rows(contents: dict[str, Any]) -> Rows:
     ]  # fmt: skip
 
 
-def beside_the_paper(contents: dict[str, Any]) -> list[dict[str, Any]]:
+def rows_against_paper(contents: dict[str, Any]) -> list[dict[str, Any]]:
     """The paper's figures, each with what was measured here for the same condition on the same benchmark, if it was."""
     if not contents["paper"]:
         return []

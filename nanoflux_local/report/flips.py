@@ -27,7 +27,7 @@ def flips(view: LedgerView, before: str, after: str) -> dict[str, Any]:
         "gained": len(gained),
         "lost": len(lost),
         "shown": {
-            kind: [_told(view, items, item, one[item], other[item]) for item in items_of_kind[:SHOWN]]
+            kind: [_flip_entry(view, items, item, one[item], other[item]) for item in items_of_kind[:SHOWN]]
             for kind, items_of_kind in (("gained", gained), ("lost", lost))
         },
     }
@@ -46,7 +46,7 @@ def _items(view: LedgerView, evaluation: str) -> dict[str, Seed]:
     return {item.id: item for item in items_here(view.path, row["data"], row["split"])} if row else {}
 
 
-def _told(
+def _flip_entry(
     view: LedgerView, items: Mapping[str, Seed], name: str, one: dict[str, Any], other: dict[str, Any]
 ) -> dict[str, Any]:
     item = items.get(name)

@@ -13,7 +13,7 @@ LONGEST = 20_000
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def rendered(template: str, values: dict[str, Any]) -> str:
+def render_page(template: str, values: dict[str, Any]) -> str:
     """A template of this package with `values`; no generated text can run or break out of the page."""
     import jinja2
 

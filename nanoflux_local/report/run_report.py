@@ -9,7 +9,7 @@ from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import flips
-from nanoflux_local.report.page import rendered, write_whole
+from nanoflux_local.report.page import render_page, write_whole
 from nanoflux_local.transcript import KEPT, OUTCOMES
 from nanoflux_local.trial import told_rates, trial_result
 
@@ -35,11 +35,11 @@ def write_report(ledger: Path, run: str, out: Path) -> Path:
         NanofluxError: the folder cannot be written.
     """
     with LedgerView(ledger) as view:
-        page = rendered("run.html", gathered(view, run))
+        page = render_page("run.html", gather_contents(view, run))
     return write_whole(out / "index.html", page)
 
 
-def gathered(view: LedgerView, run: str) -> dict[str, Any]:
+def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
     """Everything the page shows, as plain values."""
     summary = view.run_summary(run)
     row = view.find_run(run)

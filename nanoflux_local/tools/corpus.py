@@ -61,7 +61,7 @@ class Corpus:
         if not write and not path.exists():
             fix = "add documents: nanoflux corpus add PATH; a run without fact checks: --set judge.fact_check=false"
             raise NothingMatchedError("the search corpus is empty", fix)
-        with self._told():
+        with self._translate_errors():
             mode = "rwc" if write else "ro"
             uri = f"{path.absolute().as_uri()}?mode={mode}"
             self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
@@ -80,7 +80,7 @@ class Corpus:
         self._connection.close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -96,7 +96,7 @@ class Corpus:
             NothingMatchedError: there are no documents.
         """
         counted = {"added": 0, "replaced": 0, "unchanged": 0, "passages": 0}
-        with self._told():
+        with self._translate_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 for path in found_files(paths):
@@ -130,7 +130,7 @@ class Corpus:
 
     def documents(self) -> list[dict[str, Any]]:
         """What is in it, by source."""
-        with self._told():
+        with self._translate_errors():
             rows = self._connection.execute("SELECT source, sha256, size FROM documents ORDER BY source")
             return [dict(zip(("source", "sha256", "passages"), row, strict=True)) for row in rows]
 
@@ -150,7 +150,7 @@ class Corpus:
         if not asked:
             raise UsageError(f"the query {query!r} holds no word to search for", "name what to look for")
         self._connection.set_progress_handler(lambda: time.monotonic() > until, STEPS)
-        with self._told():
+        with self._translate_errors():
             rows = self._connection.execute(
                 f"SELECT passages.title, documents.source, passages.place,"
                 f" snippet(passages, 1, '', '', '…', {SNIPPET_TOKENS})"

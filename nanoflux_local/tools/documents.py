@@ -93,7 +93,7 @@ def read_document(path: Path) -> Document:
     return Document(str(path.resolve()), hashlib.sha256(content).hexdigest(), passages)
 
 
-def _decoded(path: Path, content: bytes) -> str:
+def _decode_text(path: Path, content: bytes) -> str:
     try:
         return storable(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -103,13 +103,13 @@ def _decoded(path: Path, content: bytes) -> str:
 
 
 def _read_text(path: Path, content: bytes) -> Iterator[Passage]:
-    yield from _parts(path.stem, _decoded(path, content))
+    yield from _parts(path.stem, _decode_text(path, content))
 
 
 def _read_markdown(path: Path, content: bytes) -> Iterator[Passage]:
     """Under the titles of their headings."""
     title, begun = path.stem, list[str]()
-    for line in [*_decoded(path, content).splitlines(), "# "]:
+    for line in [*_decode_text(path, content).splitlines(), "# "]:
         if re.match(r"#{1,6}\s", line):
             yield from _parts(title, "\n".join(begun))
             title, begun = line.lstrip("#").strip(" #") or path.stem, []
@@ -151,7 +151,7 @@ class _Text(HTMLParser):
 
 def _read_html(path: Path, content: bytes) -> Iterator[Passage]:
     page = _Text()
-    page.feed(_decoded(path, content))
+    page.feed(_decode_text(path, content))
     page.close()
     yield from _parts(" ".join("".join(page.title).split()) or path.stem, "".join(page.parts))
 
@@ -177,23 +177,23 @@ def _read_pdf(path: Path, content: bytes) -> Iterator[Passage]:
 
 def _read_json_lines(path: Path, content: bytes) -> Iterator[Passage]:
     """An object a line, with its text under one of the usual keys."""
-    for number, line in enumerate(_decoded(path, content).splitlines(), 1):
+    for number, line in enumerate(_decode_text(path, content).splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             raise DataError(f"{path}, line {number}: is no JSON", "correct the line; nothing was added") from None
-        texts = _told(row, TEXTS) if isinstance(row, dict) else []
+        texts = _texts_of(row, TEXTS) if isinstance(row, dict) else []
         if not texts:
             keys = ", ".join(TEXTS)
             raise DataError(f"{path}, line {number}: has no text", f"give it a key of {keys}; nothing was added")
-        title = (_told(row, TITLES) or [path.stem])[0]
+        title = (_texts_of(row, TITLES) or [path.stem])[0]
         for passage in _parts(" ".join(title.split())[:200], "\n".join(texts)):
             yield Passage(passage.title, f"line {number}", passage.text)
 
 
-def _told(row: dict[str, Any], keys: Iterable[str]) -> list[str]:
+def _texts_of(row: dict[str, Any], keys: Iterable[str]) -> list[str]:
     return [storable(row[key]) for key in keys if isinstance(row.get(key), str) and row[key].strip()]
 
 

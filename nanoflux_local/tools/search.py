@@ -52,7 +52,7 @@ def search_tool(config: SearchConfig, corpus: Path) -> SearchTool:
     return SearXNG(config.url, key) if config.engine == "searxng" else Google(config.url or GOOGLE, config.cx, key)
 
 
-async def told(look: Callable[[], Awaitable[list[Result]]], timeout_s: float, key: Key) -> SearchReply:
+async def run_search(look: Callable[[], Awaitable[list[Result]]], timeout_s: float, key: Key) -> SearchReply:
     """A search's end as a reply, whatever it was.
 
     Raises:
@@ -94,7 +94,7 @@ class CorpusSearch:
                 return []
             return [(each.title, each.place, each.snippet) for each in passages]
 
-        return await told(look, request.timeout_s + 1, Key())  # the index keeps its time itself
+        return await run_search(look, request.timeout_s + 1, Key())  # the index keeps its time itself
 
     async def close(self) -> None:
         self._corpus.close()
@@ -125,7 +125,7 @@ class DuckDuckGo:
                 raise
             return [(str(each["title"]), str(each["href"]), str(each["body"])) for each in hits]
 
-        return await told(lambda: asyncio.to_thread(asked), request.timeout_s, Key())
+        return await run_search(lambda: asyncio.to_thread(asked), request.timeout_s, Key())
 
     async def close(self) -> None:
         return
@@ -173,7 +173,7 @@ class SearXNG(_Served):
             body = await self._get("/search", query, headers, request.timeout_s)
             return _results(body.get("results"), ("title", "url", "content"), request.top)
 
-        return await told(look, request.timeout_s, self._key)
+        return await run_search(look, request.timeout_s, self._key)
 
 
 class Google(_Served):
@@ -190,7 +190,7 @@ class Google(_Served):
             body = await self._get("/customsearch/v1", query, headers, request.timeout_s)
             return _results(body.get("items"), ("title", "link", "snippet"), request.top)
 
-        return await told(look, request.timeout_s, self._key)
+        return await run_search(look, request.timeout_s, self._key)
 
 
 def _results(entries: Any, keys: tuple[str, str, str], top: int) -> list[Result]:

@@ -26,21 +26,21 @@ async def figures(calls: int = 200) -> dict[str, Any]:
         await sandbox.run(_TINY)
         cold_ms = (time.perf_counter() - began) * 1000
         series = {
-            "overhead": await _timed(sandbox, _TINY, calls),
-            "spare_waiting": await _timed(sandbox, _TINY, calls, _APART_S),
+            "overhead": await _time_calls(sandbox, _TINY, calls),
+            "spare_waiting": await _time_calls(sandbox, _TINY, calls, _APART_S),
             "two_at_once": await _two(sandbox, _TINY, calls),
-            "solve": await _timed(sandbox, _SOLVE, calls),
+            "solve": await _time_calls(sandbox, _SOLVE, calls),
         }
         return {
             "backend": backend,
             "unit": "ms",
             "cold_start": round(cold_ms, 1),
             **{name: _summary(times) for name, times in series.items()},
-            "met": {name: _met(name, times) for name, times in series.items()},
+            "met": {name: _within_bounds(name, times) for name, times in series.items()},
         }
 
 
-async def _timed(sandbox: Sandbox, program: str, calls: int, apart_s: float = 0.0) -> list[float]:
+async def _time_calls(sandbox: Sandbox, program: str, calls: int, apart_s: float = 0.0) -> list[float]:
     times = []
     for _ in range(calls):
         await asyncio.sleep(apart_s)
@@ -53,7 +53,7 @@ async def _timed(sandbox: Sandbox, program: str, calls: int, apart_s: float = 0.
 
 
 async def _two(sandbox: Sandbox, program: str, calls: int) -> list[float]:
-    halves = await asyncio.gather(*(_timed(sandbox, program, calls // 2) for _ in range(2)))
+    halves = await asyncio.gather(*(_time_calls(sandbox, program, calls // 2) for _ in range(2)))
     return [*halves[0], *halves[1]]
 
 
@@ -70,6 +70,6 @@ def _summary(times: Sequence[float]) -> dict[str, float | int]:
     }
 
 
-def _met(name: str, times: Sequence[float]) -> bool:
+def _within_bounds(name: str, times: Sequence[float]) -> bool:
     p50, p99 = _BOUNDS_MS[name]
     return (p50 is None or _at(times, 0.5) <= p50) and (p99 is None or _at(times, 0.99) <= p99)

@@ -39,7 +39,7 @@ class Case:
         return ""
 
 
-def _denied(name: str, attempt: str) -> Case:
+def _denied_case(name: str, attempt: str) -> Case:
     code = f"import os, sys\ntry:\n    {attempt}\nexcept (OSError, RuntimeError, ValueError):\n    print('denied')\n"
     return Case(f"denied: {name}", code, stdout="denied\n")
 
@@ -52,21 +52,21 @@ _SHORT = Limits(wall_s=0.5)
 _SMALL = Limits(wall_s=10.0, memory_mb=64)
 
 ATTACKS = (
-    _denied("read a file", "open('/etc/passwd').read()"),
-    _denied("write a file", "open('/tmp/held', 'w')"),
-    _denied("list a folder", "os.listdir('/')"),
-    _denied("look at a file", "os.stat('/etc')"),
-    _denied("make a folder", "os.mkdir('/tmp/held')"),
-    _denied("make a link", "os.symlink('/etc', 'held')"),
-    _denied("reach the network", "import socket; socket.socket()"),
-    _denied("fork", "os.fork()"),
-    _denied("start a program", "import subprocess; subprocess.run(['/bin/true'])"),
-    _denied("start a thread", "import threading; threading.Thread(target=print).start()"),
-    _denied("signal a process", "os.kill(1, 0)"),
-    _denied("copy a descriptor", "os.dup(1)"),
-    _denied("write to a descriptor", "os.write(3, b'x')"),
-    _denied("make a memory file", "os.memfd_create('held')"),
-    _denied("raise a limit", "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))"),
+    _denied_case("read a file", "open('/etc/passwd').read()"),
+    _denied_case("write a file", "open('/tmp/held', 'w')"),
+    _denied_case("list a folder", "os.listdir('/')"),
+    _denied_case("look at a file", "os.stat('/etc')"),
+    _denied_case("make a folder", "os.mkdir('/tmp/held')"),
+    _denied_case("make a link", "os.symlink('/etc', 'held')"),
+    _denied_case("reach the network", "import socket; socket.socket()"),
+    _denied_case("fork", "os.fork()"),
+    _denied_case("start a program", "import subprocess; subprocess.run(['/bin/true'])"),
+    _denied_case("start a thread", "import threading; threading.Thread(target=print).start()"),
+    _denied_case("signal a process", "os.kill(1, 0)"),
+    _denied_case("copy a descriptor", "os.dup(1)"),
+    _denied_case("write to a descriptor", "os.write(3, b'x')"),
+    _denied_case("make a memory file", "os.memfd_create('held')"),
+    _denied_case("raise a limit", "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))"),
     Case("deadly: exec", "import os\nos.execv('/bin/true', ['true'])", "killed", ""),
     _raw("ptrace", "ptrace(0, 0, 0, 0)"),
     _raw("unshare", "unshare(0x10000000)"),

@@ -32,14 +32,14 @@ class Plan:
     """What every guest of one warm process shares, prepared before the first fork."""
 
     def __init__(self, layers: frozenset[str]) -> None:
-        self.filter = seccomp.Filter(seccomp.compiled())
+        self.filter = seccomp.Filter(seccomp.compile_filter())
         self.landlock = "landlock" in layers
         self.mapped_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def prepare() -> None:
     """Set in the warm process what every guest inherits: seeds, streams, names, an environment that says nothing."""
-    _seed()
+    _seed_generators()
     _open_streams()
     os.environ.clear()
     os.environ.update(LANG="C.UTF-8", LC_ALL="C.UTF-8", TZ="UTC0", HOME="/", OMP_NUM_THREADS="1")
@@ -51,7 +51,7 @@ def prepare() -> None:
     gc.freeze()  # collections in a guest leave the shared memory alone
 
 
-def _seed() -> None:
+def _seed_generators() -> None:
     random.seed(0)
     if "numpy" in sys.modules:
         numpy_random = sys.modules["numpy.random"]

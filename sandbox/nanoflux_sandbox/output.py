@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections.abc import Callable
 
-from nanoflux_sandbox.text import decoded
+from nanoflux_sandbox.text import decode_output
 
 _CHUNK = 65536
 _GREETING = b"re"
@@ -41,12 +41,12 @@ class Output:
     @property
     def stdout(self) -> str:
         """What the program printed, harmless."""
-        return decoded(bytes(self._heard[self._out][len(_GREETING) :]))
+        return decode_output(bytes(self._heard[self._out][len(_GREETING) :]))
 
     @property
     def stderr(self) -> str:
         """What the program wrote to its error output, harmless."""
-        return decoded(bytes(self._heard[self._err]))
+        return decode_output(bytes(self._heard[self._err]))
 
     def finish(self) -> None:
         """Take what is left in the pipes and close them. To be called once, after the guest's end."""

@@ -49,7 +49,7 @@ class Parent:
         self._numbers = itertools.count(1)
         self._ends: dict[int, asyncio.Future[End]] = {}
         self._warm: asyncio.Future[Warm] = self._loop.create_future()
-        self._warm.add_done_callback(_seen)
+        self._warm.add_done_callback(_mark_retrieved)
         self.alive = True
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -74,7 +74,7 @@ class Parent:
         """Ask for a guest on `descriptors`. Returns its number and the future of its end (which may raise Died)."""
         number = next(self._numbers)
         end: asyncio.Future[End] = self._loop.create_future()
-        end.add_done_callback(_seen)
+        end.add_done_callback(_mark_retrieved)
         self._ends[number] = end
         self._send({"do": "fork", "guest": number}, descriptors)
         return number, end
@@ -140,7 +140,7 @@ class Parent:
         await asyncio.to_thread(self._process.wait)
 
 
-def _seen(future: asyncio.Future[Any]) -> None:
+def _mark_retrieved(future: asyncio.Future[Any]) -> None:
     """Count an exception as looked at, also where nobody waits any more."""
     if not future.cancelled():
         future.exception()

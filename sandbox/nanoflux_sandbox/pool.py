@@ -30,7 +30,7 @@ class Sandbox:
     """
 
     def __init__(self, *, workers: int | None = None, backend: str = "auto", spares: int | None = None) -> None:
-        self._tiers = tiers.allowed(backend)
+        self._tiers = tiers.tiers_for(backend)
         self._workers = len(os.sched_getaffinity(0)) if workers is None else workers
         if self._workers < 1:
             raise ValueError(f"a sandbox needs at least one worker, not {workers}")
@@ -42,18 +42,18 @@ class Sandbox:
 
         The status is `unavailable` where nothing here can contain a program. Cancelling ends the program.
         """
-        supply = self._supplied()
+        supply = self._open_supply()
         source = code.encode("utf-8", "surrogatepass")
         async with self._turns:
             try:
                 await supply.start()
-                return _too_long(source, limits, supply.tier) or await _tried(supply, source, limits)
+                return _too_long(source, limits, supply.tier) or await _run_with_retries(supply, source, limits)
             except Unavailable as refusal:
                 return _never_ran("unavailable", str(refusal), supply.tier)
 
     async def identity(self) -> Identity:
         """What decides results here: tier, versions, seeds. Raises SandboxError where nothing can be contained."""
-        supply = self._supplied()
+        supply = self._open_supply()
         try:
             await supply.start()
         except Unavailable as refusal:
@@ -65,7 +65,7 @@ class Sandbox:
         python, machine, libraries = supply.warm
         return Identity(backend=tiers.full_name(supply.tier), python=python, machine=machine, libraries=libraries)
 
-    def _supplied(self) -> Supply:
+    def _open_supply(self) -> Supply:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -90,7 +90,7 @@ class Sandbox:
         await self.close()
 
 
-async def _tried(supply: Supply, source: bytes, limits: Limits) -> Result:
+async def _run_with_retries(supply: Supply, source: bytes, limits: Limits) -> Result:
     reason = ""
     for _ in range(_ATTEMPTS):
         try:

@@ -46,7 +46,7 @@ async def _probe() -> Report:
 
 async def _layers() -> dict[str, bool]:
     holding: set[str] = set()
-    if not tiers.unsupported():
+    if not tiers.why_unsupported():
         for tier in _LAYER_BY_LAYER:
             if await _holds(tier):
                 holding.update(tier.split("+"))

@@ -12,7 +12,7 @@ import time
 from nanoflux_sandbox.output import Output
 from nanoflux_sandbox.parent import Died, Parent
 from nanoflux_sandbox.records import Limits, Result
-from nanoflux_sandbox.verdict import End, Verdict, judged
+from nanoflux_sandbox.verdict import End, Verdict, verdict_of
 
 GRACE_S = 0.4
 """Seconds past its limit after which a program is answered for, whether or not the warm process has ended it."""
@@ -61,7 +61,7 @@ class Program:
         self._output.allow(limits.output_bytes, limits.output_lines, lambda: self._parent.kill(self._number))
         self._parent.start_clock(self._number, limits.wall_s)
         self._feed(memoryview(_HEADER.pack(len(source), limits.memory_mb << 20, cpu_limit_s) + source))
-        end = await self._ended(limits.wall_s + GRACE_S)
+        end = await self._wait_for_end(limits.wall_s + GRACE_S)
         wall_s = time.monotonic() - began
         self.drop()
         verdict = self._verdict(end, limits, cpu_limit_s)
@@ -83,9 +83,9 @@ class Program:
         if end is None:
             self._loop.call_later(STALL_S, self._give_up_if_silent)
             return Verdict("timeout", None, f"still running after {limits.wall_s:g} s, and given up")
-        return judged(end, limits, cpu_limit_s, self._output.over, self._output.stderr)
+        return verdict_of(end, limits, cpu_limit_s, self._output.over, self._output.stderr)
 
-    async def _ended(self, patience_s: float) -> End | None:
+    async def _wait_for_end(self, patience_s: float) -> End | None:
         await asyncio.wait((self._end,), timeout=patience_s)
         return self._end.result() if self._end.done() else None
 

@@ -20,15 +20,15 @@ NAME = "program.py"
 def run(source: str) -> int:
     """Run `source` as `__main__` to its end, exit functions and finalizers included. Returns the exit code."""
     linecache.cache[NAME] = (len(source), None, [f"{line}\n" for line in source.split("\n")], NAME)
-    code = _ended(source)
+    code = _run_source(source)
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
     sys.modules.pop("__main__", None)
     gc.collect()  # what the program leaves behind is finalized with its globals intact, as at a normal end
-    return code if _flushed() else code or 1
+    return code if _flush_streams() else code or 1
 
 
-def _ended(source: str) -> int:
+def _run_source(source: str) -> int:
     main = ModuleType("__main__")
     main.__dict__.update(__file__=NAME, __builtins__=__builtins__)
     sys.modules["__main__"] = main
@@ -72,7 +72,7 @@ def _keep_own_frames(shown: traceback.TracebackException | None) -> None:
         _keep_own_frames(inner)
 
 
-def _flushed() -> bool:
+def _flush_streams() -> bool:
     whole = True
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:

@@ -45,7 +45,7 @@ class Supply:
             return self._parent
 
     async def _first_that_holds(self) -> Parent:
-        reasons = [reason] if (reason := tiers.unsupported()) else []
+        reasons = [reason] if (reason := tiers.why_unsupported()) else []
         for tier in () if reasons else self._wanted:
             parent = Parent(tier)
             try:

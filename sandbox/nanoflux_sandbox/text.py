@@ -27,6 +27,6 @@ def harmless(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_ESCAPES)
 
 
-def decoded(raw: bytes) -> str:
+def decode_output(raw: bytes) -> str:
     """The harmless text of what a program wrote: UTF-8, with U+FFFD for what is none. Raises nothing."""
     return harmless(raw.decode("utf-8", "replace"))

@@ -13,7 +13,7 @@ EXPLICIT = ("namespaces+seccomp", "seccomp")
 """Fewer layers, for whoever asks for them by name; every result says so."""
 
 
-def allowed(backend: str) -> tuple[str, ...]:
+def tiers_for(backend: str) -> tuple[str, ...]:
     """The tiers to try for the setting `backend`, best first. Raises ValueError for a name that is none."""
     if backend == "auto":
         return AUTOMATIC
@@ -29,7 +29,7 @@ def full_name(tier: str) -> str:
     return f"linux:{tier}"
 
 
-def unsupported() -> str:
+def why_unsupported() -> str:
     """Why this system can have no tier at all; empty where it can."""
     if sys.platform != "linux":
         return f"there is no backend for {sys.platform}; Linux is needed"

@@ -32,12 +32,12 @@ class Verdict(NamedTuple):
     detail: str = ""
 
 
-def judged(end: End, limits: Limits, cpu_limit_s: int, over: bool, stderr: str) -> Verdict:
+def verdict_of(end: End, limits: Limits, cpu_limit_s: int, over: bool, stderr: str) -> Verdict:
     """The verdict on a guest that ended as `end` says; `over` if its output was cut."""
     if over:
         return Verdict("output", None, f"more output than {limits.output_bytes} bytes or {limits.output_lines} lines")
     if os.WIFSIGNALED(end.status):
-        return _killed(end, limits, cpu_limit_s)
+        return _verdict_of_signal(end, limits, cpu_limit_s)
     code = os.WEXITSTATUS(end.status)
     if code == 0:
         return Verdict("ok", 0)
@@ -46,7 +46,7 @@ def judged(end: End, limits: Limits, cpu_limit_s: int, over: bool, stderr: str) 
     return Verdict("error", code, f"it ended with exit code {code}")
 
 
-def _killed(end: End, limits: Limits, cpu_limit_s: int) -> Verdict:
+def _verdict_of_signal(end: End, limits: Limits, cpu_limit_s: int) -> Verdict:
     number = os.WTERMSIG(end.status)
     if end.late:
         return Verdict("timeout", None, f"still running after {limits.wall_s:g} s")

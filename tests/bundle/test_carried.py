@@ -33,7 +33,7 @@ def refused(head: Path, to: Path) -> str:
         carried.install(head, to, lambda _: None)
     assert everything(to.parent) == before, "something was written"
     with pytest.raises(BundleError):
-        carried.verified(head)
+        carried.verify_bundle(head)
     return str(told.value)
 
 
@@ -217,7 +217,7 @@ def test_a_head_and_its_parts_may_be_renamed_together(bundle: Path, tmp_path: Pa
     for number in reversed(PARTS):
         path = file_of(bundle, number)
         path.rename(path.with_name(path.name.replace("lab", "other")))
-    assert "whole" in carried.verified(bundle.with_name("other.pyz"))
+    assert "whole" in carried.verify_bundle(bundle.with_name("other.pyz"))
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed (Debian: openssh-client)")
@@ -227,15 +227,15 @@ def test_a_signature_is_of_a_signer_over_all_that_the_head_names(bundle: Path, t
         public = (tmp_path / f"{who}.pub").read_text()
         (tmp_path / f"{who}.signers").write_text(f"{who}@lab {public}")
     with pytest.raises(BundleError, match="not signed by anybody"):
-        carried.verified(bundle, tmp_path / "maker.signers")
+        carried.verify_bundle(bundle, tmp_path / "maker.signers")
     carried.sign(bundle, tmp_path / "maker")
-    assert carried.verified(bundle, tmp_path / "maker.signers").endswith("signed by maker@lab")
+    assert carried.verify_bundle(bundle, tmp_path / "maker.signers").endswith("signed by maker@lab")
     for signers in ("other.signers", "no.signers"):
         with pytest.raises(BundleError, match="not signed by anybody"):
             carried.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / signers)
     head = carried.read_head(bundle)
     bundle.write_bytes(carried.head_bytes({**head.about, "more": 1}, list(head.parts), head.files))
-    assert "whole" in carried.verified(bundle)
+    assert "whole" in carried.verify_bundle(bundle)
     with pytest.raises(BundleError, match="not signed by anybody") as told:
         carried.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")
     assert told.value.exit_code == 3 and not (tmp_path / "lab").exists()

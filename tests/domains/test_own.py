@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from nanoflux_local.cli.main import main
 from nanoflux_local.domains.base import PROMPTS, Domain, built_in
-from nanoflux_local.domains.own import known_domains, load_domain, rendered
+from nanoflux_local.domains.own import known_domains, load_domain, render_prompt
 from nanoflux_local.errors import ConfigError, DataError, NanofluxError
 from nanoflux_local.seeds.importers import read_benchmark
 
@@ -87,7 +87,7 @@ def test_domains_are_listed_and_shown_for_scripts(
     assert [each["name"] for each in listed] == [*built_in(), "mine"]
     assert listed[-1] == {"name": "mine", "title": "doses", "answer": "number", "datasets": ["pharmacy"]}
     assert (shown["hash"], shown["seeds"]) == (load_domain("mine", home).hash, {"min": 2, "max": 3})
-    assert prompt["text"] == rendered(load_domain("mine", home), "code")
+    assert prompt["text"] == render_prompt(load_domain("mine", home), "code")
     with pytest.raises(SystemExit) as ended:
         main(["domains", "show", "poetry"])
     assert ended.value.code == 2 and "there is no domain 'poetry'" in capfd.readouterr().err
@@ -217,11 +217,11 @@ def test_no_prompt_takes_more_tokens_than_the_page_says(smollm2_dir: Path) -> No
     for domain in map(load_domain, built_in()):
         for prompt in PROMPTS:
             file = OWN_DEFENDERS.get(domain.name, prompt) if prompt == "defender" else prompt
-            count = len(tokenizer(rendered(domain, prompt))["input_ids"])
+            count = len(tokenizer(render_prompt(domain, prompt))["input_ids"])
             assert count <= _table()[file][1], (domain.name, prompt, count)
-            assert "version 1" not in rendered(domain, prompt)
+            assert "version 1" not in render_prompt(domain, prompt)
 
 
 def test_an_unknown_prompt_is_refused() -> None:
     with pytest.raises(NanofluxError, match="there is no prompt 'judge'"):
-        rendered(load_domain("gsmhard"), "judge")
+        render_prompt(load_domain("gsmhard"), "judge")

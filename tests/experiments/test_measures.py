@@ -9,7 +9,7 @@ from nanoflux_local import binding, runs
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.discriminativity import distances, of_run
 from nanoflux_local.experiments.grid import Condition
-from nanoflux_local.experiments.judging import judged
+from nanoflux_local.experiments.judging import judge_rates
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
@@ -47,7 +47,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
 
 def test_the_judge_is_told_with_the_code_check_and_without(played) -> None:
     home, run = played
-    alone, checked = (judged(home, Condition(name="c", code_check=check), run) for check in (False, True))
+    alone, checked = (judge_rates(home, Condition(name="c", code_check=check), run) for check in (False, True))
     assert alone["solutions"] == checked["solutions"] == 6
     for found in (alone, checked):
         rates = found["rates"]
@@ -61,7 +61,7 @@ def test_a_run_without_a_trial_has_nothing_to_tell(tmp_path) -> None:
     config = binding.resolve("starter", "scripted", {"target": 1, "seed": 7}, home)
     run = asyncio.run(runs.start(home, config))
     with pytest.raises(NothingMatchedError, match="held no trial"):
-        judged(home, Condition(name="c"), run)
+        judge_rates(home, Condition(name="c"), run)
 
 
 def test_a_runs_right_and_wrong_solutions_are_those_of_the_failed_defences(played) -> None:

@@ -93,7 +93,7 @@ def test_probe_builds_the_real_thing() -> None:
 @pytest.mark.parametrize("machine", ["riscv64", "i686", "ppc64le"])
 def test_other_architectures_are_refused(machine: str) -> None:
     with pytest.raises(OSError, match=machine):
-        seccomp.compiled(machine)
+        seccomp.compile_filter(machine)
 
 
 class _Machine:
@@ -126,7 +126,7 @@ _ALLOW, _KILL, _EPERM = 0x7FFF0000, 0x80000000, 0x00050001
 
 @pytest.mark.parametrize(("machine", "column"), [("x86_64", 0), ("aarch64", 1)])
 def test_the_filter_allows_its_list_and_nothing_else(machine: str, column: int) -> None:
-    run = _Machine(seccomp.compiled(machine))
+    run = _Machine(seccomp.compile_filter(machine))
     architecture = syscalls.ARCHITECTURES[machine]
     allowed = {numbers[column] for numbers in syscalls.ALLOWED.values()}
     deadly = {numbers[column] for numbers in syscalls.DEADLY.values()}
@@ -141,7 +141,7 @@ def test_the_filter_allows_its_list_and_nothing_else(machine: str, column: int) 
 
 
 def test_the_filter_looks_at_arguments() -> None:
-    run = _Machine(seccomp.compiled("x86_64"))
+    run = _Machine(seccomp.compile_filter("x86_64"))
     read, write, mmap, mprotect, futex, x32 = 0, 1, 9, 10, 202, 0x40000000
     here = syscalls.ARCHITECTURES["x86_64"]
     assert [run.answer(here, read, d) == _ALLOW for d in range(5)] == [True, False, False, False, False]

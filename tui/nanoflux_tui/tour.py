@@ -59,9 +59,9 @@ class TourApp(NanofluxApp):
         self._asked_early = False
 
     def guide(self) -> Sequence[Widget]:
-        return (Guide(self._told()),)
+        return (Guide(self._guide_text()),)
 
-    def _told(self) -> str:
+    def _guide_text(self) -> str:
         return f"Tour {self._at + 1}/{len(STOPS)}  {STOPS[self._at].text}  (F9 goes on, F8 back, q ends it)"
 
     def on_mount(self) -> None:
@@ -91,7 +91,7 @@ class TourApp(NanofluxApp):
 
     def _tell(self) -> None:
         for guide in self.screen.query(Guide):
-            guide.update(self._told())
+            guide.update(self._guide_text())
 
     def watch_run(self) -> None:
         self.action_go("home")

@@ -102,7 +102,7 @@ class Template:
         Runs the program in this process with no builtins: programs are this package's own text, never a model's.
         """
         variables: dict[str, Any] = {"__builtins__": {}, **values}
-        exec(_compiled(self.program, "exec"), variables)
+        exec(_compile(self.program, "exec"), variables)
         del variables["__builtins__"]
         return {name: _tidy(value) for name, value in variables.items()}
 
@@ -112,7 +112,7 @@ class Template:
             return False
         try:
             variables = self.solve(values)
-            holds = bool(eval(_compiled(self.where, "eval"), {"__builtins__": {}, **variables}))
+            holds = bool(eval(_compile(self.where, "eval"), {"__builtins__": {}, **variables}))
         except ArithmeticError:  # a linked value can make a divisor zero
             return False
         return holds and all(value > 0 and _short(value) for value in variables.values())
@@ -215,24 +215,24 @@ def _check_program(template: Template, check: _Check) -> None:
     """Names only known things, statement by statement, so that nothing is left to fail when drawn."""
     slots = {quantity.name for quantity in template.quantities}
     names = set(slots)
-    statements = _parsed(template.program, "exec", "program", check).body
+    statements = _parse(template.program, "exec", "program", check).body
     check(len(statements) == template.steps, "program", "must have one statement per step")
     for statement in statements:
-        assigned = _assigned(statement)
+        assigned = _assigned_name(statement)
         check(assigned is not None and assigned not in names, "program", "must assign a new name in every statement")
         _check_names(statement, names | {str(assigned)}, "program", check)
         names.add(str(assigned))
-    check(_assigned(statements[-1]) == "answer", "program", "must end by setting answer")
-    _check_names(_parsed(template.where, "eval", "where", check), names, "where", check)
-    check(_placeholders(template.text, "text", check) == slots, "text", f"must name exactly {_listed(slots)}")
+    check(_assigned_name(statements[-1]) == "answer", "program", "must end by setting answer")
+    _check_names(_parse(template.where, "eval", "where", check), names, "where", check)
+    check(_placeholders(template.text, "text", check) == slots, "text", f"must name exactly {_join_names(slots)}")
     for key in ("ask", "result", "unit"):
         check(not _placeholders(getattr(template, key), key, check), key, "must have no placeholder")
     for line in template.solution:
         unknown = _placeholders(line, "solution", check) - names
-        check(not unknown, "solution", f"has the unknown placeholder {_listed(unknown)}")
+        check(not unknown, "solution", f"has the unknown placeholder {_join_names(unknown)}")
 
 
-def _parsed(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) -> Any:
+def _parse(source: str, mode: Literal["exec", "eval"], key: str, check: _Check) -> Any:
     try:
         return ast.parse(source, mode=mode)
     except SyntaxError as error:
@@ -240,7 +240,7 @@ def _parsed(source: str, mode: Literal["exec", "eval"], key: str, check: _Check)
         raise
 
 
-def _assigned(statement: ast.stmt) -> str | None:
+def _assigned_name(statement: ast.stmt) -> str | None:
     if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
         target = statement.targets[0]
         return target.id if isinstance(target, ast.Name) else None
@@ -249,7 +249,7 @@ def _assigned(statement: ast.stmt) -> str | None:
 
 def _check_names(tree: ast.AST, allowed: set[str], key: str, check: _Check) -> None:
     unknown = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - allowed
-    check(not unknown, key, f"uses the unknown name {_listed(unknown)}")
+    check(not unknown, key, f"uses the unknown name {_join_names(unknown)}")
 
 
 def _placeholders(text: str, key: str, check: _Check) -> set[str]:
@@ -265,7 +265,7 @@ def _fault(file: str, template: str, key: str, problem: str) -> DataError:
     return DataError(f"{file}: template {template!r}: key {key!r} {problem}", "Correct the file; nothing was loaded.")
 
 
-def _listed(names: set[str]) -> str:
+def _join_names(names: set[str]) -> str:
     return ", ".join(sorted(names))
 
 
@@ -289,5 +289,5 @@ def _short(value: Number) -> bool:
 
 
 @cache
-def _compiled(source: str, mode: Literal["exec", "eval"]) -> CodeType:
+def _compile(source: str, mode: Literal["exec", "eval"]) -> CodeType:
     return compile(source, "<template>", mode)

@@ -20,7 +20,7 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 Argument = int | bytes | None | ctypes.Array[ctypes.c_char]
 
 
-def _checked(name: str, outcome: int) -> int:
+def _check_outcome(name: str, outcome: int) -> int:
     if outcome < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
@@ -30,13 +30,13 @@ def _checked(name: str, outcome: int) -> int:
 def call(name: str, *arguments: Argument) -> int:
     """Call the function `name` of libc with integers, byte strings or buffers. Raises OSError where it fails."""
     words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    return _checked(name, getattr(_LIBC, name)(*words))
+    return _check_outcome(name, getattr(_LIBC, name)(*words))
 
 
 def system_call(name: str, number: int, *arguments: Argument) -> int:
     """Make the system call `number`, which libc has no function for. Raises OSError where it fails."""
     words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    return _checked(name, _LIBC.syscall(ctypes.c_long(number), *words))
+    return _check_outcome(name, _LIBC.syscall(ctypes.c_long(number), *words))
 
 
 def prctl(option: int, *arguments: Argument) -> int:
@@ -49,4 +49,4 @@ def fork() -> int:
 
     Only for a process with one thread, whose child needs no new random seed. Raises OSError where it fails.
     """
-    return _checked("fork", _HOLDING_THE_LOCK.fork())
+    return _check_outcome("fork", _HOLDING_THE_LOCK.fork())

@@ -60,7 +60,7 @@ def _refuse(number: int = errno.EPERM) -> _Step:
     return _answer(_ERRNO | number)
 
 
-def _when(number: int, body: list[_Step]) -> list[_Step]:
+def _steps_if_equal(number: int, body: list[_Step]) -> list[_Step]:
     return [_Step(_IF_EQUAL, 0, len(body), number), *body]
 
 
@@ -83,13 +83,13 @@ def _steps(machine: str) -> Iterator[_Step]:
         yield _Step(_IF_AT_LEAST, 0, 1, _X32_NUMBERS)
         yield _answer(_KILL)
     for name, numbers in syscalls.CONDITIONAL.items():
-        yield from _when(_existing(numbers, machine), list(_under(CONDITIONS[name])))
+        yield from _steps_if_equal(_existing(numbers, machine), list(_under(CONDITIONS[name])))
     for outcome, table in ((_ALLOW, syscalls.ALLOWED), (_KILL, syscalls.DEADLY)):
         for entry in table.values():
             if (number := syscalls.number(entry, machine)) is not None:
-                yield from _when(number, [_answer(outcome)])
+                yield from _steps_if_equal(number, [_answer(outcome)])
     for name, numbers in syscalls.ANSWERED.items():
-        yield from _when(_existing(numbers, machine), [_refuse(ANSWERS[name])])
+        yield from _steps_if_equal(_existing(numbers, machine), [_refuse(ANSWERS[name])])
     yield _refuse()
 
 
@@ -99,7 +99,7 @@ def _existing(numbers: tuple[int, int], machine: str) -> int:
     return number
 
 
-def compiled(machine: str = "") -> bytes:
+def compile_filter(machine: str = "") -> bytes:
     """The filter for `machine` (this one by default) as BPF. Raises OSError on an architecture without tables."""
     machine = machine or platform.machine()
     if machine not in syscalls.ARCHITECTURES:

@@ -94,7 +94,7 @@ class Fill(ModalScreen[dict[str, str] | None]):
                 yield Button("Cancel (Esc)", compact=True, id="no")
 
     @on(Input.Submitted)
-    def _submitted(self) -> None:
+    def _submit(self) -> None:
         self.dismiss(self._values())
 
     def on_button_pressed(self, event: Button.Pressed) -> None:

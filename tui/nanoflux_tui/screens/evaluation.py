@@ -47,7 +47,7 @@ number that one should trust without its interval."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._found: dict[str, dict[str, Any]] = {}
+        self._rows_by_id: dict[str, dict[str, Any]] = {}
         self._marked: list[str] = []
 
     def body(self) -> ComposeResult:
@@ -69,17 +69,17 @@ number that one should trust without its interval."""
             yield Panel("Items that flipped", id="flips")
 
     async def load(self) -> None:
-        evaluations = await self.ask(self._read) or []
-        self._found = {row["id"]: row for row in evaluations}
-        self._marked = [name for name in self._marked if name in self._found]
-        await self.query_one(WindowTable).show(list(self._found))
+        evaluations = await self.ask(self._read_evaluations) or []
+        self._rows_by_id = {row["id"]: row for row in evaluations}
+        self._marked = [name for name in self._marked if name in self._rows_by_id]
+        await self.query_one(WindowTable).show(list(self._rows_by_id))
         if not self._marked:
             hint = "Mark two or more evaluations of the same items with space, then press c."
             nothing = "No evaluation yet: e begins one, of a model with or without an adapter."
             self.query_one("#comparison", Panel).show(hint if evaluations else nothing)
         self.query_one("#flips").display = len(self._marked) == 2
 
-    def _read(self, view: LedgerView) -> list[dict[str, Any]]:
+    def _read_evaluations(self, view: LedgerView) -> list[dict[str, Any]]:
         """All evaluations, those that are under way with what is known of their workers."""
         return [
             with_worker(self.place, view, Work(EVALUATION, row["id"]), row) if row["status"] == "running" else row
@@ -87,7 +87,7 @@ number that one should trust without its interval."""
         ]
 
     async def _rows(self, keys: Sequence[str]) -> list[Cells]:
-        return [self._cells(self._found[key]) if key in self._found else ["gone"] for key in keys]
+        return [self._cells(self._rows_by_id[key]) if key in self._rows_by_id else ["gone"] for key in keys]
 
     def _cells(self, row: dict[str, Any]) -> Cells:
         strict = row["result"].get("strict")
@@ -121,9 +121,9 @@ number that one should trust without its interval."""
             self.notify("Mark two or more evaluations of the same items first, with space.", severity="warning")
             return
         self.query_one("#comparison", Panel).show("The pairs are tested …")
-        self.do("compare", *self._marked, "--json", said="compared", then=self._compared)
+        self.do("compare", *self._marked, "--json", said="compared", then=self._show_comparison)
 
-    def _compared(self, ended: Ended) -> None:
+    def _show_comparison(self, ended: Ended) -> None:
         comparison = ended.json()
         panel = self.query_one("#comparison", Panel)
         if not ended.ok or not comparison:
@@ -139,7 +139,7 @@ number that one should trust without its interval."""
         for pair in pairs:
             low, high = pair["ci95"]
             clear = pair["holm_p"] < 0.05
-            text.append(f"{self._named(pair['b']):<13} − {self._named(pair['a']):<12}")
+            text.append(f"{self._short_name(pair['b']):<13} − {self._short_name(pair['a']):<12}")
             text.append(f"{pair['difference']:>+8.1%}", style="bold" if clear else "")
             text.append(f"  {low:+.1%} to {high:+.1%}".ljust(20))
             text.append(f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{told_detectable(pair):>12}")
@@ -150,8 +150,8 @@ number that one should trust without its interval."""
         text.rstrip()
         return text
 
-    def _named(self, evaluation: str) -> str:
-        row = self._found.get(evaluation, dict)
+    def _short_name(self, evaluation: str) -> str:
+        row = self._rows_by_id.get(evaluation, dict)
         return line(row["adapter"][:12] or row["model"], 12) if row else evaluation
 
     def _show_flips(self, a: str, b: str) -> None:
@@ -160,11 +160,13 @@ number that one should trust without its interval."""
     async def _read_flips(self, a: str, b: str) -> None:
         flipped_items = await self.ask(lambda view: board.flips(view, a, b)) or []
         self.query_one("#flips").display = True
-        self.query_one("#flips", Panel).show(charts.flips(flipped_items, self._named(a), self._named(b), self.ink))
+        self.query_one("#flips", Panel).show(
+            charts.flips(flipped_items, self._short_name(a), self._short_name(b), self.ink)
+        )
 
     @on(WindowTable.Chosen)
     def _open(self) -> None:
-        row = self._found.get(str(self.query_one(WindowTable).key))
+        row = self._rows_by_id.get(str(self.query_one(WindowTable).key))
         if row is not None:
             by_run = ", ".join(f"{value:.1%}" for value in row["result"].get("by_run", ()))
             lines = [

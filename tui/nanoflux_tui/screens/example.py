@@ -46,8 +46,8 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
     def __init__(self, keys: Sequence[int], position: int) -> None:
         super().__init__()
         self._keys, self._at = keys, position
-        self._found: dict[str, Any] | None = None
-        self._undone: list[tuple[str, str, str]] = []
+        self._example: dict[str, Any] | None = None
+        self._undo_stack: list[tuple[str, str, str]] = []
 
     def body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -65,9 +65,9 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
     async def load(self) -> None:
         key = self._keys[self._at]
         example = await self.ask(lambda view: board.example_whole(view, key))
-        if example == self._found and example is not None:
+        if example == self._example and example is not None:
             return
-        self._found = example
+        self._example = example
         if example is None:
             self.query_one("#head", Panel).show("This example is gone: its ledger was replaced.")
             return
@@ -141,7 +141,7 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
         nearest, similar = last.get("nearest"), last.get("solution_similarity")
         rows = [
             ("seeds", ", ".join(last.get("seeds", ()))),
-            ("attempts", f"{len(record['attempts'])}: {'; '.join(_ended(a) for a in record['attempts'])}"),
+            ("attempts", f"{len(record['attempts'])}: {'; '.join(_outcome_name(a) for a in record['attempts'])}"),
             ("nearest earlier question", "none" if nearest is None else f"{nearest:.3f}"),
             *([("likeness of both solutions", f"{similar:.3f}")] if similar is not None else []),
             *((name.lower().replace("_", " "), value) for name, value in (attack.get("notes") or {}).items()),
@@ -168,32 +168,32 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
             self.notify("That was the last one." if by > 0 else "That was the first one.")
 
     def action_review(self, verdict: str) -> None:
-        if self._found is not None:
-            self._remember(self._found)
-            self._say(self._found["id"], verdict, "")
+        if self._example is not None:
+            self._remember(self._example)
+            self._say(self._example["id"], verdict, "")
 
     def action_note(self) -> None:
-        if self._found is not None:
+        if self._example is not None:
             fields = (
-                Field("verdict", "your word", self._found.get("review") or "fix", options=("keep", "drop", "fix")),
-                Field("note", "note", self._found.get("note") or "", "what is to be known about it"),
+                Field("verdict", "your word", self._example.get("review") or "fix", options=("keep", "drop", "fix")),
+                Field("note", "note", self._example.get("note") or "", "what is to be known about it"),
             )
-            self.app.push_screen(Fill("Your word on this example", fields, "Write it down"), self._noted)
+            self.app.push_screen(Fill("Your word on this example", fields, "Write it down"), self._save_note)
 
-    def _noted(self, values: dict[str, str] | None) -> None:
-        if values and self._found is not None:
-            self._remember(self._found)
-            self._say(self._found["id"], values["verdict"], values["note"])
+    def _save_note(self, values: dict[str, str] | None) -> None:
+        if values and self._example is not None:
+            self._remember(self._example)
+            self._say(self._example["id"], values["verdict"], values["note"])
 
     def action_undo(self) -> None:
-        if not self._undone:
+        if not self._undo_stack:
             self.notify("There is nothing to take back here.")
             return
-        self._say(*self._undone.pop())
+        self._say(*self._undo_stack.pop())
 
     def _remember(self, example: dict[str, Any]) -> None:
         """What was said until now, to be taken back to; `open` where nothing was."""
-        self._undone.append((example["id"], example.get("review") or "open", example.get("note") or ""))
+        self._undo_stack.append((example["id"], example.get("review") or "open", example.get("note") or ""))
 
     @work(group="review", exit_on_error=False)
     async def _say(self, example: str, verdict: str, note: str) -> None:
@@ -204,7 +204,7 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
         await self.refreshed()
 
 
-def _ended(attempt: dict[str, Any]) -> str:
+def _outcome_name(attempt: dict[str, Any]) -> str:
     """How an attempt ended, in words."""
     outcome = str(attempt.get("outcome", "?"))
     return OUTCOMES.get(outcome, (outcome, ""))[0]

@@ -101,7 +101,7 @@ it; there, k keeps it, d drops it, f marks it to be fixed, and u takes the last 
         ]
 
     @on(Input.Changed, "#search")
-    def _typed(self, event: Input.Changed) -> None:
+    def _filter_as_typed(self, event: Input.Changed) -> None:
         self._filter(event.value)
 
     @work(group="filter", exclusive=True, exit_on_error=False)
@@ -155,9 +155,9 @@ it; there, k keeps it, d drops it, f marks it to be fixed, and u takes the last 
             self.tell(error)
             return
         if example is not None:
-            panel.show(self._told(example))
+            panel.show(self._preview_text(example))
 
-    def _told(self, example: dict[str, Any]) -> Text:
+    def _preview_text(self, example: dict[str, Any]) -> Text:
         text = Text()
         for title, key in (("Question", "question"), ("Solution", "solution"), ("Answer", "answer")):
             text.append(f"{title}\n", style=f"bold {self.ink['secondary']}")

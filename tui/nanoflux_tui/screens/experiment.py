@@ -136,7 +136,7 @@ on with the cells that are left."""
     def __init__(self, experiment: str) -> None:
         super().__init__()
         self._experiment = experiment
-        self._told: dict[str, Any] | None = None
+        self._shown_experiment: dict[str, Any] | None = None
         self._asked: object = None
 
     def body(self) -> ComposeResult:
@@ -156,7 +156,7 @@ on with the cells that are left."""
     async def load(self) -> None:
         experiment, cells = await self.reader.ask(lambda view: (summary(view, self.place, self._experiment),
                                                           board.cells(view, self._experiment)))  # fmt: skip
-        self._told = experiment
+        self._shown_experiment = experiment
         self.query_one("#head", Panel).show(lambda width: self._head(experiment, width))
         rows = [self._cell(cell) for cell in cells]
         self.query_one("#cells", Panel).show(lambda width: sheet(CELLS, rows, width, self.ink["secondary"]))
@@ -166,7 +166,7 @@ on with the cells that are left."""
             self._figures()
 
     def at_hand(self) -> dict[str, Any] | None:
-        return self._told
+        return self._shown_experiment
 
     def _head(self, experiment: dict[str, Any], width: int) -> Text:
         ink = self.ink
@@ -231,7 +231,7 @@ on with the cells that are left."""
 def progress(experiment: dict[str, Any], width: int, style: str) -> Text:
     """How many cells need nothing more, and what became of the others."""
     cells = experiment["cells"]
-    done, total = board.settled(cells), sum(cells.values())
+    done, total = board.count_settled(cells), sum(cells.values())
     text = Text.assemble((bar(done, total, width), style), f" {done}/{total} cells")
     for status in ("failed", "left out"):
         text.append(f", {cells[status]} {status}" if cells.get(status) else "")

@@ -40,7 +40,7 @@ process of its own; Enter shows what it found; space goes on with one that was s
 
     def __init__(self) -> None:
         super().__init__()
-        self._found: dict[str, dict[str, Any]] = {}
+        self._experiment_by_id: dict[str, dict[str, Any]] = {}
         self._grids: Sequence[tuple[str, str]] = ()
 
     def body(self) -> ComposeResult:
@@ -59,11 +59,11 @@ process of its own; Enter shows what it found; space goes on with one that was s
     async def load(self) -> None:
         if not self._grids:
             self._grids = await asyncio.to_thread(_grids)
-            self.query_one("#grids", Panel).show(self._known())
+            self.query_one("#grids", Panel).show(self._grid_list())
         await self.query_one(WindowTable).show(await self.ask(_keys) or [])
         self._about()
 
-    def _known(self) -> Text:
+    def _grid_list(self) -> Text:
         text = Text()
         for name, title in self._grids:
             text.append(f"{name:<17}", style=self.ink["secondary"])
@@ -74,7 +74,7 @@ process of its own; Enter shows what it found; space goes on with one that was s
     async def _rows(self, keys: Sequence[str]) -> list[Cells]:
         wanted = list(keys)
         experiments = await self.ask(lambda view: [summary(view, self.place, key) for key in wanted]) or []
-        self._found.update((experiment["id"], experiment) for experiment in experiments)
+        self._experiment_by_id.update((experiment["id"], experiment) for experiment in experiments)
         return [self._cells(experiment) for experiment in experiments]
 
     def _cells(self, experiment: dict[str, Any]) -> Cells:
@@ -88,7 +88,7 @@ process of its own; Enter shows what it found; space goes on with one that was s
         ]
 
     def at_hand(self) -> dict[str, Any] | None:
-        return self._found.get(str(self.query_one(WindowTable).key))
+        return self._experiment_by_id.get(str(self.query_one(WindowTable).key))
 
     @on(WindowTable.Pointed)
     def _about(self) -> None:

@@ -106,14 +106,14 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
     async def _rows(self, keys: Sequence[board.Key | Served]) -> list[Cells]:
         servers = {server.name: server for server in records(self.place.root)}
         wanted = [key for key in keys if isinstance(key, board.Key)]
-        lines = dict[object, board.Line](await self.ask(lambda view: self._read(view, wanted)) or [])
+        lines = dict[object, board.Line](await self.ask(lambda view: self._read_lines(view, wanted)) or [])
         for key in keys:
             if isinstance(key, Served) and key.name in servers:
                 lines[key] = _server_line(servers[key.name])
         self._lines.update(lines)
         return [self._cells(lines[key]) if key in lines else ["gone"] for key in keys]
 
-    def _read(self, view: LedgerView, keys: Sequence[board.Key]) -> list[tuple[object, board.Line]]:
+    def _read_lines(self, view: LedgerView, keys: Sequence[board.Key]) -> list[tuple[object, board.Line]]:
         lines: list[tuple[object, board.Line]] = []
         for key in keys:
             for board_line in board.lines(view, [key]):

@@ -96,7 +96,7 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
 
     @on(Input.Changed)
     @on(Select.Changed)
-    def _changed(self) -> None:
+    def _check_after_change(self) -> None:
         self._check()
 
     def value(self, name: str) -> str:
@@ -125,8 +125,8 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         self.query_one("#line", Static).update(f"$ {harmless(command(words), 1_000)}")
         await asyncio.sleep(TYPED_S)
         try:
-            asked = self._asked()
-            config = await asyncio.to_thread(_resolved, self.place, self.value("domain"), self.value("profile"),
+            asked = self._chosen_settings()
+            config = await asyncio.to_thread(_resolve_config, self.place, self.value("domain"), self.value("profile"),
                                              asked)  # fmt: skip
         except NanofluxError as error:
             text = Text.assemble((f"✗ {harmless(error.message, 500)}", self.ink["error"]))
@@ -142,7 +142,7 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         self.query_one("#verdict", Static).update(text)
         self.query_one("#start", Button).disabled = not self._ready or self._starting
 
-    def _asked(self) -> dict[str, Any]:
+    def _chosen_settings(self) -> dict[str, Any]:
         """What is set over domain and profile.
 
         Raises:
@@ -229,7 +229,7 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         self.notify("The command is in the clipboard.")
 
 
-def _resolved(place: Any, domain: str, profile: str, asked: dict[str, Any]) -> Any:
+def _resolve_config(place: Any, domain: str, profile: str, asked: dict[str, Any]) -> Any:
     from nanoflux_local import binding
 
     if Path(profile).suffix == ".toml":

@@ -97,13 +97,13 @@ a second stop ends at once."""
     async def load(self) -> None:
         more = True
         while more:
-            self._now, more = await self.reader.ask(self._read)
+            self._now, more = await self.reader.ask(self._read_run)
             if more:
                 self._show_head()
         self._show_head()
         self._show_parts()
 
-    def _read(self, view: LedgerView) -> tuple[Now, bool]:
+    def _read_run(self, view: LedgerView) -> tuple[Now, bool]:
         row = dict(view.find_run(self.run_id))
         config = json.loads(row["config"])
         self._tally.seed = int(config.get("seed", 0))
@@ -148,12 +148,12 @@ a second stop ends at once."""
         figures += [f"{tally.tokens_per_s:,.0f} tokens/s"] if now.worker else []
         figures += [f"{count(tally.tokens)} tokens", f"${tally.usd:,.2f}", f"worked {duration(now.seconds)}"]
         text.append("  ".join(figures) + "\n")
-        text.append(self._expected(now), style=ink["secondary"])
+        text.append(self._forecast_line(now), style=ink["secondary"])
         if now.message:
             text.append(f"\n{line(now.message, 300)}", style=ink["error" if now.status in ("failed",) else "warning"])
         return text
 
-    def _expected(self, now: Now) -> str:
+    def _forecast_line(self, now: Now) -> str:
         """The forecast in a line."""
         if now.status == "done":
             return "it has come to its end"

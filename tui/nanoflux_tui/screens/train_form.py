@@ -41,7 +41,7 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
     def __init__(self, run: str = "") -> None:
         super().__init__()
         self._run = run
-        self._asked: list[str] = []
+        self._audit_words: list[str] = []
         self._audited: list[str] = []
         self._starting = False
 
@@ -80,16 +80,16 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
         return names or ["smollm2-135m"]
 
     async def load(self) -> None:
-        self._changed()
+        self._update_command()
 
     @on(Input.Changed)
     @on(Select.Changed)
-    def _changed(self) -> None:
+    def _update_command(self) -> None:
         words = self._words()
         self.query_one("#line", Static).update(f"$ {harmless(command([*words, '--detach']), 1_000)}")
         self.query_one("#train", Button).disabled = words != self._audited or self._starting
-        if words != self._asked:  # one under way is not begun anew whenever the room is brought up to date
-            self._asked = words
+        if words != self._audit_words:  # one under way is not begun anew whenever the room is brought up to date
+            self._audit_words = words
             self._audit_soon()
 
     def _words(self) -> list[str]:
@@ -116,11 +116,11 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
         if not ended.ok or not audit:
             panel.show(Text(f"✗ {harmless(ended.told, 1_500)}", style=self.ink["error"]))
             return
-        panel.show(self._told(audit))
+        panel.show(self._audit_text(audit))
         self._audited = words
         self.query_one("#train", Button).disabled = False
 
-    def _told(self, audit: dict[str, Any]) -> Text:
+    def _audit_text(self, audit: dict[str, Any]) -> Text:
         ink, text = self.ink, Text()
         rows = [
             ("rows", f"{audit['rows']}, of which {audit['usable']} are trained on, {audit['validation']} validated on"),
@@ -144,8 +144,8 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
         self.action_audit() if event.button.id == "audit" else self.action_train()
 
     def action_audit(self) -> None:
-        self._asked = self._audited = []
-        self._changed()
+        self._audit_words = self._audited = []
+        self._update_command()
 
     def action_train(self) -> None:
         if self._starting:

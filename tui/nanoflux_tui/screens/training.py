@@ -130,7 +130,7 @@ served adapter changes what its base says. m shows all of an adapter's record.""
                 Text(word, style=self.ink[colour])]  # fmt: skip
 
     @on(WindowTable.Pointed, "#trainings")
-    async def _pointed(self) -> None:
+    async def _update_curve(self) -> None:
         await self._show_curve()
 
     async def _show_curve(self) -> None:

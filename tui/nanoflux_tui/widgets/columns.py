@@ -24,7 +24,9 @@ class Column:
 def row(columns: Sequence[Column], cells: Cells, width: int, mark: str = "") -> Text:
     """One row after its mark, each cell cut or filled up to its column; a row of other cells than columns as it is."""
     whole = Text(mark, end="")
-    for cell, (column, wide) in zip(_shown(columns, cells, width), _widths(columns, width, len(mark)), strict=False):
+    for cell, (column, wide) in zip(
+        _visible_cells(columns, cells, width), _widths(columns, width, len(mark)), strict=False
+    ):
         text = cell.copy() if isinstance(cell, Text) else Text(line(cell))
         text.truncate(wide, overflow="ellipsis")
         text.pad_left(wide - text.cell_len) if column.right else text.pad_right(wide - text.cell_len)
@@ -53,7 +55,7 @@ def _widths(columns: Sequence[Column], width: int, mark: int) -> list[tuple[Colu
     return [(column, column.width + (left * column.share // shares if shares else 0)) for column in shown]
 
 
-def _shown(columns: Sequence[Column], cells: Cells, width: int) -> list[str | Text]:
+def _visible_cells(columns: Sequence[Column], cells: Cells, width: int) -> list[str | Text]:
     if len(cells) != len(columns):
         return list(cells)
     return [cell for cell, column in zip(cells, columns, strict=True) if width >= column.from_width]
