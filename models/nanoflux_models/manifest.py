@@ -161,7 +161,7 @@ class Embedder(Table):
 
 
 class Manifest(Table):
-    """All that is known about one model."""
+    """All that is known about one model. `architecture` is its class in transformers, for what needs no weights."""
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
     kind: Kind
@@ -170,6 +170,7 @@ class Manifest(Table):
     gated: bool = False
     parameters: int = Field(gt=0)
     context: int = Field(gt=0)
+    architecture: str = ""
     source: Source
     memory: Memory | None = None
     chat: Chat = Chat()

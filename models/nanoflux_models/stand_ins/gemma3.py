@@ -1,0 +1,120 @@
+"""Gemma 3 and MedGemma at 4 billion parameters: a multimodal wrapper whose text tower lies beside a vision tower."""
+
+from nanoflux_models.stand_ins.family import Family
+
+# Text parts alone, as vLLM hands messages over. The published template moves a system message into the user's first
+# one; this one refuses it, so that a request that should not hold one is seen.
+_TEMPLATE = """\
+{{ bos_token }}
+{%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{%- for message in messages %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
+    {%- endif %}
+    {{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}
+    {%- if message['content'] is string %}
+        {{- message['content'] | trim }}
+    {%- else %}
+        {%- for part in message['content'] %}{{ part['text'] | trim }}{% endfor %}
+    {%- endif %}
+    {{- '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}
+"""
+
+
+def _write(thoughts: str, answer: str) -> str:
+    del thoughts  # it does not think
+    return f"{answer}<end_of_turn>"
+
+
+def _vision(hidden: int, intermediate: int, layers: int, heads: int, image: int) -> dict[str, object]:
+    return {
+        "hidden_size": hidden,
+        "image_size": image,
+        "intermediate_size": intermediate,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "patch_size": 14,
+        "vision_use_head": False,
+    }
+
+
+def _text(hidden: int, intermediate: int, layers: int, window: int) -> dict[str, object]:
+    """Heads, their size and the vocabulary are the class's own, as in the published file."""
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": layers,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": window,
+    }
+
+
+_SHARED = {
+    "boi_token_index": 255_999,
+    "eoi_token_index": 256_000,
+    "eos_token_id": [1, 106],
+    "image_token_index": 262_144,
+}
+_FOUR_B = {
+    **_SHARED,
+    "mm_tokens_per_image": 256,
+    "text_config": _text(2560, 10_240, 34, 1024),
+    "vision_config": _vision(1152, 4304, 27, 16, 896),
+}
+
+GEMMA3 = Family(
+    architecture="Gemma3ForConditionalGeneration",
+    model_type="gemma3",
+    vocabulary=262_208,
+    control={
+        "<pad>": 0,
+        "<eos>": 1,
+        "<bos>": 2,
+        "<unk>": 3,
+        "<start_of_turn>": 105,
+        "<end_of_turn>": 106,
+        "<start_of_image>": 255_999,
+        "<end_of_image>": 256_000,
+        "<image_soft_token>": 262_144,
+    },
+    template=_TEMPLATE,
+    bos="<bos>",
+    eos="<eos>",
+    pad="<pad>",
+    ends=("<eos>", "<end_of_turn>"),
+    adds_bos=True,
+    tiny={
+        **_SHARED,
+        "mm_tokens_per_image": 4,
+        "text_config": _text(64, 128, 6, 64),  # the sixth layer is the first that looks back over the whole context
+        "vision_config": _vision(64, 128, 2, 2, 56),
+    },
+    full={"gemma-3-4b-it": _FOUR_B, "medgemma-4b-it": _FOUR_B},
+    write=_write,
+    tokenizer={
+        "extra_special_tokens": {
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+    },
+    files={
+        "processor_config.json": {"image_seq_length": 4, "processor_class": "Gemma3Processor"},
+        "preprocessor_config.json": {
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_processor_type": "Gemma3ImageProcessor",
+            "image_seq_length": 4,
+            "image_std": [0.5, 0.5, 0.5],
+            "processor_class": "Gemma3Processor",
+            "rescale_factor": 0.00392156862745098,
+            "size": {"height": 56, "width": 56},
+        },
+    },
+)

@@ -1,0 +1,132 @@
+"""gpt-oss: a mixture of experts that writes in channels (harmony), which its server reads with its own vocabulary."""
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+
+from nanoflux_models.errors import ServerError
+from nanoflux_models.stand_ins.family import Family, Json
+
+WORDS = 199_998
+"""The words of the harmony vocabulary; control tokens follow."""
+_ASK = """
+import base64, json, openai_harmony
+encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
+print(json.dumps([base64.b64encode(encoding.decode_bytes([number])).decode() for number in range({words})]))
+"""
+_TEMPLATE = """\
+{{- '<|start|>system<|message|>You are a language model.\n\nReasoning: medium\n\n' }}
+{{- '# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>' }}
+{%- for message in messages %}
+    {%- if message['role'] == 'system' %}
+        {{- '<|start|>developer<|message|># Instructions\n\n' + message['content'] + '<|end|>' }}
+    {%- elif message['role'] == 'assistant' %}
+        {{- '<|start|>assistant<|channel|>final<|message|>' + message['content'] + '<|end|>' }}
+    {%- else %}
+        {{- '<|start|>' + message['role'] + '<|message|>' + message['content'] + '<|end|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}
+"""
+
+
+def harmony_words(python: Path) -> list[bytes]:
+    """The vocabulary that `python`'s openai_harmony tokenizes with, by id: (199_998,) byte strings.
+
+    Raises:
+        ServerError: it has none; gpt-oss cannot be served there.
+    """
+    command = [str(python), "-P", "-c", _ASK.format(words=WORDS)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServerError(f"{python} does not run: {error}", "name another interpreter") from error
+    try:
+        return [base64.b64decode(word) for word in json.loads(done.stdout)]
+    except ValueError:
+        why = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        fix = "install openai-harmony there; without a network, set TIKTOKEN_ENCODINGS_BASE to a folder with its words"
+        raise ServerError(f"{python} cannot load the harmony vocabulary of gpt-oss: {why}", fix) from None
+
+
+def _write(thoughts: str, answer: str) -> str:
+    return (
+        f"<|channel|>analysis<|message|>{thoughts}<|end|>"
+        f"<|start|>assistant<|channel|>final<|message|>{answer}<|return|>"
+    )
+
+
+def _sizes(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, experts: int, chosen: int) -> Json:
+    return {
+        "attention_bias": True,
+        "eos_token_id": 200_002,
+        "experts_per_token": chosen,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "hidden_size": hidden,
+        "initial_context_length": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": intermediate,
+        "layer_types": ["sliding_attention", "full_attention"] * (layers // 2),
+        "max_position_embeddings": 131_072,
+        "num_attention_heads": heads,
+        "num_experts_per_tok": chosen,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": kv_heads,
+        "num_local_experts": experts,
+        "pad_token_id": 199_999,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": {
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 32.0,
+            "original_max_position_embeddings": 4096,
+            "rope_type": "yarn",
+            "truncate": False,
+        },
+        "rope_theta": 150_000,
+        "sliding_window": 128,
+        "swiglu_limit": 7.0,
+        "tie_word_embeddings": False,
+        "vocab_size": 201_088,
+    }
+
+
+_CONTROL = {
+    "<|startoftext|>": 199_998,
+    "<|endoftext|>": 199_999,
+    "<|return|>": 200_002,
+    "<|constrain|>": 200_003,
+    "<|channel|>": 200_005,
+    "<|start|>": 200_006,
+    "<|end|>": 200_007,
+    "<|message|>": 200_008,
+    "<|call|>": 200_012,
+}
+_RESERVED = {f"<|reserved_{number}|>": number for number in range(WORDS, 201_088) if number not in _CONTROL.values()}
+_MXFP4 = {
+    "modules_to_not_convert": [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ],
+    "quant_method": "mxfp4",
+}
+
+GPT_OSS = Family(
+    architecture="GptOssForCausalLM",
+    model_type="gpt_oss",
+    vocabulary=201_088,
+    control={**_CONTROL, **_RESERVED},
+    template=_TEMPLATE,
+    bos="<|startoftext|>",
+    eos="<|return|>",
+    pad="<|endoftext|>",
+    ends=("<|return|>", "<|endoftext|>", "<|call|>"),
+    tiny=_sizes(64, 64, 2, 2, 1, 4, 2),
+    full={"gpt-oss-20b": {**_sizes(2880, 2880, 24, 64, 8, 32, 4), "quantization_config": _MXFP4}},
+    write=_write,
+    differs="its experts are not quantised, as the published MXFP4 experts are",
+)

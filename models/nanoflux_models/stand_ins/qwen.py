@@ -1,0 +1,144 @@
+"""Qwen3, which writes its own thinking tags, and the R1 distillations of Qwen2.5, whose prompt opens the tag."""
+
+from nanoflux_models.stand_ins.family import Family, Json
+
+_QWEN3_TEMPLATE = """\
+{%- for message in messages %}
+    {%- if message['role'] == 'assistant' and '</think>' in message['content'] %}
+        {%- set content = message['content'].split('</think>')[-1].lstrip('\n') %}
+    {%- else %}
+        {%- set content = message['content'] %}
+    {%- endif %}
+    {{- '<|im_start|>' + message['role'] + '\n' + content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}
+{%- endif %}
+"""
+_R1_TEMPLATE = """\
+{{ bos_token }}
+{%- for message in messages %}
+    {%- if message['role'] == 'system' %}
+        {{- message['content'] }}
+    {%- elif message['role'] == 'user' %}
+        {{- '<｜User｜>' + message['content'] }}
+    {%- else %}
+        {{- '<｜Assistant｜>' + message['content'].split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}
+"""
+_VOCABULARY = 4096
+
+
+def _sizes(
+    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int, theta: float, context: int
+) -> Json:
+    return {
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "hidden_size": hidden,
+        "initializer_range": 0.02,
+        "intermediate_size": intermediate,
+        "max_position_embeddings": context,
+        "max_window_layers": layers,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": kv_heads,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": theta,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": vocabulary,
+    }
+
+
+def _think(thoughts: str, answer: str) -> str:
+    return f"<think>\n{thoughts}\n</think>\n\n{answer}<|im_end|>"
+
+
+def _think_on(thoughts: str, answer: str) -> str:
+    """The opening tag stands in the prompt."""
+    return f"{thoughts}\n</think>\n\n{answer}<｜end▁of▁sentence｜>"
+
+
+_QWEN3_HEAD = {"attention_bias": False, "head_dim": 128, "bos_token_id": 151_643, "eos_token_id": 151_645}
+_AWQ = {
+    "bits": 4,
+    "group_size": 128,
+    "modules_to_not_convert": None,
+    "quant_method": "awq",
+    "version": "gemm",
+    "zero_point": True,
+}
+
+QWEN3 = Family(
+    architecture="Qwen3ForCausalLM",
+    model_type="qwen3",
+    vocabulary=_VOCABULARY,
+    control={
+        "<|endoftext|>": 4000,
+        "<|im_start|>": 4001,
+        "<|im_end|>": 4002,
+        "<think>": 4003,
+        "</think>": 4004,
+    },
+    marks=("<think>", "</think>"),
+    template=_QWEN3_TEMPLATE,
+    bos="",
+    eos="<|im_end|>",
+    pad="<|endoftext|>",
+    ends=("<|im_end|>", "<|endoftext|>"),
+    tiny={
+        **_sizes(64, 128, 4, 4, 2, _VOCABULARY, 1e6, 40_960),
+        "attention_bias": False,
+        "head_dim": 32,
+        "bos_token_id": 4000,
+        "eos_token_id": 4002,
+    },
+    full={
+        "qwen3-32b-awq": {
+            **_sizes(5120, 25_600, 64, 64, 8, 151_936, 1e6, 40_960),
+            **_QWEN3_HEAD,
+            "torch_dtype": "float16",
+            "quantization_config": _AWQ,
+        }
+    },
+    write=_think,
+    differs="its weights are not quantised, as the published AWQ weights are",
+)
+
+R1_QWEN2 = Family(
+    architecture="Qwen2ForCausalLM",
+    model_type="qwen2",
+    vocabulary=_VOCABULARY,
+    control={
+        "<｜begin▁of▁sentence｜>": 4000,
+        "<｜end▁of▁sentence｜>": 4001,
+        "<｜User｜>": 4002,
+        "<｜Assistant｜>": 4003,
+        "<think>": 4004,
+        "</think>": 4005,
+    },
+    marks=("<think>", "</think>", "<｜User｜>", "<｜Assistant｜>"),
+    template=_R1_TEMPLATE,
+    bos="<｜begin▁of▁sentence｜>",
+    eos="<｜end▁of▁sentence｜>",
+    pad="<｜end▁of▁sentence｜>",
+    ends=("<｜end▁of▁sentence｜>",),
+    adds_bos=True,
+    tiny={**_sizes(64, 128, 4, 2, 1, _VOCABULARY, 1e6, 131_072), "bos_token_id": 4000, "eos_token_id": 4001},
+    full={
+        "deepseek-r1-distill-qwen-14b": {
+            **_sizes(5120, 13_824, 48, 40, 8, 152_064, 1e6, 131_072),
+            "bos_token_id": 151_643,
+            "eos_token_id": 151_643,
+            "rms_norm_eps": 1e-5,
+        }
+    },
+    write=_think_on,
+)

@@ -1,0 +1,96 @@
+"""Tokenizers made on the spot: a family's control tokens at their ids, words learned from the caller's texts.
+
+Owns the vocabulary's layout. A tokenizer is byte-level, so that it reads any text; ids that nothing claims get words of
+no meaning, so that every id a random model draws can be decoded.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from nanoflux_models.stand_ins.family import Family
+
+LEARNED = 3000
+"""Words that are learned at most, single bytes included."""
+
+
+def write_tokenizer(family: Family, folder: Path, texts: Sequence[str], words: Sequence[bytes] | None) -> None:
+    """Write the tokenizer files of a stand-in into `folder`.
+
+    `words` is a complete vocabulary by id, for families whose servers tokenize with one of their own (gpt-oss);
+    otherwise words are learned from `texts`.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    core = _with_words(family, words) if words else _learned(family, texts)
+    _add_control_tokens(core, family)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token=family.bos or None,
+        eos_token=family.eos,
+        pad_token=family.pad,
+        unk_token=family.pad,  # byte-level words never need it, and some classes would add one of their own
+        **family.tokenizer,
+    )
+    tokenizer.chat_template = family.template
+    tokenizer.save_pretrained(str(folder))
+
+
+def _learned(family: Family, texts: Sequence[str]) -> Any:
+    """A BPE whose merges come from `texts`."""
+    import json
+
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    size = min(LEARNED, family.vocabulary - len(family.control))
+    learner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    )
+    learned = learner.get_vocab()
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    ordered = sorted(learned, key=lambda word: learned[word])
+    return Tokenizer(models.BPE(_placed(family, ordered), merges))
+
+
+def _placed(family: Family, ordered: Sequence[str]) -> dict[str, int]:
+    """Every id of the vocabulary: control tokens at theirs, then words in order, then words of no meaning."""
+    vocabulary = dict(family.control)
+    taken, words = set(family.control.values()), iter(ordered)
+    meaningless = (word for number in count() if (word := f"Ġ~{number:x}") not in ordered[:LEARNED])
+    for number in range(family.vocabulary):
+        if number not in taken:
+            vocabulary[next(words, None) or next(meaningless)] = number
+    return vocabulary
+
+
+def _with_words(family: Family, words: Sequence[bytes]) -> Any:
+    """A vocabulary given whole. Its merges are not known, so a word that is not in it is spelled by its bytes."""
+    from tokenizers import Tokenizer, models
+
+    letters = _letters()
+    vocabulary = {"".join(letters[byte] for byte in word): number for number, word in enumerate(words)}
+    return Tokenizer(models.BPE({**vocabulary, **family.control}, [], ignore_merges=True))
+
+
+def _letters() -> Mapping[int, str]:
+    """The character by which byte-level tokenizers write each byte."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+
+
+def _add_control_tokens(core: Any, family: Family) -> None:
+    from tokenizers import AddedToken, decoders, pre_tokenizers, processors
+
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(each, special=True) for each in family.control if each not in family.marks])
+    core.add_tokens([AddedToken(mark, special=False) for mark in family.marks])
+    if family.adds_bos:
+        core.post_processor = processors.TemplateProcessing(
+            single=f"{family.bos} $A", special_tokens=[(family.bos, family.control[family.bos])]
+        )

@@ -1,0 +1,79 @@
+"""Stand-ins: each loads as the class it stands for, has the published keys, and its template behaves as the real."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from nanoflux_models.errors import ManifestError
+from nanoflux_models.manifest import CATALOG, read_manifest
+from nanoflux_models.stand_ins import FAMILIES, family_of, make_stand_in, write_form
+
+TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return request.param, make_stand_in(FAMILIES[request.param], tmp_path_factory.mktemp("stand-in"), TEXTS)
+
+
+def test_stand_in_loads_as_its_class_and_writes_readable_words(made: tuple[str, Path]) -> None:
+    architecture, folder = made
+    family = FAMILIES[architecture]
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+    assert type(model).__name__ == architecture and model.dtype is torch.bfloat16
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 你 12?"}], add_generation_prompt=True, return_dict=False
+    )
+    assert "What is 你 12?" in tokenizer.decode(ids)
+    reply = model.generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0, len(ids) :]
+    assert len(tokenizer.decode(reply)) >= 6
+    written = tokenizer(family.write("Two thoughts.", "ANSWER: 3"), add_special_tokens=False)["input_ids"]
+    assert written[-1] in {family.control[end] for end in family.ends}
+    assert "ANSWER: 3" in tokenizer.decode(written)
+
+
+def test_stand_in_lies_in_the_hubs_layout(made: tuple[str, Path]) -> None:
+    architecture, folder = made
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    names = {name for path in folder.glob("*.safetensors") for name in safe_open(path, "pt").keys()}  # noqa: SIM118
+    assert len(list(folder.glob("*.safetensors"))) >= 2 and set(index["weight_map"]) == names
+    assert json.loads((folder / "config.json").read_text())["architectures"] == [architecture]
+
+
+def test_gemma_stand_in_has_two_towers_a_minimal_config_and_a_strict_template(tmp_path: Path) -> None:
+    folder = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], tmp_path / "gemma", TEXTS)
+    names = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    assert {name.split(".")[0] for name in names} == {"language_model", "vision_tower", "multi_modal_projector"}
+    assert "num_attention_heads" not in json.loads((folder / "config.json").read_text())["text_config"]
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for roles in (("system", "user"), ("user", "user")):
+        with pytest.raises(Exception, match=r"not supported|alternate"):
+            tokenizer.apply_chat_template([{"role": role, "content": "x"} for role in roles])
+
+
+def test_the_same_arguments_make_the_same_bytes(tmp_path: Path) -> None:
+    family = FAMILIES["Qwen3ForCausalLM"]
+    first, second = (make_stand_in(family, tmp_path / name, TEXTS) for name in ("one", "two"))
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+
+
+def test_every_chat_model_from_the_hub_has_a_family_and_its_true_sizes(tmp_path: Path) -> None:
+    manifests = [read_manifest(path) for path in sorted(CATALOG.glob("*.toml"))]
+    for manifest in manifests:
+        if manifest.kind != "chat" or manifest.source.kind != "hub":
+            continue
+        family = family_of(manifest.architecture, manifest.name)
+        folder = write_form(family, tmp_path / manifest.name, manifest.name)
+        config = json.loads((folder / "config.json").read_text())
+        assert config["architectures"] == [manifest.architecture]
+
+
+def test_an_unknown_architecture_is_named() -> None:
+    with pytest.raises(ManifestError, match=r"mamba-9b.*MambaForCausalLM"):
+        family_of("MambaForCausalLM", "mamba-9b")
