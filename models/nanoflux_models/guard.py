@@ -68,7 +68,7 @@ def installed() -> bool:
 
 
 def allow(*hosts: str) -> None:
-    """Let connections to these hosts through; each is a name, an address, or a URL."""
+    """Let connections to these hosts through; each is a name, an address, a URL, or `.domain` for every name in it."""
     for host in hosts:
         plain = _plain((urlsplit(host).hostname or "") if "://" in host else host.strip())
         if plain:
@@ -130,7 +130,7 @@ def _learning(look_up: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(look_up)
     def getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
         found = look_up(host, *arguments, **named)
-        if _plain(host) in _named:
+        if _is_named(_plain(host)):
             _learned.update(_plain(entry[4][0]) for entry in found)
         return found
 
@@ -148,8 +148,12 @@ def _check_address(sock: socket.socket, address: Any) -> None:
 
 def _check_host(host: Any) -> None:
     plain = _plain(host)
-    if plain not in LOCAL and plain not in _named and plain not in _learned and not _is_local(plain):
+    if plain not in LOCAL and plain not in _learned and not _is_named(plain) and not _is_local(plain):
         _refuse(plain)
+
+
+def _is_named(host: str) -> bool:
+    return host in _named or any(name.startswith(".") and host.endswith(name) for name in _named)
 
 
 def _refuse(host: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from nanoflux_models.adopt import adopt_folder, guess_manifest
 from nanoflux_models.convert import convert_gguf
 from nanoflux_models.errors import DigestMismatchError, ManifestError, ModelNotFoundError, ModelsError
-from nanoflux_models.fetch import Progress, fetch
+from nanoflux_models.fetch import Progress, Transfer, fetch
 from nanoflux_models.manifest import NAME, Manifest, load_manifest
 from nanoflux_models.record import (
     RECORD,
@@ -30,8 +30,10 @@ from nanoflux_models.record import (
 )
 
 
-def pull(name: str, home: Path, progress: Progress = lambda _: None) -> Path:
+def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: Transfer = lambda *_: None) -> Path:
     """Download, check, convert and install the weights of `name`; quick when they are here and intact.
+
+    A download from a hub that was cut is continued by the next pull, from the byte that it had reached.
 
     Raises:
         ModelsError: what went wrong; nothing is installed then.
@@ -42,7 +44,12 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None) -> Path:
         if target.is_dir() and not problems(target):
             progress(f"{name} is installed and intact")
             return target
-        fetched = fetch(manifest, scratch, progress)
+        partial = home / "weights" / f".{name}.partial"
+        try:
+            fetched = fetch(manifest, scratch, progress, transfer, partial)
+        except DigestMismatchError:  # not what the manifest promises: continuing it would end here again
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         source = manifest.source.model_dump(exclude={"sha256"})
         if fetched.commit:  # a revision may be a branch; what is installed is one commit of it
             source["commit"] = fetched.commit

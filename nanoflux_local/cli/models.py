@@ -1,11 +1,12 @@
 """`nanoflux models`: weights on this machine, and the servers that they are asked through."""
 
+import time
 from pathlib import Path
 
 import click
 
 from nanoflux_local.cli import servers
-from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, home, print_json, print_table, say, with_json
 from nanoflux_local.cli.plan import command as plan
 from nanoflux_local.errors import NanofluxError
 
@@ -60,7 +61,30 @@ def pull(names: tuple[str, ...]) -> None:
 
     place = home().prepare()
     for name in names:
-        fetch(name, place.root, say)
+        bar = TransferBar(f"downloading {name}")
+        try:
+            fetch(name, place.root, say, bar.show)
+        finally:
+            bar.close()
+
+
+class TransferBar:
+    """A download's progress: MiB of MiB, and the rate since it began."""
+
+    def __init__(self, label: str) -> None:
+        self._bar = Bar(label)
+        self._start: tuple[float, int] | None = None
+
+    def show(self, done: int, total: int) -> None:
+        """`done` of `total` bytes are here, those of an earlier download included."""
+        now = time.monotonic()
+        start_s, start_bytes = self._start = self._start or (now, done)
+        rate = (done - start_bytes) / 2**20 / max(now - start_s, 1e-3)
+        self._bar.show(done >> 20, total >> 20, f"MiB, {rate:.1f} MiB/s")
+
+    def close(self) -> None:
+        if self._start:
+            self._bar.close()
 
 
 @command.command("import")

@@ -62,7 +62,8 @@ def fetch(dataset: str, revision: str, target: Path) -> tuple[list[Path], str]:
         where = f"it is published at {ELSEWHERE[dataset]}" if dataset in ELSEWHERE else f"there: {', '.join(PLACES)}"
         raise UsageError(f"{dataset!r} is not on the model hub", f"{where}; name its files")
     _refuse_outside(dataset, place)
-    environment = {**guarded(os.environ), "HF_HUB_DISABLE_XET": "1"}  # which is native code: the guard cannot see it
+    # Xet is native code, which the guard cannot see; colours have no place in an error.
+    environment = {**guarded(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
     for switch in [name for name in environment if name.endswith("_OFFLINE")]:
         del environment[switch]
     command = module_command("huggingface_hub.cli.hf", "download", place.repo, "--repo-type", "dataset",

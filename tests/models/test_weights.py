@@ -267,20 +267,3 @@ def test_the_commit_behind_a_branch_is_read_from_the_clients_notes(tmp_path: Pat
     note(tmp_path, "model.safetensors", "b" * 40)
     with pytest.raises(ModelsError, match="moved"):
         commit_of(tmp_path)
-
-
-def test_a_pull_from_a_branch_records_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the hub is faked: the child process that would reach it leaves what its client leaves."""
-    from nanoflux_models import fetch
-
-    def client(command: list[str], environment: dict[str, str], what: str) -> None:
-        files = Path(command[command.index("--local-dir") + 1])
-        assert command[command.index("--revision") + 1] == "main"
-        (files / "config.json").write_text("{}")
-        note(files, "config.json", "c" * 40)
-
-    monkeypatch.setattr(fetch, "_run", client)
-    folder = pull("qwen3-32b-awq", tmp_path)
-    record = read_record(folder)
-    assert record.source["revision"] == "main" and record.source["commit"] == "c" * 40
-    assert set(record.files) == {"config.json"}

@@ -1,0 +1,197 @@
+"""A model hub on loopback that speaks the API of the public one, as far as its client asks for it."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+LARGE = 1 << 16
+"""Files from this size on are listed with their SHA-256 and sent from the CDN, as large files of the public hub are."""
+
+
+def commit_of_files(files: dict[str, bytes]) -> str:
+    return hashlib.sha1(json.dumps({name: git_blob(data) for name, data in sorted(files.items())}).encode()).hexdigest()
+
+
+def git_blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@dataclass
+class Repository:
+    """One repository: its commits by hash, its branches, and how it answers."""
+
+    commits: dict[str, dict[str, bytes]]
+    branches: dict[str, str]
+    gated: bool = False
+    corrupt: str = ""  # a file that is sent with one byte changed
+    stall_after: int = 0  # bytes of a large file after which the connection hangs
+
+    def push(self, files: dict[str, bytes], branch: str = "main") -> str:
+        commit = commit_of_files(files)
+        self.commits[commit] = files
+        self.branches[branch] = commit
+        return commit
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    range: str
+    token: str
+
+
+@dataclass
+class Hub:
+    """The hub's address, its repositories, the accounts that accepted the licences, and what was requested."""
+
+    url: str = ""
+    cdn: str = ""
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    tokens: dict[str, bool] = field(default_factory=dict)  # whether the token's account accepted the licences
+    requests: list[Request] = field(default_factory=list)
+    on_file: Any = None  # called with the path before a file is sent
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def add(self, repo: str, files: dict[str, bytes], **settings: Any) -> Repository:
+        repository = self.repositories[repo] = Repository({}, {}, **settings)
+        repository.push(files)
+        return repository
+
+    def downloads(self) -> list[str]:
+        return [
+            unquote(request.path)
+            for request in self.requests
+            if request.method == "GET" and "/api/" not in request.path
+        ]
+
+
+def _handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self._answer()
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def _answer(self) -> None:
+            path, token = urlsplit(self.path).path, self.headers.get("Authorization", "").removeprefix("Bearer ")
+            hub.requests.append(Request(self.command, path, self.headers.get("Range", ""), token))
+            parts = unquote(path).strip("/").split("/")
+            if is_cdn:
+                return self._send_file("/".join(parts[:2]), parts[2], "/".join(parts[3:]))
+            if token and token not in hub.tokens:
+                return self._refuse(401, "", "Invalid credentials in Authorization header")
+            repo = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
+            repository = hub.repositories.get(repo)
+            if repository is None:
+                return self._refuse(404 if token else 401, "RepoNotFound", "Repository not found")
+            revision = parts[5] if parts[0] == "api" else parts[3]
+            commit = repository.branches.get(revision, revision)
+            if commit not in repository.commits:
+                return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            if parts[0] == "api":
+                return self._send_listing(repo, parts[4], repository.commits[commit], commit)
+            if repository.gated and not hub.tokens.get(token):
+                text = f"Access to model {repo} is restricted for {token or 'you'}. \x1b[31mPlease log in.\x1b[0m"
+                return self._refuse(403 if token else 401, "GatedRepo", text)
+            return self._resolve(repo, commit, "/".join(parts[4:]))
+
+        def _send_listing(self, repo: str, kind: str, files: dict[str, bytes], commit: str) -> None:
+            if kind == "revision":
+                body: Any = {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+            else:
+                folders = sorted({name.rpartition("/")[0] for name in files} - {""})
+                body = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in folders]
+                body += [self._entry(name, content) for name, content in sorted(files.items())]
+            self._send(json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+        @staticmethod
+        def _entry(name: str, content: bytes) -> dict[str, Any]:
+            entry: dict[str, Any] = {"type": "file", "oid": git_blob(content), "size": len(content), "path": name}
+            if len(content) >= LARGE:
+                entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+            return entry
+
+        def _resolve(self, repo: str, commit: str, name: str) -> None:
+            content = hub.repositories[repo].commits[commit].get(name)
+            if content is None:
+                return self._refuse(404, "EntryNotFound", "Entry not found")
+            headers = {"X-Repo-Commit": commit, "ETag": f'"{git_blob(content)}"'}
+            if len(content) >= LARGE:
+                headers |= {
+                    "X-Linked-Size": str(len(content)),
+                    "Location": f"{hub.cdn}/{repo}/{commit}/{name}?signature=s",
+                }
+                headers["X-Linked-ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
+                return self._send(b"", headers, 302)
+            if self.command == "HEAD":
+                return self._send(content, headers)
+            return self._send_file(repo, commit, name)
+
+        def _send_file(self, repo: str, commit: str, name: str) -> None:
+            repository = hub.repositories[repo]
+            content = repository.commits[commit][name]
+            if hub.on_file:
+                hub.on_file(name)
+            if name == repository.corrupt:
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
+            stall = repository.stall_after if len(content) >= LARGE else 0
+            self._send(content[start:], headers, 206 if start else 200, stall)
+
+        def _send(self, body: bytes, headers: dict[str, str], status: int = 200, stall: int = 0) -> None:
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            try:
+                self.wfile.write(body[:stall] if stall else body)
+                if stall:
+                    self.wfile.flush()
+                    hub.released.wait(120)
+                    self.close_connection = True
+            except OSError:
+                self.close_connection = True
+
+        def _refuse(self, status: int, code: str, text: str) -> None:
+            headers = {"X-Error-Message": text.replace("\x1b", "")} | ({"X-Error-Code": code} if code else {})
+            self._send(json.dumps({"error": text}).encode(), headers, status)
+
+    return Handler
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A hub and its CDN, each on a port of this machine, and the environment that points the client at it."""
+    hub, servers = Hub(), []
+    for is_cdn in (False, True):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub, is_cdn))
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+    hub.url, hub.cdn = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield hub
+    hub.released.set()
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,250 @@
+"""Pulls from a model hub: its real client, asking a hub on loopback. Every model of the catalog in its true layout."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from nanoflux_models.errors import DigestMismatchError, ModelNotFoundError, ModelsError, RefusedDownloadError
+from nanoflux_models.hub import is_wanted
+from nanoflux_models.manifest import CATALOG, HubSource, load_manifest, read_manifest
+from nanoflux_models.record import read_record
+from nanoflux_models.weights import installed, pull, verify
+from tests.models.conftest import Hub, Repository
+
+COMMON = (
+    "config.json",
+    "generation_config.json",
+    "README.md",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    ".gitattributes",
+)
+QWEN = (*COMMON, "LICENSE", "merges.txt", "vocab.json")
+GEMMA = (*COMMON, "added_tokens.json", "preprocessor_config.json", "processor_config.json", "special_tokens_map.json",
+         "tokenizer.model")  # fmt: skip
+LAYOUTS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "google/gemma-3-4b-it": (2, (*GEMMA, "chat_template.json")),
+    "google/medgemma-4b-it": (2, (*GEMMA, "chat_template.jinja")),
+    "Qwen/Qwen3-32B-AWQ": (4, QWEN),
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": (4, (*COMMON, "LICENSE", "figures/benchmark.jpg")),
+    "openai/gpt-oss-20b": (3, (*COMMON, "LICENSE", "USAGE_POLICY", "chat_template.jinja", "special_tokens_map.json",
+                               "metal/model.bin", "original/config.json", "original/dtypes.json",
+                               "original/model.safetensors")),
+    "Qwen/Qwen3-Embedding-0.6B": (1, (*QWEN, "1_Pooling/config.json", "config_sentence_transformers.json",
+                                      "modules.json")),
+}  # fmt: skip
+"""Shards, and the other files, of each repository that the catalog names, as the hub lists them."""
+GEMMA_REPO = "google/gemma-3-4b-it"
+
+
+def make_files(shards: int, others: tuple[str, ...], shard_bytes: int = 70_000) -> dict[str, bytes]:
+    """Tiny files in a repository's layout."""
+    names = [f"model-{number:05}-of-{shards:05}.safetensors" for number in range(1, shards + 1)]
+    if shards == 1:
+        names = ["model.safetensors"]
+    files = {name: bytes([number]) * shard_bytes for number, name in enumerate(names)}
+    if shards > 1:
+        files["model.safetensors.index.json"] = json.dumps({"weight_map": {name: name for name in names}}).encode()
+    return files | {name: f"content of {name}\n".encode() for name in others}
+
+
+def wanted(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: sha256(content).hexdigest() for name, content in files.items() if is_wanted(Path(name))}
+
+
+def installed_files(folder: Path) -> dict[str, str]:
+    return {name: entry.sha256 for name, entry in read_record(folder).files.items()}
+
+
+@pytest.fixture
+def gemma(hub: Hub) -> Repository:
+    """Gemma's repository, gated, with one account that accepted its licence."""
+    hub.tokens = {"hf_accepted": True, "hf_stranger": False}
+    return hub.add(GEMMA_REPO, make_files(*LAYOUTS[GEMMA_REPO]), gated=True)
+
+
+HUB_MODELS = [path.stem for path in sorted(CATALOG.glob("*.toml")) if isinstance(read_manifest(path).source, HubSource)]
+
+
+@pytest.mark.parametrize("name", HUB_MODELS)
+def test_pull_brings_every_file_of_a_catalog_model(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    manifest = load_manifest(name, tmp_path)
+    assert isinstance(manifest.source, HubSource)
+    files = make_files(*LAYOUTS[manifest.source.repo])
+    hub.tokens = {"hf_accepted": True}
+    repository = hub.add(manifest.source.repo, files, gated=manifest.gated)
+    if manifest.gated:
+        monkeypatch.setenv("HF_TOKEN", "hf_accepted")
+    folder = pull(name, tmp_path)
+    assert installed_files(folder) == wanted(files) and verify(name, tmp_path) == []
+    source = read_record(folder).source
+    assert (source["revision"], source["commit"]) == ("main", repository.branches["main"])
+    assert not any(path.startswith((".", "metal", "original", "figures")) for path in wanted(files))
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == [name]
+
+
+def test_gated_pull_without_token_names_the_licence_page(hub: Hub, gemma: Repository, tmp_path: Path) -> None:
+    with pytest.raises(RefusedDownloadError, match="gated") as caught:
+        pull("gemma-3-4b-it", tmp_path)
+    assert f"{hub.url}/{GEMMA_REPO}" in caught.value.fix and "HF_TOKEN" in caught.value.fix
+    assert caught.value.exit_code == 3 and installed(tmp_path) == []
+
+
+def test_gated_pull_with_unaccepted_licence_says_so_and_prints_no_token(
+    hub: Hub, gemma: Repository, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "HF_TOKEN": "hf_stranger"}
+    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(tmp_path), "models", "pull", "gemma-3-4b-it"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    output = done.stdout + done.stderr
+    assert done.returncode == 3 and "has not accepted its licence" in output and f"{hub.url}/{GEMMA_REPO}" in output
+    assert "hf_stranger" not in output and "\x1b" not in output and "Traceback" not in output
+
+
+def test_an_invalid_token_is_named_as_the_cause(
+    gemma: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    with pytest.raises(RefusedDownloadError, match="refuses the token") as caught:
+        pull("gemma-3-4b-it", tmp_path)
+    assert "hf_expired" not in str(caught.value)
+
+
+def test_the_token_stays_with_the_hub(
+    hub: Hub, gemma: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_accepted")
+    pull("gemma-3-4b-it", tmp_path)
+    on_cdn = [request for request in hub.requests if "/resolve/" not in request.path and "/api/" not in request.path]
+    assert len(on_cdn) == 2 and not any(request.token for request in on_cdn)
+    assert {request.token for request in hub.requests if request not in on_cdn} == {"hf_accepted"}
+
+
+def write_manifest(home: Path, revision: str, pins: str = "") -> None:
+    (home / "models").mkdir(parents=True, exist_ok=True)
+    (home / "models" / "own.toml").write_text(
+        'name = "own"\nkind = "chat"\ndescription = "d"\nlicence = "MIT"\nparameters = 1\ncontext = 1\n'
+        f'[source]\nkind = "hub"\nrepo = "lab/own"\nrevision = "{revision}"\n{pins}'
+    )
+
+
+FILES = make_files(2, COMMON)
+
+
+def test_a_pinned_revision_is_pulled_and_an_unknown_one_is_refused(hub: Hub, tmp_path: Path) -> None:
+    repository = hub.add("lab/own", FILES)
+    pinned = repository.branches["main"]
+    repository.push({**FILES, "config.json": b"changed since"})
+    write_manifest(tmp_path, pinned)
+    assert installed_files(pull("own", tmp_path)) == wanted(FILES)
+    write_manifest(tmp_path, "v9")
+    (tmp_path / "weights" / "own" / "config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"lab/own has no revision 'v9'"):
+        pull("own", tmp_path)
+
+
+def test_a_repository_that_is_not_there_is_named(hub: Hub, tmp_path: Path) -> None:
+    write_manifest(tmp_path, "main")
+    with pytest.raises(ModelNotFoundError, match="no repository lab/own") as caught:
+        pull("own", tmp_path)
+    assert hub.url in str(caught.value)
+
+
+def test_a_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_path: Path) -> None:
+    repository = hub.add("lab/own", FILES)
+    first = repository.branches["main"]
+    hub.on_file = lambda _: repository.push({name: content + b"later" for name, content in FILES.items()})
+    write_manifest(tmp_path, "main")
+    folder = pull("own", tmp_path)
+    assert read_record(folder).source["commit"] == first != repository.branches["main"]
+    assert installed_files(folder) == wanted(FILES)
+
+
+def test_a_download_with_another_hash_is_refused_and_not_kept(hub: Hub, tmp_path: Path) -> None:
+    repository = hub.add("lab/own", FILES, corrupt="model-00002-of-00002.safetensors")
+    write_manifest(tmp_path, "main")
+    with pytest.raises(ModelsError, match=r"model-00002-of-00002\.safetensors: the hash of the download is not"):
+        pull("own", tmp_path)
+    repository.corrupt = "config.json"  # a small file, which the hub lists with git's hash
+    with pytest.raises(ModelsError, match=r"config\.json: the hash"):
+        pull("own", tmp_path)
+    assert installed(tmp_path) == []
+    repository.corrupt = ""
+    assert installed_files(pull("own", tmp_path)) == wanted(FILES)
+
+
+def test_a_file_that_the_manifest_pins_otherwise_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.add("lab/own", FILES)
+    write_manifest(tmp_path, "main", f'sha256 = {{ "config.json" = "{"0" * 64}" }}\n')
+    with pytest.raises(DigestMismatchError, match=r"config\.json: SHA-256 is"):
+        pull("own", tmp_path)
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
+def test_a_repository_of_pickled_weights_is_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.add("lab/own", {"config.json": b"{}", "pytorch_model.bin": b"pickled" * 20_000})
+    write_manifest(tmp_path, "main")
+    with pytest.raises(ModelsError, match=r"no \.safetensors file"):
+        pull("own", tmp_path)
+    assert not any("pytorch_model" in path for path in hub.downloads())
+
+
+def test_a_killed_pull_is_continued_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+    files = make_files(1, COMMON, shard_bytes=25 << 20)
+    repository = hub.add("lab/own", files, stall_after=15 << 20)
+    write_manifest(tmp_path, "main")
+    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(tmp_path), "models", "pull", "own"]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    partial, deadline = tmp_path / "weights" / ".own.partial", time.monotonic() + 120
+    while not any(path.stat().st_size for path in partial.glob("model.safetensors.*.part")):
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert installed(tmp_path) == []
+    (part,) = partial.glob("model.safetensors.*.part")
+    reached = part.stat().st_size
+    hub.released.set()
+    repository.stall_after = 0
+    hub.requests.clear()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    ranges = [(request.path.rpartition("/")[2], request.range) for request in hub.requests if request.range]
+    assert ranges == [("model.safetensors", f"bytes={reached}-")] and reached >= 1 << 20
+    assert installed_files(tmp_path / "weights" / "own") == wanted(files)
+    assert f"downloading own {reached >> 20}/25 MiB, 0.0 MiB/s" in done.stderr and "\r" not in done.stderr
+
+
+def test_a_connection_that_breaks_is_continued_within_one_pull(hub: Hub, tmp_path: Path) -> None:
+    files = make_files(1, COMMON, shard_bytes=12 << 20)
+    hub.add("lab/own", files, stall_after=11 << 20)
+    hub.released.set()  # the server closes the connection in the middle of the file
+    write_manifest(tmp_path, "main")
+    assert installed_files(pull("own", tmp_path)) == wanted(files)
+    assert any(request.range for request in hub.requests)
+
+
+def test_a_pull_reaches_the_configured_hub_alone(hub: Hub, tmp_path: Path) -> None:
+    hub.add("lab/own", FILES)
+    hub.cdn = "http://cdn.example.org"
+    write_manifest(tmp_path, "main")
+    with pytest.raises(RefusedDownloadError, match=r"leads to cdn\.example\.org, which is not allowed") as caught:
+        pull("own", tmp_path)
+    assert "NANOFLUX_ALLOW_HOSTS=cdn.example.org" in caught.value.fix
+
+
+def test_a_hub_that_cannot_be_reached_is_named(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    write_manifest(tmp_path, "main")
+    with pytest.raises(ModelsError, match=r"http://127\.0\.0\.1:1 cannot be reached") as caught:
+        pull("own", tmp_path)
+    assert "models import" in caught.value.fix
