@@ -1,9 +1,9 @@
 """Download one repository of a model hub through the hub's own client, as a separate process.
 
-`python -m nanoflux_models.hub REPO REVISION FOLDER` writes the repository's files into FOLDER. It reports in JSON, a
-document a line: `{"progress": [bytes, total]}`, then `{"commit", "files"}` or `{"error", "fix", "exit"}`. A file appears
-under its name once its hash is the hub's; until then it is `NAME.HASH.part`, and the next download continues it. The
-process is guarded: it reaches the configured hub and nothing else. No pickled weights are fetched.
+`python -m nanoflux_models.hub REPO REVISION FOLDER` writes the repository's files into FOLDER. It reports in JSON, one
+document a line: `{"progress": [bytes, total]}`, then `{"commit", "files"}` or `{"error", "fix", "exit"}`. A file
+appears under its name once its hash is the hub's; until then it is `NAME.HASH.part`, and the next download continues it.
+The process is guarded: it reaches the configured hub and nothing else. No pickled weights are fetched.
 """
 
 import hashlib
