@@ -2,7 +2,7 @@
 
 `python -m nanoflux_models.hub REPO REVISION FOLDER` writes the repository's files into FOLDER. It reports in JSON, one
 document a line: `{"progress": [bytes, total]}`, then `{"commit", "files"}` or `{"error", "fix", "exit"}`. A file
-appears under its name once its hash is the hub's; until then it is `NAME.HASH.part`, and the next download continues it.
+appears under its name once its hash is the hub's. Until then it is `NAME.HASH.part`, which the next download continues.
 The process is guarded: it reaches the configured hub and nothing else. No pickled weights are fetched.
 """
 
