@@ -44,6 +44,7 @@ from nanoflux_local.serving import served
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.tools.search import SearchTool, search_tool
 from nanoflux_local.turn import Attacker, Cast, Rules
+from nanoflux_models.errors import ModelNotFoundError
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.weights import weights_dir
 
@@ -101,6 +102,7 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     chosen = validated(RunConfig, {**merged(values, overrides), "budget": {}}, "the configuration")
     values = merged(values, {"novelty": _thresholds(chosen.endpoints[chosen.embedder], domain, home)})
     values = merged(values, {"endpoints": _listed_prices(chosen, home)})
+    values = merged(values, {"endpoints": _reasoning_rooms(chosen.endpoints, home)})
     config = validated(RunConfig, merged(values, overrides), "the configuration")
     _refuse_unplayable(config, domain)
     # Written down, so that what is imported later changes neither.
@@ -112,8 +114,8 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
 
 
 def derived(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
-    """The configuration of another run with changes on top. Novelty thresholds belong to an embedder (SPEC §6): with
-    another one come its own, unless `changes` name some.
+    """The configuration of another run with changes on top. Novelty thresholds belong to an embedder (SPEC §6), room
+    for thoughts to a model: with another one come its own, unless `changes` name some.
 
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
@@ -122,8 +124,9 @@ def derived(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunCon
     values = merged(config.model_dump(mode="json"), changes)
     changed = validated(RunConfig, values, "the configuration")
     if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:
-        stated = {"novelty": _thresholds(changed.endpoints[changed.embedder], domain, home)}
-        changed = validated(RunConfig, merged(merged(values, stated), changes), "the configuration")
+        values = merged(values, {"novelty": _thresholds(changed.endpoints[changed.embedder], domain, home)})
+    values = merged(values, {"endpoints": _renewed_rooms(config, changed, changes, home)})
+    changed = validated(RunConfig, merged(values, changes), "the configuration")
     _refuse_unplayable(changed, domain)
     return changed
 
@@ -133,6 +136,38 @@ def _listed_prices(config: RunConfig, home: Home) -> dict[str, Any]:
     unpriced = {name: end for name, end in config.endpoints.items() if end.interface in SERVED and end.price is None}
     found = {name: price_of(endpoint, home.root) for name, endpoint in unpriced.items()}
     return {name: {"price": price.model_dump()} for name, price in found.items() if price is not None}
+
+
+def _reasoning_rooms(endpoints: Mapping[str, EndpointConfig], home: Home) -> dict[str, Any]:
+    """Room for thoughts, from the manifests of the models of this machine, for the endpoints that state none."""
+    return {name: {"reasoning_tokens": reasoning_room(endpoint, home)} for name, endpoint in endpoints.items()}
+
+
+def _renewed_rooms(config: RunConfig, changed: RunConfig, changes: Mapping[str, Any], home: Home) -> dict[str, Any]:
+    """Room for thoughts for the endpoints that changed their model, unless `changes` state some."""
+    models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
+    stated = changes.get("endpoints", {})
+    return {
+        name: {"reasoning_tokens": _room_by_manifest(endpoint, home)}
+        for name, endpoint in changed.endpoints.items()
+        if endpoint.model != models.get(name) and "reasoning_tokens" not in stated.get(name, {})
+    }
+
+
+def reasoning_room(endpoint: EndpointConfig, home: Home) -> int:
+    """Tokens for the thoughts of an endpoint's model: what the endpoint states, else the model's manifest."""
+    if "reasoning_tokens" in endpoint.model_fields_set:
+        return endpoint.reasoning_tokens
+    return _room_by_manifest(endpoint, home)
+
+
+def _room_by_manifest(endpoint: EndpointConfig, home: Home) -> int:
+    if endpoint.interface not in ("vllm", "in_process"):
+        return 0
+    try:
+        return load_manifest(endpoint.model, home.root).reasoning_room
+    except ModelNotFoundError:  # refused when the endpoint is asked for; nothing else may play it
+        return 0
 
 
 def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
@@ -277,6 +312,7 @@ def profile_endpoint(profile: str, name: str, home: Home, role: str = "") -> tup
     config = validated(EndpointConfig, known[name], f"profile {profile}: endpoints.{name}")
     if config.price is None and config.interface in SERVED:
         config = config.model_copy(update={"price": price_of(config, home.root)})
+    config = config.model_copy(update={"reasoning_tokens": reasoning_room(config, home)})
     managed, _ = served({name: config}, home)
     return managed.get(name) or build_endpoint(name, config, home), config
 
@@ -311,6 +347,7 @@ def _served(name: str, config: EndpointConfig) -> Endpoint:
             timeout_s=config.timeout_s,
             revision=config.revision,
             structured=config.structured,
+            thinks=config.reasoning_tokens > 0,
         )
     except ConfigError as error:
         raise ConfigError(f"endpoints.{name}: {error.message}", error.fix) from None
@@ -397,7 +434,7 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
     def player(role: str, name: str, tokens: int, stop: tuple[str, ...] = ()) -> Player:
         endpoint = config.endpoints[name]
         sampling = config.sampling(role, tokens + endpoint.reasoning_tokens, () if endpoint.structured else stop)
-        return Player(name, identities[name], sampling, endpoint.structured)
+        return Player(name, identities[name], sampling, endpoint.structured, thinks=endpoint.reasoning_tokens > 0)
 
     def attacker(name: str) -> Attacker:
         if name == PROGRAM:

@@ -143,7 +143,8 @@ class EndpointConfig(Strict):
     Of servers: `url`, or `urls` of several that share the requests as one; `key_env` or `key_file` names the key's
     place; `revision` pins the model where the address does not; `capacity` is how many requests one server gets at
     once at most, `timeout_s` the shortest time limit of a reply; `structured` asks for sections as JSON;
-    `reasoning_tokens` are allowed on top of a reply's own, for models whose thoughts count as written.
+    `reasoning_tokens` are allowed on top of a reply's own, for a model that thinks before it answers; not stated, they
+    are those of the model's manifest, written into the run when it starts. Stop strings then end the answer alone.
     Endpoints with the same `shares` take turns on one GPU: all but one of them sleep. `python`, `context` (tokens) and
     `args` are for managed servers: the interpreter that has vLLM, the longest conversation, and vLLM's own arguments.
     """

@@ -136,7 +136,8 @@ class ChatReply(Reply):
 
     Token counts are the endpoint's own (0 where it gives none); `seconds` is the time the request took; `usd` its
     price (0 for local models). `finish` "length" marks a reply cut at `max_tokens`, "refused" one that its maker held
-    back; what was said until then is all there is.
+    back; what was said until then is all there is. `reasoning_tokens` are those of the completion tokens that were
+    thoughts, 0 where neither the server nor a tokenizer here can count them.
     """
 
     text: str
@@ -145,6 +146,14 @@ class ChatReply(Reply):
     completion_tokens: int = 0
     seconds: float = 0.0
     usd: float = 0.0
+    reasoning_tokens: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Without `reasoning_tokens` where there are none: such replies read as those of older ledgers do."""
+        value: dict[str, Any] = plain(self)
+        if not self.reasoning_tokens:
+            del value["reasoning_tokens"]
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +211,7 @@ def costs(reply: Mapping[str, Any]) -> dict[str, float]:
     return {
         "prompt_tokens": reply.get("prompt_tokens", 0),
         "completion_tokens": reply.get("completion_tokens", 0),
+        "reasoning_tokens": reply.get("reasoning_tokens", 0),
         "usd": float(reply.get("usd", 0.0)),
         "seconds": float(reply.get("seconds", reply.get("wall_s", 0.0))),
     }

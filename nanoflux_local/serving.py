@@ -17,6 +17,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.train.adapters import find_adapter
 from nanoflux_models.gpus import found_gpus
 from nanoflux_models.interpreter import find_interpreter
+from nanoflux_models.launch import CONTEXT as CONTEXT_BESIDE_THOUGHTS
 from nanoflux_models.launch import RANK, Launch, Seat
 from nanoflux_models.manifest import Manifest, load_manifest
 from nanoflux_models.placement import Demand, Plan, kv_gib, plan
@@ -101,7 +102,9 @@ def served(endpoints: Mapping[str, EndpointConfig], home: Home) -> tuple[dict[st
         rank = rank_for(folder for other, folder in adapters.items() if chosen[other].model == config.model)
         launch = launch_for(config, home, seat, bool(groups[name]), rank)
         server = fleet.server(launch)
-        found[name] = VllmEndpoint(server, adapters.get(name), config.capacity, config.structured)
+        found[name] = VllmEndpoint(
+            server, adapters.get(name), config.capacity, config.structured, thinks=config.reasoning_tokens > 0
+        )
     return found, groups
 
 
@@ -130,7 +133,7 @@ def launch_for(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ran
         weights=weights,
         interpreter=find_interpreter(config.python),
         seat=seat,
-        context=config.context,
+        context=config.context or (CONTEXT_BESIDE_THOUGHTS + room if (room := config.reasoning_tokens) else 0),
         rank=rank,
         sleeps=sleeps,
         args=config.args,

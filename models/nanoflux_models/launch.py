@@ -17,7 +17,9 @@ from nanoflux_models.parallel import parallel_flags
 MARK = "NANOFLUX_SERVER"
 """The environment variable by which every process of a server is known, whoever its parent is by then."""
 CONTEXT = 8192
-"""Tokens of context that a server is started with unless told otherwise: less room than most models could fill."""
+"""Tokens of context that a server is started with if none are stated, besides the room for a thinking model's thoughts:
+less than most models could fill.
+"""
 RANK = 16
 """The highest rank of an adapter that every server takes; a higher one is stated when it starts."""
 ON_CPU = {
@@ -63,7 +65,7 @@ class Launch:
     @property
     def length(self) -> int:
         """Tokens of context, replies included."""
-        return min(self.context or CONTEXT, self.manifest.context)
+        return min(self.context or CONTEXT + self.manifest.reasoning_room, self.manifest.context)
 
     @property
     def variant(self) -> str:

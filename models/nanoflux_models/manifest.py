@@ -98,7 +98,9 @@ class Lora(Table):
 
 
 class SamplingDefaults(Table):
-    """How the model's authors advise to draw replies."""
+    """How the model's authors advise to draw replies. `max_tokens` is the longest reply, reasoning included: the room
+    for the thoughts of a model that `thinks` and whose [chat] states no `reasoning_tokens`.
+    """
 
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -179,6 +181,11 @@ class Manifest(Table):
     vllm: Vllm = Vllm()
     parallel: Parallel = Parallel()
     embedder: Embedder | None = None
+
+    @property
+    def reasoning_room(self) -> int:
+        """Tokens that a reply may take for thoughts on top of its answer's budget; 0 unless the model thinks."""
+        return (self.chat.reasoning_tokens or self.sampling.max_tokens) if self.chat.thinks else 0
 
     @model_validator(mode="after")
     def _embedder_says_so(self) -> Self:

@@ -57,7 +57,7 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         if system:
             body["system"] = system
         stop = [string for string in sampling.stop if string.strip()]  # others are an error there, and are cut at here
-        if stop:
+        if stop and not self.thinks:
             body["stop_sequences"] = stop
         if request.sections:
             body["output_config"] = {"format": {"type": "json_schema", "schema": as_object(request.sections)}}

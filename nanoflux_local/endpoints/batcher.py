@@ -25,13 +25,16 @@ Load = Callable[[], "tuple[Decoder, Codec]"]
 
 @dataclass(eq=False)
 class Job:
-    """A request on its way. Its future stays cancellable until the reply is set."""
+    """A request on its way. Its future stays cancellable until the reply is set. `opened` is the tag with which the
+    prompt opened the reply's reasoning, which the reply's text begins with.
+    """
 
     request: ChatRequest
     future: "Future[ChatReply]" = field(default_factory=Future)
     born: float = field(default_factory=time.monotonic)
     prompt: int = 0
     limit: int = 0
+    opened: str = ""
     tokens: list[int] = field(default_factory=list)
     generator: Any = None
 
@@ -127,6 +130,7 @@ class Batcher:
 
         try:
             ids = self._codec.encode(job.request.messages)
+            job.opened = self._codec.opened_reasoning(ids)
             job.prompt, room = len(ids), self._decoder.context - len(ids)
             if room < 1:
                 raise too_long(len(ids), self._decoder.context)
@@ -162,11 +166,11 @@ class Batcher:
 
     def _ended_by(self, job: Job) -> tuple[str, Finish] | None:
         if job.tokens[-1] in self._codec.ends:
-            return self._codec.decode(job.tokens[:-1]), "stop"
-        text = self._codec.find_stop(job.tokens, job.request.sampling.stop)
+            return job.opened + self._codec.decode(job.tokens[:-1]), "stop"
+        text = self._codec.find_stop(job.tokens, job.request.sampling.stop, job.opened)
         if text is not None:
             return text, "stop"
-        return (self._codec.decode(job.tokens), "length") if len(job.tokens) >= job.limit else None
+        return (job.opened + self._codec.decode(job.tokens), "length") if len(job.tokens) >= job.limit else None
 
     def _leave(self, row: int) -> None:
         self._live[row] = None

@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.errors import EndpointError
+from nanoflux_local.reasoning import cut_answer, opened_block
 from nanoflux_local.records import Message
 from nanoflux_models.offline import go_offline
 
 # Tokens that close a turn in the chat formats of the usual families; a model's own config may forget them.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|return|>")
+
+# Tokens that part thoughts from the answer stay in the text, also where the tokenizer calls them special.
+THINK_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
+CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
+OPENING_TOKENS = 16
+"""How far back from a prompt's end its template's opening of the reasoning is looked for."""
 
 
 class Codec:
@@ -26,6 +33,8 @@ class Codec:
 
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self._system_role = system_role
+        self._in_channels = CHANNEL_MARKS[0] in self._tokenizer.get_vocab()
+        self._hidden = self._hidden_tokens()
         self.ends = self._ends(folder)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -42,25 +51,43 @@ class Codec:
             raise EndpointError(f"The model's chat template refuses these messages: {error}") from error
         return list(ids)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, without special tokens and with nothing tidied up."""
-        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
+    def opened_reasoning(self, prompt: Sequence[int]) -> str:
+        """The tag with which the chat template opened the reply's reasoning at the end of a prompt, or ""."""
+        return opened_block(str(self._tokenizer.decode(prompt[-OPENING_TOKENS:], skip_special_tokens=False)))
 
-    def find_stop(self, ids: Sequence[int], stop: Sequence[str]) -> str | None:
-        """The text before the first stop string, where the newest token completed one."""
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, without special tokens, those apart that mark reasoning, and with nothing tidied up."""
+        skip = self._hidden is None
+        shown = [each for each in ids if self._hidden is None or each not in self._hidden]
+        return str(self._tokenizer.decode(shown, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
+
+    def find_stop(self, ids: Sequence[int], stop: Sequence[str], opened: str = "") -> str | None:
+        """The text before the answer's first stop string, if the newest token completed one. `opened` is the tag by
+        which the prompt opened the reply's reasoning; inside the reasoning no stop string counts.
+        """
         if not stop:
             return None
         # A token holds at least one byte and a character at most four, so an end of this length shows a new match.
         tail = self.decode(ids[-4 * max(map(len, stop)) - 4 :])
         if not any(string in tail for string in stop):
             return None
-        text = self.decode(ids)
-        found = [text.index(string) for string in stop if string in text]
-        return text[: min(found)] if found else None
+        text = opened + self.decode(ids)
+        answer = cut_answer(text, stop)
+        return answer if answer != text else None
+
+    def _hidden_tokens(self) -> frozenset[int] | None:
+        """The ids of the special tokens that are left out of texts; None (all) if no special one marks reasoning."""
+        special = {
+            number: str(token) for number, token in self._tokenizer.added_tokens_decoder.items() if token.special
+        }
+        kept = (*THINK_MARKS, *CHANNEL_MARKS) if self._in_channels else THINK_MARKS
+        hidden = frozenset(number for number, text in special.items() if text not in kept)
+        return hidden if len(hidden) < len(special) else None
 
     def _ends(self, folder: Path) -> frozenset[int]:
-        named = [self._tokenizer.convert_tokens_to_ids(token) for token in TURN_ENDS]
+        # In channels "<|end|>" ends one of them, and the turn ends with "<|return|>".
+        turn_ends = [token for token in TURN_ENDS if not (self._in_channels and token in CHANNEL_MARKS)]
+        named = [self._tokenizer.convert_tokens_to_ids(token) for token in turn_ends]
         unknown = self._tokenizer.unk_token_id
         ends = {self._tokenizer.eos_token_id, *(end for end in named if end != unknown)}
         for name in ("config.json", "generation_config.json"):

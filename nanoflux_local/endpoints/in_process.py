@@ -7,6 +7,7 @@ Owns the endpoint's identity; the queue is `batcher`'s and the arithmetic `decod
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from nanoflux_local.endpoints.batcher import Batcher
 from nanoflux_local.endpoints.cores import share_cores
 from nanoflux_local.endpoints.tokens import TokenCounter
 from nanoflux_local.errors import EndpointError
+from nanoflux_local.reasoning import answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 from nanoflux_models.offline import go_offline
 
@@ -60,7 +62,9 @@ class InProcessEndpoint:
         Raises:
             EndpointError: the prompt does not fit, the template refuses it, or the model cannot run.
         """
-        return await asyncio.wrap_future(self._batcher.submit(request))
+        reply = await asyncio.wrap_future(self._batcher.submit(request))
+        thoughts = reply.text[: answer_start(reply.text)]
+        return replace(reply, reasoning_tokens=self.count_tokens(thoughts)) if thoughts else reply
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`, without loading the model."""

@@ -43,7 +43,7 @@ class OpenAIChatEndpoint(ServedEndpoint):
             what.max_tokens: sampling.max_tokens,
             "seed": request.seed,
         }
-        if sampling.stop and what.stop:
+        if sampling.stop and what.stop and not self.thinks:
             body["stop"] = list(sampling.stop)
         if request.sections:
             schema = {"name": "sections", "strict": True, "schema": as_object(request.sections)}
@@ -68,4 +68,5 @@ class OpenAIChatEndpoint(ServedEndpoint):
             count(body, "usage", "completion_tokens"),
             count(body, "usage", "prompt_tokens_details", "cached_tokens"),
             thoughts if isinstance(thoughts, str) else "",
+            count(body, "usage", "completion_tokens_details", "reasoning_tokens"),
         )

@@ -50,6 +50,7 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
             count(body, "usage", "output_tokens"),
             count(body, "usage", "input_tokens_details", "cached_tokens"),
             "\n".join(text for kind, text in parts if kind in ("reasoning_text", "summary_text")),
+            count(body, "usage", "output_tokens_details", "reasoning_tokens"),
         )
 
     def _finish(self, body: Any, refused: bool) -> Finish:

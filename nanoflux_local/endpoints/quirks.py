@@ -42,8 +42,3 @@ def sampled(model: str, sampling: Sampling) -> dict[str, float]:
     if sampling.temperature == 1.0 and sampling.top_p < 1.0:
         return {"top_p": sampling.top_p}
     return {"temperature": sampling.temperature}
-
-
-def cut_at(text: str, stop: tuple[str, ...]) -> str:
-    """The text up to the first stop string: what a server would have done that takes none."""
-    return text[: min((found for string in stop if (found := text.find(string)) >= 0), default=len(text))]

@@ -18,10 +18,9 @@ from urllib.parse import urlsplit
 from nanoflux_local.config import Price
 from nanoflux_local.endpoints.faults import EmptyError, GarbledError
 from nanoflux_local.endpoints.keys import Key, read_key
-from nanoflux_local.endpoints.quirks import cut_at
 from nanoflux_local.endpoints.service import Service, Stake
 from nanoflux_local.errors import ConfigError
-from nanoflux_local.reasoning import with_reasoning
+from nanoflux_local.reasoning import cut_answer, with_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Finish, Identity
 
 CAPACITY = 32
@@ -39,13 +38,15 @@ class Said:
     completion_tokens: int = 0
     cached_tokens: int = 0
     thoughts: str = ""
+    reasoning_tokens: int = 0
 
 
 class ServedEndpoint(ABC):
     """A model behind one address, or behind several that share its requests as one endpoint.
 
     `key_env` and `key_file` name where its key is, "" where none is needed. `revision` pins the model where its
-    address does not: it stands in the identity instead.
+    address does not: it stands in the identity instead. A model that `thinks` is sent no stop strings, which its server
+    would look for in the thoughts too; they are applied to the answer here.
 
     Raises:
         ConfigError: the key is named and not there, or a key or an address is missing.
@@ -69,6 +70,7 @@ class ServedEndpoint(ABC):
         timeout_s: float = TIMEOUT_S,
         revision: str = "",
         structured: bool = False,
+        thinks: bool = False,
     ) -> None:
         addresses = tuple(urls) or ((url,) if url else (self.home,))
         if not all(addresses):
@@ -79,6 +81,7 @@ class ServedEndpoint(ABC):
         variant = "structured" if structured else ""
         self.identity = Identity(self.interface, model, revision or " ".join(addresses), variant=variant)
         self.price = price
+        self.thinks = thinks
         self.service = Service(
             model, addresses, key, self.sdk, self.connect, capacity, timeout_s, gauged=self.home not in addresses
         )
@@ -107,14 +110,16 @@ class ServedEndpoint(ABC):
             said = self.read(response.json())
         except ValueError as error:
             raise GarbledError(str(error), response.text) from None
-        text = cut_at(said.text, request.sampling.stop)
+        raw = with_reasoning(said.thoughts, said.text)
+        text = cut_answer(raw, request.sampling.stop)
         reply = ChatReply(
-            self.service.key.masked(with_reasoning(said.thoughts, text)),
-            said.finish,
+            self.service.key.masked(text),
+            said.finish if text == raw or said.finish == "refused" else "stop",
             said.prompt_tokens,
             said.completion_tokens,
             round(seconds, 3),
             self._usd(request, said),
+            said.reasoning_tokens,
         )
         if not said.text.strip() and said.finish == "stop":
             raise EmptyError(reply)

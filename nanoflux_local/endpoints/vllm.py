@@ -2,7 +2,9 @@
 
 The server is found or started when the first request comes, so a run that its ledger answers starts none. A server
 that dies is started again and the requests that it held are asked again. An adapter is loaded under its content hash
-and proved before anything is asked of it. It promises no repeatability: what else is in a batch may change a reply.
+and proved before anything is asked of it. A thinking model's stop strings are not sent: vLLM would look for them in the
+thoughts, and they are applied to the answer here. It promises no repeatability: what else is in a batch may change a
+reply.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.served import CAPACITY
 from nanoflux_local.endpoints.tokens import TokenCounter
 from nanoflux_local.errors import EndpointError, RefusedError
+from nanoflux_local.reasoning import answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 from nanoflux_models.control import Control
 from nanoflux_models.errors import ModelsError
@@ -32,10 +35,16 @@ class VllmEndpoint:
     repeatable = False
 
     def __init__(
-        self, server: Managed, adapter: Path | None = None, capacity: int = CAPACITY, structured: bool = False
+        self,
+        server: Managed,
+        adapter: Path | None = None,
+        capacity: int = CAPACITY,
+        structured: bool = False,
+        thinks: bool = False,
     ) -> None:
         launch = server.launch
         self.capacity = capacity
+        self._thinks = thinks or launch.manifest.chat.thinks
         self._server, self._adapter = server, adapter
         self._name = adapter_hash(adapter) if adapter else launch.model
         variant = f"{launch.variant} structured" if structured else launch.variant
@@ -59,7 +68,7 @@ class VllmEndpoint:
             try:
                 await asyncio.wait((asked, ended), return_when=asyncio.FIRST_COMPLETED)
                 if asked.done() and (asked.exception() is None or not await self._server.is_sick()):
-                    return asked.result()
+                    return self._with_thoughts_counted(asked.result())
             finally:
                 asked.cancel()
                 await asyncio.gather(asked, return_exceptions=True)
@@ -97,7 +106,8 @@ class VllmEndpoint:
                     await self._client.close()
                 if self._adapter is not None:
                     await self._load(self._adapter, record.url, record.proved)
-                self._client, self._url = OpenAIChatEndpoint(self._name, record.url, capacity=self.capacity), record.url
+                self._client = OpenAIChatEndpoint(self._name, record.url, capacity=self.capacity, thinks=self._thinks)
+                self._url = record.url
             return self._client, ended
 
     async def _load(self, adapter: Path, url: str, proved: tuple[str, ...]) -> None:
@@ -111,6 +121,13 @@ class VllmEndpoint:
             self._refused = RefusedError(f"adapter {self._name[:12]} is refused: {found.verdict}", fix)
             raise self._refused
         self._server.note_proved(self._name)
+
+    def _with_thoughts_counted(self, reply: ChatReply) -> ChatReply:
+        """The reply with its `reasoning_tokens`, counted here if the server did not."""
+        thoughts = reply.text[: answer_start(reply.text)]
+        if not thoughts or reply.reasoning_tokens:
+            return reply
+        return replace(reply, reasoning_tokens=self.count_tokens(thoughts))
 
     def _served(self, request: ChatRequest) -> ChatRequest:
         """As the server is asked: its own name for the model, and no system role where the template has none."""

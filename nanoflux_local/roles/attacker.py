@@ -27,7 +27,7 @@ class ModelAttacker:
     async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
         messages, sections = attacker_messages(self.domain, seeds), self.domain.sections.attacker
         reply = await call(self.player.request(messages, draw.seed("attack"), sections))
-        return read_attack(self.domain, reply.text)
+        return self.player.find_cut(reply) or read_attack(self.domain, reply.text)
 
 
 def attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Message, ...]:

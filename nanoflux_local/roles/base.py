@@ -6,13 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from nanoflux_local.ledger.calls import Call
-from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling, derive_seed
+from nanoflux_local.reasoning import ends_in_reasoning
+from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling, derive_seed, storable
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Search, Verdict
 
 T = TypeVar("T")
 Ask = Callable[[int], ChatRequest]
 """A request that lacks only its seed."""
+CUT_IN_REASONING = "cut inside its reasoning"
+"""How the reason begins of a reply that had no room to come to its answer."""
 CONTINUING = ("in_process",)
 """Interfaces that can go on with a reply that was begun for them."""
 _AS_JSON = (
@@ -57,13 +60,15 @@ class Judge(Protocol):
 class Player:
     """A model in a role: the endpoint's name in the profile, its identity, and how its replies are drawn.
 
-    A `structured` one is asked for the same sections as the keys of a JSON object, which its server sees to.
+    A `structured` one is asked for the same sections as the keys of a JSON object, which its server sees to. One that
+    `thinks` reasons before it answers, within the room that its endpoint's `reasoning_tokens` add to `sampling`.
     """
 
     name: str
     identity: Identity
     sampling: Sampling
     structured: bool = False
+    thinks: bool = False
 
     def request(self, messages: tuple[Message, ...], seed: int, sections: tuple[str, ...]) -> ChatRequest:
         """The request for a reply of these sections."""
@@ -77,8 +82,10 @@ class Player:
 
     @property
     def continues(self) -> bool:
-        """Whether the endpoint goes on with a reply that was begun for it, as a last message of the assistant."""
-        return self.identity.interface in CONTINUING
+        """Whether the endpoint goes on with a reply that was begun for it, as a last message of the assistant. A reply
+        that is begun with its answer leaves no place for thoughts.
+        """
+        return self.identity.interface in CONTINUING and not self.thinks
 
     def continuation(
         self, messages: tuple[Message, ...], begun: str, seed: int, max_tokens: int, stop: tuple[str, ...]
@@ -87,8 +94,20 @@ class Player:
         sampling = replace(self.sampling, max_tokens=max_tokens, stop=(*stop, *self.sampling.stop))
         return ChatRequest(self.identity, (*messages, Message("assistant", begun)), sampling, seed)
 
+    def find_cut(self, reply: ChatReply) -> Unparsed | None:
+        """Why a reply that ended inside its reasoning holds no answer, with the key to raise; None for any other."""
+        if not ends_in_reasoning(storable(reply.text), reply.finish):
+            return None
+        tokens, key = reply.reasoning_tokens or reply.completion_tokens, f"endpoints.{self.name}.reasoning_tokens"
+        if reply.finish == "length":
+            return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens; raise {key}")
+        if self.thinks:
+            return Unparsed(f"ended inside its reasoning after {tokens} tokens, without an answer")
+        return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens, where a stop string may stand; set {key}")
+
 
 async def ask_until_read(
+    player: Player,
     ask: Ask,
     read: Callable[[ChatReply], T | Unparsed],
     draw: Draw,
@@ -100,7 +119,7 @@ async def ask_until_read(
     read_reply: T | Unparsed = Unparsed("not asked")
     for retry in range(retries + 1):
         reply = await call(ask(draw.seed(step, retry)))
-        read_reply = read(reply)
+        read_reply = player.find_cut(reply) or read(reply)
         if not isinstance(read_reply, Unparsed):
             return read_reply
     return read_reply

@@ -58,15 +58,15 @@ class CodeCheck:
         for retry in range(self.retries + 1):
             prompt = self.domain.render("code", {"attack": attack, "problem": problem})
             messages, seed = (Message("user", prompt),), draw.seed("code", retry)
-            written = read_program(await call(self.player.request(messages, seed, ("CODE",))))
+            reply = await call(self.player.request(messages, seed, ("CODE",)))
+            written = self.player.find_cut(reply) or read_program(reply)
             if written == NONE:
                 return Finding("not checked", "the judge found nothing to calculate")
             if isinstance(written, Unparsed):
                 problem = written.reason
                 continue
             program = written
-            reply = await call(PythonRequest(self.sandbox, asking(program), self.wall_s))
-            found = self._answer(program, reply)
+            found = self._answer(program, await call(PythonRequest(self.sandbox, asking(program), self.wall_s)))
             if isinstance(found, str):
                 return self._compared(found, attack, program)
             problem = found.reason

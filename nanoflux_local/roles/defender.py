@@ -55,7 +55,7 @@ class Defender:
         if self.player.continues:
             return await self._by_sections(messages, draw, call)
         asked = self.player.asking(messages, self.domain.sections.defender)
-        sections = await ask_until_read(asked, self._read, draw, "defence", self.retries, call)
+        sections = await ask_until_read(self.player, asked, self._read, draw, "defence", self.retries, call)
         if isinstance(sections, Unparsed):
             return sections
         cut = {name: await self._within_budget(name, text, call) for name, text in sections.items()}
@@ -72,7 +72,13 @@ class Defender:
         cut: list[str] = []
         for name in self.domain.sections.defender:
             reply = await ask_until_read(
-                self._section(messages, told, name), _not_empty, draw, f"defence-{name}", self.retries, call
+                self.player,
+                self._section(messages, told, name),
+                _not_empty,
+                draw,
+                f"defence-{name}",
+                self.retries,
+                call,
             )
             if isinstance(reply, Unparsed):
                 return Unparsed(f"section {name}: {reply.reason}")

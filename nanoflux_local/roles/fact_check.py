@@ -43,7 +43,7 @@ class FactCheck:
         """What was found, query by query, and that in words."""
         prompt = self.domain.render("claims", {"attack": attack, "queries": self.queries})
         asked = self.player.asking((Message("user", prompt),), ("QUERIES",))
-        queries = await ask_until_read(asked, self._read, draw, "claims", self.retries, call)
+        queries = await ask_until_read(self.player, asked, self._read, draw, "claims", self.retries, call)
         if isinstance(queries, Unparsed):
             return (), f"nothing was looked up: {queries.reason}"
         searches = tuple([await self._search(query, call) for query in queries])

@@ -59,7 +59,7 @@ class ModelJudge:
                 text += "\n\n" + self.domain.render("confidence", {"confidence": confidences[-1]})
             sections = getattr(self.domain.sections, step)
             asked = self.player.asking((Message("user", text),), sections)
-            verdict = await ask_until_read(asked, read, draw, f"{step}-{strike}", self.retries, call)
+            verdict = await ask_until_read(self.player, asked, read, draw, f"{step}-{strike}", self.retries, call)
             if isinstance(verdict, Unparsed):
                 return verdict
             if verdict.confidence >= self.rules.confidence:

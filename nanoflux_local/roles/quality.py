@@ -36,7 +36,7 @@ class Rater:
     async def rate(self, attack: Attack, draw: Draw, call: Call) -> Quality | Unparsed:
         prompt = self.domain.render("quality", {"attack": attack})
         asked = self.player.asking((Message("user", prompt),), SECTIONS)
-        return await ask_until_read(asked, self._read, draw, "quality", self.retries, call)
+        return await ask_until_read(self.player, asked, self._read, draw, "quality", self.retries, call)
 
     @staticmethod
     def _read(reply: ChatReply) -> Quality | Unparsed:
