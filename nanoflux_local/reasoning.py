@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 
 TAGS = ("think", "thinking", "reasoning")
+CUT_IN_REASONING = "cut inside its reasoning"
+"""How the reason reads of a reply that had no room left to come to its answer."""
 _BLOCK = re.compile(rf"<({'|'.join(TAGS)})>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _OPENED = re.compile(rf"<(?:{'|'.join(TAGS)})>\s*\Z", re.IGNORECASE)
 _CLOSED = re.compile(rf"</(?:{'|'.join(TAGS)})>", re.IGNORECASE)

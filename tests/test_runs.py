@@ -119,7 +119,7 @@ def test_the_same_settings_again_ask_nothing_and_give_the_same(home: Home) -> No
     first, second = (summary(home, played(home, name)) for name in ("first", "second"))
     assert second["digest"] == first["digest"]
     assert second["calls"] == {"made": 0, "remembered": first["calls"]["made"] - first["calls"]["wasted"], "wasted": 0}
-    assert second["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
+    assert second["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
 
 
 def test_another_seed_is_another_dataset(home: Home) -> None:

@@ -275,12 +275,13 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
             ("kept", f"{found['kept']} of {found['target']} in {found['turns']} turns"),
             *((f"  {key.replace('_', ' ')}", value) for key, value in found["funnel"].items()),
             *((f"  turn {hit['turn']}", hit["reason"]) for hit in found["contaminated"][:SHOWN]),
+            *_reasoning_cut_rows(found["cut_in_reasoning"]),
             (
                 "calls",
                 ", ".join(f"{value} {key}" for key, value in found["calls"].items())
                 + f" ({found['wasted_share']:.1%})",
             ),
-            ("tokens", f"{found['usage']['prompt_tokens']} read, {found['usage']['completion_tokens']} written"),
+            ("tokens", _describe_usage(found["usage"])),
             *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in found["faults"].items()),
             ("seconds", found["seconds"]),
             *_level_rows(found["levels"]),
@@ -292,6 +293,19 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
             ("digest", found["digest"]),
         ],
     )
+
+
+def _describe_usage(usage: dict[str, Any]) -> str:
+    """Tokens read and written, and how many of the written ones were thoughts, where that can be counted."""
+    thoughts = f", of them {usage['reasoning_tokens']} in reasoning" if usage["reasoning_tokens"] else ""
+    return f"{usage['prompt_tokens']} read, {usage['completion_tokens']} written{thoughts}"
+
+
+def _reasoning_cut_rows(attempts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    if not attempts:
+        return []
+    first = [(f"  turn {attempt['turn']}", attempt["reason"]) for attempt in attempts[:SHOWN]]
+    return [("cut in reasoning", f"{len(attempts)} attempts ended without an answer"), *first]
 
 
 def _level_rows(levels: dict[str, int]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ LEVEL = 3
 NO_DICTIONARY = 0
 CALLS = (
     "(SELECT calls.id, key, kind, model, run, role, reply_hash, prompt_tokens, completion_tokens, usd, seconds, at,"
+    " reasoning_tokens,"
     " iif(packs.call IS NULL, calls.request, unpacked(packs.dictionary, packs.request)) AS request,"
     " iif(packs.call IS NULL, calls.reply, unpacked(packs.dictionary, packs.reply)) AS reply"
     " FROM calls LEFT JOIN packs ON packs.call = calls.id)"

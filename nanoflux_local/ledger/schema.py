@@ -419,3 +419,14 @@ def m020_short_keys(db: Database) -> None:
         CREATE INDEX calls_run ON calls (run, id, role, prompt_tokens, completion_tokens, usd, seconds);
         """
     )
+
+
+@migrations()
+def m021_reasoning(db: Database) -> None:
+    """How many of the tokens that a call wrote were thoughts; few calls have any, so the index holds those alone."""
+    db.executescript(
+        """
+        ALTER TABLE calls ADD COLUMN reasoning_tokens INTEGER NOT NULL DEFAULT 0;
+        CREATE INDEX calls_reasoning ON calls (run, reasoning_tokens) WHERE reasoning_tokens > 0;
+        """
+    )

@@ -190,10 +190,11 @@ class Ledger:
         spent = costs(body)
         row = connection.execute(
             "INSERT INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
-            " usd, seconds, at, role) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " usd, seconds, at, role, reasoning_tokens) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (request.key(), request.kind, asked["endpoint"]["model"], run,
              canonical_json(asked), text, hashlib.sha256(text.encode()).hexdigest(), spent["prompt_tokens"],
-             spent["completion_tokens"], spent["usd"], spent["seconds"], at, role),
+             spent["completion_tokens"], spent["usd"], spent["seconds"], at, role,
+             spent["reasoning_tokens"]),
         ).lastrowid  # fmt: skip
         assert row is not None
         return row, reply

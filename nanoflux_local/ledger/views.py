@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.ledger.packing import read_packed
 from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.ledger.store import BUSY_TIMEOUT_S, Ledger, refuse_newer, told_as_ledger_errors
+from nanoflux_local.reasoning import CUT_IN_REASONING
 from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, dataset_digest, turn_from_json
 
 
@@ -94,12 +95,14 @@ class LedgerView:
         """The attempts that repeated an evaluation item, in order, each with the item and how."""
         numbers = "SELECT number FROM turns WHERE run = ? AND instr(attempts, 'contaminated')"
         rows = self.rows(f"SELECT record FROM turns WHERE run = ? AND number IN ({numbers}) ORDER BY number", run, run)
-        return [
-            {"turn": record["number"], "attempt": attempt["number"], "reason": attempt["reason"]}
-            for record in (json.loads(row["record"]) for row in rows)
-            for attempt in record["attempts"]
-            if attempt["outcome"] == "contaminated"
-        ]
+        return _select_attempts(rows, lambda attempt: attempt["outcome"] == "contaminated")
+
+    def cut_in_reasoning(self, run: str) -> list[dict[str, Any]]:
+        """The attempts that ended with a reply cut inside its reasoning, in order, each with the key to raise."""
+        rows = self.rows(
+            "SELECT record FROM turns WHERE run = ? AND instr(record, ?) ORDER BY number", run, CUT_IN_REASONING
+        )
+        return _select_attempts(rows, lambda attempt: CUT_IN_REASONING in attempt["reason"])
 
     def levels(self, run: str) -> dict[str, int]:
         """How many of the kept examples are of each level of reasoning, and how many were not rated ("unrated")."""
@@ -129,6 +132,10 @@ class LedgerView:
             " FROM calls WHERE run = ?",
             run["id"],
         )
+        reasoning = self.row(
+            "SELECT coalesce(sum(reasoning_tokens), 0) AS tokens FROM calls WHERE run = ? AND reasoning_tokens > 0",
+            run["id"],
+        )
         earlier = self.row(
             "SELECT count(*) AS n FROM calls WHERE run = ? AND role IN ('earlier', 'trial')"
             " AND NOT EXISTS (SELECT 1 FROM turn_calls WHERE turn_calls.call = calls.id)",
@@ -138,6 +145,7 @@ class LedgerView:
             "SELECT coalesce(sum(tokens), 0) AS tokens, coalesce(sum(usd), 0.0) AS usd FROM faults WHERE run = ?",
             run["id"],
         )
+        assert reasoning is not None
         assert earlier is not None
         assert lost is not None
         assert turns is not None
@@ -160,13 +168,17 @@ class LedgerView:
             "levels": self.levels(run["id"]),
             "funnel": funnel,
             "contaminated": self.contaminated(run["id"]) if funnel["contaminated"] else [],
+            "cut_in_reasoning": self.cut_in_reasoning(run["id"]),
             "calls": {
                 "made": usage["made"],
                 "remembered": turns["uses"] - turns["own"],
                 "wasted": wasted,
             },
             "wasted_share": round(wasted / max(1, usage["made"]), 4),
-            "usage": {key: usage[key] for key in ("prompt_tokens", "completion_tokens", "usd")},
+            "usage": {
+                **{key: usage[key] for key in ("prompt_tokens", "completion_tokens", "usd")},
+                "reasoning_tokens": reasoning["tokens"],
+            },
             "faults": self.faults(run["id"]),
             "lost": {"tokens": lost["tokens"], "usd": lost["usd"]},
             "seconds": round(run["seconds"], 3),
@@ -216,6 +228,16 @@ class LedgerView:
             {**dict(row), "splits": sizes.get(row["name"], {})}
             for row in self.rows("SELECT name, source, source_hash, items, skipped, at FROM datasets ORDER BY name")
         ]
+
+
+def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """The accepted attempts of turns' records, in order: turn, number of the attempt, and the reason of its end."""
+    return [
+        {"turn": record["number"], "attempt": attempt["number"], "reason": attempt["reason"]}
+        for record in (json.loads(row["record"]) for row in turns)
+        for attempt in record["attempts"]
+        if accepts(attempt)
+    ]
 
 
 def _text(stored: bytes) -> str:

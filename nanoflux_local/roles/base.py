@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from nanoflux_local.ledger.calls import Call
-from nanoflux_local.reasoning import ends_in_reasoning
+from nanoflux_local.reasoning import CUT_IN_REASONING, ends_in_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling, derive_seed, storable
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Search, Verdict
@@ -14,8 +14,6 @@ from nanoflux_local.transcript import Attack, Defence, Doubt, Search, Verdict
 T = TypeVar("T")
 Ask = Callable[[int], ChatRequest]
 """A request that lacks only its seed."""
-CUT_IN_REASONING = "cut inside its reasoning"
-"""How the reason begins of a reply that had no room to come to its answer."""
 CONTINUING = ("in_process",)
 """Interfaces that can go on with a reply that was begun for them."""
 _AS_JSON = (

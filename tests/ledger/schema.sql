@@ -1,7 +1,8 @@
 CREATE TABLE "_sqlite_migrations" ( "id" INTEGER PRIMARY KEY, "migration_set" TEXT, "name" TEXT, "applied_at" TEXT );
 CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name" ON "_sqlite_migrations" ("migration_set", "name");
-CREATE TABLE "calls" ( id INTEGER PRIMARY KEY, key TEXT NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL, run TEXT NOT NULL, role TEXT NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL, reply_hash TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, usd REAL NOT NULL, seconds REAL NOT NULL, at TEXT NOT NULL ) STRICT;
+CREATE TABLE "calls" ( id INTEGER PRIMARY KEY, key TEXT NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL, run TEXT NOT NULL, role TEXT NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL, reply_hash TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, usd REAL NOT NULL, seconds REAL NOT NULL, at TEXT NOT NULL , reasoning_tokens INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE INDEX calls_key ON calls (substr(key, 1, 10));
+CREATE INDEX calls_reasoning ON calls (run, reasoning_tokens) WHERE reasoning_tokens > 0;
 CREATE INDEX calls_run ON calls (run, id, role, prompt_tokens, completion_tokens, usd, seconds);
 CREATE TABLE cells ( experiment TEXT NOT NULL REFERENCES experiments (id), id TEXT NOT NULL, position INTEGER NOT NULL, condition TEXT NOT NULL, seed INTEGER NOT NULL, status TEXT NOT NULL, message TEXT NOT NULL, result TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (experiment, id) ) STRICT, WITHOUT ROWID;
 CREATE TABLE datasets ( name TEXT PRIMARY KEY, source TEXT NOT NULL, source_hash TEXT NOT NULL, items INTEGER NOT NULL, skipped INTEGER NOT NULL, at TEXT NOT NULL ) STRICT;

@@ -23,6 +23,7 @@ RELEASED = [
     "m018_judged",
     "m019_evaluations",
     "m020_short_keys",
+    "m021_reasoning",
 ]
 
 

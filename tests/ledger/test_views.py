@@ -54,7 +54,7 @@ def test_calls_are_counted_as_made_remembered_and_wasted(ledger: Ledger, path: P
         found = view.run_summary("run")
     assert wasted != own
     assert found["calls"] == {"made": 2, "remembered": 2, "wasted": 1}
-    assert found["usage"] == {"prompt_tokens": 20, "completion_tokens": 2, "usd": 1.0}
+    assert found["usage"] == {"prompt_tokens": 20, "completion_tokens": 2, "usd": 1.0, "reasoning_tokens": 0}
 
 
 def test_an_empty_run_has_a_summary(ledger: Ledger, path: Path) -> None:
@@ -62,7 +62,7 @@ def test_an_empty_run_has_a_summary(ledger: Ledger, path: Path) -> None:
         found = view.run_summary("run")
     assert (found["turns"], found["kept"], found["funnel"]["attempts"]) == (0, 0, 0)
     assert found["digest"] == dataset_digest([])
-    assert found["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
+    assert found["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
 
 
 def test_turns_and_examples_come_in_turn_order_whatever_order_they_were_written_in(
