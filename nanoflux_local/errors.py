@@ -59,5 +59,11 @@ class EndpointError(NanofluxError):
     """A model endpoint did not give a usable reply. Infrastructure: never scored, never kept."""
 
 
+class EndpointRefusedError(EndpointError):
+    """An endpoint refuses every request until its user mends something: a wrong key, an exhausted quota, no such model,
+    no chat template.
+    """
+
+
 class ReplayMissError(NanofluxError):
     """A replay needed a call that the ledger does not remember."""

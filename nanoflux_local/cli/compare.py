@@ -4,23 +4,24 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import home, print_json, print_table, with_json
+from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
 
 
 @click.command(name="compare")
 @click.argument("evaluations", nargs=-1, required=True)
+@click.option("--partial", is_flag=True, help="Also compare evaluations that lack replies, over the items both scored.")
 @with_json
-def command(evaluations: tuple[str, ...], as_json: bool) -> None:
+def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
     """Paired tests between all pairs of EVALUATIONS (second minus first)."""
     from nanoflux_local.evaluate.comparison import compare
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(home().ledger) as view:
-        found = compare(view, evaluations)
+        comparison = compare(view, evaluations, partial)
     if as_json:
-        print_json(found)
+        print_json(comparison)
     else:
-        show_comparison(found)
+        show_comparison(comparison)
 
 
 def told_detectable(pair: dict[str, Any]) -> str:
@@ -29,8 +30,8 @@ def told_detectable(pair: dict[str, Any]) -> str:
     return "not known" if found is None else f"{found:.1%}"
 
 
-def show_comparison(found: dict[str, Any]) -> None:
-    """The pairs as a table."""
+def show_comparison(comparison: dict[str, Any]) -> None:
+    """The pairs as a table, and how many items were left out of them."""
     print_table(
         (
             "a",
@@ -57,6 +58,9 @@ def show_comparison(found: dict[str, Any]) -> None:
                 "" if pair["paired_t_p"] is None else f"{pair['paired_t_p']:.3g}",
                 told_detectable(pair),
             ]
-            for pair in found["pairs"]
+            for pair in comparison["pairs"]
         ],
     )
+    for pair in comparison["pairs"]:
+        if pair["left_out"]:
+            say(f"{pair['a']} and {pair['b']}: {pair['left_out']} items left out, which one of them did not score")

@@ -73,7 +73,8 @@ def command(
 ) -> None:
     """Evaluate a model: strictly (the exact letter, or the number within tolerance), and softly by a judge.
 
-    The same command again goes on where it was, and costs nothing where it was finished.
+    The same command again resumes an evaluation that was cut off, and costs nothing where it was finished. The command
+    exits with 1 where replies are missing, and says why.
     """
     if runs > 1 and temperature == 0:
         raise UsageError("greedy replies are the same in every run", "use --runs 1, or a temperature above 0")
@@ -94,6 +95,9 @@ def command(
         print_json(result)
     else:
         show_evaluation(result)
+    from nanoflux_local.evaluate.evaluation import require_whole
+
+    require_whole(result)
 
 
 def _corrected(place: Home, run: str, result: dict[str, Any]) -> dict[str, Any]:
@@ -122,8 +126,9 @@ def _corrected(place: Home, run: str, result: dict[str, Any]) -> dict[str, Any]:
         rates["sensitivity"],
     )  # the trial looks for wrong ones, an accuracy counts right
     counts = [round(share["share"] * share["n"]) for share in (right, wrong)]
-    positives = round(result["soft"]["mean"] * result["n"])
-    value = corrected(positives, result["n"], counts[0], right["n"], counts[1], wrong["n"])
+    items = result["soft"].get("n", result["n"])
+    positives = round(result["soft"]["mean"] * items)
+    value = corrected(positives, items, counts[0], right["n"], counts[1], wrong["n"])
     if value is None:
         raise UsageError(f"the judge of run {run} did no better than chance there", "ask another judge")
     return {"estimate": value.estimate, "ci95": list(value.ci95), "run": row["id"]}
@@ -136,7 +141,7 @@ def show_evaluation(result: dict[str, Any]) -> None:
         ("eval", result["eval"]),
         [
             ("model", f"{result['model']}{' + ' + result['adapter'][:16] if result['adapter'] else ''}"),
-            ("data", f"{result['data']} {result['split']}, {result['n']} items, {result['runs']} runs"),
+            ("data", f"{result['data']} {result['split']}, {_items(result)}, {result['runs']} runs"),
             *_strict_rows(strict),
             *(
                 [("soft", f"{soft['mean']:.1%}, {soft['unscored']} unscored, judged by {soft['judge']}")]
@@ -145,9 +150,21 @@ def show_evaluation(result: dict[str, Any]) -> None:
             ),
             *([("soft, corrected", _told_corrected(soft["corrected"]))] if soft and "corrected" in soft else []),
             ("no answer read", result["unanswered"]),
-            ("unscored", result["unscored"]),
+            ("unscored", _unscored(result)),
         ],
     )
+
+
+def _items(result: dict[str, Any]) -> str:
+    scored, asked = result["n"], result.get("items", result["n"])
+    return f"{scored} items" if scored == asked else f"{scored} of {asked} items scored"
+
+
+def _unscored(result: dict[str, Any]) -> str:
+    from nanoflux_local.evaluate.shortfall import list_causes
+
+    reasons = result.get("unscored_reasons")
+    return f"{result['unscored']}: {list_causes(reasons)}" if reasons else str(result["unscored"])
 
 
 def _told_corrected(found: dict[str, Any]) -> str:
@@ -177,8 +194,16 @@ def evaluate(
     via: "Via" = "in_process",
     args: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """One evaluation of a model here with a progress bar. An adapter that changes nothing is refused."""
-    return evaluated(place, lambda: _model(place, model, adapter, via, args), data, split, limit, runs, temperature)
+    """One whole evaluation of a model here with a progress bar. An adapter that changes nothing is refused.
+
+    Raises:
+        EndpointError: replies are missing.
+    """
+    result = evaluated(place, lambda: _model(place, model, adapter, via, args), data, split, limit, runs, temperature)
+    from nanoflux_local.evaluate.evaluation import require_whole
+
+    require_whole(result)
+    return result
 
 
 def evaluated(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.errors import EndpointError
+from nanoflux_local.errors import EndpointError, EndpointRefusedError
 from nanoflux_local.reasoning import cut_answer, opened_block
 from nanoflux_local.records import Message
 from nanoflux_models.offline import go_offline
@@ -22,6 +22,10 @@ THINK_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
 CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
 OPENING_TOKENS = 16
 """How far back from a prompt's end its template's opening of the reasoning is looked for."""
+NO_TEMPLATE = (
+    "it is a base model: use its chat version (-it, -instruct, -chat), or put a chat_template.jinja into its folder "
+    "and import it again"
+)
 
 
 class Codec:
@@ -31,6 +35,7 @@ class Codec:
         go_offline()
         from transformers import AutoTokenizer
 
+        self._name = folder.name
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         self._system_role = system_role
         self._in_channels = CHANNEL_MARKS[0] in self._tokenizer.get_vocab()
@@ -39,6 +44,8 @@ class Codec:
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's ids, up to where the assistant begins; a last message of the assistant is left open."""
+        if self._tokenizer.chat_template is None:
+            raise EndpointRefusedError(f"{self._name} has no chat template, so it cannot be asked", NO_TEMPLATE)
         if not self._system_role:
             messages = without_system(messages)
         chat = [{"role": message.role, "content": _utf8(message.content)} for message in messages]

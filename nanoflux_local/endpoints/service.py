@@ -17,7 +17,7 @@ from nanoflux_local.endpoints.keys import Key
 from nanoflux_local.endpoints.pace import Speed
 from nanoflux_local.endpoints.replicas import Replica, another, pick
 from nanoflux_local.endpoints.retries import Patience
-from nanoflux_local.errors import EndpointError, RefusedError
+from nanoflux_local.errors import EndpointError, EndpointRefusedError, RefusedError
 from nanoflux_local.records import ChatReply, Fault
 from nanoflux_models import guard
 
@@ -128,7 +128,8 @@ class Service:
         """What went wrong, without the key: servers repeat it in their messages, and a run records those."""
         nobody = fault.kind == "unreachable"
         fix = "start the server, or correct the endpoint's url" if nobody else fault.fix or "see the server's log"
-        return EndpointError(f"{replica.url} {self.key.masked(fault.told)}", f"{fix}; then `nanoflux run resume`")
+        failure = EndpointRefusedError if fault.kind is None else EndpointError
+        return failure(f"{replica.url} {self.key.masked(fault.told)}", f"{fix}; then `nanoflux run resume`")
 
     def _connected(self) -> list[Replica]:
         if not self._replicas:

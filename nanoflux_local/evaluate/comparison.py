@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nanoflux_local.errors import NothingMatchedError, UsageError
+from nanoflux_local.errors import NothingMatchedError, RefusedError, UsageError
+from nanoflux_local.evaluate.evaluation import PARTIAL, describe_partial, is_whole
 from nanoflux_local.evaluate.statistics import compare_paired, holm, paired_t
 from nanoflux_local.ledger.views import LedgerView
 
@@ -26,16 +27,19 @@ class Marked:
     items: str = ""
 
 
-def compare(view: LedgerView, evaluations: Sequence[str]) -> dict[str, Any]:
+def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False) -> dict[str, Any]:
     """Paired tests between all pairs of evaluations; Holm's correction over the pairs of this call.
+
+    Evaluations that lack replies are refused unless `partial`: what they lack is left out on both sides then.
 
     Raises:
         NothingMatchedError: an evaluation is unknown or not finished.
         UsageError: fewer than two, or their items differ, or there is only one item.
+        RefusedError: an evaluation is partial.
     """
     if len(set(evaluations)) < 2:
         raise UsageError("a comparison needs two different evaluations", "see their ids in `nanoflux eval --json`")
-    sides = [marked(view, name) for name in dict.fromkeys(evaluations)]
+    sides = [marked(view, name, partial) for name in dict.fromkeys(evaluations)]
     return {"pairs": with_holm([pair(a, b) for index, a in enumerate(sides) for b in sides[index + 1 :]])}
 
 
@@ -72,22 +76,28 @@ def with_holm(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**found, "holm_p": p} for found, p in zip(pairs, adjusted, strict=True)]
 
 
-def marked(view: LedgerView, evaluation: str) -> Marked:
+def marked(view: LedgerView, evaluation: str, partial: bool = False) -> Marked:
     """A finished evaluation's side of a comparison.
 
     Raises:
         NothingMatchedError: it is unknown or not finished.
+        RefusedError: it lacks replies, and `partial` was not asked for.
     """
     row = view.row("SELECT status, settings, result FROM evaluations WHERE id = ?", evaluation)
-    if row is None or row["status"] != "done":
+    if row is None or row["status"] not in ("done", PARTIAL):
         raise NothingMatchedError(f"there is no finished evaluation {evaluation!r}", "run `nanoflux eval` first")
-    found: dict[str, list[bool]] = {}
+    result = json.loads(row["result"])
+    if not partial and not is_whole(result):
+        raise RefusedError(
+            f"evaluation {evaluation} is partial: {describe_partial(result)}",
+            "complete it with the same `nanoflux eval` command, or compare what was scored: --partial",
+        )
+    marks: dict[str, list[bool]] = {}
     rows = view.rows(
         "SELECT item, verdict FROM evaluation_items WHERE evaluation = ? AND verdict <> 'unscored'"
         " ORDER BY item, repeat",
         evaluation,
     )
     for item in rows:
-        found.setdefault(item["item"], []).append(item["verdict"] == "right")
-    by_run = tuple(json.loads(row["result"]).get("by_run", ()))
-    return Marked(evaluation, found, by_run, json.loads(row["settings"]).get("items", ""))
+        marks.setdefault(item["item"], []).append(item["verdict"] == "right")
+    return Marked(evaluation, marks, tuple(result.get("by_run", ())), json.loads(row["settings"]).get("items", ""))

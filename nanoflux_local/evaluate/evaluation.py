@@ -6,7 +6,7 @@ was finished: replies are remembered calls.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from nanoflux_local.domains.own import known_domains, load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.errors import EndpointError, RefusedError, UsageError
 from nanoflux_local.evaluate.scoring import Mark, score_reply
+from nanoflux_local.evaluate.shortfall import Shortfall, list_causes
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.evaluate.statistics import bootstrap_interval
 from nanoflux_local.jobs import EVALUATION, Watch, Work, stint, working_on
@@ -31,6 +32,8 @@ from nanoflux_local.roles.defender import defender_messages, reply_budget
 from nanoflux_local.transcript import Seed
 
 AT_ONCE = 64
+PARTIAL = "partial"
+"""The status of an evaluation that has ended with replies missing; the same command asks for them."""
 WAIT_S = 0.2
 """How often to look whether another process has ended that asks the same."""
 
@@ -130,10 +133,12 @@ async def evaluate(
 ) -> dict[str, Any]:
     """Ask every item in every repeat, commit each score as it comes, and return what `eval --json` prints.
 
-    A process that asks the same is waited for: what it asked is then remembered.
+    A process that asks the same is waited for: what it asked is then remembered. Where replies are missing, the result
+    is that of the scored ones, with the causes in "unscored_reasons", and the evaluation's status is PARTIAL; evaluated
+    again, it asks only for what is missing.
 
     Raises:
-        EndpointError: not one item got a reply.
+        EndpointError: no reply could be scored; the message is the first cause.
     """
     settings = {"runs": plan.runs, "sampling": asdict(plan.sampling), "seed": plan.seed, "n": len(plan.items)}
     settings["items"] = plan.items_digest
@@ -145,11 +150,11 @@ async def evaluate(
         with stint(ledger, work) as at:
             beating = asyncio.create_task(Watch(ledger, at.job, work, lambda _: None).keep())
             try:
-                result = summarise(plan, await _marks(ledger, endpoint, plan, on_progress))
+                result = summarise(plan, *await _marks(ledger, endpoint, plan, on_progress))
             finally:
                 beating.cancel()
-            ledger.finish_evaluation(plan.id, "done", result)
-            at.status = "done"
+            at.status, at.message = ("done", "") if is_whole(result) else (PARTIAL, describe_partial(result))
+            ledger.finish_evaluation(plan.id, at.status, result)
     return result
 
 
@@ -169,28 +174,34 @@ async def _alone(home: Home, work: Work) -> AsyncIterator[None]:
 
 async def _marks(
     ledger: Ledger, endpoint: Endpoint, plan: Plan, on_progress: Callable[[int, int], None]
-) -> dict[str, list[Marks]]:
-    """The marks of each item in every repeat."""
-    asking = _Asking(ledger, RememberedCalls(ledger, plan.id, {"chat": _answering(endpoint, plan)}), plan)
-    gate, done = asyncio.Semaphore(AT_ONCE), 0
+) -> tuple[dict[str, list[Marks]], Shortfall]:
+    """The marks of each item in every repeat, and the replies that are missing."""
+    shortfall = Shortfall()
+    calls = RememberedCalls(ledger, plan.id, {"chat": _answering(endpoint, plan)})
+    asking = _Asking(ledger, calls, plan, shortfall)
+    room = endpoint.capacity + (plan.judge.endpoint.capacity if plan.judge else 0)
+    gate, done = asyncio.Semaphore(min(AT_ONCE, room)), 0  # no more, so that few are sent before a refusal is seen
     total = len(plan.items) * plan.runs
 
     async def ask(item: Seed, repeat: int) -> tuple[str, int, Marks]:
         nonlocal done
         async with gate:
-            found = await asking.marks(item, repeat)
+            if shortfall.stops:
+                shortfall.skip()
+                return item.id, repeat, Marks("unscored")
+            marks_of_item = await asking.marks(item, repeat)
         done += 1
         on_progress(done, total)
-        return item.id, repeat, found
+        return item.id, repeat, marks_of_item
 
     try:
         scores = await asyncio.gather(*(ask(item, repeat) for repeat in range(plan.runs) for item in plan.items))
     finally:
         await asking.calls.close()
     marks: dict[str, list[Marks]] = {item.id: [Marks("unscored")] * plan.runs for item in plan.items}
-    for item_id, repeat, found in scores:
-        marks[item_id][repeat] = found
-    return marks
+    for item_id, repeat, marks_of_item in scores:
+        marks[item_id][repeat] = marks_of_item
+    return marks, shortfall
 
 
 def _answering(endpoint: Endpoint, plan: Plan) -> Callable[[ChatRequest], Awaitable[ChatReply]]:
@@ -209,17 +220,23 @@ class _Asking:
     ledger: Ledger
     calls: RememberedCalls
     plan: Plan
+    shortfall: Shortfall
 
     async def marks(self, item: Seed, repeat: int) -> Marks:
         try:
             call, reply = await self.calls.ask(self.plan.request(item, repeat))
-        except EndpointError:
+        except EndpointError as error:
+            self.shortfall.add(error)
             return Marks("unscored")
         score = score_reply(self.plan.domain, reply.text, item)
         soft: Mark | Literal[""] = ""
         if judge := self.plan.judge:
             draw = Draw(derive_seed(self.plan.seed, "judge", repeat, item.id), 0, 0)
-            soft = await judge.mark(self.plan.domain, with_options(item), item, reply.text, draw, self._call)
+            try:
+                soft = await judge.mark(self.plan.domain, with_options(item), item, reply.text, draw, self._call)
+            except EndpointError as error:
+                self.shortfall.add(error)
+                soft = "unscored"
         self.ledger.add_evaluation_item(self.plan.id, repeat, item.id, call, score.reading, score.mark, soft)
         return Marks(score.mark, soft)
 
@@ -227,48 +244,93 @@ class _Asking:
         return (await self.calls.ask(request))[1]
 
 
-def summarise(plan: Plan, marks: dict[str, list[Marks]]) -> dict[str, Any]:
-    """What `eval --json` prints; unscored items count nowhere.
+def summarise(plan: Plan, marks: dict[str, list[Marks]], shortfall: Shortfall) -> dict[str, Any]:
+    """What `eval --json` prints; replies that are missing count nowhere. "n" is the number of items with a mark,
+    "items" that of the items which were to be asked.
 
     Raises:
         EndpointError: nothing was scored.
     """
-    strict = _mode([[found.strict for found in repeats] for repeats in marks.values()])
-    soft = _mode([[found.soft or "unscored" for found in repeats] for repeats in marks.values()])
+    strict = _mode([[marked.strict for marked in repeats] for repeats in marks.values()])
+    soft = _mode([[marked.soft or "unscored" for marked in repeats] for repeats in marks.values()])
     if strict is None and soft is None:
-        raise EndpointError("not one item was scored", "see the endpoint's log; then run the same command again")
-    flat = [found.strict for repeats in marks.values() for found in repeats]
+        raise _nothing_scored(shortfall)
+    flat = [marked.strict for repeats in marks.values() for marked in repeats]
     return {
         "eval": plan.id,
         "model": plan.identity.model,
         "adapter": plan.identity.adapter or None,
         "data": plan.data,
         "split": plan.split,
-        "n": len(marks),
+        "n": max(mode["n"] for mode in (strict, soft) if mode),
+        "items": len(marks),
         "strict": {key: strict[key] for key in ("mean", "sd", "ci95")} if strict else None,
         "soft": {**soft, "judge": plan.judge.endpoint.identity.model} if soft and plan.judge else None,
         "unanswered": flat.count("unanswered"),
         "unscored": flat.count("unscored"),
+        "unscored_reasons": shortfall.as_json(),
         "runs": plan.runs,
         "by_run": strict["by_run"] if strict else [],
     }
 
 
+def is_whole(result: Mapping[str, Any]) -> bool:
+    """Whether an evaluation's result lacks no reply. Free text, which only the judge can grade, counts as unscored
+    without lacking one.
+    """
+    return not result.get("unscored_reasons", result["strict"] and result.get("unscored"))
+
+
+def describe_partial(result: Mapping[str, Any]) -> str:
+    """Why a result is partial: how many replies are missing, and the causes."""
+    reasons = result.get("unscored_reasons", [])
+    missing = sum(entry["count"] for entry in reasons) or result["unscored"]
+    return f"{missing} replies are missing" + (f": {list_causes(reasons)}" if reasons else "")
+
+
+def require_whole(result: Mapping[str, Any], allow_refused: bool = False) -> None:
+    """Fail where an evaluation lacks replies; with `allow_refused`, only where asking again could bring them.
+
+    Raises:
+        EndpointError: it does; the message holds the causes.
+    """
+    reasons = result.get("unscored_reasons", [])
+    if is_whole(result) or (allow_refused and reasons and all(entry["refused"] for entry in reasons)):
+        return
+    raise EndpointError(
+        f"evaluation {result['eval']} is partial: {describe_partial(result)}",
+        "mend the cause; then run the same command again: it asks only for what is missing",
+    )
+
+
+def _nothing_scored(shortfall: Shortfall) -> EndpointError:
+    if shortfall.first is None:
+        return EndpointError("not one reply could be scored: the judge gave no mark", "ask another judge")
+    fix = shortfall.first.fix.partition("; then `nanoflux run resume`")[0]
+    return EndpointError(
+        f"not one of {shortfall.missing} replies could be scored: {list_causes(shortfall.as_json())}",
+        f"{fix or 'mend the cause'}; then run the same command again",
+    )
+
+
 def _mode(marks: Sequence[Sequence[Mark]]) -> dict[str, Any] | None:
-    """Mean over items of their repeats, its bootstrap interval, the standard deviation over runs; None of nothing."""
+    """Mean over items of their repeats, its bootstrap interval, the standard deviation over runs, the number "n" of
+    items that have a mark; None where none has.
+    """
     rates = [
-        float(np.mean([mark == "right" for mark in found if mark != "unscored"]))
-        for found in marks
-        if set(found) != {"unscored"}
+        float(np.mean([mark == "right" for mark in repeats if mark != "unscored"]))
+        for repeats in marks
+        if set(repeats) != {"unscored"}
     ]
     if not rates:
         return None
     runs = [[mark for mark in run if mark != "unscored"] for run in zip(*marks, strict=True)]
     by_run = [float(np.mean([mark == "right" for mark in run])) for run in runs if run]
     return {
+        "n": len(rates),
         "mean": float(np.mean(rates)),
         "sd": float(np.std(by_run, ddof=1)) if len(by_run) > 1 else 0.0,
         "ci95": list(bootstrap_interval(rates)),
-        "unscored": sum(mark == "unscored" for found in marks for mark in found),
+        "unscored": sum(mark == "unscored" for repeats in marks for mark in repeats),
         "by_run": by_run,
     }

@@ -1,6 +1,6 @@
 """Soft scoring (paper §3): a judge's word on a reply, sound reasoning with minor slips allowed, beside the strict mark.
 
-What the judge leaves open (no readable word, doubt to the end, no reply) is "unscored": neither right nor wrong.
+What the judge leaves open (no readable word, doubt to the end) is "unscored": neither right nor wrong.
 """
 
 from dataclasses import asdict, dataclass
@@ -9,7 +9,6 @@ from typing import Any
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.endpoints.base import Endpoint
-from nanoflux_local.errors import EndpointError
 from nanoflux_local.evaluate.scoring import Mark
 from nanoflux_local.ledger.calls import Call, acting_as
 from nanoflux_local.records import Sampling
@@ -38,18 +37,19 @@ class SoftJudge:
         return [asdict(self.endpoint.identity), self.structured, self.reply_tokens]
 
     async def mark(self, domain: Domain, question: str, item: Seed, reply: str, draw: Draw, call: Call) -> Mark:
-        """The soft mark of one reply. A reply without a solution and an answer has nothing to judge: "unanswered"."""
+        """The soft mark of one reply. A reply without a solution and an answer has nothing to judge: "unanswered".
+
+        Raises:
+            EndpointError: the judge gave no reply.
+        """
         sections = read_sections(reply, ("SOLUTION", "ANSWER"), once=("ANSWER",))
         if isinstance(sections, Unparsed):
             return "unanswered"
         player = Player(self.name, self.endpoint.identity, Sampling(0.0, 1.0, self.reply_tokens), self.structured)
         judge = ModelJudge(domain, player, JudgeRules(confidence=domain.confidence), RETRIES)
         attack = Attack(question, item.solution or "(none is given)", item.answer)
-        try:
-            with acting_as("judge"):
-                verdict = await judge.evaluate(attack, Defence(sections["SOLUTION"], sections["ANSWER"]), draw, call)
-        except EndpointError:
-            return "unscored"
+        with acting_as("judge"):
+            verdict = await judge.evaluate(attack, Defence(sections["SOLUTION"], sections["ANSWER"]), draw, call)
         if not isinstance(verdict, Verdict) or verdict.soft is None:
             return "unscored"
         return "right" if verdict.soft else "wrong"

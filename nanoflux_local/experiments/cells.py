@@ -12,7 +12,7 @@ from typing import Any
 from nanoflux_local import binding, runs, trainings
 from nanoflux_local.config import merged
 from nanoflux_local.endpoints.base import Endpoint
-from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan, require_whole
 from nanoflux_local.experiments.grid import GENERATE, Cell, Condition, Plan
 from nanoflux_local.experiments.rows import asked_items, rows_of
 from nanoflux_local.ledger.store import Ledger
@@ -132,7 +132,8 @@ async def _evaluate_split(home: Home, plan: Plan, endpoint: Endpoint, data: str,
     )
     with Ledger(home.ledger) as ledger:
         if ledger.rows("SELECT status FROM evaluations WHERE id = ?", asked.id) != [("done",)]:
-            await evaluate(ledger, endpoint, asked, lambda done, total: on_step(f"{split} items", done, total))
+            result = await evaluate(ledger, endpoint, asked, lambda done, total: on_step(f"{split} items", done, total))
+            require_whole(result, allow_refused=True)
     return asked.id
 
 

@@ -19,7 +19,7 @@ from nanoflux_local import binding
 from nanoflux_local.config import EndpointConfig, validated
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan, require_whole
 from nanoflux_local.evaluate.statistics import CONFIDENCE
 from nanoflux_local.experiments.grid import Condition, Plan
 from nanoflux_local.experiments.rows import train_items
@@ -77,7 +77,7 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
             endpoint.identity, drawn[0].dataset, "train", drawn, 1, 0.0, root=home.root, domain_name=plan.scale.domain
         )
         with Ledger(home.ledger) as ledger:
-            await evaluate(ledger, endpoint, asked)
+            require_whole(await evaluate(ledger, endpoint, asked), allow_refused=True)
     finally:
         await endpoint.close()
     references = {item.id: item.solution for item in drawn}

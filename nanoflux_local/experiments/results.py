@@ -93,7 +93,7 @@ def _training(done: Cells) -> dict[str, Any]:
 
 def _side(view: LedgerView, name: str, cells: Cells, split: str, data: str) -> Marked:
     """A condition's side of a comparison: each item with its marks under every seed and repeat."""
-    sides = [marked(view, cell[split][data]) for cell in cells]
+    sides = [marked(view, cell[split][data], partial=True) for cell in cells]
     items = set.intersection(*(set(side.marks) for side in sides))
     marks = {item: [mark for side in sides for mark in side.marks[item]] for item in sorted(items)}
     by_seed = tuple(float(np.mean([np.mean(side.marks[item]) for item in items])) for side in sides)

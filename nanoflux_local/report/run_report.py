@@ -93,13 +93,14 @@ def _evaluations(view: LedgerView, adapter: str) -> list[dict[str, Any]]:
     if not adapter:
         return []
     tuned = view.row(
-        "SELECT * FROM evaluations WHERE adapter = ? AND status = 'done' ORDER BY updated_at DESC", adapter
+        "SELECT * FROM evaluations WHERE adapter = ? AND status IN ('done', 'partial') ORDER BY updated_at DESC",
+        adapter,
     )
     if tuned is None:
         return []
     base = view.row(
         "SELECT * FROM evaluations WHERE adapter = '' AND model = ? AND data = ? AND split = ? AND settings = ?"
-        " AND status = 'done' ORDER BY updated_at DESC",
+        " AND status IN ('done', 'partial') ORDER BY updated_at DESC",
         tuned["model"], tuned["data"], tuned["split"], tuned["settings"],
     )  # fmt: skip
     return [{"id": row["id"], **json.loads(row["result"])} for row in (base, tuned) if row is not None]
@@ -113,7 +114,7 @@ def _bar(entry: dict[str, Any]) -> tuple[str, float, float, float]:
 def _comparison(view: LedgerView, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
     if len(evaluations) != 2 or evaluations[0]["n"] < 2:  # one item has no spread to compare
         return None
-    pair: dict[str, Any] = compare(view, [entry["id"] for entry in evaluations])["pairs"][0]
+    pair: dict[str, Any] = compare(view, [entry["id"] for entry in evaluations], partial=True)["pairs"][0]
     low, high = pair["ci95"]
     return {**pair, "settled": low > 0 or high < 0}
 

@@ -10,7 +10,7 @@ import pytest
 
 from nanoflux_local.cli.compare import told_detectable
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
-from nanoflux_local.errors import EndpointError, UsageError
+from nanoflux_local.errors import EndpointError, RefusedError, UsageError
 from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.evaluate.evaluation import domain_of, evaluate, make_plan
 from nanoflux_local.evaluate.soft import SoftJudge
@@ -114,7 +114,10 @@ async def test_what_got_no_reply_is_unscored_on_both_sides_of_a_comparison_and_a
             )
         assert found["a"]["unscored"] == 1 and found["a"]["strict"]["mean"] == pytest.approx(3 / 5)
         with LedgerView(path) as view:
-            pair = compare(view, [found[model]["eval"] for model in "ab"])["pairs"][0]
+            ids = [found[model]["eval"] for model in "ab"]
+            with pytest.raises(RefusedError, match="is partial: 1 replies are missing: no reply"):
+                compare(view, ids)
+            pair = compare(view, ids, partial=True)["pairs"][0]
         assert (pair["n"], pair["left_out"], pair["difference"]) == (5, 1, 0.0)
         again = Failing("a", 9)
         whole = await evaluate(ledger, again, make_plan(again.identity, "starter", "test", ITEMS, 1, 0.0))
@@ -192,9 +195,11 @@ class Silent(ScriptedEndpoint):
 async def test_an_evaluation_without_a_single_reply_has_failed_and_says_so(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
         silent = Silent("m")
-        with pytest.raises(EndpointError, match="not one item was scored"):
+        with pytest.raises(EndpointError, match="not one of 6 replies could be scored: no reply"):
             await evaluate(ledger, silent, make_plan(silent.identity, "starter", "test", ITEMS, 1, 0.0))
-        assert ledger.rows("SELECT status, message FROM evaluations") == [("failed", "not one item was scored")]
+        assert ledger.rows("SELECT status, message FROM evaluations") == [
+            ("failed", "not one of 6 replies could be scored: no reply (6)")
+        ]
 
 
 async def test_where_no_item_differs_what_could_be_found_is_not_known(tmp_path):

@@ -1,5 +1,6 @@
 """The report: what a model wrote is shown as text, nothing is fetched, a page is written whole or not at all."""
 
+import json
 import os
 import re
 import subprocess
@@ -45,7 +46,7 @@ def turn(number: int, text: str, kept: bool = True) -> TurnRecord:
 
 def evaluated(ledger: Ledger, name: str, adapter: str, rights: list[bool]) -> None:
     who = Identity("scripted", EVIL, adapter=adapter)
-    ledger.start_evaluation(name, EVIL, adapter, EVIL, "test", {"runs": 1})
+    ledger.start_evaluation(name, EVIL, adapter, EVIL, "test", {"runs": 1, "items": "the same"})
     call, _ = ledger.remember("run", ChatRequest(who, ()), ChatReply("x", "stop"))
     for item, right in enumerate(rights):
         ledger.add_evaluation_item(name, 0, str(item), call, EVIL, "right" if right else "wrong")
@@ -169,6 +170,19 @@ def test_an_evaluation_of_one_item_has_a_page_without_a_comparison(path: Path, t
         evaluated(ledger, "before", "", [True])
         evaluated(ledger, "after", "adapterhash", [False])
     assert "The paired difference" not in written(path, tmp_path / "out")[1].text
+
+
+def test_a_partial_evaluation_is_shown_with_the_items_that_it_scored(path: Path, tmp_path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.create_training("t", "run", EVIL, "hash", SETTINGS, {})
+        ledger.finish_training("t", "done", "adapterhash", RESULT)
+        evaluated(ledger, "before", "", [True, False] * 10)
+        evaluated(ledger, "after", "adapterhash", [True] * 15)
+        result = json.loads(ledger.rows("SELECT result FROM evaluations WHERE id = 'after'")[0][0])
+        result |= {"items": 20, "unscored": 5, "unscored_reasons": [{"reason": EVIL, "count": 5, "refused": False}]}
+        ledger.finish_evaluation("after", "partial", result)
+    text = " ".join(written(path, tmp_path / "out")[1].text.split())
+    assert "15 of 20" in text and "5 items that one of the two did not score are left out" in text
 
 
 def test_the_same_ledger_gives_the_same_page(trained: Path, tmp_path: Path) -> None:

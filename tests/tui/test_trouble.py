@@ -180,6 +180,20 @@ def test_an_evaluation_that_was_killed_is_told_first_and_in_its_room(sit: Sit, h
     sit(home, flow, size=(120, 40))
 
 
+def test_a_partial_evaluation_is_shown_as_such(sit: Sit, home: Home) -> None:
+    with Ledger(home.ledger) as ledger:
+        ledger.set_status("evaluations", "bbbbbbbbbbbb", "partial", "5 replies are missing: answered 429: no quota (5)")
+
+    async def flow(seat: Any) -> None:
+        await seat.sees("◑ partial")
+        await seat.press("4")
+        await seat.sees("◑ 50%")
+        await seat.press("enter")
+        await seat.sees("answered 429: no quota")
+
+    sit(home, flow, size=(120, 40))
+
+
 HOLD = """
 import os, sys, time
 from pathlib import Path

@@ -64,6 +64,7 @@ SIGNS = {
     "created": Sign("○", "foreground"),
     "failed": Sign("✗", "error"),
     "interrupted": Sign("!", "error"),
+    "partial": Sign("◑", "warning"),
     "stalled": Sign("!", "error"),
     "draining": Sign("◐", "warning"),
     "ready": Sign("●", "success"),
@@ -72,7 +73,7 @@ SIGNS = {
     "left out": Sign("–", "warning"),
     "not answering": Sign("!", "error"),
 }
-BROKEN = ("failed", "interrupted", "stalled")
+BROKEN = ("failed", "interrupted", "stalled", "partial")
 """States in which something needs somebody."""
 OUTCOMES = {
     "kept_failed": ("kept: the defender failed", "success"),

@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
 from nanoflux_local.cli.compare import told_detectable
+from nanoflux_local.evaluate.evaluation import PARTIAL
 from nanoflux_local.jobs import EVALUATION, Work, with_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
@@ -95,7 +96,7 @@ number that one should trust without its interval."""
         total = int(row["settings"].get("n", 0)) * int(row["settings"].get("runs", 1))
         state = self.ink.sign(row["status"])
         share = f" {row['done'] / total:.0%}" if total else ""
-        if row["status"] == "running":
+        if row["status"] in ("running", PARTIAL):
             state.append(share)
         return [
             Text("✓" if row["id"] in self._marked else " ", style=f"bold {self.ink['accent']}"),
@@ -104,11 +105,19 @@ number that one should trust without its interval."""
             row["adapter"][:8] or "–",
             line(row["data"], 40),
             str(row["settings"].get("n", "–")),
-            f"{strict['mean']:.1%}" if strict else Text(self.ink.sign(row["status"]).plain[0] + share),
+            self._mean(row) if strict else Text(self.ink.sign(row["status"]).plain[0] + share),
             f"{low:.1%} – {high:.1%}" if strict else "–",
             _picture(strict["mean"], low, high, 22) if strict else "",
             state,
         ]
+
+    def _mean(self, row: dict[str, Any]) -> str | Text:
+        """The strict mean; of a partial evaluation with its sign, whatever columns the window has room for."""
+        mean: float = row["result"]["strict"]["mean"]
+        if row["status"] != PARTIAL:
+            return f"{mean:.1%}"
+        sign = self.ink.sign(PARTIAL)
+        return Text(f"{sign.plain[0]} {mean:.0%}", style=self.ink["warning"])
 
     def action_mark(self) -> None:
         key = self.query_one(WindowTable).key
