@@ -348,6 +348,7 @@ def _served(name: str, config: EndpointConfig) -> Endpoint:
             revision=config.revision,
             structured=config.structured,
             thinks=config.reasoning_tokens > 0,
+            send=config.send,
         )
     except ConfigError as error:
         raise ConfigError(f"endpoints.{name}: {error.message}", error.fix) from None

@@ -130,6 +130,8 @@ class Purse:
             BudgetError: there is no room left for it.
         """
         told(fault)
+        if fault.kind == "refused_parameter":  # sent again already, and free
+            return
         for account in mine:
             account.spent = account.spent.plus(Cost(fault.usd, fault.tokens, fault.seconds))
         for account in mine:

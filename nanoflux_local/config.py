@@ -25,6 +25,8 @@ Interface = Literal[
     "anthropic_messages",
     "openai_embeddings",
 ]
+CHATTING = ("openai_chat", "openai_responses", "anthropic_messages")
+"""Interfaces to chat servers that somebody else runs."""
 SERVED = ("openai_chat", "openai_responses", "anthropic_messages", "openai_embeddings")
 """Interfaces to servers that somebody else runs, who may charge for them."""
 Via = Literal["in_process", "vllm", "merged"]
@@ -137,12 +139,31 @@ def refuse_secrets(url: str) -> None:
         )
 
 
+class Send(Strict):
+    """What the server of an endpoint may be sent. What is not set follows from the model's name, and from what the
+    server refuses.
+
+    `seed` may be left out (false) or shortened ("int32"), `stop` left out or limited to so many strings, `max_tokens`
+    sent under its other name; `temperature_with_top_p = false` sends the one of the two that is set to something;
+    `system = false` puts the system message's text at the beginning of the first user message.
+    """
+
+    seed: bool | Literal["int32"] | None = None
+    temperature: bool | None = None
+    top_p: bool | None = None
+    temperature_with_top_p: bool | None = None
+    stop: bool | PositiveInt | None = None
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] | None = None
+    system: bool | None = None
+
+
 class EndpointConfig(Strict):
     """What answers for a role, or embeds.
 
     Of servers: `url`, or `urls` of several that share the requests as one; `key_env` or `key_file` names the key's
     place; `revision` pins the model where the address does not; `capacity` is how many requests one server gets at
-    once at most, `timeout_s` the shortest time limit of a reply; `structured` asks for sections as JSON;
+    once at most, `timeout_s` the shortest time limit of a reply; `structured` asks for sections as JSON; `send` says
+    which parameters the server takes;
     `reasoning_tokens` are allowed on top of a reply's own, for a model that thinks before it answers; not stated, they
     are those of the model's manifest, written into the run when it starts. Stop strings then end the answer alone.
     Endpoints with the same `shares` take turns on one GPU: all but one of them sleep. `python`, `context` (tokens) and
@@ -168,6 +189,7 @@ class EndpointConfig(Strict):
     context: int = Field(default=0, ge=0)
     args: tuple[str, ...] = ()
     price: Price | None = None
+    send: Send = Send()
 
     @model_validator(mode="after")
     def _addressed(self) -> "EndpointConfig":
@@ -177,6 +199,8 @@ class EndpointConfig(Strict):
             refuse_secrets(url)
         if self.structured and self.interface not in (*SERVED, "vllm"):
             raise ValueError(f"structured: the interface {self.interface!r} gives no structured output")
+        if self.send != Send() and self.interface not in CHATTING:
+            raise ValueError(f"send: the interface {self.interface!r} has no such switches")
         return self
 
     @property

@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 Role = Literal["system", "user", "assistant"]
 Finish = Literal["stop", "length", "refused"]
-FaultKind = Literal["rate_limited", "server_error", "timeout", "reset", "unreachable", "garbled", "empty"]
+FaultKind = Literal[
+    "rate_limited", "server_error", "timeout", "reset", "unreachable", "garbled", "empty", "refused_parameter"
+]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 SearchOutcome = Literal["found", "nothing", "timeout", "refused", "failed"]
 Vector = npt.NDArray[np.float32]

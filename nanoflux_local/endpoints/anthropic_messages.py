@@ -6,18 +6,19 @@ The protocol has no seed: repeats are told apart by the ledger alone.
 from types import ModuleType
 from typing import Any
 
+from nanoflux_local.endpoints.accepted import Accepted
 from nanoflux_local.endpoints.keys import Key
-from nanoflux_local.endpoints.quirks import sampled
-from nanoflux_local.endpoints.served import Said, ServedEndpoint, as_object, at, client_options, count, limits
-from nanoflux_local.records import ChatRequest, Finish
-
-FINISHES: dict[Any, Finish] = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "refused",
-}
+from nanoflux_local.endpoints.served import Said, ServedEndpoint, as_object, client_options, limits
+from nanoflux_local.endpoints.shapes import (
+    NO_TEXT,
+    at,
+    check_error,
+    check_tool_call,
+    count,
+    read_content,
+    read_finish,
+)
+from nanoflux_local.records import ChatRequest
 
 
 class AnthropicMessagesEndpoint(ServedEndpoint):
@@ -44,44 +45,42 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
         return await client.messages.with_raw_response.create(**body, timeout=limits(limit_s))
 
-    def body(self, request: ChatRequest) -> dict[str, Any]:
-        model, sampling = request.endpoint.model, request.sampling
-        system = "\n\n".join(message.content for message in request.messages if message.role == "system")
-        said = [message for message in request.messages if message.role != "system"]
+    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
+        messages, sampling = accepted.messages(request.messages), request.sampling
+        system = "\n\n".join(message.content for message in messages if message.role == "system")
         body: dict[str, Any] = {
-            "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in said],
+            "model": request.endpoint.model,
+            "messages": [
+                {"role": message.role, "content": message.content} for message in messages if message.role != "system"
+            ],
             "max_tokens": sampling.max_tokens,
-            "extra_body": sampled(model, sampling),  # the SDK knows only models that take none
+            "extra_body": accepted.sampling(sampling),  # the SDK knows only models that take none
         }
         if system:
             body["system"] = system
-        stop = [string for string in sampling.stop if string.strip()]  # others are an error there, and are cut at here
-        if stop and not self.thinks:
+        stop = accepted.stops(tuple(string for string in sampling.stop if string.strip()))  # others are an error there
+        if stop:
             body["stop_sequences"] = stop
         if request.sections:
             body["output_config"] = {"format": {"type": "json_schema", "schema": as_object(request.sections)}}
         return body
 
     def read(self, body: Any) -> Said:
-        blocks, ended = at(body, "content"), at(body, "stop_reason")
-        if not isinstance(blocks, list):
-            raise ValueError("a response without text")
-        if ended not in FINISHES:
-            raise ValueError(f"a reply that ended with {ended!r}")
-        texts = {
-            kind: [at(block, kind) for block in blocks if at(block, "type") == kind] for kind in ("text", "thinking")
-        }
-        if not all(isinstance(text, str) for told in texts.values() for text in told):
-            raise ValueError("a response without text")
+        check_error(body, "content")
+        blocks, reason = at(body, "content"), at(body, "stop_reason")
+        if not isinstance(blocks, (list, str)):
+            raise ValueError(NO_TEXT)
+        content = read_content(blocks)
+        if not content.text:
+            check_tool_call(reason, [block for block in blocks if at(block, "type") == "tool_use"])
         # What was written to a cache and read from it is counted apart there, and is part of the prompt all the same.
         cached = count(body, "usage", "cache_read_input_tokens")
         read = count(body, "usage", "input_tokens") + count(body, "usage", "cache_creation_input_tokens") + cached
         return Said(
-            "".join(texts["text"]),
-            FINISHES[ended],
+            content.text or "",
+            read_finish(reason),
             read,
             count(body, "usage", "output_tokens"),
             cached,
-            "\n".join(texts["thinking"]),
+            content.thoughts,
         )

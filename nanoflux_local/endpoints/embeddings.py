@@ -9,8 +9,9 @@ from nanoflux_local.config import Price
 from nanoflux_local.endpoints.faults import GarbledError
 from nanoflux_local.endpoints.keys import read_key
 from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.served import CAPACITY, TIMEOUT_S, at, limits
+from nanoflux_local.endpoints.served import CAPACITY, TIMEOUT_S, check_address, limits
 from nanoflux_local.endpoints.service import Service, Stake
+from nanoflux_local.endpoints.shapes import at, check_error, load_json
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import EmbedReply, EmbedRequest, Identity, Vector
 
@@ -21,7 +22,8 @@ class ServedEmbedder:
     """Unit-length float32 vectors of texts, one request a text, so that no text's vector depends on a neighbour.
 
     Raises:
-        ConfigError: the key is named and not there, or the maker's own address is asked without one.
+        ConfigError: the key is named and not there, or the maker's own address is asked without one, or an address is
+            no base url.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class ServedEmbedder:
         revision: str = "",
     ) -> None:
         addresses = tuple(urls) or (HOME,)
+        for address in addresses:
+            check_address(address)
         key = read_key(key_env, key_file)
         if HOME in addresses and not key:
             raise ConfigError(f"{HOME} asks for a key", "name its place: key_env = VARIABLE, or key_file = PATH")
@@ -58,7 +62,9 @@ class ServedEmbedder:
             )
             response = (await made).http_response
             try:
-                return EmbedReply.of(_unit(at(response.json(), "data", 0, "embedding")))
+                body = load_json(response)
+                check_error(body, "data")
+                return EmbedReply.of(_unit(at(body, "data", 0, "embedding")))
             except ValueError as error:
                 raise GarbledError(str(error), response.text) from None
 

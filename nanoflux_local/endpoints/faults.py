@@ -53,6 +53,14 @@ def telling(told: Told) -> Iterator[None]:
         TOLD.reset(token)
 
 
+def announce(fault: Fault) -> None:
+    """Report a fault that a user should see at once, wherever else faults are recorded."""
+    report = TOLD.get()
+    report(fault)
+    if report is not _log:
+        _log(fault)
+
+
 class GarbledError(Exception):
     """A reply came and is none: not JSON, not of the protocol's shape, or cut off. `raw` is what came."""
 

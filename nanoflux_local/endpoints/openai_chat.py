@@ -3,12 +3,22 @@
 from types import ModuleType
 from typing import Any
 
+from nanoflux_local.endpoints.accepted import Accepted
 from nanoflux_local.endpoints.keys import Key
-from nanoflux_local.endpoints.quirks import sampled, takes
-from nanoflux_local.endpoints.served import Said, ServedEndpoint, as_object, at, client_options, count, limits
-from nanoflux_local.records import ChatRequest, Finish
+from nanoflux_local.endpoints.served import Said, ServedEndpoint, as_object, client_options, limits
+from nanoflux_local.endpoints.shapes import (
+    NO_TEXT,
+    at,
+    check_error,
+    check_tool_call,
+    count,
+    read_content,
+    read_finish,
+)
+from nanoflux_local.records import ChatRequest
 
-FINISHES: dict[Any, Finish] = {"stop": "stop", "length": "length", "content_filter": "refused"}
+THOUGHTS = ("reasoning", "reasoning_content", "thinking")
+"""Where servers put a message's thoughts."""
 
 
 class OpenAIChatEndpoint(ServedEndpoint):
@@ -33,40 +43,46 @@ class OpenAIChatEndpoint(ServedEndpoint):
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
         return await client.chat.completions.with_raw_response.create(**body, timeout=limits(limit_s))
 
-    def body(self, request: ChatRequest) -> dict[str, Any]:
-        model, sampling = request.endpoint.model, request.sampling
-        what = takes(model)
+    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
+        sampling = request.sampling
         body: dict[str, Any] = {
-            "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-            **sampled(model, sampling),
-            what.max_tokens: sampling.max_tokens,
-            "seed": request.seed,
+            "model": request.endpoint.model,
+            "messages": [
+                {"role": message.role, "content": message.content} for message in accepted.messages(request.messages)
+            ],
+            **accepted.sampling(sampling),
+            accepted.max_tokens: sampling.max_tokens,
+            **accepted.seeding(request.seed),
         }
-        if sampling.stop and what.stop and not self.thinks:
-            body["stop"] = list(sampling.stop)
+        stop = accepted.stops(sampling.stop)
+        if stop:
+            body["stop"] = stop
         if request.sections:
             schema = {"name": "sections", "strict": True, "schema": as_object(request.sections)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
     def read(self, body: Any) -> Said:
+        check_error(body, "choices")
         choice = at(body, "choices", 0)
-        text, ended = at(choice, "message", "content"), at(choice, "finish_reason")
-        thoughts = at(choice, "message", "reasoning") or at(choice, "message", "reasoning_content")
-        refusal = at(choice, "message", "refusal")
-        if text is None and (isinstance(refusal, str) or (isinstance(thoughts, str) and ended in FINISHES)):
-            text, ended = refusal or "", "content_filter" if refusal else ended
-        if not isinstance(text, str):
-            raise ValueError("a response without text")
-        if ended not in FINISHES:
-            raise ValueError(f"a reply that ended with {ended!r}")
+        message = at(choice, "message")
+        if not isinstance(message, dict):
+            raise ValueError(NO_TEXT)
+        check_error({"error": choice.get("error")}, "choices")
+        content, reason = read_content(message.get("content")), choice.get("finish_reason")
+        thoughts = content.thoughts or next(
+            (text for key in THOUGHTS if isinstance(text := message.get(key), str) and text), ""
+        )
+        refusal = content.refusal or message.get("refusal")
+        if not content.text and not refusal:
+            check_tool_call(reason, message.get("tool_calls"), message.get("function_call"))
+        refused = not content.text and isinstance(refusal, str) and bool(refusal)
         return Said(
-            text,
-            FINISHES[ended],
+            str(refusal) if refused else content.text or "",
+            "refused" if refused else read_finish(reason),
             count(body, "usage", "prompt_tokens"),
             count(body, "usage", "completion_tokens"),
             count(body, "usage", "prompt_tokens_details", "cached_tokens"),
-            thoughts if isinstance(thoughts, str) else "",
+            thoughts,
             count(body, "usage", "completion_tokens_details", "reasoning_tokens"),
         )

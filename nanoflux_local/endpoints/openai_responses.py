@@ -3,15 +3,23 @@
 The protocol has neither a seed nor stop strings: repeats are told apart by the ledger alone, and a reply is cut here.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
+from nanoflux_local.endpoints.accepted import Accepted
+from nanoflux_local.endpoints.error_body import ErrorBody, parse_error
+from nanoflux_local.endpoints.faults import StatedError
 from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.quirks import sampled
-from nanoflux_local.endpoints.served import Said, as_object, at, count, limits
+from nanoflux_local.endpoints.served import Said, as_object, limits
+from nanoflux_local.endpoints.shapes import (
+    NO_TEXT,
+    at,
+    check_error,
+    check_tool_call,
+    count,
+    read_content,
+    read_finish,
+)
 from nanoflux_local.records import ChatRequest, Finish
-
-CUT_BY: dict[Any, Finish] = {"max_output_tokens": "length", "content_filter": "refused"}
 
 
 class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
@@ -24,12 +32,13 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
         return await client.responses.with_raw_response.create(**body, timeout=limits(limit_s))
 
-    def body(self, request: ChatRequest) -> dict[str, Any]:
-        model = request.endpoint.model
+    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "model": model,
-            "input": [{"role": message.role, "content": message.content} for message in request.messages],
-            **sampled(model, request.sampling),
+            "model": request.endpoint.model,
+            "input": [
+                {"role": message.role, "content": message.content} for message in accepted.messages(request.messages)
+            ],
+            **accepted.sampling(request.sampling),
             "max_output_tokens": request.sampling.max_tokens,
             "store": False,
         }
@@ -39,35 +48,46 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
         return body
 
     def read(self, body: Any) -> Said:
-        parts = list(_parts(at(body, "output")))
-        finish = self._finish(body, refused=any(kind == "refusal" for kind, _ in parts))
-        if finish == "stop" and not any(kind == "output_text" for kind, _ in parts):
-            raise ValueError("a response without text")
+        check_error(body, "output")
+        finish, output = _finish(body), at(body, "output")
+        if not isinstance(output, list):
+            raise ValueError(NO_TEXT)
+        messages = [read_content(at(item, "content")) for item in output if at(item, "type") == "message"]
+        thoughts = [_thoughts(item) for item in output if at(item, "type") == "reasoning"]
+        text, refusal = "".join(each.text or "" for each in messages), "".join(each.refusal for each in messages)
+        if not text and not refusal:
+            calls = [item for item in output if str(at(item, "type")).endswith("_call")]
+            check_tool_call(None, calls)
         return Said(
-            "".join(text for kind, text in parts if kind in ("output_text", "refusal")),
-            finish,
+            text + refusal,
+            "refused" if refusal and finish == "stop" else finish,
             count(body, "usage", "input_tokens"),
             count(body, "usage", "output_tokens"),
             count(body, "usage", "input_tokens_details", "cached_tokens"),
-            "\n".join(text for kind, text in parts if kind in ("reasoning_text", "summary_text")),
+            "\n".join(text for text in thoughts if text),
             count(body, "usage", "output_tokens_details", "reasoning_tokens"),
         )
 
-    def _finish(self, body: Any, refused: bool) -> Finish:
-        status, reason = at(body, "status"), at(body, "incomplete_details", "reason")
-        if status == "completed":
-            return "refused" if refused else "stop"
-        if status == "incomplete" and reason in CUT_BY:
-            return CUT_BY[reason]
-        raise ValueError(f"a reply that ended with {status!r}" if status else "a response without text")
+
+def _finish(body: Any) -> Finish:
+    """Why the response ended: one that is incomplete without a reason was cut.
+
+    Raises:
+        StatedError: the server failed while it wrote.
+    """
+    status = at(body, "status")
+    if status == "incomplete":
+        finish = read_finish(at(body, "incomplete_details", "reason"))
+        return "length" if finish == "stop" else finish
+    if status in ("failed", "cancelled"):
+        stated = parse_error({"error": at(body, "error")})
+        raise StatedError(stated if stated.words else ErrorBody(f"the reply ended as {status}", ("server_error",)))
+    if status not in ("completed", None):
+        raise ValueError(f"a reply that is still {str(status)[:100]!r}")
+    return "stop"
 
 
-def _parts(output: Any) -> Iterator[tuple[str, str]]:
-    """Kind and text of every piece of the output, reasoning included."""
-    for item in output if isinstance(output, list) else []:
-        for held in ("summary", "content"):
-            pieces = at(item, held)
-            for piece in pieces if isinstance(pieces, list) else []:
-                kind, text = at(piece, "type"), at(piece, "refusal" if at(piece, "type") == "refusal" else "text")
-                if isinstance(kind, str) and isinstance(text, str):
-                    yield kind, text
+def _thoughts(item: Any) -> str:
+    """A reasoning item's summary and the thoughts themselves, as far as they are sent."""
+    contents = (read_content(at(item, key)) for key in ("summary", "content"))
+    return "\n".join(text for content in contents if (text := content.thoughts or content.text))

@@ -9,20 +9,25 @@ import ipaddress
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from nanoflux_local.config import Price
-from nanoflux_local.endpoints.faults import EmptyError, GarbledError
+from nanoflux_local.config import Price, Send
+from nanoflux_local.endpoints.accepted import Accepted, accepted_by, lessons, spelled
+from nanoflux_local.endpoints.error_body import read_error
+from nanoflux_local.endpoints.faults import ROUTES, EmptyError, GarbledError, announce
 from nanoflux_local.endpoints.keys import Key, read_key
 from nanoflux_local.endpoints.service import Service, Stake
+from nanoflux_local.endpoints.shapes import load_json
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.reasoning import cut_answer, with_reasoning
-from nanoflux_local.records import ChatReply, ChatRequest, Finish, Identity
+from nanoflux_local.records import ChatReply, ChatRequest, Fault, Finish, Identity
 
+REFUSED_PARAMETER = (400, 422)
+"""Statuses with which servers refuse a parameter."""
 CAPACITY = 32
 TIMEOUT_S = 60.0
 CONNECT_S = 10.0
@@ -46,10 +51,11 @@ class ServedEndpoint(ABC):
 
     `key_env` and `key_file` name where its key is, "" where none is needed. `revision` pins the model where its
     address does not: it stands in the identity instead. A model that `thinks` is sent no stop strings, which its server
-    would look for in the thoughts too; they are applied to the answer here.
+    would look for in the thoughts too; they are applied to the answer here. `send` says what else the server takes or
+    does not, where that is clear neither from the model's name nor from the server's refusals.
 
     Raises:
-        ConfigError: the key is named and not there, or a key or an address is missing.
+        ConfigError: the key is named and not there, or a key or an address is missing, or an address is no base url.
     """
 
     interface: ClassVar[str]
@@ -71,17 +77,21 @@ class ServedEndpoint(ABC):
         revision: str = "",
         structured: bool = False,
         thinks: bool = False,
+        send: Send | None = None,
     ) -> None:
         addresses = tuple(urls) or ((url,) if url else (self.home,))
         if not all(addresses):
             raise ConfigError(f"the endpoint of {model} has no url", "give the server's address, ending in /v1")
+        for address in addresses:
+            check_address(address)
         key = read_key(key_env, key_file)
         if self.home in addresses and not key:
             raise ConfigError(f"{self.home} asks for a key", "name its place: key_env = VARIABLE, or key_file = PATH")
         variant = "structured" if structured else ""
         self.identity = Identity(self.interface, model, revision or " ".join(addresses), variant=variant)
         self.price = price
-        self.thinks = thinks
+        self.accepted = accepted_by(model, thinks, send)
+        self._decided = set(send.model_dump(exclude_none=True)) if send else set()
         self.service = Service(
             model, addresses, key, self.sdk, self.connect, capacity, timeout_s, gauged=self.home not in addresses
         )
@@ -93,21 +103,64 @@ class ServedEndpoint(ABC):
         Raises:
             EndpointError: no usable reply came, after this endpoint's own bounded retries.
         """
-        body = self.body(request)
 
         async def attempt(client: Any, limit_s: float) -> ChatReply:
             began = time.monotonic()
-            response = await self.post(client, body, limit_s)
+            response = await self._post(client, request, limit_s)
             return self._reply(request, response.http_response, time.monotonic() - began)
 
         most = request.sampling.max_tokens
         lost = 0.0 if self.price is None else self.price.cost(request.prompt_bytes, most)
         return await self.service.ask(attempt, Stake(most, request.prompt_bytes + most, lost))
 
+    async def _post(self, client: Any, request: ChatRequest, limit_s: float) -> Any:
+        """Send the request; if it is refused for a parameter, send it at once without that one or with another.
+
+        What the server then takes is learned, and reported once. A parameter whose refusal is repeated was not the
+        reason; then nothing is learned, and the last refusal stands.
+        """
+        accepted, learned = self.accepted, dict[str, Any]()
+        while True:
+            try:
+                response = await self.post(client, self.body(request, accepted), limit_s)
+            except self.sdk().APIStatusError as error:
+                changes = self._lessons(error, accepted, request, learned)
+                if not changes:
+                    raise
+                learned |= changes
+                accepted = replace(accepted, **changes)
+            else:
+                self._learn(learned)
+                return response
+
+    def _lessons(
+        self, error: Any, accepted: Accepted, request: ChatRequest, learned: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What to change about a refused request that may be sent again: a value only gets narrower, and a switch that
+        the user has set stays.
+        """
+        if error.status_code not in REFUSED_PARAMETER:
+            return {}
+        changes = lessons(read_error(error.response.content), accepted, request)
+        fixed = self._decided | {name for name in learned if learned[name] is False or name == "max_tokens"}
+        return {name: value for name, value in changes.items() if name not in fixed}
+
+    def _learn(self, changes: Mapping[str, Any]) -> None:
+        """Send no later request what the server refused, and report it unless another request already did."""
+        fresh = {name: value for name, value in changes.items() if getattr(self.accepted, name) != value}
+        if not fresh:
+            return
+        self.accepted = replace(self.accepted, **fresh)
+        names, switches = " and ".join(fresh), spelled(fresh)
+        told = (
+            f"the server refuses {names}; requests now go out as with {switches}, which the endpoint's table can state"
+        )
+        announce(Fault(self.identity.model, "refused_parameter", told))
+
     def _reply(self, request: ChatRequest, response: Any, seconds: float) -> ChatReply:
         """The record of a response, which may be anything: the SDKs check nothing that a server sends."""
         try:
-            said = self.read(response.json())
+            said = self.read(load_json(response))
         except ValueError as error:
             raise GarbledError(str(error), response.text) from None
         raw = with_reasoning(said.thoughts, said.text)
@@ -149,15 +202,17 @@ class ServedEndpoint(ABC):
         """Send, and give the SDK's raw response."""
 
     @abstractmethod
-    def body(self, request: ChatRequest) -> dict[str, Any]:
-        """The request in the protocol's words: only what the model takes."""
+    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
+        """The request in the protocol's words: only what the endpoint accepts."""
 
     @abstractmethod
     def read(self, body: Any) -> Said:
         """What a response's JSON says.
 
         Raises:
-            ValueError: it is not what the protocol promises.
+            ValueError: it can be read as no reply.
+            StatedError: it states an error.
+            NoAnswerError: it is no answer, and asking again would change nothing.
         """
 
     def count_tokens(self, text: str) -> int | None:
@@ -174,6 +229,25 @@ def client_options(sdk: ModuleType, url: str) -> dict[str, Any]:
         logging.getLogger(name).setLevel(logging.INFO)
     http = sdk.DefaultAsyncHttpxClient(trust_env=not on_this_machine(url), follow_redirects=False)
     return {"http_client": http, "max_retries": 0}
+
+
+def check_address(url: str) -> None:
+    """Refuse a url that no request can go to.
+
+    Raises:
+        ConfigError: its port is none, or it names a route and not the base of all of them.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ConfigError(f"the url {url} has no valid port", "name a port from 1 to 65535, or none")
+    route = next((route for route in ROUTES if parts.path.rstrip("/").endswith(route)), "")
+    if route:
+        base = parts._replace(path=parts.path.rstrip("/").removesuffix(route)).geturl()
+        raise ConfigError(f"the url {url} ends in {route}, which is added to it", f'write url = "{base}"')
 
 
 def on_this_machine(url: str) -> bool:
@@ -201,19 +275,3 @@ def as_object(sections: Sequence[str]) -> dict[str, Any]:
 def section_key(name: str) -> str:
     """A section's name as a JSON key; whoever reads sections takes both spellings for one."""
     return name.replace(" ", "_")
-
-
-def at(value: Any, *path: str | int) -> Any:
-    """What stands at a path in JSON that may have any shape, or None."""
-    for step in path:
-        try:
-            value = value[step]
-        except (LookupError, TypeError):
-            return None
-    return value
-
-
-def count(value: Any, *path: str | int) -> int:
-    """A number of tokens at a path, 0 where there is none."""
-    found = at(value, *path)
-    return found if isinstance(found, int) and found > 0 else 0

@@ -1,0 +1,248 @@
+"""What an endpoint is sent: by its model's name, by its switches, and by what its server refuses."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from nanoflux_local.config import EndpointConfig, Send, validated
+from nanoflux_local.endpoints.accepted import INT32_SEEDS, accepted_by
+from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
+from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.openai_responses import OpenAIResponsesEndpoint
+from nanoflux_local.endpoints.served import ServedEndpoint, check_address
+from nanoflux_local.errors import ConfigError, EndpointError
+from nanoflux_local.records import ChatReply, ChatRequest, Fault, Message, Sampling
+
+GOOD = {
+    "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
+    "status": "completed",
+    "output": [{"type": "message", "content": [{"type": "output_text", "text": "yes"}]}],
+    "content": [{"type": "text", "text": "yes"}],
+    "stop_reason": "end_turn",
+}
+"""A good reply in all three protocols at once."""
+SEED = 2**62 + 1
+STOPS = ("a1", "b2", "c3", "d4", "e5")
+
+
+def ask(endpoint: ServedEndpoint, times: int = 1) -> list[ChatReply]:
+    messages = (Message("system", "Be terse."), Message("user", "2 + 2?"))
+    request = ChatRequest(endpoint.identity, messages, Sampling(0.7, 0.9, 64, STOPS), SEED)
+
+    async def send() -> list[ChatReply]:
+        try:
+            return [await endpoint.chat(request) for _ in range(times)]
+        finally:
+            await endpoint.close()
+
+    return asyncio.run(send())
+
+
+def refusal(message: str, status: int = 400, **more: Any) -> tuple[int, Any]:
+    return status, {"error": {"message": message, "type": "invalid_request_error", **more}}
+
+
+# By the model's name
+
+
+@pytest.mark.parametrize(
+    ("model", "sampled", "together", "max_tokens"),
+    [
+        ("gpt-4o", True, True, "max_tokens"),
+        ("duelist-a", True, True, "max_tokens"),
+        ("Qwen/Qwen3-32B", True, True, "max_tokens"),
+        ("o3-mini", False, True, "max_completion_tokens"),
+        ("azure/o3-deploy", False, True, "max_completion_tokens"),
+        ("gpt-5.1", False, True, "max_completion_tokens"),
+        ("gpt-5-chat-latest", True, True, "max_tokens"),
+        ("openai/gpt-5-mini", False, True, "max_completion_tokens"),
+        ("ft:o4-mini-2025-04-16:lab::id", False, True, "max_completion_tokens"),
+        ("claude-sonnet-4-5", True, False, "max_tokens"),
+        ("claude-opus-4-7", False, False, "max_tokens"),
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", True, False, "max_tokens"),
+        ("anthropic.claude-opus-4-6-v1", True, False, "max_tokens"),
+        ("global.anthropic.claude-opus-4-7-v1:0", False, False, "max_tokens"),
+        ("bedrock/eu.anthropic.claude-3-5-sonnet-20240620-v1:0", True, False, "max_tokens"),
+        ("anthropic/claude-sonnet-4.5", True, False, "max_tokens"),
+        ("anthropic/claude-opus-4.8", False, False, "max_tokens"),
+        ("claude-sonnet-4-5@20250929", True, False, "max_tokens"),
+    ],
+)
+def test_accepted_follows_the_models_name_behind_any_prefix(
+    model: str, sampled: bool, together: bool, max_tokens: str
+) -> None:
+    accepted = accepted_by(model)
+    assert (accepted.temperature, accepted.top_p) == (sampled, sampled)
+    assert (accepted.temperature_with_top_p, accepted.max_tokens) == (together, max_tokens)
+
+
+# By its switches
+
+
+def test_switches_of_an_endpoint_override_its_models_name(server: Any) -> None:
+    server.answer((200, GOOD))
+    send = Send(seed="int32", top_p=False, stop=2, max_tokens="max_completion_tokens", system=False)
+    ask(OpenAIChatEndpoint("m", server.url, send=send))
+    assert server.bodies == [
+        {"model": "m", "messages": [{"role": "user", "content": "Be terse.\n\n2 + 2?"}], "temperature": 0.7,
+         "max_completion_tokens": 64, "seed": SEED % INT32_SEEDS, "stop": ["a1", "b2"]}
+    ]  # fmt: skip
+    ask(OpenAIChatEndpoint("o3", server.url, send=Send(temperature=True, max_tokens="max_tokens", seed=False)))
+    sent = server.bodies[1]
+    assert sent["temperature"] == 0.7 and sent["max_tokens"] == 64 and not {"top_p", "seed", "stop"} & set(sent)
+
+
+def test_a_model_that_thinks_gets_no_stop_strings_unless_a_switch_says_so() -> None:
+    assert accepted_by("m", thinks=True).stops(STOPS) == []
+    assert accepted_by("m", thinks=True, send=Send(stop=True)).stops(STOPS) == list(STOPS)
+
+
+def test_switches_change_no_identity_and_no_request_key(server: Any) -> None:
+    plain = OpenAIChatEndpoint("m", server.url)
+    switched = OpenAIChatEndpoint("m", server.url, send=Send(seed=False, temperature=False))
+    assert plain.identity == switched.identity
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"interface": "openai_chat", "send": {"sed": False}}, r"unknown key 'send\.sed'"),
+        ({"interface": "openai_chat", "send": {"max_tokens": "most"}}, r"send\.max_tokens"),
+        ({"interface": "vllm", "send": {"seed": False}}, "'vllm' has no such switches"),
+    ],
+)
+def test_switches_that_mean_nothing_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validated(EndpointConfig, {"model": "m", **values}, "profile: endpoints.x")
+
+
+# By what the server refuses
+
+CHAT, RESPONSES, MESSAGES = OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint
+EXTRA = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": SEED}
+
+
+@pytest.mark.parametrize(
+    ("client", "answer", "gone", "new"),
+    [
+        (CHAT, (422, {"object": "error", "message": {"detail": [EXTRA]}}), ["seed"], {}),
+        (CHAT, (422, {"detail": [EXTRA]}), ["seed"], {}),
+        (CHAT, refusal("seed: must be less than 2147483647"), [], {"seed": SEED % INT32_SEEDS}),
+        (CHAT, (400, [{"error": {"code": 400, "message": "Invalid value at 'generation_config.seed' (TYPE_INT32), 9",
+                                 "status": "INVALID_ARGUMENT"}}]), [], {"seed": SEED % INT32_SEEDS}),
+        (CHAT, (400, [{"error": {"message": 'Invalid JSON payload. Unknown name "seed": Cannot find field.'}}]),
+         ["seed"], {}),
+        (CHAT, refusal("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                       "'max_completion_tokens' instead.", param="max_tokens", code="unsupported_parameter"),
+         ["max_tokens"], {"max_completion_tokens": 64}),
+        (CHAT, refusal("Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) "
+                       "value is supported.", param="temperature", code="unsupported_value"), ["temperature"], {}),
+        (CHAT, refusal("litellm.UnsupportedParamsError: x does not support parameters: ['temperature', 'top_p']"),
+         ["temperature", "top_p"], {}),
+        (CHAT, refusal("`temperature` and `top_p` cannot both be specified for this model. Please use only one."),
+         ["top_p"], {}),
+        (CHAT, refusal("stop: too many"), [], {"stop": list(STOPS[:4])}),
+        (CHAT, refusal("Unsupported parameter: 'stop' is not supported with this model.", param="stop"), ["stop"], {}),
+        (CHAT, refusal("System role not supported", type="BadRequestError", code=400), [],
+         {"messages": [{"role": "user", "content": "Be terse.\n\n2 + 2?"}]}),
+        (CHAT, refusal("Developer instruction is not enabled for models/gemma-3-4b-it"), [],
+         {"messages": [{"role": "user", "content": "Be terse.\n\n2 + 2?"}]}),
+        (RESPONSES, refusal("Unsupported parameter: 'temperature' is not supported with this model.",
+                            param="temperature"), ["temperature"], {}),
+        (MESSAGES, (400, {"type": "error", "error": {"type": "invalid_request_error", "message":
+                    "`temperature` and `top_p` cannot both be specified for this model. Please use only one."}}),
+         ["top_p"], {}),
+        (MESSAGES, (400, {"type": "error", "error": {"type": "invalid_request_error", "message":
+                    "`temperature` is deprecated for this model."}}), ["temperature"], {}),
+    ],
+)  # fmt: skip
+def test_a_refused_parameter_is_learned_and_reported_once(
+    server: Any, caplog: Any, client: Any, answer: tuple[int, Any], gone: list[str], new: dict[str, Any]
+) -> None:
+    faults: list[Fault] = []
+    server.answer(answer, (200, GOOD))
+    with telling(faults.append), caplog.at_level(logging.WARNING):
+        replies = ask(
+            client("m", server.url, send=Send.model_validate(Send().model_dump())), times=2
+        )  # as a run stores it
+    assert [reply.text for reply in replies] == ["yes", "yes"]
+    first, *later = server.bodies
+    assert later == [{**{name: value for name, value in first.items() if name not in gone}, **new}] * 2
+    assert set(gone) <= set(first)
+    assert [fault.kind for fault in faults] == ["refused_parameter"] and "as with send = {" in faults[0].told
+    assert caplog.text.count("as with send = {") == 1
+
+
+def test_several_refused_parameters_are_learned_one_after_the_other(server: Any) -> None:
+    server.answer(
+        refusal("'max_tokens' is not supported here. Use 'max_completion_tokens' instead.", param="max_tokens"),
+        refusal("Unsupported value: 'temperature' does not support 0.7 with this model.", param="temperature"),
+        refusal("Unsupported parameter: 'top_p' is not supported with this model.", param="top_p"),
+        (200, GOOD),
+    )  # fmt: skip
+    endpoint = OpenAIChatEndpoint("my-deployment", server.url)
+    ask(endpoint)
+    assert len(server.bodies) == 4 and not {"temperature", "top_p", "max_tokens"} & set(server.bodies[-1])
+    assert (endpoint.accepted.temperature, endpoint.accepted.max_tokens) == (False, "max_completion_tokens")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens. Please reduce the "
+        "length of the messages or completion.",
+        "max_tokens is too large: 64. This model supports at most 32 completion tokens.",
+        "temperature must be strictly positive",
+        "The response was filtered: your seed phrase is not allowed",
+    ],
+)  # fmt: skip
+def test_a_refusal_for_another_reason_teaches_nothing(server: Any, message: str) -> None:
+    server.answer(refusal(message))
+    endpoint = OpenAIChatEndpoint("m", server.url)
+    before = endpoint.accepted
+    with pytest.raises(EndpointError, match=r"answered 400: "):
+        ask(endpoint)
+    assert endpoint.accepted == before and len(server.bodies) <= 2
+
+
+def test_a_switch_that_is_set_is_not_learned_over(server: Any) -> None:
+    server.answer((422, {"detail": [EXTRA]}))
+    with pytest.raises(EndpointError, match=r"answered 422: body\.seed: Extra inputs"):
+        ask(OpenAIChatEndpoint("m", server.url, send=Send(seed=True)))
+    assert len(server.bodies) == 1
+
+
+def test_a_server_that_refuses_both_names_of_a_limit_is_not_asked_for_ever(server: Any) -> None:
+    server.answer(
+        *[refusal("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", param="max_tokens"),
+          refusal("Unrecognized request argument supplied: max_completion_tokens")] * 5
+    )  # fmt: skip
+    with pytest.raises(EndpointError, match="answered 400"):
+        ask(OpenAIChatEndpoint("m", server.url))
+    assert len(server.bodies) == 2
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("client", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize(
+    ("url", "message", "fix"),
+    [
+        ("http://127.0.0.1:99999/v1", "no valid port", "from 1 to 65535"),
+        ("http://127.0.0.1:0/v1", "no valid port", "from 1 to 65535"),
+        ("http://127.0.0.1:8000/v1/chat/completions", "ends in /chat/completions", 'url = "http://127.0.0.1:8000/v1"'),
+        ("http://127.0.0.1:8000/v1/messages/", "ends in /messages", 'url = "http://127.0.0.1:8000/v1"'),
+    ],
+)
+def test_an_address_that_is_no_base_url_is_refused(client: Any, url: str, message: str, fix: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        client("m", url)
+    assert fix in error.value.fix
+
+
+def test_an_address_without_a_port_is_fine() -> None:
+    check_address("https://gateway.example/openai/v1")
