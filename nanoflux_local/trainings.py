@@ -33,6 +33,7 @@ from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows, write_rows
 from nanoflux_local.train.settings import TrainSettings, train_settings
 from nanoflux_local.train.team import follows
+from nanoflux_models.manifest import load_manifest as load_model
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from nanoflux_local.train.events import OnEvent, TrainEvent, TrainResult
 
 VALIDATION_ITEMS = 12
+USUAL_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+"""All linear layers of most text models: there a manifest that names these says what `all-linear` does."""
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
 
 
@@ -135,6 +138,18 @@ def _all_test_questions(home: Home) -> list[str]:
     return found
 
 
+def with_targets(home: Home, base: str, settings: TrainSettings) -> TrainSettings:
+    """`settings` with the layers that the base's manifest names for a LoRA, unless they state some themselves.
+
+    Raises:
+        ModelsError: the base has no manifest.
+    """
+    lora = load_model(base, home.root).lora
+    if lora is None or "target_modules" in settings.model_fields_set or set(lora.targets) == USUAL_TARGETS:
+        return settings
+    return settings.model_copy(update={"target_modules": lora.targets})
+
+
 def create(home: Home, base: str, settings: TrainSettings, data: TrainingData, tensorboard: str = "") -> str:
     """Write a training down with its rows, and return its id; `carry_on` trains. What is there already stays.
 
@@ -143,6 +158,7 @@ def create(home: Home, base: str, settings: TrainSettings, data: TrainingData, t
         OSError: the rows cannot be written.
     """
     revision = read_record(weights_dir(base, home.root)).revision
+    settings = with_targets(home, base, settings)
     rows, validation = data_digest(data.rows), data_digest(data.validation)
     decisive = [base, revision, settings.model_dump(mode="json"), rows, validation, data.source]
     training = f"train-{digest(decisive)[:12]}"

@@ -74,8 +74,9 @@ def command(
 
     if launch and detach:
         raise UsageError("--launch and --detach do not go together", "detach the command with your shell or scheduler")
-    chosen = train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
     place = home()
+    stated = train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
+    chosen = trainings.with_targets(place, base, stated)
     rows = _data(place, run, data, choice_of(choice, chosen.seed))
     if dry_run:
         from nanoflux_local.train.audit import audit
@@ -202,6 +203,7 @@ def show_audit(found: "Audit", as_json: bool) -> None:
             ("cut", f"{cut} ({found.overlong})" if found.cut_rows else "none"),
             ("leaks", f"{len(found.leaked)} rows hold a test question" if found.leaked else "none"),
             ("steps", found.steps),
+            ("adapts", found.adapted),
             ("FLOPs", f"{found.flops_6nd:.3g} by 6ND, N = {found.parameters:,}; {found.flops_expected:.3g} expected"),
             ("time", f"about {found.seconds:.0f} s, from a matrix product timed just now"),
             ("memory", f"about {found.memory_bytes / 1e9:.1f} GB in {found.dtype}, within a factor of {WITHIN}"),

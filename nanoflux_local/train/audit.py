@@ -16,6 +16,7 @@ from nanoflux_local.train import estimate
 from nanoflux_local.train.data import Codec, Encoded, TrainingExample, data_digest, split
 from nanoflux_local.train.flops import expected_flops, parameters, six_nd
 from nanoflux_local.train.settings import TrainSettings
+from nanoflux_local.train.targets import adapted_by
 
 _KEY = 6  # words of a prompt that are looked up; few prompts begin alike
 
@@ -187,7 +188,8 @@ class Audit:
     """What a training would do. Tokens and labels are after cutting, of the rows to be trained on, in one epoch.
 
     `cut_rows` rows lose `cut_tokens` tokens at `max_length`, `cut_most` of them from one row. `rendered` is the first
-    usable example as the model sees it. `seconds` and `memory_bytes` are rough: see `estimate`.
+    usable example as the model sees it. `seconds` and `memory_bytes` are rough: see `estimate`. `adapted` says to what
+    the LoRA's `adapted_tensors` tensors belong.
     """
 
     rows: int
@@ -210,6 +212,8 @@ class Audit:
     seconds: float
     memory_bytes: int
     dtype: str
+    adapted_tensors: int
+    adapted: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -229,6 +233,7 @@ def audit(
     """
     codec = Codec.load(base_dir)
     chosen, held = prepare(settings, examples, validation, codec)
+    adapted = adapted_by(base_dir, settings.target_modules)
     lengths, cuts = [len(row.ids) for row in chosen.rows], [row.cut for row in chosen.rows]
     tokens, labels = Spread.of(lengths), Spread.of([row.labels for row in chosen.rows])
     work = expected_flops(base_dir, tokens.total, labels.total, tokens.total / len(lengths)) * settings.epochs
@@ -257,6 +262,8 @@ def audit(
         seconds=estimate.seconds(work, settings),
         memory_bytes=estimate.memory(base_dir, settings, tokens.most, labels.most),
         dtype=estimate.precision(settings),
+        adapted_tensors=adapted.tensors,
+        adapted=str(adapted),
     )
 
 

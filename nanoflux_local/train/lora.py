@@ -27,6 +27,7 @@ from nanoflux_local.train.events import CheckpointEvent, EpochEvent, OnEvent, Re
 from nanoflux_local.train.flops import Work, base_identity, explained, parameters, six_nd
 from nanoflux_local.train.model import Completions, choose_device, choose_dtype, load_lora_weights, lora_weights
 from nanoflux_local.train.settings import TrainSettings
+from nanoflux_local.train.targets import adapted_by
 from nanoflux_local.train.team import Team, joined
 
 
@@ -76,6 +77,7 @@ def train(
     Among several processes (`team`) each takes a share of every batch; the first alone is asked, tells and writes.
     """
     chosen, held = prepare(settings, examples, validation, Codec.load(base_dir))
+    adapted_by(base_dir, settings.target_modules)  # refuses before weights are read
     out_dir.mkdir(parents=True, exist_ok=True)
     digests = [data_digest(examples), data_digest(validation)]
     with _seeded(settings), _explained(out_dir), joined(choose_device(settings.device).type == "cpu") as team:

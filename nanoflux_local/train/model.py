@@ -22,6 +22,7 @@ from nanoflux_local.train.flops import Matrices
 from nanoflux_local.train.four_bit import keep_gradients, quantization
 from nanoflux_local.train.fused import HeadLoss, fuse
 from nanoflux_local.train.settings import TrainSettings
+from nanoflux_local.train.targets import adapted_in
 
 # A head that does more than one matrix product; such models take the plain way through their own forward.
 _HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -179,13 +180,13 @@ def _with_lora(base: Any, settings: TrainSettings) -> Any:
     """PEFT's model: base frozen, LoRA weights in float32, drawn by the settings' seed."""
     from peft import LoraConfig, get_peft_model
 
-    chosen = settings.target_modules
+    modules = adapted_in(base, settings.target_modules).modules
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=chosen if isinstance(chosen, str) else list(chosen),
+        target_modules=modules if isinstance(modules, str) else list(modules),
     )
     torch.manual_seed(derive_seed(settings.seed, "init"))
     try:

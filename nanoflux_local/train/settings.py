@@ -21,8 +21,10 @@ class TrainSettings(BaseModel):
     r: int = Field(8, ge=1, description="LoRA rank")
     alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / r")
     dropout: float = Field(0.05, ge=0, lt=1, description="share of a LoRA input's values set to zero")
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
-        "all-linear", description="names of the linear layers that get LoRA weights"
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear",
+        description="the linear layers that get LoRA weights: names, expressions over full names, or all-linear (of "
+        "the text tower); if unset, what the base's manifest names",
     )
     learning_rate: float = Field(2e-4, gt=0, description="at the first step; falls linearly to zero")
     warmup_steps: int = Field(0, ge=0, description="steps of linear rise before the fall")

@@ -1,0 +1,151 @@
+"""Which layers a LoRA adapts: names and expressions resolved against the base, and refused where they cannot work.
+
+Owns the reading of `target_modules` and the count of what it adapts. Vision towers are refused: vLLM serves adapters of
+text towers alone, and a run asks in text. Needs the base's configuration and no weights.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.errors import UsageError
+
+ALL = "all-linear"
+_EXPRESSION = re.compile(r"[*+?()\[\]|\\^$]")
+"""What a plain name never holds. A dot is part of a name: `self_attn.q_proj`."""
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """The layers that a LoRA adapts in one base: two tensors each.
+
+    `modules` is what PEFT is given: names, or one expression over full names. `tower` is the name of the text tower
+    inside a multimodal wrapper, "" if the base is a text model throughout.
+    """
+
+    modules: str | tuple[str, ...]
+    layers: tuple[str, ...]
+    tower: str
+
+    @property
+    def tensors(self) -> int:
+        return 2 * len(self.layers)
+
+    def __str__(self) -> str:
+        return f"{self.tensors} tensors of {'the text tower' if self.tower else 'the model'}, two a layer"
+
+
+def adapted_by(base_dir: Path, targets: str | Sequence[str]) -> Adapted:
+    """What `targets` adapt in the model of `base_dir`, read from its configuration.
+
+    Raises:
+        UsageError: a target matches no linear layer, or layers outside the text tower.
+    """
+    return adapted_in(_outline(base_dir), targets)
+
+
+def adapted_in(base: Any, targets: str | Sequence[str]) -> Adapted:
+    """What `targets` adapt in `base`, a model of transformers, loaded or on the meta device.
+
+    Raises:
+        UsageError: a target matches no linear layer, or layers outside the text tower.
+    """
+    tower, layers = _tower(base), _linear_layers(base)
+    if targets == ALL:
+        inside = tuple(name for name in layers if not tower or name.startswith(f"{tower}."))
+        if len(inside) == len(layers):
+            return Adapted(ALL, inside, tower)
+        modules = rf"{re.escape(tower)}\..*\.(?:{'|'.join(sorted(_endings(inside)))})"
+        return Adapted(modules, inside, tower)
+    listed = (targets,) if isinstance(targets, str) else tuple(targets)
+    names = (*layers, *_embeddings(base))
+    for target in listed:
+        if not any(_matches(target, name) for name in names):
+            raise UsageError(
+                f"target_modules: {target!r} matches no linear layer of the base",
+                f"choose among {', '.join(sorted(_endings(layers)))}, or give an expression over full names, "
+                f"such as {_example(tower, layers)!r}",
+            )
+    chosen = tuple(name for name in names if any(_matches(target, name) for target in listed))
+    _refuse_other_towers(chosen, tower, layers)
+    return Adapted(_for_peft(listed), chosen, tower)
+
+
+def is_expression(target: str) -> bool:
+    """Whether a target is a regular expression over full module names rather than the end of one."""
+    return _EXPRESSION.search(target) is not None
+
+
+def _for_peft(listed: tuple[str, ...]) -> str | tuple[str, ...]:
+    """PEFT takes a list of names or one expression."""
+    if not any(map(is_expression, listed)):
+        return listed
+    if len(listed) == 1:
+        return listed[0]
+    return "|".join(f"(?:{each})" if is_expression(each) else rf"(?:(?:.*\.)?{re.escape(each)})" for each in listed)
+
+
+def _matches(target: str, name: str) -> bool:
+    """As PEFT matches: an expression against the whole name, a plain name against the end of it."""
+    if not is_expression(target):
+        return name == target or name.endswith(f".{target}")
+    try:
+        return re.fullmatch(target, name) is not None
+    except re.error as error:
+        raise UsageError(f"target_modules: {target!r} is no regular expression: {error}", "correct it") from error
+
+
+def _refuse_other_towers(chosen: Sequence[str], tower: str, layers: Sequence[str]) -> None:
+    outside = [name for name in chosen if tower and not name.startswith(f"{tower}.")]
+    if outside:
+        raise UsageError(
+            f"target_modules match {len(outside)} layers outside the text tower, such as {outside[0]}: vLLM refuses "
+            "an adapter of a vision tower",
+            f"name the text tower's alone: target_modules={_example(tower, layers)!r}",
+        )
+
+
+def _example(tower: str, layers: Sequence[str]) -> str:
+    endings = sorted(_endings([name for name in layers if name.startswith(f"{tower}." if tower else "")]))[:_SHOWN]
+    return rf".*{tower.split('.')[-1]}.*\.({'|'.join(endings)})" if tower else rf".*\.({'|'.join(endings)})"
+
+
+def _endings(names: Iterable[str]) -> set[str]:
+    return {name.rsplit(".", 1)[-1] for name in names}
+
+
+def _tower(base: Any) -> str:
+    """The text tower's name inside a wrapper that has another; "" in a text model."""
+    decoder = base.get_decoder()
+    if getattr(base.config, "vision_config", None) is None and getattr(base.config, "audio_config", None) is None:
+        return ""
+    return next((name for name, module in base.named_modules() if module is decoder), "")
+
+
+def _linear_layers(base: Any) -> tuple[str, ...]:
+    """The linear layers by full name, in order, without the head, as PEFT takes them for `all-linear`."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head, linear = base.get_output_embeddings(), (nn.Linear, Conv1D)
+    return tuple(name for name, module in base.named_modules() if isinstance(module, linear) and module is not head)
+
+
+def _embeddings(base: Any) -> tuple[str, ...]:
+    """What PEFT adapts besides, if it is named."""
+    from torch import nn
+
+    return tuple(name for name, module in base.named_modules() if isinstance(module, nn.Embedding))
+
+
+def _outline(base_dir: Path) -> Any:
+    """The model of a folder without its weights: modules alone, in no memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(base_dir, local_files_only=True)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)

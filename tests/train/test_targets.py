@@ -1,0 +1,140 @@
+"""LoRA targets: the text tower alone by default, expressions wherever names are, and a clear refusal before that."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors import safe_open
+
+from nanoflux_local.cli.main import nanoflux
+from nanoflux_local.errors import UsageError
+from nanoflux_local.train.adapters import find_adapter
+from nanoflux_local.train.audit import audit
+from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.train.lora import train
+from nanoflux_local.train.settings import TrainSettings
+from nanoflux_local.train.targets import ALL, adapted_by
+from nanoflux_models.manifest import load_manifest
+from nanoflux_models.stand_ins import FAMILIES, make_stand_in
+from nanoflux_models.weights import import_path
+
+TEXTS = ["What is the number? ANSWER: 12 and 13"] * 3
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], tmp_path_factory.mktemp("gemma"), TEXTS)
+
+
+@pytest.fixture(scope="module")
+def home(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("home")
+    import_path(gemma, "gemma-3-4b-it", place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    lines = [{"prompt": f"What is {n}?", "completion": f"ANSWER: {n}"} for n in range(6)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def run_cli(home: Path, *words: str) -> "tuple[int, str]":
+    done = CliRunner().invoke(nanoflux, ["--home", str(home), *words], catch_exceptions=True)
+    return (0 if done.exception is None else getattr(done.exception, "exit_code", 1)), f"{done.output}{done.exception}"
+
+
+def test_default_targets_are_the_manifests_text_tower(home: Path, rows: Path) -> None:
+    code, output = run_cli(home, "train", "--data", str(rows), "--base", "gemma-3-4b-it", "--set", "epochs=1", "--json")
+    assert code == 0, output
+    adapter = find_adapter(home / "adapters", json.loads(output[output.index("{") : output.rindex("}") + 1])["adapter"])
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as weights:
+        names = list(weights.keys())
+    assert len(names) == 84 and all("language_model" in name for name in names)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["target_modules"] == load_manifest("gemma-3-4b-it", home).lora.targets[0]
+
+
+def test_dry_run_counts_the_tensors_of_the_text_tower(home: Path, rows: Path) -> None:
+    code, output = run_cli(home, "train", "--data", str(rows), "--base", "gemma-3-4b-it", "--dry-run")
+    assert code == 0 and "84 tensors of the text tower" in output
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        r".*language_model.*\.(q_proj|v_proj)",
+        (r".*language_model.*\.(q_proj|v_proj)",),
+        (r".*language_model.*\.q_proj", r".*language_model.*\.v_proj"),
+    ],
+)
+def test_expressions_are_taken_as_a_string_and_in_a_list(gemma: Path, targets: str | tuple[str, ...]) -> None:
+    assert adapted_by(gemma, targets).tensors == 24
+
+
+def test_explicit_all_linear_stays_in_the_text_tower(
+    gemma: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    settings = TrainSettings(epochs=1, target_modules=ALL, max_length=256)
+    assert adapted_by(gemma, ALL).tensors == 84
+    assert audit(settings, examples, (), gemma).adapted_tensors == 84
+    train(settings, examples[:4], examples[4:5], gemma, tmp_path)
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as weights:
+        assert len(list(weights.keys())) == 84
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ("nowhere", "matches no linear layer.*|q_proj"),
+        (("q_proj", "qkv_proj"), "qkv_proj"),
+        (("q_proj",), "vision tower"),
+        (r".*\.fc1", "outside the text tower"),
+        ("(q_proj", "no regular expression"),
+    ],
+)
+def test_unusable_targets_are_refused_before_weights_are_read(
+    gemma: Path, examples: list[TrainingExample], tmp_path: Path, targets: str | tuple[str, ...], words: str
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in gemma.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, bare)
+    with pytest.raises(UsageError, match=words):
+        train(TrainSettings(target_modules=targets, max_length=256), examples, (), bare, tmp_path / "out")
+
+
+def test_fused_projections_are_listed_where_a_name_is_missing(tmp_path: Path) -> None:
+    from transformers import Phi3Config
+
+    Phi3Config(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64, pad_token_id=0
+    ).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="q_proj") as refused:
+        adapted_by(tmp_path, ("q_proj",))
+    assert "qkv_proj" in refused.value.fix
+    assert adapted_by(tmp_path, ALL).tensors == 8
+
+
+def test_text_models_keep_the_modules_they_had(tiny_base: Path) -> None:
+    adapted = adapted_by(tiny_base, ALL)
+    assert adapted.modules == ALL and adapted.tower == "" and adapted.tensors == 2 * 2 * 7
+    assert "tensors of the model" in str(adapted)
+
+
+def test_checked_names_are_those_that_peft_adapts(gemma: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
+    adapted = adapted_by(gemma, (r".*language_model.*\.q_proj", r".*language_model.*\.down_proj"))
+    assert isinstance(adapted.modules, str)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=adapted.modules))
+    names = {name.split(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
+    assert names == {f"base_model.model.{layer}" for layer in adapted.layers}
