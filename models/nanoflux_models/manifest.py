@@ -201,13 +201,19 @@ def load_manifest(name: str, home: Path) -> Manifest:
         ModelNotFoundError: nobody has a manifest of that name.
         ManifestError: the manifest has an unknown key or a bad value.
     """
-    if NAME.fullmatch(name):
-        for folder in (home / "models", CATALOG):
-            path = folder / f"{name}.toml"
-            if path.is_file():
-                return read_manifest(path)
-    known = ", ".join(sorted(_paths(home)))
-    raise ModelNotFoundError(f"There is no model called {name!r}.", f"Known here: {known}.")
+    return read_manifest(path_of(name, home))
+
+
+def path_of(name: str, home: Path) -> Path:
+    """The file of the manifest that counts for `name`.
+
+    Raises:
+        ModelNotFoundError: nobody has a manifest of that name.
+    """
+    paths = _paths(home)
+    if name not in paths:
+        raise ModelNotFoundError(f"There is no model called {name!r}.", f"Known here: {', '.join(sorted(paths))}.")
+    return paths[name]
 
 
 def list_manifests(home: Path) -> list[Manifest]:

@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanoflux_models.adopt import adopt_folder, guess_manifest
+from nanoflux_models.adopt import adopt_folder
+from nanoflux_models.chat_template import FILE as TEMPLATE
+from nanoflux_models.chat_template import read_template
 from nanoflux_models.convert import convert_gguf
 from nanoflux_models.errors import DigestMismatchError, ManifestError, ModelNotFoundError, ModelsError
 from nanoflux_models.fetch import Progress, Transfer, fetch
+from nanoflux_models.imported import manifest_for, save_manifest, summary
 from nanoflux_models.manifest import NAME, Manifest, load_manifest
 from nanoflux_models.record import (
     RECORD,
@@ -28,6 +31,7 @@ from nanoflux_models.record import (
     sha256_file,
     write_record,
 )
+from nanoflux_models.sizes import read_tensors
 
 
 def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: Transfer = lambda *_: None) -> Path:
@@ -53,25 +57,37 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
         source = manifest.source.model_dump(exclude={"sha256"})
         if fetched.commit:  # a revision may be a branch; what is installed is one commit of it
             source["commit"] = fetched.commit
-        return _install(manifest, fetched.files, source, scratch, target, progress)
+        files, origin = _converted(fetched.files, scratch, progress)
+        return _install(manifest, files, origin, source, target, scratch, progress)
 
 
-def import_path(path: Path, name: str, home: Path, progress: Progress = lambda _: None) -> Path:
+def import_path(
+    path: Path, name: str, home: Path, progress: Progress = lambda _: None, template: Path | None = None
+) -> Path:
     """Install weights that are already on this machine: a folder of safetensors, or one GGUF file.
 
-    A name without a manifest gets one of its own under `<home>/models/`, with what the files tell.
+    `template` is a file with the chat template to use in place of the model's own. A name without a manifest gets one
+    under `<home>/models/`, worked out from the files.
+
+    Raises:
+        ManifestError: the name or the files cannot be used; nothing is installed then.
     """
     if not NAME.fullmatch(name):
         raise ManifestError(f"{name!r} cannot be a model's name.", "Use lower-case letters, digits, '.', '_' and '-'.")
     with _workshop(home, name) as scratch:
-        files = scratch / "files"
-        adopt_folder(path, files)
-        manifest, text = _manifest_for(name, home, files)
-        target = _install(manifest, files, {"kind": "file"}, scratch, home / "weights" / name, progress)
+        adopted = scratch / "files"
+        adopt_folder(path, adopted)
+        files, origin = _converted(adopted, scratch, progress)
+        if template:
+            shutil.copyfile(template, files / TEMPLATE)
+        read_tensors(files)  # refuses a file that was cut, also under a name that has a manifest
+        manifest, text = manifest_for(name, files, home)
+        target = _install(manifest, files, origin, {"kind": "file"}, home / "weights" / name, scratch, progress)
         if text:
-            own = home / "models" / f"{name}.toml"
-            own.parent.mkdir(parents=True, exist_ok=True)
-            own.write_text(text, "utf-8")
+            save_manifest(name, text, home)
+        progress(f"manifest of {name}: {summary(manifest)}")
+        if manifest.kind == "chat" and not read_template(target):
+            progress(f"{name} has no chat template: chat, training and evaluation need one (--chat-template FILE)")
         return target
 
 
@@ -102,13 +118,6 @@ def weights_dir(name: str, home: Path) -> Path:
     return folder
 
 
-def _manifest_for(name: str, home: Path, files: Path) -> tuple[Manifest, str]:
-    try:
-        return load_manifest(name, home), ""
-    except ModelNotFoundError:
-        return guess_manifest(name, files)
-
-
 @contextlib.contextmanager
 def _workshop(home: Path, name: str) -> Iterator[Path]:
     """A scratch folder beside the weights, one pull or import at a time, gone afterwards."""
@@ -132,9 +141,14 @@ def _workshop(home: Path, name: str) -> Iterator[Path]:
 
 
 def _install(
-    manifest: Manifest, files: Path, source: dict[str, Any], scratch: Path, target: Path, progress: Progress
+    manifest: Manifest,
+    files: Path,
+    origin: dict[str, str],
+    source: dict[str, Any],
+    target: Path,
+    scratch: Path,
+    progress: Progress,
 ) -> Path:
-    files, origin = _converted(files, scratch, progress)
     recorded = record_files(files)
     record = WeightsRecord(
         name=manifest.name,

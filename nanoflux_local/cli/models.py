@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from nanoflux_local.cli import servers
-from nanoflux_local.cli.common import Bar, home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.plan import command as plan
 from nanoflux_local.errors import NanofluxError
 
@@ -90,11 +90,33 @@ class TransferBar:
 @command.command("import")
 @click.argument("path", type=click.Path(exists=True))
 @click.option("--name", required=True, help="What the model will be called here.")
-def import_(path: str, name: str) -> None:
+@click.option("--chat-template", "template", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              help="A Jinja file to use as the chat template, for a base model that has none.")  # fmt: skip
+def import_(path: str, name: str, template: Path | None) -> None:
     """Install weights from PATH: a folder of safetensors, or one GGUF file."""
     from nanoflux_models.weights import import_path
 
-    import_path(Path(path), name, home().prepare().root, say)
+    import_path(Path(path), name, home().prepare().root, say, template)
+
+
+@command.command()
+@click.argument("name")
+@with_json
+def show(name: str, as_json: bool) -> None:
+    """Print the manifest of NAME, and whether its weights are installed."""
+    from nanoflux_models.manifest import load_manifest, path_of
+    from nanoflux_models.weights import installed
+
+    root = home().root
+    manifest, path = load_manifest(name, root), path_of(name, root)
+    revisions = {record.name: record.revision for record in installed(root)}
+    if as_json:
+        state = {"path": str(path), "installed": name in revisions, "revision": revisions.get(name, "")}
+        print_json({**manifest.model_dump(mode="json"), **state})
+        return
+    click.echo(plain(path.read_text("utf-8").rstrip()))
+    say(f"manifest: {path}")
+    say(f"weights: revision {revisions[name][:12]}" if name in revisions else "weights: not installed")
 
 
 @command.command()

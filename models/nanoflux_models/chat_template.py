@@ -1,0 +1,121 @@
+"""Chat templates of model folders: where the text lies, and what it does with the messages that are asked here.
+
+What a template takes is tried, not guessed: it is rendered with transformers' own renderer. Loads no tokenizer and no
+torch. A model without a template is a pretrained base, which cannot be asked in messages.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nanoflux_models.errors import ManifestError
+from nanoflux_models.manifest import Chat
+from nanoflux_models.offline import go_offline
+
+FILE = "chat_template.jinja"
+LEGACY = "chat_template.json"
+REASONING_TOKENS = 8192
+"""Room for thoughts by default: what the authors of Qwen3 and of the R1 distills leave for ordinary questions."""
+HARMONY = "<|channel|>"
+SWITCHES = ("enable_thinking", "thinking")
+"""Variables by which templates of models that can do both turn thinking on and off."""
+
+Render = Callable[..., str | None]
+"""Takes roles in order and the template's variables; the prompt, or None if the template refuses the roles."""
+
+
+def read_template(folder: Path) -> str:
+    """The chat template of a model's folder, from whichever of its files holds it; empty if there is none."""
+    if (folder / FILE).is_file():
+        return (folder / FILE).read_text("utf-8")
+    for name in ("tokenizer_config.json", LEGACY):
+        template = _read_json(folder / name).get("chat_template")
+        if isinstance(template, list):  # several by name
+            template = {each["name"]: each["template"] for each in template}.get("default")
+        if template:
+            return str(template)
+    return ""
+
+
+def require_template(name: str, folder: Path) -> None:
+    """Refuse to ask a model in messages if it has no chat template.
+
+    Raises:
+        ManifestError: it has none.
+    """
+    if not read_template(folder):
+        fix = f"Import it again with one: nanoflux models import PATH --name {name} --chat-template FILE"
+        raise ManifestError(f"{name} has no chat template, so it cannot be asked, trained or evaluated in chat.", fix)
+
+
+def try_template(folder: Path) -> Chat:
+    """What the chat template of a folder takes, and whether the model thinks before it answers.
+
+    Nothing is claimed of a template that cannot be rendered for one plain question: it may need variables of its own.
+    """
+    template = read_template(folder)
+    if not template:
+        return Chat(template=False)
+    render = _renderer(template, _special_tokens(folder))
+    if render("user") is None:
+        return Chat()
+    with_system = render("system", "user")
+    thinks = _thinks(template, render)
+    return Chat(
+        system_role=with_system is not None and "text of system" in with_system,
+        alternation=render("user", "user") is None,
+        thinks=thinks,
+        reasoning_tokens=REASONING_TOKENS if thinks else 0,
+        reasoning_tags=("think",) if thinks and HARMONY not in template else (),
+    )
+
+
+def reasoning_parser(template: str, architecture: str) -> str:
+    """vLLM's name for the parser that takes the thoughts out of this model's replies."""
+    if HARMONY in template:
+        return "openai_gptoss"
+    return "qwen3" if architecture.startswith("Qwen3") else "deepseek_r1"
+
+
+def _thinks(template: str, render: Render) -> bool:
+    if HARMONY in template:
+        return True
+    prompt = render("user", add_generation_prompt=True) or ""
+    if prompt.rstrip().endswith("<think>"):  # the thoughts are opened for the model
+        return True
+    for switch in SWITCHES:
+        if switch in template:
+            on, off = (render("user", add_generation_prompt=True, **{switch: value}) for value in (True, False))
+            if on != off:
+                return prompt == on
+    return "</think>" in template  # thoughts are cut out of earlier replies
+
+
+def _renderer(template: str, tokens: dict[str, str]) -> Render:
+    go_offline()
+    import jinja2
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    def render(*roles: str, **variables: Any) -> str | None:
+        messages = [{"role": role, "content": f"text of {role}"} for role in roles]
+        try:
+            rendered, _ = render_jinja_template([messages], chat_template=template, **tokens, **variables)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError):
+            return None
+        return str(rendered[0])
+
+    return render
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    values = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
+    tokens = {key: value["content"] if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in tokens.items() if key.endswith("_token") and isinstance(value, str)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

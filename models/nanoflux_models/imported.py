@@ -1,0 +1,196 @@
+"""The manifest of an imported model, written from its folder: sizes, chat abilities, sampling, LoRA targets, arguments.
+
+Whatever a run, a plan or a server needs to know of a model of the catalog is in its packaged manifest; here it is
+worked out for one that has none, so that the two are used alike.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nanoflux_models.chat_template import read_template, reasoning_parser, try_template
+from nanoflux_models.errors import ModelsError
+from nanoflux_models.manifest import CATALOG, Manifest, load_manifest
+from nanoflux_models.sizes import Sizes, measure, packed_bits, read_json, read_tensors, text_config
+
+MERGED = "nanoflux-merged.json"
+"""The record that a merged model's folder carries; it names the base, whose manifest the merged model inherits."""
+ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
+FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
+TEXT_TOWER = "language_model"
+"""What transformers and vLLM call the text tower within a wrapper of several towers."""
+HEAD = "# Written by `nanoflux models import` (checksum {}). An edited file is kept by later imports.\n"
+
+
+def manifest_for(name: str, folder: Path, home: Path) -> tuple[Manifest, str]:
+    """The manifest of a model whose files lie in `folder`, and its text if it has to be written (`save_manifest`).
+
+    A packaged manifest, or one that a person wrote or edited, is used as it is.
+
+    Raises:
+        ManifestError: the folder's files cannot be read.
+    """
+    path = manifest_path(name, home)
+    if not is_own(path) and (path.is_file() or (CATALOG / path.name).is_file()):
+        return load_manifest(name, home), ""
+    manifest = describe(name, folder, home)
+    return manifest, to_text(manifest)
+
+
+def save_manifest(name: str, text: str, home: Path) -> None:
+    """Keep an imported model's manifest where it is looked for."""
+    path = manifest_path(name, home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def manifest_path(name: str, home: Path) -> Path:
+    """Where the user's own manifest of a model lies."""
+    return home / "models" / f"{name}.toml"
+
+
+def summary(manifest: Manifest) -> str:
+    """What a manifest says of the model, in one line."""
+    memory, chat = manifest.memory, manifest.chat
+    parts = [f"{manifest.parameters / 1e6:,.0f} million parameters", f"context {manifest.context:,}"]
+    parts += (
+        [f"{memory.weights_gib:g} GiB", f"{memory.kv_bytes_per_token:,} bytes of KV cache a token"] if memory else []
+    )
+    if manifest.kind == "chat" and chat.template:
+        parts.append("system role" if chat.system_role else "no system role")
+        parts += ["thinks"] if chat.thinks else []
+    return ", ".join(parts)
+
+
+def is_own(path: Path) -> bool:
+    """Whether an import wrote this manifest and nobody changed it since."""
+    if not path.is_file():
+        return False
+    head, _, body = path.read_text("utf-8").partition("\n")
+    return head + "\n" == HEAD.format(_checksum(body))
+
+
+def to_text(manifest: Manifest) -> str:
+    """A manifest as TOML, with the line that says where it came from."""
+    body = manifest_toml(manifest)
+    return HEAD.format(_checksum(body)) + body
+
+
+def manifest_toml(manifest: Manifest) -> str:
+    """A manifest as TOML, without what is the schema's default."""
+    values = manifest.model_dump(mode="json", exclude_defaults=True)
+    values["source"] = manifest.source.model_dump(mode="json")
+    return "\n".join(_toml_lines(values, ()))
+
+
+def describe(name: str, folder: Path, home: Path) -> Manifest:
+    """The manifest that follows from a folder's files, or from the base of which they are a merged copy."""
+    inherited = _inherited(name, folder, home)
+    if inherited:
+        return inherited
+    config, tensors = read_json(folder / "config.json"), read_tensors(folder)
+    sizes = measure(tensors, text_config(folder), packed_bits(config))
+    architecture = next(iter(config.get("architectures") or []), "")
+    values: dict[str, Any] = {
+        "name": name,
+        "kind": "chat",
+        "description": f"imported: {architecture or 'unknown architecture'}",
+        "licence": _licence(folder),
+        "architecture": architecture,
+        "parameters": sizes.parameters,
+        "context": sizes.context,
+        "source": {"kind": "file"},
+        "memory": {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": sizes.kv_bytes_per_token},
+    }
+    if (folder / "modules.json").is_file():
+        return Manifest.model_validate(values | _embedder(config, sizes))
+    return Manifest.model_validate(values | _chat(folder, config, tensors, architecture))
+
+
+def _embedder(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+    thresholds = {"question": {"default": 0.85}, "solution": {"default": 0.75}}
+    memory = {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": 0}
+    dimensions = config.get("hidden_size", 384)
+    return {"kind": "embedder", "memory": memory, "embedder": {"dimensions": dimensions, "thresholds": thresholds}}
+
+
+def _chat(folder: Path, config: Mapping[str, Any], tensors: Iterable[str], architecture: str) -> dict[str, Any]:
+    chat, modality_args = try_template(folder), _modality_args(config)
+    targets = _targets(tensors, is_wrapper=bool(modality_args))
+    parser = ["--reasoning-parser", reasoning_parser(read_template(folder), architecture)] if chat.thinks else []
+    return {
+        "chat": chat.model_dump(),
+        "sampling": _sampling(folder),
+        "vllm": {"args": [*modality_args, *parser]},
+        "lora": {"targets": targets} if targets else None,
+    }
+
+
+def _modality_args(config: Mapping[str, Any]) -> list[str]:
+    """No memory is set aside for images and sound: nothing here sends any."""
+    limits = {name: 0 for name, key in (("image", "vision_config"), ("audio", "audio_config")) if config.get(key)}
+    return ["--limit-mm-per-prompt", json.dumps(limits)] if limits else []
+
+
+def _targets(tensors: Iterable[str], is_wrapper: bool) -> list[str]:
+    """The modules that a LoRA adapts: those of attention and feed-forward that the model has.
+
+    Experts are left out, since servers take no LoRA on packed ones; in a wrapper one expression over full names keeps
+    the adapter in the text tower, because a vision tower's modules have the same names.
+    """
+    names = [name.split(".") for name in tensors]
+    has_experts = any("experts" in parts for parts in names)
+    modules = {part for parts in names for part in parts}
+    adapted = [module for module in (ATTENTION if has_experts else ATTENTION + FEED_FORWARD) if module in modules]
+    return [rf".*{TEXT_TOWER}.*\.({'|'.join(adapted)})"] if is_wrapper and adapted else adapted
+
+
+def _sampling(folder: Path) -> dict[str, float]:
+    path = folder / "generation_config.json"
+    values = read_json(path) if path.is_file() else {}
+    if not values.get("do_sample"):
+        return {}
+    return {key: float(values[key]) for key in ("temperature", "top_p") if isinstance(values.get(key), int | float)}
+
+
+def _licence(folder: Path) -> str:
+    """The licence that the model's card names in its first lines."""
+    card = folder / "README.md"
+    head = card.read_text("utf-8", "replace")[:4000] if card.is_file() else ""
+    names = [re.search(rf"^{key}:\s*(\S.*?)\s*$", head, re.MULTILINE) for key in ("license_name", "license")]
+    return next((name[1] for name in names if name), "unknown: see where the weights came from")
+
+
+def _inherited(name: str, folder: Path, home: Path) -> Manifest | None:
+    if not (folder / MERGED).is_file():
+        return None
+    record = read_json(folder / MERGED)
+    try:
+        base = load_manifest(str(record["base"]["name"]), home)
+    except (ModelsError, KeyError, TypeError):
+        return None  # merged on another machine, whose base is not known here: the files tell
+    description = f"{base.name} with adapter {str(record.get('adapter', ''))[:12]} merged in"
+    return Manifest.model_validate(
+        {**base.model_dump(), "name": name, "description": description, "gated": False, "source": {"kind": "file"}}
+    )
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:12]
+
+
+def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    lines = [f"{_key(key)} = {json.dumps(plain[key], ensure_ascii=False)}" for key in plain if plain[key] is not None]
+    for key, table in values.items():
+        if isinstance(table, dict):
+            inner = (*path, _key(key))
+            lines += ["", f"[{'.'.join(inner)}]", *_toml_lines(table, inner)]
+    return lines
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)

@@ -1,0 +1,140 @@
+"""Sizes of a model from its folder: parameters and bytes from the tensors, context and KV cache from the configuration.
+
+A published config may leave out whatever is its class's default, and a wrapper of several towers keeps the text's under
+`text_config`: the configuration is read through its class in transformers, and as it stands only if that has no class.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanoflux_models.errors import ManifestError
+from nanoflux_models.offline import go_offline
+
+BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+"""Bytes of a number in a safetensors file; of all others one."""
+KV_BYTES = 2
+"""A key or a value in the cache: vLLM keeps them in 16 bits."""
+SCALES = ("scale", "scales", "zeros", "zero_point", "absmax", "quant_map", "g_idx", "_shape", "quant_state")
+"""Endings of tensors that belong to a quantised weight and are no parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a safetensors file: its type as the file names it, and how many numbers it stores."""
+
+    dtype: str
+    count: int
+
+    @property
+    def bytes(self) -> int:
+        return self.count * BYTES.get(self.dtype, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """`context` in tokens, `weights_gib` as stored, `kv_bytes_per_token` an upper bound: windows are not counted."""
+
+    parameters: int
+    weights_gib: float
+    context: int
+    kv_bytes_per_token: int
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        ManifestError: the file holds none.
+    """
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ManifestError(f"{path.name}: not JSON: {error}", "Copy it again.") from error
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder by its name, from the headers alone.
+
+    Raises:
+        ManifestError: a file is no whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(str(path), "np") as file:
+                for name in file.keys():  # noqa: SIM118 - not a mapping
+                    part = file.get_slice(name)
+                    tensors[name] = Tensor(part.get_dtype(), math.prod(part.get_shape()))
+        except SafetensorError as error:
+            raise ManifestError(f"{path.name}: not a whole safetensors file: {error}", "Copy it again.") from error
+    return tensors
+
+
+def text_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a model's text tower, with the defaults of its class."""
+    published = read_json(folder / "config.json")
+    go_offline()
+    try:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return dict(config.get_text_config().to_dict())
+    except Exception:  # noqa: BLE001 - an architecture that transformers lacks; each class checks in its own way
+        return dict(published.get("text_config") or published)
+
+
+def measure(tensors: Mapping[str, Tensor], text: Mapping[str, Any], bits: int | None = None) -> Sizes:
+    """The sizes that follow from the tensors and the text tower's configuration; `bits` of a packed weight, if any."""
+    size = sum(tensor.bytes for tensor in tensors.values())
+    return Sizes(
+        parameters=sum(_parameters(name, tensor, bits) for name, tensor in tensors.items()),
+        weights_gib=math.ceil(size / 2**30 * 100) / 100,
+        context=int(text.get("max_position_embeddings") or 2048),
+        kv_bytes_per_token=_kv_bytes(text),
+    )
+
+
+def packed_bits(config: Mapping[str, Any]) -> int | None:
+    """Bits of a weight in a file that packs several into one number; None if nothing is packed."""
+    quantization = config.get("quantization_config") or {}
+    method = str(quantization.get("quant_method", ""))
+    if method in ("mxfp4", "bitsandbytes") or quantization.get("load_in_4bit"):
+        return 4
+    bits = quantization.get("bits", quantization.get("w_bit"))
+    groups = quantization.get("config_groups") or {}
+    bits = bits or next((group["weights"]["num_bits"] for group in groups.values() if group.get("weights")), None)
+    return int(bits) if bits and int(bits) < 8 else None
+
+
+def _parameters(name: str, tensor: Tensor, bits: int | None) -> int:
+    if bits is None:
+        return 0 if name.endswith(("_scale", "_scale_inv")) else tensor.count
+    if name.endswith(SCALES):
+        return 0
+    packed = tensor.dtype in ("I32", "U8", "I8")
+    return tensor.count * 8 * BYTES.get(tensor.dtype, 1) // bits if packed else tensor.count
+
+
+def _kv_bytes(text: Mapping[str, Any]) -> int:
+    layers = int(text.get("num_hidden_layers") or 0)
+    if rank := text.get("kv_lora_rank"):  # one compressed vector for keys and values
+        return layers * (int(rank) + int(text.get("qk_rope_head_dim") or 0)) * KV_BYTES
+    kinds = list(text.get("layer_types") or ["full_attention"] * layers)
+    kinds = kinds[: layers - int(text.get("num_kv_shared_layers") or 0)]
+    return sum(_layer_bytes(text, kind) for kind in kinds if kind.endswith("attention") and "linear" not in kind)
+
+
+def _layer_bytes(text: Mapping[str, Any], kind: str) -> int:
+    heads = int(text.get("num_attention_heads") or 1)
+    kv_heads = int(text.get("num_key_value_heads") or heads)
+    size = int(text.get("head_dim") or int(text.get("hidden_size") or 0) // heads)
+    if kind == "full_attention":  # Gemma 4 widens the heads of the layers that see the whole context
+        kv_heads = int(text.get("num_global_key_value_heads") or kv_heads)
+        size = int(text.get("global_head_dim") or size)
+    return kv_heads * size * 2 * KV_BYTES
