@@ -44,6 +44,7 @@ from nanoflux_local.serving import served
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.tools.search import SearchTool, search_tool
 from nanoflux_local.turn import Attacker, Cast, Rules
+from nanoflux_models.chat_template import require_template
 from nanoflux_models.errors import ModelNotFoundError
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.weights import weights_dir
@@ -372,15 +373,16 @@ def local_endpoint(model: str, adapter: str, home: Home, rows: int = 0) -> Endpo
     """A model of this machine in this process, with the adapter of that hash if one is named.
 
     Raises:
-        ModelsError: its weights are not installed.
+        ModelsError: its weights are not installed, or it has no chat template.
         NothingMatchedError: there is no such adapter.
     """
     from nanoflux_local.endpoints.in_process import ROWS, InProcessEndpoint
     from nanoflux_local.train.adapters import find_adapter
 
-    chat = load_manifest(model, home.root).chat
+    chat, weights = load_manifest(model, home.root).chat, weights_dir(model, home.root)
+    require_template(model, weights)
     return InProcessEndpoint(
-        weights_dir(model, home.root),
+        weights,
         adapter=find_adapter(home.adapters, adapter) if adapter else None,
         rows=rows or ROWS,
         system_role=chat is None or chat.system_role,

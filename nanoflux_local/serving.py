@@ -15,6 +15,7 @@ from nanoflux_local.endpoints.vllm import VllmEndpoint
 from nanoflux_local.errors import ConfigError, DataError, NanofluxError
 from nanoflux_local.paths import Home
 from nanoflux_local.train.adapters import find_adapter
+from nanoflux_models.chat_template import require_template
 from nanoflux_models.gpus import found_gpus
 from nanoflux_models.interpreter import find_interpreter
 from nanoflux_models.launch import CONTEXT as CONTEXT_BESIDE_THOUGHTS
@@ -124,9 +125,10 @@ def launch_for(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ran
     """How the server of an endpoint is started.
 
     Raises:
-        ModelsError: there is no vLLM, no manifest, or the weights are not installed.
+        ModelsError: there is no vLLM, no manifest, no chat template, or the weights are not installed.
     """
     weights = weights_dir(config.model, home.root)
+    require_template(config.model, weights)
     return Launch(
         manifest=load_manifest(config.model, home.root),
         revision=read_record(weights).revision,

@@ -90,7 +90,8 @@ class TransferBar:
 @command.command("import")
 @click.argument("path", type=click.Path(exists=True))
 @click.option("--name", required=True, help="What the model will be called here.")
-@click.option("--chat-template", "template", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+@click.option("--chat-template", "template", metavar="FILE",
+              type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="A Jinja file to use as the chat template, for a base model that has none.")  # fmt: skip
 def import_(path: str, name: str, template: Path | None) -> None:
     """Install weights from PATH: a folder of safetensors, or one GGUF file."""

@@ -85,7 +85,10 @@ class Codec:
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         if not self.tokenizer.chat_template:
-            raise DataError("the base model has no chat template", "take an instruction-tuned model")
+            raise DataError(
+                "the base model has no chat template",
+                "import it again with --chat-template FILE, or take an instruction-tuned model",
+            )
         rendered = self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=add_generation_prompt
         )

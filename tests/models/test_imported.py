@@ -1,0 +1,227 @@
+"""Imported models: the manifest that is worked out from a folder says what the catalog's says of the same model."""
+
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nanoflux_local.cli.main import main, nanoflux
+from nanoflux_local.serving import planned
+from nanoflux_models.chat_template import read_template, try_template
+from nanoflux_models.errors import ManifestError
+from nanoflux_models.imported import describe, is_own, manifest_path, to_text
+from nanoflux_models.manifest import Manifest, load_manifest, read_manifest
+from nanoflux_models.stand_ins import FAMILIES, make_stand_in
+from nanoflux_models.weights import import_path
+
+DTYPES = {"torch.bfloat16": ("BF16", 2), "torch.float32": ("F32", 4)}
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Gemma-3 wrapper in the hub's layout: two shards, a config that leaves its class's defaults out."""
+    folder = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], tmp_path_factory.mktemp("gemma") / "files")
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    assert "max_position_embeddings" not in json.loads((folder / "config.json").read_text())["text_config"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gemma_in_full(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> Path:
+    """Gemma-3-4B at its true size: the real tensors' names and shapes, in a sparse file that takes no room."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("full") / "files"
+    shutil.copytree(gemma, folder, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json", "tokenizer.json"))
+    published = FAMILIES["Gemma3ForConditionalGeneration"].full["gemma-3-4b-it"]
+    config = json.loads((folder / "config.json").read_text()) | dict(published)
+    (folder / "config.json").write_text(json.dumps(config))
+    with torch.device("meta"):
+        built = transformers.AutoConfig.from_pretrained(str(folder))
+        model: Any = transformers.Gemma3ForConditionalGeneration(built)
+    model.tie_weights()
+    write_sparse(folder / "model.safetensors", {name: list(each.shape) for name, each in model.named_parameters()})
+    return folder
+
+
+def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
+    """A safetensors file of bf16 zeros that are never written."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, size = end, 2
+        for side in shape:
+            size *= side
+        end = begin + size
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+
+
+def decisive(manifest: Manifest) -> dict[str, Any]:
+    """What plans, trainings and servers read of a manifest."""
+    return {
+        "parameters": manifest.parameters,
+        "context": manifest.context,
+        "memory": manifest.memory,
+        "architecture": manifest.architecture,
+        "args": manifest.vllm.args,
+    }
+
+
+def test_a_wrapper_of_true_size_is_described_and_planned_as_the_catalog_does(
+    gemma_in_full: Path, tmp_path: Path
+) -> None:
+    mine, catalog = describe("mine", gemma_in_full, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
+    assert decisive(mine) == decisive(catalog)
+    for gpus in ([40.0], [40.0, 40.0], [12.0]):
+        plans = [planned([manifest], gpus) for manifest in (mine, catalog)]
+        servers = [[(s.gpus, s.utilisation, s.tensor, s.kv_gib) for s in plan.servers] for plan in plans]
+        assert servers[0] == servers[1] and plans[0].fits == plans[1].fits
+
+
+def test_an_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    import_path(gemma, "mine", tmp_path, said.append)
+    manifest = load_manifest("mine", tmp_path)
+    assert manifest.context == 131_072 and manifest.memory
+    assert manifest.memory.kv_bytes_per_token == 6 * 4 * 256 * 2 * 2  # the class's heads and their size
+    assert not manifest.chat.system_role and manifest.chat.alternation and not manifest.chat.thinks
+    assert manifest.vllm.args == load_manifest("gemma-3-4b-it", tmp_path).vllm.args
+    assert manifest.lora
+    (target,) = manifest.lora.targets
+    assert re.fullmatch(target, "model.language_model.layers.0.self_attn.q_proj")
+    assert re.fullmatch(target, "language_model.model.layers.0.mlp.down_proj")
+    assert not re.fullmatch(target, "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj")
+    assert said[-1].startswith("manifest of mine:") and "context 131,072" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "catalog"),
+    [
+        ("Qwen3ForCausalLM", "qwen3-32b-awq"),
+        ("Qwen2ForCausalLM", "deepseek-r1-distill-qwen-14b"),
+    ],
+)
+def test_a_thinking_model_is_recognised_by_its_template(architecture: str, catalog: str, tmp_path: Path) -> None:
+    folder = make_stand_in(FAMILIES[architecture], tmp_path / "files")
+    mine, packaged = describe("mine", folder, tmp_path), load_manifest(catalog, tmp_path)
+    assert mine.chat.thinks and packaged.chat.thinks and mine.chat.reasoning_tokens > 0
+    assert mine.vllm.args == packaged.vllm.args and mine.chat.reasoning_tags == packaged.chat.reasoning_tags
+    assert mine.lora == packaged.lora and mine.architecture == packaged.architecture
+
+
+def test_a_stand_in_under_a_catalog_name_keeps_the_packaged_manifest(gemma: Path, tmp_path: Path) -> None:
+    import_path(gemma, "gemma-3-4b-it", tmp_path)
+    assert not manifest_path("gemma-3-4b-it", tmp_path).exists()
+    assert load_manifest("gemma-3-4b-it", tmp_path).memory == load_manifest("gemma-3-4b-it", tmp_path / "no").memory
+
+
+TEMPLATES = {
+    "folds": "{% for m in messages %}{{ m.content }}{% endfor %}",
+    "refuses": "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[-1].content }}",
+    "drops": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+    "switch_on": "{{ messages[-1].content }}{% if enable_thinking is defined and not enable_thinking %}<think></think>"
+    "{% endif %}",
+    "switch_off": "{{ messages[-1].content }}{% if enable_thinking is defined and enable_thinking %}<think>{% endif %}",
+    "opened": "{{ messages[-1].content }}{% if add_generation_prompt %}<think>\n{% endif %}",
+    "broken": "{% for %}",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "system_role", "thinks"),
+    [
+        ("folds", True, False),
+        ("refuses", False, False),
+        ("drops", False, False),
+        ("switch_on", False, True),
+        ("switch_off", False, False),
+        ("opened", False, True),
+        ("broken", True, False),  # nothing is claimed of it
+    ],
+)
+def test_a_template_is_tried(name: str, system_role: bool, thinks: bool, tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(TEMPLATES[name])
+    chat = try_template(tmp_path)
+    assert (chat.system_role, chat.thinks, chat.template) == (system_role, thinks, True)
+    assert bool(chat.reasoning_tokens) == thinks
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
+def test_a_template_is_read_from_each_place_that_holds_one(name: str, tmp_path: Path) -> None:
+    text = "T" if name.endswith(".jinja") else json.dumps({"chat_template": "T"})
+    (tmp_path / name).write_text(text)
+    assert read_template(tmp_path) == "T"
+
+
+def command(home: Path, *words: str) -> Result:
+    return CliRunner().invoke(nanoflux, ["--home", str(home), *words])
+
+
+def exit_code(*words: str) -> int:
+    """The exit code of a command line, whose messages are printed as a user sees them."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return int(str(ended.value.code or 0))
+
+
+def test_a_base_without_template_says_so_at_import_and_when_it_is_asked(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, home = tmp_path / "base", tmp_path / "home"
+    shutil.copytree(tiny_base, base, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    assert exit_code("--home", str(home), "models", "import", str(base), "--name", "base") == 0
+    assert "base has no chat template" in capsys.readouterr().err
+    assert not load_manifest("base", home).chat.template
+    evaluate = ("--home", str(home), "eval", "--model", "base", "--data", "starter-easy", "--limit", "1", "--runs", "1")
+    assert exit_code(*evaluate) == 2
+    assert "base has no chat template" in capsys.readouterr().err
+    with_template = ("--chat-template", str(tiny_base / "chat_template.jinja"))
+    assert exit_code("--home", str(home), "models", "import", str(base), "--name", "base", *with_template) == 0
+    assert load_manifest("base", home).chat.template
+    assert exit_code(*evaluate) == 0
+
+
+def test_an_edited_manifest_is_kept_by_a_second_import(tiny_base: Path, tmp_path: Path) -> None:
+    import_path(tiny_base, "mine", tmp_path)
+    path = manifest_path("mine", tmp_path)
+    assert is_own(path) and to_text(read_manifest(path)) == path.read_text()
+    path.write_text(path.read_text().replace("imported:", "tuned by hand:"))
+    import_path(tiny_base, "mine", tmp_path)
+    assert load_manifest("mine", tmp_path).description.startswith("tuned by hand:")
+
+
+def test_a_merged_model_inherits_its_base_manifest(tiny_base: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    shutil.copytree(tiny_base, merged)
+    (merged / "nanoflux-merged.json").write_text(json.dumps({"adapter": "a" * 64, "base": {"name": "gemma-3-4b-it"}}))
+    import_path(merged, "tuned", tmp_path)
+    mine, base = load_manifest("tuned", tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
+    assert mine.model_copy(update={"name": base.name, "description": base.description, "source": base.source,
+                                   "gated": base.gated}) == base  # fmt: skip
+    assert mine.source.kind == "file" and mine.description == "gemma-3-4b-it with adapter aaaaaaaaaaaa merged in"
+
+
+def test_show_prints_the_manifest(tiny_base: Path, tmp_path: Path) -> None:
+    packaged = command(tmp_path, "models", "show", "gemma-3-4b-it")
+    assert packaged.exit_code == 0 and 'repo = "google/gemma-3-4b-it"' in packaged.stdout
+    import_path(tiny_base, "mine", tmp_path)
+    document = json.loads(command(tmp_path, "models", "show", "mine", "--json").stdout)
+    assert document["name"] == "mine" and document["installed"] and document["context"] == 2048
+    assert document["path"] == str(manifest_path("mine", tmp_path))
+
+
+def test_a_file_that_was_cut_is_refused_under_a_catalog_name_too(tiny_base: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(tiny_base, cut)
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(ManifestError, match="not a whole safetensors file"):
+        import_path(cut, "gemma-3-4b-it", tmp_path / "home")
