@@ -18,7 +18,6 @@ from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.waves import take_turns
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.held_out import HeldOut
-from nanoflux_local.judging import SANDBOX, SEARCH, judge_of, rater_of
 from nanoflux_local.ledger.asked import load_questions
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.ledger.views import LedgerView
@@ -37,6 +36,8 @@ from nanoflux_local.records import (
 )
 from nanoflux_local.roles.attacker import ModelAttacker
 from nanoflux_local.roles.base import Player
+from nanoflux_local.roles.build import build_judge, build_rater
+from nanoflux_local.roles.checks.base import SANDBOX, SEARCH, needed_tools
 from nanoflux_local.roles.defender import Defender, reply_budget
 from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.seeds.benchmarks import held_out_here, load_items, seed_source, with_seeds
@@ -293,8 +294,9 @@ def bind(config: RunConfig, home: Home) -> Bound:
     endpoints = {name: managed.get(name) or build_endpoint(name, chosen[name], home) for name in chosen}
     endpoints = take_turns(endpoints, groups)
     embedder = build_embedder(config.endpoints[config.embedder], home)
-    sandboxed = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or config.judge.code_check
-    search = search_tool(config.search, home.corpus) if config.judge.fact_check else None
+    tools = needed_tools(config.judge)
+    sandboxed = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
+    search = search_tool(config.search, home.corpus) if SEARCH in tools else None
     return Bound(endpoints, embedder, PythonTool(), programs=sandboxed, search=search)
 
 
@@ -452,7 +454,7 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
         return player("judge", name, config.reply_tokens)
 
     one, other = config.roles.attacker.endpoint, config.roles.defender.endpoint
-    arbiter, rater = judge_of(config, domain, identities, judging), rater_of(config, domain, judging)
+    arbiter, rater = build_judge(config, domain, identities, judging), build_rater(config, domain, judging)
     casts = [Cast(attacker(one), defender(other), arbiter, rater)]
     if PROGRAM not in (one, other) and one != other:  # two models swap after each turn (paper §3)
         casts.append(Cast(attacker(other), defender(one), arbiter, rater))

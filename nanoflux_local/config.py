@@ -65,10 +65,13 @@ class Novelty(Strict):
 
 
 class JudgeRules(Strict):
-    """The confidence bar, how many low-confidence evaluations discard a question, and whether a model as judge checks
-    what it accepts by a program (paper §3). `trial` is how many right solutions, and how many wrong ones, it judges to
-    tell how well it judges. `quality` has it rate the reasoning of what is kept (A.4), `fact_check`
-    looks up what a question claims before it is judged. `panel` names the endpoints that judge beside the role's own.
+    """How a judge works.
+
+    `confidence` is the bar, `strikes` the number of low-confidence evaluations that discards a question. `code_check`
+    has a model judge verify what it accepts by a program (paper §3), `fact_check` has it look up what a question claims
+    before it judges; `checks` names further checks (`roles.checks`). `trial` is the number of right solutions, and of
+    wrong ones, on which the judge's own error rates are measured. `quality` has it rate the reasoning of kept examples
+    (A.4). `panel` names endpoints that judge in addition to the role's own.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
@@ -77,6 +80,7 @@ class JudgeRules(Strict):
     trial: int = Field(default=0, ge=0, le=1000)
     quality: bool = False
     fact_check: bool = False
+    checks: tuple[str, ...] = ()
     panel: tuple[str, ...] = ()
     panel_rule: Literal["majority", "minimum"] = "majority"
 

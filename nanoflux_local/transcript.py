@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from nanoflux_local.records import SearchOutcome, digest, plain
+from nanoflux_local.records import digest, plain
 
 Outcome = Literal[
     "unparsed",
@@ -23,7 +23,7 @@ Outcome = Literal[
 OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
 KEPT: tuple[Outcome, ...] = ("kept_failed", "kept_novel")
 TurnOutcome = Literal["kept", "dropped", "exhausted", "failed"]
-Checked = Literal["agrees", "disagrees", "not checked"]
+Conclusion = Literal["supports", "contradicts", "not checked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,33 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """One thing that was looked up, and how that ended; `detail` says why nothing was found."""
+class Exhibit:
+    """One piece of evidence behind a finding, for people to look at.
 
-    query: str
-    outcome: SearchOutcome
+    `text` is the program, the query, the quotation or the solution; `outcome` is how it ended (the status of a search,
+    the answer of a solution), `detail` says why. `results` are those of a search.
+    """
+
+    kind: Literal["program", "search", "quotation", "solution"]
+    text: str
+    outcome: str = ""
     detail: str = ""
     results: tuple[Source, ...] = ()
+
+    @property
+    def query(self) -> str:
+        """The text of a search, by the name that prompts use."""
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check concluded about an attack, why, and the evidence it rests on."""
+
+    check: str
+    conclusion: Conclusion
+    reason: str = ""
+    evidence: tuple[Exhibit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +116,9 @@ class Vote:
 class Verdict:
     """A judgement: VALID/INVALID of an attack, or CORRECT/INCORRECT of a defence (`positive`, the strict reading).
 
-    `soft` is the lenient reading (None where it was not judged); `confidence` lies in [0, 1]; `asked` counts the
-    evaluations until one was confident; `check` is what a tool found, "not checked" where none ran, with why, and
-    `program` the one that the judge wrote for it. `searches` were looked up before, `lookup` tells of them in words;
-    `votes` are those of a panel.
+    `soft` is the lenient reading (None if it was not judged); `confidence` lies in [0, 1]; `asked` counts the
+    evaluations until one was confident. `findings` are those of the checks, in the order in which they ran; `votes`
+    are those of a panel's members.
     """
 
     positive: bool
@@ -107,12 +126,17 @@ class Verdict:
     explanation: str
     soft: bool | None = None
     asked: int = 1
-    check: Checked = "not checked"
-    check_detail: str = ""
-    program: str = ""
-    searches: tuple[Search, ...] = ()
-    lookup: str = ""
+    findings: tuple[Finding, ...] = ()
     votes: tuple[Vote, ...] = ()
+
+    def finding(self, check: str) -> Finding | None:
+        """The finding of a check by its name, or None if that check did not run."""
+        return next((finding for finding in self.findings if finding.check == check), None)
+
+    @property
+    def accepted_by_judge(self) -> bool:
+        """What the judge said before any check overturned it: only what it accepts can be contradicted."""
+        return self.positive or any(finding.conclusion == "contradicts" for finding in self.findings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +257,36 @@ def _attempt(value: dict[str, Any]) -> Attempt:
 
 
 def verdict_from_json(**value: Any) -> Verdict:
-    """A stored verdict as a record again; those of older versions hold fewer keys."""
-    searches = tuple(
-        Search(**{**search, "results": tuple(Source(**result) for result in search["results"])})
-        for search in value.get("searches", ())
+    """A stored verdict as a record again. Verdicts of older versions have fewer keys, and one field for each check."""
+    findings = tuple(_finding(finding) for finding in value.pop("findings", ())) or _former_findings(value)
+    former = ("check", "check_detail", "program", "searches", "lookup")
+    value = {key: item for key, item in value.items() if key not in former}
+    return Verdict(**{**value, "findings": findings, "votes": tuple(Vote(**vote) for vote in value.get("votes", ()))})
+
+
+def _finding(value: dict[str, Any]) -> Finding:
+    evidence = tuple(
+        Exhibit(**{**exhibit, "results": tuple(Source(**result) for result in exhibit["results"])})
+        for exhibit in value["evidence"]
     )
-    return Verdict(**{**value, "searches": searches, "votes": tuple(Vote(**vote) for vote in value.get("votes", ()))})
+    return Finding(**{**value, "evidence": evidence})
+
+
+def _former_findings(value: dict[str, Any]) -> tuple[Finding, ...]:
+    """The findings in a verdict that was stored before there were findings."""
+    findings: list[Finding] = []
+    if value.get("lookup"):
+        searches = tuple(
+            Exhibit(
+                "search", search["query"], search["outcome"], search["detail"],
+                tuple(Source(**result) for result in search["results"]),
+            )
+            for search in value.get("searches", ())
+        )  # fmt: skip
+        findings.append(Finding("facts", "not checked", value["lookup"], searches))
+    check = value.get("check", "not checked")
+    if check != "not checked" or value.get("check_detail"):
+        conclusions: dict[str, Conclusion] = {"agrees": "supports", "disagrees": "contradicts"}
+        programs = (Exhibit("program", value["program"]),) if value.get("program") else ()
+        findings.append(Finding("code", conclusions.get(check, "not checked"), value.get("check_detail", ""), programs))
+    return tuple(findings)

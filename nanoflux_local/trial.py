@@ -22,10 +22,12 @@ from nanoflux_local.ledger.calls import TRIAL, Call, RememberedCalls, TracedCall
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.transcript import Attack, Doubt, Seed, Verdict
+from nanoflux_local.transcript import Attack, Doubt, Seed, Verdict, verdict_from_json
 from nanoflux_local.turn import Rules
 
 Fault = Literal["", "slip", "answer"]
+Judged = tuple[Fault, Verdict]
+"""A solution's fault ("" if it is right), and the verdict on it."""
 TURN = -1
 """Stands for a turn's number in the draws of the trial, so that they are no turn's."""
 
@@ -141,40 +143,59 @@ async def _record(rules: Rules, known: Known, call: Call) -> dict[str, Any]:
 
 def trial_result(view: LedgerView, run: str) -> dict[str, Any] | None:
     """What `run show --json` tells of a run's trial, under `judge_trial`; None where none was held."""
-    rows = [
-        (row["known"] == "bad", json.loads(row["record"]))
-        for row in view.rows("SELECT known, record FROM trials WHERE run = ? ORDER BY number", run)
-    ]
-    if not rows:
+    rows = view.rows("SELECT record FROM trials WHERE run = ? ORDER BY number", run)
+    records = [json.loads(row["record"]) for row in rows]
+    if not records:
         return None
     config = json.loads(view.find_run(run)["config"])
-    both = config["judge"].get("code_check", False) and config["roles"]["judge"]["endpoint"] != "program"
-    judged = [(bad, record) for bad, record in rows if record["verdict"]]
+    checks = config["judge"].get("code_check", False) or config["judge"].get("checks")
+    both = bool(checks) and config["roles"]["judge"]["endpoint"] != "program"
+    judged: list[Judged] = [
+        (record["fault"], verdict_from_json(**record["verdict"])) for record in records if record["verdict"]
+    ]
     return {
-        "solutions": len(rows),
-        "unjudged": len(rows) - len(judged),
-        "checked": sum(record["verdict"]["check"] != "not checked" for _, record in judged),
-        "without_check": _rates(judged, _own_word) if both else None,
-        "with_check": _rates(judged, lambda verdict: bool(verdict["positive"])) if both else None,
-        "judge": _rates(judged, lambda verdict: bool(verdict["positive"])),
+        "solutions": len(records),
+        "unjudged": len(records) - len(judged),
+        "checked": sum(_concluded(verdict, "code") for _, verdict in judged),
+        "without_check": _rates(judged, lambda verdict: verdict.accepted_by_judge) if both else None,
+        "with_check": _rates(judged, lambda verdict: verdict.positive) if both else None,
+        "judge": _rates(judged, lambda verdict: verdict.positive),
+        "checks": {name: _check_rates(judged, name) for name in _check_names(judged)},
     }
 
 
-def _own_word(verdict: dict[str, Any]) -> bool:
-    """What the judge had said before its program was run: only what it had accepted is checked."""
-    return bool(verdict["positive"]) or verdict["check"] == "disagrees"
+def _check_names(judged: Sequence[Judged]) -> list[str]:
+    """The checks that concluded anything in this trial."""
+    findings = [finding for _, verdict in judged for finding in verdict.findings]
+    return sorted({finding.check for finding in findings if finding.conclusion != "not checked"})
 
 
-def _rates(judged: Sequence[tuple[bool, dict[str, Any]]], accepts: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    caught = [not accepts(record["verdict"]) for bad, record in judged if bad]
-    passed = [accepts(record["verdict"]) for bad, record in judged if not bad]
+def _check_rates(judged: Sequence[Judged], check: str) -> dict[str, Any]:
+    """What one check alone would reject and accept, among the solutions that it reached a conclusion on."""
+    concluded = [(fault, verdict) for fault, verdict in judged if _concluded(verdict, check)]
+
+    def supports(verdict: Verdict) -> bool:
+        finding = verdict.finding(check)
+        return finding is not None and finding.conclusion == "supports"
+
+    return {"concluded": len(concluded), **_rates(concluded, supports)}
+
+
+def _concluded(verdict: Verdict, check: str) -> bool:
+    finding = verdict.finding(check)
+    return finding is not None and finding.conclusion != "not checked"
+
+
+def _rates(judged: Sequence[Judged], accepts: Callable[[Verdict], bool]) -> dict[str, Any]:
+    caught = [not accepts(verdict) for fault, verdict in judged if fault]
+    passed = [accepts(verdict) for fault, verdict in judged if not fault]
     return {
         "sensitivity": _share(caught),
         "specificity": _share(passed),
         "errors": caught.count(False) + passed.count(False),
         "caught": {
-            fault: _share(not accepts(record["verdict"]) for bad, record in judged if bad and record["fault"] == fault)
-            for fault in ("slip", "answer")
+            kind: _share(not accepts(verdict) for fault, verdict in judged if fault == kind)
+            for kind in ("slip", "answer")
         },
     }
 

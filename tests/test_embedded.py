@@ -105,4 +105,4 @@ def test_gsmhard_from_the_official_file(home: Home) -> None:
         for record in view.turn_records(found["run"]):
             for attempt in record.attempts:
                 if attempt.validation is not None:
-                    assert attempt.validation.check == "agrees"
+                    assert attempt.validation.finding("code").conclusion == "supports"

@@ -56,13 +56,15 @@ def attempts(checked: tuple[Home, str]) -> list[Attempt]:
 
 
 def test_each_finding_stands_in_the_turn_with_its_program_and_what_it_changes(checked: tuple[Home, str]) -> None:
-    found = {attempt.validation.check: attempt for attempt in attempts(checked) if attempt.validation.check_detail}
-    assert set(found) == {"agrees", "disagrees", "not checked"}
+    attempt_by_conclusion = {}
     for attempt in attempts(checked):
-        assert attempt.validation.check != "disagrees" or attempt.outcome == "invalid"
-        assert attempt.validation.check == "not checked" or "# STEPS" in attempt.validation.program
-        assert attempt.validation.check_detail
-    assert found["disagrees"].reason.startswith("[the program disagrees]")
+        finding = attempt.validation.finding("code")
+        assert finding.reason
+        assert finding.conclusion != "contradicts" or attempt.outcome == "invalid"
+        assert finding.conclusion == "not checked" or "# STEPS" in finding.evidence[0].text
+        attempt_by_conclusion[finding.conclusion] = attempt
+    assert set(attempt_by_conclusion) == {"supports", "contradicts", "not checked"}
+    assert attempt_by_conclusion["contradicts"].reason.startswith("[the program disagrees]")
     home, run = checked
     with LedgerView(home.ledger) as view:
         assert list(verify_run(view, run)) == []
@@ -76,20 +78,18 @@ def test_the_pace_changes_nothing(checked: tuple[Home, str], tmp_path: Path) -> 
 def test_it_is_judged_again_with_nothing_but_the_ledger(checked: tuple[Home, str], alone: None) -> None:
     assert asyncio.run(runs.replay(*checked))["same"]
     without = asyncio.run(what_if(*checked, {"judge": {"code_check": False}}))
-    overruled = sum(attempt.validation.check == "disagrees" for attempt in attempts(checked))
+    overruled = sum(attempt.validation.finding("code").conclusion == "contradicts" for attempt in attempts(checked))
     assert 0 < without["needed"]["turns"] <= overruled  # what the program rejected, no defender has seen
 
 
 @pytest.mark.parametrize(
     ("setting", "value"), [("code_check", True), ("fact_check", True), ("panel", ["duelist-a", "second"])]
 )
-def test_a_tool_that_a_run_was_made_without_cannot_be_asked_of_its_memory(
-    tmp_path: Path, setting: str, value: Any
-) -> None:
+def test_replay_refuses_a_tool_that_the_run_was_started_without(tmp_path: Path, setting: str, value: Any) -> None:
     home = Home(tmp_path / "home").prepare()
     second = {"second": {"interface": "scripted", "model": "second-arbiter"}}
     run = played(home, judge={"code_check": False}, endpoints=second, max_turns=1)
-    with pytest.raises(RefusedError, match=rf"of judge\.{setting}") as refused:
+    with pytest.raises(RefusedError, match=rf"which judge\.{setting} needs") as refused:
         asyncio.run(what_if(home, run, {"judge": {setting: value}}))
     assert "--fork" in refused.value.fix
 
@@ -137,9 +137,9 @@ def test_facts_are_looked_up_in_the_corpus_and_again_without_it(
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])
     run = played(home, judge=judge, max_turns=8)
-    found = [attempt.validation for attempt in attempts((home, run))]
-    outcomes = {search.outcome for verdict in found for search in verdict.searches}
-    assert outcomes == {"found", "nothing"} and all(verdict.lookup for verdict in found)
+    findings = [attempt.validation.finding("facts") for attempt in attempts((home, run))]
+    outcomes = {search.outcome for finding in findings for search in finding.evidence}
+    assert outcomes == {"found", "nothing"} and all(finding.reason for finding in findings)
     elsewhere = Home(tmp_path / "elsewhere").prepare()
     home.corpus.rename(elsewhere.corpus)
     assert asyncio.run(runs.replay(home, run))["same"]

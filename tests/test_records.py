@@ -29,10 +29,14 @@ from nanoflux_local.transcript import (
     Attempt,
     Defence,
     Example,
+    Exhibit,
+    Finding,
+    Source,
     TurnRecord,
     Verdict,
     dataset_digest,
     turn_from_json,
+    verdict_from_json,
 )
 
 WHO = Identity("scripted", "fake", "1")
@@ -136,14 +140,28 @@ def test_seeds_are_pinned_wide_and_apart():
 
 def turn(**last) -> TurnRecord:
     attack = Attack("Q", "S", "4", "print(4)", {"REFLECTION": "r"})
-    verdict = Verdict(True, 0.95, "fine", soft=True, asked=2, check="agrees", check_detail="d")
+    verdict = Verdict(True, 0.95, "fine", soft=True, asked=2, findings=(Finding("code", "supports", "d"),))
     first = Attempt(0, ("a", "b"), "invalid", "unclear", attack, 0.5, replace(verdict, positive=False))
     final = Attempt(1, ("c",), "kept_failed", "", attack, None, verdict, Defence("s", "5", "a", ("SOLUTION",)), verdict)
     return TurnRecord(3, "one", "other", "judge", (first, replace(final, **last)))
 
 
-def test_what_a_verdict_says_when_nobody_says_it():
-    assert Verdict(True, 0.95, "fine") == Verdict(True, 0.95, "fine", None, 1, "not checked", "")
+def test_verdict_of_an_older_version_is_read_as_findings():
+    stored = {
+        "positive": False, "confidence": 0.95, "explanation": "so", "check": "disagrees", "check_detail": "41, not 42",
+        "program": "answer = 41", "lookup": "1 searches: 1 found",
+        "searches": [{"query": "q", "outcome": "found", "detail": "", "results": [
+            {"title": "t", "place": "p", "snippet": "s"}]}],
+    }  # fmt: skip
+    verdict = verdict_from_json(**stored)
+    assert [(finding.check, finding.conclusion) for finding in verdict.findings] == [
+        ("facts", "not checked"),
+        ("code", "contradicts"),
+    ]
+    assert verdict.finding("facts").evidence == (Exhibit("search", "q", "found", "", (Source("t", "p", "s"),)),)
+    assert verdict.finding("code").evidence == (Exhibit("program", "answer = 41"),)
+    assert verdict.accepted_by_judge and verdict.finding("blind") is None
+    assert verdict_from_json(positive=True, confidence=1.0, explanation="e", check="not checked").findings == ()
 
 
 def test_records_never_change():

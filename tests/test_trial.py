@@ -21,7 +21,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.seeds.source import Items
-from nanoflux_local.transcript import Attack, Doubt, Seed, Verdict
+from nanoflux_local.transcript import Attack, Doubt, Finding, Seed, Verdict
 from nanoflux_local.trial import hold_trial, known_solutions, trial_result, with_fault
 
 SUM = Seed("sum", "d", "How much are 1,000 and 234?", "1234", "1000 + 234 = 1,234 in all. The answer is 1,234.")
@@ -117,8 +117,8 @@ def held(tmp_path: Path) -> Any:
     return hold
 
 
-def word(positive: bool, check: Any = "not checked") -> Verdict:
-    return Verdict(positive, 0.95, "so", check=check)
+def word(positive: bool, code: Any = "not checked") -> Verdict:
+    return Verdict(positive, 0.95, "so", findings=(Finding("code", code),))
 
 
 def shares(rates: dict[str, Any]) -> tuple[Any, Any]:
@@ -136,12 +136,14 @@ def test_a_judge_that_knows_has_no_errors_and_one_with_swapped_words_has_nothing
 
 def test_one_trial_tells_the_judge_with_its_check_and_without(held: Any) -> None:
     def credulous(attack: Attack) -> Verdict:
-        return word(True, "agrees") if is_right(attack) else word(False, "disagrees")
+        return word(True, "supports") if is_right(attack) else word(False, "contradicts")
 
     found = held(credulous, code_check=True)
     assert shares(found["without_check"]) == (0, 1) and found["without_check"]["errors"] == 4
     assert shares(found["with_check"]) == (1, 1) and found["with_check"]["errors"] == 0
     assert found["checked"] == 8
+    assert list(found["checks"]) == ["code"] and found["checks"]["code"]["concluded"] == 8
+    assert shares(found["checks"]["code"]) == (1, 1)
     assert held(credulous)["with_check"] is None
 
 

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nanoflux_local.cli.common import home, plain, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError
+
+if TYPE_CHECKING:
+    from nanoflux_local.transcript import Exhibit
 
 WORDS = ("keep", "drop", "fix", "open")
 """As `review` has them; help loads no records."""
@@ -128,19 +131,25 @@ def _came_back(call: dict[str, Any]) -> str:
 
 
 def _told_validation(verdict: dict[str, Any]) -> str:
-    """The judge's reason with what its tools found and how a panel voted."""
-    lines = [verdict["explanation"]]
-    if verdict["check_detail"]:
-        lines.append(f"Code check: {verdict['check']}, {verdict['check_detail']}")
-    lines += [f"Facts: {verdict['lookup']}"] if verdict.get("lookup") else []
-    for search in verdict.get("searches", ()):
-        found = "; ".join(f"{result['title']} ({result['place']})" for result in search["results"])
-        lines.append(f"  {search['query']!r}: {found or search['outcome']} {search['detail']}".rstrip())
+    """The judge's reason, the findings of the checks with their evidence, and how a panel voted."""
+    from nanoflux_local.transcript import verdict_from_json
+
+    validation = verdict_from_json(**verdict)
+    lines = [validation.explanation]
+    for finding in validation.findings:
+        lines.append(f"{finding.check.capitalize()} check: {finding.conclusion}. {finding.reason}".rstrip(". "))
+        lines += [_describe_exhibit(exhibit) for exhibit in finding.evidence]
     words = {True: "accepts", False: "rejects", None: "does not judge"}
-    lines += [
-        f"  {vote['judge']} {words[vote['positive']]}: {vote['explanation']}" for vote in verdict.get("votes", ())
-    ]
-    return "\n".join(lines + (["", verdict["program"]] if verdict.get("program") else []))
+    lines += [f"  {vote.judge} {words[vote.positive]}: {vote.explanation}" for vote in validation.votes]
+    return "\n".join(lines)
+
+
+def _describe_exhibit(exhibit: "Exhibit") -> str:
+    """A program or solution as a block of text; a search or quotation in one line."""
+    if exhibit.kind in ("program", "solution"):
+        return f"\n{exhibit.text}\n" + (f"= {exhibit.outcome}\n" if exhibit.outcome else "")
+    results = "; ".join(f"{result.title} ({result.place})" for result in exhibit.results)
+    return f"  {exhibit.text!r}: {results or exhibit.outcome} {exhibit.detail}".rstrip()
 
 
 def _told_quality(attempt: dict[str, Any]) -> str:

@@ -338,9 +338,13 @@ def _trial_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
     if found["with_check"] is None:
         return [("judge's trial", told_rates(found["judge"]) + left)]
     return [
-        ("judge's trial", f"{found['solutions']} known solutions, {found['checked']} checked by a program{left}"),
+        ("judge's trial", f"{found['solutions']} known solutions{left}"),
         ("  its word alone", told_rates(found["without_check"])),
-        ("  with the check", told_rates(found["with_check"])),
+        ("  with the checks", told_rates(found["with_check"])),
+        *(
+            (f"  {name} check alone", f"{told_rates(check)}; concluded on {check['concluded']}")
+            for name, check in found["checks"].items()
+        ),
     ]
 
 

@@ -10,7 +10,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import flips
 from nanoflux_local.report.page import render_page, write_whole
-from nanoflux_local.transcript import KEPT, OUTCOMES
+from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
 from nanoflux_local.trial import told_rates, trial_result
 
 SHOWN_EXAMPLES = 3
@@ -130,12 +130,15 @@ def _examples(view: LedgerView, run: str) -> list[dict[str, Any]]:
     shown = []
     for index in chosen if rows else []:
         record = json.loads(rows[index]["record"])
+        last = record["attempts"][-1]
+        validation = verdict_from_json(**last["validation"]) if last["validation"] else None
         shown.append(
             {
                 "id": rows[index]["id"],
                 "why": OUTCOME_TEXT[rows[index]["reason"]].removeprefix("kept: "),
                 "turn": record,
-                "last": record["attempts"][-1],
+                "last": last,
+                "findings": validation.findings if validation else (),
             }
         )
     return shown

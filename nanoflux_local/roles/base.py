@@ -9,7 +9,7 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import CUT_IN_REASONING, ends_in_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling, derive_seed, storable
 from nanoflux_local.roles.sections import Unparsed
-from nanoflux_local.transcript import Attack, Defence, Doubt, Search, Verdict
+from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict
 
 T = TypeVar("T")
 Ask = Callable[[int], ChatRequest]
@@ -40,13 +40,13 @@ class Draw:
 
 
 class Judge(Protocol):
-    """Validates attacks and evaluates defences; `evidence` is what was looked up before."""
+    """Validates attacks and evaluates defences; `evidence` is what the informing checks looked up."""
 
     @property
     def name(self) -> str: ...
 
     async def validate(
-        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Search, ...] = ()
+        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
     ) -> Verdict | Doubt | Unparsed: ...
 
     async def evaluate(

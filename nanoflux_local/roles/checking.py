@@ -1,53 +1,54 @@
-"""A judge with tools: what it is to judge is looked up before, and what it accepts is calculated again after.
+"""A judge with checks: some inform it before it judges, the others examine what it accepted.
 
-Adds to any judge; each tool is a look of its own, and none of them guesses.
+Owns how findings change a verdict. Each check is a separate look, and none of them guesses.
 """
 
 from dataclasses import dataclass, replace
 
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw, Judge
-from nanoflux_local.roles.code_check import CodeCheck
-from nanoflux_local.roles.fact_check import FactCheck
+from nanoflux_local.roles.checks.base import Check
 from nanoflux_local.roles.sections import Unparsed
-from nanoflux_local.transcript import Attack, Defence, Doubt, Search, Verdict
+from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Finding, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class CheckingJudge:
-    """Judges as `judge` does, by `facts` found and `code` run."""
+    """Judges as `judge` does, with the findings of `checks` in its verdict."""
 
     judge: Judge
-    code: CodeCheck | None = None
-    facts: FactCheck | None = None
+    checks: tuple[Check, ...] = ()
 
     @property
     def name(self) -> str:
         return self.judge.name
 
     async def validate(
-        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Search, ...] = ()
+        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
     ) -> Verdict | Doubt | Unparsed:
-        """The judge is not told what its program gives, so that its word and the program stay two looks at one thing.
-        What it rejects stays rejected; what it accepts falls where the program comes to another answer.
+        """A question that the judge rejects stays rejected; one that it accepts is rejected if a check contradicts it.
+
+        The judge never sees what the later checks find, so its word and theirs stay independent.
         """
-        lookup = ""
-        if self.facts is not None:
-            evidence, lookup = await self.facts.look_up(attack, draw, call)
+        informing = [check for check in self.checks if check.informs]
+        findings = [await check.examine(attack, draw, call) for check in informing]
+        evidence += tuple(exhibit for finding in findings for exhibit in finding.evidence)
         verdict = await self.judge.validate(attack, draw, call, evidence)
         if not isinstance(verdict, Verdict):
             return verdict
-        verdict = replace(verdict, searches=evidence, lookup=lookup)
-        return verdict if self.code is None else await self._calculated(verdict, self.code, attack, draw, call)
-
-    async def _calculated(self, verdict: Verdict, code: CodeCheck, attack: Attack, draw: Draw, call: Call) -> Verdict:
-        if not verdict.positive:
-            return replace(verdict, check_detail="the judge had rejected it already")
-        found = await code.look(attack, draw, call)
-        verdict = replace(verdict, check=found.check, check_detail=found.detail, program=found.program)
-        if found.check != "disagrees":
-            return verdict
-        return replace(verdict, positive=False, explanation=f"[the program disagrees] {verdict.explanation}")
+        rejected_by = "" if verdict.positive else "the judge"
+        for check in self.checks:
+            if check.informs:
+                continue
+            if rejected_by:
+                findings.append(Finding(check.name, "not checked", f"{rejected_by} had rejected it already"))
+                continue
+            findings.append(await check.examine(attack, draw, call))
+            if findings[-1].conclusion == "contradicts":
+                rejected_by = f"the {check.title}"
+                explanation = f"[{check.objection}] {verdict.explanation}"
+                verdict = replace(verdict, positive=False, explanation=explanation)
+        return replace(verdict, findings=tuple(findings))
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
         return await self.judge.evaluate(attack, defence, draw, call)

@@ -15,7 +15,7 @@ from nanoflux_local.records import ChatReply, Message
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
 from nanoflux_local.roles.sections import Unparsed, read_sections
-from nanoflux_local.transcript import Attack, Defence, Doubt, Search, Verdict
+from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict
 
 Read = Callable[[ChatReply], Verdict | Unparsed]
 
@@ -34,7 +34,7 @@ class ModelJudge:
         return self.player.name
 
     async def validate(
-        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Search, ...] = ()
+        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
     ) -> Verdict | Doubt | Unparsed:
         """VALID only if the question is clear and sufficient, and solution and answer hold (paper A.2.4)."""
         prompt = self.domain.render("validation", {"attack": attack, "evidence": evidence})

@@ -11,7 +11,7 @@ from typing import Literal
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw, Judge
 from nanoflux_local.roles.sections import Unparsed
-from nanoflux_local.transcript import Attack, Defence, Doubt, Search, Verdict, Vote
+from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict, Vote
 
 Rule = Literal["majority", "minimum"]
 
@@ -28,7 +28,7 @@ class PanelJudge:
         return " + ".join(member.name for member in self.members)
 
     async def validate(
-        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Search, ...] = ()
+        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
     ) -> Verdict | Doubt | Unparsed:
         return self._word([await member.validate(attack, draw, call, evidence) for member in self.members])
 

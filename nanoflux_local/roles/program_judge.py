@@ -10,7 +10,7 @@ from nanoflux_local.config import PROGRAM
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity, PythonRequest
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.transcript import Attack, Defence, Search, Verdict
+from nanoflux_local.transcript import Attack, Conclusion, Defence, Exhibit, Finding, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +21,17 @@ class ProgramJudge:
     wall_s: float
     name: str = PROGRAM
 
-    async def validate(self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Search, ...] = ()) -> Verdict:
+    async def validate(self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()) -> Verdict:
         """VALID when the program runs and its last line is the attack's answer within SPEC §6's tolerance."""
         del draw, evidence  # nothing here is random, or believed
         reply = await call(PythonRequest(self.sandbox, attack.program, self.wall_s))
         if reply.status != "ok":
             why = f"the program ended with {reply.status}"
-            return Verdict(False, 1.0, why, check="not checked", check_detail=reply.stderr.strip()[-400:])
+            return Verdict(False, 1.0, why, findings=(_finding("not checked", reply.stderr.strip()[-400:]),))
         printed = reply.stdout.strip().splitlines()[-1:] or [""]
         agrees = same_number(printed[0], attack.answer)
         detail = f"the program printed {printed[0][:80]}, the attack says {attack.answer}"
-        return Verdict(agrees, 1.0, detail, check="agrees" if agrees else "disagrees", check_detail=detail)
+        return Verdict(agrees, 1.0, detail, findings=(_finding("supports" if agrees else "contradicts", detail),))
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict:
         """CORRECT when the defender's answer is one number that agrees with the attack's."""
@@ -39,3 +39,7 @@ class ProgramJudge:
         right = same_number(defence.answer, attack.answer)
         stated = "no single number" if read_number(defence.answer) is None else defence.answer[:80]
         return Verdict(right, 1.0, f"the defender says {stated}, the verified answer is {attack.answer}")
+
+
+def _finding(conclusion: Conclusion, reason: str) -> Finding:
+    return Finding("code", conclusion, reason)

@@ -15,7 +15,7 @@ from nanoflux_local.errors import NanofluxError, NothingMatchedError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 from nanoflux_local.report.run_report import write_report
-from nanoflux_local.transcript import Attack, Attempt, Defence, TurnRecord, Verdict
+from nanoflux_local.transcript import Attack, Attempt, Defence, Finding, TurnRecord, Verdict
 
 EVIL = (
     "<script>alert(1)</script> ]]> \x1b[31mred\x1b]0;title\x07 {{ 7*7 }} {% raw %}"
@@ -36,7 +36,7 @@ SETTINGS = {"r": 8, "alpha": 32.0, "dropout": 0.05, "learning_rate": 2e-4, "batc
 
 
 def turn(number: int, text: str, kept: bool = True) -> TurnRecord:
-    verdict = Verdict(not kept, 0.95, text, check="agrees", check_detail=text)
+    verdict = Verdict(not kept, 0.95, text, findings=(Finding("code", "supports", text),))
     attempt = Attempt(
         0, (text,), "kept_failed" if kept else "defender_right", attack=Attack(text, text, text, program=text),
         nearest=0.5, validation=verdict, defence=Defence(text, text, text), evaluation=verdict,

@@ -153,7 +153,7 @@ def ran(status="ok", stdout="42\n", stderr=""):
 async def test_the_program_judge_believes_the_last_line_alone(stdout, claimed, valid):
     attack = Attack("Q", "S", claimed, "print(42)")
     verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, ran(stdout=stdout))
-    assert (verdict.positive, verdict.check) == (valid, "agrees" if valid else "disagrees")
+    assert (verdict.positive, verdict.finding("code").conclusion) == (valid, "supports" if valid else "contradicts")
     assert (verdict.confidence, verdict.asked) == (1.0, 1)
     assert (stdout.strip().splitlines() or [""])[-1] in verdict.explanation and claimed in verdict.explanation
 
@@ -162,7 +162,8 @@ async def test_the_program_judge_believes_the_last_line_alone(stdout, claimed, v
 async def test_a_program_that_did_not_finish_proves_nothing(status):
     attack = Attack("Q", "S", "42", "print(42)")
     verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, ran(status, stderr="Boom"))
-    assert (verdict.positive, verdict.check, verdict.check_detail) == (False, "not checked", "Boom")
+    finding = verdict.finding("code")
+    assert (verdict.positive, finding.conclusion, finding.reason) == (False, "not checked", "Boom")
     assert verdict.confidence == 1.0
     assert status in verdict.explanation
 

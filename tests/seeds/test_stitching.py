@@ -193,7 +193,7 @@ def test_an_attack_is_verified_by_the_program_it_carries(sandbox, number):
     assert isinstance(attack, Attack)
     assert attack.question.startswith("Part 1. ") and "\nPart 6. " in attack.question
     verdict = sandbox.wait(judged(ProgramJudge(sandbox.identity, 5.0), attack, sandbox.call))
-    assert (verdict.positive, verdict.check) == (True, "agrees")
+    assert (verdict.positive, verdict.finding("code").conclusion) == (True, "supports")
     again = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
     assert again == attack
 
@@ -203,7 +203,7 @@ def test_the_judge_sees_through_a_wrong_answer(sandbox):
     attack = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, 0, 0), sandbox.call))
     wrong = Attack(attack.question, attack.solution, "1234567", attack.program)
     verdict = sandbox.wait(judged(ProgramJudge(sandbox.identity, 5.0), wrong, sandbox.call))
-    assert (verdict.positive, verdict.check) == (False, "disagrees")
+    assert (verdict.positive, verdict.finding("code").conclusion) == (False, "contradicts")
 
 
 @pytest.mark.parametrize(

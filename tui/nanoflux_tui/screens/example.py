@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 
 from nanoflux_local.ledger import board
+from nanoflux_local.transcript import verdict_from_json
 from nanoflux_tui.look import OUTCOMES
 from nanoflux_tui.room import Room
 from nanoflux_tui.screens.dialogs import Field, Fill
@@ -84,7 +85,10 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
             "question": (harmless(example["question"]), None),
             "attacker": (harmless(theirs.strip()), f"{line(record['attacker'], 40)} attacks; its own solution"),
             "defender": (harmless(ours.strip()), f"{line(record['defender'], 40)} defends"),
-            "validation": (self._verdict(last.get("validation")), f"Is the question valid? ({record['judge']})"),
+            "validation": (
+                self._verdict(last.get("validation"), checkable=True),
+                f"Is the question valid? ({record['judge']})",
+            ),
             "evaluation": (self._verdict(last.get("evaluation")), f"Is the reply right? ({record['judge']})"),
             "tools": (self._tools(example["tools"]), None),
             "origin": (self._origin(example, record, attack), None),
@@ -106,7 +110,7 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
             text.append(f" ({line(example['note'], 100)})")
         return text
 
-    def _verdict(self, verdict: dict[str, Any] | None) -> Text:
+    def _verdict(self, verdict: dict[str, Any] | None, checkable: bool = False) -> Text:
         if verdict is None:
             return Text("It was not judged.", style=self.ink["muted"])
         mark, colour = ("✓ yes", "success") if verdict["positive"] else ("✗ no", "error")
@@ -115,9 +119,11 @@ Your word on it (keep, drop, fix, a note) is written to the ledger and changes n
             text.append(f"  reasoning {SOFT[verdict['soft']]}")
         if verdict.get("asked", 1) > 1:
             text.append(f"  asked {verdict['asked']} times")
-        text.append(f"\nchecked by a program: {verdict.get('check', 'not checked')}")
-        if verdict.get("check_detail"):
-            text.append(f" ({line(verdict['check_detail'], 200)})")
+        findings = verdict_from_json(**verdict).findings
+        text.append("\nno check was run" if checkable and not findings else "")
+        for finding in findings:
+            text.append(f"\n{finding.check} check: {finding.conclusion}")
+            text.append(f" ({line(finding.reason, 200)})" if finding.reason else "")
         text.append(f"\n\n{harmless(verdict['explanation'])}")
         return text
 

@@ -7,9 +7,9 @@ from nanoflux_local.domains.base import load_built_in
 from nanoflux_local.records import ChatReply, Identity, SearchReply, SearchRequest
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
-from nanoflux_local.roles.fact_check import LONGEST_QUERY, FactCheck
+from nanoflux_local.roles.checks.facts import LONGEST_QUERY, FactCheck
 from nanoflux_local.roles.judge import ModelJudge
-from nanoflux_local.transcript import Attack, Attempt, Search, Source, TurnRecord, turn_from_json
+from nanoflux_local.transcript import Attack, Attempt, Exhibit, Source, TurnRecord, turn_from_json
 
 MEDICINE, ENGINE, DRAW = load_built_in("starter-medicine"), Identity("search", "corpus", "r"), Draw(1, 2, 3)
 ATTACK = Attack("Which vitamin? A. C B. D", "Scurvy follows lack of C.", "A")
@@ -55,29 +55,31 @@ READ = {
 @pytest.mark.parametrize(("text", "queries"), READ.items())
 async def test_queries_are_read_one_a_line(player, text, queries):
     outside = Outside(text)
-    searches, _ = await facts(player).look_up(ATTACK, DRAW, outside)
-    assert [search.query for search in searches] == [request.query for request in outside.searches] == queries
+    finding = await facts(player).examine(ATTACK, DRAW, outside)
+    assert [search.query for search in finding.evidence] == [request.query for request in outside.searches] == queries
     assert all((request.endpoint, request.top, request.timeout_s) == (ENGINE, 4, 30.0) for request in outside.searches)
 
 
 async def test_no_more_is_looked_up_than_is_allowed_and_no_essay(player):
     outside = Outside("QUERIES:\nfound\nnothing\ntimeout")
-    searches, told = await facts(player, queries=2).look_up(ATTACK, DRAW, outside)
-    assert len(searches) == 2 and told == "2 searches: 1 found, 1 found nothing"
+    finding = await facts(player, queries=2).examine(ATTACK, DRAW, outside)
+    assert len(finding.evidence) == 2 and finding.reason == "2 searches: 1 found, 1 found nothing"
     ENDS["w" * LONGEST_QUERY] = FOUND
-    await facts(player).look_up(ATTACK, DRAW, long := Outside("QUERIES: " + "w" * 999))
+    await facts(player).examine(ATTACK, DRAW, long := Outside("QUERIES: " + "w" * 999))
     assert len(long.searches[0].query) == LONGEST_QUERY
 
 
 async def test_every_end_is_told_in_the_verdict_and_to_the_judge(player):
     outside = Outside("QUERIES:\n" + "\n".join(list(ENDS)[:5]), VALID)
-    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), facts=facts(player))
+    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (facts(player),))
     verdict = await judge.validate(ATTACK, DRAW, outside)
     assert verdict.positive
-    assert verdict.lookup == "5 searches: 1 found, 1 found nothing, 1 timed out, 1 refused, 1 failed"
-    assert [search.outcome for search in verdict.searches] == list(ENDS)[:5]
-    assert verdict.searches[0].results == (Source("Vitamin C", "facts.jsonl, line 1", "Scurvy follows its lack."),)
-    assert verdict.searches[2].detail == "no answer within 30 s"
+    finding = verdict.finding("facts")
+    assert finding.conclusion == "not checked"
+    assert finding.reason == "5 searches: 1 found, 1 found nothing, 1 timed out, 1 refused, 1 failed"
+    assert [search.outcome for search in finding.evidence] == list(ENDS)[:5]
+    assert finding.evidence[0].results == (Source("Vitamin C", "facts.jsonl, line 1", "Scurvy follows its lack."),)
+    assert finding.evidence[2].detail == "no answer within 30 s"
     shown = outside.prompts[-1]
     for words in ("[Vitamin C; facts.jsonl, line 1] Scurvy follows its lack.", "the search timed out",
                   "the search was refused", "the search failed", "nothing was found"):  # fmt: skip
@@ -90,15 +92,16 @@ async def test_every_end_is_told_in_the_verdict_and_to_the_judge(player):
 )
 async def test_where_nothing_is_looked_up_the_turn_goes_on_and_says_so(player, reply, told):
     outside = Outside(*[reply] * (1 if "NONE" in reply else 2), VALID)
-    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), facts=facts(player))
+    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (facts(player),))
     verdict = await judge.validate(ATTACK, DRAW, outside)
-    assert verdict.positive and verdict.lookup == told and not verdict.searches
+    finding = verdict.finding("facts")
+    assert verdict.positive and finding.reason == told and not finding.evidence
     assert "looked up about it" not in outside.prompts[-1]
 
 
 async def test_what_was_found_stays_with_the_turn(player):
-    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), facts=facts(player))
+    judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (facts(player),))
     verdict = await judge.validate(ATTACK, DRAW, Outside("QUERIES: found", VALID))
     record = TurnRecord(0, "a", "d", "j", (Attempt(0, ("s",), "invalid", attack=ATTACK, validation=verdict),))
     assert turn_from_json(record.to_json()) == record
-    assert isinstance(record.attempts[0].validation.searches[0], Search)
+    assert isinstance(record.attempts[0].validation.finding("facts").evidence[0], Exhibit)

@@ -8,16 +8,19 @@ import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Identity, Message, PythonReply, PythonRequest, digest, storable
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.roles.checks.base import SANDBOX, CheckContext
 from nanoflux_local.roles.judge import same_answer
 from nanoflux_local.roles.sections import Unparsed, read_sections
-from nanoflux_local.transcript import Attack, Checked
+from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding
 
 PARTS = ("VARIABLES", "STEPS", "CHECK")
 LONGEST = 8000
@@ -32,17 +35,14 @@ _CALCULATES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compare, ast
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What the check came to, why, and the program that was run last."""
-
-    check: Checked
-    detail: str
-    program: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class CodeCheck:
-    """Asks for a program until one gives an answer, at most `retries` more times, and tells what was wrong before."""
+    """Asks for a program until one gives an answer, at most `retries` more times, each time with the previous fault."""
+
+    name: ClassVar[str] = "code"
+    title: ClassVar[str] = "code check"
+    informs: ClassVar[bool] = False
+    tools: ClassVar[tuple[str, ...]] = (SANDBOX,)
+    objection: ClassVar[str] = "the program disagrees"
 
     domain: Domain
     player: Player
@@ -50,10 +50,20 @@ class CodeCheck:
     wall_s: float
     retries: int
 
-    async def look(self, attack: Attack, draw: Draw, call: Call) -> Finding:
-        """Whether the author's answer is what the solution's steps give (SPEC §2)."""
+    @classmethod
+    def enabled(cls, rules: JudgeRules) -> bool:
+        """`judge.code_check`, or "code" among `judge.checks`."""
+        return rules.code_check or cls.name in rules.checks
+
+    @classmethod
+    def build(cls, context: CheckContext) -> "CodeCheck":
+        config, sandbox = context.config, context.tool(SANDBOX, "code_check")
+        return cls(context.domain, context.player, sandbox, config.sandbox_wall_s, config.retries.parse)
+
+    async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
+        """Whether the author's answer is what the solution's steps give (SPEC §2). The evidence is the last program."""
         if self.domain.answer == "text":
-            return Finding("not checked", "a program cannot tell whether two texts say the same")
+            return self._finding("not checked", "a program cannot tell whether two texts say the same")
         problem, program = "", ""
         for retry in range(self.retries + 1):
             prompt = self.domain.render("code", {"attack": attack, "problem": problem})
@@ -61,22 +71,23 @@ class CodeCheck:
             reply = await call(self.player.request(messages, seed, ("CODE",)))
             written = self.player.find_cut(reply) or read_program(reply)
             if written == NONE:
-                return Finding("not checked", "the judge found nothing to calculate")
+                return self._finding("not checked", "the judge found nothing to calculate")
             if isinstance(written, Unparsed):
                 problem = written.reason
                 continue
             program = written
-            found = self._answer(program, await call(PythonRequest(self.sandbox, asking(program), self.wall_s)))
-            if isinstance(found, str):
-                return self._compared(found, attack, program)
-            problem = found.reason
-        return Finding("not checked", problem, program)
+            printed = await call(PythonRequest(self.sandbox, asking(program), self.wall_s))
+            answer = self._read_answer(program, printed)
+            if isinstance(answer, str):
+                return self._compare(answer, attack, program)
+            problem = answer.reason
+        return self._finding("not checked", problem, program)
 
-    def _answer(self, program: str, reply: PythonReply) -> str | Unparsed:
+    def _read_answer(self, program: str, reply: PythonReply) -> str | Unparsed:
         """What the program computed, in the answer's plain form. What it printed is only ever text."""
         if reply.status != "ok":
-            told = reply.stderr.strip().splitlines()[-1:] or ["nothing was said"]
-            return Unparsed(f"it ended with {reply.status}: {told[0][:200]}")
+            last_words = reply.stderr.strip().splitlines()[-1:] or ["nothing was said"]
+            return Unparsed(f"it ended with {reply.status}: {last_words[0][:200]}")
         *_, last = ["", *reply.stdout.splitlines()]
         mark, _, printed = last.partition(" ")
         if mark != _mark(program):
@@ -84,10 +95,14 @@ class CodeCheck:
         answer = plain_answer(self.domain, printed)
         return Unparsed(f"it gives {printed[:80]!r}, which is no {self.domain.answer}") if answer is None else printed
 
-    def _compared(self, found: str, attack: Attack, program: str) -> Finding:
-        agrees = same_answer(self.domain, found, attack.answer)
-        detail = f"the program gives {found[:80]}, the solution says {attack.answer}"
-        return Finding("agrees" if agrees else "disagrees", detail, program)
+    def _compare(self, answer: str, attack: Attack, program: str) -> Finding:
+        agrees = same_answer(self.domain, answer, attack.answer)
+        reason = f"the program gives {answer[:80]}, the solution says {attack.answer}"
+        return self._finding("supports" if agrees else "contradicts", reason, program)
+
+    def _finding(self, conclusion: Conclusion, reason: str, program: str = "") -> Finding:
+        evidence = (Exhibit("program", program),) if program else ()
+        return Finding(self.name, conclusion, reason, evidence)
 
 
 def read_program(reply: ChatReply) -> str | Unparsed:
@@ -97,12 +112,12 @@ def read_program(reply: ChatReply) -> str | Unparsed:
     """
     text = strip_reasoning(storable(reply.text))
     sections = read_sections(text, ("CODE",))
-    told = text if isinstance(sections, Unparsed) or _BLOCK.search(text) else sections["CODE"]
-    blocks = _BLOCK.findall(f"{told}\n")
+    code = text if isinstance(sections, Unparsed) or _BLOCK.search(text) else sections["CODE"]
+    blocks = _BLOCK.findall(f"{code}\n")
     blocks = [block for block in blocks if _PART.search(block)] or blocks
     if not blocks and reply.finish == "length":
         return Unparsed("it is too long and was cut off")
-    program = "\n".join(blocks) or told.strip().partition("\n```")[0].strip(" `\n")  # a fence that was never opened
+    program = "\n".join(blocks) or code.strip().partition("\n```")[0].strip(" `\n")  # a fence that was never opened
     return NONE if program.strip(" .#*\n").upper() == NONE else in_form(program)
 
 
@@ -110,9 +125,9 @@ def in_form(program: str) -> str | Unparsed:
     """The program, if it has its parts in order and calculates its answer from names. It is parsed, never run here."""
     if len(program) > LONGEST:
         return Unparsed(f"it is longer than {LONGEST} characters")
-    found = list(_PART.finditer(program))
-    marks = {(mark[1] or mark[2]).upper(): program.count("\n", 0, mark.start()) + 1 for mark in found}
-    if tuple(marks) != PARTS or len(found) != len(PARTS):
+    headings = list(_PART.finditer(program))
+    marks = {(mark[1] or mark[2]).upper(): program.count("\n", 0, mark.start()) + 1 for mark in headings}
+    if tuple(marks) != PARTS or len(headings) != len(PARTS):
         return Unparsed(f"the comment lines {', '.join(f'# {part}' for part in PARTS)} must open its parts, in order")
     try:
         tree = ast.parse(program)
@@ -154,3 +169,6 @@ def asking(program: str) -> str:
 
 def _mark(program: str) -> str:
     return f"answer-{digest(program)[:16]}"
+
+
+CHECK = CodeCheck

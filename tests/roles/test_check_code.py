@@ -7,10 +7,10 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
-from nanoflux_local.roles.code_check import LONGEST, CodeCheck, asking, read_program
+from nanoflux_local.roles.checks.code import LONGEST, CodeCheck, asking, read_program
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.sections import Unparsed
-from nanoflux_local.transcript import Attack
+from nanoflux_local.transcript import Attack, Finding
 
 GSMHARD, SANDBOX, DRAW = load_domain("gsmhard"), Identity("sandbox", "s"), Draw(1, 2, 3)
 ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "6 * 7 = 42", "42")
@@ -120,90 +120,95 @@ def check(player, domain=GSMHARD, retries=2) -> CodeCheck:
 
 @pytest.mark.parametrize(
     ("printed", "found"),
-    [("42", "agrees"), ("42.0", "agrees"), ("42.00001", "agrees"), ("42.0001", "disagrees"), ("-42", "disagrees"),
-     ("nan", "not checked"), ("inf", "not checked"), ("True", "not checked"), ("", "not checked")],
+    [("42", "supports"), ("42.0", "supports"), ("42.00001", "supports"), ("42.0001", "contradicts"),
+     ("-42", "contradicts"), ("nan", "not checked"), ("inf", "not checked"), ("True", "not checked"),
+     ("", "not checked")],
 )  # fmt: skip
 async def test_the_answer_is_compared_here_and_no_number_is_no_finding(player, printed, found):
     outside = Outside(fenced(program()), printed=printed)
-    finding = await check(player).look(ATTACK, DRAW, outside)
-    assert (finding.check, finding.program) == (found, program() + "\n")
+    finding = await check(player).examine(ATTACK, DRAW, outside)
+    assert (finding.check, finding.conclusion) == ("code", found)
+    assert [exhibit.text for exhibit in finding.evidence] == [program() + "\n"]
     assert (outside.ran[0].endpoint, outside.ran[0].wall_s) == (SANDBOX, 2.5)
     if found != "not checked":
-        assert finding.detail == f"the program gives {printed}, the solution says 42"
+        assert finding.reason == f"the program gives {printed}, the solution says 42"
 
 
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
 async def test_a_program_that_fails_is_asked_for_again_with_what_was_wrong(player, status):
     outside = Outside(fenced(program()), status=status, stderr="Traceback\nNameError: eggs")
-    finding = await check(player).look(ATTACK, DRAW, outside)
-    assert (finding.check, finding.detail) == ("not checked", f"it ended with {status}: NameError: eggs")
+    finding = await check(player).examine(ATTACK, DRAW, outside)
+    assert (finding.conclusion, finding.reason) == ("not checked", f"it ended with {status}: NameError: eggs")
     assert len(outside.ran) == len(set(outside.seeds)) == 3
     assert "NameError: eggs" not in outside.prompts[0] and "NameError: eggs" in outside.prompts[2]
 
 
 async def test_what_cannot_be_read_is_asked_for_again_and_never_run(player):
     outside = Outside("no", fenced(program(check="answer = 42")), fenced(program()))
-    assert (await check(player).look(ATTACK, DRAW, outside)).check == "agrees"
+    assert (await check(player).examine(ATTACK, DRAW, outside)).conclusion == "supports"
     assert len(outside.ran) == 1
     assert "bare value" in outside.prompts[2]
 
 
 async def test_a_judge_that_writes_no_program_has_not_checked(player):
-    finding = await check(player, retries=1).look(ATTACK, DRAW, Outside("I would rather not"))
-    assert finding.check == "not checked" and "must open its parts" in finding.detail and not finding.program
+    finding = await check(player, retries=1).examine(ATTACK, DRAW, Outside("I would rather not"))
+    assert finding.conclusion == "not checked" and "must open its parts" in finding.reason and not finding.evidence
 
 
 async def test_nothing_to_calculate_is_not_checked_and_asked_once(player):
     outside = Outside("CODE: NONE")
-    finding = await check(player).look(ATTACK, DRAW, outside)
-    assert (finding.check, finding.detail) == ("not checked", "the judge found nothing to calculate")
+    finding = await check(player).examine(ATTACK, DRAW, outside)
+    assert (finding.conclusion, finding.reason) == ("not checked", "the judge found nothing to calculate")
     assert len(outside.prompts) == 1 and not outside.ran
 
 
 async def test_the_judge_is_not_shown_the_authors_answer_apart_from_the_solution(player):
     outside = Outside(fenced(program()))
-    await check(player).look(Attack("Q?", "the steps", "77.5"), DRAW, outside)
+    await check(player).examine(Attack("Q?", "the steps", "77.5"), DRAW, outside)
     assert "the steps" in outside.prompts[0] and "77.5" not in outside.prompts[0]
 
 
-@pytest.mark.parametrize(("printed", "found"), [("B", "agrees"), ("(c)", "disagrees"), ("Z", "not checked")])
+@pytest.mark.parametrize(("printed", "found"), [("B", "supports"), ("(c)", "contradicts"), ("Z", "not checked")])
 async def test_letters_are_compared_in_a_domain_of_choices(player, printed, found):
     outside = Outside(fenced(program(check="answer = 'AB'[eggs > 40]")), printed=printed)
     genetics = load_domain("starter-genetics")
-    assert (await check(player, genetics).look(Attack("Q", "S", "B"), DRAW, outside)).check == found
+    assert (await check(player, genetics).examine(Attack("Q", "S", "B"), DRAW, outside)).conclusion == found
 
 
 async def test_free_text_is_not_checked_and_nothing_is_asked(player):
     outside = Outside("no")
-    finding = await check(player, GSMHARD.model_copy(update={"answer": "text"})).look(ATTACK, DRAW, outside)
-    assert finding.check == "not checked" and not outside.prompts
+    finding = await check(player, GSMHARD.model_copy(update={"answer": "text"})).examine(ATTACK, DRAW, outside)
+    assert finding.conclusion == "not checked" and not outside.prompts
 
 
 def judge(player, code=True) -> CheckingJudge:
-    return CheckingJudge(ModelJudge(GSMHARD, player, JudgeRules(confidence=0.9), 2), check(player) if code else None)
+    return CheckingJudge(ModelJudge(GSMHARD, player, JudgeRules(confidence=0.9), 2), (check(player),) if code else ())
 
 
 @pytest.mark.parametrize(
-    ("printed", "valid", "found"), [("42", True, "agrees"), ("41", False, "disagrees"), ("?", True, "not checked")]
+    ("printed", "valid", "found"), [("42", True, "supports"), ("41", False, "contradicts"), ("?", True, "not checked")]
 )
 async def test_a_judge_cannot_pass_what_its_own_program_contradicts(player, printed, valid, found):
     verdict = await judge(player).validate(ATTACK, DRAW, Outside(VALID, fenced(program()), printed=printed))
-    assert (verdict.positive, verdict.check, verdict.program) == (valid, found, program() + "\n")
-    assert verdict.explanation.startswith("[the program disagrees]") is (found == "disagrees")
-    assert verdict.check_detail
+    finding = verdict.finding("code")
+    assert (verdict.positive, finding.conclusion) == (valid, found)
+    assert [exhibit.text for exhibit in finding.evidence] == [program() + "\n"]
+    assert verdict.explanation.startswith("[the program disagrees]") is (found == "contradicts")
+    assert finding.reason
 
 
 async def test_what_the_judge_rejects_needs_no_program(player):
     outside = Outside(VALID.replace("VALID", "INVALID"))
     verdict = await judge(player).validate(ATTACK, DRAW, outside)
-    assert (verdict.positive, verdict.check) == (False, "not checked")
-    assert verdict.check_detail == "the judge had rejected it already" and len(outside.prompts) == 1
+    assert not verdict.positive
+    assert verdict.findings == (Finding("code", "not checked", "the judge had rejected it already"),)
+    assert len(outside.prompts) == 1
 
 
 async def test_without_the_check_the_verdict_is_the_judges_word(player):
     outside = Outside(VALID)
     verdict = await judge(player, code=False).validate(ATTACK, DRAW, outside)
-    assert (verdict.positive, verdict.check, verdict.check_detail) == (True, "not checked", "")
+    assert (verdict.positive, verdict.findings) == (True, ())
     assert len(outside.prompts) == 1
 
 

@@ -1,0 +1,44 @@
+"""Builds the judge of a run from its configuration: a program, a model or a panel, with its checks and its rater.
+
+Needs identities, not endpoints, so that a replay can build the judge too.
+"""
+
+from collections.abc import Callable, Mapping
+
+from nanoflux_local.config import PROGRAM, RunConfig
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.records import Identity
+from nanoflux_local.roles.base import Judge, Player
+from nanoflux_local.roles.checking import CheckingJudge
+from nanoflux_local.roles.checks.base import SANDBOX, CheckContext, build_checks, recorded_identity
+from nanoflux_local.roles.judge import ModelJudge
+from nanoflux_local.roles.panel import PanelJudge
+from nanoflux_local.roles.program_judge import ProgramJudge
+from nanoflux_local.roles.quality import Rater
+
+
+def build_judge(
+    config: RunConfig, domain: Domain, identities: Mapping[str, Identity], player: Callable[[str], Player]
+) -> Judge:
+    """The judge of a run. `player` binds an endpoint's name; in a panel, the endpoint of the judge's role runs the
+    checks.
+
+    Raises:
+        ConfigError: `judge.checks` names a check that does not exist.
+        RefusedError: the run was started without a panel member or a tool that is now asked for.
+    """
+    rules, chair = config.judge, config.roles.judge.endpoint
+    if chair == PROGRAM:
+        return ProgramJudge(identities[SANDBOX], config.sandbox_wall_s)
+    for name in rules.panel:
+        recorded_identity(identities, name, "panel", "[…]")
+    members = tuple(ModelJudge(domain, player(name), rules, config.retries.parse) for name in (chair, *rules.panel))
+    judge: Judge = members[0] if len(members) == 1 else PanelJudge(members, rules.panel_rule)
+    checks = build_checks(CheckContext(config, domain, player(chair), identities))
+    return CheckingJudge(judge, checks) if checks else judge
+
+
+def build_rater(config: RunConfig, domain: Domain, player: Callable[[str], Player]) -> Rater | None:
+    """The judge as rater of the kept examples' reasoning, or None if it is a program or rates nothing."""
+    chair = config.roles.judge.endpoint
+    return Rater(domain, player(chair), config.retries.parse) if config.judge.quality and chair != PROGRAM else None

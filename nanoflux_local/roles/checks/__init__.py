@@ -1,0 +1,1 @@
+"""The checks of a question and its solution. Each is one module that says everything about itself; see `base`."""

@@ -1,0 +1,128 @@
+"""What a check is, and which ones exist: every module of this package with a `CHECK` is one.
+
+A check looks at an attack by its own means and concludes "supports", "contradicts" or "not checked". It never decides
+about the turn: `checking.CheckingJudge` does, from the judge's verdict and all findings.
+"""
+
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import ClassVar, Protocol
+
+from nanoflux_local.config import JudgeRules, RunConfig
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.errors import ConfigError, RefusedError
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import Identity
+from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.transcript import Attack, Finding
+
+SANDBOX = "sandbox"
+SEARCH = "search"
+"""The names under which a run records the identities of the sandbox and of its search engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckContext:
+    """What a check is built from. `player` is the judge's endpoint; `identities` are the run's, by name."""
+
+    config: RunConfig
+    domain: Domain
+    player: Player
+    identities: Mapping[str, Identity]
+
+    def tool(self, name: str, setting: str) -> Identity:
+        """The identity of the sandbox or the search engine.
+
+        Raises:
+            RefusedError: the run was started without that tool, so none of its replies are in the ledger.
+        """
+        return recorded_identity(self.identities, name, setting)
+
+
+class Check(Protocol):
+    """One kind of look at an attack.
+
+    `name` is the check's name in settings, findings and tables, `title` the one for people. A check that `informs` runs
+    before the judge, who sees its evidence; any other runs on what the judge accepted, and the judge never sees it.
+    `tools` are the identities it needs (`SANDBOX`, `SEARCH`); `objection` opens a verdict that it overturned.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    informs: ClassVar[bool]
+    tools: ClassVar[tuple[str, ...]]
+    objection: ClassVar[str]
+
+    @classmethod
+    def enabled(cls, rules: JudgeRules) -> bool:
+        """Whether a run with these rules uses the check."""
+        ...
+
+    @classmethod
+    def build(cls, context: CheckContext) -> "Check":
+        """The check of one run.
+
+        Raises:
+            RefusedError: the run was started without a tool that the check needs.
+        """
+        ...
+
+    async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
+        """Look at an attack. A look that fails is "not checked" with its reason, never a conclusion."""
+        ...
+
+
+@cache
+def check_kinds() -> Mapping[str, type[Check]]:
+    """All checks by name, in the order of their names."""
+    package = __name__.rpartition(".")[0]
+    modules = [
+        import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(import_module(package).__path__)
+    ]
+    kinds: list[type[Check]] = [module.CHECK for module in modules if hasattr(module, "CHECK")]
+    return {kind.name: kind for kind in sorted(kinds, key=lambda kind: kind.name)}
+
+
+def enabled_checks(rules: JudgeRules) -> list[type[Check]]:
+    """The checks that a run with these rules uses.
+
+    Raises:
+        ConfigError: `judge.checks` names a check that does not exist.
+    """
+    kinds = check_kinds()
+    unknown = [name for name in rules.checks if name not in kinds]
+    if unknown:
+        raise ConfigError(f"judge.checks: there is no check {unknown[0]!r}", f"choose from: {', '.join(kinds)}")
+    return [kind for kind in kinds.values() if kind.enabled(rules)]
+
+
+def needed_tools(rules: JudgeRules) -> set[str]:
+    """The tools (`SANDBOX`, `SEARCH`) that the enabled checks need."""
+    return {tool for kind in enabled_checks(rules) for tool in kind.tools}
+
+
+def build_checks(context: CheckContext) -> tuple[Check, ...]:
+    """The enabled checks of a run.
+
+    Raises:
+        ConfigError: `judge.checks` names a check that does not exist.
+        RefusedError: the run was started without a tool that a check needs.
+    """
+    return tuple(kind.build(context) for kind in enabled_checks(context.config.judge))
+
+
+def recorded_identity(identities: Mapping[str, Identity], name: str, setting: str, value: str = "true") -> Identity:
+    """The identity recorded under `name`.
+
+    Raises:
+        RefusedError: the run was started without it.
+    """
+    if name not in identities:
+        raise RefusedError(
+            f"the run was started without {name}, which judge.{setting} needs, so the ledger holds none of its replies",
+            f"start another run: nanoflux run start --fork RUN --set judge.{setting}={value}",
+        )
+    return identities[name]

@@ -1,0 +1,94 @@
+"""The judge's fact check (paper §3): it names what to look up, an engine answers, the results go into its prompt.
+
+Owns the queries and how their results are reported. It concludes nothing: a search that timed out, found nothing,
+failed or was refused is reported as such, to the judge and in the finding.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import ChatReply, Identity, Message, SearchOutcome, SearchRequest
+from nanoflux_local.roles.base import Draw, Player, ask_until_read
+from nanoflux_local.roles.checks.base import SEARCH, CheckContext
+from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.transcript import Attack, Exhibit, Finding, Source
+
+LONGEST_QUERY = 200
+_SEPARATOR = re.compile(r"\s*[;,]\s+")
+_MARK = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
+OUTCOME_WORDS: dict[SearchOutcome, str] = {
+    "found": "found",
+    "nothing": "found nothing",
+    "timeout": "timed out",
+    "refused": "refused",
+    "failed": "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FactCheck:
+    """Looks up at most `queries` things, `top` results each, in at most `timeout_s` seconds each."""
+
+    name: ClassVar[str] = "facts"
+    title: ClassVar[str] = "fact check"
+    informs: ClassVar[bool] = True
+    tools: ClassVar[tuple[str, ...]] = (SEARCH,)
+    objection: ClassVar[str] = "the facts disagree"
+
+    domain: Domain
+    player: Player
+    engine: Identity
+    queries: int
+    top: int
+    timeout_s: float
+    retries: int
+
+    @classmethod
+    def enabled(cls, rules: JudgeRules) -> bool:
+        """`judge.fact_check`, or "facts" among `judge.checks`."""
+        return rules.fact_check or cls.name in rules.checks
+
+    @classmethod
+    def build(cls, context: CheckContext) -> "FactCheck":
+        config, engine = context.config, context.tool(SEARCH, "fact_check")
+        search = config.search
+        return cls(
+            context.domain, context.player, engine, search.queries, search.top, search.timeout_s, config.retries.parse
+        )
+
+    async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
+        """The searches as evidence, one for each query. The judge draws the conclusion."""
+        prompt = self.domain.render("claims", {"attack": attack, "queries": self.queries})
+        asked = self.player.asking((Message("user", prompt),), ("QUERIES",))
+        queries = await ask_until_read(self.player, asked, self._read, draw, "claims", self.retries, call)
+        if isinstance(queries, Unparsed):
+            return Finding(self.name, "not checked", f"nothing was looked up: {queries.reason}")
+        searches = tuple([await self._search(query, call) for query in queries])
+        counts = Counter(search.outcome for search in searches)
+        outcomes = ", ".join(f"{counts[name]} {words}" for name, words in OUTCOME_WORDS.items() if counts[name])
+        reason = f"{len(searches)} searches: {outcomes}" if searches else "nothing to look up, says the judge"
+        return Finding(self.name, "not checked", reason, searches)
+
+    async def _search(self, query: str, call: Call) -> Exhibit:
+        reply = await call(SearchRequest(self.engine, query, self.top, self.timeout_s))
+        results = tuple(Source(*result) for result in reply.results)
+        return Exhibit("search", query, reply.outcome, reply.detail, results)
+
+    def _read(self, reply: ChatReply) -> tuple[str, ...] | Unparsed:
+        sections = read_sections(reply.text, ("QUERIES",))
+        if isinstance(sections, Unparsed):
+            return sections
+        lines = [line for line in sections["QUERIES"].splitlines() if line.strip()]
+        if len(lines) == 1 and len(listed := _SEPARATOR.split(lines[0])) > 2:  # small models list them in one line
+            lines = listed
+        lines = [_MARK.sub("", line).strip(' \t*"`') for line in lines]
+        queries = tuple(dict.fromkeys(line[:LONGEST_QUERY] for line in lines if line))
+        return () if queries[:1] and queries[0].strip(". ").upper() == "NONE" else queries[: self.queries]
+
+
+CHECK = FactCheck
