@@ -150,6 +150,7 @@ def rank_for(adapters: Iterable[Path]) -> int:
 
 def _rank(folder: Path) -> int:
     try:
-        return int(json.loads((folder / CONFIG).read_text("utf-8"))["r"])
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / CONFIG}: no rank in it: {error}", "this is no adapter of PEFT's format") from error

@@ -2,18 +2,24 @@
 reports on the way out. Gathers files and names them as they will lie; writes only into its scratch folder.
 """
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanoflux_local import __version__, packages
 from nanoflux_local.bundle import sbom, wheels
-from nanoflux_local.errors import NothingMatchedError, UsageError
+from nanoflux_local.errors import NanofluxError, NothingMatchedError, UsageError
 from nanoflux_local.ledger.backup import back_up
 from nanoflux_local.paths import Home
+from nanoflux_local.train.adapters import find_adapter
 from nanoflux_models.errors import DigestMismatchError
 from nanoflux_models.record import problems, read_record
 from nanoflux_models.weights import weights_dir
+
+if TYPE_CHECKING:
+    from nanoflux_local.ledger.views import LedgerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,7 @@ class Wanted:
     corpus: bool = False
     python: str = ""
     platform: str = ""
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +107,12 @@ def _profiles(wanted: Wanted) -> dict[str, Path]:
 
 
 def _runs(wanted: Wanted, home: Home) -> tuple[list[str], list[str]]:
-    """The ids of the wanted runs, and the adapters that were trained on them."""
+    """The ids of the wanted runs, and the adapters: those wanted, and those trained on these runs or used in them."""
     from nanoflux_local.ledger.views import LedgerView
 
+    named = {find_adapter(home.adapters, name).name for name in wanted.adapters}
     if not wanted.runs and not wanted.datasets:
-        return [], []
+        return [], sorted(named)
     with LedgerView(home.ledger) as view:
         imported = {entry["name"] for entry in view.datasets()}
         for name in wanted.datasets:
@@ -117,7 +125,19 @@ def _runs(wanted: Wanted, home: Home) -> tuple[list[str], list[str]]:
             for run in runs
             for row in view.rows("SELECT adapter FROM trainings WHERE run = ? AND status = 'done'", run)
         ]
-    return list(dict.fromkeys(runs)), sorted({name for name in trained if (home.adapters / name).is_dir()})
+        played = [name for run in runs for name in _playing_adapters(view, run, home)]
+    kept = {name for name in (*trained, *played) if (home.adapters / name).is_dir()}
+    return list(dict.fromkeys(runs)), sorted(named | kept)
+
+
+def _playing_adapters(view: "LedgerView", run: str, home: Home) -> list[str]:
+    """The hashes of the adapters that a run's endpoints name; one that is no longer here is passed over."""
+    endpoints = json.loads(view.find_run(run)["config"]).get("endpoints", {}).values()
+    hashes = []
+    for name in filter(None, (endpoint.get("adapter") for endpoint in endpoints)):
+        with suppress(NanofluxError):
+            hashes.append(find_adapter(home.adapters, name).name)
+    return hashes
 
 
 def _domains(home: Home, runs: list[str]) -> dict[str, Path]:

@@ -35,6 +35,15 @@ def list_all(as_json: bool) -> None:
 def _row(entry: dict[str, Any]) -> list[object]:
     if "problem" in entry:
         return [entry["adapter"][:16], "damaged", "", "", "", ""]
+    if imported := entry.get("imported"):
+        return [
+            entry["adapter"][:16],
+            entry["base"]["name"],
+            "imported",
+            "–",
+            _probed(entry["probe"]),
+            imported["name"],
+        ]
     losses = _dev_losses(entry)
     dev = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
     found = [entry["adapter"][:16], entry["base"]["name"], entry["data"]["examples"], dev]
@@ -67,6 +76,8 @@ def show(adapter: str, as_json: bool) -> None:
 
 
 def _told(manifest: dict[str, Any]) -> list[tuple[str, object]]:
+    if "imported" in manifest:
+        return _describe_imported(manifest)
     settings, data, flops = manifest["settings"], manifest["data"], manifest["flops"]
     base, hardware, probe = manifest["base"], manifest["hardware"], manifest["probe"]
     return [
@@ -83,9 +94,43 @@ def _told(manifest: dict[str, Any]) -> list[tuple[str, object]]:
         ("dev loss", " → ".join(f"{loss:.3f}" for loss in _dev_losses(manifest)) or "–"),
         ("FLOPs", flops_line(flops)),
         ("seconds", f"{manifest['seconds']:.0f} on {hardware['device']} in {hardware['dtype']}"),
-        ("last probe", f"{probe['verdict']} ({probe['at']})" if probe else "none: `nanoflux models probe` makes one"),
+        ("last probe", _last_probe(probe)),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
     ]
+
+
+def _describe_imported(manifest: dict[str, Any]) -> list[tuple[str, object]]:
+    settings, base = manifest["settings"], manifest["base"]
+    return [
+        ("base", f"{base['name']}, revision {base['revision'][:12]}"),
+        ("imported as", manifest["imported"]["name"]),
+        ("base it named", manifest["imported"]["base_hint"] or "none"),
+        ("LoRA", f"r {settings['r']}, alpha {settings['alpha']:g}, dropout {settings['dropout']:g}"),
+        ("last probe", _last_probe(manifest["probe"])),
+    ]
+
+
+def _last_probe(probe: dict[str, Any] | None) -> str:
+    return f"{probe['verdict']} ({probe['at']})" if probe else "none: `nanoflux models probe` makes one"
+
+
+@command.command("import")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--base", default="", help="The installed model it was trained on [default: the one that it names].")
+@click.option("--name", default="", help="What to call it besides its hash [default: the folder's name].")
+@with_json
+def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
+    """Take in FOLDER, a LoRA that another trainer saved in PEFT's format."""
+    from nanoflux_local.train.adapters import load_manifest
+    from nanoflux_local.train.imported import import_adapter
+
+    place = home().prepare()
+    manifest = load_manifest(import_adapter(folder, place.root, place.adapters, base, name))
+    if as_json:
+        print_json(manifest)
+        return
+    print_table(("adapter", manifest["adapter"]), _describe_imported({**manifest, "probe": None}))
+    say(f"evaluate it: nanoflux eval --model {manifest['base']['name']} --adapter {manifest['adapter'][:12]} --data …")
 
 
 @command.command()

@@ -36,6 +36,7 @@ def command() -> None:
 @click.option("--corpus", is_flag=True, help="The documents that fact checks search.")
 @click.option("--profile", "profiles", multiple=True, type=click.Path(path_type=Path), help="A profile of your own.")
 @click.option("--export", "runs", multiple=True, metavar="RUN", help="A run with its adapters and its report.")
+@click.option("--adapter", "adapters", multiple=True, metavar="HASH", help="An adapter to carry, trained or imported.")
 @click.option("--software/--no-software", default=True, show_default=True, help="Wheels and docs.")
 @click.option("--wheel", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="This project's own wheel [default: built from the checkout].")  # fmt: skip
@@ -53,7 +54,7 @@ def command() -> None:
 @with_json
 def create(
     out: Path, models: tuple[str, ...], datasets: tuple[str, ...], corpus: bool, profiles: tuple[Path, ...],
-    runs: tuple[str, ...],
+    runs: tuple[str, ...], adapters: tuple[str, ...],
     software: bool, wheel: Path | None, extras: tuple[str, ...], vllm: Path | None, python: str | None,
     platform: str | None, part_size: int, sign: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -65,7 +66,7 @@ def create(
     refuse_taken(out)
     scratch = out.with_name(f"{out.name}.making")
     wanted = Wanted(
-        models, datasets, profiles, runs, software, wheel, extras, vllm, corpus, python or "", platform or ""
+        models, datasets, profiles, runs, software, wheel, extras, vllm, corpus, python or "", platform or "", adapters
     )
     if software:
         say("collecting wheels: this takes minutes the first time")

@@ -5,15 +5,16 @@ and its name proves what is in it.
 """
 
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from nanoflux_local.adapter_hash import CONFIG, WEIGHTS, adapter_hash
-from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
+from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.train.events import TrainResult
 from nanoflux_local.train.files import new_folder, sync, write_atomically
 from nanoflux_local.train.settings import TrainSettings
@@ -62,11 +63,18 @@ def publish(
         folder = Path(scratch) / "adapter"
         folder.mkdir()
         _copy(result.adapter_dir, folder, base, revision)
-        name = adapter_hash(folder)
-        manifest = _manifest(name, result, settings, base, revision) | dict(extra or {})
-        write_atomically(folder / MANIFEST, pretty(manifest).encode())
-        write_atomically(folder / CARD, _card(manifest).encode())
-        return _place(folder, adapters_dir / name)
+        record = _record(result, settings, base, revision) | dict(extra or {})
+        return seal(folder, adapters_dir, record, _card)
+
+
+def seal(
+    folder: Path, adapters_dir: Path, record: Mapping[str, Any], write_card: Callable[[Mapping[str, Any]], str]
+) -> Path:
+    """Move PEFT's two files in `folder` to `adapters_dir/<hash>` with their record and card, and return that folder."""
+    manifest = {**record, "adapter": adapter_hash(folder)}
+    write_atomically(folder / MANIFEST, pretty(manifest).encode())
+    write_atomically(folder / CARD, write_card(manifest).encode())
+    return _place(folder, adapters_dir / manifest["adapter"])
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:
@@ -101,13 +109,33 @@ def _listed(folder: Path) -> dict[str, Any]:
 
 
 def find_adapter(adapters_dir: Path, prefix: str) -> Path:
-    """The folder whose hash starts with `prefix`. Raises NothingMatchedError for none, DataError for several."""
-    found = [path.parent for path in sorted(adapters_dir.glob(f"{prefix}*/{MANIFEST}"))]
-    if not prefix or not found:
+    """The folder whose hash starts with `prefix`, or the imported adapter of that name.
+
+    Raises:
+        UsageError: `prefix` is a path.
+        NothingMatchedError: there is no such adapter.
+        DataError: there are several.
+    """
+    if os.sep in prefix or prefix.startswith((".", "~")):
+        raise UsageError(
+            f"{prefix!r} is a path, and an adapter is named by its hash",
+            f"take it in first: nanoflux adapters import {prefix} --base MODEL; then use the hash that this prints",
+        )
+    folders = [path.parent for path in sorted(adapters_dir.glob(f"*/{MANIFEST}")) if path.parent.name[0] != "."]
+    matches = [folder for folder in folders if prefix and folder.name.startswith(prefix)]
+    matches = matches or [folder for folder in folders if prefix and _imported_name(folder) == prefix]
+    if not matches:
         raise NothingMatchedError(f"no adapter {prefix!r} in {adapters_dir}", "`nanoflux adapters list` names them")
-    if len(found) > 1:
-        raise DataError(f"{prefix!r} is the start of {len(found)} adapters", "give more of the hash")
-    return found[0]
+    if len(matches) > 1:
+        raise DataError(f"{prefix!r} names {len(matches)} adapters", "give more of the hash")
+    return matches[0]
+
+
+def _imported_name(folder: Path) -> str:
+    try:
+        return str(load_manifest(folder).get("imported", {}).get("name", ""))
+    except DataError:
+        return ""
 
 
 def export_peft(adapter: Path, target: Path) -> dict[str, Any]:
@@ -146,13 +174,12 @@ def _place(folder: Path, target: Path) -> Path:
     return target
 
 
-def _manifest(name: str, result: TrainResult, settings: TrainSettings, base: str, revision: str) -> dict[str, Any]:
+def _record(result: TrainResult, settings: TrainSettings, base: str, revision: str) -> dict[str, Any]:
     record = result.to_json()
     losses = {key: record[key] for key in ("train_losses", "epoch_losses", "val_losses", "initial_val_loss")}
     counts = ("examples", "validation_examples", "truncated", "dropped", "tokens")
     return {
         "schema": 1,
-        "adapter": name,
         "base": {"name": base, "revision": revision},
         "data": {"digest": result.data_digest, **{key: record[key] for key in counts}},
         "settings": settings.model_dump(mode="json"),

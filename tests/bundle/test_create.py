@@ -19,6 +19,7 @@ from nanoflux_local.bundle.writer import write_bundle
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
 from nanoflux_local.ledger import excerpt
 from nanoflux_local.paths import Home
+from nanoflux_local.train.adapters import seal
 
 COMMAND = [sys.executable, "-m", "nanoflux_local.cli"]
 SCRIPTED = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--set", "seeds.min=2")
@@ -249,6 +250,20 @@ def test_a_run_takes_the_users_own_domain_along_and_no_other(command: Callable[.
     run = json.loads(done.stdout)["run"]
     found = contents.gather(contents.Wanted(runs=(run,), software=False), Home(lab), tmp_path / "scratch").files
     assert sorted(name for name in found if "domains" in name) == ["home/domains/ours.md", "home/domains/ours.toml"]
+
+
+def test_an_adapter_is_carried_by_its_hash_or_name(tmp_path: Path) -> None:
+    home, made = Home(tmp_path / "home").prepare(), tmp_path / "made"
+    made.mkdir()
+    home.adapters.mkdir()
+    (made / "adapter_config.json").write_text("{}")
+    (made / "adapter_model.safetensors").write_bytes(b"weights")
+    folder = seal(made, home.adapters, {"imported": {"name": "mine"}}, lambda _: "card")
+    for name in ("mine", folder.name[:10]):
+        wanted = contents.Wanted(adapters=(name,), software=False)
+        gathered = contents.gather(wanted, home, tmp_path / name)
+        assert gathered.about["adapters"] == [folder.name]
+        assert f"home/adapters/{folder.name}/adapter_model.safetensors" in gathered.files
 
 
 def test_an_imported_benchmark_is_carried_in(command: Callable[..., Any], tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no ledger for replay": (("run", "replay", "x"), 4, "there is no ledger"),
     "no ledger for examples": (("examples", "list", "x"), 4, "there is no ledger"),
     "no ledger for report": (("report", "x"), 4, "there is no ledger"),
+    "an adapter by its path": (("adapters", "show", "/tmp/x"), 2, "'/tmp/x' is a path.*adapters import /tmp/x"),
+    "an adapter by a relative path": (("adapters", "merge", "../x", "-o", "out"), 2, "'../x' is a path"),
+    "an adapter by a pattern": (("adapters", "export", "*", "-o", "out"), 4, "no adapter '\\*'"),
+    "an adapter to import that is no folder": (("adapters", "import", "good.jsonl"), 2, "is no folder"),
+    "an adapter to carry by its path": (
+        ("bundle", "create", "-o", "b", "--no-software", "--adapter", "./x"), 2, "'./x' is a path"
+    ),
     **{f"--set {text}": ((*START, "--set", text), 2, told) for text, told in SET},
 }  # fmt: skip
 

@@ -118,15 +118,15 @@ served adapter changes what its base says. m shows all of an adapter's record.""
     def _adapter(self, entry: dict[str, Any]) -> Cells:
         if "problem" in entry:
             return [entry["adapter"][:12], "damaged", "", "", "–"]
-        losses = [
-            loss for loss in (entry["losses"]["initial_val_loss"], *entry["losses"]["val_losses"]) if loss is not None
-        ]
+        curve = entry.get("losses", {"initial_val_loss": None, "val_losses": ()})  # an imported adapter has none
+        losses = [loss for loss in (curve["initial_val_loss"], *curve["val_losses"]) if loss is not None]
+        examples = "imported" if "imported" in entry else str(entry["data"]["examples"])
         probe = entry["probe"]
         word, colour = ("works", "success") if probe and probe["passed"] else ("fails", "error")
         if probe is None:
             word, colour = "–", "foreground"
         dev = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
-        return [entry["adapter"][:12], line(entry["base"]["name"], 40), str(entry["data"]["examples"]), dev,
+        return [entry["adapter"][:12], line(entry["base"]["name"], 40), examples, dev,
                 Text(word, style=self.ink[colour])]  # fmt: skip
 
     @on(WindowTable.Pointed, "#trainings")

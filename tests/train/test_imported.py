@@ -1,0 +1,170 @@
+"""Adapters that PEFT itself saved elsewhere: checked against their base, sealed by content, used like our own."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanoflux_local.endpoints.decoder import load_model
+from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
+from nanoflux_local.train.adapters import described, export_peft, find_adapter, list_adapters, load_manifest
+from nanoflux_local.train.imported import import_adapter
+from nanoflux_local.train.merged import base_folder, merge
+from nanoflux_models.weights import import_path
+
+PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    root = tmp_path_factory.mktemp("home")
+    import_path(tiny_base, "tiny", root)
+    return root
+
+
+@pytest.fixture
+def foreign(tiny_base: Path, tmp_path: Path) -> Callable[..., Path]:
+    """`foreign(r=8, ...)`: a folder that plain PEFT saved, whose B matrices are not zero."""
+
+    def save(base_name: str = "", folder: str = "foreign", **settings: Any) -> Path:
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        torch.manual_seed(7)
+        model = AutoModelForCausalLM.from_pretrained(tiny_base)
+        chosen = {"r": 4, "lora_alpha": 16, "target_modules": PROJECTIONS, **settings}
+        tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **chosen))
+        for name, weight in tuned.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(weight, std=0.1)
+        tuned.peft_config["default"].base_model_name_or_path = base_name
+        tuned.save_pretrained(tmp_path / folder)
+        return tmp_path / folder
+
+    return save
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 12}, "alpha_pattern": {"q_proj": 40}},
+     {"target_modules": "all-linear"}, {"layers_to_transform": [1]}, {"init_lora_weights": "gaussian"}],
+    ids=["plain", "rslora", "rank by layer", "all-linear", "one layer", "gaussian"],
+)  # fmt: skip
+def test_an_imported_adapter_answers_as_plain_peft_loads_it(
+    home: Path, foreign: Callable[..., Path], tiny_base: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    source = foreign(**settings)
+    folder = import_adapter(source, home, tmp_path / "adapters", "tiny")
+    ids = torch.tensor([[5, 9, 30, 40, 7]])
+    with torch.no_grad():
+        theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), source)(
+            input_ids=ids
+        ).logits
+        ours = load_model(tiny_base, folder, torch.float32)
+        ours.set_attn_implementation("sdpa")
+        assert torch.allclose(ours(input_ids=ids).logits, theirs, atol=1e-4)
+    record = merge(folder, base_folder(load_manifest(folder), home), tmp_path / "merged")
+    assert record["adapter"] == folder.name and record["check"]["nats_from_base"] > record["check"]["nats_from_adapter"]
+
+
+def test_the_record_says_that_it_was_imported_and_no_path_is_kept(
+    home: Path, foreign: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = foreign(base_name=str(tmp_path / "models" / "tiny"))
+    before = {path.name: path.read_bytes() for path in source.iterdir()}
+    folder = import_adapter(source, home, tmp_path / "adapters", name="mine")
+    manifest = load_manifest(folder)
+    assert manifest["base"]["name"] == "tiny" and len(manifest["base"]["revision"]) == 64, "its own hint was enough"
+    assert manifest["imported"]["name"] == "mine" and manifest["settings"] == {"r": 4, "alpha": 16, "dropout": 0.0}
+    assert str(tmp_path) not in (folder / "adapter_config.json").read_text()
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == before
+    assert import_adapter(source, home, tmp_path / "adapters", "tiny", "mine") == folder, "the same content once"
+    assert list_adapters(tmp_path / "adapters") == [described(folder)]
+    for name in ("mine", folder.name[:8], folder.name):
+        assert find_adapter(tmp_path / "adapters", name) == folder
+    export_peft(folder, tmp_path / "out")
+    assert import_adapter(tmp_path / "out", home, tmp_path / "again", "tiny").name == folder.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [({"use_dora": True}, "DoRA"), ({"modules_to_save": ["lm_head"]}, "whole modules .lm_head"),
+     ({"bias": "lora_only"}, "biases of its base"), ({"lora_bias": True}, "LoRA layers have biases"),
+     ({"r": 600}, "its rank is 600, and vLLM serves 512"), ({"init_lora_weights": "pissa"}, "began as pissa"),
+     ({"target_modules": [*PROJECTIONS, "embed_tokens"]}, "embedding layers"),
+     ({"trainable_token_indices": [3]}, "embeddings of single tokens")],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_what_cannot_be_served_is_refused_with_its_reason(
+    home: Path, foreign: Callable[..., Path], tmp_path: Path, settings: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(DataError, match=reason):
+        import_adapter(foreign(**settings), home, tmp_path / "adapters", "tiny")
+    assert not list((tmp_path / "adapters").glob("*"))
+
+
+def test_another_models_adapter_is_refused_by_its_tensors(
+    home: Path, foreign: Callable[..., Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = foreign()
+    tensors = load_file(source / "adapter_model.safetensors")
+    first = next(name for name in tensors if "lora_A" in name)
+    wrong = {
+        "sizes that differ": {**tensors, first: torch.zeros(4, 99)},
+        "no tensors for": {name: tensors[name] for name in tensors if name != first},
+        "layers that tiny has not": {**tensors, first.replace("layers.0", "layers.9"): tensors[first].clone()},
+        "no numbers": {**tensors, first: torch.full_like(tensors[first], float("nan"))},
+    }
+    for reason, changed in wrong.items():
+        save_file(changed, source / "adapter_model.safetensors")
+        with pytest.raises(DataError, match=reason):
+            import_adapter(source, home, tmp_path / "adapters", "tiny")
+
+
+def test_folders_that_are_no_lora_of_safetensors_are_refused(home: Path, tmp_path: Path) -> None:
+    source = tmp_path / "odd"
+    with pytest.raises(DataError, match="is no folder"):
+        import_adapter(source, home, tmp_path / "adapters", "tiny")
+    source.mkdir()
+    (source / "adapter_model.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(DataError, match="pickled"):
+        import_adapter(source, home, tmp_path / "adapters", "tiny")
+    (source / "adapter_model.safetensors").write_bytes(b"")
+    for config, reason in (
+        ("not json", "cannot be read"), ("[]", "not that of a LoRA"), ('{"peft_type": "IA3"}', "peft_type: 'IA3'"),
+        ('{"peft_type": "LORA", "r": "x"}', "no usable number for r, lora_alpha"),
+        (json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}), "cannot be read"),
+    ):  # fmt: skip
+        (source / "adapter_config.json").write_text(config)
+        with pytest.raises(DataError, match=reason):
+            import_adapter(source, home, tmp_path / "adapters", "tiny")
+
+
+def test_a_hint_that_names_no_installed_model_asks_for_the_base(
+    home: Path, foreign: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(NothingMatchedError, match=r"'other/model'.*\n.*--base; installed are: tiny"):
+        import_adapter(foreign(base_name="other/model"), home, tmp_path / "adapters")
+
+
+@pytest.mark.parametrize("word", ["*", "?", "[a-f]*", "", "../adapters"])
+def test_patterns_and_paths_match_no_adapter(
+    home: Path, foreign: Callable[..., Path], tmp_path: Path, word: str
+) -> None:
+    import_adapter(foreign(), home, tmp_path / "adapters", "tiny")
+    with pytest.raises((NothingMatchedError, UsageError)):
+        find_adapter(tmp_path / "adapters", word)
+
+
+def test_a_path_in_place_of_a_hash_names_the_import(tmp_path: Path) -> None:
+    for word in (str(tmp_path), "./adapter", "some/folder", "~/adapter", ".."):
+        with pytest.raises(UsageError, match=r"is a path.*\n.*adapters import"):
+            find_adapter(tmp_path / "adapters", word)
