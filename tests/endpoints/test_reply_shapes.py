@@ -1,0 +1,182 @@
+"""What a reply can be: recorded shapes of many servers, and mutations of them, through the real SDKs over loopback.
+
+Whatever arrives, no exception but an EndpointError gets out, nothing refused for good is asked again, and a text that
+is read is one that was sent.
+"""
+
+import asyncio
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nanoflux_local.endpoints import retries
+from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
+from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.openai_responses import OpenAIResponsesEndpoint
+from nanoflux_local.endpoints.served import ServedEndpoint
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.reasoning import with_reasoning
+from nanoflux_local.records import ChatReply, ChatRequest, Fault, Message, canonical_json
+from tests.endpoints.reply_shapes import SHAPES, Again, Empty, Read, Refused, Shape, chat, messages, response, said
+
+CLIENTS: dict[str, type[ServedEndpoint]] = {
+    "chat": OpenAIChatEndpoint,
+    "responses": OpenAIResponsesEndpoint,
+    "messages": AnthropicMessagesEndpoint,
+}
+GOOD = {
+    "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
+    "status": "completed",
+    "output": [{"type": "message", "content": [{"type": "output_text", "text": "yes"}]}],
+    "content": [{"type": "text", "text": "yes"}],
+    "stop_reason": "end_turn",
+}
+"""A good reply in all three protocols at once."""
+
+
+async def ask(endpoint: ServedEndpoint) -> ChatReply:
+    return await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "hi"),)))
+
+
+def ask_once(shape: Shape, url: str) -> ChatReply:
+    async def send() -> ChatReply:
+        endpoint = CLIENTS[shape.protocol]("m", url)
+        try:
+            return await ask(endpoint)
+        finally:
+            await endpoint.close()
+
+    return asyncio.run(send())
+
+
+def test_the_table_holds_every_kind_of_outcome_of_enough_servers() -> None:
+    assert len({shape.server for shape in SHAPES}) >= 13
+    for kind in (Read, Empty, Refused, Again):
+        assert sum(isinstance(shape.outcome, kind) for shape in SHAPES) >= 10
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.server}: {shape.what}")
+def test_a_recorded_reply_is_read_as_what_it_is(server: Any, shape: Shape) -> None:
+    faults: list[Fault] = []
+    server.answer((shape.status, shape.body), *([(200, GOOD)] if isinstance(shape.outcome, Again) else []))
+    with telling(faults.append):
+        match shape.outcome:
+            case Read(text, finish, thoughts, tokens):
+                reply = ask_once(shape, server.url)
+                assert (reply.text, reply.finish) == (with_reasoning(thoughts, text), finish)
+                assert (reply.prompt_tokens, reply.completion_tokens) == tokens
+                assert len(server.bodies) == 1 and not faults
+            case Empty():
+                reply = ask_once(shape, server.url)
+                assert reply.finish == "stop" and not reply.text.rpartition("</think>")[2].strip()
+                assert {fault.kind for fault in faults} == {"empty"}
+                assert len(server.bodies) == retries.EMPTY_ATTEMPTS
+            case Refused(words):
+                with pytest.raises(EndpointError) as error:
+                    ask_once(shape, server.url)
+                assert words in str(error.value)
+                assert len(server.bodies) == 1
+            case Again(kind, words):
+                assert ask_once(shape, server.url).text == "yes"
+                assert [fault.kind for fault in faults] == [kind] and words in faults[0].told
+                assert len(server.bodies) == 2
+
+
+# Mutations
+
+WHOLE = {
+    "chat": chat({"content": "one", "reasoning": "two", "refusal": None, "tool_calls": []}),
+    "responses": response([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "two"}]},
+                           said({"type": "output_text", "text": "one"})]),
+    "messages": messages([{"type": "thinking", "thinking": "two"}, {"type": "text", "text": "one"}]),
+}  # fmt: skip
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+    st.sampled_from(["stop", "length", "error", "tool_calls", "text", "refusal", "failed", "429", "\ud800", 10**30]),
+)  # fmt: skip
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "text", "error", "message", "code", "content", "refusal", "status", "name"]),
+            inner, max_size=3,
+        )
+    ),
+    max_leaves=5,
+)  # fmt: skip
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of every value inside."""
+    yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from paths(inner, (*path, key))
+
+
+@st.composite
+def mutated(draw: st.DrawFn, whole: Any) -> Any:
+    """A reply with up to three of its values replaced or dropped."""
+    body = copy.deepcopy(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from(list(paths(body))))
+        if not path:
+            return draw(values)
+        inner = body
+        for key in path[:-1]:
+            inner = inner[key]
+        if isinstance(inner, dict) and draw(st.booleans()):
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = draw(values)
+    return body
+
+
+def texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from texts(inner)
+
+
+@pytest.mark.parametrize("protocol", list(CLIENTS))
+def test_a_mutated_reply_is_read_or_refused_and_nothing_else(server: Any, monkeypatch: Any, protocol: str) -> None:
+    for name, value in (("ATTEMPTS", 1), ("EMPTY_ATTEMPTS", 1), ("PATIENCE_S", 0.0)):
+        monkeypatch.setattr(retries, name, value)
+    with telling(lambda fault: None), asyncio.Runner() as runner:  # a runner takes the context that it begins in
+        endpoint = CLIENTS[protocol]("m", server.url)
+
+        @settings(
+            max_examples=100,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
+        @given(mutated(WHOLE[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
+        def check(body: Any, status: int) -> None:
+            before = len(server.bodies)
+            server.answer((status, json.dumps(body).encode()))
+            try:
+                reply = runner.run(ask(endpoint))
+            except EndpointError as error:
+                assert error.message
+                reply = None
+            assert len(server.bodies) - before <= 2  # a refusal that names a parameter is tried once without it
+            if reply is not None:
+                assert status == 200
+                canonical_json(reply.to_json()).encode()
+                assert 0 <= reply.prompt_tokens < 2**31 and 0 <= reply.completion_tokens < 2**31
+                answer = reply.text.rpartition("</think>\n")[2]
+                assert all(part in "".join(texts(body)) for part in (answer[:3], answer[-3:]))
+
+        try:
+            check()
+        finally:
+            runner.run(endpoint.close())
