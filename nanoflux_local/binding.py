@@ -15,6 +15,7 @@ from nanoflux_local.config import PROGRAM, ROLES, SERVED, EndpointConfig, RunCon
 from nanoflux_local.domains.base import Domain, Sections
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.context import Context
 from nanoflux_local.endpoints.waves import take_turns
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.held_out import HeldOut
@@ -300,8 +301,11 @@ def bind(config: RunConfig, home: Home) -> Bound:
     return Bound(endpoints, embedder, PythonTool(), programs=sandboxed, search=search)
 
 
-def profile_endpoint(profile: str, name: str, home: Home, role: str = "") -> tuple[Endpoint, EndpointConfig]:
-    """An endpoint of a profile by its name, or the one that plays `role` there, with its configuration.
+def profile_endpoint(
+    profile: str, name: str, home: Home, role: str = "", settings: Mapping[str, Any] | None = None
+) -> tuple[Endpoint, EndpointConfig]:
+    """An endpoint of a profile by its name, or the one that plays `role` there, with its configuration; `settings` are
+    on top of the profile's.
 
     Raises:
         ConfigError: the profile has none of that name, or a program plays the role.
@@ -312,7 +316,7 @@ def profile_endpoint(profile: str, name: str, home: Home, role: str = "") -> tup
     if name not in known:
         fix = f"name one of: {', '.join(sorted(known))}"
         raise ConfigError(f"profile {profile} has no endpoint {name!r}{f' to play {role}' if role else ''}", fix)
-    config = validated(EndpointConfig, known[name], f"profile {profile}: endpoints.{name}")
+    config = validated(EndpointConfig, {**known[name], **(settings or {})}, f"profile {profile}: endpoints.{name}")
     if config.price is None and config.interface in SERVED:
         config = config.model_copy(update={"price": price_of(config, home.root)})
     config = config.model_copy(update={"reasoning_tokens": reasoning_room(config, home)})
@@ -329,7 +333,7 @@ def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
     if config.interface in SERVED_BY:
         return _served(name, config)
     if config.interface == "in_process":
-        return local_endpoint(config.model, config.adapter, home, config.rows)
+        return local_endpoint(config.model, config.adapter, home, config.rows, config.reasoning_tokens)
     what = f"endpoints.{name}: the interface {config.interface!r} cannot play a role here"
     raise ConfigError(what, "bind the role to a chat model")
 
@@ -350,7 +354,7 @@ def _served(name: str, config: EndpointConfig) -> Endpoint:
             timeout_s=config.timeout_s,
             revision=config.revision,
             structured=config.structured,
-            thinks=config.reasoning_tokens > 0,
+            context=Context(config.context, config.reasoning_tokens),
             send=config.send,
         )
     except ConfigError as error:
@@ -358,21 +362,27 @@ def _served(name: str, config: EndpointConfig) -> Endpoint:
     return client
 
 
-def model_endpoint(model: str, adapter: str, home: Home, via: Via, args: tuple[str, ...] = ()) -> Endpoint:
+def model_endpoint(
+    model: str, adapter: str, home: Home, via: Via, args: tuple[str, ...] = (), reasoning_tokens: int | None = None
+) -> Endpoint:
     """An installed model, with the adapter of that hash if one is named: in this process, or behind a vLLM server that
     runs or that ends when the endpoint is closed, the adapter beside the weights or merged into them. `args` are
-    vLLM's own.
+    vLLM's own; `reasoning_tokens` are the room for thoughts, None for its manifest's.
     """
+    room = load_manifest(model, home.root).reasoning_room if reasoning_tokens is None else reasoning_tokens
     if via == "in_process":
-        return local_endpoint(model, adapter, home)
+        return local_endpoint(model, adapter, home, reasoning_tokens=room)
     if via == "merged":
-        return merged_endpoint(model, adapter, home, args)
-    config = EndpointConfig(interface="vllm", model=model, adapter=adapter, args=args)
+        return merged_endpoint(model, adapter, home, args, room)
+    config = EndpointConfig(interface="vllm", model=model, adapter=adapter, args=args, reasoning_tokens=room)
     return served({model: config}, home)[0][model]
 
 
-def local_endpoint(model: str, adapter: str, home: Home, rows: int = 0) -> Endpoint:
-    """A model of this machine in this process, with the adapter of that hash if one is named.
+def local_endpoint(
+    model: str, adapter: str, home: Home, rows: int = 0, reasoning_tokens: int | None = None
+) -> Endpoint:
+    """A model of this machine in this process, with the adapter of that hash if one is named. `reasoning_tokens` are
+    the room for thoughts, None for its manifest's.
 
     Raises:
         ModelsError: its weights are not installed, or it has no chat template.
@@ -381,13 +391,15 @@ def local_endpoint(model: str, adapter: str, home: Home, rows: int = 0) -> Endpo
     from nanoflux_local.endpoints.in_process import ROWS, InProcessEndpoint
     from nanoflux_local.train.adapters import find_adapter
 
-    chat, weights = load_manifest(model, home.root).chat, weights_dir(model, home.root)
+    manifest, weights = load_manifest(model, home.root), weights_dir(model, home.root)
     require_template(model, weights)
+    room = manifest.reasoning_room if reasoning_tokens is None else reasoning_tokens
     return InProcessEndpoint(
         weights,
         adapter=find_adapter(home.adapters, adapter) if adapter else None,
         rows=rows or ROWS,
-        system_role=chat is None or chat.system_role,
+        system_role=manifest.chat.system_role,
+        context=Context(manifest.context, room) if room else None,  # without thoughts a reply may take what is left
     )
 
 

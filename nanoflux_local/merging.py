@@ -59,10 +59,11 @@ class Copy:
 class MergedEndpoint(VllmEndpoint):
     """Chat with a model whose weights hold an adapter. To the ledger it is the base with the adapter, "merged"."""
 
-    def __init__(self, launch: Launch, adapter: Path, home: Home) -> None:
+    def __init__(self, launch: Launch, adapter: Path, home: Home, reasoning_tokens: int | None = None) -> None:
         self._copy = Copy(adapter, home)
         manifest = launch.manifest.model_copy(update={"name": f"{launch.model}-merged-{adapter.name[:12]}"})
-        super().__init__(Fleet(home.root).server(replace(launch, manifest=manifest, weights=self._copy.path)))
+        server = Fleet(home.root).server(replace(launch, manifest=manifest, weights=self._copy.path))
+        super().__init__(server, reasoning_tokens=reasoning_tokens)
         self.identity = replace(
             self.identity, model=launch.model, adapter=adapter.name, variant=f"{launch.variant} merged"
         )
@@ -72,15 +73,18 @@ class MergedEndpoint(VllmEndpoint):
         self._copy.release()
 
 
-def merged_endpoint(model: str, adapter: str, home: Home, args: tuple[str, ...] = ()) -> VllmEndpoint:
+def merged_endpoint(
+    model: str, adapter: str, home: Home, args: tuple[str, ...] = (), reasoning_tokens: int = 0
+) -> VllmEndpoint:
     """A model behind a vLLM server that knows of no adapters, with the one of that hash merged if one is named.
+    `reasoning_tokens` are the room for its thoughts.
 
     Raises:
         NanofluxError, ModelsError: there is no vLLM, weights or the adapter are missing, or they cannot be merged.
     """
     manifest = load_model(model, home.root).model_copy(update={"lora": None})
-    config = EndpointConfig(interface="vllm", model=model, args=args)
+    config = EndpointConfig(interface="vllm", model=model, args=args, reasoning_tokens=reasoning_tokens)
     launch = replace(launch_for(config, home, seats([manifest])[model][0], sleeps=False), manifest=manifest)
     if adapter:
-        return MergedEndpoint(launch, find_adapter(home.adapters, adapter), home)
-    return VllmEndpoint(Fleet(home.root).server(launch))
+        return MergedEndpoint(launch, find_adapter(home.adapters, adapter), home, reasoning_tokens)
+    return VllmEndpoint(Fleet(home.root).server(launch), reasoning_tokens=reasoning_tokens)

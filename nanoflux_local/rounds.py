@@ -218,7 +218,10 @@ class _Series:
             items = _dev_items(self.home, self.plan)
             domain = self.plan.config.domain
             dev, home = self.plan.dev, self.home.root
-            plan = make_plan(endpoint.identity, dev, "dev", items, 1, 0.0, root=home, domain_name=domain)
+            room = endpoint.context.reasoning
+            plan = make_plan(
+                endpoint.identity, dev, "dev", items, 1, 0.0, root=home, domain_name=domain, reasoning_tokens=room
+            )
             result = await evaluate(self.ledger, endpoint, plan, on_progress)
             require_whole(result, allow_refused=True)
             return result

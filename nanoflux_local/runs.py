@@ -4,7 +4,6 @@ nothing but the calls that were in flight."""
 import asyncio
 import json
 import os
-import random
 import secrets
 import shlex
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from nanoflux_local.binding import Bound, bind, derived, environment, recorded_identities, refuse_drift, rules_for
 from nanoflux_local.budget import Cost, Purse, prompt_bound
 from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.faults import telling
 from nanoflux_local.engine import Engine, Progress, index_earlier, index_questions
 from nanoflux_local.errors import BudgetError, NothingMatchedError, RefusedError
@@ -21,6 +21,7 @@ from nanoflux_local.ledger.calls import ROLE, RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.novelty import NoveltyIndex
+from nanoflux_local.overflow import refuse_overflows
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
@@ -39,7 +40,7 @@ async def start(home: Home, config: RunConfig, name: str = "", forked_from: str 
         bound = bind(config, home)
         try:
             identities = await bound.identities()
-            rules_for(config, identities, home).seeds.draw(config.seeds.max, random.Random(0))
+            refuse_overflows(bound, rules_for(config, identities, home), load_domain(config.domain, home.root))
             run = f"{config.domain}-{secrets.token_hex(4)}"
             stored = environment(identities, bound.repeatable, forked_from)
             ledger.create_run(run, name or run, config.model_dump(mode="json"), stored)

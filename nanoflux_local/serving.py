@@ -103,10 +103,13 @@ def served(endpoints: Mapping[str, EndpointConfig], home: Home) -> tuple[dict[st
         rank = rank_for(folder for other, folder in adapters.items() if chosen[other].model == config.model)
         launch = launch_for(config, home, seat, bool(groups[name]), rank)
         server = fleet.server(launch)
-        found[name] = VllmEndpoint(
-            server, adapters.get(name), config.capacity, config.structured, thinks=config.reasoning_tokens > 0
-        )
+        found[name] = VllmEndpoint(server, adapters.get(name), config.capacity, config.structured, _stated_room(config))
     return found, groups
+
+
+def _stated_room(config: EndpointConfig) -> int | None:
+    """The room for thoughts that an endpoint states; None leaves it to the model's manifest."""
+    return config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else None
 
 
 def with_lora(manifest: Manifest, home: Home) -> None:

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     help="In this process, or through a vLLM server that runs or ends with this command; merged: the adapter is made "
     "part of a copy of the weights, much faster on a CPU.",
 )
+@click.option(
+    "--reasoning-tokens",
+    type=click.IntRange(0),
+    help="Room for a model's thoughts, on top of its answer's budget [default: the endpoint's, or the manifest's].",
+)
 @click.option("--arg", "args", multiple=True, help="An argument for vLLM as it is, e.g. --arg=--enforce-eager.")
 @click.option(
     "--mode",
@@ -65,6 +70,7 @@ def command(
     runs: int,
     temperature: float,
     via: "Via",
+    reasoning_tokens: int | None,
     args: tuple[str, ...],
     mode: str,
     judge: str,
@@ -85,7 +91,9 @@ def command(
     place = home().prepare()
 
     def made() -> "Endpoint":
-        return _of_profile(place, profile, endpoint) if endpoint else _model(place, model, adapter, via, args)
+        if endpoint:
+            return _of_profile(place, profile, endpoint, reasoning_tokens)
+        return _model(place, model, adapter, via, args, reasoning_tokens)
 
     soft = _judge(place, profile, judge) if mode == "soft" else None
     result = evaluated(place, made, data, split, limit, runs, temperature, soft, domain)
@@ -150,6 +158,7 @@ def show_evaluation(result: dict[str, Any]) -> None:
             ),
             *([("soft, corrected", _told_corrected(soft["corrected"]))] if soft and "corrected" in soft else []),
             ("no answer read", result["unanswered"]),
+            *_cut_rows(result),
             ("unscored", _unscored(result)),
         ],
     )
@@ -170,6 +179,13 @@ def _unscored(result: dict[str, Any]) -> str:
 def _told_corrected(found: dict[str, Any]) -> str:
     low, high = found["ci95"]
     return f"{found['estimate']:.1%} ({low:.1%} to {high:.1%}) without the judge's errors in run {found['run']}"
+
+
+def _cut_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    if not result["cut_in_reasoning"]:
+        return []
+    advice = f"raise --reasoning-tokens, or reasoning_tokens of the endpoint (now {result['reasoning_tokens']})"
+    return [("  cut in reasoning", f"{result['cut_in_reasoning']}: {advice}")]
 
 
 def _strict_rows(strict: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -240,7 +256,8 @@ def evaluated(
         endpoint = made()
         try:
             plan = make_plan(endpoint.identity, data, split, items, runs, temperature,
-                             root=place.root, judge=judge, domain_name=domain)  # fmt: skip
+                             root=place.root, judge=judge, domain_name=domain,
+                             reasoning_tokens=endpoint.context.reasoning)  # fmt: skip
             with Ledger(place.ledger) as ledger:
                 return await ask_all(ledger, endpoint, plan, bar.show)
         finally:
@@ -254,16 +271,19 @@ def evaluated(
         bar.close()
 
 
-def _model(place: Home, model: str, adapter: str, via: "Via", args: tuple[str, ...]) -> "Endpoint":
+def _model(
+    place: Home, model: str, adapter: str, via: "Via", args: tuple[str, ...], reasoning_tokens: int | None = None
+) -> "Endpoint":
     from nanoflux_local.binding import model_endpoint
 
-    return model_endpoint(model, adapter, place, via, args)
+    return model_endpoint(model, adapter, place, via, args, reasoning_tokens)
 
 
-def _of_profile(place: Home, profile: str, name: str) -> "Endpoint":
+def _of_profile(place: Home, profile: str, name: str, reasoning_tokens: int | None) -> "Endpoint":
     from nanoflux_local.binding import profile_endpoint
 
-    return profile_endpoint(profile, name, place)[0]
+    stated = {} if reasoning_tokens is None else {"reasoning_tokens": reasoning_tokens}
+    return profile_endpoint(profile, name, place, settings=stated)[0]
 
 
 def _judge(place: Home, profile: str, name: str) -> "SoftJudge":

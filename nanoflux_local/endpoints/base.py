@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from nanoflux_local.endpoints.context import Context
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 
 
@@ -10,12 +11,13 @@ class Endpoint(Protocol):
 
     `identity` is everything that decides its replies. `repeatable` says whether the same request always gets the
     same reply, whatever else is asked at the same time; a run records it. `capacity` is how many requests it can
-    usefully hold at once.
+    usefully hold at once. `context` is what its model holds, as far as that is known here.
     """
 
     identity: Identity
     repeatable: bool
     capacity: int
+    context: Context
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         """Answer one request.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanoflux_local.adapter_hash import adapter_hash
 from nanoflux_local.endpoints.batcher import Batcher
+from nanoflux_local.endpoints.context import Context
 from nanoflux_local.endpoints.cores import share_cores
 from nanoflux_local.endpoints.tokens import TokenCounter
 from nanoflux_local.errors import EndpointError
@@ -42,11 +43,13 @@ class InProcessEndpoint:
         device: str = "auto",
         dtype: str = "auto",
         system_role: bool = True,
+        context: Context | None = None,
     ) -> None:
         self._weights, self._adapter, self._rows = weights, adapter, rows
         self._device = best_device() if device == "auto" else device
         self._dtype = best_dtype(self._device) if dtype == "auto" else dtype
         self._system_role = system_role
+        self.context = context or Context()
         self._counter = TokenCounter(weights)
         self.identity = self._identify()
         self.capacity = 2 * rows  # so that a row that falls free finds its next request waiting

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nanoflux_local.endpoints.context import Context
 from nanoflux_local.records import (
     ChatReply,
     ChatRequest,
@@ -29,6 +30,7 @@ class ScriptedEndpoint:
     """Answers after a delay that the request decides too: `delay_s` is its mean, in seconds."""
 
     repeatable = True
+    context = Context()
     capacity = 1024
 
     def __init__(self, model: str, delay_s: float = 0.0, script: Script | None = None) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from nanoflux_local.config import Price, Send
 from nanoflux_local.endpoints.accepted import Accepted, accepted_by, lessons, spelled
+from nanoflux_local.endpoints.context import Context
 from nanoflux_local.endpoints.error_body import read_error
 from nanoflux_local.endpoints.faults import ROUTES, EmptyError, GarbledError, announce
 from nanoflux_local.endpoints.keys import Key, read_key
@@ -50,9 +51,9 @@ class ServedEndpoint(ABC):
     """A model behind one address, or behind several that share its requests as one endpoint.
 
     `key_env` and `key_file` name where its key is, "" where none is needed. `revision` pins the model where its
-    address does not: it stands in the identity instead. A model that `thinks` is sent no stop strings, which its server
-    would look for in the thoughts too; they are applied to the answer here. `send` says what else the server takes or
-    does not, where that is clear neither from the model's name nor from the server's refusals.
+    address does not: it stands in the identity instead. A model with room for thoughts in its `context` is sent no stop
+    strings, which its server would look for in the thoughts too; they are applied to the answer here. `send` says what
+    else the server takes or does not, where that is clear neither from the model's name nor from the server's refusals.
 
     Raises:
         ConfigError: the key is named and not there, or a key or an address is missing, or an address is no base url.
@@ -76,7 +77,7 @@ class ServedEndpoint(ABC):
         timeout_s: float = TIMEOUT_S,
         revision: str = "",
         structured: bool = False,
-        thinks: bool = False,
+        context: Context | None = None,
         send: Send | None = None,
     ) -> None:
         addresses = tuple(urls) or ((url,) if url else (self.home,))
@@ -90,7 +91,8 @@ class ServedEndpoint(ABC):
         variant = "structured" if structured else ""
         self.identity = Identity(self.interface, model, revision or " ".join(addresses), variant=variant)
         self.price = price
-        self.accepted = accepted_by(model, thinks, send)
+        self.context = context or Context()
+        self.accepted = accepted_by(model, self.context.reasoning > 0, send)
         self._decided = set(send.model_dump(exclude_none=True)) if send else set()
         self.service = Service(
             model, addresses, key, self.sdk, self.connect, capacity, timeout_s, gauged=self.home not in addresses

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from nanoflux_local.adapter_hash import adapter_hash
 from nanoflux_local.endpoints.codec import without_system
+from nanoflux_local.endpoints.context import Context
 from nanoflux_local.endpoints.fleet import Managed
 from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.served import CAPACITY
@@ -30,7 +31,9 @@ T = TypeVar("T")
 
 
 class VllmEndpoint:
-    """Chat with a served model, or with an adapter on it."""
+    """Chat with a served model, or with an adapter on it. `reasoning_tokens` are the room for its thoughts; None takes
+    its manifest's.
+    """
 
     repeatable = False
 
@@ -40,11 +43,12 @@ class VllmEndpoint:
         adapter: Path | None = None,
         capacity: int = CAPACITY,
         structured: bool = False,
-        thinks: bool = False,
+        reasoning_tokens: int | None = None,
     ) -> None:
         launch = server.launch
         self.capacity = capacity
-        self._thinks = thinks or launch.manifest.chat.thinks
+        room = launch.manifest.reasoning_room if reasoning_tokens is None else reasoning_tokens
+        self.context = Context(launch.length, room)
         self._server, self._adapter = server, adapter
         self._name = adapter_hash(adapter) if adapter else launch.model
         variant = f"{launch.variant} structured" if structured else launch.variant
@@ -106,7 +110,7 @@ class VllmEndpoint:
                     await self._client.close()
                 if self._adapter is not None:
                     await self._load(self._adapter, record.url, record.proved)
-                self._client = OpenAIChatEndpoint(self._name, record.url, capacity=self.capacity, thinks=self._thinks)
+                self._client = OpenAIChatEndpoint(self._name, record.url, capacity=self.capacity, context=self.context)
                 self._url = record.url
             return self._client, ended
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Protocol, cast, runtime_checkable
 
 from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.context import Context
 from nanoflux_local.errors import ConfigError, EndpointError, NanofluxError
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 
@@ -139,6 +140,10 @@ class TimeShared:
     @property
     def capacity(self) -> int:
         return self.inner.capacity
+
+    @property
+    def context(self) -> Context:
+        return self.inner.context
 
     async def chat(self, request: ChatRequest) -> ChatReply:
         """Answer in the next wave.

@@ -17,7 +17,8 @@ import numpy as np
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import known_domains, load_domain
 from nanoflux_local.endpoints.base import Endpoint
-from nanoflux_local.errors import EndpointError, RefusedError, UsageError
+from nanoflux_local.endpoints.context import find_overflow
+from nanoflux_local.errors import ConfigError, EndpointError, RefusedError, UsageError
 from nanoflux_local.evaluate.scoring import Mark, score_reply
 from nanoflux_local.evaluate.shortfall import Shortfall, list_causes
 from nanoflux_local.evaluate.soft import SoftJudge
@@ -26,7 +27,18 @@ from nanoflux_local.jobs import EVALUATION, Watch, Work, stint, working_on
 from nanoflux_local.ledger.calls import RememberedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
-from nanoflux_local.records import ChatReply, ChatRequest, Identity, R, Request, Sampling, derive_seed, digest
+from nanoflux_local.reasoning import ends_in_reasoning
+from nanoflux_local.records import (
+    ChatReply,
+    ChatRequest,
+    Identity,
+    R,
+    Request,
+    Sampling,
+    derive_seed,
+    digest,
+    storable,
+)
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.defender import defender_messages, reply_budget
 from nanoflux_local.transcript import Seed
@@ -40,7 +52,7 @@ WAIT_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that decides an evaluation."""
+    """Everything that decides an evaluation. `reasoning_tokens` of its `sampling` are room for thoughts."""
 
     identity: Identity
     data: str
@@ -51,6 +63,7 @@ class Plan:
     seed: int
     domain: Domain
     judge: SoftJudge | None = None
+    reasoning_tokens: int = 0
 
     @property
     def items_digest(self) -> str:
@@ -110,22 +123,27 @@ def make_plan(
     root: Path | None = None,
     judge: SoftJudge | None = None,
     domain_name: str = "",
+    reasoning_tokens: int = 0,
 ) -> Plan:
-    """A plan with the domain's reply budget; top-p is 0.95 where replies are sampled. `root` is the home with the
-    user's own domains. Where the domain of that name has the benchmark, its prompts are used: a model that was tuned
-    under them is asked with them.
+    """A plan with the domain's reply budget and `reasoning_tokens` for thoughts besides; top-p is 0.95 if replies are
+    sampled. `root` is the home with the user's own domains. Where the domain of that name has the benchmark, its
+    prompts are used: a model that was tuned under them is asked with them.
     """
     domain = domain_of(data, root, judged=judge is not None, first=domain_name)
-    sampling = Sampling(temperature, 0.95 if temperature else 1.0, reply_budget(domain, domain.budgets), domain.stop)
-    return Plan(identity, data, split, tuple(items), runs, sampling, seed, domain, judge)
+    max_tokens = reply_budget(domain, domain.budgets) + reasoning_tokens
+    sampling = Sampling(temperature, 0.95 if temperature else 1.0, max_tokens, domain.stop)
+    return Plan(identity, data, split, tuple(items), runs, sampling, seed, domain, judge, reasoning_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The two marks of one reply; `soft` is "" where no judge was asked."""
+    """The two marks of one reply; `soft` is "" where no judge was asked. `cut` is a reply that ended inside its
+    reasoning, which is unanswered for that reason.
+    """
 
     strict: Mark
     soft: Mark | Literal[""] = ""
+    cut: bool = False
 
 
 async def evaluate(
@@ -138,8 +156,10 @@ async def evaluate(
     again, it asks only for what is missing.
 
     Raises:
+        ConfigError: a request does not fit the endpoint's context.
         EndpointError: no reply could be scored; the message is the first cause.
     """
+    _refuse_overflow(endpoint, plan)
     settings = {"runs": plan.runs, "sampling": asdict(plan.sampling), "seed": plan.seed, "n": len(plan.items)}
     settings["items"] = plan.items_digest
     model = plan.identity
@@ -156,6 +176,17 @@ async def evaluate(
             at.status, at.message = ("done", "") if is_whole(result) else (PARTIAL, describe_partial(result))
             ledger.finish_evaluation(plan.id, at.status, result)
     return result
+
+
+def _refuse_overflow(endpoint: Endpoint, plan: Plan) -> None:
+    """Refuse a thinking model whose longest request leaves its thoughts too little room."""
+    if not plan.reasoning_tokens or not plan.items:
+        return
+    longest = max(plan.items, key=lambda item: len(with_options(item)))
+    answer = plan.sampling.max_tokens - plan.reasoning_tokens
+    if overflow := find_overflow(endpoint, plan.request(longest, 0).messages, answer):
+        fix = "lower --reasoning-tokens, or ask an endpoint of a profile that has a longer context"
+        raise ConfigError(f"{plan.identity.model}: {overflow}", fix)
 
 
 @asynccontextmanager
@@ -238,7 +269,7 @@ class _Asking:
                 self.shortfall.add(error)
                 soft = "unscored"
         self.ledger.add_evaluation_item(self.plan.id, repeat, item.id, call, score.reading, score.mark, soft)
-        return Marks(score.mark, soft)
+        return Marks(score.mark, soft, ends_in_reasoning(storable(reply.text), reply.finish))
 
     async def _call(self, request: Request[R]) -> R:
         return (await self.calls.ask(request))[1]
@@ -267,6 +298,8 @@ def summarise(plan: Plan, marks: dict[str, list[Marks]], shortfall: Shortfall) -
         "strict": {key: strict[key] for key in ("mean", "sd", "ci95")} if strict else None,
         "soft": {**soft, "judge": plan.judge.endpoint.identity.model} if soft and plan.judge else None,
         "unanswered": flat.count("unanswered"),
+        "cut_in_reasoning": sum(each.cut for repeats in marks.values() for each in repeats),
+        "reasoning_tokens": plan.reasoning_tokens,
         "unscored": flat.count("unscored"),
         "unscored_reasons": shortfall.as_json(),
         "runs": plan.runs,

@@ -33,8 +33,9 @@ class SoftJudge:
 
     @property
     def decides(self) -> list[Any]:
-        """What of it decides a mark, beside the domain's prompts."""
-        return [asdict(self.endpoint.identity), self.structured, self.reply_tokens]
+        """What of it decides a mark, besides the domain's prompts."""
+        room = self.endpoint.context.reasoning
+        return [asdict(self.endpoint.identity), self.structured, self.reply_tokens, *([room] if room else [])]
 
     async def mark(self, domain: Domain, question: str, item: Seed, reply: str, draw: Draw, call: Call) -> Mark:
         """The soft mark of one reply. A reply without a solution and an answer has nothing to judge: "unanswered".
@@ -45,7 +46,9 @@ class SoftJudge:
         sections = read_sections(reply, ("SOLUTION", "ANSWER"), once=("ANSWER",))
         if isinstance(sections, Unparsed):
             return "unanswered"
-        player = Player(self.name, self.endpoint.identity, Sampling(0.0, 1.0, self.reply_tokens), self.structured)
+        room = self.endpoint.context.reasoning
+        sampling = Sampling(0.0, 1.0, self.reply_tokens + room)
+        player = Player(self.name, self.endpoint.identity, sampling, self.structured, thinks=room > 0)
         judge = ModelJudge(domain, player, JudgeRules(confidence=domain.confidence), RETRIES)
         attack = Attack(question, item.solution or "(none is given)", item.answer)
         with acting_as("judge"):

@@ -128,7 +128,15 @@ async def _evaluate_split(home: Home, plan: Plan, endpoint: Endpoint, data: str,
     """The id of the evaluation on one split, done where it is not done yet."""
     scale, items = plan.scale, asked_items(home, plan, data, split)
     asked = make_plan(
-        endpoint.identity, data, split, items, scale.runs, scale.temperature, root=home.root, domain_name=scale.domain
+        endpoint.identity,
+        data,
+        split,
+        items,
+        scale.runs,
+        scale.temperature,
+        root=home.root,
+        domain_name=scale.domain,
+        reasoning_tokens=endpoint.context.reasoning,
     )
     with Ledger(home.ledger) as ledger:
         if ledger.rows("SELECT status FROM evaluations WHERE id = ?", asked.id) != [("done",)]:

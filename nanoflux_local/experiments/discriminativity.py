@@ -74,7 +74,15 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
     endpoint = binding.local_endpoint(plan.scale.base, "", home)
     try:
         asked = make_plan(
-            endpoint.identity, drawn[0].dataset, "train", drawn, 1, 0.0, root=home.root, domain_name=plan.scale.domain
+            endpoint.identity,
+            drawn[0].dataset,
+            "train",
+            drawn,
+            1,
+            0.0,
+            root=home.root,
+            domain_name=plan.scale.domain,
+            reasoning_tokens=endpoint.context.reasoning,
         )
         with Ledger(home.ledger) as ledger:
             require_whole(await evaluate(ledger, endpoint, asked), allow_refused=True)
