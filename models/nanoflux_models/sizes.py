@@ -127,14 +127,13 @@ def _kv_bytes(text: Mapping[str, Any]) -> int:
         return layers * (int(rank) + int(text.get("qk_rope_head_dim") or 0)) * KV_BYTES
     kinds = list(text.get("layer_types") or ["full_attention"] * layers)
     kinds = kinds[: layers - int(text.get("num_kv_shared_layers") or 0)]
-    return sum(_layer_bytes(text, kind) for kind in kinds if kind.endswith("attention") and "linear" not in kind)
+    caching = [layer for layer, kind in enumerate(kinds) if kind.endswith("attention") and "linear" not in kind]
+    # Some layers differ from the rest: Gemma 4 widens the heads of those that see the whole context.
+    own = {int(layer): values for layer, values in (text.get("per_layer_config") or {}).items()}
+    return sum(_layer_bytes({**text, **own.get(layer, {})}) for layer in caching)
 
 
-def _layer_bytes(text: Mapping[str, Any], kind: str) -> int:
-    heads = int(text.get("num_attention_heads") or 1)
-    kv_heads = int(text.get("num_key_value_heads") or heads)
-    size = int(text.get("head_dim") or int(text.get("hidden_size") or 0) // heads)
-    if kind == "full_attention":  # Gemma 4 widens the heads of the layers that see the whole context
-        kv_heads = int(text.get("num_global_key_value_heads") or kv_heads)
-        size = int(text.get("global_head_dim") or size)
-    return kv_heads * size * 2 * KV_BYTES
+def _layer_bytes(layer: Mapping[str, Any]) -> int:
+    heads = int(layer.get("num_attention_heads") or 1)
+    size = int(layer.get("head_dim") or int(layer.get("hidden_size") or 0) // heads)
+    return int(layer.get("num_key_value_heads") or heads) * size * 2 * KV_BYTES

@@ -32,7 +32,10 @@ GEMMA = (*COMMON, "added_tokens.json", "preprocessor_config.json", "processor_co
 LAYOUTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "google/gemma-3-4b-it": (2, (*GEMMA, "chat_template.json")),
     "google/medgemma-4b-it": (2, (*GEMMA, "chat_template.jinja")),
+    "google/medgemma-1.5-4b-it": (2, (*GEMMA, "chat_template.jinja")),
+    "google/gemma-4-12B-it": (1, (*COMMON, "chat_template.jinja", "processor_config.json")),
     "Qwen/Qwen3-32B-AWQ": (4, QWEN),
+    "Qwen/Qwen3-30B-A3B-Instruct-2507-FP8": (4, QWEN),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": (4, (*COMMON, "LICENSE", "figures/benchmark.jpg")),
     "openai/gpt-oss-20b": (3, (*COMMON, "LICENSE", "USAGE_POLICY", "chat_template.jinja", "special_tokens_map.json",
                                "metal/model.bin", "original/config.json", "original/dtypes.json",

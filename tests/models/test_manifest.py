@@ -43,7 +43,9 @@ def test_the_whole_catalog_loads(tmp_path: Path) -> None:
 ARCHITECTURES = {
     "gemma-3-4b-it": (34, 4, 256),
     "medgemma-4b-it": (34, 4, 256),
+    "medgemma-1.5-4b-it": (34, 4, 256),
     "qwen3-32b-awq": (64, 8, 128),
+    "qwen3-30b-a3b-instruct-2507-fp8": (48, 4, 128),
     "gpt-oss-20b": (24, 8, 64),
     "deepseek-r1-distill-qwen-14b": (48, 8, 128),
     "qwen3-embedding-0.6b": (28, 8, 128),
@@ -58,7 +60,7 @@ def test_keys_and_values_follow_from_the_architecture(tmp_path: Path, name: str)
     assert memory and memory.kv_bytes_per_token == layers * heads * size * 2 * 2
 
 
-@pytest.mark.parametrize("name", ["gemma-3-4b-it", "medgemma-4b-it"])
+@pytest.mark.parametrize("name", ["gemma-3-4b-it", "medgemma-4b-it", "medgemma-1.5-4b-it"])
 def test_a_lora_on_a_multimodal_wrapper_touches_the_text_tower_alone(tmp_path: Path, name: str) -> None:
     manifest = load_manifest(name, tmp_path)
     assert manifest.lora and manifest.gated and not manifest.chat.system_role

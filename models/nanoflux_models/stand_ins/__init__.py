@@ -13,11 +13,12 @@ from typing import Any
 from nanoflux_models.errors import ManifestError
 from nanoflux_models.stand_ins.family import Family
 from nanoflux_models.stand_ins.gemma3 import GEMMA3
+from nanoflux_models.stand_ins.gemma4 import GEMMA4_UNIFIED
 from nanoflux_models.stand_ins.gpt_oss import GPT_OSS
-from nanoflux_models.stand_ins.qwen import QWEN3, R1_QWEN2
+from nanoflux_models.stand_ins.qwen import QWEN3, QWEN3_MOE, R1_QWEN2
 from nanoflux_models.stand_ins.tokenizer import write_tokenizer
 
-FAMILIES = {family.architecture: family for family in (GEMMA3, QWEN3, R1_QWEN2, GPT_OSS)}
+FAMILIES = {family.architecture: family for family in (GEMMA3, GEMMA4_UNIFIED, QWEN3, QWEN3_MOE, R1_QWEN2, GPT_OSS)}
 RANGE = 0.2
 """Standard deviation of a stand-in's weights: ten times the usual one, so that its logits differ clearly."""
 

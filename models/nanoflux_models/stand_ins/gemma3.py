@@ -93,7 +93,7 @@ GEMMA3 = Family(
         "text_config": _text(64, 128, 6, 64),  # the sixth layer is the first that looks back over the whole context
         "vision_config": _vision(64, 128, 2, 2, 56),
     },
-    full={"gemma-3-4b-it": _FOUR_B, "medgemma-4b-it": _FOUR_B},
+    full={"gemma-3-4b-it": _FOUR_B, "medgemma-4b-it": _FOUR_B, "medgemma-1.5-4b-it": _FOUR_B},
     write=_write,
     tokenizer={
         "extra_special_tokens": {

@@ -1,4 +1,4 @@
-"""Qwen3, which writes its own thinking tags, and the R1 distillations of Qwen2.5, whose prompt opens the tag."""
+"""Qwen3, which writes thinking tags or (Instruct) none, and R1 distilled into Qwen2.5, whose prompt opens the tag."""
 
 from nanoflux_models.stand_ins.family import Family, Json
 
@@ -15,6 +15,12 @@ _QWEN3_TEMPLATE = """\
     {{- '<|im_start|>assistant\n' }}
     {%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}
 {%- endif %}
+"""
+_INSTRUCT_TEMPLATE = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
 """
 _R1_TEMPLATE = """\
 {{ bos_token }}
@@ -57,6 +63,23 @@ def _sizes(
     }
 
 
+def _experts(experts: int, chosen: int, intermediate: int) -> Json:
+    return {
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": intermediate,
+        "norm_topk_prob": True,
+        "num_experts": experts,
+        "num_experts_per_tok": chosen,
+        "router_aux_loss_coef": 0.001,
+    }
+
+
+def _answer(thoughts: str, answer: str) -> str:
+    del thoughts  # it never thinks
+    return f"{answer}<|im_end|>"
+
+
 def _think(thoughts: str, answer: str) -> str:
     return f"<think>\n{thoughts}\n</think>\n\n{answer}<|im_end|>"
 
@@ -75,6 +98,8 @@ _AWQ = {
     "version": "gemm",
     "zero_point": True,
 }
+
+_FP8 = {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}
 
 QWEN3 = Family(
     architecture="Qwen3ForCausalLM",
@@ -110,6 +135,36 @@ QWEN3 = Family(
     },
     write=_think,
     differs="its weights are not quantised, as the published AWQ weights are",
+)
+
+QWEN3_MOE = Family(
+    architecture="Qwen3MoeForCausalLM",
+    model_type="qwen3_moe",
+    vocabulary=_VOCABULARY,
+    control={"<|endoftext|>": 4000, "<|im_start|>": 4001, "<|im_end|>": 4002},
+    template=_INSTRUCT_TEMPLATE,
+    bos="",
+    eos="<|im_end|>",
+    pad="<|endoftext|>",
+    ends=("<|im_end|>", "<|endoftext|>"),
+    tiny={
+        **_sizes(64, 128, 4, 4, 2, _VOCABULARY, 1e7, 262_144),
+        **_experts(8, 2, 64),
+        "attention_bias": False,
+        "head_dim": 32,
+        "bos_token_id": 4000,
+        "eos_token_id": 4002,
+    },
+    full={
+        "qwen3-30b-a3b-instruct-2507-fp8": {
+            **_sizes(2048, 6144, 48, 32, 4, 151_936, 1e7, 262_144),
+            **_experts(128, 8, 768),
+            **_QWEN3_HEAD,
+            "quantization_config": _FP8,
+        }
+    },
+    write=_answer,
+    differs="its weights are not quantised, as the published FP8 weights are",
 )
 
 R1_QWEN2 = Family(
