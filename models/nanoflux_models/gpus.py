@@ -1,28 +1,121 @@
-"""The GPUs of this machine, as nvidia-smi tells of them. Loads no driver and no torch."""
+"""The GPUs of this machine, as nvidia-smi lists them. Loads no driver and no torch.
+
+nvidia-smi rather than NVML: a driver that hangs would hang this process inside the library, while a child can be given
+up after a time limit. A GPU whose memory the driver does not state is still a GPU: unified memory ([N/A] on a GB10),
+missing permissions and lost cards are reported with the driver's own word, and never hide the other GPUs.
+"""
 
 import shutil
 import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+
+LIMIT_S = 10.0
+"""How long nvidia-smi may take; a healthy one takes a second, and several on a machine with many idle GPUs."""
+HANGS = f"nvidia-smi did not answer within {LIMIT_S:g} s"
+_FAILED = "Unable to determine"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU. `memory_mib` is None where the driver does not state it; `stated` is the driver's word then."""
+
+    index: int
+    name: str
+    memory_mib: float | None
+    driver: str = ""
+    stated: str = ""
+
+    def __str__(self) -> str:
+        memory = f"{self.memory_mib:g} MiB" if self.memory_mib is not None else f"memory not stated ({self.stated})"
+        return ", ".join([self.name, memory, *([f"driver {self.driver}"] if self.driver else [])])
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The GPUs that nvidia-smi lists, and why it lists none or not all ("" if it answered well)."""
+
+    gpus: tuple[Gpu, ...]
+    problem: str = ""
+
+    @property
+    def hangs(self) -> bool:
+        return self.problem == HANGS
+
+    @property
+    def unstated(self) -> tuple[Gpu, ...]:
+        """Those whose memory is not known."""
+        return tuple(gpu for gpu in self.gpus if gpu.memory_mib is None)
+
+
+def survey_gpus() -> Survey:
+    """Ask nvidia-smi, once for each that is first on PATH; takes at most LIMIT_S."""
+    smi = shutil.which("nvidia-smi")
+    return _survey(smi) if smi else Survey((), "there is no nvidia-smi")
 
 
 def found_gpus() -> list[float]:
-    """GiB of each GPU, in nvidia-smi's order; empty where there is none to be found."""
-    try:
-        return [float(line) / 1024 for line in _asked("memory.total")]
-    except ValueError:
+    """GiB of each GPU, in nvidia-smi's order, 0 where the memory is not stated; empty where none is."""
+    gpus = survey_gpus().gpus
+    if all(gpu.memory_mib is None for gpu in gpus):
         return []
+    return [(gpu.memory_mib or 0.0) / 1024 for gpu in gpus]
 
 
 def described_gpus() -> list[str]:
     """Each GPU in words: its name, its memory and the driver's version."""
-    rows = [[part.strip() for part in line.split(",")] for line in _asked("name,memory.total,driver_version")]
-    return [f"{name}, {memory} MiB, driver {driver}" for name, memory, driver in (row for row in rows if len(row) == 3)]
+    return [str(gpu) for gpu in survey_gpus().gpus]
 
 
-def _asked(fields: str) -> list[str]:
-    """What nvidia-smi says of each GPU, a line for each; nothing where it fails."""
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
-        return []
+def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
+    """nvidia-smi's line for each GPU, and why there is none or not all ("" if it answered well)."""
     query = [smi, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    return [] if done.returncode else done.stdout.strip().splitlines()
+    try:
+        child = subprocess.Popen(
+            query, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+    except OSError as error:
+        return [], f"nvidia-smi cannot be started: {error.strerror}"
+    try:
+        out, err = child.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        _give_up(child)
+        return [], HANGS
+    lines = [line.strip() for line in out.splitlines() if line.strip()]
+    if not child.returncode:
+        return lines, ""
+    last = next(iter([*err.strip().splitlines()[-1:], *lines[-1:]]), "")
+    return lines, f"nvidia-smi failed ({child.returncode}){': ' if last else ''}{last}"
+
+
+def _give_up(child: "subprocess.Popen[str]") -> None:
+    """Kill a child without waiting for it: one that hangs in the driver cannot end."""
+    child.kill()
+    for pipe in (child.stdout, child.stderr):
+        if pipe:
+            pipe.close()
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(1.0)
+
+
+@lru_cache
+def _survey(smi: str) -> Survey:
+    lines, problem = query_gpus(smi, "name,memory.total,driver_version")
+    read = [gpu for gpu in (_read(line) for line in lines) if gpu is not None]
+    return Survey(tuple(Gpu(index, *parts) for index, parts in enumerate(read)), problem)
+
+
+def _read(line: str) -> tuple[str, float | None, str, str] | None:
+    """Name, MiB, driver and the driver's word in place of the MiB; None for a line that is of no GPU."""
+    if line.startswith(_FAILED):
+        return "a GPU that does not answer", None, "", line
+    parts = [part.strip() for part in line.rsplit(",", 2)]
+    if len(parts) != 3:
+        return None
+    name, memory, driver = parts
+    try:
+        size = float(memory.removesuffix(" MiB"))
+    except ValueError:
+        size = 0.0
+    return (name, size, driver, "") if size > 0 else (name, None, driver, memory)

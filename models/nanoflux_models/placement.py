@@ -68,13 +68,17 @@ def kv_gib(bytes_per_token: int, sequences: int, context: int) -> float:
 def plan(demands: Sequence[Demand], gpus: Sequence[float], smaller: Mapping[str, float] | None = None) -> Plan:
     """Place every demand on `gpus` (GiB each): all at once where they fit, else taking turns, else a refusal.
 
+    A GPU of 0 GiB, whose size is not known, gets nothing; the others keep their numbers.
     `smaller` are other models (GiB of weights) that a refusal may suggest.
     """
     ordered = sorted(demands, key=lambda demand: (-demand.weights_gib - demand.kv_gib, demand.name))
-    servers = _servers(ordered, gpus)
+    numbers = [number for number, gib in enumerate(gpus) if gib]
+    sizes = [gpus[number] for number in numbers]
+    servers = _servers(ordered, sizes)
     if servers is None:
-        return _refused(ordered, gpus, smaller or {})
+        return _refused(ordered, sizes, smaller or {})
     weights = {demand.name: demand.weights_gib * demand.copies for demand in demands}
+    servers = [replace(server, gpus=tuple(numbers[gpu] for gpu in server.gpus)) for server in servers]
     return Plan(tuple(servers), ram_gib=sum(weights[server.name] for server in servers if server.shares))
 
 

@@ -54,15 +54,31 @@ def _served(profile: str) -> list[str]:
     return list(dict.fromkeys(each["model"] for each in chosen if each["interface"] == "vllm"))
 
 
+def _sizes_here() -> list[float]:
+    """GiB of this machine's GPUs; names those whose memory the driver does not state.
+
+    Raises:
+        UsageError: no GPU of stated memory is here.
+    """
+    from nanoflux_models.gpus import found_gpus, survey_gpus
+
+    survey, fix = survey_gpus(), "state the GiB of each GPU, for instance --gpus 40,40"
+    if not survey.gpus:
+        reason = survey.problem or "nvidia-smi lists none"
+        raise UsageError(f"no GPU was found here: {reason}", fix)
+    unstated = "; ".join(
+        f"GPU {gpu.index} ({gpu.name}) does not state its memory: {gpu.stated}" for gpu in survey.unstated
+    )
+    if len(survey.unstated) == len(survey.gpus):
+        raise UsageError(unstated, fix)
+    if unstated:
+        say(f"{unstated}. Nothing is placed on it; {fix}")
+    return found_gpus()
+
+
 def _sizes(gpus: str) -> list[float]:
     if not gpus:
-        from nanoflux_models.gpus import found_gpus
-
-        found = found_gpus()
-        if not found:
-            fix = "say what there will be, for instance --gpus 40,40"
-            raise UsageError("no GPU was found here: nvidia-smi is missing or names none", fix)
-        return found
+        return _sizes_here()
     try:
         sizes = [float(part) for part in gpus.split(",")]
     except ValueError:

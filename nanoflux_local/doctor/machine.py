@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from nanoflux_local.doctor.check import Check
-from nanoflux_models.gpus import described_gpus
+from nanoflux_models.gpus import Survey, survey_gpus
 
 GIB = 2**30
 CORES, MEMORY_GIB = 2, 6
@@ -28,15 +28,25 @@ def memory() -> Check:
 
 
 def gpus() -> Check:
-    """Those that the driver tells of; a card without a driver is something to mend, no card is not."""
-    found = described_gpus()
-    if found:
-        return Check("gpus", True, "; ".join(found))
-    cards = _cards()
+    """Those that the driver lists; a card without a driver is something to mend, no card is not."""
+    survey, cards = survey_gpus(), _cards()
+    if survey.gpus:
+        found = "; ".join([*map(str, survey.gpus), *([survey.problem] if survey.problem else [])])
+        return Check("gpus", not survey.problem, found, _gpus_fix(survey))
+    if survey.hangs:
+        return Check("gpus", False, survey.problem, "run nvidia-smi by itself; restart the driver or the machine")
     if cards:
         fix = "install NVIDIA's driver, and in a container its container toolkit, until nvidia-smi lists them"
         return Check("gpus", False, f"{cards} NVIDIA cards, and no driver that answers", fix)
     return Check("gpus", True, "none: small models play on the processors")
+
+
+def _gpus_fix(survey: Survey) -> str:
+    if survey.problem:
+        return "run nvidia-smi by itself, and mend what it says"
+    if survey.unstated:
+        return "state the sizes when you plan, in nvidia-smi's order: nanoflux models plan PROFILE --gpus GIB,GIB"
+    return ""
 
 
 def _cards() -> int:

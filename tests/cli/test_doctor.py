@@ -1,6 +1,7 @@
 """`nanoflux doctor`: a line a check, each with its fix, exit code 1 where something is broken; nothing is changed."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,39 @@ def test_a_card_without_a_driver_is_to_be_mended(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(machine, "_cards", lambda: 2)
     assert not machine.gpus().ok and "2 NVIDIA cards" in machine.gpus().found and "driver" in machine.gpus().fix
+
+
+SMI = {
+    "unified memory": "echo 'NVIDIA GB10, [N/A], 580.95.05'",
+    "one of two": "echo 'NVIDIA A100, 40960, 570'; echo 'NVIDIA A100, [Insufficient Permissions], 570'",
+    "one lost": "echo 'Unable to determine the device handle: Unknown Error'; echo 'NVIDIA A100, 40960, 570'; exit 15",
+    "an unknown error": "echo 'NVIDIA H100, [Unknown Error], 570'",
+    "no driver": "echo 'NVIDIA-SMI has failed because it could not communicate with the driver.'; exit 9",
+    "hanging": "exec sleep 3600",
+}
+
+
+@pytest.mark.parametrize(
+    ("odd", "doctor", "plan", "code"),
+    [("unified memory", "could .*GB10, memory not stated .*--gpus", "GPU 0 .NVIDIA GB10. does not state its memory", 2),
+     ("one of two", "could .*A100, 40960 MiB.*; NVIDIA A100, memory not stated", "GPU 1 .*Insufficient Permissions", 0),
+     ("one lost", "mend .*GPU that does not answer.*A100, 40960 MiB", "GPU 0 .*Unknown Error", 0),
+     ("an unknown error", "could .*Unknown Error", "GPU 0 .NVIDIA H100. does not state its memory: .Unknown Error.", 2),
+     ("no driver", "ok none", "no GPU was found here: nvidia-smi failed .9.: NVIDIA-SMI has failed", 2),
+     ("hanging", "mend .*did not answer within 10 s", "no GPU was found here: nvidia-smi did not answer", 2)],
+)  # fmt: skip
+def test_doctor_and_plan_agree_on_an_odd_nvidia_smi(
+    nanoflux: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, doctor: str, plan: str, code: int
+) -> None:
+    path = f"{stand_in(tmp_path / 'bin', 'nvidia-smi', SMI[odd])}{os.pathsep}{os.environ['PATH']}"
+    planned = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", PATH=path)
+    assert planned.code == code and "Traceback" not in planned.err, planned.err
+    assert re.search(plan, planned.err) and "--gpus 40,40" in planned.err, planned.err
+    stated = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", "--gpus", "40", PATH=path)
+    assert stated.code == 0
+    monkeypatch.setenv("PATH", path)
+    check = machine.gpus()
+    assert re.search(doctor, f"{check.word} {check.found} {check.fix}"), check
 
 
 def test_versions_are_held_against_those_that_were_tested(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,13 @@ def test_every_model_is_placed_once_and_no_gpu_is_overfull(gpus: list[float]) ->
     assert fitted
 
 
+def test_a_gpu_of_unknown_size_gets_nothing_and_the_others_keep_their_numbers() -> None:
+    demands = [Demand("a", 20.0, 1.0), Demand("b", 20.0, 1.0)]
+    found = plan(demands, [0.0, 80.0, 0.0, 80.0])
+    assert found.fits and {gpu for server in found.servers for gpu in server.gpus} <= {1, 3}
+    assert not plan(demands, [0.0]).fits
+
+
 def test_as_few_as_will_do_take_turns() -> None:
     """The largest fits beside one that sleeps, not beside two: it shares with the smallest, and nobody is spread."""
     found = plan([Demand("large", 27.5, 6), Demand("middle", 18, 8), Demand("small", 8, 4.2)], [40.0, 40.0])

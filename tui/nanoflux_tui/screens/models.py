@@ -2,9 +2,8 @@
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual import work
@@ -13,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 
 from nanoflux_local.binding import profiles
+from nanoflux_models.gpus import query_gpus, survey_gpus
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.server_record import log_path, records
 from nanoflux_models.weights import installed
@@ -113,8 +113,12 @@ anything is started. Pull fetches weights and checks them, verify reads every by
             text.append("No server is running. s serves the model under the cursor, where there is a vLLM.\n")
         for index, (name, used, total, busy) in enumerate(gpus):
             text.append(f"GPU {index} {line(name, 30)}  ")
-            text.append(bar(float(used), float(total), 20), style=ink["primary"])
-            text.append(f" {float(used) / 1024:.1f} of {float(total) / 1024:.1f} GiB, {busy}% busy\n")
+            if used.isdigit() and total.isdigit():
+                text.append(bar(float(used), float(total), 20), style=ink["primary"])
+                text.append(f" {float(used) / 1024:.1f} of {float(total) / 1024:.1f} GiB, ")
+            else:
+                text.append(f"memory not stated ({line(total, 30)}), ")
+            text.append(f"{line(busy, 30)}% busy\n")
         if not gpus:
             text.append("No GPU was found: small models run on the processor, in the run's own process.\n")
         for errand in self.bridge.errands[-6:]:
@@ -204,11 +208,11 @@ anything is started. Pull fetches weights and checks them, verify reads every by
 
 
 def _gpus() -> list[list[str]]:
-    """Of each GPU its name, the memory that is used and that there is in MiB, and how busy it is."""
+    """Of each GPU its name, the used and the whole memory in MiB, and how busy it is, in nvidia-smi's words. A driver
+    that hangs is asked once.
+    """
     smi = shutil.which("nvidia-smi")
-    if smi is None:
+    if smi is None or survey_gpus().hangs:
         return []
-    query = [smi, f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=10)
-    rows: Any = [[part.strip() for part in row.split(",")] for row in done.stdout.strip().splitlines()]
-    return [row for row in rows if len(row) == 4 and row[1].isdigit() and row[2].isdigit()]
+    rows = [[part.strip() for part in line.rsplit(",", 3)] for line in query_gpus(smi, GPU_FIELDS)[0]]
+    return [row for row in rows if len(row) == 4]
