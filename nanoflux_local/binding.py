@@ -67,23 +67,31 @@ class Embedder(Protocol):
     async def close(self) -> None: ...
 
 
-def profiles() -> list[str]:
-    """The names of the profiles that ship."""
-    folder = resources.files("nanoflux_local.profiles")
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+def profiles(home: Home | None = None) -> list[str]:
+    """The names of the profiles that ship, and of the user's own under `<home>/profiles`."""
+    return sorted(_profile_paths(home))
 
 
-def load_profile(name: str) -> dict[str, Any]:
-    """A profile that ships, by name, or any other by its path.
+def load_profile(name: str, home: Home | None = None) -> dict[str, Any]:
+    """A profile by its name, where the user's own hides one that ships, or any other by its path.
 
     Raises:
         ConfigError: there is no such profile, or it is not TOML.
     """
-    if name in profiles():
-        return read_toml(Path(str(resources.files("nanoflux_local.profiles") / f"{name}.toml")))
+    paths = _profile_paths(home)
+    if name in paths:
+        return read_toml(paths[name])
     if name.endswith(".toml"):
         return read_toml(Path(name))
-    raise ConfigError(f"there is no profile {name!r}", f"choose one of: {', '.join(profiles())}, or name a .toml file")
+    raise ConfigError(
+        f"there is no profile {name!r}", f"choose one of: {', '.join(sorted(paths))}, or name a .toml file"
+    )
+
+
+def _profile_paths(home: Home | None) -> dict[str, Path]:
+    shipped = Path(str(resources.files("nanoflux_local.profiles")))
+    folders = [shipped, *([home.profiles] if home else [])]
+    return {path.stem: path for folder in folders for path in folder.glob("*.toml")}
 
 
 def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], home: Home) -> RunConfig:
@@ -93,7 +101,7 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
         ConfigError: a name, key or value is wrong; the message says where.
     """
     domain = load_domain(domain_name, home.root)
-    profile = load_profile(profile_name)
+    profile = load_profile(profile_name, home)
     without_programs = profile.pop("without_programs", {})
     if not isinstance(without_programs, dict):
         raise ConfigError(f"profile {profile_name}: without_programs is not a table", "correct the profile")
@@ -310,7 +318,7 @@ def profile_endpoint(
     Raises:
         ConfigError: the profile has none of that name, or a program plays the role.
     """
-    values = load_profile(profile)
+    values = load_profile(profile, home)
     name = name or str(values.get("roles", {}).get(role, {}).get("endpoint", ""))
     known = values.get("endpoints", {})
     if name not in known:

@@ -40,6 +40,11 @@ class Home:
         return self.root / "merged"
 
     @property
+    def profiles(self) -> Path:
+        """The user's own profiles, found by their file's name; a bundle carries them here."""
+        return self.root / "profiles"
+
+    @property
     def reports(self) -> Path:
         return self.root / "reports"
 

@@ -45,7 +45,7 @@ def _served(profile: str) -> list[str]:
     twice is one server."""
     from nanoflux_local.binding import load_profile
 
-    values = load_profile(profile)
+    values = load_profile(profile, home())
     tables = (values, values.get("without_programs", {}))
     bound = [role["endpoint"] for table in tables for role in table.get("roles", {}).values()]
     bound += [name for table in tables for name in table.get("judge", {}).get("panel", ())]

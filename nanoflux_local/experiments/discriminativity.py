@@ -106,7 +106,7 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
 
 async def _embed_solutions(home: Home, plan: Plan, pairs: Sequence[Solutions]) -> tuple[Matrix, Matrix]:
     """Unit vectors of the right and of the wrong solutions, each of shape (pairs, dimensions)."""
-    profile = binding.load_profile(plan.scale.profile)
+    profile = binding.load_profile(plan.scale.profile, home)
     name = profile["embedder"]
     embedder = binding.build_embedder(validated(EndpointConfig, profile["endpoints"][name], f"endpoints.{name}"), home)
     try:

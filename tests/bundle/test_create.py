@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,20 @@ def test_an_imported_benchmark_is_carried_in(command: Callable[..., Any], tmp_pa
     carried.install(out, tmp_path / "lab", lambda _: None)
     done = command(tmp_path / "lab" / "home", "data", "list", "--json")
     assert "gsmhard" in [each["name"] for each in json.loads(done.stdout)]
+
+
+def test_a_carried_profile_is_found_by_its_name(command: Callable[..., Any], tmp_path: Path) -> None:
+    own, out = tmp_path / "ours.toml", tmp_path / "in.pyz"
+    own.write_text((files("nanoflux_local.profiles") / "scripted.toml").read_text())
+    done = command(tmp_path / "home", "bundle", "create", "-o", str(out), "--no-software", "--profile", str(own))
+    assert done.returncode == 0, done.stderr
+    lab = tmp_path / "lab" / "home"
+    carried.install(out, tmp_path / "lab", lambda _: None)
+    words = ("run", "start", "--domain", "starter-genetics", "--set", "seeds.min=2", "--max-turns", "1")
+    done = command(lab, *words, "--profile", "ours")
+    assert done.returncode == 0, done.stderr
+    unknown = command(lab, *words, "--profile", "theirs")
+    assert unknown.returncode == 2 and "ours" in unknown.stderr and "scripted" in unknown.stderr
 
 
 def test_what_is_not_here_is_refused_and_nothing_is_made(command: Callable[..., Any], tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ anything is started. Pull fetches weights and checks them, verify reads every by
 
     def action_plan(self) -> None:
         fields = (
-            Field("profile", "profile", "a100-40g-x2", options=profiles()),
+            Field("profile", "profile", "a100-40g-x2", options=profiles(self.place)),
             Field("gpus", "GiB of each GPU", "", "as found here, or e.g. 40,40"),
         )
         self.app.push_screen(Fill("Which model goes on which GPU", fields, "Plan"), self._plan)

@@ -54,7 +54,7 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         from nanoflux_local.binding import profiles
         from nanoflux_local.domains.own import known_domains
 
-        domains, profile_names = known_domains(self.place.root), profiles()
+        domains, profile_names = known_domains(self.place.root), profiles(self.place)
         with VerticalScroll(id="form", can_focus=False):
             with Horizontal(classes="words"):
                 yield Label("Make examples for domain")
