@@ -7,7 +7,11 @@ import itertools
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
+from decimal import Decimal
 from fractions import Fraction
+
+from nanoflux_local.reply_end import before_next_turn
 
 TOLERANCE = 1e-6
 """SPEC §6: |a − b| ≤ 1e-6 · max(1, |b|)."""
@@ -30,29 +34,69 @@ _NUMBER = re.compile(
 _SCALES = {"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _OPERATION = re.compile(r"[-+−*×·/]?")
 _POWER_OF_TEN = re.compile(
-    r"((?<=\d)\s*(?:×|x|\*|\\times|\\cdot)\s*)?(?<![\d.])10\s*(?:\^|\*\*)\s*\{?\s*([-+−]?\d+)\s*\}?", re.IGNORECASE
+    r"((?<=\d)\s*(?:×|x|\*|·|⋅|\\times|\\cdot)\s*)?(?<![\d.])10\s*(?:\^|\*\*)\s*\{?\s*([-+−]?\d+)\s*\}?", re.IGNORECASE
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _RAISED = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
-_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*([-+−]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}|(\d)\s*(\d)(?!\d))")
-_LATEX_WRAPPER = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf|left|right)\b|\\[()\[\]]")
-_NOT_EVALUATED = re.compile(r"\\(?:[dt]?frac|sqrt|pi|log|ln)\b|[√π±]")
+_LATEX_FRACTION = re.compile(r"\\[cdt]?frac\s*(?:\{\s*([-+−]?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}|(\d)\s*(\d)(?!\d))")
+_LATEX_WRAPPER = re.compile(r"\\(?:f?boxed|text|textbf|mathrm|mathbf|left|right)\b|\\[()\[\]]")
+_NOT_EVALUATED = re.compile(r"\\(?:[cdt]?frac|sqrt|pi|log|ln)\b|[√π±]")
 _UNIT_POWER = re.compile(r"(?<=[A-Za-z])\s*\}?\s*(?:\^|\*\*)\s*\{?-?\d\}?")
 _LEAD = re.compile(
     r"^\W*(?:(?:it\s+is|i\s+(?:would\s+)?(?:choose|pick|select))\s+)?"
-    r"(?:(?:the\s+)?(?:(?:correct|best|final|right)\s+)?(?:answer|option|choice)(?:\s+is)?)?\W*",
+    r"(?:(?:the\s+)?(?:(?:correct|best|final|right)\s+)?(?:answer|option|choice)(?:\s+is)?"
+    r"(?:\W*\b(?:option|choice|letter))?)?\W*",
     re.IGNORECASE,
 )
+_BOX = re.compile(r"\\f?boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+_DELETED = re.compile(r"~~[^~\n]*~~")
+_EMPHASIS = re.compile(r"(?<!\w)_{1,3}(?=\S)|(?<=\S)_{1,3}(?!\w)")
+_DIGIT = re.compile(r"[\d¼-¾⅐-⅞]")
+_ITEM_ONE = re.compile(r"\W*1[.)]\s+\w")
+_ASIDE = re.compile(
+    r"(?<=[^\s*×·/+\-−=^(])\s+\((?!\s*or\b)(?![\d\s.,$]*[-+−*×·/][\d\s.,$+*×·/−-]*\))[^()]*\)(?!\s*[-+−*×·/^\d])"
+)
+"""A remark in brackets behind a value or a word. A calculation in brackets, or "(or 20)", is no remark."""
+_UNEQUAL = re.compile(r"!=|≠|\\neq?\b")
+_EQUALS = re.compile(r"(?<![<>])=")
+_REASON = re.compile(
+    r"\b(?:because|since)\b|\b(?:check|note|verification|human|user|assistant|question)\s*:", re.IGNORECASE
+)
+_FOLLOWS = r"(?!(?:so|therefore|thus|hence|then|giving|making|and|or|to|but|the\s+(?:final\s+)?(?:answer|total))\b)"
+_REMARK = re.compile(
+    rf"(?<![.\s][A-Za-z])[.!?;]\s+{_FOLLOWS}(?=[A-Za-z(])|\s[—–]\s+{_FOLLOWS}(?=[A-Za-z]{{2}})"
+    rf"|,\s+{_FOLLOWS}(?=[A-Za-z][^\d=]{{0,60}}=)|,?\s+(?:not|rather\s+than|instead\s+of)\b",
+    re.IGNORECASE,
+)
+"""Where a remark begins behind a value: a next sentence, a dash, ", n = 9", "not 20"; but not a conclusion ("so …")."""
 _CHOICE = re.compile(r"^[\s(\[{<*_\"'`]*([A-Za-z])(?=[ \t]*(?:\n|$)|[)\]}>.:,;*_\"'`]|\s+[-–—]\s|\s+\()")
 _LETTERS_ALONE = re.compile(r"(?:[\W_]+(?:(?:and|or)[\W_]+)?[A-Za-z])+[\W_]*", re.IGNORECASE)
+_MARK = re.compile(r"(?<!\w)([A-J])[*_]{0,3}[.):](?=\s|[*_])")
+_LINE_MARK = re.compile(r"^[\s(\[*_>-]*([A-J])[*_]{0,3}[.):\]](?=\s|[*_])", re.MULTILINE)
+_VERDICT = re.compile(
+    r"(?<!\w)([A-J])\b[^\w\n]*(?:\([^()\n]*\)\s*)?(?:is|was)\s+(?:(?:clearly|definitely|also|the|an?)\s+)*"
+    r"(?:(?P<yes>correct|right|true|best|answer)|(?P<no>not|incorrect|wrong|false))\b"
+)
+_FURTHER = re.compile(r"(?:\b(?:and|or)\b|[,/&])\s*\(?([A-J])\b(?=\)|:|\s*\(|\s*$)")
+_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fromkeys(map(ord, "‐‑﹣"), "-")
+"""Full-width characters and hyphens that are typed for a minus, as ASCII."""
 
 
 def numbers_agree(found: float, expected: float) -> bool:
-    """Whether two numbers are the same answer (paper A.1, SPEC §6). NaN and infinities agree with nothing."""
+    """Whether two numbers are the same answer (paper A.1, SPEC §6). NaN and infinities agree with nothing.
+
+    The tolerance of 1e-6 would make 0 right for every expected number below it: those are compared relatively.
+    """
     if not (math.isfinite(found) and math.isfinite(expected)):
         return False
-    return abs(found - expected) <= TOLERANCE * max(1.0, abs(expected))
+    scale = abs(expected) if is_below_tolerance(expected) else max(1.0, abs(expected))
+    return abs(found - expected) <= TOLERANCE * scale
+
+
+def is_below_tolerance(value: float) -> bool:
+    """Whether a number is nearer to 0 than the tolerance without being 0."""
+    return 0 < abs(value) < TOLERANCE
 
 
 def same_number(found: str, expected: str) -> bool:
@@ -62,31 +106,82 @@ def same_number(found: str, expected: str) -> bool:
 
 
 def read_number(text: str) -> float | None:
-    """The one number that an answer states, or None where there is none or where there are several different ones.
+    """The one number that an answer states, or None if there is none or if there are several different ones.
+
+    The first line with a number decides, and on it the value that stands first: a next turn, control tokens, remarks in
+    brackets and checks behind it change nothing. "3 * 4 = 12" states what stands after the last "=" of that line. Text
+    that does not open with a value states what it puts into a box (\\boxed).
 
     Understands signs, thousands separators, decimals, fractions and mixed numbers, scientific notation, "2.5 million",
-    money and LaTeX. Units and words around it are passed over; "3 * 4 = 12" states what stands after its last "=". What
-    would have to be calculated (9 + 9, roots, π, ±) is no number, and neither is a run of digits written in no known
-    way ("1.234.567").
+    money and LaTeX, in ASCII and full-width characters; units and words around the number are passed over. What would
+    have to be calculated (9 + 9, roots, π, ±) is no number, and neither is a run of digits in an unknown notation
+    ("1.234.567").
     """
     if len(text) > LONGEST:
         return None
-    plain = _UNIT_POWER.sub("", _plain(text).rpartition("=")[2])
+    text = _DELETED.sub(" ", before_next_turn(text.translate(_WIDE)))
+    line = _ASIDE.sub("", _plain(_deciding_lines(text)))
+    opened = None if _ITEM_ONE.match(line) else _NUMBER.match(line, _end_of_lead(line))
+    if opened is None and (boxes := _BOX.findall(text)):
+        values = {_value_after_equals(_plain(box)) for box in boxes}
+        return values.pop() if len(values) == 1 else None
+    line = _UNEQUAL.split(line)[0]
+    number = _NUMBER.search(line)
+    reason = _REASON.search(line, number.end()) if number else None
+    line = line[: reason.start()] if reason else line
+    remark = _REMARK.search(line, opened.end()) if opened else None
+    if remark and "=" not in line[: remark.start()]:
+        line = line[: remark.start()]
+    return _value_after_equals(line)
+
+
+def _deciding_lines(text: str) -> str:
+    """The first line with a number, and those after it where all are bare numbers: these are several answers."""
+    lines = [line for line in _equations_joined(text.split("\n")) if _DIGIT.search(line)]
+    bare = list(itertools.takewhile(_is_bare, lines))
+    return " ; ".join(bare) if len(bare) > 1 else lines[0] if lines else ""
+
+
+def _equations_joined(lines: Iterable[str]) -> list[str]:
+    """Stripped lines without blank ones; those that break before or after "=" are one."""
+    joined: list[str] = []
+    for line in filter(None, map(str.strip, lines)):
+        if joined and (joined[-1].endswith("=") or line.lstrip("&\\ ").startswith("=")):
+            joined[-1] = f"{joined[-1]} {line}"
+        else:
+            joined.append(line)
+    return joined
+
+
+def _is_bare(line: str) -> bool:
+    match = _NUMBER.search(line)
+    return match is not None and re.search(r"\w", line[: match.start()] + line[match.end() :]) is None
+
+
+def _end_of_lead(text: str) -> int:
+    """Where the text goes on behind words like "The answer is"."""
+    lead = _LEAD.match(text)
+    return lead.end() if lead else 0
+
+
+def _value_after_equals(line: str) -> float | None:
+    """The one number behind the last "=" of a line in plain spelling."""
+    plain = _UNIT_POWER.sub("", _EQUALS.split(line)[-1])
     if _NOT_EVALUATED.search(plain):
         return None
-    found = list(_NUMBER.finditer(plain))
-    if any(_is_operation(plain, one, other) for one, other in itertools.pairwise(found)):
+    numbers = list(_NUMBER.finditer(plain))
+    if any(_is_operation(plain, one, other) for one, other in itertools.pairwise(numbers)):
         return None
-    distinct = {value for match in found if (value := _value(match)) is not None}
+    distinct = {value for match in numbers if (value := _value(match)) is not None}
     return distinct.pop() if len(distinct) == 1 else None
 
 
 def _plain(text: str) -> str:
     """The text with LaTeX, raised digits, written fractions and powers of ten in their plain spelling."""
-    plain = " ".join(text.split()).strip("_ ")  # long runs of spaces would be slow to match
+    plain = _EMPHASIS.sub("", " ".join(text.split())).strip("_ ")  # long runs of spaces would be slow to match
     plain = _VULGAR.sub(lambda match: f" {unicodedata.normalize('NFKC', match[0])} ", plain).replace("⁄", "/")
     plain = _RAISED.sub(lambda match: f"^{match[0].translate(_SUPERSCRIPTS)}", plain)
-    plain = re.sub(r"(?<=\d)(?=\\[dt]?frac)", " ", plain)  # 1\frac{1}{2}
+    plain = re.sub(r"(?<=\d)(?=\\[cdt]?frac)", " ", plain)  # 1\frac{1}{2}
     plain = _LATEX_FRACTION.sub(lambda match: f"{match[1] or match[3]}/{match[2] or match[4]}", plain)
     plain = _LATEX_WRAPPER.sub(" ", plain)
     for mark, meaning in (("\\$", "$"), ("\\,", ""), ("\\!", ""), ("{,}", ",")):
@@ -119,21 +214,68 @@ def _value(match: re.Match[str]) -> float | None:
 def read_choice(text: str, letters: str) -> str | None:
     """The option letter that an answer opens with ("B", "(b)", "B. mitochondria"), or None. `letters` as "ABCD".
 
-    Several letters ("A, C") are no answer.
+    Several letters ("A, C") and the options listed again are no answer. "A) is incorrect. B) is correct." states B.
     """
+    text = _DELETED.sub(" ", before_next_turn(text.translate(_WIDE)))
     plain = _LATEX_WRAPPER.sub("", text).strip(" $\n\t\r")
+    confirmed, denied = _verdicts(plain)
     stated = _LEAD.sub("", plain)
     match = _CHOICE.match(stated)
-    if match is None:
+    if match is None or match[1].upper() in denied:
+        opens = _VERDICT.match(stated)
+        letter = confirmed.pop() if opens and len(confirmed) == 1 else ""
+        return letter if letter and letter in letters and letter not in denied else None
+    letter = match[1].upper()
+    if letter not in letters or confirmed - {letter} or _are_options_listed(plain, letters):
         return None
-    letter, rest = match[1].upper(), _LETTERS_ALONE.fullmatch(stated, match.end())
-    others = set(re.findall(r"\b[A-Z]\b", rest[0].upper())) & set(letters) - {letter} if rest else set()
-    return letter if letter in letters and not others else None
+    return None if _other_letters(stated, match.end(), letters) - {letter} else letter
+
+
+def _verdicts(text: str) -> tuple[set[str], set[str]]:
+    """The letters that a text calls right, and those that it calls wrong."""
+    verdicts = list(_VERDICT.finditer(text))
+    return {each[1] for each in verdicts if each["yes"]}, {each[1] for each in verdicts if each["no"]}
+
+
+def _are_options_listed(text: str, letters: str) -> bool:
+    """Whether the options stand there again in their order: line by line, or several on one line."""
+    lines, marks = _LINE_MARK.findall(text), _MARK.findall(text)
+    several = min(3, len(letters))
+    return lines[:2] == list(letters[:2]) or marks[:several] == list(letters[:several])
+
+
+def _other_letters(text: str, end: int, letters: str) -> set[str]:
+    """The letters that stand behind the first one as answers too: "A, C", "B (bee) or C (cat)"."""
+    alone = _LETTERS_ALONE.fullmatch(text, end)
+    others = re.findall(r"\b[A-Z]\b", alone[0].upper()) if alone else []
+    first_line = text[end:].partition("\n")[0]
+    return set(letters) & {*others, *_FURTHER.findall(first_line)}
 
 
 def plain_number(x: float) -> str:
-    """A number as people write it: 12.0 is "12", 1234.5 is "1234.5"; at most six decimals, never an exponent."""
+    """A calculated number as people write it: 12.0 is "12", 1234.5 is "1234.5"; at most six decimals, no exponent."""
     if isinstance(x, int):
         return str(x)
     text = f"{x:.6f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
+
+
+def exact_number(x: float | Decimal) -> str:
+    """A number with every digit that it has: 0.00025033 is "0.00025033", 3.2e-7 is "3.2e-7"; no exponent from 1e-6 up.
+
+    Raises ValueError for NaN and infinities.
+    """
+    if not math.isfinite(x):
+        raise ValueError(f"{x} is not a finite number")
+    value = Decimal(repr(x) if isinstance(x, float) else x)
+    if is_below_tolerance(float(value)):
+        digits, _, exponent = f"{value.normalize():e}".partition("e")
+        return f"{digits}e{int(exponent)}"
+    text = f"{value:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def answer_number(x: float) -> str:
+    """A number that was read in an answer: plain, and exact where six decimals would lose all of it."""
+    return exact_number(x) if is_below_tolerance(x) else plain_number(x)

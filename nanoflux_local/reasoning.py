@@ -1,6 +1,7 @@
-"""Reasoning blocks: how they stand in a raw reply, whoever wrote them there, and the reply without them.
+"""Reasoning blocks: how they stand in a raw reply, and the reply without them.
 
-Some models think in tags; some servers take the thoughts out and send them apart. A raw reply holds both in tags.
+Some models think in tags or channels of their own; some servers send the thoughts separately. A raw reply holds both in
+tags.
 """
 
 import re
@@ -9,23 +10,44 @@ from collections.abc import Sequence
 TAGS = ("think", "thinking", "reasoning")
 CUT_IN_REASONING = "cut inside its reasoning"
 """How the reason reads of a reply that had no room left to come to its answer."""
-_BLOCK = re.compile(rf"<({'|'.join(TAGS)})>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_OPENED = re.compile(rf"<(?:{'|'.join(TAGS)})>\s*\Z", re.IGNORECASE)
-_CLOSED = re.compile(rf"</(?:{'|'.join(TAGS)})>", re.IGNORECASE)
+_FURTHER_TAGS = ("thought", "thoughts", "seed:think")
+_SPELLINGS = (
+    *((f"<{tag}>", f"</{tag}>") for tag in (*TAGS, *_FURTHER_TAGS)),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+"""How a block opens and closes; case does not matter."""
+_BLOCK = re.compile(
+    "|".join(rf"{re.escape(opening)}.*?(?:{re.escape(closing)}|\Z)" for opening, closing in _SPELLINGS),
+    re.DOTALL | re.IGNORECASE,
+)
+_OPENED = re.compile(rf"(?:{'|'.join(re.escape(opening) for opening, _ in _SPELLINGS)})\s*\Z", re.IGNORECASE)
+_CLOSED = re.compile("|".join(re.escape(closing) for _, closing in _SPELLINGS), re.IGNORECASE)
+_CHANNEL = re.compile(
+    r"(?:<\|start\|>\w*)?<\|channel\|>\s*(?P<name>\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"(?P<text>.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)(?P<end>(?:<\|(?:end|return|call)\|>)?)",
+    re.DOTALL,
+)
+"""A message of OpenAI's harmony format, which gpt-oss writes."""
+_BARE_CHANNELS = re.compile(r"\A\s*analysis(?=[A-Z\s]).*?assistantfinal", re.DOTALL)
+"""The same format behind a server that drops the special tokens."""
 
 
 def strip_reasoning(text: str) -> str:
-    """The reply without its reasoning blocks; one that never closes hides everything after it.
+    """The reply without its reasoning blocks; a block that never closes hides everything after it.
 
-    Chat templates that open the block themselves leave only its closing tag in the reply.
+    Chat templates that open the block themselves leave only its closing tag in the reply. Of a reply in channels the
+    final one is visible.
     """
-    visible = _BLOCK.sub("", text)
+    visible = _BLOCK.sub("", _final_channel(text))
     closed = _CLOSED.search(visible)
     return visible[closed.end() :] if closed else visible
 
 
 def with_reasoning(thoughts: str, text: str) -> str:
-    """A raw reply of thoughts that came apart and the text that they led to; `strip_reasoning` takes them out again."""
+    """A raw reply of separately sent thoughts and the text that they led to; `strip_reasoning` removes them again."""
     if not thoughts:
         return text
     tag = next((tag for tag in TAGS if f"</{tag}>" not in thoughts.lower()), TAGS[0])  # thoughts may speak of tags
@@ -64,3 +86,10 @@ def ends_in_reasoning(text: str, finish: str) -> bool:
     """
     visible = strip_reasoning(text)
     return not visible.strip() and (visible != text or (finish == "length" and not text))
+
+
+def _final_channel(text: str) -> str:
+    """The text with its `final` messages in place, end tokens included, and its other messages removed."""
+    if "<|channel|>" not in text:
+        return _BARE_CHANNELS.sub("", text, count=1)
+    return _CHANNEL.sub(lambda match: match["text"] + match["end"] if match["name"] == "final" else "", text)

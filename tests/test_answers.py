@@ -2,10 +2,11 @@
 
 import math
 import time
+from decimal import Decimal
 
 import pytest
 
-from nanoflux_local.answers import numbers_agree, plain_number, read_choice, read_number
+from nanoflux_local.answers import answer_number, exact_number, numbers_agree, plain_number, read_choice, read_number
 
 NUMBERS = {
     "plain": {"12": 12, "12.": 12, "12.0": 12, ".5": 0.5, "0": 0, "007": 7, "12\n": 12, "٣": 3},
@@ -54,7 +55,38 @@ def test_the_table_of_numbers_is_broad():
 
 
 @pytest.mark.parametrize(
-    "run", [" ", "1", "1_", "1,", "1.", "- ", "-", "\\frac{", "A, ", "(", "a ^ ", "1 ", "½", "10^", "9 + ", "¹"]
+    "run",
+    [
+        " ",
+        "1",
+        "1_",
+        "1,",
+        "1.",
+        "- ",
+        "-",
+        "\\frac{",
+        "A, ",
+        "(",
+        "a ^ ",
+        "1 ",
+        "½",
+        "10^",
+        "9 + ",
+        "¹",
+        "a (",
+        "\\boxed{",
+        "~~",
+        "\n",
+        "= ",
+        "A) ",
+        "A is ",
+        "18\n",
+        "Human:",
+        "18, a",
+        "_",
+        "<|",
+        "18. A",
+    ],
 )
 def test_a_degenerate_answer_is_read_at_once(run):
     started = time.perf_counter()
@@ -93,6 +125,11 @@ def test_only_the_domains_letters_are_choices():
         (0.0, 0.0, True),
         (0.0, -0.0, True),
         (1e-6, 0.0, True),
+        (0.0, 3.2e-7, False),  # below the tolerance it is relative
+        (9.9e-7, 3.2e-7, False),
+        (3.2000002e-7, 3.2e-7, True),
+        (-3.2e-7, 3.2e-7, False),
+        (0.0, 1e-6, True),
         (1.1e-6, 0.0, False),
         (-1.1e-6, 0.0, False),
         (0.5 + 0.9e-6, 0.5, True),  # below 1 the tolerance is absolute
@@ -125,6 +162,31 @@ def test_numbers_agree_within_the_stated_tolerance(found, expected, agree):
 )  # fmt: skip
 def test_plain_numbers_have_no_exponent_and_no_idle_zeros(value, text):
     assert plain_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (3.2e-7, "3.2e-7"), (-4.5e-8, "-4.5e-8"), (0.00025033, "0.00025033"), (12.0, "12"), (12, "12"),
+        (1e-6, "0.000001"),
+        (-0.0, "0"), (1e16, "10000000000000000"), (0.1 + 0.2, "0.30000000000000004"), (Decimal("1.50"), "1.5"),
+        (12345678901234567890, "12345678901234567890"), (5e-324, "5e-324"),
+    ],
+)  # fmt: skip
+def test_exact_numbers_keep_every_digit(value, text):
+    assert exact_number(value) == text
+    assert read_number(text) == float(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, Decimal("NaN"), Decimal("Infinity")])
+def test_what_is_not_finite_has_no_exact_text(value):
+    with pytest.raises(ValueError, match="not a finite number"):
+        exact_number(value)
+
+
+@pytest.mark.parametrize(("value", "text"), [(1 / 3, "0.333333"), (3.2e-7, "3.2e-7"), (0.0, "0"), (1e-6, "0.000001")])
+def test_a_read_number_is_plain_unless_that_would_lose_it(value, text):
+    assert answer_number(value) == text
 
 
 @pytest.mark.parametrize("value", [-9867630.0, 0.333333, 1e12, -0.5, 7, 3431580.25])

@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanoflux_local.answers import plain_number, read_choice, read_number
+from nanoflux_local.answers import answer_number, read_choice, read_number
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Message
+from nanoflux_local.reply_end import before_next_turn
 from nanoflux_local.roles.base import Draw, Player
 from nanoflux_local.roles.sections import Unparsed, read_sections, read_tags, refuse_descriptions, sections_text
 from nanoflux_local.transcript import Attack, Seed
@@ -69,7 +70,7 @@ def plain_answer(domain: Domain, text: str) -> str | None:
     """An answer in its machine-readable form (SPEC §6), or None where the text does not state exactly one."""
     if domain.answer == "number":
         number = read_number(text)
-        return None if number is None else plain_number(number)
+        return None if number is None else answer_number(number)
     if domain.answer == "choice":
         return read_choice(text, domain.letters)
-    return text.strip() or None
+    return before_next_turn(text, speakers_only=True).strip() or None

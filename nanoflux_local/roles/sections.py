@@ -11,8 +11,13 @@ from functools import cache
 
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import storable
+from nanoflux_local.reply_end import before_next_turn
 
+Names = tuple[tuple[str, ...], ...]
+"""Sections by the words of their names."""
 _BETWEEN = re.compile(r"[\s_]+")
+_OPENING_FENCE = re.compile(r"(```|~~~)\w*\s*")
+_JSON_FENCE = re.compile(r"```(?:json)?[ \t]*\r?\n\s*(\{.*?\})\s*```", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +31,43 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
     """Every named section's text, or `Unparsed`.
 
     `names` are the sections that must be there, in any order. A section that is opened again keeps its first text;
-    those in `once` decide something, so a second, different text makes the reply unreadable.
+    those in `once` decide something, so a second, different text makes the reply unreadable. What a model invents
+    behind a complete reply (the next user's turn) is not read.
     """
-    visible = strip_reasoning(storable(text))
-    found = _from_json(visible, names) or _from_headings(visible, names)
-    missing = [name for name in names if not found.get(name, [""])[0]]
+    visible = _unfenced(strip_reasoning(storable(text)))
+    texts_by_name = _best_reading(visible, names, once)
+    missing = _missing(texts_by_name, names)
     if missing:
         return Unparsed(f"missing section {', '.join(missing)}")
-    for name in once:
-        if len({_bare(value) for value in found[name]}) > 1:
-            return Unparsed(f"section {name} is given twice with different texts")
-    return {name: found[name][0] for name in names}
+    repeated = _contradictory(texts_by_name, once)
+    if repeated:
+        return Unparsed(f"section {repeated[0]} is given twice with different texts")
+    return {name: texts_by_name[name][0] for name in names}
+
+
+def _best_reading(visible: str, names: Sequence[str], once: Sequence[str]) -> dict[str, list[str]]:
+    """The first reading that has every section, each in `once` with one text; otherwise the first that comes close.
+
+    Headings with a colon come before bare ones: where they suffice, "**Answer**" alone on a line is text.
+    """
+    readings = [
+        read(part, names)
+        for part in dict.fromkeys(
+            (before_next_turn(visible, names, speakers_only=True), visible, before_next_turn(visible, names))
+        )
+        for read in (_from_json, _from_headings, _from_bare_headings, _from_fenced_json)
+    ]
+    complete = [reading for reading in readings if not _missing(reading, names)]
+    decided = (reading for reading in complete if not _contradictory(reading, once))
+    return next(decided, next(iter(complete), next(filter(None, readings), {})))
+
+
+def _missing(texts_by_name: dict[str, list[str]], names: Sequence[str]) -> list[str]:
+    return [name for name in names if not texts_by_name.get(name, [""])[0]]
+
+
+def _contradictory(texts_by_name: dict[str, list[str]], once: Sequence[str]) -> list[str]:
+    return [name for name in once if len({_bare(value) for value in texts_by_name[name]}) > 1]
 
 
 def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str], object]) -> dict[str, str] | Unparsed:
@@ -68,22 +99,61 @@ def _bare(value: str) -> str:
     return value.strip(" .*_`\n").casefold()
 
 
+def _unfenced(text: str) -> str:
+    """The text without a code fence around the whole of it, closed or cut off. A fence inside is part of the text."""
+    first, *body = text.strip().split("\n")
+    fence = _OPENING_FENCE.fullmatch(first)
+    if fence is None:
+        return text
+    if body and body[-1].strip() == fence[1]:
+        body.pop()
+    return text if any(line.lstrip().startswith(fence[1]) for line in body) else "\n".join(body)
+
+
 def _from_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
-    known = {_words(name): name for name in names}
-    matches = list(_heading(tuple(known)).finditer(text))
+    return _under(_heading, text, names)
+
+
+def _from_bare_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """Sections under headings of any spelling: "## QUESTION", "**Question**" or QUESTION alone on their lines."""
+    return _under(_bare_heading, text, names)
+
+
+def _under(headings: Callable[[Names], re.Pattern[str]], text: str, names: Sequence[str]) -> dict[str, list[str]]:
+    name_by_words = {_words(name): name for name in names}
+    matches = list(headings(tuple(name_by_words)).finditer(text))
     ends = [*(match.start() for match in matches), len(text)][1:]
-    found: dict[str, list[str]] = {}
+    texts_by_name: dict[str, list[str]] = {}
     for match, end in zip(matches, ends, strict=True):
-        found.setdefault(known[_words(match[1])], []).append(text[match.end() : end].strip())
-    return found
+        name = name_by_words[_words(next(filter(None, match.groups())))]
+        texts_by_name.setdefault(name, []).append(text[match.end() : end].strip())
+    return texts_by_name
 
 
 @cache
-def _heading(names: tuple[tuple[str, ...], ...]) -> re.Pattern[str]:
+def _heading(names: Names) -> re.Pattern[str]:
     """A line that opens one of these sections."""
-    spelled = "|".join(r"[ \t_]+".join(map(re.escape, words)) for words in names)
-    pattern = rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({spelled})[ \t#*]*:[ \t*]*"
-    return re.compile(pattern, re.IGNORECASE | re.MULTILINE | re.ASCII)  # ASCII: "DECİSİON" is no spelling of ours
+    # ASCII: "DECİSİON" is no spelling of ours
+    return re.compile(_with_colon(names), re.IGNORECASE | re.MULTILINE | re.ASCII)
+
+
+@cache
+def _bare_heading(names: Names) -> re.Pattern[str]:
+    """The same, or a line that holds nothing but the name, marked as a heading or in capitals."""
+    number = r"(?:\d+[.)][ \t*_]*)?"
+    spelled, end = _spelled(names), r"[ \t]*\r?$"
+    marked = rf"^[ \t>]*(?:#+[ \t]*[*_]*|[*_]{{2}}|\d+[.)][ \t]*[*_]{{2}})[ \t]*{number}({spelled})[ \t#*_]*{end}"
+    capitals = rf"^[ \t>]*{number}(?-i:({spelled})){end}"
+    pattern = rf"{_with_colon(names)}|{marked}|{capitals}"
+    return re.compile(pattern, re.IGNORECASE | re.MULTILINE | re.ASCII)
+
+
+def _with_colon(names: Names) -> str:
+    return rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({_spelled(names)})[ \t#*]*[:：][ \t*]*"
+
+
+def _spelled(names: Names) -> str:
+    return "|".join(r"[ \t_]+".join(map(re.escape, words)) for words in names)
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -91,18 +161,24 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(_BETWEEN.split(name.upper()))
 
 
-def _from_json(text: str, names: Sequence[str]) -> dict[str, list[str]] | None:
+def _from_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     """Sections as the keys of one JSON object, which is what structured output gives."""
     stripped = text.strip()
     if not stripped.startswith("{"):
-        return None
+        return {}
     try:
         pairs = json.loads(stripped, object_pairs_hook=list)  # pairs, because a key may be given twice
     except (ValueError, RecursionError):
-        return None
-    found: dict[str, list[str]] = {}
+        return {}
+    texts_by_name: dict[str, list[str]] = {}
     for key, content in pairs:
         for name in names:
             if _words(key) == _words(name) and content is not None:
-                found.setdefault(name, []).append(storable(str(content)).strip())
-    return found
+                texts_by_name.setdefault(name, []).append(storable(str(content)).strip())
+    return texts_by_name
+
+
+def _from_fenced_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
+    """The same, where words stand around the object."""
+    fenced = _JSON_FENCE.search(text)
+    return _from_json(fenced[1], names) if fenced else {}

@@ -1,4 +1,4 @@
-"""What is read out of an ANSWER section: more than two hundred answers as models write them, each with its reading.
+"""What is read out of an ANSWER section: more than four hundred answers as models write them, each with its reading.
 
 The expected readings were written down before the scorer was run on them. "" means that no answer is read: strict
 scoring then says "unanswered", and never guesses.
@@ -62,7 +62,7 @@ NUMBERS: dict[str, dict[str, str]] = {
     },
     "percent": {
         "7%": "7", "7 %": "7", "7.5%": "7.5", "-7%": "-7", "7 percent": "7", "7 per cent": "7", "100%": "100",
-        "about 7%": "7", "7% (0.07)": "", "7% = 0.07": "0.07",
+        "about 7%": "7", "7% (0.07)": "7", "7% = 0.07": "0.07",
     },
     "money": {
         "$18": "18", "$18.00": "18", "$1,234.56": "1234.56", "-$18": "-18", "$-18": "-18", "18 dollars": "18",
@@ -99,6 +99,50 @@ NUMBERS: dict[str, dict[str, str]] = {
         "undefined": "",
         "not enough information": "", "As an AI language model, I cannot answer": "",
     },
+    "next turns": {
+        "18\n\nHuman: What is 2 + 2?\nAssistant: 2 + 2 = 4": "18", "18\nUser: 5 + 5 = 10": "18",
+        "18\n\nQuestion 2: How many is 5 + 5 = 10?": "18", "18\n\n### Problem: 9 = 9": "18", "18\nQ: 7 + 7 = 14": "18",
+        "18 Human: What is 2 + 2?": "18", "18\n---\nInput: 20": "18", "18\nSystem: 20": "18",
+        "18\n\n**Exercise 3:** 4 = 4": "18", "18\nInstruction: take 20": "18",
+    },
+    "control tokens": {
+        "18<|im_end|>": "18", "18<|im_end|>\n<|im_start|>user\n5+5=10": "18", "18</s>": "18", "18 </s> 20": "18",
+        "18<|eot_id|><|start_header_id|>user<|end_header_id|>\n20": "18", "18<|endoftext|>20": "18",
+        "18<end_of_turn>\n<start_of_turn>user\n20": "18", "18<｜end▁of▁sentence｜>": "18", "18 [/INST] 20": "18",
+        "18<eos>": "18", "<|begin_of_box|>18<|end_of_box|>": "18", "<|im_start|>assistant\n18": "18", "<|im_end|>": "",
+    },
+    "remarks": {
+        "$18 per day (total for the week = $126)": "18", "18 (n = 9)": "18", "18 (rounded from 17.6)": "18",
+        "18 (18%)": "18", "1/3 (≈ 0.333)": "0.333333", "Total: 18 (9 eggs × $2)": "18", "-18 (a loss of 20)": "-18",
+        "18 eggs (2 dozen = 24 minus 6)": "18", "$18 per day, total = $126": "18", "18, n = 9": "18",
+        "18, not 20": "18", "18 not 20": "18", "18 rather than 20": "18", "18 — that is 9 eggs at $2": "18",
+        "18. Janet makes $18 a day from 9 eggs.": "18", "18; she sells 9 eggs": "18", "18 != 20": "18", "18 ≠ 20": "18",
+        "18 \\neq 20": "18", "~~20~~ 18": "18", "18 ~~20~~": "18", "18 (9 + 9)": "", "18 (or 20)": "", "2(9)": "",
+        "2 (3 + 4)": "", "3 * (4 + 2)": "", "x != 20": "", "18 <= 20": "",
+    },
+    "checks": {
+        "18\n\nCheck: 16 - 3 = 13": "18", "18. Check: 16 - 3 = 13": "18", "18, since 16 - 3 = 13": "18",
+        "The answer is 18, because 16 - 3 = 13": "18", "18 because 9 + 9 = 18": "18", "18\nNote: n = 9": "18",
+        "18\n\nLet me verify: 16 - 3 - 4 = 9; 9 * 2 = 18": "18", "18\n16 - 3 = 13": "18",
+        "**18**\n\n**Explanation:** 5 = 5": "18", "9 eggs, so 9 * 2 = 18": "18", "9 eggs at $2. So 9 * 2 = 18": "18",
+        "16 - 3 - 4 = 9 eggs, so 9 * 2 = 18": "18", "She had 20 eggs. She sold 2. The answer is 18.": "",
+        "1. The total is 18": "", "12 apples, and 7 pears": "", "10 a.m. to 5 p.m.": "", "18 feet, 3 inches": "",
+        "3 * 6\n= 18": "18", "Total =\n18": "18", "16 - 3 - 4 = 9\n9 * 2 = 18": "9",
+    },
+    "boxes": {
+        "We have 9 eggs at $2.\n\\boxed{18}": "18", "Since 9 eggs cost $2 each, it is \\boxed{18}.": "18",
+        "$\\boxed{18}$. Since 9 * 2 = 18": "18", "\\boxed{\\frac{36}{2}}": "18", "\\boxed{1{,}800}": "1800",
+        "\\boxed{\\text{18 dollars}}": "18", "\\boxed 18": "18", "\\fbox{18}": "18", "\\[\n\\boxed{18}\n\\]": "18",
+        "\\boxed{x = 18}": "18", "We had 9 of \\boxed{18} and \\boxed{20}": "", "\\boxed{1.8 \\times 10^{1}}": "18",
+    },
+    "widths, signs and marks": {
+        "１８": "18", "１，２３４": "1234", "－１８": "-18", "‑18": "-18", "１８％": "18", "＄１８": "18",
+        "ｘ＝１８": "18",
+        "__18__ dollars": "18", "_18_ dollars": "18", "***18***": "18", "1.8·10^1": "18", "\\cfrac{36}{2}": "18",
+    },
+    "below the tolerance": {
+        "3.2e-7": "3.2e-7", "4.5 × 10^{-8}": "4.5e-8", "0.00000032": "3.2e-7", "1e-6": "0.000001",
+    },
     "not numbers": {"H2O": "", "v1.2": "", "0x10": "", "4x6": "", "x": "", "A": "", "i": "", "10:30 pm": ""},
 }  # fmt: skip
 LETTERS: dict[str, dict[str, str]] = {
@@ -122,6 +166,25 @@ LETTERS: dict[str, dict[str, str]] = {
     "two answers": {
         "B or C": "", "B and C": "", "B, C": "", "B/C": "", "(B), (C)": "", "BC": "", "both B and C": "", "B\nC": "",
         "A, B, C, D": "", "either B or B": "",
+    },
+    "options listed again": {
+        "A. ant\nB. bee\nC. cat\nD. dog": "", "A) ant B) bee C) cat D) dog": "", "A. ant\n\nB. bee\n\nC. cat": "",
+        "A: ant, B: bee, C: cat, D: dog": "", "**A.** ant\n**B.** bee\n**C.** cat\n**D.** dog": "",
+        "A. ant\nB. bee": "",
+        "- A. ant\n- B. bee\n- C. cat": "", "(A) ant\n(B) bee": "",
+        "B. bee\n\nA. ant is wrong.\nC. cat is wrong.": "B",
+    },
+    "letters called right or wrong": {
+        "A) is incorrect. B) is correct.": "B", "A is incorrect. B is correct.": "B", "B is correct. A is wrong.": "B",
+        "B is correct.": "B", "B is the correct answer": "B", "**B** is the correct answer": "B", "(B) is right": "B",
+        "A: is incorrect\nB: is correct": "B", "A (ant) is wrong. B (bee) is correct.": "B", "A. is not correct": "",
+        "B. bee\nA is wrong because ants bite.": "B", "A. ant is a possibility. B is correct.": "",
+        "A is correct and B is correct": "", "A) ant and C) cat": "", "B (bee) or C (cat)": "", "B & C": "",
+    },
+    "what follows a letter": {
+        "B<|im_end|>": "B", "B</s>": "B", "B\n\nHuman: Next question\nAssistant: C": "B", "B. Binding of E. coli": "B",
+        "（Ｂ）": "B", "Ｂ": "B", "~~A~~ B": "B", "\\boxed{\\textbf{(B)}}": "B", "The answer is option (B).": "B",
+        "B. bee (not C. cat)": "B",
     },
     "refusals and other texts": {
         "I do not know": "", "None": "", "none of the above": "", "bee": "", "42": "", "?": "", "E": "", "A bee": "",
@@ -154,7 +217,7 @@ def test_letters_are_read_as_expected(answer: str, reading: str) -> None:
 
 
 def test_the_table_is_broad() -> None:
-    assert sum(len(row) for table in (NUMBERS, LETTERS) for row in table.values()) >= 300
+    assert sum(len(row) for table in (NUMBERS, LETTERS) for row in table.values()) >= 420
 
 
 @pytest.mark.parametrize("row", LM_EVAL, ids=lambda row: repr(row["reply"][-24:]))

@@ -30,6 +30,27 @@ GOOD = {"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4"}
         "<THINKING>\nANSWER: 5\n</THINKING>ANALYSIS: a\n<reasoning>x</reasoning>SOLUTION: s\nANSWER: 4",
         "ANSWER: 5\n</think>\nANALYSIS: a\nSOLUTION: s\nANSWER: 4",
         "ANALYSIS: a\nSOLUTION: s\nANSWER: 4\n<think>ANSWER: 5",
+        "## ANALYSIS\n\na\n\n## SOLUTION\n\ns\n\n## ANSWER\n\n4",
+        "**ANALYSIS**\na\n**Solution**\ns\n**Answer**\n4",
+        "## **Analysis**\na\n### Solution ###\ns\n# _Answer_\n4",
+        "ANALYSIS\na\nSOLUTION\ns\nANSWER\n4",
+        "1. ANALYSIS\na\n2. **Solution**\ns\n**3. Answer**\n4",
+        "ANALYSIS\r\na\r\n## SOLUTION\r\ns\r\n**ANSWER**\r\n4\r\n",
+        "ANALYSIS：a\n**SOLUTION**：s\n**ANSWER：** 4",
+        "**1. ANALYSIS:** a\n**2. SOLUTION**: s\n### 3. ANSWER:\n4",
+        "```\nANALYSIS: a\nSOLUTION: s\nANSWER: 4\n```",
+        "```markdown\nANALYSIS: a\nSOLUTION: s\nANSWER: 4",
+        "```json\n" + json.dumps(GOOD, indent=1) + "\n```",
+        "~~~\r\nANALYSIS: a\r\nSOLUTION: s\r\nANSWER: 4\r\n~~~\r\n",
+        "Here is the object:\n```json\n" + json.dumps(GOOD) + "\n```\nThat is all.",
+        "[THINK]Maybe\nANSWER: 17\n[/THINK]ANALYSIS: a\nSOLUTION: s\nANSWER: 4",
+        "◁think▷ANSWER: 17◁/think▷\nANALYSIS: a\nSOLUTION: s\nANSWER: 4",
+        "<|channel|>analysis<|message|>ANSWER: 17<|end|><|start|>assistant<|channel|>final<|message|>"
+        "ANALYSIS: a\nSOLUTION: s\nANSWER: 4<|return|>",
+        "analysisMaybe\nANSWER: 17assistantfinalANALYSIS: a\nSOLUTION: s\nANSWER: 4",
+        "ANALYSIS: a\nSOLUTION: s\nANSWER: 4<|im_end|>\n<|im_start|>user\nANSWER: 5",
+        "ANALYSIS: a\nSOLUTION: s\nANSWER: 4\n\nHuman: more\nAssistant: x\nANSWER: 5",
+        "<|im_start|>assistant\nANALYSIS: a\nSOLUTION: s\nANSWER: 4",
         json.dumps({**GOOD, "more": "x"}),
         json.dumps({"Analysis": " a ", "solution": "s", "answer": 4}, indent=2),
         "<think>{}</think>\n" + json.dumps(GOOD),
@@ -73,7 +94,11 @@ def test_a_name_inside_running_text_opens_nothing(line):
         ("ANALYSIS: a\nSOLUTION:\nANSWER: 4", "SOLUTION"),
         ("ANALYSIS: a\nSOLUTION: **\nANSWER: 4", "SOLUTION"),
         ("ANALYSIS: a\nSOLUTION: s\nANSWER:", "ANSWER"),
-        ("ANALYSIS: a\nSOLUTION: s\n### ANSWER\n4", "ANSWER"),
+        ("ANALYSIS: a\nSOLUTION: s\n### ANSWER 4", "ANSWER"),
+        ("ANALYSIS: a\nSOLUTION: s\nAnswer\n4", "ANSWER"),
+        ("ANALYSIS: a\nSOLUTION: s\nthe **ANSWER**\n4", "ANSWER"),
+        ("[THINK]ANALYSIS: a\nSOLUTION: s\nANSWER: 4", "ANALYSIS, SOLUTION, ANSWER"),
+        ("<|channel|>analysis<|message|>ANALYSIS: a\nSOLUTION: s\nANSWER: 4", "ANALYSIS, SOLUTION, ANSWER"),
         ("<think>ANALYSIS: a\nSOLUTION: s\nANSWER: 4", "ANALYSIS, SOLUTION, ANSWER"),
         ("ANALYSIS: a\nSOLUTION: s\nANSWER: 4\n</think>", "ANALYSIS, SOLUTION, ANSWER"),
         (json.dumps({"ANALYSIS": "a", "SOLUTION": None, "ANSWER": "4"}), "SOLUTION"),
@@ -119,6 +144,27 @@ def test_deciding_twice_differently_is_unreadable(text):
     )
 
 
+def test_an_invented_next_problem_is_no_second_answer():
+    text = "ANALYSIS: a\nSOLUTION: s\nANSWER: 4\n\nProblem: another\nSOLUTION: t\nANSWER: 5"
+    assert read_sections(text, ("SOLUTION", "ANSWER"), once=("ANSWER",)) == {"SOLUTION": "s", "ANSWER": "4"}
+
+
+def test_a_label_of_prose_stays_in_its_section():
+    text = "ANALYSIS: a\nSOLUTION: s\nProblem: the units differ\nANSWER: 4"
+    assert read_sections(text, NAMES) == {**GOOD, "SOLUTION": "s\nProblem: the units differ"}
+
+
+@pytest.mark.parametrize("line", ["**Answer**", "## Answer", "ANSWER"])
+def test_headings_without_a_colon_are_text_where_all_have_one(line):
+    text = f"ANALYSIS: a\nSOLUTION: s\n{line}\n5\nANSWER: 4"
+    assert read_sections(text, NAMES, once=("ANSWER",)) == {**GOOD, "SOLUTION": f"s\n{line}\n5"}
+
+
+def test_a_fence_inside_a_reply_stays():
+    text = "```\nANALYSIS: a\n```\nSOLUTION: s\n```\nx\n```\nANSWER: 4"
+    assert read_sections(text, ("SOLUTION",)) == {"SOLUTION": "s\n```\nx\n```\nANSWER: 4"}
+
+
 def test_a_lone_surrogate_in_a_reply_does_not_break_it():
     assert read_sections("ANALYSIS: a\nSOLUTION: \ud800s\nANSWER: 4", NAMES) == {**GOOD, "SOLUTION": "?s"}
 
@@ -134,6 +180,20 @@ def test_a_lone_surrogate_in_a_reply_does_not_break_it():
         ("b</reasoning>c<think>d</think>e", "ce"),
         ("<Think>\n\n</tHINK>x", "x"),
         ("<thinker>x", "<thinker>x"),
+        ("[THINK]a[/THINK]b", "b"),
+        ("[THINK]a", ""),
+        ("a[/THINK]b", "b"),
+        ("<thought>a</thought>b", "b"),
+        ("◁think▷a◁/think▷b", "b"),
+        ("<|begin_of_thought|>a<|end_of_thought|>b", "b"),
+        ("<|START_THINKING|>a<|END_THINKING|>b", "b"),
+        ("<seed:think>a</seed:think>b", "b"),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>", "b<|return|>"),
+        ("<|channel|>commentary to=python <|constrain|>json<|message|>{}<|call|><|channel|>final<|message|>b", "b"),
+        ("<|channel|>final <|constrain|>json<|message|>b", "b"),
+        ("<|channel|>analysis<|message|>a", ""),
+        ("analysisWe see.assistantfinalb", "b"),
+        ("analysis: a", "analysis: a"),
         ("2 < 3 and 3 > 2", "2 < 3 and 3 > 2"),
     ],
 )

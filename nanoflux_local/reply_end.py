@@ -1,0 +1,40 @@
+"""Where a reply ends: at a control token that the server left in its text, or where the model invents the next turn.
+
+Models that miss their stop token go on with a made-up user, whose words are no part of the reply.
+"""
+
+import re
+from collections.abc import Collection
+
+_SPEAKERS = "human|user|assistant|system"
+_TASKS = "q|question|problem|exercise|task|instruction|input"
+_CONTROL = re.compile(
+    r"<[|｜][^<>|｜\n]{1,40}[|｜]>|</s>|<s>|<(?:eos|bos|pad|start_of_turn|end_of_turn)>|\[/?INST\]", re.IGNORECASE
+)
+_OPENING = re.compile(rf"(?:\s*(?:{_CONTROL.pattern})(?:(?:assistant|model)\b)?)+\s*", re.IGNORECASE)
+
+
+def _next_turn(labels: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"{_CONTROL.pattern}|^[ \t#*>]*(?P<label>{labels})(?:[ \t]*\d+)?[ \t*]*[:：]", re.IGNORECASE | re.MULTILINE
+    )
+
+
+_NEXT_SPEAKER, _NEXT_TURN = _next_turn(_SPEAKERS), _next_turn(f"{_SPEAKERS}|{_TASKS}")
+
+
+def before_next_turn(text: str, sections: Collection[str] = (), speakers_only: bool = False) -> str:
+    """The text up to its first control token or invented next turn ("Human:", "Question 2:" at a line's start).
+
+    Control tokens before the first word are dropped. A label that is the name of one of `sections` opens that section;
+    `speakers_only` leaves labels of tasks alone, which prose uses too ("Problem: …").
+    """
+    opening = _OPENING.match(text)
+    text = text[opening.end() :] if opening else text
+    first_word = re.search(r"\w", text)
+    if first_word is None:
+        return text
+    for match in (_NEXT_SPEAKER if speakers_only else _NEXT_TURN).finditer(text, first_word.end()):
+        if (match["label"] or "").upper() not in sections:
+            return text[: match.start()].rstrip()
+    return text
