@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import Sampling
+from nanoflux_local.text_files import EncodingError, read_utf8
 
 Interface = Literal[
     "in_process",
@@ -380,11 +381,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, not readable, not UTF-8 or not TOML; the message names the line.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_utf8(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", "name a file that exists and can be read") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, EncodingError) as error:
         raise ConfigError(f"{path}: {error}", "correct the file; it must be TOML in UTF-8") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: its values are nested too deep", "correct the file") from None
 
 
 def parse_setting(text: str) -> dict[str, Any]:
@@ -398,7 +401,7 @@ def parse_setting(text: str) -> dict[str, Any]:
         raise ConfigError(f"--set {text!r} is not KEY=VALUE", "write for instance --set novelty.question=0.8")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         parsed = value.strip()
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}

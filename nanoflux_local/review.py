@@ -18,6 +18,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed, digest, storable
+from nanoflux_local.text_files import EncodingError, read_utf8
 from nanoflux_local.train.files import write_new
 
 Word = Literal["keep", "drop", "fix"]
@@ -135,8 +136,8 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
 
 def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_utf8(path).splitlines()
+    except (OSError, EncodingError) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}", "name the filled-in file") from error
     found: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(lines, 1):

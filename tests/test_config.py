@@ -218,9 +218,22 @@ def test_changed_prompts_refuse_an_old_run(home):
         rules_for(old, identities, home)
 
 
+def test_a_byte_order_mark_in_toml_is_passed_over(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xef\xbb\xbfa = 1\n")
+    assert read_toml(path) == {"a": 1}
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"a = \nb = 1", "line 1"), (b"a = 1\na = 2\n", "line 2"), (b"\xff\xfe", "utf-8"), (None, "No such file")],
+    [
+        (b"a = \nb = 1", "line 1"),
+        (b"a = 1\na = 2\n", "line 2"),
+        (b"\xff\xfe", "the file is UTF-16, not UTF-8"),
+        (b"a = \xe9", "line 1 is not UTF-8"),
+        (b"a = " + b"[" * 100_000, "too deep"),
+        (None, "No such file"),
+    ],
 )
 def test_a_bad_toml_file_is_named_with_its_line(tmp_path, content, said):
     path = tmp_path / "run.toml"

@@ -224,7 +224,7 @@ def list_manifests(home: Path) -> list[Manifest]:
 def read_manifest(path: Path) -> Manifest:
     """One manifest file, checked whole."""
     try:
-        manifest = Manifest.model_validate(tomllib.loads(path.read_text("utf-8")))
+        manifest = Manifest.model_validate(tomllib.loads(path.read_text("utf-8-sig")))
     except ValidationError as error:
         raise ManifestError(_explain(path, error), "Mend the file; the packaged manifests are examples.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -11,6 +11,7 @@ from typing import Any
 from nanoflux_local.config import read_toml
 from nanoflux_local.domains.base import PROMPTS, Domain, built_in, domain_on, load_built_in
 from nanoflux_local.errors import ConfigError
+from nanoflux_local.text_files import EncodingError, read_utf8
 from nanoflux_local.transcript import Attack, Defence, Seed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -127,9 +128,9 @@ def _prompt(path: Path, prompt: str, file: str) -> str:
     if source.parent != path.parent:
         raise ConfigError(f"{path}: prompt_files.{prompt}: {file!r} is in another folder", "put it beside the domain")
     try:
-        text = source.read_text(encoding="utf-8")
+        text = read_utf8(source)
         needed = meta.find_undeclared_variables(jinja2.Environment(autoescape=False).parse(text))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EncodingError) as error:
         raise ConfigError(f"{path}: prompt_files.{prompt}: {source}: {error}", "name a file of UTF-8 text") from error
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"{source}, line {error.lineno}: {error.message}", "correct the template") from error

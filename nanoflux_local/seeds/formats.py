@@ -3,12 +3,15 @@
 A row becomes an `Item`, or says why it cannot. Owns no file and no split beyond what a row itself says.
 """
 
+import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
-from nanoflux_local.answers import plain_number, read_number
+from nanoflux_local.answers import answer_number, exact_number, read_number
 
 LARGEST_TARGET = 1e300
 LETTERS = "ABCDE"
@@ -88,7 +91,7 @@ def gsmhard(row: Mapping[str, Any], file: str) -> Item:
         raise BadRowError("key 'target' is missing or not of its kind")
     if abs(target) >= LARGEST_TARGET or target != target:
         raise BadRowError("key 'target' is no number that can be compared")
-    return Item(question, plain_number(float(target)), program=f"{code}\n\nprint(repr(solution()))\n")
+    return Item(question, answer_number(float(target)), program=f"{code}\n\nprint(repr(solution()))\n")
 
 
 def gsm8k(row: Mapping[str, Any], file: str) -> Item:
@@ -99,7 +102,7 @@ def gsm8k(row: Mapping[str, Any], file: str) -> Item:
     value = read_number(number.strip()) if mark else None
     if value is None:
         raise BadRowError("key 'answer' does not end in #### and a number")
-    return Item(question, plain_number(value), re.sub(r"<<[^<>]*>>", "", solution).strip())
+    return Item(question, answer_number(value), re.sub(r"<<[^<>]*>>", "", solution).strip())
 
 
 _GENOME_OPTIONS = re.compile(r"please choose one of the following options:?", re.IGNORECASE)
@@ -241,6 +244,7 @@ def healthsearchqa(row: Mapping[str, Any], file: str) -> Item:
     return Item(question, "")
 
 
+OWN_LETTERS = "ABCDEFGHIJ"
 OWN_KEYS = ("question", "answer", "solution", "program", "options", "id", "split")
 
 
@@ -248,19 +252,11 @@ def own(row: Mapping[str, Any], file: str) -> Item:
     """Own data (docs/domains.md): question and answer, and whatever else of `OWN_KEYS` there is; no other key."""
     del file
     given = {key: value for key, value in row.items() if value is not None and value != ""}
-    foreign = next((key for key in given if key not in OWN_KEYS), None)
+    foreign = next((key for key in given if key not in (*OWN_KEYS, *OWN_LETTERS)), None)
     if foreign is not None:
-        raise BadRowError(f"unknown key {foreign!r}; own data has {', '.join(OWN_KEYS)}")
-    answer = given.get("answer")
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        given["answer"] = plain_number(float(answer))
-    options = given.get("options", {})
-    if not isinstance(options, dict):
-        raise BadRowError("key 'options' is not a table of letters and texts")
-    options = {letter: text for letter, text in options.items() if text is not None}  # columns have them all
-    in_order = list(options) == list("ABCDEFGHIJ"[: len(options)])
-    if not in_order or not all(isinstance(each, str) for each in options.values()):
-        raise BadRowError("key 'options' does not hold texts under A, B, C …")
+        raise BadRowError(f"unknown key {foreign!r}; own data has {', '.join(OWN_KEYS)}, or options in columns A to J")
+    options = _own_options(given)
+    given["answer"] = _own_answer(given.get("answer"), bool(options))
     split = _optional(given, "split")
     if split not in ("", "train", "dev", "test"):
         raise BadRowError(f"key 'split' is {split!r}, not train, dev or test")
@@ -269,6 +265,47 @@ def own(row: Mapping[str, Any], file: str) -> Item:
         raise BadRowError(f"the answer {answer!r} is none of the options {', '.join(options)}")
     solution, program = (_text(given, key) if key in given else "" for key in ("solution", "program"))
     return Item(question, answer, solution, program, options, id=_optional(given, "id"), split=split)
+
+
+def _own_answer(answer: Any, chosen: bool) -> Any:
+    """The answer with every digit of a number; `chosen`: it is an option's letter. A text's own spelling stays.
+
+    Raises:
+        BadRowError: it is NaN, infinite, or beyond what a double holds.
+    """
+    if isinstance(answer, int | float | Decimal) and not isinstance(answer, bool):
+        try:
+            return exact_number(answer)
+        except (ValueError, OverflowError):
+            raise BadRowError("key 'answer' is not a finite number below 1e308") from None
+    if isinstance(answer, str) and not chosen and not math.isfinite(as_number(answer) or 0):
+        raise BadRowError(f"key 'answer' is {answer.strip()[:20]!r}, not a finite number below 1e308")
+    return answer
+
+
+def as_number(text: str) -> float | None:
+    """The number that a text is as a whole, NaN and infinities included; None for any other text."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _own_options(row: Mapping[str, Any]) -> dict[str, str]:
+    """The options under one key, as a table or as JSON in a cell, or in columns A, B, C …"""
+    options = row.get("options", {letter: str(row[letter]) for letter in OWN_LETTERS if letter in row})
+    if isinstance(options, str):
+        try:
+            options = json.loads(options)
+        except (ValueError, RecursionError):
+            raise BadRowError("""key 'options' is not JSON like {"A": "…", "B": "…"}""") from None
+    if not isinstance(options, dict):
+        raise BadRowError("key 'options' is not a table of letters and texts")
+    options = {letter: text for letter, text in options.items() if text is not None}  # columns have them all
+    in_order = list(options) == list(OWN_LETTERS[: len(options)])
+    if not in_order or not all(isinstance(each, str) for each in options.values()):
+        raise BadRowError("key 'options' does not hold texts under A, B, C …")
+    return options
 
 
 OWN = Format(own, official=True)

@@ -4,6 +4,7 @@ JSON Lines (also under a `.json` name), one JSON array or object, CSV, XML, XLSX
 `datasets` library saved. Knows nothing of benchmarks: a row is a mapping, with its place for messages.
 """
 
+import codecs
 import csv
 import itertools
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nanoflux_local.errors import DataError
+from nanoflux_local.text_files import encoding_by_mark
 
 MAX_LINE_BYTES = 4 * 2**20
 MAX_WHOLE_BYTES = 64 * 2**20
@@ -21,6 +23,8 @@ MAX_WHOLE_BYTES = 64 * 2**20
 MAX_UNPACKED_BYTES = 256 * 2**20
 """Of a workbook, and of one row group of a Parquet file, after decompression."""
 BATCH = 1000
+LONGEST_INTEGER = 400
+"""Digits: no double holds as many."""
 _QUESTION_KEYS = ("question", "input")
 
 
@@ -75,17 +79,57 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             line = file.readline(MAX_LINE_BYTES + 1)
             if not line:
                 return
+            if number == 1:
+                _refuse_encoding(path, line)
+                line = line.removeprefix(codecs.BOM_UTF8)
             yield number, line
             rest = line
             while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
                 rest = file.readline(MAX_LINE_BYTES + 1)
 
 
-def _parsed(line: bytes) -> Any:
-    return json.loads(line.decode("utf-8"))
+def _refuse_encoding(path: Path, content: bytes) -> None:
+    encoding = encoding_by_mark(content)
+    if encoding:
+        kind = "CSV" if path.suffix.lower() == ".csv" else "JSON"
+        fix = f"convert it: `iconv -f {encoding.lower()} -t utf-8`; nothing was imported"
+        fail(path, f"the file is {encoding}, not {kind} in UTF-8", fix)
 
 
-_NOT_JSON = (ValueError, RecursionError)  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+class _Ambiguous(dict[str, Any]):
+    """An object with a key that is given twice: nobody can say which value is meant."""
+
+    key: str
+
+
+def _parsed(content: bytes) -> Any:
+    """A JSON value. Raises ValueError with the reason where there is none."""
+    try:
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) == len(pairs):
+        return values
+    ambiguous = _Ambiguous(values)
+    ambiguous.key = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+    return ambiguous
+
+
+def _whole_number(digits: str) -> int | float:
+    """A whole number; one beyond every double is infinite, as 1e999 is."""
+    return int(digits) if len(digits) <= LONGEST_INTEGER else float(digits)
+
+
+def _key_given_twice(value: Any) -> str:
+    """The key that stands twice in an object or in an object inside it, or ""."""
+    if isinstance(value, _Ambiguous):
+        return value.key
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(_key_given_twice, inner)), "")
 
 
 def _is_lines(path: Path) -> bool:
@@ -95,7 +139,7 @@ def _is_lines(path: Path) -> bool:
     first = next((line for _, line in _lines(path) if line.strip()), b"")
     try:
         value = _parsed(first)
-    except _NOT_JSON:
+    except ValueError:
         return not first.lstrip().startswith((b"{", b"["))
     if not isinstance(value, dict):
         return False
@@ -116,28 +160,36 @@ def _json_row(place: str, number: int, line: bytes) -> Row:
         return Row(place, number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
     try:
         value = _parsed(line)
-    except _NOT_JSON as error:
+    except ValueError as error:
         return Row(place, number, problem=f"not JSON in UTF-8: {error}")
-    return Row(place, number, value) if isinstance(value, dict) else Row(place, number, problem="not a JSON object")
+    return _row(place, number, value)
+
+
+def _row(place: str, number: int, value: Any) -> Row:
+    if not isinstance(value, dict):
+        return Row(place, number, problem="not a JSON object")
+    twice = _key_given_twice(value)
+    return Row(place, number, problem=f"the key {twice!r} is given twice") if twice else Row(place, number, value)
 
 
 def _json_whole(path: Path) -> Iterator[Row]:
     """One array of objects, or one object whose keys name its rows: they are given as the value of `""`."""
     _refuse_larger(path, path.stat().st_size, MAX_WHOLE_BYTES)
     try:
-        value = _parsed(path.read_bytes())
-    except _NOT_JSON as error:
+        content = path.read_bytes()
+        _refuse_encoding(path, content)
+        value = _parsed(content.removeprefix(codecs.BOM_UTF8))
+    except ValueError as error:
         fail(path, f"not JSON in UTF-8: {error}")
     if isinstance(value, list):
         entries: Iterable[tuple[str, Any]] = ((f"entry {number}", entry) for number, entry in enumerate(value, 1))
     else:
+        if isinstance(value, _Ambiguous):
+            fail(path, f"the key {value.key!r} is given twice")
         named = value.items() if isinstance(value, dict) else fail(path, "neither an array nor an object")
         entries = ((f"entry {key!r}", {"": key, **_named(entry)}) for key, entry in named)
     for number, (place, entry) in enumerate(entries, 1):
-        if isinstance(entry, dict):
-            yield Row(place, number, entry)
-        else:
-            yield Row(place, number, problem="not a JSON object")
+        yield _row(place, number, entry)
 
 
 def _named(entry: Any) -> dict[str, Any]:
@@ -177,7 +229,7 @@ def _csv_lines(path: Path) -> Iterator[str]:
         if len(line) > MAX_LINE_BYTES:
             fail(path, f"line {number}: longer than {MAX_LINE_BYTES} bytes")
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield line.decode("utf-8")
         except UnicodeDecodeError as error:
             fail(path, f"line {number}: not UTF-8: {error}")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from nanoflux_local.errors import DataError, NothingMatchedError
 from nanoflux_local.records import storable
+from nanoflux_local.text_files import EncodingError, decode_utf8
 
 LARGEST = 64 * 2**20
 """Bytes of one file."""
@@ -95,11 +96,9 @@ def read_document(path: Path) -> Document:
 
 def _decode_text(path: Path, content: bytes) -> str:
     try:
-        return storable(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: is not UTF-8 (byte {error.start})", "convert it to UTF-8; nothing was added"
-        ) from None
+        return storable(decode_utf8(content))
+    except EncodingError as error:
+        raise DataError(f"{path}: {error}", "convert it to UTF-8; nothing was added") from None
 
 
 def _read_text(path: Path, content: bytes) -> Iterator[Passage]:

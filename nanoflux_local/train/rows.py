@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from nanoflux_local.errors import DataError, NothingMatchedError
 from nanoflux_local.records import Message, Role
+from nanoflux_local.text_files import EncodingError, read_utf8
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.files import write_atomically
 
@@ -26,8 +27,8 @@ def read_rows(path: Path) -> list[TrainingExample]:
         NothingMatchedError: there is no row in it.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_utf8(path).split("\n")  # not splitlines: JSON strings may hold U+2028
+    except (OSError, EncodingError) as error:
         raise DataError(f"{path} cannot be read: {error}", "name a UTF-8 file with one JSON object a line") from error
     rows = [_row(line, f"{path} line {number}", number) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:

@@ -188,7 +188,10 @@ def test_a_lone_surrogate_in_a_reply_does_not_break_it():
         ("<|begin_of_thought|>a<|end_of_thought|>b", "b"),
         ("<|START_THINKING|>a<|END_THINKING|>b", "b"),
         ("<seed:think>a</seed:think>b", "b"),
-        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>", "b<|return|>"),
+        (
+            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>",
+            "b<|return|>",
+        ),
         ("<|channel|>commentary to=python <|constrain|>json<|message|>{}<|call|><|channel|>final<|message|>b", "b"),
         ("<|channel|>final <|constrain|>json<|message|>b", "b"),
         ("<|channel|>analysis<|message|>a", ""),

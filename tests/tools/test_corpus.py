@@ -106,7 +106,7 @@ def test_adding_again_changes_nothing_and_another_content_replaces(corpus: Corpu
 
 
 MALFORMED = {
-    "latin.txt": (b"caf\xe9", "is not UTF-8 (byte 3)"),
+    "latin.txt": (b"caf\xe9", "line 1 is not UTF-8 (byte 0xe9)"),
     "empty.md": (b"", "holds no text"),
     "scan.pdf": (pdf(""), "holds no text"),
     "no.pdf": (b"hello", "is no readable PDF"),

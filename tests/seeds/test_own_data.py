@@ -1,0 +1,138 @@
+"""Own data: what a row may hold in any layout, and what is refused with its place."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.errors import DataError
+from nanoflux_local.seeds.importers import read_benchmark
+from nanoflux_local.transcript import Seed
+
+OPTIONS = {"A": "ant", "B": "bee"}
+
+
+def seeds(path: Path) -> list[Seed]:
+    return [placed.seed for placed in read_benchmark("mine", [path]).items]
+
+
+def written(path: Path, content: bytes | str) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def parquet(path: Path, **columns: list[object]) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("spelled", "kept"),
+    [
+        ("3.2e-7", "3.2e-7"), ("4.5e-8", "4.5e-8"), ("0.00025033", "0.00025033"), ("12.0", "12"), ("-0.0", "0"),
+        ("1234.5", "1234.5"), ("12345678901234567890", "12345678901234567890"), ("1e16", "10000000000000000"),
+        ("0.1", "0.1"), ('" 0.50 "', "0.50"),
+    ],
+)  # fmt: skip
+def test_an_answer_keeps_every_digit(tmp_path: Path, spelled: str, kept: str) -> None:
+    path = written(tmp_path / "rows.jsonl", f'{{"question": "Q?", "answer": {spelled}}}\n')
+    assert [seed.answer for seed in seeds(path)] == [kept]
+
+
+NOT_FINITE = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5000, '"nan"', '"-inf"', '"1e999"']
+
+
+@pytest.mark.parametrize("spelled", NOT_FINITE, ids=lambda text: text[:12])
+def test_what_is_not_a_finite_number_is_refused_with_its_line(tmp_path: Path, spelled: str) -> None:
+    good = '{"question": "P?", "answer": 1}\n'
+    path = written(tmp_path / "rows.jsonl", f'{good}{{"question": "Q?", "answer": {spelled}}}\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2: key 'answer' is .*not a finite number"):
+        seeds(path)
+
+
+@pytest.mark.parametrize("answer", [float("nan"), float("inf")])
+def test_parquet_and_csv_are_checked_for_finite_answers_too(tmp_path: Path, answer: float) -> None:
+    with pytest.raises(DataError, match="row 1: key 'answer' is not a finite number"):
+        seeds(parquet(tmp_path / "rows.parquet", question=["Q?"], answer=[answer]))
+    with pytest.raises(DataError, match=r"line 2: key 'answer' is .*not a finite number"):
+        seeds(written(tmp_path / "rows.csv", f"question,answer\nQ?,{answer}\n"))
+
+
+def test_decimals_of_parquet_keep_their_digits(tmp_path: Path) -> None:
+    from decimal import Decimal
+
+    path = parquet(tmp_path / "rows.parquet", question=["Q?"], answer=[Decimal("0.00000032")])
+    assert seeds(path)[0].answer == "3.2e-7"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("rows.jsonl", '{"question": "Q?", "answer": 4}\n'),
+        ("rows.json", '[{"question": "Q?", "answer": 4}]'),
+        ("rows.csv", "question,answer\nQ?,4\n"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path, file: str, content: str, encoding: str) -> None:
+    assert [seed.answer for seed in seeds(written(tmp_path / file, content.encode(encoding)))] == ["4"]
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "rows.json", "rows.csv"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_another_encoding_is_named(tmp_path: Path, file: str, encoding: str) -> None:
+    path = written(tmp_path / file, '{"question": "Q?", "answer": 4}\n'.encode(encoding))
+    with pytest.raises(DataError, match=f"the file is {encoding.upper()}, not (JSON|CSV) in UTF-8") as caught:
+        seeds(path)
+    assert "iconv" in caught.value.fix
+
+
+AMBIGUOUS = '{"question": "Q?", "answer": 4, "answer": 5}'
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "place"),
+    [
+        ("rows.jsonl", f'{{"question": "P?", "answer": 1}}\n{AMBIGUOUS}\n', "line 2"),
+        ("rows.json", f"[{AMBIGUOUS}]", "entry 1"),
+        ("rows.jsonl", '{"question": "Q?", "answer": "A", "options": {"A": "ant", "A": "bee"}}', "line 1"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_its_place(
+    tmp_path: Path, file: str, content: str, place: str
+) -> None:
+    with pytest.raises(DataError, match=f"{place}: the key '(answer|A)' is given twice"):
+        seeds(written(tmp_path / file, content))
+
+
+@pytest.mark.parametrize("depth", [2_000, 200_000])
+def test_values_that_are_nested_too_deep_are_refused_with_their_line(tmp_path: Path, depth: int) -> None:
+    content = f'{{"question": "Q?", "answer": {"[" * depth}{"]" * depth}}}\n'
+    with pytest.raises(DataError, match=r"line 1: (not JSON in UTF-8: nested too deep|key 'answer')"):
+        seeds(written(tmp_path / "rows.jsonl", content))
+
+
+def table(path: Path, *rows: list[str]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def test_options_come_from_csv_in_columns_or_as_json_in_a_cell(tmp_path: Path) -> None:
+    columns = table(tmp_path / "a.csv", ["question", "A", "B", "C", "answer"], ["Q?", "ant", "bee", "", "B"])
+    cell = table(tmp_path / "b.csv", ["question", "options", "answer"], ["Q?", json.dumps(OPTIONS), "B"])
+    for path in (columns, cell):
+        assert [(seed.options, seed.answer) for seed in seeds(path)] == [(OPTIONS, "B")]
+
+
+@pytest.mark.parametrize(
+    "options", ["ant; bee", "{", '["ant", "bee"]', "[" * 100_000, '{"B": "bee"}', '{"A": 5}', '"ant"', "5"]
+)
+def test_options_that_cannot_be_read_are_refused_with_their_line(tmp_path: Path, options: str) -> None:
+    path = table(tmp_path / "rows.csv", ["question", "options", "answer"], ["Q?", options, "B"])
+    with pytest.raises(DataError, match=r"line 2: key 'options' (is not|does not hold)"):
+        seeds(path)
