@@ -25,6 +25,7 @@ SETTINGS = {
     "VLLM_DO_NOT_TRACK": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "WANDB_MODE": "disabled",
+    "TQDM_DISABLE": "1",  # the progress shown to a user is this project's own
     "TOKENIZERS_PARALLELISM": "false",
 }
 GUARDED = Path(__file__).parent / "guarded"

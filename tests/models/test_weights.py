@@ -222,6 +222,70 @@ def test_a_folder_of_safetensors_can_have_its_adapters_served_too(smollm2_dir: P
     assert load_manifest("mine", tmp_path).lora == load_manifest("smollm2-135m", tmp_path / "none").lora
 
 
+def write_gemma_gguf(path: Path) -> None:
+    """A Gemma 3 of one layer whose tokenizer puts a BOS in front of every text, as the published GGUFs' do."""
+    import numpy as np
+    from gguf import GGUFWriter, TokenType
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    words = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(33, 127))]
+    kinds = [TokenType.CONTROL] * 4 + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * 95
+    hidden, heads, size, wide = 32, 2, 16, 64
+    writer = GGUFWriter(str(path), "gemma3")
+    writer.add_context_length(512)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(wide)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(1e6)
+    writer.add_sliding_window(64)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(words)
+    writer.add_token_scores([-1000.0] * 4 + [-float(place) for place in range(351)])
+    writer.add_token_types(kinds)
+    writer.add_pad_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_bos_token_id(2)
+    writer.add_unk_token_id(3)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+    shapes = {
+        "token_embd": (len(words), hidden), "output_norm": (hidden,), "blk.0.attn_norm": (hidden,),
+        "blk.0.attn_q": (heads * size, hidden), "blk.0.attn_k": (size, hidden), "blk.0.attn_v": (size, hidden),
+        "blk.0.attn_output": (hidden, heads * size), "blk.0.attn_q_norm": (size,), "blk.0.attn_k_norm": (size,),
+        "blk.0.post_attention_norm": (hidden,), "blk.0.ffn_norm": (hidden,), "blk.0.post_ffw_norm": (hidden,),
+        "blk.0.ffn_gate": (wide, hidden), "blk.0.ffn_up": (wide, hidden), "blk.0.ffn_down": (hidden, wide),
+    }  # fmt: skip
+    random = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", random.normal(1, 0.1, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_whose_tokenizer_adds_bos_is_imported_without_library_bars(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    write_gemma_gguf(tmp_path / "tiny.gguf")
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home), "models", "import"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "tiny.gguf"), "--name", "tiny"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\r" not in done.stderr and "it/s" not in done.stderr
+    assert "tiny has no chat template" in done.stderr
+    tokenizer = AutoTokenizer.from_pretrained(weights_dir("tiny", home))
+    assert tokenizer.encode("ab")[0] == 2, "the BOS that confused the check"
+    assert load_manifest("tiny", home).context == 512
+
+
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(ManifestError, match=r"bad\.gguf"):
