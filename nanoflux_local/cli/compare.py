@@ -24,14 +24,10 @@ def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
         show_comparison(comparison)
 
 
-def told_detectable(pair: dict[str, Any]) -> str:
-    """The smallest difference that would have been found."""
-    found = pair["minimum_detectable"]
-    return "not known" if found is None else f"{found:.1%}"
-
-
 def show_comparison(comparison: dict[str, Any]) -> None:
     """The pairs as a table, and how many items were left out of them."""
+    from nanoflux_local.experiments.tables import format_detectable
+
     print_table(
         (
             "a",
@@ -56,7 +52,7 @@ def show_comparison(comparison: dict[str, Any]) -> None:
                 f"{pair['holm_p']:.3g}",
                 f"{pair['bootstrap_p']:.3g}",
                 "" if pair["paired_t_p"] is None else f"{pair['paired_t_p']:.3g}",
-                told_detectable(pair),
+                format_detectable(pair),
             ]
             for pair in comparison["pairs"]
         ],

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.common import Bar, end_at_sigterm, home, launched, print_json, print_table, say, with_json
-from nanoflux_local.cli.compare import told_detectable
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
 
@@ -56,7 +55,7 @@ def told_cells(cells: dict[str, int]) -> str:
 def run(name: str, scale: str, run: str, ray: str, detach: bool, as_json: bool) -> None:
     """Do an experiment, or go on with it: the same command again does the cells that are left."""
     from nanoflux_local.experiments import experiment as life
-    from nanoflux_local.experiments.grid import make_plan
+    from nanoflux_local.experiments.planning import make_plan
     from nanoflux_local.ledger.views import LedgerView
 
     if ray and detach:
@@ -151,107 +150,17 @@ def _show(place: Home, name: str, as_json: bool) -> None:
 
 
 def show_results(found: dict[str, Any]) -> None:
-    """The table of an experiment, its pairs, and what stands beside them."""
+    """The table of an experiment, its pairs and its notes."""
+    from nanoflux_local.experiments.kinds.base import find_kind
+    from nanoflux_local.experiments.tables import PAIR_COLUMNS, notes, pair_rows
+
     click.echo(f"{found['experiment']}: {found['question']}\n{found['status']}, {told_cells(found['cells'])}\n")
-    print_table(*condition_rows(found))
+    kind = find_kind(found["kind"])
+    print_table([column.title for column in kind.columns], kind.rows(found))
     if found["pairs"]:
         click.echo()
-        print_table(*pair_rows(found["pairs"]))
-    for line in told_beside(found):
+        print_table([column.title for column in PAIR_COLUMNS], pair_rows(found["pairs"]))
+    for line in notes(found):
         click.echo(f"\n{line}")
     for cell, reason in found["left_out"].items():
         click.echo(f"left out: {cell}: {reason}")
-
-
-def told_beside(found: dict[str, Any]) -> list[str]:
-    """What dev has chosen, and what the examples took."""
-    lines = []
-    if chosen := found["chosen"]:
-        test = ", ".join(f"{mean:.1%} on {data}" for data, mean in chosen["test"].items())
-        lines.append(f"chosen on dev: {chosen['title']} ({chosen['dev']:.1%} there); on test {test}")
-    if less := found["less_compute"]:
-        lines.append(told_compute(less))
-    return lines
-
-
-def told_compute(less: dict[str, float]) -> str:
-    """How many times less compute the run's examples took than the full set."""
-    line = (
-        f"training on the run's examples took {less['training_6nd']:.1f} times less compute than on the full set"
-        f" (6ND; {less['training_measured']:.1f} times as measured)"
-    )
-    if "with_generation" in less:
-        return f"{line}; with the generation of the examples {less['with_generation']:.2f} times"
-    return f"{line}; what their generation took is not known"
-
-
-Rows = tuple[tuple[str, ...], list[list[object]]]
-
-
-def condition_rows(found: dict[str, Any]) -> Rows:
-    """Titles and rows of what each condition came to."""
-    return {"train": _trained_rows, "judge": _judge_rows, "discriminativity": _distance_rows}[found["kind"]](found)
-
-
-def _trained_rows(found: dict[str, Any]) -> Rows:
-    rows: list[list[object]] = []
-    for entry in found["conditions"]:
-        for data in found["test"]:
-            accuracy = entry["test"].get(data)
-            rows.append([entry["title"], data, f"{entry['rows']:.0f}" if "rows" in entry else "", *_accuracy(accuracy)])
-    return ("condition", "on", "rows", "items", "accuracy", "95% interval", "sd over seeds"), rows
-
-
-def _accuracy(found: dict[str, Any] | None) -> list[object]:
-    if found is None:
-        return ["", "not done yet", "", ""]
-    low, high = found["ci95"]
-    spread = "" if found["sd"] is None else f"{found['sd']:.1%}"
-    return [found["n"], f"{found['mean']:.1%}", f"{low:.1%} to {high:.1%}", spread]
-
-
-def _judge_rows(found: dict[str, Any]) -> Rows:
-    rows: list[list[object]] = []
-    for entry in found["conditions"]:
-        rates = entry.get("rates")
-        shares = [_share(rates[name]) for name in ("sensitivity", "specificity")] if rates else ["not done yet", ""]
-        rows.append([entry["title"], *shares, rates["errors"] if rates else "", entry.get("unjudged", "")])
-    return ("judge", "wrong ones rejected", "right ones accepted", "errors", "unjudged"), rows
-
-
-def _share(found: dict[str, Any]) -> str:
-    if not found["n"]:
-        return "none judged"
-    low, high = found["ci95"]
-    return f"{found['share']:.0%} of {found['n']} ({low:.0%} to {high:.0%})"
-
-
-def _distance_rows(found: dict[str, Any]) -> Rows:
-    rows: list[list[object]] = []
-    for entry in found["conditions"]:
-        told = [_distance(entry[name]) for name in ("centres", "each")] if "centres" in entry else ["not done yet", ""]
-        rows.append([entry["title"], entry.get("pairs", ""), *told])
-    return ("solutions", "pairs", "between centres", "within pairs"), rows
-
-
-def _distance(found: dict[str, Any]) -> str:
-    low, high = found["ci95"]
-    return f"{found['distance']:.4f} ({low:.4f} to {high:.4f})"
-
-
-def pair_rows(pairs: list[dict[str, Any]]) -> Rows:
-    """Titles and rows of the paired tests."""
-    rows: list[list[object]] = [
-        [
-            f"{pair['b']} − {pair['a']}",
-            pair["data"],
-            f"{pair['difference']:+.1%}",
-            f"{pair['ci95'][0]:+.1%} to {pair['ci95'][1]:+.1%}",
-            f"{pair['mcnemar_p']:.3g}",
-            f"{pair['holm_p']:.3g}",
-            "" if pair["paired_t_p"] is None else f"{pair['paired_t_p']:.3g}",
-            told_detectable(pair),
-        ]
-        for pair in pairs
-    ]
-    return ("pair", "on", "difference", "95% interval", "McNemar p", "Holm p", "t over seeds p", "detectable"), rows

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
-from nanoflux_local.experiments.cells import OnStep, do_cell, result_of
+from nanoflux_local.experiments.cells import do_cell, result_of
 from nanoflux_local.experiments.grid import GENERATE, Cell, Plan
+from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.jobs import EXPERIMENT, Wish, Work, status_of, stint, watched, with_worker, working_on
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.store import Ledger

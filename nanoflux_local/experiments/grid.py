@@ -1,7 +1,7 @@
 """A grid: what an experiment compares, declared in a TOML file, and the plan that one scale of it comes to.
 
-Owns the names, ranges and defaults of grids, and how a grid becomes cells. A plan is whole: with it and the ledger the
-experiment can be done again. Runs nothing.
+Owns the names, ranges and defaults of grids. A plan is whole: with it and the ledger the experiment can be done again.
+Runs nothing.
 """
 
 from importlib import resources
@@ -15,7 +15,6 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import digest
 
 Source = Literal["none", "benchmark", "run", "endpoint"]
-Kind = Literal["train", "judge", "discriminativity"]
 Scaled = Literal["", "sizes", "seed_counts", "levels"]
 Size = int | Literal["all", "run", "least"]
 GENERATE = "generate"
@@ -96,7 +95,7 @@ class Grid(Strict):
 
     title: str
     question: str
-    kind: Kind = "train"
+    kind: str = "train"
     paper: str = ""
     select: bool = False
     conditions: tuple[Condition, ...] = Field(min_length=1)
@@ -168,74 +167,3 @@ def load_grid(name: str) -> tuple[str, Grid]:
         )
     values = read_toml(path)
     return path.stem, validated(Grid, values, str(path))
-
-
-def make_plan(name: str, scale_name: str, run: str = "") -> Plan:
-    """The plan of a grid at one of its scales.
-
-    Raises:
-        ConfigError: there is no such grid or scale, or two conditions have one name.
-    """
-    title, grid = load_grid(name)
-    if scale_name not in grid.scales:
-        raise ConfigError(f"{title} has no scale {scale_name!r}", f"its scales: {', '.join(grid.scales)}")
-    scale = grid.scales[scale_name]
-    conditions = [condition for template in grid.conditions for condition in _expand_condition(template, scale)]
-    conditions = [condition for condition in conditions if condition.source != "endpoint" or scale.frontier]
-    names = [condition.name for condition in conditions]
-    if len(set(names)) < len(names):
-        raise ConfigError(
-            f"{title}: two conditions have one name", "put {value} into the names of conditions with each"
-        )
-    cells = [
-        *_generations(conditions, run),
-        *(cell for condition in conditions for cell in _cells(condition, grid, scale)),
-    ]
-    return Plan(
-        name=title,
-        scale_name=scale_name,
-        grid=grid,
-        scale=scale,
-        conditions=tuple(conditions),
-        cells=tuple(cells),
-        run=run,
-    )
-
-
-def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
-    """The condition, or one for each value of the list that it names."""
-    if not condition.each:
-        return [condition]
-    field = {"sizes": "size", "seed_counts": "seed_count", "levels": "level"}[condition.each]
-    return [
-        condition.model_copy(
-            update={
-                "name": condition.name.replace("{value}", str(value)),
-                "title": condition.title.replace("{value}", str(value)),
-                field: value,
-            }
-        )
-        for value in getattr(scale, condition.each)
-    ]
-
-
-def _generations(conditions: list[Condition], run: str) -> list[Cell]:
-    """The runs that have to be made: one, and one for each fixed number of seed questions."""
-    counts = sorted(
-        {
-            condition.seed_count
-            for condition in conditions
-            if condition.source == "run" or condition.size in ("run", "least")
-        }
-    )
-    return [
-        Cell(id=f"{GENERATE}-{count}" if count else GENERATE, condition=GENERATE, seed=count)
-        for count in counts
-        if count or not run
-    ]
-
-
-def _cells(condition: Condition, grid: Grid, scale: Scale) -> list[Cell]:
-    """One cell for each training seed; what is not trained needs one alone."""
-    seeds = scale.train_seeds if grid.kind == "train" and condition.source in ("run", "benchmark") else (0,)
-    return [Cell(id=f"{condition.name}-{seed}", condition=condition.name, seed=seed) for seed in seeds]

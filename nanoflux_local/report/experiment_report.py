@@ -12,17 +12,19 @@ from typing import Any
 from nanoflux_local import __version__
 from nanoflux_local.experiments.experiment import plan_of
 from nanoflux_local.experiments.grid import Plan
+from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.paper import BENCHMARKS
 from nanoflux_local.experiments.results import results
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import flips
-from nanoflux_local.report.page import percent, points, render_page, write_whole
+from nanoflux_local.report.page import render_page, write_whole
 from nanoflux_local.report.run_report import funnel_of
 from nanoflux_local.report.tables import as_csv, as_markdown
 
 Rows = list[list[object]]
+UNFINISHED = "Not enough cells are done to answer it yet."
 HEADINGS = (
     "condition", "on", "seeds", "rows", "items", "accuracy", "low", "high", "sd over seeds", "sd over folds",
     "training FLOPs 6ND", "training FLOPs measured", "generation FLOPs", "generation tokens", "generation USD",
@@ -51,6 +53,7 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     contents = results(home, experiment)
     plan = plan_of(home, experiment)
+    kind = find_kind(plan.grid.kind)
     with LedgerView(home.ledger) as view:
         contents["flips"] = _flips(view, contents)
         contents["funnels"] = {run: funnel_of(view.run_summary(run)["funnel"]) for run in contents["runs"].values()}
@@ -58,50 +61,11 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     return {
         **contents,
         "version": __version__,
-        "answer": answer(contents),
+        "answer": kind.answer(contents) or [UNFINISHED],
+        "table": None if kind.measures_accuracy else {"columns": kind.columns, "rows": kind.rows(contents)},
         "plan": plan.model_dump(mode="json"),
         "beside": rows_against_paper(contents),
     }
-
-
-def answer(contents: dict[str, Any]) -> list[str]:
-    """The answer in sentences: each declared pair, and whether it is settled."""
-    if contents["kind"] == "judge":
-        return [_judge_sentence(entry) for entry in contents["conditions"] if "rates" in entry] or [UNFINISHED]
-    if contents["kind"] == "discriminativity":
-        return [_distance_sentence(entry) for entry in contents["conditions"] if "centres" in entry] or [UNFINISHED]
-    titles = {entry["condition"]: entry["title"] for entry in contents["conditions"]}
-    return [_pair_sentence(pair, titles) for pair in contents["pairs"]] or [UNFINISHED]
-
-
-UNFINISHED = "Not enough cells are done to answer it yet."
-
-
-def _pair_sentence(pair: dict[str, Any], titles: dict[str, str]) -> str:
-    low, high = pair["ci95"]
-    settled = low > 0 or high < 0
-    word = "the interval leaves out zero" if settled else "the interval holds zero, so this does not settle it"
-    if settled and pair["holm_p"] >= 0.05:
-        word += f", though not after Holm's correction (p = {pair['holm_p']:.2g})"
-    difference = f"{points(pair['difference'])} points on {pair['data']} (95% interval {points(low)} to {points(high)})"
-    return f"{titles[pair['b']]} against {titles[pair['a']]}: {difference}; {word}."
-
-
-def _judge_sentence(entry: dict[str, Any]) -> str:
-    rates = entry["rates"]
-    shares = {name: rates[name] for name in ("sensitivity", "specificity")}
-    counts = [f"{percent(s['share'])} of {s['n']}" if s["n"] else "none of 0" for s in shares.values()]
-    shares_text = f"rejects {counts[0]} wrong solutions, accepts {counts[1]} right ones"
-    return f"{entry['title']}: {shares_text}; {rates['errors']} errors."
-
-
-def _distance_sentence(entry: dict[str, Any]) -> str:
-    centres, each = entry["centres"], entry["each"]
-    low, high = centres["ci95"]
-    distances = (
-        f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f}), {each['distance']:.4f} within pairs"
-    )
-    return f"{entry['title']}: {distances}, over {entry['pairs']} questions."
 
 
 def condition_rows(contents: dict[str, Any]) -> Rows:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.errors import NanofluxError
+from nanoflux_local.experiments.tables import percent, points
 
 LONGEST = 20_000
 """Characters of one text on the page: a model may write a line of megabytes."""
@@ -32,16 +33,6 @@ def visible(value: object) -> object:
         return value
     more = f"… ({len(value) - LONGEST:,} characters more: nanoflux examples show)" if len(value) > LONGEST else ""
     return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value[:LONGEST]) + more
-
-
-def percent(value: float) -> str:
-    """A share as people read it: 0.4812 is "48.1%"."""
-    return f"{100 * value:.1f}%"
-
-
-def points(value: float) -> str:
-    """A difference of shares in points, with its sign."""
-    return f"{100 * value:+.1f}"
 
 
 def write_whole(target: Path, text: str) -> Path:

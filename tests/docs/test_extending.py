@@ -3,15 +3,20 @@
 import asyncio
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-import nanoflux_local.roles.checks as checks
 from nanoflux_local import binding, runs
+from nanoflux_local.cli.main import main
+from nanoflux_local.experiments import kinds
+from nanoflux_local.experiments.kinds.base import experiment_kinds
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.report.experiment_report import write_experiment_report
+from nanoflux_local.roles import checks
 from nanoflux_local.roles.checks.base import check_kinds
 from nanoflux_local.trial import trial_result
 
@@ -25,20 +30,32 @@ def example(heading: str) -> str:
     return match[1]
 
 
+AddModule = Callable[[ModuleType, str, str], None]
+
+
 @pytest.fixture
-def unit_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The page's check, as a module of the package."""
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "units.py").write_text(example("A check"), "utf-8")
-    monkeypatch.setattr(checks, "__path__", [*checks.__path__, str(tmp_path / "modules")])
+def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddModule]:
+    """Puts an example into a package, as a new file would be, until the test ends."""
+    names: list[str] = []
+
+    def add(package: ModuleType, name: str, source: str) -> None:
+        folder = tmp_path / f"more-{package.__name__}"
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(source, "utf-8")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+        names.append(f"{package.__name__}.{name}")
+        check_kinds.cache_clear()
+        experiment_kinds.cache_clear()
+
+    yield add
     check_kinds.cache_clear()
-    yield
-    check_kinds.cache_clear()
-    sys.modules.pop("nanoflux_local.roles.checks.units", None)
+    experiment_kinds.cache_clear()
+    for name in names:
+        sys.modules.pop(name, None)
 
 
-@pytest.mark.usefixtures("unit_check")
-def test_check_is_one_new_module(tmp_path: Path) -> None:
+def test_check_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
+    add_module(checks, "units", example("A check"))
     home = Home(tmp_path / "home").prepare()
     judge = {"checks": ["units", "code"], "trial": 2}
     config = binding.resolve("starter", "scripted", {"target": 2, "seed": 5, "max_turns": 8, "judge": judge}, home)
@@ -50,6 +67,38 @@ def test_check_is_one_new_module(tmp_path: Path) -> None:
     assert verdicts and all(verdict.finding("units") and verdict.finding("code") for verdict in verdicts)
     assert trial is not None and set(trial["checks"]) <= {"units", "code"}
     assert asyncio.run(runs.replay(home, run))["same"]
+
+
+GRID = """
+title = "Length"
+question = "How long are the questions?"
+kind = "length"
+[[conditions]]
+name = "run"
+title = "the run"
+source = "run"
+[scales.tiny]
+base = "smollm2-135m"
+domain = "starter"
+profile = "scripted"
+examples = 2
+run = { seed = 5, max_turns = 12 }
+test = ["starter-easy"]
+"""
+
+
+def test_experiment_kind_is_one_new_module(
+    add_module: AddModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add_module(kinds, "length", example("A kind of experiment"))
+    (tmp_path / "length.toml").write_text(GRID, "utf-8")
+    monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
+    with pytest.raises(SystemExit) as ended:
+        main(["experiment", "run", str(tmp_path / "length.toml"), "--scale", "tiny"])
+    assert ended.value.code == 0
+    assert re.search(r"examples of +words a question\n.*the run +\d+\.\d", capfd.readouterr().out, re.DOTALL)
+    page = write_experiment_report(Home(tmp_path / "home"), "length", tmp_path / "report").read_text("utf-8")
+    assert "words a question" in page and re.search(r"the run: \d+\.\d words", page)
 
 
 def test_unknown_check_is_refused_with_the_names(tmp_path: Path) -> None:

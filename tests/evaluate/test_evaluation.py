@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from nanoflux_local.cli.compare import told_detectable
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import EndpointError, RefusedError, UsageError
 from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.evaluate.evaluation import domain_of, evaluate, make_plan
 from nanoflux_local.evaluate.soft import SoftJudge
+from nanoflux_local.experiments.tables import format_detectable
 from nanoflux_local.jobs import EVALUATION, Work, with_worker
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -212,7 +212,7 @@ async def test_where_no_item_differs_what_could_be_found_is_not_known(tmp_path):
             ids.append((await evaluate(ledger, endpoint, plan))["eval"])
         with LedgerView(path) as view:
             (pair,) = compare(view, ids)["pairs"]
-    assert pair["minimum_detectable"] is None and told_detectable(pair) == "not known"
+    assert pair["minimum_detectable"] is None and format_detectable(pair) == "not known"
 
 
 async def test_an_evaluation_that_was_cut_off_goes_on(tmp_path):

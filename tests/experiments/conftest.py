@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.experiments.experiment import Here, carry_on, create
-from nanoflux_local.experiments.grid import Plan, make_plan
+from nanoflux_local.experiments.grid import Plan
+from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_models.weights import import_path

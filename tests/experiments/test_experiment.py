@@ -6,6 +6,7 @@ from nanoflux_local.errors import NanofluxError, NothingMatchedError
 from nanoflux_local.experiments import cells
 from nanoflux_local.experiments.experiment import Here, carry_on, cells_of, create, find, list_experiments
 from nanoflux_local.experiments.grid import Plan
+from nanoflux_local.experiments.kinds import train
 from nanoflux_local.experiments.results import results
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.lineage import lineage
@@ -87,37 +88,37 @@ def test_an_example_leads_on_to_the_trainings_that_learned_from_it(killed) -> No
     assert of_two == [2, 2], "each of the two seeds learned from two of the three"
 
 
-def test_the_same_again_looks_at_nothing_but_what_was_left_out(killed, plan: Plan, monkeypatch) -> None:
+def test_rerun_retries_only_the_cells_that_were_left_out(killed, plan: Plan, monkeypatch) -> None:
     home, _ = killed
     called: list[str] = []
 
-    def trained(home, plan, condition, seed, on_step):
+    def train_condition(home, plan, condition, seed, on_step):
         called.append(condition.name)
         raise NothingMatchedError("99 examples are asked for and 3 answer to the rest of the choice", "")
 
-    monkeypatch.setattr(cells, "trained", trained)
+    monkeypatch.setattr(train, "train_condition", train_condition)
     carry_on(home, create(home, plan), Here(home))
     assert called == ["run-99", "run-99"]
     (found,) = list_experiments(home)
     assert found["status"] == "done" and found["cells"] == {"done": 8, "left out": 2}
 
 
-def test_a_cell_that_fails_is_told_and_done_again_and_the_others_are_done(new_lab, plan: Plan, monkeypatch) -> None:
+def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, plan: Plan, monkeypatch) -> None:
     home = new_lab()
-    monkeypatch.setattr(cells, "_generated", lambda *_: "no run")
-    monkeypatch.setattr(cells, "runs_of", lambda *_: {0: "no run"})
+    monkeypatch.setattr(cells, "generate_run", lambda *_: "no run")
+    monkeypatch.setattr(train, "runs_of", lambda *_: {0: "no run"})
     broken = ["random-1"]
 
-    def trained(home, plan, condition, seed, on_step):
+    def train_condition(home, plan, condition, seed, on_step):
         if f"{condition.name}-{seed}" in broken:
             raise NanofluxError("the disk is full\nand more", "make room")
         return {"adapter": ""}
 
-    async def evaluated(*_):
+    async def evaluate_split(*_):
         return "e"
 
-    monkeypatch.setattr(cells, "trained", trained)
-    monkeypatch.setattr(cells, "_evaluated", evaluated)
+    monkeypatch.setattr(train, "train_condition", train_condition)
+    monkeypatch.setattr(train, "_evaluate_split", evaluate_split)
     with pytest.raises(NanofluxError, match="1 cells failed: random-1: the disk is full\n  →"):
         carry_on(home, create(home, plan), Here(home))
     with LedgerView(home.ledger) as view:

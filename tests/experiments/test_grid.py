@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.errors import ConfigError
-from nanoflux_local.experiments.grid import GENERATE, Plan, grids, load_grid, make_plan
+from nanoflux_local.experiments.grid import GENERATE, Plan, grids, load_grid
 from nanoflux_local.experiments.paper import paper_figures
+from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.train.settings import train_settings
 
 SHIPPED = ["complexity", "curves", "discriminativity", "judge", "quality", "size", "table1"]

@@ -7,9 +7,9 @@ import pytest
 
 from nanoflux_local import binding, runs
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.experiments.discriminativity import distances, of_run
 from nanoflux_local.experiments.grid import Condition
-from nanoflux_local.experiments.judging import judge_rates
+from nanoflux_local.experiments.kinds.discriminativity import distances, of_run
+from nanoflux_local.experiments.kinds.judge import judge_rates
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 

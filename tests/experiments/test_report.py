@@ -12,9 +12,10 @@ import pytest
 
 from nanoflux_local.cli.main import main
 from nanoflux_local.experiments.experiment import create
-from nanoflux_local.experiments.grid import make_plan
+from nanoflux_local.experiments.kinds.base import find_kind
+from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.paths import Home
-from nanoflux_local.report.experiment_report import HEADINGS, answer, write_experiment_report
+from nanoflux_local.report.experiment_report import HEADINGS, write_experiment_report
 from nanoflux_local.report.tables import as_csv, as_markdown
 
 EVIL = '=HYPERLINK("http://x") <script>alert(1)</script> {{ 7*7 }} \u202e|`'
@@ -95,12 +96,12 @@ def test_a_hostile_grid_is_shown_as_text_and_an_unfinished_experiment_has_its_pa
     assert "Not enough cells are done to answer it yet." in text and "10 cells are not done yet" in text
 
 
-def test_a_settled_pair_is_told_as_such_and_holm_is_not_forgotten() -> None:
+def test_answer_says_whether_a_pair_is_settled_and_names_holm() -> None:
     pair = {"a": "x", "b": "y", "data": "d", "difference": 0.1, "ci95": [0.02, 0.18], "holm_p": 0.2}
-    found = {"kind": "train", "conditions": [{"condition": c, "title": c.upper()} for c in "xy"], "pairs": [pair]}
-    (line,) = answer(found)
+    results = {"kind": "train", "conditions": [{"condition": c, "title": c.upper()} for c in "xy"], "pairs": [pair]}
+    (line,) = find_kind("train").answer(results)
     assert line.startswith("Y against X: +10.0 points") and "though not after Holm's correction" in line
-    (line,) = answer({**found, "pairs": [{**pair, "ci95": [-0.1, 0.2]}]})
+    (line,) = find_kind("train").answer({**results, "pairs": [{**pair, "ci95": [-0.1, 0.2]}]})
     assert "does not settle it" in line
 
 

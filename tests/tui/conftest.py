@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from nanoflux_local import binding, runs
-from nanoflux_local.experiments.grid import make_plan
+from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_tui.app import NanofluxApp

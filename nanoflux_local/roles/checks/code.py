@@ -17,7 +17,7 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Identity, Message, PythonReply, PythonRequest, digest, storable
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.base import Draw, Player
-from nanoflux_local.roles.checks.base import SANDBOX, CheckContext
+from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext
 from nanoflux_local.roles.judge import same_answer
 from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding
@@ -171,4 +171,4 @@ def _mark(program: str) -> str:
     return f"answer-{digest(program)[:16]}"
 
 
-CHECK = CodeCheck
+CHECK: type[Check] = CodeCheck

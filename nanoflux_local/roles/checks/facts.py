@@ -14,7 +14,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Identity, Message, SearchOutcome, SearchRequest
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
-from nanoflux_local.roles.checks.base import SEARCH, CheckContext
+from nanoflux_local.roles.checks.base import SEARCH, Check, CheckContext
 from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Exhibit, Finding, Source
 
@@ -91,4 +91,4 @@ class FactCheck:
         return () if queries[:1] and queries[0].strip(". ").upper() == "NONE" else queries[: self.queries]
 
 
-CHECK = FactCheck
+CHECK: type[Check] = FactCheck

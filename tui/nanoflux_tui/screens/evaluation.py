@@ -10,8 +10,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
-from nanoflux_local.cli.compare import told_detectable
 from nanoflux_local.evaluate.evaluation import PARTIAL
+from nanoflux_local.experiments.tables import format_detectable
 from nanoflux_local.jobs import EVALUATION, Work, with_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
@@ -151,7 +151,7 @@ number that one should trust without its interval."""
             text.append(f"{self._short_name(pair['b']):<13} − {self._short_name(pair['a']):<12}")
             text.append(f"{pair['difference']:>+8.1%}", style="bold" if clear else "")
             text.append(f"  {low:+.1%} to {high:+.1%}".ljust(20))
-            text.append(f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{told_detectable(pair):>12}")
+            text.append(f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{format_detectable(pair):>12}")
             text.append(
                 "  differs" if clear else "  no difference was shown", style=self.ink["success" if clear else "warning"]
             )

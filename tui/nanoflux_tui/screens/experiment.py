@@ -13,8 +13,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
-from nanoflux_local.cli.experiment import condition_rows, pair_rows, told_beside
 from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.experiments.kinds.base import find_kind
+from nanoflux_local.experiments.tables import PAIR_COLUMNS, TableColumn, notes, pair_rows
 from nanoflux_local.jobs import EXPERIMENT, Work, with_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
@@ -27,40 +28,6 @@ from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.columns import Cells, Column, sheet
 from nanoflux_tui.widgets.panel import Panel
 
-CONDITIONS = {
-    "train": (
-        Column("condition", 16, share=1),
-        Column("on", 13, from_width=90),
-        Column("rows", 5, right=True, from_width=56),
-        Column("items", 5, right=True, from_width=64),
-        Column("accuracy", 12, right=True),
-        Column("95% interval", 15, from_width=50),
-        Column("sd over seeds", 13, right=True, from_width=104),
-    ),
-    "judge": (
-        Column("judge", 16, share=1),
-        Column("wrong ones rejected", 22),
-        Column("right ones accepted", 22),
-        Column("errors", 6, right=True, from_width=80),
-        Column("unjudged", 8, right=True, from_width=90),
-    ),
-    "discriminativity": (
-        Column("solutions", 16, share=1),
-        Column("pairs", 5, right=True, from_width=66),
-        Column("between centres", 25),
-        Column("within pairs", 25, from_width=80),
-    ),
-}
-PAIRS = (
-    Column("pair", 14, share=1),
-    Column("on", 13, from_width=96),
-    Column("difference", 10, right=True),
-    Column("95% interval", 18, from_width=56),
-    Column("McNemar p", 9, right=True, from_width=82),
-    Column("Holm p", 6, right=True),
-    Column("t over seeds p", 14, right=True, from_width=112),
-    Column("detectable", 10, right=True, from_width=72),
-)
 CELLS = (
     Column("state", 11),
     Column("cell", 14, share=1),
@@ -200,19 +167,19 @@ on with the cells that are left."""
         await self._flips(results)
 
     def _conditions(self, results: dict[str, Any], width: int) -> Text:
-        rows = condition_rows(results)[1]
-        text = sheet(CONDITIONS[results["kind"]], _cells(rows), width, self.ink["secondary"])
-        for note in told_beside(results):
+        kind = find_kind(results["kind"])
+        text = sheet(_columns(kind.columns), _cells(kind.rows(results)), width, self.ink["secondary"])
+        for note in notes(results):
             text.append(f"\n{line(note, 400)}", style=self.ink["accent"])
         return text
 
     def _pairs(self, pairs: Sequence[dict[str, Any]], width: int) -> Text:
-        rows = _cells(pair_rows(list(pairs))[1])
+        rows = _cells(pair_rows(pairs))
         shown = sum(pair["holm_p"] < 0.05 for pair in pairs)
         sentence = (
             "No difference was shown." if not shown else f"{shown} of {len(pairs)} differences shown (Holm p < 0.05)."
         )
-        text = sheet(PAIRS, rows, width, self.ink["secondary"])
+        text = sheet(_columns(PAIR_COLUMNS), rows, width, self.ink["secondary"])
         text.append(f"\n{sentence}", style=self.ink["success" if shown else "warning"])
         return text
 
@@ -240,3 +207,7 @@ def progress(experiment: dict[str, Any], width: int, style: str) -> Text:
 
 def _cells(rows: Sequence[Sequence[object]]) -> list[Cells]:
     return [[line(cell) for cell in row] for row in rows]
+
+
+def _columns(columns: Sequence[TableColumn]) -> list[Column]:
+    return [Column(column.title, column.width, column.share, column.from_width, column.right) for column in columns]

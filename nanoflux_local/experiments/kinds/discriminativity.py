@@ -1,16 +1,16 @@
 """Example discriminativity (paper §5): how far right and wrong solutions to the same questions lie apart.
 
 Right ones are the references; wrong ones are what a model answered and a machine marked as wrong. The distance is one
-minus the cosine, between the two clusters' centres as the paper has it, and beside it between each question's own pair:
-centres move apart by what the questions are about, pairs do not.
+minus the cosine: between the two clusters' centres as in the paper, and in addition within each question's pair, since
+centres move apart with the topics of the questions and pairs do not.
 """
 
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,11 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan, require_whole
 from nanoflux_local.evaluate.statistics import CONFIDENCE
-from nanoflux_local.experiments.grid import Condition, Plan
+from nanoflux_local.experiments.generation import runs_of
+from nanoflux_local.experiments.grid import Condition, Plan, Scale
+from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, ExperimentKind, OnStep, Reading
 from nanoflux_local.experiments.rows import train_items
+from nanoflux_local.experiments.tables import TableColumn
 from nanoflux_local.ledger.calls import RememberedCalls
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.store import Ledger
@@ -32,9 +35,45 @@ from nanoflux_local.records import EmbedRequest, derive_seed
 from nanoflux_local.roles.sections import Unparsed, read_sections
 
 Matrix = npt.NDArray[np.float64]
+KEYS = ("pairs", "centres", "each")
 RESAMPLES = 2000
 LEAST = 4
 """Pairs below which two centres say nothing."""
+
+
+class DiscriminativityKind:
+    """Measures how far right and wrong solutions lie apart."""
+
+    name: ClassVar[str] = "discriminativity"
+    measures_accuracy: ClassVar[bool] = False
+    columns: ClassVar[tuple[TableColumn, ...]] = (
+        TableColumn("solutions", 16, share=1),
+        TableColumn("pairs", 5, right=True, from_width=66),
+        TableColumn("between centres", 25),
+        TableColumn("within pairs", 25, from_width=80),
+    )
+
+    def seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
+        del condition, scale  # nothing is trained
+        return (0,)
+
+    def run_cell(self, home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
+        del seed, on_step  # seconds of embedding
+        return measure_discriminativity(home, plan, condition, runs_of(home, plan)[0])
+
+    def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
+        done = reading.done_cells(condition.name)
+        return {key: done[0][key] for key in KEYS if done and key in done[0]}
+
+    def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        del reading, entries  # the conditions have other questions: no pairs
+        return NO_COMPARISON
+
+    def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
+        return [_row(entry) for entry in results["conditions"]]
+
+    def answer(self, results: Mapping[str, Any]) -> list[str]:
+        return [_sentence(entry) for entry in results["conditions"] if "centres" in entry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +84,7 @@ class Solutions:
     wrong: str
 
 
-def measure_discriminativity(home: Home, plan: Plan, condition: Condition, run: str) -> dict[str, Any]:
+def measure_discriminativity(home: Home, plan: Plan, condition: Condition, run: str) -> CellResult:
     """Both distances of a condition's solutions, with bootstrap intervals over questions.
 
     Raises:
@@ -140,3 +179,23 @@ def _between(one: Matrix, other: Matrix) -> float:
 def _interval(values: Sequence[float] | Matrix) -> list[float]:
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return [float(low), float(high)]
+
+
+def _row(entry: Mapping[str, Any]) -> list[object]:
+    cells = [_distance(entry[name]) for name in ("centres", "each")] if "centres" in entry else ["not done yet", ""]
+    return [entry["title"], entry.get("pairs", ""), *cells]
+
+
+def _distance(measured: Mapping[str, Any]) -> str:
+    low, high = measured["ci95"]
+    return f"{measured['distance']:.4f} ({low:.4f} to {high:.4f})"
+
+
+def _sentence(entry: Mapping[str, Any]) -> str:
+    centres, each = entry["centres"], entry["each"]
+    low, high = centres["ci95"]
+    between = f"{centres['distance']:.4f} between the centres ({low:.4f} to {high:.4f})"
+    return f"{entry['title']}: {between}, {each['distance']:.4f} within pairs, over {entry['pairs']} questions."
+
+
+KIND: ExperimentKind = DiscriminativityKind()

@@ -1,0 +1,45 @@
+"""The runs that an experiment rests on: named after what decides them, so that experiments of one scale share a run."""
+
+import asyncio
+
+from nanoflux_local import binding, runs
+from nanoflux_local.config import merged
+from nanoflux_local.experiments.grid import GENERATE, Plan
+from nanoflux_local.experiments.kinds.base import OnStep
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import digest
+
+
+def runs_of(home: Home, plan: Plan) -> dict[int, str]:
+    """The runs that the plan rests on, by their fixed number of seed questions (0: the domain's own range)."""
+    run_by_seed_count = {0: plan.run} if plan.run else {}
+    with LedgerView(home.ledger) as view:
+        for cell in plan.cells:
+            if cell.condition == GENERATE:
+                row = view.row("SELECT id FROM runs WHERE name = ? ORDER BY rowid DESC", run_name(plan, cell.seed))
+                run_by_seed_count |= {cell.seed: row["id"]} if row else {}
+        return {count: str(view.find_run(run)["id"]) for count, run in run_by_seed_count.items()}
+
+
+def run_name(plan: Plan, seed_count: int) -> str:
+    """A run's name follows from what decides it, so that experiments of one scale share a run."""
+    scale = plan.scale
+    return f"experiment-{digest([scale.domain, scale.profile, scale.examples, scale.run, seed_count])[:10]}"
+
+
+def generate_run(home: Home, plan: Plan, seed_count: int, on_step: OnStep) -> str:
+    """Start the run, or resume it. A run that ended short of its target is used as it is."""
+    name = run_name(plan, seed_count)
+    with LedgerView(home.ledger) as view:
+        row = view.row("SELECT id, status FROM runs WHERE name = ? ORDER BY rowid DESC", name)
+    if row is not None and row["status"] == "done":
+        return str(row["id"])
+    run = str(row["id"]) if row else ""
+    if not run:
+        fixed = {"seeds": {"min": seed_count, "max": seed_count}} if seed_count else {}
+        settings = merged(merged({"target": plan.scale.examples}, plan.scale.run), fixed)
+        config = binding.resolve(plan.scale.domain, plan.scale.profile, settings, home)
+        run = asyncio.run(runs.start(home, config, name))
+    asyncio.run(runs.carry_on(home, run, lambda progress: on_step("examples", progress.kept, progress.target)))
+    return run

@@ -1,0 +1,109 @@
+"""What a kind of experiment is, and which ones exist: every module of this package with a `KIND` is one.
+
+A grid names its kind. Planning, running, `experiment show`, the report and the control room ask the kind for everything
+in which experiments differ.
+"""
+
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.experiments.grid import Condition, Plan, Scale
+from nanoflux_local.experiments.tables import TableColumn
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+CellResult = dict[str, Any]
+"""A cell's result as it is stored in the ledger; a stored one also has `condition`, `seed`, `status` and `message`."""
+OnStep = Callable[[str, int, int], None]
+"""Called with what is counted, how many are done, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An experiment as it is read from the ledger. `runs` are its runs by their fixed number of seed questions."""
+
+    home: Home
+    view: LedgerView
+    plan: Plan
+    cells: Mapping[str, CellResult]
+    runs: Mapping[int, str]
+
+    def done_cells(self, condition: str) -> list[CellResult]:
+        """The cells of a condition that are done."""
+        return [cell for cell in self.cells.values() if cell["condition"] == condition and cell["status"] == "done"]
+
+    def finished_cells(self, condition: str) -> list[CellResult]:
+        """The cells of a condition if all of them are done, else none."""
+        own = [cell for cell in self.cells.values() if cell["condition"] == condition]
+        return own if own and all(cell["status"] == "done" for cell in own) else []
+
+
+class ExperimentKind(Protocol):
+    """One kind of experiment.
+
+    `columns` head the table of conditions. A kind that `measures_accuracy` has entries with `test` accuracies, which
+    the report plots and compares in pairs.
+    """
+
+    name: ClassVar[str]
+    columns: ClassVar[tuple[TableColumn, ...]]
+    measures_accuracy: ClassVar[bool]
+
+    def seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
+        """The training seeds of a condition: one cell each."""
+        ...
+
+    def run_cell(self, home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
+        """Do one cell.
+
+        Raises:
+            NothingMatchedError, RefusedError: the condition cannot be met with the data that is here.
+            NanofluxError: the cell failed; the next start does it again.
+        """
+        ...
+
+    def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
+        """What `experiment show --json` adds to a condition's entry."""
+        ...
+
+    def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        """`pairs`, `chosen` and `less_compute` of `experiment show --json`."""
+        ...
+
+    def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
+        """The table of conditions, one cell for each of `columns`."""
+        ...
+
+    def answer(self, results: Mapping[str, Any]) -> list[str]:
+        """The experiment's answer in sentences, none if too few cells are done."""
+        ...
+
+
+NO_COMPARISON: dict[str, Any] = {"pairs": [], "chosen": None, "less_compute": None}
+
+
+@cache
+def experiment_kinds() -> Mapping[str, ExperimentKind]:
+    """All kinds by name."""
+    package = __name__.rpartition(".")[0]
+    paths = import_module(package).__path__
+    modules = [import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(paths)]
+    kinds: list[ExperimentKind] = [module.KIND for module in modules if hasattr(module, "KIND")]
+    return {kind.name: kind for kind in kinds}
+
+
+def find_kind(name: str) -> ExperimentKind:
+    """A kind by its name.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    kinds = experiment_kinds()
+    if name not in kinds:
+        raise ConfigError(f"kind: there is no kind of experiment {name!r}", f"choose one of: {', '.join(kinds)}")
+    return kinds[name]

@@ -1,0 +1,94 @@
+"""Experiments on the judge: how often it errs on solutions of known worth, by its own word and with its checks.
+
+The trial that each run holds is the measurement (`trial`); nothing is judged here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.experiments.generation import runs_of
+from nanoflux_local.experiments.grid import Condition, Plan, Scale
+from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, ExperimentKind, OnStep, Reading
+from nanoflux_local.experiments.tables import TableColumn, percent
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.trial import trial_result
+
+KEYS = ("rates", "solutions", "unjudged")
+
+
+class JudgeKind:
+    """Reads the judge's error rates off the trial of a run."""
+
+    name: ClassVar[str] = "judge"
+    measures_accuracy: ClassVar[bool] = False
+    columns: ClassVar[tuple[TableColumn, ...]] = (
+        TableColumn("judge", 16, share=1),
+        TableColumn("wrong ones rejected", 22),
+        TableColumn("right ones accepted", 22),
+        TableColumn("errors", 6, right=True, from_width=80),
+        TableColumn("unjudged", 8, right=True, from_width=90),
+    )
+
+    def seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
+        del condition, scale  # nothing is trained
+        return (0,)
+
+    def run_cell(self, home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
+        del seed, on_step  # one look at the ledger
+        return judge_rates(home, condition, runs_of(home, plan)[0])
+
+    def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
+        done = reading.done_cells(condition.name)
+        return {key: done[0][key] for key in KEYS if done and key in done[0]}
+
+    def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        del reading, entries  # two words of one judge on the same solutions are no pair of conditions
+        return NO_COMPARISON
+
+    def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
+        return [_row(entry) for entry in results["conditions"]]
+
+    def answer(self, results: Mapping[str, Any]) -> list[str]:
+        return [_sentence(entry) for entry in results["conditions"] if "rates" in entry]
+
+
+def judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
+    """The judge's sensitivity and specificity in a run's trial, each with its Wilson interval.
+
+    Raises:
+        NothingMatchedError: the run held no trial, or its judge has no checks.
+    """
+    with LedgerView(home.ledger) as view:
+        trial = trial_result(view, run)
+    fix = "generate with judge.trial and judge.code_check, and a model that judges"
+    if trial is None:
+        raise NothingMatchedError(f"run {run} held no trial of its judge", fix)
+    rates = trial["with_check" if condition.code_check else "without_check"]
+    if rates is None:
+        raise NothingMatchedError(f"the judge of run {run} has no checks, so there is nothing to compare", fix)
+    return {"run": run, "solutions": trial["solutions"], "unjudged": trial["unjudged"], "rates": rates}
+
+
+def _row(entry: Mapping[str, Any]) -> list[object]:
+    rates = entry.get("rates")
+    shares = [_share(rates[name]) for name in ("sensitivity", "specificity")] if rates else ["not done yet", ""]
+    return [entry["title"], *shares, rates["errors"] if rates else "", entry.get("unjudged", "")]
+
+
+def _share(share: Mapping[str, Any]) -> str:
+    if not share["n"]:
+        return "none judged"
+    low, high = share["ci95"]
+    return f"{share['share']:.0%} of {share['n']} ({low:.0%} to {high:.0%})"
+
+
+def _sentence(entry: Mapping[str, Any]) -> str:
+    rates = entry["rates"]
+    shares = [rates[name] for name in ("sensitivity", "specificity")]
+    caught, passed = (f"{percent(share['share'])} of {share['n']}" if share["n"] else "none of 0" for share in shares)
+    return f"{entry['title']}: rejects {caught} wrong solutions, accepts {passed} right ones; {rates['errors']} errors."
+
+
+KIND: ExperimentKind = JudgeKind()

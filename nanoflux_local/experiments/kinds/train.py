@@ -1,0 +1,260 @@
+"""Experiments that train: each condition is trained and evaluated, and declared pairs are compared (paper §4-5).
+
+Dev items choose among conditions if the grid asks for it; test items are only ever reported.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nanoflux_local import binding, trainings
+from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.errors import UsageError
+from nanoflux_local.evaluate.comparison import Marked, marked, pair, with_holm
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan, require_whole
+from nanoflux_local.evaluate.statistics import bootstrap_interval, folds, t_interval
+from nanoflux_local.experiments.compute import generation_cost, times_less
+from nanoflux_local.experiments.generation import runs_of
+from nanoflux_local.experiments.grid import Condition, Plan, Scale
+from nanoflux_local.experiments.kinds.base import CellResult, ExperimentKind, OnStep, Reading
+from nanoflux_local.experiments.rows import asked_items, rows_of
+from nanoflux_local.experiments.tables import TableColumn, points
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.train.settings import train_settings
+
+TRAINED = ("run", "benchmark")
+"""Sources of conditions that are trained."""
+
+
+class TrainKind:
+    """Trains, evaluates and compares."""
+
+    name: ClassVar[str] = "train"
+    measures_accuracy: ClassVar[bool] = True
+    columns: ClassVar[tuple[TableColumn, ...]] = (
+        TableColumn("condition", 16, share=1),
+        TableColumn("on", 13, from_width=90),
+        TableColumn("rows", 5, right=True, from_width=56),
+        TableColumn("items", 5, right=True, from_width=64),
+        TableColumn("accuracy", 12, right=True),
+        TableColumn("95% interval", 15, from_width=50),
+        TableColumn("sd over seeds", 13, right=True, from_width=104),
+    )
+
+    def seeds(self, condition: Condition, scale: Scale) -> Sequence[int]:
+        """Every training seed of the scale; one cell for a condition that is not trained."""
+        return scale.train_seeds if condition.source in TRAINED else (0,)
+
+    def run_cell(self, home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
+        result: CellResult = {}
+        if condition.source in TRAINED:
+            result = train_condition(home, plan, condition, seed, on_step)
+        return {**result, **asyncio.run(_evaluate_all(home, plan, condition, result.get("adapter", ""), on_step))}
+
+    def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
+        view, scale, done = reading.view, reading.plan.scale, reading.done_cells(condition.name)
+        entry: dict[str, Any] = {
+            "test": {data: _accuracy(view, done, "test", data) for data in scale.test} if done else {},
+            "dev": {data: _accuracy(view, done, "dev", data) for data in scale.dev} if done else {},
+        }
+        if done and condition.source in TRAINED:
+            entry |= _training(done)
+            if condition.source == "run":
+                entry["generation"] = generation_cost(reading.home, view, reading.runs[condition.seed_count])
+        return entry
+
+    def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
+        entry_by_name = {entry["condition"]: entry for entry in entries}
+        return {
+            "pairs": _compare_pairs(reading),
+            "chosen": _chosen(reading.plan, entries),
+            "less_compute": times_less(entry_by_name.get("full"), entry_by_name.get("run")),
+        }
+
+    def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
+        return [
+            [
+                entry["title"],
+                data,
+                f"{entry['rows']:.0f}" if "rows" in entry else "",
+                *_accuracy_cells(entry["test"].get(data)),
+            ]
+            for entry in results["conditions"]
+            for data in results["test"]
+        ]
+
+    def answer(self, results: Mapping[str, Any]) -> list[str]:
+        """Each declared pair, and whether it is settled."""
+        titles = {entry["condition"]: entry["title"] for entry in results["conditions"]}
+        return [_pair_sentence(pair, titles) for pair in results["pairs"]]
+
+
+def train_condition(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
+    """Train the condition's rows under a seed; a training that is done is answered from the ledger."""
+    rows = rows_of(home, plan, condition, seed, runs_of(home, plan))
+    settings = train_settings({**plan.scale.train, "seed": seed})
+    training = trainings.create(home, plan.scale.base, settings, rows)
+    result = trainings.carry_on(home, training, lambda event: _report_step(event, on_step))
+    if "adapter" not in result or "flops" not in result:
+        raise KeyboardInterrupt  # someone wished the training to end, and with it this cell
+    kept = ("adapter", "tokens", "steps", "truncated", "seconds", "flops", "train_loss", "val_loss", "val_losses")
+    return {
+        "training": training,
+        "rows": len(rows.rows),
+        "source": rows.source,
+        **{key: result.get(key) for key in kept},
+    }
+
+
+def _report_step(event: Any, on_step: OnStep) -> None:
+    if hasattr(event, "steps"):
+        on_step("steps", event.step, event.steps)
+
+
+async def _evaluate_all(
+    home: Home, plan: Plan, condition: Condition, adapter: str, on_step: OnStep
+) -> dict[str, dict[str, str]]:
+    """The evaluations' ids by split and benchmark; dev items choose, test items are only ever reported."""
+    asked = {"test": plan.scale.test, "dev": plan.scale.dev}
+    endpoint = _endpoint(home, plan, condition, adapter)
+    try:
+        return {
+            split: {data: await _evaluate_split(home, plan, endpoint, data, split, on_step) for data in benchmarks}
+            for split, benchmarks in asked.items()
+        }
+    finally:
+        await endpoint.close()
+
+
+async def _evaluate_split(home: Home, plan: Plan, endpoint: Endpoint, data: str, split: str, on_step: OnStep) -> str:
+    """The id of the evaluation on one split, done where it is not done yet."""
+    scale, items = plan.scale, asked_items(home, plan, data, split)
+    asked = make_plan(
+        endpoint.identity,
+        data,
+        split,
+        items,
+        scale.runs,
+        scale.temperature,
+        root=home.root,
+        domain_name=scale.domain,
+        reasoning_tokens=endpoint.context.reasoning,
+    )
+    with Ledger(home.ledger) as ledger:
+        if ledger.rows("SELECT status FROM evaluations WHERE id = ?", asked.id) != [("done",)]:
+            result = await evaluate(ledger, endpoint, asked, lambda done, total: on_step(f"{split} items", done, total))
+            require_whole(result, allow_refused=True)
+    return asked.id
+
+
+def _endpoint(home: Home, plan: Plan, condition: Condition, adapter: str) -> Endpoint:
+    """Who answers: the base with the cell's adapter, or the reference model."""
+    scale = plan.scale
+    if condition.source == "endpoint":
+        assert scale.frontier is not None
+        return binding.profile_endpoint(scale.frontier.profile, scale.frontier.endpoint, home)[0]
+    return binding.model_endpoint(scale.base, adapter, home, scale.via, scale.args)
+
+
+def _training(done: Sequence[CellResult]) -> dict[str, Any]:
+    """Means over the seeds of what the trainings took; the rows and adapters of each."""
+    mean = {key: float(np.mean([cell[key] for cell in done])) for key in ("rows", "tokens", "seconds", "truncated")}
+    flops = {way: float(np.mean([cell["flops"][way] for cell in done])) for way in ("6nd", "measured")}
+    return {
+        **mean,
+        "flops": flops,
+        "trainings": [cell["training"] for cell in done],
+        "adapters": [cell["adapter"] for cell in done],
+        "val_losses": [cell["val_losses"] for cell in done],
+    }
+
+
+def _side(view: LedgerView, name: str, cells: Sequence[CellResult], split: str, data: str) -> Marked:
+    """A condition's side of a comparison: each item with its marks under every seed and repeat."""
+    sides = [marked(view, cell[split][data], partial=True) for cell in cells]
+    items = set.intersection(*(set(side.marks) for side in sides))
+    marks = {item: [mark for side in sides for mark in side.marks[item]] for item in sorted(items)}
+    by_seed = tuple(float(np.mean([np.mean(side.marks[item]) for item in items])) for side in sides)
+    return Marked(name, marks, by_seed, sides[0].items)
+
+
+def _accuracy(view: LedgerView, cells: Sequence[CellResult], split: str, data: str) -> dict[str, Any]:
+    """Mean over items, its bootstrap interval, the standard deviation over training seeds, and five folds of items."""
+    side = _side(view, "", cells, split, data)
+    rates = {item: float(np.mean(marks)) for item, marks in side.marks.items()}
+    parts = [part for part in folds(list(rates)) if part]
+    means = [float(np.mean([rates[item] for item in part])) for part in parts]
+    return {
+        "n": len(rates),
+        "mean": float(np.mean(list(rates.values()))),
+        "sd": float(np.std(side.by_run, ddof=1)) if len(side.by_run) > 1 else None,
+        "ci95": list(bootstrap_interval(list(rates.values()))),
+        "by_seed": list(side.by_run),
+        "folds": {"means": means, "sd": float(np.std(means, ddof=1)), "ci95": list(t_interval(means))}
+        if len(means) > 1
+        else None,
+        "evaluations": [cell[split][data] for cell in cells],
+    }
+
+
+def _accuracy_cells(accuracy: dict[str, Any] | None) -> list[object]:
+    if accuracy is None:
+        return ["", "not done yet", "", ""]
+    low, high = accuracy["ci95"]
+    spread = "" if accuracy["sd"] is None else f"{accuracy['sd']:.1%}"
+    return [accuracy["n"], f"{accuracy['mean']:.1%}", f"{low:.1%} to {high:.1%}", spread]
+
+
+def _compare_pairs(reading: Reading) -> list[dict[str, Any]]:
+    """The declared pairs whose cells are all done, on each test benchmark; Holm's correction over all of them."""
+    pairs = []
+    for data in reading.plan.scale.test:
+        for names in reading.plan.compared:
+            sides = [reading.finished_cells(name) for name in names]
+            if all(sides):
+                a, b = (_side(reading.view, name, side, "test", data) for name, side in zip(names, sides, strict=True))
+                pairs.append({"data": data, **_pair(a, b)})
+    return with_holm([entry for entry in pairs if "n" in entry])
+
+
+def _pair(a: Marked, b: Marked) -> dict[str, Any]:
+    try:
+        return pair(a, b)
+    except UsageError:  # one item: nothing to test
+        return {}
+
+
+def _chosen(plan: Plan, conditions: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The condition of an `each` that is best on dev, with its accuracy on test: dev chooses, test reports."""
+    among = {
+        condition.name
+        for condition in plan.conditions
+        if condition.source == "run" and (condition.level or condition.seed_count or isinstance(condition.size, int))
+    }
+    entries = [entry for entry in conditions if entry["condition"] in among and entry.get("dev")]
+    if not plan.grid.select or not entries:
+        return None
+
+    def on_dev(entry: dict[str, Any]) -> float:
+        return float(np.mean([accuracy["mean"] for accuracy in entry["dev"].values()]))
+
+    best = max(entries, key=on_dev)
+    test = {data: accuracy["mean"] for data, accuracy in best["test"].items()}
+    return {"condition": best["condition"], "title": best["title"], "dev": on_dev(best), "test": test}
+
+
+def _pair_sentence(pair: dict[str, Any], titles: Mapping[str, str]) -> str:
+    low, high = pair["ci95"]
+    settled = low > 0 or high < 0
+    verdict = "the interval excludes zero" if settled else "the interval includes zero, so this does not settle it"
+    if settled and pair["holm_p"] >= 0.05:
+        verdict += f", though not after Holm's correction (p = {pair['holm_p']:.2g})"
+    difference = f"{points(pair['difference'])} points on {pair['data']} (95% interval {points(low)} to {points(high)})"
+    return f"{titles[pair['b']]} against {titles[pair['a']]}: {difference}; {verdict}."
+
+
+KIND: ExperimentKind = TrainKind()

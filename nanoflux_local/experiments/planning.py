@@ -1,0 +1,75 @@
+"""The plan of a grid at one scale: its conditions spelled out, and the cells that they come to. Runs nothing."""
+
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.experiments.grid import GENERATE, Cell, Condition, Grid, Plan, Scale, load_grid
+from nanoflux_local.experiments.kinds.base import find_kind
+
+
+def make_plan(name: str, scale_name: str, run: str = "") -> Plan:
+    """The plan of a grid at one of its scales.
+
+    Raises:
+        ConfigError: there is no such grid, scale or kind, or two conditions have one name.
+    """
+    title, grid = load_grid(name)
+    if scale_name not in grid.scales:
+        raise ConfigError(f"{title} has no scale {scale_name!r}", f"its scales: {', '.join(grid.scales)}")
+    scale = grid.scales[scale_name]
+    conditions = [condition for template in grid.conditions for condition in _expand_condition(template, scale)]
+    conditions = [condition for condition in conditions if condition.source != "endpoint" or scale.frontier]
+    names = [condition.name for condition in conditions]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"{title}: two conditions have one name", "put {value} into the names of conditions with each"
+        )
+    cells = [
+        *_generations(conditions, run),
+        *(cell for condition in conditions for cell in _cells(condition, grid, scale)),
+    ]
+    return Plan(
+        name=title,
+        scale_name=scale_name,
+        grid=grid,
+        scale=scale,
+        conditions=tuple(conditions),
+        cells=tuple(cells),
+        run=run,
+    )
+
+
+def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
+    """The condition, or one for each value of the list that it names."""
+    if not condition.each:
+        return [condition]
+    field = {"sizes": "size", "seed_counts": "seed_count", "levels": "level"}[condition.each]
+    return [
+        condition.model_copy(
+            update={
+                "name": condition.name.replace("{value}", str(value)),
+                "title": condition.title.replace("{value}", str(value)),
+                field: value,
+            }
+        )
+        for value in getattr(scale, condition.each)
+    ]
+
+
+def _generations(conditions: list[Condition], run: str) -> list[Cell]:
+    """The runs that have to be made: one, and one for each fixed number of seed questions."""
+    counts = sorted(
+        {
+            condition.seed_count
+            for condition in conditions
+            if condition.source == "run" or condition.size in ("run", "least")
+        }
+    )
+    return [
+        Cell(id=f"{GENERATE}-{count}" if count else GENERATE, condition=GENERATE, seed=count)
+        for count in counts
+        if count or not run
+    ]
+
+
+def _cells(condition: Condition, grid: Grid, scale: Scale) -> list[Cell]:
+    seeds = find_kind(grid.kind).seeds(condition, scale)
+    return [Cell(id=f"{condition.name}-{seed}", condition=condition.name, seed=seed) for seed in seeds]

@@ -1,0 +1,88 @@
+"""How the figures of experiments and comparisons read in tables: the same words on a terminal, a screen and a page.
+
+Owns columns, cells and sentences; knows no terminal and no HTML.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """A column: its title, its width in characters, its share of what is left over, and the table width from which it
+    is shown at all.
+    """
+
+    title: str
+    width: int
+    share: int = 0
+    from_width: int = 0
+    right: bool = False
+
+
+PAIR_COLUMNS = (
+    TableColumn("pair", 14, share=1),
+    TableColumn("on", 13, from_width=96),
+    TableColumn("difference", 10, right=True),
+    TableColumn("95% interval", 18, from_width=56),
+    TableColumn("McNemar p", 9, right=True, from_width=82),
+    TableColumn("Holm p", 6, right=True),
+    TableColumn("t over seeds p", 14, right=True, from_width=112),
+    TableColumn("detectable", 10, right=True, from_width=72),
+)
+
+
+def pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[list[object]]:
+    """A row of `PAIR_COLUMNS` for each paired test."""
+    return [
+        [
+            f"{pair['b']} − {pair['a']}",
+            pair["data"],
+            f"{pair['difference']:+.1%}",
+            f"{pair['ci95'][0]:+.1%} to {pair['ci95'][1]:+.1%}",
+            f"{pair['mcnemar_p']:.3g}",
+            f"{pair['holm_p']:.3g}",
+            "" if pair["paired_t_p"] is None else f"{pair['paired_t_p']:.3g}",
+            format_detectable(pair),
+        ]
+        for pair in pairs
+    ]
+
+
+def format_detectable(pair: Mapping[str, Any]) -> str:
+    """The smallest true difference that the test finds with 80% power."""
+    difference = pair["minimum_detectable"]
+    return "not known" if difference is None else f"{difference:.1%}"
+
+
+def notes(results: Mapping[str, Any]) -> list[str]:
+    """What was chosen on dev items, and how much compute the run's examples saved."""
+    lines = []
+    if chosen := results["chosen"]:
+        test = ", ".join(f"{mean:.1%} on {data}" for data, mean in chosen["test"].items())
+        lines.append(f"chosen on dev: {chosen['title']} ({chosen['dev']:.1%} there); on test {test}")
+    if ratios := results["less_compute"]:
+        lines.append(format_compute(ratios))
+    return lines
+
+
+def format_compute(ratios: Mapping[str, float]) -> str:
+    """How many times less compute the run's examples took than the full set."""
+    sentence = (
+        f"training on the run's examples took {ratios['training_6nd']:.1f} times less compute than on the full set"
+        f" (6ND; {ratios['training_measured']:.1f} times as measured)"
+    )
+    if "with_generation" in ratios:
+        return f"{sentence}; with the generation of the examples {ratios['with_generation']:.2f} times"
+    return f"{sentence}; what their generation took is not known"
+
+
+def percent(share: float) -> str:
+    """A share as people read it: 0.4812 is "48.1%"."""
+    return f"{100 * share:.1f}%"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign: 0.0481 is "+4.8"."""
+    return f"{100 * difference:+.1f}"
