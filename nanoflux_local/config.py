@@ -264,7 +264,7 @@ class Asked(Strict):
     questions: str
 
 
-LIVE = ("concurrency", "target", "max_turns", "budget")
+LIVE = ("concurrency", "target", "max_turns", "budget", "pause_after_unread")
 """The settings that may change while a run is played: none of them changes what a turn gives."""
 
 
@@ -273,7 +273,9 @@ class RunConfig(Strict):
 
     `budgets` are tokens by section of the defender; `reply_tokens` bounds the replies that have none, attacks and
     judgements. The questions of the runs in `novel_against` count as asked before. Seeds are drawn from the train
-    items of `datasets` (none named: the domain's), and no question may repeat a test item of those in `held_out`.
+    items of `datasets` (none named: the domain's), and no question may repeat a test item of those in `held_out`. The
+    run pauses after `pause_after_unread` attempts in a row that got nothing to read at one step from one model: replies
+    that cannot be read, or prompts that are refused; 0 never pauses it.
     """
 
     domain: str
@@ -282,6 +284,7 @@ class RunConfig(Strict):
     target: int = Field(default=200, ge=1, le=10**9)
     max_turns: int = Field(default=1000, ge=1, le=10**9)
     concurrency: int = Field(default=8, ge=1, le=1024)
+    pause_after_unread: int = Field(default=12, ge=0)
     seeds: SeedCount
     novelty: Novelty
     judge: JudgeRules = JudgeRules()

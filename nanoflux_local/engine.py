@@ -8,16 +8,19 @@ would give.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
-from nanoflux_local.errors import NanofluxError
+from nanoflux_local.errors import NanofluxError, PromptRefusedError, UnreadError
 from nanoflux_local.ledger.calls import ROLE, Call, R, RememberedCalls, TracedCalls, embedded
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.novelty import History, NoveltyIndex
 from nanoflux_local.records import Request, Vector
+from nanoflux_local.redaction import redacted
 from nanoflux_local.room import RANK
+from nanoflux_local.streaks import Streak, Streaks
 from nanoflux_local.transcript import TurnRecord
 from nanoflux_local.turn import Rules, embed, run_turn
 
@@ -29,6 +32,10 @@ UNDER_WAY = 3
 between two of them too. When the last turns come near, all that are left begin: a turn that started late and had to
 try again would be waited for alone.
 """
+
+
+EXCERPT = 200
+"""Characters of an unread reply that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,8 @@ async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord,
     """Add a turn's questions to the index: every one that passed parsing, kept or not (SPEC §6)."""
     for attempt in record.attempts:
         if attempt.attack is not None:
-            index.append(await embed(rules, attempt.attack.question, call))
+            with suppress(PromptRefusedError):  # what has no vector is like nothing
+                index.append(await embed(rules, attempt.attack.question, call))
 
 
 async def index_earlier(rules: Rules, index: NoveltyIndex, call: Call) -> None:
@@ -53,7 +61,8 @@ async def index_earlier(rules: Rules, index: NoveltyIndex, call: Call) -> None:
     anew where others had another embedder.
     """
     async for vector in embedded(rules.embedder, rules.before, call):
-        index.append(vector)
+        if vector is not None:
+            index.append(vector)
     await rules.held_out.embed(rules.embedder, call)
 
 
@@ -162,6 +171,9 @@ class Engine:
         self._kept = sum(record.kept for record in committed)
         self._index = NoveltyIndex()
         self._committed = committed
+        self._streaks = Streaks()
+        for record in committed:
+            self._streaks.add(record, self._config.pause_after_unread)
         self._ahead: dict[int, Guess] = {}
         self._held = self._failed = 0
         self._drain_at: int | None = None
@@ -195,6 +207,7 @@ class Engine:
 
         Raises:
             NanofluxError: an endpoint, the sandbox or a rule stopped the run; what was committed stays.
+            An error that `pauses` leaves it paused: a spent budget, a busy server, replies that cannot be read.
         """
         try:
             await self._recall_history()
@@ -225,6 +238,20 @@ class Engine:
         if self._ending:
             self._calls.room.reorder()
         self._on_progress(Progress(record, self._turns, self._kept, self._config.target))
+        streak = self._streaks.add(record, self._config.pause_after_unread)
+        if streak is not None:
+            raise self._unread(streak, used)
+
+    def _unread(self, streak: Streak, calls: Sequence[int]) -> UnreadError:
+        """Why the run pauses, with the beginning of the reply that it came to."""
+        reply = redacted(" ".join(self._ledger.last_reply(calls).split()))
+        excerpt = f" The last reply begins: {reply[:EXCERPT]!r}" if reply else ""
+        return UnreadError(
+            f"{streak.attempts} attempts in a row got nothing to read at the {streak.step} from {streak.player}:"
+            f" {streak.reason}.{excerpt}",
+            f"correct the model's settings, then `nanoflux run resume {self._run}`; it pauses again after as many"
+            f" (`nanoflux run set {self._run} pause_after_unread=0`: never)",
+        )
 
     async def _next(self) -> tuple[TurnRecord, TracedCalls]:
         """The next turn as the true history has it, and the calls that it rests on."""

@@ -6,6 +6,7 @@ several items of one benchmark, are how it speaks ("which of the following is th
 """
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -29,6 +30,7 @@ class HeldOut:
         self._items, self._phrasing = items, phrasing
         self._stems = {stem(item.question): item.id for item in reversed(items)}
         self._matrix: Matrix = np.empty((0, 0), dtype=np.float32)
+        self._embedded: Sequence[Seed] = ()
 
     async def embed(self, embedder: Identity, call: Call) -> None:
         """Embed the items: remembered, where a run on the same embedder did so before. Their phrases are read too, so
@@ -36,8 +38,13 @@ class HeldOut:
         """
         await asyncio.to_thread(lambda: self._grams)
         vectors = [vector async for vector in embedded(embedder, [item.question for item in self._items], call)]
-        if vectors:
-            self._matrix = np.stack(vectors)
+        self._embedded = [item for item, vector in zip(self._items, vectors, strict=True) if vector is not None]
+        if self._embedded:
+            self._matrix = np.stack([vector for vector in vectors if vector is not None])
+        refused = len(vectors) - len(self._embedded)
+        if refused:
+            log = logging.getLogger(__name__)
+            log.warning("the embedder refuses %d evaluation items; they are compared by their words alone", refused)
 
     @cached_property
     def _grams(self) -> dict[str, str]:
@@ -64,7 +71,7 @@ class HeldOut:
         rough = self._matrix @ vector
         rows = np.flatnonzero(rough >= rough.max() - 2 * rounding_error(len(vector)))
         best, row = max((similarity(self._matrix[row], vector), -int(row)) for row in rows)
-        return best, self._items[-row].id
+        return best, self._embedded[-row].id
 
 
 def _telling(items: Sequence[Seed], phrasing: Iterable[str]) -> dict[str, str]:

@@ -130,7 +130,7 @@ class Stint:
 @contextmanager
 def stint(ledger: Ledger, work: Work) -> Iterator[Stint]:
     """Write down that this process works on it and, whatever happens, how that ended. Whoever works says how; an error
-    that nobody spoke for makes it "failed".
+    that nobody spoke for makes it "failed", or "paused" if the error `pauses`.
     """
     at = Stint(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id(), work.kind.table))
     began = time.monotonic()
@@ -138,7 +138,7 @@ def stint(ledger: Ledger, work: Work) -> Iterator[Stint]:
         yield at
     except NanofluxError as error:
         if at.status == "interrupted":
-            at.status, at.message = "failed", error.message
+            at.status, at.message = "paused" if error.pauses else "failed", error.message
         raise
     finally:
         ledger.set_status(work.kind.table, work.id, at.status, at.message, time.monotonic() - began)

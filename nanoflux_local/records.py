@@ -8,8 +8,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, lru_cache
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -73,15 +73,6 @@ class Message:
 
     role: Role
     content: str
-
-
-def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """For chat templates without a system role: the system's text opens the first message of the user."""
-    system = [message.content for message in messages if message.role == "system"]
-    rest = [message for message in messages if message.role != "system"]
-    if system and rest:
-        rest[0] = replace(rest[0], content="\n\n".join([*system, rest[0].content]))
-    return tuple(rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +159,17 @@ class ChatReply(Reply):
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal(Reply):
+    """Stands for the reply to a prompt that an endpoint refused for good, so that no resume meets it anew.
+
+    `refused` names the cause in a few words ("prompt too long"), `detail` holds the provider's own.
+    """
+
+    refused: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class EmbedReply(Reply):
     """A unit-length embedding: float32, little-endian, base64; `vector` gives shape (dimensions,)."""
 
@@ -235,12 +237,18 @@ class Request(Generic[R]):
     kind: ClassVar[str]
     reply_type: ClassVar[type[Reply]]
 
+    endpoint: Identity
+
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = plain(self)
         return value
 
     def key(self) -> str:
         return _key(self)
+
+    def read_reply(self, value: dict[str, Any]) -> Reply:
+        """A stored reply to this request as a record: of its reply type, or a `Refusal`."""
+        return Refusal.from_json(value) if "refused" in value else self.reply_type.from_json(value)
 
 
 @lru_cache(maxsize=1024)  # a call's key is asked for several times from its first thought to its row

@@ -14,8 +14,9 @@ from nanoflux_local.budget import Cost, Purse, prompt_bound
 from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.waits import log_wait, reporting_waits
 from nanoflux_local.engine import Engine, Progress, index_earlier, index_questions
-from nanoflux_local.errors import BudgetError, NothingMatchedError, RefusedError
+from nanoflux_local.errors import NothingMatchedError, RefusedError
 from nanoflux_local.jobs import RUN, Watch, Wish, Work, status_of, stint, working_on
 from nanoflux_local.ledger.calls import ROLE, RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
@@ -49,8 +50,14 @@ async def start(home: Home, config: RunConfig, name: str = "", forked_from: str 
     return run
 
 
-async def carry_on(home: Home, run: str, on_progress: Callable[[Progress], None] = lambda _: None) -> None:
-    """Play a run from its first turn that is not committed to its end.
+async def carry_on(
+    home: Home,
+    run: str,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_wait: Callable[[str], None] = log_wait,
+) -> None:
+    """Play a run from its first turn that is not committed to its end. `on_wait` gets a line when calls wait long for a
+    server.
 
     Raises:
         RefusedError: another process works on it, or its models have changed since it was started.
@@ -71,7 +78,7 @@ async def carry_on(home: Home, run: str, on_progress: Callable[[Progress], None]
                 await hold_trial(ledger, run, rules, calls, lambda: engine.draining)
 
             engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, trial)
-            with telling(lambda fault: ledger.add_fault(run, fault, ROLE.get())):
+            with telling(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(on_wait):
                 await _play(ledger, run, engine, purse)
         finally:
             await bound.close()
@@ -92,11 +99,7 @@ def _worst(bound: Bound) -> Callable[[ChatRequest], Cost]:
 async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse) -> None:
     """Play, with the run's status and the job that works on it written down whatever happens."""
     with stint(ledger, Work(RUN, run)) as at:
-        try:
-            at.status = await _steered(ledger, at.job, run, engine, purse)
-        except BudgetError as error:
-            at.status, at.message = "paused", error.message
-            raise
+        at.status = await _steered(ledger, at.job, run, engine, purse)
 
 
 async def _steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:

@@ -24,6 +24,8 @@ OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
 KEPT: tuple[Outcome, ...] = ("kept_failed", "kept_novel")
 TurnOutcome = Literal["kept", "dropped", "exhausted", "failed"]
 Conclusion = Literal["supports", "contradicts", "not checked"]
+Step = Literal["attack", "embedding", "validation", "defence", "evaluation"]
+"""The steps of an attempt at which an endpoint is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,8 @@ class Doubt:
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try of a turn's question, with how it ended. Similarities are cosines, rounded to 6 digits. Of kept ones the
-    reasoning may have been rated; `unrated` says why it could not be.
+    reasoning may have been rated; `unrated` says why it could not be. `refused` is the step whose prompt an endpoint
+    refused for good.
     """
 
     number: int
@@ -174,6 +177,28 @@ class Attempt:
     solution_similarity: float | None = None
     quality: Quality | None = None
     unrated: str = ""
+    refused: Step | Literal[""] = ""
+
+    @property
+    def silent_at(self) -> Step | Literal[""]:
+        """The step that gave nothing to read: a prompt that was refused, or replies that could not be read."""
+        if self.refused or self.outcome not in ("unparsed", "failed"):
+            return self.refused
+        parts: dict[Step, object] = {"attack": self.attack, "validation": self.validation, "defence": self.defence}
+        return next((step for step, part in parts.items() if part is None), "evaluation")
+
+    @property
+    def heard_at(self) -> tuple[Step, ...]:
+        """The steps that gave something to read."""
+        doubted = self.outcome == "low_confidence"
+        parts: dict[Step, object] = {
+            "attack": self.attack,
+            "embedding": self.attack is not None and self.refused != "embedding",
+            "validation": self.validation or (doubted and self.defence is None),
+            "defence": self.defence,
+            "evaluation": self.evaluation or (doubted and self.defence is not None),
+        }
+        return tuple(step for step, part in parts.items() if part)
 
     @property
     def rejected(self) -> bool:

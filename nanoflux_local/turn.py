@@ -6,17 +6,18 @@ arguments gives the same record: that is what resuming, concurrency and replay r
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from nanoflux_local.config import RunConfig
+from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.held_out import HeldOut
 from nanoflux_local.ledger.calls import Call, acting_as
 from nanoflux_local.novelty import similarity
 from nanoflux_local.records import EmbedRequest, Identity, Vector
 from nanoflux_local.roles.base import Draw, Judge
-from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.roles.sections import Refused, Unparsed
 from nanoflux_local.seeds.source import SeedSource
-from nanoflux_local.transcript import KEPT, Attack, Attempt, Defence, Doubt, Quality, Seed, TurnRecord, Verdict
+from nanoflux_local.transcript import KEPT, Attack, Attempt, Defence, Doubt, Quality, Seed, Step, TurnRecord, Verdict
 
 
 class Known(Protocol):
@@ -107,9 +108,13 @@ async def play_attempt(
     with acting_as("attacker"):
         attack = await cast.attacker.attack(seeds, draw, call)
     if isinstance(attack, Unparsed):
-        return replace(attempt, reason=attack.reason), None
-    vector = await embed(rules, attack.question, call)
-    attempt = replace(attempt, attack=attack, nearest=history.nearest(vector))
+        return end_unread(attempt, "attack", attack), None
+    attempt = replace(attempt, attack=attack)
+    try:
+        vector = await embed(rules, attack.question, call)
+    except PromptRefusedError as error:
+        return end_unread(attempt, "embedding", Refused(error.message)), None
+    attempt = replace(attempt, nearest=history.nearest(vector))
     if attempt.nearest is not None and attempt.nearest > rules.config.novelty.question:
         return replace(attempt, outcome="novelty_rejected"), vector
     repeated = rules.held_out.repeated(attack, vector, rules.config.novelty.question)
@@ -125,13 +130,17 @@ async def play_attempt(
     with acting_as("defender"):
         defence = await cast.defender.defend(attack.question, draw, call)
     if isinstance(defence, Unparsed):
-        return replace(attempt, outcome="failed", reason=f"defence: {defence.reason}"), vector
+        return end_unread(attempt, "defence", defence), vector
     attempt = replace(attempt, defence=defence)
     with acting_as("judge"):
         evaluation = await cast.judge.evaluate(attack, defence, draw, call)
     if not isinstance(evaluation, Verdict):
         return unjudged(attempt, "evaluation", evaluation), vector
-    attempt = await decide(rules, replace(attempt, evaluation=evaluation), attack, defence, call)
+    attempt = replace(attempt, evaluation=evaluation)
+    try:
+        attempt = await decide(rules, attempt, attack, defence, call)
+    except PromptRefusedError as error:
+        return end_unread(attempt, "embedding", Refused(error.message)), vector
     return await rated(cast, attempt, attack, draw, call), vector
 
 
@@ -157,12 +166,23 @@ async def rated(cast: Cast, attempt: Attempt, attack: Attack, draw: Draw, call: 
     return replace(attempt, quality=quality)
 
 
-def unjudged(attempt: Attempt, mode: str, result: Doubt | Unparsed) -> Attempt:
+def unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], result: Doubt | Unparsed) -> Attempt:
     """No judgement was reached: doubt discards the question, an unreadable judge fails the turn (SPEC §6)."""
     if isinstance(result, Doubt):
-        told = ", ".join(f"{confidence:g}" for confidence in result.confidences)
-        return replace(attempt, outcome="low_confidence", reason=f"{mode}: confidence {told}")
-    return replace(attempt, outcome="failed", reason=f"{mode}: {result.reason}")
+        confidences = ", ".join(f"{confidence:g}" for confidence in result.confidences)
+        return replace(attempt, outcome="low_confidence", reason=f"{step}: confidence {confidences}")
+    return end_unread(attempt, step, result)
+
+
+def end_unread(attempt: Attempt, step: Step, result: Unparsed) -> Attempt:
+    """End an attempt at a step that gave nothing to read. Another attack may be readable, so that the turn goes on; a
+    prompt that an endpoint refuses fails the turn, as does whatever else cannot be read.
+    """
+    if isinstance(result, Refused):
+        return replace(attempt, outcome="failed", reason=f"{step}: {result.reason}", refused=step)
+    if step == "attack":
+        return replace(attempt, outcome="unparsed", reason=result.reason)
+    return replace(attempt, outcome="failed", reason=f"{step}: {result.reason}")
 
 
 async def embed(rules: Rules, text: str, call: Call) -> Vector:

@@ -143,8 +143,8 @@ class FakeServers:
         self._thread.start()
         self._all: list[FakeServer] = []
 
-    def __call__(self, chaos: Chaos | None = None) -> tuple[str, FakeServer]:
-        self._all.append(FakeServer(chaos))
+    def __call__(self, chaos: Chaos | None = None, server: FakeServer | None = None) -> tuple[str, FakeServer]:
+        self._all.append(server or FakeServer(chaos))
         return self._run(self._all[-1].start()), self._all[-1]
 
     def stop(self, server: FakeServer) -> None:

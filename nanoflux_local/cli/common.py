@@ -134,6 +134,10 @@ class Bar:
             self._told = int(share * 10)
             click.echo(f"{self._label} {done}/{total} {plain(note)}", err=True)
 
+    def note(self, text: str) -> None:
+        """A line of its own; the next progress redraws the bar under it."""
+        click.echo(f"\r\x1b[K{plain(text)}" if self._terminal else plain(text), err=True)
+
     def close(self) -> None:
         if self._terminal:
             click.echo(err=True)

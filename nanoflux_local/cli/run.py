@@ -194,7 +194,9 @@ def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 def play(place: Home, run: str) -> None:
-    """Carry a run on with a progress bar; Ctrl-C and SIGTERM end it with everything kept."""
+    """Carry a run on with a progress bar; Ctrl-C and SIGTERM end it with everything kept. A long wait for a server is
+    reported.
+    """
     from nanoflux_local import runs
     from nanoflux_local.engine import Progress
 
@@ -206,7 +208,7 @@ def play(place: Home, run: str) -> None:
 
     signal.signal(signal.SIGTERM, _end)
     try:
-        asyncio.run(runs.carry_on(place, run, told))
+        asyncio.run(runs.carry_on(place, run, told, bar.note))
     finally:
         bar.close()
 
@@ -262,6 +264,8 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
         found["judge_trial"] = trial_result(view, summary["run"])
         found["panel"] = panel_result(view, summary["run"])
         found["review"] = agreement(view, summary["run"])
+        found |= view.unread(summary["run"])
+        priced = view.is_priced(summary["run"])
     if as_json:
         print_json(found)
         return
@@ -275,6 +279,7 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
             ("kept", f"{found['kept']} of {found['target']} in {found['turns']} turns"),
             *((f"  {key.replace('_', ' ')}", value) for key, value in found["funnel"].items()),
             *((f"  turn {hit['turn']}", hit["reason"]) for hit in found["contaminated"][:SHOWN]),
+            *_unread_rows(found["unread"], found["refused"]),
             *_reasoning_cut_rows(found["cut_in_reasoning"]),
             (
                 "calls",
@@ -282,6 +287,7 @@ def show_run(place: Home, run: str, as_json: bool) -> None:
                 + f" ({found['wasted_share']:.1%})",
             ),
             ("tokens", _describe_usage(found["usage"])),
+            *([("dollars", _describe_dollars(found))] if priced else []),
             *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in found["faults"].items()),
             ("seconds", found["seconds"]),
             *_level_rows(found["levels"]),
@@ -299,6 +305,22 @@ def _describe_usage(usage: dict[str, Any]) -> str:
     """Tokens read and written, and how many of the written ones were thoughts, where that can be counted."""
     thoughts = f", of them {usage['reasoning_tokens']} in reasoning" if usage["reasoning_tokens"] else ""
     return f"{usage['prompt_tokens']} read, {usage['completion_tokens']} written{thoughts}"
+
+
+def _describe_dollars(run: dict[str, Any]) -> str:
+    """What the calls cost, and what attempts may have cost that gave nothing."""
+    lost = f", and at most {run['lost']['usd']:.4f} for replies that were lost" if run["lost"]["usd"] else ""
+    return f"{run['usage']['usd']:.4f}{lost}"
+
+
+def _unread_rows(unread: dict[str, int], refused: dict[str, int]) -> list[tuple[str, str]]:
+    """Why attempts had nothing to read, the most frequent reasons first."""
+    rows = []
+    for name, reasons in (("unread replies", unread), ("refused prompts", refused)):
+        if reasons:
+            rows.append((name, str(sum(reasons.values()))))
+            rows += [(f"  {count}", reason) for reason, count in list(reasons.items())[:SHOWN]]
+    return rows
 
 
 def _reasoning_cut_rows(attempts: list[dict[str, Any]]) -> list[tuple[str, str]]:

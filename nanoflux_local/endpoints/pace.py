@@ -76,21 +76,21 @@ class Lane(Room):
         self.most = most
         self._halved_at = self._quiet_until = 0.0
 
-    async def __aenter__(self) -> None:
-        await super().__aenter__()
-        try:
-            await asyncio.sleep(max(0.0, self._quiet_until - time.monotonic()))
-        except BaseException:
-            self._leave()
-            raise
+    @property
+    def quiet_s(self) -> float:
+        """Seconds for which the server still asks to be left alone."""
+        return max(0.0, self._quiet_until - time.monotonic())
+
+    def rest(self, seconds: float) -> None:
+        """The server asks to be left alone for `seconds`."""
+        self._quiet_until = max(self._quiet_until, time.monotonic() + seconds)
 
     def widen(self) -> None:
         """The server has room."""
         self.resize(min(float(self.most), self.limit + 1.0 / self.limit))
 
-    def halve(self, began: float, quiet_s: float = 0.0) -> None:
-        """The server is busy, says a request that `began` then; nothing is sent for `quiet_s` seconds."""
-        self._quiet_until = max(self._quiet_until, time.monotonic() + quiet_s)
+    def halve(self, began: float) -> None:
+        """The server is busy, says a request that `began` then."""
         if began > self._halved_at:
             self._halved_at = time.monotonic()
             self.limit = max(1.0, self.limit / 2)

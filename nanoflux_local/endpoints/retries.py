@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass, field
 
 from nanoflux_local.endpoints.faults import Seen
+from nanoflux_local.endpoints.replicas import Replica
 
 ATTEMPTS = 12
 """Requests of one call that may fail; with the pauses between them about a minute and a half."""
@@ -16,27 +17,47 @@ FIRST_ATTEMPTS = 4
 EMPTY_ATTEMPTS = 6
 """Replies without text before one is taken to be what the model says."""
 PATIENCE_S = 3600.0
-"""How long one call waits for a server that says it is busy."""
+"""How long one call waits in all for servers that say they are busy."""
 BASE_S = 0.5
 LONGEST_S = 30.0
 
 
 @dataclass(slots=True)
 class Patience:
-    """What is left of one call's. `pause` gives the seconds until the next attempt, or None where there is none."""
+    """What is left of one call's patience. `tried` are the replicas that failed it since it last paused, `waited_s` is
+    how long it has waited.
+    """
 
+    tried: list[Replica] = field(default_factory=list)
+    waited_s: float = 0.0
+    _busy_s: float = 0.0
     _failed: int = 0
     _empty: int = 0
     _busy: int = 0
-    _waited_s: float = 0.0
     _random: random.Random = field(default_factory=random.Random)
 
     def pause(self, fault: Seen, known: bool, elsewhere: bool) -> float | None:
-        """After `fault`; `known` says whether the server ever answered, `elsewhere` whether another can be asked."""
+        """Seconds until the next attempt after `fault`, or None if there is none. `known` says whether the server ever
+        answered, `elsewhere` whether a replica is free that has not failed this call.
+        """
+        pause = self._pause(fault, known, elsewhere)
+        self.waited_s += pause or 0.0
+        return pause
+
+    def wait(self, quiet_s: float) -> float | None:
+        """Seconds to wait for a server that asks to be left alone for `quiet_s`, or None if that is too long."""
+        if self._busy_s + quiet_s > PATIENCE_S:
+            return None
+        wait = quiet_s + self._random.uniform(0, BASE_S)
+        self._busy_s += wait
+        self.waited_s += wait
+        return wait
+
+    def _pause(self, fault: Seen, known: bool, elsewhere: bool) -> float | None:
         if fault.kind is None:
             return None
         if fault.kind == "rate_limited":
-            return self._busy_pause(fault.retry_after_s)
+            return 0.0 if elsewhere else self._busy_pause()
         if fault.kind == "empty":
             self._empty += 1
             return self._drawn(0) if self._empty < EMPTY_ATTEMPTS else None
@@ -44,16 +65,14 @@ class Patience:
         most = ATTEMPTS if known or fault.kind != "unreachable" else FIRST_ATTEMPTS
         if self._failed >= most:
             return None
-        if fault.gone and elsewhere:
-            return 0.0
-        return max(self._drawn(self._failed - 1), fault.retry_after_s or 0.0)
+        return 0.0 if fault.gone and elsewhere else self._drawn(self._failed - 1)
 
-    def _busy_pause(self, asked_s: float | None) -> float | None:
-        drawn = self._drawn(self._busy)
+    def _busy_pause(self) -> float | None:
+        """The server may have asked for no time at all, so there is a pause of our own."""
+        pause = self._drawn(self._busy)
         self._busy += 1
-        pause = drawn if asked_s is None else max(drawn, asked_s + self._random.uniform(0, BASE_S))  # it may ask for 0
-        self._waited_s += pause
-        return pause if self._waited_s <= PATIENCE_S else None
+        self._busy_s += pause
+        return pause if self._busy_s <= PATIENCE_S else None
 
     def _drawn(self, doublings: int) -> float:
         return self._random.uniform(0, min(LONGEST_S, BASE_S * 2 ** min(doublings, 16)))

@@ -15,9 +15,11 @@ from nanoflux_local.endpoints.faults import MOST_RAW, TOLD, Seen, seen
 from nanoflux_local.endpoints.gauge import Gauge
 from nanoflux_local.endpoints.keys import Key
 from nanoflux_local.endpoints.pace import Speed
+from nanoflux_local.endpoints.refusals import refusal_cause
 from nanoflux_local.endpoints.replicas import Replica, another, pick
-from nanoflux_local.endpoints.retries import Patience
-from nanoflux_local.errors import EndpointError, EndpointRefusedError, RefusedError
+from nanoflux_local.endpoints.retries import PATIENCE_S, Patience
+from nanoflux_local.endpoints.waits import Waits, local_time
+from nanoflux_local.errors import BusyError, EndpointError, EndpointRefusedError, PromptRefusedError, RefusedError
 from nanoflux_local.records import ChatReply, Fault
 from nanoflux_models import guard
 
@@ -62,31 +64,57 @@ class Service:
         self._speed = Speed(timeout_s)
         self._replicas: list[Replica] = []
         self._gauges: list[Gauge] = []
+        self._waits = Waits()
 
     async def ask(self, attempt: Attempt[T], stake: Stake) -> T:
         """What `attempt` gives, in the end.
 
         Raises:
+            PromptRefusedError: the server refuses this prompt for good.
+            BusyError: the servers ask to be left alone for longer than a call waits.
             EndpointError: no usable reply came: patience is over, or there is no use in asking again.
         """
         patience = Patience()
         while True:
-            replica = pick(self._connected())
+            replica = pick(self._connected(), patience.tried)
+            if replica.lane.quiet_s:
+                await self._wait(replica, patience)
+                continue
             async with replica.lane:
+                if replica.lane.quiet_s:
+                    continue  # it has asked to be left alone while this call waited for its place
                 began, limit_s = time.monotonic(), self._speed.limit(stake.tokens)
                 outcome = await self._attempted(attempt, replica, stake.tokens, limit_s)
             seconds = time.monotonic() - began
             if not isinstance(outcome, Seen):
                 self._answered(replica, seconds, outcome)
                 return outcome
+            self._raise_refusal(replica, outcome)
             self._tell(outcome, seconds, stake)
             pause = self._failed(replica, outcome, began, patience)
             if pause is not None:
+                self._waits.note(replica.url, self.key.masked(outcome.told), pause, patience.waited_s)
                 await asyncio.sleep(pause)
             elif outcome.reply is not None:
                 return cast(T, outcome.reply)  # no text, time and again: that is what the model says
             else:
                 raise self._failure(replica, outcome)
+
+    async def _wait(self, replica: Replica, patience: Patience) -> None:
+        """Wait for as long as a server asks to be left alone.
+
+        Raises:
+            BusyError: it asks for longer than the call waits.
+        """
+        quiet_s = replica.lane.quiet_s
+        wait = patience.wait(quiet_s)
+        if wait is None:
+            raise BusyError(
+                f"{replica.url} asks to be left alone until {local_time(quiet_s)}: it {replica.complaint}",
+                "go on after that with `nanoflux run resume`, or give the endpoint more servers in `urls`",
+            )
+        self._waits.note(replica.url, replica.complaint, wait, patience.waited_s)
+        await asyncio.sleep(wait)
 
     async def _attempted(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | Seen:
         """The reply, or the fault; an exception of an SDK goes no further, since it may hold a key."""
@@ -108,12 +136,26 @@ class Service:
 
     def _failed(self, replica: Replica, fault: Seen, began: float, patience: Patience) -> float | None:
         if fault.kind == "rate_limited":
-            replica.lane.halve(began, fault.retry_after_s or 0.0)
+            replica.lane.halve(began)
+        if fault.retry_after_s and fault.kind is not None:
+            replica.lane.rest(fault.retry_after_s)
+            replica.complaint = self.key.masked(fault.told)
         if fault.gone:
             replica.failed()
         else:
             replica.known = True
-        return patience.pause(fault, replica.known, another(self._replicas, replica))
+        patience.tried.append(replica)
+        elsewhere = another(self._replicas, patience.tried)
+        if not elsewhere:
+            patience.tried.clear()
+        return patience.pause(fault, replica.known, elsewhere)
+
+    def _raise_refusal(self, replica: Replica, fault: Seen) -> None:
+        """Raise where the server is well and refuses this prompt for good: there is nothing to ask again."""
+        cause = refusal_cause(fault)
+        if cause:
+            replica.answered()
+            raise PromptRefusedError(cause, self.key.masked(fault.told), fault.fix)
 
     def _tell(self, fault: Seen, seconds: float, stake: Stake) -> None:
         if fault.kind is None:
@@ -126,10 +168,14 @@ class Service:
 
     def _failure(self, replica: Replica, fault: Seen) -> EndpointError:
         """What went wrong, without the key: servers repeat it in their messages, and a run records those."""
+        told = f"{replica.url} {self.key.masked(fault.told)}"
+        if fault.kind == "rate_limited":
+            hours = f"{PATIENCE_S / 3600:g} h"
+            return BusyError(f"{told}, for {hours} on end", "go on later with `nanoflux run resume`")
         nobody = fault.kind == "unreachable"
         fix = "start the server, or correct the endpoint's url" if nobody else fault.fix or "see the server's log"
         failure = EndpointRefusedError if fault.kind is None else EndpointError
-        return failure(f"{replica.url} {self.key.masked(fault.told)}", f"{fix}; then `nanoflux run resume`")
+        return failure(told, f"{fix}; then `nanoflux run resume`")
 
     def _connected(self) -> list[Replica]:
         if not self._replicas:

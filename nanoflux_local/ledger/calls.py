@@ -2,16 +2,16 @@
 
 import asyncio
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
-from nanoflux_local.errors import ReplayMissError
+from nanoflux_local.errors import EndpointRefusedError, PromptRefusedError, ReplayMissError
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.records import EmbedRequest, Identity, Reply, Request, Vector
+from nanoflux_local.records import EmbedRequest, Identity, Refusal, Reply, Request, Vector
 from nanoflux_local.room import Room
 
 R = TypeVar("R", bound=Reply)
@@ -28,6 +28,11 @@ wasted.
 
 TOGETHER = 64
 """Texts that are embedded at once, and share a commit where that is called for."""
+
+FIRST_REFUSED = 3
+"""Prompts that an endpoint which has never answered may refuse: from then on it is the endpoint that is at fault, not
+what it is asked, and nothing more is remembered as refused.
+"""
 
 TRIAL = "trial"
 """Stands for a role where the judge judges what is known: the run's trial uses these calls, and no turn does."""
@@ -50,6 +55,7 @@ class Call(Protocol):
         """The reply of `request`.
 
         Raises:
+            PromptRefusedError: the endpoint refuses this prompt for good, now or as the ledger remembers.
             EndpointError: no usable reply came.
             RefusedError: a rule forbids the call.
             ReplayMissError: nothing is remembered and nothing may be called.
@@ -57,14 +63,23 @@ class Call(Protocol):
         ...
 
 
-async def embedded(embedder: Identity, texts: Sequence[str], call: Call) -> AsyncIterator[Vector]:
-    """The unit vectors of texts that no turn asks, in their order: remembered calls, or made anew."""
+async def embedded(embedder: Identity, texts: Sequence[str], call: Call) -> AsyncIterator[Vector | None]:
+    """The unit vectors of texts that no turn asks, in their order: remembered calls, or made anew. None for a text that
+    the embedder refuses.
+    """
     for start in range(0, len(texts), TOGETHER):
         part = texts[start : start + TOGETHER]
         with acting_as(EARLIER):
-            replies = await asyncio.gather(*(call(EmbedRequest(embedder, text)) for text in part))
-        for reply in replies:
-            yield reply.vector
+            vectors = await asyncio.gather(*(_vector(EmbedRequest(embedder, text), call) for text in part))
+        for vector in vectors:
+            yield vector
+
+
+async def _vector(request: EmbedRequest, call: Call) -> Vector | None:
+    try:
+        return (await call(request)).vector
+    except PromptRefusedError:
+        return None
 
 
 @dataclass(slots=True)
@@ -92,16 +107,28 @@ class RememberedCalls:
         self._recent: OrderedDict[Request[Any], tuple[int, Reply]] = OrderedDict()
         self._waiting: list[tuple[Request[Any], Reply, str, asyncio.Future[tuple[int, Reply]]]] = []
         self._broken: Exception | None = None
+        self._answering: set[tuple[str, Identity]] = set()
+        self._refused: Counter[tuple[str, Identity]] = Counter()
 
     async def ask(self, request: Request[R]) -> tuple[int, R]:
-        """The call's row id in the ledger, and its reply."""
+        """The call's row id in the ledger, and its reply.
+
+        Raises:
+            PromptRefusedError: the endpoint refuses the prompt, now or as the ledger remembers.
+        """
+        row, reply = await self.settle(request)
+        refuse_refusal(reply)
+        return row, cast(R, reply)
+
+    async def settle(self, request: Request[Any]) -> tuple[int, Reply]:
+        """The call's row id in the ledger, and what it came to: its reply, or a `Refusal`."""
         remembered = self._recent.get(request)  # the committer asks again what a guess asked a moment ago
         if remembered is None:
             remembered = self._ledger.recall(request) or await self._share(request)
             self._recent[request] = remembered
             if len(self._recent) > RECENT:
                 self._recent.popitem(last=False)
-        return cast(tuple[int, R], remembered)
+        return remembered
 
     async def _share(self, request: Request[Any]) -> tuple[int, Reply]:
         """Wait for one task per request: whoever is cancelled while waiting does not end it for the others. What nobody
@@ -138,7 +165,34 @@ class RememberedCalls:
             if self._broken is not None:  # a reply that cannot be kept is not worth asking for
                 raise self._broken
             self._under_way[request.key()].sent = True
-            return await self._commit(request, await answer(request))
+            return await self._commit(request, await self._answer(request, answer))
+
+    async def _answer(self, request: Request[Any], answer: Answer) -> Reply:
+        """The reply, or the refusal that stands for it.
+
+        Raises:
+            EndpointRefusedError: the endpoint has refused everything that it was asked.
+        """
+        try:
+            reply = await answer(request)
+        except PromptRefusedError as error:
+            self._refuse_hopeless(request, error)
+            return Refusal(error.cause, error.detail)
+        self._answering.add((request.kind, request.endpoint))
+        return reply
+
+    def _refuse_hopeless(self, request: Request[Any], error: PromptRefusedError) -> None:
+        """Raise where an endpoint refuses one prompt after the other and has not answered any."""
+        model, asked = request.endpoint.model, (request.kind, request.endpoint)
+        if asked in self._answering or self._ledger.has_answer(self._run, request.kind, model):
+            self._answering.add(asked)
+            return
+        self._refused[asked] += 1
+        if self._refused[asked] >= FIRST_REFUSED:
+            raise EndpointRefusedError(
+                f"{model} has answered nothing and refuses every prompt: {error.detail}",
+                error.fix or "correct the endpoint's settings; then `nanoflux run resume`",
+            )
 
     async def _commit(self, request: Request[Any], reply: Reply) -> tuple[int, Reply]:
         """Wait until the reply is on disk. Replies that came at the same time share one transaction: what a commit
@@ -180,6 +234,17 @@ class TracedCalls:
         self.ids: list[int] = []
 
     async def __call__(self, request: Request[R]) -> R:
-        row, reply = await self._calls.ask(request)
+        row, reply = await self._calls.settle(request)
         self.ids.append(row)
-        return reply
+        refuse_refusal(reply)
+        return cast(R, reply)
+
+
+def refuse_refusal(reply: Reply) -> None:
+    """Raise a refusal that is remembered as the endpoint did when it was asked.
+
+    Raises:
+        PromptRefusedError: it is one.
+    """
+    if isinstance(reply, Refusal):
+        raise PromptRefusedError(reply.refused, reply.detail)

@@ -157,7 +157,7 @@ class Ledger:
             return None
         row, text = found[0]
         try:
-            return row, request.reply_type.from_json(json.loads(text))
+            return row, request.read_reply(json.loads(text))
         except (ValueError, TypeError) as error:
             raise LedgerError(
                 f"{self.path}: the reply of call {row} cannot be read",
@@ -186,7 +186,7 @@ class Ledger:
         text = canonical_json(body)
         if "\\ud" in text:  # as it will be read: paired surrogates are one
             body = json.loads(text)
-            text, reply = canonical_json(body), request.reply_type.from_json(body)
+            text, reply = canonical_json(body), request.read_reply(body)
         spent = costs(body)
         row = connection.execute(
             "INSERT INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
@@ -198,6 +198,19 @@ class Ledger:
         ).lastrowid  # fmt: skip
         assert row is not None
         return row, reply
+
+    def last_reply(self, calls: Sequence[int]) -> str:
+        """The text of the last chat reply among these calls, "" if it is a refusal or there is none."""
+        for call in reversed(calls):
+            (kind, reply), *_ = self.rows(f"SELECT kind, reply FROM {CALLS} WHERE id = ?", call)
+            if kind == "chat":
+                return str(json.loads(reply).get("text", ""))
+        return ""
+
+    def has_answer(self, run: str, kind: str, model: str) -> bool:
+        """Whether a run holds any reply of this model to a request of this kind that is no refusal."""
+        answered = f"SELECT 1 FROM {CALLS} WHERE run = ? AND kind = ? AND model = ? AND reply NOT LIKE ? LIMIT 1"
+        return bool(self.rows(answered, run, kind, model, '%"refused":%'))
 
     def add_fault(self, run: str, fault: Fault, role: str = "") -> None:
         """Commit a failed attempt, as it happens: it may have cost something, and a kill must not hide that."""

@@ -1,6 +1,7 @@
 """Read-only views: what everyone but the writer sees. Opens the file so that SQLite itself refuses to write."""
 
 import json
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,8 @@ from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.ledger.store import BUSY_TIMEOUT_S, Ledger, refuse_newer, told_as_ledger_errors
 from nanoflux_local.reasoning import CUT_IN_REASONING
 from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, dataset_digest, turn_from_json
+
+LONGEST_REASON = 100
 
 
 class LedgerView:
@@ -103,6 +106,29 @@ class LedgerView:
             "SELECT record FROM turns WHERE run = ? AND instr(record, ?) ORDER BY number", run, CUT_IN_REASONING
         )
         return _select_attempts(rows, lambda attempt: CUT_IN_REASONING in attempt["reason"])
+
+    def unread(self, run: str) -> dict[str, dict[str, int]]:
+        """How many attempts ended because there was nothing to read, by reason, the most frequent first: "unread" has
+        the replies that could not be read, "refused" the prompts that an endpoint refused.
+        """
+        counted: dict[str, Counter[str]] = {"unread": Counter(), "refused": Counter()}
+        for row in self.rows(
+            "SELECT json_extract(attempt.value, '$.reason') AS reason,"
+            " coalesce(json_extract(attempt.value, '$.refused'), '') AS refused"
+            " FROM turns, json_each(iif(json_valid(record), record, '{}'), '$.attempts') AS attempt"
+            " WHERE run = ?"
+            " AND (' ' || attempts || ' ' LIKE '% unparsed %' OR ' ' || attempts || ' ' LIKE '% failed %')"
+            " AND json_extract(attempt.value, '$.outcome') IN ('unparsed', 'failed')",
+            run,
+        ):
+            kind = "refused" if row["refused"] else "unread"
+            counted[kind][_short_reason(row["reason"], kind)] += 1
+        return {kind: dict(reasons.most_common()) for kind, reasons in counted.items()}
+
+    def is_priced(self, run: str) -> bool:
+        """Whether any endpoint of a run has a price."""
+        endpoints = json.loads(self.find_run(run)["config"]).get("endpoints", {})
+        return any(endpoint.get("price") for endpoint in endpoints.values())
 
     def levels(self, run: str) -> dict[str, int]:
         """How many of the kept examples are of each level of reasoning, and how many were not rated ("unrated")."""
@@ -238,6 +264,13 @@ def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, 
         for attempt in record["attempts"]
         if accepts(attempt)
     ]
+
+
+def _short_reason(reason: str, kind: str) -> str:
+    """A reason without what differs from one attempt to the next: numbers, what was quoted, a provider's words."""
+    if kind == "refused":
+        return ": ".join(reason.split(": ")[:2])
+    return re.sub(r"\d+", "N", re.split(r":? ['\"]", reason, maxsplit=1)[0])[:LONGEST_REASON]
 
 
 def _text(stored: bytes) -> str:

@@ -9,8 +9,15 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Message
 from nanoflux_local.reply_end import before_next_turn
-from nanoflux_local.roles.base import Draw, Player
-from nanoflux_local.roles.sections import Unparsed, read_sections, read_tags, refuse_descriptions, sections_text
+from nanoflux_local.roles.base import Draw, Player, ask
+from nanoflux_local.roles.sections import (
+    Refused,
+    Unparsed,
+    read_sections,
+    read_tags,
+    refuse_descriptions,
+    sections_text,
+)
 from nanoflux_local.transcript import Attack, Seed
 
 
@@ -27,7 +34,9 @@ class ModelAttacker:
 
     async def attack(self, seeds: tuple[Seed, ...], draw: Draw, call: Call) -> Attack | Unparsed:
         messages, sections = attacker_messages(self.domain, seeds), self.domain.sections.attacker
-        reply = await call(self.player.request(messages, draw.seed("attack"), sections))
+        reply = await ask(self.player.request(messages, draw.seed("attack"), sections), call)
+        if isinstance(reply, Refused):
+            return reply
         return self.player.find_cut(reply) or read_attack(self.domain, reply.text)
 
 

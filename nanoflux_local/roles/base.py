@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import CUT_IN_REASONING, ends_in_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling, derive_seed, storable
-from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.roles.sections import Refused, Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict
 
 T = TypeVar("T")
@@ -104,19 +105,31 @@ class Player:
         return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens, where a stop string may stand; set {key}")
 
 
+async def ask(request: ChatRequest, call: Call) -> ChatReply | Refused:
+    """The reply to a request, or why the endpoint refuses its prompt."""
+    try:
+        return await call(request)
+    except PromptRefusedError as error:
+        return Refused(error.message)
+
+
 async def ask_until_read(
     player: Player,
-    ask: Ask,
+    make_request: Ask,
     read: Callable[[ChatReply], T | Unparsed],
     draw: Draw,
     step: str,
     retries: int,
     call: Call,
 ) -> T | Unparsed:
-    """Ask, and ask again with another seed while the reply cannot be read; at most `retries` more times (SPEC §6)."""
+    """Ask, and ask again with another seed while the reply cannot be read; at most `retries` more times (SPEC §6). A
+    prompt that is refused is not asked again: no seed changes it.
+    """
     read_reply: T | Unparsed = Unparsed("not asked")
     for retry in range(retries + 1):
-        reply = await call(ask(draw.seed(step, retry)))
+        reply = await ask(make_request(draw.seed(step, retry)), call)
+        if isinstance(reply, Refused):
+            return reply
         read_reply = player.find_cut(reply) or read(reply)
         if not isinstance(read_reply, Unparsed):
             return read_reply

@@ -1,7 +1,7 @@
 """The defender (paper §3, A.2.2): sees the question alone and answers in sections, each within its token budget."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
@@ -81,7 +81,7 @@ class Defender:
                 call,
             )
             if isinstance(reply, Unparsed):
-                return Unparsed(f"section {name}: {reply.reason}")
+                return replace(reply, reason=f"section {name}: {reply.reason}")
             told[name] = _visible(reply)
             cut += [name] if reply.finish == "length" else []
         return Defence(told["SOLUTION"], told["ANSWER"], told.get("ANALYSIS", ""), tuple(cut))

@@ -27,6 +27,11 @@ class Unparsed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Refused(Unparsed):
+    """There is no reply to read: the endpoint refuses the prompt, with its reason."""
+
+
 def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> dict[str, str] | Unparsed:
     """Every named section's text, or `Unparsed`.
 

@@ -33,6 +33,8 @@ def test_run_show_has_every_promised_key_and_its_funnel_adds_up(original: Path, 
     listed = nanoflux(original, "run", "list", "--json").json
     assert found.pop("forecast")["reason"]
     assert [found.pop(key) for key in ("judge_trial", "panel", "review")] == [None, None, None]
+    assert sum(found.pop("unread").values()) == found["funnel"]["unparsed"] + found["funnel"]["failed"]
+    assert found.pop("refused") == {}
     assert listed == [found]
 
 

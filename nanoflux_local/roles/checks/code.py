@@ -16,10 +16,10 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Identity, Message, PythonReply, PythonRequest, digest, storable
 from nanoflux_local.roles.attacker import plain_answer
-from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext
 from nanoflux_local.roles.judge import same_answer
-from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding
 
 PARTS = ("VARIABLES", "STEPS", "CHECK")
@@ -68,7 +68,9 @@ class CodeCheck:
         for retry in range(self.retries + 1):
             prompt = self.domain.render("code", {"attack": attack, "problem": problem})
             messages, seed = (Message("user", prompt),), draw.seed("code", retry)
-            reply = await call(self.player.request(messages, seed, ("CODE",)))
+            reply = await ask(self.player.request(messages, seed, ("CODE",)), call)
+            if isinstance(reply, Refused):
+                return self._finding("not checked", reply.reason)
             written = self.player.find_cut(reply) or read_program(reply)
             if written == NONE:
                 return self._finding("not checked", "the judge found nothing to calculate")

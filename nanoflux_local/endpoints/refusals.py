@@ -1,0 +1,63 @@
+"""Refusals: which errors refuse this one prompt for good, so that other prompts may pass.
+
+Every other permanent error (a wrong key, no credit, an unknown model) would meet all prompts, and ends the work. Where
+a provider's wording is unknown, a rejected request counts as refused: whoever refuses one prompt after the other is
+found out by `ledger.calls` and `streaks`.
+"""
+
+import re
+
+from nanoflux_local.endpoints.faults import Seen
+
+TOO_LONG, FILTERED, REJECTED, NO_ANSWER = "prompt too long", "content filter", "prompt rejected", "no answer"
+REJECTING = (400, 413, 422)
+"""Statuses of a server that takes requests and not this one."""
+_HOPELESS = re.compile(
+    r"api.?key|credentials?\b|unauthori[sz]ed|authenticat|permission_error|credit balance|billing|quota"
+    r"|insufficient[ _](?:credits?|balance|funds)|account\b.{0,60}\b(?:blocked|suspended|disabled|deactivated)"
+    r"|model_not_found|(?:invalid|unknown|unsupported) model|not a valid model"
+    r"|model\W.{0,200}\b(?:does not exist|not found|not available|is not supported)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Errors that no other prompt would pass, though they come with a status of `REJECTING`."""
+_TOO_LONG = re.compile(
+    r"context[ _-]?(?:length|window|size|limit)|maximum (?:context|input|prompt|sequence) ?length|max_model_len"
+    r"|(?:prompt|input|request|message|text)s?(?: is| are|_) ?too (?:long|large|big)|request_too_large|too_long"
+    r"|too many (?:input |total )?tokens|entity too large|payload too large|string_above_max_length|longer than the"
+    r"|exceed_context|exceeds?\b.{0,80}\btokens?\b|\btokens?\b.{0,80}\b(?:exceed|must be <=|> \d)"
+    r"|reduce the length|input length",
+    re.IGNORECASE | re.DOTALL,
+)
+_FILTERED = re.compile(
+    r"content.?(?:filter|management|policy)|responsibleai|responsible ai|flagged|moderation|usage polic|safety"
+    r"|data_inspection|inappropriate|prohibited_content|sensitive|invalid_prompt|blocked",
+    re.IGNORECASE,
+)
+_LARGER_THAN_THE_RATE = re.compile(r"request too large|must be reduced in order to run", re.IGNORECASE)
+"""A prompt that alone exceeds the tokens a minute: no waiting mends it, though OpenAI sends it as 429."""
+_CONTEXT = re.compile(r"context (?:size|length|window)", re.IGNORECASE)
+"""What servers that answer 500 say of a prompt that is too long (llama.cpp before 2025)."""
+
+
+def refusal_cause(fault: Seen) -> str:
+    """Why the server refuses this prompt for good, in a few words; "" if the fault is of another kind."""
+    text = " ".join((fault.words, *fault.codes))
+    if fault.kind is None and not fault.status:
+        return NO_ANSWER
+    if fault.status in REJECTING:
+        return _cause_of_rejection(text)
+    if fault.status == 403:
+        return FILTERED if _FILTERED.search(text) and not _HOPELESS.search(text) else ""
+    if fault.status == 429:
+        return TOO_LONG if _LARGER_THAN_THE_RATE.search(text) else ""
+    if fault.status == 500:
+        return TOO_LONG if _CONTEXT.search(text) else ""
+    return ""
+
+
+def _cause_of_rejection(text: str) -> str:
+    if _TOO_LONG.search(text) or _LARGER_THAN_THE_RATE.search(text):
+        return TOO_LONG
+    if _HOPELESS.search(text):
+        return ""
+    return FILTERED if _FILTERED.search(text) else REJECTED

@@ -1,0 +1,202 @@
+"""Prompts that a server refuses for good: a run goes on without them, at any concurrency, and remembers them."""
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.endpoints.fake_server import EMBEDDINGS, READ, FakeServer, _send
+from nanoflux_local.endpoints.faults import Seen
+from nanoflux_local.endpoints.refusals import FILTERED, REJECTED, TOO_LONG, refusal_cause
+from nanoflux_local.engine import Progress
+from nanoflux_local.errors import EndpointRefusedError, NanofluxError, UnreadError
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import FaultKind
+
+OVERFLOW = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
+
+
+class Refusing(FakeServer):
+    """Refuses `share` percent of all prompts, decided by the prompt alone, and of embeddings `texts` percent. Texts
+    that hold `word` are refused as well.
+    """
+
+    def __init__(self, share: int = 0, texts: int = 0, word: str = "") -> None:
+        super().__init__()
+        self.share, self.texts, self.word = share, texts, word
+        self.refused = 0
+
+    async def _serve(self, path: str, body: bytes, reader: Any, writer: Any) -> None:
+        if path not in READ and path != EMBEDDINGS:
+            return await super()._serve(path, body, reader, writer)
+        asked = json.loads(body)
+        text, share = (asked["input"], self.texts) if path == EMBEDDINGS else (READ[path](asked).prompt, self.share)
+        if int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100 >= share and not (self.word and self.word in text):
+            return await super()._serve(path, body, reader, writer)
+        self.refused += 1
+        return _send(writer, 400, {"error": {"message": OVERFLOW, "code": 400, "type": "BadRequestError"}})
+
+
+def begin(home: Home, url: str, **settings: Any) -> str:
+    """A new run of the scripted models, each behind the server by a protocol of its own."""
+    here = {"url": url, "timeout_s": 30.0}
+    endpoints: dict[str, Any] = {
+        "duelist-a": {**here, "interface": "openai_chat"},
+        "duelist-b": {**here, "interface": "openai_responses"},
+        "arbiter": {**here, "interface": "anthropic_messages"},
+        **settings.pop("endpoints", {}),
+    }
+    values = {"endpoints": endpoints, "seed": 7, "target": 10_000, "reply_tokens": 200, "max_turns": 40, **settings}
+    return asyncio.run(runs.start(home.prepare(), binding.resolve("starter-genetics", "scripted", values, home)))
+
+
+def play(home: Home, run: str, **more: Any) -> dict[str, Any]:
+    asyncio.run(runs.carry_on(home, run, **more))
+    return show(home, run)
+
+
+def show(home: Home, run: str) -> dict[str, Any]:
+    with LedgerView(home.ledger) as view:
+        return {**view.run_summary(run), **view.unread(run), "problems": list(verify_run(view, run))}
+
+
+def stop_at(turn: int) -> Any:
+    """Ends the run with an error at this turn."""
+
+    def on_progress(progress: Progress) -> None:
+        if progress.turns == turn:
+            raise NanofluxError("stopped by the test")
+
+    return on_progress
+
+
+def test_a_run_goes_on_past_refused_prompts_and_gives_one_dataset(tmp_path: Path, fake_server) -> None:
+    url, server = fake_server(server=Refusing(share=8))
+    home = Home(tmp_path / "one")
+    run = begin(home, url, concurrency=1)
+    alone = play(home, run)
+    assert alone["status"] == "done" and alone["turns"] == 40 and alone["kept"] > 3 and not alone["problems"]
+    assert alone["funnel"]["failed"] >= sum(alone["refused"].values()) > 2
+    assert set(alone["refused"]) <= {
+        f"{step}: {TOO_LONG}" for step in ("attack", "validation", "defence", "evaluation")
+    }
+    assert len(alone["refused"]) > 1, "only one step was refused, so the others were not tested"
+    with LedgerView(home.ledger) as view:
+        records = view.turn_records(run)
+    reasons = [attempt.reason for record in records for attempt in record.attempts if attempt.refused]
+    assert all("answered 400: This model's maximum context length is 4096" in reason for reason in reasons)
+    refused = server.refused
+    assert asyncio.run(runs.replay(home, run))["same"]
+    assert server.refused == refused, "a replay asked the server"
+
+    home = Home(tmp_path / "eight")
+    run = begin(home, url, concurrency=8)
+    with pytest.raises(NanofluxError, match="stopped by the test"):
+        play(home, run, on_progress=stop_at(9))
+    together = play(home, run)
+    for key in ("digest", "funnel", "refused", "unread", "kept", "turns", "problems"):
+        assert together[key] == alone[key]
+    with LedgerView(home.ledger) as view:
+        assert view.turn_records(run) == records
+    assert asyncio.run(runs.replay(home, run))["same"]
+
+
+def test_texts_that_the_embedder_refuses_fail_their_turns_alone(tmp_path: Path, fake_server) -> None:
+    url, _ = fake_server(server=Refusing(texts=15))
+    embedder = {"hashing": {"interface": "openai_embeddings", "url": url}}
+    shown = []
+    for concurrency in (1, 8):
+        home = Home(tmp_path / str(concurrency))
+        run = begin(home, url, concurrency=concurrency, endpoints=embedder)
+        shown.append(play(home, run))
+        assert asyncio.run(runs.replay(home, run))["same"]
+    assert list(shown[0]["refused"]) == [f"embedding: {TOO_LONG}"] and shown[0]["kept"] > 3
+    assert 3 < sum(shown[0]["refused"].values()) <= shown[0]["funnel"]["failed"]
+    assert [each["digest"] for each in shown] == [shown[0]["digest"]] * 2 and shown[0]["funnel"] == shown[1]["funnel"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_server_that_refuses_everything_stops_the_run_and_spoils_little(
+    tmp_path: Path, fake_server, concurrency: int
+) -> None:
+    url, server = fake_server(server=Refusing(share=100))
+    home = Home(tmp_path)
+    run = begin(home, url, concurrency=concurrency, max_turns=12)
+    with pytest.raises(EndpointRefusedError, match=r"has answered nothing and refuses every prompt: answered 400"):
+        play(home, run)
+    broken = show(home, run)
+    assert broken["status"] == "failed" and "maximum context length" in broken["message"]
+    assert broken["calls"]["made"] <= 4, "refusals of a server that never answered were remembered"
+    server.share = 0
+    mended = play(home, run)
+    assert mended["status"] == "done" and mended["turns"] == 12
+    assert sum(mended["refused"].values()) <= 4
+
+
+def test_a_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server) -> None:
+    """The judge's evaluations alone are refused: what attacks, defends and validates was answered."""
+    turns = []
+    for concurrency in (1, 8):
+        url, _ = fake_server(server=Refusing(word="REASONING QUALITY"))
+        home = Home(tmp_path / str(concurrency))
+        run = begin(home, url, concurrency=concurrency, pause_after_unread=5)
+        with pytest.raises(UnreadError, match="5 attempts in a row got nothing to read at the evaluation from arbiter"):
+            play(home, run)
+        paused = show(home, run)
+        assert paused["status"] == "paused" and paused["refused"] == {f"evaluation: {TOO_LONG}": 5}
+        turns.append(paused["turns"])
+        with pytest.raises(UnreadError, match="10 attempts in a row"):
+            play(home, run)
+    assert turns[0] == turns[1]
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "codes", "cause"),
+    [
+        # vLLM, llama.cpp (now and before), TGI, Anthropic, OpenAI, Gemini, Groq, nginx
+        (400, OVERFLOW, ("badrequesterror", "400"), TOO_LONG),
+        (400, "the request exceeds the available context size", ("exceed_context_size_error",), TOO_LONG),
+        (500, "the request exceeds the available context size. try increasing it", ("500",), TOO_LONG),
+        (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000", (), TOO_LONG),
+        (400, "prompt is too long: 203456 tokens > 200000 maximum", ("invalid_request_error",), TOO_LONG),
+        (413, "Request exceeds the maximum size", ("request_too_large",), TOO_LONG),
+        (400, "Your input exceeds the context window of this model.", ("context_length_exceeded",), TOO_LONG),
+        (400, "The input token count (1050000) exceeds the maximum number of tokens allowed (1048576).", (), TOO_LONG),
+        (413, "Request too large for model `x` on tokens per minute (TPM): Limit 6000, Requested 8191", (), TOO_LONG),
+        (429, "Request too large for gpt-4: Limit 10000, Requested 12000. The input or output tokens must be reduced"
+              " in order to run successfully.", ("rate_limit_exceeded",), TOO_LONG),
+        (413, "413 Request Entity Too Large", (), TOO_LONG),
+        # Azure, OpenAI, OpenRouter, Alibaba
+        (400, "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
+         ("responsibleaipolicyviolation", "content_filter"), FILTERED),
+        (400, "Invalid prompt: your prompt was flagged as potentially violating our usage policy.",
+         ("invalid_prompt",), FILTERED),
+        (403, "Your input was flagged by moderation", ("403",), FILTERED),
+        (400, "Output data may contain inappropriate content.", ("data_inspection_failed",), FILTERED),
+        (400, "messages: roles must alternate", (), REJECTED),
+        # what no other prompt would pass
+        (400, "Your credit balance is too low to access the Anthropic API.", ("invalid_request_error",), ""),
+        (400, "API key not valid. Please pass a valid API key.", ("invalid_argument",), ""),
+        (400, "Invalid model name passed in model=x. Call `/v1/models` to view available models", (), ""),
+        (400, "The model `x` does not exist", ("model_not_found",), ""),
+        (401, "Incorrect API key provided", ("invalid_api_key",), ""),
+        (402, "Insufficient Balance", (), ""),
+        (403, "Your account is not allowed to use this model", ("permission_error",), ""),
+        (404, "model \"x\" not found, try pulling it first", (), ""),
+        (429, "You exceeded your current quota", ("insufficient_quota",), ""),
+        (429, "Rate limit reached: tokens per minute (TPM): Limit 100000", ("rate_limit_exceeded",), ""),
+        (500, "CUDA out of memory", (), ""),
+        (503, "Loading model", (), ""),
+    ],
+)  # fmt: skip
+def test_the_cause_of_a_refusal_is_read_from_each_providers_words(
+    status: int, words: str, codes: tuple[str, ...], cause: str
+) -> None:
+    kind: FaultKind | None = "server_error" if status >= 500 else None
+    assert refusal_cause(Seen(kind, "", status=status, codes=codes, words=words)) == cause
