@@ -8,8 +8,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -73,6 +73,15 @@ class Message:
 
     role: Role
     content: str
+
+
+def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """For chat templates without a system role: the system's text opens the first message of the user."""
+    system = [message.content for message in messages if message.role == "system"]
+    rest = [message for message in messages if message.role != "system"]
+    if system and rest:
+        rest[0] = replace(rest[0], content="\n\n".join([*system, rest[0].content]))
+    return tuple(rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ The process is guarded: it reaches the configured hub and nothing else. No pickl
 import hashlib
 import json
 import os
+import shutil
 import sys
 import threading
 import urllib.request
@@ -86,6 +87,7 @@ def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
         raise HubError(f"{repo} has no .safetensors file.", "Choose a repository that publishes safetensors.")
     _remove_others(folder, files)
     missing = [file for file in files if not file.is_intact(folder / file.path)]
+    _require_room(folder, repo, sum(file.size for file in missing) - _parts_size(folder, missing))
     with _reporting(folder, files), ThreadPoolExecutor(STREAMS) as pool:
         downloads = [pool.submit(_download_file, repo, commit, file, folder) for file in missing]
         finished, _ = wait(downloads, return_when=FIRST_EXCEPTION)
@@ -127,6 +129,19 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
         fix = "Pull again. If it happens again, the hub or a proxy on the way changes files: do not use this copy."
         raise HubError(f"{repo}: {file.path}: the hash of the download is not the one that the hub lists.", fix)
     part.replace(folder / file.path)
+
+
+def _require_room(folder: Path, repo: str, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        have = f"{folder} has {free / 2**30:.1f} GiB free"
+        what = f"{repo}: {needed / 2**30:.1f} GiB are still to be downloaded, and {have}."
+        raise HubError(what, "Free some space, or choose another NANOFLUX_HOME.")
+
+
+def _parts_size(folder: Path, files: list[RemoteFile]) -> int:
+    parts = [file.part(folder) for file in files]
+    return sum(part.stat().st_size for part in parts if part.is_file())
 
 
 def _remove_others(folder: Path, files: list[RemoteFile]) -> None:

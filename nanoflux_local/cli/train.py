@@ -186,6 +186,10 @@ def show_state(found: dict[str, Any]) -> None:
     )
 
 
+def _describe_merged(rows: int) -> str:
+    return f"in {rows} rows they open the user's message: the base takes none" if rows else "as they are"
+
+
 def show_audit(found: "Audit", as_json: bool) -> None:
     """The audit: a table, what is wrong with which row, and one example as the model sees it."""
     if as_json:
@@ -202,6 +206,7 @@ def show_audit(found: "Audit", as_json: bool) -> None:
             ("labels", f"{found.labels.total} an epoch; median {found.labels.median:.0f}, least {found.labels.least}"),
             ("cut", f"{cut} ({found.overlong})" if found.cut_rows else "none"),
             ("leaks", f"{len(found.leaked)} rows hold a test question" if found.leaked else "none"),
+            ("system messages", _describe_merged(found.system_merged)),
             ("steps", found.steps),
             ("adapts", found.adapted),
             ("FLOPs", f"{found.flops_6nd:.3g} by 6ND, N = {found.parameters:,}; {found.flops_expected:.3g} expected"),

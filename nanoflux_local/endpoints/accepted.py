@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from nanoflux_local.config import Send
-from nanoflux_local.endpoints.codec import without_system
 from nanoflux_local.endpoints.error_body import ErrorBody
-from nanoflux_local.records import ChatRequest, Message, Sampling
+from nanoflux_local.records import ChatRequest, Message, Sampling, without_system
 
 INT32_SEEDS = 2**31 - 1
 """Shortened seeds lie below this."""

@@ -5,13 +5,13 @@ Owns the tokens that end a reply and the search for stop strings. Imports transf
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nanoflux_local.errors import EndpointError, EndpointRefusedError
 from nanoflux_local.reasoning import cut_answer, opened_block
-from nanoflux_local.records import Message
+from nanoflux_local.records import Message, without_system
+from nanoflux_models.chat_template import try_template
 from nanoflux_models.offline import go_offline
 
 # Tokens that close a turn in the chat formats of the usual families; a model's own config may forget them.
@@ -22,10 +22,7 @@ THINK_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
 CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
 OPENING_TOKENS = 16
 """How far back from a prompt's end its template's opening of the reasoning is looked for."""
-NO_TEMPLATE = (
-    "it is a base model: use its chat version (-it, -instruct, -chat), or put a chat_template.jinja into its folder "
-    "and import it again"
-)
+NO_TEMPLATE = "it is a base model: use its chat version (-it, -instruct), or import it again with --chat-template FILE"
 
 
 class Codec:
@@ -37,7 +34,7 @@ class Codec:
 
         self._name = folder.name
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        self._system_role = system_role
+        self._system_role = system_role and try_template(folder).system_role
         self._in_channels = CHANNEL_MARKS[0] in self._tokenizer.get_vocab()
         self._hidden = self._hidden_tokens()
         self.ends = self._ends(folder)
@@ -106,12 +103,3 @@ class Codec:
 
 def _utf8(text: str) -> str:
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-
-
-def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """For templates without a system role: its text opens the first message of the user."""
-    system = [message.content for message in messages if message.role == "system"]
-    rest = [message for message in messages if message.role != "system"]
-    if system and rest:
-        rest[0] = replace(rest[0], content="\n\n".join([*system, rest[0].content]))
-    return tuple(rest)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from nanoflux_local.adapter_hash import adapter_hash
-from nanoflux_local.endpoints.codec import without_system
 from nanoflux_local.endpoints.context import Context
 from nanoflux_local.endpoints.fleet import Managed
 from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
@@ -22,7 +21,7 @@ from nanoflux_local.endpoints.served import CAPACITY
 from nanoflux_local.endpoints.tokens import TokenCounter
 from nanoflux_local.errors import EndpointError, RefusedError
 from nanoflux_local.reasoning import answer_start
-from nanoflux_local.records import ChatReply, ChatRequest, Identity
+from nanoflux_local.records import ChatReply, ChatRequest, Identity, without_system
 from nanoflux_models.control import Control
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.probe import probe

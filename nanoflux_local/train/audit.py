@@ -21,7 +21,15 @@ from nanoflux_local.train.targets import adapted_by
 _KEY = 6  # words of a prompt that are looked up; few prompts begin alike
 
 Problem = Literal[
-    "wrong role order", "lone surrogate", "empty answer", "too long", "no labels", "in validation", "cut", "duplicate"
+    "wrong role order",
+    "refused by the template",
+    "lone surrogate",
+    "empty answer",
+    "too long",
+    "no labels",
+    "in validation",
+    "cut",
+    "duplicate",
 ]
 
 
@@ -129,6 +137,8 @@ def _examine(
         return None, "empty answer", "nothing to learn"
     try:
         whole = codec.encode(example, row)
+    except DataError as error:
+        return None, "refused by the template", error.message
     except UnicodeEncodeError as error:
         return None, "lone surrogate", f"{error.object[error.start]!r} is no character"
     over = len(whole.ids) - settings.max_length
@@ -187,6 +197,7 @@ class Spread:
 class Audit:
     """What a training would do. Tokens and labels are after cutting, of the rows to be trained on, in one epoch.
 
+    In `system_merged` rows the system's text opens the user's message, since the base takes no system messages.
     `cut_rows` rows lose `cut_tokens` tokens at `max_length`, `cut_most` of them from one row. `rendered` is the first
     usable example as the model sees it. `seconds` and `memory_bytes` are rough: see `estimate`. `adapted` says to what
     the LoRA's `adapted_tensors` tensors belong.
@@ -204,6 +215,7 @@ class Audit:
     findings: tuple[Finding, ...]
     validation_findings: tuple[Finding, ...]
     leaked: tuple[int, ...]
+    system_merged: int
     rendered: str
     steps: int
     parameters: int
@@ -254,6 +266,7 @@ def audit(
         findings=chosen.findings,
         validation_findings=held.findings,
         leaked=_leaked(examples, held_out),
+        system_merged=sum(codec.merges_system(examples[row.row]) for row in chosen.rows),
         rendered=codec.text(examples[chosen.rows[0].row]),
         steps=step_count(settings, len(lengths)),
         parameters=size,

@@ -10,9 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jinja2 import TemplateError
+
 from nanoflux_local.errors import DataError
-from nanoflux_local.records import Message, derive_seed, digest
+from nanoflux_local.records import Message, derive_seed, digest, without_system
+from nanoflux_models.chat_template import try_template
+from nanoflux_models.errors import ModelsError
+from nanoflux_models.manifest import load_manifest
 from nanoflux_models.offline import go_offline
+from nanoflux_models.record import read_record
 
 _PROBE = "completion"
 _POOL = 8
@@ -45,11 +51,13 @@ class Codec:
     """Turns examples into tokens exactly as the model will meet them when it answers.
 
     Prompt and completion are tokenised apart, since at inference the prompt's tokens are fixed before the first token
-    of the answer exists. The completion ends with the template's end of turn, and nothing after it is learnt.
+    of the answer exists. The completion ends with the template's end of turn, and nothing after it is learnt. Without a
+    `system_role` the text of a system message opens the first message of the user, as it does when the model is asked.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, system_role: bool = True) -> None:
         self.tokenizer = tokenizer
+        self.system_role = system_role
         self.end = self._end_of_turn()
 
     @classmethod
@@ -59,12 +67,19 @@ class Codec:
         from transformers import AutoTokenizer
 
         try:
-            return cls(AutoTokenizer.from_pretrained(base_dir, local_files_only=True))
+            return cls(AutoTokenizer.from_pretrained(base_dir, local_files_only=True), _takes_system(base_dir))
         except (OSError, ValueError) as error:
             fix = "name a folder in transformers' format"
             raise DataError(f"{base_dir} has no usable tokenizer: {error}", fix) from error
 
+    def merges_system(self, example: TrainingExample) -> bool:
+        """Whether the example's system message becomes part of the user's."""
+        return not self.system_role and any(message.role == "system" for message in example.prompt)
+
     def prompt_text(self, prompt: Sequence[Message]) -> str:
+        """The prompt as the template writes it. Raises DataError if the template refuses it."""
+        if not self.system_role:
+            prompt = without_system(prompt)
         return self._render([asdict(message) for message in prompt], add_generation_prompt=True)
 
     def text(self, example: TrainingExample) -> str:
@@ -89,9 +104,14 @@ class Codec:
                 "the base model has no chat template",
                 "import it again with --chat-template FILE, or take an instruction-tuned model",
             )
-        rendered = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            fix = "leave the row out, or import the model again with a template that takes it: --chat-template FILE"
+            raise DataError(f"the base model's chat template refuses {roles}: {error}", fix) from error
         return str(rendered)
 
     def _end_of_turn(self) -> str:
@@ -99,6 +119,16 @@ class Codec:
         dialogue = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _PROBE}]
         after = self._render(dialogue, add_generation_prompt=False).rpartition(_PROBE)[2].rstrip()
         return after or str(self.tokenizer.eos_token)
+
+
+def _takes_system(base_dir: Path) -> bool:
+    """Whether the model in `base_dir` is asked with system messages: its manifest and its template both take them."""
+    if not try_template(base_dir).system_role:
+        return False
+    try:
+        return load_manifest(read_record(base_dir).name, base_dir.parents[1]).chat.system_role
+    except ModelsError:
+        return True  # no installed model: its template alone decides
 
 
 def data_digest(examples: Sequence[TrainingExample]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from nanoflux_local.errors import DataError
 from nanoflux_local.records import digest
+from nanoflux_models.offline import go_offline
 
 
 def six_nd(parameters: int, tokens: int) -> float:
@@ -102,7 +103,7 @@ def _header(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What decides the size of a model's work: from its config.json, zeros where it does not say."""
+    """What decides the size of a model's work: from its configuration, with its class's defaults, and its tensors."""
 
     hidden: int
     layers: int
@@ -112,11 +113,23 @@ class Shape:
 
 
 def shape(base_dir: Path) -> Shape:
-    config = json.loads((base_dir / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config", config)
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    hidden, layers, heads, vocabulary = (int(text.get(name) or 0) for name in names)
-    return Shape(hidden, layers, heads, vocabulary, bool(config.get("tie_word_embeddings", True)))
+    """The shape of the model in `base_dir`. A hub's config leaves out what its class has as defaults, and a wrapper's
+    text model has a part of its own: transformers knows both.
+
+    Raises:
+        DataError: transformers cannot read the configuration.
+    """
+    go_offline()
+    from transformers import AutoConfig
+
+    try:
+        text = AutoConfig.from_pretrained(base_dir, local_files_only=True).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        fix = "import the model again; a newer transformers may know its architecture"
+        raise DataError(f"{base_dir / 'config.json'} cannot be read: {error}", fix) from error
+    tensors = {name for path in _weights(base_dir) for name in _header(path)}
+    tied = not any(name.endswith("lm_head.weight") for name in tensors)
+    return Shape(text.hidden_size, text.num_hidden_layers, text.num_attention_heads, text.vocab_size, tied)
 
 
 def expected_flops(base_dir: Path, tokens: int, labels: int, length: float) -> float:

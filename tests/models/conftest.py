@@ -32,6 +32,7 @@ class Repository:
     branches: dict[str, str]
     gated: bool = False
     corrupt: str = ""  # a file that is sent with one byte changed
+    claimed: dict[str, int] = field(default_factory=dict)  # sizes to list in place of the true ones
     stall_after: int = 0  # bytes of a large file after which the connection hangs
 
     def push(self, files: dict[str, bytes], branch: str = "main") -> str:
@@ -116,12 +117,14 @@ def _handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
             else:
                 folders = sorted({name.rpartition("/")[0] for name in files} - {""})
                 body = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in folders]
-                body += [self._entry(name, content) for name, content in sorted(files.items())]
+                claimed = hub.repositories[repo].claimed
+                body += [self._entry(name, content, claimed) for name, content in sorted(files.items())]
             self._send(json.dumps(body).encode(), {"Content-Type": "application/json"})
 
         @staticmethod
-        def _entry(name: str, content: bytes) -> dict[str, Any]:
-            entry: dict[str, Any] = {"type": "file", "oid": git_blob(content), "size": len(content), "path": name}
+        def _entry(name: str, content: bytes, claimed: dict[str, int]) -> dict[str, Any]:
+            size = claimed.get(name, len(content))
+            entry: dict[str, Any] = {"type": "file", "oid": git_blob(content), "size": size, "path": name}
             if len(content) >= LARGE:
                 entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
             return entry

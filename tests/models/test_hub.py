@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -172,13 +173,12 @@ def test_a_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_
     assert installed_files(folder) == wanted(FILES)
 
 
-def test_a_download_with_another_hash_is_refused_and_not_kept(hub: Hub, tmp_path: Path) -> None:
-    repository = hub.add("lab/own", FILES, corrupt="model-00002-of-00002.safetensors")
+# A large file, which the hub lists with its SHA-256, and a small one, which it lists with git's hash.
+@pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "config.json"])
+def test_a_download_with_another_hash_is_refused_and_not_kept(hub: Hub, tmp_path: Path, name: str) -> None:
+    repository = hub.add("lab/own", FILES, corrupt=name)
     write_manifest(tmp_path, "main")
-    with pytest.raises(ModelsError, match=r"model-00002-of-00002\.safetensors: the hash of the download is not"):
-        pull("own", tmp_path)
-    repository.corrupt = "config.json"  # a small file, which the hub lists with git's hash
-    with pytest.raises(ModelsError, match=r"config\.json: the hash"):
+    with pytest.raises(ModelsError, match=f"{re.escape(name)}: the hash of the download is not"):
         pull("own", tmp_path)
     assert installed(tmp_path) == []
     repository.corrupt = ""
@@ -191,6 +191,25 @@ def test_a_file_that_the_manifest_pins_otherwise_is_refused(hub: Hub, tmp_path: 
     with pytest.raises(DigestMismatchError, match=r"config\.json: SHA-256 is"):
         pull("own", tmp_path)
     assert list((tmp_path / "weights").iterdir()) == []
+
+
+def test_what_an_earlier_commit_left_is_not_mixed_with_a_later_one(hub: Hub, tmp_path: Path) -> None:
+    repository = hub.add("lab/own", {**FILES, "old.json": b"{}"}, corrupt="model-00002-of-00002.safetensors")
+    write_manifest(tmp_path, "main")
+    with pytest.raises(ModelsError, match="the hash of the download"):
+        pull("own", tmp_path)
+    repository.corrupt = ""
+    later = {**FILES, "config.json": b"changed since"}
+    repository.push(later)
+    assert installed_files(pull("own", tmp_path)) == wanted(later)
+
+
+def test_a_download_that_the_disk_cannot_hold_is_refused_before_it_starts(hub: Hub, tmp_path: Path) -> None:
+    hub.add("lab/own", FILES, claimed={"model-00001-of-00002.safetensors": 1 << 60})
+    write_manifest(tmp_path, "main")
+    with pytest.raises(ModelsError, match=r"are still to be downloaded, and .* GiB free"):
+        pull("own", tmp_path)
+    assert hub.downloads() == []
 
 
 def test_a_repository_of_pickled_weights_is_refused(hub: Hub, tmp_path: Path) -> None:

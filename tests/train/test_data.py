@@ -1,14 +1,22 @@
 """Tokens, labels and batches: the boundary between prompt and completion, the order, the padding."""
 
 import random
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nanoflux_local.records import Message
+from nanoflux_local.train.audit import audit
 from nanoflux_local.train.data import Codec, TrainingExample, batches, data_digest, split
+from nanoflux_local.train.settings import TrainSettings
 
 ALPHABET = [*"abc XYZ 0129\n\t.,:-(){}<|>é漢字😀  ", "<|im_end|>", "<|im_start|>", "ANSWER: "]
+
+
+SETTINGS = TrainSettings(epochs=1, dtype="float32", val_fraction=0.0)
 
 
 def text(rng: random.Random, most: int) -> str:
@@ -77,3 +85,51 @@ def test_the_split_holds_out_by_seed(examples: list[TrainingExample]) -> None:
 def test_the_digest_follows_content_and_order_only(examples: list[TrainingExample]) -> None:
     renamed = [TrainingExample(e.prompt, e.completion, "x") for e in examples]
     assert data_digest(examples) == data_digest(renamed) != data_digest(examples[::-1])
+
+
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+WITH_SYSTEM = TrainingExample((Message("system", "Be brief."), Message("user", "1 and 2?")), "3", "s")
+
+
+def install(base: Path, root: Path, template: str, system_role: bool) -> Path:
+    """The tiny base with another chat template, installed in the home `root`; its manifest has that `system_role`."""
+    from nanoflux_models.weights import import_path
+
+    source = shutil.copytree(base, root / "source")
+    (source / "chat_template.jinja").write_text(template)
+    import_path(source, "other", root)
+    manifest = root / "models" / "other.toml"
+    stated = re.sub(r"(?m)^system_role = .*\n", "", manifest.read_text())
+    if "[chat]" not in stated:
+        stated += "\n[chat]\n"
+    manifest.write_text(stated.replace("[chat]\n", f"[chat]\nsystem_role = {str(system_role).lower()}\n"))
+    return root / "weights" / "other"
+
+
+@pytest.mark.parametrize(("refusing", "system_role"), [(True, True), (True, False), (False, False), (False, True)])
+def test_system_rows_are_trained_on_as_the_model_is_asked(
+    tiny_base: Path, tmp_path: Path, refusing: bool, system_role: bool
+) -> None:
+    """A template that refuses system messages, or a manifest that advises against them: both merge, and only they."""
+    from nanoflux_local.endpoints.codec import Codec as AskingCodec
+
+    plain = (tiny_base / "chat_template.jinja").read_text()
+    folder = install(tiny_base, tmp_path, (NO_SYSTEM if refusing else "") + plain, system_role)
+    codec, asking = Codec.load(folder), AskingCodec(folder, system_role)
+    encoded = codec.encode(WITH_SYSTEM, 0)
+    assert list(encoded.ids[: encoded.prompt]) == asking.encode(WITH_SYSTEM.prompt)
+    merged = refusing or not system_role
+    assert codec.merges_system(WITH_SYSTEM) is merged
+    assert ("Be brief.\n\n1 and 2?" in codec.text(WITH_SYSTEM)) is merged
+    found = audit(SETTINGS, [WITH_SYSTEM, replace(WITH_SYSTEM, completion="4")], (), folder)
+    assert found.system_merged == (2 if merged else 0) and found.usable == 2 and not found.findings[1:]
+
+
+def test_a_row_that_the_template_refuses_is_left_out_by_name(tiny_base: Path, tmp_path: Path) -> None:
+    refusing = "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('No bad words') }}{% endif %}"
+    folder = install(tiny_base, tmp_path, refusing + (tiny_base / "chat_template.jinja").read_text(), True)
+    rows = [TrainingExample((Message("user", text),), "3", text) for text in ("good", "bad", "fine")]
+    found = audit(SETTINGS, rows, (), folder)
+    (finding,) = found.findings
+    assert (finding.id, finding.problem, finding.dropped) == ("bad", "refused by the template", True)
+    assert "No bad words" in finding.detail

@@ -14,6 +14,7 @@ from nanoflux_local.errors import UsageError
 from nanoflux_local.train.adapters import find_adapter
 from nanoflux_local.train.audit import audit
 from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.train.flops import expected_flops, shape
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.targets import ALL, adapted_by
@@ -138,3 +139,15 @@ def test_checked_names_are_those_that_peft_adapts(gemma: Path) -> None:
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=adapted.modules))
     names = {name.split(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
     assert names == {f"base_model.model.{layer}" for layer in adapted.layers}
+
+
+def test_sizes_that_a_hubs_config_leaves_out_are_those_of_its_class(gemma: Path) -> None:
+    stated = json.loads((gemma / "config.json").read_text())
+    assert "num_attention_heads" not in stated["text_config"] and "vocab_size" not in stated["text_config"]
+    whole = shape(gemma)
+    assert (whole.heads, whole.vocabulary, whole.tied) == (8, 262_208, True) and whole.hidden and whole.layers
+    bare = shutil.copytree(gemma, gemma.parent / "bare")
+    stated["text_config"] = {"model_type": "gemma3_text"}
+    (bare / "config.json").write_text(json.dumps(stated))
+    assert (shape(bare).hidden, shape(bare).layers) == (2304, 26), "Gemma3TextConfig's own"
+    assert expected_flops(gemma, 100, 10, 50.0) > 0
