@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from nanoflux_local.cli.main import main, nanoflux
 from nanoflux_local.serving import planned
-from nanoflux_models.chat_template import read_template, try_template
+from nanoflux_models.chat_template import read_template, reasoning_parser, try_template
 from nanoflux_models.errors import ManifestError
 from nanoflux_models.imported import describe, is_own, manifest_path, to_text
 from nanoflux_models.manifest import Manifest, load_manifest, read_manifest
@@ -122,6 +122,21 @@ def test_a_stand_in_under_a_catalog_name_keeps_the_packaged_manifest(gemma: Path
     import_path(gemma, "gemma-3-4b-it", tmp_path)
     assert not manifest_path("gemma-3-4b-it", tmp_path).exists()
     assert load_manifest("gemma-3-4b-it", tmp_path).memory == load_manifest("gemma-3-4b-it", tmp_path / "no").memory
+
+
+def test_harmony_is_recognised_by_its_channels(tmp_path: Path) -> None:
+    family = FAMILIES["GptOssForCausalLM"]
+    (tmp_path / "chat_template.jinja").write_text(family.template)
+    chat = try_template(tmp_path)
+    assert chat.thinks and chat.reasoning_tags == () and chat.reasoning_tokens > 0
+    assert reasoning_parser(family.template, family.architecture) == "openai_gptoss"
+
+
+@pytest.mark.parametrize("architecture", ["Gemma4UnifiedForConditionalGeneration", "Qwen3MoeForCausalLM"])
+def test_a_model_that_answers_at_once_is_recognised_by_its_template(architecture: str, tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(FAMILIES[architecture].template)
+    chat = try_template(tmp_path)
+    assert chat.system_role and not chat.thinks
 
 
 TEMPLATES = {

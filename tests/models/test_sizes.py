@@ -1,0 +1,110 @@
+"""Sizes read from a folder agree with those of the catalog, also where several weights share one stored number."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_models.manifest import Manifest, load_manifest
+from nanoflux_models.sizes import Sizes, Tensor, measure, packed_bits
+from nanoflux_models.stand_ins import FAMILIES
+
+Shapes = dict[str, tuple[str, int]]
+
+
+def tensors(shapes: Shapes) -> dict[str, Tensor]:
+    return {name: Tensor(dtype, count) for name, (dtype, count) in shapes.items()}
+
+
+def awq(name: str, wide: int, high: int) -> Shapes:
+    """A linear layer in AWQ's layout: eight weights to an integer, a scale and a zero for each group of 128."""
+    groups = wide // 128
+    return {
+        f"{name}.qweight": ("I32", wide * high // 8),
+        f"{name}.qzeros": ("I32", groups * high // 8),
+        f"{name}.scales": ("F16", groups * high),
+    }
+
+
+def qwen3_32b_awq() -> Shapes:
+    shapes: Shapes = {"model.embed_tokens.weight": ("F16", 151_936 * 5120), "lm_head.weight": ("F16", 151_936 * 5120)}
+    shapes["model.norm.weight"] = ("F16", 5120)
+    linear = {"q_proj": (5120, 8192), "k_proj": (5120, 1024), "v_proj": (5120, 1024), "o_proj": (8192, 5120),
+              "gate_proj": (5120, 25_600), "up_proj": (5120, 25_600), "down_proj": (25_600, 5120)}  # fmt: skip
+    for layer in range(64):
+        for name, (wide, high) in linear.items():
+            shapes |= awq(f"model.layers.{layer}.{name}", wide, high)
+        norms = {"input_layernorm": 5120, "post_attention_layernorm": 5120, "q_norm": 128, "k_norm": 128}
+        shapes |= {f"model.layers.{layer}.{name}.weight": ("F16", size) for name, size in norms.items()}
+    return shapes
+
+
+def gpt_oss_20b() -> Shapes:
+    """Experts in MXFP4: two weights to a byte, an exponent for each 32."""
+    hidden, experts, heads, kv_heads, size = 2880, 32, 64, 8, 64
+    shapes: Shapes = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), ("BF16", 201088 * hidden))
+    shapes["model.norm.weight"] = ("BF16", hidden)
+    for layer in range(24):
+        place = f"model.layers.{layer}"
+        for name, rows in (("gate_up_proj", 2 * hidden), ("down_proj", hidden)):
+            shapes[f"{place}.mlp.experts.{name}_blocks"] = ("U8", experts * rows * hidden // 2)
+            shapes[f"{place}.mlp.experts.{name}_scales"] = ("U8", experts * rows * hidden // 32)
+            shapes[f"{place}.mlp.experts.{name}_bias"] = ("BF16", experts * rows)
+        shapes[f"{place}.mlp.router"] = ("BF16", experts * (hidden + 1))
+        for name, rows in (("q", heads * size), ("k", kv_heads * size), ("v", kv_heads * size)):
+            shapes[f"{place}.self_attn.{name}_proj"] = ("BF16", rows * (hidden + 1))
+        shapes[f"{place}.self_attn.o_proj"] = ("BF16", hidden * (heads * size + 1))
+        shapes[f"{place}.self_attn.sinks"] = ("BF16", heads)
+        shapes[f"{place}.norms"] = ("BF16", 2 * hidden)
+    return shapes
+
+
+def measured(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes, Manifest]:
+    """The sizes of a model of the catalog, its text configuration read through its class."""
+    import transformers
+
+    published: dict[str, Any] = dict(FAMILIES[architecture].full[model])
+    values = {key: value for key, value in published.items() if key not in ("torch_dtype", "quantization_config")}
+    config = transformers.AutoConfig.for_model(FAMILIES[architecture].model_type, **values)
+    sizes = measure(tensors(shapes), config.get_text_config().to_dict(), packed_bits(published))
+    return sizes, load_manifest(model, Path("/nowhere"))
+
+
+def test_packed_weights_count_as_the_parameters_that_they_hold() -> None:
+    for shapes, architecture, model in (
+        (qwen3_32b_awq(), "Qwen3ForCausalLM", "qwen3-32b-awq"),
+        (gpt_oss_20b(), "GptOssForCausalLM", "gpt-oss-20b"),
+    ):
+        sizes, manifest = measured(shapes, architecture, model)
+        assert manifest.memory and sizes.parameters == manifest.parameters
+        assert sizes.kv_bytes_per_token == manifest.memory.kv_bytes_per_token
+        assert sizes.weights_gib == pytest.approx(manifest.memory.weights_gib, rel=0.01)
+
+
+def test_layers_that_differ_are_counted_as_they_are() -> None:
+    sizes, manifest = measured({"w": ("BF16", 1)}, "Gemma4UnifiedForConditionalGeneration", "gemma-4-12b-it")
+    assert manifest.memory and sizes.kv_bytes_per_token == manifest.memory.kv_bytes_per_token
+    assert sizes.context == manifest.context
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ({"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 512}, 4 * 8 * 64 * 4),
+        ({"num_hidden_layers": 4, "num_attention_heads": 8, "head_dim": 32, "num_key_value_heads": 2}, 4 * 2 * 32 * 4),
+        ({"num_hidden_layers": 60, "kv_lora_rank": 512, "qk_rope_head_dim": 64}, 60 * 576 * 2),
+        (
+            {"layer_types": ["linear_attention"] * 3 + ["full_attention"], "num_hidden_layers": 4, "head_dim": 256,
+             "num_attention_heads": 16, "num_key_value_heads": 2},
+            2 * 256 * 4,
+        ),
+        (
+            {"num_hidden_layers": 6, "num_kv_shared_layers": 2, "head_dim": 64, "num_attention_heads": 4,
+             "num_key_value_heads": 1},
+            4 * 64 * 4,
+        ),
+        ({}, 0),
+    ],
+)  # fmt: skip
+def test_the_cache_follows_from_what_each_layer_keeps(text: dict[str, Any], expected: int) -> None:
+    assert measure({"w": Tensor("BF16", 1)}, text).kv_bytes_per_token == expected
