@@ -78,15 +78,15 @@ def select(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[str, A
     """
     _know_levels(view, run, choice)
     sql, values = choice.query(run)
-    found = _asked(view, sql, values)
-    if not found:
+    rows = _select_rows(view, sql, values)
+    if not rows:
         fix = f"see `nanoflux run show {run}` and `nanoflux examples list {run}`"
         raise NothingMatchedError(f"no example of run {run} answers to: {sql} {list(values)}", fix)
-    taken = choice.drawn(found)
+    taken = choice.drawn(rows)
     record = {
         "query": sql,
         "values": list(values),
-        "matched": len(found),
+        "matched": len(rows),
         "size": choice.size,
         "seed": choice.seed,
         "rows": len(taken),
@@ -95,7 +95,7 @@ def select(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[str, A
     return [dict(row) for row in taken], record
 
 
-def _asked(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
+def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
     fix = "the columns are id, turn, reason, question, solution, answer, content_hash, at, level"
     try:
         return list(view.rows(sql, *values))

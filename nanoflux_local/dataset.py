@@ -1,7 +1,7 @@
 """A run's kept examples as a dataset for others: one file in a format that trainers read, and a card beside it.
 
 Owns the formats and the card. The rows are those that `train` learns from, so a model tuned on the file is tuned on the
-run. Writes over nothing, and refuses text that is no UTF-8 or looks like a secret rather than change what was made.
+run. Writes over nothing, and refuses text that is no UTF-8 or looks like a secret rather than change what was kept.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.redaction import redacted
+from nanoflux_local.redaction import redact
 from nanoflux_local.seeds.benchmarks import LICENCES
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.files import write_new
@@ -50,15 +50,15 @@ def export(home: Home, run: str, kind: str, out: Path, choice: Choice | None = N
     if card == out:
         raise UsageError(f"{out} is where its card would go", "name a file that does not end in .md")
     with LedgerView(home.ledger) as view:
-        made = _Made.read(home, view, run, choice or Choice())
-    content = _bytes(kind, made)
-    found = made.told() | {"format": kind, "file": str(out), "sha256": hashlib.sha256(content).hexdigest()}
-    write_new({card: _card(made, found, out.name).encode(), out: content})
-    return found | {"card": str(card)}
+        dataset = _Dataset.read(home, view, run, choice or Choice())
+    content = _bytes(kind, dataset)
+    summary = dataset.summary() | {"format": kind, "file": str(out), "sha256": hashlib.sha256(content).hexdigest()}
+    write_new({card: _card(dataset, summary, out.name).encode(), out: content})
+    return summary | {"card": str(card)}
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class _Dataset:
     """The chosen examples with all that the card says of them."""
 
     run: Mapping[str, Any]
@@ -70,7 +70,7 @@ class _Made:
     models: Mapping[str, str]
 
     @classmethod
-    def read(cls, home: Home, view: LedgerView, run: str, choice: Choice) -> "_Made":
+    def read(cls, home: Home, view: LedgerView, run: str, choice: Choice) -> "_Dataset":
         row = dict(view.find_run(run))
         if not view.row("SELECT 1 FROM examples WHERE run = ?", row["id"]):
             raise NothingMatchedError(f"run {run} has kept no examples", f"see `nanoflux run show {run}`")
@@ -85,7 +85,7 @@ class _Made:
         seeds = {name: LICENCES.get(name, UNKNOWN) for name in config.get("datasets") or domain.datasets}
         return cls(row, domain, rows, examples, chosen, seeds, _models(home, row))
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         levels = Counter(str(row["level"]) for row in self.rows if row.get("level") is not None)
         return {
             "run": self.run["id"],
@@ -105,18 +105,18 @@ def _models(home: Home, run: Mapping[str, Any]) -> dict[str, str]:
     """Who played, with what each one's weights say of their licence: their texts are in the examples."""
     config, environment = json.loads(run["config"]), json.loads(run["environment"])
     endpoints = dict.fromkeys(config["roles"][role]["endpoint"] for role in ("attacker", "defender", "judge"))
-    found = {}
+    licences = {}
     for name in endpoints:
         identity = environment["identities"].get(name)
         if identity is None:
-            found[name] = "a built-in program"
+            licences[name] = "a built-in program"
             continue
         licence = UNKNOWN
         with suppress(ModelsError):
             licence = read_record(weights_dir(identity["model"], home.root)).licence
         revision = f", revision {identity['revision'][:12]}" if identity["revision"] else ""
-        found[f"{identity['model']}{revision}"] = licence
-    return found
+        licences[f"{identity['model']}{revision}"] = licence
+    return licences
 
 
 def _chat(example: TrainingExample) -> Row:
@@ -146,13 +146,13 @@ FORMATS: dict[str, Callable[[TrainingExample], Row]] = {
 }
 
 
-def _bytes(kind: str, made: _Made) -> bytes:
+def _bytes(kind: str, dataset: _Dataset) -> bytes:
     """The file: each row with its id, turn, reason and level, so that it can be led back; Parquet has its parts too."""
     parts = ("question", "solution", "answer") if kind == "parquet" else ()
-    kept = [key for key in ("id", "turn", "reason", "level", *parts) if made.rows[0].get(key) is not None]
+    kept = [key for key in ("id", "turn", "reason", "level", *parts) if dataset.rows[0].get(key) is not None]
     shaped = [
         {**{key: row[key] for key in kept}, **FORMATS[kind](example)}
-        for row, example in zip(made.rows, made.examples, strict=True)
+        for row, example in zip(dataset.rows, dataset.examples, strict=True)
     ]
     lines = [_line(row) for row in shaped]
     return _parquet(shaped) if kind == "parquet" else b"".join(lines)
@@ -162,7 +162,7 @@ def _line(row: Row) -> bytes:
     """One row as JSON in UTF-8. Line breaks that JSON may hold as they are, but other readers split at, are escaped."""
     text = json.dumps(row, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     leave = f"leave it out: --where \"id <> '{row['id']}'\""
-    if redacted(text) != text:
+    if redact(text) != text:
         raise RefusedError(f"example {row['id']} holds what looks like a secret", f"look at it, or {leave}")
     try:
         return f"{text}\n".encode()
@@ -179,33 +179,33 @@ def _parquet(rows: Sequence[Row]) -> bytes:
     return sink.getvalue()
 
 
-def _card(made: _Made, found: Mapping[str, Any], name: str) -> str:
+def _card(dataset: _Dataset, summary: Mapping[str, Any], name: str) -> str:
     """The card in the hub's format: beside the file it is read by people, as README.md of a data set by the hub."""
-    loader = "parquet" if found["format"] == "parquet" else "json"
+    loader = "parquet" if summary["format"] == "parquet" else "json"
     train = "" if loader == "parquet" else f"\nor `nanoflux train --data {name} --base MODEL`.\n"
-    environment = json.loads(made.run["environment"])
+    environment = json.loads(dataset.run["environment"])
     text = f"""---
-pretty_name: {made.run["id"]}
+pretty_name: {dataset.run["id"]}
 tags: [synthetic, nanoflux-local]
 configs:
 - config_name: default
   data_files: {json.dumps(name, ensure_ascii=False)}
 ---
-# {made.domain.title}: {found["rows"]} examples of run {made.run["id"]}
+# {dataset.domain.title}: {summary["rows"]} examples of run {dataset.run["id"]}
 
 Questions that an attacker made from seed questions, each with a solution that passed a judge and that a defender failed
 or met in a new way. NanoFlux Local {__version__} wrote this file. The run was made with {_versions(environment)};
-domain `{made.domain.name}`, settings `{made.run["config_hash"]}`.
+domain `{dataset.domain.name}`, settings `{dataset.run["config_hash"]}`.
 
 | what | |
 |---|---|
-| format | {found["format"]}, `{name}` |
-| SHA-256 of the file | `{found["sha256"]}` |
-| digest of the examples | `{found["digest"]}` (that of `run show` where all are taken) |
-| digest of the rows | `{found["data_digest"]}` (that of an adapter trained on them) |
-| chosen by | {_chosen(found["choice"])} |
-| kept because | {_counts(found["reasons"])} |
-| quality level | {_counts(found["levels"]) or "not scored"} |
+| format | {summary["format"]}, `{name}` |
+| SHA-256 of the file | `{summary["sha256"]}` |
+| digest of the examples | `{summary["digest"]}` (that of `run show` where all are taken) |
+| digest of the rows | `{summary["data_digest"]}` (that of an adapter trained on them) |
+| chosen by | {_chosen(summary["choice"])} |
+| kept because | {_counts(summary["reasons"])} |
+| quality level | {_counts(summary["levels"]) or "not scored"} |
 
 ## Licences
 
@@ -213,17 +213,17 @@ What the seeds and the models allow holds for what was made from them; nothing i
 
 | seeds of | licence |
 |---|---|
-{_table(found["seeds"])}
+{_table(summary["seeds"])}
 
 | written by | licence |
 |---|---|
-{_table(found["models"])}
+{_table(summary["models"])}
 
 ## Loading
 
     datasets.load_dataset("{loader}", data_files={json.dumps(name, ensure_ascii=False)}, split="train")
 {train}"""
-    return redacted(text)
+    return redact(text)
 
 
 def _chosen(choice: Mapping[str, Any]) -> str:

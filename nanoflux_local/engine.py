@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
 from nanoflux_local.errors import NanofluxError, PromptRefusedError, UnreadError
-from nanoflux_local.ledger.calls import ROLE, Call, R, RememberedCalls, TracedCalls, embedded
+from nanoflux_local.ledger.calls import ROLE, Call, R, RememberedCalls, TracedCalls, embed_texts
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.novelty import History, NoveltyIndex
 from nanoflux_local.records import Request, Vector
@@ -60,7 +60,7 @@ async def index_earlier(rules: Rules, index: NoveltyIndex, call: Call) -> None:
     """Begin an index with what other runs asked, and embed the items that are held out: remembered calls, or made
     anew where others had another embedder.
     """
-    async for vector in embedded(rules.embedder, rules.before, call):
+    async for vector in embed_texts(rules.embedder, rules.before, call):
         if vector is not None:
             index.append(vector)
     await rules.held_out.embed(rules.embedder, call)

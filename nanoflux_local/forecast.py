@@ -35,26 +35,26 @@ class Turns:
     costs: Floats
 
 
-def forecast(view: LedgerView, found: dict[str, Any]) -> dict[str, Any]:
+def forecast(view: LedgerView, summary: dict[str, Any]) -> dict[str, Any]:
     """What `run show --json` gives under `forecast`; `found` is the run's summary."""
-    hours = found["seconds"] / 3600
+    hours = summary["seconds"] / 3600
     shown: dict[str, Any] = {
-        "kept_per_hour": round(found["kept"] / hours, 3) if hours else None,
+        "kept_per_hour": round(summary["kept"] / hours, 3) if hours else None,
         "reason": "",
         "level": LEVEL,
         "reaches_target": None,
         **dict.fromkeys(("turns", *COSTS)),
     }
-    missing, left = found["target"] - found["kept"], found["max_turns"] - found["turns"]
+    missing, left = summary["target"] - summary["kept"], summary["max_turns"] - summary["turns"]
     if missing <= 0 or left <= 0:
         return {**shown, "reason": "it has come to its end"}
-    turns = newest_turns(view, found)
+    turns = newest_turns(view, summary)
     if len(turns.kept) < ENOUGH_TURNS or turns.kept.sum() < ENOUGH_KEPT:
         return {**shown, "reason": f"too early: it takes {ENOUGH_TURNS} turns, {ENOUGH_KEPT} of them kept"}
     return {**shown, **predict(turns, missing, left)}
 
 
-def newest_turns(view: LedgerView, found: dict[str, Any]) -> Turns:
+def newest_turns(view: LedgerView, summary: dict[str, Any]) -> Turns:
     """The newest turns of a run in any order, with their costs scaled as the module says."""
     rows = list(
         view.rows(
@@ -63,14 +63,14 @@ def newest_turns(view: LedgerView, found: dict[str, Any]) -> Turns:
             " FROM (SELECT id, kept FROM turns WHERE run = ? ORDER BY number DESC LIMIT ?) AS newest"
             " LEFT JOIN turn_calls ON turn_calls.turn = newest.id LEFT JOIN calls ON calls.id = turn_calls.call"
             " GROUP BY newest.id",
-            found["run"],
+            summary["run"],
             NEWEST,
         )
     )
     costs = np.array([[row[name] for name in COSTS] for row in rows], dtype=np.float64).reshape(-1, len(COSTS))
     if len(costs):
-        costs[:, 0] = _wall(costs[:, 0], found["seconds"] / found["turns"])
-        costs[:, 1:] *= _waste(found)
+        costs[:, 0] = _wall(costs[:, 0], summary["seconds"] / summary["turns"])
+        costs[:, 1:] *= _waste(summary)
     return Turns(np.array([bool(row["kept"]) for row in rows]), costs)
 
 
@@ -80,9 +80,9 @@ def _wall(seconds: Floats, mean: float) -> Floats:
     return seconds * (mean / total) if total else np.full_like(seconds, mean)
 
 
-def _waste(found: dict[str, Any]) -> float:
+def _waste(summary: dict[str, Any]) -> float:
     """Calls made over calls used: guesses that did not hold are paid too."""
-    made, wasted = found["calls"]["made"], found["calls"]["wasted"]
+    made, wasted = summary["calls"]["made"], summary["calls"]["wasted"]
     return float(made / (made - wasted)) if made > wasted else 1.0
 
 

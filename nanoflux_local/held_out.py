@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from nanoflux_local.ledger.calls import Call, embedded
+from nanoflux_local.ledger.calls import Call, embed_texts
 from nanoflux_local.novelty import Matrix, rounding_error, similarity
 from nanoflux_local.records import Identity, Vector
 from nanoflux_local.seeds.importers import stem
@@ -37,7 +37,7 @@ class HeldOut:
         that no turn waits for that.
         """
         await asyncio.to_thread(lambda: self._grams)
-        vectors = [vector async for vector in embedded(embedder, [item.question for item in self._items], call)]
+        vectors = [vector async for vector in embed_texts(embedder, [item.question for item in self._items], call)]
         self._embedded = [item for item, vector in zip(self._items, vectors, strict=True) if vector is not None]
         if self._embedded:
             self._matrix = np.stack([vector for vector in vectors if vector is not None])
@@ -49,7 +49,7 @@ class HeldOut:
     @cached_property
     def _grams(self) -> dict[str, str]:
         """Read when they are needed: most who make the rules of a run play no turn, and training sets are large."""
-        return _telling(self._items, self._phrasing)
+        return _identifying_phrases(self._items, self._phrasing)
 
     def repeated(self, attack: Attack, vector: Vector, threshold: float) -> str:
         """Which item an attack repeats, and how; "" where it repeats none. `vector` is its question's."""
@@ -74,15 +74,15 @@ class HeldOut:
         return best, self._embedded[-row].id
 
 
-def _telling(items: Sequence[Seed], phrasing: Iterable[str]) -> dict[str, str]:
+def _identifying_phrases(items: Sequence[Seed], phrasing: Iterable[str]) -> dict[str, str]:
     """The phrases that give an item away, with its id: no other item of its benchmark holds them, and no `phrasing`."""
     owners: dict[str, tuple[str, str, str]] = {}
     common: set[str] = set()
     for item in items:
-        told = (item.dataset, stem(item.question), item.id)
+        owner = (item.dataset, stem(item.question), item.id)
         for gram in grams(item.question):
-            dataset, question, _ = owners.setdefault(gram, told)
-            if dataset == item.dataset and question != told[1]:
+            dataset, question, _ = owners.setdefault(gram, owner)
+            if dataset == item.dataset and question != owner[1]:
                 common.add(gram)
     for text in phrasing if owners else ():
         common.update(gram for gram in grams(text) if gram in owners)

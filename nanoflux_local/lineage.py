@@ -37,14 +37,14 @@ def lineage(home: Home, view: LedgerView, example: str) -> dict[str, Any]:
         raise NothingMatchedError(f"there is no example {example!r}", "see `nanoflux examples list RUN`")
     last = json.loads(row["record"])["attempts"][-1]
     return {
-        "seeds": [_seed(view, name) for name in last["seeds"]],
+        "seeds": [_describe_seed(view, name) for name in last["seeds"]],
         "calls": calls_of(view, row["turn_id"]),
         "trainings": _trainings(home, view, row["run"], f"turn-{row['turn']}"),
         "near": near(home, view, row["run"], last["attack"]["question"]),
     }
 
 
-def _seed(view: LedgerView, name: str) -> dict[str, Any]:
+def _describe_seed(view: LedgerView, name: str) -> dict[str, Any]:
     """A seed with its question, where its benchmark was imported; templates that ship are known by their name."""
     row = view.row("SELECT dataset, split, record FROM items WHERE id = ?", name)
     if row is None:
@@ -65,12 +65,12 @@ def calls_of(view: LedgerView, turn: int) -> list[dict[str, Any]]:
         turn,
     )
     return [
-        {"call": row["id"], "kind": row["kind"], "role": row["role"], "model": row["model"], **_told(row)}
+        {"call": row["id"], "kind": row["kind"], "role": row["role"], "model": row["model"], **_describe_call(row)}
         for row in rows
     ]
 
 
-def _told(row: Any) -> dict[str, Any]:
+def _describe_call(row: Any) -> dict[str, Any]:
     """What was asked and what came, by the kind of call; an embedding is told by its text alone."""
     try:
         asked, came = json.loads(row["request"]), json.loads(row["reply"])
@@ -85,12 +85,12 @@ def _told(row: Any) -> dict[str, Any]:
 
 def _trainings(home: Home, view: LedgerView, run: str, name: str) -> list[dict[str, Any]]:
     """The trainings that learned from the row of this name; of one whose rows are gone, nothing is known."""
-    found = []
+    trainings = []
     for row in view.rows("SELECT id, base, status, adapter FROM trainings WHERE run = ? ORDER BY rowid", run):
         with suppress(NanofluxError, OSError):
             if any(example.id == name for example in read_rows(home.root / "trainings" / row["id"] / TRAIN)):
-                found.append({key: row[key] for key in ("id", "base", "status", "adapter")})
-    return found
+                trainings.append({key: row[key] for key in ("id", "base", "status", "adapter")})
+    return trainings
 
 
 def near(home: Home, view: LedgerView, run: str, question: str) -> list[dict[str, Any]]:

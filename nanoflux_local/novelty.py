@@ -63,8 +63,8 @@ class History:
         if not blocks:
             return None
         rough = [block @ vector for block in blocks]
-        bar = max(float(found.max()) for found in rough) - 2 * rounding_error(len(vector))
-        rows = (row for block, found in zip(blocks, rough, strict=True) for row in block[found >= bar])
+        bar = max(float(products.max()) for products in rough) - 2 * rounding_error(len(vector))
+        rows = (row for block, products in zip(blocks, rough, strict=True) for row in block[products >= bar])
         different = {row.tobytes(): row for row in rows}  # a question asked a hundred times is looked at once
         return max(similarity(row, vector) for row in different.values())
 

@@ -31,42 +31,42 @@ def constraints_file() -> Path:
     return carried if carried.is_file() else Path(__file__).parents[1] / "constraints.txt"
 
 
-def tested() -> dict[str, str]:
+def tested_versions() -> dict[str, str]:
     """By name, the version that was tested."""
     pins = re.findall(r"^([\w.-]+)==(\S+)", constraints_file().read_text("utf-8"), re.MULTILINE)
     return {normal(name): version for name, version in pins}
 
 
-def needed(project: str = PROJECT) -> list[Package]:
+def needed_packages(project: str = PROJECT) -> list[Package]:
     """Everything that `project` needs to run here, itself among it, by name: its requirements, and theirs."""
-    found: dict[str, Package] = {}
+    packages: dict[str, Package] = {}
     waiting = [project]
     while waiting:
         name = normal(waiting.pop())
-        if name in found:
+        if name in packages:
             continue
         try:
             here = distribution(name)
         except PackageNotFoundError:
-            found[name] = Package(name, "", "")
+            packages[name] = Package(name, "", "")
             continue
-        found[name] = Package(name, here.version, licence(_told(here)))
+        packages[name] = Package(name, here.version, licence(_metadata(here)))
         waiting += [required for required, _ in requirements(here.requires or ())]
-    return [found[name] for name in sorted(found)]
+    return [packages[name] for name in sorted(packages)]
 
 
 def unmet(project: str = PROJECT) -> list[str]:
     """Its own requirements that what is installed does not meet, each in words."""
-    told = []
+    problems = []
     for name, specifier in requirements(distribution(project).requires or ()):
         try:
             version = distribution(name).version
         except PackageNotFoundError:
-            told.append(f"{name} is missing")
+            problems.append(f"{name} is missing")
             continue
         if not _within(version, specifier):
-            told.append(f"{name} is {version}, and must be {specifier}")
-    return told
+            problems.append(f"{name} is {version}, and must be {specifier}")
+    return problems
 
 
 def requirements(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -97,7 +97,7 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _told(here: Distribution) -> Message:
+def _metadata(here: Distribution) -> Message:
     return here.metadata  # type: ignore[return-value]  # typed by a protocol, and a Message at run time
 
 

@@ -32,7 +32,7 @@ def price_of(endpoint: EndpointConfig, home: Path) -> Price | None:
         return None
     host = str(hosts.pop())
     own = home / OWN
-    for path, table in ((own, read_toml(own) if own.exists() else {}), (Path(OWN), _shipped())):
+    for path, table in ((own, read_toml(own) if own.exists() else {}), (Path(OWN), _shipped_prices())):
         models = table.get(host, {})
         for name in (endpoint.model, _DATE.sub("", endpoint.model)):
             if name in models:
@@ -40,5 +40,5 @@ def price_of(endpoint: EndpointConfig, home: Path) -> Price | None:
     return None
 
 
-def _shipped() -> dict[str, Any]:
+def _shipped_prices() -> dict[str, Any]:
     return read_toml(Path(str(resources.files(__package__) / OWN)))

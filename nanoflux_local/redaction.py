@@ -35,7 +35,7 @@ def know(secret: str) -> None:
         _known.add(secret)
 
 
-def redacted(message: str) -> str:
+def redact(message: str) -> str:
     """The message with a mark in the place of every secret."""
     for secret in sorted(_known | _of_environment(), key=len, reverse=True):
         message = message.replace(secret, MARK)
@@ -61,16 +61,16 @@ def _record(*arguments: Any, **named: Any) -> logging.LogRecord:
     """A log record without secrets; its arguments stay apart where there was none to take out."""
     record = logging.LogRecord(*arguments, **named)
     try:
-        told = record.getMessage()
+        message = record.getMessage()
     except (TypeError, ValueError):  # a library's own mistake, which logging reports in its own way
         return record
-    clean = redacted(told)
-    if clean != told:
+    clean = redact(message)
+    if clean != message:
         record.msg, record.args = clean, None
     if record.exc_info:
-        record.exc_text = redacted("".join(traceback.format_exception(*record.exc_info))).rstrip("\n")
+        record.exc_text = redact("".join(traceback.format_exception(*record.exc_info))).rstrip("\n")
     return record
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

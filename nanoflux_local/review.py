@@ -42,7 +42,7 @@ class Judged:
     answer: str
 
 
-def judged_in(view: LedgerView, run: str) -> Iterator[Judged]:
+def judged_questions(view: LedgerView, run: str) -> Iterator[Judged]:
     """Every question of a run on which the judge came to a word, in turn order."""
     for record in view.turn_records(run):
         for attempt in record.attempts:
@@ -77,11 +77,17 @@ def review(
             raise NothingMatchedError(f"there is no example {example!r}", "see `nanoflux examples list RUN`")
         attempts = view.row("SELECT attempts FROM turns WHERE run = ? AND number = ?", row["run"], row["turn"])
         assert attempts is not None
-    told = storable(note)[:LONGEST_NOTE]
+    stored_note = storable(note)[:LONGEST_NOTE]
     last = len(attempts["attempts"].split()) - 1
     with Ledger(home.ledger) as ledger:
-        ledger.add_reviews(row["run"], [(row["turn"], last, word, told)], reviewer or myself(), blind=False)
-    return {"example": row["id"], "run": row["run"], "verdict": word, "note": told, "reviewer": reviewer or myself()}
+        ledger.add_reviews(row["run"], [(row["turn"], last, word, stored_note)], reviewer or myself(), blind=False)
+    return {
+        "example": row["id"],
+        "run": row["run"],
+        "verdict": word,
+        "note": stored_note,
+        "reviewer": reviewer or myself(),
+    }
 
 
 def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) -> dict[str, Any]:
@@ -92,20 +98,20 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
         UsageError: the file exists.
     """
     with LedgerView(home.ledger) as view:
-        found = list(judged_in(view, view.find_run(run)["id"]))
-    if not found or size > len(found):
+        judged = list(judged_questions(view, view.find_run(run)["id"]))
+    if not judged or size > len(judged):
         raise NothingMatchedError(
-            f"{size or 'some'} questions are asked for and the judge judged {len(found)} in run {run}",
+            f"{size or 'some'} questions are asked for and the judge judged {len(judged)} in run {run}",
             "ask for fewer with --size, or let the run go on",
         )
-    chosen = random.Random(derive_seed(seed, "blind")).sample(found, size or len(found))
+    chosen = random.Random(derive_seed(seed, "blind")).sample(judged, size or len(judged))
     rows = [
         {"id": each.id, "question": each.question, "solution": each.solution, "answer": each.answer, "verdict": "",
          "note": ""}
         for each in chosen
     ]  # fmt: skip
     write_new({out: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()})
-    return {"run": found[0].run, "questions": len(rows), "file": str(out)}
+    return {"run": judged[0].run, "questions": len(rows), "file": str(out)}
 
 
 def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
@@ -118,15 +124,15 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
         wanted = {row["id"] for _, row in rows}
-        known = {each.id: each for run in runs for each in judged_in(view, run) if each.id in wanted}
+        judged_by_id = {each.id: each for run in runs for each in judged_questions(view, run) if each.id in wanted}
     by_run: dict[str, list[tuple[int, int, str, str]]] = {}
     for number, row in rows:
-        if row["id"] not in known:
+        if row["id"] not in judged_by_id:
             raise DataError(f"{path}, line {number}: no question here has the id {row['id']!r}", "name its home")
         if row["verdict"]:
-            place = known[row["id"]]
-            told = storable(row.get("note") or "")[:LONGEST_NOTE]
-            by_run.setdefault(place.run, []).append((place.turn, place.attempt, row["verdict"], told))
+            place = judged_by_id[row["id"]]
+            note = storable(row.get("note") or "")[:LONGEST_NOTE]
+            by_run.setdefault(place.run, []).append((place.turn, place.attempt, row["verdict"], note))
     with Ledger(home.ledger) as ledger:
         for run, reviews in by_run.items():
             ledger.add_reviews(run, reviews, reviewer or myself(), blind=True)
@@ -139,7 +145,7 @@ def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
         lines = read_utf8(path).splitlines()
     except (OSError, EncodingError) as error:
         raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}", "name the filled-in file") from error
-    found: list[tuple[int, dict[str, Any]]] = []
+    numbered_rows: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -151,21 +157,21 @@ def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not fit or row["verdict"] not in ("", *WORDS):
             fix = f"verdict is one of {', '.join(WORDS)}, or empty; nothing was taken"
             raise DataError(f"{path}, line {number}: needs an id and a verdict", fix)
-        found.append((number, row))
-    return found
+        numbered_rows.append((number, row))
+    return numbered_rows
 
 
 def reviews_of(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, dict[str, Any]]]:
     """By turn and attempt, each person's newest word."""
-    found: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
+    words_by_place: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
     columns = "turn, attempt, reviewer, verdict, note, blind, at"
     for row in view.rows(f"SELECT {columns} FROM reviews WHERE run = ? ORDER BY id", run):
-        told = {"verdict": row["verdict"], "note": row["note"], "blind": bool(row["blind"]), "at": row["at"]}
-        words = found.setdefault((row["turn"], row["attempt"]), {})
-        words[row["reviewer"]] = told
+        review_entry = {"verdict": row["verdict"], "note": row["note"], "blind": bool(row["blind"]), "at": row["at"]}
+        words = words_by_place.setdefault((row["turn"], row["attempt"]), {})
+        words[row["reviewer"]] = review_entry
         if row["verdict"] == TAKEN_BACK:
             del words[row["reviewer"]]
-    return {place: words for place, words in found.items() if words}
+    return {place: words for place, words in words_by_place.items() if words}
 
 
 def agreement(view: LedgerView, run: str) -> dict[str, Any] | None:
@@ -175,7 +181,7 @@ def agreement(view: LedgerView, run: str) -> dict[str, Any] | None:
     reviews = reviews_of(view, run)
     if not reviews:
         return None
-    accepted = {(each.turn, each.attempt): each.accepted for each in judged_in(view, run)}
+    accepted = {(each.turn, each.attempt): each.accepted for each in judged_questions(view, run)}
     people = sorted({name for words in reviews.values() for name in words})
     return {"reviewers": {name: _with_judge(name, reviews, accepted) for name in people}}
 
@@ -189,7 +195,7 @@ def _with_judge(
         if name in words and place in accepted
     ]
     kappa = cohen_kappa(pairs)
-    words = [told[name]["verdict"] for told in reviews.values() if name in told]
+    words = [reviewers[name]["verdict"] for reviewers in reviews.values() if name in reviewers]
     return {
         "reviewed": len(pairs),
         **{word: words.count(word) for word in WORDS},

@@ -110,14 +110,14 @@ class _Series:
         self.under_way: Work | None = None
 
     def play(self, work: Work) -> None:
-        with stint(self.ledger, work) as at:
+        with stint(self.ledger, work) as job:
             try:
-                with watched(self.home.ledger, at.job, work, self._wish):
-                    at.message = self._play()
+                with watched(self.home.ledger, job.job, work, self._wish):
+                    job.message = self._play()
             except NanofluxError:
                 if not self.wished:  # a step that somebody ended says so in this way
                     raise
-            at.status = status_of(self.wished[-1]) if self.wished else "done"
+            job.status = status_of(self.wished[-1]) if self.wished else "done"
 
     def _play(self) -> str:
         """Round after round; returns why no further one is played."""
@@ -142,9 +142,9 @@ class _Series:
         with LedgerView(self.home.ledger) as view:
             adapter = str(trainings.find_training(view, training)["adapter"])
         self.ledger.set_round_adapter(self.id, number, adapter)
-        before = self._measured(number, earlier[-1].adapter if earlier else "")
-        after = self._measured(number, adapter)
-        means = [found["strict"]["mean"] for found in (before, after)]
+        before = self._measure_on_dev(number, earlier[-1].adapter if earlier else "")
+        after = self._measure_on_dev(number, adapter)
+        means = [evaluation["strict"]["mean"] for evaluation in (before, after)]
         result = {"training": training, "before": before, "after": after, "helped": means[1] > means[0]}
         self.ledger.finish_round(self.id, number, after["eval"], result)
 
@@ -164,8 +164,8 @@ class _Series:
             raise RefusedError(f"{work} is {state}, and the series waits for it", fix)
 
     def _generate(self, number: int, run: str) -> None:
-        told = f"round {number + 1}: examples"
-        asyncio.run(runs.carry_on(self.home, run, lambda at: self.on_step(told, at.kept, at.target)))
+        label = f"round {number + 1}: examples"
+        asyncio.run(runs.carry_on(self.home, run, lambda progress: self.on_step(label, progress.kept, progress.target)))
 
     def _train(self, number: int, training: str) -> None:
         def tell(event: Any) -> None:
@@ -187,31 +187,31 @@ class _Series:
         config = self.plan.config
         changes: dict[str, Any] = {"seed": config.seed + number}
         if earlier:
-            changes |= self._tuned(earlier[-1].adapter)
+            changes |= self._tuned_defender(earlier[-1].adapter)
             with LedgerView(self.home.ledger) as view:
                 asked = freeze(view, [each.run for each in earlier])
             changes["novel_against"] = {run: before.model_dump() for run, before in asked.items()}
         return derived(config, changes, self.home)
 
-    def _tuned(self, adapter: str) -> dict[str, Any]:
+    def _tuned_defender(self, adapter: str) -> dict[str, Any]:
         """An endpoint of its own for the adapter: what else uses the model plays on without it."""
         base = self.plan.config.endpoints[self.plan.config.roles.defender.endpoint].model_dump(mode="json")
         return {"endpoints": {TUNED: {**base, "adapter": adapter}}, "roles": {"defender": {"endpoint": TUNED}}}
 
     def _training(self, number: int, made: list[str]) -> str:
-        found = [trainings.data_of_run(self.home, run) for run in made]
+        parts = [trainings.data_of_run(self.home, run) for run in made]
         data = trainings.TrainingData(
-            [row for each in found for row in each.rows], found[-1].validation, found[-1].run,
-            {"series": self.id, "round": number + 1, "runs": made}, found[-1].held_out,
+            [row for each in parts for row in each.rows], parts[-1].validation, parts[-1].run,
+            {"series": self.id, "round": number + 1, "runs": made}, parts[-1].held_out,
         )  # fmt: skip
         return trainings.create(self.home, self.plan.base, train_settings(self.plan.train), data)
 
-    def _measured(self, number: int, adapter: str) -> dict[str, Any]:
-        told = f"round {number + 1}: dev items {'with' if adapter else 'without'} an adapter"
-        return asyncio.run(self._evaluated(adapter, lambda done, total: self.on_step(told, done, total)))
+    def _measure_on_dev(self, number: int, adapter: str) -> dict[str, Any]:
+        label = f"round {number + 1}: dev items {'with' if adapter else 'without'} an adapter"
+        return asyncio.run(self._evaluate(adapter, lambda done, total: self.on_step(label, done, total)))
 
-    async def _evaluated(self, adapter: str, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
-        config = derived(self.plan.config, self._tuned(adapter), self.home)
+    async def _evaluate(self, adapter: str, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
+        config = derived(self.plan.config, self._tuned_defender(adapter), self.home)
         bound = bind(config, self.home)
         try:
             endpoint = bound.endpoints[TUNED]
@@ -282,7 +282,7 @@ def show(home: Home, series: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         row = find(view, series)
         plan = validated(Rounds, json.loads(row["settings"]), f"series {row['id']}")
-        found = [
+        rounds = [
             {
                 "round": each.number + 1, "run": each.run, "kept": len(view.examples(each.run)),
                 "adapter": each.adapter, "helped": each.result.get("helped"),
@@ -290,13 +290,13 @@ def show(home: Home, series: str) -> dict[str, Any]:
             }
             for each in rounds_of(view, row["id"])
         ]  # fmt: skip
-        helped = [each["adapter"] for each in found if each["helped"]]
-        told = {
+        helped = [each["adapter"] for each in rounds if each["helped"]]
+        values = {
             "series": row["id"], "name": plan.name, "status": row["status"], "message": row["message"],
-            "base": plan.base, "dev": plan.dev, "of": plan.rounds, "rounds": found,
+            "base": plan.base, "dev": plan.dev, "of": plan.rounds, "rounds": rounds,
             "adapter": helped[-1] if helped else "", "seconds": round(row["seconds"], 3),
         }  # fmt: skip
-        return with_worker(home, view, Work(SERIES, row["id"]), told)
+        return with_worker(home, view, Work(SERIES, row["id"]), values)
 
 
 def list_series(home: Home) -> list[dict[str, Any]]:

@@ -208,7 +208,7 @@ def carry_on(home: Home, training: str, on_event: "OnEvent" = lambda _: None) ->
     work = Work(TRAINING, training)
     with working_on(home, work), Ledger(home.ledger) as ledger:
         row = _row(home, training)
-        if result := _done(home, row):
+        if result := _stored_result(home, row):
             return result
         found = _Training(home, row, ledger, on_event).play(work)
     return found or show(home, training)
@@ -240,9 +240,9 @@ def carry_on_launched(home: Home, training: str, arguments: str) -> dict[str, An
     work = Work(TRAINING, training)
     if is_worked_on(home, work):
         raise work.refused()
-    if not (result := _done(home, _row(home, training))):
+    if not (result := _stored_result(home, _row(home, training))):
         code = launch(home.root, training, arguments)
-        result, found = _done(home, _row(home, training)), show(home, training)
+        result, found = _stored_result(home, _row(home, training)), show(home, training)
         if code and not result:
             fix = f"what they said is above; go on with `nanoflux trainings resume {training}` or the same command"
             raise NanofluxError(f"accelerate launch ended with {code}: {found['message'] or found['status']}", fix)
@@ -254,7 +254,7 @@ def _row(home: Home, training: str) -> dict[str, Any]:
         return find_training(view, training)
 
 
-def _done(home: Home, row: dict[str, Any]) -> dict[str, Any]:
+def _stored_result(home: Home, row: dict[str, Any]) -> dict[str, Any]:
     """What came of a training that is done and whose adapter is here; {} of any other."""
     if row["status"] != "done" or not (home.adapters / row["adapter"]).is_dir():
         return {}
@@ -281,7 +281,7 @@ class _Training:
         try:
             with watched(self.home.ledger, job, work, self._wish):
                 outcome = self._train()
-            status, result = self._ended(outcome)
+            status, result = self._publish_outcome(outcome)
         except KeyboardInterrupt:
             if "end" not in self.wished:
                 raise
@@ -306,7 +306,7 @@ class _Training:
 
             return _train(self.home, self.row, tell, lambda: bool(self.wished))
 
-    def _ended(self, outcome: "TrainResult") -> tuple[str, dict[str, Any]]:
+    def _publish_outcome(self, outcome: "TrainResult") -> tuple[str, dict[str, Any]]:
         """(status, result) of a training that came to an end or was asked to pause or stop."""
         if not outcome.finished:
             return status_of(self.wished[-1]), {}

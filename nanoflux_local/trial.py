@@ -33,7 +33,7 @@ TURN = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownSolution:
     """A solution of known worth. A "slip" is wrong from its last result on; "answer" states another answer than its
     steps do.
     """
@@ -44,7 +44,7 @@ class Known:
     attack: Attack
 
 
-def known_solutions(rules: Rules) -> list[Known]:
+def known_solutions(rules: Rules) -> list[KnownSolution]:
     """`judge.trial` right solutions and as many wrong ones, always the same for a run's seed; fewer where there are
     fewer seeds.
     """
@@ -57,13 +57,16 @@ def known_solutions(rules: Rules) -> list[Known]:
             break  # all of them were drawn
         used.add(seed.id)
         chosen += [seed] if seed.answer else []
-    found = []
+    solutions = []
     for number, seed in enumerate(chosen):
         right = Attack(with_options(seed), _solution(seed), seed.answer, seed.program)
         fault: Fault = "answer" if number % 2 else "slip"
         wrong = with_fault(right, seed, fault, rng)
-        found += [Known(2 * number, seed.id, "", right), Known(2 * number + 1, seed.id, fault, wrong)]
-    return found
+        solutions += [
+            KnownSolution(2 * number, seed.id, "", right),
+            KnownSolution(2 * number + 1, seed.id, fault, wrong),
+        ]
+    return solutions
 
 
 def _solution(seed: Seed) -> str:
@@ -83,7 +86,7 @@ def with_fault(right: Attack, seed: Seed, fault: Fault, rng: random.Random) -> A
     if value is None:
         return replace(right, answer=f"not {right.answer}", solution=f"{right.solution}\nSo the opposite holds.")
     wrong = plain_number(_other(value, rng))
-    return replace(right, answer=wrong, solution=_slipped(right, wrong) if fault == "slip" else right.solution)
+    return replace(right, answer=wrong, solution=_with_slip(right, wrong) if fault == "slip" else right.solution)
 
 
 def _other(value: float, rng: random.Random) -> float:
@@ -94,7 +97,7 @@ def _other(value: float, rng: random.Random) -> float:
     return round(value + shift, 2) if round(value + shift, 2) != round(value, 2) else value + 1
 
 
-def _slipped(right: Attack, wrong: str) -> str:
+def _with_slip(right: Attack, wrong: str) -> str:
     """The solution with its last statement of the answer changed, or the wrong answer stated at its end."""
     stated = re.escape(right.answer) if "," in right.answer else "(?:,?)".join(map(re.escape, right.answer))
     places = list(re.finditer(rf"(?<![\d.,]){stated}(?![\d]|[.,]\d)", right.solution))
@@ -114,16 +117,16 @@ async def hold_trial(
     done = {row[0] for row in ledger.rows("SELECT number FROM trials WHERE run = ?", run)}
     places = asyncio.Semaphore(rules.config.concurrency)
 
-    async def judged(known: Known) -> None:
+    async def judge_solution(solution: KnownSolution) -> None:
         async with places:
             if stopping():
                 return
             with acting_as(TRIAL):
-                record = await _record(rules, known, TracedCalls(calls))
-            ledger.add_trial(run, known.number, "bad" if known.fault else "good", record)
+                record = await _record(rules, solution, TracedCalls(calls))
+            ledger.add_trial(run, solution.number, "bad" if solution.fault else "good", record)
 
     solutions = known_solutions(rules) if rules.config.judge.trial else []
-    tasks = [asyncio.create_task(judged(known)) for known in solutions if known.number not in done]
+    tasks = [asyncio.create_task(judge_solution(solution)) for solution in solutions if solution.number not in done]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -132,13 +135,13 @@ async def hold_trial(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _record(rules: Rules, known: Known, call: Call) -> dict[str, Any]:
-    draw = Draw(rules.config.seed, TURN, known.number)
-    result = await rules.cast(0).judge.validate(known.attack, draw, call)
-    told = {"seed": known.seed, "fault": known.fault, "attack": asdict(known.attack)}
+async def _record(rules: Rules, solution: KnownSolution, call: Call) -> dict[str, Any]:
+    draw = Draw(rules.config.seed, TURN, solution.number)
+    result = await rules.cast(0).judge.validate(solution.attack, draw, call)
+    entry = {"seed": solution.seed, "fault": solution.fault, "attack": asdict(solution.attack)}
     if isinstance(result, Verdict):
-        return {**told, "verdict": asdict(result), "unjudged": ""}
-    return {**told, "verdict": None, "unjudged": "in doubt" if isinstance(result, Doubt) else result.reason}
+        return {**entry, "verdict": asdict(result), "unjudged": ""}
+    return {**entry, "verdict": None, "unjudged": "in doubt" if isinstance(result, Doubt) else result.reason}
 
 
 def trial_result(view: LedgerView, run: str) -> dict[str, Any] | None:
@@ -202,23 +205,27 @@ def _rates(judged: Sequence[Judged], accepts: Callable[[Verdict], bool]) -> dict
 
 def _share(hits: Iterable[bool]) -> dict[str, Any]:
     """A share with its 95% Wilson interval; of nothing there is none."""
-    found = list(hits)
-    if not found:
+    outcomes = list(hits)
+    if not outcomes:
         return {"n": 0, "share": None, "ci95": None}
-    return {"n": len(found), "share": sum(found) / len(found), "ci95": list(wilson(sum(found), len(found)))}
+    return {
+        "n": len(outcomes),
+        "share": sum(outcomes) / len(outcomes),
+        "ci95": list(wilson(sum(outcomes), len(outcomes))),
+    }
 
 
-def told_rates(rates: dict[str, Any]) -> str:
+def describe_rates(rates: dict[str, Any]) -> str:
     """Sensitivity and specificity in words, with their intervals."""
     parts = (("rejects", "sensitivity", "wrong"), ("accepts", "specificity", "right"))
-    return ", ".join(f"{verb} {_told_share(rates[name], what)}" for verb, name, what in parts)
+    return ", ".join(f"{verb} {_describe_share(rates[name], noun)}" for verb, name, noun in parts)
 
 
-def _told_share(share: dict[str, Any], what: str) -> str:
+def _describe_share(share: dict[str, Any], noun: str) -> str:
     if not share["n"]:
-        return f"0 of 0 {what}"
+        return f"0 of 0 {noun}"
     low, high = share["ci95"]
-    return f"{round(share['share'] * share['n'])} of {share['n']} {what} ({low:.0%} to {high:.0%})"
+    return f"{round(share['share'] * share['n'])} of {share['n']} {noun} ({low:.0%} to {high:.0%})"
 
 
 def panel_result(view: LedgerView, run: str) -> dict[str, Any] | None:

@@ -87,7 +87,7 @@ class Asked:
         return Asked(self.history.plus(vector), self.questions)
 
 
-async def what_if(home: Home, run: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Play a run's turns with `settings` changed, and return what `run replay --set --json` prints.
 
     Raises:
@@ -105,7 +105,7 @@ async def what_if(home: Home, run: str, settings: Mapping[str, Any]) -> dict[str
         played = await _play(rules_for(changed, identities, home), calls, misses, len(committed))
     with LedgerView(home.ledger) as view:
         following = calls_after(view, run)
-    return {"run": run, "settings": dict(settings), **_told(changed, config, committed, played, following)}
+    return {"run": run, "settings": dict(settings), **_summarize(changed, config, committed, played, following)}
 
 
 def _refuse_unanswerable(run: str, old: RunConfig, new: RunConfig, settings: Mapping[str, Any]) -> None:
@@ -144,7 +144,7 @@ def calls_after(view: LedgerView, run: str) -> dict[Needed, float]:
     """For each kind of call and role, how many calls a recorded turn made from such a call on, itself included: the
     mean over all such calls of the run's turns.
     """
-    found: dict[Needed, list[int]] = {}
+    rests_by_call: dict[Needed, list[int]] = {}
     rows = view.rows(
         "SELECT calls.kind, calls.role, count(*) OVER (PARTITION BY turn_calls.turn) - turn_calls.position AS rest"
         " FROM turns JOIN turn_calls ON turn_calls.turn = turns.id JOIN calls ON calls.id = turn_calls.call"
@@ -152,11 +152,11 @@ def calls_after(view: LedgerView, run: str) -> dict[Needed, float]:
         run,
     )
     for row in rows:
-        found.setdefault(Needed(row["kind"], row["role"]), []).append(row["rest"])
-    return {key: sum(rests) / len(rests) for key, rests in found.items()}
+        rests_by_call.setdefault(Needed(row["kind"], row["role"]), []).append(row["rest"])
+    return {key: sum(rests) / len(rests) for key, rests in rests_by_call.items()}
 
 
-def _told(
+def _summarize(
     changed: RunConfig,
     config: RunConfig,
     committed: Sequence[TurnRecord],
@@ -165,21 +165,21 @@ def _told(
 ) -> dict[str, Any]:
     kept = [turn.record for turn in played if turn.record is not None and turn.record.kept]
     unknown = [turn for turn in played if turn.record is None]
-    ended = _ended(config, sum(record.kept for record in committed), len(committed))
-    complete = not unknown and (not ended or _ended(changed, len(kept), len(played)))
+    ended = _has_ended(config, sum(record.kept for record in committed), len(committed))
+    complete = not unknown and (not ended or _has_ended(changed, len(kept), len(played)))
     before = {record.number: Example.of(record) for record in committed if record.kept}
     after = {record.number: Example.of(record) for record in kept}
     open_turns = {turn.number for turn in unknown}
     expected = dataset_digest(before.values())
-    found = dataset_digest(after.values()) if complete else None
+    replayed = dataset_digest(after.values()) if complete else None
     return {
         "turns": len(played),
         "kept": len(kept),
         "target": changed.target,
         "complete": complete,
-        "digest": found,
+        "digest": replayed,
         "recorded_digest": expected,
-        "same": found == expected if complete else None,
+        "same": replayed == expected if complete else None,
         "stay": sum(_same(before.get(turn), example) for turn, example in after.items()),
         "come": [_short(example) for turn, example in after.items() if not _same(before.get(turn), example)],
         "go": [
@@ -192,11 +192,11 @@ def _told(
             for turn in unknown
             if turn.needs is not None
         ],
-        "needed": _needed([turn.needs for turn in unknown if turn.needs is not None], following),
+        "needed": _summarize_needs([turn.needs for turn in unknown if turn.needs is not None], following),
     }
 
 
-def _ended(config: RunConfig, kept: int, turns: int) -> bool:
+def _has_ended(config: RunConfig, kept: int, turns: int) -> bool:
     return kept >= config.target or turns >= config.max_turns
 
 
@@ -211,7 +211,7 @@ def _short(example: Example) -> dict[str, Any]:
     return {"turn": example.turn, "question": short, "reason": example.reason}
 
 
-def _needed(needs: Sequence[Needed], following: Mapping[Needed, float]) -> dict[str, Any]:
+def _summarize_needs(needs: Sequence[Needed], following: Mapping[Needed, float]) -> dict[str, Any]:
     """How many turns need calls; the first of each, by kind and role, which is the least that is needed; and how many
     are to be expected with what follows them, as it followed in the recorded turns.
     """

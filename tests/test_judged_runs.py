@@ -20,7 +20,7 @@ from nanoflux_local.tools.corpus import Corpus
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.transcript import Attempt
 from nanoflux_local.trial import panel_result
-from nanoflux_local.whatif import what_if
+from nanoflux_local.whatif import replay_with
 
 SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries": {"parse": 0}}
 
@@ -77,7 +77,7 @@ def test_the_pace_changes_nothing(checked: tuple[Home, str], tmp_path: Path) -> 
 
 def test_it_is_judged_again_with_nothing_but_the_ledger(checked: tuple[Home, str], alone: None) -> None:
     assert asyncio.run(runs.replay(*checked))["same"]
-    without = asyncio.run(what_if(*checked, {"judge": {"code_check": False}}))
+    without = asyncio.run(replay_with(*checked, {"judge": {"code_check": False}}))
     overruled = sum(attempt.validation.finding("code").conclusion == "contradicts" for attempt in attempts(checked))
     assert 0 < without["needed"]["turns"] <= overruled  # what the program rejected, no defender has seen
 
@@ -90,7 +90,7 @@ def test_replay_refuses_a_tool_that_the_run_was_started_without(tmp_path: Path, 
     second = {"second": {"interface": "scripted", "model": "second-arbiter"}}
     run = played(home, judge={"code_check": False}, endpoints=second, max_turns=1)
     with pytest.raises(RefusedError, match=rf"which judge\.{setting} needs") as refused:
-        asyncio.run(what_if(home, run, {"judge": {setting: value}}))
+        asyncio.run(replay_with(home, run, {"judge": {setting: value}}))
     assert "--fork" in refused.value.fix
 
 

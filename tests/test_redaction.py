@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.redaction import MARK, know, redacted
+from nanoflux_local.redaction import MARK, know, redact
 
 SECRETS = {
     "named by its variable": "canary-7f3a9c21",
@@ -36,7 +36,7 @@ def variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", SECRETS)
 def test_a_secret_is_taken_out_of_a_message_and_the_rest_stays(kind: str) -> None:
-    clean = redacted(told(kind))
+    clean = redact(told(kind))
     assert clean == told(kind).replace(SECRETS[kind], MARK) and MARK in clean
 
 
@@ -50,23 +50,23 @@ def test_a_secret_is_taken_out_of_a_message_and_the_rest_stays(kind: str) -> Non
     ],
 )
 def test_ordinary_text_is_left_alone(text: str) -> None:
-    assert redacted(text) == text
+    assert redact(text) == text
 
 
 def test_short_values_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMPTY_KEY", "")
     monkeypatch.setenv("SORT_KEY", "name")
-    assert redacted("sorted by name") == "sorted by name"
+    assert redact("sorted by name") == "sorted by name"
 
 
 def test_a_key_that_was_read_from_a_file_is_known_too() -> None:
     know("canary from a file")
-    assert redacted("it was: canary from a file!") == f"it was: {MARK}!"
+    assert redact("it was: canary from a file!") == f"it was: {MARK}!"
 
 
 def test_of_two_secrets_the_longer_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTHER_TOKEN", SECRETS["named by its variable"] + "-and-more")
-    assert redacted(f"a {SECRETS['named by its variable']}-and-more b") == f"a {MARK} b"
+    assert redact(f"a {SECRETS['named by its variable']}-and-more b") == f"a {MARK} b"
 
 
 SPEAKING = """

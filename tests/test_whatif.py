@@ -12,7 +12,7 @@ from nanoflux_local.errors import ConfigError, NothingMatchedError, RefusedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.transcript import TurnRecord
-from nanoflux_local.whatif import what_if
+from nanoflux_local.whatif import replay_with
 
 TURNS = 24
 
@@ -44,7 +44,7 @@ def digest(home: Home, run: str) -> str:
 
 
 def asked(home: Home, run: str, **settings: Any) -> dict[str, Any]:
-    return asyncio.run(what_if(home, run, settings))
+    return asyncio.run(replay_with(home, run, settings))
 
 
 @pytest.mark.parametrize("settings", [{"novelty": {"solution": 0.3}}, {"max_turns": 9}, {"target": 4}])

@@ -124,4 +124,4 @@ def _own_up(code: object) -> None:
 
 
 def _complain(text: str) -> None:
-    click.echo(plain(redaction.redacted(text)), err=True)
+    click.echo(plain(redaction.redact(text)), err=True)

@@ -91,14 +91,19 @@ def show_series(place: Home, series: str, as_json: bool) -> None:
     said = f": {found['message']}" if found["message"] else ""
     named = f" ({found['name']})" if found["name"] else ""
     click.echo(f"{found['series']}{named} {found['status']}{said}")
-    rows = [[str(each["round"]), each["run"], str(each["kept"]), _told(each["before"]), _told(each["after"]),
-             each["adapter"] or "–"] for each in found["rounds"]]  # fmt: skip
+    rows = [
+        [
+            str(entry["round"]), entry["run"], str(entry["kept"]), _accuracy_text(entry["before"]),
+            _accuracy_text(entry["after"]), entry["adapter"] or "–",
+        ]
+        for entry in found["rounds"]
+    ]  # fmt: skip
     print_table(("round", "run", "kept", f"{found['dev']} before", "after", "adapter"), rows)
     if found["adapter"]:
         click.echo(f"best adapter: {found['adapter']} for {found['base']}")
 
 
-def _told(strict: dict[str, Any] | None) -> str:
+def _accuracy_text(strict: dict[str, Any] | None) -> str:
     return "–" if strict is None else f"{strict['mean']:.1%}"
 
 

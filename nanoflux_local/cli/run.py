@@ -354,17 +354,17 @@ def _trial_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
     """How the judge judged solutions of known worth, by its own word and with its programs where it wrote any."""
     if found is None:
         return []
-    from nanoflux_local.trial import told_rates
+    from nanoflux_local.trial import describe_rates
 
     left = f", {found['unjudged']} not judged" if found["unjudged"] else ""
     if found["with_check"] is None:
-        return [("judge's trial", told_rates(found["judge"]) + left)]
+        return [("judge's trial", describe_rates(found["judge"]) + left)]
     return [
         ("judge's trial", f"{found['solutions']} known solutions{left}"),
-        ("  its word alone", told_rates(found["without_check"])),
-        ("  with the checks", told_rates(found["with_check"])),
+        ("  its word alone", describe_rates(found["without_check"])),
+        ("  with the checks", describe_rates(found["with_check"])),
         *(
-            (f"  {name} check alone", f"{told_rates(check)}; concluded on {check['concluded']}")
+            (f"  {name} check alone", f"{describe_rates(check)}; concluded on {check['concluded']}")
             for name, check in found["checks"].items()
         ),
     ]
@@ -435,10 +435,10 @@ def replay(run: str, settings: tuple[str, ...], as_json: bool) -> None:
 def _what_if(place: Home, run: str, settings: tuple[str, ...], as_json: bool) -> None:
     from nanoflux_local.config import parse_settings
     from nanoflux_local.runs import fork_command
-    from nanoflux_local.whatif import what_if
+    from nanoflux_local.whatif import replay_with
 
     changes = parse_settings(settings)
-    found = asyncio.run(what_if(place, run, changes))
+    found = asyncio.run(replay_with(place, run, changes))
     if as_json:
         print_json(found)
         return

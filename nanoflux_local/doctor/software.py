@@ -61,7 +61,7 @@ def vllm(home: Home) -> Check:
 def versions() -> Check:
     """What is missing or out of bounds is to be mended; what only differs from what was tested is advice."""
     fix = f"pip install -c {packages.constraints_file()} {packages.PROJECT}"
-    broken, here, pins = packages.unmet(), packages.needed(), packages.tested()
+    broken, here, pins = packages.unmet(), packages.needed_packages(), packages.tested_versions()
     broken += [f"{each.name} is missing" for each in here if not each.version and each.name in pins]
     if broken:
         return Check("versions", False, _listed(list(dict.fromkeys(broken))), fix)

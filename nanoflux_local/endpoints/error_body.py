@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.redaction import redacted
+from nanoflux_local.redaction import redact
 
 MAX_WORDS = 500
 """Characters of a provider's message that are kept."""
@@ -148,5 +148,5 @@ def _page_title(text: str) -> str:
 
 def _shortened(words: str) -> str:
     """Without secrets, taken out before the cut: half of a key is a secret too."""
-    words = " ".join(redacted(words).split())
+    words = " ".join(redact(words).split())
     return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"

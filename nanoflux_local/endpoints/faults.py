@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from nanoflux_local.endpoints.error_body import ErrorBody, read_error
 from nanoflux_local.records import ChatReply, Fault, FaultKind
-from nanoflux_local.redaction import redacted
+from nanoflux_local.redaction import redact
 
 BUSY = (429, 529)
 """Statuses of a server that is well and has no room: too many requests, overloaded."""
@@ -155,7 +155,7 @@ def _by_status(error: Any) -> Seen:
     if fault.status in REDIRECTS:
         target = urlsplit(str(response.headers.get("location", ""))[:300])._replace(query="", fragment="").geturl()
         fix = "redirects are not followed: name the address that the server moved to as the endpoint's url"
-        return replace(fault, told=f"answered {fault.status}: a redirect to {redacted(target)}", fix=fix)
+        return replace(fault, told=f"answered {fault.status}: a redirect to {redact(target)}", fix=fix)
     if fault.status in NOT_FOUND:
         return replace(fault, fix=_fix_of_address(str(response.request.url), fault.words))
     return fault

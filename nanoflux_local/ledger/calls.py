@@ -63,7 +63,7 @@ class Call(Protocol):
         ...
 
 
-async def embedded(embedder: Identity, texts: Sequence[str], call: Call) -> AsyncIterator[Vector | None]:
+async def embed_texts(embedder: Identity, texts: Sequence[str], call: Call) -> AsyncIterator[Vector | None]:
     """The unit vectors of texts that no turn asks, in their order: remembered calls, or made anew. None for a text that
     the embedder refuses.
     """
@@ -214,9 +214,9 @@ class RememberedCalls:
                 if not written.done():
                     written.set_exception(error)
             return
-        for (*_, written), found in zip(waiting, stored, strict=True):
+        for (*_, written), result in zip(waiting, stored, strict=True):
             if not written.done():  # cancelled meanwhile; its reply is remembered all the same
-                written.set_result(found)
+                written.set_result(result)
 
     async def close(self) -> None:
         """Cancel what is still under way; what has been answered is remembered."""

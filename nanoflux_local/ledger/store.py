@@ -21,7 +21,7 @@ from nanoflux_local.errors import LedgerError, UsageError
 from nanoflux_local.ledger.packing import CALLS, OF_KEY, read_packed
 from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.records import Fault, Reply, Request, canonical_json, costs, digest, storable
-from nanoflux_local.redaction import redacted
+from nanoflux_local.redaction import redact
 from nanoflux_local.transcript import Example, Seed, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
@@ -58,9 +58,9 @@ def told_as_ledger_errors(path: Path) -> Iterator[None]:
 
 def refuse_newer(database: Database, path: Path) -> None:
     """Raise when the file holds migrations that this version does not know."""
-    known = {migration.name for migration in migrations.applied(database)}
+    applied = {migration.name for migration in migrations.applied(database)}
     ours = {migration.name for migration in migrations._migrations}
-    unknown = sorted(known - ours)
+    unknown = sorted(applied - ours)
     if unknown:
         raise LedgerError(
             f"{path} was written by a newer version of NanoFlux (it holds {unknown[-1]})",
@@ -152,10 +152,10 @@ class Ledger:
 
     def recall(self, request: Request[Any]) -> tuple[int, Reply] | None:
         """The remembered reply of a request with its row id, or None."""
-        found = self.rows(f"SELECT id, reply FROM {CALLS} WHERE {OF_KEY}", request.key())
-        if not found:
+        rows = self.rows(f"SELECT id, reply FROM {CALLS} WHERE {OF_KEY}", request.key())
+        if not rows:
             return None
-        row, text = found[0]
+        row, text = rows[0]
         try:
             return row, request.read_reply(json.loads(text))
         except (ValueError, TypeError) as error:
@@ -172,12 +172,12 @@ class Ledger:
         """Commit replies, all or nothing. The first one under a hash stands, so what is returned is what is stored:
         another process may have been quicker.
         """
-        at = now()
+        moment = now()
         with self.transaction() as connection:
-            return [self._insert_call(connection, run, *call, at) for call in calls]
+            return [self._insert_call(connection, run, *call, moment) for call in calls]
 
     def _insert_call(
-        self, connection: sqlite3.Connection, run: str, request: Request[Any], reply: Reply, role: str, at: str
+        self, connection: sqlite3.Connection, run: str, request: Request[Any], reply: Reply, role: str, moment: str
     ) -> tuple[int, Reply]:
         stored = self.recall(request)
         if stored is not None:
@@ -193,7 +193,7 @@ class Ledger:
             " usd, seconds, at, role, reasoning_tokens) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (request.key(), request.kind, asked["endpoint"]["model"], run,
              canonical_json(asked), text, hashlib.sha256(text.encode()).hexdigest(), spent["prompt_tokens"],
-             spent["completion_tokens"], spent["usd"], spent["seconds"], at, role,
+             spent["completion_tokens"], spent["usd"], spent["seconds"], moment, role,
              spent["reasoning_tokens"]),
         ).lastrowid  # fmt: skip
         assert row is not None
@@ -247,7 +247,7 @@ class Ledger:
     ) -> None:
         connection.execute(
             f"UPDATE {table} SET status = ?, message = ?, seconds = seconds + ?, updated_at = ? WHERE id = ?",
-            (status, redacted(message), seconds, now(), subject),
+            (status, redact(message), seconds, now(), subject),
         )
 
     def commit_turn(self, run: str, record: TurnRecord, calls: Sequence[int]) -> None:
@@ -275,11 +275,11 @@ class Ledger:
         JOIN keeps SQLite from going through all turns of the run instead.
         """
         used = "SELECT 1 FROM turn_calls CROSS JOIN turns ON turns.id = turn_calls.turn WHERE call = ? AND run = ?"
-        found = connection.execute(
+        row = connection.execute(
             f"SELECT EXISTS (SELECT 1 FROM calls WHERE run = ? AND id = ?) AND NOT EXISTS ({used})",
             (run, call, call, run),
         )
-        return bool(found.fetchone()[0])
+        return bool(row.fetchone()[0])
 
     def _insert_example(self, connection: sqlite3.Connection, run: str, example: Example, level: int | None) -> None:
         content = example.hash()
@@ -290,12 +290,12 @@ class Ledger:
              example.answer, content, now(), level),
         )  # fmt: skip
 
-    def add_trial(self, run: str, number: int, known: str, record: dict[str, Any]) -> None:
+    def add_trial(self, run: str, number: int, worth: str, record: dict[str, Any]) -> None:
         """Commit how the judge judged a solution that is known to be "good" or "bad"."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO trials VALUES (?,?,?,?,?,?)",
-                (run, number, known, canonical_json(record), digest(record), now()),
+                (run, number, worth, canonical_json(record), digest(record), now()),
             )
 
     def add_reviews(self, run: str, reviews: Sequence[tuple[int, int, str, str]], reviewer: str, blind: bool) -> None:
@@ -317,13 +317,13 @@ class Ledger:
         Raises:
             UsageError: other content is.
         """
-        known = self.rows("SELECT source_hash, source FROM datasets WHERE name = ?", name)
-        if known and known[0][0] != source_hash:
+        stored = self.rows("SELECT source_hash, source FROM datasets WHERE name = ?", name)
+        if stored and stored[0][0] != source_hash:
             raise UsageError(
-                f"{name} was imported before, from other content ({known[0][1]})",
+                f"{name} was imported before, from other content ({stored[0][1]})",
                 "runs may rest on it: use another home for the new content",
             )
-        return bool(known)
+        return bool(stored)
 
     def import_dataset(
         self, name: str, source: str, source_hash: str, items: Sequence[tuple[Seed, str]], skipped: int
@@ -460,7 +460,7 @@ class Ledger:
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE jobs SET state = ?, message = ?, heartbeat_at = ?, beat_s = ? WHERE id = ?",
-                (state, redacted(message), now(), time.monotonic(), job),
+                (state, redact(message), now(), time.monotonic(), job),
             )
 
     # Experiments
@@ -487,7 +487,7 @@ class Ledger:
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE cells SET status = ?, message = ?, result = ?, at = ? WHERE experiment = ? AND id = ?",
-                (status, redacted(message), canonical_json(result or {}), now(), experiment, cell),
+                (status, redact(message), canonical_json(result or {}), now(), experiment, cell),
             )
 
     # Rounds

@@ -92,7 +92,7 @@ class Tally:
         self._add_faults(view)
         return read == MOST
 
-    def _add(self, record: TurnRecord, at: str) -> None:
+    def _add(self, record: TurnRecord, moment: str) -> None:
         self.turns, self.kept = record.number + 1, self.kept + record.kept
         self.kept_by_turn.append(self.kept)
         self.players[record.number % 2] = (record.attacker, record.defender)
@@ -108,14 +108,14 @@ class Tally:
             for verdict in (attempt.validation, attempt.evaluation):
                 if verdict is not None:
                     self.confidences.append(verdict.confidence)
-        self.events.append(Event(at, record.last.outcome, _describe_turn(record)))
+        self.events.append(Event(moment, record.last.outcome, _describe_turn(record)))
 
     def _add_calls(self, view: LedgerView) -> None:
-        found = view.row(
+        sums = view.row(
             "SELECT coalesce(max(id), 0) AS last FROM calls WHERE run = ? AND id > ?", self.run, self._last_call
         )
-        assert found is not None
-        last = found["last"]
+        assert sums is not None
+        last = sums["last"]
         if last > self._last_call:
             for row in view.rows(
                 "SELECT role, count(*) AS n, sum(prompt_tokens) AS read, sum(completion_tokens) AS written,"
@@ -143,12 +143,12 @@ class Tally:
             " WHERE run = ? AND id > ? AND id <= ? AND kind = 'chat' ORDER BY id DESC LIMIT ?",
             self.run, self._last_call, last, LOOKED_AT,
         ):  # fmt: skip
-            found = self._steps.get(row["seed"])
-            if found is None or found.turn < self.turns:
+            place = self._steps.get(row["seed"])
+            if place is None or place.turn < self.turns:
                 continue
-            known = self._newest.get(found.turn)
-            if known is None or (found.attempt, STEPS.index(found.step)) > (known.attempt, STEPS.index(known.step)):
-                self._newest[found.turn] = found
+            newest = self._newest.get(place.turn)
+            if newest is None or (place.attempt, STEPS.index(place.step)) > (newest.attempt, STEPS.index(newest.step)):
+                self._newest[place.turn] = place
 
     def _know(self, until: int) -> None:
         """The seeds of turns up to here; those of committed turns are forgotten."""
@@ -158,7 +158,7 @@ class Tally:
                     self._steps[derive_seed(self.seed, turn, attempt, step, 0)] = UnderWay(turn, attempt, step)
         self._known_to = max(self._known_to, until)
         if len(self._steps) > 8 * LOOKED_AT * self.attempts:
-            self._steps = {seed: found for seed, found in self._steps.items() if found.turn >= self.turns}
+            self._steps = {seed: place for seed, place in self._steps.items() if place.turn >= self.turns}
 
     def _add_faults(self, view: LedgerView) -> None:
         for row in view.rows(

@@ -60,19 +60,19 @@ class LedgerView:
 
     def find_run(self, name: str) -> sqlite3.Row:
         """A run by its id, the beginning of its id, or its name (the newest of that name)."""
-        found = self.row("SELECT * FROM runs WHERE id = ?", name)
-        found = found or self.row("SELECT * FROM runs WHERE name = ? ORDER BY rowid DESC", name)
-        if found is None:
+        run = self.row("SELECT * FROM runs WHERE id = ?", name)
+        run = run or self.row("SELECT * FROM runs WHERE name = ? ORDER BY rowid DESC", name)
+        if run is None:
             begun = list(self.rows("SELECT * FROM runs WHERE substr(id, 1, ?) = ?", len(name), name))
-            found = begun[0] if len(begun) == 1 else None
-        if found is None:
+            run = begun[0] if len(begun) == 1 else None
+        if run is None:
             raise NothingMatchedError(f"there is no run {name!r}", "see `nanoflux run list`")
-        return found
+        return run
 
     def examples(self, run: str) -> list[Example]:
         """The kept examples of a run, in turn order."""
-        found = self.rows("SELECT * FROM examples WHERE run = ? ORDER BY turn", run)
-        return [Example(row["turn"], row["question"], row["solution"], row["answer"], row["reason"]) for row in found]
+        rows = self.rows("SELECT * FROM examples WHERE run = ? ORDER BY turn", run)
+        return [Example(row["turn"], row["question"], row["solution"], row["answer"], row["reason"]) for row in rows]
 
     def turn_records(self, run: str) -> list[TurnRecord]:
         """The committed turns of a run, in order."""
@@ -132,16 +132,18 @@ class LedgerView:
 
     def levels(self, run: str) -> dict[str, int]:
         """How many of the kept examples are of each level of reasoning, and how many were not rated ("unrated")."""
-        found = {
+        count_by_level = {
             "unrated" if row["level"] is None else f"L{row['level']}": row["n"]
             for row in self.rows("SELECT level, count(*) AS n FROM examples WHERE run = ? GROUP BY level", run)
         }
-        return {name: found[name] for name in ("L1", "L2", "L3", "L4", "L5", "unrated") if name in found}
+        return {
+            name: count_by_level[name] for name in ("L1", "L2", "L3", "L4", "L5", "unrated") if name in count_by_level
+        }
 
     def faults(self, run: str) -> dict[str, int]:
         """Failed attempts at servers by kind, those that occurred."""
-        found = self.rows("SELECT kind, count(*) AS n FROM faults WHERE run = ? GROUP BY kind ORDER BY kind", run)
-        return {row["kind"]: row["n"] for row in found}
+        rows = self.rows("SELECT kind, count(*) AS n FROM faults WHERE run = ? GROUP BY kind ORDER BY kind", run)
+        return {row["kind"]: row["n"] for row in rows}
 
     def run_summary(self, name: str) -> dict[str, Any]:
         """What `run show --json` prints."""
@@ -228,22 +230,22 @@ class LedgerView:
 
     def training_curve(self, training: str) -> list[tuple[str, dict[str, Any]]]:
         """(kind, event) of a training's steps and epochs in order, each once: as it was told last, after a kill."""
-        found = self.rows(
+        rows = self.rows(
             "SELECT kind, event, max(id) FROM training_events WHERE training = ? AND kind IN ('step', 'epoch')"
             " GROUP BY kind, step ORDER BY step, kind DESC",
             training,
         )
-        return [(row["kind"], json.loads(row["event"])) for row in found]
+        return [(row["kind"], json.loads(row["event"])) for row in rows]
 
     def items(self, dataset: str, split: str | None = None) -> list[Seed]:
         """The items of an imported benchmark, in file order; of one split, or of all."""
-        found = self.rows(
+        rows = self.rows(
             "SELECT record FROM items WHERE dataset = ? AND (? IS NULL OR split = ?) ORDER BY position",
             dataset,
             split,
             split,
         )
-        return [Seed(**json.loads(row["record"])) for row in found]
+        return [Seed(**json.loads(row["record"])) for row in rows]
 
     def datasets(self) -> list[dict[str, Any]]:
         """The imported benchmarks with the sizes of their splits."""

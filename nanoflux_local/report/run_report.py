@@ -11,7 +11,7 @@ from nanoflux_local.report import plots
 from nanoflux_local.report.flips import flips
 from nanoflux_local.report.page import render_page, write_whole
 from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
-from nanoflux_local.trial import told_rates, trial_result
+from nanoflux_local.trial import describe_rates, trial_result
 
 SHOWN_EXAMPLES = 3
 OUTCOME_TEXT = {
@@ -52,7 +52,7 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
         "environment": json.loads(row["environment"]),
         "funnel": funnel_of(summary["funnel"]),
         "trial": trial_result(view, summary["run"]),
-        "rates": told_rates,
+        "rates": describe_rates,
         "training": training,
         "evaluations": evaluations,
         "comparison": _comparison(view, evaluations),

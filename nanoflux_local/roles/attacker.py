@@ -45,12 +45,12 @@ def attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Message, .
     messages: list[Message] = []
     for worked in domain.attacks:
         material = [Seed(str(number), domain.name, text, "") for number, text in enumerate(worked.material)]
-        messages.append(_asked(domain, material, first=not messages))
+        messages.append(_prompt_message(domain, material, first=not messages))
         messages.append(Message("assistant", sections_text(worked.sections)))
-    return (*messages, _asked(domain, seeds, first=not messages))
+    return (*messages, _prompt_message(domain, seeds, first=not messages))
 
 
-def _asked(domain: Domain, seeds: Sequence[Seed], first: bool) -> Message:
+def _prompt_message(domain: Domain, seeds: Sequence[Seed], first: bool) -> Message:
     return Message("user", domain.render("attacker", {"seeds": seeds, "first": first}))
 
 
@@ -59,12 +59,12 @@ def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
     sections = read_sections(text, domain.sections.attacker, once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return sections
-    bracketed = {name: told for name, told in sections.items() if re.fullmatch(r"\[[^][]*\]", told)}
+    bracketed = {name: content for name, content in sections.items() if re.fullmatch(r"\[[^][]*\]", content)}
     if bracketed:  # the prompt describes each section in brackets, and small models write between them
-        own = refuse_descriptions(bracketed, _asked(domain, (), first=True).content.__contains__)
+        own = refuse_descriptions(bracketed, _prompt_message(domain, (), first=True).content.__contains__)
         if isinstance(own, Unparsed):
             return own
-        sections |= {name: told[1:-1].strip() for name, told in own.items()}
+        sections |= {name: content[1:-1].strip() for name, content in own.items()}
     answer = plain_answer(domain, sections["ANSWER"])
     if answer is None:
         return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}")

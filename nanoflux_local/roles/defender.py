@@ -22,12 +22,12 @@ def defender_messages(domain: Domain, budgets: dict[str, int], question: str) ->
     """The conversation a defender sees; the same one trains and evaluates the tuned model."""
     messages: list[Message] = []
     for example in domain.examples:
-        messages.append(_asked(domain, budgets, example.question, first=not messages))
+        messages.append(_prompt_message(domain, budgets, example.question, first=not messages))
         messages.append(Message("assistant", sections_text(example.sections)))
-    return (*messages, _asked(domain, budgets, question, first=not messages))
+    return (*messages, _prompt_message(domain, budgets, question, first=not messages))
 
 
-def _asked(domain: Domain, budgets: dict[str, int], question: str, first: bool) -> Message:
+def _prompt_message(domain: Domain, budgets: dict[str, int], question: str, first: bool) -> Message:
     values = {"question": question, "budgets": budgets, "first": first}
     return Message("user", domain.render("defender", values))
 
@@ -55,7 +55,7 @@ class Defender:
         if self.player.continues:
             return await self._by_sections(messages, draw, call)
         asked = self.player.asking(messages, self.domain.sections.defender)
-        sections = await ask_until_read(self.player, asked, self._read, draw, "defence", self.retries, call)
+        sections = await ask_until_read(self.player, asked, self._read_reply, draw, "defence", self.retries, call)
         if isinstance(sections, Unparsed):
             return sections
         cut = {name: await self._within_budget(name, text, call) for name, text in sections.items()}
@@ -68,12 +68,12 @@ class Defender:
         This is how the budgets are enforced where an endpoint goes on with a begun reply; a small model that rambles
         still comes to an answer.
         """
-        told: dict[str, str] = {}
+        texts: dict[str, str] = {}
         cut: list[str] = []
         for name in self.domain.sections.defender:
             reply = await ask_until_read(
                 self.player,
-                self._section(messages, told, name),
+                self._section(messages, texts, name),
                 _not_empty,
                 draw,
                 f"defence-{name}",
@@ -82,19 +82,19 @@ class Defender:
             )
             if isinstance(reply, Unparsed):
                 return replace(reply, reason=f"section {name}: {reply.reason}")
-            told[name] = _visible(reply)
+            texts[name] = _visible(reply)
             cut += [name] if reply.finish == "length" else []
-        return Defence(told["SOLUTION"], told["ANSWER"], told.get("ANALYSIS", ""), tuple(cut))
+        return Defence(texts["SOLUTION"], texts["ANSWER"], texts.get("ANALYSIS", ""), tuple(cut))
 
-    def _section(self, messages: tuple[Message, ...], told: dict[str, str], name: str) -> Ask:
+    def _section(self, messages: tuple[Message, ...], texts: dict[str, str], name: str) -> Ask:
         """The request for one section, after those that were told: it ends where the next one would begin."""
         names = self.domain.sections.defender
         stop = tuple(f"\n{later}:" for later in names[names.index(name) + 1 :]) or ("\n",)
-        begun = sections_text({**told, name: ""}).rstrip()
+        begun = sections_text({**texts, name: ""}).rstrip()
         budget = self.budgets.get(name, DEFAULT_BUDGET)
         return lambda seed: self.player.continuation(messages, begun, seed, budget, stop)
 
-    def _read(self, reply: ChatReply) -> dict[str, str] | Unparsed:
+    def _read_reply(self, reply: ChatReply) -> dict[str, str] | Unparsed:
         sections = read_sections(reply.text, self.domain.sections.defender, once=("ANSWER",))
         return sections if isinstance(sections, Unparsed) else refuse_descriptions(sections, _LENGTH.search)
 

@@ -38,12 +38,12 @@ class ModelJudge:
     ) -> Verdict | Doubt | Unparsed:
         """VALID only if the question is clear and sufficient, and solution and answer hold (paper A.2.4)."""
         prompt = self.domain.render("validation", {"attack": attack, "evidence": evidence})
-        return await self._judged(prompt, self._read_validation, draw, "validation", call)
+        return await self._ask_until_confident(prompt, self._read_validation, draw, "validation", call)
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
         """Strict: the right answer by valid steps. Soft: a sound approach (paper §3, A.2.3)."""
         prompt = self.domain.render("evaluation", {"attack": attack, "defence": defence})
-        verdict = await self._judged(prompt, self._read_evaluation, draw, "evaluation", call)
+        verdict = await self._ask_until_confident(prompt, self._read_evaluation, draw, "evaluation", call)
         if not isinstance(verdict, Verdict):
             return verdict
         right = same_answer(self.domain, defence.answer, attack.answer)
@@ -51,7 +51,9 @@ class ModelJudge:
             return replace(verdict, positive=False, explanation=f"[the answers differ] {verdict.explanation}")
         return verdict
 
-    async def _judged(self, prompt: str, read: Read, draw: Draw, step: str, call: Call) -> Verdict | Doubt | Unparsed:
+    async def _ask_until_confident(
+        self, prompt: str, read: Read, draw: Draw, step: str, call: Call
+    ) -> Verdict | Doubt | Unparsed:
         confidences: list[float] = []
         for strike in range(self.rules.strikes):
             text = prompt
@@ -105,13 +107,13 @@ def read_confidence(text: str) -> float | None:
     return value if 0 <= value <= 1 else None
 
 
-def same_answer(domain: Domain, found: str, expected: str) -> bool | None:
+def same_answer(domain: Domain, answer: str, expected: str) -> bool | None:
     """Whether two answers are the same where a machine can tell; None for free text."""
     if domain.answer == "text":
         return None
     if domain.answer == "choice":
-        return plain_answer(domain, found) == expected
-    return same_number(found, expected)
+        return plain_answer(domain, answer) == expected
+    return same_number(answer, expected)
 
 
 def _first_word(text: str) -> str:

@@ -38,10 +38,10 @@ class PanelJudge:
     def _word(self, heard: Sequence[Verdict | Doubt | Unparsed]) -> Verdict | Doubt | Unparsed:
         if all(isinstance(result, Unparsed) for result in heard):
             return heard[0]
-        return decided(self.rule, [member.name for member in self.members], heard)
+        return combine_verdicts(self.rule, [member.name for member in self.members], heard)
 
 
-def decided(rule: Rule, names: Sequence[str], heard: Sequence[Verdict | Doubt | Unparsed]) -> Verdict | Doubt:
+def combine_verdicts(rule: Rule, names: Sequence[str], heard: Sequence[Verdict | Doubt | Unparsed]) -> Verdict | Doubt:
     """The panel's word. By majority: what more than half of all members say, with the mean of their confidences. By
     the least sure: positive where all say so, with the lowest confidence, and in doubt where any could not judge.
     """

@@ -36,20 +36,20 @@ class Rater:
     async def rate(self, attack: Attack, draw: Draw, call: Call) -> Quality | Unparsed:
         prompt = self.domain.render("quality", {"attack": attack})
         asked = self.player.asking((Message("user", prompt),), SECTIONS)
-        return await ask_until_read(self.player, asked, self._read, draw, "quality", self.retries, call)
+        return await ask_until_read(self.player, asked, self._read_rating, draw, "quality", self.retries, call)
 
     @staticmethod
-    def _read(reply: ChatReply) -> Quality | Unparsed:
+    def _read_rating(reply: ChatReply) -> Quality | Unparsed:
         sections = read_sections(reply.text, SECTIONS, once=tuple(WEIGHTS))
         if isinstance(sections, Unparsed):
             return sections
         scores: dict[str, float] = {}
         for name in WEIGHTS:
-            found = read_rating(sections[name])
-            if found is None:
+            rating = read_rating(sections[name])
+            if rating is None:
                 return Unparsed(f"{name} is not a number from 1 to 5: {sections[name][:60]!r}")
-            scores[name.lower()] = found
-        score = weighted(scores)
+            scores[name.lower()] = rating
+        score = weighted_mean(scores)
         return Quality(scores, score, level_of(score), sections["EXPLANATION"])
 
 
@@ -60,7 +60,7 @@ def read_rating(text: str) -> float | None:
     return value if value is not None and value <= 5 else None
 
 
-def weighted(scores: dict[str, float]) -> float:
+def weighted_mean(scores: dict[str, float]) -> float:
     """The weighted mean of the five dimensions, to four digits."""
     total = sum(weight * scores[name.lower()] for name, weight in WEIGHTS.items())
     return round(total / sum(WEIGHTS.values()), 4)

@@ -93,11 +93,11 @@ def read_tags(text: str, names: Sequence[str]) -> str | Unparsed:
 
     What stands outside them is left out; a model's angle brackets inside an element are text.
     """
-    found = [re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL | re.IGNORECASE) for name in names]
-    wrong = [name for name, texts in zip(names, found, strict=True) if len(texts) != 1 or not texts[0].strip()]
+    texts_by_name = [re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL | re.IGNORECASE) for name in names]
+    wrong = [name for name, texts in zip(names, texts_by_name, strict=True) if len(texts) != 1 or not texts[0].strip()]
     if wrong:
         return Unparsed(f"no single element <{wrong[0]}>")
-    return "\n".join(f"<{name}>{texts[0].strip()}</{name}>" for name, texts in zip(names, found, strict=True))
+    return "\n".join(f"<{name}>{texts[0].strip()}</{name}>" for name, texts in zip(names, texts_by_name, strict=True))
 
 
 def _bare(value: str) -> str:

@@ -118,30 +118,30 @@ def read_trace(parts: Sequence[Part], reply: PythonReply) -> Traced | Unparsed:
 
 def question_text(parts: Sequence[Part], traced: Traced) -> str:
     """The parts' texts, each result named where it is used next."""
-    told: list[str] = []
+    sentences: list[str] = []
     for number, part in enumerate(parts):
         text = part.text(result_name(number - 1) if number else "").strip()
         name = result_name(number)
         if number + 1 == len(parts):
-            told.append(f"{text} {part.ask}".strip())
+            sentences.append(f"{text} {part.ask}".strip())
         elif traced.fitted[number]:
-            told.append(f"{text} {FITTED_TEXT.format(name=name)}")
+            sentences.append(f"{text} {FITTED_TEXT.format(name=name)}")
         else:
-            told.append(f"{text} Call {part.result or 'the answer to this'} {name}.")
+            sentences.append(f"{text} Call {part.result or 'the answer to this'} {name}.")
     if all(part.fits for part in parts):
-        return " ".join(told)
-    return "\n".join(f"Part {number}. {text}" for number, text in enumerate(told, 1))
+        return " ".join(sentences)
+    return "\n".join(f"Part {number}. {text}" for number, text in enumerate(sentences, 1))
 
 
 def solution_text(parts: Sequence[Part], traced: Traced) -> str:
     """The parts' explanations with their numbers, one line a part."""
-    told: list[str] = []
+    steps: list[str] = []
     for number, part in enumerate(parts):
         lines = " ".join(fill(line, traced.variables[number]) for line in part.lines)
         if number + 1 < len(parts):
             lines += " " + _link_text(traced, number)
-        told.append(lines.strip())
-    return "\n".join(told)
+        steps.append(lines.strip())
+    return "\n".join(steps)
 
 
 def _link_text(traced: Traced, number: int) -> str:

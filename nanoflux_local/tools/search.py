@@ -15,7 +15,7 @@ from nanoflux_local.config import SearchConfig
 from nanoflux_local.endpoints.keys import Key, read_key
 from nanoflux_local.errors import ConfigError, EndpointError, UsageError
 from nanoflux_local.records import Identity, SearchReply, SearchRequest
-from nanoflux_local.redaction import redacted
+from nanoflux_local.redaction import redact
 from nanoflux_local.tools.corpus import Corpus
 from nanoflux_models import guard
 
@@ -62,7 +62,7 @@ async def run_search(look: Callable[[], Awaitable[list[Result]]], timeout_s: flo
 
     def reply(outcome: Any, detail: str = "", results: list[Result] | None = None) -> SearchReply:
         kept = tuple((title, place, said[:LONGEST]) for title, place, said in results or ())
-        return SearchReply(outcome, key.masked(redacted(detail))[:300], kept, round(time.monotonic() - began, 3))
+        return SearchReply(outcome, key.masked(redact(detail))[:300], kept, round(time.monotonic() - began, 3))
 
     try:
         results = await asyncio.wait_for(look(), timeout_s)

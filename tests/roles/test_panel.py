@@ -4,7 +4,7 @@ import pytest
 
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.panel import PanelJudge, decided
+from nanoflux_local.roles.panel import PanelJudge, combine_verdicts
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
 
@@ -36,7 +36,7 @@ CASES = {
     ("rule", "heard", "expected"), [(rule, heard, end) for rule, cases in CASES.items() for heard, end in cases.items()]
 )
 def test_the_panels_word(rule, heard, expected):
-    found = decided(rule, [f"j{number}" for number in range(len(heard))], heard)
+    found = combine_verdicts(rule, [f"j{number}" for number in range(len(heard))], heard)
     if expected is None:
         assert isinstance(found, Doubt)
         return
@@ -51,7 +51,7 @@ def test_the_panels_word(rule, heard, expected):
 )
 def test_the_soft_reading_is_that_of_most(readings, soft):
     heard = [yes(soft=reading) for reading in readings]
-    assert decided("majority", ["j"] * len(heard), heard).soft is soft
+    assert combine_verdicts("majority", ["j"] * len(heard), heard).soft is soft
 
 
 class Member:

@@ -4,7 +4,7 @@ import pytest
 
 from nanoflux_local.domains.base import load_built_in
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.roles.quality import ACCEPTABLE, WEIGHTS, Rater, level_of, read_rating, weighted
+from nanoflux_local.roles.quality import ACCEPTABLE, WEIGHTS, Rater, level_of, read_rating, weighted_mean
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack
 
@@ -17,7 +17,7 @@ def reply(*ratings: object) -> str:
 
 
 def test_the_specifications_example_is_3_8_and_l4():
-    score = weighted(dict(zip(map(str.lower, WEIGHTS), (4, 4, 3, 4, 4), strict=True)))
+    score = weighted_mean(dict(zip(map(str.lower, WEIGHTS), (4, 4, 3, 4, 4), strict=True)))
     assert (round(score, 1), level_of(score)) == (3.8, 4)
     assert sum(WEIGHTS.values()) == pytest.approx(4.9)
 

@@ -50,7 +50,9 @@ def still(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     return home
 
 
-@pytest.mark.skipif(version("textual") != packages.tested()["textual"], reason="another textual draws other pictures")
+@pytest.mark.skipif(
+    version("textual") != packages.tested_versions()["textual"], reason="another textual draws other pictures"
+)
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
 def test_every_room_looks_as_it_did(

@@ -21,7 +21,7 @@ from textual.worker import Worker, WorkerState
 
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
-from nanoflux_local.redaction import redacted
+from nanoflux_local.redaction import redact
 from nanoflux_tui.bridge import Ended
 from nanoflux_tui.look import DARK, LIGHT, THEMES
 from nanoflux_tui.room import Control, Room
@@ -179,4 +179,4 @@ class NanofluxApp(Control):
             log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with log.open("a") as file:
                 log.chmod(0o600)
-                file.write(redacted("".join(traceback.format_exception(error))))
+                file.write(redact("".join(traceback.format_exception(error))))

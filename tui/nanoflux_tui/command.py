@@ -59,5 +59,5 @@ def main() -> None:
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(130)
     except NanofluxError as error:
-        click.echo(harmless(f"nanoflux-tui: {redaction.redacted(str(error))}"), err=True)
+        click.echo(harmless(f"nanoflux-tui: {redaction.redact(str(error))}"), err=True)
         sys.exit(error.exit_code)
