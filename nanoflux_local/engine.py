@@ -18,7 +18,7 @@ from nanoflux_local.ledger.calls import ROLE, Call, R, RememberedCalls, TracedCa
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.novelty import History, NoveltyIndex
 from nanoflux_local.records import Request, Vector
-from nanoflux_local.redaction import redacted
+from nanoflux_local.redaction import redact
 from nanoflux_local.room import RANK
 from nanoflux_local.streaks import Streak, Streaks
 from nanoflux_local.transcript import TurnRecord
@@ -244,7 +244,7 @@ class Engine:
 
     def _unread(self, streak: Streak, calls: Sequence[int]) -> UnreadError:
         """Why the run pauses, with the beginning of the reply that it came to."""
-        reply = redacted(" ".join(self._ledger.last_reply(calls).split()))
+        reply = redact(" ".join(self._ledger.last_reply(calls).split()))
         excerpt = f" The last reply begins: {reply[:EXCERPT]!r}" if reply else ""
         return UnreadError(
             f"{streak.attempts} attempts in a row got nothing to read at the {streak.step} from {streak.player}:"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 
-from nanoflux_local.redaction import redacted
+from nanoflux_local.redaction import redact
 
 Report = Callable[[str], None]
 LONG_S = 5.0
@@ -49,7 +49,7 @@ class Waits:
         if waited_s < LONG_S or now + seconds <= self._reported_until:
             return
         self._reported_until = now + max(seconds, AGAIN_S)
-        REPORT.get()(redacted(f"{url} {why}; the next request goes out at {local_time(seconds)}"))
+        REPORT.get()(redact(f"{url} {why}; the next request goes out at {local_time(seconds)}"))
 
 
 def local_time(seconds: float) -> str:
