@@ -32,7 +32,7 @@ finally:
 """
 COMMANDS = [
     (), ("demo",), ("doctor",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"),
-    ("models", "verify"),
+    ("models", "show"), ("models", "verify"),
     ("models", "plan"), ("models", "serve"), ("models", "ps"), ("models", "logs"), ("models", "stop"),
     ("models", "probe"), ("data",), ("data", "import"), ("data", "list"),
     ("data", "show"),  ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
@@ -43,7 +43,8 @@ COMMANDS = [
     ("export",), ("train",), ("domains",), ("domains", "list"), ("domains", "show"),
     ("trainings",), ("trainings", "list"), ("trainings", "show"), ("trainings", "pause"), ("trainings", "stop"),
     ("trainings", "resume"),
-    ("adapters",), ("adapters", "list"), ("adapters", "show"), ("adapters", "merge"), ("adapters", "export"), ("eval",),
+    ("adapters",), ("adapters", "list"), ("adapters", "show"), ("adapters", "merge"), ("adapters", "export"),
+    ("adapters", "import"), ("eval",),
     ("compare",), ("experiment",), ("experiment", "list"), ("experiment", "run"), ("experiment", "show"),
     ("experiment", "stop"), ("experiment", "resume"),
     ("report",), ("ledger",), ("ledger", "show"), ("ledger", "compact"), ("ledger", "backup"),
