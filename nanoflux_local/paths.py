@@ -8,13 +8,37 @@ from nanoflux_local.errors import UsageError
 
 
 def default_home() -> Path:
-    """`NANOFLUX_HOME`, or the XDG data folder of this user."""
+    """`NANOFLUX_HOME`, or the XDG data folder of this user.
+
+    Raises:
+        UsageError: neither is set, and this user has no home directory.
+    """
     chosen = os.environ.get("NANOFLUX_HOME")
     if chosen:
-        return Path(chosen).expanduser()
+        return expand_user(chosen)
     import platformdirs  # deferred: `nanoflux --help` does not need it
 
-    return platformdirs.user_data_path("nanoflux")
+    try:
+        return platformdirs.user_data_path("nanoflux")
+    except RuntimeError as error:
+        raise _homeless("where to keep its state is not known") from error
+
+
+def expand_user(path: str | Path) -> Path:
+    """The path with a leading `~` replaced by the user's home directory.
+
+    Raises:
+        UsageError: this user has none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise _homeless(f"{path} cannot be expanded") from error
+
+
+def _homeless(consequence: str) -> UsageError:
+    what = "HOME is not set, and the system knows no home directory of this user"
+    return UsageError(f"{what}: {consequence}", "set HOME or NANOFLUX_HOME, or give --home DIR")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ KEPT = ("kept_failed", "kept_novel")
 """The reasons to keep, as `transcript` has them; help loads no records."""
 WIDEST = 1000
 """Characters of a table's cell: a model may write a line of megabytes."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OBEYED = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,8 +87,9 @@ def say(text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Text of a model or a file with its control characters made harmless for a terminal."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)
+    """Text of a model, a file or another program for a terminal: without colour codes, control characters as marks."""
+    bare = _COLOUR.sub("", text)
+    return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in bare)
 
 
 def one_line(value: object) -> str:

@@ -76,6 +76,8 @@ def _keep_in() -> None:
 
     os.umask(0o077)
     offline.go_offline()
+    if not sys.stderr.isatty():  # progress bars of libraries: a file or a pipe gets whole lines
+        os.environ.setdefault("TQDM_DISABLE", "1")
     guard.install()
     redaction.install()
 

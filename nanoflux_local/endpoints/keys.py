@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from nanoflux_local.errors import ConfigError
+from nanoflux_local.paths import expand_user
 from nanoflux_local.redaction import know
 
 
@@ -46,7 +47,7 @@ def read_key(variable: str = "", file: str = "") -> Key:
             fix = "export it, or change the endpoint's key_env"
             raise ConfigError(f"the environment variable {variable} is not set", fix)
         return Key(key)
-    return Key(_from_file(Path(file).expanduser())) if file else Key()
+    return Key(_from_file(expand_user(file))) if file else Key()
 
 
 def _from_file(path: Path) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nanoflux_local.cli.common import plain
+
 START = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--max-turns", "3")
 GOOD_ROW = '{"input": "Two and two?", "code": "def solution():\\n    return 4", "target": 4}'
 FILES = {
@@ -201,6 +203,41 @@ def test_a_home_of_somebody_else_is_named(tmp_path: Path, nanoflux: Callable) ->
         pytest.skip("run by root, and another user cannot reach this interpreter")
     tmp_path.chmod(0o555)
     assert_told(nanoflux(tmp_path / "home", *START, prefix=nobody), 2, "cannot be written: Permission denied")
+
+
+def test_a_user_without_a_home_directory_is_told_what_to_set(tmp_path: Path, nanoflux: Callable) -> None:
+    """As in a container: no HOME, and no entry for the account."""
+    nobody = ("unshare", "-U", "--map-user=54321", "--map-group=54321")
+    if subprocess.run([*nobody, "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    bare = (*nobody, "env", "-u", "HOME", "-u", "NANOFLUX_HOME", "-u", "XDG_DATA_HOME")
+    assert_told(
+        nanoflux("", "run", "list", prefix=bare), 2, "HOME is not set.*set HOME or NANOFLUX_HOME, or give --home"
+    )
+    tilde = (*bare, "NANOFLUX_HOME=~/nanoflux")
+    assert_told(nanoflux("", "run", "list", prefix=tilde), 2, "HOME is not set.*~/nanoflux cannot be expanded")
+    assert nanoflux("", "--home", str(tmp_path / "home"), *START, "--examples", "1", prefix=bare).code == 0
+
+
+# Other programs' output
+
+
+def test_a_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callable, tiny_base: Path) -> None:
+    """Libraries draw bars of their own while they read and convert weights."""
+    (tmp_path / "rows.jsonl").write_text(
+        '{"prompt": "1 and 1?", "completion": "2"}\n{"prompt": "2?", "completion": "3"}\n'
+    )
+    train = ("train", "--data", str(tmp_path / "rows.jsonl"), "--base", "tiny", "--set", "epochs=1", "--json")
+    installed = nanoflux(tmp_path, "models", "import", str(tiny_base), "--name", "tiny")
+    trained = nanoflux(tmp_path, *train)
+    merged = nanoflux(tmp_path, "adapters", "merge", trained.json["adapter"], "-o", str(tmp_path / "merged"))
+    for ended in (installed, trained, merged):
+        assert ended.code == 0 and not re.search(r"[\r\x1b]|\d%\|", ended.out + ended.err), ended.err
+
+
+def test_colours_of_other_programs_are_taken_out_of_messages() -> None:
+    assert plain("\x1b[31mError\x1b[0m: \x1b[1;4mgone\x1b[m") == "Error: gone"
+    assert plain("\x1b]0;title\x07") == "�]0;title�", "what is no colour stays visible"
 
 
 # Servers

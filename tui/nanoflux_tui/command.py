@@ -8,7 +8,7 @@ import click
 
 from nanoflux_local import __version__, redaction
 from nanoflux_local.errors import NanofluxError
-from nanoflux_local.paths import Home, default_home
+from nanoflux_local.paths import Home, default_home, expand_user
 from nanoflux_models.child import protect_children
 from nanoflux_tui.text import harmless
 
@@ -25,7 +25,7 @@ def tui(root: Path | None, light: bool, tour: bool, in_browser: bool, port: int)
 
     Closing it stops nothing. It reads the ledger and acts through the commands of `nanoflux`.
     """
-    place = Home((root or default_home()).expanduser().absolute())
+    place = Home(expand_user(root or default_home()).absolute())
     os.environ["NANOFLUX_HOME"] = str(place.root)
     if in_browser:
         from nanoflux_tui.web import serve
