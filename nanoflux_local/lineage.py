@@ -37,16 +37,21 @@ def lineage(home: Home, view: LedgerView, example: str) -> dict[str, Any]:
         raise NothingMatchedError(f"there is no example {example!r}", "see `nanoflux examples list RUN`")
     last = json.loads(row["record"])["attempts"][-1]
     return {
-        "seeds": [_describe_seed(view, name) for name in last["seeds"]],
+        "seeds": [_describe_seed(view, row["run"], name) for name in last["seeds"]],
         "calls": calls_of(view, row["turn_id"]),
         "trainings": _trainings(home, view, row["run"], f"turn-{row['turn']}"),
         "near": near(home, view, row["run"], last["attack"]["question"]),
     }
 
 
-def _describe_seed(view: LedgerView, name: str) -> dict[str, Any]:
+def _describe_seed(view: LedgerView, run: str, name: str) -> dict[str, Any]:
     """A seed with its question, where its benchmark was imported; templates that ship are known by their name."""
-    row = view.row("SELECT dataset, split, record FROM items WHERE id = ?", name)
+    row = view.row(
+        "SELECT dataset, split, record FROM items WHERE id = ?"
+        " ORDER BY dataset IN (SELECT version FROM pinned WHERE run = ?) DESC, instr(dataset, '@') LIMIT 1",
+        name,
+        run,
+    )
     if row is None:
         return {"id": name}
     return {
@@ -101,9 +106,11 @@ def near(home: Home, view: LedgerView, run: str, question: str) -> list[dict[str
     own = _vector(view, identity, question) if identity else None
     if identity is None or own is None:
         return []
+    pinned = view.pinned(row["id"])
+    held_out = [pinned.get(dataset, dataset) for dataset in json.loads(row["config"]).get("held_out", ())]
     measured = [
         (similarity(own, vector), item)
-        for dataset in json.loads(row["config"]).get("held_out", ())
+        for dataset in held_out
         for item in items_here(home.ledger, dataset, "test")  # a run may be carried here without its benchmarks
         if (vector := _vector(view, identity, item.question)) is not None
     ]

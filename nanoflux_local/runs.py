@@ -29,6 +29,9 @@ from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 from nanoflux_local.trial import hold_trial
 from nanoflux_local.turn import Rules, run_turn
 
+NAMES_DATASETS = ("datasets", "held_out")
+"""The settings of a run that are names of datasets."""
+
 
 async def start(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
     """Create a run and return its id; `carry_on` plays it. Everything that can be wrong is found before the row is
@@ -180,10 +183,16 @@ def fork_command(run: str, settings: Mapping[str, Any]) -> str:
 
 
 def recorded(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:
-    """A run's configuration, the identities it was started with, and its committed turns."""
+    """A run's configuration, the identities it was started with, and its committed turns.
+
+    The configuration names the versions of its datasets that the run started with, if they were replaced since.
+    """
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
         config = validated(RunConfig, json.loads(row["config"]), f"run {run}")
+        pinned = view.pinned(row["id"])
+        versions = {key: tuple(pinned.get(name, name) for name in getattr(config, key)) for key in NAMES_DATASETS}
+        config = config.model_copy(update=versions if pinned else {})
         return config, recorded_identities(json.loads(row["environment"])), view.turn_records(run)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nanoflux_local.seeds.importers import Placed, Reading
+
+SHOWN = 5
+"""Rows of one kind that an import names."""
 
 
 @click.group(name="data")
@@ -29,72 +33,99 @@ def command() -> None:
 @click.option("--skip-bad", is_flag=True, help="Leave bad rows out and count them, instead of refusing the import.")
 @click.option("--split", type=click.Choice(["official", "hashed"]), default="official", show_default=True,
               help="Splits as the files' names tell, or by a hash of each question's words.")  # fmt: skip
+@click.option("--as", "name", default="", help="Another name to import it under.")
+@click.option("--replace", is_flag=True, help="Put the files in the place of all that is here under the name; runs so "
+              "far go on reading the former items.")  # fmt: skip
 @with_json
 def import_(
-    dataset: str, paths: tuple[Path, ...], hub: bool, revision: str, skip_bad: bool, split: str, as_json: bool
-) -> None:
-    """Import DATASET from its files, official ones or those of the model hub. All of it, or nothing; twice changes
-    nothing."""
+    dataset: str, paths: tuple[Path, ...], hub: bool, revision: str, skip_bad: bool, split: str, name: str,
+    replace: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Import DATASET from its files, official ones or those of the model hub: all of them, or nothing. Its splits may
+    come one after another; the same files again change nothing."""
     if hub == bool(paths) or (revision and not hub):
         raise click.UsageError("Name the files of DATASET, or give --hub (and with it --revision) alone.")
+    options = Import(dataset, name or dataset, skip_bad, split, replace)
     if not hub:
-        _read_and_import(dataset, paths, ", ".join(path.name for path in paths), skip_bad, split, as_json)
+        _read_and_import(options, paths, ", ".join(path.name for path in paths), as_json)
         return
     from nanoflux_local.seeds.hub import fetch
 
     with tempfile.TemporaryDirectory(prefix=".hub-", dir=home().prepare().root) as folder:
         files, source = fetch(dataset, revision, Path(folder))
         say(f"fetched {source}: {', '.join(path.name for path in files)}")
-        _read_and_import(dataset, files, source, skip_bad, split, as_json)
+        _read_and_import(options, files, source, as_json)
 
 
-def _read_and_import(
-    dataset: str, paths: "Sequence[Path]", source: str, skip_bad: bool, split: str, as_json: bool
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What is asked of an import: rows of the format `dataset`, under `name`."""
+
+    dataset: str
+    name: str
+    skip_bad: bool
+    split: str
+    replace: bool
+
+
+def _read_and_import(options: Import, paths: "Sequence[Path]", source: str, as_json: bool) -> None:
     from nanoflux_local.seeds.importers import read_benchmark
 
-    reading = read_benchmark(dataset, paths, skip_bad, split == "hashed")
+    reading = read_benchmark(options.dataset, paths, options.skip_bad, options.split == "hashed", options.name)
     if not reading.items:
         raise UsageError(f"{', '.join(map(str, paths))}: no items", "name the benchmark's files")
-    new = _import(dataset, paths, source, reading, split)
+    new = _import(options, paths, source, reading)
     for skipped in reading.skipped:
         say(f"skipped: {plain(skipped)}")
-    found = {
-        "dataset": dataset,
+    result = {
+        "dataset": options.name,
         "items": len(reading.items),
         "skipped": len(reading.skipped),
         "blank": reading.blank,
         "imported": new,
-        "restated": _restated(dataset),
+        "restated": _restated(options.name),
+        "contradictory": len(reading.contradictory),
+        "below_tolerance": len(reading.below_tolerance),
     }
     if as_json:
-        print_json(found)
-    _tell(found)
+        print_json(result)
+    _report(result, reading)
 
 
-def _tell(found: dict[str, Any]) -> None:
-    counted = f"{found['items']} items, {found['skipped']} bad rows and {found['blank']} blank ones left out"
-    say(f"{found['dataset']}: {counted}; {'imported' if found['imported'] else 'were here already, nothing changed'}")
-    for other, shares in found["restated"].items():
+def _report(result: dict[str, Any], reading: "Reading") -> None:
+    counted = f"{result['items']} items, {result['skipped']} bad rows and {result['blank']} blank ones left out"
+    say(f"{result['dataset']}: {counted}; {'imported' if result['imported'] else 'were here already, nothing changed'}")
+    for other, shares in result["restated"].items():
         for split, count in shares.items():
             say(f"{count} items have the words of {split} items of {other}: do not train on one and test on the other")
+    for contradiction in reading.contradictory[:SHOWN]:
+        say(f"contradictory: {plain(contradiction)}")
+    if len(reading.contradictory) > SHOWN:
+        say(f"{len(reading.contradictory)} questions stand there twice with different answers")
+    if reading.below_tolerance:
+        places = ", ".join(reading.below_tolerance[:SHOWN])
+        say(f"{result['below_tolerance']} answers are below 1e-6 and compared relatively: {plain(places)}")
 
 
-def _import(dataset: str, paths: "Sequence[Path]", source: str, reading: "Reading", split: str) -> bool:
-    """Check the items' programs and store them; False, at once, where these very files were imported before."""
+def _import(options: Import, paths: "Sequence[Path]", source: str, reading: "Reading") -> bool:
+    """Check the items' programs and store them; False, at once, if these very files were imported before."""
     from nanoflux_local.ledger.store import Ledger
     from nanoflux_local.records import digest
     from nanoflux_local.seeds.importers import content_hash
 
     content = content_hash(paths)
-    if split == "hashed" or reading.skipped:  # other items or splits are other content
-        content = digest([content, split, len(reading.skipped)])
+    if options.split == "hashed" or reading.skipped:  # other items or splits are other content
+        content = digest([content, options.split, len(reading.skipped)])
     with Ledger(home().prepare().ledger) as ledger:
-        if ledger.has_dataset(dataset, content):
+        if ledger.has_dataset(options.name, content):
             return False
-        asyncio.run(_check(reading.items))
         items = [(placed.seed, placed.split) for placed in reading.items]
-        return ledger.import_dataset(dataset, source, content, items, len(reading.skipped))
+        if not options.replace:
+            ledger.refuse_clash(options.name, items)
+        asyncio.run(_check(reading.items))
+        return ledger.import_dataset(
+            options.name, source, content, items, len(reading.skipped), replace=options.replace
+        )
 
 
 def _restated(dataset: str) -> dict[str, dict[str, int]]:

@@ -26,6 +26,7 @@ DELETE FROM examples WHERE run NOT IN wanted_runs;
 DELETE FROM faults WHERE run NOT IN wanted_runs;
 DELETE FROM trials WHERE run NOT IN wanted_runs;
 DELETE FROM reviews WHERE run NOT IN wanted_runs;
+DELETE FROM pinned WHERE run NOT IN wanted_runs;
 DELETE FROM runs WHERE id NOT IN wanted_runs;
 DELETE FROM training_events WHERE training NOT IN (SELECT id FROM trainings WHERE run IN wanted_runs);
 DELETE FROM trainings WHERE run NOT IN wanted_runs;
@@ -39,8 +40,9 @@ DELETE FROM packs WHERE call NOT IN kept_calls;
 DELETE FROM calls WHERE id NOT IN kept_calls;
 DELETE FROM dictionaries WHERE id NOT IN (SELECT dictionary FROM packs);
 CREATE TEMP TABLE kept_datasets AS SELECT name FROM wanted_datasets UNION {_SEEDS}
-    UNION SELECT data FROM evaluations UNION {_HELD_OUT};
+    UNION SELECT data FROM evaluations UNION {_HELD_OUT} UNION SELECT version FROM pinned;
 DELETE FROM items WHERE dataset NOT IN kept_datasets;
+DELETE FROM dataset_files WHERE dataset NOT IN kept_datasets;
 DELETE FROM datasets WHERE name NOT IN kept_datasets;
 DELETE FROM rounds;
 DELETE FROM series;

@@ -430,3 +430,25 @@ def m021_reasoning(db: Database) -> None:
         CREATE INDEX calls_reasoning ON calls (run, reasoning_tokens) WHERE reasoning_tokens > 0;
         """
     )
+
+
+@migrations()
+def m022_dataset_files(db: Database) -> None:
+    """A dataset may come in several files, and be replaced: `pinned` says which version a run from before reads."""
+    db.executescript(
+        """
+        CREATE TABLE dataset_files (
+            dataset TEXT NOT NULL REFERENCES datasets (name),
+            source_hash TEXT NOT NULL,
+            at TEXT NOT NULL,
+            PRIMARY KEY (dataset, source_hash)
+        ) STRICT;
+        INSERT INTO dataset_files SELECT name, source_hash, at FROM datasets;
+        CREATE TABLE pinned (
+            run TEXT NOT NULL REFERENCES runs (id),
+            dataset TEXT NOT NULL,
+            version TEXT NOT NULL,
+            PRIMARY KEY (run, dataset)
+        ) STRICT;
+        """
+    )

@@ -17,12 +17,13 @@ from typing import Any, Literal, Self
 
 from sqlite_utils import Database
 
-from nanoflux_local.errors import LedgerError, UsageError
+from nanoflux_local.errors import LedgerError
+from nanoflux_local.ledger import datasets
 from nanoflux_local.ledger.packing import CALLS, OF_KEY, read_packed
 from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.records import Fault, Reply, Request, canonical_json, costs, digest, storable
 from nanoflux_local.redaction import redact
-from nanoflux_local.transcript import Example, Seed, TurnRecord
+from nanoflux_local.transcript import Example, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
 Table = Literal["runs", "trainings", "evaluations", "series", "experiments"]
@@ -312,40 +313,33 @@ class Ledger:
     # Benchmarks
 
     def has_dataset(self, name: str, source_hash: str) -> bool:
-        """Whether this very content is here under `name`.
+        """Whether files of this very content are here under `name`."""
+        with self.transaction() as connection:
+            return datasets.holds_files(connection, name, source_hash)
 
-        Raises:
-            UsageError: other content is.
-        """
-        stored = self.rows("SELECT source_hash, source FROM datasets WHERE name = ?", name)
-        if stored and stored[0][0] != source_hash:
-            raise UsageError(
-                f"{name} was imported before, from other content ({stored[0][1]})",
-                "runs may rest on it: use another home for the new content",
-            )
-        return bool(stored)
+    def refuse_clash(self, name: str, items: datasets.Rows) -> None:
+        """Raise UsageError where these items cannot be added to the dataset: it has their split or their ids."""
+        with self.transaction() as connection:
+            datasets.refuse_clash(connection, name, items)
 
     def import_dataset(
-        self, name: str, source: str, source_hash: str, items: Sequence[tuple[Seed, str]], skipped: int
+        self, name: str, source: str, source_hash: str, items: datasets.Rows, skipped: int, replace: bool = False
     ) -> bool:
         """Store a benchmark's items with their splits, all or nothing. False if this very content is here already.
 
+        A dataset may come in one split at a time. With `replace` the new items take the place of all others under the
+        name; those stay as a former version, which the runs so far go on reading.
+
         Raises:
-            UsageError: the name is taken by other content, which runs may rest on.
+            UsageError: the name has items of the same split, or of the same id, and `replace` is not set.
         """
         if self.has_dataset(name, source_hash):
             return False
         with self.transaction() as connection:
-            connection.execute(
-                "INSERT INTO datasets VALUES (?,?,?,?,?,?)", (name, source, source_hash, len(items), skipped, now())
-            )
-            connection.executemany(
-                "INSERT INTO items VALUES (?,?,?,?,?,?)",
-                [
-                    (name, position, item.id, split, canonical_json(asdict(item)), digest(asdict(item)))
-                    for position, (item, split) in enumerate(items)
-                ],
-            )
+            if replace:
+                datasets.set_aside(connection, name)
+            datasets.refuse_clash(connection, name, items)
+            datasets.add_files(connection, name, source, source_hash, items, skipped, now())
         return True
 
     # Trainings and evaluations

@@ -247,6 +247,10 @@ class LedgerView:
         )
         return [Seed(**json.loads(row["record"])) for row in rows]
 
+    def pinned(self, run: str) -> dict[str, str]:
+        """By dataset that was replaced after a run started: the version that the run reads."""
+        return {row["dataset"]: row["version"] for row in self.rows("SELECT * FROM pinned WHERE run = ?", run)}
+
     def datasets(self) -> list[dict[str, Any]]:
         """The imported benchmarks with the sizes of their splits."""
         sizes: dict[str, dict[str, int]] = {}

@@ -12,11 +12,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from nanoflux_local.answers import same_number
+from nanoflux_local.answers import is_below_tolerance, same_number
 from nanoflux_local.errors import DataError, RefusedError, UsageError
 from nanoflux_local.ledger.calls import Answer
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, derive_seed, digest
-from nanoflux_local.seeds.formats import FORMATS, OWN, BadRowError, BlankRowError, Format, Item
+from nanoflux_local.seeds.formats import FORMATS, OWN, BadRowError, BlankRowError, Format, Item, as_number
 from nanoflux_local.seeds.tables import fail, read_rows
 from nanoflux_local.transcript import Seed
 
@@ -37,23 +37,32 @@ class Placed(NamedTuple):
 
 @dataclass(slots=True)
 class Reading:
-    """What the files of a benchmark hold. `skipped` are bad rows, each with its place and reason."""
+    """What the files of a benchmark hold. `skipped` are bad rows, each with its place and reason.
+
+    `contradictory` are rows that repeat an earlier question with another answer, `below_tolerance` the places of
+    answers that are nearer to 0 than numbers are told apart (SPEC §6), and therefore compared relatively.
+    """
 
     items: list[Placed] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     blank: int = 0
+    contradictory: list[str] = field(default_factory=list)
+    below_tolerance: list[str] = field(default_factory=list)
 
 
-def read_benchmark(dataset: str, paths: Sequence[Path], skip_bad: bool = False, hashed: bool = False) -> Reading:
+def read_benchmark(
+    dataset: str, paths: Sequence[Path], skip_bad: bool = False, hashed: bool = False, name: str = ""
+) -> Reading:
     """All items of a benchmark's files, in the order given; nothing is stored.
 
-    `hashed` splits by the questions' words even where the files are official splits: for whoever has one of them alone.
+    `hashed` splits by the questions' words even if the files are official splits. `name` is what the items are called
+    by, where that is not `dataset`.
 
     Raises:
         UsageError: no importer reads `dataset`, or two items are the same one.
         DataError: a file cannot be read, or holds a bad row and `skip_bad` is not set.
     """
-    form = format_of(dataset)
+    form, name = format_of(dataset), dataset_name(dataset, name)
     reading, numbers = Reading(), Counter[str]()
     marks: dict[str, tuple[str, Item]] = {}
     for path in _files(paths):
@@ -62,11 +71,13 @@ def read_benchmark(dataset: str, paths: Sequence[Path], skip_bad: bool = False, 
         official = file_split(path) if form.official else ""
         for place, number, item in found:
             if item.question:
-                seed = _seed(dataset, item, official, number, numbers)
+                seed = _seed(name, item, official, number, numbers)
                 split = hashed_split(item.question) if hashed else _split(form, item, official)
                 reading.items.append(Placed(place, seed, split))
-    _mark(dataset, reading, {} if hashed else marks)
+    _mark(name, reading, {} if hashed else marks)
     _refuse_twins(reading.items)
+    _settle_contradictions(reading, form is OWN, skip_bad)
+    reading.below_tolerance = [place for place, seed, _ in reading.items if _is_below_tolerance(seed)]
     return reading
 
 
@@ -84,6 +95,22 @@ def format_of(dataset: str) -> Format:
         told = f"; {meant[0]!r}?" if meant else ""
         raise UsageError(f"no data can be imported as {dataset!r}{told}", known)
     return OWN
+
+
+def dataset_name(dataset: str, name: str) -> str:
+    """The name that a dataset's items are imported under.
+
+    Raises:
+        UsageError: `name` is no name for own data, or that of another benchmark.
+    """
+    if name in ("", dataset):
+        return dataset
+    if name in FORMATS or name.startswith("starter") or not OWN_NAME.fullmatch(name):
+        raise UsageError(
+            f"no data can be imported as {name!r}",
+            "choose a name of lower-case letters, digits, '-' that is not a benchmark's",
+        )
+    return name
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -147,6 +174,39 @@ def _mark(dataset: str, reading: Reading, marks: dict[str, tuple[str, Item]]) ->
         marked = marks.get(seed.id.removeprefix(f"{dataset}-"))
         split = marked[1].split if marked else hashed_split(seed.question, CARVED_SHARES)
         reading.items[number] = Placed(place, seed, split)
+
+
+def _settle_contradictions(reading: Reading, refused: bool, skip_bad: bool) -> None:
+    """Find questions that stand again with another answer. In own data that is a fault of the row; benchmarks are
+    published with them, and they are only reported."""
+    first: dict[tuple[str, ...], Placed] = {}
+    rest: list[Placed] = []
+    for placed in reading.items:
+        seed = placed.seed
+        key = (" ".join(seed.question.casefold().split()), *sorted(seed.options.values()))
+        earlier = first.setdefault(key, placed)
+        if _answers_agree(seed, earlier.seed):
+            rest.append(placed)
+            continue
+        answers = f"the answer {seed.answer[:40]!r}, not {earlier.seed.answer[:40]!r}"
+        reason = f"the question of {earlier.place} again, with {answers}"
+        if refused and not skip_bad:
+            raise _bad(placed.place, reason)
+        (reading.skipped if refused else reading.contradictory).append(f"{placed.place}: {reason}")
+    if refused:
+        reading.items = rest
+
+
+def _answers_agree(one: Seed, other: Seed) -> bool:
+    """Whether a machine would take two answers for the same. Free texts may say one thing in several ways."""
+    if one.options or other.options:
+        return one.options.get(one.answer) == other.options.get(other.answer)
+    numbers = [as_number(seed.answer) for seed in (one, other)]
+    return None in numbers or same_number(one.answer, other.answer)
+
+
+def _is_below_tolerance(seed: Seed) -> bool:
+    return not seed.options and is_below_tolerance(as_number(seed.answer) or 0)
 
 
 def _refuse_twins(items: Sequence[Placed]) -> None:

@@ -24,6 +24,7 @@ RELEASED = [
     "m019_evaluations",
     "m020_short_keys",
     "m021_reasoning",
+    "m022_dataset_files",
 ]
 
 

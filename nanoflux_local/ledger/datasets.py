@@ -1,0 +1,86 @@
+"""Datasets in a ledger: the files that each is made of, and the items of former versions, which runs rest on.
+
+A replaced version stays under the name `NAME@HASH`, and every run from before is pinned to it.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from nanoflux_local.errors import UsageError
+from nanoflux_local.records import canonical_json, digest
+from nanoflux_local.transcript import Seed
+
+Rows = Sequence[tuple[Seed, str]]
+"""Items with their splits."""
+
+
+def holds_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bool:
+    """Whether files of this content are part of the dataset."""
+    sql = "SELECT 1 FROM dataset_files WHERE dataset = ? AND source_hash = ?"
+    return connection.execute(sql, (name, source_hash)).fetchone() is not None
+
+
+def refuse_clash(connection: sqlite3.Connection, name: str, items: Rows) -> None:
+    """Raise UsageError where the dataset has items of the same split already, or an item of the same id."""
+    row = connection.execute("SELECT source FROM datasets WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        return
+    here = dict(connection.execute("SELECT id, split FROM items WHERE dataset = ?", (name,)))
+    splits = sorted({split for _, split in items} & set(here.values()))
+    twice = next((item.id for item, _ in items if item.id in here), "")
+    clash = f"has {' and '.join(splits)} items already" if splits else f"has an item {twice!r} already" if twice else ""
+    if clash:
+        raise UsageError(
+            f"{name} {clash}, from other content ({row[0]})",
+            "add --replace to put these files in the place of all that is there, or --as NAME to keep both",
+        )
+
+
+def set_aside(connection: sqlite3.Connection, name: str) -> str:
+    """Keep the dataset as a former version and pin every run so far to it; returns the version's name, "" for none."""
+    row = connection.execute("SELECT source_hash FROM datasets WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        return ""
+    version = _free_name(connection, f"{name}@{row[0][:8]}")
+    connection.execute(
+        "INSERT INTO datasets SELECT ?, source, source_hash, items, skipped, at FROM datasets WHERE name = ?",
+        (version, name),
+    )
+    for table in ("items", "dataset_files"):
+        connection.execute(f"UPDATE {table} SET dataset = ? WHERE dataset = ?", (version, name))
+    connection.execute("DELETE FROM datasets WHERE name = ?", (name,))
+    connection.execute("INSERT OR IGNORE INTO pinned SELECT id, ?, ? FROM runs", (name, version))
+    return version
+
+
+def add_files(
+    connection: sqlite3.Connection, name: str, source: str, source_hash: str, items: Rows, skipped: int, at: str
+) -> None:
+    """Add the items of some files to a dataset, which is made where it is not there."""
+    row = connection.execute("SELECT source, items, skipped FROM datasets WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        values = (name, source, source_hash, len(items), skipped, at)
+        connection.execute("INSERT INTO datasets VALUES (?,?,?,?,?,?)", values)
+    connection.execute("INSERT INTO dataset_files VALUES (?,?,?)", (name, source_hash, at))
+    if row is not None:
+        hashes = connection.execute("SELECT source_hash FROM dataset_files WHERE dataset = ?", (name,)).fetchall()
+        connection.execute(
+            "UPDATE datasets SET source = ?, source_hash = ?, items = ?, skipped = ?, at = ? WHERE name = ?",
+            (f"{row[0]}, {source}", digest(sorted(each[0] for each in hashes)), row[1] + len(items), row[2] + skipped,
+             at, name),
+        )  # fmt: skip
+    first = connection.execute("SELECT coalesce(max(position) + 1, 0) FROM items WHERE dataset = ?", (name,)).fetchone()
+    connection.executemany(
+        "INSERT INTO items VALUES (?,?,?,?,?,?)",
+        [
+            (name, position, item.id, split, canonical_json(asdict(item)), digest(asdict(item)))
+            for position, (item, split) in enumerate(items, first[0])
+        ],
+    )
+
+
+def _free_name(connection: sqlite3.Connection, name: str) -> str:
+    taken = {row[0] for row in connection.execute("SELECT name FROM datasets")}
+    numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
+    return name if name not in taken else next(each for each in numbered if each not in taken)
