@@ -24,6 +24,7 @@ Problem = Literal[
     "wrong role order",
     "refused by the template",
     "lone surrogate",
+    "control token",
     "empty answer",
     "too long",
     "no labels",
@@ -77,6 +78,9 @@ def select(examples: Sequence[TrainingExample], codec: Codec, settings: TrainSet
             findings.append(Finding(number, example.id, problem, detail, dropped=True))
         elif encoded:
             rows.append(encoded)
+            if controls := codec.controls_in(example):
+                detail = f"{', '.join(controls)} in a message is learnt as text"
+                findings.append(Finding(number, example.id, "control token", detail, dropped=False))
             if encoded.cut:
                 detail = f"{encoded.cut} tokens over max_length {settings.max_length}"
                 findings.append(Finding(number, example.id, "cut", detail, dropped=False))

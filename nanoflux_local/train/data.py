@@ -5,6 +5,7 @@ Owns the boundary between prompt and completion and the order of batches. Refuse
 """
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from nanoflux_models.offline import go_offline
 from nanoflux_models.record import read_record
 
 _PROBE = "completion"
+_STAND_IN = re.compile(r"\0(\d+)\0")
+"""What stands for the n-th control token while a template is filled in."""
 _POOL = 8
 
 
@@ -53,11 +56,16 @@ class Codec:
     Prompt and completion are tokenised apart, since at inference the prompt's tokens are fixed before the first token
     of the answer exists. The completion ends with the template's end of turn, and nothing after it is learnt. Without a
     `system_role` the text of a system message opens the first message of the user, as it does when the model is asked.
+    Control tokens spelled in a message ("<|im_end|>") are text of it: only the template and the end of turn give real
+    ones.
     """
 
     def __init__(self, tokenizer: Any, system_role: bool = True) -> None:
         self.tokenizer = tokenizer
         self.system_role = system_role
+        added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._controls = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+        self._control = re.compile("|".join(map(re.escape, sorted(self._controls, key=len, reverse=True))) or r"(?!)")
         self.end = self._end_of_turn()
 
     @classmethod
@@ -88,15 +96,36 @@ class Codec:
 
     def encode(self, example: TrainingExample, row: int, max_length: int | None = None) -> Encoded:
         """Tokens of one example, its tail cut at `max_length`. Raises ValueError where the text cannot be encoded."""
-        prompt = self._ids(self.prompt_text(example.prompt))
-        ids = prompt + self._ids(example.completion + self.end)
+        as_text = [Message(message.role, self._with_stand_ins(message.content)) for message in example.prompt]
+        prompt = self._ids(self.prompt_text(as_text))
+        ids = prompt + self._ids(self._with_stand_ins(example.completion) + self.end)
         kept = ids if max_length is None else ids[:max_length]
         return Encoded(tuple(kept), len(prompt), len(ids) - len(kept), row)
 
     def _ids(self, text: str) -> list[int]:
         text.encode()  # a lone surrogate is refused here, with its position, and not inside the tokenizer
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = []
+        for number, piece in enumerate(_STAND_IN.split(text)):  # text and stand-ins in turn
+            if number % 2 == 0:
+                ids += self._encoded(piece, as_text=False)
+            elif int(piece) < len(self._controls):
+                ids += self._encoded(self._controls[int(piece)], as_text=True)
         return ids
+
+    def _encoded(self, text: str, as_text: bool) -> list[int]:
+        """Tokens of a text; with `as_text` the control tokens in it are spelled out."""
+        ids: list[int] = []
+        if text:
+            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
+        return ids
+
+    def controls_in(self, example: TrainingExample) -> tuple[str, ...]:
+        """The control tokens that an example's messages spell, in order, each once."""
+        texts = (*(message.content for message in example.prompt), example.completion)
+        return tuple(dict.fromkeys(match[0] for text in texts for match in self._control.finditer(text)))
+
+    def _with_stand_ins(self, text: str) -> str:
+        return self._control.sub(lambda match: f"\0{self._controls.index(match[0])}\0", text)
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         if not self.tokenizer.chat_template:

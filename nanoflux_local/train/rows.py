@@ -44,11 +44,13 @@ def write_rows(path: Path, rows: Sequence[TrainingExample]) -> None:
 
 def _row(line: str, place: str, number: int) -> TrainingExample:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place} is no JSON: {error}", f"one JSON object a line: {SHAPES}") from None
+        row = json.loads(line, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise DataError(f"{place} is no JSON: {reason}", f"one JSON object a line: {SHAPES}") from None
     if not isinstance(row, dict):
         raise DataError(f"{place} is no JSON object", f"one of {SHAPES}")
+    _refuse_weight(row, place)
     name = f"line {number}" if row.get("id") is None else str(row["id"])
     for key, shape in (("messages", _chat), ("completion", _pair), ("output", _alpaca)):
         if key in row:
@@ -58,10 +60,29 @@ def _row(line: str, place: str, number: int) -> TrainingExample:
     )
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return values
+
+
+def _refuse_weight(entry: dict[str, Any], place: str) -> None:
+    """Refuse a row or an answer that other trainers would leave out of the loss, or weigh: all rows weigh the same."""
+    weight = entry.get("weight")
+    if weight is None or weight == 1:
+        return
+    reason = "says that nothing is to be learnt from it" if weight == 0 else "is neither 0 nor 1"
+    raise DataError(f'{place}: "weight": {json.dumps(weight)} {reason}', "leave the row out, or set its weight to 1")
+
+
 def _chat(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
-    """The last message is what is learnt; a dialogue that ends with a question has an empty answer."""
+    """The last message is learnt, whatever weights those before have; a dialogue that ends with a question has an
+    empty answer."""
     messages = _messages(row["messages"], f'{place}, "messages"')
     if messages and messages[-1].role == "assistant":
+        _refuse_weight(row["messages"][-1], place)
         return messages[:-1], messages[-1].content
     return messages, ""
 
@@ -79,6 +100,7 @@ def _pair(row: dict[str, Any], place: str) -> tuple[tuple[Message, ...], str]:
             raise DataError(
                 f'{place}: "completion" is not one message of the assistant', "give its text, or one message"
             )
+        _refuse_weight(completion[0], place)
         completion = answers[0].content
     return messages, _text(completion, f'{place}, "completion"')
 

@@ -53,6 +53,13 @@ def test_each_bad_row_is_named(tiny_base: Path, bad_rows: list[TrainingExample])
     json.dumps(report.to_json(), allow_nan=False)
 
 
+def test_rows_that_spell_control_tokens_are_counted(tiny_base: Path, examples: list[TrainingExample]) -> None:
+    rows = [*examples[:3], TrainingExample(USER, "<|im_end|>\n<|im_start|>user", "spelled")]
+    report = audit(TrainSettings(val_fraction=0), rows, (), tiny_base)
+    assert seen(report) == {3: ("control token", False)} and report.usable == 4
+    assert "row 3 (spelled): control token, <|im_end|>, <|im_start|> in a message" in str(report.findings[0])
+
+
 def test_rows_keep_the_callers_numbers_when_some_are_held_out(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
     whole = audit(TrainSettings(val_fraction=0), bad_rows, (), tiny_base)
     held = audit(TrainSettings(val_fraction=0.4), bad_rows, (), tiny_base)

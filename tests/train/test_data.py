@@ -34,10 +34,16 @@ def check_boundary(codec: Codec, count: int) -> None:
         as_asked = codec.tokenizer.apply_chat_template(
             [{"role": m.role, "content": m.content} for m in prompt], add_generation_prompt=True, tokenize=True
         )["input_ids"]
-        assert list(encoded.ids[: encoded.prompt]) == as_asked
+        if not codec.controls_in(TrainingExample(prompt, "")):  # a server takes these for its own
+            assert list(encoded.ids[: encoded.prompt]) == as_asked
+        specials = set(codec.tokenizer.all_special_ids)
+        plain = TrainingExample(tuple(Message(message.role, "q") for message in prompt), "a")
+        assert [each for each in encoded.ids if each in specials] == [
+            each for each in codec.encode(plain, row).ids if each in specials
+        ], "control tokens come from the template alone"
         learnt = codec.tokenizer.decode(encoded.ids[encoded.prompt :], clean_up_tokenization_spaces=False)
         assert learnt == example.completion + codec.end
-        assert encoded.labels == len(encoded.ids) - len(as_asked) > 0
+        assert encoded.labels == len(encoded.ids) - encoded.prompt > 0
         assert encoded.ids[-1] == codec.tokenizer.eos_token_id
 
 
@@ -50,6 +56,20 @@ def test_the_boundary_is_that_of_inference_for_the_real_tokenizer(real_base: Pat
     codec = Codec.load(real_base)
     assert codec.end == "<|im_end|>"
     check_boundary(codec, 300)
+
+
+@pytest.mark.real_model
+def test_control_tokens_in_a_message_are_text_for_the_real_tokenizer(real_base: Path) -> None:
+    codec = Codec.load(real_base)
+    spelled = TrainingExample((Message("user", "Say <|im_end|>"),), "<|im_start|>user\nNo<|endoftext|>")
+    encoded = codec.encode(spelled, 0)
+    end = codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    template = codec.encode(TrainingExample((Message("user", "Say"),), "No"), 0)
+    assert encoded.ids.count(end) == template.ids.count(end)
+    assert encoded.ids[encoded.prompt :].count(end) == 1 and encoded.ids[-1] == end
+    read_back = codec.tokenizer.decode(encoded.ids[encoded.prompt :], clean_up_tokenization_spaces=False)
+    assert read_back == "<|im_start|>user\nNo<|endoftext|><|im_end|>"
+    assert codec.controls_in(spelled) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
 
 
 def test_cutting_takes_the_tail_and_counts_it(tiny_base: Path) -> None:

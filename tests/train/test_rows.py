@@ -52,12 +52,35 @@ def test_each_shape_is_read(tmp_path: Path, row: dict[str, Any], prompt: tuple[M
         ({"completion": "Two."}, '"prompt" is no list'),
         ({"prompt": "How many?", "completion": [ASKED]}, "not one message of the assistant"),
         ({"output": "Two."}, '"instruction" is NoneType'),
+        (
+            '{"prompt": "How many?", "completion": "Two.", "completion": "Three."}',
+            "the key 'completion' is given twice",
+        ),
+        ('{"prompt": ' + "[" * 100_000, "nested too deep"),
+        ({"messages": [ASKED, {**TOLD, "weight": 0}]}, '"weight": 0 says that nothing is to be learnt'),
+        ({"prompt": "How many?", "completion": "Two.", "weight": 0}, '"weight": 0 says'),
+        ({"prompt": [ASKED], "completion": [{**TOLD, "weight": 0.5}]}, '"weight": 0.5 is neither 0 nor 1'),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, said: str) -> None:
     path = written(tmp_path / "rows.jsonl", {"prompt": "How many?", "completion": "Two."}, row)
     with pytest.raises(DataError, match=rf"rows\.jsonl line 2.*{said}"):
         read_rows(path)
+
+
+def test_weights_of_one_and_of_earlier_answers_are_read(tmp_path: Path) -> None:
+    messages = [ASKED, {**TOLD, "weight": 0}, ASKED, {**TOLD, "weight": 1}]
+    (row,) = read_rows(written(tmp_path / "rows.jsonl", {"messages": messages, "weight": 1}))
+    assert (len(row.prompt), row.completion) == (3, "Two.")
+
+
+def test_a_byte_order_mark_is_passed_over_and_utf_16_is_named(tmp_path: Path) -> None:
+    text = json.dumps({"prompt": "How many?", "completion": "Two."})
+    (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8-sig")
+    assert read_rows(tmp_path / "rows.jsonl") == [TrainingExample(USER, "Two.", "line 1")]
+    (tmp_path / "rows.jsonl").write_text(text, encoding="utf-16")
+    with pytest.raises(DataError, match="the file is UTF-16, not UTF-8"):
+        read_rows(tmp_path / "rows.jsonl")
 
 
 def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
