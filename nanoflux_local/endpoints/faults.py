@@ -140,7 +140,8 @@ def _by_cause(error: Any, limit_s: float) -> Seen:
     import httpx2
 
     cause = error.__cause__
-    if isinstance(cause, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol)):
+    unreachable = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol, httpx2.ProxyError)
+    if isinstance(cause, unreachable):
         return Seen("unreachable", f"does not answer: {cause}")
     if isinstance(cause, httpx2.TimeoutException):
         return Seen("timeout", f"did not answer within {limit_s:.3g} s")

@@ -5,7 +5,6 @@ retries are off, redirects are not followed (they could carry a key elsewhere), 
 asked through a proxy.
 """
 
-import ipaddress
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -21,6 +20,7 @@ from nanoflux_local.endpoints.context import Context
 from nanoflux_local.endpoints.error_body import read_error
 from nanoflux_local.endpoints.faults import ROUTES, EmptyError, GarbledError, announce
 from nanoflux_local.endpoints.keys import Key, read_key
+from nanoflux_local.endpoints.network import http_options
 from nanoflux_local.endpoints.service import Service, Stake
 from nanoflux_local.endpoints.shapes import load_json
 from nanoflux_local.errors import ConfigError
@@ -229,8 +229,7 @@ def client_options(sdk: ModuleType, url: str) -> dict[str, Any]:
     """What every client is made with, whatever its SDK."""
     for name in ("httpcore2", sdk.__name__):  # at DEBUG these log a server's headers, and it may repeat the key in one
         logging.getLogger(name).setLevel(logging.INFO)
-    http = sdk.DefaultAsyncHttpxClient(trust_env=not on_this_machine(url), follow_redirects=False)
-    return {"http_client": http, "max_retries": 0}
+    return {"http_client": sdk.DefaultAsyncHttpxClient(**http_options(url)), "max_retries": 0}
 
 
 def check_address(url: str) -> None:
@@ -250,14 +249,6 @@ def check_address(url: str) -> None:
     if route:
         base = parts._replace(path=parts.path.rstrip("/").removesuffix(route)).geturl()
         raise ConfigError(f"the url {url} ends in {route}, which is added to it", f'write url = "{base}"')
-
-
-def on_this_machine(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def limits(limit_s: float) -> Any:

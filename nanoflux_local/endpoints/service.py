@@ -7,13 +7,15 @@ patience. Knows no protocol: what is sent and how it is read is the caller's `at
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from nanoflux_local.endpoints.faults import MOST_RAW, TOLD, Seen, seen
 from nanoflux_local.endpoints.gauge import Gauge
 from nanoflux_local.endpoints.keys import Key
+from nanoflux_local.endpoints.network import check_network, proxy_for
 from nanoflux_local.endpoints.pace import Speed
 from nanoflux_local.endpoints.refusals import refusal_cause
 from nanoflux_local.endpoints.replicas import Replica, another, pick
@@ -43,6 +45,9 @@ class Service:
     """Servers at `urls`, each sent `capacity` requests at once at most; `connect` makes a client for an address.
 
     `gauged` servers are asked how busy they are, which vLLM tells.
+
+    Raises:
+        ConfigError: the environment names a proxy or certificates that cannot be used.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class Service:
         timeout_s: float,
         gauged: bool = False,
     ) -> None:
+        for url in urls:
+            check_network(url)
         self.model, self.urls, self.key = model, tuple(urls), key
         guard.allow(*self.urls)  # an address in the configuration is the consent for that host, and no other
         self.capacity = capacity * len(self.urls)
@@ -127,7 +134,10 @@ class Service:
             fault = seen(error, self._sdk(), limit_s)
             if fault is None:
                 raise
-            return fault
+            proxy = proxy_for(replica.url)
+            if proxy is None or not fault.gone:
+                return fault
+            return replace(fault, told=f"{fault.told} (asked through the proxy {proxy.address} of {proxy.variable})")
 
     def _answered(self, replica: Replica, seconds: float, reply: object) -> None:
         replica.answered()
@@ -172,8 +182,12 @@ class Service:
         if fault.kind == "rate_limited":
             hours = f"{PATIENCE_S / 3600:g} h"
             return BusyError(f"{told}, for {hours} on end", "go on later with `nanoflux run resume`")
-        nobody = fault.kind == "unreachable"
-        fix = "start the server, or correct the endpoint's url" if nobody else fault.fix or "see the server's log"
+        proxy, fix = proxy_for(replica.url), fault.fix or "see the server's log"
+        if fault.kind == "unreachable" and proxy is not None:
+            host = urlsplit(replica.url).hostname
+            fix = f"start the proxy, unset {proxy.variable}, or add {host} to NO_PROXY"
+        elif fault.kind == "unreachable":
+            fix = "start the server, or correct the endpoint's url"
         failure = EndpointRefusedError if fault.kind is None else EndpointError
         return failure(told, f"{fix}; then `nanoflux run resume`")
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from nanoflux_local.config import SearchConfig
 from nanoflux_local.endpoints.keys import Key, read_key
+from nanoflux_local.endpoints.network import check_network, http_options
 from nanoflux_local.errors import ConfigError, EndpointError, UsageError
 from nanoflux_local.records import Identity, SearchReply, SearchRequest
 from nanoflux_local.redaction import redact
@@ -136,13 +137,14 @@ class _Served:
 
     def __init__(self, name: str, url: str, key: Key, variant: str) -> None:
         self._url, self._key = url.rstrip("/"), key
+        check_network(self._url)
         guard.allow(url)
         self.identity = Identity("search", name, variant=variant)
 
     async def _get(self, path: str, query: dict[str, Any], headers: dict[str, str], timeout_s: float) -> dict[str, Any]:
         import httpx2
 
-        async with httpx2.AsyncClient(timeout=timeout_s, follow_redirects=False) as client:
+        async with httpx2.AsyncClient(timeout=timeout_s, **http_options(self._url)) as client:
             reply = await client.get(f"{self._url}{path}", params=query, headers=headers)
         if reply.status_code in REFUSED_KEYS:
             raise EndpointError(

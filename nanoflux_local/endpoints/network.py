@@ -1,0 +1,122 @@
+"""Networking: how a server is reached, by the proxy and the certificates that the environment's variables name.
+
+A variable that cannot be used is refused by its name before anything is asked: deep inside a client it shows as an
+ImportError, or as a missing file without a path. Servers on this machine are asked directly, whatever the environment.
+"""
+
+import importlib.util
+import ipaddress
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+from nanoflux_local.errors import ConfigError
+
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""The variables that name the certificates to trust; the first that is set holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy and the variable that names it. `url` may hold a password: show `address`."""
+
+    variable: str
+    url: str
+
+    @property
+    def address(self) -> str:
+        return self.url.partition("://")[0] + "://" + urlsplit(self.url).netloc.rpartition("@")[2]
+
+
+def proxy_for(url: str) -> Proxy | None:
+    """The proxy through which a server is asked, None if it is asked directly."""
+    parts, proxies = urlsplit(url), getproxies_environment()
+    if on_this_machine(url) or proxy_bypass(parts.netloc):
+        return None
+    for name in (parts.scheme, "all"):
+        value = proxies.get(name)
+        if value:
+            names = (variable for variable in os.environ if variable.lower() == f"{name}_proxy")
+            variable = next((variable for variable in names if os.environ[variable] == value), f"{name}_proxy")
+            return Proxy(variable, value if "://" in value else f"http://{value}")
+    return None
+
+
+def check_network(url: str) -> None:
+    """Refuse an environment in which a server cannot be asked.
+
+    Raises:
+        ConfigError: a variable names no usable proxy, or certificates that are not there.
+    """
+    if on_this_machine(url):
+        return
+    proxy = proxy_for(url)
+    if proxy is not None:
+        _check_proxy(proxy, urlsplit(url).hostname or "")
+    if url.startswith("https://") or (proxy is not None and proxy.url.startswith("https://")):
+        _certificates()
+
+
+def http_options(url: str) -> dict[str, Any]:
+    """How an HTTP client reaches a server: the arguments of httpx's client. Redirects could carry a key elsewhere.
+
+    Raises:
+        ConfigError: see `check_network`.
+    """
+    check_network(url)
+    proxy = proxy_for(url)
+    options: dict[str, Any] = {"trust_env": False, "follow_redirects": False, "proxy": proxy.url if proxy else None}
+    certificates = _certificates() if url.startswith("https://") else None
+    return {**options, "verify": certificates} if certificates else options
+
+
+def on_this_machine(url: str) -> bool:
+    """Whether a url's host is this machine's own loopback."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_proxy(proxy: Proxy, host: str) -> None:
+    instead = f"correct or unset {proxy.variable}, or add {host} to NO_PROXY"
+    parts = urlsplit(proxy.url)
+    try:
+        usable = parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(
+            f"{proxy.variable} names no usable proxy: {proxy.address}",
+            f"{instead}; a proxy is written as http://HOST:PORT or socks5://HOST:PORT",
+        )
+    if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        raise ConfigError(
+            f"{proxy.variable} names the SOCKS proxy {proxy.address}, for which the package socksio is missing",
+            f"pip install 'httpx2[socks]'; or {instead}",
+        )
+
+
+def _certificates() -> ssl.SSLContext | None:
+    """The certificates that the environment names, None if it names none.
+
+    Raises:
+        ConfigError: they are not there, or cannot be read.
+    """
+    variable = next((name for name in CERTIFICATES if os.environ.get(name)), "")
+    if not variable:
+        return None
+    path, is_file = Path(os.environ[variable]), variable == "SSL_CERT_FILE"
+    fix = f"correct {variable}, or unset it to use the system's certificates"
+    if not (path.is_file() if is_file else path.is_dir()):
+        raise ConfigError(f"{variable} names {path}, which does not exist", fix)
+    try:
+        return ssl.create_default_context(cafile=path if is_file else None, capath=None if is_file else path)
+    except OSError as error:
+        raise ConfigError(f"{variable} names {path}, which holds no certificates: {error}", fix) from None

@@ -1,0 +1,167 @@
+"""How a server is reached: proxies and certificates of the environment, each refused by its variable's name."""
+
+import asyncio
+import http.client
+import importlib.util
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from nanoflux_local.endpoints.network import check_network, http_options, proxy_for
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.errors import ConfigError, EndpointError
+from nanoflux_local.records import ChatReply, ChatRequest, Message
+
+LAN = "http://model.example:8000/v1"
+GOOD = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+class ForwardProxy:
+    """A proxy on loopback: it passes what is asked of any host to one server, and refuses to open tunnels."""
+
+    def __init__(self, target: str) -> None:
+        self.asked: list[str] = []
+        proxy, to = self, urlsplit(target)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                proxy.asked.append(self.path)
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                forwarded = http.client.HTTPConnection(to.netloc, timeout=30)
+                forwarded.request("POST", urlsplit(self.path).path, body, {"Content-Type": "application/json"})
+                content = forwarded.getresponse().read()
+                forwarded.close()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def do_CONNECT(self) -> None:
+                proxy.asked.append(self.path)
+                self.send_error(403, "tunnels are not allowed")
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def proxy(server) -> Iterator[ForwardProxy]:
+    server.answer((200, GOOD))
+    running = ForwardProxy(server.url)
+    yield running
+    running.close()
+
+
+def ask(url: str) -> ChatReply:
+    async def send() -> ChatReply:
+        endpoint = OpenAIChatEndpoint("m", url)
+        try:
+            return await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "hi"),)))
+        finally:
+            await endpoint.close()
+
+    return asyncio.run(send())
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_a_server_elsewhere_is_asked_through_the_proxy(proxy: ForwardProxy, monkeypatch, variable: str) -> None:
+    monkeypatch.setenv(variable, proxy.address if variable == "http_proxy" else f"http://{proxy.address}")
+    assert ask(LAN).text == "yes"
+    assert proxy.asked == ["http://model.example:8000/v1/chat/completions"]
+
+
+def test_a_server_on_this_machine_is_asked_directly(proxy: ForwardProxy, server, monkeypatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", f"http://{proxy.address}")
+    monkeypatch.setenv("SSL_CERT_FILE", "/gone/cacert.pem")
+    assert ask(server.url).text == "yes" and not proxy.asked
+
+
+def test_an_error_names_a_dead_proxy_and_its_variable_without_the_password(monkeypatch) -> None:
+    address = f"127.0.0.1:{closed_port()}"
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:geheimnis@{address}")
+    with pytest.raises(EndpointError) as error:
+        ask(LAN)
+    assert f"does not answer: All connection attempts failed (asked through the proxy http://{address}" in str(
+        error.value
+    )
+    assert "of HTTP_PROXY)" in str(error.value) and "add model.example to NO_PROXY" in error.value.fix
+    assert "geheimnis" not in str(error.value)
+
+
+def test_an_error_names_a_proxy_that_opens_no_tunnel(proxy: ForwardProxy, monkeypatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
+    with pytest.raises(EndpointError, match=r"403.*asked through the proxy http://127.*of HTTPS_PROXY"):
+        ask("https://model.example/v1")
+    assert set(proxy.asked) == {"model.example:443"}
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+def test_a_socks_proxy_without_its_package_is_refused_by_its_variable(monkeypatch, scheme: str) -> None:
+    if importlib.util.find_spec("socksio"):
+        pytest.skip("the package socksio is installed here")
+    monkeypatch.setenv("ALL_PROXY", f"{scheme}://me:geheimnis@127.0.0.1:1080")
+    with pytest.raises(
+        ConfigError, match=rf"ALL_PROXY names the SOCKS proxy {scheme}://127.0.0.1:1080, .* socksio"
+    ) as error:
+        OpenAIChatEndpoint("m", LAN)
+    assert "httpx2[socks]" in error.value.fix and "NO_PROXY" in error.value.fix and "geheimnis" not in str(error.value)
+    monkeypatch.setenv("NO_PROXY", "other.example,model.example")
+    assert proxy_for(LAN) is None and http_options(LAN)["proxy"] is None
+
+
+@pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://", "http://127.0.0.1:99999", "socks4://127.0.0.1:1"])
+def test_what_is_no_proxy_is_refused_by_its_variable(monkeypatch, value: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    with pytest.raises(ConfigError, match="HTTPS_PROXY names no usable proxy"):
+        check_network("https://model.example/v1")
+    check_network(LAN)
+
+
+@pytest.mark.parametrize(("variable", "name"), [("SSL_CERT_FILE", "cacert.pem"), ("SSL_CERT_DIR", "certs")])
+def test_certificates_that_are_gone_are_refused_by_variable_and_path(
+    tmp_path: Path, monkeypatch, variable: str, name: str
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path / name))
+    with pytest.raises(ConfigError, match=f"{variable} names {tmp_path}/{name}, which does not exist"):
+        OpenAIChatEndpoint("m", "https://model.example/v1")
+    check_network(LAN)
+
+
+def test_certificates_are_those_that_the_environment_names(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "cacert.pem"
+    file.write_text("no certificate")
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    with pytest.raises(ConfigError, match="which holds no certificates"):
+        check_network("https://model.example/v1")
+    monkeypatch.delenv("SSL_CERT_FILE")
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    assert isinstance(http_options("https://model.example/v1")["verify"], ssl.SSLContext)
+    assert "verify" not in http_options(LAN)
