@@ -17,6 +17,7 @@ from typing import Any
 
 from nanoflux_local.endpoints.chaos import Chaos
 from nanoflux_local.endpoints.scripted import HashingEmbedder, duel
+from nanoflux_local.endpoints.shapes import read_content
 from nanoflux_local.records import derive_seed
 
 Json = dict[str, Any]
@@ -163,17 +164,22 @@ def _as_object(text: str, keys: tuple[str, ...]) -> str:
 
 def _chat_asked(body: Json) -> Asked:
     schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
-    return Asked(body["model"], body["messages"][-1]["content"], str(body.get("seed")), _keys(schema))
+    return Asked(body["model"], _last_text(body["messages"]), str(body.get("seed")), _keys(schema))
 
 
 def _responses_asked(body: Json) -> Asked:
     schema = body.get("text", {}).get("format", {}).get("schema", {})
-    return Asked(body["model"], body["input"][-1]["content"], "", _keys(schema))
+    return Asked(body["model"], _last_text(body["input"]), "", _keys(schema))
 
 
 def _messages_asked(body: Json) -> Asked:
     schema = body.get("output_config", {}).get("format", {}).get("schema", {})
-    return Asked(body["model"], body["messages"][-1]["content"], "", _keys(schema))
+    return Asked(body["model"], _last_text(body["messages"]), "", _keys(schema))
+
+
+def _last_text(messages: list[Json]) -> str:
+    """The text of the last message; gateways send it as parts."""
+    return read_content(messages[-1]["content"]).text or ""
 
 
 def _keys(schema: Json) -> tuple[str, ...]:

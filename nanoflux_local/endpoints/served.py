@@ -154,10 +154,10 @@ class ServedEndpoint(ABC):
             return
         self.accepted = replace(self.accepted, **fresh)
         names, switches = " and ".join(fresh), spelled(fresh)
-        told = (
+        message = (
             f"the server refuses {names}; requests now go out as with {switches}, which the endpoint's table can state"
         )
-        announce(Fault(self.identity.model, "refused_parameter", told))
+        announce(Fault(self.identity.model, "refused_parameter", message))
 
     def _reply(self, request: ChatRequest, response: Any, seconds: float) -> ChatReply:
         """The record of a response, which may be anything: the SDKs check nothing that a server sends."""

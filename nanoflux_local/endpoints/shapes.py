@@ -48,7 +48,7 @@ def load_json(response: Any) -> Any:
     while text.startswith(":"):  # a comment of an event stream, sent to keep the connection open
         text = text.partition("\n")[2].lstrip()
     if text.startswith(("data:", "event:")):
-        return _joined(list(_events(text)))
+        return _joined(list(_events(text)), whole="[DONE]" in text)
     if text.startswith("<"):
         raise ValueError(f"a web page: {read_error(response.content).words}")
     return _loads(text)
@@ -70,12 +70,12 @@ def _events(text: str) -> Iterator[dict[str, Any]]:
                 yield event
 
 
-def _joined(events: list[dict[str, Any]]) -> Any:
+def _joined(events: list[dict[str, Any]], whole: bool) -> Any:
     """One reply of the events of a stream that nobody asked for; some gateways send nothing else."""
-    whole = next((event["response"] for event in reversed(events) if isinstance(event.get("response"), dict)), None)
+    response = next((event["response"] for event in reversed(events) if isinstance(event.get("response"), dict)), None)
     failed = next((event for event in events if event.get("error")), None)
-    if whole is not None or failed is not None:
-        return whole or failed
+    if response is not None or failed is not None:
+        return response or failed
     choices = [choice for event in events if isinstance(choice := at(event, "choices", 0), dict)]
     if not choices:
         raise ValueError("a stream of events in place of one reply")
@@ -84,7 +84,7 @@ def _joined(events: list[dict[str, Any]]) -> Any:
         for key in ("content", "reasoning", "reasoning_content")
     }
     ended = next((reason for choice in reversed(choices) if (reason := choice.get("finish_reason"))), None)
-    if ended is None:
+    if ended is None and not whole:
         raise ValueError("a stream that broke off")
     usage = next((event["usage"] for event in reversed(events) if event.get("usage")), None)
     return {"choices": [{"message": message, "finish_reason": ended}], "usage": usage}

@@ -321,6 +321,8 @@ PROXIES = [
      b'data: {"choices": [{"delta": {"content": "ye"}}]}\n\ndata: {"choices": [{"delta": {"content": "s"}, '
      b'"finish_reason": "length"}]}\n\ndata: {"choices": [], "usage": {"prompt_tokens": 12, '
      b'"completion_tokens": 3}}\n\ndata: [DONE]\n\n', Read("yes", "length")),
+    ("stream without an end stated", 200, b'data: {"choices": [{"delta": {"content": "yes"}, "finish_reason": null}]}'
+     b"\n\ndata: [DONE]\n\n", Read("yes", tokens=(0, 0))),
     ("broken stream", 200, b'data: {"choices": [{"delta": {"content": "ye"}}]}\n\n', Again("garbled", "broke off")),
     ("half a reply", 200, b'{"choices": [{"message": {"cont', Again("garbled")),
     ("nested too deeply", 200, b"[" * 200_000, Again("garbled", "nested too deeply")),

@@ -1,0 +1,272 @@
+"""A real peer: LiteLLM's proxy, which nobody here wrote, answers all three protocols of chat servers.
+
+    python bench/litellm_peer.py [--venv DIR]
+
+Makes an environment for `litellm[proxy]` unless DIR holds one, starts the proxy on loopback with mock models, and asks
+each of them through each client: good replies, replies that are cut or without text, calls of tools, every kind of
+error, and models that refuse some parameters. Then it plays a whole run over the three protocols, with the scripted
+replies behind the proxy. Prints a line for each, and exits with 1 if one is not what it should be. Where the package
+cannot be installed it says so and exits with 0.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local import binding, runs
+from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
+from nanoflux_local.endpoints.fake_server import FakeServer
+from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.openai_responses import OpenAIResponsesEndpoint
+from nanoflux_local.endpoints.served import ServedEndpoint
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatRequest, Fault, Message, Sampling
+from nanoflux_models import guard
+
+VERSION = "1.106.12"
+START_S = 120.0
+KEY = "PEER_KEY"
+"""The variable that holds the proxy's key, drawn for each start: it refuses to start without one."""
+CLIENTS: tuple[type[ServedEndpoint], ...] = (OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint)
+TOOL = [{"id": "t", "type": "function", "function": {"name": "python", "arguments": "{}"}}]
+MOCKED = {
+    "gpt": "openai/gpt-4o",
+    "reasoner": "openai/o3-mini",
+    "claude": "anthropic/claude-sonnet-4-5",
+    "bedrock": "bedrock/us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+    "mistral": "mistral/mistral-large-latest",
+    "gemini": "gemini/gemini-2.5-flash",
+}
+"""Models whose reply the proxy makes up: its checks of what each may be sent are real."""
+
+
+def whole(content: str | None, finish: str, **more: Any) -> tuple[int, dict[str, Any]]:
+    message = {"role": "assistant", "content": content, **more}
+    return 200, {
+        "id": "c", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "finish_reason": finish, "message": message}],
+        "usage": {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15},
+    }  # fmt: skip
+
+
+def failed(status: int, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
+    return status, {"error": {"message": message, **more}}
+
+
+TOO_LONG = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
+UPSTREAM: dict[str, tuple[tuple[int, dict[str, Any]], str]] = {
+    "cut": (whole("ANSW", "length"), "read"),
+    "cut-empty": (whole(None, "length"), "read"),
+    "thoughts": (whole("ANSWER: 18", "stop", reasoning_content="hm"), "read"),
+    "empty": (whole(None, "stop"), "empty"),
+    "tool": (whole(None, "tool_calls", tool_calls=TOOL), "refused"),
+    "busy": (failed(429, "Rate limit reached", code="rate_limit_exceeded"), "rate_limited"),
+    "too-long": (failed(400, TOO_LONG, code="context_length_exceeded"), "refused"),
+    "broken": (failed(500, "out of memory", type="server_error"), "server_error"),
+    "no-key": (failed(401, "Incorrect API key provided", code="invalid_api_key"), "refused"),
+}
+"""What a chat server behind the proxy answers, by model, and what has to come of it."""
+
+
+class _FirstFaultError(EndpointError):
+    """Ends a call at its first fault, so that nothing is waited for here."""
+
+
+def make_environment(folder: Path) -> str:
+    """Install the proxy into `folder`; gives why that is impossible, or ""."""
+    if (folder / "bin" / "litellm").exists():
+        return ""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    pip = [str(folder / "bin" / "pip"), "install", "-q", "--only-binary=:all:", f"litellm[proxy]=={VERSION}"]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    return "" if done.returncode == 0 else (errors[-1] if errors else f"pip ended with {done.returncode}")
+
+
+class Upstream(BaseHTTPRequestHandler):
+    """A chat server that answers by the model's name."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        chat = self.path.endswith("/chat/completions")
+        status, reply = UPSTREAM[body["model"]][0] if chat else failed(404, f"no such path: {self.path}")
+        content = json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _model(name: str, model: str, base: str, **more: str) -> dict[str, Any]:
+    return {"model_name": name, "litellm_params": {"model": model, "api_key": "none", "api_base": base, **more}}
+
+
+@contextmanager
+def proxy(venv: Path, folder: Path, shapes: str, scripted: str) -> Iterator[str]:
+    """A running proxy's address."""
+    nowhere = "http://127.0.0.1:9"  # whatever the proxy makes of a mock, it stays on this machine
+    models = [
+        *(_model(name, model, nowhere, mock_response="ANSWER: 18") for name, model in MOCKED.items()),
+        *(_model(name, f"together_ai/{name}", shapes) for name in UPSTREAM),
+        _model("scripted", "openai/scripted", scripted),
+    ]
+    config = folder / "config.yaml"
+    config.write_text(
+        json.dumps(
+            {
+                "model_list": models,
+                "litellm_settings": {"num_retries": 0, "telemetry": False},
+                "router_settings": {"disable_cooldowns": True},
+            }
+        )
+    )
+    port = free_port()
+    command = [str(venv / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    environment = {
+        "PATH": f"{venv / 'bin'}:{os.environ['PATH']}", "HOME": str(folder), "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_TELEMETRY": "False", "NO_PROXY": "*", "PYTHONSAFEPATH": "1", "LITELLM_MASTER_KEY": os.environ[KEY],
+    }  # fmt: skip
+    log = (folder / "proxy.log").open("w")
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + START_S
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health/liveliness", timeout=2)
+                break
+            except OSError as error:
+                if process.poll() is not None or time.monotonic() > until:
+                    tail = (folder / "proxy.log").read_text()[-2000:]
+                    raise SystemExit(f"the proxy did not start: {tail}") from error
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+async def outcome(client: type[ServedEndpoint], name: str, url: str) -> tuple[str, str]:
+    """What comes of one request, and in which words."""
+    endpoint = client(name, url, KEY)
+    adjusted: list[str] = []
+
+    def note(fault: Fault) -> None:
+        if fault.kind == "refused_parameter":
+            adjusted.append(fault.told.partition("as with ")[2].partition(", which")[0])
+        else:
+            raise _FirstFaultError(f"{fault.kind}|{fault.told}")
+
+    messages = (Message("system", "Be terse."), Message("user", "What is 3 * 6?"))
+    request = ChatRequest(endpoint.identity, messages, Sampling(0.7, 0.95, 64, ("\n\n",)), 2**62 + 1)
+    with telling(note):
+        try:
+            reply = await endpoint.chat(request)
+        except _FirstFaultError as fault:
+            kind, _, told = fault.message.partition("|")
+            return kind, told
+        except EndpointError as error:
+            return "refused", error.message.removeprefix(url).strip()
+        finally:
+            await endpoint.close()
+    counts = f"{reply.prompt_tokens}+{reply.completion_tokens} tokens"
+    return "read", " ".join([repr(reply.text), reply.finish, counts, *adjusted])
+
+
+async def ask_all(url: str) -> int:
+    """Ask every model through every client; gives how many outcomes are wrong."""
+    wrong = 0
+    for name, expected in {**dict.fromkeys(MOCKED, "read"), **{n: e for n, (_, e) in UPSTREAM.items()}}.items():
+        for client in CLIENTS:
+            kind, words = await outcome(client, name, url)
+            wrong += kind != expected
+            mark = "" if kind == expected else f"   <- should be {expected}"
+            print(f"{name:10} {client.interface:20} {kind:13} {words[:160]}{mark}", flush=True)
+    return wrong
+
+
+def play(url: str, folder: Path) -> str:
+    """A run whose roles ask the proxy in three protocols; gives its status."""
+    home = Home(folder / "home").prepare()
+    roles = dict(zip(("attacker", "defender", "judge"), CLIENTS, strict=True))
+    settings = {
+        "endpoints": {
+            role: {"interface": client.interface, "model": "scripted", "url": url, "key_env": KEY, "revision": role}
+            for role, client in roles.items()
+        },
+        "roles": {role: {"endpoint": role, "sampling": {"temperature": 0.7}} for role in roles},
+        "target": 3, "max_turns": 40,
+    }  # fmt: skip
+    config = binding.resolve("starter", "scripted", settings, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
+    with LedgerView(home.ledger) as view:
+        summary = view.run_summary(run)
+    print(f"run: {summary['status']}, {summary['kept']} kept in {summary['turns']} turns, faults {summary['faults']}")
+    return str(summary["status"])
+
+
+@contextmanager
+def scripted_upstream() -> Iterator[str]:
+    """The fake server that ships, in a separate process."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", FakeServer.__module__], stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--venv", type=Path, help="an environment that has the proxy, or will")
+    arguments = parser.parse_args()
+    guard.install()
+    os.environ[KEY] = f"sk-{secrets.token_hex(16)}"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        venv = arguments.venv or folder / "venv"
+        if reason := make_environment(venv):
+            print(f"skipped: litellm[proxy]=={VERSION} cannot be installed here: {reason}")
+            return
+        shapes = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
+        threading.Thread(target=shapes.serve_forever, daemon=True).start()
+        answers = f"http://127.0.0.1:{shapes.server_port}/v1"
+        with scripted_upstream() as scripted, proxy(venv, folder, answers, scripted) as url:
+            wrong = asyncio.run(ask_all(url))
+            status = play(url, folder)
+    sys.exit(1 if wrong or status != "done" else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Embeddings of servers: what is read, what is asked again, what is refused in the server's words."""
+
+import asyncio
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nanoflux_local.endpoints import retries
+from nanoflux_local.endpoints.embeddings import ServedEmbedder
+from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.errors import ConfigError, EndpointError
+from nanoflux_local.records import EmbedReply, EmbedRequest, Fault
+
+
+def embedding(numbers: Any, **more: Any) -> dict[str, Any]:
+    return {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": numbers}], "model": "m", **more}
+
+
+def embed(url: str) -> EmbedReply:
+    async def send() -> EmbedReply:
+        embedder = ServedEmbedder("m", [url])
+        try:
+            return await embedder.embed(EmbedRequest(embedder.identity, "text"))
+        finally:
+            await embedder.close()
+
+    return asyncio.run(send())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        embedding([3.0, 4.0], usage={"prompt_tokens": 1, "total_tokens": 1}),
+        embedding([3, 4], usage=None),
+        b"\xef\xbb\xbf" + json.dumps(embedding([3, 4])).encode(),
+        b"\n\n: keep-alive\n\n" + json.dumps(embedding([3e100, 4e100])).encode(),
+    ],
+    ids=["plain", "integers", "byte order mark", "keep-alive and large"],
+)
+def test_an_embedding_is_read_at_length_one(server: Any, body: Any) -> None:
+    server.answer((200, body))
+    assert np.allclose(embed(server.url).vector, [0.6, 0.8])
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "words"),
+    [
+        (
+            200,
+            {"error": {"message": "Provider returned error", "code": 502}},
+            "server_error",
+            "Provider returned error",
+        ),
+        (200, {"data": None, "error": {"message": "slow down", "code": "rate_limit_exceeded"}}, "rate_limited", "slow"),
+        (503, {"error": "Model is loading"}, "server_error", "Model is loading"),
+        (200, embedding([]), "garbled", "without an embedding"),
+        (200, embedding([0, 0]), "garbled", "without a direction"),
+        (200, b'{"data": [{"embedding": [NaN, 1]}]}', "garbled", "without a direction"),
+        (200, embedding(["a"]), "garbled", "no list of numbers"),
+        (200, embedding([[1, 2], [3, 4]]), "garbled", "without a direction"),
+        (200, b"[" * 100_000, "garbled", "nested too deeply"),
+        (200, b"<html><title>Sign in</title>", "garbled", "Sign in"),
+    ],
+)
+def test_an_unusable_embedding_is_asked_for_again(server: Any, status: int, body: Any, kind: str, words: str) -> None:
+    faults: list[Fault] = []
+    server.answer((status, body), (200, embedding([3, 4])))
+    with telling(faults.append):
+        assert np.allclose(embed(server.url).vector, [0.6, 0.8])
+    assert [fault.kind for fault in faults] == [kind] and words in faults[0].told
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (400, {"error": {"message": "maximum context length is 8192 tokens"}}, "maximum context length"),
+        (200, {"error": {"message": "flagged", "code": 403}}, "flagged"),
+        (422, {"detail": [{"loc": ["body", "input"], "msg": "Input should be a valid string"}]}, "body.input: Input"),
+    ],
+)
+def test_a_refused_text_is_reported_in_the_servers_words(server: Any, status: int, body: Any, words: str) -> None:
+    server.answer((status, body))
+    with pytest.raises(EndpointError) as error:
+        embed(server.url)
+    assert words in str(error.value) and len(server.bodies) == 1
+
+
+def test_a_server_that_never_embeds_is_given_up(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "ATTEMPTS", 2)
+    server.answer((200, {}))
+    with pytest.raises(EndpointError, match="without an embedding"):
+        embed(server.url)
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/v1", "http://127.0.0.1:80/v1/embeddings"])
+def test_an_embedders_address_that_is_no_base_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"no valid port|ends in /embeddings"):
+        ServedEmbedder("m", [url])
