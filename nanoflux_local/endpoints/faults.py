@@ -25,6 +25,13 @@ AGAIN = (408, 409, 425)
 """Statuses below 500 that ask to be tried again."""
 NOT_FOUND = (404, 405)
 REDIRECTS = range(300, 400)
+FIXES = {
+    401: "check the key that the endpoint's key_env or key_file names",
+    402: "add credit with the provider",
+    403: "check what the provider allows the endpoint's key to do",
+    429: "add credit with the provider",
+}
+"""What to do about refusals that no waiting mends, by status."""
 HOPELESS = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 """Codes that come with a 429 and no waiting mends."""
 ROUTES = ("/chat/completions", "/responses", "/messages", "/embeddings")
@@ -81,6 +88,14 @@ class NoAnswerError(Exception):
     """A whole reply that is no answer to what was asked, such as a call of a tool, and never will be."""
 
 
+class WebPageError(Exception):
+    """A web page, with the status 200, in place of a reply: a sign-in, or the page of whatever serves at that url."""
+
+    def __init__(self, title: str, url: str) -> None:
+        super().__init__(title)
+        self.url = url
+
+
 class EmptyError(Exception):
     """A reply of no text that says it is whole."""
 
@@ -119,6 +134,8 @@ def seen(error: Exception, sdk: ModuleType, limit_s: float) -> Seen | None:
         return Seen("empty", "answered with no text", reply=error.reply)
     if isinstance(error, NoAnswerError):
         return Seen(None, f"sent no answer: {error}", words=str(error))
+    if isinstance(error, WebPageError):
+        return Seen(None, f"answered with a web page: {error}", status=200, fix=_fix_of_address(error.url))
     if isinstance(error, StatedError):
         return _classified(error.body.status, error.body, None)
     if isinstance(error, GarbledError):
@@ -170,10 +187,11 @@ def _classified(status: int, body: ErrorBody, wait: float | None) -> Seen:
         kind = None if any(code in HOPELESS for code in body.codes) else "rate_limited"
     elif status >= 500 or status in AGAIN:
         kind = "server_error"
-    return Seen(kind, told, retry_after_s=wait, status=status, codes=body.codes, words=body.words)
+    fix = FIXES.get(status, "") if kind is None else ""
+    return Seen(kind, told, retry_after_s=wait, status=status, codes=body.codes, words=body.words, fix=fix)
 
 
-def _fix_of_address(asked: str, words: str) -> str:
+def _fix_of_address(asked: str, words: str = "") -> str:
     """What to do about a request that nobody was there for: the path of the url is wrong more often than the model."""
     parts = urlsplit(asked)
     route = next((route for route in ROUTES if parts.path.endswith(route)), "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanoflux_local.endpoints.error_body import ErrorBody, parse_error, read_error
-from nanoflux_local.endpoints.faults import NoAnswerError, StatedError
+from nanoflux_local.endpoints.faults import NoAnswerError, StatedError, WebPageError
 from nanoflux_local.records import Finish
 
 MAX_COUNT = 10**9
@@ -39,6 +39,7 @@ def load_json(response: Any) -> Any:
     """The JSON of an HTTP response: with a byte order mark, after keep-alive lines, or in the events of a stream.
 
     Raises:
+        WebPageError: it is a page for people.
         ValueError: it is not JSON.
     """
     try:
@@ -50,7 +51,10 @@ def load_json(response: Any) -> Any:
     if text.startswith(("data:", "event:")):
         return _joined(list(_events(text)), whole="[DONE]" in text)
     if text.startswith("<"):
-        raise ValueError(f"a web page: {read_error(response.content).words}")
+        title = read_error(response.content).words
+        if response.headers.get("content-type", "").startswith("text/html"):
+            raise WebPageError(title, str(response.request.url))
+        raise ValueError(f"a web page: {title}")
     return _loads(text)
 
 

@@ -130,11 +130,12 @@ def test_what_is_no_reply_is_an_endpoint_error(server: Any, body: Any, told: str
     assert error.value.message.startswith(server.url) and "server's log" in error.value.fix
 
 
-def test_a_page_in_place_of_a_reply_is_an_endpoint_error(server: Any) -> None:
-    server.answer((200, b"<html>Welcome</html>"))
-    server.content_type = "text/html"
-    with pytest.raises(EndpointError, match="no usable reply"):
-        ask(OpenAIChatEndpoint("m", server.url))
+def test_a_page_in_place_of_a_reply_is_refused_at_once(server: Any) -> None:
+    server.answer((200, b"<html><title>Welcome</title></html>"))
+    server.content_type = "text/html; charset=utf-8"
+    with pytest.raises(EndpointError, match="answered with a web page: Welcome") as error:
+        ask(OpenAIChatEndpoint("m", server.url.removesuffix("/v1")))
+    assert f'url = "{server.url}"' in error.value.fix and len(server.bodies) == 1
 
 
 def test_a_stumbling_server_is_asked_again(server: Any) -> None:

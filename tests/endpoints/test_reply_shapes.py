@@ -8,6 +8,7 @@ import asyncio
 import copy
 import json
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -44,15 +45,29 @@ async def ask(endpoint: ServedEndpoint) -> ChatReply:
     return await endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "hi"),)))
 
 
-def ask_once(shape: Shape, url: str) -> ChatReply:
-    async def send() -> ChatReply:
-        endpoint = CLIENTS[shape.protocol]("m", url)
-        try:
-            return await ask(endpoint)
-        finally:
-            await endpoint.close()
+class Peer:
+    """A server, and one client of each protocol for all tests: making a client reads the machine's certificates."""
 
-    return asyncio.run(send())
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self._runner = asyncio.Runner()
+        self._endpoints = {protocol: client("m", server.url) for protocol, client in CLIENTS.items()}
+
+    def ask(self, protocol: str) -> ChatReply:
+        return self._runner.run(ask(self._endpoints[protocol]), context=copy_context())
+
+    def close(self) -> None:
+        for endpoint in self._endpoints.values():
+            self._runner.run(endpoint.close())
+        self._runner.close()
+        self.server.close()
+
+
+@pytest.fixture(scope="module")
+def peer(new_server: Any) -> Iterator[Peer]:
+    running = Peer(new_server())
+    yield running
+    running.close()
 
 
 def test_the_table_holds_every_kind_of_outcome_of_enough_servers() -> None:
@@ -62,30 +77,31 @@ def test_the_table_holds_every_kind_of_outcome_of_enough_servers() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.server}: {shape.what}")
-def test_a_recorded_reply_is_read_as_what_it_is(server: Any, shape: Shape) -> None:
+def test_a_recorded_reply_is_read_as_what_it_is(peer: Peer, shape: Shape) -> None:
     faults: list[Fault] = []
-    server.answer((shape.status, shape.body), *([(200, GOOD)] if isinstance(shape.outcome, Again) else []))
+    peer.server.answer((shape.status, shape.body), *([(200, GOOD)] if isinstance(shape.outcome, Again) else []))
+    peer.server.bodies.clear()
     with telling(faults.append):
-        match shape.outcome:
-            case Read(text, finish, thoughts, tokens):
-                reply = ask_once(shape, server.url)
-                assert (reply.text, reply.finish) == (with_reasoning(thoughts, text), finish)
-                assert (reply.prompt_tokens, reply.completion_tokens) == tokens
-                assert len(server.bodies) == 1 and not faults
-            case Empty():
-                reply = ask_once(shape, server.url)
-                assert reply.finish == "stop" and not reply.text.rpartition("</think>")[2].strip()
-                assert {fault.kind for fault in faults} == {"empty"}
-                assert len(server.bodies) == retries.EMPTY_ATTEMPTS
-            case Refused(words):
-                with pytest.raises(EndpointError) as error:
-                    ask_once(shape, server.url)
-                assert words in str(error.value)
-                assert len(server.bodies) == 1
-            case Again(kind, words):
-                assert ask_once(shape, server.url).text == "yes"
-                assert [fault.kind for fault in faults] == [kind] and words in faults[0].told
-                assert len(server.bodies) == 2
+        outcome = shape.outcome
+        if isinstance(outcome, Refused):
+            with pytest.raises(EndpointError) as error:
+                peer.ask(shape.protocol)
+            assert outcome.words in str(error.value)
+            assert len(peer.server.bodies) == 1
+            return
+        reply = peer.ask(shape.protocol)
+    match outcome:
+        case Read(text, finish, thoughts, tokens):
+            assert (reply.text, reply.finish) == (with_reasoning(thoughts, text), finish)
+            assert (reply.prompt_tokens, reply.completion_tokens) == tokens
+            assert len(peer.server.bodies) == 1 and not faults
+        case Empty():
+            assert reply.finish == "stop" and not reply.text.rpartition("</think>")[2].strip()
+            assert {fault.kind for fault in faults} == {"empty"}
+            assert len(peer.server.bodies) == retries.EMPTY_ATTEMPTS
+        case Again(kind, words):
+            assert reply.text == "yes" and len(peer.server.bodies) == 2
+            assert [fault.kind for fault in faults] == [kind] and words in faults[0].told
 
 
 # Mutations
@@ -146,37 +162,28 @@ def texts(value: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("protocol", list(CLIENTS))
-def test_a_mutated_reply_is_read_or_refused_and_nothing_else(server: Any, monkeypatch: Any, protocol: str) -> None:
+def test_a_mutated_reply_is_read_or_refused_and_nothing_else(peer: Peer, monkeypatch: Any, protocol: str) -> None:
     for name, value in (("ATTEMPTS", 1), ("EMPTY_ATTEMPTS", 1), ("PATIENCE_S", 0.0)):
         monkeypatch.setattr(retries, name, value)
-    with telling(lambda fault: None), asyncio.Runner() as runner:  # a runner takes the context that it begins in
-        endpoint = CLIENTS[protocol]("m", server.url)
 
-        @settings(
-            max_examples=100,
-            deadline=None,
-            database=None,
-            derandomize=True,
-            suppress_health_check=[HealthCheck.too_slow],
-        )
-        @given(mutated(WHOLE[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
-        def check(body: Any, status: int) -> None:
-            before = len(server.bodies)
-            server.answer((status, json.dumps(body).encode()))
-            try:
-                reply = runner.run(ask(endpoint))
-            except EndpointError as error:
-                assert error.message
-                reply = None
-            assert len(server.bodies) - before <= 2  # a refusal that names a parameter is tried once without it
-            if reply is not None:
-                assert status == 200
-                canonical_json(reply.to_json()).encode()
-                assert 0 <= reply.prompt_tokens < 2**31 and 0 <= reply.completion_tokens < 2**31
-                answer = reply.text.rpartition("</think>\n")[2]
-                assert all(part in "".join(texts(body)) for part in (answer[:3], answer[-3:]))
-
+    @settings(max_examples=100, deadline=None, database=None, derandomize=True,
+              suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
+    @given(mutated(WHOLE[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
+    def check(body: Any, status: int) -> None:
+        peer.server.bodies.clear()
+        peer.server.answer((status, json.dumps(body).encode()))
         try:
-            check()
-        finally:
-            runner.run(endpoint.close())
+            with telling(lambda fault: None):
+                reply = peer.ask(protocol)
+        except EndpointError as error:
+            assert error.message
+            reply = None
+        assert len(peer.server.bodies) <= 2  # a refusal that names a parameter is tried once without it
+        if reply is not None:
+            assert status == 200
+            canonical_json(reply.to_json()).encode()
+            assert 0 <= reply.prompt_tokens < 2**31 and 0 <= reply.completion_tokens < 2**31
+            answer = reply.text.rpartition("</think>\n")[2]
+            assert all(part in "".join(texts(body)) for part in (answer[:3], answer[-3:]))
+
+    check()
