@@ -4,6 +4,7 @@ import ast
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ ROOMS = ("nanoflux_local", "models/nanoflux_models", "sandbox/nanoflux_sandbox",
 NAMES_THE_INTERPRETER = {
     "models/nanoflux_models/child.py": "the one place that builds such commands",
     "models/nanoflux_models/interpreter.py": "looks whether this interpreter has vLLM",
+    "models/nanoflux_models/vision_operators.py": "stands alone in another environment, and passes -P itself",
     "nanoflux_local/doctor/software.py": "prints which interpreter runs",
     "sandbox/nanoflux_sandbox/parent.py": "the sandbox stands alone, and passes -P itself",
     "sandbox/nanoflux_sandbox/guest.py": "hides the interpreter from the guest",
@@ -97,7 +99,7 @@ def test_a_pull_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path,
     nowhere = "http://127.0.0.1:9"
     closed = {"PIP_INDEX_URL": f"{nowhere}/simple", "PIP_RETRIES": "0", "HF_ENDPOINT": nowhere, "PIP_NO_CACHE_DIR": "1"}
     done = cli(hostile_folder, tmp_path, "models", "pull", model, **closed)
-    assert done.returncode == 1 and "could not be downloaded" in done.stderr, done.stderr
+    assert done.returncode == 1 and re.search("could not be downloaded|cannot be reached", done.stderr), done.stderr
 
 
 def test_the_check_of_the_guard_ignores_the_working_folder(

@@ -12,6 +12,7 @@ import pytest
 ANSWER = "ANSWER: 7"
 ITEMS, RUNS = 12, 2
 QUOTA = (429, "You exceeded your current quota", "insufficient_quota")
+TOO_LONG = (400, "This model's maximum context length is 4096 tokens, 5000 were requested", "context_length_exceeded")
 KEY = (401, "Incorrect API key provided", "invalid_api_key")
 PROFILE = """
 embedder = "hashing"
@@ -118,3 +119,20 @@ def test_a_wrong_key_stops_at_once_and_is_the_message(provider: Provider, evalua
     assert ended.code == 1 and ended.out == ""
     assert "Incorrect API key provided" in ended.err and "endpoint's log" not in ended.err
     assert "same command again" in ended.err and provider.asked == 1
+
+
+def test_a_refused_prompt_costs_its_own_item_alone(provider: Provider, evaluate: Callable) -> None:
+    questions: list[str] = []
+
+    def refuse(_: int, body: str) -> tuple[int, str, str] | None:
+        question = json.loads(body)["messages"][-1]["content"]
+        questions.append(question)
+        return (
+            TOO_LONG if len(set(questions)) > 1 and question == sorted(set(questions), key=questions.index)[1] else None
+        )
+
+    provider.refuse = refuse
+    ended = evaluate("a", "--json")
+    assert ended.code == 1 and (ended.json["n"], ended.json["unscored"]) == (ITEMS - 1, RUNS)
+    (reason,) = ended.json["unscored_reasons"]
+    assert reason["refused"] and reason["count"] == RUNS, reason
