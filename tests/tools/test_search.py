@@ -136,6 +136,7 @@ async def test_the_guard_refuses_a_way_that_nobody_named(
         monkeypatch.setenv(name, "http://198.51.100.7:3128")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setattr(served, "_url", "http://engine.example")  # what is on this machine is asked directly
     reply = await ask(served)
     assert (reply.outcome, "198.51.100.7" in reply.detail) == ("refused", True)
     assert not engine.asked

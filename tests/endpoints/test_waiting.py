@@ -1,0 +1,105 @@
+"""Waiting for busy servers: one patience at any concurrency, healthy replicas first, and no long silence."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from nanoflux_local.endpoints import retries, waits
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.waits import reporting_waits
+from nanoflux_local.errors import BusyError
+from nanoflux_local.records import ChatRequest, Message
+
+GOOD = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
+BUSY = {"error": {"message": "Rate limit reached: tokens per day"}}
+
+
+def ask(count: int, *urls: str) -> list[Any]:
+    """What so many requests at once come to: replies, or errors."""
+
+    async def send() -> list[Any]:
+        endpoint = OpenAIChatEndpoint("m", urls=urls)
+        asked = [ChatRequest(endpoint.identity, (Message("user", f"question {number}"),)) for number in range(count)]
+        try:
+            return await asyncio.gather(*map(endpoint.chat, asked), return_exceptions=True)
+        finally:
+            await endpoint.close()
+
+    return asyncio.run(send())
+
+
+@pytest.fixture
+def busy(new_server: Any):
+    running = new_server()
+    running.answer((429, BUSY))
+    yield running
+    running.close()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("calls", [1, 8])
+def test_a_server_that_asks_for_more_than_the_patience_ends_every_call_at_once(busy, calls: int, status: int) -> None:
+    busy.answer((status, BUSY))
+    busy.more_headers = {"Retry-After": "43200"}
+    outcomes = ask(calls, busy.url)
+    assert all(isinstance(outcome, BusyError) and outcome.pauses for outcome in outcomes)
+    told = f"{busy.url} asks to be left alone until .*: it answered {status}: Rate limit reached: tokens per day"
+    with pytest.raises(BusyError, match=told):
+        raise outcomes[0]
+    assert len(busy.bodies) <= calls
+
+
+def test_waits_of_one_call_add_up_to_the_patience(busy, monkeypatch) -> None:
+    monkeypatch.setattr(retries, "PATIENCE_S", 0.5)
+    busy.more_headers = {"Retry-After": "0.2"}
+    assert isinstance(ask(1, busy.url)[0], BusyError)
+    assert len(busy.bodies) == 3
+    busy.more_headers = {}
+    assert isinstance(ask(1, busy.url)[0], BusyError)
+
+
+def test_a_healthy_replica_answers_while_another_asks_to_be_left_alone(server, busy) -> None:
+    server.answer((200, GOOD))
+    busy.more_headers = {"Retry-After": "600"}
+    outcomes = ask(20, busy.url, server.url)
+    assert [outcome.text for outcome in outcomes] == ["yes"] * 20
+    assert len(server.bodies) == 20
+
+
+def test_a_replica_that_is_busy_for_no_stated_time_is_not_asked_again_at_once(server, busy) -> None:
+    server.answer((200, GOOD))
+    assert ask(1, busy.url, server.url)[0].text == "yes"
+    assert len(busy.bodies) == len(server.bodies) == 1
+
+
+def test_if_all_ask_to_be_left_alone_the_one_that_is_free_first_is_waited_for(server, busy) -> None:
+    server.answer((429, BUSY), (200, GOOD))
+    server.more_headers, busy.more_headers = {"Retry-After": "0.5"}, {"Retry-After": "600"}
+    began = time.monotonic()
+    assert ask(1, busy.url, server.url)[0].text == "yes"
+    assert time.monotonic() - began >= 0.5
+    assert len(busy.bodies) == 1 and len(server.bodies) == 2
+
+
+def test_a_long_wait_is_reported_once_with_its_reason_and_its_end(server, monkeypatch) -> None:
+    monkeypatch.setattr(waits, "LONG_S", 0.3)
+    server.answer(*[(429, BUSY)] * 8, (200, GOOD))
+    server.more_headers = {"Retry-After": "0.4"}
+    lines: list[str] = []
+    with reporting_waits(lines.append):
+        outcomes = ask(8, server.url)
+    assert [outcome.text for outcome in outcomes] == ["yes"] * 8
+    assert len(lines) == 1 and lines[0].startswith(f"{server.url} answered 429: Rate limit reached: tokens per day")
+    assert "; the next request goes out at " in lines[0]
+
+
+def test_a_server_that_fails_time_and_again_is_reported_too(server, monkeypatch) -> None:
+    monkeypatch.setattr(waits, "LONG_S", 0.0)
+    monkeypatch.setattr(waits, "AGAIN_S", 0.0)
+    server.answer(*[(500, {"error": {"message": "out of memory"}})] * 3, (200, GOOD))
+    lines: list[str] = []
+    with reporting_waits(lines.append):
+        assert ask(1, server.url)[0].text == "yes"
+    assert lines and all("answered 500: out of memory" in line for line in lines)

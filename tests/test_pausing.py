@@ -1,0 +1,170 @@
+"""What pauses a run: a server that is busy for long, and replies that cannot be read. Either can be resumed."""
+
+import asyncio
+import json
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from nanoflux_local import binding, runs
+from nanoflux_local.endpoints import retries
+from nanoflux_local.endpoints.chaos import Chaos
+from nanoflux_local.endpoints.fake_server import FakeServer
+from nanoflux_local.endpoints.scripted import duel
+from nanoflux_local.errors import BusyError, UnreadError
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.streaks import Streaks
+from nanoflux_local.transcript import Attack, Attempt, Defence, TurnRecord, Verdict
+
+KEY = "sk-0123456789abcdef0123456789"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "BASE_S", 0.001)
+    monkeypatch.setattr(retries, "LONGEST_S", 0.01)
+
+
+def begin(home: Home, url: str, **settings: Any) -> str:
+    here = {"interface": "openai_chat", "url": url, "timeout_s": 30.0}
+    values = {"endpoints": dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), here), "seed": 7, "target": 10_000,
+              "reply_tokens": 200, "max_turns": 24, **settings}  # fmt: skip
+    return asyncio.run(runs.start(home.prepare(), binding.resolve("starter-genetics", "scripted", values, home)))
+
+
+def play(home: Home, run: str) -> dict[str, Any]:
+    asyncio.run(runs.carry_on(home, run))
+    return show(home, run)
+
+
+def show(home: Home, run: str) -> dict[str, Any]:
+    with LedgerView(home.ledger) as view:
+        return {**view.run_summary(run), **view.unread(run), "problems": list(verify_run(view, run))}
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_server_that_is_busy_for_long_pauses_the_run(tmp_path: Path, fake_server, concurrency: int) -> None:
+    url, server = fake_server(Chaos({"rate_limited": 1.0}, retry_after_s=43200))
+    home = Home(tmp_path)
+    run = begin(home, url, concurrency=concurrency, max_turns=4)
+    with pytest.raises(BusyError, match="asks to be left alone until"):
+        play(home, run)
+    paused = show(home, run)
+    assert paused["status"] == "paused" and "asks to be left alone until" in paused["message"]
+    server.chaos.rates = {}
+    assert play(home, run)["status"] == "done"
+
+
+def silent_attacker(prompt: str, rng: Random) -> str:
+    """Plays every role but the attacker, whose replies hold no section."""
+    text = duel(prompt, rng)
+    return f"Here is my key {KEY}, and nothing that was asked for." if "QUESTION:" in text else text
+
+
+def test_unread_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tmp_path: Path, fake_server) -> None:
+    shown = []
+    for concurrency in (1, 8):
+        url, server = fake_server(server=FakeServer(script=silent_attacker))
+        home = Home(tmp_path / str(concurrency))
+        run = begin(home, url, concurrency=concurrency, pause_after_unread=12)
+        with pytest.raises(UnreadError) as error:
+            play(home, run)
+        assert "12 attempts in a row got nothing to read at the attack from duelist-a" in error.value.message
+        assert "Here is my key [secret], and nothing" in error.value.message and KEY not in str(error.value)
+        paused = show(home, run)
+        assert paused["status"] == "paused" and "got nothing to read" in paused["message"] and not paused["problems"]
+        assert sum(paused["unread"].values()) == paused["funnel"]["unparsed"] == paused["funnel"]["attempts"]
+        assert asyncio.run(runs.replay(home, run))["same"]
+        shown.append((paused["turns"], paused["unread"]))
+        server._script = duel
+        assert play_on(home, run)["status"] == "done"
+    assert shown[0] == shown[1] and shown[0][0] == 3
+
+
+def play_on(home: Home, run: str) -> dict[str, Any]:
+    """Resume a run until it is done: turns that were played ahead of the pause rest on unread replies as well."""
+    for _ in range(10):
+        with suppress(UnreadError):
+            return play(home, run)
+    raise AssertionError("the run pauses time and again")
+
+
+def test_a_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_server) -> None:
+    url, _ = fake_server(Chaos({"empty": 1.0}))
+    home = Home(tmp_path)
+    run = begin(home, url, concurrency=8, pause_after_unread=4, retries={"validation": 1})
+    with pytest.raises(UnreadError, match="4 attempts in a row got nothing to read at the attack"):
+        play(home, run)
+    assert show(home, run)["status"] == "paused"
+
+
+def test_a_limit_of_zero_never_pauses_and_can_be_set_while_a_run_is_paused(tmp_path: Path, fake_server) -> None:
+    url, _ = fake_server(server=FakeServer(script=silent_attacker))
+    home = Home(tmp_path)
+    run = begin(home, url, concurrency=2, pause_after_unread=4, max_turns=6, retries={"validation": 1})
+    with pytest.raises(UnreadError):
+        play(home, run)
+    runs.change(home, run, {"pause_after_unread": 0})
+    assert play(home, run)["status"] == "done"
+
+
+def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkeypatch, capfd) -> None:
+    from nanoflux_local.cli.main import main
+
+    url, _ = fake_server()
+    home = Home(tmp_path)
+    price = {"prompt": 1000, "completion": 1000}
+    endpoint = {"interface": "openai_chat", "url": url, "timeout_s": 30.0, "price": price}
+    run = begin(home, url, max_turns=12, endpoints=dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint))
+    played = play(home, run)
+    monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
+    printed = []
+    for more in ((), ("--json",)):
+        with pytest.raises(SystemExit):
+            main(["run", "show", run, *more])
+        printed.append(capfd.readouterr().out)
+    rows = [line.split(maxsplit=1) for line in printed[0].splitlines()]
+    assert ["dollars", f"{played['usage']['usd']:.4f}"] in rows and played["usage"]["usd"] > 0
+    found = json.loads(printed[1])
+    assert found["unread"] == played["unread"] and found["refused"] == {}
+    for reason, count in found["unread"].items():
+        assert [str(count), reason] in rows
+
+
+# Streaks
+
+
+ATTACK = Attack("How many?", "2 + 2 = 4.", "4")
+READ = Attempt(0, (), "kept_failed", attack=ATTACK, validation=Verdict(True, 1.0, ""), defence=Defence("", "5"),
+               evaluation=Verdict(False, 1.0, ""))  # fmt: skip
+UNPARSED = Attempt(0, (), "unparsed", reason="missing section QUESTION")
+UNJUDGED = Attempt(0, (), "failed", reason="validation: missing section DECISION", attack=ATTACK)
+
+
+def turn(number: int, *attempts: Attempt, attacker: str = "a") -> TurnRecord:
+    return TurnRecord(number, attacker, "d", "judge", attempts)
+
+
+def test_a_streak_is_of_one_step_and_one_player() -> None:
+    streaks = Streaks()
+    for number in range(4):  # two attackers that take turns, of whom one is never read
+        found = streaks.add(turn(number, UNPARSED if number % 2 else READ, attacker="ab"[number % 2]), 3)
+        assert found is None
+    assert streaks.add(turn(4, UNJUDGED, attacker="a"), 3) is None
+    found = streaks.add(turn(5, UNPARSED, attacker="b"), 3)
+    assert found is not None and (found.step, found.player, found.attempts) == ("attack", "b", 3)
+
+
+def test_a_streak_ends_with_what_is_read_and_is_reported_at_each_multiple() -> None:
+    streaks = Streaks()
+    assert streaks.add(turn(0, UNPARSED, UNPARSED), 3) is None
+    assert streaks.add(turn(1, UNPARSED, UNPARSED, READ), 3) is None
+    found = [streaks.add(turn(number, UNPARSED, UNPARSED), 3) for number in range(2, 6)]
+    assert [each.attempts if each else None for each in found] == [None, 4, 6, None]
+    assert streaks.add(turn(6, UNJUDGED), 3) is None, "an attack that was read ends the streak of attacks"
+    assert streaks.add(turn(7, UNPARSED), 0) is None
