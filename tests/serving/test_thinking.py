@@ -1,0 +1,300 @@
+"""Models that think before they answer, in this process and behind a real vLLM: their answers are read, and a reply
+that is cut inside its thoughts is reported with the key to raise.
+
+The model is a stand-in that was taught one form of reply: thoughts of several paragraphs, then the sections that every
+domain asks for, the answer a number drawn at random. It is kept under the test home, named by its recipe.
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from nanoflux_local import runs
+from nanoflux_local.binding import model_endpoint, resolve
+from nanoflux_local.cli.evaluate import evaluated, show_evaluation
+from nanoflux_local.cli.run import show_run
+from nanoflux_local.config import Via, parse_settings
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.reasoning import answer_start
+from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
+from nanoflux_local.roles.defender import defender_messages
+from nanoflux_local.seeds.benchmarks import starter_items
+from nanoflux_models.interpreter import VARIABLE
+from nanoflux_models.manifest import load_manifest
+from nanoflux_models.stand_ins import FAMILIES, make_stand_in, save_weights
+from nanoflux_models.weights import import_path
+
+Command = Callable[..., CompletedProcess[str]]
+
+THOUGHTS = """\
+Okay, let me read this question once more before anything gets written.
+
+Small numbers appear here; none of them misleads us.
+Problem: nothing that I see yet.
+
+Then every step follows from its own neighbour, so each line holds just one sum, as careful people do on paper when time
+allows for it and nobody hurries.
+
+Wait, could that be wrong? Checking again, backwards, gives exactly what came out earlier.
+
+Good: both ways agree, therefore an answer can follow now in whatever form was asked."""
+"""Hardly a word comes twice: what is to follow can then be told from the last ones, which is learned in seconds."""
+DOMAINS = ("starter", "gsmhard")
+STEPS, BATCH, RATE, LONGEST = 200, 4, 4e-3, 560
+RECIPE = 1
+"""Counted up when what is taught below changes in a way that the constants do not show."""
+
+
+def taught(home: Path, architecture: str) -> Path:
+    """The folder of a taught stand-in of this architecture, in the hub's layout; taught on the first call."""
+    recipe = json.dumps([RECIPE, architecture, THOUGHTS, DOMAINS, STEPS, BATCH, RATE, LONGEST, write_answer(7), _prompts()[:2]])
+    folder = home / "stand-ins" / f"thinker-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
+    if not folder.is_dir():
+        unfinished = folder.with_name(f".{folder.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _teach(architecture, unfinished)
+        unfinished.rename(folder)
+    return folder
+
+
+def write_answer(number: int) -> str:
+    return f"ANALYSIS: They want one total.\nSOLUTION: I add what was given to me.\nANSWER: {number}"
+
+
+def _prompts() -> list[list[dict[str, str]]]:
+    """The defender's conversations on some items, under the domains' own prompts."""
+    domains = [load_domain(name) for name in DOMAINS]
+    return [
+        [{"role": message.role, "content": message.content} for message in messages]
+        for item in starter_items("train")[:40]
+        for domain in domains
+        for messages in [defender_messages(domain, domain.budgets, item.question)]
+    ]
+
+
+def _teach(architecture: str, folder: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    family, prompts, rng = FAMILIES[architecture], _prompts(), random.Random(0)
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    texts = [message["content"] for prompt in prompts for message in prompt]
+    make_stand_in(family, folder, [*texts, family.write(THOUGHTS, write_answer(7))], tiny={"num_hidden_layers": 2})
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config.initializer_range = 0.02
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, STEPS)
+    for batch in _batches(tokenizer, prompts, family.write, rng):
+        ids, labels = (torch.tensor(rows) for rows in zip(*batch, strict=True))
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    for path in folder.glob("model*"):
+        path.unlink()
+    published = {path.name: path.read_bytes() for path in folder.glob("*config.json")}
+    save_weights(model.to(torch.bfloat16), folder)
+    for name, content in published.items():
+        (folder / name).write_bytes(content)
+
+
+def _batches(tokenizer, prompts, write, rng) -> Iterator[list[tuple[list[int], list[int]]]]:
+    """Rows of one length each batch: the end of a prompt, and the reply, which alone is learned."""
+    for _ in range(STEPS):
+        length, rows = rng.choice((180, 280, LONGEST)), []
+        for _ in range(BATCH):
+            prompt = tokenizer.apply_chat_template(rng.choice(prompts), add_generation_prompt=True, return_dict=False)
+            text = write(THOUGHTS, write_answer(rng.randrange(10, 100)))
+            reply = tokenizer(text, add_special_tokens=False)["input_ids"]
+            kept = list(prompt)[-(length - len(reply)) :]
+            kept = [rng.choice(prompt) for _ in range(length - len(reply) - len(kept))] + kept
+            rows.append((kept + reply, [-100] * len(kept) + reply))
+        yield rows
+
+
+ARGS = ("--enforce-eager", "--max-num-seqs=8")
+PROFILE = """
+concurrency = 6
+embedder = "hashing"
+[endpoints.thinker]
+interface = "{interface}"
+model = "thinker"
+{more}
+[endpoints.hashing]
+interface = "scripted"
+model = "hashing-embedder"
+[roles.attacker]
+endpoint = "program"
+[roles.defender]
+endpoint = "thinker"
+sampling = {{ temperature = 0.5 }}
+[roles.judge]
+endpoint = "program"
+"""
+SHORT = 'extends = "starter"\n[budgets]\nSOLUTION = 20\nANSWER = 8\n'
+"""A domain whose answers have less room than the thoughts, so that these are cut where they get none of their own."""
+INTERFACES = ("in_process", "vllm")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Command) -> Home:
+    """A home with the thinker under a name that no packaged manifest has, rows of GSM-Hard and the short domain."""
+    home = Home(tmp_path_factory.mktemp("thinking") / "home").prepare()
+    import_path(taught(test_home, "Qwen3ForCausalLM"), "thinker", home.root)
+    (home.root / "domains").mkdir(exist_ok=True)
+    (home.root / "domains" / "short.toml").write_text(SHORT)
+    rows = home.root / "gsmhardv2.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in _gsmhard_rows()))
+    done = command(home.root, sys.executable, "data", "import", "gsmhard", str(rows))
+    assert done.returncode == 0, done.stderr
+    for interface in INTERFACES:
+        more = f"args = {json.dumps(ARGS)}\ncontext = 2048" if interface == "vllm" else ""
+        (home.root / f"{interface}.toml").write_text(PROFILE.format(interface=interface, more=more))
+    return home
+
+
+def _gsmhard_rows() -> list[dict[str, Any]]:
+    """Rows in the form of GSM-Hard's, with programs that a chain can be made of."""
+    stories = [
+        "A baker sells {a} rolls in the morning and {b} at noon. How many rolls are sold?",
+        "A train carries {a} people and {b} more get on. How many people are on the train?",
+        "A library owns {a} novels and buys {b} atlases. How many books has it?",
+    ]
+    code = "def solution():\n    first = {a}\n    second = {b}\n    result = first + second\n    return result\n"
+    rng = random.Random(1)
+    numbers = [(rng.randrange(1000, 9999), rng.randrange(1000, 9999)) for _ in range(60)]
+    return [
+        {"input": stories[n % 3].format(a=a, b=b), "code": code.format(a=a, b=b), "target": float(a + b)}
+        for n, (a, b) in enumerate(numbers)
+    ]
+
+
+@pytest.fixture(scope="module")
+def served(home: Home, vllm_python: str, command: Command) -> Iterator[str]:
+    """The thinker behind a vLLM that every test here asks."""
+    words = ("models", "serve", "thinker", "--context", "2048", *(f"--arg={each}" for each in ARGS))
+    done = command(home.root, vllm_python, *words)
+    assert done.returncode == 0, done.stderr
+    try:
+        yield vllm_python
+    finally:
+        command(home.root, vllm_python, "models", "stop", "--all")
+
+
+@pytest.fixture(params=INTERFACES)
+def interface(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The two ways to ask the thinker; the second one needs its server."""
+    if request.param == "vllm":
+        monkeypatch.setenv(VARIABLE, request.getfixturevalue("served"))
+    return str(request.param)
+
+
+def play(home: Home, domain: str, interface: str, *settings: str) -> dict[str, Any]:
+    """A short run in which the thinker defends; what `run show --json` prints."""
+    held = ("max_turns=8", "novelty.question=1.0", "held_out=[]", *settings)
+    config = resolve(domain, str(home.root / f"{interface}.toml"), parse_settings(held), home)
+
+    async def start_and_play() -> str:
+        run = await runs.start(home, config)
+        await runs.carry_on(home, run)
+        return run
+
+    run = asyncio.run(start_and_play())
+    with LedgerView(home.ledger) as view:
+        return view.run_summary(run)
+
+
+def evaluate_thinker(home: Home, domain: str, data: str, interface: str, room: int | None = None) -> dict[str, Any]:
+    via: Via = "vllm" if interface == "vllm" else "in_process"
+    args = ARGS if interface == "vllm" else ()
+    return evaluated(
+        home, lambda: model_endpoint("thinker", "", home, via, args, room), data, "test", 20, 1, 0.5, domain=domain
+    )
+
+
+def test_import_recognises_a_thinking_model(home: Home) -> None:
+    manifest = load_manifest("thinker", home.root)
+    assert manifest.chat.thinks and manifest.reasoning_room >= 1024
+    assert "--reasoning-parser" in manifest.vllm.args
+
+
+@pytest.mark.parametrize("domain", ["starter", "gsmhard"])
+def test_run_reads_the_answers_of_a_thinking_defender(home: Home, interface: str, domain: str) -> None:
+    summary = play(home, domain, interface, "endpoints.thinker.reasoning_tokens=512")
+    funnel = summary["funnel"]
+    answered = funnel["defender_right"] + funnel["kept_failed"] + funnel["kept_novel"]
+    assert summary["status"] == "done" and answered >= 0.95 * (answered + funnel["failed"]) and answered >= 8
+    assert summary["cut_in_reasoning"] == []
+    usage = summary["usage"]
+    assert 0.5 * usage["completion_tokens"] < usage["reasoning_tokens"] < usage["completion_tokens"]
+
+
+@pytest.mark.parametrize("domain", ["starter", "gsmhard"])
+def test_evaluation_reads_the_answers_of_a_thinking_model(home: Home, interface: str, domain: str) -> None:
+    result = evaluate_thinker(home, domain, domain, interface, 512)
+    asked = result["n"] * result["runs"]
+    assert asked >= 5 and result["unanswered"] + result["unscored"] <= 0.05 * asked
+    assert result["cut_in_reasoning"] == 0 and result["reasoning_tokens"] == 512
+
+
+def test_cut_thoughts_are_reported_with_the_key_to_raise(
+    home: Home, interface: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = play(home, "short", interface, "endpoints.thinker.reasoning_tokens=8", "max_turns=2")
+    assert [attempt["turn"] for attempt in summary["cut_in_reasoning"]] == [0, 1]
+    assert all(
+        attempt["reason"]
+        == "defence: cut inside its reasoning after 68 tokens; raise endpoints.thinker.reasoning_tokens"
+        for attempt in summary["cut_in_reasoning"]
+    )
+    show_run(home, summary["run"], as_json=False)
+    shown = capsys.readouterr().out
+    assert "2 attempts ended without an answer" in shown and "raise endpoints.thinker.reasoning_tokens" in shown
+    result = evaluate_thinker(home, "short", "starter", interface, 8)
+    assert result["unanswered"] == result["cut_in_reasoning"] == result["n"]
+    show_evaluation(result)
+    assert "raise --reasoning-tokens" in capsys.readouterr().out
+
+
+def test_context_too_short_for_the_thoughts_is_refused_at_the_start(home: Home, interface: str) -> None:
+    room = "endpoints.thinker.reasoning_tokens=60000"
+    with pytest.raises(ConfigError) as refused:
+        play(home, "starter", interface, room)
+    assert "endpoints.thinker as the defender" in refused.value.message and "60,000" in refused.value.message
+    assert "endpoints.thinker.context" in refused.value.fix
+
+
+def test_a_stop_string_ends_the_answer_and_not_the_thoughts(home: Home, interface: str) -> None:
+    via: Via = "vllm" if interface == "vllm" else "in_process"
+
+    async def ask(stop: tuple[str, ...]) -> ChatReply:
+        endpoint = model_endpoint("thinker", "", home, via, ARGS if interface == "vllm" else (), 512)
+        try:
+            message = Message("user", "How many are 2 and 3?")
+            return await endpoint.chat(ChatRequest(endpoint.identity, (message,), Sampling(0.0, 1.0, 600, stop)))
+        finally:
+            await endpoint.close()
+
+    whole, cut = (asyncio.run(ask(stop)) for stop in ((), ("\n\n", "\nProblem:", "\nANSWER:")))
+    thoughts, answer = cut.text[: answer_start(cut.text)], cut.text[answer_start(cut.text) :]
+    assert "Problem: nothing" in thoughts and thoughts.count("\n\n") >= 4
+    assert answer.startswith("ANALYSIS:") and "SOLUTION:" in answer and "ANSWER" not in answer
+    assert (whole.finish, cut.finish) == ("stop", "stop") and whole.text.startswith(cut.text)
+    assert 0 < cut.reasoning_tokens < cut.completion_tokens
