@@ -59,7 +59,9 @@ RECIPE = 1
 
 def taught(home: Path, architecture: str) -> Path:
     """The folder of a taught stand-in of this architecture, in the hub's layout; taught on the first call."""
-    recipe = json.dumps([RECIPE, architecture, THOUGHTS, DOMAINS, STEPS, BATCH, RATE, LONGEST, write_answer(7), _prompts()[:2]])
+    recipe = json.dumps(
+        [RECIPE, architecture, THOUGHTS, DOMAINS, STEPS, BATCH, RATE, LONGEST, write_answer(7), _prompts()[:2]]
+    )
     folder = home / "stand-ins" / f"thinker-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         unfinished = folder.with_name(f".{folder.name}")

@@ -1,0 +1,131 @@
+"""What endpoints do for models that think: what is sent, where the reply ends, how many of its tokens were thoughts."""
+
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.binding import derived, resolve
+from nanoflux_local.endpoints.codec import Codec
+from nanoflux_local.endpoints.context import Context, find_overflow
+from nanoflux_local.endpoints.in_process import InProcessEndpoint
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.paths import Home
+from nanoflux_local.reasoning import ends_in_reasoning, strip_reasoning
+from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling
+from nanoflux_local.roles.base import Player
+from nanoflux_models.stand_ins import FAMILIES, make_stand_in
+
+STOP = ("\n\n",)
+TEXTS = ["What is the number? SOLUTION: ANSWER: 12 Okay, so."] * 3
+
+
+def reply_of(content: str | None, thoughts: str | None, finish: str = "stop") -> dict[str, object]:
+    message = {"role": "assistant", "content": content, "reasoning": thoughts}
+    usage = {"prompt_tokens": 9, "completion_tokens": 30, "completion_tokens_details": {"reasoning_tokens": 21}}
+    return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+
+
+async def ask_server(server, context: Context | None, body: dict[str, object]) -> ChatReply:
+    server.answer((200, body))
+    endpoint = OpenAIChatEndpoint("m", server.url, context=context)
+    try:
+        request = ChatRequest(endpoint.identity, (Message("user", "?"),), Sampling(max_tokens=64, stop=STOP))
+        return await endpoint.chat(request)
+    finally:
+        await endpoint.close()
+
+
+async def test_stop_strings_of_a_thinking_model_are_applied_here_and_not_sent(server) -> None:
+    reply = await ask_server(server, Context(0, 32), reply_of("\n\nANSWER: 5\n\nHuman: more", "One.\n\nTwo."))
+    assert "stop" not in server.bodies[-1]
+    assert strip_reasoning(reply.text).strip() == "ANSWER: 5" and "One.\n\nTwo." in reply.text
+    assert (reply.finish, reply.reasoning_tokens) == ("stop", 21)
+    assert ChatReply.from_json(reply.to_json()) == reply
+
+
+async def test_stop_strings_of_any_other_model_are_sent(server) -> None:
+    await ask_server(server, None, reply_of("ANSWER: 5", None))
+    assert server.bodies[-1]["stop"] == list(STOP)
+
+
+async def test_reply_cut_in_its_thoughts_names_the_key(server) -> None:
+    player = Player("judge", Identity("openai_chat", "m"), Sampling(), thinks=True)
+    cut = player.find_cut(await ask_server(server, Context(0, 32), reply_of(None, "One.\n\nTwo", "length")))
+    assert cut is not None
+    assert cut.reason == "cut inside its reasoning after 21 tokens; raise endpoints.judge.reasoning_tokens"
+    assert player.find_cut(ChatReply("ANSWER: 5", "length")) is None
+
+
+def test_thinking_player_is_not_begun_section_by_section() -> None:
+    assert Player("m", Identity("in_process", "m"), Sampling()).continues
+    assert not Player("m", Identity("in_process", "m"), Sampling(), thinks=True).continues
+
+
+async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: Path) -> None:
+    folder = make_stand_in(FAMILIES["Qwen2ForCausalLM"], tmp_path / "r1", TEXTS)
+    (folder / "weights.json").write_text('{"name": "r1", "revision": "x"}')
+    endpoint = InProcessEndpoint(folder, rows=2, device="cpu", dtype="float32", context=Context(2048, 6))
+    try:
+        reply = await endpoint.chat(
+            ChatRequest(endpoint.identity, (Message("user", "?"),), Sampling(max_tokens=6, stop=("e", " ")))
+        )
+    finally:
+        await endpoint.close()
+    assert reply.text.startswith("<think>\n") and reply.finish == "length" and reply.completion_tokens == 6
+    assert ends_in_reasoning(reply.text, reply.finish) and reply.reasoning_tokens >= 6
+
+
+def test_channels_stay_in_the_text_and_their_end_is_not_the_replys(tmp_path: Path) -> None:
+    family = FAMILIES["GptOssForCausalLM"]
+    codec = Codec(make_stand_in(family, tmp_path / "oss", TEXTS))
+    ids = codec._tokenizer(family.write("One.\n\nTwo.", "ANSWER: 12"), add_special_tokens=False)["input_ids"]
+    assert ids[-1] in codec.ends and not codec.ends & set(ids[:-1])
+    assert strip_reasoning(codec.decode(ids[:-1])).strip() == "ANSWER: 12"
+    assert codec.find_stop(ids[:-1], ("12",)) is not None
+    thoughts = codec._tokenizer(family.write("One.\n\nTwo.", "ANSWER: 12").partition("<|end|>")[0])["input_ids"]
+    assert codec.find_stop(thoughts, STOP) is None
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+def test_room_for_thoughts_comes_from_the_manifest_unless_stated(home: Home) -> None:
+    config = resolve("starter", "a100-40g-x1", {}, home)
+    rooms = {name: config.endpoints[name].reasoning_tokens for name in ("qwen3", "gemma", "judge")}
+    assert rooms == {"qwen3": 8192, "gemma": 0, "judge": 4096}
+    for stated in (0, 100):
+        other = resolve("starter", "a100-40g-x1", {"endpoints": {"qwen3": {"reasoning_tokens": stated}}}, home)
+        assert other.endpoints["qwen3"].reasoning_tokens == stated
+
+
+def test_fork_with_another_model_gets_its_room_and_otherwise_keeps_the_recorded_one(home: Home) -> None:
+    config = resolve("starter", "a100-40g-x1", {"endpoints": {"qwen3": {"reasoning_tokens": 0}}}, home)
+    kept = derived(config, {"seed": 7}, home)
+    assert kept.endpoints == config.endpoints
+    changed = derived(config, {"endpoints": {"gemma": {"model": "deepseek-r1-distill-qwen-14b"}}}, home)
+    assert changed.endpoints["gemma"].reasoning_tokens == 8192 and changed.endpoints["qwen3"].reasoning_tokens == 0
+
+
+@pytest.mark.parametrize("profile", ["a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid"])
+def test_contexts_of_the_packaged_profiles_hold_prompt_thoughts_and_answer(home: Home, profile: str) -> None:
+    """2,048 tokens of prompt are left, which an attack's seeds need; what is judged is longer than that only rarely."""
+    config = resolve("gsmhard", profile, {"datasets": ["starter"]}, home)
+    for name, endpoint in config.endpoints.items():
+        if endpoint.interface == "vllm" and endpoint.reasoning_tokens:
+            assert endpoint.context >= 2048 + config.reply_tokens + endpoint.reasoning_tokens, name
+
+
+def test_overflow_counts_prompt_answer_and_thoughts() -> None:
+    class Counted:
+        context = Context(100, 40)
+
+        def count_tokens(self, text: str) -> int | None:
+            return len(text.split())
+
+    messages = (Message("user", "one two three"),)
+    assert find_overflow(Counted(), messages, 57) == ""
+    assert "request of 101: 3 of the prompt, 58 of the answer and 40 of reasoning_tokens" in find_overflow(
+        Counted(), messages, 58
+    )

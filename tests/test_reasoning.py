@@ -1,0 +1,67 @@
+"""Where a raw reply's answer begins, which stop strings end it, and when a reply ended before its answer."""
+
+import pytest
+
+from nanoflux_local.reasoning import answer_start, cut_answer, ends_in_reasoning, opened_block, with_reasoning
+
+STOP = ("\n\n", "\nProblem:")
+HARMONY = "<|channel|>analysis<|message|>One.\n\nTwo.<|end|><|start|>assistant<|channel|>final<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("ANSWER: 5", "ANSWER: 5"),
+        ("\n\nANSWER: 5", "\n\nANSWER: 5"),  # without reasoning a reply is taken as it is
+        ("<think>\nOne.\n\nTwo.\n</think>\n\nANSWER: 5", "ANSWER: 5"),
+        ("\n<think>One.</think>ANSWER: 5", "ANSWER: 5"),
+        ("One.\n\nTwo.\n</think>\n\nANSWER: 5", "ANSWER: 5"),  # opened by the prompt
+        ("[THINK]One.\n\n[/THINK]ANSWER: 5", "ANSWER: 5"),
+        (f"{HARMONY}ANSWER: 5", "ANSWER: 5"),
+        ("<think>\nOne.\n\nTwo.", ""),
+        ("<think>\nOne.\n</think>\n\n", ""),
+        (HARMONY.partition("<|end|>")[0], ""),
+    ],
+)
+def test_answer_begins_after_the_reasoning(text: str, answer: str) -> None:
+    assert text[answer_start(text) :] == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("SOLUTION: 2\nANSWER: 5\n\nAnd so on", "SOLUTION: 2\nANSWER: 5"),
+        ("\n\nANSWER: 5", ""),
+        ("<think>1.\n\nProblem: 2.</think>\n\nANSWER: 5\nProblem: 6", "<think>1.\n\nProblem: 2.</think>\n\nANSWER: 5"),
+        ("One.\n\nTwo.</think>\n\nANSWER: 5\n\nMore", "One.\n\nTwo.</think>\n\nANSWER: 5"),
+        ("<think>One.\n\nTwo.\nProblem: 3", "<think>One.\n\nTwo.\nProblem: 3"),
+        (f"{HARMONY}ANSWER: 5\n\nMore", f"{HARMONY}ANSWER: 5"),
+        ("ANSWER: 5\n\n<think>hm</think>more", "ANSWER: 5"),
+    ],
+)  # fmt: skip
+def test_stop_strings_end_the_answer_alone(text: str, cut: str) -> None:
+    assert cut_answer(text, STOP) == cut
+    assert cut_answer(text, ()) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "ended"),
+    [
+        (with_reasoning("One.\n\nTwo", ""), "length", True),
+        (with_reasoning("One.\n\nTwo", ""), "stop", True),
+        ("<think>\nOne", "length", True),
+        ("", "length", True),  # the server counts thoughts and keeps them
+        ("", "stop", False),
+        ("   \n", "length", False),  # blanks are no thoughts
+        ("ANSWER: 5", "length", False),
+        (with_reasoning("One.", "ANSWER: 5"), "length", False),
+    ],
+)
+def test_reply_that_ended_before_its_answer_is_recognised(text: str, finish: str, ended: bool) -> None:
+    assert ends_in_reasoning(text, finish) is ended
+
+
+def test_prompt_that_opens_the_reasoning_is_recognised() -> None:
+    assert opened_block("<|Assistant|><think>\n") == "<think>\n"
+    assert opened_block("<|im_start|>assistant\n<think>\n\n</think>\n\n") == ""
+    assert opened_block("What does <think> mean?<|im_start|>assistant\n") == ""
