@@ -122,14 +122,11 @@ def test_a_wrong_key_stops_at_once_and_is_the_message(provider: Provider, evalua
 
 
 def test_a_refused_prompt_costs_its_own_item_alone(provider: Provider, evaluate: Callable) -> None:
-    questions: list[str] = []
+    numbers: dict[str, int] = {}
 
     def refuse(_: int, body: str) -> tuple[int, str, str] | None:
         question = json.loads(body)["messages"][-1]["content"]
-        questions.append(question)
-        return (
-            TOO_LONG if len(set(questions)) > 1 and question == sorted(set(questions), key=questions.index)[1] else None
-        )
+        return TOO_LONG if numbers.setdefault(question, len(numbers)) == 1 else None
 
     provider.refuse = refuse
     ended = evaluate("a", "--json")

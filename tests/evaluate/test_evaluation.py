@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
-from nanoflux_local.errors import EndpointError, RefusedError, UsageError
+from nanoflux_local.errors import EndpointError, EndpointRefusedError, RefusedError, UsageError
 from nanoflux_local.evaluate.comparison import compare
-from nanoflux_local.evaluate.evaluation import domain_of, evaluate, make_plan
+from nanoflux_local.evaluate.evaluation import domain_of, evaluate, make_plan, require_whole
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.experiments.tables import format_detectable
 from nanoflux_local.jobs import EVALUATION, Work, with_worker
@@ -122,6 +122,34 @@ async def test_what_got_no_reply_is_unscored_on_both_sides_of_a_comparison_and_a
         again = Failing("a", 9)
         whole = await evaluate(ledger, again, make_plan(again.identity, "starter", "test", ITEMS, 1, 0.0))
         assert again.asked == 1 and whole["unscored"] == 0, "only what has no reply is asked again"
+
+
+async def test_a_result_that_lacks_replies_is_no_cell_of_a_table_unless_its_prompts_are_refused(tmp_path):
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        endpoint = Failing("m", 4)
+        plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
+        partial = await evaluate(ledger, endpoint, plan)
+        with pytest.raises(EndpointError, match="is partial: 1 replies are missing: no reply"):
+            require_whole(partial, allow_refused=True)
+        refused = {**partial, "unscored_reasons": [{"reason": "too long", "count": 1, "refused": True}]}
+        require_whole(refused, allow_refused=True)
+        with pytest.raises(EndpointError, match="too long"):
+            require_whole(refused)
+        assert ledger.rows("SELECT status FROM evaluations") == [("partial",)]
+        require_whole(await evaluate(ledger, Failing("m", 9), plan))
+
+
+async def test_a_judge_whose_key_is_refused_stops_the_evaluation_with_that_cause(tmp_path):
+    class Refused(ScriptedEndpoint):
+        async def chat(self, request: ChatRequest) -> ChatReply:
+            raise EndpointRefusedError("answered 401: no such key", "")
+
+    model, judge = ScriptedEndpoint("m", script=answers), Refused("j")
+    plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0, judge=SoftJudge("judge", judge))
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        result = await evaluate(ledger, model, plan)
+        assert result["strict"]["mean"] >= 0 and "no such key" in result["unscored_reasons"][0]["reason"]
+        assert ledger.rows("SELECT status FROM evaluations") == [("partial",)]
 
 
 async def test_other_items_are_never_compared_even_where_they_overlap(tmp_path):

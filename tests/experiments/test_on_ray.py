@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes on one machine gives the local table, also when one node is killed in the middle."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -36,9 +37,13 @@ def table(found: dict) -> str:
     return json.dumps([conditions, found["pairs"], found["left_out"]], indent=1, sort_keys=True)
 
 
-def test_a_lost_nodes_cell_is_done_again_and_the_table_is_the_local_one(new_lab, killed, plan: Plan, cluster) -> None:
+def test_a_lost_nodes_cell_is_done_again_and_the_table_is_the_local_one(
+    new_lab, killed, plan: Plan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And Ray's workers execute nothing of the folder that the experiment was started in."""
     from nanoflux_local.experiments.on_ray import OnRay
 
+    monkeypatch.chdir(hostile_folder)
     lost = cluster.add_node(**NODE)
     home = new_lab()
     workers = OnRay(home, cluster.address)

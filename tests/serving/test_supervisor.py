@@ -78,7 +78,11 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_a_server_answers_is_on_record_privately_and_is_ended_whole(home: Path, launcher: Launcher) -> None:
+def test_a_server_answers_is_on_record_privately_and_is_ended_whole(
+    home: Path, launcher: Launcher, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And neither it nor the program that starts it executes anything of the working folder."""
+    monkeypatch.chdir(hostile_folder)
     record = started(home, launcher())
     assert record.alive and record.wanted and record.boot == boot_id()
     assert stat.S_IMODE((home / "servers/m.json").stat().st_mode) == 0o600
