@@ -49,6 +49,7 @@ FILES = {
     "twice-rows.jsonl": b'{"prompt": "Q?", "completion": "A", "completion": "B"}\n',
     "wide-rows.jsonl": '{"prompt": "Q?", "completion": "A"}\n'.encode("utf-16"),
 }
+SERVED = "endpoints.arbiter={ interface = 'openai_chat', model = 'm',"
 SET = [
     ("sed=1", "unknown key 'sed'.*known keys there: .*seed"),
     ("novelty.questoin=0.8", "unknown key 'novelty.questoin'.*question, solution"),
@@ -69,6 +70,10 @@ SET = [
     ("roles.judge.endpoint=nobody", "roles.judge.endpoint is 'nobody'; known: program, "),
     ("roles.attacker.endpoint=program", "carry no programs"),
     ("domain=starter", "the settings are for the domain 'starter'"),
+    (f"{SERVED} url = 'http://127.0.0.1:99999/v1' }}", "endpoints.arbiter: .*99999/v1 has no valid port.*1 to 65535"),
+    (f"{SERVED} url = 'http://127.0.0.1:9/v1/chat/completions' }}", "which is added.*url = .http://127.0.0.1:9/v1."),
+    (f"{SERVED} url = 'http://127.0.0.1:9/v1', send = {{ sed = false }} }}", "unknown key .*known keys there: .*seed"),
+    ("endpoints.arbiter.send.seed=false", "the interface 'scripted' has no such switches"),
 ]
 WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown command": (("fly",), 2, "No such command 'fly'"),
