@@ -299,7 +299,7 @@ def bind(config: RunConfig, home: Home) -> Bound:
         ModelsError: weights are not installed.
     """
     chosen = {name: config.endpoints[name] for name in sorted(config.players)}
-    managed, groups = served(chosen, home)
+    managed, groups = served(chosen, home, config.concurrency)
     endpoints = {name: managed.get(name) or build_endpoint(name, chosen[name], home) for name in chosen}
     endpoints = take_turns(endpoints, groups)
     embedder = build_embedder(config.endpoints[config.embedder], home)

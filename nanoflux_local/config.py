@@ -172,7 +172,9 @@ class EndpointConfig(Strict):
     `reasoning_tokens` are allowed on top of a reply's own, for a model that thinks before it answers; not stated, they
     are those of the model's manifest, written into the run when it starts. Stop strings then end the answer alone.
     Endpoints with the same `shares` take turns on one GPU: all but one of them sleep. `python`, `context` (tokens) and
-    `args` are for managed servers: the interpreter that has vLLM, the longest conversation, and vLLM's own arguments.
+    `args` are for managed servers: the interpreter that has vLLM, the longest conversation, and vLLM's own arguments;
+    `batch_invariant` has such a server answer alike whatever else is in a batch, which needs a GPU of compute
+    capability 8.0.
     """
 
     interface: Interface
@@ -193,6 +195,7 @@ class EndpointConfig(Strict):
     python: str = ""
     context: int = Field(default=0, ge=0)
     args: tuple[str, ...] = ()
+    batch_invariant: bool = False
     price: Price | None = None
     send: Send = Send()
 
@@ -202,6 +205,8 @@ class EndpointConfig(Strict):
             raise ValueError("both url and urls are given: name the one address, or all of them in urls")
         for url in (self.url, *self.urls):
             refuse_secrets(url)
+        if self.batch_invariant and self.interface != "vllm":
+            raise ValueError(f"batch_invariant: only managed vLLM servers have it, not {self.interface!r}")
         if self.structured and self.interface not in (*SERVED, "vllm"):
             raise ValueError(f"structured: the interface {self.interface!r} gives no structured output")
         if self.send != Send() and self.interface not in CHATTING:

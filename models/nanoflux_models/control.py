@@ -75,9 +75,17 @@ class Control:
         named = re.findall(r'(?:running|waiting)_lora_adapters="([^"]*)"', newest)
         return adapter in ",".join(named).split(",")
 
-    def sleep(self) -> None:
-        """Leave the GPU: weights go to the machine's memory, keys and values are dropped."""
-        self._send("POST", "/sleep?level=1", None, SWAP_S)
+    def sleep(self, level: int = 1, takes_adapters: bool = True) -> None:
+        """Leave the GPU: weights go to the machine's memory, keys and values are dropped.
+
+        Raises:
+            ServerError: level 2, which drops the weights, is asked of a server that takes adapters: vLLM restores
+                neither them nor their layers (vllm#39934).
+        """
+        if level > 1 and takes_adapters:
+            problem = f"{self._root}: sleep level {level} would lose the adapters of this server"
+            raise ServerError(problem, "let it sleep at level 1, or start it without adapters")
+        self._send("POST", f"/sleep?level={level}", None, SWAP_S)
 
     def wake(self) -> None:
         """Come back to the GPU."""

@@ -68,6 +68,17 @@ def described_gpus() -> list[str]:
     return [str(gpu) for gpu in survey_gpus().gpus]
 
 
+def compute_capabilities() -> list[float]:
+    """The CUDA compute capability of each GPU that states one, 8.0 for an A100."""
+    smi = shutil.which("nvidia-smi")
+    lines, _ = query_gpus(smi, "compute_cap") if smi else ([], "")
+    capabilities = []
+    for line in lines:
+        with suppress(ValueError):
+            capabilities.append(float(line))
+    return capabilities
+
+
 def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
     """nvidia-smi's line for each GPU, and why there is none or not all ("" if it answered well)."""
     query = [smi, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]

@@ -21,7 +21,7 @@ CONTEXT = 8192
 less than most models could fill.
 """
 RANK = 16
-"""The highest rank of an adapter that every server takes; a higher one is stated when it starts."""
+"""The highest rank of an adapter that a server for adapters takes; a higher one is stated when it starts."""
 ON_CPU = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "GOMP_SPINCOUNT": "5000",
@@ -36,17 +36,26 @@ SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A place on the GPUs: which ones, and the share of each; none of both where the plan is vLLM's own or a CPU."""
+    """A place on the GPUs: which ones, the share of each, and how many requests are sent to it at once.
+
+    No GPUs and no share leave the place to vLLM, or are a CPU's; 0 requests leave their number to vLLM.
+    """
 
     gpus: tuple[int, ...] = ()
     utilisation: float = 0.0
     tensor: int = 1
     kv_gib: float = 0.0
+    sequences: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One server, but for its port and its name. Equal launches are the same server."""
+    """One server, but for its port and its name. Equal launches are the same server.
+
+    `rank` is the highest rank of an adapter that it takes; 0 leaves out the buffers for adapters. `wraps`: the weights
+    have towers besides the language model, which are not loaded. `batch_invariant`: replies do not depend on what else
+    is in a batch.
+    """
 
     manifest: Manifest
     revision: str
@@ -54,8 +63,10 @@ class Launch:
     interpreter: Interpreter
     seat: Seat = field(default_factory=Seat)
     context: int = 0
-    rank: int = RANK
+    rank: int = 0
     sleeps: bool = False
+    wraps: bool = False
+    batch_invariant: bool = False
     args: tuple[str, ...] = ()
 
     @property
@@ -69,28 +80,60 @@ class Launch:
 
     @property
     def variant(self) -> str:
-        """What decides the bits beside the weights: versions, and the manifest's and the user's own arguments."""
+        """What decides the bits besides the weights: versions, and the manifest's and the user's own arguments.
+
+        "lora" stands for a model that can take adapters, whether or not this server does: a base answers alike on both,
+        and the keys of recorded requests hold.
+        """
         parts = [f"vllm {self.interpreter.vllm}", f"torch {self.interpreter.torch}"]
         parts += [*self._spread(), *self.manifest.vllm.args, *self.args]
-        return " ".join([*parts, "lora" if self.manifest.lora else ""]).strip()
+        parts += [
+            word for word, holds in (("lora", self.manifest.lora), ("batch-invariant", self.batch_invariant)) if holds
+        ]
+        return " ".join(parts)
 
     def command(self, port: int) -> list[str]:
         """The command line, on loopback alone."""
-        known = [
+        return [*self._python(), *self._options(port), *self._spread(), *self.manifest.vllm.args, *self.args]
+
+    def other_nodes(self) -> list[list[str]]:
+        """The command lines for the other machines of a model that vLLM itself spreads over several; else none."""
+        parallel = self.manifest.parallel
+        if parallel.backend != "mp":
+            return []
+        return [
+            [*self._python(), *self._options(0), *self._spread(node), *self.manifest.vllm.args, *self.args]
+            for node in range(1, parallel.nodes)
+        ]
+
+    def _python(self) -> list[str]:
+        return [str(self.interpreter.path), "-m", *self.interpreter.entry]
+
+    def _options(self, port: int) -> list[str]:
+        """What this project decides; the manifest's and the user's own arguments come after it and win."""
+        options = [
             "--model", str(self.weights), "--served-model-name", self.model, "--host", "127.0.0.1",
             "--port", str(port), "--max-model-len", str(self.length),
         ]  # fmt: skip
         if self.seat.utilisation:
-            known += ["--gpu-memory-utilization", f"{self.seat.utilisation:.2f}"]
-        if self.manifest.lora:
-            known += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "8", "--max-lora-rank", str(self.rank)]
+            options += ["--gpu-memory-utilization", f"{self.seat.utilisation:.2f}"]
+        if self.seat.sequences:
+            options += ["--max-num-seqs", str(self.seat.sequences)]
+        if self.rank:
+            options += ["--enable-lora", "--max-loras", "2", "--max-cpu-loras", "8", "--max-lora-rank", str(self.rank)]
         if self.sleeps:
-            known += ["--enable-sleep-mode"]
+            options += ["--enable-sleep-mode"]
+        if self.wraps and not {"--limit-mm-per-prompt", "--language-model-only"} & {
+            *self.manifest.vllm.args,
+            *self.args,
+        }:
+            options += self.interpreter.text_only
+        if self.manifest.parallel.data > 1 and self.interpreter.entry[-1] == "serve":
+            options += ["--api-server-count", "1"]  # several cannot load adapters while they run
         if self.interpreter.for_cpu:  # a seeded request whose prompt is read in parts ends a server on a CPU
-            known += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(self.length)]
-            known += [] if self._spread() else ["--distributed-executor-backend", "uni"]
-        python = [str(self.interpreter.path), "-m", "vllm.entrypoints.openai.api_server"]
-        return [*python, *known, *self._spread(), *self.manifest.vllm.args, *self.args]
+            options += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(self.length)]
+            options += [] if self._spread() else ["--distributed-executor-backend", "uni"]
+        return options
 
     def environment(self, mark: str) -> dict[str, str]:
         """This process's environment without its secrets, with every way out of the machine closed.
@@ -102,7 +145,8 @@ class Launch:
             **SETTINGS,
             **SAFE_PATH,
             "VLLM_LOGGING_COLOR": "0",
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if self.manifest.lora else "0",
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if self.rank else "0",
+            "VLLM_BATCH_INVARIANT": "1" if self.batch_invariant else "0",
             "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # more than sleep mode opens: only where it is needed
             "SPT_NOENV": "1",  # else a process that titles itself overwrites its environment, and the mark in it
             MARK: mark,
@@ -115,6 +159,6 @@ class Launch:
             kept = {**ON_CPU, "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(self.seat.kv_gib))), **kept}
         return guarded(kept | own) if self.manifest.parallel.nodes == 1 else kept | own
 
-    def _spread(self) -> tuple[str, ...]:
+    def _spread(self, node: int = 0) -> tuple[str, ...]:
         stated = self.manifest.parallel
-        return parallel_flags(stated.model_copy(update={"tensor": max(stated.tensor, self.seat.tensor)}))
+        return parallel_flags(stated.model_copy(update={"tensor": max(stated.tensor, self.seat.tensor)}), node)

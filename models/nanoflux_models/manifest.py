@@ -68,10 +68,15 @@ Source = Annotated[WheelSource | HubSource | FileSource, Field(discriminator="ki
 
 
 class Memory(Table):
-    """What a served copy needs: its weights, and each token of context kept in the KV cache."""
+    """What a served copy needs: its weights, and each token of context kept in the KV cache.
+
+    `sliding_bytes_per_token` of those bytes are of layers that look back no further than `sliding_window` tokens.
+    """
 
     weights_gib: float = Field(gt=0)
     kv_bytes_per_token: int = Field(ge=0)
+    sliding_bytes_per_token: int = Field(default=0, ge=0)
+    sliding_window: int = Field(default=0, ge=0)
 
 
 class Chat(Table):
@@ -117,18 +122,23 @@ class Parallel(Table):
     """Over how many GPUs one served copy is spread, and how many copies stand behind one server.
 
     `tensor` splits each layer, `pipeline` splits the layers among stages, `data` keeps whole copies side by side;
-    `nodes` is the number of machines that hold all of it.
+    `nodes` is the number of machines that hold all of it, joined by Ray, or with `backend = "mp"` by vLLM itself: then
+    `master` is the first machine's address on the network between them.
     """
 
     tensor: int = Field(default=1, ge=1)
     pipeline: int = Field(default=1, ge=1)
     data: int = Field(default=1, ge=1)
     nodes: int = Field(default=1, ge=1)
+    backend: Literal["ray", "mp"] = "ray"
+    master: str = ""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
         if self.gpus % self.nodes:
             raise ValueError(f"{self.gpus} GPUs (tensor x pipeline x data) cannot be spread evenly over {self.nodes}")
+        if self.backend == "mp" and self.nodes > 1 and not self.master:
+            raise ValueError('backend = "mp" over several nodes needs `master`, the first machine\'s address')
         return self
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanoflux_models.files import write_whole
+from nanoflux_models.launch import RANK
 from nanoflux_models.processes import Process, boot_id
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._@-]*")
@@ -20,7 +21,7 @@ class ServerRecord(BaseModel):
     """One server. `owner` is the process that it was started for and ends with; `None` for one that was left to run.
 
     `mark` is in the environment of every process of the server. `proved` holds the adapters that were shown to do on
-    this server what they do in PEFT.
+    this server what they do in PEFT. `rank` is the highest rank of an adapter that it takes, 0 if it takes none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +40,8 @@ class ServerRecord(BaseModel):
     log: str
     context: int
     sleeps: bool = False
+    rank: int = RANK
+    batch_proved: bool = False
     proved: tuple[str, ...] = ()
 
     @property

@@ -129,18 +129,19 @@ class Supervisor:
             log=str(log),
             context=launch.length,
             sleeps=launch.sleeps,
+            rank=launch.rank,
         )
         server_record.write(self._home, record)
         return Started(record, child)
 
     def await_ready(self, started: Started, on_progress: Progress = lambda _: None, ready_s: float = READY_S) -> None:
-        """Return when the server answers and serves its model; any other end stops it.
+        """Return when the server has written one token of its model's; any other end stops it.
 
         Raises:
-            ServerError: it ended, with what its log tells, or it took longer than `ready_s`.
+            ServerError: it ended, with the cause in its log, or it took longer than `ready_s`.
         """
         record, control = started.record, Control(started.record.url)
-        until, told = time.monotonic() + ready_s, ""
+        until, shown = time.monotonic() + ready_s, ""
         try:
             while not control.healthy() or record.model not in control.models():
                 code = started.exit_code()
@@ -149,14 +150,25 @@ class Supervisor:
                 if time.monotonic() > until:
                     raise self.explained(record, f"did not answer within {ready_s:.0f} s", None)
                 newest = next(iter(last_lines(_tail(record), 1)), "")
-                if newest != told:
-                    told = newest
-                    on_progress(told)
+                if newest != shown:
+                    shown = newest
+                    on_progress(newest)
                 time.sleep(LOOK_S)
+            self._await_token(started, control)
         except BaseException:
             self.stop(record, grace_s=5.0)
             started.exit_code()
             raise
+
+    def _await_token(self, started: Started, control: Control) -> None:
+        """Some servers call themselves healthy and die of their first request: it is sent here, before anybody asks."""
+        record = started.record
+        try:
+            control.complete({"model": record.model, "prompt": "1", "max_tokens": 1, "temperature": 0})
+        except ServerError as error:
+            time.sleep(LOOK_S)  # a dying engine still writes why
+            failure = self.explained(record, "answered its health check and no request", started.exit_code())
+            raise ServerError(f"{failure.message}\n    {error.message}", failure.fix) from error
 
     def release(self, record: ServerRecord) -> ServerRecord:
         """Leave a server to run when this process ends."""
@@ -168,6 +180,13 @@ class Supervisor:
         """Write down that an adapter was shown to work on this server."""
         found = server_record.find(self._home, record.name) or record
         noted = found.model_copy(update={"proved": tuple(dict.fromkeys([*found.proved, adapter]))})
+        server_record.write(self._home, noted)
+        return noted
+
+    def note_batch_proved(self, record: ServerRecord) -> ServerRecord:
+        """Write down that this server's replies were shown not to depend on the batch."""
+        newest = server_record.find(self._home, record.name) or record
+        noted = newest.model_copy(update={"batch_proved": True})
         server_record.write(self._home, noted)
         return noted
 

@@ -1,57 +1,114 @@
 """`nanoflux models plan`: which model of a profile goes on which GPU, before anything starts."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import click
 
 from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
 from nanoflux_local.errors import NanofluxError, UsageError
+from nanoflux_models.placement import ACTIVATIONS_GIB, ASLEEP_GIB, CUDA_GIB, GRAPHS_GIB, LIMIT, Plan, Server
+
+if TYPE_CHECKING:
+    from nanoflux_local.serving import Workload
 
 
 @click.command("plan")
 @click.argument("profile")
 @click.option("--gpus", default="", help="GiB of each GPU, for instance 40,40; else nvidia-smi is asked.")
-@click.option("--sequences", default=8, show_default=True, type=click.IntRange(1), help="Requests answered at once.")
-@click.option("--context", default=4096, show_default=True, type=click.IntRange(1), help="Tokens of each of them.")
+@click.option("--sequences", type=click.IntRange(1), help="Requests answered at once [default: the profile's].")
+@click.option("--context", type=click.IntRange(1), help="Tokens of each of them [default: the profile's].")
 @with_json
-def command(profile: str, gpus: str, sequences: int, context: int, as_json: bool) -> None:
+def command(profile: str, gpus: str, sequences: int | None, context: int | None, as_json: bool) -> None:
     """Say which model of PROFILE goes on which GPU; computed from manifests, nothing is started or measured."""
     from nanoflux_local.serving import planned
-    from nanoflux_models.manifest import list_manifests, load_manifest
+    from nanoflux_models.manifest import list_manifests
 
     sizes = _sizes(gpus)
-    manifests = {name: load_manifest(name, home().root) for name in _served(profile)}
+    wanted = _workloads(profile, sequences, context)
     known = {m.name: m.memory.weights_gib for m in list_manifests(home().root) if m.memory and m.kind == "chat"}
-    smaller = {name: gib for name, gib in known.items() if name not in manifests}
-    found = planned(manifests.values(), sizes, smaller, sequences, context)
+    smaller = {name: gib for name, gib in known.items() if name not in wanted}
+    result = planned(wanted.values(), sizes, smaller, whole=True)
     if as_json:
-        print_json({"profile": profile, "gpus": sizes, "fits": found.fits, **asdict(found)})
-    elif found.fits and not manifests:
+        asked = {name: {"sequences": each.sequences, "context": each.context} for name, each in wanted.items()}
+        print_json(
+            {
+                "profile": profile,
+                "gpus": sizes,
+                "fits": result.fits,
+                **asdict(result),
+                "asked": asked,
+                "margins": _MARGINS,
+            }
+        )
+    elif result.fits and not wanted:
         say(f"{profile} serves no model on a GPU.")
-    elif found.fits:
-        print_table(
-            ("model", "GPUs", "tensor", "utilisation", "KV GiB", "takes turns"),
-            [(s.name, ",".join(map(str, s.gpus)), s.tensor, f"{s.utilisation:.2f}", f"{s.kv_gib:.1f}", s.shares or "no")
-             for s in found.servers],
-        )  # fmt: skip
-        if found.ram_gib:
-            say(f"Taking turns (vLLM's sleep mode) keeps {found.ram_gib:.1f} GiB of weights in the machine's memory.")
-    if not found.fits:
-        raise NanofluxError(found.refusal, "what would fit: " + "; ".join(found.would_fit))
+    elif result.fits:
+        _print_plan(result, wanted)
+    if not result.fits:
+        raise NanofluxError(result.refusal, "what would fit: " + "; ".join(result.would_fit))
 
 
-def _served(profile: str) -> list[str]:
-    """The models that the profile binds to servers managed here, by its roles and its judge's panel; the same model
+_MARGINS = {
+    "limit": LIMIT,
+    "cuda_gib": CUDA_GIB,
+    "activations_gib": ACTIVATIONS_GIB,
+    "graphs_gib": GRAPHS_GIB,
+    "asleep_gib": ASLEEP_GIB,
+}
+
+
+def _print_plan(result: Plan, wanted: "Mapping[str, Workload]") -> None:
+    print_table(
+        ("model", "GPUs", "tensor", "utilisation", "weights", "adapters", "KV GiB", "overhead", "requests",
+         "takes turns"),
+        [(s.name, ",".join(map(str, s.gpus)), s.tensor, f"{s.utilisation:.2f}", f"{s.weights_gib:.1f}",
+          f"{s.lora_gib:.1f}" if s.lora_gib else "none", f"{s.kv_gib:.1f}", f"{s.overhead_gib:.1f}",
+          _requests(s, wanted[s.name]), s.shares or "no") for s in result.servers],
+    )  # fmt: skip
+    say(
+        f"GiB of memory. A server's overhead on each GPU: {CUDA_GIB:g} for CUDA, {ACTIVATIONS_GIB:g} for activations, "
+        f"{GRAPHS_GIB:g} for CUDA graphs. {1 - LIMIT:.0%} of each GPU is left to the driver, and {ASLEEP_GIB:g} to "
+        "each server that sleeps there."
+    )
+    for server in result.servers:
+        asked = wanted[server.name]
+        if server.requests < asked.sequences:
+            say(
+                f"{server.name}: {server.requests} of the {asked.sequences} requests at once fit if all fill their "
+                f"{asked.context} tokens; vLLM queues the others."
+            )
+    if result.ram_gib:
+        say(f"Taking turns (vLLM's sleep mode) keeps {result.ram_gib:.1f} GiB of weights in the machine's memory.")
+
+
+def _requests(server: Server, asked: "Workload") -> str:
+    return f"{min(server.requests, asked.sequences)}/{asked.sequences} x {asked.context}"
+
+
+def _workloads(profile: str, sequences: int | None, context: int | None) -> "dict[str, Workload]":
+    """What the profile asks of each model on a server managed here, by its roles and its judge's panel; the same model
     twice is one server."""
     from nanoflux_local.binding import load_profile
+    from nanoflux_local.config import EndpointConfig, validated
+    from nanoflux_local.serving import CONCURRENCY, workloads
 
     values = load_profile(profile, home())
     tables = (values, values.get("without_programs", {}))
     bound = [role["endpoint"] for table in tables for role in table.get("roles", {}).values()]
     bound += [name for table in tables for name in table.get("judge", {}).get("panel", ())]
     endpoints = values.get("endpoints", {})
-    chosen = [endpoints[name] for name in bound if name in endpoints]
-    return list(dict.fromkeys(each["model"] for each in chosen if each["interface"] == "vllm"))
+    chosen = [
+        validated(EndpointConfig, endpoints[name], f"profile {profile}: endpoints.{name}")
+        for name in dict.fromkeys(bound)
+        if name in endpoints
+    ]
+    found = workloads(chosen, values.get("concurrency", CONCURRENCY), home())
+    return {
+        name: replace(each, sequences=sequences or each.sequences, context=context or each.context)
+        for name, each in found.items()
+    }
 
 
 def _sizes_here() -> list[float]:

@@ -1,6 +1,7 @@
 """`nanoflux models serve / ps / logs / stop / probe`: managed vLLM servers that outlive the command."""
 
 import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from nanoflux_models.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from nanoflux_local.config import EndpointConfig
+    from nanoflux_models.manifest import Manifest
     from nanoflux_models.probe import Probe
 
 FOLLOW_S = 0.3
@@ -32,6 +34,11 @@ def _supervisor(place: Home) -> Supervisor:
 @click.command()
 @click.argument("name")
 @click.option("--adapter", "adapters", multiple=True, help="An adapter to load and prove; may be given several times.")
+@click.option(
+    "--lora/--no-lora",
+    default=None,
+    help="Whether adapters can be loaded later [default: yes, except for mixtures of experts].",
+)
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="[default: any that is free]")
 @click.option(
     "--gpu-memory", default=0.0, type=click.FloatRange(0, 1), help="The share of each GPU [default: planned]."
@@ -45,6 +52,7 @@ def _supervisor(place: Home) -> Supervisor:
 def serve(
     name: str,
     adapters: tuple[str, ...],
+    lora: bool | None,
     port: int,
     gpu_memory: float,
     context: int,
@@ -60,7 +68,9 @@ def serve(
     supervisor = _supervisor(place)
     folders = [find_adapter(place.adapters, adapter) for adapter in adapters]
     config = EndpointConfig(interface="vllm", model=name, python=python, context=context, args=args)
-    record = _started(supervisor, place, config, folders, name, port, gpu_memory, owned=False)
+    if folders and lora is False:
+        raise UsageError("--adapter needs a server that takes adapters", "leave out --no-lora")
+    record = _started(supervisor, place, config, folders, name, port, gpu_memory, lora=lora, owned=False)
     try:
         for folder in folders:
             record = _load(supervisor, record, folder, place)
@@ -83,21 +93,25 @@ def _started(
     port: int = 0,
     gpu_memory: float = 0.0,
     *,
+    lora: bool | None = None,
     owned: bool,
 ) -> ServerRecord:
-    """A server that answers, with room for these adapters."""
+    """A server that answers, with room for these adapters, and for others that come later if `lora` says so."""
     from dataclasses import replace
 
-    from nanoflux_local.serving import launch_for, rank_for, seats, with_lora
+    from nanoflux_local.serving import Workload, launch_for, rank_for, seats, with_lora
     from nanoflux_models.manifest import load_manifest
 
     manifest = load_manifest(config.model, place.root)
-    if folders:
+    if folders or lora:
         with_lora(manifest, place)
-    seat = seats([manifest])[config.model][0]
+    rank = rank_for(folders) if folders or _takes_adapters(manifest, place, lora) else 0
+    seat = replace(seats([Workload(manifest, rank=rank)])[config.model][0], sequences=0)
     if gpu_memory:
         seat = replace(seat, utilisation=gpu_memory)
-    launch = launch_for(config, place, seat, sleeps=False, rank=rank_for(folders))
+    launch = launch_for(config, place, seat, sleeps=False, rank=rank)
+    for node, words in enumerate(launch.other_nodes(), start=1):
+        say(f"start on machine {node}: {shlex.join(words)}")
     while not (turn := supervisor.take_turn()):
         time.sleep(FOLLOW_S)
     with turn:
@@ -105,6 +119,17 @@ def _started(
         say(f"starting {config.model}; its log: {started.record.log}")
         supervisor.await_ready(started, lambda line: say(f"  {line}"))
     return started.record
+
+
+def _takes_adapters(manifest: "Manifest", place: Home, lora: bool | None) -> bool:
+    """What was asked for; else whether the model can: vLLM for CPUs dies of adapters on a mixture of experts, and on
+    GPUs their buffers take 0.8 GiB for gpt-oss-20b."""
+    from nanoflux_models.architecture import has_experts
+    from nanoflux_models.weights import weights_dir
+
+    if lora is not None:
+        return lora
+    return manifest.lora is not None and not has_experts(weights_dir(manifest.name, place.root))
 
 
 def _load(supervisor: Supervisor, record: ServerRecord, folder: Path, place: Home) -> ServerRecord:
@@ -243,7 +268,9 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     folder = find_adapter(place.adapters, adapter)
     base = str(load_manifest(folder)["base"]["name"])
     supervisor = _supervisor(place)
-    running = next((r for r in supervisor.servers() if r.model == base and r.owner is None and r.alive), None)
+    running = next(
+        (r for r in supervisor.servers() if r.model == base and r.owner is None and r.alive and r.rank), None
+    )
     config = EndpointConfig(interface="vllm", model=base, python=python, args=args)
     record = running or _started(supervisor, place, config, [folder], f"{base}@{os.getpid()}", owned=True)
     try:

@@ -70,6 +70,11 @@ class Managed:
         assert self._record is not None
         self._record = self.supervisor.note_proved(self._record, adapter)
 
+    def note_batch_proved(self) -> None:
+        """Remember that replies of the server that runs now do not depend on the batch."""
+        assert self._record is not None
+        self._record = self.supervisor.note_batch_proved(self._record)
+
     async def close(self) -> None:
         """End the server if it was started here. Safe to call twice."""
         record, self._record = self._record, None
@@ -99,7 +104,8 @@ class Managed:
         wanted = self.launch
         for record in self.supervisor.servers():
             alike = (record.model, record.revision, record.variant) == (wanted.model, wanted.revision, wanted.variant)
-            enough = (not wanted.context or record.context >= wanted.length) and record.sleeps == wanted.sleeps
+            enough = not wanted.context or record.context >= wanted.length
+            enough = enough and record.sleeps == wanted.sleeps and record.rank >= wanted.rank
             if alike and enough and record.owner is None and record.alive:
                 return record
         return None

@@ -3,8 +3,8 @@
 The server is found or started when the first request comes, so a run that its ledger answers starts none. A server
 that dies is started again and the requests that it held are asked again. An adapter is loaded under its content hash
 and proved before anything is asked of it. A thinking model's stop strings are not sent: vLLM would look for them in the
-thoughts, and they are applied to the answer here. It promises no repeatability: what else is in a batch may change a
-reply.
+thoughts, and they are applied to the answer here. What else is in a batch may change a reply, so it is repeatable only
+as a batch-invariant server, which has to show that it is one.
 """
 
 import asyncio
@@ -22,9 +22,11 @@ from nanoflux_local.endpoints.tokens import TokenCounter
 from nanoflux_local.errors import EndpointError, RefusedError
 from nanoflux_local.reasoning import answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, without_system
+from nanoflux_models.batch_probe import batch_dependence
 from nanoflux_models.control import Control
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.probe import probe
+from nanoflux_models.sentinel import Sentinel, choose_sentinel, still_applies
 
 T = TypeVar("T")
 
@@ -33,8 +35,6 @@ class VllmEndpoint:
     """Chat with a served model, or with an adapter on it. `reasoning_tokens` are the room for its thoughts; None takes
     its manifest's.
     """
-
-    repeatable = False
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class VllmEndpoint:
     ) -> None:
         launch = server.launch
         self.capacity = capacity
+        self.repeatable = launch.batch_invariant  # held to it when the server answers: `_prove_batch_invariance`
         room = launch.manifest.reasoning_room if reasoning_tokens is None else reasoning_tokens
         self.context = Context(launch.length, room)
         self._server, self._adapter = server, adapter
@@ -56,6 +57,7 @@ class VllmEndpoint:
         self._client: OpenAIChatEndpoint | None = None
         self._url = ""
         self._refused: RefusedError | None = None
+        self._sentinel: Sentinel | None = None
         self._preparing = asyncio.Lock()
 
     async def chat(self, request: ChatRequest) -> ChatReply:
@@ -81,8 +83,15 @@ class VllmEndpoint:
         return self._counter.count(text)
 
     async def wake(self) -> None:
-        """Have the server on its GPU, starting it where it does not run."""
-        await self._controlled(lambda control: control.wake() if control.asleep() else None)
+        """Have the server on its GPU, starting it if it does not run; a loaded adapter is checked after each wake.
+
+        Raises:
+            RefusedError: the adapter no longer applies.
+        """
+        record, _ = await self._server.up()
+        woken = await _told(asyncio.to_thread(_wake, Control(record.url)))
+        if woken and self._sentinel is not None and self._adapter is not None and record.url == self._url:
+            await self._check_adapter(Control(record.url), self._adapter, self._sentinel)
 
     async def sleep(self) -> None:
         """Take the server off its GPU."""
@@ -109,21 +118,46 @@ class VllmEndpoint:
                     await self._client.close()
                 if self._adapter is not None:
                     await self._load(self._adapter, record.url, record.proved)
+                if self._server.launch.batch_invariant and not record.batch_proved:
+                    await self._prove_batch_invariance(Control(record.url))
                 self._client = OpenAIChatEndpoint(self._name, record.url, capacity=self.capacity, context=self.context)
                 self._url = record.url
             return self._client, ended
 
     async def _load(self, adapter: Path, url: str, proved: tuple[str, ...]) -> None:
-        await _told(asyncio.to_thread(Control(url).load_adapter, self._name, adapter))
-        if self._name in proved:
+        control, launch = Control(url), self._server.launch
+        await _told(asyncio.to_thread(control.load_adapter, self._name, adapter))
+        if self._name not in proved:
+            result = await _told(asyncio.to_thread(probe, control, launch.model, launch.weights, adapter, self._name))
+            if not result.passed:
+                fix = f"see `nanoflux models probe {self._name[:12]}`; train it again, or use another"
+                self._refused = RefusedError(f"adapter {self._name[:12]} is refused: {result.verdict}", fix)
+                raise self._refused
+            self._server.note_proved(self._name)
+        if launch.sleeps:
+            self._sentinel = await _told(asyncio.to_thread(choose_sentinel, control, launch.model, self._name))
+
+    async def _check_adapter(self, control: Control, adapter: Path, sentinel: Sentinel) -> None:
+        """After a wake: see that the adapter still applies, load it again if it does not, and refuse it if that is
+        no help."""
+        if await _told(asyncio.to_thread(still_applies, control, sentinel)):
             return
-        launch = self._server.launch
-        found = await _told(asyncio.to_thread(probe, Control(url), launch.model, launch.weights, adapter, self._name))
-        if not found.passed:
-            fix = f"see `nanoflux models probe {self._name[:12]}`; train it again, or use another"
-            self._refused = RefusedError(f"adapter {self._name[:12]} is refused: {found.verdict}", fix)
+        await _told(asyncio.to_thread(control.unload_adapter, self._name))
+        await _told(asyncio.to_thread(control.load_adapter, self._name, adapter))
+        if not await _told(asyncio.to_thread(still_applies, control, sentinel)):
+            problem = f"adapter {self._name[:12]} no longer applies after its server has slept (vllm#53888)"
+            self._refused = RefusedError(
+                problem, "give its endpoint a GPU that it shares with none, or merge the adapter"
+            )
             raise self._refused
-        self._server.note_proved(self._name)
+
+    async def _prove_batch_invariance(self, control: Control) -> None:
+        difference = await _told(asyncio.to_thread(batch_dependence, control, self._name))
+        if difference:
+            problem = f"the server of {self._server.launch.model} is not batch invariant: {difference}"
+            self._refused = RefusedError(problem, "leave out batch_invariant; the run is then not marked repeatable")
+            raise self._refused
+        self._server.note_batch_proved()
 
     def _with_thoughts_counted(self, reply: ChatReply) -> ChatReply:
         """The reply with its `reasoning_tokens`, counted here if the server did not."""
@@ -137,6 +171,14 @@ class VllmEndpoint:
         chat = self._server.launch.manifest.chat
         messages = request.messages if chat.system_role else without_system(request.messages)
         return replace(request, messages=messages, endpoint=replace(request.endpoint, model=self._name))
+
+
+def _wake(control: Control) -> bool:
+    """Whether it slept."""
+    asleep = control.asleep()
+    if asleep:
+        control.wake()
+    return asleep
 
 
 async def _told(work: Awaitable[T]) -> T:

@@ -3,6 +3,7 @@
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -47,7 +48,50 @@ def test_one_gpu_of_40_gib_takes_turns_and_two_need_not() -> None:
     assert set(shares("a100-40g-x1", "40").values()) == {"gpu0"}
     assert set(shares("a100-40g-x2", "40,40").values()) == {""}
     assert set(shares("a100-40g-x4", "40,40,40,40").values()) == {""}
-    assert set(shares("hybrid", "40,40").values()) == {""}
+    assert set(shares("hybrid", "40,40").values()) == {"gpu0"}, "a profile's own `shares` hold"
+
+
+def plan_of(profile: str, gpus: str, *more: str) -> dict[str, dict[str, Any]]:
+    document = json.loads(planned(profile, "--gpus", gpus, "--json", *more).stdout)
+    assert document["fits"]
+    return {server["name"]: server for server in document["servers"]} | {"": document}
+
+
+def test_plan_is_for_the_requests_and_context_of_the_profile() -> None:
+    document = plan_of("a100-40g-x2", "40,40")[""]
+    assert document["asked"]["qwen3-32b-awq"] == {"sequences": 32, "context": 16384}
+    assert document["asked"]["gemma-3-4b-it"] == {"sequences": 32, "context": 8192}
+    narrow = plan_of("a100-40g-x2", "40,40", "--sequences", "2", "--context", "1024")
+    assert narrow[""]["asked"]["gemma-3-4b-it"] == {"sequences": 2, "context": 1024}
+
+
+@pytest.mark.parametrize(
+    ("profile", "gpus"),
+    [("a100-40g-x1", "40"), ("a100-40g-x2", "40,40"), ("a100-40g-x4", "40,40,40,40"), ("hybrid", "40")],
+)
+def test_every_margin_of_a_packaged_profile_adds_up_to_its_share(profile: str, gpus: str) -> None:
+    servers = plan_of(profile, gpus)
+    margins = servers.pop("")["margins"]
+    overhead = margins["cuda_gib"] + margins["activations_gib"] + margins["graphs_gib"]
+    for server in servers.values():
+        parts = server["weights_gib"] + server["kv_gib"] + server["lora_gib"] + overhead
+        assert server["tensor"] == 1 and server["overhead_gib"] == pytest.approx(overhead)
+        assert parts == pytest.approx(server["utilisation"] * 40, abs=0.02)
+        assert server["requests"] >= 1 and server["lora_gib"] == 0, "no profile adapts a model that it serves"
+        assert server["utilisation"] <= margins["limit"]
+
+
+def test_a_model_that_is_awake_alone_gets_the_whole_card() -> None:
+    x1, x4 = plan_of("a100-40g-x1", "40"), plan_of("a100-40g-x4", "40,40,40,40")
+    assert {x1[name]["utilisation"] for name in x1 if name} == {0.87}, "the card less two that sleep there"
+    assert {x4[name]["utilisation"] for name in x4 if name} == {0.92}
+    assert len({x4[name]["gpus"][0] for name in x4 if name}) == 3, "the fourth card stays free"
+
+
+def test_requests_that_do_not_fit_at_once_are_stated() -> None:
+    done = planned("a100-40g-x1", "--gpus", "40")
+    assert "3/32 x 16384" in done.stdout and "CUDA graphs" in done.stderr
+    assert "qwen3-32b-awq: 3 of the 32 requests at once fit" in done.stderr
 
 
 def test_a_panels_models_want_their_place_too(home: Home) -> None:

@@ -10,21 +10,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nanoflux_local.adapter_hash import CONFIG, WEIGHTS, adapter_hash
 from nanoflux_local.endpoints.fleet import RESTARTS, Fleet
 from nanoflux_local.endpoints.vllm import VllmEndpoint
 from nanoflux_local.endpoints.waves import take_turns
-from nanoflux_local.errors import EndpointError
+from nanoflux_local.errors import EndpointError, RefusedError
 from nanoflux_local.records import ChatRequest, Message
 from nanoflux_models import server_record
+from nanoflux_models.control import Control
 from nanoflux_models.errors import ServerError, ServerRefusedError
 from nanoflux_models.interpreter import find_interpreter
 from nanoflux_models.launch import Launch
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.processes import Process, boot_id, process
+from nanoflux_models.sentinel import choose_sentinel
 from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor, family_of, free_port
 
@@ -111,6 +115,16 @@ def test_a_server_that_never_answers_is_ended(home: Path, launcher: Launcher) ->
     with pytest.raises(ServerError, match="did not answer within 2 s"):
         supervisor.await_ready(found, ready_s=2)
     assert gone([found.record.process], 0.5) and family_of(found.record) == []
+
+
+def test_a_server_that_dies_of_its_first_request_is_explained_and_never_reported_as_served(
+    home: Path, launcher: Launcher
+) -> None:
+    cause = "AttributeError: module 'triton.language' has no attribute 'bfloat16'"
+    with pytest.raises(ServerError, match="answered its health check and no request") as refused:
+        started(home, launcher(f"mute: {cause}".replace("'", "'\\''")))
+    assert "mixture of experts" in str(refused.value) and "leave out --adapter" in str(refused.value)
+    assert server_record.records(home) == []
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_starts(home: Path, launcher: Launcher) -> None:
@@ -245,3 +259,77 @@ async def test_servers_that_share_a_gpu_sleep_in_turns(home: Path, launcher: Lau
         for endpoint in endpoints.values():
             await endpoint.close()
     assert server_record.records(home) == []
+
+
+def sealed_adapter(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / CONFIG).write_text('{"r": 8}')
+    (folder / WEIGHTS).write_bytes(b"weights")
+    return folder
+
+
+async def woken(home: Path, launch: Launch, adapter: Path) -> VllmEndpoint:
+    """An endpoint whose adapter was loaded and taken for proved, after its server has slept."""
+    server = Fleet(home).server(launch)
+    await server.up()
+    server.note_proved(adapter_hash(adapter))
+    endpoint = VllmEndpoint(server, adapter)
+    await endpoint.chat(request_of(endpoint, "hello"))
+    await endpoint.sleep()
+    await endpoint.wake()
+    return endpoint
+
+
+@pytest.mark.parametrize("how", ["echo", "lost"])
+async def test_an_adapter_that_a_wake_dropped_is_loaded_again(
+    how: str, home: Path, launcher: Launcher, tmp_path: Path
+) -> None:
+    adapter = sealed_adapter(tmp_path / "adapter")
+    endpoint = await woken(home, replace(launcher(how, sleeps=True), rank=16), adapter)
+    try:
+        record = server_record.records(home)[0]
+        sentinel = choose_sentinel(Control(record.url), record.model, adapter_hash(adapter))
+        assert abs(sentinel.tuned - sentinel.base) == 0.5, "the adapter applies again"
+    finally:
+        await endpoint.close()
+
+
+async def test_an_adapter_that_no_longer_applies_after_a_wake_is_refused(
+    home: Path, launcher: Launcher, tmp_path: Path
+) -> None:
+    with pytest.raises(RefusedError, match=r"no longer applies after its server has slept"):
+        await woken(home, replace(launcher("gone", sleeps=True), rank=16), sealed_adapter(tmp_path / "adapter"))
+    for record in server_record.records(home):
+        Supervisor(home).stop(record)
+
+
+def test_sleep_that_drops_the_weights_is_refused_for_servers_with_adapters(home: Path, launcher: Launcher) -> None:
+    control = Control(started(home, launcher(sleeps=True)).url)
+    with pytest.raises(ServerError, match="would lose the adapters"):
+        control.sleep(level=2)
+    assert not control.asleep()
+    control.sleep(level=2, takes_adapters=False)
+    assert control.asleep()
+
+
+async def test_batch_invariance_is_tested_before_anything_is_asked(home: Path, launcher: Launcher) -> None:
+    """The stand-in answers every request alike, so it passes; a run over it is then marked repeatable."""
+    plain, invariant = launcher(), replace(launcher(), batch_invariant=True)
+    assert invariant.environment("m")["VLLM_BATCH_INVARIANT"] == "1" != plain.environment("m")["VLLM_BATCH_INVARIANT"]
+    assert invariant.variant == f"{plain.variant} batch-invariant"
+    endpoint = VllmEndpoint(Fleet(home).server(invariant))
+    assert endpoint.repeatable and not VllmEndpoint(Fleet(home).server(plain)).repeatable
+    try:
+        await endpoint.chat(request_of(endpoint, "hello"))
+        assert server_record.records(home)[0].batch_proved
+    finally:
+        await endpoint.close()
+
+
+async def test_a_server_whose_replies_depend_on_the_batch_is_refused(home: Path, launcher: Launcher) -> None:
+    endpoint = VllmEndpoint(Fleet(home).server(replace(launcher("moody"), batch_invariant=True)))
+    try:
+        with pytest.raises(RefusedError, match=r"not batch invariant: of 12 requests"):
+            await endpoint.chat(request_of(endpoint, "hello"))
+    finally:
+        await endpoint.close()

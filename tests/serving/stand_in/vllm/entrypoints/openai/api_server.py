@@ -1,8 +1,13 @@
 """Stands in for vLLM's server where the supervisor is tested and not vLLM: the same command line, health, models, chat,
 sleep, and a worker process of another session that lives on when its parent is killed, as vLLM's have done.
 
-STAND_IN: "fail: TEXT" ends at once with that text; "deaf" never answers; "echo" (the default) answers with a hash of
-the request.
+STAND_IN says how it behaves:
+- "fail: TEXT" ends at once with that text; "deaf" never answers;
+- "mute: TEXT" is healthy, and dies of its first request with that text;
+- "echo" (the default) answers with a hash of the request;
+- "lost" does too, but after it has slept an adapter says what its base says, until it is loaded again; with "gone" it
+  says so ever after;
+- "moody" gives other probabilities to each request.
 """
 
 import argparse
@@ -12,13 +17,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 parser = argparse.ArgumentParser()
 for option in ("--model", "--served-model-name", "--host", "--max-model-len", "--max-loras", "--max-cpu-loras",
                "--max-lora-rank", "--gpu-memory-utilization", "--max-num-batched-tokens",
-               "--distributed-executor-backend"):  # fmt: skip
+               "--distributed-executor-backend", "--max-num-seqs"):  # fmt: skip
     parser.add_argument(option)
 parser.add_argument("--port", type=int)
 parser.add_argument("--enable-lora", action="store_true")
@@ -33,7 +39,9 @@ if how.startswith("fail"):
 
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-asleep = False
+asleep = slept = False
+adapters: dict[str, bool] = {}
+"""By name, whether it applies."""
 DIED = Path("died")
 
 
@@ -42,20 +50,39 @@ class Handler(BaseHTTPRequestHandler):
         if how == "deaf":
             self.answer(503, {})
         elif self.path == "/v1/models":
-            self.answer(200, {"data": [{"id": arguments.served_model_name}]})
+            self.answer(200, {"data": [{"id": name} for name in (arguments.served_model_name, *adapters)]})
         elif self.path == "/is_sleeping":
             self.answer(200, {"is_sleeping": asleep})
         else:
             self.answer(200, {})
 
     def do_POST(self) -> None:
-        global asleep
+        global asleep, slept
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path.startswith(("/sleep", "/wake_up")):
             asleep = self.path.startswith("/sleep")
             self.answer(200, {})
+            if not asleep:
+                slept = True
+                adapters.update(dict.fromkeys(adapters, how not in ("lost", "gone")))
         elif asleep:
             self.answer(500, {"error": "asleep"})
+        elif how.startswith("mute"):
+            print(how.removeprefix("mute: "), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.path.endswith("lora_adapter"):
+            name = json.loads(body)["lora_name"]
+            if self.path.startswith("/v1/unload"):
+                del adapters[name]
+            else:
+                adapters[name] = not (how == "gone" and slept)
+            self.answer(200, {})
+        elif self.path == "/v1/completions":
+            tuned = adapters.get(json.loads(body)["model"], False)
+            scores = [None, *({"7": {"logprob": -1.0 - (0.5 if tuned and at == 2 else 0)}} for at in range(4))]
+            mood = time.monotonic() if how == "moody" else 1.0
+            choice = {"text": "1", "prompt_logprobs": scores, "logprobs": {"token_logprobs": [-mood]}}
+            self.answer(200, {"choices": [choice]})
         else:
             asked = json.loads(body)
             if any("die" in message["content"] for message in asked["messages"]) and not DIED.exists():

@@ -1,0 +1,91 @@
+"""Models of the A100 profiles as stand-ins behind the real vLLM: a wrapper that also takes images, and experts."""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_models.architecture import has_experts, is_wrapper
+from nanoflux_models.stand_ins import FAMILIES, make_stand_in
+from nanoflux_models.stand_ins.gpt_oss import harmony_words
+from nanoflux_models.weights import import_path, weights_dir
+
+GEMMA, OSS = "gemma-3-4b-it", "gpt-oss-20b"
+TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=4", "--context", "512")
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Path:
+    """A home with tiny random models of these names, used under the packaged manifests."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    made = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], folder / "gemma", TEXTS)
+    import_path(made, GEMMA, folder / "home")
+    made = make_stand_in(FAMILIES["GptOssForCausalLM"], folder / "oss", TEXTS, harmony_words(Path(vllm_python)))
+    import_path(made, OSS, folder / "home")
+    return folder / "home"
+
+
+@pytest.fixture
+def serve(stand_ins: Path, vllm_python: str, command: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """`serve(NAME, …)`: that server's --json, or the failed command; every server is ended after the test."""
+
+    def start(name: str, *more: str, python: str = vllm_python) -> Any:
+        done = command(stand_ins, python, "models", "serve", name, *LEAN, *more, "--json", timeout=500)
+        return done if done.returncode else json.loads(done.stdout)
+
+    try:
+        yield start
+    finally:
+        command(stand_ins, vllm_python, "models", "stop", "--all")
+
+
+def ask(url: str, model: str, content: Any = "What is the number?") -> dict[str, Any]:
+    body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 8}
+    data = json.dumps({**body, "temperature": 0, "ignore_eos": True}).encode()
+    request = urllib.request.Request(f"{url}/chat/completions", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as response:
+        reply: dict[str, Any] = json.load(response)["choices"][0]
+    return reply
+
+
+def test_a_wrapper_is_served_as_the_language_model_that_it_holds(
+    serve: Callable[..., Any], stand_ins: Path, tmp_path: Path
+) -> None:
+    assert is_wrapper(weights_dir(GEMMA, stand_ins)) and not has_experts(weights_dir(GEMMA, stand_ins))
+    server = serve(GEMMA)
+    reply = ask(server["url"], GEMMA)
+    assert reply["finish_reason"] == "length" and reply["message"]["content"]
+    log = Path(server["log"]).read_text()
+    assert "/v1/load_lora_adapter" in log, "adapters may come later"
+    assert "api_server` is deprecated" not in log and "command is deprecated" not in log
+    pixel = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
+    with pytest.raises(urllib.error.HTTPError, match="400"):  # no tower was loaded that could read an image
+        ask(server["url"], GEMMA, [pixel, {"type": "text", "text": "What is it?"}])
+
+
+def test_experts_are_served_without_buffers_for_adapters(serve: Callable[..., Any], stand_ins: Path) -> None:
+    """With them, vLLM for CPUs dies of the first request."""
+    assert has_experts(weights_dir(OSS, stand_ins)) and not is_wrapper(weights_dir(OSS, stand_ins))
+    server = serve(OSS)
+    reply = ask(server["url"], OSS)
+    assert reply["finish_reason"] == "length"
+    assert "/v1/load_lora_adapter" not in Path(server["log"]).read_text()
+
+
+def test_a_missing_torchvision_is_named_when_a_wrapper_is_served(
+    serve: Callable[..., Any], tmp_path: Path, vllm_python: str
+) -> None:
+    (tmp_path / "torchvision.py").write_text("raise ModuleNotFoundError(\"No module named 'torchvision'\")\n")
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}':\"$PYTHONPATH\" exec '{vllm_python}' \"$@\"\n")
+    python.chmod(0o700)
+    failed = serve(GEMMA, python=os.fspath(python))
+    assert failed.returncode == 1 and "the Python module torchvision is missing" in failed.stderr, failed.stderr
+    assert "make vllm" in failed.stderr and "know the model's architecture" not in failed.stderr
