@@ -4,6 +4,7 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import Launch, Seat
@@ -20,27 +21,56 @@ for words in json.load(sys.stdin):
     validate_parsed_serve_args(found)
     assert found.reasoning_parser in ("", *known), found.reasoning_parser
     read.append([found.served_model_name, found.tensor_parallel_size, found.pipeline_parallel_size,
-                 found.distributed_executor_backend, found.gpu_memory_utilization, found.max_model_len, found.host])
+                 found.distributed_executor_backend, found.gpu_memory_utilization, found.max_model_len, found.host,
+                 found.max_num_seqs, bool(found.enable_lora),
+                 found.language_model_only or (found.limit_mm_per_prompt or {}).get("image") == 0,
+                 found.nnodes, found.node_rank, found.master_addr, found.headless])
 json.dump(read, sys.stdout)
 """
 
 
-def test_vllm_reads_the_arguments_of_every_model_in_the_catalog(vllm_python: str, tmp_path: Path) -> None:
-    interpreter = Interpreter(Path(vllm_python), "", "")
-    chat = [manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat"]
-    seat = Seat((0, 1), 0.4, tensor=2)
-    launches = [Launch(manifest, "r", tmp_path, interpreter, seat, sleeps=True) for manifest in chat]
-    wide = chat[0].model_copy(update={"parallel": Parallel(tensor=4, pipeline=2, nodes=2)})
-    launches.append(Launch(wide, "r", tmp_path, interpreter, context=4096))
-    words = [launch.command(8000)[3:] for launch in launches]
+def parsed(python: str, commands: list[list[str]], folder: Path) -> list[list[Any]]:
+    """What vLLM's own parser reads from the options of these command lines."""
+    words = [command[3:] for command in commands]
     done = subprocess.run(
-        [vllm_python, "-c", PARSE], input=json.dumps(words), capture_output=True, text=True, cwd=tmp_path, timeout=300
+        [python, "-c", PARSE], input=json.dumps(words), capture_output=True, text=True, cwd=folder, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    read = json.loads(done.stdout.splitlines()[-1])
-    for launch, found in zip(launches[:-1], read, strict=False):
-        assert found == [[launch.model], 2, 1, None, 0.4, launch.length, "127.0.0.1"]
-    assert read[-1] == [[wide.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
+    read: list[list[Any]] = json.loads(done.stdout.splitlines()[-1])
+    return read
+
+
+def test_vllm_reads_the_arguments_of_every_model_in_the_catalog(vllm_python: str, tmp_path: Path) -> None:
+    interpreter = find_interpreter(vllm_python)
+    interpreter = replace(interpreter, built_for_cpu=False, torch="2.13.0")
+    chat = [manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat"]
+    seat = Seat((0, 1), 0.4, tensor=2, sequences=24)
+    launches = [
+        Launch(manifest, "r", tmp_path, interpreter, seat, sleeps=True, wraps=True, rank=rank)
+        for manifest in chat
+        for rank in (0, 16)
+    ]
+    big = chat[0].model_copy(update={"vllm": chat[0].vllm.model_copy(update={"args": ()})})
+    wide = big.model_copy(update={"parallel": Parallel(tensor=4, pipeline=2, nodes=2)})
+    joined = big.model_copy(update={"parallel": Parallel(tensor=8, nodes=2, backend="mp", master="10.0.0.1")})
+    others = [Launch(manifest, "r", tmp_path, interpreter, context=4096) for manifest in (wide, joined)]
+    commands = [launch.command(8000) for launch in (*launches, *others)] + others[1].other_nodes()
+    read = parsed(vllm_python, commands, tmp_path)
+    for launch, found in zip(launches, read, strict=False):
+        expected = [[launch.model], 2, 1, None, 0.4, launch.length, "127.0.0.1", 24, launch.rank > 0]
+        assert found[:9] == expected and found[9] is True, "no tower but the text's is loaded"
+    assert read[-3][:7] == [[wide.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
+    assert [found[10:] for found in read[-2:]] == [[2, 0, "10.0.0.1", False], [2, 1, "10.0.0.1", True]]
+
+
+def test_a_server_without_adapters_sets_nothing_aside_for_them(vllm_python: str, tmp_path: Path) -> None:
+    interpreter = find_interpreter(vllm_python)
+    manifest = next(each for each in list_manifests(tmp_path) if each.name == "gpt-oss-20b")
+    plain, adapted = (Launch(manifest, "r", tmp_path, interpreter, rank=rank) for rank in (0, 32))
+    assert "--enable-lora" not in plain.command(1) and "--max-num-seqs" not in plain.command(1)
+    assert plain.environment("m")["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "0"
+    assert adapted.command(1)[adapted.command(1).index("--max-lora-rank") + 1] == "32"
+    assert plain.variant == adapted.variant, "the keys of recorded requests hold"
 
 
 def test_a_vllm_for_cpus_is_known_as_one_whatever_torch_is_beside_it(vllm_python: str, tmp_path: Path) -> None:
