@@ -78,7 +78,7 @@ UNKNOWN = {
     "novelty.foo=1": ("'novelty.foo'", "question, solution"),
     "roles.attacker.sampling.heat=1": ("'roles.attacker.sampling.heat'", "temperature, top_p"),
     "roles.poet.endpoint=x": ("'roles.poet'", "attacker, defender, judge"),
-    "endpoints.minilm.modell=x": ("'endpoints.minilm.modell'", "adapter, args, capacity, context"),
+    "endpoints.minilm.modell=x": ("'endpoints.minilm.modell'", "adapter, args, batch_invariant, capacity, context"),
     "budgets.POEM=5": ("'budgets.POEM'", "SOLUTION, ANSWER"),
 }
 
