@@ -1,4 +1,4 @@
-"""What is read out of an ANSWER section: more than four hundred answers as models write them, each with its reading.
+"""What is read out of an ANSWER section: more than 450 answers as models write them, each with its reading.
 
 The expected readings were written down before the scorer was run on them. "" means that no answer is read: strict
 scoring then says "unanswered", and never guesses.
@@ -217,7 +217,7 @@ def test_letters_are_read_as_expected(answer: str, reading: str) -> None:
 
 
 def test_the_table_is_broad() -> None:
-    assert sum(len(row) for table in (NUMBERS, LETTERS) for row in table.values()) >= 420
+    assert sum(len(row) for table in (NUMBERS, LETTERS) for row in table.values()) >= 450
 
 
 @pytest.mark.parametrize("row", LM_EVAL, ids=lambda row: repr(row["reply"][-24:]))
