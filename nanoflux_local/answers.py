@@ -78,7 +78,18 @@ _VERDICT = re.compile(
     r"(?<!\w)([A-J])\b[^\w\n]*(?:\([^()\n]*\)\s*)?(?:is|was)\s+(?:(?:clearly|definitely|also|the|an?)\s+)*"
     r"(?:(?P<yes>correct|right|true|best|answer)|(?P<no>not|incorrect|wrong|false))\b"
 )
-_FURTHER = re.compile(r"(?:\b(?:and|or)\b|[,/&])\s*\(?([A-J])\b(?=\)|:|\s*\(|\s*$)")
+_OWN_VERDICT = re.compile(
+    r"(?<!\w)([A-J])[*_]{0,3}[.):][ \t]*[^.;\n]{0,200}?(?<![\s(][A-J])\s(?:is|was)\s+"
+    r"(?:(?:clearly|definitely|also|the)\s+)*(?:(?P<yes>correct|right)|(?P<no>incorrect|wrong|not\s+(?:correct|right)))\b"
+)
+"""A verdict in the sentence of an option: "A. ant is wrong"."""
+_SHORT_VERDICT = re.compile(
+    r"(?<!\w)([A-J])[*_]{0,3}[.):]\s*[*_]{0,3}(?:(?P<yes>correct|right)|(?P<no>incorrect|wrong))[*_]{0,3}\s*(?=[.,;!\n]|$)",
+    re.IGNORECASE,
+)
+_DISMISSED = re.compile(r"\b(?:wrong|incorrect|not|false|because)\b", re.IGNORECASE)
+_TOGETHER = re.compile(r"\W*(?:both|all|neither|none)\b", re.IGNORECASE)
+_FURTHER = re.compile(r"(?:\b(?:and|or)\b|[,/&])\s*\(?([A-J])\b(?=\)\s*\w|:\s*\w|\s*\(\w)")
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fromkeys(map(ord, "‐‑﹣"), "-")
 """Full-width characters and hyphens that are typed for a minus, as ASCII."""
 
@@ -222,34 +233,43 @@ def read_choice(text: str, letters: str) -> str | None:
     stated = _LEAD.sub("", plain)
     match = _CHOICE.match(stated)
     if match is None or match[1].upper() in denied:
-        opens = _VERDICT.match(stated)
+        opens = match or _VERDICT.match(stated)
         letter = confirmed.pop() if opens and len(confirmed) == 1 else ""
         return letter if letter and letter in letters and letter not in denied else None
     letter = match[1].upper()
-    if letter not in letters or confirmed - {letter} or _are_options_listed(plain, letters):
+    if letter not in letters or _are_options_listed(plain, letters):
         return None
-    return None if _other_letters(stated, match.end(), letters) - {letter} else letter
+    first_line = stated[match.end() :].partition("\n")[0]
+    if _TOGETHER.match(first_line):  # "D. Both A and C" is one answer
+        return letter
+    others = confirmed | set(_FURTHER.findall(first_line)) | _letters_alone(stated, match.end())
+    return None if others & set(letters) - {letter} else letter
 
 
 def _verdicts(text: str) -> tuple[set[str], set[str]]:
     """The letters that a text calls right, and those that it calls wrong."""
-    verdicts = list(_VERDICT.finditer(text))
+    verdicts = [*_VERDICT.finditer(text), *_OWN_VERDICT.finditer(text)]
+    short = list(_SHORT_VERDICT.finditer(text))
+    if any(each["yes"] for each in short) and any(each["no"] for each in short):  # one alone may be an option's text
+        verdicts += short
     return {each[1] for each in verdicts if each["yes"]}, {each[1] for each in verdicts if each["no"]}
 
 
 def _are_options_listed(text: str, letters: str) -> bool:
-    """Whether the options stand there again in their order: line by line, or several on one line."""
-    lines, marks = _LINE_MARK.findall(text), _MARK.findall(text)
+    """Whether the options stand there again in their order: line by line, or several on one line.
+
+    "A. ant" before "B. bee is wrong" is an answer and its explanation.
+    """
+    if _LINE_MARK.findall(text)[:2] == list(letters[:2]):
+        return _DISMISSED.search(text.partition("\n")[2]) is None
     several = min(3, len(letters))
-    return lines[:2] == list(letters[:2]) or marks[:several] == list(letters[:several])
+    return any(_MARK.findall(line)[:several] == list(letters[:several]) for line in text.split("\n"))
 
 
-def _other_letters(text: str, end: int, letters: str) -> set[str]:
-    """The letters that stand behind the first one as answers too: "A, C", "B (bee) or C (cat)"."""
+def _letters_alone(text: str, end: int) -> set[str]:
+    """The letters behind the first one, where nothing but letters stands there: "A, C"."""
     alone = _LETTERS_ALONE.fullmatch(text, end)
-    others = re.findall(r"\b[A-Z]\b", alone[0].upper()) if alone else []
-    first_line = text[end:].partition("\n")[0]
-    return set(letters) & {*others, *_FURTHER.findall(first_line)}
+    return set(re.findall(r"\b[A-Z]\b", alone[0].upper())) if alone else set()
 
 
 def plain_number(x: float) -> str:
