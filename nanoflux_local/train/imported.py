@@ -6,6 +6,7 @@ weights), and the file must hold exactly these. Pickled weights are never read: 
 """
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.adapter_hash import CONFIG, WEIGHTS
-from nanoflux_local.errors import DataError, NothingMatchedError
+from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.train.adapters import MANIFEST, package_versions, seal
 from nanoflux_local.train.files import write_atomically
 from nanoflux_models.errors import ModelsError
@@ -22,6 +23,7 @@ from nanoflux_models.offline import go_offline
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import installed, weights_dir
 
+NAME = re.compile(r"\w[\w.-]*")
 MAX_RANK = 512
 """The highest rank that vLLM serves."""
 PICKLED = "adapter_model.bin"
@@ -50,10 +52,13 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
     `base` is an installed model; without it the config's own hint must name one. The source is left as it is.
 
     Raises:
+        UsageError: `name` is none that can be told from a path or a pattern.
         DataError: the folder is no PEFT LoRA, cannot be used here, or was not trained on that base.
         NothingMatchedError: no base was named and the hint names none that is installed.
         ModelsError: the base is not installed.
     """
+    if name and not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot name an adapter", "take letters, digits, '.', '_' and '-'")
     config = _read_config(source)
     refuse_unusable(config)
     hint = str(config.get("base_model_name_or_path") or "")
@@ -71,11 +76,16 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
         record = {
             "schema": 1,
             "base": {"name": base, "revision": revision},
-            "imported": {"name": name or source.resolve().name, "base_hint": hint},
+            "imported": {"name": name or source.resolve().name, "base_hint": _without_folders(hint)},
             "settings": {"r": config["r"], "alpha": config["lora_alpha"], "dropout": config.get("lora_dropout", 0.0)},
             "versions": package_versions(),
         }
         return seal(made, adapters_dir, record, _card)
+
+
+def _without_folders(hint: str) -> str:
+    """A hint as a hub's name; of a path on the trainer's machine only the last part is kept."""
+    return Path(hint).name if Path(hint).is_absolute() else hint
 
 
 def refuse_unusable(config: Mapping[str, Any]) -> None:
