@@ -9,8 +9,10 @@ from typing import Any
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.errors import EndpointError
 from nanoflux_local.evaluate.scoring import Mark
 from nanoflux_local.ledger.calls import Call, acting_as
+from nanoflux_local.reasoning import CUT_IN_REASONING
 from nanoflux_local.records import Sampling
 from nanoflux_local.roles.base import Draw, Player
 from nanoflux_local.roles.judge import ModelJudge
@@ -41,7 +43,7 @@ class SoftJudge:
         """The soft mark of one reply. A reply without a solution and an answer has nothing to judge: "unanswered".
 
         Raises:
-            EndpointError: the judge gave no reply.
+            EndpointError: the judge gave no reply, or one that was cut inside its reasoning.
         """
         sections = read_sections(reply, ("SOLUTION", "ANSWER"), once=("ANSWER",))
         if isinstance(sections, Unparsed):
@@ -53,6 +55,8 @@ class SoftJudge:
         attack = Attack(question, item.solution or "(none is given)", item.answer)
         with acting_as("judge"):
             verdict = await judge.evaluate(attack, Defence(sections["SOLUTION"], sections["ANSWER"]), draw, call)
+        if isinstance(verdict, Unparsed) and CUT_IN_REASONING in verdict.reason:
+            raise EndpointError(f"the judge's reply was {verdict.reason}", "then run the same command again")
         if not isinstance(verdict, Verdict) or verdict.soft is None:
             return "unscored"
         return "right" if verdict.soft else "wrong"

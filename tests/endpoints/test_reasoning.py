@@ -5,14 +5,19 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.binding import derived, resolve
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.codec import Codec
 from nanoflux_local.endpoints.context import Context, find_overflow
 from nanoflux_local.endpoints.in_process import InProcessEndpoint
 from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.scripted import ScriptedEndpoint
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.paths import Home
 from nanoflux_local.reasoning import ends_in_reasoning, strip_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling
-from nanoflux_local.roles.base import Player
+from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.seeds.benchmarks import starter_items
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 
 STOP = ("\n\n",)
@@ -54,6 +59,17 @@ async def test_reply_cut_in_its_thoughts_names_the_key(server) -> None:
     assert cut is not None
     assert cut.reason == "cut inside its reasoning after 21 tokens; raise endpoints.judge.reasoning_tokens"
     assert player.find_cut(ChatReply("ANSWER: 5", "length")) is None
+
+
+async def test_judge_cut_in_its_thoughts_leaves_a_cause_and_no_mark() -> None:
+    judge = SoftJudge("arbiter", ScriptedEndpoint("arbiter"))
+
+    async def call(_: ChatRequest) -> ChatReply:
+        return ChatReply("<think>\nOne.\n\nTwo", "length", 9, 30)
+
+    item = starter_items("test")[0]
+    with pytest.raises(EndpointError, match=r"cut inside its reasoning after 30 tokens; raise endpoints\.arbiter"):
+        await judge.mark(load_domain("starter"), item.question, item, "SOLUTION: 5\nANSWER: 5", Draw(0, 0, 0), call)
 
 
 def test_thinking_player_is_not_begun_section_by_section() -> None:

@@ -167,7 +167,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Com
     done = command(home.root, sys.executable, "data", "import", "gsmhard", str(rows))
     assert done.returncode == 0, done.stderr
     for interface in INTERFACES:
-        more = f"args = {json.dumps(ARGS)}\ncontext = 2048" if interface == "vllm" else ""
+        more = f"args = {json.dumps(ARGS)}\ncontext = 9216" if interface == "vllm" else ""
         (home.root / f"{interface}.toml").write_text(PROFILE.format(interface=interface, more=more))
     return home
 
@@ -191,7 +191,7 @@ def _gsmhard_rows() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def served(home: Home, vllm_python: str, command: Command) -> Iterator[str]:
     """The thinker behind a vLLM that every test here asks."""
-    words = ("models", "serve", "thinker", "--context", "2048", *(f"--arg={each}" for each in ARGS))
+    words = ("models", "serve", "thinker", "--context", "9216", *(f"--arg={each}" for each in ARGS))
     done = command(home.root, vllm_python, *words)
     assert done.returncode == 0, done.stderr
     try:
