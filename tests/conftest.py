@@ -32,7 +32,8 @@ DEFAULT_HOME = Path(__file__).parents[1] / ".nanoflux" / "test-home"
 
 
 LONG = (
-    "test_served.py", "test_attacks.py", "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
+    "test_served.py", "test_thinking.py", "test_attacks.py",
+    "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
 )  # fmt: skip
 """Files that take minutes, begun first, those that keep all cores busy beside those that wait: no process is left with
 a long one while the others have nothing to do."""

@@ -97,7 +97,7 @@ class Player:
         """Why a reply that ended inside its reasoning holds no answer, with the key to raise; None for any other."""
         if not ends_in_reasoning(storable(reply.text), reply.finish):
             return None
-        tokens, key = reply.reasoning_tokens or reply.completion_tokens, f"endpoints.{self.name}.reasoning_tokens"
+        tokens, key = reply.completion_tokens or reply.reasoning_tokens, f"endpoints.{self.name}.reasoning_tokens"
         if reply.finish == "length":
             return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens; raise {key}")
         if self.thinks:

@@ -57,7 +57,7 @@ async def test_reply_cut_in_its_thoughts_names_the_key(server) -> None:
     player = Player("judge", Identity("openai_chat", "m"), Sampling(), thinks=True)
     cut = player.find_cut(await ask_server(server, Context(0, 32), reply_of(None, "One.\n\nTwo", "length")))
     assert cut is not None
-    assert cut.reason == "cut inside its reasoning after 21 tokens; raise endpoints.judge.reasoning_tokens"
+    assert cut.reason == "cut inside its reasoning after 30 tokens; raise endpoints.judge.reasoning_tokens"
     assert player.find_cut(ChatReply("ANSWER: 5", "length")) is None
 
 
