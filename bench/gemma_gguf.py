@@ -1,6 +1,6 @@
 """A pretrained Gemma from a GGUF, through the whole path: import with a chat template, train, merge, evaluate.
 
-    python bench/gemma_gguf.py PATH/gemma3-270m-q4_k_m.gguf [--rows 40] [--epochs 2] [--limit 20] [--home FOLDER]
+    python bench/gemma_gguf.py PATH/gemma3-270m-q4_k_m.gguf [--rows 20] [--epochs 3] [--limit 5] [--home FOLDER]
 
 Without the file it says so and ends: the weights are nobody's to ship here. A pretrained model has no chat template, so
 one is given to it at import. Prints the losses, the strict marks before and after, and the seconds of each step.
@@ -15,8 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.train.rows import write_rows
-
 TEMPLATE = """\
 {{ bos_token }}{% for message in messages %}
 {%- if message['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
@@ -28,14 +26,14 @@ NAME = "gemma3-270m"
 
 
 def write_training_rows(path: Path, count: int) -> None:
-    """Items of the starter domain's easy benchmark, with the prompts that an evaluation asks them with."""
-    from nanoflux_local.domains.own import load_domain
+    """Items of the starter domain's easy benchmark, each a question and its solution: about 80 tokens."""
     from nanoflux_local.seeds.benchmarks import easy_items
-    from nanoflux_local.trainings import training_example
 
-    domain = load_domain("starter")
-    items = easy_items("train")[:count]
-    write_rows(path, [training_example(domain, domain.budgets, i.question, i.solution, i.answer, i.id) for i in items])
+    rows = [
+        {"prompt": item.question, "completion": f"SOLUTION: {item.solution}\nANSWER: {item.answer}"}
+        for item in easy_items("train")[:count]
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
 class Steps:
@@ -62,35 +60,38 @@ class Steps:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("gguf", nargs="?", type=Path, default=Path(f"/tmp/weights/{NAME}-q4_k_m.gguf"))
-    parser.add_argument("--rows", type=int, default=40)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--limit", type=int, default=20)
+    parser.add_argument("gguf", nargs="?", type=Path)
+    parser.add_argument("--rows", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=5)
     parser.add_argument("--home", type=Path, help="Keep the home here, and continue with what it has.")
-    given = parser.parse_args()
-    if not given.gguf.exists():
-        print(f"{given.gguf} is not here; name the GGUF of {NAME}. Nothing was measured.")
+    options = parser.parse_args()
+    if options.gguf is None or not options.gguf.exists():
+        print(f"There is no {options.gguf or 'GGUF'} here; name that of {NAME}. Nothing was measured.")
         return 0
     with tempfile.TemporaryDirectory() as scratch:
-        steps = Steps(given.home or Path(scratch) / "home")
-        print(json.dumps(measure(steps, given, Path(scratch)), indent=2))
+        steps = Steps(options.home or Path(scratch) / "home")
+        print(json.dumps(measure(steps, options, Path(scratch)), indent=2))
     return 0
 
 
-def measure(steps: Steps, given: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+def measure(steps: Steps, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """All steps in order; the figures by name."""
     rows, template = scratch / "rows.jsonl", scratch / "template.jinja"
-    write_training_rows(rows, given.rows)
+    write_training_rows(rows, options.rows)
     template.write_text(TEMPLATE, "utf-8")
-    steps.run("import", "models", "import", str(given.gguf), "--name", NAME, "--chat-template", str(template))
-    before = steps.evaluate("eval before", NAME, given.limit)
-    settings = ("--set", f"epochs={given.epochs}", "--set", "max_length=384")
+    steps.run("import", "models", "import", str(options.gguf), "--name", NAME, "--chat-template", str(template))
+    before = steps.evaluate("eval before", NAME, options.limit)
+    settings = ("--set", f"epochs={options.epochs}", "--set", "max_length=160", "--set", "dtype=float32")
     trained = json.loads(steps.run("train", "train", "--data", str(rows), "--base", NAME, *settings, "--json"))
     merged = scratch / "merged"
     steps.run("merge", "adapters", "merge", trained["adapter"], "-o", str(merged))
     steps.run("import merged", "models", "import", str(merged), "--name", f"{NAME}-tuned")
-    after = steps.evaluate("eval after", f"{NAME}-tuned", given.limit)
-    figures = {key: trained[key] for key in ("examples", "steps", "train_loss", "val_loss", "tokens_per_s")}
+    after = steps.evaluate("eval after", f"{NAME}-tuned", options.limit)
+    figures = {
+        key: trained[key]
+        for key in ("examples", "steps", "train_loss", "initial_val_loss", "val_losses", "tokens_per_s")
+    }
     return {"train": figures, "before": before, "after": after, "seconds": steps.seconds}
 
 
