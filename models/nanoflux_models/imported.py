@@ -103,11 +103,19 @@ def describe(name: str, folder: Path, home: Path) -> Manifest:
         "parameters": sizes.parameters,
         "context": sizes.context,
         "source": {"kind": "file"},
-        "memory": {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": sizes.kv_bytes_per_token},
+        "memory": _memory(sizes),
     }
     if (folder / "modules.json").is_file():
         return Manifest.model_validate(values | _embedder(config, sizes))
     return Manifest.model_validate(values | _chat(folder, config, tensors, architecture))
+
+
+def _memory(sizes: Sizes) -> dict[str, Any]:
+    whole = {"weights_gib": sizes.weights_gib, "kv_bytes_per_token": sizes.kv_bytes_per_token}
+    if not sizes.sliding_window:
+        return whole
+    sliding = {"sliding_bytes_per_token": sizes.sliding_bytes_per_token, "sliding_window": sizes.sliding_window}
+    return whole | sliding
 
 
 def _embedder(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:

@@ -36,12 +36,15 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """`context` in tokens, `weights_gib` as stored, `kv_bytes_per_token` an upper bound: windows are not counted."""
+    """`context` in tokens, `weights_gib` as stored. Of `kv_bytes_per_token`, `sliding_bytes_per_token` belong to layers
+    that look back no further than `sliding_window` tokens."""
 
     parameters: int
     weights_gib: float
     context: int
     kv_bytes_per_token: int
+    sliding_bytes_per_token: int = 0
+    sliding_window: int = 0
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -96,7 +99,9 @@ def measure(tensors: Mapping[str, Tensor], text: Mapping[str, Any], bits: int | 
         parameters=sum(_parameters(name, tensor, bits) for name, tensor in tensors.items()),
         weights_gib=math.ceil(size / 2**30 * 100) / 100,
         context=int(text.get("max_position_embeddings") or 2048),
-        kv_bytes_per_token=_kv_bytes(text),
+        kv_bytes_per_token=sum(_kv_bytes(text).values()),
+        sliding_bytes_per_token=_sliding_bytes(text),
+        sliding_window=int(text.get("sliding_window") or 0) if _sliding_bytes(text) else 0,
     )
 
 
@@ -121,16 +126,25 @@ def _parameters(name: str, tensor: Tensor, bits: int | None) -> int:
     return tensor.count * 8 * BYTES.get(tensor.dtype, 1) // bits if packed else tensor.count
 
 
-def _kv_bytes(text: Mapping[str, Any]) -> int:
+def _sliding_bytes(text: Mapping[str, Any]) -> int:
+    return _kv_bytes(text).get("sliding_attention", 0) if text.get("sliding_window") else 0
+
+
+def _kv_bytes(text: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of keys and values for a token, by the kind of attention that keeps them."""
     layers = int(text.get("num_hidden_layers") or 0)
     if rank := text.get("kv_lora_rank"):  # one compressed vector for keys and values
-        return layers * (int(rank) + int(text.get("qk_rope_head_dim") or 0)) * KV_BYTES
+        return {"full_attention": layers * (int(rank) + int(text.get("qk_rope_head_dim") or 0)) * KV_BYTES}
     kinds = list(text.get("layer_types") or ["full_attention"] * layers)
     kinds = kinds[: layers - int(text.get("num_kv_shared_layers") or 0)]
     caching = [layer for layer, kind in enumerate(kinds) if kind.endswith("attention") and "linear" not in kind]
     # Some layers differ from the rest: Gemma 4 widens the heads of those that see the whole context.
     own = {int(layer): values for layer, values in (text.get("per_layer_config") or {}).items()}
-    return sum(_layer_bytes({**text, **own.get(layer, {})}) for layer in caching)
+    bytes_by_kind: dict[str, int] = {}
+    for layer in caching:
+        size = _layer_bytes({**text, **own.get(layer, {})})
+        bytes_by_kind[kinds[layer]] = bytes_by_kind.get(kinds[layer], 0) + size
+    return bytes_by_kind
 
 
 def _layer_bytes(layer: Mapping[str, Any]) -> int:

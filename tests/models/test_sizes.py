@@ -78,12 +78,15 @@ def test_packed_weights_count_as_the_parameters_that_they_hold() -> None:
         sizes, manifest = measured(shapes, architecture, model)
         assert manifest.memory and sizes.parameters == manifest.parameters
         assert sizes.kv_bytes_per_token == manifest.memory.kv_bytes_per_token
+        assert sizes.sliding_bytes_per_token == manifest.memory.sliding_bytes_per_token
+        assert sizes.sliding_window == manifest.memory.sliding_window
         assert sizes.weights_gib == pytest.approx(manifest.memory.weights_gib, rel=0.01)
 
 
 def test_layers_that_differ_are_counted_as_they_are() -> None:
     sizes, manifest = measured({"w": ("BF16", 1)}, "Gemma4UnifiedForConditionalGeneration", "gemma-4-12b-it")
     assert manifest.memory and sizes.kv_bytes_per_token == manifest.memory.kv_bytes_per_token
+    assert sizes.sliding_bytes_per_token == manifest.memory.sliding_bytes_per_token > 0
     assert sizes.context == manifest.context
 
 
