@@ -4,6 +4,7 @@ A folder appears whole or not at all: it is made under another name in the same 
 left behind is swept by the next one. Refuses pickled weights, which could run code when loaded.
 """
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -61,6 +62,16 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
         return _install(manifest, files, origin, source, target, scratch, progress)
 
 
+def _copy_template(source: Path, target: Path) -> None:
+    """Copy a chat template without its byte order mark, which would open every prompt. Raises ManifestError."""
+    content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ManifestError(f"{source}: not text in UTF-8.", "Convert the template to UTF-8.") from None
+    target.write_bytes(content)
+
+
 def import_path(
     path: Path, name: str, home: Path, progress: Progress = lambda _: None, template: Path | None = None
 ) -> Path:
@@ -79,7 +90,7 @@ def import_path(
         adopt_folder(path, adopted)
         files, origin = _converted(adopted, scratch, progress)
         if template:
-            shutil.copyfile(template, files / TEMPLATE)
+            _copy_template(template, files / TEMPLATE)
         read_tensors(files)  # refuses a file that was cut, also under a name that has a manifest
         manifest, text = manifest_for(name, files, home)
         target = _install(manifest, files, origin, {"kind": "file"}, home / "weights" / name, scratch, progress)

@@ -205,6 +205,16 @@ def test_a_base_without_template_says_so_at_import_and_when_it_is_asked(
     assert exit_code(*evaluate) == 0
 
 
+def test_a_template_is_imported_without_its_byte_order_mark(tiny_base: Path, tmp_path: Path) -> None:
+    text, template = (tiny_base / "chat_template.jinja").read_bytes(), tmp_path / "template.jinja"
+    template.write_bytes(b"\xef\xbb\xbf" + text)
+    weights = import_path(tiny_base, "base", tmp_path, template=template)
+    assert (weights / "chat_template.jinja").read_bytes() == text
+    template.write_bytes(text.decode().encode("utf-16"))
+    with pytest.raises(ManifestError, match="not text in UTF-8"):
+        import_path(tiny_base, "base", tmp_path, template=template)
+
+
 def test_an_edited_manifest_is_kept_by_a_second_import(tiny_base: Path, tmp_path: Path) -> None:
     import_path(tiny_base, "mine", tmp_path)
     path = manifest_path("mine", tmp_path)

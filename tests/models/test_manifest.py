@@ -39,6 +39,12 @@ def test_the_whole_catalog_loads(tmp_path: Path) -> None:
         assert thresholds is None or thresholds.calibrated  # stated only where somebody calibrated them
 
 
+def test_a_byte_order_mark_in_a_manifest_is_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    path.write_text(MINIMAL, "utf-8-sig")
+    assert load_manifest("own", tmp_path).licence == "MIT"
+
+
 # Layers, key-value heads, size of a head; two bytes for each key and each value.
 ARCHITECTURES = {
     "gemma-3-4b-it": (34, 4, 256),
