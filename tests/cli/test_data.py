@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from nanoflux_local.ledger.excerpt import write_excerpt
+from nanoflux_local.ledger.views import LedgerView
+
 QUESTIONS = [
     ("A syrup holds 40 mg in each ml. How many ml give 200 mg?", 5),
     ("A ward gives 3 tablets a day to each of 12 patients. How many tablets last a week?", 252),
@@ -92,6 +95,9 @@ def test_a_corrected_file_replaces_the_items_and_runs_keep_theirs(
     for example in command("examples", "list", "before"):
         for seed in command("examples", "show", example["id"])["lineage"]["seeds"]:
             assert seed["dataset"] == version and not seed["question"].endswith("Give a whole number.")
+    write_excerpt(tmp_path / "home" / "ledger.db", tmp_path / "excerpt.db", [before["run"]], [])
+    with LedgerView(tmp_path / "excerpt.db") as view:
+        assert view.pinned(before["run"]) == {"doses": version} and len(view.items(version)) == len(QUESTIONS)
     after = command(*start, "--name", "after", "--seed", "3")
     assert before["run"] != after["run"] and command("run", "replay", "after")["same"]
     assert not command("data", "import", "doses", train, "--replace")["imported"], "this content is here already"
