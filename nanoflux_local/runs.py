@@ -14,6 +14,7 @@ from nanoflux_local.budget import Cost, Purse, prompt_bound
 from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.listing import find_other_models
 from nanoflux_local.endpoints.waits import log_wait, reporting_waits
 from nanoflux_local.engine import Engine, Progress, index_earlier, index_questions
 from nanoflux_local.errors import NothingMatchedError, RefusedError
@@ -57,10 +58,10 @@ async def carry_on(
     home: Home,
     run: str,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    on_wait: Callable[[str], None] = log_wait,
+    report: Callable[[str], None] = log_wait,
 ) -> None:
-    """Play a run from its first turn that is not committed to its end. `on_wait` gets a line when calls wait long for a
-    server.
+    """Play a run from its first turn that is not committed to its end. `report` gets a line when calls wait long
+    for a server, and when a server does not list the model that it is asked for.
 
     Raises:
         RefusedError: another process works on it, or its models have changed since it was started.
@@ -77,11 +78,13 @@ async def carry_on(
             calls = RememberedCalls(ledger, run, purse.guarded(bound.answers()))
             capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
 
-            async def trial() -> None:
+            async def prepare() -> None:
+                for line in [] if engine.finished else await find_other_models(bound.endpoints):
+                    report(line)
                 await hold_trial(ledger, run, rules, calls, lambda: engine.draining)
 
-            engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, trial)
-            with telling(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(on_wait):
+            engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, prepare)
+            with telling(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):
                 await _play(ledger, run, engine, purse)
         finally:
             await bound.close()

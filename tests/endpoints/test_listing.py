@@ -1,0 +1,107 @@
+"""Whether a server lists the model that its endpoint names; servers that list none are left in peace."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from nanoflux_local.endpoints.listing import find_other_models, is_private, is_same_model, read_listing
+from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+
+LISTED = {"object": "list", "data": [{"id": "qwen3-4b", "object": "model"}, {"id": "judge", "root": "org/judge"}]}
+
+
+class Lister:
+    """A server that lists models, and answers nothing else."""
+
+    def __init__(self) -> None:
+        self.answer: tuple[int, Any] = (200, LISTED)
+        self.asked: list[tuple[str, str]] = []
+        lister = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                lister.asked.append((self.path, self.headers.get("Authorization", "")))
+                status, value = lister.answer
+                body = value if isinstance(value, bytes) else json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def lister() -> Iterator[Lister]:
+    running = Lister()
+    yield running
+    running.close()
+
+
+def look(model: str, url: str) -> list[str]:
+    async def find() -> list[str]:
+        return await find_other_models({"arbiter": OpenAIChatEndpoint(model, url, "LISTING_TEST_KEY")})
+
+    return asyncio.run(find())
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTING_TEST_KEY", "sk-listing-0123456789")
+
+
+def test_another_model_behind_the_address_is_reported(lister: Lister) -> None:
+    assert look("gpt-oss-20b", lister.url) == [
+        f"endpoints.arbiter: {lister.url} does not list the model gpt-oss-20b; it lists qwen3-4b, judge, org/judge."
+        " Correct model, or url"
+    ]
+    assert lister.asked == [("/v1/models", "Bearer sk-listing-0123456789")]
+
+
+@pytest.mark.parametrize("model", ["qwen3-4b", "judge", "org/judge"])
+def test_a_listed_model_is_not_reported(lister: Lister, model: str) -> None:
+    assert look(model, lister.url) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(404, {"error": "no such path"}), (200, b"<html>"), (200, {"data": []}), (200, {"data": "x"}), (200, [1]), (500, b""),
+     (200, b"[" * 100_000), (200, {"data": [1, None, {"id": 3}]})],
+)  # fmt: skip
+def test_a_server_that_lists_nothing_is_left_in_peace(lister: Lister, answer: tuple[int, Any]) -> None:
+    lister.answer = answer
+    assert look("m", lister.url) == []
+
+
+def test_a_server_that_is_not_there_is_left_to_the_requests(lister: Lister) -> None:
+    lister.close()
+    assert look("m", lister.url) == []
+
+
+def test_names_are_compared_as_servers_write_them() -> None:
+    assert is_same_model("llama3", "llama3:latest") and is_same_model("openai/gpt-x", "openai/*")
+    assert not is_same_model("llama3", "llama3.1:8b")
+    assert list(read_listing({"models": [{"name": "llama3:latest"}]})) == ["llama3:latest"]
+
+
+@pytest.mark.parametrize(
+    ("url", "private"),
+    [("http://127.0.0.1:1/v1", True), ("http://10.0.0.5:8000/v1", True), ("http://gpu7:8000/v1", True),
+     ("http://box.lan/v1", True), ("https://api.mistral.ai/v1", False), ("http://8.8.8.8/v1", False)],
+)  # fmt: skip
+def test_only_a_labs_own_servers_are_asked(url: str, private: bool) -> None:
+    assert is_private(url) is private
