@@ -81,6 +81,9 @@ def _describe_call(row: Any) -> dict[str, Any]:
         asked, came = json.loads(row["request"]), json.loads(row["reply"])
     except ValueError:  # damaged on disk: `run verify` finds it
         return {"damaged": True}
+    if "refused" in came:
+        asked_for = {"prompt": asked["messages"]} if row["kind"] == "chat" else {"text": asked.get("text", "")}
+        return {**asked_for, "reply": "", "finish": "refused", "reason": f"{came['refused']}: {came['detail']}"}
     if row["kind"] == "chat":
         return {"prompt": asked["messages"], "reply": came["text"], "finish": came["finish"]}
     if row["kind"] == "python":

@@ -127,7 +127,7 @@ def _came_back(call: dict[str, Any]) -> str:
     """A call's outcome in a line."""
     if "status" in call:
         return f"{call['status']}: {call['stdout']}"
-    return str(call.get("reply", call.get("text", "damaged on disk")))
+    return str(call.get("reason") or call.get("reply", call.get("text", "damaged on disk")))
 
 
 def _told_validation(verdict: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nanoflux_local.endpoints.codec import Codec
-from nanoflux_local.errors import EndpointError, NanofluxError
+from nanoflux_local.endpoints.refusals import TOO_LONG
+from nanoflux_local.errors import EndpointError, NanofluxError, PromptRefusedError
 from nanoflux_local.records import ChatReply, ChatRequest, Finish
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ class Batcher:
         self._decoder.release(row)
 
 
-def too_long(prompt: int, context: int) -> EndpointError:
+def too_long(prompt: int, context: int) -> PromptRefusedError:
     """The one wording for a prompt that does not fit."""
     fix = "Ask with fewer or shorter seeds, or bind the role to a model with a longer context."
-    return EndpointError(f"The prompt has {prompt} tokens; the model's context holds {context}, reply included.", fix)
+    detail = f"The prompt has {prompt} tokens; the model's context holds {context}, reply included."
+    return PromptRefusedError(TOO_LONG, detail, fix)

@@ -79,8 +79,8 @@ def test_a_listed_model_is_not_reported(lister: Lister, model: str) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [(404, {"error": "no such path"}), (200, b"<html>"), (200, {"data": []}), (200, {"data": "x"}), (200, [1]), (500, b""),
-     (200, b"[" * 100_000), (200, {"data": [1, None, {"id": 3}]})],
+    [(404, {"error": "no such path"}), (200, b"<html>"), (200, {"data": []}), (200, {"data": "x"}), (200, [1]),
+     (500, b""), (200, b"[" * 100_000), (200, {"data": [1, None, {"id": 3}]})],
 )  # fmt: skip
 def test_a_server_that_lists_nothing_is_left_in_peace(lister: Lister, answer: tuple[int, Any]) -> None:
     lister.answer = answer
