@@ -9,12 +9,13 @@ import pytest
 from nanoflux_local import binding, runs
 from nanoflux_local.budget import Cost, Purse
 from nanoflux_local.config import Budget, Caps, RunConfig
+from nanoflux_local.endpoints.faults import TOLD
 from nanoflux_local.errors import BudgetError, ConfigError
 from nanoflux_local.ledger.calls import acting_as
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Reply
+from nanoflux_local.records import ChatReply, ChatRequest, Fault, FaultKind, Identity, Message, Reply
 
 REQUEST = ChatRequest(Identity("test", "m"), (Message("user", "hello"),))
 
@@ -101,6 +102,27 @@ async def test_a_role_is_charged_for_its_own_calls_alone_and_a_failed_call_gives
             await call(REQUEST)
             await call(REQUEST)
     assert held.accounts["judge"].spent.usd == 1.0
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("refused_parameter", True), ("server_error", False)])
+async def test_a_cap_that_falls_during_a_call_ends_its_retries_but_loses_no_reply(
+    tmp_path: Path, kind: FaultKind, kept: bool
+) -> None:
+    """A refused parameter is reported when the reply is there already."""
+
+    async def answer(request: ChatRequest) -> Reply:
+        held.change(Budget(usd=0.5))
+        TOLD.get()(Fault("m", kind, "x"))
+        return ChatReply("paid", "stop", usd=1.0)
+
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        held = purse(ledger, Budget(usd=1.0), Cost(usd=1.0))
+        asked = held.guarded({"chat": answer})["chat"](REQUEST)
+        if kept:
+            assert (await asked) == ChatReply("paid", "stop", usd=1.0)
+        else:
+            with pytest.raises(BudgetError):
+                await asked
 
 
 async def test_hours_that_are_over_stop_the_next_call(tmp_path: Path) -> None:
