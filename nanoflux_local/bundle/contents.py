@@ -54,9 +54,9 @@ def gather(wanted: Wanted, home: Home, scratch: Path) -> Contents:
     Raises:
         NanofluxError, ModelsError: something is not here, is damaged, or could not be downloaded.
     """
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     python, platform = wanted.python or wheels.this_python(), wanted.platform or wheels.this_platform()
-    runs, adapters = _runs(wanted, home)
+    runs, adapters = _runs(wanted, home)  # first, so that a name that is not known leaves no folder behind
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = {**_weights(wanted, home), **_profiles(wanted), **_ledger(wanted, home, scratch, runs)}
     files |= _corpus(home, scratch) if wanted.corpus else {}
     files |= _domains(home, runs)
