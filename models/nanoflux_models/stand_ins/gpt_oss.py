@@ -13,7 +13,7 @@ WORDS = 199_998
 _ASK = """
 import base64, json, openai_harmony
 encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
-print(json.dumps([base64.b64encode(encoding.decode_bytes([number])).decode() for number in range({words})]))
+print(json.dumps([base64.b64encode(encoding._inner.decode_bytes([number])).decode() for number in range({words})]))
 """
 _TEMPLATE = """\
 {{- '<|start|>system<|message|>You are a language model.\n\nReasoning: medium\n\n' }}
