@@ -1,0 +1,116 @@
+"""From a profile's endpoints to places on GPUs, and to what vLLM is started with there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.config import EndpointConfig
+from nanoflux_local.errors import ConfigError, RefusedError
+from nanoflux_local.paths import Home
+from nanoflux_local.serving import Workload, launch_for, rank_for, seats, served, workloads
+from nanoflux_models.manifest import load_manifest
+
+SMALL = "smollm2-135m"
+
+
+@pytest.fixture
+def home(tmp_path: Path, smollm2_dir: Path) -> Home:
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o700)
+    (folder / "weights").symlink_to(smollm2_dir.parent)
+    return Home(folder)
+
+
+@pytest.fixture
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cards of 40 GiB, of a compute capability below an A100's."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        '#!/bin/sh\ncase "$*" in *compute_cap*) echo 7.5; echo 7.5;;\n'
+        '*) echo "A card, 40960, 570.1"; echo "A card, 40960, 570.1";; esac\n'
+    )
+    smi.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+
+def endpoint(**more: object) -> EndpointConfig:
+    return EndpointConfig.model_validate({"interface": "vllm", "model": SMALL, **more})
+
+
+def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
+    pair = [endpoint(capacity=16), endpoint(capacity=16, context=4096), EndpointConfig(interface="scripted", model="x")]
+    wanted = workloads(pair, 24, home)
+    assert list(wanted) == [SMALL]
+    assert (wanted[SMALL].sequences, wanted[SMALL].context, wanted[SMALL].rank) == (24, 8192, 0)
+    assert workloads([endpoint(capacity=4)], 24, home)[SMALL].sequences == 4
+
+
+def test_a_thinking_model_is_planned_with_room_for_its_thoughts(home: Home) -> None:
+    thinker = {"model": "qwen3-32b-awq"}
+    assert workloads([endpoint(**thinker)], 8, home)["qwen3-32b-awq"].context == 8192 + 8192
+    assert workloads([endpoint(**thinker, reasoning_tokens=0)], 8, home)["qwen3-32b-awq"].context == 8192
+    assert workloads([endpoint(**thinker, context=12288)], 8, home)["qwen3-32b-awq"].context == 12288
+
+
+def test_what_the_plan_decides_is_what_vllm_is_started_with(gpus: None, home: Home, vllm_python: str) -> None:
+    config = endpoint(capacity=12, context=4096, python=vllm_python)
+    seat, group = seats(workloads([config], 32, home).values(), whole=True)[SMALL]
+    words = launch_for(config, home, seat, sleeps=False).command(8000)
+    told = {words[at]: words[at + 1] for at in range(len(words) - 1) if words[at].startswith("--")}
+    assert group == "" and seat.gpus == (0,)
+    assert told["--gpu-memory-utilization"] == "0.92", "it is awake alone on its card"
+    assert told["--max-num-seqs"] == "12" and told["--max-model-len"] == "4096"
+    assert "--enable-lora" not in words
+
+
+def test_a_server_by_hand_takes_no_more_of_a_card_than_its_requests_need(gpus: None, home: Home) -> None:
+    seat = seats([load_manifest(SMALL, home.root)])[SMALL][0]
+    assert seat.utilisation == 0.07, "0.25 GiB of weights, 0.7 of keys and values, 1.5 of overhead, of 40"
+
+
+def test_adapters_are_planned_for_where_one_may_come(home: Home) -> None:
+    manifest = load_manifest("gpt-oss-20b", home.root)
+    plain, adapted = (Workload(manifest, rank=rank).demand for rank in (0, 16))
+    assert plain.lora_gib == 0 and adapted.lora_gib == pytest.approx(0.8, abs=0.05)
+    assert adapted.share(1, 40.0) > plain.share(1, 40.0) and rank_for([]) == 16
+
+
+@pytest.mark.parametrize("group", ["", "gpu0"])
+def test_endpoints_of_one_model_are_one_server_with_the_longest_context(
+    group: str, home: Home, vllm_python: str
+) -> None:
+    more = {"python": vllm_python, "shares": group}
+    found, groups = served({"a": endpoint(**more), "b": endpoint(context=2048, **more)}, home, 8)
+    assert found["a"].context == found["b"].context
+    assert set(groups.values()) == {group}
+
+
+def test_batch_invariance_is_refused_where_there_are_no_kernels_for_it(
+    gpus: None, home: Home, vllm_python: str
+) -> None:
+    seat = seats([load_manifest(SMALL, home.root)])[SMALL][0]
+    with pytest.raises(RefusedError, match=r"batch_invariant: vLLM .* for CPUs has no") as refused:
+        launch_for(endpoint(batch_invariant=True, python=vllm_python), home, seat, sleeps=False)
+    assert refused.value.exit_code == 3 and "8.0" in refused.value.fix
+    with pytest.raises(ConfigError, match="batch_invariant"):
+        from nanoflux_local.config import validated
+
+        validated(EndpointConfig, {"interface": "openai_chat", "model": "m", "batch_invariant": True}, "here")
+
+
+def test_batch_invariance_is_refused_on_cards_below_an_a100(gpus: None, home: Home, tmp_path: Path) -> None:
+    package = tmp_path / "site/vllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "_version.py").write_text('__version__ = "9.0"\n')
+    for name, version in (("vllm", "9.0"), ("torch", "2.13.0")):
+        metadata = tmp_path / f"site/{name}-{version}.dist-info/METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}/site' exec python3 \"$@\"\n")
+    python.chmod(0o700)
+    seat = seats([load_manifest(SMALL, home.root)])[SMALL][0]
+    with pytest.raises(RefusedError, match=r"a GPU here has compute capability 7\.5"):
+        launch_for(endpoint(batch_invariant=True, python=str(python)), home, seat, sleeps=False)
