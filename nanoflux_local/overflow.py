@@ -29,10 +29,11 @@ def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
     for role, name, messages, answer in _typical_requests(rules.config, domain, seeds):
         if overflow := find_overflow(bound.endpoints[name], messages, answer):
             key = f"endpoints.{name}"
-            raise ConfigError(
-                f"{key} as the {role}: {overflow}",
-                f"raise {key}.context as far as the model goes, or lower {key}.reasoning_tokens",
-            )
+            fixed = (
+                rules.config.endpoints[name].interface == "in_process"
+            )  # the model's own context, which no key changes
+            raising = "" if fixed else f"raise {key}.context as far as the model goes, or "
+            raise ConfigError(f"{key} as the {role}: {overflow}", f"{raising}lower {key}.reasoning_tokens")
 
 
 def _typical_requests(

@@ -324,10 +324,7 @@ def _unread_rows(unread: dict[str, int], refused: dict[str, int]) -> list[tuple[
 
 
 def _reasoning_cut_rows(attempts: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    if not attempts:
-        return []
-    first = [(f"  turn {attempt['turn']}", attempt["reason"]) for attempt in attempts[:SHOWN]]
-    return [("cut in reasoning", f"{len(attempts)} attempts ended without an answer"), *first]
+    return [("cut in reasoning", f"{len(attempts)} attempts ended without an answer")] if attempts else []
 
 
 def _level_rows(levels: dict[str, int]) -> list[tuple[str, str]]:

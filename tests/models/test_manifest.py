@@ -119,3 +119,12 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path, name: str) -> None
     with pytest.raises(ModelNotFoundError, match="smollm2-135m") as caught:
         load_manifest(name, tmp_path)
     assert caught.value.exit_code == 4
+
+
+def test_room_for_thoughts_is_stated_or_the_longest_reply_and_none_without_thoughts(tmp_path: Path) -> None:
+    qwen = load_manifest("qwen3-32b-awq", tmp_path)
+    assert qwen.reasoning_room == qwen.chat.reasoning_tokens == 8192
+    silent = qwen.chat.model_copy(update={"reasoning_tokens": 0})
+    sampling = qwen.sampling.model_copy(update={"max_tokens": 3000})
+    assert qwen.model_copy(update={"chat": silent, "sampling": sampling}).reasoning_room == 3000
+    assert load_manifest("gemma-3-4b-it", tmp_path).reasoning_room == 0

@@ -280,7 +280,8 @@ def test_context_too_short_for_the_thoughts_is_refused_at_the_start(home: Home, 
     with pytest.raises(ConfigError) as refused:
         play(home, "starter", interface, room)
     assert "endpoints.thinker as the defender" in refused.value.message and "60,000" in refused.value.message
-    assert "endpoints.thinker.context" in refused.value.fix
+    assert "lower endpoints.thinker.reasoning_tokens" in refused.value.fix
+    assert ("raise endpoints.thinker.context" in refused.value.fix) is (interface == "vllm")
 
 
 def test_a_stop_string_ends_the_answer_and_not_the_thoughts(home: Home, interface: str) -> None:
