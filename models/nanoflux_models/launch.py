@@ -106,14 +106,19 @@ class Launch:
             for node in range(1, parallel.nodes)
         ]
 
+    @property
+    def _by_command(self) -> bool:
+        """Whether vLLM's command serves, which takes the model as its first argument."""
+        return self.interpreter.entry[-1] == "serve"
+
     def _python(self) -> list[str]:
         return [str(self.interpreter.path), "-m", *self.interpreter.entry]
 
     def _options(self, port: int) -> list[str]:
         """What this project decides; the manifest's and the user's own arguments come after it and win."""
         options = [
-            "--model", str(self.weights), "--served-model-name", self.model, "--host", "127.0.0.1",
-            "--port", str(port), "--max-model-len", str(self.length),
+            *([] if self._by_command else ["--model"]), str(self.weights), "--served-model-name", self.model,
+            "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(self.length),
         ]  # fmt: skip
         if self.seat.utilisation:
             options += ["--gpu-memory-utilization", f"{self.seat.utilisation:.2f}"]
@@ -128,7 +133,7 @@ class Launch:
             *self.args,
         }:
             options += self.interpreter.text_only
-        if self.manifest.parallel.data > 1 and self.interpreter.entry[-1] == "serve":
+        if self.manifest.parallel.data > 1 and self._by_command:
             options += ["--api-server-count", "1"]  # several cannot load adapters while they run
         if self.interpreter.for_cpu:  # a seeded request whose prompt is read in parts ends a server on a CPU
             options += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(self.length)]

@@ -15,9 +15,13 @@ import json, sys
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.reasoning import ReasoningParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.entrypoints.cli.serve import ServeSubcommand
 parser, known, read = make_arg_parser(FlexibleArgumentParser()), ReasoningParserManager.list_registered(), []
+command = FlexibleArgumentParser()
+ServeSubcommand().subparser_init(command.add_subparsers(dest="subparser"))
 for words in json.load(sys.stdin):
-    found = parser.parse_args(words)
+    found = (command if words[0] == "serve" else parser).parse_args(words)
+    assert words[0] != "serve" or found.model_tag == words[1]
     validate_parsed_serve_args(found)
     assert found.reasoning_parser in ("", *known), found.reasoning_parser
     read.append([found.served_model_name, found.tensor_parallel_size, found.pipeline_parallel_size,
@@ -55,7 +59,11 @@ def test_vllm_reads_the_arguments_of_every_model_in_the_catalog(vllm_python: str
     joined = big.model_copy(update={"parallel": Parallel(tensor=8, nodes=2, backend="mp", master="10.0.0.1")})
     others = [Launch(manifest, "r", tmp_path, interpreter, context=4096) for manifest in (wide, joined)]
     commands = [launch.command(8000) for launch in (*launches, *others)] + others[1].other_nodes()
+    by_command = replace(interpreter, entry=("vllm.entrypoints.cli.main", "serve"))
+    commands += [replace(launch, interpreter=by_command).command(8000) for launch in launches]
     read = parsed(vllm_python, commands, tmp_path)
+    assert read[-len(launches) :] == read[: len(launches)], "`vllm serve` reads the same"
+    read = read[: -len(launches)]
     for launch, found in zip(launches, read, strict=False):
         expected = [[launch.model], 2, 1, None, 0.4, launch.length, "127.0.0.1", 24, launch.rank > 0]
         assert found[:9] == expected and found[9] is True, "no tower but the text's is loaded"
