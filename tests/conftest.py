@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -173,11 +173,18 @@ def fake_server() -> Iterator[FakeServers]:
     servers.close()
 
 
+def encoded(code: int, body: Any) -> tuple[int, bytes]:
+    return code, body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
 class Server:
-    """A server on a loopback port: answers what `answers` holds, the last one for ever, and notes what came."""
+    """A server on a loopback port: answers what `answers` holds, the last one for ever, or what `choose` makes of a
+    request's body, and notes what came.
+    """
 
     def __init__(self) -> None:
         self.answers: list[tuple[int, bytes]] = [(200, b"{}")]
+        self.choose: Callable[[dict[str, Any]], tuple[int, Any]] | None = None
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
@@ -187,10 +194,14 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.bodies.append(request)
                 server.headers.append({key.lower(): value for key, value in self.headers.items()})
                 server.paths.append(self.path)
-                code, body = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
+                if server.choose is not None:
+                    code, body = encoded(*server.choose(request))
+                else:
+                    code, body = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
                 self.send_response(code)
                 self.send_header("Content-Type", server.content_type)
                 self.send_header("Content-Length", str(len(body)))
@@ -207,9 +218,7 @@ class Server:
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, *answers: tuple[int, Any]) -> None:
-        self.answers = [
-            (code, body if isinstance(body, bytes) else json.dumps(body).encode()) for code, body in answers
-        ]
+        self.answers = [encoded(code, body) for code, body in answers]
 
     def close(self) -> None:
         self._http.shutdown()

@@ -176,6 +176,25 @@ def test_a_refused_parameter_is_learned_and_reported_once(
     assert caplog.text.count("as with send = {") == 1
 
 
+def test_requests_under_way_together_learn_one_lesson_and_report_it_once(server: Any) -> None:
+    faults: list[Fault] = []
+    server.choose = lambda body: (422, {"detail": [EXTRA]}) if "seed" in body else (200, GOOD)
+
+    async def send() -> list[ChatReply]:
+        endpoint = OpenAIChatEndpoint("m", server.url)
+        try:
+            request = ChatRequest(endpoint.identity, (Message("user", "hi"),), seed=SEED)
+            replies = await asyncio.gather(*(endpoint.chat(request) for _ in range(16)))
+            return [*replies, await endpoint.chat(request)]
+        finally:
+            await endpoint.close()
+
+    with telling(faults.append):
+        assert [reply.text for reply in asyncio.run(send())] == ["yes"] * 17
+    assert [fault.kind for fault in faults] == ["refused_parameter"]
+    assert "seed" not in server.bodies[-1] and len(server.bodies) <= 33
+
+
 def test_several_refused_parameters_are_learned_one_after_the_other(server: Any) -> None:
     server.answer(
         refusal("'max_tokens' is not supported here. Use 'max_completion_tokens' instead.", param="max_tokens"),
