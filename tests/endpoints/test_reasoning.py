@@ -145,3 +145,12 @@ def test_overflow_counts_prompt_answer_and_thoughts() -> None:
     assert "request of 101: 3 of the prompt, 58 of the answer and 40 of reasoning_tokens" in find_overflow(
         Counted(), messages, 58
     )
+
+
+async def test_thoughts_that_a_stop_string_ended_name_the_key_to_set(server) -> None:
+    """A server looks for stop strings in the thoughts too, and its endpoint states no room for any."""
+    reply = await ask_server(server, None, reply_of(None, "Okay, let me", "stop"))
+    cut = Player("judge", Identity("openai_chat", "m"), Sampling()).find_cut(reply)
+    assert cut is not None and cut.reason.endswith(
+        "where a stop string may stand; set endpoints.judge.reasoning_tokens"
+    )
