@@ -116,6 +116,6 @@ def _special_tokens(folder: Path) -> dict[str, str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        return dict(json.loads(path.read_text("utf-8-sig")))
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}

@@ -54,8 +54,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ManifestError: the file holds none.
     """
     try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
+        return dict(json.loads(path.read_text("utf-8-sig")))
+    except (ValueError, TypeError, RecursionError) as error:
         raise ManifestError(f"{path.name}: not JSON: {error}", "Copy it again.") from error
 
 

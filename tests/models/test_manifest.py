@@ -45,6 +45,12 @@ def test_a_byte_order_mark_in_a_manifest_is_passed_over(tmp_path: Path) -> None:
     assert load_manifest("own", tmp_path).licence == "MIT"
 
 
+def test_a_manifest_that_is_nested_too_deep_is_no_toml(tmp_path: Path) -> None:
+    write(tmp_path, "a = " + "[" * 100_000)
+    with pytest.raises(ManifestError, match=r"own\.toml: not TOML"):
+        load_manifest("own", tmp_path)
+
+
 # Layers, key-value heads, size of a head; two bytes for each key and each value.
 ARCHITECTURES = {
     "gemma-3-4b-it": (34, 4, 256),
