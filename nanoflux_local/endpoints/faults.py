@@ -200,7 +200,7 @@ def _fix_of_address(asked: str, words: str = "") -> str:
         return "correct the endpoint's model: the server does not have it"
     if re.search(r"/v\d", parts.path):
         return f"correct the endpoint's url: no model answers at {parts.path}"
-    return f'no model answers at {parts.path}; did you mean url = "{base}/v1"?'
+    return f'correct the endpoint\'s url: no model answers at {parts.path} (did you mean url = "{base}/v1"?)'
 
 
 def retry_after(headers: Any) -> float | None:
