@@ -1,6 +1,7 @@
 """The endpoint for any compatible server, against a real one: what it sends, what it reads, what it refuses."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,15 @@ def test_a_page_in_place_of_a_reply_is_refused_at_once(server: Any) -> None:
     with pytest.raises(EndpointError, match="answered with a web page: Welcome") as error:
         ask(OpenAIChatEndpoint("m", server.url.removesuffix("/v1")))
     assert f'url = "{server.url}"' in error.value.fix and len(server.bodies) == 1
+
+
+def test_a_declared_encoding_is_read_and_an_unknown_one_is_named(server: Any) -> None:
+    server.answer((200, json.dumps(completion("caf\xe9"), ensure_ascii=False).encode("latin-1")))
+    server.content_type = "application/json; charset=iso-8859-1"
+    assert ask(OpenAIChatEndpoint("m", server.url)).text == "café"
+    server.content_type = "application/json; charset=klingon"
+    with pytest.raises(EndpointError, match="unknown encoding 'klingon'"):
+        ask(OpenAIChatEndpoint("m", server.url))
 
 
 def test_a_stumbling_server_is_asked_again(server: Any) -> None:
