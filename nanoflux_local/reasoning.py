@@ -25,6 +25,7 @@ _BLOCK = re.compile(
 )
 _OPENED = re.compile(rf"(?:{'|'.join(re.escape(opening) for opening, _ in _SPELLINGS)})\s*\Z", re.IGNORECASE)
 _CLOSED = re.compile("|".join(re.escape(closing) for _, closing in _SPELLINGS), re.IGNORECASE)
+_HEADING = re.compile(r"[ \t]*#{1,6}[ \t]+\S.*")
 _CHANNEL = re.compile(
     r"(?:<\|start\|>\w*)?<\|channel\|>\s*(?P<name>\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
     r"(?P<text>.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)(?P<end>(?:<\|(?:end|return|call)\|>)?)",
@@ -73,11 +74,19 @@ def answer_start(text: str) -> int:
 
 def cut_answer(text: str, stop: Sequence[str]) -> str:
     """A raw reply up to the first stop string of its answer. A stop string inside the reasoning ends nothing: it says
-    where an answer ends, and models think in paragraphs.
+    where an answer ends, and models think in paragraphs. Neither does a blank line below a heading ("## ANSWER").
     """
     start = answer_start(text)
-    ends = [index for string in stop if (index := text.find(string, start)) >= 0]
+    ends = [index for string in stop if (index := _find_stop(text, string, start)) >= 0]
     return text[: min(ends, default=len(text))]
+
+
+def _find_stop(text: str, string: str, start: int) -> int:
+    """The index of the first `string` that ends something, or -1."""
+    index = text.find(string, start)
+    while index >= 0 and not string.strip() and _HEADING.fullmatch(text[start:index].rpartition("\n")[2]):
+        index = text.find(string, index + len(string))
+    return index
 
 
 def ends_in_reasoning(text: str, finish: str) -> bool:

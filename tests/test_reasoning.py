@@ -37,6 +37,8 @@ def test_answer_begins_after_the_reasoning(text: str, answer: str) -> None:
         ("<think>One.\n\nTwo.\nProblem: 3", "<think>One.\n\nTwo.\nProblem: 3"),
         (f"{HARMONY}ANSWER: 5\n\nMore", f"{HARMONY}ANSWER: 5"),
         ("ANSWER: 5\n\n<think>hm</think>more", "ANSWER: 5"),
+        ("## SOLUTION\n\n2\n## ANSWER\n\n5\n\nAnd so on", "## SOLUTION\n\n2\n## ANSWER\n\n5"),
+        ("# 1\nProblem: 2", "# 1"),
     ],
 )  # fmt: skip
 def test_stop_strings_end_the_answer_alone(text: str, cut: str) -> None:
