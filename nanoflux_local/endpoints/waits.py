@@ -29,8 +29,17 @@ REPORT: ContextVar[Report] = ContextVar("report", default=log_wait)
 
 @contextmanager
 def reporting_waits(report: Report) -> Iterator[None]:
-    """Waits inside, also in the tasks that are started there, are reported to `report`, a line each."""
-    token = REPORT.set(report)
+    """Waits inside, also in the tasks that are started there, are reported to `report`, a line each. Endpoints that
+    share a server wait alike, and say so once.
+    """
+    reported: set[str] = set()
+
+    def report_once(line: str) -> None:
+        if line not in reported:
+            reported.add(line)
+            report(line)
+
+    token = REPORT.set(report_once)
     try:
         yield
     finally:

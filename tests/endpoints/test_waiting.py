@@ -95,6 +95,14 @@ def test_a_long_wait_is_reported_once_with_its_reason_and_its_end(server, monkey
     assert "; the next request goes out at " in lines[0]
 
 
+def test_endpoints_that_share_a_server_report_a_wait_once() -> None:
+    lines: list[str] = []
+    with reporting_waits(lines.append):
+        for _ in range(2):
+            waits.Waits().note("http://127.0.0.1:1/v1", "answered 429: slow down", 86_400.0 * 3, 60.0)
+    assert len(lines) == 1
+
+
 def test_a_server_that_fails_time_and_again_is_reported_too(server, monkeypatch) -> None:
     monkeypatch.setattr(waits, "LONG_S", 0.0)
     monkeypatch.setattr(waits, "AGAIN_S", 0.0)
