@@ -30,6 +30,7 @@ WANTED = {".safetensors", ".json", ".txt", ".model", ".jinja", ".md"}
 """Endings of the files that make a model: tensors, configs, tokenizer, template, card. No ending that can hold code."""
 FOREIGN = {"original", "metal", "onnx", "openvino", "coreml"}
 """Folders in which publishers keep second copies of the same weights for other software."""
+CARRY = "or download it elsewhere and run `nanoflux models import PATH --name NAME`"
 STREAMS = 4
 INTERVAL_S = 0.5
 CHUNK = 1 << 20
@@ -187,20 +188,33 @@ def _size_on_disk(folder: Path, files: list[RemoteFile]) -> int:
 def explain(error: BaseException, repo: str, revision: str) -> HubError:
     """A failure of the client in this project's words. The address of a redirect may be signed, so none is repeated."""
     import httpx2
-    from huggingface_hub import constants, errors, get_token
+    from huggingface_hub import constants, errors
 
-    page = f"{constants.ENDPOINT}/{repo}"
     outside = guard.refusal_in(error)
-    carry = "or download it elsewhere and run `nanoflux models import PATH --name NAME`"
     if isinstance(error, HubError):
         return error
     if outside:
         fix = f"Set {guard.VARIABLE}={outside.args[0]} if this host belongs to your hub or its mirror."
         return HubError(f"{repo}: the download leads to {outside.args[0]}, which is not allowed.", fix, 3)
+    if isinstance(error, errors.HfHubHTTPError):
+        return _explain_answer(error, repo, revision)
+    if isinstance(error, httpx2.HTTPError):
+        fix = f"Check the network and HF_ENDPOINT, then pull again: finished parts are kept; {CARRY}."
+        return HubError(f"{repo}: {constants.ENDPOINT} cannot be reached or broke off: {_one_line(error)}.", fix)
+    if isinstance(error, OSError) and error.errno:
+        return HubError(f"{error.filename or repo}: {error.strerror}.", "Free some space, then pull again.")
+    return HubError(f"{repo}: {type(error).__name__}: {_one_line(error)}", f"Pull again; {CARRY}.")
+
+
+def _explain_answer(error: Any, repo: str, revision: str) -> HubError:
+    """What an answer of the hub with a status of 400 or more means (an `HfHubHTTPError`)."""
+    from huggingface_hub import constants, errors, get_token
+
+    page, status = f"{constants.ENDPOINT}/{repo}", error.response.status_code
+    if isinstance(error, errors.GatedRepoError) and get_token():
+        fix = f"Accept it at {page} with the account of HF_TOKEN, then pull again."
+        return HubError(f"{repo} is gated, and the account of your token has not accepted its licence.", fix, 3)
     if isinstance(error, errors.GatedRepoError):
-        if get_token():
-            fix = f"Accept it at {page} with the account of HF_TOKEN, then pull again."
-            return HubError(f"{repo} is gated, and the account of your token has not accepted its licence.", fix, 3)
         fix = f"Accept its licence at {page}, then set HF_TOKEN to a read token of that account."
         return HubError(f"{repo} is gated: it is handed out only to accounts that accepted its licence.", fix, 3)
     if isinstance(error, errors.RevisionNotFoundError):
@@ -209,18 +223,10 @@ def explain(error: BaseException, repo: str, revision: str) -> HubError:
     if isinstance(error, errors.RepositoryNotFoundError):
         fix = f"Check the name at {page}; a private repository needs HF_TOKEN."
         return HubError(f"{constants.ENDPOINT} has no repository {repo}, or does not show it to you.", fix, 4)
-    if isinstance(error, errors.HfHubHTTPError):
-        status = error.response.status_code
-        if status in (401, 403):
-            return HubError(f"{repo}: the hub refuses the token (HTTP {status}).", "Set HF_TOKEN to a valid token.", 3)
-        fix = f"Pull again later: finished parts are kept; {carry}."
-        return HubError(f"{repo}: the hub answered HTTP {status} ({error.response.reason_phrase}).", fix)
-    if isinstance(error, httpx2.HTTPError):
-        fix = f"Check the network and HF_ENDPOINT, then pull again: finished parts are kept; {carry}."
-        return HubError(f"{repo}: {constants.ENDPOINT} cannot be reached or broke off: {_one_line(error)}.", fix)
-    if isinstance(error, OSError) and error.errno:
-        return HubError(f"{error.filename or repo}: {error.strerror}.", "Free some space, then pull again.")
-    return HubError(f"{repo}: {type(error).__name__}: {_one_line(error)}", f"Pull again; {carry}.")
+    if status in (401, 403):
+        return HubError(f"{repo}: the hub refuses the token (HTTP {status}).", "Set HF_TOKEN to a valid token.", 3)
+    fix = f"Pull again later: finished parts are kept; {CARRY}."
+    return HubError(f"{repo}: the hub answered HTTP {status} ({error.response.reason_phrase}).", fix)
 
 
 def _one_line(error: BaseException) -> str:
