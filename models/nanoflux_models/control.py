@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from nanoflux_models.errors import ServerError
+from nanoflux_models.errors import ServerError, ServerRefusedError
 
 QUICK_S, LOAD_S, SWAP_S = 5.0, 300.0, 600.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -39,10 +39,20 @@ class Control:
         """Make an adapter answer to `name`, its content hash; nothing happens where it does already.
 
         A content hash never names two contents, so that no answer can come from another adapter's prefix cache.
+
+        Raises:
+            ServerRefusedError: vLLM does not take the adapter; the message holds its reason.
         """
-        if name not in self.models():
-            body = {"lora_name": name, "lora_path": str(folder.resolve())}
+        if name in self.models():
+            return
+        body = {"lora_name": name, "lora_path": str(folder.resolve())}
+        try:
             self._send("POST", "/v1/load_lora_adapter", body, LOAD_S)
+        except ServerError as error:
+            if not isinstance(error.__cause__, urllib.error.HTTPError):
+                raise
+            fix = "train it on layers that vLLM serves (target_modules), or evaluate it with --via merged"
+            raise ServerRefusedError(f"vLLM does not load adapter {name[:12]}: {error.message}", fix) from error
 
     def unload_adapter(self, name: str, drain_s: float = LOAD_S) -> None:
         """Take an adapter away once nothing is in flight for it; nothing happens where it is not loaded.
@@ -106,7 +116,16 @@ class Control:
             with _DIRECT.open(request, timeout=seconds) as response:
                 return bytes(response.read())
         except urllib.error.HTTPError as error:
-            told = error.read().decode(errors="replace")[:500]
-            raise ServerError(f"{self._root}{path} answered {error.code}: {told}", "See the server's log.") from error
+            reason = _reason(error.read())
+            raise ServerError(f"{self._root}{path} answered {error.code}: {reason}", "See the server's log.") from error
         except (OSError, ValueError) as error:
             raise ServerError(f"{self._root}{path} does not answer: {error}", "See the server's log.") from error
+
+
+def _reason(body: bytes) -> str:
+    """vLLM's own sentence in an error's body, or the beginning of the body if it holds none."""
+    try:
+        answer = json.loads(body)
+        return str(answer.get("error", answer)["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return body.decode(errors="replace")[:500]

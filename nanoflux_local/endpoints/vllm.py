@@ -24,7 +24,7 @@ from nanoflux_local.reasoning import answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, without_system
 from nanoflux_models.batch_probe import batch_dependence
 from nanoflux_models.control import Control
-from nanoflux_models.errors import ModelsError
+from nanoflux_models.errors import ModelsError, ServerRefusedError
 from nanoflux_models.probe import probe
 from nanoflux_models.sentinel import Sentinel, choose_sentinel, still_applies
 
@@ -126,7 +126,7 @@ class VllmEndpoint:
 
     async def _load(self, adapter: Path, url: str, proved: tuple[str, ...]) -> None:
         control, launch = Control(url), self._server.launch
-        await _told(asyncio.to_thread(control.load_adapter, self._name, adapter))
+        await self._load_or_refuse(control, adapter)
         if self._name not in proved:
             result = await _told(asyncio.to_thread(probe, control, launch.model, launch.weights, adapter, self._name))
             if not result.passed:
@@ -136,6 +136,16 @@ class VllmEndpoint:
             self._server.note_proved(self._name)
         if launch.sleeps:
             self._sentinel = await _told(asyncio.to_thread(choose_sentinel, control, launch.model, self._name))
+
+    async def _load_or_refuse(self, control: Control, adapter: Path) -> None:
+        """Load the adapter; vLLM's refusal is final, so that no other request of this endpoint tries again."""
+        try:
+            await _told(asyncio.to_thread(control.load_adapter, self._name, adapter))
+        except EndpointError as error:
+            if not isinstance(error.__cause__, ServerRefusedError):
+                raise
+            self._refused = RefusedError(error.message, error.fix)
+            raise self._refused from error
 
     async def _check_adapter(self, control: Control, adapter: Path, sentinel: Sentinel) -> None:
         """After a wake: see that the adapter still applies, load it again if it does not, and refuse it if that is

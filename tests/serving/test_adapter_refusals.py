@@ -1,0 +1,56 @@
+"""An adapter that vLLM refuses: its own sentence is reported, and a dead server is not taken for a refusal."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from nanoflux_models.control import Control
+from nanoflux_models.errors import ServerError, ServerRefusedError
+
+REASON = "expected target modules in {'q_proj'} but received ['vision_tower.layers.0.q_proj']."
+
+
+class RefusingServer(BaseHTTPRequestHandler):
+    """Lists no adapter, and refuses each that is to be loaded, as vLLM words it."""
+
+    def do_GET(self) -> None:
+        self._answer(200, {"data": [{"id": "gemma-3-4b-it"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(400, {"error": {"message": REASON, "type": "BadRequestError", "code": 400}})
+
+    def _answer(self, code: int, body: object) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def control() -> Iterator[Control]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), RefusingServer)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield Control(f"http://127.0.0.1:{server.server_port}/v1")
+    server.shutdown()
+    server.server_close()
+
+
+def test_refused_adapter_is_reported_in_vllms_words(control: Control, tmp_path: Path) -> None:
+    with pytest.raises(ServerRefusedError) as refused:
+        control.load_adapter("a" * 64, tmp_path)
+    assert REASON in refused.value.message and "target_modules" in refused.value.fix
+    assert refused.value.exit_code == 3
+
+
+def test_server_that_is_gone_is_no_refusal(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="does not answer"):
+        Control("http://127.0.0.1:9/v1").load_adapter("a" * 64, tmp_path)
