@@ -33,7 +33,8 @@ finally:
 COMMANDS = [
     (), ("demo",), ("doctor",), ("models",), ("models", "list"), ("models", "pull"), ("models", "import"),
     ("models", "show"), ("models", "verify"),
-    ("models", "plan"), ("models", "serve"), ("models", "ps"), ("models", "logs"), ("models", "stop"),
+    ("models", "plan"), ("models", "rehearse"),
+    ("models", "serve"), ("models", "ps"), ("models", "logs"), ("models", "stop"),
     ("models", "probe"), ("data",), ("data", "import"), ("data", "list"),
     ("data", "show"),  ("run",), ("run", "start"), ("run", "resume"), ("run", "list"), ("run", "show"),
     ("corpus",), ("corpus", "add"), ("corpus", "search"), ("corpus", "show"),

@@ -8,6 +8,7 @@ import click
 from nanoflux_local.cli import servers
 from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.plan import command as plan
+from nanoflux_local.cli.rehearse import command as rehearse
 from nanoflux_local.errors import NanofluxError
 
 
@@ -138,5 +139,5 @@ def verify(name: str | None, as_json: bool) -> None:
         raise NanofluxError("some weights are damaged", "pull or import them again")
 
 
-for each in (plan, servers.serve, servers.ps, servers.logs, servers.stop, servers.probe_command):
+for each in (plan, rehearse, servers.serve, servers.ps, servers.logs, servers.stop, servers.probe_command):
     command.add_command(each)

@@ -43,11 +43,16 @@ def make_stand_in(
     words: Sequence[bytes] | None = None,
     seed: int = 0,
     tiny: dict[str, Any] | None = None,
+    device: str = "cpu",
+    phrases: Sequence[str] = (),
+    spread: float = RANGE,
 ) -> Path:
     """Write a stand-in of `family` into `folder` in the hub's layout: config, tokenizer, sharded safetensors in bf16.
 
-    `texts` teach the tokenizer words (without any it spells by bytes), `words` is a whole vocabulary (see
-    `gpt_oss.harmony_words`), `tiny` changes keys of the configuration. Same arguments, same bytes.
+    `texts` teach the tokenizer words (without any it spells by bytes), `phrases` are one token each, and `words` is a
+    whole vocabulary in place of both (see `gpt_oss.harmony_words`); `tiny` changes keys of the configuration, up to a
+    model's true size, which a GPU draws faster (`device`); `spread` is the weights' standard deviation. Same arguments,
+    same bytes.
     """
     import torch
     import transformers
@@ -55,12 +60,12 @@ def make_stand_in(
     folder.mkdir(parents=True, exist_ok=True)
     published = {**family.configuration(), **(tiny or {})}
     config = transformers.AutoConfig.for_model(**_without(published, "architectures", "torch_dtype"))
-    _set_range(config)
-    with torch.random.fork_rng():
+    _set_range(config, spread)
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         model: Any = getattr(transformers, family.architecture)(config).to(torch.bfloat16)
     save_weights(model, folder)
-    write_tokenizer(family, folder, texts, words)
+    write_tokenizer(family, folder, texts, words, phrases)
     _write_published(family, folder, published)
     return folder
 
@@ -107,10 +112,10 @@ def _write_published(family: Family, folder: Path, config: dict[str, Any]) -> No
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _set_range(config: Any) -> None:
+def _set_range(config: Any, spread: float) -> None:
     for each in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
         if each is not None and hasattr(each, "initializer_range"):
-            each.initializer_range = RANGE
+            each.initializer_range = spread
 
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -15,16 +15,18 @@ LEARNED = 3000
 """Words that are learned at most, single bytes included."""
 
 
-def write_tokenizer(family: Family, folder: Path, texts: Sequence[str], words: Sequence[bytes] | None) -> None:
-    """Write the tokenizer files of a stand-in into `folder`.
+def write_tokenizer(
+    family: Family, folder: Path, texts: Sequence[str], words: Sequence[bytes] | None, phrases: Sequence[str] = ()
+) -> None:
+    """Write the tokenizer files of a stand-in into `folder`. Each of the `phrases` is one token of its vocabulary.
 
     `words` is a complete vocabulary by id, for families whose servers tokenize with one of their own (gpt-oss);
     otherwise words are learned from `texts`.
     """
     from transformers import PreTrainedTokenizerFast
 
-    core = _with_words(family, words) if words else _learned(family, texts)
-    _add_control_tokens(core, family)
+    core = _with_words(family, words) if words else _learned(family, texts, phrases)
+    _add_control_tokens(core, family, () if words else phrases)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token=family.bos or None,
@@ -37,7 +39,7 @@ def write_tokenizer(family: Family, folder: Path, texts: Sequence[str], words: S
     tokenizer.save_pretrained(str(folder))
 
 
-def _learned(family: Family, texts: Sequence[str]) -> Any:
+def _learned(family: Family, texts: Sequence[str], phrases: Sequence[str]) -> Any:
     """A BPE whose merges come from `texts`."""
     import json
 
@@ -46,14 +48,14 @@ def _learned(family: Family, texts: Sequence[str]) -> Any:
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    size = min(LEARNED, family.vocabulary - len(family.control))
+    size = min(LEARNED, family.vocabulary - len(family.control) - len(phrases))
     learner.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     )
     learned = learner.get_vocab()
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     ordered = sorted(learned, key=lambda word: learned[word])
-    return Tokenizer(models.BPE(_placed(family, ordered), merges))
+    return Tokenizer(models.BPE(_placed(family, [*phrases, *ordered]), merges))
 
 
 def _placed(family: Family, ordered: Sequence[str]) -> dict[str, int]:
@@ -83,13 +85,13 @@ def _letters() -> Mapping[int, str]:
     return {byte: chr(byte) for byte in plain} | {byte: chr(256 + place) for place, byte in enumerate(others)}
 
 
-def _add_control_tokens(core: Any, family: Family) -> None:
+def _add_control_tokens(core: Any, family: Family, phrases: Sequence[str]) -> None:
     from tokenizers import AddedToken, decoders, pre_tokenizers, processors
 
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(each, special=True) for each in family.control if each not in family.marks])
-    core.add_tokens([AddedToken(mark, special=False) for mark in family.marks])
+    core.add_tokens([AddedToken(text, special=False, normalized=False) for text in (*family.marks, *phrases)])
     if family.adds_bos:
         core.post_processor = processors.TemplateProcessing(
             single=f"{family.bos} $A", special_tokens=[(family.bos, family.control[family.bos])]

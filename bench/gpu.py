@@ -1,0 +1,217 @@
+"""What a GPU does with Gemma 3 4B: the in-process endpoint, LoRA and QLoRA training, and the novelty index beside it.
+
+    python bench/gpu.py [--size true|tiny] [--limit-s 480] [--rows 32] [--examples 64]
+
+The model has the published sizes and random weights drawn on the GPU, so nothing is downloaded; memory and speed are
+those of the real one. Prints one JSON document: tokens/s, peak memory by torch, and what nvidia-smi shows meanwhile.
+The novelty index is numpy's and runs on the processor; its query is measured while the GPU is idle. Parts that would
+begin after the limit are left out and named. `tiny` is for a processor, in seconds: its figures mean nothing.
+"""
+
+import argparse
+import asyncio
+import json
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanoflux_local.novelty import NoveltyIndex
+from nanoflux_local.records import ChatRequest, Message, Sampling
+from nanoflux_local.train.data import TrainingExample
+from nanoflux_models.gpus import query_gpus
+from nanoflux_models.manifest import load_manifest
+from nanoflux_models.offline import go_offline
+from nanoflux_models.stand_ins import family_of, make_stand_in
+from nanoflux_models.weights import import_path
+
+MODEL = "gemma-3-4b-it"
+LOOK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What is asked of the model: `rows` requests at once of `reply` tokens, `examples` of about 400 tokens."""
+
+    true: bool
+    rows: int
+    reply: int
+    examples: int
+    questions: int
+    dimensions: int
+
+
+@dataclass(slots=True)
+class Usage:
+    """nvidia-smi's figures for the first GPU while a part runs."""
+
+    utilisation: list[float] = field(default_factory=list)
+    memory_mib: list[float] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        if not self.utilisation:
+            return {}
+        return {
+            "gpu_utilisation_percent": round(statistics.mean(self.utilisation)),
+            "gpu_memory_gib": round(max(self.memory_mib) / 1024, 1),
+        }
+
+
+@contextmanager
+def watched_gpu() -> Iterator[Usage]:
+    usage, done = Usage(), threading.Event()
+    smi = shutil.which("nvidia-smi")
+
+    def look() -> None:
+        while smi and not done.wait(LOOK_S):
+            lines, _ = query_gpus(smi, "utilization.gpu,memory.used")
+            figures = [float(part) for part in lines[0].split(",")] if lines else []
+            if len(figures) == 2:
+                usage.utilisation.append(figures[0])
+                usage.memory_mib.append(figures[1])
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield usage
+    finally:
+        done.set()
+        watcher.join()
+
+
+def make_model(folder: Path, home: Path, size: Size, device: str) -> dict[str, Any]:
+    """Draw the weights and install them in `home`, where the endpoint and the trainer read them."""
+    family = family_of(load_manifest(MODEL, folder).architecture)
+    sizes = family.configuration(MODEL) if size.true else None
+    texts = [f"What is {number} and {number}? ANSWER: {2 * number}" for number in range(100)]
+    make_stand_in(family, folder, texts, tiny=sizes, device=device)
+    installed = import_path(folder, MODEL, home)
+    shutil.rmtree(folder)
+    return {"gib": round(sum(path.stat().st_size for path in installed.iterdir()) / 2**30, 2)}
+
+
+def decode(folder: Path, size: Size, device: str) -> dict[str, Any]:
+    """Tokens a second of the in-process endpoint with all its rows in use."""
+    from nanoflux_local.endpoints.in_process import InProcessEndpoint
+
+    async def ask_all() -> tuple[int, float]:
+        endpoint = InProcessEndpoint(folder, rows=size.rows, device=device, system_role=False)
+        prompt = "How many apples are left? " * 16
+        try:
+            requests = [
+                ChatRequest(
+                    endpoint.identity,
+                    (Message("user", f"{number}: {prompt}"),),
+                    Sampling(0.7, 0.95, size.reply),
+                    seed=number,
+                )
+                for number in range(2 * size.rows)
+            ]
+            await endpoint.chat(requests[0])  # loads the model
+            began = time.perf_counter()
+            replies = await asyncio.gather(*(endpoint.chat(request) for request in requests))
+            return sum(reply.completion_tokens for reply in replies), time.perf_counter() - began
+        finally:
+            await endpoint.close()
+
+    tokens, seconds = asyncio.run(ask_all())
+    return {"rows": size.rows, "tokens": tokens, "tokens_per_s": round(tokens / seconds, 1)}
+
+
+def train(folder: Path, size: Size, device: str, qlora: bool) -> dict[str, Any]:
+    """Tokens a second of one epoch with the default settings, the manifest's targets, and the longest rows."""
+    from nanoflux_local.train.lora import train as train_lora
+    from nanoflux_local.train.settings import TrainSettings
+
+    targets = load_manifest(MODEL, folder).lora
+    assert targets is not None
+    rows = [
+        TrainingExample(
+            (Message("user", f"{number} apples and {number} pears? " * 24),), "ANSWER: 12 " * 12, str(number)
+        )
+        for number in range(size.examples)
+    ]
+    settings = TrainSettings(
+        epochs=1, device=device, qlora=qlora, target_modules=targets.targets, val_fraction=0.0, max_length=512
+    )
+    out = Path(tempfile.mkdtemp(dir=folder.parent))
+    result = train_lora(settings, rows, (), folder, out)
+    return {"steps": result.steps, "tokens": result.tokens, "tokens_per_s": round(result.tokens / result.seconds, 1)}
+
+
+def novelty(size: Size) -> dict[str, Any]:
+    """Milliseconds of a query against an index of the paper's embedding width."""
+    rng, index = np.random.default_rng(0), NoveltyIndex()
+    vectors = rng.standard_normal((size.questions, size.dimensions), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for vector in vectors:
+        index.append(vector)
+    history, times = index.history(), []
+    for vector in vectors[:9]:
+        began = time.perf_counter()
+        history.nearest(vector)
+        times.append(1000 * (time.perf_counter() - began))
+    return {"questions": size.questions, "dimensions": size.dimensions, "query_ms": round(statistics.median(times), 2)}
+
+
+def measure(work: Callable[[], dict[str, Any]], device: str) -> dict[str, Any]:
+    """One part, with its time and memory; a failure is reported, and the other parts still run."""
+    import torch
+
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    with watched_gpu() as usage:
+        try:
+            figures = work()
+        except Exception as error:  # noqa: BLE001 - whatever a part runs into is a result of the bench
+            figures = {"error": f"{type(error).__name__}: {error}"}
+    if device != "cpu":
+        figures["torch_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        torch.cuda.empty_cache()
+    return {**figures, **usage.to_json(), "seconds": round(time.perf_counter() - began, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("true", "tiny"), default="true")
+    parser.add_argument("--limit-s", type=float, default=480.0)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--examples", type=int, default=64)
+    options = parser.parse_args()
+    go_offline()
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    true = options.size == "true"
+    if true and device == "cpu":
+        parser.exit(3, "a model of true size needs a GPU, and torch finds none: take --size tiny on a processor\n")
+    size = Size(True, options.rows, 128, options.examples, 100_000, 1536) if true else Size(False, 2, 8, 4, 1_000, 64)
+    began, report = time.monotonic(), {"model": MODEL, "size": options.size, "device": device}
+    if device == "cuda":
+        report["gpu"] = torch.cuda.get_device_name()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "weights" / MODEL
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "weights": lambda: make_model(Path(scratch) / "drawn", Path(scratch), size, device),
+            "in_process": lambda: decode(folder, size, device),
+            "lora": lambda: train(folder, size, device, qlora=False),
+            "qlora": lambda: train(folder, size, device, qlora=True),
+            "novelty": lambda: novelty(size),
+        }
+        for name, work in parts.items():
+            late = time.monotonic() - began > options.limit_s * 0.75  # the longest part takes less than the rest
+            report[name] = {"left_out": f"{options.limit_s:g} s were nearly over"} if late else measure(work, device)
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""`nanoflux models rehearse`: a profile walked end to end on stand-ins, before its weights are here."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nanoflux_local.cli.common import end_at_sigterm, home, plain, print_json, say, with_json
+from nanoflux_local.errors import NanofluxError
+
+if TYPE_CHECKING:
+    from nanoflux_local.rehearsal.steps import Report, Step
+
+
+@click.command("rehearse")
+@click.argument("profiles", nargs=-1, required=True, metavar="PROFILE…")
+@click.option("--full-size", is_flag=True, help="True sizes with random weights on this machine's GPUs, and figures.")
+@click.option("--keep", is_flag=True, help="Keep the scratch home, with its ledger and server logs.")
+@with_json
+def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: bool) -> None:
+    """Walk PROFILE end to end on tiny stand-ins of its models: plan, serve, turns, train, evaluate, stop.
+
+    Everything but the weights is real. Works in a scratch home; no run of yours is touched. Of several profiles each
+    model is proved once. Exit code 1 if a step failed.
+    """
+    end_at_sigterm()
+    reports = _full_size(profiles) if full_size else _walk(profiles, keep)
+    if as_json:
+        documents = [report.to_json() for report in reports]
+        print_json(documents[0] if len(documents) == 1 else documents)
+    failed = [step for report in reports for step in report.steps if step.outcome == "failed"]
+    if failed:
+        first = f"{failed[0].name} {failed[0].model}".rstrip()
+        raise NanofluxError(f"{len(failed)} steps failed, the first of them: {first}", "its line above says why")
+
+
+def _walk(profiles: tuple[str, ...], keep: bool) -> "list[Report]":
+    from nanoflux_local.rehearsal.stage import Stage
+    from nanoflux_local.rehearsal.walk import rehearse_all
+
+    stage = Stage(home())
+    reports = _reports(profiles)
+    try:
+        rehearse_all(stage, reports)
+    finally:
+        stage.clear(keep)
+        if keep:
+            say(f"kept: {stage.home.root}")
+    return reports
+
+
+def _full_size(profiles: tuple[str, ...]) -> "list[Report]":
+    from nanoflux_local.rehearsal.full_size import measure_all
+
+    reports = _reports(profiles)
+    measure_all(home(), reports)
+    return reports
+
+
+def _reports(profiles: tuple[str, ...]) -> "list[Report]":
+    from nanoflux_local.rehearsal.steps import Report
+
+    return [
+        Report(profile, lambda step, profile=profile: _show(profile, step))  # type: ignore[misc]
+        for profile in dict.fromkeys(profiles)
+    ]
+
+
+def _show(profile: str, step: "Step") -> None:
+    say(plain(f"{profile}: {step} ({step.seconds:.0f} s)"))

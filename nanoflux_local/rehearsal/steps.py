@@ -1,0 +1,77 @@
+"""The steps of a rehearsal: what was tried on which model, how it ended, and why.
+
+Owns the three outcomes. A failure of NanoFlux or vLLM ends its own step alone; what depends on it is skipped by name. A
+programming error is no outcome and keeps its traceback.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from nanoflux_local.errors import NanofluxError
+from nanoflux_models.errors import ModelsError
+from nanoflux_sandbox.records import SandboxError
+
+Outcome = Literal["passed", "skipped", "failed"]
+
+
+class StepSkipped(Exception):
+    """A step that cannot be tried here; its text is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a rehearsal. `model` is "" for a step of the whole profile; `detail` is the finding or the cause."""
+
+    name: str
+    model: str
+    outcome: Outcome
+    detail: str
+    seconds: float
+
+    def __str__(self) -> str:
+        subject = f"{self.name} {self.model}".rstrip()
+        return f"{subject}: {self.outcome}{': ' if self.outcome != 'passed' else ', '}{self.detail}"
+
+
+@dataclass(slots=True)
+class Report:
+    """The steps of one profile, each shown as it ends."""
+
+    profile: str
+    on_step: Callable[[Step], None] = lambda _: None
+    on_start: Callable[[str], None] = lambda _: None
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return all(step.outcome != "failed" for step in self.steps)
+
+    def perform(self, name: str, model: str, work: Callable[[], str]) -> bool:
+        """Do one step; `work` returns the finding. True if it passed."""
+        self.on_start(f"{name} {model}".rstrip())
+        began = time.monotonic()
+        outcome, detail = _outcome(work)
+        self._add(Step(name, model, outcome, detail, round(time.monotonic() - began, 1)))
+        return outcome == "passed"
+
+    def skip(self, name: str, model: str, reason: str) -> None:
+        self._add(Step(name, model, "skipped", reason, 0.0))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"profile": self.profile, "steps": [asdict(step) for step in self.steps], "ok": self.ok}
+
+    def _add(self, step: Step) -> None:
+        self.steps.append(step)
+        self.on_step(step)
+
+
+def _outcome(work: Callable[[], str]) -> tuple[Outcome, str]:
+    try:
+        return "passed", work()
+    except StepSkipped as skipped:
+        return "skipped", str(skipped)
+    except (NanofluxError, ModelsError, SandboxError) as error:
+        cause = " ".join(error.message.split())
+        return "failed", f"{cause} → {error.fix}" if error.fix else cause

@@ -1,0 +1,30 @@
+"""bench/gpu.py at tiny size on a processor: every part gives its figures; at true size it refuses without a GPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCH = Path(__file__).parents[2] / "bench" / "gpu.py"
+
+
+def run_bench(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(BENCH), *words], capture_output=True, text=True, check=False)
+
+
+def test_gpu_bench_measures_every_part_at_tiny_size() -> None:
+    done = run_bench("--size", "tiny")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout[done.stdout.index("{") :])
+    for part in ("in_process", "lora", "qlora"):
+        assert report[part].get("tokens_per_s", 0) > 0, report[part]
+    assert report["novelty"]["query_ms"] > 0 and report["weights"]["gib"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_bench_refuses_true_size_without_a_gpu() -> None:
+    done = run_bench()
+    assert done.returncode == 3 and "needs a GPU" in done.stderr

@@ -1,0 +1,185 @@
+"""Rehearsals against the real vLLM: the packaged profiles pass, and a sabotaged step is named with its cause."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.paths import Home
+from nanoflux_local.rehearsal.full_size import Load, measure_all
+from nanoflux_local.rehearsal.steps import Report
+from nanoflux_models.interpreter import VARIABLE
+from nanoflux_models.manifest import CATALOG
+
+PROJECT = Path(__file__).parents[2]
+ONE_MODEL = """
+concurrency = 4
+embedder = "minilm"
+[endpoints.gemma]
+interface = "vllm"
+model = "gemma-3-4b-it"
+context = {context}
+[endpoints.claude]
+interface = "anthropic_messages"
+model = "claude-opus-4-5"
+key_env = "ANTHROPIC_API_KEY"
+[endpoints.o-judge]
+interface = "openai_responses"
+model = "o3"
+key_env = "OPENAI_API_KEY"
+[endpoints.minilm]
+interface = "embedder"
+model = "all-minilm-l6-v2"
+[roles.attacker]
+endpoint = "claude"
+[roles.defender]
+endpoint = "gemma"
+sampling = {{ temperature = 0.7 }}
+[roles.judge]
+endpoint = "o-judge"
+"""
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The interpreter of the vLLM environment that `make test` installs."""
+    path = Path(os.environ.get(VARIABLE) or PROJECT / ".venv-vllm/bin/python")
+    if not path.is_file():
+        pytest.skip(f"no vLLM at {path}: `make vllm` installs it")
+    return str(path)
+
+
+def write_profile(folder: Path, context: int = 4096) -> Path:
+    """A profile whose defender alone is served here."""
+    path = folder / "one.toml"
+    path.write_text(ONE_MODEL.format(context=context))
+    return path
+
+
+def run_rehearsal(home: Path, python: str, *words: str) -> tuple[int, Any, str]:
+    """`nanoflux models rehearse … --json` in a separate process: exit code, document, stderr."""
+    environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
+    command = [sys.executable, "-m", "nanoflux_local.cli", "models", "rehearse", *words, "--json"]
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+
+
+PROFILES = ("a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid")
+STEPS = {
+    "profile",
+    "plan",
+    "stand-in",
+    "run",
+    "serve",
+    "turns",
+    "export",
+    "train",
+    "load",
+    "evaluate",
+    "sleep and wake",
+}
+
+
+def failures(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [step for step in document["steps"] if step["outcome"] == "failed"]
+
+
+@pytest.mark.timeout(3600)
+def test_packaged_profiles_pass_and_leave_the_users_home_alone(tmp_path: Path, vllm_python: str) -> None:
+    home = tmp_path / "home"
+    code, documents, said = run_rehearsal(home, vllm_python, *PROFILES)
+    assert code == 0, said
+    assert [document["profile"] for document in documents] == list(PROFILES)
+    for document in documents:
+        assert document["ok"] and {step["name"] for step in document["steps"]} >= STEPS
+        for step in document["steps"]:
+            assert step["outcome"] == "passed" or step["name"] == "sleep and wake", step
+    assert documents[-1]["steps"][-1]["name"] == "stop"
+    assert not home.exists() or not list(home.iterdir())
+
+
+@pytest.mark.timeout(1800)
+def test_wrong_lora_target_is_named_at_the_training(tmp_path: Path, vllm_python: str) -> None:
+    home = tmp_path / "home"
+    (home / "models").mkdir(parents=True)
+    manifest = (CATALOG / "gemma-3-4b-it.toml").read_text()
+    lines = [line if not line.startswith("targets") else 'targets = ["qkv_proj"]' for line in manifest.splitlines()]
+    (home / "models" / "gemma-3-4b-it.toml").write_text("\n".join(lines))
+    code, document, _ = run_rehearsal(home, vllm_python, str(write_profile(tmp_path)))
+    failed = failures(document)
+    assert code == 1 and [step["name"] for step in failed] == ["train"]
+    assert "'qkv_proj' matches no linear layer" in failed[0]["detail"] and "q_proj" in failed[0]["detail"]
+    assert {step["name"]: step["outcome"] for step in document["steps"]}["load"] == "skipped"
+
+
+@pytest.mark.timeout(1800)
+def test_missing_torchvision_is_named_at_the_start_of_the_server(tmp_path: Path, vllm_python: str) -> None:
+    code, document, _ = run_rehearsal(
+        tmp_path / "home", without_torchvision(tmp_path, vllm_python), str(write_profile(tmp_path))
+    )
+    failed = failures(document)
+    assert code == 1 and [(step["name"], step["model"]) for step in failed] == [("serve", "gemma-3-4b-it")]
+    assert "torchvision" in failed[0]["detail"]
+    assert {step["name"]: step["outcome"] for step in document["steps"]}["turns"] == "skipped"
+
+
+def without_torchvision(folder: Path, python: str) -> str:
+    """An interpreter with the same packages, in which torchvision cannot be imported."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
+    site = next((folder / "venv").glob("lib/python*/site-packages"))
+    packages = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    (site / "packages.pth").write_text(f"{packages}\nimport no_torchvision\n")
+    (site / "no_torchvision.py").write_text(
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'torchvision':\n"
+        "            raise ModuleNotFoundError(\"No module named 'torchvision'\", name=name)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    return str(folder / "venv" / "bin" / "python")
+
+
+def test_context_that_is_too_small_is_named_with_its_key(tmp_path: Path, vllm_python: str) -> None:
+    code, document, _ = run_rehearsal(tmp_path / "home", vllm_python, str(write_profile(tmp_path, context=96)))
+    failed = failures(document)
+    assert code == 1 and [step["name"] for step in failed] == ["run"]
+    assert "endpoints.gemma.context" in failed[0]["detail"]
+    assert {step["name"]: step["outcome"] for step in document["steps"]}["serve"] == "skipped"
+
+
+def test_full_size_refuses_a_machine_without_a_gpu(tmp_path: Path, vllm_python: str) -> None:
+    code, document, said = run_rehearsal(tmp_path / "home", vllm_python, "hybrid", "--full-size")
+    assert code == 3 and document is None and "needs a GPU" in said
+
+
+@pytest.mark.timeout(1800)
+def test_full_size_measures_a_dummy_load_at_tiny_size(
+    tmp_path: Path, vllm_python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, vllm_python)
+    report = Report(str(write_profile(tmp_path, context=1024)))
+    measure_all(Home(tmp_path / "home"), [report], Load(prompt_tokens=16, reply_tokens=4, tiny=True))
+    outcomes = {step.name: step.outcome for step in report.steps}
+    assert report.ok, report.steps
+    assert outcomes == {
+        "profile": "passed", "plan": "passed", "serve": "passed", "memory": "skipped", "throughput": "passed",
+        "sleep and wake": "skipped", "stop": "passed",
+    }  # fmt: skip
+    assert any("tokens/s written by 4 requests" in step.detail for step in report.steps)
+
+
+def test_profiles_in_process_need_no_rehearsal(tmp_path: Path, vllm_python: str) -> None:
+    code, document, _ = run_rehearsal(tmp_path / "home", vllm_python, "embedded")
+    assert code == 1 and "in process" in failures(document)[0]["detail"]
