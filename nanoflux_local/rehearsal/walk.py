@@ -48,9 +48,6 @@ OVERRIDES = {
     "concurrency": 4,
     "judge": {"trial": 0, "code_check": False, "quality": False, "fact_check": False},
 }
-TRAINING = {"learning_rate": 1e-3}
-"""A rehearsal keeps two examples, five steps: at the default 2e-4 an adapter would hardly outgrow rounding when it is
-merged into 16 bits; at 2e-3 and four times the steps it unlearnt every answer."""
 WIDER = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
 """gpt-oss is decoded with its server's vocabulary, in which a reply is dozens of tokens that have to be told apart."""
 CALM = 0.04
@@ -276,8 +273,8 @@ def _train_and_compare(act: _Act, stage: Stage, report: Report) -> None:
 
 
 def _train(act: _Act, stage: Stage) -> str:
-    """LoRA with the default settings but for how often two rows are seen."""
-    settings = trainings.with_targets(stage.home, act.base, train_settings(TRAINING))
+    """LoRA with the default settings on the few rows that were kept."""
+    settings = trainings.with_targets(stage.home, act.base, train_settings({}))
     data = trainings.data_of_run(stage.home, act.run)
     data = replace(data, validation=data.validation[:VALIDATED])
     adapted = adapted_by(weights_dir(act.base, stage.home.root), settings.target_modules)
