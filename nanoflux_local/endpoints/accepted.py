@@ -32,7 +32,7 @@ _UNSUPPORTED = re.compile(
     r"|not available|cannot be used"
 )
 _TOGETHER = re.compile(r"both|only one|together|same time|simultaneous|either")
-_STOP = re.compile(r"""['"`]stop['"`]|\bstop[_ ](?:sequences?|strings?|words?)\b|(?:^|[.\s])stop:""")
+_STOP = re.compile(r"""[.'"`]stop['"`]|\bstop[_ ](?:sequences?|strings?|words?)\b|(?:^|[.\s])stop:""")
 _NO_SYSTEM = re.compile(
     r"system.{0,40}(?:not supported|unsupported|not allowed|not enabled|not permitted)|not support.{0,20}system"
     r"|developer instruction is not enabled|roles must alternate|only user and assistant roles"

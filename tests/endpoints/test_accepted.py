@@ -145,6 +145,9 @@ EXTRA = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra input
         (CHAT, refusal("`temperature` and `top_p` cannot both be specified for this model. Please use only one."),
          ["top_p"], {}),
         (CHAT, refusal("stop: too many"), [], {"stop": list(STOPS[:4])}),
+        (CHAT, refusal("2 validation errors: {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a "
+                       "valid string'} {'type': 'too_long', 'loc': 'body.stop', 'msg': 'List should have at most 4 "
+                       "items after validation, not 5'}", type="BadRequestError"), [], {"stop": list(STOPS[:4])}),
         (CHAT, refusal("Unsupported parameter: 'stop' is not supported with this model.", param="stop"), ["stop"], {}),
         (CHAT, refusal("System role not supported", type="BadRequestError", code=400), [],
          {"messages": [{"role": "user", "content": "Be terse.\n\n2 + 2?"}]}),
