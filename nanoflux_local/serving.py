@@ -61,7 +61,7 @@ class Workload:
             fix = "state weights_gib and kv_bytes_per_token"
             raise ConfigError(f"the manifest of {self.manifest.name} has no [memory] table", fix)
         if parallel.nodes > 1:
-            fix = "see docs/multi-node.md"
+            fix = "see docs/how-to/multi-node.md"
             raise ConfigError(f"{self.manifest.name} spans several machines; this plans one", fix)
         return Demand(
             self.manifest.name,

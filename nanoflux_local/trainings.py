@@ -81,7 +81,7 @@ def data_of_run(home: Home, run: str, choice: Choice | None = None) -> TrainingD
 
 
 def data_of_file(home: Home, path: Path, choice: Choice | None = None) -> TrainingData:
-    """The rows of a file (docs/training.md), all or as many as chosen; leaks are looked for in every benchmark here.
+    """The rows of a file (docs/how-to/training.md), chosen and checked for leaked benchmark items.
 
     Raises:
         DataError: the file or a row of it cannot be read.

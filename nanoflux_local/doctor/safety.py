@@ -26,7 +26,7 @@ def sandbox() -> Check:
     missing = [layer for layer, holds in report["layers"].items() if not holds]
     found = f"{', '.join(held) or 'no layer'} {'hold' if len(held) > 1 else 'holds'}"
     found += f"; missing: {', '.join(missing)}" if missing else ""
-    fix = f"{'; '.join(report['reasons'])} (docs/sandbox.md)" if missing else ""
+    fix = f"{'; '.join(report['reasons'])} (docs/explanation/sandbox.md)" if missing else ""
     return Check("sandbox", bool(report["safe"]), found, fix)
 
 

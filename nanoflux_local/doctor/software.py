@@ -33,7 +33,7 @@ def torch() -> Check:
     except PackageNotFoundError:
         return Check("torch", False, "not installed", f"pip install -c {packages.constraints_file()} torch")
     if found.endswith("+cpu") and described_gpus():
-        return Check("torch", False, f"{found}, which sees no GPU", "install torch for CUDA: docs/profiles.md")
+        return Check("torch", False, f"{found}, which sees no GPU", "install a CUDA build of torch")
     return Check("torch", True, found)
 
 

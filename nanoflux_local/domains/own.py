@@ -52,7 +52,7 @@ def load_domain(name: str, root: Path | None = None) -> Domain:
     if root and name in known_domains(root):
         return _read_domain(name, root / "domains" / f"{name}.toml")
     names = ", ".join(known_domains(root))
-    raise ConfigError(f"there is no domain {name!r}", f"choose one of: {names}; or write your own (docs/domains.md)")
+    raise ConfigError(f"there is no domain {name!r}", f"choose one of {names}, or write one: docs/how-to/domains.md")
 
 
 def files_of(name: str, root: Path) -> list[Path]:

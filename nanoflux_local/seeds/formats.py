@@ -249,7 +249,7 @@ OWN_KEYS = ("question", "answer", "solution", "program", "options", "id", "split
 
 
 def own(row: Mapping[str, Any], file: str) -> Item:
-    """Own data (docs/domains.md): question and answer, and whatever else of `OWN_KEYS` there is; no other key."""
+    """Own data (docs/how-to/domains.md): a question, an answer and any other key of `OWN_KEYS`."""
     del file
     given = {key: value for key, value in row.items() if value is not None and value != ""}
     foreign = next((key for key in given if key not in (*OWN_KEYS, *OWN_LETTERS)), None)

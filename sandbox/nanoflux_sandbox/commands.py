@@ -28,7 +28,7 @@ def run_file(path: Path, wall_s: float = Limits().wall_s, backend: str = "auto")
     except OSError as error:
         raise SandboxError(f"cannot read {path}: {error.strerror}", "name a file with a Python program", 2) from None
     except ValueError as error:
-        raise SandboxError(str(error), "see docs/sandbox.md for the settings", 2) from None
+        raise SandboxError(str(error), "see docs/explanation/sandbox.md for the settings", 2) from None
     return run_apart(_once(sandbox, code, limits)).as_dict()
 
 

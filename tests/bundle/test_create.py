@@ -70,7 +70,7 @@ def test_software_is_carried_in_and_works_where_there_is_no_network(
     assert alone(str(lab / "venv/bin/pip"), "list", "--format=freeze", cwd=tmp_path)[:2] == [
         "nanoflux-local==0.1.0", "needed==0.1.0",
     ]  # fmt: skip
-    assert (lab / "docs" / "sandbox.md").is_file() and not (lab / "wheels").exists()
+    assert (lab / "docs" / "explanation" / "sandbox.md").is_file() and not (lab / "wheels").exists()
     components = json.loads((lab / "sbom.json").read_text())["components"]
     assert [(each["name"], each["licenses"][0]["license"]["name"]) for each in components][:2] == [
         ("nanoflux-local", "Apache-2.0"), ("needed", "MIT © Zoë"),

@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md are executed: each is one new module, and nothing else is touched."""
+"""The examples of docs/how-to/extending.md are executed: each is one new module, and nothing else is touched."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ from nanoflux_local.roles import checks
 from nanoflux_local.roles.checks.base import check_kinds
 from nanoflux_local.trial import trial_result
 
-PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "extending.md").read_text("utf-8")
 
 
 def example(heading: str) -> str:

@@ -25,7 +25,7 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
 
 
 def test_whatever_the_papers_table_names_exists() -> None:
-    page = (DOCS / "paper.md").read_text(encoding="utf-8")
+    page = (DOCS / "reference" / "paper.md").read_text(encoding="utf-8")
     places = re.findall(r"\| `(nanoflux_[\w.]+)` \| `(tests/[\w/.]+)::(\w+)` \|", page)
     assert len(places) == page.count("\n| ") - 1 and len(places) > 20, "each row names code and a test"
     for place, file, test in places:
@@ -34,7 +34,7 @@ def test_whatever_the_papers_table_names_exists() -> None:
         assert f"def {test}(" in (PROJECT / file).read_text(encoding="utf-8"), test
 
 
-@pytest.mark.parametrize("page", [PROJECT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [PROJECT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
 def test_links_between_the_documents_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -74,8 +74,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_site_works_from_a_disk_and_every_link_and_anchor_is_there(site: Path) -> None:
-    pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.glob("*.html")}
-    assert {page.name for page in pages} >= {f"{page.stem}.html" for page in DOCS.glob("*.md")}
+    pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    assert {page.relative_to(site).with_suffix(".md") for page in pages} >= {
+        page.relative_to(DOCS) for page in DOCS.rglob("*.md")
+    }
     for page, links in pages.items():
         if page.name == "404.html":
             continue  # shown by web servers alone

@@ -25,7 +25,7 @@ novelty = { question = 0.9 }
 
 
 def _block(kind: str) -> str:
-    found = re.findall(rf"```{kind}\n(.*?)```", (DOCS / "domains.md").read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(rf"```{kind}\n(.*?)```", (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(found) == 1, kind
     return found[0]
 
@@ -67,7 +67,7 @@ def test_the_pages_worked_example_works(
 
 
 def test_the_page_names_every_key_of_a_domain() -> None:
-    page = (DOCS / "domains.md").read_text(encoding="utf-8")
+    page = (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8")
     keys = Domain.model_fields.keys() - {"name", "prompts"}
     assert [key for key in sorted(keys) if not re.search(rf"`{key}`|^\[?{key}\b", page, re.MULTILINE)] == []
 
@@ -200,7 +200,7 @@ OWN_DEFENDERS = {"starter": "defender_short", "gsmhard-short": "defender_steps"}
 
 def _table() -> dict[str, tuple[int, int]]:
     """By prompt: its version, and the most tokens."""
-    page = (DOCS / "prompts.md").read_text(encoding="utf-8")
+    page = (DOCS / "reference" / "prompts.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", page, re.MULTILINE)
     return {name: (int(version), int(tokens)) for name, version, tokens in rows}
 

@@ -228,7 +228,7 @@ def test_the_table_is_broad() -> None:
 
 @pytest.mark.parametrize("row", LM_EVAL, ids=lambda row: repr(row["reply"][-24:]))
 def test_every_difference_from_lm_evals_flexible_rule_has_its_reason(row: dict[str, Any]) -> None:
-    """docs/evaluation.md gives the reasons; where none is written down, the scorers say the same."""
+    """docs/explanation/evaluation.md gives the reasons; where none is written down, the scorers say the same."""
     score = score_reply(NUMBER, row["reply"], Seed("n", "gsm8k", "Q", row["answer"]))
     assert ((score.mark == "right") != row["flexible-extract"][1]) == bool(row["why"]), score
 

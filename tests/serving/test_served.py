@@ -142,7 +142,7 @@ def test_a_lora_trained_here_is_loaded_while_it_runs_and_proved(
 
 
 EQUAL, NEAR_TIE, WRITTEN = 0.8, 0.5, 24
-"""docs/adapters.md: the least share of equal texts; where two part, by how many nats PEFT may prefer its own choice to
+"""docs/how-to/adapters.md: the least share of equal texts; the most nats by which PEFT may prefer its own choice to
 the server's token; tokens of a text at most."""
 END = 2
 """SmolLM2's end of turn."""
