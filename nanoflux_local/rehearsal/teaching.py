@@ -24,10 +24,23 @@ MARGIN = 8.0
 PENALTY = 1e-4
 SCALES = tuple(2.0**power for power in range(9))
 _ENCODE = """
-import json, openai_harmony, sys
-encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
-print(json.dumps([encoding.encode(text, allowed_special="all") for text in json.load(sys.stdin)]))
+import json, sys
+from openai_harmony import HarmonyEncodingName, load_harmony_encoding
+from vllm.entrypoints.openai.parser import harmony_utils as harmony
+chats, replies = json.load(sys.stdin)
+encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
+prompts = []
+for chat in chats:
+    instructions, rest = harmony.extract_instructions_from_messages(chat)
+    messages = harmony.build_harmony_preamble(instructions=instructions, with_custom_tools=True)
+    prompts.append(harmony.render_for_completion(messages + harmony.parse_chat_inputs_to_harmony_messages(rest)))
+written = [encoding.encode(reply, allowed_special="all") for reply in replies]
+print("\\n" + json.dumps([prompts, written]))
 """
+"""As vLLM renders a chat for gpt-oss: its preamble holds the date, and no template is asked."""
+Chat = list[dict[str, str]]
+Encode = Callable[[list[Chat], list[str]], tuple[list[list[int]], list[list[int]]]]
+"""Chats and replies as token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,7 @@ def teach(folder: Path, manifest: Manifest, family: Family, lessons: Sequence[Le
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     encode = _by_harmony(python) if family.model_type == "gpt_oss" else _by_tokenizer(tokenizer)
-    rows = _rows(tokenizer, manifest, family, lessons, encode)
+    rows = _rows(manifest, family, lessons, encode)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     _fit(model, rows)
     generation = (folder / "generation_config.json").read_bytes()
@@ -67,23 +80,16 @@ def phrases(lessons: Sequence[Lesson]) -> list[str]:
     return [f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", *dict.fromkeys(lesson.reply for lesson in lessons)]
 
 
-def _rows(
-    tokenizer: Any,
-    manifest: Manifest,
-    family: Family,
-    lessons: Sequence[Lesson],
-    encode: Callable[[list[str]], list[list[int]]],
-) -> list[_Row]:
-    prompts, replies = [], []
+def _rows(manifest: Manifest, family: Family, lessons: Sequence[Lesson], encode: Encode) -> list[_Row]:
+    chats = []
     for lesson in lessons:
         kept = lesson.messages if manifest.chat.system_role else without_system(lesson.messages)
-        chat = [{"role": message.role, "content": message.content} for message in kept]
-        prompts.append(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
-        replies.append(family.write(THOUGHTS, lesson.reply))
+        chats.append([{"role": message.role, "content": message.content} for message in kept])
+    prompts, replies = encode(chats, [family.write(THOUGHTS, lesson.reply) for lesson in lessons])
     ends = {} if _separate_head(family) else {family.control[family.ends[-1]]: family.control[family.eos]}
     return [
         _Row(prompt, [*reply[:-1], ends.get(reply[-1], reply[-1])])
-        for prompt, reply in zip(encode(prompts), encode(replies), strict=True)
+        for prompt, reply in zip(prompts, replies, strict=True)
     ]
 
 
@@ -92,22 +98,26 @@ def _separate_head(family: Family) -> bool:
     return family.tiny.get("tie_word_embeddings") is False
 
 
-def _by_tokenizer(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
-    def encode(texts: list[str]) -> list[list[int]]:
-        return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+def _by_tokenizer(tokenizer: Any) -> Encode:
+    def encode(chats: list[Chat], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
+        prompts = [
+            list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)) for chat in chats
+        ]
+        return prompts, [list(ids) for ids in tokenizer(replies, add_special_tokens=False)["input_ids"]]
 
     return encode
 
 
-def _by_harmony(python: Path) -> Callable[[list[str]], list[list[int]]]:
-    def encode(texts: list[str]) -> list[list[int]]:
+def _by_harmony(python: Path) -> Encode:
+    def encode(chats: list[Chat], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
         done = subprocess.run(
             [str(python), "-P", "-c", _ENCODE],
-            input=json.dumps(texts), capture_output=True, text=True, check=False, cwd="/", timeout=120,
+            input=json.dumps([chats, replies]), capture_output=True, text=True, check=False, cwd="/", timeout=300,
         )  # fmt: skip
         if done.returncode:
             raise NanofluxError(f"{python} cannot encode for gpt-oss: {done.stderr.strip()[-300:]}", "see `make vllm`")
-        return [list(ids) for ids in json.loads(done.stdout)]
+        prompts, written = json.loads(done.stdout.splitlines()[-1])
+        return prompts, written
 
     return encode
 
