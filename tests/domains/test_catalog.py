@@ -14,7 +14,7 @@ from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.roles.quality import SECTIONS
 from nanoflux_local.roles.sections import read_sections
 from nanoflux_local.seeds.formats import FORMATS
-from nanoflux_local.transcript import Attack, Defence, Search, Seed
+from nanoflux_local.transcript import Attack, Defence, Exhibit, Seed
 
 SPEC_SECTIONS = {
     "attacker": ("QUESTION", "SOLUTION", "ANSWER", "REFLECTION"),
@@ -37,7 +37,7 @@ DEFENCE = Defence("Another {{ way }}", "41 & more", "An analysis")
 VALUES = {
     "attacker": {"seeds": SEEDS, "first": True},
     "defender": {"question": ATTACK.question, "budgets": {"ANALYSIS": 77, "SOLUTION": 78, "ANSWER": 79}, "first": True},
-    "validation": {"attack": ATTACK, "evidence": (Search("a query", "timeout"),)},
+    "validation": {"attack": ATTACK, "evidence": (Exhibit("search", "a query", "timeout"),)},
     "evaluation": {"attack": ATTACK, "defence": DEFENCE},
     "confidence": {"confidence": 0.62},
     "code": {"attack": ATTACK, "problem": "it is no Python"},
