@@ -238,8 +238,8 @@ class _Loop:
         progress.val_losses.append(value)
         if losses:
             progress.epoch_losses.append(sum(losses) / len(losses))
-        known = [loss for loss in progress.val_losses if loss is not None]
-        if value is not None and self.settings.early_stopping and value <= min(known):
+        earlier = [loss for loss in progress.val_losses[:-1] if loss is not None]
+        if value is not None and self.settings.early_stopping and value < min(earlier, default=math.inf):
             progress.best_epoch = epoch
             progress.best_weights = {name: w.clone() for name, w in lora_weights(self.model.peft).items()}
         self.on_event(EpochEvent(epoch, progress.step, progress.epoch_losses[-1] if losses else None, value))
