@@ -27,9 +27,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local import binding, runs
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
 
 SUPPORT = Path(__file__).with_name("support")
 SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 0.88}}

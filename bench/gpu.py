@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from nanoflux_local.novelty import NoveltyIndex
 from nanoflux_local.records import ChatRequest, Message, Sampling
+from nanoflux_local.run.novelty import NoveltyIndex
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_models.gpus import query_gpus
 from nanoflux_models.manifest import load_manifest
@@ -100,7 +100,7 @@ def make_model(folder: Path, home: Path, size: Size, device: str) -> dict[str, A
 
 def decode(folder: Path, size: Size, device: str) -> dict[str, Any]:
     """Tokens a second of the in-process endpoint with all its rows in use."""
-    from nanoflux_local.endpoints.in_process import InProcessEndpoint
+    from nanoflux_local.endpoints.local.in_process import InProcessEndpoint
 
     async def ask_all() -> tuple[int, float]:
         endpoint = InProcessEndpoint(folder, rows=size.rows, device=device, system_role=False)

@@ -10,7 +10,7 @@ import statistics
 import time
 from pathlib import Path
 
-from nanoflux_local.endpoints.cores import share_cores
+from nanoflux_local.endpoints.local.cores import share_cores
 from nanoflux_models.offline import go_offline
 
 PROMPT = 160
@@ -39,7 +39,7 @@ def main() -> None:
 
 def decode(weights: Path, dtype: str, rows: int, used: int, tokens: int) -> tuple[float, float]:
     """Seconds to read one prompt, and seconds of a step (medians)."""
-    from nanoflux_local.endpoints.decoder import Decoder
+    from nanoflux_local.endpoints.local.decoder import Decoder
 
     decoder = Decoder(weights, None, rows, "cpu", dtype)
     prefills, steps = [], []

@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local import binding, runs
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity, Message, Sampling, canonical_json, digest
+from nanoflux_local.run import binding, runs
 
 MARK = 7_777_777_777_777
 SETTINGS = {"seeds": {"min": 2}, "target": 10**6, "concurrency": 8}

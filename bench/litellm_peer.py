@@ -27,17 +27,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local import binding, runs
-from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.fake_server import FakeServer
 from nanoflux_local.endpoints.faults import telling
-from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.openai_responses import OpenAIResponsesEndpoint
-from nanoflux_local.endpoints.served import ServedEndpoint
+from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.openai_responses import OpenAIResponsesEndpoint
+from nanoflux_local.endpoints.remote.served import ServedEndpoint
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Fault, Message, Sampling
+from nanoflux_local.run import binding, runs
 from nanoflux_models import guard
 
 VERSION = "1.106.12"

@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nanoflux_local.novelty import History, NoveltyIndex, rounding_error
 from nanoflux_local.records import Vector
+from nanoflux_local.run.novelty import History, NoveltyIndex, rounding_error
 
 
 def unit(rng: np.random.Generator, rows: int, dimensions: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":

@@ -31,8 +31,8 @@ from pathlib import Path
 
 import psutil
 
-from nanoflux_local import binding, runs
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
 
 QUIET_S, WITHIN_S = 0.08, 60.0
 SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 1.0}, "concurrency": 8}

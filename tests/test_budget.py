@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
-from nanoflux_local.budget import Cost, Purse
 from nanoflux_local.config import Budget, Caps, RunConfig
 from nanoflux_local.endpoints.faults import TOLD
 from nanoflux_local.errors import BudgetError, ConfigError
@@ -16,6 +14,8 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, FaultKind, Identity, Message, Reply
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.budget import Cost, Purse
 
 REQUEST = ChatRequest(Identity("test", "m"), (Message("user", "hello"),))
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.choice import Choice, choose
 from nanoflux_local.errors import NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.train.choice import Choice, choose
 
 CONFIG = {"domain": "starter", "target": 20, "max_turns": 20}
 

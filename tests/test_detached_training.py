@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, jobs, runs, trainings
-from nanoflux_local.choice import Choice
+from nanoflux_local import jobs
+from nanoflux_local.adapters.store import load_manifest
 from nanoflux_local.errors import LedgerError, NanofluxError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.train.adapters import load_manifest
+from nanoflux_local.run import binding, runs
+from nanoflux_local.train import trainings
+from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.settings import TrainSettings
 
 BASE = "tiny"

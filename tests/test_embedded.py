@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.cli.evaluate import evaluate
 from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
+from nanoflux_local.run import binding, runs
 from nanoflux_local.train.settings import TrainSettings
-from nanoflux_local.trainings import run_examples, train_adapter, validation_examples
+from nanoflux_local.train.trainings import run_examples, train_adapter, validation_examples
 
 pytestmark = pytest.mark.real_model
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
-from nanoflux_local.engine import Engine, Progress
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.ledger.calls import RememberedCalls
 from nanoflux_local.ledger.store import Ledger
@@ -21,6 +19,8 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Reply, Request, derive_seed
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.engine import Engine, Progress
 from nanoflux_local.transcript import OUTCOMES, TurnRecord
 
 REACHED = [outcome for outcome in OUTCOMES if outcome != "contaminated"]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
-from nanoflux_local.endpoints import replicas, retries
 from nanoflux_local.endpoints.chaos import TROUBLES, Chaos
+from nanoflux_local.endpoints.remote import replicas, retries
 from nanoflux_local.errors import BudgetError, EndpointError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
 
 PRICE = {"prompt": 1000, "completion": 1000}
 

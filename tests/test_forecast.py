@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from nanoflux_local import binding, forecast, runs
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, forecast, runs
 
 
 def observed(rng: np.random.Generator, chance: float, turns: int) -> forecast.Turns:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from nanoflux_local import runs
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.trial import trial_result
+from nanoflux_local.run import runs
+from nanoflux_local.run.trial import trial_result
 
 FIXTURES = Path(__file__).with_name("fixtures")
 RUN = "starter-68593da9"

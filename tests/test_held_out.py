@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.cli.run import SHOWN, show_run
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import NothingMatchedError, RefusedError
-from nanoflux_local.held_out import GRAM, HeldOut, grams
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import EmbedReply, Identity
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.held_out import GRAM, HeldOut, grams
 from nanoflux_local.transcript import Attack, Seed
 
 STORY = "A baker sells 12 trays of 30 rolls each morning and gives 7 rolls to the school next door every single day"

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, jobs, runs
+from nanoflux_local import jobs
 from nanoflux_local.errors import RefusedError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
 
 SLOW = {"duelist-a": {"delay_s": 0.4}, "duelist-b": {"delay_s": 0.4}}
 
@@ -161,7 +162,7 @@ def test_of_many_that_start_the_same_run_at_once_one_plays_and_the_others_are_re
 MEMORY = """
 import asyncio, json, re, sys
 from pathlib import Path
-from nanoflux_local import binding, runs
+from nanoflux_local.run import binding, runs
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 home = Home(Path(sys.argv[1])).prepare()

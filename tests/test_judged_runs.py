@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
-from nanoflux_local.choice import Choice, choose
 from nanoflux_local.cli.run import show_run
 from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import NothingMatchedError, RefusedError
@@ -16,11 +14,13 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.trial import panel_result
+from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.tools.corpus import Corpus
 from nanoflux_local.tools.python_check import PythonTool
+from nanoflux_local.train.choice import Choice, choose
 from nanoflux_local.transcript import Attempt
-from nanoflux_local.trial import panel_result
-from nanoflux_local.whatif import replay_with
 
 SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries": {"parse": 0}}
 

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
+from nanoflux_local.adapters.store import load_manifest
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.train.adapters import load_manifest
 from nanoflux_local.train.rows import write_rows
 
 TWO = "--multi_gpu --num_processes 2 --main_process_port 0"  # a CPU counts as a device

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.endpoints.scripted import HashingEmbedder
 from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.examples.lineage import lineage
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.lineage import lineage
-from nanoflux_local.novelty import similarity
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.novelty import similarity
 from nanoflux_local.seeds.benchmarks import easy_items
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.errors import NothingMatchedError, RefusedError
 from nanoflux_local.ledger.asked import freeze, questions_of
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
 
 SETTINGS = {"seeds": {"min": 2}, "target": 1000, "retries": {"validation": 2}}
 

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from nanoflux_local import novelty
-from nanoflux_local.novelty import History, NoveltyIndex, rounding_error, similarity
+from nanoflux_local.run import novelty
+from nanoflux_local.run.novelty import History, NoveltyIndex, rounding_error, similarity
 
 EMPTY = History()
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
-from nanoflux_local.endpoints import retries
 from nanoflux_local.endpoints.chaos import Chaos
 from nanoflux_local.endpoints.fake_server import FakeServer
+from nanoflux_local.endpoints.remote import retries
 from nanoflux_local.endpoints.scripted import duel
 from nanoflux_local.errors import BusyError, UnreadError
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.streaks import Streaks
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.streaks import Streaks
 from nanoflux_local.transcript import Attack, Attempt, Defence, TurnRecord, Verdict
 
 KEY = "sk-0123456789abcdef0123456789"

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.endpoints.fake_server import EMBEDDINGS, READ, FakeServer, _send
 from nanoflux_local.endpoints.faults import Seen
-from nanoflux_local.endpoints.refusals import FILTERED, REJECTED, TOO_LONG, refusal_cause
-from nanoflux_local.engine import Progress
+from nanoflux_local.endpoints.remote.refusals import FILTERED, REJECTED, TOO_LONG, refusal_cause
 from nanoflux_local.errors import EndpointRefusedError, NanofluxError, UnreadError
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import FaultKind
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.engine import Progress
 
 OVERFLOW = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
 

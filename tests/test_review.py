@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import review
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
+from nanoflux_local.examples import review
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home

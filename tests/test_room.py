@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from nanoflux_local.room import RANK, Room
+from nanoflux_local.limiter import RANK, Room
 
 
 async def settle() -> None:

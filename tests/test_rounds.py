@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, jobs, rounds
+from nanoflux_local import jobs
 from nanoflux_local.errors import NanofluxError, UsageError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, rounds
 
 TINY = {"endpoints": {"smollm2": {"model": "tiny"}}, "target": 3, "concurrency": 4, "reply_tokens": 24,
         "budgets": {"ANALYSIS": 8, "SOLUTION": 8, "ANSWER": 8}}  # fmt: skip

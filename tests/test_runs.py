@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, jobs, runs
+from nanoflux_local import jobs
 from nanoflux_local.config import RunConfig
 from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import (
@@ -23,6 +23,7 @@ from nanoflux_local.errors import (
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
+from nanoflux_local.run import binding, runs
 from nanoflux_models.errors import ModelsError
 
 

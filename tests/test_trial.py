@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.answers import numbers_agree, read_number
 from nanoflux_local.cli.run import show_run
 from nanoflux_local.ledger.calls import RememberedCalls
@@ -20,9 +19,10 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
 from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.trial import hold_trial, known_solutions, trial_result, with_fault
 from nanoflux_local.seeds.source import Items
 from nanoflux_local.transcript import Attack, Doubt, Finding, Seed, Verdict
-from nanoflux_local.trial import hold_trial, known_solutions, trial_result, with_fault
 
 SUM = Seed("sum", "d", "How much are 1,000 and 234?", "1234", "1000 + 234 = 1,234 in all. The answer is 1,234.")
 CHOICE = Seed("choice", "d", "Which?", "B", options={"A": "an ant", "B": "a bee", "C": "a cat"})

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from nanoflux_local.binding import resolve, rules_for
-from nanoflux_local.novelty import History
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, CutReply, CutRequest, EmbedReply, EmbedRequest, Identity
+from nanoflux_local.run.binding import resolve, rules_for
+from nanoflux_local.run.novelty import History
+from nanoflux_local.run.turn import Cast, Rules, run_turn
 from nanoflux_local.transcript import Attack, Defence, TurnRecord, Verdict
-from nanoflux_local.turn import Cast, Rules, run_turn
 
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
 NOTHING = History()

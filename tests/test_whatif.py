@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import ConfigError, NothingMatchedError, RefusedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.transcript import TurnRecord
-from nanoflux_local.whatif import replay_with
 
 TURNS = 24
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanoflux_local import __version__, packages
+from nanoflux_local.adapters.store import find_adapter
 from nanoflux_local.bundle import sbom, wheels
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, UsageError
 from nanoflux_local.ledger.backup import back_up
 from nanoflux_local.paths import Home
-from nanoflux_local.train.adapters import find_adapter
 from nanoflux_models.errors import DigestMismatchError
 from nanoflux_models.record import problems, read_record
 from nanoflux_models.weights import weights_dir

@@ -18,7 +18,7 @@ def command() -> None:
 @with_json
 def list_all(as_json: bool) -> None:
     """Every adapter of this home."""
-    from nanoflux_local.train.adapters import list_adapters
+    from nanoflux_local.adapters.store import list_adapters
 
     found = list_adapters(home().adapters)
     if as_json:
@@ -64,7 +64,7 @@ def _dev_losses(entry: dict[str, Any]) -> list[float]:
 @with_json
 def show(adapter: str, as_json: bool) -> None:
     """What ADAPTER is and how it came about (the beginning of its hash is enough)."""
-    from nanoflux_local.train.adapters import described, find_adapter
+    from nanoflux_local.adapters.store import described, find_adapter
 
     folder = find_adapter(home().adapters, adapter)
     manifest = described(folder)
@@ -121,8 +121,8 @@ def _last_probe(probe: dict[str, Any] | None) -> str:
 @with_json
 def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
     """Take in FOLDER, a LoRA that another trainer saved in PEFT's format."""
-    from nanoflux_local.train.adapters import load_manifest
-    from nanoflux_local.train.imported import import_adapter
+    from nanoflux_local.adapters.importing import import_adapter
+    from nanoflux_local.adapters.store import load_manifest
 
     place = home().prepare()
     manifest = load_manifest(import_adapter(folder, place.root, place.adapters, base, name))
@@ -139,9 +139,9 @@ def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
 @with_json
 def merge(adapter: str, out: Path, as_json: bool) -> None:
     """Write the base with ADAPTER merged into its weights: a model folder like any other."""
-    from nanoflux_local.train.adapters import find_adapter, load_manifest
-    from nanoflux_local.train.merged import base_folder
-    from nanoflux_local.train.merged import merge as write_merged
+    from nanoflux_local.adapters.merge import base_folder
+    from nanoflux_local.adapters.merge import merge as write_merged
+    from nanoflux_local.adapters.store import find_adapter, load_manifest
 
     folder = find_adapter(home().adapters, adapter)
     record = write_merged(folder, base_folder(load_manifest(folder), home().root), out)
@@ -169,12 +169,12 @@ def merge(adapter: str, out: Path, as_json: bool) -> None:
 @with_json
 def export(adapter: str, out: Path, kind: str, as_json: bool) -> None:
     """Write ADAPTER for other programs: PEFT's folder, or the merged model as one GGUF file."""
-    from nanoflux_local.train.adapters import export_peft, find_adapter, load_manifest
+    from nanoflux_local.adapters.store import export_peft, find_adapter, load_manifest
 
     folder = find_adapter(home().adapters, adapter)
     if kind == "gguf":
-        from nanoflux_local.train.gguf_file import export_gguf
-        from nanoflux_local.train.merged import base_folder
+        from nanoflux_local.adapters.gguf import export_gguf
+        from nanoflux_local.adapters.merge import base_folder
 
         record = export_gguf(folder, base_folder(load_manifest(folder), home().root), out)
     else:

@@ -12,8 +12,8 @@ import click
 from nanoflux_local.paths import Home, default_home
 
 if TYPE_CHECKING:
-    from nanoflux_local.choice import Choice
     from nanoflux_local.jobs import Work
+    from nanoflux_local.train.choice import Choice
 
 KEPT = ("kept_failed", "kept_novel")
 """The reasons to keep, as `transcript` has them; help loads no records."""
@@ -50,7 +50,7 @@ def with_choice(function: F) -> F:
 
 def choice_of(options: dict[str, Any], seed: int) -> "Choice":
     """What those options ask for."""
-    from nanoflux_local.choice import Choice
+    from nanoflux_local.train.choice import Choice
 
     return Choice(**{key: value for key, value in options.items() if value is not None}, seed=seed)
 

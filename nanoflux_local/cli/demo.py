@@ -40,8 +40,8 @@ def _weights(place: Home) -> None:
 
 
 def _generate(place: Home) -> str:
-    from nanoflux_local import binding, runs
     from nanoflux_local.cli.run import play, show_run
+    from nanoflux_local.run import binding, runs
 
     say(f"2/5 generation: {EXAMPLES} examples that {MODEL} fails, or solves in a new way")
     config = binding.resolve("starter", "embedded", {"target": EXAMPLES, "seed": SEED}, place)
@@ -52,8 +52,8 @@ def _generate(place: Home) -> str:
 
 
 def _train(place: Home, run: str) -> str:
-    from nanoflux_local import trainings
     from nanoflux_local.cli.train import show_training, told
+    from nanoflux_local.train import trainings
     from nanoflux_local.train.settings import TrainSettings
 
     say(f"3/5 training: LoRA on {MODEL} with the paper's settings")

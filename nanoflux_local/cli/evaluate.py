@@ -117,7 +117,7 @@ def _corrected(place: Home, run: str, result: dict[str, Any]) -> dict[str, Any]:
     """
     from nanoflux_local.evaluate.statistics import corrected
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.trial import trial_result
+    from nanoflux_local.run.trial import trial_result
 
     with LedgerView(place.ledger) as view:
         row = view.find_run(run)
@@ -274,13 +274,13 @@ def evaluated(
 def _model(
     place: Home, model: str, adapter: str, via: "Via", args: tuple[str, ...], reasoning_tokens: int | None = None
 ) -> "Endpoint":
-    from nanoflux_local.binding import model_endpoint
+    from nanoflux_local.run.binding import model_endpoint
 
     return model_endpoint(model, adapter, place, via, args, reasoning_tokens)
 
 
 def _of_profile(place: Home, profile: str, name: str, reasoning_tokens: int | None) -> "Endpoint":
-    from nanoflux_local.binding import profile_endpoint
+    from nanoflux_local.run.binding import profile_endpoint
 
     stated = {} if reasoning_tokens is None else {"reasoning_tokens": reasoning_tokens}
     return profile_endpoint(profile, name, place, settings=stated)[0]
@@ -288,8 +288,8 @@ def _of_profile(place: Home, profile: str, name: str, reasoning_tokens: int | No
 
 def _judge(place: Home, profile: str, name: str) -> "SoftJudge":
     """The judge of a profile: the endpoint of that name, or the one that plays the role."""
-    from nanoflux_local.binding import profile_endpoint
     from nanoflux_local.evaluate.soft import SoftJudge
+    from nanoflux_local.run.binding import profile_endpoint
 
     endpoint, config = profile_endpoint(profile, name, place, role="judge")
     return SoftJudge(name or "judge", endpoint, config.structured)

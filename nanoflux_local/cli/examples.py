@@ -28,8 +28,8 @@ def command() -> None:
 @with_json
 def list_examples(run: str, as_json: bool) -> None:
     """All examples of RUN, in turn order, with the level of their reasoning and people's words."""
+    from nanoflux_local.examples.review import reviews_of
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.review import reviews_of
 
     with LedgerView(home().ledger) as view:
         name = view.find_run(run)["id"]
@@ -64,9 +64,9 @@ def show(example: str, as_json: bool) -> None:
     calls behind it, the trainings that learned from it, the held-out items nearest to it. `--json` has every prompt,
     reply and program whole.
     """
+    from nanoflux_local.examples.lineage import lineage
+    from nanoflux_local.examples.review import reviews_of
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.lineage import lineage
-    from nanoflux_local.review import reviews_of
 
     here = home()
     with LedgerView(here.ledger) as view:
@@ -173,7 +173,7 @@ def _told_quality(attempt: dict[str, Any]) -> str:
 @with_json
 def review(example: str, verdict: Any, note: str, reviewer: str, as_json: bool) -> None:
     """Write your word on an example down. Nothing is overwritten; your newest word counts."""
-    from nanoflux_local.review import review as add_review
+    from nanoflux_local.examples.review import review as add_review
 
     found = add_review(home(), example, verdict, note, reviewer)
     if as_json:
@@ -193,7 +193,7 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
 
     Fill in `verdict` (keep, drop, fix) and, if you like, `note`; then `nanoflux examples import-review FILE`.
     """
-    from nanoflux_local.review import export_blind
+    from nanoflux_local.examples.review import export_blind
 
     found = export_blind(home(), run, out, size or 0, seed)
     if as_json:
@@ -208,8 +208,8 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
 @with_json
 def import_review(file: Path, reviewer: str, as_json: bool) -> None:
     """Take a filled-in file back, and tell how far the judge and the person agree."""
+    from nanoflux_local.examples.review import agreement, import_blind
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.review import agreement, import_blind
 
     found = import_blind(home(), file, reviewer)
     with LedgerView(home().ledger) as view:

@@ -24,7 +24,7 @@ def command(run: str, kind: str, out: Path, seed: int, as_json: bool, **choice: 
 
     Nothing is written over, and nothing is left half-written.
     """
-    from nanoflux_local.dataset import export
+    from nanoflux_local.examples.export import export
 
     found = export(home(), run, kind, out, choice_of(choice, seed))
     if as_json:

@@ -10,7 +10,7 @@ import click
 
 from nanoflux_local import __version__, redaction
 from nanoflux_local.cli.common import plain
-from nanoflux_local.endpoints.cores import share_cores
+from nanoflux_local.endpoints.local.cores import share_cores
 from nanoflux_local.errors import NanofluxError, RefusedError
 
 NOUNS = {

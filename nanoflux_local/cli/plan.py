@@ -11,7 +11,7 @@ from nanoflux_local.errors import NanofluxError, UsageError
 from nanoflux_models.placement import ACTIVATIONS_GIB, ASLEEP_GIB, CUDA_GIB, GRAPHS_GIB, LIMIT, Plan, Server
 
 if TYPE_CHECKING:
-    from nanoflux_local.serving import Workload
+    from nanoflux_local.endpoints.managed.launches import Workload
 
 
 @click.command("plan")
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @with_json
 def command(profile: str, gpus: str, sequences: int | None, context: int | None, as_json: bool) -> None:
     """Say which model of PROFILE goes on which GPU; computed from manifests, nothing is started or measured."""
-    from nanoflux_local.serving import planned
+    from nanoflux_local.endpoints.managed.launches import planned
     from nanoflux_models.manifest import list_manifests
 
     sizes = _sizes(gpus)
@@ -90,9 +90,9 @@ def _requests(server: Server, asked: "Workload") -> str:
 def _workloads(profile: str, sequences: int | None, context: int | None) -> "dict[str, Workload]":
     """What the profile asks of each model on a server managed here, by its roles and its judge's panel; the same model
     twice is one server."""
-    from nanoflux_local.binding import load_profile
     from nanoflux_local.config import EndpointConfig, validated
-    from nanoflux_local.serving import CONCURRENCY, workloads
+    from nanoflux_local.endpoints.managed.launches import CONCURRENCY, workloads
+    from nanoflux_local.run.binding import load_profile
 
     values = load_profile(profile, home())
     tables = (values, values.get("without_programs", {}))

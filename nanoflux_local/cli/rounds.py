@@ -17,7 +17,7 @@ def command() -> None:
 @with_json
 def list_series(as_json: bool) -> None:
     """All series, newest first."""
-    from nanoflux_local import rounds
+    from nanoflux_local.run import rounds
 
     place = home()
     found = rounds.list_series(place) if place.ledger.exists() else []
@@ -66,7 +66,8 @@ def resume(series: str, detach: bool, as_json: bool) -> None:
 
 def play(place: Home, series: str, detach: bool) -> None:
     """Play a series here, or in a process of its own."""
-    from nanoflux_local import jobs, rounds
+    from nanoflux_local import jobs
+    from nanoflux_local.run import rounds
 
     work = jobs.Work(jobs.SERIES, series)
     if detach:
@@ -82,7 +83,7 @@ def play(place: Home, series: str, detach: bool) -> None:
 
 
 def show_series(place: Home, series: str, as_json: bool) -> None:
-    from nanoflux_local import rounds
+    from nanoflux_local.run import rounds
 
     found = rounds.show(place, series)
     if as_json:
@@ -116,7 +117,7 @@ def _ask(series: str, wish: Any) -> None:
 
 def _id(place: Home, series: str) -> str:
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.rounds import find
+    from nanoflux_local.run.rounds import find
 
     with LedgerView(place.ledger) as view:
         return str(find(view, series)["id"])

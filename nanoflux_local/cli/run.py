@@ -62,8 +62,8 @@ def start(
     **numbers: int | None,
 ) -> None:
     """Generate a dataset."""
-    from nanoflux_local import binding, runs
     from nanoflux_local.config import merged, parse_settings, read_toml
+    from nanoflux_local.run import binding, runs
 
     if not domain and not fork:
         raise click.UsageError("Missing option '--domain' (or '--fork', to begin with another run's settings).")
@@ -110,11 +110,11 @@ def _rounds(
     place: Home, config: Any, given: dict[str, Any], settings: tuple[str, ...], detach: bool, as_json: bool
 ) -> None:
     """Begin a series of rounds with this run's settings."""
-    from nanoflux_local import rounds
     from nanoflux_local.cli.rounds import play as play_series
     from nanoflux_local.cli.rounds import show_series
     from nanoflux_local.config import parse_settings
     from nanoflux_local.domains.own import load_domain
+    from nanoflux_local.run import rounds
 
     domain = load_domain(config.domain, place.root)
     dev = given["dev"] or rounds.default_dev(place, config, (*domain.evaluates, *domain.datasets))
@@ -180,8 +180,8 @@ def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
 
     A worker takes it up within a second. What decides the result is refused: it needs a run of its own.
     """
-    from nanoflux_local import runs
     from nanoflux_local.config import LIVE, parse_settings
+    from nanoflux_local.run import runs
 
     changes = parse_settings(settings)
     place = home()
@@ -197,8 +197,8 @@ def play(place: Home, run: str) -> None:
     """Carry a run on with a progress bar; Ctrl-C and SIGTERM end it with everything kept. A long wait for a server is
     reported.
     """
-    from nanoflux_local import runs
-    from nanoflux_local.engine import Progress
+    from nanoflux_local.run import runs
+    from nanoflux_local.run.engine import Progress
 
     bar = Bar(run)
     say(f"run {run}; stop with Ctrl-C, go on with `nanoflux run resume {run}`")
@@ -251,11 +251,11 @@ def show(run: str, as_json: bool) -> None:
 
 
 def show_run(place: Home, run: str, as_json: bool) -> None:
-    from nanoflux_local.forecast import forecast
+    from nanoflux_local.examples.review import agreement
     from nanoflux_local.jobs import RUN, Work, with_worker
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.review import agreement
-    from nanoflux_local.trial import panel_result, trial_result
+    from nanoflux_local.run.forecast import forecast
+    from nanoflux_local.run.trial import panel_result, trial_result
 
     with LedgerView(place.ledger) as view:
         summary = view.run_summary(run)
@@ -351,7 +351,7 @@ def _trial_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
     """How the judge judged solutions of known worth, by its own word and with its programs where it wrote any."""
     if found is None:
         return []
-    from nanoflux_local.trial import describe_rates
+    from nanoflux_local.run.trial import describe_rates
 
     left = f", {found['unjudged']} not judged" if found["unjudged"] else ""
     if found["with_check"] is None:
@@ -413,7 +413,7 @@ def replay(run: str, settings: tuple[str, ...], as_json: bool) -> None:
 
     With --set: what would have been kept under other thresholds, judge's rules or retries, and which calls are missing.
     """
-    from nanoflux_local import runs
+    from nanoflux_local.run import runs
 
     place = home()
     run = _id(place, run)
@@ -431,8 +431,8 @@ def replay(run: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 def _what_if(place: Home, run: str, settings: tuple[str, ...], as_json: bool) -> None:
     from nanoflux_local.config import parse_settings
-    from nanoflux_local.runs import fork_command
-    from nanoflux_local.whatif import replay_with
+    from nanoflux_local.run.runs import fork_command
+    from nanoflux_local.run.whatif import replay_with
 
     changes = parse_settings(settings)
     found = asyncio.run(replay_with(place, run, changes))

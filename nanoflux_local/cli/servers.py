@@ -61,8 +61,8 @@ def serve(
     as_json: bool,
 ) -> None:
     """Start a vLLM server for NAME, wait until it answers, and leave it running until `models stop`."""
+    from nanoflux_local.adapters.store import find_adapter
     from nanoflux_local.config import EndpointConfig
-    from nanoflux_local.train.adapters import find_adapter
 
     place = home().prepare()
     supervisor = _supervisor(place)
@@ -99,7 +99,7 @@ def _started(
     """A server that answers, with room for these adapters, and for others that come later if `lora` says so."""
     from dataclasses import replace
 
-    from nanoflux_local.serving import Workload, launch_for, rank_for, seats, with_lora
+    from nanoflux_local.endpoints.managed.launches import Workload, launch_for, rank_for, seats, with_lora
     from nanoflux_models.manifest import load_manifest
 
     manifest = load_manifest(config.model, place.root)
@@ -142,7 +142,7 @@ def _load(supervisor: Supervisor, record: ServerRecord, folder: Path, place: Hom
 
 
 def _probe(record: ServerRecord, folder: Path, place: Home) -> "Probe":
-    from nanoflux_local.adapter_hash import adapter_hash
+    from nanoflux_local.adapters.hash import adapter_hash
     from nanoflux_models.control import Control
     from nanoflux_models.probe import probe
     from nanoflux_models.weights import weights_dir
@@ -261,8 +261,8 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     """
     from dataclasses import asdict
 
+    from nanoflux_local.adapters.store import find_adapter, load_manifest
     from nanoflux_local.config import EndpointConfig
-    from nanoflux_local.train.adapters import find_adapter, load_manifest
 
     place = home().prepare()
     folder = find_adapter(place.adapters, adapter)

@@ -23,10 +23,10 @@ from nanoflux_local.errors import UsageError
 from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
-    from nanoflux_local.choice import Choice
     from nanoflux_local.train.audit import Audit
+    from nanoflux_local.train.choice import Choice
     from nanoflux_local.train.events import TrainEvent
-    from nanoflux_local.trainings import TrainingData
+    from nanoflux_local.train.trainings import TrainingData
 
 SHOWN = 20
 """Findings that a table shows; `--json` has all."""
@@ -68,8 +68,8 @@ def command(
 
     The same command again goes on with a training that was stopped or killed.
     """
-    from nanoflux_local import trainings
     from nanoflux_local.config import parse_settings
+    from nanoflux_local.train import trainings
     from nanoflux_local.train.settings import train_settings
 
     if launch and detach:
@@ -90,7 +90,7 @@ def command(
 
 
 def _data(place: Home, run: str | None, file: Path | None, choice: "Choice") -> "TrainingData":
-    from nanoflux_local import trainings
+    from nanoflux_local.train import trainings
 
     if (run is None) == (file is None):
         raise UsageError("name a run, or a file with --data: one of them", "nanoflux train RUN, or train --data FILE")
@@ -107,7 +107,8 @@ def work(place: Home, training: str, detach: bool, as_json: bool, launch: str = 
     from nanoflux_local.train.team import size
 
     if detach:
-        from nanoflux_local import jobs, trainings
+        from nanoflux_local import jobs
+        from nanoflux_local.train import trainings
 
         launched(place, jobs.Work(jobs.TRAINING, training))
         result = trainings.show(place, training)
@@ -125,7 +126,7 @@ def work(place: Home, training: str, detach: bool, as_json: bool, launch: str = 
 
 def carry_on(place: Home, training: str, launch: str = "") -> dict[str, Any]:
     """Train with a progress bar; Ctrl-C and SIGTERM end it with its last checkpoint kept."""
-    from nanoflux_local import trainings
+    from nanoflux_local.train import trainings
     from nanoflux_local.train.team import follows
 
     end_at_sigterm()

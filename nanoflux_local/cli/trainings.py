@@ -18,7 +18,7 @@ def command() -> None:
 @with_json
 def list_all(as_json: bool) -> None:
     """All trainings, newest first."""
-    from nanoflux_local.trainings import list_trainings
+    from nanoflux_local.train.trainings import list_trainings
 
     found = list_trainings(home())
     if as_json:
@@ -42,9 +42,9 @@ def list_all(as_json: bool) -> None:
 @with_json
 def show(training: str, curve: bool, as_json: bool) -> None:
     """A training's state and where its curves stand."""
-    from nanoflux_local import trainings
     from nanoflux_local.cli.train import show_state
     from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.train import trainings
 
     place = home()
     found = trainings.show(place, training)
@@ -100,7 +100,7 @@ def _ask(training: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
 
 def _id(place: Home, training: str) -> str:
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.trainings import find_training
+    from nanoflux_local.train.trainings import find_training
 
     with LedgerView(place.ledger) as view:
         return str(find_training(view, training)["id"])

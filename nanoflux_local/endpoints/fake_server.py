@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanoflux_local.endpoints.chaos import Chaos
+from nanoflux_local.endpoints.remote.shapes import read_content
 from nanoflux_local.endpoints.scripted import HashingEmbedder, duel
-from nanoflux_local.endpoints.shapes import read_content
 from nanoflux_local.records import derive_seed
 
 Json = dict[str, Any]

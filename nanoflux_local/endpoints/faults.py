@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from nanoflux_local.endpoints.error_body import ErrorBody, read_error
+from nanoflux_local.endpoints.remote.error_body import ErrorBody, read_error
 from nanoflux_local.records import ChatReply, Fault, FaultKind
 from nanoflux_local.redaction import redact
 

@@ -2,13 +2,13 @@
 
 import asyncio
 
-from nanoflux_local import binding, runs
 from nanoflux_local.config import merged
 from nanoflux_local.experiments.grid import GENERATE, Plan
 from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
+from nanoflux_local.run import binding, runs
 
 
 def runs_of(home: Home, plan: Plan) -> dict[int, str]:

@@ -7,7 +7,6 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from nanoflux_local.choice import Choice
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NothingMatchedError
@@ -18,8 +17,9 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.benchmarks import items_here, load_items
 from nanoflux_local.seeds.importers import stem
+from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.trainings import TrainingData, data_of_run, training_example, validation_examples
+from nanoflux_local.train.trainings import TrainingData, data_of_run, training_example, validation_examples
 from nanoflux_local.transcript import Seed
 
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar, cast
 
 from nanoflux_local.errors import EndpointRefusedError, PromptRefusedError, ReplayMissError
 from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.limiter import Room
 from nanoflux_local.records import EmbedRequest, Identity, Refusal, Reply, Request, Vector
-from nanoflux_local.room import Room
 
 R = TypeVar("R", bound=Reply)
 Answer = Callable[[Any], Awaitable[Reply]]

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from nanoflux_local.binding import resolve
 from nanoflux_local.config import EndpointConfig, RunConfig
+from nanoflux_local.endpoints.managed.launches import Workload, planned, seats, workloads
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.stage import LEAN, Stage
 from nanoflux_local.rehearsal.steps import Report, StepSkipped
-from nanoflux_local.serving import Workload, planned, seats, workloads
+from nanoflux_local.run.binding import resolve
 from nanoflux_models.control import Control
 from nanoflux_models.gpus import found_gpus, query_gpus
 from nanoflux_models.launch import Launch, Seat

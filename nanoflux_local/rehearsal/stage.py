@@ -16,9 +16,9 @@ from typing import Any
 
 from nanoflux_local.config import SERVED, EndpointConfig
 from nanoflux_local.endpoints.fake_server import FakeServer
+from nanoflux_local.endpoints.managed.launches import launch_for
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.lessons import reply_to
-from nanoflux_local.serving import launch_for
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import RANK, Launch, Seat
 from nanoflux_models.server_record import ServerRecord

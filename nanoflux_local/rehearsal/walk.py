@@ -9,14 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nanoflux_local import runs, trainings
-from nanoflux_local.binding import load_profile, model_endpoint, resolve
+from nanoflux_local.adapters.store import find_adapter
 from nanoflux_local.config import EndpointConfig, RunConfig, Via, merged
-from nanoflux_local.dataset import export
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.managed.launches import Workload, planned, seats, served, workloads
 from nanoflux_local.errors import ConfigError, NanofluxError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.examples.export import export
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatRequest, Message, Sampling
@@ -24,9 +24,10 @@ from nanoflux_local.rehearsal.lessons import THOUGHTS, Lesson, lessons
 from nanoflux_local.rehearsal.stage import Stage
 from nanoflux_local.rehearsal.steps import Report, StepSkipped
 from nanoflux_local.rehearsal.teaching import phrases, teach
+from nanoflux_local.run import runs
+from nanoflux_local.run.binding import load_profile, model_endpoint, resolve
 from nanoflux_local.seeds.benchmarks import load_items, seed_source
-from nanoflux_local.serving import Workload, planned, seats, served, workloads
-from nanoflux_local.train.adapters import find_adapter
+from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import train_settings
 from nanoflux_local.train.targets import adapted_by
 from nanoflux_models.control import Control

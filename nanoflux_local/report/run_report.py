@@ -10,8 +10,8 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import flips
 from nanoflux_local.report.page import render_page, write_whole
+from nanoflux_local.run.trial import describe_rates, trial_result
 from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
-from nanoflux_local.trial import describe_rates, trial_result
 
 SHOWN_EXAMPLES = 3
 OUTCOME_TEXT = {

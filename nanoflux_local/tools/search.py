@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from nanoflux_local.config import SearchConfig
-from nanoflux_local.endpoints.keys import Key, read_key
-from nanoflux_local.endpoints.network import check_network, http_options
+from nanoflux_local.endpoints.remote.keys import Key, read_key
+from nanoflux_local.endpoints.remote.network import check_network, http_options
 from nanoflux_local.errors import ConfigError, EndpointError, UsageError
 from nanoflux_local.records import Identity, SearchReply, SearchRequest
 from nanoflux_local.redaction import redact

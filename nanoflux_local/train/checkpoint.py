@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nanoflux_local.errors import NanofluxError, RefusedError
-from nanoflux_local.train.files import write_atomically
+from nanoflux_local.files import write_atomically
 
 NAME = "checkpoint.pt"
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nanoflux_local.adapters.store import write_weights
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.records import derive_seed, digest
 from nanoflux_local.train import checkpoint
-from nanoflux_local.train.adapters import write_weights
 from nanoflux_local.train.audit import Selection, prepare
 from nanoflux_local.train.counter import FlopCounter
 from nanoflux_local.train.data import Codec, Encoded, TrainingExample, batches, data_digest

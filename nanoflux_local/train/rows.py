@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from nanoflux_local.errors import DataError, NothingMatchedError
+from nanoflux_local.files import write_atomically
 from nanoflux_local.records import Message, Role
 from nanoflux_local.text_files import EncodingError, read_utf8
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.train.files import write_atomically
 
 SHAPES = '{"messages": […]}, {"prompt": …, "completion": …} or {"instruction": …, "output": …}'
 

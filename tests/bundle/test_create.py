@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from nanoflux_local.adapters.store import seal
 from nanoflux_local.bundle import carried, contents, sbom, wheels
 from nanoflux_local.bundle.writer import write_bundle
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
 from nanoflux_local.ledger import excerpt
 from nanoflux_local.paths import Home
-from nanoflux_local.train.adapters import seal
 
 COMMAND = [sys.executable, "-m", "nanoflux_local.cli"]
 SCRIPTED = ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--set", "seeds.min=2")

@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from nanoflux_local import dataset
+from nanoflux_local import files
 from nanoflux_local.cli.export import FORMATS
 from nanoflux_local.errors import DataError
+from nanoflux_local.examples import export as dataset
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Message
-from nanoflux_local.train import files
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows
-from nanoflux_local.trainings import data_of_run
+from nanoflux_local.train.trainings import data_of_run
 
 LINES = [name for name in FORMATS if name != "parquet"]
 DIALOGUE = (

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.config import RunConfig, parse_settings, spelled
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from nanoflux_local.binding import profiles, resolve
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.config import parse_setting
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
+from nanoflux_local.run.binding import profiles, resolve
 
 PLANNED = ("a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid")
 

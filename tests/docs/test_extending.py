@@ -9,7 +9,6 @@ from types import ModuleType
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.cli.main import main
 from nanoflux_local.experiments import kinds
 from nanoflux_local.experiments.kinds.base import experiment_kinds
@@ -18,7 +17,8 @@ from nanoflux_local.paths import Home
 from nanoflux_local.report.experiment_report import write_experiment_report
 from nanoflux_local.roles import checks
 from nanoflux_local.roles.checks.base import check_kinds
-from nanoflux_local.trial import trial_result
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.trial import trial_result
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "extending.md").read_text("utf-8")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanoflux_local.endpoints import retries
+from nanoflux_local.endpoints.remote import retries
 
 
 @pytest.fixture(autouse=True)

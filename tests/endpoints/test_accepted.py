@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from nanoflux_local.config import EndpointConfig, Send, validated
-from nanoflux_local.endpoints.accepted import INT32_SEEDS, accepted_by
-from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.faults import telling
-from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.openai_responses import OpenAIResponsesEndpoint
-from nanoflux_local.endpoints.served import ServedEndpoint, check_address
+from nanoflux_local.endpoints.remote.accepted import INT32_SEEDS, accepted_by
+from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.openai_responses import OpenAIResponsesEndpoint
+from nanoflux_local.endpoints.remote.served import ServedEndpoint, check_address
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, Message, Sampling
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanoflux_local.endpoints.embedder import LocalEmbedder
+from nanoflux_local.endpoints.local.embedder import LocalEmbedder
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.records import EmbedRequest, Vector
 

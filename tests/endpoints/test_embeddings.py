@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanoflux_local.endpoints import retries
-from nanoflux_local.endpoints.embeddings import ServedEmbedder
 from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.remote import retries
+from nanoflux_local.endpoints.remote.embeddings import ServedEmbedder
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.records import EmbedReply, EmbedRequest, Fault
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.endpoints.error_body import MAX_WORDS, parse_error, read_error
+from nanoflux_local.endpoints.remote.error_body import MAX_WORDS, parse_error, read_error
 from nanoflux_local.redaction import know
 
 SEED = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.adapter_hash import adapter_hash
-from nanoflux_local.endpoints.batcher import Batcher
-from nanoflux_local.endpoints.in_process import InProcessEndpoint
+from nanoflux_local.adapters.hash import adapter_hash
+from nanoflux_local.endpoints.local.batcher import Batcher
+from nanoflux_local.endpoints.local.in_process import InProcessEndpoint
 from nanoflux_local.errors import DataError, EndpointError
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 
@@ -52,7 +52,7 @@ async def test_a_reply_is_the_same_alone_and_among_others(endpoint: InProcessEnd
 
 async def test_logits_are_bit_equal_in_any_company(smollm2_dir: Path) -> None:
     torch = pytest.importorskip("torch")
-    from nanoflux_local.endpoints.decoder import Decoder
+    from nanoflux_local.endpoints.local.decoder import Decoder
 
     decoder = Decoder(smollm2_dir, None, ROWS, "cpu", "bfloat16")
     prompt = list(range(40, 70))
@@ -200,8 +200,8 @@ def test_folders_that_hold_no_weights_or_no_adapter_are_refused(smollm2_dir: Pat
 def test_importing_and_naming_an_endpoint_loads_no_torch(smollm2_dir: Path) -> None:
     code = (
         "import sys, pathlib\n"
-        "from nanoflux_local.endpoints.in_process import InProcessEndpoint\n"
-        "from nanoflux_local.endpoints.embedder import LocalEmbedder\n"
+        "from nanoflux_local.endpoints.local.in_process import InProcessEndpoint\n"
+        "from nanoflux_local.endpoints.local.embedder import LocalEmbedder\n"
         f"e = InProcessEndpoint(pathlib.Path({str(smollm2_dir)!r}), device='cpu')\n"
         "assert e.count_tokens('one two') == 2\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
@@ -210,7 +210,7 @@ def test_importing_and_naming_an_endpoint_loads_no_torch(smollm2_dir: Path) -> N
 
 
 def test_a_begun_reply_is_left_open(smollm2_dir: Path) -> None:
-    from nanoflux_local.endpoints.codec import Codec
+    from nanoflux_local.endpoints.local.codec import Codec
 
     codec = Codec(smollm2_dir)
     asked = (Message("user", "What is 2 + 2?"),)

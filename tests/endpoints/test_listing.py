@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.endpoints.listing import find_other_models, is_private, is_same_model, read_listing
-from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.listing import find_other_models, is_private, is_same_model, read_listing
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 
 LISTED = {"object": "list", "data": [{"id": "qwen3-4b", "object": "model"}, {"id": "judge", "root": "org/judge"}]}
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from nanoflux_local.endpoints.network import check_network, http_options, proxy_for
-from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.network import check_network, http_options, proxy_for
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.records import ChatReply, ChatRequest, Message
 

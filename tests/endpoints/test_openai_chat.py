@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.config import Price
-from nanoflux_local.endpoints import retries
-from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote import retries
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
+from nanoflux_local.run import binding, runs
 
 KEY = "sk-very-secret-123456"
 

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.binding import derived, resolve
 from nanoflux_local.domains.own import load_domain
-from nanoflux_local.endpoints.codec import Codec
 from nanoflux_local.endpoints.context import Context, find_overflow
-from nanoflux_local.endpoints.in_process import InProcessEndpoint
-from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.local.codec import Codec
+from nanoflux_local.endpoints.local.in_process import InProcessEndpoint
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.evaluate.soft import SoftJudge
@@ -17,6 +16,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.reasoning import ends_in_reasoning, strip_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling
 from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.run.binding import derived, resolve
 from nanoflux_local.seeds.benchmarks import starter_items
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 

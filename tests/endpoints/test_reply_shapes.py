@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nanoflux_local.endpoints import retries
-from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.faults import telling
-from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.openai_responses import OpenAIResponsesEndpoint
-from nanoflux_local.endpoints.served import ServedEndpoint
+from nanoflux_local.endpoints.remote import retries
+from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.openai_responses import OpenAIResponsesEndpoint
+from nanoflux_local.endpoints.remote.served import ServedEndpoint
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.reasoning import with_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, Message, canonical_json

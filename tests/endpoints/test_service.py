@@ -8,22 +8,22 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding
 from nanoflux_local.config import EndpointConfig, validated
-from nanoflux_local.endpoints import gauge, pace, retries
-from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.chaos import Chaos
 from nanoflux_local.endpoints.faults import retry_after
-from nanoflux_local.endpoints.gauge import read_metrics
-from nanoflux_local.endpoints.keys import read_key
-from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.openai_responses import OpenAIResponsesEndpoint
-from nanoflux_local.endpoints.pace import Lane, Speed
-from nanoflux_local.endpoints.served import ServedEndpoint
+from nanoflux_local.endpoints.prices import price_of
+from nanoflux_local.endpoints.remote import gauge, pace, retries
+from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
+from nanoflux_local.endpoints.remote.gauge import read_metrics
+from nanoflux_local.endpoints.remote.keys import read_key
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.openai_responses import OpenAIResponsesEndpoint
+from nanoflux_local.endpoints.remote.pace import Lane, Speed
+from nanoflux_local.endpoints.remote.served import ServedEndpoint
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.paths import Home
-from nanoflux_local.prices import price_of
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
+from nanoflux_local.run import binding
 
 CLIENTS = (OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint)
 GOOD = {

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.endpoints import retries, waits
-from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.waits import reporting_waits
+from nanoflux_local.endpoints.remote import retries, waits
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.waits import reporting_waits
 from nanoflux_local.errors import BusyError
 from nanoflux_local.records import ChatRequest, Message
 

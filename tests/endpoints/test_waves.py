@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.managed.waves import TimeShared, take_turns
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
-from nanoflux_local.endpoints.waves import TimeShared, take_turns
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Message, Sampling
+from nanoflux_local.run import binding, runs
 
 
 class Sleepy(ScriptedEndpoint):

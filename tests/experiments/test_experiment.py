@@ -3,13 +3,13 @@
 import pytest
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError
+from nanoflux_local.examples.lineage import lineage
 from nanoflux_local.experiments import cells
 from nanoflux_local.experiments.experiment import Here, carry_on, cells_of, create, find, list_experiments
 from nanoflux_local.experiments.grid import Plan
 from nanoflux_local.experiments.kinds import train
 from nanoflux_local.experiments.results import results
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.lineage import lineage
 from nanoflux_local.seeds.benchmarks import easy_items
 
 

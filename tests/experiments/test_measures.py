@@ -5,13 +5,13 @@ import asyncio
 import numpy as np
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.grid import Condition
 from nanoflux_local.experiments.kinds.discriminativity import distances, of_run
 from nanoflux_local.experiments.kinds.judge import judge_rates
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
 
 
 def unit(rows: list[list[float]]) -> np.ndarray:

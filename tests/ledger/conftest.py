@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
 from nanoflux_local.transcript import Attack, Attempt, Defence, Outcome, TurnRecord, Verdict
 
 CONFIG = {"domain": "starter-genetics", "target": 5, "max_turns": 9, "seed": 0}

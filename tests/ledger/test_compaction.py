@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.errors import LedgerError, RefusedError
 from nanoflux_local.ledger import compaction
 from nanoflux_local.ledger.compaction import compact, file_bytes
@@ -19,6 +18,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message
+from nanoflux_local.run import binding, runs
 
 WHO = Identity("scripted", "m")
 

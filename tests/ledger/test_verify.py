@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local import binding, runs
 from nanoflux_local.errors import LedgerError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import canonical_json, digest
+from nanoflux_local.run import binding, runs
 from nanoflux_local.transcript import Seed, TurnRecord
 
 EDITED = [

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nanoflux_local.cli.main import main, nanoflux
-from nanoflux_local.serving import planned
+from nanoflux_local.endpoints.managed.launches import planned
 from nanoflux_models.chat_template import read_template, reasoning_parser, try_template
 from nanoflux_models.errors import ManifestError
 from nanoflux_models.imported import describe, is_own, manifest_path, to_text

@@ -71,7 +71,7 @@ def adapter(served: dict[str, Any]) -> str:
     from nanoflux_local.records import Message
     from nanoflux_local.train.data import TrainingExample
     from nanoflux_local.train.settings import TrainSettings
-    from nanoflux_local.trainings import train_adapter
+    from nanoflux_local.train.trainings import train_adapter
 
     rows = [
         TrainingExample((Message("user", f"What is {n} and {n}?"),), f"ANSWER: {2 * n}, as the fox said.", f"row-{n}")
@@ -87,7 +87,7 @@ def zeroed(served: dict[str, Any], adapter: str) -> str:
     """The same LoRA with every weight zero, as a sealed adapter: it loads everywhere and does nothing."""
     from safetensors.torch import load_file, save_file
 
-    from nanoflux_local.adapter_hash import WEIGHTS, adapter_hash
+    from nanoflux_local.adapters.hash import WEIGHTS, adapter_hash
 
     adapters = served["home"] / "adapters"
     folder = adapters / "zeroed"

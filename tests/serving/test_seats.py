@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.config import EndpointConfig
+from nanoflux_local.endpoints.managed.launches import Workload, launch_for, rank_for, seats, served, workloads
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.paths import Home
-from nanoflux_local.serving import Workload, launch_for, rank_for, seats, served, workloads
 from nanoflux_models.manifest import load_manifest
 
 SMALL = "smollm2-135m"

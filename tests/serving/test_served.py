@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.endpoints.anthropic_messages import AnthropicMessagesEndpoint
-from nanoflux_local.endpoints.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.served import ServedEndpoint
+from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.served import ServedEndpoint
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.seeds.benchmarks import starter_items

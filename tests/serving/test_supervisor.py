@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.adapter_hash import CONFIG, WEIGHTS, adapter_hash
-from nanoflux_local.endpoints.fleet import RESTARTS, Fleet
-from nanoflux_local.endpoints.vllm import VllmEndpoint
-from nanoflux_local.endpoints.waves import take_turns
+from nanoflux_local.adapters.hash import CONFIG, WEIGHTS, adapter_hash
+from nanoflux_local.endpoints.managed.fleet import RESTARTS, Fleet
+from nanoflux_local.endpoints.managed.vllm import VllmEndpoint
+from nanoflux_local.endpoints.managed.waves import take_turns
 from nanoflux_local.errors import EndpointError, RefusedError
 from nanoflux_local.records import ChatRequest, Message
 from nanoflux_models import server_record

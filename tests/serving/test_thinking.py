@@ -18,8 +18,6 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local import runs
-from nanoflux_local.binding import model_endpoint, resolve
 from nanoflux_local.cli.evaluate import evaluated, show_evaluation
 from nanoflux_local.cli.run import show_run
 from nanoflux_local.config import Via, parse_settings
@@ -30,6 +28,8 @@ from nanoflux_local.paths import Home
 from nanoflux_local.reasoning import answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.roles.defender import defender_messages
+from nanoflux_local.run import runs
+from nanoflux_local.run.binding import model_endpoint, resolve
 from nanoflux_local.seeds.benchmarks import starter_items
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import load_manifest

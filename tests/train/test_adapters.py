@@ -11,13 +11,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from nanoflux_local.adapters.store import adapter_hash, export_peft, find_adapter, list_adapters, load_manifest
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
-from nanoflux_local.train.adapters import adapter_hash, export_peft, find_adapter, list_adapters, load_manifest, publish
 from nanoflux_local.train.audit import prepare
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.events import TrainResult
 from nanoflux_local.train.lora import train
+from nanoflux_local.train.publishing import publish
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_models.errors import ServerError
 from nanoflux_models.probe import Probe

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nanoflux_local import files
 from nanoflux_local.errors import NanofluxError
-from nanoflux_local.train import checkpoint, files
+from nanoflux_local.train import checkpoint
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.events import StepEvent, TrainEvent
 from nanoflux_local.train.lora import train

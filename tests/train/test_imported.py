@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from nanoflux_local.endpoints.decoder import load_model
+from nanoflux_local.adapters.importing import import_adapter
+from nanoflux_local.adapters.merge import base_folder, merge
+from nanoflux_local.adapters.store import described, export_peft, find_adapter, list_adapters, load_manifest
+from nanoflux_local.endpoints.local.decoder import load_model
+from nanoflux_local.endpoints.managed.launches import rank_for
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
-from nanoflux_local.serving import rank_for
-from nanoflux_local.train.adapters import described, export_peft, find_adapter, list_adapters, load_manifest
-from nanoflux_local.train.imported import import_adapter
-from nanoflux_local.train.merged import base_folder, merge
 from nanoflux_models.weights import import_path
 
 PROJECTIONS = ["q_proj", "v_proj", "down_proj"]

@@ -9,13 +9,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from nanoflux_local.adapter_hash import adapter_hash
+from nanoflux_local.adapters import gguf as gguf_file
+from nanoflux_local.adapters import merge as merged
+from nanoflux_local.adapters.hash import adapter_hash
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
-from nanoflux_local.train import gguf_file, merged
-from nanoflux_local.train.adapters import publish
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.lora import train
+from nanoflux_local.train.publishing import publish
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_models.weights import import_path, weights_dir
 

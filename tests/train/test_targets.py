@@ -9,9 +9,9 @@ import torch
 from click.testing import CliRunner
 from safetensors import safe_open
 
+from nanoflux_local.adapters.store import find_adapter
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import UsageError
-from nanoflux_local.train.adapters import find_adapter
 from nanoflux_local.train.audit import audit
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.flops import expected_flops, shape

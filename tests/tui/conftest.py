@@ -13,10 +13,10 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from nanoflux_local import binding, runs
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
 from nanoflux_tui.app import NanofluxApp
 from nanoflux_tui.widgets.bars import Trouble
 
@@ -43,7 +43,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = Home(tmp_path_factory.mktemp("tui") / "home").prepare()
     with pytest.MonkeyPatch.context() as patched:  # so that every start of the tests draws the same screens
         ids = itertools.count(1)
-        patched.setattr("nanoflux_local.runs.secrets", SimpleNamespace(token_hex=lambda _: f"{next(ids):08x}"))
+        patched.setattr("nanoflux_local.run.runs.secrets", SimpleNamespace(token_hex=lambda _: f"{next(ids):08x}"))
         first = play(home, "first", 60, 24, 7)
         run = play(home, "second", 40, 12, 8)
     with Ledger(home.ledger) as ledger:

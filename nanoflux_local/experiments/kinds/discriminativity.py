@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from nanoflux_local import binding
 from nanoflux_local.config import EndpointConfig, validated
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NothingMatchedError
@@ -33,6 +32,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import EmbedRequest, derive_seed
 from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.run import binding
 
 Matrix = npt.NDArray[np.float64]
 KEYS = ("pairs", "centres", "each")

@@ -13,7 +13,7 @@ from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, Exp
 from nanoflux_local.experiments.tables import TableColumn, percent
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.trial import trial_result
+from nanoflux_local.run.trial import trial_result
 
 KEYS = ("rates", "solutions", "unjudged")
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nanoflux_local import binding, trainings
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.errors import UsageError
 from nanoflux_local.evaluate.comparison import Marked, marked, pair, with_holm
@@ -24,6 +23,8 @@ from nanoflux_local.experiments.tables import TableColumn, points
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import binding
+from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import train_settings
 
 TRAINED = ("run", "benchmark")

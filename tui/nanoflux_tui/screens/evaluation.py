@@ -10,12 +10,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
+from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.evaluate.evaluation import PARTIAL
 from nanoflux_local.experiments.tables import format_detectable
 from nanoflux_local.jobs import EVALUATION, Work, with_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.train.adapters import list_adapters
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import installed
 from nanoflux_tui.bridge import Ended

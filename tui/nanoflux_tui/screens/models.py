@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 
-from nanoflux_local.binding import profiles
+from nanoflux_local.run.binding import profiles
 from nanoflux_models.gpus import query_gpus, survey_gpus
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.server_record import log_path, records

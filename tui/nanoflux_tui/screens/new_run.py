@@ -51,8 +51,8 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
         self._models: tuple[str, ...] = ()
 
     def body(self) -> ComposeResult:
-        from nanoflux_local.binding import profiles
         from nanoflux_local.domains.own import known_domains
+        from nanoflux_local.run.binding import profiles
 
         domains, profile_names = known_domains(self.place.root), profiles(self.place)
         with VerticalScroll(id="form", can_focus=False):
@@ -230,7 +230,7 @@ wrong is said below while you type, with what to do. Ctrl+S starts the run in a 
 
 
 def _resolve_config(place: Any, domain: str, profile: str, asked: dict[str, Any]) -> Any:
-    from nanoflux_local import binding
+    from nanoflux_local.run import binding
 
     if Path(profile).suffix == ".toml":
         profile = str(Path(profile).expanduser())

@@ -10,10 +10,10 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 
-from nanoflux_local.forecast import forecast
 from nanoflux_local.jobs import RUN, Work, with_worker
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.run.forecast import forecast
 from nanoflux_tui.look import bar
 from nanoflux_tui.room import Room
 from nanoflux_tui.screens.dialogs import Confirm, Field, Fill, Told

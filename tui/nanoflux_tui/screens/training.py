@@ -12,11 +12,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual_plotext import PlotextPlot
 
+from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.jobs import TRAINING, Work, with_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.train.adapters import list_adapters
 from nanoflux_tui.look import bar
 from nanoflux_tui.room import Room
 from nanoflux_tui.screens.dialogs import Confirm, Told

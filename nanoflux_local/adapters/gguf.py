@@ -1,0 +1,209 @@
+"""A merged model as one GGUF file, for llama.cpp and what is built on it.
+
+Owns the writing of llama-shaped models through the `gguf` package, which knows the tensors' names and reads the
+vocabulary; the package index has no kept converter that can be installed beside it. Refuses every other architecture,
+scaled rotary positions, biases, and a tokenizer whose way of splitting text has no name here. Nothing is left unless
+the file, read back through transformers, holds the same weights and splits text alike.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.adapters.merge import RECORD, merge
+from nanoflux_local.adapters.store import CARD, load_manifest
+from nanoflux_local.errors import NanofluxError, UsageError
+from nanoflux_local.files import new_folder
+from nanoflux_models.convert import PROBE, convert_gguf
+from nanoflux_models.errors import ModelsError
+
+_FIX = "export safetensors, or `adapters merge` and convert the folder with llama.cpp's convert_hf_to_gguf.py"
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+# What llama.cpp calls a way of splitting text before the merges, by what tokenizer.json says of it.
+_SPLITS = {
+    "gpt-2": [_BYTES],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _BYTES],
+}
+
+
+def export_gguf(adapter: Path, base: Path, target: Path) -> dict[str, Any]:
+    """Write `target`, a new folder with `NAME-HASH.gguf`, the record of the merge and a card; returns the record.
+
+    Raises:
+        UsageError: `target` exists, or this model cannot be written as GGUF here.
+        NanofluxError: the file read back is not what was written.
+    """
+    manifest = load_manifest(adapter)
+    with new_folder(target) as folder, tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as scratch:
+        merged = Path(scratch) / "merged"
+        record = merge(adapter, base, merged) | {"folder": str(target)}
+        file = folder / f"{manifest['base']['name']}-{manifest['adapter'][:12]}.gguf"
+        write_gguf(merged, file, file.stem)
+        _check_reads_back(merged, file, Path(scratch) / "read")
+        (merged / RECORD).rename(folder / RECORD)
+        (merged / CARD).rename(folder / CARD)
+    return record | {"file": str(target / file.name)}
+
+
+def write_gguf(model: Path, file: Path, name: str) -> None:
+    """Write the llama-shaped model folder `model` as `file`, one tensor in memory at a time; raises UsageError."""
+    from gguf import GGUFWriter
+
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    _refuse_other_shapes(config)
+    writer = GGUFWriter(file, "llama")
+    _describe(writer, config, name)
+    _describe_vocabulary(writer, model, int(config["vocab_size"]))
+    tensors = _Tensors(model, config)
+    for tensor in tensors.names:
+        writer.add_tensor_info(*tensors.info(tensor))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor in tensors.names:
+        writer.write_tensor_data(tensors.data(tensor))
+    writer.close()
+
+
+def _refuse_other_shapes(config: dict[str, Any]) -> None:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    shape = config.get("architectures")
+    reasons = {
+        f"its architecture is {shape}, and only LlamaForCausalLM can be written": shape != ["LlamaForCausalLM"],
+        "its rotary positions are scaled": rope.get("rope_type", "default") != "default",
+        "its layers have biases": config.get("attention_bias") or config.get("mlp_bias"),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UsageError(f"this model cannot be written as GGUF: {reason}", _FIX)
+
+
+def _describe(writer: Any, config: dict[str, Any], name: str) -> None:
+    rope = config.get("rope_parameters") or {}
+    heads = int(config["num_attention_heads"])
+    width = int(config.get("head_dim") or config["hidden_size"] // heads)
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_vocab_size(int(config["vocab_size"]))
+    writer.add_context_length(int(config["max_position_embeddings"]))
+    writer.add_embedding_length(int(config["hidden_size"]))
+    writer.add_block_count(int(config["num_hidden_layers"]))
+    writer.add_feed_forward_length(int(config["intermediate_size"]))
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
+    writer.add_key_length(width)
+    writer.add_value_length(width)
+    writer.add_rope_dimension_count(width)
+    writer.add_rope_freq_base(float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0))
+    writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+
+
+def _describe_vocabulary(writer: Any, model: Path, size: int) -> None:
+    from gguf import SpecialVocab, TokenType
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    known, added = {index: text for text, index in tokenizer.get_vocab().items()}, tokenizer.added_tokens_decoder
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_split_name(model))
+    writer.add_token_list([known.get(index, f"[PAD{index}]") for index in range(size)])
+    kinds = []
+    for index in range(size):
+        if index in added:
+            kinds.append(TokenType.CONTROL if added[index].special else TokenType.USER_DEFINED)
+        else:
+            kinds.append(TokenType.NORMAL if index in known else TokenType.UNUSED)
+    writer.add_token_types(kinds)
+    writer.add_add_bos_token(tokenizer("").input_ids == [tokenizer.bos_token_id])
+    SpecialVocab(model, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
+
+
+def _split_name(model: Path) -> str:
+    text = (model / "tokenizer.json").read_text(encoding="utf-8")
+    found = json.loads(text).get("pre_tokenizer") or {}
+    parts = [_told(part) for part in found.get("pretokenizers", [found])]
+    for name, split in _SPLITS.items():
+        if parts == split:
+            return name
+    what = "this model cannot be written as GGUF: its tokenizer splits text in a way that has no known name"
+    raise UsageError(what, _FIX)
+
+
+def _told(part: dict[str, Any]) -> dict[str, Any]:
+    """A step of the splitting without what does not change it."""
+    return {key: value for key, value in part.items() if key != "trim_offsets"}
+
+
+class _Tensors:
+    """The tensors of a model folder under GGUF's names, read one at a time."""
+
+    def __init__(self, model: Path, config: dict[str, Any]) -> None:
+        from gguf import MODEL_ARCH, get_tensor_name_map
+        from safetensors import safe_open
+
+        self._heads = int(config["num_attention_heads"])
+        self._key_heads = int(config.get("num_key_value_heads") or self._heads)
+        self._files: list[Any] = [safe_open(str(path), "pt") for path in sorted(model.glob("*.safetensors"))]
+        self._at = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no dictionary
+        self._map = get_tensor_name_map(MODEL_ARCH.LLAMA, int(config["num_hidden_layers"]))
+        self.names = sorted(self._at)
+
+    def info(self, name: str) -> tuple[str, list[int], Any, int, Any]:
+        """GGUF's name, shape, numpy type, bytes and stored type."""
+        import numpy as np
+
+        stored, kind = self._at[name].get_slice(name), self._kind(name)
+        called = self._map.get_name(name, try_suffixes=(".weight",))
+        if called is None:
+            raise UsageError(f"this model cannot be written as GGUF: it has a tensor {name!r}", _FIX)
+        shape = list(stored.get_shape())
+        return called, shape, np.dtype(np.float32), int(np.prod(shape)) * (4 if kind.name == "F32" else 2), kind
+
+    def data(self, name: str) -> Any:
+        """The values as they are stored; queries and keys with their halves interleaved, as llama.cpp turns them."""
+        from gguf import quants
+
+        weight = self._at[name].get_tensor(name).float().numpy()
+        if name.endswith("q_proj.weight"):
+            weight = _interleaved(weight, self._heads)
+        if name.endswith("k_proj.weight"):
+            weight = _interleaved(weight, self._key_heads)
+        return quants.quantize(weight, self._kind(name))
+
+    def _kind(self, name: str) -> Any:
+        from gguf import GGMLQuantizationType
+
+        stored = self._at[name].get_slice(name)
+        matrix = len(stored.get_shape()) > 1  # llama.cpp keeps norms in 32 bits
+        return GGMLQuantizationType[stored.get_dtype() if matrix else "F32"]
+
+
+def _interleaved(weight: Any, heads: int) -> Any:
+    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+def _check_reads_back(model: Path, file: Path, scratch: Path) -> None:
+    """The file as `models import` would take it in: the same weights in bf16, the same tokens."""
+    import torch
+    from transformers import AutoTokenizer
+
+    try:
+        convert_gguf(file, scratch)
+    except ModelsError as error:
+        raise NanofluxError(f"the GGUF file cannot be read back: {error.message}", _FIX) from error
+    written, read = dict(_weights(model)), dict(_weights(scratch))
+    same = written.keys() == read.keys() and all(torch.equal(written[name], read[name]) for name in written)
+    ours, theirs = (AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in (model, scratch))
+    if not same or ours.encode(PROBE) != theirs.encode(PROBE):
+        raise NanofluxError("the GGUF file read back is not the model that was written", _FIX)
+
+
+def _weights(folder: Path) -> Iterator[tuple[str, Any]]:
+    import torch
+    from safetensors.torch import load_file
+
+    for path in sorted(folder.glob("*.safetensors")):
+        yield from ((name, weight.to(torch.bfloat16)) for name, weight in load_file(path).items())

@@ -1,0 +1,252 @@
+"""Adapters of other trainers: a PEFT folder, checked against its installed base and sealed like one trained here.
+
+Owns what is taken and what is refused. An adapter is taken if everything that can use one here gives the same model:
+PEFT in this process, a merge, and vLLM. PEFT itself says which tensors its config asks for on that base (built without
+weights), and the file must hold exactly these. Pickled weights are never read: unpickling executes them.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.adapters.hash import CONFIG, WEIGHTS
+from nanoflux_local.adapters.store import MANIFEST, package_versions, seal
+from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
+from nanoflux_local.files import write_atomically
+from nanoflux_models.errors import ModelsError
+from nanoflux_models.manifest import load_manifest as load_model
+from nanoflux_models.offline import go_offline
+from nanoflux_models.record import read_record
+from nanoflux_models.weights import installed, weights_dir
+
+NAME = re.compile(r"\w[\w.-]*")
+MAX_RANK = 512
+"""The highest rank that vLLM serves."""
+PICKLED = "adapter_model.bin"
+SHOWN = 3
+"""Tensors that a message names before it only counts them."""
+_MERGE = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
+_REBASED = ("pissa", "olora", "loftq", "corda")
+"""Ways to begin a LoRA that also change the base's weights: the adapter is not relative to the base as published."""
+_PLAIN = {
+    "use_dora": "it is a DoRA, whose magnitudes vLLM does not serve",
+    "lora_bias": "its LoRA layers have biases, which vLLM does not serve",
+    "use_qalora": "it is a QA-LoRA, which vLLM does not serve",
+    "use_bdlora": "its LoRA is block-diagonal",
+    "alora_invocation_tokens": "it is an activated LoRA, which works only after its own tokens",
+    "layer_replication": "it repeats layers of its base",
+    "trainable_token_indices": "it also trained embeddings of single tokens",
+    "target_parameters": "it adapts parameters that are not linear layers (a mixture's experts)",
+    "megatron_config": "it was trained with Megatron's own layers",
+}
+"""Keys of a LoRA config that must be unset, and what it means if one is not."""
+
+
+def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "", name: str = "") -> Path:
+    """Seal the PEFT folder `source` as `adapters_dir/<hash>` with a record that says it was imported; returns it.
+
+    `base` is an installed model; without it the config's own hint must name one. The source is left as it is.
+
+    Raises:
+        UsageError: `name` is none that can be told from a path or a pattern.
+        DataError: the folder is no PEFT LoRA, cannot be used here, or was not trained on that base.
+        NothingMatchedError: no base was named and the hint names none that is installed.
+        ModelsError: the base is not installed.
+    """
+    if name and not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot name an adapter", "take letters, digits, '.', '_' and '-'")
+    config = _read_config(source)
+    refuse_unusable(config)
+    hint = str(config.get("base_model_name_or_path") or "")
+    base = base or _hinted_base(hint, home)
+    folder = weights_dir(base, home)
+    _compare_tensors(source, config, folder, base)
+    revision = read_record(folder).revision
+    adapters_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
+        made = Path(scratch) / "adapter"
+        made.mkdir()
+        shutil.copyfile(source / WEIGHTS, made / WEIGHTS)
+        sealed = {**config, "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
+        write_atomically(made / CONFIG, (json.dumps(sealed, indent=2, sort_keys=True) + "\n").encode())
+        record = {
+            "schema": 1,
+            "base": {"name": base, "revision": revision},
+            "imported": {"name": name or source.resolve().name, "base_hint": _without_folders(hint)},
+            "settings": {"r": config["r"], "alpha": config["lora_alpha"], "dropout": config.get("lora_dropout", 0.0)},
+            "versions": package_versions(),
+        }
+        return seal(made, adapters_dir, record, _card)
+
+
+def _without_folders(hint: str) -> str:
+    """A hint as a hub's name; of a path on the trainer's machine only the last part is kept."""
+    return Path(hint).name if Path(hint).is_absolute() else hint
+
+
+def refuse_unusable(config: Mapping[str, Any]) -> None:
+    """Refuse a LoRA config that some user of adapters here would apply otherwise, or not at all.
+
+    Raises:
+        DataError: with every reason.
+    """
+    reasons = [reason for key, reason in _PLAIN.items() if config.get(key)]
+    if config.get("modules_to_save"):
+        modules = ", ".join(map(str, config["modules_to_save"]))
+        reasons.append(f"it also holds whole modules ({modules}; modules_to_save), which vLLM does not serve")
+    if config.get("bias", "none") != "none":
+        reasons.append(f"it also trained biases of its base (bias = {config['bias']!r})")
+    begun = config.get("init_lora_weights")
+    if isinstance(begun, str) and begun.lower().startswith(_REBASED):
+        reasons.append(f"it began as {begun}, which changes the base's weights too")
+    rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+    if rank > MAX_RANK:
+        reasons.append(f"its rank is {rank}, and vLLM serves {MAX_RANK} at most")
+    if reasons:
+        raise DataError(f"the adapter cannot be used here: {'; '.join(reasons)}", _MERGE)
+
+
+def _read_config(source: Path) -> dict[str, Any]:
+    """The config of a PEFT LoRA folder with safetensors. Raises DataError."""
+    if not source.is_dir():
+        raise DataError(f"{source} is no folder", f"name the folder that holds {CONFIG} and {WEIGHTS}")
+    if not (source / WEIGHTS).is_file():
+        if (source / PICKLED).is_file():
+            fix = "save it again with PEFT's save_pretrained, which writes safetensors"
+            raise DataError(f"{source / PICKLED} is pickled: reading it would execute it", fix)
+        raise DataError(f"{source} holds no {WEIGHTS}", "name the folder that PEFT's save_pretrained wrote")
+    try:
+        config: Any = json.loads((source / CONFIG).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{source / CONFIG} cannot be read: {error}", "copy the whole folder again") from error
+    if not isinstance(config, dict) or str(config.get("peft_type", "")).upper() != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise DataError(f"{source / CONFIG} is not that of a LoRA (peft_type: {kind!r})", _MERGE)
+    wrong = [key for key in ("r", "lora_alpha") if isinstance(config.get(key), bool) or not _is_number(config.get(key))]
+    if wrong:
+        raise DataError(f"{source / CONFIG} has no usable number for {', '.join(wrong)}", "copy the folder again")
+    return config
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def _hinted_base(hint: str, home: Path) -> str:
+    """The installed model that a config's `base_model_name_or_path` means: by our name, or by the hub's.
+
+    Raises NothingMatchedError where none or several are meant.
+    """
+    names = [record.name for record in installed(home)]
+    meant = [name for name in names if hint and _is_meant(name, hint, home)]
+    if len(meant) == 1:
+        return meant[0]
+    raise NothingMatchedError(
+        f"the adapter was trained on {hint!r}, and no installed model is known by that name"
+        if hint
+        else "the adapter does not say what it was trained on",
+        f"name its base with --base; installed are: {', '.join(names) or 'none'}",
+    )
+
+
+def _is_meant(name: str, hint: str, home: Path) -> bool:
+    try:
+        repo = str(getattr(load_model(name, home).source, "repo", ""))
+    except ModelsError:
+        repo = ""
+    last = hint.rstrip("/").rsplit("/", 1)[-1]
+    return hint in (name, repo) or last.casefold() == name.casefold()
+
+
+def _compare_tensors(source: Path, config: Mapping[str, Any], base: Path, name: str) -> None:
+    """Refuse an adapter whose tensors are not those that its config asks for on `base`. Raises DataError."""
+    shapes = _saved_shapes(source / WEIGHTS)
+    whole = [tensor for tensor in shapes if ".lora_A." not in tensor and ".lora_B." not in tensor]
+    if whole:
+        what = "embedding layers" if all("embed" in tensor for tensor in whole) else "tensors beside its LoRA"
+        raise DataError(f"the adapter also holds {what}, which vLLM does not serve: {_name_some(whole)}", _MERGE)
+    wanted = _wanted_shapes(config, base, name)
+    other = [
+        f"{tensor} is {_text(shapes[tensor])}, {name} takes {_text(wanted[tensor])}"
+        for tensor in sorted(shapes.keys() & wanted.keys())
+        if shapes[tensor] != wanted[tensor]
+    ]
+    problems = {
+        "sizes that differ": other,
+        f"tensors for layers that {name} has not": sorted(shapes.keys() - wanted.keys()),
+        "no tensors for": sorted(wanted.keys() - shapes.keys()),
+    }
+    found = [f"{what}: {_name_some(tensors)}" for what, tensors in problems.items() if tensors]
+    if found:
+        raise DataError(
+            f"the adapter was not trained on {name}: it has {'; '.join(found)}",
+            "name the model it was trained on with --base",
+        )
+
+
+def _saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Each tensor's shape, read from the header; every value must be a finite number."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            for tensor in file.keys():  # noqa: SIM118 - it is no mapping
+                value = file.get_tensor(tensor)
+                if not value.is_floating_point() or not bool(value.isfinite().all()):
+                    raise DataError(f"{tensor} of the adapter holds values that are no numbers", "train it again")
+                shapes[tensor] = tuple(value.shape)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}", "copy the whole folder again") from error
+    if not shapes:
+        raise DataError(f"{path} holds no tensors", "copy the whole folder again")
+    return shapes
+
+
+def _wanted_shapes(config: Mapping[str, Any], base: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """The tensors that PEFT makes for this config on a base without weights, with their shapes."""
+    go_offline()
+    import torch
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    keys = (LoraConfig().to_dict().keys() & config.keys()) - {"base_model_name_or_path", "revision"}
+    try:
+        shape = AutoConfig.from_pretrained(base, local_files_only=True)
+        if hasattr(shape, "quantization_config"):
+            del shape.quantization_config  # a quantised layer has the same inputs and outputs
+        with torch.device("meta"):
+            model = get_peft_model(AutoModelForCausalLM.from_config(shape), LoraConfig(**{k: config[k] for k in keys}))
+        state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"the adapter cannot be put on {name}: {error}", "name its base with --base") from error
+    return {tensor: tuple(value.shape) for tensor, value in state.items()}
+
+
+def _text(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _name_some(tensors: Sequence[str]) -> str:
+    more = f" and {len(tensors) - SHOWN} more" if len(tensors) > SHOWN else ""
+    return ", ".join(tensor.removeprefix("base_model.model.") for tensor in tensors[:SHOWN]) + more
+
+
+def _card(manifest: Mapping[str, Any]) -> str:
+    base, settings = manifest["base"]["name"], manifest["settings"]
+    return f"""---
+base_model: {base}
+library_name: peft
+tags: [lora, nanoflux-local]
+---
+# LoRA adapter {manifest["adapter"][:12]} for {base}
+
+Imported into NanoFlux Local as {manifest["imported"]["name"]!r}. It was trained elsewhere, on data unknown here:
+r = {settings["r"]}, alpha = {settings["alpha"]:g}.
+
+`{MANIFEST}` holds the record. Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.
+"""

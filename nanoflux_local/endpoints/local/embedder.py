@@ -1,0 +1,91 @@
+"""The local embedder: sentence vectors from a weights folder, one text at a time. Never downloads.
+
+A text's vector never depends on a neighbour, since no two texts share a batch. A text longer than the model reads
+is split into windows whose vectors are averaged, so that nothing of it is ignored.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nanoflux_local.endpoints.local.cores import share_cores
+from nanoflux_local.endpoints.local.in_process import read_record
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.records import EmbedReply, EmbedRequest, Identity, Vector
+from nanoflux_models.offline import go_offline
+
+
+class LocalEmbedder:
+    """Unit-length float32 vectors of texts. The model is loaded when the first text comes."""
+
+    def __init__(self, weights: Path) -> None:
+        self._weights = weights
+        self._lock = threading.Lock()
+        record = read_record(weights)
+        self.identity = Identity(
+            interface="in_process_embedder",
+            model=str(record["name"]),
+            revision=str(record["revision"]),
+            variant="cpu float32 single",
+        )
+
+    @property
+    def dimensions(self) -> int:
+        """Length of the vectors."""
+        with self._lock:
+            return int(self._model.get_embedding_dimension())
+
+    async def embed(self, request: EmbedRequest) -> EmbedReply:
+        """The vector of one text.
+
+        Raises:
+            EndpointError: the model cannot be loaded.
+        """
+        return EmbedReply.of(await asyncio.to_thread(self._vector, request.text))
+
+    async def close(self) -> None:
+        return
+
+    def _vector(self, text: str) -> Vector:
+        clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        with self._lock:
+            vectors = [self._encode(window) for window in self._windows(clean)]
+        if len(vectors) == 1:
+            return vectors[0]
+        mean = np.mean(np.stack(vectors), axis=0, dtype=np.float64)
+        return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
+
+    def _encode(self, text: str) -> Vector:
+        vector = self._model.encode(text, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vector, dtype=np.float32)
+
+    def _windows(self, text: str) -> Iterator[str]:
+        """The text cut where the model stops reading; cuts fall between tokens."""
+        tokenizer = self._model.tokenizer
+        size = self._model.max_seq_length - tokenizer.num_special_tokens_to_add()
+        offsets = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False
+        )["offset_mapping"]
+        if len(offsets) <= size:
+            yield text
+            return
+        for start in range(0, len(offsets), size):
+            window = offsets[start : start + size]
+            yield text[window[0][0] : window[-1][1]]
+
+    @cached_property
+    def _model(self) -> Any:
+        go_offline()
+        share_cores()
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            return SentenceTransformer(str(self._weights), device="cpu", local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            fix = f"nanoflux models verify {self.identity.model}"
+            raise EndpointError(f"{self._weights}: the embedder cannot be loaded: {error}", fix) from error

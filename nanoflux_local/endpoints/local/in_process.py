@@ -1,0 +1,138 @@
+"""The in-process endpoint: a model from a weights folder, answering in this process on CPU or GPU.
+
+The same request gets the same reply whatever it is answered beside (`decoder` says how), on one machine and one
+version of torch. Weights are loaded when the first request comes, so a run answered by its ledger loads none.
+Owns the endpoint's identity; the queue is `batcher`'s and the arithmetic `decoder`'s. Never downloads.
+"""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanoflux_local.adapters.hash import adapter_hash
+from nanoflux_local.endpoints.context import Context
+from nanoflux_local.endpoints.local.batcher import Batcher
+from nanoflux_local.endpoints.local.cores import share_cores
+from nanoflux_local.endpoints.local.tokens import TokenCounter
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.reasoning import answer_start
+from nanoflux_local.records import ChatReply, ChatRequest, Identity
+from nanoflux_models.offline import go_offline
+
+if TYPE_CHECKING:
+    from nanoflux_local.endpoints.local.codec import Codec
+    from nanoflux_local.endpoints.local.decoder import Decoder
+
+# Measured on two cores with bfloat16: 32 rows gave a quarter more tokens per second when all were in use (368 against
+# 289), but a step with few of them took 1.6 times as long, and runs seldom ask for more than 16 replies at once.
+ROWS = 16
+BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
+
+
+class InProcessEndpoint:
+    """Chat with a local model. `rows` requests advance together; more may wait."""
+
+    def __init__(
+        self,
+        weights: Path,
+        *,
+        adapter: Path | None = None,
+        rows: int = ROWS,
+        device: str = "auto",
+        dtype: str = "auto",
+        system_role: bool = True,
+        context: Context | None = None,
+    ) -> None:
+        self._weights, self._adapter, self._rows = weights, adapter, rows
+        self._device = best_device() if device == "auto" else device
+        self._dtype = best_dtype(self._device) if dtype == "auto" else dtype
+        self._system_role = system_role
+        self.context = context or Context()
+        self._counter = TokenCounter(weights)
+        self.identity = self._identify()
+        self.capacity = 2 * rows  # so that a row that falls free finds its next request waiting
+        self.repeatable = self._device == "cpu"
+        self._batcher = Batcher(rows, self._load)
+        if not self.repeatable:
+            loaded = self._load()  # a GPU has to show what it can promise before a run records it
+            self._batcher = Batcher(rows, lambda: loaded)
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        """Answer one request; cancelling the caller frees its place.
+
+        Raises:
+            EndpointError: the prompt does not fit, the template refuses it, or the model cannot run.
+        """
+        reply = await asyncio.wrap_future(self._batcher.submit(request))
+        thoughts = reply.text[: answer_start(reply.text)]
+        return replace(reply, reasoning_tokens=self.count_tokens(thoughts)) if thoughts else reply
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text`, without loading the model."""
+        return self._counter.count(text)
+
+    async def close(self) -> None:
+        """End the worker; safe to call twice."""
+        await asyncio.to_thread(self._batcher.close)
+
+    def _identify(self) -> Identity:
+        record = read_record(self._weights)
+        return Identity(
+            interface="in_process",
+            model=str(record["name"]),
+            revision=str(record["revision"]),
+            adapter=adapter_hash(self._adapter) if self._adapter else "",
+            variant=f"{self._device} {self._dtype} rows={self._rows}",
+        )
+
+    def _load(self) -> "tuple[Decoder, Codec]":
+        go_offline()
+        share_cores()
+        from nanoflux_local.endpoints.local.codec import Codec
+        from nanoflux_local.endpoints.local.decoder import Decoder
+
+        try:
+            codec = Codec(self._weights, self._system_role)
+            decoder = Decoder(self._weights, self._adapter, self._rows, self._device, self._dtype)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            fix = f"nanoflux models verify {self.identity.model}"
+            raise EndpointError(f"{self._weights}: the model cannot be loaded: {error}", fix) from error
+        if not decoder.agrees():
+            fix = "Serve this architecture by vLLM instead."
+            raise EndpointError(f"{self.identity.model}: cannot be decoded row by row correctly.", fix)
+        self.repeatable = decoder.self_check()
+        return decoder, codec
+
+
+def read_record(weights: Path) -> dict[str, Any]:
+    """The record beside installed weights."""
+    try:
+        record = json.loads((weights / "weights.json").read_text("utf-8"))
+        return {"name": record["name"], "revision": record["revision"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fix = "Install them: nanoflux models pull NAME, or nanoflux models import PATH --name NAME"
+        raise EndpointError(f"{weights}: these are no installed weights ({error}).", fix) from error
+
+
+def best_device() -> str:
+    """A GPU where there is one. Torch is asked only on machines that have the driver, as importing it is slow."""
+    if not Path("/dev/nvidiactl").exists():
+        return "cpu"
+    share_cores()
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def best_dtype(device: str) -> str:
+    """bfloat16 where the hardware multiplies it, else float32."""
+    if device != "cpu":
+        return "bfloat16"
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return "float32"
+    flags = {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
+    return "bfloat16" if flags & BF16_FLAGS else "float32"

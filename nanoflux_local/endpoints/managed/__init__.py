@@ -1,0 +1,1 @@
+"""vLLM servers that are started and stopped here."""

@@ -1,0 +1,275 @@
+"""From endpoints of the interface "vllm" to servers: what is planned for each, and the endpoint that asks it.
+
+Used before anything starts (`models plan`), by runs and by `models serve`, so that all three mean the same place on
+the same GPUs. Starts nothing by itself.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nanoflux_local.adapters.hash import CONFIG
+from nanoflux_local.adapters.store import find_adapter
+from nanoflux_local.config import EndpointConfig
+from nanoflux_local.endpoints.managed.fleet import Fleet
+from nanoflux_local.endpoints.managed.vllm import VllmEndpoint
+from nanoflux_local.errors import ConfigError, DataError, NanofluxError, RefusedError
+from nanoflux_local.paths import Home
+from nanoflux_models.architecture import is_wrapper
+from nanoflux_models.chat_template import require_template
+from nanoflux_models.gpus import compute_capabilities, found_gpus
+from nanoflux_models.interpreter import Interpreter, find_interpreter
+from nanoflux_models.launch import CONTEXT as CONTEXT_BESIDE_THOUGHTS
+from nanoflux_models.launch import RANK, Launch, Seat
+from nanoflux_models.manifest import Manifest, load_manifest
+from nanoflux_models.placement import Demand, Plan, Server, kv_gib, plan
+from nanoflux_models.record import read_record
+from nanoflux_models.weights import weights_dir
+
+SEQUENCES, CONTEXT = 8, 4096
+"""What room for keys and values is planned for if nobody says more: requests at once, and tokens of each."""
+CONCURRENCY = 8
+"""Requests under way at once in a run whose profile does not state it."""
+ADAPTER_SHARE = 0.021
+"""Buffers for two adapters of rank 16 over the two bytes of each parameter: most for a mixture of experts (gpt-oss-20b,
+0.8 GiB), less than half of that for the dense models."""
+INVARIANT_FROM = 8.0
+"""The compute capability from which vLLM has batch-invariant kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one served model is asked for: requests at once, tokens of each, the highest rank of an adapter (0: none),
+    and the group that it takes turns in."""
+
+    manifest: Manifest
+    sequences: int = SEQUENCES
+    context: int = CONTEXT
+    rank: int = 0
+    shares: str = ""
+
+    @property
+    def demand(self) -> Demand:
+        """Its memory.
+
+        Raises:
+            ConfigError: the manifest does not say what its model needs, or spans machines.
+        """
+        memory, parallel = self.manifest.memory, self.manifest.parallel
+        if memory is None:
+            fix = "state weights_gib and kv_bytes_per_token"
+            raise ConfigError(f"the manifest of {self.manifest.name} has no [memory] table", fix)
+        if parallel.nodes > 1:
+            fix = "see docs/how-to/multi-node.md"
+            raise ConfigError(f"{self.manifest.name} spans several machines; this plans one", fix)
+        return Demand(
+            self.manifest.name,
+            memory.weights_gib,
+            kv_gib(
+                memory.kv_bytes_per_token,
+                self.sequences,
+                min(self.context, self.manifest.context),
+                memory.sliding_bytes_per_token,
+                memory.sliding_window,
+            ),
+            parallel.tensor * parallel.pipeline,
+            parallel.data,
+            self.sequences,
+            ADAPTER_SHARE * 2 * self.manifest.parameters / 2**30 * self.rank / RANK,
+            self.shares,
+        )
+
+    @property
+    def on_cpu(self) -> Seat:
+        """Its place in a machine without GPUs, whose memory holds everything else too: few requests, one at least."""
+        if self.manifest.memory is None or self.manifest.parallel.nodes > 1:
+            return Seat(sequences=self.sequences)
+        few = max(CONTEXT * SEQUENCES // self.context, 1)
+        return Seat(kv_gib=replace(self, sequences=min(few, self.sequences)).demand.kv_gib, sequences=self.sequences)
+
+
+def workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home) -> dict[str, Workload]:
+    """By model, what endpoints on managed servers ask for; endpoints of the same model share its server.
+
+    Raises:
+        ModelsError: there is no such model.
+        DataError, NothingMatchedError: an adapter is missing or has no rank.
+    """
+    found: dict[str, Workload] = {}
+    for config in endpoints:
+        if config.interface != "vllm":
+            continue
+        manifest = load_manifest(config.model, home.root)
+        rank = rank_for([find_adapter(home.adapters, config.adapter)]) if config.adapter else 0
+        before = found.get(config.model, Workload(manifest, 0, 0))
+        found[config.model] = Workload(
+            manifest,
+            min(before.sequences + config.capacity, concurrency),
+            max(before.context, served_context(config, manifest)),
+            max(before.rank, rank),
+            before.shares or config.shares,
+        )
+    return found
+
+
+def served_context(config: EndpointConfig, manifest: Manifest) -> int:
+    """Tokens of the longest conversation on an endpoint's server, its model's thoughts included."""
+    room = config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else manifest.reasoning_room
+    return min(config.context or CONTEXT_BESIDE_THOUGHTS + room, manifest.context)
+
+
+def _stated_context(config: EndpointConfig) -> int:
+    """The context that an endpoint needs by what it states; 0 if it takes any server of its model."""
+    return config.context or (CONTEXT_BESIDE_THOUGHTS + room if (room := config.reasoning_tokens) else 0)
+
+
+def planned(
+    models: Iterable[Manifest | Workload],
+    gpus: list[float],
+    smaller: Mapping[str, float] | None = None,
+    sequences: int = SEQUENCES,
+    context: int = CONTEXT,
+    whole: bool = False,
+) -> Plan:
+    """Which model goes on which GPU. A manifest alone is planned for `sequences` requests of `context` tokens; `whole`
+    hands out all of each GPU.
+
+    Raises:
+        ConfigError: a manifest does not say what its model needs, or spans machines.
+    """
+    demands = [_workload(model, sequences, context).demand for model in models]
+    return plan(demands, gpus, smaller, whole)
+
+
+def _workload(model: Manifest | Workload, sequences: int = SEQUENCES, context: int = CONTEXT) -> Workload:
+    return model if isinstance(model, Workload) else Workload(model, sequences, context)
+
+
+def seats(models: Iterable[Manifest | Workload], whole: bool = False) -> dict[str, tuple[Seat, str]]:
+    """By model, its place on this machine's GPUs and the group that it takes turns in ("" for none).
+
+    Without GPUs, and for models over several machines, a place says nothing: vLLM then takes what it finds.
+
+    Raises:
+        NanofluxError: the models do not fit.
+    """
+    wanted = {each.manifest.name: each for each in map(_workload, models)}
+    gpus = found_gpus()
+    if not gpus:
+        return {name: (each.on_cpu, each.shares) for name, each in wanted.items()}
+    here = [each for each in wanted.values() if each.manifest.parallel.nodes == 1]
+    result = planned(here, gpus, whole=whole)
+    if not result.fits:
+        raise NanofluxError(result.refusal, "what would fit: " + "; ".join(result.would_fit))
+    placed: dict[str, tuple[Seat, str]] = {
+        server.name: (_seat(server, wanted[server.name].sequences), server.shares) for server in result.servers
+    }
+    return {name: placed.get(name, (Seat(sequences=each.sequences), "")) for name, each in wanted.items()}
+
+
+def _seat(server: Server, sequences: int) -> Seat:
+    return Seat(server.gpus, server.utilisation, server.tensor, server.kv_gib, sequences)
+
+
+def served(
+    endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
+) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
+    """The endpoints on managed servers, by name, and for every endpoint the group that it takes turns in ("" for none).
+
+    At most `concurrency` requests are under way at once (0: as many as the endpoints take). A profile's own `shares`
+    hold; if it states none and the plan has to, the plan's do. The same model twice is one server, which takes
+    adapters if one of its endpoints has any.
+
+    Raises:
+        NanofluxError, ModelsError: there is no vLLM, weights or an adapter are missing, or the models do not fit.
+    """
+    groups = {name: config.shares for name, config in endpoints.items()}
+    chosen = {name: config for name, config in endpoints.items() if config.interface == "vllm"}
+    if not chosen:
+        return {}, groups
+    wanted = workloads(chosen.values(), concurrency or sum(each.capacity for each in chosen.values()), home)
+    for config in chosen.values():
+        if config.adapter:
+            with_lora(wanted[config.model].manifest, home)
+    stated = {model: max(_stated_context(c) for c in chosen.values() if c.model == model) for model in wanted}
+    places, fleet, result = seats(wanted.values(), whole=True), Fleet(home.root), {}
+    for name, config in chosen.items():
+        seat, group = places[config.model]
+        groups[name] = group or groups[name]
+        launch = launch_for(config, home, seat, bool(groups[name]), wanted[config.model].rank)
+        adapter = find_adapter(home.adapters, config.adapter) if config.adapter else None
+        server = fleet.server(replace(launch, context=stated[config.model]))
+        result[name] = VllmEndpoint(server, adapter, config.capacity, config.structured, _stated_room(config))
+    return result, groups
+
+
+def _stated_room(config: EndpointConfig) -> int | None:
+    """The room for thoughts that an endpoint states; None leaves it to the model's manifest."""
+    return config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else None
+
+
+def with_lora(manifest: Manifest, home: Home) -> None:
+    """Refuse adapters where the model's manifest names no modules for them.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if manifest.lora is None:
+        path = home.root / "models" / f"{manifest.name}.toml"
+        fix = f'name the modules in {path}: [lora] and targets = ["q_proj", "v_proj"] or what the model has'
+        raise ConfigError(f"{manifest.name} takes no adapter: its manifest has no [lora]", fix)
+
+
+def launch_for(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, rank: int = 0) -> Launch:
+    """How the server of an endpoint is started, with buffers for adapters up to `rank` (0: for none).
+
+    Raises:
+        RefusedError: batch_invariant is asked of a device that has no such kernels.
+        ModelsError: there is no vLLM, no manifest, no chat template, or the weights are not installed.
+    """
+    weights = weights_dir(config.model, home.root)
+    require_template(config.model, weights)
+    manifest, interpreter = load_manifest(config.model, home.root), find_interpreter(config.python)
+    if config.batch_invariant:
+        _refuse_variance(config.model, interpreter)
+    return Launch(
+        manifest=manifest,
+        revision=read_record(weights).revision,
+        weights=weights,
+        interpreter=interpreter,
+        seat=seat,
+        context=_stated_context(config),
+        rank=rank,
+        sleeps=sleeps,
+        args=config.args,
+        wraps=is_wrapper(weights),
+        batch_invariant=config.batch_invariant,
+    )
+
+
+def _refuse_variance(model: str, interpreter: Interpreter) -> None:
+    """Refuse batch_invariant where vLLM has no kernels for it."""
+    fix = f"leave out batch_invariant, or serve {model} on GPUs of compute capability {INVARIANT_FROM} or higher (A100)"
+    if interpreter.for_cpu:
+        raise RefusedError(f"batch_invariant: vLLM {interpreter.vllm} for CPUs has no batch-invariant kernels", fix)
+    lowest = min(compute_capabilities(), default=0.0)
+    if lowest < INVARIANT_FROM:
+        stated = (
+            f"a GPU here has compute capability {lowest}" if lowest else "no GPU here states its compute capability"
+        )
+        raise RefusedError(f"batch_invariant: {stated}; {INVARIANT_FROM} is needed", fix)
+
+
+def rank_for(adapters: Iterable[Path]) -> int:
+    """The rank that a server must allow for these adapters: vLLM's usual one, or the next that it knows."""
+    highest = max((_rank(folder) for folder in adapters), default=RANK)
+    return next((known for known in (RANK, 32, 64, 128, 256, 512) if known >= highest), highest)
+
+
+def _rank(folder: Path) -> int:
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / CONFIG}: no rank in it: {error}", "this is no adapter of PEFT's format") from error

@@ -1,0 +1,90 @@
+"""An adapter as part of the weights that a vLLM server serves: merged into a copy of its base while it is asked.
+
+On a CPU vLLM computes a LoRA beside the weights several times slower than the weights alone. The copy is as large as
+the base; the last one who asks it removes it. It is proved to answer as base and adapter do (`train.merged`).
+"""
+
+import fcntl
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from nanoflux_local.adapters.merge import RECORD, base_folder, merge
+from nanoflux_local.adapters.store import find_adapter, load_manifest
+from nanoflux_local.config import EndpointConfig
+from nanoflux_local.endpoints.managed.fleet import Fleet
+from nanoflux_local.endpoints.managed.launches import launch_for, seats
+from nanoflux_local.endpoints.managed.vllm import VllmEndpoint
+from nanoflux_local.errors import RefusedError
+from nanoflux_local.paths import Home
+from nanoflux_models.launch import Launch
+from nanoflux_models.manifest import load_manifest as load_model
+
+
+class Copy:
+    """A merged copy of an adapter's base, made where it is not there; `release` removes it once nobody uses it.
+
+    Raises:
+        RefusedError: the adapter does nothing, the merged model does not answer as base and adapter do, or the base is
+            of another revision.
+        UsageError: the base's weights are stored quantised.
+    """
+
+    def __init__(self, adapter: Path, home: Home) -> None:
+        self.path = home.merged / adapter.name
+        home.merged.mkdir(exist_ok=True)
+        self._gate = home.lock(f"merged-{adapter.name}").open("w")
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        if not self.path.exists():
+            merge(adapter, base_folder(load_manifest(adapter), home.root), self.path)
+        fcntl.flock(self._gate, fcntl.LOCK_SH)
+        check = json.loads((self.path / RECORD).read_text("utf-8"))["check"]
+        if check["nats_from_base"] <= check["nats_from_adapter"]:
+            self.release()
+            what = f"adapter {adapter.name[:12]} does nothing: merged, it is no farther from its base than rounding is"
+            raise RefusedError(what, "train it again, or use another")
+
+    def release(self) -> None:
+        if self._gate.closed:
+            return
+        try:
+            fcntl.flock(self._gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(self.path)
+        except BlockingIOError:
+            pass  # another process asks it too
+        self._gate.close()
+
+
+class MergedEndpoint(VllmEndpoint):
+    """Chat with a model whose weights hold an adapter. To the ledger it is the base with the adapter, "merged"."""
+
+    def __init__(self, launch: Launch, adapter: Path, home: Home, reasoning_tokens: int | None = None) -> None:
+        self._copy = Copy(adapter, home)
+        manifest = launch.manifest.model_copy(update={"name": f"{launch.model}-merged-{adapter.name[:12]}"})
+        server = Fleet(home.root).server(replace(launch, manifest=manifest, weights=self._copy.path))
+        super().__init__(server, reasoning_tokens=reasoning_tokens)
+        self.identity = replace(
+            self.identity, model=launch.model, adapter=adapter.name, variant=f"{launch.variant} merged"
+        )
+
+    async def close(self) -> None:
+        await super().close()
+        self._copy.release()
+
+
+def merged_endpoint(
+    model: str, adapter: str, home: Home, args: tuple[str, ...] = (), reasoning_tokens: int = 0
+) -> VllmEndpoint:
+    """A model behind a vLLM server that knows of no adapters, with the one of that hash merged if one is named.
+    `reasoning_tokens` are the room for its thoughts.
+
+    Raises:
+        NanofluxError, ModelsError: there is no vLLM, weights or the adapter are missing, or they cannot be merged.
+    """
+    manifest = load_model(model, home.root).model_copy(update={"lora": None})
+    config = EndpointConfig(interface="vllm", model=model, args=args, reasoning_tokens=reasoning_tokens)
+    launch = replace(launch_for(config, home, seats([manifest])[model][0], sleeps=False), manifest=manifest)
+    if adapter:
+        return MergedEndpoint(launch, find_adapter(home.adapters, adapter), home, reasoning_tokens)
+    return VllmEndpoint(Fleet(home.root).server(launch), reasoning_tokens=reasoning_tokens)

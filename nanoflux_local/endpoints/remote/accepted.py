@@ -1,0 +1,123 @@
+"""What an endpoint may be sent: by its model's name, by its switches (`send`), and by what its server refuses.
+
+A parameter that a server does not take is an error there, and names alone decide little: a gateway serves a model under
+any name. So the name gives the default, a switch of the endpoint overrides it, and a refusal that names a parameter
+teaches the rest. None of it changes a request's key: the ledger remembers what was asked for, not how it was sent.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from nanoflux_local.config import Send
+from nanoflux_local.endpoints.remote.error_body import ErrorBody
+from nanoflux_local.records import ChatRequest, Message, Sampling, without_system
+
+INT32_SEEDS = 2**31 - 1
+"""Shortened seeds lie below this."""
+FEW_STOPS = 4
+"""As many stop strings as any server takes that limits them."""
+_PREFIX = r"^(?:.*[./]|ft:)?"  # a gateway's, a provider's or a region's name: azure/…, us.anthropic.…
+_OPENAI_REASONING = re.compile(_PREFIX + r"(?:o\d|gpt-[5-9])(?!.*-chat)")
+_CLAUDE = re.compile(_PREFIX + r"claude-")
+_CLAUDE_SAMPLED = re.compile(
+    _PREFIX + r"claude-(?:[23]|instant|(?:opus|sonnet|haiku)-4(?:[-.][0-6])?(?:-\d{8}|-v\d|-latest|[@:]|$))"
+)
+
+_UNSUPPORTED = re.compile(
+    r"unsupported|not supported|(?:n't|not|no longer) (?:currently )?support|not permitted|not allowed|not accept"
+    r"|unexpected|unknown|unrecogni[sz]ed|extra_forbidden|extra inputs|extra fields|deprecated|cannot find field"
+    r"|not available|cannot be used"
+)
+_TOGETHER = re.compile(r"both|only one|together|same time|simultaneous|either")
+_STOP = re.compile(r"""[.'"`]stop['"`]|\bstop[_ ](?:sequences?|strings?|words?)\b|(?:^|[.\s])stop:""")
+_NO_SYSTEM = re.compile(
+    r"system.{0,40}(?:not supported|unsupported|not allowed|not enabled|not permitted)|not support.{0,20}system"
+    r"|developer instruction is not enabled|roles must alternate|only user and assistant roles"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What goes into a request; the fields are those of the configuration's `Send`, all decided."""
+
+    seed: bool | Literal["int32"] = True
+    temperature: bool = True
+    top_p: bool = True
+    temperature_with_top_p: bool = True
+    stop: bool | int = True
+    max_tokens: str = "max_tokens"
+    system: bool = True
+
+    def seeding(self, seed: int) -> dict[str, int]:
+        """The seed's parameter."""
+        if self.seed == "int32":
+            return {"seed": seed % INT32_SEEDS}
+        return {"seed": seed} if self.seed else {}
+
+    def sampling(self, sampling: Sampling) -> dict[str, float]:
+        """Temperature and top_p. If only one of them may be sent, it is the one that is set to something."""
+        values = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        if self.temperature and self.top_p and not self.temperature_with_top_p:
+            del values["temperature" if sampling.temperature == 1.0 and sampling.top_p < 1.0 else "top_p"]
+        return {name: value for name, value in values.items() if getattr(self, name)}
+
+    def stops(self, stop: tuple[str, ...]) -> list[str]:
+        """The stop strings that are sent; the reply is cut here at all of them."""
+        return list(stop if self.stop is True else stop[: int(self.stop)])
+
+    def messages(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """The messages, the system's text at the beginning of the first user message if need be."""
+        return messages if self.system else without_system(messages)
+
+
+def accepted_by(model: str, thinks: bool = False, send: Send | None = None) -> Accepted:
+    """What a model takes by its name; a name that says nothing takes everything. A model that thinks takes no stop
+    strings, which its server would look for in the thoughts. Switches that are set hold.
+    """
+    accepted = Accepted()
+    if _OPENAI_REASONING.match(model):
+        accepted = Accepted(temperature=False, top_p=False, stop=False, max_tokens="max_completion_tokens")
+    elif _CLAUDE.match(model):
+        sampled = bool(_CLAUDE_SAMPLED.match(model))
+        accepted = Accepted(temperature=sampled, top_p=sampled, temperature_with_top_p=False)
+    if thinks:
+        accepted = replace(accepted, stop=False)
+    return replace(accepted, **(send.model_dump(exclude_none=True) if send else {}))
+
+
+def lessons(refusal: ErrorBody, accepted: Accepted, request: ChatRequest) -> dict[str, Any]:
+    """The switches to change after a request was refused, by name; none if the refusal names no parameter of it."""
+    words = " ".join((refusal.words, *refusal.codes)).lower()
+    unsupported, params = bool(_UNSUPPORTED.search(words)), set(refusal.params)
+
+    def names(parameter: str) -> bool:
+        return parameter in params or bool(re.search(rf"(?<![\w-]){parameter}(?![\w-])", words))
+
+    if accepted.temperature_with_top_p and names("temperature") and names("top_p") and _TOGETHER.search(words):
+        return {"temperature_with_top_p": False}
+    changes: dict[str, Any] = {}
+    if unsupported:
+        changes.update({name: False for name in ("temperature", "top_p") if getattr(accepted, name) and names(name)})
+        other = "max_completion_tokens" if accepted.max_tokens == "max_tokens" else "max_tokens"
+        changes.update({"max_tokens": other} if names(accepted.max_tokens) else {})
+    if accepted.seed and names("seed"):
+        shorten = accepted.seed is True and not unsupported and request.seed >= INT32_SEEDS
+        changes["seed"] = "int32" if shorten else False
+    if (
+        accepted.stop
+        and request.sampling.stop
+        and (_STOP.search(words) or {"stop", "stop_sequences"} & {*refusal.params})
+    ):
+        many = accepted.stop is True and not unsupported and len(request.sampling.stop) > FEW_STOPS
+        changes["stop"] = FEW_STOPS if many else False
+    if accepted.system and _NO_SYSTEM.search(words) and any(message.role == "system" for message in request.messages):
+        changes["system"] = False
+    return changes
+
+
+def spelled(changes: Mapping[str, Any]) -> str:
+    """Switches as a profile spells them: a boolean, a number and a text of JSON are TOML's too."""
+    return f"send = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in changes.items())} }}"

@@ -1,0 +1,86 @@
+"""Servers that speak the Anthropic messages protocol, through the anthropic SDK: Claude, or vLLM.
+
+The protocol has no seed: repeats are told apart by the ledger alone.
+"""
+
+from types import ModuleType
+from typing import Any
+
+from nanoflux_local.endpoints.remote.accepted import Accepted
+from nanoflux_local.endpoints.remote.keys import Key
+from nanoflux_local.endpoints.remote.served import Said, ServedEndpoint, as_object, client_options, limits
+from nanoflux_local.endpoints.remote.shapes import (
+    NO_TEXT,
+    at,
+    check_error,
+    check_tool_call,
+    count,
+    read_content,
+    read_finish,
+)
+from nanoflux_local.records import ChatRequest
+
+
+class AnthropicMessagesEndpoint(ServedEndpoint):
+    """A model behind a server's `/v1/messages`. Its address may end in /v1 like the others'."""
+
+    interface = "anthropic_messages"
+    home = "https://api.anthropic.com/v1"
+
+    @staticmethod
+    def sdk() -> ModuleType:
+        import anthropic
+
+        return anthropic
+
+    @staticmethod
+    def connect(url: str, key: Key) -> Any:
+        import anthropic
+
+        base = url.rstrip("/").removesuffix("/v1")  # the SDK brings its own
+        client = anthropic.AsyncAnthropic(base_url=base, api_key=key.text or "none", **client_options(anthropic, url))
+        return client.with_options(set_default_headers={})  # a header in the environment is another server's
+
+    @staticmethod
+    async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
+        return await client.messages.with_raw_response.create(**body, timeout=limits(limit_s))
+
+    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
+        messages, sampling = accepted.messages(request.messages), request.sampling
+        system = "\n\n".join(message.content for message in messages if message.role == "system")
+        body: dict[str, Any] = {
+            "model": request.endpoint.model,
+            "messages": [
+                {"role": message.role, "content": message.content} for message in messages if message.role != "system"
+            ],
+            "max_tokens": sampling.max_tokens,
+            "extra_body": accepted.sampling(sampling),  # the SDK knows only models that take none
+        }
+        if system:
+            body["system"] = system
+        stop = accepted.stops(tuple(string for string in sampling.stop if string.strip()))  # others are an error there
+        if stop:
+            body["stop_sequences"] = stop
+        if request.sections:
+            body["output_config"] = {"format": {"type": "json_schema", "schema": as_object(request.sections)}}
+        return body
+
+    def read(self, body: Any) -> Said:
+        check_error(body, "content")
+        blocks, reason = at(body, "content"), at(body, "stop_reason")
+        if not isinstance(blocks, (list, str)):
+            raise ValueError(NO_TEXT)
+        content = read_content(blocks)
+        if not content.text:
+            check_tool_call(reason, [block for block in blocks if at(block, "type") == "tool_use"])
+        # What was written to a cache and read from it is counted apart there, and is part of the prompt all the same.
+        cached = count(body, "usage", "cache_read_input_tokens")
+        read = count(body, "usage", "input_tokens") + count(body, "usage", "cache_creation_input_tokens") + cached
+        return Said(
+            content.text or "",
+            read_finish(reason),
+            read,
+            count(body, "usage", "output_tokens"),
+            cached,
+            content.thoughts,
+        )

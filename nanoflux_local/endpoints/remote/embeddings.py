@@ -1,0 +1,90 @@
+"""Embeddings from a server that speaks the OpenAI protocol, through the openai SDK: vLLM, or a hosted one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nanoflux_local.config import Price
+from nanoflux_local.endpoints.faults import GarbledError
+from nanoflux_local.endpoints.remote.keys import read_key
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.served import CAPACITY, TIMEOUT_S, check_address, limits
+from nanoflux_local.endpoints.remote.service import Service, Stake
+from nanoflux_local.endpoints.remote.shapes import at, check_error, load_json
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.records import EmbedReply, EmbedRequest, Identity, Vector
+
+HOME = "https://api.openai.com/v1"
+
+
+class ServedEmbedder:
+    """Unit-length float32 vectors of texts, one request a text, so that no text's vector depends on a neighbour.
+
+    Raises:
+        ConfigError: the key is named and not there, or the maker's own address is asked without one, or an address is
+            no base url.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        urls: Sequence[str] = (),
+        key_env: str = "",
+        key_file: str = "",
+        price: Price | None = None,
+        capacity: int = CAPACITY,
+        timeout_s: float = TIMEOUT_S,
+        revision: str = "",
+    ) -> None:
+        addresses = tuple(urls) or (HOME,)
+        for address in addresses:
+            check_address(address)
+        key = read_key(key_env, key_file)
+        if HOME in addresses and not key:
+            raise ConfigError(f"{HOME} asks for a key", "name its place: key_env = VARIABLE, or key_file = PATH")
+        self.identity = Identity("openai_embeddings", model, revision or " ".join(addresses))
+        self.price = price
+        chat = OpenAIChatEndpoint  # the same SDK, connected in the same way
+        self._service = Service(model, addresses, key, chat.sdk, chat.connect, capacity, timeout_s)
+
+    async def embed(self, request: EmbedRequest) -> EmbedReply:
+        """The vector of one text.
+
+        Raises:
+            EndpointError: no usable vector came, after bounded retries.
+        """
+        text = request.text.encode("utf-8", "replace").decode() or " "  # the protocol refuses an empty text
+
+        async def attempt(client: Any, limit_s: float) -> EmbedReply:
+            made = client.embeddings.with_raw_response.create(
+                model=request.endpoint.model, input=text, encoding_format="float", timeout=limits(limit_s)
+            )
+            response = (await made).http_response
+            try:
+                body = load_json(response)
+                check_error(body, "data")
+                return EmbedReply.of(_unit(at(body, "data", 0, "embedding")))
+            except ValueError as error:
+                raise GarbledError(str(error), response.text) from None
+
+        tokens = len(text.encode())
+        lost = 0.0 if self.price is None else self.price.cost(tokens, 0)
+        return await self._service.ask(attempt, Stake(1, tokens, lost))
+
+    async def close(self) -> None:
+        await self._service.close()
+
+
+def _unit(numbers: Any) -> Vector:
+    """A vector of length 1 of what a server sent as one."""
+    if not isinstance(numbers, list) or not numbers:
+        raise ValueError("a response without an embedding")
+    try:
+        vector = np.asarray(numbers, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("an embedding that is no list of numbers") from None
+    length = float(np.linalg.norm(vector)) if vector.ndim == 1 else 0.0
+    if not np.isfinite(length) or length == 0:
+        raise ValueError("an embedding without a direction")
+    return np.asarray(vector / length, dtype=np.float32)

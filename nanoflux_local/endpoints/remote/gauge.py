@@ -1,0 +1,76 @@
+"""The gauge of a local server: vLLM says how many requests wait and how full its cache is, and the lane follows.
+
+A server that shows no such figures is asked once and never again.
+"""
+
+import asyncio
+import re
+import time
+from typing import Any
+
+from nanoflux_local.endpoints.remote.replicas import Replica
+
+EVERY_S = 1.0
+PATIENCE_S = 5.0
+FULL = 0.95
+"""Share of the cache from which requests push each other out."""
+LONG_QUEUE = 0.25
+"""Requests may wait at the server up to this share of those sent: enough that it never runs dry."""
+SETTLE_S = 0.5
+"""Replies of one length end together, and as many requests come at once: a queue that is gone by then was no queue."""
+_METRIC = re.compile(r"^vllm:(num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+
+
+class Gauge:
+    """Looks at most once in `EVERY_S` seconds, beside the requests and never in their way."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._asked_at = float("-inf")
+        self._silent = False
+        self._task: asyncio.Task[None] | None = None
+
+    def look(self) -> None:
+        """Called with every request: the figures that come set how many may follow."""
+        now = time.monotonic()
+        if self._silent or self._task is not None or now - self._asked_at < EVERY_S:
+            return
+        self._asked_at = now
+        self._task = asyncio.create_task(self._ask(now))
+
+    async def _ask(self, began: float) -> None:
+        import httpx2
+
+        try:
+            async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
+                if await self._crowded(client):
+                    await asyncio.sleep(SETTLE_S)
+                    if await self._crowded(client):
+                        self._replica.lane.halve(began)
+        except httpx2.HTTPError:
+            return  # a server in trouble: the requests themselves will tell of it
+        finally:
+            self._task = None
+
+    async def _crowded(self, client: Any) -> bool:
+        """Whether the server says that it has more than it can take."""
+        address = self._replica.url.rstrip("/").removesuffix("/v1") + "/metrics"
+        response = await client.get(address)
+        figures = read_metrics(response.text) if response.status_code == 200 else {}
+        self._silent = not figures
+        full = figures.get("kv_cache_usage_perc", 0.0) >= FULL
+        return full or figures.get("num_requests_waiting", 0.0) > LONG_QUEUE * self._replica.lane.limit + 1
+
+    async def close(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def read_metrics(text: str) -> dict[str, float]:
+    """The two figures in vLLM's metrics, the largest of each where several engines tell theirs."""
+    found: dict[str, float] = {}
+    for name, value in _METRIC.findall(text):
+        found[name] = max(found.get(name, 0.0), float(value))
+    return found

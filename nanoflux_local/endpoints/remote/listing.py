@@ -1,0 +1,74 @@
+"""Listing: whether a lab's own server still serves the model that its endpoint names.
+
+Replies are remembered by address and model, so that another model behind the same address would go unnoticed. Only
+servers on this machine or in a private network are asked, and whoever lists no models is left in peace.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+from urllib.parse import urlsplit
+
+from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.remote.network import http_options
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.shapes import at
+
+LIMIT_S = 3.0
+PRIVATE_NAMES = (".local", ".lan", ".internal", ".home.arpa", ".localdomain")
+SHOWN = 3
+
+
+async def find_other_models(endpoints: Mapping[str, Endpoint]) -> list[str]:
+    """A line for each server that lists models, and not the one that its endpoint names. `endpoints` are by name."""
+    served = ((name, each) for name, each in endpoints.items() if isinstance(each, OpenAIChatEndpoint))
+    looks = [_look(name, each, url) for name, each in served for url in each.service.urls if is_private(url)]
+    return [line for line in await asyncio.gather(*looks) if line]
+
+
+async def _look(name: str, endpoint: OpenAIChatEndpoint, url: str) -> str:
+    model = endpoint.identity.model
+    models = await _listed(url, endpoint.service.key.text)
+    if not models or any(is_same_model(model, listed) for listed in models):
+        return ""
+    others = ", ".join(models[:SHOWN]) + (", …" if len(models) > SHOWN else "")
+    return f"endpoints.{name}: {url} does not list the model {model}; it lists {others}. Correct model, or url"
+
+
+async def _listed(url: str, key: str) -> list[str]:
+    """The models that a server lists; none if it lists none, for whatever reason: the requests themselves will tell."""
+    import httpx2
+
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        async with httpx2.AsyncClient(timeout=LIMIT_S, **http_options(url)) as client:
+            response = await client.get(f"{url.rstrip('/')}/models", headers=headers)
+        return list(read_listing(response.json())) if response.status_code == 200 else []
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError):
+        return []
+
+
+def read_listing(body: Any) -> Iterator[str]:
+    """The names in a list of models, which may have any shape."""
+    models = at(body, "data") or at(body, "models")
+    for model in models if isinstance(models, list) else []:
+        for key in ("id", "root", "name"):
+            name = at(model, key)
+            if isinstance(name, str) and name:
+                yield name[:200]
+
+
+def is_same_model(model: str, listed: str) -> bool:
+    """Whether a listed name means a model: Ollama adds a tag to it, and gateways list patterns."""
+    return listed == model or listed.startswith(f"{model}:") or ("*" in listed and fnmatchcase(model, listed))
+
+
+def is_private(url: str) -> bool:
+    """Whether a host is this machine or in a private network, as far as its address or name says."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith(PRIVATE_NAMES)

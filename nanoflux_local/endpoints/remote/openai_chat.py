@@ -1,0 +1,88 @@
+"""Any server that speaks the OpenAI chat completions protocol, through the openai SDK: vLLM, or a hosted one."""
+
+from types import ModuleType
+from typing import Any
+
+from nanoflux_local.endpoints.remote.accepted import Accepted
+from nanoflux_local.endpoints.remote.keys import Key
+from nanoflux_local.endpoints.remote.served import Said, ServedEndpoint, as_object, client_options, limits
+from nanoflux_local.endpoints.remote.shapes import (
+    NO_TEXT,
+    at,
+    check_error,
+    check_tool_call,
+    count,
+    read_content,
+    read_finish,
+)
+from nanoflux_local.records import ChatRequest
+
+THOUGHTS = ("reasoning", "reasoning_content", "thinking")
+"""Where servers put a message's thoughts."""
+
+
+class OpenAIChatEndpoint(ServedEndpoint):
+    """A model behind a server's `/v1/chat/completions`. It promises no repeats: such a server batches as it likes."""
+
+    interface = "openai_chat"
+
+    @staticmethod
+    def sdk() -> ModuleType:
+        import openai
+
+        return openai
+
+    @staticmethod
+    def connect(url: str, key: Key) -> Any:
+        import openai
+
+        client = openai.AsyncOpenAI(base_url=url, api_key=key.text or "none", **client_options(openai, url))
+        return client.with_options(set_default_headers={})  # a header in the environment is another server's
+
+    @staticmethod
+    async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
+        return await client.chat.completions.with_raw_response.create(**body, timeout=limits(limit_s))
+
+    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "model": request.endpoint.model,
+            "messages": [
+                {"role": message.role, "content": message.content} for message in accepted.messages(request.messages)
+            ],
+            **accepted.sampling(sampling),
+            accepted.max_tokens: sampling.max_tokens,
+            **accepted.seeding(request.seed),
+        }
+        stop = accepted.stops(sampling.stop)
+        if stop:
+            body["stop"] = stop
+        if request.sections:
+            schema = {"name": "sections", "strict": True, "schema": as_object(request.sections)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body
+
+    def read(self, body: Any) -> Said:
+        check_error(body, "choices")
+        choice = at(body, "choices", 0)
+        message = at(choice, "message")
+        if not isinstance(message, dict):
+            raise ValueError(NO_TEXT)
+        check_error({"error": choice.get("error")}, "choices")
+        content, reason = read_content(message.get("content")), choice.get("finish_reason")
+        thoughts = content.thoughts or next(
+            (text for key in THOUGHTS if isinstance(text := message.get(key), str) and text), ""
+        )
+        refusal = content.refusal or message.get("refusal")
+        if not content.text and not refusal:
+            check_tool_call(reason, message.get("tool_calls"), message.get("function_call"))
+        refused = not content.text and isinstance(refusal, str) and bool(refusal)
+        return Said(
+            str(refusal) if refused else content.text or "",
+            "refused" if refused else read_finish(reason),
+            count(body, "usage", "prompt_tokens"),
+            count(body, "usage", "completion_tokens"),
+            count(body, "usage", "prompt_tokens_details", "cached_tokens"),
+            thoughts,
+            count(body, "usage", "completion_tokens_details", "reasoning_tokens"),
+        )

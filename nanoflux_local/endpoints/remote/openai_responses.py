@@ -1,0 +1,93 @@
+"""Servers that speak the OpenAI responses protocol, through the openai SDK: the o-series and its successors.
+
+The protocol has neither a seed nor stop strings: repeats are told apart by the ledger alone, and a reply is cut here.
+"""
+
+from typing import Any
+
+from nanoflux_local.endpoints.faults import StatedError
+from nanoflux_local.endpoints.remote.accepted import Accepted
+from nanoflux_local.endpoints.remote.error_body import ErrorBody, parse_error
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.endpoints.remote.served import Said, as_object, limits
+from nanoflux_local.endpoints.remote.shapes import (
+    NO_TEXT,
+    at,
+    check_error,
+    check_tool_call,
+    count,
+    read_content,
+    read_finish,
+)
+from nanoflux_local.records import ChatRequest, Finish
+
+
+class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
+    """A model behind a server's `/v1/responses`. Nothing is stored there."""
+
+    interface = "openai_responses"
+    home = "https://api.openai.com/v1"
+
+    @staticmethod
+    async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
+        return await client.responses.with_raw_response.create(**body, timeout=limits(limit_s))
+
+    def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": request.endpoint.model,
+            "input": [
+                {"role": message.role, "content": message.content} for message in accepted.messages(request.messages)
+            ],
+            **accepted.sampling(request.sampling),
+            "max_output_tokens": request.sampling.max_tokens,
+            "store": False,
+        }
+        if request.sections:
+            form = {"type": "json_schema", "name": "sections", "strict": True, "schema": as_object(request.sections)}
+            body["text"] = {"format": form}
+        return body
+
+    def read(self, body: Any) -> Said:
+        check_error(body, "output")
+        finish, output = _finish(body), at(body, "output")
+        if not isinstance(output, list):
+            raise ValueError(NO_TEXT)
+        messages = [read_content(at(item, "content")) for item in output if at(item, "type") == "message"]
+        thoughts = [_thoughts(item) for item in output if at(item, "type") == "reasoning"]
+        text, refusal = "".join(each.text or "" for each in messages), "".join(each.refusal for each in messages)
+        if not text and not refusal:
+            calls = [item for item in output if str(at(item, "type")).endswith("_call")]
+            check_tool_call(None, calls)
+        return Said(
+            text + refusal,
+            "refused" if refusal and finish == "stop" else finish,
+            count(body, "usage", "input_tokens"),
+            count(body, "usage", "output_tokens"),
+            count(body, "usage", "input_tokens_details", "cached_tokens"),
+            "\n".join(text for text in thoughts if text),
+            count(body, "usage", "output_tokens_details", "reasoning_tokens"),
+        )
+
+
+def _finish(body: Any) -> Finish:
+    """Why the response ended: one that is incomplete without a reason was cut.
+
+    Raises:
+        StatedError: the server failed while it wrote.
+    """
+    status = at(body, "status")
+    if status == "incomplete":
+        finish = read_finish(at(body, "incomplete_details", "reason"))
+        return "length" if finish == "stop" else finish
+    if status in ("failed", "cancelled"):
+        stated = parse_error({"error": at(body, "error")})
+        raise StatedError(stated if stated.words else ErrorBody(f"the reply ended as {status}", ("server_error",)))
+    if status not in ("completed", None):
+        raise ValueError(f"a reply that is still {str(status)[:100]!r}")
+    return "stop"
+
+
+def _thoughts(item: Any) -> str:
+    """A reasoning item's summary and the thoughts themselves, as far as they are sent."""
+    contents = (read_content(at(item, key)) for key in ("summary", "content"))
+    return "\n".join(text for content in contents if (text := content.thoughts or content.text))

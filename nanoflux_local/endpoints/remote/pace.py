@@ -1,0 +1,96 @@
+"""Pace: how many requests a server gets at once, and how long it may take, both as it shows itself able to.
+
+A fixed time limit makes a slow local server look broken, and a fixed width starves a large one or drowns a small one.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from nanoflux_local.limiter import Room
+
+FIRST = 10.0
+"""Before anything is measured, a reply may take this many times the shortest limit: weights may yet be loading."""
+MULTIPLE = 4.0
+"""A reply may take this many times as long as the slowest lately, token by token."""
+FEWEST_TOKENS = 64
+"""What is measured over fewer tokens than these is mostly the wait for the first one."""
+MOST_SLACK = 16.0
+
+
+class Speed:
+    """A server's time limit: never below `floor_s`, and longer where its replies take longer."""
+
+    def __init__(self, floor_s: float) -> None:
+        self._floor_s = floor_s
+        self._token_s: float | None = None
+        self._slack = 1.0
+        self._under_way: dict[asyncio.Timeout, int] = {}
+
+    def limit(self, tokens: int) -> float:
+        """Seconds that a reply of at most `tokens` may take."""
+        if self._token_s is None:
+            return self._floor_s * FIRST * self._slack
+        return max(self._floor_s, MULTIPLE * self._token_s * max(tokens, FEWEST_TOKENS)) * self._slack
+
+    @asynccontextmanager
+    async def limited(self, tokens: int, limit_s: float) -> AsyncIterator[None]:
+        """What takes longer inside is a TimeoutError. Once anything is measured, it holds for those under way too.
+
+        Raises:
+            TimeoutError: it took longer.
+        """
+        try:
+            async with asyncio.timeout(limit_s) as timeout:
+                self._under_way[timeout] = tokens
+                try:
+                    yield
+                finally:
+                    del self._under_way[timeout]
+        except TimeoutError:
+            # Perhaps the limit was too short, so the next one is longer; those that began with it say it once.
+            self._slack = min(MOST_SLACK, max(self._slack, 2 * limit_s / (self.limit(tokens) / self._slack)))
+            raise
+
+    def answered(self, seconds: float, tokens: int) -> None:
+        """A slower reply counts at once, a quicker one little by little."""
+        first, token_s = self._token_s is None, seconds / max(tokens, FEWEST_TOKENS)
+        self._token_s = max(token_s, 0.9 * (self._token_s or 0.0) + 0.1 * token_s)
+        self._slack = max(1.0, self._slack / 2)
+        if first:
+            now = asyncio.get_running_loop().time()
+            for timeout, most in self._under_way.items():
+                timeout.reschedule(min(timeout.when() or now, now + self.limit(most)))
+
+
+class Lane(Room):
+    """The way to one server: at most `limit` requests at once, which its answers move between 1 and `most`.
+
+    Every answer widens it a little, a word that the server is busy halves it (additive increase, multiplicative
+    decrease), once for all requests that were under way together.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(float(most))
+        self.most = most
+        self._halved_at = self._quiet_until = 0.0
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds for which the server still asks to be left alone."""
+        return max(0.0, self._quiet_until - time.monotonic())
+
+    def rest(self, seconds: float) -> None:
+        """The server asks to be left alone for `seconds`."""
+        self._quiet_until = max(self._quiet_until, time.monotonic() + seconds)
+
+    def widen(self) -> None:
+        """The server has room."""
+        self.resize(min(float(self.most), self.limit + 1.0 / self.limit))
+
+    def halve(self, began: float) -> None:
+        """The server is busy, says a request that `began` then."""
+        if began > self._halved_at:
+            self._halved_at = time.monotonic()
+            self.limit = max(1.0, self.limit / 2)

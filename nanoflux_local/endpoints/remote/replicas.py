@@ -1,0 +1,63 @@
+"""Replicas: several servers of one model that share its requests. To the outside they are one endpoint.
+
+A request goes to the least loaded one that is free. One that fails is left alone for a while and then tried again; one
+that asks to be left alone is, for as long as it asks.
+"""
+
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from nanoflux_local.endpoints.remote.pace import Lane
+
+BACK_S = 2.0
+LONGEST_BACK_S = 60.0
+
+
+class Replica:
+    """One server: its address, its client, the way to it, and whether it is to be left alone. `complaint` is what it
+    said last when it asked for that.
+    """
+
+    def __init__(self, url: str, client: Any, most: int) -> None:
+        self.url, self.client = url, client
+        self.lane = Lane(most)
+        self.known = False
+        self.back_at = 0.0
+        self.complaint = ""
+        self._failed = 0
+
+    @property
+    def lives(self) -> bool:
+        return self.back_at <= time.monotonic()
+
+    @property
+    def free(self) -> bool:
+        """Whether it lives and has not asked to be left alone."""
+        return self.lives and not self.lane.quiet_s
+
+    def answered(self) -> None:
+        self.known, self.back_at, self._failed = True, 0.0, 0
+
+    def failed(self) -> None:
+        """Leave it alone, the longer the more often it failed in a row."""
+        self.back_at = time.monotonic() + min(LONGEST_BACK_S, BACK_S * 2 ** min(self._failed, 16))
+        self._failed += 1
+
+
+def pick(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replica:
+    """The least loaded of the free ones, if possible one that was not `tried`. If none is free, one that failed, the
+    longest ago; if all ask to be left alone, the one that is free first.
+    """
+    free = [replica for replica in replicas if replica.free]
+    if free:
+        return min(free, key=lambda replica: (replica in tried, replica.lane.load))
+    failed = [replica for replica in replicas if not replica.lane.quiet_s]
+    if failed:
+        return min(failed, key=lambda replica: replica.back_at)
+    return min(replicas, key=lambda replica: replica.lane.quiet_s)
+
+
+def another(replicas: Sequence[Replica], tried: Collection[Replica]) -> bool:
+    """Whether some replica is free that was not `tried`."""
+    return any(replica.free for replica in replicas if replica not in tried)

@@ -1,0 +1,78 @@
+"""Retries: whether a failed request is sent again, and when. One mechanism for every client; the SDKs' own are off.
+
+A server that is busy is waited for, however often it says so; one that fails is asked a bounded number of times. The
+pauses are drawn from zero to a bound that doubles, so that clients who failed together do not come back together.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+from nanoflux_local.endpoints.faults import Seen
+from nanoflux_local.endpoints.remote.replicas import Replica
+
+ATTEMPTS = 12
+"""Requests of one call that may fail; with the pauses between them about a minute and a half."""
+FIRST_ATTEMPTS = 4
+"""The same for a server that cannot be reached and never answered: its address is probably wrong."""
+EMPTY_ATTEMPTS = 6
+"""Replies without text before one is taken to be what the model says."""
+PATIENCE_S = 3600.0
+"""How long one call waits in all for servers that say they are busy."""
+BASE_S = 0.5
+LONGEST_S = 30.0
+
+
+@dataclass(slots=True)
+class Patience:
+    """What is left of one call's patience. `tried` are the replicas that failed it since it last paused, `waited_s` is
+    how long it has waited.
+    """
+
+    tried: list[Replica] = field(default_factory=list)
+    waited_s: float = 0.0
+    _busy_s: float = 0.0
+    _failed: int = 0
+    _empty: int = 0
+    _busy: int = 0
+    _random: random.Random = field(default_factory=random.Random)
+
+    def pause(self, fault: Seen, known: bool, elsewhere: bool) -> float | None:
+        """Seconds until the next attempt after `fault`, or None if there is none. `known` says whether the server ever
+        answered, `elsewhere` whether a replica is free that has not failed this call.
+        """
+        pause = self._pause(fault, known, elsewhere)
+        self.waited_s += pause or 0.0
+        return pause
+
+    def wait(self, quiet_s: float) -> float | None:
+        """Seconds to wait for a server that asks to be left alone for `quiet_s`, or None if that is too long."""
+        if self._busy_s + quiet_s > PATIENCE_S:
+            return None
+        wait = quiet_s + self._random.uniform(0, BASE_S)
+        self._busy_s += wait
+        self.waited_s += wait
+        return wait
+
+    def _pause(self, fault: Seen, known: bool, elsewhere: bool) -> float | None:
+        if fault.kind is None:
+            return None
+        if fault.kind == "rate_limited":
+            return 0.0 if elsewhere else self._busy_pause()
+        if fault.kind == "empty":
+            self._empty += 1
+            return self._drawn(0) if self._empty < EMPTY_ATTEMPTS else None
+        self._failed += 1
+        most = ATTEMPTS if known or fault.kind != "unreachable" else FIRST_ATTEMPTS
+        if self._failed >= most:
+            return None
+        return 0.0 if fault.gone and elsewhere else self._drawn(self._failed - 1)
+
+    def _busy_pause(self) -> float | None:
+        """The server may have asked for no time at all, so there is a pause of our own."""
+        pause = self._drawn(self._busy)
+        self._busy += 1
+        self._busy_s += pause
+        return pause if self._busy_s <= PATIENCE_S else None
+
+    def _drawn(self, doublings: int) -> float:
+        return self._random.uniform(0, min(LONGEST_S, BASE_S * 2 ** min(doublings, 16)))

@@ -1,0 +1,209 @@
+"""A service: the servers behind one endpoint, and the way every request to them goes, whatever protocol it speaks.
+
+Pick a replica, wait for a place, send within the time limit, tell of every fault, and ask again while there is
+patience. Knows no protocol: what is sent and how it is read is the caller's `attempt`.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
+
+from nanoflux_local.endpoints.faults import MOST_RAW, TOLD, Seen, seen
+from nanoflux_local.endpoints.remote.gauge import Gauge
+from nanoflux_local.endpoints.remote.keys import Key
+from nanoflux_local.endpoints.remote.network import check_network, proxy_for
+from nanoflux_local.endpoints.remote.pace import Speed
+from nanoflux_local.endpoints.remote.refusals import refusal_cause
+from nanoflux_local.endpoints.remote.replicas import Replica, another, pick
+from nanoflux_local.endpoints.remote.retries import PATIENCE_S, Patience
+from nanoflux_local.endpoints.remote.waits import Waits, local_time
+from nanoflux_local.errors import BusyError, EndpointError, EndpointRefusedError, PromptRefusedError, RefusedError
+from nanoflux_local.records import ChatReply, Fault
+from nanoflux_models import guard
+
+BILLED = ("timeout", "reset", "garbled")
+"""Faults after which the server may have done the work all the same, and charge for it."""
+T = TypeVar("T")
+Attempt = Callable[[Any, float], Awaitable[T]]
+"""Sends one request through a client, within so many seconds, and reads its reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stake:
+    """What one attempt may come to: tokens written at most, and what it may cost if its reply is lost."""
+
+    tokens: int = 1
+    lost_tokens: int = 0
+    lost_usd: float = 0.0
+
+
+class Service:
+    """Servers at `urls`, each sent `capacity` requests at once at most; `connect` makes a client for an address.
+
+    `gauged` servers are asked how busy they are, which vLLM tells.
+
+    Raises:
+        ConfigError: the environment names a proxy or certificates that cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        urls: Sequence[str],
+        key: Key,
+        sdk: Callable[[], ModuleType],
+        connect: Callable[[str, Key], Any],
+        capacity: int,
+        timeout_s: float,
+        gauged: bool = False,
+    ) -> None:
+        for url in urls:
+            check_network(url)
+        self.model, self.urls, self.key = model, tuple(urls), key
+        guard.allow(*self.urls)  # an address in the configuration is the consent for that host, and no other
+        self.capacity = capacity * len(self.urls)
+        self._most, self._gauged = capacity, gauged
+        self._sdk, self._connect = sdk, connect
+        self._speed = Speed(timeout_s)
+        self._replicas: list[Replica] = []
+        self._gauges: list[Gauge] = []
+        self._waits = Waits()
+
+    async def ask(self, attempt: Attempt[T], stake: Stake) -> T:
+        """What `attempt` gives, in the end.
+
+        Raises:
+            PromptRefusedError: the server refuses this prompt for good.
+            BusyError: the servers ask to be left alone for longer than a call waits.
+            EndpointError: no usable reply came: patience is over, or there is no use in asking again.
+        """
+        patience = Patience()
+        while True:
+            replica = pick(self._connected(), patience.tried)
+            if replica.lane.quiet_s:
+                await self._wait(replica, patience)
+                continue
+            async with replica.lane:
+                if replica.lane.quiet_s:
+                    continue  # it has asked to be left alone while this call waited for its place
+                began, limit_s = time.monotonic(), self._speed.limit(stake.tokens)
+                outcome = await self._attempted(attempt, replica, stake.tokens, limit_s)
+            seconds = time.monotonic() - began
+            if not isinstance(outcome, Seen):
+                self._answered(replica, seconds, outcome)
+                return outcome
+            self._raise_refusal(replica, outcome)
+            self._tell(outcome, seconds, stake)
+            pause = self._failed(replica, outcome, began, patience)
+            if pause is not None:
+                self._waits.note(replica.url, self.key.masked(outcome.told), pause, patience.waited_s)
+                await asyncio.sleep(pause)
+            elif outcome.reply is not None:
+                return cast(T, outcome.reply)  # no text, time and again: that is what the model says
+            else:
+                raise self._failure(replica, outcome)
+
+    async def _wait(self, replica: Replica, patience: Patience) -> None:
+        """Wait for as long as a server asks to be left alone.
+
+        Raises:
+            BusyError: it asks for longer than the call waits.
+        """
+        quiet_s = replica.lane.quiet_s
+        wait = patience.wait(quiet_s)
+        if wait is None:
+            raise BusyError(
+                f"{replica.url} asks to be left alone until {local_time(quiet_s)}: it {replica.complaint}",
+                "go on after that with `nanoflux run resume`, or give the endpoint more servers in `urls`",
+            )
+        self._waits.note(replica.url, replica.complaint, wait, patience.waited_s)
+        await asyncio.sleep(wait)
+
+    async def _attempted(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | Seen:
+        """The reply, or the fault; an exception of an SDK goes no further, since it may hold a key."""
+        try:
+            async with self._speed.limited(tokens, limit_s):
+                return await attempt(replica.client, limit_s)
+        except Exception as error:
+            if refusal := guard.refusal_in(error):
+                raise RefusedError(refusal.message, refusal.fix) from None
+            fault = seen(error, self._sdk(), limit_s)
+            if fault is None:
+                raise
+            proxy = proxy_for(replica.url)
+            if proxy is None or not fault.gone:
+                return fault
+            return replace(fault, told=f"{fault.told} (asked through the proxy {proxy.address} of {proxy.variable})")
+
+    def _answered(self, replica: Replica, seconds: float, reply: object) -> None:
+        replica.answered()
+        replica.lane.widen()
+        self._speed.answered(seconds, reply.completion_tokens if isinstance(reply, ChatReply) else 1)
+
+    def _failed(self, replica: Replica, fault: Seen, began: float, patience: Patience) -> float | None:
+        if fault.kind == "rate_limited":
+            replica.lane.halve(began)
+        if fault.retry_after_s and fault.kind is not None:
+            replica.lane.rest(fault.retry_after_s)
+            replica.complaint = self.key.masked(fault.told)
+        if fault.gone:
+            replica.failed()
+        else:
+            replica.known = True
+        patience.tried.append(replica)
+        elsewhere = another(self._replicas, patience.tried)
+        if not elsewhere:
+            patience.tried.clear()
+        return patience.pause(fault, replica.known, elsewhere)
+
+    def _raise_refusal(self, replica: Replica, fault: Seen) -> None:
+        """Raise where the server is well and refuses this prompt for good: there is nothing to ask again."""
+        cause = refusal_cause(fault)
+        if cause:
+            replica.answered()
+            raise PromptRefusedError(cause, self.key.masked(fault.told), fault.fix)
+
+    def _tell(self, fault: Seen, seconds: float, stake: Stake) -> None:
+        if fault.kind is None:
+            return
+        tokens, usd = (stake.lost_tokens, stake.lost_usd) if fault.kind in BILLED else (0, 0.0)
+        if fault.reply is not None:
+            tokens, usd = fault.reply.prompt_tokens + fault.reply.completion_tokens, fault.reply.usd
+        told, raw = self.key.masked(fault.told), self.key.masked(fault.raw)[:MOST_RAW]
+        TOLD.get()(Fault(self.model, fault.kind, told, raw, round(seconds, 3), tokens, usd))
+
+    def _failure(self, replica: Replica, fault: Seen) -> EndpointError:
+        """What went wrong, without the key: servers repeat it in their messages, and a run records those."""
+        told = f"{replica.url} {self.key.masked(fault.told)}"
+        if fault.kind == "rate_limited":
+            hours = f"{PATIENCE_S / 3600:g} h"
+            return BusyError(f"{told}, for {hours} on end", "go on later with `nanoflux run resume`")
+        proxy, fix = proxy_for(replica.url), fault.fix or "see the server's log"
+        if fault.kind == "unreachable" and proxy is not None:
+            host = urlsplit(replica.url).hostname
+            fix = f"start the proxy, unset {proxy.variable}, or add {host} to NO_PROXY"
+        elif fault.kind == "unreachable":
+            fix = "start the server, or correct the endpoint's url"
+        failure = EndpointRefusedError if fault.kind is None else EndpointError
+        return failure(told, f"{fix}; then `nanoflux run resume`")
+
+    def _connected(self) -> list[Replica]:
+        if not self._replicas:
+            self._replicas = [Replica(url, self._connect(url, self.key), self._most) for url in self.urls]
+            if self._gauged:
+                self._gauges = [Gauge(replica) for replica in self._replicas]
+        for gauge in self._gauges:
+            gauge.look()
+        return self._replicas
+
+    async def close(self) -> None:
+        """Hang up. Safe to call twice."""
+        for gauge in self._gauges:
+            await gauge.close()
+        for replica in self._replicas:
+            await replica.client.close()
+        self._replicas, self._gauges = [], []

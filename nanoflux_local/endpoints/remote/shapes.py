@@ -1,0 +1,193 @@
+"""The shapes a reply can have: JSON however it is wrapped, content as text or as parts, every reason to end.
+
+The protocols promise one shape; servers and gateways send many. What can be read is read, an error that arrives with
+the status 200 is raised as the error it is, and what is left is a ValueError. Knows no protocol's keys: the clients do.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from nanoflux_local.endpoints.faults import NoAnswerError, StatedError, WebPageError
+from nanoflux_local.endpoints.remote.error_body import ErrorBody, parse_error, read_error
+from nanoflux_local.records import Finish
+
+MAX_COUNT = 10**9
+"""More tokens than this are no count of one reply's."""
+MAX_DIGITS = 1000
+NO_TEXT = "a response without text"
+_CUT = re.compile(r"length|max|limit|window|truncat")
+_HELD_BACK = re.compile(r"filter|safety|refus|block|recitation|prohibited|guardrail|spii|sensitive|moderation|policy")
+_BROKEN = re.compile(r"error|abort|cancel|insufficient")
+_TOOL = re.compile(r"tool|function")
+_THOUGHTS = ("thinking", "reasoning", "reasoning_text", "summary_text")
+_INNER = ("text", "thinking", "reasoning", "summary", "content")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a message holds: its text, None if it holds none, its thoughts and its maker's refusal."""
+
+    text: str | None = None
+    thoughts: str = ""
+    refusal: str = ""
+
+
+def load_json(response: Any) -> Any:
+    """The JSON of an HTTP response: with a byte order mark, after keep-alive lines, or in the events of a stream.
+
+    Raises:
+        WebPageError: it is a page for people.
+        ValueError: it is not JSON.
+    """
+    try:
+        text = response.content.decode(response.charset_encoding or "utf-8").removeprefix("\ufeff").lstrip()
+    except LookupError:
+        raise ValueError(f"text in the unknown encoding {response.charset_encoding!r}") from None
+    while text.startswith(":"):  # a comment of an event stream, sent to keep the connection open
+        text = text.partition("\n")[2].lstrip()
+    if text.startswith(("data:", "event:")):
+        return _joined(list(_events(text)), whole="[DONE]" in text)
+    if text.startswith("<"):
+        title = read_error(response.content).words
+        if response.headers.get("content-type", "").startswith("text/html"):
+            raise WebPageError(title, str(response.request.url))
+        raise ValueError(f"a web page: {title}")
+    return _loads(text)
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < MAX_DIGITS else None)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+
+
+def _events(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+        if data and data != "[DONE]":
+            event = _loads(data)
+            if isinstance(event, dict):
+                yield event
+
+
+def _joined(events: list[dict[str, Any]], whole: bool) -> Any:
+    """One reply of the events of a stream that nobody asked for; some gateways send nothing else."""
+    response = next((event["response"] for event in reversed(events) if isinstance(event.get("response"), dict)), None)
+    failed = next((event for event in events if event.get("error")), None)
+    if response is not None or failed is not None:
+        return response or failed
+    choices = [choice for event in events if isinstance(choice := at(event, "choices", 0), dict)]
+    if not choices:
+        raise ValueError("a stream of events in place of one reply")
+    message = {
+        key: "".join(text for choice in choices if isinstance(text := at(choice, "delta", key), str))
+        for key in ("content", "reasoning", "reasoning_content")
+    }
+    ended = next((reason for choice in reversed(choices) if (reason := choice.get("finish_reason"))), None)
+    if ended is None and not whole:
+        raise ValueError("a stream that broke off")
+    usage = next((event["usage"] for event in reversed(events) if event.get("usage")), None)
+    return {"choices": [{"message": message, "finish_reason": ended}], "usage": usage}
+
+
+def check_error(body: Any, key: str) -> None:
+    """Let a body without the protocol's `key` be the error that it states.
+
+    Raises:
+        StatedError: it states one.
+    """
+    if isinstance(body, dict) and not body.get(key):
+        stated = parse_error(body)
+        if stated.words:
+            raise StatedError(stated)
+
+
+def read_content(content: Any) -> Content:
+    """The content of a message: a text, a list of parts, or nothing.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if content is None or isinstance(content, str):
+        return Content(content)
+    if not isinstance(content, list) or not all(isinstance(part, (str, dict)) for part in content):
+        raise ValueError(NO_TEXT)
+    texts, thoughts, refusals = [], [], []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else "text"
+        if kind == "refusal":
+            refusals += _texts(part.get("refusal"))
+        elif kind in _THOUGHTS:
+            thoughts += _texts(part)
+        elif isinstance(part, str) or isinstance(part.get("text"), str):
+            texts.append(part if isinstance(part, str) else part["text"])
+    return Content("".join(texts) if texts else None, "\n".join(thoughts), "".join(refusals))
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts inside a part, which may be parts again."""
+    if isinstance(value, str):
+        return [value] if value else []
+    if isinstance(value, list):
+        return [text for entry in value for text in _texts(entry)]
+    if isinstance(value, dict):
+        return next((texts for key in _INNER if (texts := _texts(value.get(key)))), [])
+    return []
+
+
+def read_finish(reason: Any) -> Finish:
+    """Why a reply ended. Servers have many words for an end; a word that says nothing else is one.
+
+    Raises:
+        StatedError: the server failed while it wrote.
+    """
+    word = reason.lower() if isinstance(reason, str) else ""
+    if _CUT.search(word):
+        return "length"
+    if _HELD_BACK.search(word):
+        return "refused"
+    if _BROKEN.search(word) and not _TOOL.search(word):
+        raise StatedError(ErrorBody(f"the reply ended with {reason[:100]!r}", ("server_error",)))
+    return "stop"
+
+
+def check_tool_call(reason: Any, *calls: Any) -> None:
+    """Refuse a reply without text that calls a tool.
+
+    Raises:
+        NoAnswerError: it does.
+    """
+    named = next((name for call in calls for name in _tool_names(call)), "")
+    if named or any(calls) or (isinstance(reason, str) and _TOOL.search(reason.lower())):
+        tool = f"the tool {named[:100]!r}" if named else "a tool"
+        raise NoAnswerError(f"the reply calls {tool} and holds no text, though no tool was offered")
+
+
+def _tool_names(call: Any) -> Iterator[str]:
+    for entry in call if isinstance(call, list) else [call]:
+        name = at(entry, "function", "name") or at(entry, "name")
+        if isinstance(name, str):
+            yield name
+
+
+def at(value: Any, *path: str | int) -> Any:
+    """What stands at a path in JSON that may have any shape, or None."""
+    for step in path:
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            return None
+    return value
+
+
+def count(value: Any, *path: str | int) -> int:
+    """A number of tokens at a path, 0 where there is none; servers spell it as a float or as text too."""
+    number = at(value, *path)
+    if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 12:
+        number = int(number)
+    usable = isinstance(number, (int, float)) and 0 < number <= MAX_COUNT
+    return int(number) if usable else 0

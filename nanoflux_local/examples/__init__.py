@@ -1,0 +1,1 @@
+"""The kept examples of a run: export, review, lineage."""

@@ -1,0 +1,205 @@
+"""People's word on what the judge judged: a review of one example, a blind export of many, and how far both agree.
+
+A blind export holds what the judge accepted and what it rejected, shuffled and without a word of the judge, so that
+agreement can be told from chance. Reviews are only added; of one person's on the same question the newest counts.
+"""
+
+import getpass
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nanoflux_local.errors import DataError, NothingMatchedError
+from nanoflux_local.evaluate.agreement import cohen_kappa
+from nanoflux_local.files import write_new
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import derive_seed, digest, storable
+from nanoflux_local.text_files import EncodingError, read_utf8
+
+Word = Literal["keep", "drop", "fix"]
+WORDS: tuple[Word, ...] = ("keep", "drop", "fix")
+TAKEN_BACK = "open"
+"""Whoever says this has said nothing yet: nothing is erased, and an earlier word of theirs counts no more."""
+LONGEST_NOTE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A question that the judge accepted or rejected, under an id that tells neither."""
+
+    id: str
+    run: str
+    turn: int
+    attempt: int
+    accepted: bool
+    question: str
+    solution: str
+    answer: str
+
+
+def judged_questions(view: LedgerView, run: str) -> Iterator[Judged]:
+    """Every question of a run on which the judge came to a word, in turn order."""
+    for record in view.turn_records(run):
+        for attempt in record.attempts:
+            if attempt.attack is None or attempt.validation is None:
+                continue
+            attack, place = attempt.attack, [run, record.number, attempt.number]
+            yield Judged(
+                digest(place)[:16], run, record.number, attempt.number, attempt.validation.positive,
+                attack.question, attack.solution, attack.answer,
+            )  # fmt: skip
+
+
+def myself() -> str:
+    """Who reviews, unless a name is given: the account's name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # an account without a name, as in some containers
+        return "me"
+
+
+def review(
+    home: Home, example: str, word: Word | Literal["open"], note: str = "", reviewer: str = ""
+) -> dict[str, Any]:
+    """Write a person's word on one example down.
+
+    Raises:
+        NothingMatchedError: there is no such example.
+    """
+    with LedgerView(home.ledger) as view:
+        row = view.row("SELECT id, run, turn FROM examples WHERE id = ?", example)
+        if row is None:
+            raise NothingMatchedError(f"there is no example {example!r}", "see `nanoflux examples list RUN`")
+        attempts = view.row("SELECT attempts FROM turns WHERE run = ? AND number = ?", row["run"], row["turn"])
+        assert attempts is not None
+    stored_note = storable(note)[:LONGEST_NOTE]
+    last = len(attempts["attempts"].split()) - 1
+    with Ledger(home.ledger) as ledger:
+        ledger.add_reviews(row["run"], [(row["turn"], last, word, stored_note)], reviewer or myself(), blind=False)
+    return {
+        "example": row["id"],
+        "run": row["run"],
+        "verdict": word,
+        "note": stored_note,
+        "reviewer": reviewer or myself(),
+    }
+
+
+def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) -> dict[str, Any]:
+    """Write questions to be reviewed to `out`, a JSON object a line: `size` of them, drawn by `seed`, or all.
+
+    Raises:
+        NothingMatchedError: the judge judged nothing in this run, or less than `size`.
+        UsageError: the file exists.
+    """
+    with LedgerView(home.ledger) as view:
+        judged = list(judged_questions(view, view.find_run(run)["id"]))
+    if not judged or size > len(judged):
+        raise NothingMatchedError(
+            f"{size or 'some'} questions are asked for and the judge judged {len(judged)} in run {run}",
+            "ask for fewer with --size, or let the run go on",
+        )
+    chosen = random.Random(derive_seed(seed, "blind")).sample(judged, size or len(judged))
+    rows = [
+        {"id": each.id, "question": each.question, "solution": each.solution, "answer": each.answer, "verdict": "",
+         "note": ""}
+        for each in chosen
+    ]  # fmt: skip
+    write_new({out: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()})
+    return {"run": judged[0].run, "questions": len(rows), "file": str(out)}
+
+
+def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
+    """Take the filled-in file back, all or nothing; lines without a verdict are left out and counted.
+
+    Raises:
+        DataError: a line cannot be read, or names no question of this home; the message names it.
+    """
+    rows = _answers(path)
+    with LedgerView(home.ledger) as view:
+        runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
+        wanted = {row["id"] for _, row in rows}
+        judged_by_id = {each.id: each for run in runs for each in judged_questions(view, run) if each.id in wanted}
+    by_run: dict[str, list[tuple[int, int, str, str]]] = {}
+    for number, row in rows:
+        if row["id"] not in judged_by_id:
+            raise DataError(f"{path}, line {number}: no question here has the id {row['id']!r}", "name its home")
+        if row["verdict"]:
+            place = judged_by_id[row["id"]]
+            note = storable(row.get("note") or "")[:LONGEST_NOTE]
+            by_run.setdefault(place.run, []).append((place.turn, place.attempt, row["verdict"], note))
+    with Ledger(home.ledger) as ledger:
+        for run, reviews in by_run.items():
+            ledger.add_reviews(run, reviews, reviewer or myself(), blind=True)
+    taken = sum(map(len, by_run.values()))
+    return {"reviewer": reviewer or myself(), "taken": taken, "open": len(rows) - taken, "runs": sorted(by_run)}
+
+
+def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    try:
+        lines = read_utf8(path).splitlines()
+    except (OSError, EncodingError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}", "name the filled-in file") from error
+    numbered_rows: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise DataError(f"{path}, line {number}: is no JSON", "correct the line; nothing was taken") from None
+        fit = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("id", "verdict"))
+        if not fit or row["verdict"] not in ("", *WORDS):
+            fix = f"verdict is one of {', '.join(WORDS)}, or empty; nothing was taken"
+            raise DataError(f"{path}, line {number}: needs an id and a verdict", fix)
+        numbered_rows.append((number, row))
+    return numbered_rows
+
+
+def reviews_of(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, dict[str, Any]]]:
+    """By turn and attempt, each person's newest word."""
+    words_by_place: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
+    columns = "turn, attempt, reviewer, verdict, note, blind, at"
+    for row in view.rows(f"SELECT {columns} FROM reviews WHERE run = ? ORDER BY id", run):
+        review_entry = {"verdict": row["verdict"], "note": row["note"], "blind": bool(row["blind"]), "at": row["at"]}
+        words = words_by_place.setdefault((row["turn"], row["attempt"]), {})
+        words[row["reviewer"]] = review_entry
+        if row["verdict"] == TAKEN_BACK:
+            del words[row["reviewer"]]
+    return {place: words for place, words in words_by_place.items() if words}
+
+
+def agreement(view: LedgerView, run: str) -> dict[str, Any] | None:
+    """`review` in `run show --json`: for each person, how many of the judge's words were reviewed, how many agree, and
+    Cohen's kappa with its 95% interval. A person who keeps agrees with a judge that accepts. None without reviews.
+    """
+    reviews = reviews_of(view, run)
+    if not reviews:
+        return None
+    accepted = {(each.turn, each.attempt): each.accepted for each in judged_questions(view, run)}
+    people = sorted({name for words in reviews.values() for name in words})
+    return {"reviewers": {name: _with_judge(name, reviews, accepted) for name in people}}
+
+
+def _with_judge(
+    name: str, reviews: dict[tuple[int, int], dict[str, dict[str, Any]]], accepted: dict[tuple[int, int], bool]
+) -> dict[str, Any]:
+    pairs: Sequence[tuple[bool, bool]] = [
+        (accepted[place], words[name]["verdict"] == "keep")
+        for place, words in reviews.items()
+        if name in words and place in accepted
+    ]
+    kappa = cohen_kappa(pairs)
+    words = [reviewers[name]["verdict"] for reviewers in reviews.values() if name in reviewers]
+    return {
+        "reviewed": len(pairs),
+        **{word: words.count(word) for word in WORDS},
+        "agree": sum(judge == person for judge, person in pairs),
+        "kappa": None if kappa is None else kappa[0],
+        "ci95": None if kappa is None else list(kappa[1]),
+    }

@@ -1,0 +1,95 @@
+"""Held out: the evaluation items that no kept example may repeat, and how a question is found to repeat one.
+
+Three looks, the cheap ones first: the same words, thirteen words in a row, and an embedding nearer than θq. Numbers are
+passed over, since GSM-Hard restates GSM8K's test set with other numbers. Phrases that training items hold as well, or
+several items of one benchmark, are how it speaks ("which of the following is the most likely …"), and tell nothing.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from nanoflux_local.ledger.calls import Call, embed_texts
+from nanoflux_local.records import Identity, Vector
+from nanoflux_local.run.novelty import Matrix, rounding_error, similarity
+from nanoflux_local.seeds.importers import stem
+from nanoflux_local.transcript import Attack, Seed
+
+GRAM = 13
+"""Words in a row that two texts do not share by chance (Brown et al. 2020, "Language models are few-shot learners")."""
+
+
+class HeldOut:
+    """The test items of some benchmarks; `phrasing` are the texts whose phrases count as nobody's."""
+
+    def __init__(self, items: Sequence[Seed] = (), phrasing: Iterable[str] = ()) -> None:
+        self._items, self._phrasing = items, phrasing
+        self._stems = {stem(item.question): item.id for item in reversed(items)}
+        self._matrix: Matrix = np.empty((0, 0), dtype=np.float32)
+        self._embedded: Sequence[Seed] = ()
+
+    async def embed(self, embedder: Identity, call: Call) -> None:
+        """Embed the items: remembered, where a run on the same embedder did so before. Their phrases are read too, so
+        that no turn waits for that.
+        """
+        await asyncio.to_thread(lambda: self._grams)
+        vectors = [vector async for vector in embed_texts(embedder, [item.question for item in self._items], call)]
+        self._embedded = [item for item, vector in zip(self._items, vectors, strict=True) if vector is not None]
+        if self._embedded:
+            self._matrix = np.stack([vector for vector in vectors if vector is not None])
+        refused = len(vectors) - len(self._embedded)
+        if refused:
+            log = logging.getLogger(__name__)
+            log.warning("the embedder refuses %d evaluation items; they are compared by their words alone", refused)
+
+    @cached_property
+    def _grams(self) -> dict[str, str]:
+        """Read when they are needed: most who make the rules of a run play no turn, and training sets are large."""
+        return _identifying_phrases(self._items, self._phrasing)
+
+    def repeated(self, attack: Attack, vector: Vector, threshold: float) -> str:
+        """Which item an attack repeats, and how; "" where it repeats none. `vector` is its question's."""
+        same = self._stems.get(stem(attack.question))
+        if same is not None:
+            return f"repeats {same}: the same words"
+        for gram in grams(f"{attack.question}\n{attack.solution}"):
+            if gram in self._grams:
+                return f"repeats {self._grams[gram]}: {gram!r}"
+        nearest = self._nearest(vector)
+        if nearest is not None and nearest[0] > threshold:
+            return f"repeats {nearest[1]}: similarity {nearest[0]:g}"
+        return ""
+
+    def _nearest(self, vector: Vector) -> tuple[float, str] | None:
+        """The largest similarity to any item, rounded correctly (`novelty`), and the first item that has it."""
+        if not len(self._matrix):
+            return None
+        rough = self._matrix @ vector
+        rows = np.flatnonzero(rough >= rough.max() - 2 * rounding_error(len(vector)))
+        best, row = max((similarity(self._matrix[row], vector), -int(row)) for row in rows)
+        return best, self._embedded[-row].id
+
+
+def _identifying_phrases(items: Sequence[Seed], phrasing: Iterable[str]) -> dict[str, str]:
+    """The phrases that give an item away, with its id: no other item of its benchmark holds them, and no `phrasing`."""
+    owners: dict[str, tuple[str, str, str]] = {}
+    common: set[str] = set()
+    for item in items:
+        owner = (item.dataset, stem(item.question), item.id)
+        for gram in grams(item.question):
+            dataset, question, _ = owners.setdefault(gram, owner)
+            if dataset == item.dataset and question != owner[1]:
+                common.add(gram)
+    for text in phrasing if owners else ():
+        common.update(gram for gram in grams(text) if gram in owners)
+    return {gram: name for gram, (*_, name) in owners.items() if gram not in common}
+
+
+def grams(text: str) -> Iterator[str]:
+    """Every `GRAM` words in a row of a text, in one spelling; numbers are passed over."""
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    return (" ".join(words[start : start + GRAM]) for start in range(len(words) - GRAM + 1))

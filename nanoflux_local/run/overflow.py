@@ -1,0 +1,56 @@
+"""Overflow: whether prompt, thoughts and answer of a run's requests fit into the contexts of its endpoints.
+
+Checked when a run starts, on seeds that it could open with: a server that runs out of context cuts a reply and does not
+report it, and a thinking model's reply is then all thoughts.
+"""
+
+from collections.abc import Iterator
+from random import Random
+
+from nanoflux_local.config import PROGRAM, RunConfig
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.endpoints.context import find_overflow
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.records import Message
+from nanoflux_local.roles.attacker import attacker_messages
+from nanoflux_local.roles.defender import defender_messages, reply_budget
+from nanoflux_local.run.binding import Bound
+from nanoflux_local.run.turn import Rules
+from nanoflux_local.transcript import Attack, Defence, Seed
+
+
+def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
+    """Refuse a run whose requests do not fit.
+
+    Raises:
+        ConfigError: they do not; the message names the endpoint's keys.
+    """
+    seeds = rules.seeds.draw(rules.config.seeds.max, Random(0), set())
+    for role, name, messages, answer in _typical_requests(rules.config, domain, seeds):
+        if overflow := find_overflow(bound.endpoints[name], messages, answer):
+            key = f"endpoints.{name}"
+            fixed = (
+                rules.config.endpoints[name].interface == "in_process"
+            )  # the model's own context, which no key changes
+            raising = "" if fixed else f"raise {key}.context as far as the model goes, or "
+            raise ConfigError(f"{key} as the {role}: {overflow}", f"{raising}lower {key}.reasoning_tokens")
+
+
+def _typical_requests(
+    config: RunConfig, domain: Domain, seeds: tuple[Seed, ...]
+) -> Iterator[tuple[str, str, tuple[Message, ...], int]]:
+    """Role, endpoint, messages and the answer's budget of requests like those of the run, made of some of its seeds."""
+    attacker, defender = config.roles.attacker.endpoint, config.roles.defender.endpoint
+    longest = max(seeds, key=lambda seed: len(seed.question))
+    attack = Attack(longest.question, longest.solution, longest.answer)
+    swapping = attacker not in (PROGRAM, defender)
+    for name in (attacker, defender) if swapping else (attacker,):
+        if name != PROGRAM:
+            yield "attacker", name, attacker_messages(domain, seeds), config.reply_tokens
+    answer = reply_budget(domain, config.budgets)
+    for name in (defender, attacker) if swapping else (defender,):
+        yield "defender", name, defender_messages(domain, config.budgets, longest.question), answer
+    judged = domain.render("evaluation", {"attack": attack, "defence": Defence(longest.solution, longest.answer)})
+    for name in (config.roles.judge.endpoint, *config.judge.panel):
+        if name != PROGRAM:
+            yield "judge", name, (Message("user", judged),), config.reply_tokens

@@ -1,0 +1,233 @@
+"""A run's life: started, carried on, replayed. One process works on a run at a time, and a kill at any moment loses
+nothing but the calls that were in flight."""
+
+import asyncio
+import json
+import os
+import secrets
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.remote.listing import find_other_models
+from nanoflux_local.endpoints.remote.waits import log_wait, reporting_waits
+from nanoflux_local.errors import NothingMatchedError, RefusedError
+from nanoflux_local.jobs import RUN, Watch, Wish, Work, status_of, stint, working_on
+from nanoflux_local.ledger.calls import ROLE, RememberedCalls, TracedCalls
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatRequest, Identity
+from nanoflux_local.run.binding import Bound, bind, derived, environment, recorded_identities, refuse_drift, rules_for
+from nanoflux_local.run.budget import Cost, Purse, prompt_bound
+from nanoflux_local.run.engine import Engine, Progress, index_earlier, index_questions
+from nanoflux_local.run.novelty import NoveltyIndex
+from nanoflux_local.run.overflow import refuse_overflows
+from nanoflux_local.run.trial import hold_trial
+from nanoflux_local.run.turn import Rules, run_turn
+from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
+
+NAMES_DATASETS = ("datasets", "held_out")
+"""The settings of a run that are names of datasets."""
+
+
+async def start(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
+    """Create a run and return its id; `carry_on` plays it. Everything that can be wrong is found before the row is
+    written: missing weights, missing data, a sandbox that cannot contain. A fork records the run it came from.
+
+    Raises:
+        NanofluxError, ModelsError, SandboxError: what is missing, and how to get it.
+    """
+    with Ledger(home.ledger) as ledger:
+        bound = bind(config, home)
+        try:
+            identities = await bound.identities()
+            refuse_overflows(bound, rules_for(config, identities, home), load_domain(config.domain, home.root))
+            run = f"{config.domain}-{secrets.token_hex(4)}"
+            stored = environment(identities, bound.repeatable, forked_from)
+            ledger.create_run(run, name or run, config.model_dump(mode="json"), stored)
+        finally:
+            await bound.close()
+    return run
+
+
+async def carry_on(
+    home: Home,
+    run: str,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    report: Callable[[str], None] = log_wait,
+) -> None:
+    """Play a run from its first turn that is not committed to its end. `report` gets a line when calls wait long
+    for a server, and when a server does not list the model that it is asked for.
+
+    Raises:
+        RefusedError: another process works on it, or its models have changed since it was started.
+        NanofluxError: what stopped it; it can be resumed.
+    """
+    with working_on(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
+        ledger.bury_jobs(RUN.name, RUN.table, run)
+        config, identities, committed = recorded(home, run)
+        bound = bind(config, home)
+        try:
+            refuse_drift(identities, await bound.identities())
+            rules = rules_for(config, identities, home)
+            purse = Purse.of(ledger, run, config.budget, _worst(bound))
+            calls = RememberedCalls(ledger, run, purse.guarded(bound.answers()))
+            capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
+
+            async def prepare() -> None:
+                for line in [] if engine.finished else await find_other_models(bound.endpoints):
+                    report(line)
+                await hold_trial(ledger, run, rules, calls, lambda: engine.draining)
+
+            engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, prepare)
+            with telling(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):
+                await _play(ledger, run, engine, purse)
+        finally:
+            await bound.close()
+
+
+def _worst(bound: Bound) -> Callable[[ChatRequest], Cost]:
+    """The most that a request can cost: its prompt by its bytes, and all of `max_tokens`."""
+
+    def worst(request: ChatRequest) -> Cost:
+        endpoint = bound.by_identity(request.endpoint)
+        bytes_, written = prompt_bound(request), request.sampling.max_tokens
+        price = getattr(endpoint, "price", None)  # local models have none
+        return Cost(price.cost(bytes_, written) if price else 0.0, bytes_ + written)
+
+    return worst
+
+
+async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse) -> None:
+    """Play, with the run's status and the job that works on it written down whatever happens."""
+    with stint(ledger, Work(RUN, run)) as at:
+        at.status = await _steered(ledger, at.job, run, engine, purse)
+
+
+async def _steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:
+    """Play while listening to what others wish of the run; returns the status that it ends with."""
+    playing = asyncio.create_task(engine.play())
+    wished: list[Wish] = []
+
+    def on_wish(wish: Wish) -> None:
+        wished.append(wish)
+        if wish == "end":
+            playing.cancel()
+        elif wish:
+            engine.drain()
+
+    def on_settings(text: str) -> None:
+        config = validated(RunConfig, json.loads(text), "the changed configuration")
+        engine.steer(config)
+        purse.change(config.budget)
+
+    watch = Watch(ledger, job, Work(RUN, run), on_wish, on_settings)
+    watching = asyncio.create_task(watch.keep())
+    try:
+        await asyncio.wait([playing, watching], return_when=asyncio.FIRST_COMPLETED)
+        if not playing.done():
+            watching.result()  # looking failed: the ledger is gone, and its error is the run's
+        if playing.cancelled() and "end" in wished:
+            return status_of("end")
+        await playing
+    finally:
+        for task in (playing, watching):
+            task.cancel()
+        await asyncio.gather(playing, watching, return_exceptions=True)
+    return "done" if engine.finished else status_of(wished[-1])
+
+
+def forked(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a fork: that of `run` with changes. Calls are remembered by what they ask, so `carry_on`
+    answers from the ledger whatever the changes leave as it was.
+
+    Raises:
+        NothingMatchedError: there is no such run.
+        ConfigError: an unknown key, or a value out of range.
+    """
+    return derived(recorded(home, run)[0], changes, home)
+
+
+def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
+    """Change what may change while a run is played; whoever works on it takes it up within a second.
+
+    Raises:
+        RefusedError: a setting decides the run's result.
+        ConfigError: an unknown key, or a value out of range.
+    """
+    with LedgerView(home.ledger) as view:
+        row = view.find_run(run)
+        old = validated(RunConfig, json.loads(row["config"]), f"run {run}")
+        kept = len(view.examples(run))
+    new = validated(RunConfig, merged(old.model_dump(mode="json"), settings), "the configuration")
+    fixed = [key for key in RunConfig.model_fields if key not in LIVE and getattr(new, key) != getattr(old, key)]
+    if fixed:
+        raise RefusedError(
+            f"{fixed[0]} decides the result of run {run} and is fixed: its turns would no longer be of one making",
+            f"play it as another run, which reuses every call that still applies: {fork_command(run, settings)}",
+        )
+    if new.target < old.target and new.target < kept:
+        raise RefusedError(f"run {run} has kept {kept} already", f"a target of {kept} or more; `run stop` ends it")
+    with Ledger(home.ledger) as ledger:
+        ledger.reconfigure_run(run, new.model_dump(mode="json"))
+        if row["status"] == "done" and kept < new.target and (new.target, new.max_turns) != (old.target, old.max_turns):
+            ledger.set_run_status(run, "paused", "its end was moved; resume it")
+    return new
+
+
+def fork_command(run: str, settings: Mapping[str, Any]) -> str:
+    """The command that starts a fork with these settings."""
+    words = [word for setting in spelled(settings) for word in ("--set", setting)]
+    return shlex.join(["nanoflux", "run", "start", "--fork", run, *words])
+
+
+def recorded(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:
+    """A run's configuration, the identities it was started with, and its committed turns.
+
+    The configuration names the versions of its datasets that the run started with, if they were replaced since.
+    """
+    with LedgerView(home.ledger) as view:
+        row = view.find_run(run)
+        config = validated(RunConfig, json.loads(row["config"]), f"run {run}")
+        pinned = view.pinned(row["id"])
+        versions = {key: tuple(pinned.get(name, name) for name in getattr(config, key)) for key in NAMES_DATASETS}
+        config = config.model_copy(update=versions if pinned else {})
+        return config, recorded_identities(json.loads(row["environment"])), view.turn_records(run)
+
+
+async def replay(home: Home, run: str) -> dict[str, Any]:
+    """Play a run again from the ledger alone: no endpoint, no sandbox, nothing written.
+
+    Raises:
+        ReplayMissError: the ledger does not hold a call that the run needs.
+    """
+    config, identities, committed = recorded(home, run)
+    if not committed:
+        raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
+    rules = rules_for(config, identities, home)
+    with Ledger(home.ledger) as ledger:
+        records = await _replayed(rules, RememberedCalls(ledger, run, {}), len(committed))
+    found = dataset_digest(Example.of(record) for record in records if record.kept)
+    expected = dataset_digest(Example.of(record) for record in committed if record.kept)
+    return {
+        "run": run,
+        "turns": len(records),
+        "kept": sum(record.kept for record in records),
+        "digest": found,
+        "recorded_digest": expected,
+        "same": found == expected,
+    }
+
+
+async def _replayed(rules: Rules, calls: RememberedCalls, turns: int) -> list[TurnRecord]:
+    index, trace, records = NoveltyIndex(), TracedCalls(calls), []
+    await index_earlier(rules, index, trace)
+    for number in range(turns):
+        record = await run_turn(rules, number, index.history(), trace)
+        await index_questions(rules, index, record, trace)
+        records.append(record)
+    return records

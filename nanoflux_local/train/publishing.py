@@ -1,0 +1,98 @@
+"""Publishing: a finished training becomes a sealed adapter with its training record and a model card."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.adapters.hash import CONFIG, WEIGHTS
+from nanoflux_local.adapters.store import MANIFEST, package_versions, pretty, seal
+from nanoflux_local.errors import DataError
+from nanoflux_local.files import write_atomically
+from nanoflux_local.train.events import TrainResult
+from nanoflux_local.train.settings import TrainSettings
+
+
+def publish(
+    result: TrainResult,
+    settings: TrainSettings,
+    adapters_dir: Path,
+    base: str,
+    revision: str = "",
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Seal a finished training as `adapters_dir/<hash>` with manifest and card, and return that folder.
+
+    `base` and `revision` name the base model for people and loaders; `extra` goes into the manifest (for instance the
+    run and the query that chose the examples). The same content twice gives the same folder, written once. Raises
+    DataError for an unfinished training, RefusedError where the folder exists with other content.
+    """
+    if not result.finished:
+        raise DataError("the training was stopped before its end", "run it again to resume it, then publish")
+    adapters_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
+        folder = Path(scratch) / "adapter"
+        folder.mkdir()
+        _copy(result.adapter_dir, folder, base, revision)
+        record = _record(result, settings, base, revision) | dict(extra or {})
+        return seal(folder, adapters_dir, record, _card)
+
+
+def _copy(source: Path, folder: Path, base: str, revision: str) -> None:
+    """Weights as they are; the config with the base's name in place of this machine's path."""
+    shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
+    config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": base, "revision": revision or None}
+    write_atomically(folder / CONFIG, pretty(config).encode())
+
+
+def _record(result: TrainResult, settings: TrainSettings, base: str, revision: str) -> dict[str, Any]:
+    record = result.to_json()
+    losses = {key: record[key] for key in ("train_losses", "epoch_losses", "val_losses", "initial_val_loss")}
+    counts = ("examples", "validation_examples", "truncated", "dropped", "tokens")
+    return {
+        "schema": 1,
+        "base": {"name": base, "revision": revision},
+        "data": {"digest": result.data_digest, **{key: record[key] for key in counts}},
+        "settings": settings.model_dump(mode="json"),
+        "seed": settings.seed,
+        "steps": result.steps,
+        "losses": losses,
+        "flops": record["flops"],
+        "seconds": result.seconds,
+        "hardware": {"dtype": result.dtype, "device": result.device, "processes": result.processes},
+        "versions": package_versions(),
+    }
+
+
+def _card(manifest: Mapping[str, Any]) -> str:
+    """A short model card in the hub's format."""
+    settings, data, losses = manifest["settings"], manifest["data"], manifest["losses"]
+    base = manifest["base"]["name"]
+    flops = manifest["flops"]
+    share = flops["explained"]["total"] / flops["6nd"]
+    val = [losses["initial_val_loss"], *losses["val_losses"]]
+    curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val)
+    return f"""---
+base_model: {base}
+library_name: peft
+tags: [lora, nanoflux-local]
+---
+# LoRA adapter {manifest["adapter"][:12]} for {base}
+
+Trained by NanoFlux Local on {data["examples"]} examples ({data["tokens"]:,} tokens over all epochs,
+{data["truncated"]} cut at {settings["max_length"]} tokens, {data["dropped"]} left out), loss on completions only.
+
+| setting | value |
+|---|---|
+| r, alpha, dropout | {settings["r"]}, {settings["alpha"]:g}, {settings["dropout"]:g} |
+| learning rate | {settings["learning_rate"]:g}, linear to zero |
+| batch × accumulation, epochs | {settings["batch"]} × {settings["gradient_accumulation"]}, {settings["epochs"]} |
+| validation loss, before and by epoch | {curve} |
+| FLOPs by 6·N·D; measured | {flops["6nd"]:.3g}; {flops["measured"]:.3g} |
+| measured, and explained by the frozen base | {flops["measured"] / flops["6nd"]:.2f}, {share:.2f} of 6·N·D |
+
+`{MANIFEST}` holds the whole record. Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.
+"""
