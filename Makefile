@@ -30,8 +30,9 @@ check: $(STAMP)
 bench: $(STAMP)  ## measurements, as ratios in one run; never part of the tests
 	for file in bench/*.py; do echo "== $$file"; NANOFLUX_HOME=$(TEST_HOME) $(BIN)/python $$file || exit 1; done
 
-docs: $(STAMP)  ## the documents as a site in dist/site, links checked; the commands' page is written anew
+docs: $(STAMP)  ## the documents as a site in dist/site, links checked; docs/commands.md and the sessions are renewed
 	$(BIN)/python -m nanoflux_local.cli.manual > docs/commands.md
+	$(BIN)/python tests/docs/sessions.py
 	$(BIN)/mkdocs build --strict
 
 $(STAMP): pyproject.toml constraints.txt

@@ -1,0 +1,68 @@
+"""Commands that pages show: sessions print what the page says, and every other command and option exists."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from nanoflux_local.cli.main import nanoflux
+from tests.docs.sessions import PROJECT, mask_volatile, run_sessions, session_pages
+
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+UNCHECKED = {"log.md", "commands.md"}  # a dated notebook; a page written from the commands themselves
+SHELL = re.compile(r"^```sh\n(.*?)^```$|((?:^    [^\n]*\n)+)", re.DOTALL | re.MULTILINE)
+
+
+def page_name(page: Path) -> str:
+    return str(page.relative_to(PROJECT))
+
+
+def shown_commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `nanoflux …` command in a page's shell blocks and indented blocks."""
+    for fenced, indented in SHELL.findall(page.read_text("utf-8")):
+        lines = (fenced or indented).replace("\\\n", " ").splitlines()
+        for line in (line.strip().removeprefix("$ ") for line in lines):
+            if match := re.match(r"(?:[A-Z_]+=\S+ |\S*/)*nanoflux ([a-z].*)", line):
+                yield split_words(match[1])
+
+
+def split_words(line: str) -> list[str]:
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError:  # a quotation that ends on another line
+        return line.split()
+
+
+def unknown_words(words: list[str]) -> list[str]:
+    """The subcommands and options of a command line that do not exist."""
+    command: click.Command = nanoflux
+    context = click.Context(nanoflux, info_name="nanoflux")
+    while words and isinstance(command, click.Group):
+        subcommand = command.get_command(context, words[0])
+        if subcommand is None:
+            return words[:1]
+        command, words = subcommand, words[1:]
+        context = click.Context(command, parent=context, info_name=command.name)
+    parameters = command.get_params(context)
+    options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
+    shown = [match[1] for word in words if (match := re.fullmatch(r"\[?(--?[a-z][\w-]*)(?:=\S*)?\]?", word))]
+    return [option for option in shown if option not in options]
+
+
+def test_pages_show_at_least_sixty_commands() -> None:
+    assert sum(1 for page in PAGES if page.name not in UNCHECKED for _ in shown_commands(page)) >= 60
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in UNCHECKED], ids=page_name)
+def test_shown_commands_and_options_exist(page: Path) -> None:
+    unknown = {" ".join(words): names for words in shown_commands(page) if (names := unknown_words(words))}
+    assert not unknown
+
+
+@pytest.mark.parametrize("page", session_pages(), ids=page_name)
+def test_sessions_print_what_the_page_shows(page: Path, tmp_path: Path) -> None:
+    text = page.read_text("utf-8")
+    assert mask_volatile(run_sessions(text, tmp_path)) == mask_volatile(text), "run: python tests/docs/sessions.py"
