@@ -20,7 +20,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Reply, Request, derive_seed
 from nanoflux_local.run import binding, runs
-from nanoflux_local.run.engine import Engine, Progress
+from nanoflux_local.run.engine import Engine, RunProgress
 from nanoflux_local.transcript import OUTCOMES, TurnRecord
 
 REACHED = [outcome for outcome in OUTCOMES if outcome != "contaminated"]
@@ -42,7 +42,7 @@ class World:
     run: str
     seed: int = 0
     asked: list[str] = field(default_factory=list)
-    told: list[Progress] = field(default_factory=list)
+    told: list[RunProgress] = field(default_factory=list)
     on_disk: list[int] = field(default_factory=list)
 
     @classmethod
@@ -72,7 +72,7 @@ class World:
             yield Engine(ledger, self.run, rules, calls, committed, self.hear)
         await bound.close()
 
-    def hear(self, progress: Progress) -> None:
+    def hear(self, progress: RunProgress) -> None:
         self.told.append(progress)
         self.on_disk.append(len(self.records()))
 

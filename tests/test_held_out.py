@@ -53,27 +53,27 @@ async def embedded(held: HeldOut, *vectors: list[float]) -> HeldOut:
     ],
 )
 def test_the_same_words_and_thirteen_in_a_row_are_found(question: str, solution: str, told: str) -> None:
-    found = HeldOut(ITEMS).repeated(attack(question, solution), AWAY, 0.85)
+    found = HeldOut(ITEMS).find_repeat(attack(question, solution), AWAY, 0.85)
     assert found.startswith(told) if told else found == ""
 
 
 async def test_what_is_nearer_than_the_threshold_repeats_the_first_nearest() -> None:
     held = await embedded(HeldOut(ITEMS), [1, 0, 0], [1, 0, 0])
     vector = np.array([0.86, np.sqrt(1 - 0.86**2), 0], dtype=np.float32)
-    assert held.repeated(attack("Else"), vector, 0.85) == "repeats gsm8k-test-1: similarity 0.86"
-    assert held.repeated(attack("Else"), vector, 0.86) == ""
+    assert held.find_repeat(attack("Else"), vector, 0.85) == "repeats gsm8k-test-1: similarity 0.86"
+    assert held.find_repeat(attack("Else"), vector, 0.86) == ""
 
 
 def test_phrases_of_training_items_are_nobodys() -> None:
     phrase = "which of the following is the most likely cause of the findings in this patient"
     items = [Seed("medqa-test-1", "medqa", f"A man coughs; {phrase}?", "A")]
     question = attack(f"A woman sneezes; {phrase}?")
-    assert "medqa-test-1" in HeldOut(items).repeated(question, AWAY, 0.85)
-    assert HeldOut(items, [f"A child sleeps; {phrase}?"]).repeated(question, AWAY, 0.85) == ""
+    assert "medqa-test-1" in HeldOut(items).find_repeat(question, AWAY, 0.85)
+    assert HeldOut(items, [f"A child sleeps; {phrase}?"]).find_repeat(question, AWAY, 0.85) == ""
     twice = [*items, Seed("medqa-test-2", "medqa", f"A dog limps; {phrase}?", "A")]
-    assert HeldOut(twice).repeated(question, AWAY, 0.85) == ""
+    assert HeldOut(twice).find_repeat(question, AWAY, 0.85) == ""
     again = [*items, Seed("medqa-test-2", "medqa", f"A man (30) coughs; {phrase}?", "A")]
-    assert "medqa-test-1" in HeldOut(again).repeated(question, AWAY, 0.85), "one item restated is still one item"
+    assert "medqa-test-1" in HeldOut(again).find_repeat(question, AWAY, 0.85), "one item restated is still one item"
     assert len(list(grams(phrase))) == len(phrase.split()) - GRAM + 1
 
 

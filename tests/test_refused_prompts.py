@@ -17,7 +17,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import FaultKind
 from nanoflux_local.run import binding, runs
-from nanoflux_local.run.engine import Progress
+from nanoflux_local.run.engine import RunProgress
 
 OVERFLOW = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
 
@@ -69,7 +69,7 @@ def show(home: Home, run: str) -> dict[str, Any]:
 def stop_at(turn: int) -> Any:
     """Ends the run with an error at this turn."""
 
-    def on_progress(progress: Progress) -> None:
+    def on_progress(progress: RunProgress) -> None:
         if progress.turns == turn:
             raise NanofluxError("stopped by the test")
 

@@ -198,12 +198,12 @@ def play(place: Home, run: str) -> None:
     reported.
     """
     from nanoflux_local.run import runs
-    from nanoflux_local.run.engine import Progress
+    from nanoflux_local.run.engine import RunProgress
 
     bar = Bar(run)
     say(f"run {run}; stop with Ctrl-C, go on with `nanoflux run resume {run}`")
 
-    def told(progress: Progress) -> None:
+    def told(progress: RunProgress) -> None:
         bar.show(progress.kept, progress.target, f"kept in {progress.turns} turns")
 
     signal.signal(signal.SIGTERM, _end)

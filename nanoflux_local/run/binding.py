@@ -478,11 +478,11 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
     casts = [Cast(attacker(one), defender(other), arbiter, rater)]
     if PROGRAM not in (one, other) and one != other:  # two models swap after each turn (paper §3)
         casts.append(Cast(attacker(other), defender(one), arbiter, rater))
-    before: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:
-            before = load_questions(view, config.novel_against)
-    return Rules(config, source, casts, identities["embedder"], before, _held_out(config, datasets, home))
+            questions = load_questions(view, config.novel_against)
+    return Rules(config, source, casts, identities["embedder"], questions, _held_out(config, datasets, home))
 
 
 def _held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> HeldOut:

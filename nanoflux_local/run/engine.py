@@ -1,9 +1,10 @@
-"""The engine: runs turns ahead of one committer (turn order is the truth, SPEC §6).
+"""The engine: runs turns speculatively ahead of one committer (turn order is the truth, SPEC §6).
 
-Guesses play turns ahead with the questions known so far. The committer takes them in order and holds what each was told
-of earlier questions against the true history: where all was true, the guess is the turn; where it was not, the turn is
-played again, and only what differs is called anew. So the result is the one that running the turns one after another
-would give.
+A turn depends on earlier turns only through one question: how similar is my question to the nearest earlier one? A
+`SpeculativeTurn` is played before the turns ahead of it are committed and answers that question from what is known at
+the time. The committer takes turns in order and checks these answers against the committed history. If all agree, the
+speculative record is the turn's record; otherwise the turn is replayed, and only the calls that differ are made. The
+result is the same as that of running one turn after another.
 """
 
 import asyncio
@@ -24,23 +25,22 @@ from nanoflux_local.run.streaks import Streak, Streaks
 from nanoflux_local.run.turn import Rules, embed, run_turn
 from nanoflux_local.transcript import TurnRecord
 
-DEEPEST = 8
-"""Turns ahead of the committer, those that wait for it included: at most so many for each request under way."""
+AHEAD_PER_REQUEST = 8
+"""At most this many turns are ahead of the committer for each concurrent request, finished ones included."""
 
-UNDER_WAY = 3
-"""Turns under way for each request that may be: a turn asks for one thing at a time, and the servers shall have work
-between two of them too. When the last turns come near, all that are left begin: a turn that started late and had to
-try again would be waited for alone.
+ACTIVE_PER_REQUEST = 3
+"""Turns in progress for each concurrent request. A turn makes one request at a time, so more turns than requests keep
+the servers busy between two requests of a turn. Near the end of a run all remaining turns start at once: a turn that
+started late and needed several attempts would keep the run waiting on its own.
 """
 
-
-EXCERPT = 200
-"""Characters of an unread reply that are shown."""
+EXCERPT_CHARACTERS = 200
+"""How much of an unreadable reply an error message shows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Told after each committed turn."""
+class RunProgress:
+    """Reported after each committed turn."""
 
     record: TurnRecord
     turns: int
@@ -49,43 +49,55 @@ class Progress:
 
 
 async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord, call: Call) -> None:
-    """Add a turn's questions to the index: every one that passed parsing, kept or not (SPEC §6)."""
+    """Add a turn's questions to the index: every parsed question, kept or not (SPEC §6)."""
     for attempt in record.attempts:
         if attempt.attack is not None:
-            with suppress(PromptRefusedError):  # what has no vector is like nothing
+            with suppress(PromptRefusedError):  # a question without a vector is similar to nothing
                 index.append(await embed(rules, attempt.attack.question, call))
 
 
-async def index_earlier(rules: Rules, index: NoveltyIndex, call: Call) -> None:
-    """Begin an index with what other runs asked, and embed the items that are held out: remembered calls, or made
-    anew where others had another embedder.
+async def index_questions_of_other_runs(rules: Rules, index: NoveltyIndex, call: Call) -> None:
+    """Fill an empty index with the questions of other runs, and embed the held-out evaluation items.
+
+    Embeddings are remembered calls; they are made again only if the other runs used another embedder.
     """
-    async for vector in embed_texts(rules.embedder, rules.before, call):
+    async for vector in embed_texts(rules.embedder, rules.questions_of_other_runs, call):
         if vector is not None:
             index.append(vector)
     await rules.held_out.embed(rules.embedder, call)
 
 
-class Guess:
-    """A turn that is played before those ahead of it are committed: what it was told of them, and what it comes to.
+@dataclass(frozen=True, slots=True, eq=False)
+class NearestAnswer:
+    """The similarity that a speculative turn used for one of its questions; `own` are its earlier questions."""
 
-    `ahead` are all guesses by their turns, this one among them once it plays.
+    question: Vector
+    own: tuple[Vector, ...]
+    similarity: float | None
+
+
+class SpeculativeTurn:
+    """A turn played before the turns ahead of it are committed.
+
+    `ahead` maps turn numbers to all speculative turns, this one included once it has started.
     """
 
-    def __init__(self, number: int, index: NoveltyIndex, ahead: Mapping[int, "Guess"], calls: RememberedCalls) -> None:
+    def __init__(
+        self, number: int, index: NoveltyIndex, ahead: Mapping[int, "SpeculativeTurn"], calls: RememberedCalls
+    ) -> None:
         self.number = number
         self.trace = TracedCalls(calls)
         self.task: asyncio.Task[TurnRecord | None] | None = None
-        self.asked: list[Vector] = []
-        self.attempts = self.stage = 0
+        self.questions: list[Vector] = []
+        self.attempts = self.step = 0
         self._role = ""
         self._index = index
         self._ahead = ahead
-        self._truth: History | None = None
-        self._told: list[tuple[Vector, tuple[Vector, ...], float | None]] = []
+        self._committed_history: History | None = None
+        self._answers: list[NearestAnswer] = []
 
     @property
-    def under_way(self) -> bool:
+    def in_progress(self) -> bool:
         return self.task is not None and not self.task.done()
 
     def cancel(self) -> None:
@@ -93,59 +105,69 @@ class Guess:
             self.task.cancel()
 
     async def call(self, request: Request[R]) -> R:
-        """Ask, and note how far the turn is: its attempts, and in the last one how often another role came on."""
+        """Make a call, counting the turn's attempts and the steps (changes of role) of its current attempt."""
         role = ROLE.get()
         if role and role != self._role:
             self.attempts += role == "attacker"
-            self.stage = 0 if role == "attacker" else self.stage + 1
+            self.step = 0 if role == "attacker" else self.step + 1
             self._role = role
         return await self.trace(request)
 
     def nearest(self, vector: Vector, own: tuple[Vector, ...]) -> float | None:
-        """As far as is known now, the guesses of earlier turns included; once those are committed, as it is."""
-        self.asked.append(vector)
-        if self._truth is not None:
-            return self._truth.plus(*own).nearest(vector)
-        earlier = [asked for number, guess in self._ahead.items() if number < self.number for asked in guess.asked]
-        nearest = self._index.history().plus(*earlier, *own).nearest(vector)
-        self._told.append((vector, own, nearest))
-        return nearest
+        """The largest similarity of `vector` to an earlier question.
 
-    def holds(self, truth: History) -> bool:
-        """Whether it was told nothing but the truth so far; it is from here on. Then the turn is what it comes to,
-        since a turn depends on earlier ones by these answers alone.
+        Earlier questions are those of the committed turns and of the speculative turns before this one; after
+        `confirm`, those of the committed history alone.
         """
-        self._truth = truth
-        return all(truth.plus(*own).nearest(vector) == nearest for vector, own, nearest in self._told)
+        self.questions.append(vector)
+        if self._committed_history is not None:
+            return self._committed_history.plus(*own).nearest(vector)
+        speculative = [
+            question for number, turn in self._ahead.items() if number < self.number for question in turn.questions
+        ]
+        similarity = self._index.history().plus(*speculative, *own).nearest(vector)
+        self._answers.append(NearestAnswer(vector, own, similarity))
+        return similarity
 
-    def misled(self, vector: Vector, threshold: float) -> bool:
-        """Whether a question of an earlier turn came too late for it: it passed one that is too much like it."""
-        passed = (mine for mine, _, nearest in self._told if nearest is None or nearest <= threshold)
-        return any(float(mine @ vector) > threshold for mine in passed)
+    def confirm(self, history: History) -> bool:
+        """Whether every similarity used so far is the one that the committed `history` gives.
+
+        From now on the turn uses `history`, so a confirmed turn ends with the record it would have had in order.
+        """
+        self._committed_history = history
+        return all(history.plus(*answer.own).nearest(answer.question) == answer.similarity for answer in self._answers)
+
+    def is_contradicted_by(self, question: Vector, threshold: float) -> bool:
+        """Whether this turn accepted a question as novel that is too similar to `question` of an earlier turn."""
+        accepted = (
+            answer.question for answer in self._answers if answer.similarity is None or answer.similarity <= threshold
+        )
+        return any(float(mine @ question) > threshold for mine in accepted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LikelyHistory:
-    """The `History` that a guess is played with; `own` are the questions of its earlier attempts, and `tell` hears of
-    every question.
+class SpeculativeHistory:
+    """The `EarlierQuestions` of a speculative turn. `own` are the questions of the turn's earlier attempts;
+    `on_question` is called with every question that the turn asks.
     """
 
-    guess: Guess
-    tell: Callable[[Guess, Vector], None]
+    turn: SpeculativeTurn
+    on_question: Callable[[SpeculativeTurn, Vector], None]
     own: tuple[Vector, ...] = ()
 
-    def plus(self, vector: Vector) -> "LikelyHistory":
-        return LikelyHistory(self.guess, self.tell, (*self.own, vector))
+    def plus(self, vector: Vector) -> "SpeculativeHistory":
+        return SpeculativeHistory(self.turn, self.on_question, (*self.own, vector))
 
     def nearest(self, vector: Vector) -> float | None:
-        self.tell(self.guess, vector)
-        return self.guess.nearest(vector, self.own)
+        self.on_question(self.turn, vector)
+        return self.turn.nearest(vector, self.own)
 
 
 class Engine:
-    """Plays one run to its target or its turn limit. `committed` are the turns of an earlier start, in order.
+    """Plays one run until it has enough examples or reaches its turn limit.
 
-    `capacity` is how many requests the endpoints can usefully hold at once; `first` is done before any turn.
+    `committed` are the turns that an earlier process committed, in order. `capacity` is how many concurrent requests
+    the endpoints can use. `prepare` is awaited before the first turn.
     """
 
     def __init__(
@@ -155,9 +177,9 @@ class Engine:
         rules: Rules,
         calls: RememberedCalls,
         committed: list[TurnRecord],
-        on_progress: Callable[[Progress], None] = lambda _: None,
+        on_progress: Callable[[RunProgress], None] = lambda _: None,
         capacity: int = 1024,
-        first: Callable[[], Awaitable[None]] | None = None,
+        prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._ledger = ledger
         self._run = run
@@ -166,7 +188,7 @@ class Engine:
         self._calls = calls
         self._on_progress = on_progress
         self._capacity = capacity
-        self._first = first
+        self._prepare = prepare
         self._turns = len(committed)
         self._kept = sum(record.kept for record in committed)
         self._index = NoveltyIndex()
@@ -174,10 +196,10 @@ class Engine:
         self._streaks = Streaks()
         for record in committed:
             self._streaks.add(record, self._config.pause_after_unread)
-        self._ahead: dict[int, Guess] = {}
-        self._held = self._failed = 0
+        self._ahead: dict[int, SpeculativeTurn] = {}
+        self._confirmed = self._refuted = 0
         self._drain_at: int | None = None
-        self._ending = False
+        self._all_started = False
 
     @property
     def finished(self) -> bool:
@@ -187,65 +209,79 @@ class Engine:
     def draining(self) -> bool:
         return self._drain_at is not None
 
-    def steer(self, config: RunConfig) -> None:
-        """Other values of what may change while a run is played (`config.LIVE`), from the next turn on."""
+    def reconfigure(self, config: RunConfig) -> None:
+        """Apply the settings that may change during a run (`config.LIVE`), from the next turn on."""
         self._config = config
-        self._run_ahead()
+        self._start_ahead()
 
     def drain(self) -> None:
-        """Begin no new turn: commit as many of those under way as requests may be, then return from `play`. More have
-        begun when the last turns run out; what these asked is remembered.
+        """Start no new turn; `play` returns after committing at most `concurrency` of the turns in progress.
+
+        Near the end of a run more turns are in progress than that. Their calls are remembered.
         """
         if self._drain_at is None:
             self._drain_at = min(max([self._turns, *self._ahead]) + 1, self._turns + self._config.concurrency)
-            for number, guess in self._ahead.items():
+            for number, turn in self._ahead.items():
                 if number >= self._drain_at:
-                    guess.cancel()
+                    turn.cancel()
 
     async def play(self) -> None:
         """Commit turns until the run is finished or drained.
 
         Raises:
-            NanofluxError: an endpoint, the sandbox or a rule stopped the run; what was committed stays.
-            An error that `pauses` leaves it paused: a spent budget, a busy server, replies that cannot be read.
+            NanofluxError: an endpoint, the sandbox or a rule stopped the run; committed turns stay. If the error's
+                `pauses` is set (a spent budget, a busy server, unreadable replies), the run is paused, not failed.
         """
         try:
-            await self._recall_history()
-            if self._first is not None:
-                await self._first()
+            await self._restore_index()
+            if self._prepare is not None:
+                await self._prepare()
             while not self.finished and (self._drain_at is None or self._turns < self._drain_at):
-                self._run_ahead()
-                await self._commit_next()
+                self._start_ahead()
+                await self._commit_next_turn()
         finally:
             await self._stop()
 
-    async def _recall_history(self) -> None:
-        """The index of an earlier start: its embeddings are remembered calls."""
+    async def _restore_index(self) -> None:
+        """Rebuild the novelty index of the committed turns; their embeddings are remembered calls."""
         trace = TracedCalls(self._calls)
-        await index_earlier(self._rules, self._index, trace)
+        await index_questions_of_other_runs(self._rules, self._index, trace)
         for record in self._committed:
             await index_questions(self._rules, self._index, record, trace)
-        self._committed = []  # long runs: only the index is needed from here on
+        self._committed = []  # long runs: from here on only the index is needed
 
-    async def _commit_next(self) -> None:
-        record, trace = await self._next()
-        used = list(trace.ids)
+    async def _commit_next_turn(self) -> None:
+        record, trace = await self._play_next_turn()
+        call_ids = list(trace.ids)
         await index_questions(self._rules, self._index, record, trace)
-        self._ledger.commit_turn(self._run, record, used)
+        self._ledger.commit_turn(self._run, record, call_ids)
         self._turns += 1
         self._kept += record.kept
         self._ahead.pop(record.number, None)
-        if self._ending:
+        if self._all_started:
             self._calls.room.reorder()
-        self._on_progress(Progress(record, self._turns, self._kept, self._config.target))
+        self._on_progress(RunProgress(record, self._turns, self._kept, self._config.target))
         streak = self._streaks.add(record, self._config.pause_after_unread)
         if streak is not None:
-            raise self._unread(streak, used)
+            raise self._pause_error(streak, call_ids)
 
-    def _unread(self, streak: Streak, calls: Sequence[int]) -> UnreadError:
-        """Why the run pauses, with the beginning of the reply that it came to."""
-        reply = redact(" ".join(self._ledger.last_reply(calls).split()))
-        excerpt = f" The last reply begins: {reply[:EXCERPT]!r}" if reply else ""
+    async def _play_next_turn(self) -> tuple[TurnRecord, TracedCalls]:
+        """The next turn's record under the committed history, and the calls it rests on."""
+        history, turn = self._index.history(), self._ahead.get(self._turns)
+        if turn is not None and turn.task is not None:
+            confirmed = turn.confirm(history)
+            self._confirmed, self._refuted = self._confirmed + confirmed, self._refuted + (not confirmed)
+            record = await turn.task if confirmed else None
+            if record is not None:
+                return record, turn.trace
+            turn.cancel()
+        trace = TracedCalls(self._calls)
+        return await run_turn(self._rules, self._turns, history, trace), trace
+
+    def _pause_error(self, streak: Streak, call_ids: Sequence[int]) -> UnreadError:
+        """The error that pauses the run, with the beginning of the last unreadable reply."""
+        reply = redact(" ".join(self._ledger.last_reply(call_ids).split()))
+        excerpt = f" The last reply begins: {reply[:EXCERPT_CHARACTERS]!r}" if reply else ""
         return UnreadError(
             f"{streak.attempts} attempts in a row got nothing to read at the {streak.step} from {streak.player}:"
             f" {streak.reason}.{excerpt}",
@@ -253,22 +289,9 @@ class Engine:
             f" (`nanoflux run set {self._run} pause_after_unread=0`: never)",
         )
 
-    async def _next(self) -> tuple[TurnRecord, TracedCalls]:
-        """The next turn as the true history has it, and the calls that it rests on."""
-        truth, guess = self._index.history(), self._ahead.get(self._turns)
-        if guess is not None and guess.task is not None:
-            held = guess.holds(truth)
-            self._held, self._failed = self._held + held, self._failed + (not held)
-            record = await guess.task if held else None
-            if record is not None:
-                return record, guess.trace
-            guess.cancel()
-        trace = TracedCalls(self._calls)
-        return await run_turn(self._rules, self._turns, truth, trace), trace
-
-    def _run_ahead(self) -> None:
-        """Keep turns under way: enough for the requests that were asked for and that the endpoints can hold, but no
-        more than are likely needed, and the fewer the more guesses failed.
+    def _start_ahead(self) -> None:
+        """Start speculative turns: enough to keep the allowed requests busy, but no more than the run is likely to
+        need, and fewer the more speculative turns were refuted.
         """
         if self._drain_at is not None:
             return
@@ -277,55 +300,61 @@ class Engine:
         self._calls.room.resize(requests)
         if requests == 1:
             return
-        needed = math.ceil((config.target - self._kept) * (self._turns + 1) / (self._kept + 1))
-        held = (self._held + 1) / (self._held + self._failed + 1)
-        deep = requests * max(1, math.ceil(DEEPEST * held))
-        last = min(self._turns + needed, config.max_turns)
-        new = [number for number in range(self._turns, min(self._turns + deep, last)) if number not in self._ahead]
-        if self._ending and not new:
+        likely_needed = math.ceil((config.target - self._kept) * (self._turns + 1) / (self._kept + 1))
+        confirmed_share = (self._confirmed + 1) / (self._confirmed + self._refuted + 1)
+        depth = requests * max(1, math.ceil(AHEAD_PER_REQUEST * confirmed_share))
+        end = min(self._turns + likely_needed, config.max_turns)
+        startable = [n for n in range(self._turns, min(self._turns + depth, end)) if n not in self._ahead]
+        if self._all_started and not startable:
             return
-        room = max(0, min(deep, UNDER_WAY * requests) - sum(guess.under_way for guess in self._ahead.values()))
-        ending = last - max([self._turns, *self._ahead]) - room <= UNDER_WAY * requests
-        if ending != self._ending:
-            self._ending = ending
+        in_progress = sum(turn.in_progress for turn in self._ahead.values())
+        free = max(0, min(depth, ACTIVE_PER_REQUEST * requests) - in_progress)
+        start_all = end - max([self._turns, *self._ahead]) - free <= ACTIVE_PER_REQUEST * requests
+        if start_all != self._all_started:
+            self._all_started = start_all
             self._calls.room.reorder()
-        for number in new if ending else new[:room]:
-            self._start(number)
+        for number in startable if start_all else startable[:free]:
+            self._start_turn(number)
 
-    def _start(self, number: int) -> None:
-        guess = self._ahead[number] = Guess(number, self._index, self._ahead, self._calls)
-        guess.task = asyncio.create_task(self._guess(guess))
-        guess.task.add_done_callback(lambda done: None if done.cancelled() else self._run_ahead())
+    def _start_turn(self, number: int) -> None:
+        turn = self._ahead[number] = SpeculativeTurn(number, self._index, self._ahead, self._calls)
+        turn.task = asyncio.create_task(self._play_speculatively(turn))
+        turn.task.add_done_callback(lambda task: None if task.cancelled() else self._start_ahead())
 
-    def _heard(self, guess: Guess, vector: Vector) -> None:
-        """A guess asks. Later ones that it comes too late for are played anew, from memory up to where they differ."""
-        for later in list(self._ahead.values()):
-            if later.number > guess.number and later.misled(vector, self._config.novelty.question):
-                later.cancel()
-                self._start(later.number)
-
-    def _rank(self, guess: Guess) -> tuple[int, int, int, int]:
-        """Who goes first where requests wait: earlier turns, so that they can be committed. Once all that are left have
-        begun, the next one to commit, so that it never waits for those after it; then those with the longest way to go,
-        since all wait for the last one: later attempts, in these the roles that come first, and of equals who needed
-        more calls for as much, since a judge in doubt is likely to reject.
+    def _restart_contradicted(self, turn: SpeculativeTurn, question: Vector) -> None:
+        """Restart the later turns that `question` of `turn` contradicts. They replay remembered calls up to the first
+        one that differs.
         """
-        if guess.number == self._turns or not self._ending:
-            return (0, guess.number, 0, 0)
-        return (1, -guess.attempts, guess.stage, -len(guess.trace.ids))
+        for later in list(self._ahead.values()):
+            if later.number > turn.number and later.is_contradicted_by(question, self._config.novelty.question):
+                later.cancel()
+                self._start_turn(later.number)
 
-    async def _guess(self, guess: Guess) -> TurnRecord | None:
-        """Play a turn with what is known so far. Its failure is not the run's: the committer will meet it itself."""
-        RANK.set(lambda: self._rank(guess))  # a task of its own, so nobody else's
+    def _rank(self, turn: SpeculativeTurn) -> tuple[int, int, int, int]:
+        """The priority of a turn's requests; the smallest goes first.
+
+        Normally earlier turns go first, since they are committed first. Once all remaining turns have started, the
+        next turn to commit goes first, then the turns with most work left, because the run ends with the slowest:
+        turns in later attempts, among these the turns at earlier steps, and among these the turns that needed more
+        calls to get there, since an undecided judge is likely to reject.
+        """
+        if turn.number == self._turns or not self._all_started:
+            return (0, turn.number, 0, 0)
+        return (1, -turn.attempts, turn.step, -len(turn.trace.ids))
+
+    async def _play_speculatively(self, turn: SpeculativeTurn) -> TurnRecord | None:
+        """The turn's record, or None if it failed: the failure is the run's only if the committer meets it too."""
+        RANK.set(lambda: self._rank(turn))  # the turn has its own task, so no other turn sees this value
         try:
-            return await run_turn(self._rules, guess.number, LikelyHistory(guess, self._heard), guess.call)
+            history = SpeculativeHistory(turn, self._restart_contradicted)
+            return await run_turn(self._rules, turn.number, history, turn.call)
         except NanofluxError:
             return None
 
     async def _stop(self) -> None:
         self._drain_at = self._turns
-        for guess in self._ahead.values():
-            guess.cancel()
-        tasks = [guess.task for guess in self._ahead.values() if guess.task is not None]
+        for turn in self._ahead.values():
+            turn.cancel()
+        tasks = [turn.task for turn in self._ahead.values() if turn.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._calls.close()

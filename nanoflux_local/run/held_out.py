@@ -51,7 +51,7 @@ class HeldOut:
         """Read when they are needed: most who make the rules of a run play no turn, and training sets are large."""
         return _identifying_phrases(self._items, self._phrasing)
 
-    def repeated(self, attack: Attack, vector: Vector, threshold: float) -> str:
+    def find_repeat(self, attack: Attack, vector: Vector, threshold: float) -> str:
         """Which item an attack repeats, and how; "" where it repeats none. `vector` is its question's."""
         same = self._stems.get(stem(attack.question))
         if same is not None:

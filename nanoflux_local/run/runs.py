@@ -23,7 +23,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
 from nanoflux_local.run.binding import Bound, bind, derived, environment, recorded_identities, refuse_drift, rules_for
 from nanoflux_local.run.budget import Cost, Purse, prompt_bound
-from nanoflux_local.run.engine import Engine, Progress, index_earlier, index_questions
+from nanoflux_local.run.engine import Engine, RunProgress, index_questions, index_questions_of_other_runs
 from nanoflux_local.run.novelty import NoveltyIndex
 from nanoflux_local.run.overflow import refuse_overflows
 from nanoflux_local.run.trial import hold_trial
@@ -57,7 +57,7 @@ async def start(home: Home, config: RunConfig, name: str = "", forked_from: str 
 async def carry_on(
     home: Home,
     run: str,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_progress: Callable[[RunProgress], None] = lambda _: None,
     report: Callable[[str], None] = log_wait,
 ) -> None:
     """Play a run from its first turn that is not committed to its end. `report` gets a line when calls wait long
@@ -122,7 +122,7 @@ async def _steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Pu
 
     def on_settings(text: str) -> None:
         config = validated(RunConfig, json.loads(text), "the changed configuration")
-        engine.steer(config)
+        engine.reconfigure(config)
         purse.change(config.budget)
 
     watch = Watch(ledger, job, Work(RUN, run), on_wish, on_settings)
@@ -225,7 +225,7 @@ async def replay(home: Home, run: str) -> dict[str, Any]:
 
 async def _replayed(rules: Rules, calls: RememberedCalls, turns: int) -> list[TurnRecord]:
     index, trace, records = NoveltyIndex(), TracedCalls(calls), []
-    await index_earlier(rules, index, trace)
+    await index_questions_of_other_runs(rules, index, trace)
     for number in range(turns):
         record = await run_turn(rules, number, index.history(), trace)
         await index_questions(rules, index, record, trace)

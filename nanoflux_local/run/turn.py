@@ -1,7 +1,7 @@
 """The paper's protocol, top to bottom: one turn as a pure function (§3).
 
-Reads nothing but its arguments and reaches the outside only through `call`. Running a turn again with the same
-arguments gives the same record: that is what resuming, concurrency and replay rest on.
+`run_turn` reads nothing but its arguments and reaches the outside only through `call`. The same arguments always give
+the same record; resuming, concurrency and replay rely on that.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import KEPT, Attack, Attempt, Defence, Doubt, Quality, Seed, Step, TurnRecord, Verdict
 
 
-class Known(Protocol):
-    """The questions before an attempt: a `History`, or an engine's guess at one."""
+class EarlierQuestions(Protocol):
+    """The questions asked before an attempt: a `History`, or the `SpeculativeHistory` of a turn that runs ahead."""
 
     def nearest(self, vector: Vector) -> float | None: ...
 
-    def plus(self, vector: Vector) -> "Known": ...
+    def plus(self, vector: Vector) -> "EarlierQuestions": ...
 
 
 class Attacker(Protocol):
@@ -48,7 +48,7 @@ class Rater(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Who plays in one turn; without a rater the reasoning of what is kept is not rated."""
+    """The players of one turn. Without a rater, the reasoning of kept examples is not rated."""
 
     attacker: Attacker
     defender: Defender
@@ -58,58 +58,61 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a turn is played by. `casts` take turns: two models that swap roles are two casts (paper §3). `before` are
-    the questions of other runs that count as asked, `held_out` the evaluation items that no question may repeat.
+    """Everything a turn is played by. Two models that swap roles are two `casts`, used alternately (paper §3).
+    `questions_of_other_runs` count as already asked; `held_out` holds the evaluation items that no question may repeat.
     """
 
     config: RunConfig
     seeds: SeedSource
     casts: Sequence[Cast]
     embedder: Identity
-    before: tuple[str, ...] = ()
+    questions_of_other_runs: tuple[str, ...] = ()
     held_out: HeldOut = field(default_factory=HeldOut)
 
     def cast(self, number: int) -> Cast:
+        """The players of turn `number`."""
         return self.casts[number % len(self.casts)]
 
 
-async def run_turn(rules: Rules, number: int, history: Known, call: Call) -> TurnRecord:
-    """Play turn `number` against the questions of `history` (paper §3; A.1 for the bounds)."""
+async def run_turn(rules: Rules, number: int, history: EarlierQuestions, call: Call) -> TurnRecord:
+    """Play turn `number`: let the attacker try until a question reaches the defender (paper §3; bounds in A.1)."""
     cast = rules.cast(number)
     attempts: list[Attempt] = []
-    used: set[str] = set()
+    used_seeds: set[str] = set()
     for attempt_number in range(1 + rules.config.retries.validation):
         draw = Draw(rules.config.seed, number, attempt_number)
-        seeds = draw_seeds(rules, draw, used)
-        used.update(seed.id for seed in seeds)
-        attempt, vector = await play_attempt(rules, cast, seeds, draw, history, call)
+        seeds = draw_seeds(rules, draw, used_seeds)
+        used_seeds.update(seed.id for seed in seeds)
+        attempt, question_vector = await play_attempt(rules, cast, seeds, draw, history, call)
         attempts.append(attempt)
-        if vector is not None:
-            history = history.plus(vector)
+        if question_vector is not None:
+            history = history.plus(question_vector)
         if not attempt.rejected:
             break
     return TurnRecord(number, cast.attacker.name, cast.defender.name, cast.judge.name, tuple(attempts))
 
 
 def draw_seeds(rules: Rules, draw: Draw, used: set[str]) -> tuple[Seed, ...]:
-    """A uniform number of seeds, uniformly, without replacement within the turn (paper §3)."""
+    """Draw a uniform number of seeds uniformly, without replacement within the turn (paper §3)."""
     rng = draw.rng("seeds")
     count = rng.randint(rules.config.seeds.min, rules.config.seeds.max)
     return rules.seeds.draw(count, rng, used)
 
 
 async def play_attempt(
-    rules: Rules, cast: Cast, seeds: tuple[Seed, ...], draw: Draw, history: Known, call: Call
+    rules: Rules, cast: Cast, seeds: tuple[Seed, ...], draw: Draw, history: EarlierQuestions, call: Call
 ) -> tuple[Attempt, Vector | None]:
-    """Attack → novelty → held-out items → validation → defence → evaluation → solution novelty. The vector is the
-    question's.
-    """
+    """Play one attempt. Returns it with the unit vector of its question, or None if no question was embedded."""
     attempt = Attempt(draw.attempt, tuple(seed.id for seed in seeds), "unparsed")
+
+    # The attacker writes a question with its solution and answer.
     with acting_as("attacker"):
         attack = await cast.attacker.attack(seeds, draw, call)
     if isinstance(attack, Unparsed):
         return end_unread(attempt, "attack", attack), None
     attempt = replace(attempt, attack=attack)
+
+    # Novelty, stage one: the question is unlike every earlier question ...
     try:
         vector = await embed(rules, attack.question, call)
     except PromptRefusedError as error:
@@ -117,46 +120,57 @@ async def play_attempt(
     attempt = replace(attempt, nearest=history.nearest(vector))
     if attempt.nearest is not None and attempt.nearest > rules.config.novelty.question:
         return replace(attempt, outcome="novelty_rejected"), vector
-    repeated = rules.held_out.repeated(attack, vector, rules.config.novelty.question)
-    if repeated:
-        return replace(attempt, outcome="contaminated", reason=repeated), vector
+    # ... and repeats no evaluation item.
+    repeat = rules.held_out.find_repeat(attack, vector, rules.config.novelty.question)
+    if repeat:
+        return replace(attempt, outcome="contaminated", reason=repeat), vector
+
+    # The judge validates the question and the attacker's solution.
     with acting_as("judge"):
         validation = await cast.judge.validate(attack, draw, call)
     if not isinstance(validation, Verdict):
-        return unjudged(attempt, "validation", validation), vector
+        return end_unjudged(attempt, "validation", validation), vector
     attempt = replace(attempt, validation=validation)
     if not validation.positive:
         return replace(attempt, outcome="invalid", reason=validation.explanation), vector
+
+    # The defender answers; it sees the question alone.
     with acting_as("defender"):
         defence = await cast.defender.defend(attack.question, draw, call)
     if isinstance(defence, Unparsed):
         return end_unread(attempt, "defence", defence), vector
     attempt = replace(attempt, defence=defence)
+
+    # The judge evaluates the defence.
     with acting_as("judge"):
         evaluation = await cast.judge.evaluate(attack, defence, draw, call)
     if not isinstance(evaluation, Verdict):
-        return unjudged(attempt, "evaluation", evaluation), vector
+        return end_unjudged(attempt, "evaluation", evaluation), vector
     attempt = replace(attempt, evaluation=evaluation)
+
+    # Novelty, stage two, decides whether the example is kept.
     try:
-        attempt = await decide(rules, attempt, attack, defence, call)
+        attempt = await decide_outcome(rules, attempt, attack, defence, call)
     except PromptRefusedError as error:
         return end_unread(attempt, "embedding", Refused(error.message)), vector
-    return await rated(cast, attempt, attack, draw, call), vector
+    return await rate_reasoning(cast, attempt, attack, draw, call), vector
 
 
-async def decide(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:
-    """Keep what the defender failed, or solved by a novel way: stage two of the novelty filter (paper §3)."""
+async def decide_outcome(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:
+    """Keep a question that the defender failed or solved in a novel way: stage two of the novelty filter (paper §3)."""
     if attempt.evaluation is not None and not attempt.evaluation.positive:
         return replace(attempt, outcome="kept_failed")
-    theirs = await embed(rules, attack.solution, call)
-    ours = await embed(rules, f"{defence.analysis}\n{defence.solution}".strip(), call)
-    attempt = replace(attempt, solution_similarity=similarity(theirs, ours))
-    novel = attempt.solution_similarity is not None and attempt.solution_similarity < rules.config.novelty.solution
-    return replace(attempt, outcome="kept_novel" if novel else "defender_right")
+    attacker_vector = await embed(rules, attack.solution, call)
+    defender_vector = await embed(rules, f"{defence.analysis}\n{defence.solution}".strip(), call)
+    solution_similarity = similarity(attacker_vector, defender_vector)
+    novel = solution_similarity < rules.config.novelty.solution
+    return replace(
+        attempt, solution_similarity=solution_similarity, outcome="kept_novel" if novel else "defender_right"
+    )
 
 
-async def rated(cast: Cast, attempt: Attempt, attack: Attack, draw: Draw, call: Call) -> Attempt:
-    """The attempt with the quality of its reasoning, if it is kept (paper A.4): the dataset does not depend on it."""
+async def rate_reasoning(cast: Cast, attempt: Attempt, attack: Attack, draw: Draw, call: Call) -> Attempt:
+    """Rate the reasoning of a kept example (paper A.4). The rating does not affect which examples are kept."""
     if cast.rater is None or attempt.outcome not in KEPT:
         return attempt
     with acting_as("judge"):
@@ -166,8 +180,8 @@ async def rated(cast: Cast, attempt: Attempt, attack: Attack, draw: Draw, call: 
     return replace(attempt, quality=quality)
 
 
-def unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], result: Doubt | Unparsed) -> Attempt:
-    """No judgement was reached: doubt discards the question, an unreadable judge fails the turn (SPEC §6)."""
+def end_unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], result: Doubt | Unparsed) -> Attempt:
+    """End an attempt without a verdict: doubt discards the question, an unreadable judge fails the turn (SPEC §6)."""
     if isinstance(result, Doubt):
         confidences = ", ".join(f"{confidence:g}" for confidence in result.confidences)
         return replace(attempt, outcome="low_confidence", reason=f"{step}: confidence {confidences}")
@@ -175,8 +189,9 @@ def unjudged(attempt: Attempt, step: Literal["validation", "evaluation"], result
 
 
 def end_unread(attempt: Attempt, step: Step, result: Unparsed) -> Attempt:
-    """End an attempt at a step that gave nothing to read. Another attack may be readable, so that the turn goes on; a
-    prompt that an endpoint refuses fails the turn, as does whatever else cannot be read.
+    """End an attempt at a step whose reply could not be read or whose prompt the endpoint refused.
+
+    An unreadable attack ends only the attempt, since the next attack may be readable. Everything else fails the turn.
     """
     if isinstance(result, Refused):
         return replace(attempt, outcome="failed", reason=f"{step}: {result.reason}", refused=step)
@@ -186,4 +201,5 @@ def end_unread(attempt: Attempt, step: Step, result: Unparsed) -> Attempt:
 
 
 async def embed(rules: Rules, text: str, call: Call) -> Vector:
+    """The unit vector of `text`, shape (dimensions,)."""
     return (await call(EmbedRequest(rules.embedder, text))).vector

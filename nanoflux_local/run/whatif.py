@@ -28,7 +28,7 @@ from nanoflux_local.records import (
     Vector,
 )
 from nanoflux_local.run.binding import derived, rules_for
-from nanoflux_local.run.engine import index_earlier, index_questions
+from nanoflux_local.run.engine import index_questions, index_questions_of_other_runs
 from nanoflux_local.run.novelty import History, NoveltyIndex
 from nanoflux_local.run.runs import fork_command, recorded
 from nanoflux_local.run.turn import Rules, run_turn
@@ -73,8 +73,8 @@ class Misses:
 
 
 @dataclass(slots=True, eq=False)
-class Asked:
-    """A turn's history that notes the question of every attempt, so that it is known where the turn is not."""
+class NotedHistory:
+    """A turn's history that notes every attempt's question, so that they count even if the turn cannot be played."""
 
     history: History
     questions: list[Vector]
@@ -83,8 +83,8 @@ class Asked:
         self.questions.append(vector)
         return self.history.nearest(vector)
 
-    def plus(self, vector: Vector) -> "Asked":
-        return Asked(self.history.plus(vector), self.questions)
+    def plus(self, vector: Vector) -> "NotedHistory":
+        return NotedHistory(self.history.plus(vector), self.questions)
 
 
 async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,17 +120,17 @@ def _refuse_unanswerable(run: str, old: RunConfig, new: RunConfig, settings: Map
 async def _play(rules: Rules, calls: RememberedCalls, misses: Misses, recorded_turns: int) -> list[Played]:
     """Turns until the target, the limit, or the first after the recorded ones that the ledger does not answer."""
     index, trace, played = NoveltyIndex(), TracedCalls(calls), list[Played]()
-    await index_earlier(rules, index, trace)
+    await index_questions_of_other_runs(rules, index, trace)
     kept = number = 0
     while kept < rules.config.target and number < rules.config.max_turns:
-        asked = Asked(index.history(), [])
+        noted = NotedHistory(index.history(), [])
         try:
-            record = await run_turn(rules, number, asked, trace)
+            record = await run_turn(rules, number, noted, trace)
         except ReplayMissError:
             if number >= recorded_turns:
                 break
             played.append(Played(number, None, misses.last))
-            for vector in asked.questions:
+            for vector in noted.questions:
                 index.append(vector)
         else:
             played.append(Played(number, record))
