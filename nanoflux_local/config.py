@@ -16,23 +16,6 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import Sampling
 from nanoflux_local.text_files import EncodingError, read_utf8
 
-Interface = Literal[
-    "in_process",
-    "openai_chat",
-    "scripted",
-    "embedder",
-    "vllm",
-    "openai_responses",
-    "anthropic_messages",
-    "openai_embeddings",
-]
-CHATTING = ("openai_chat", "openai_responses", "anthropic_messages")
-"""Interfaces to chat servers that somebody else runs."""
-SERVED = ("openai_chat", "openai_responses", "anthropic_messages", "openai_embeddings")
-"""Interfaces to servers that somebody else runs, who may charge for them."""
-Via = Literal["in_process", "vllm", "merged"]
-"""How a model of this machine is asked: in this process, or behind a managed vLLM server, an adapter beside the weights
-or merged into them."""
 ROLES = ("attacker", "defender", "judge")
 PROGRAM = "program"
 """The name of the built-in programs that can stand for the attacker and the judge."""
@@ -163,7 +146,7 @@ class Send(Strict):
 
 
 class EndpointConfig(Strict):
-    """What answers for a role, or embeds.
+    """What answers for a role, or embeds. `interface` names its kind (`endpoints.kinds`).
 
     Of servers: `url`, or `urls` of several that share the requests as one; `key_env` or `key_file` names the key's
     place; `revision` pins the model where the address does not; `capacity` is how many requests one server gets at
@@ -177,7 +160,7 @@ class EndpointConfig(Strict):
     capability 8.0.
     """
 
-    interface: Interface
+    interface: str
     model: str
     adapter: str = ""
     url: str = ""
@@ -205,12 +188,6 @@ class EndpointConfig(Strict):
             raise ValueError("both url and urls are given: name the one address, or all of them in urls")
         for url in (self.url, *self.urls):
             refuse_secrets(url)
-        if self.batch_invariant and self.interface != "vllm":
-            raise ValueError(f"batch_invariant: only managed vLLM servers have it, not {self.interface!r}")
-        if self.structured and self.interface not in (*SERVED, "vllm"):
-            raise ValueError(f"structured: the interface {self.interface!r} gives no structured output")
-        if self.send != Send() and self.interface not in CHATTING:
-            raise ValueError(f"send: the interface {self.interface!r} has no such switches")
         return self
 
     @property
@@ -323,20 +300,7 @@ class RunConfig(Strict):
             raise ValueError("judge.panel: a program that judges needs no panel; name a model for roles.judge.endpoint")
         if self.embedder not in self.endpoints:
             raise ValueError(f"embedder is {self.embedder!r}; known: {', '.join(self.endpoints)}")
-        self._refuse_unpriced()
         return self
-
-    def _refuse_unpriced(self) -> None:
-        """A cap in dollars over calls of unknown price would hold nothing."""
-        caps = (self.budget, *(getattr(self.budget.roles, role) for role in ROLES))
-        if all(cap.usd is None for cap in caps):
-            return
-        for name in (*self.players, self.embedder):
-            if self.endpoints[name].interface in SERVED and self.endpoints[name].price is None:
-                raise ValueError(
-                    f"budget.usd caps nothing while endpoints.{name}.price is unknown: give US dollars per million "
-                    "tokens, price = { prompt = …, completion = … } (0 for a server of your own)"
-                )
 
     @property
     def players(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Room: how many may be at something at once, who goes first of those that wait; the number may change at any time."""
+"""A limiter: how many tasks run a section at once, and in which order others wait. The limit may change at any time."""
 
 import asyncio
 import heapq
@@ -9,13 +9,13 @@ from types import TracebackType
 
 Rank = Callable[[], tuple[int, ...]]
 RANK: ContextVar[Rank] = ContextVar("rank", default=lambda: ())
-"""Where the one who asks stands among those that wait: the smallest goes first, of equals who came first. It is asked
-for on arrival, and again when `Room.reorder` is called. Who says nothing goes before all.
+"""The rank of the current task in the queue: the smallest is admitted first, equal ranks in order of arrival. It is
+computed on arrival and again by `Limiter.reorder`. A task that sets none is admitted before all others.
 """
 
 
-class Room:
-    """`async with room:` waits until fewer than `limit` are inside."""
+class Limiter:
+    """`async with limiter:` waits until fewer than `limit` tasks are inside."""
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
@@ -25,7 +25,7 @@ class Room:
 
     @property
     def load(self) -> float:
-        """Those inside and those that wait, by the width."""
+        """Tasks inside and waiting, as a share of the limit."""
         return (self.busy + len(self._waiting)) / self.limit
 
     def resize(self, limit: float) -> None:
@@ -33,8 +33,8 @@ class Room:
         self._admit()
 
     def reorder(self) -> None:
-        """Ask all that wait for their rank again."""
-        self._waiting = [(rank(), arrival, rank, mine) for _, arrival, rank, mine in self._waiting]
+        """Compute the ranks of all waiting tasks again."""
+        self._waiting = [(rank(), arrival, rank, admitted) for _, arrival, rank, admitted in self._waiting]
         heapq.heapify(self._waiting)
 
     async def __aenter__(self) -> None:
@@ -49,17 +49,17 @@ class Room:
         self._leave()
 
     async def _turn(self) -> None:
-        """Wait for a place; whoever leaves gives it on, so that nobody overtakes."""
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Wait for a slot; a leaving task hands its slot to the next one, so that no later task overtakes."""
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         rank = RANK.get()
-        heapq.heappush(self._waiting, (rank(), next(self._arrivals), rank, mine))
+        heapq.heappush(self._waiting, (rank(), next(self._arrivals), rank, admitted))
         try:
-            await mine
+            await admitted
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():
-                self._leave()  # the place came in the same moment
+            if admitted.done() and not admitted.cancelled():
+                self._leave()  # the slot was assigned in the same moment
             else:
-                self._waiting = [entry for entry in self._waiting if entry[-1] is not mine]
+                self._waiting = [entry for entry in self._waiting if entry[-1] is not admitted]
                 heapq.heapify(self._waiting)
             raise
 

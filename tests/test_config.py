@@ -3,11 +3,12 @@
 import pytest
 
 from nanoflux_local.config import EndpointConfig, Novelty, RunConfig, merged, parse_setting, read_toml, validated
+from nanoflux_local.endpoints.build import build_embedder, build_endpoint
 from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import CutRequest, Identity
-from nanoflux_local.run.binding import Bound, build_embedder, build_endpoint, load_profile, resolve, rules_for
+from nanoflux_local.run.binding import Bound, load_profile, resolve, rules_for
 from nanoflux_local.tools.python_check import PythonTool
 
 MANIFEST = """

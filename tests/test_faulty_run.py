@@ -234,6 +234,7 @@ def test_an_error_s_whole_history_holds_no_key(server, monkeypatch) -> None:
     import traceback
 
     from nanoflux_local.config import EndpointConfig
+    from nanoflux_local.endpoints.build import build_endpoint
     from nanoflux_local.records import ChatRequest, Message
 
     monkeypatch.setenv("SOME_KEY", CANARY)
@@ -242,7 +243,7 @@ def test_an_error_s_whole_history_holds_no_key(server, monkeypatch) -> None:
         for answer in (ECHOES["refused"], ECHOES["failing"], ECHOES["page"]):
             server.answer(*answer)
             config = EndpointConfig(interface=interface, model="m", url=server.url, key_env="SOME_KEY")
-            endpoint = binding.build_endpoint("x", config, Home(Path("nowhere")))
+            endpoint = build_endpoint("x", config, Home(Path("nowhere")))
 
             async def ask(endpoint=endpoint) -> None:
                 try:

@@ -267,7 +267,7 @@ def remove_endpoints(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise AssertionError("a replay needs no endpoint")
 
     def remove() -> None:
-        for name in ("bind", "build_endpoint", "build_embedder"):
+        for name in ("bind", "build_endpoints", "build_embedder"):
             monkeypatch.setattr(binding, name, missing)
         for owner, name in ((runs, "bind"), (ScriptedEndpoint, "chat"), (HashingEmbedder, "embed")):
             monkeypatch.setattr(owner, name, missing)

@@ -6,14 +6,13 @@ on the same server and against PEFT in this process. Torch and transformers are 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanoflux_models.control import Control
 from nanoflux_models.errors import ServerError
 from nanoflux_models.offline import go_offline
-from nanoflux_models.probe_record import write_probe
+from nanoflux_models.probe_record import Probe, write_probe
 
 PROMPTS = (
     "A farmer has 17 crates of 12 apples and sells 45 apples. How many apples are left?",
@@ -25,50 +24,6 @@ PROMPTS = (
 )
 TOKENS = 12
 """Tokens of each reply: enough to differ in, few enough to take seconds on a CPU."""
-DIFFERS = 1e-3
-"""The least by which some token's log-probability must differ from the base's. An adapter of zeros differs by 0."""
-GAP = 0.5
-"""How much less likely than PEFT's own choice a token of the server may be in PEFT, in nats: near-ties fall either way
-in bfloat16."""
-ERROR = 0.1
-"""How far the log-probabilities of server and PEFT may lie apart on average, in nats."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What was found, over all tokens of all prompts, in nats.
-
-    `difference` is the largest between adapter and base on the server; `agreement` the share of tokens that are
-    PEFT's own greedy choice, `worst_gap` by how much the worst of the others is less likely there; `error` the mean
-    distance of the server's log-probabilities from PEFT's.
-    """
-
-    adapter: str
-    tokens: int
-    difference: float
-    agreement: float
-    worst_gap: float
-    error: float
-
-    @property
-    def passed(self) -> bool:
-        return self.difference >= DIFFERS and self.worst_gap <= GAP and self.error <= ERROR
-
-    @property
-    def verdict(self) -> str:
-        """One sentence for people."""
-        if self.difference < DIFFERS:
-            return f"it does nothing: no log-probability differs from the base's by more than {self.difference:.1g}"
-        if not self.passed:
-            return (
-                f"the server does not say what PEFT says: {self.agreement:.0%} of the tokens are PEFT's choice, the "
-                f"worst is {self.worst_gap:.2f} nats less likely ({GAP} allowed), the mean error is {self.error:.3f} "
-                f"({ERROR} allowed)"
-            )
-        return (
-            f"it works: up to {self.difference:.2f} nats from the base, {self.agreement:.0%} of {self.tokens} greedy "
-            f"tokens are PEFT's, the others within {self.worst_gap:.2f} nats, mean error {self.error:.3f}"
-        )
 
 
 def probe(control: Control, base: str, weights: Path, folder: Path, name: str) -> Probe:

@@ -13,9 +13,28 @@ from nanoflux_local.paths import Home
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanoflux_local.config import Via
     from nanoflux_local.endpoints.base import Endpoint
     from nanoflux_local.evaluate.soft import SoftJudge
+
+
+class AdapterKind(click.ParamType[str]):
+    """The name of an endpoint kind that takes adapters. Kinds are imported when the value or the help is needed."""
+
+    name = "kind"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        return f"[{'|'.join(self._names())}]"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self._names():
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, self._names()))}.", param, ctx)
+        return str(value)
+
+    @staticmethod
+    def _names() -> tuple[str, ...]:
+        from nanoflux_local.endpoints.kinds.base import adapter_kinds
+
+        return adapter_kinds()
 
 
 @click.command(name="eval")
@@ -31,7 +50,7 @@ if TYPE_CHECKING:
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="0 is greedy.")
 @click.option(
     "--via",
-    type=click.Choice(["in_process", "vllm", "merged"]),
+    type=AdapterKind(),
     default="in_process",
     show_default=True,
     help="In this process, or through a vLLM server that runs or ends with this command; merged: the adapter is made "
@@ -69,7 +88,7 @@ def command(
     limit: int | None,
     runs: int,
     temperature: float,
-    via: "Via",
+    via: str,
     reasoning_tokens: int | None,
     args: tuple[str, ...],
     mode: str,
@@ -207,7 +226,7 @@ def evaluate(
     limit: int | None,
     runs: int,
     temperature: float,
-    via: "Via" = "in_process",
+    via: str = "in_process",
     args: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """One whole evaluation of a model here with a progress bar. An adapter that changes nothing is refused.
@@ -272,24 +291,24 @@ def evaluated(
 
 
 def _model(
-    place: Home, model: str, adapter: str, via: "Via", args: tuple[str, ...], reasoning_tokens: int | None = None
+    place: Home, model: str, adapter: str, via: str, args: tuple[str, ...], reasoning_tokens: int | None = None
 ) -> "Endpoint":
-    from nanoflux_local.run.binding import model_endpoint
+    from nanoflux_local.endpoints.build import build_model_endpoint
 
-    return model_endpoint(model, adapter, place, via, args, reasoning_tokens)
+    return build_model_endpoint(model, adapter, place, via, args, reasoning_tokens)
 
 
 def _of_profile(place: Home, profile: str, name: str, reasoning_tokens: int | None) -> "Endpoint":
-    from nanoflux_local.run.binding import profile_endpoint
+    from nanoflux_local.run.binding import build_profile_endpoint
 
     stated = {} if reasoning_tokens is None else {"reasoning_tokens": reasoning_tokens}
-    return profile_endpoint(profile, name, place, settings=stated)[0]
+    return build_profile_endpoint(profile, name, place, settings=stated)[0]
 
 
 def _judge(place: Home, profile: str, name: str) -> "SoftJudge":
     """The judge of a profile: the endpoint of that name, or the one that plays the role."""
     from nanoflux_local.evaluate.soft import SoftJudge
-    from nanoflux_local.run.binding import profile_endpoint
+    from nanoflux_local.run.binding import build_profile_endpoint
 
-    endpoint, config = profile_endpoint(profile, name, place, role="judge")
+    endpoint, config = build_profile_endpoint(profile, name, place, role="judge")
     return SoftJudge(name or "judge", endpoint, config.structured)

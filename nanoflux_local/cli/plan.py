@@ -91,6 +91,7 @@ def _workloads(profile: str, sequences: int | None, context: int | None) -> "dic
     """What the profile asks of each model on a server managed here, by its roles and its judge's panel; the same model
     twice is one server."""
     from nanoflux_local.config import EndpointConfig, validated
+    from nanoflux_local.endpoints.build import check_endpoint
     from nanoflux_local.endpoints.managed.launches import CONCURRENCY, workloads
     from nanoflux_local.run.binding import load_profile
 
@@ -99,11 +100,11 @@ def _workloads(profile: str, sequences: int | None, context: int | None) -> "dic
     bound = [role["endpoint"] for table in tables for role in table.get("roles", {}).values()]
     bound += [name for table in tables for name in table.get("judge", {}).get("panel", ())]
     endpoints = values.get("endpoints", {})
-    chosen = [
-        validated(EndpointConfig, endpoints[name], f"profile {profile}: endpoints.{name}")
-        for name in dict.fromkeys(bound)
-        if name in endpoints
-    ]
+    chosen = []
+    for name in [name for name in dict.fromkeys(bound) if name in endpoints]:
+        where = f"profile {profile}: endpoints.{name}"
+        chosen.append(validated(EndpointConfig, endpoints[name], where))
+        check_endpoint(chosen[-1], where)
     found = workloads(chosen, values.get("concurrency", CONCURRENCY), home())
     return {
         name: replace(each, sequences=sequences or each.sequences, context=context or each.context)

@@ -18,7 +18,7 @@ from nanoflux_models.supervisor import Supervisor
 if TYPE_CHECKING:
     from nanoflux_local.config import EndpointConfig
     from nanoflux_models.manifest import Manifest
-    from nanoflux_models.probe import Probe
+    from nanoflux_models.probe_record import Probe
 
 FOLLOW_S = 0.3
 

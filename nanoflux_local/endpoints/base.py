@@ -1,9 +1,9 @@
-"""The protocol that every model endpoint keeps. Owns no connection and knows no role."""
+"""The protocols of chat endpoints and embedders. They own no connection and know no role."""
 
 from typing import Protocol
 
 from nanoflux_local.endpoints.context import Context
-from nanoflux_local.records import ChatReply, ChatRequest, Identity
+from nanoflux_local.records import ChatReply, ChatRequest, EmbedReply, EmbedRequest, Identity
 
 
 class Endpoint(Protocol):
@@ -33,4 +33,22 @@ class Endpoint(Protocol):
 
     async def close(self) -> None:
         """Release what the endpoint holds. Safe to call twice."""
+        ...
+
+
+class Embedder(Protocol):
+    """A model that turns texts into unit vectors; `identity` is everything that decides them."""
+
+    identity: Identity
+
+    async def embed(self, request: EmbedRequest) -> EmbedReply:
+        """Return the vector of one text.
+
+        Raises:
+            EndpointError: no usable vector came, after the embedder's own bounded retries.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release what the embedder holds. Safe to call twice."""
         ...

@@ -10,14 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nanoflux_local.config import EndpointConfig, Price, read_toml, validated
+from nanoflux_local.endpoints.kinds.base import find_kind
 
 OWN = "prices.toml"
-MAKERS = {
-    "openai_responses": "api.openai.com",
-    "openai_embeddings": "api.openai.com",
-    "anthropic_messages": "api.anthropic.com",
-}
-"""Whose address it is where an endpoint names none."""
 _DATE = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}$")
 
 
@@ -27,10 +22,10 @@ def price_of(endpoint: EndpointConfig, home: Path) -> Price | None:
     Raises:
         ConfigError: the user's table cannot be read, or a price in it is none.
     """
-    hosts = {urlsplit(url).hostname for url in endpoint.addresses} or {MAKERS.get(endpoint.interface)}
-    if len(hosts) != 1:
-        return None
+    hosts = {urlsplit(url).hostname for url in endpoint.addresses} or {find_kind(endpoint.interface).maker}
     host = str(hosts.pop())
+    if hosts or not host:
+        return None
     own = home / OWN
     for path, table in ((own, read_toml(own) if own.exists() else {}), (Path(OWN), _shipped_prices())):
         models = table.get(host, {})

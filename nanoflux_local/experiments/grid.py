@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from nanoflux_local.config import Strict, Via, read_toml, validated
+from nanoflux_local.config import Strict, read_toml, validated
+from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import digest
 
@@ -71,7 +72,7 @@ class Scale(Strict):
     limit: int = Field(default=0, ge=0)
     runs: int = Field(default=1, ge=1)
     temperature: float = Field(default=0.0, ge=0)
-    via: Via = "in_process"
+    via: str = "in_process"
     args: tuple[str, ...] = ()
     full: int = Field(default=0, ge=0)
     sizes: tuple[int, ...] = ()
@@ -83,6 +84,8 @@ class Scale(Strict):
     def _repeats_differ(self) -> "Scale":
         if self.runs > 1 and self.temperature == 0:
             raise ValueError("greedy replies are the same in every run: give a temperature, or one run")
+        if self.via not in adapter_kinds():
+            raise ValueError(f"via is {self.via!r}, and should be one of: {', '.join(adapter_kinds())}")
         return self
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from nanoflux_local.errors import EndpointRefusedError, PromptRefusedError, ReplayMissError
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.limiter import Room
+from nanoflux_local.limiter import Limiter
 from nanoflux_local.records import EmbedRequest, Identity, Refusal, Reply, Request, Vector
 
 R = TypeVar("R", bound=Reply)
@@ -102,7 +102,7 @@ class RememberedCalls:
         self._ledger = ledger
         self._run = run
         self._answers = answers
-        self.room = Room(math.inf)
+        self.limiter = Limiter(math.inf)
         self._under_way: dict[str, _Shared] = {}
         self._recent: OrderedDict[Request[Any], tuple[int, Reply]] = OrderedDict()
         self._waiting: list[tuple[Request[Any], Reply, str, asyncio.Future[tuple[int, Reply]]]] = []
@@ -161,7 +161,7 @@ class RememberedCalls:
                 f"the ledger does not remember a {request.kind} call that this run needs ({request.key()[:12]})",
                 "replay with the settings of the run, or resume it with its endpoints",
             )
-        async with self.room:
+        async with self.limiter:
             if self._broken is not None:  # a reply that cannot be kept is not worth asking for
                 raise self._broken
             self._under_way[request.key()].sent = True

@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.config import SERVED, EndpointConfig
+from nanoflux_local.config import EndpointConfig
 from nanoflux_local.endpoints.fake_server import FakeServer
+from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.managed.launches import launch_for
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.lessons import reply_to
@@ -74,9 +75,10 @@ class Stage:
         }
 
     def _endpoint(self, config: EndpointConfig, for_cpu: bool) -> dict[str, Any]:
-        if config.interface in SERVED:
+        kind = find_kind(config.interface)
+        if kind.charges:
             return {"url": self.hosted_url(), "urls": [], "key_env": "", "key_file": ""}
-        if config.interface == "vllm" and for_cpu:
+        if kind.managed and for_cpu:
             return {"shares": "", "args": [*config.args, *LEAN]}  # vLLM's sleep mode needs a GPU
         return {}
 

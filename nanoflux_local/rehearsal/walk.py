@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nanoflux_local.adapters.store import find_adapter
-from nanoflux_local.config import EndpointConfig, RunConfig, Via, merged
+from nanoflux_local.config import EndpointConfig, RunConfig, merged
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.build import build_model_endpoint
+from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.endpoints.managed.launches import Workload, planned, seats, served, workloads
 from nanoflux_local.errors import ConfigError, NanofluxError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
@@ -25,7 +27,7 @@ from nanoflux_local.rehearsal.stage import Stage
 from nanoflux_local.rehearsal.steps import Report, StepSkipped
 from nanoflux_local.rehearsal.teaching import phrases, teach
 from nanoflux_local.run import runs
-from nanoflux_local.run.binding import load_profile, model_endpoint, resolve
+from nanoflux_local.run.binding import load_profile, resolve
 from nanoflux_local.seeds.benchmarks import load_items, seed_source
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import train_settings
@@ -55,7 +57,6 @@ CALM = 0.04
 """The spread of a wide stand-in's weights: at 0.08 rounding to 16 bits changes its states by 16%, at this by 4%."""
 VALIDATED = 2
 """Rows for the validation loss of each epoch: a run's usual dozen would take most of a rehearsal's training."""
-VIAS: tuple[Via, ...] = ("in_process", "vllm", "merged")
 
 
 @dataclass(slots=True)
@@ -299,9 +300,9 @@ def _load(act: _Act, stage: Stage) -> str:
 def _evaluate(act: _Act, stage: Stage) -> str:
     """The same items three ways: every answer that is read and every strict mark has to agree."""
     args = act.managed[act.base].args
-    marks = {via: _marks(act, stage, via, args) for via in VIAS}
-    first = marks[VIAS[0]]
-    for via in VIAS[1:]:
+    marks = {via: _marks(act, stage, via, args) for via in adapter_kinds()}
+    first = marks["in_process"]
+    for via in marks:
         differing = [item for item in first if marks[via].get(item) != first[item]]
         if differing:
             item = differing[0]
@@ -314,12 +315,12 @@ def _evaluate(act: _Act, stage: Stage) -> str:
     return f"{len(first)} items agree in process, through vLLM and merged ({right} right: a stand-in recites)"
 
 
-def _marks(act: _Act, stage: Stage, via: Via, args: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+def _marks(act: _Act, stage: Stage, via: str, args: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     """By item, the answer that was read and its strict mark."""
     items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEMS]
 
     async def ask() -> dict[str, Any]:
-        endpoint: Endpoint = model_endpoint(act.base, act.adapter, stage.home, via, args)
+        endpoint: Endpoint = build_model_endpoint(act.base, act.adapter, stage.home, via, args)
         try:
             plan = make_plan(endpoint.identity, DOMAIN, "test", items, 1, 0.0, root=stage.home.root)
             with Ledger(stage.home.ledger) as ledger:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from nanoflux_local.endpoints.kinds.base import continues_replies
 from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import CUT_IN_REASONING, ends_in_reasoning
@@ -15,8 +16,6 @@ from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict
 T = TypeVar("T")
 Ask = Callable[[int], ChatRequest]
 """A request that lacks only its seed."""
-CONTINUING = ("in_process",)
-"""Interfaces that can go on with a reply that was begun for them."""
 _AS_JSON = (
     "Give the sections as one JSON object instead: each section's name is a key, spaces in it become underscores, "
     "and its text is the value."
@@ -84,7 +83,7 @@ class Player:
         """Whether the endpoint goes on with a reply that was begun for it, as a last message of the assistant. A reply
         that is begun with its answer leaves no place for thoughts.
         """
-        return self.identity.interface in CONTINUING and not self.thinks
+        return not self.thinks and continues_replies(self.identity.interface)
 
     def continuation(
         self, messages: tuple[Message, ...], begun: str, seed: int, max_tokens: int, stop: tuple[str, ...]

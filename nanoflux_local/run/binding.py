@@ -7,18 +7,25 @@ import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module, metadata, resources
+from importlib import metadata, resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from nanoflux_local.config import PROGRAM, ROLES, SERVED, EndpointConfig, RunConfig, Via, merged, read_toml, validated
+from nanoflux_local.config import PROGRAM, ROLES, EndpointConfig, RunConfig, merged, read_toml, validated
 from nanoflux_local.domains.base import Domain, Sections
 from nanoflux_local.domains.own import load_domain
-from nanoflux_local.endpoints.base import Endpoint
-from nanoflux_local.endpoints.context import Context
-from nanoflux_local.endpoints.managed.launches import served
-from nanoflux_local.endpoints.managed.merged import merged_endpoint
-from nanoflux_local.endpoints.managed.waves import take_turns
+from nanoflux_local.endpoints.base import Embedder, Endpoint
+from nanoflux_local.endpoints.build import (
+    build_embedder,
+    build_endpoint,
+    build_endpoints,
+    check_endpoint,
+    check_endpoints,
+    complete_endpoint,
+    lacks_price,
+    manifest_reasoning_room,
+    reasoning_room,
+)
 from nanoflux_local.endpoints.prices import price_of
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.ledger.asked import load_questions
@@ -30,8 +37,6 @@ from nanoflux_local.records import (
     ChatRequest,
     CutReply,
     CutRequest,
-    EmbedReply,
-    EmbedRequest,
     Identity,
     digest,
 )
@@ -46,25 +51,7 @@ from nanoflux_local.run.turn import Attacker, Cast, Rules
 from nanoflux_local.seeds.benchmarks import held_out_here, load_items, seed_source, with_seeds
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.tools.search import SearchTool, search_tool
-from nanoflux_models.chat_template import require_template
-from nanoflux_models.errors import ModelNotFoundError
 from nanoflux_models.manifest import load_manifest
-from nanoflux_models.weights import weights_dir
-
-SERVED_BY = {
-    "openai_chat": ("nanoflux_local.endpoints.remote.openai_chat", "OpenAIChatEndpoint"),
-    "openai_responses": ("nanoflux_local.endpoints.remote.openai_responses", "OpenAIResponsesEndpoint"),
-    "anthropic_messages": ("nanoflux_local.endpoints.remote.anthropic_messages", "AnthropicMessagesEndpoint"),
-}
-"""The client of each interface to servers, imported when it is used."""
-
-
-class Embedder(Protocol):
-    identity: Identity
-
-    async def embed(self, request: EmbedRequest) -> EmbedReply: ...
-
-    async def close(self) -> None: ...
 
 
 def profiles(home: Home | None = None) -> list[str]:
@@ -110,11 +97,11 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
         values = merged(values, without_programs)
     values = merged(values, {"profile": profile_name, "domain_hash": domain.hash})
     values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
-    chosen = validated(RunConfig, {**merged(values, overrides), "budget": {}}, "the configuration")
+    chosen = validate_run({**merged(values, overrides), "budget": {}})  # prices are added below
     values = merged(values, {"novelty": _thresholds(chosen.endpoints[chosen.embedder], domain, home)})
     values = merged(values, {"endpoints": _listed_prices(chosen, home)})
     values = merged(values, {"endpoints": _reasoning_rooms(chosen.endpoints, home)})
-    config = validated(RunConfig, merged(values, overrides), "the configuration")
+    config = validate_run(merged(values, overrides))
     _refuse_unplayable(config, domain)
     # Written down, so that what is imported later changes neither.
     datasets = config.datasets or with_seeds(home.ledger, domain.datasets)
@@ -122,6 +109,17 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     if "held_out" not in config.model_fields_set:
         held_out = held_out_here(home.ledger, datasets, (*domain.datasets, *domain.evaluates))
     return config.model_copy(update={"datasets": datasets, "held_out": held_out})
+
+
+def validate_run(values: Mapping[str, Any], where: str = "the configuration") -> RunConfig:
+    """Build a run's configuration and check its endpoints against their kinds.
+
+    Raises:
+        ConfigError: a key or value is wrong; the message begins with `where`.
+    """
+    config = validated(RunConfig, values, where)
+    check_endpoints(config, where)
+    return config
 
 
 def derived(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
@@ -133,20 +131,20 @@ def derived(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunCon
     """
     domain = load_domain(config.domain, home.root)
     values = merged(config.model_dump(mode="json"), changes)
-    changed = validated(RunConfig, values, "the configuration")
+    changed = validate_run(values)
     if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:
         values = merged(values, {"novelty": _thresholds(changed.endpoints[changed.embedder], domain, home)})
     values = merged(values, {"endpoints": _renewed_rooms(config, changed, changes, home)})
-    changed = validated(RunConfig, merged(values, changes), "the configuration")
+    changed = validate_run(merged(values, changes))
     _refuse_unplayable(changed, domain)
     return changed
 
 
 def _listed_prices(config: RunConfig, home: Home) -> dict[str, Any]:
     """Prices of the endpoints that name none, so that a run keeps the prices that it was started with."""
-    unpriced = {name: end for name, end in config.endpoints.items() if end.interface in SERVED and end.price is None}
-    found = {name: price_of(endpoint, home.root) for name, endpoint in unpriced.items()}
-    return {name: {"price": price.model_dump()} for name, price in found.items() if price is not None}
+    unpriced = {name: endpoint for name, endpoint in config.endpoints.items() if lacks_price(endpoint)}
+    prices = {name: price_of(endpoint, home.root) for name, endpoint in unpriced.items()}
+    return {name: {"price": price.model_dump()} for name, price in prices.items() if price is not None}
 
 
 def _reasoning_rooms(endpoints: Mapping[str, EndpointConfig], home: Home) -> dict[str, Any]:
@@ -159,26 +157,10 @@ def _renewed_rooms(config: RunConfig, changed: RunConfig, changes: Mapping[str, 
     models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
     stated = changes.get("endpoints", {})
     return {
-        name: {"reasoning_tokens": _room_by_manifest(endpoint, home)}
+        name: {"reasoning_tokens": manifest_reasoning_room(endpoint, home)}
         for name, endpoint in changed.endpoints.items()
         if endpoint.model != models.get(name) and "reasoning_tokens" not in stated.get(name, {})
     }
-
-
-def reasoning_room(endpoint: EndpointConfig, home: Home) -> int:
-    """Tokens for the thoughts of an endpoint's model: what the endpoint states, else the model's manifest."""
-    if "reasoning_tokens" in endpoint.model_fields_set:
-        return endpoint.reasoning_tokens
-    return _room_by_manifest(endpoint, home)
-
-
-def _room_by_manifest(endpoint: EndpointConfig, home: Home) -> int:
-    if endpoint.interface not in ("vllm", "in_process"):
-        return 0
-    try:
-        return load_manifest(endpoint.model, home.root).reasoning_room
-    except ModelNotFoundError:  # refused when the endpoint is asked for; nothing else may play it
-        return 0
 
 
 def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
@@ -299,9 +281,7 @@ def bind(config: RunConfig, home: Home) -> Bound:
         ModelsError: weights are not installed.
     """
     chosen = {name: config.endpoints[name] for name in sorted(config.players)}
-    managed, groups = served(chosen, home, config.concurrency)
-    endpoints = {name: managed.get(name) or build_endpoint(name, chosen[name], home) for name in chosen}
-    endpoints = take_turns(endpoints, groups)
+    endpoints = build_endpoints(chosen, home, config.concurrency)
     embedder = build_embedder(config.endpoints[config.embedder], home)
     tools = needed_tools(config.judge)
     sandboxed = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
@@ -309,132 +289,26 @@ def bind(config: RunConfig, home: Home) -> Bound:
     return Bound(endpoints, embedder, PythonTool(), programs=sandboxed, search=search)
 
 
-def profile_endpoint(
+def build_profile_endpoint(
     profile: str, name: str, home: Home, role: str = "", settings: Mapping[str, Any] | None = None
 ) -> tuple[Endpoint, EndpointConfig]:
-    """An endpoint of a profile by its name, or the one that plays `role` there, with its configuration; `settings` are
-    on top of the profile's.
+    """Build an endpoint of a profile, and return it with its configuration: the endpoint `name`, or the one that plays
+    `role` if `name` is "". `settings` override the profile's.
 
     Raises:
-        ConfigError: the profile has none of that name, or a program plays the role.
+        ConfigError: the profile has no such endpoint, or a program plays the role.
     """
     values = load_profile(profile, home)
     name = name or str(values.get("roles", {}).get(role, {}).get("endpoint", ""))
-    known = values.get("endpoints", {})
-    if name not in known:
-        fix = f"name one of: {', '.join(sorted(known))}"
+    endpoints = values.get("endpoints", {})
+    if name not in endpoints:
+        fix = f"name one of: {', '.join(sorted(endpoints))}"
         raise ConfigError(f"profile {profile} has no endpoint {name!r}{f' to play {role}' if role else ''}", fix)
-    config = validated(EndpointConfig, {**known[name], **(settings or {})}, f"profile {profile}: endpoints.{name}")
-    if config.price is None and config.interface in SERVED:
-        config = config.model_copy(update={"price": price_of(config, home.root)})
-    config = config.model_copy(update={"reasoning_tokens": reasoning_room(config, home)})
-    managed, _ = served({name: config}, home)
-    return managed.get(name) or build_endpoint(name, config, home), config
-
-
-def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
-    """One endpoint of a profile."""
-    if config.interface == "scripted":
-        from nanoflux_local.endpoints.scripted import ScriptedEndpoint
-
-        return ScriptedEndpoint(config.model, config.delay_s)
-    if config.interface in SERVED_BY:
-        return _served(name, config)
-    if config.interface == "in_process":
-        return local_endpoint(config.model, config.adapter, home, config.rows, config.reasoning_tokens)
-    what = f"endpoints.{name}: the interface {config.interface!r} cannot play a role here"
-    raise ConfigError(what, "bind the role to a chat model")
-
-
-def _served(name: str, config: EndpointConfig) -> Endpoint:
-    """A model behind servers that somebody else runs."""
-    module, made = SERVED_BY[config.interface]
-    if config.interface == "openai_chat" and not config.addresses:
-        raise ConfigError(f"endpoints.{name}.url is missing", "give the server's address, ending in /v1")
-    try:
-        client: Endpoint = getattr(import_module(module), made)(
-            config.model,
-            urls=config.addresses,
-            key_env=config.key_env,
-            key_file=config.key_file,
-            capacity=config.capacity,
-            price=config.price,
-            timeout_s=config.timeout_s,
-            revision=config.revision,
-            structured=config.structured,
-            context=Context(config.context, config.reasoning_tokens),
-            send=config.send,
-        )
-    except ConfigError as error:
-        raise ConfigError(f"endpoints.{name}: {error.message}", error.fix) from None
-    return client
-
-
-def model_endpoint(
-    model: str, adapter: str, home: Home, via: Via, args: tuple[str, ...] = (), reasoning_tokens: int | None = None
-) -> Endpoint:
-    """An installed model, with the adapter of that hash if one is named: in this process, or behind a vLLM server that
-    runs or that ends when the endpoint is closed, the adapter beside the weights or merged into them. `args` are
-    vLLM's own; `reasoning_tokens` are the room for thoughts, None for its manifest's.
-    """
-    room = load_manifest(model, home.root).reasoning_room if reasoning_tokens is None else reasoning_tokens
-    if via == "in_process":
-        return local_endpoint(model, adapter, home, reasoning_tokens=room)
-    if via == "merged":
-        return merged_endpoint(model, adapter, home, args, room)
-    config = EndpointConfig(interface="vllm", model=model, adapter=adapter, args=args, reasoning_tokens=room)
-    return served({model: config}, home)[0][model]
-
-
-def local_endpoint(
-    model: str, adapter: str, home: Home, rows: int = 0, reasoning_tokens: int | None = None
-) -> Endpoint:
-    """A model of this machine in this process, with the adapter of that hash if one is named. `reasoning_tokens` are
-    the room for thoughts, None for its manifest's.
-
-    Raises:
-        ModelsError: its weights are not installed, or it has no chat template.
-        NothingMatchedError: there is no such adapter.
-    """
-    from nanoflux_local.adapters.store import find_adapter
-    from nanoflux_local.endpoints.local.in_process import ROWS, InProcessEndpoint
-
-    manifest, weights = load_manifest(model, home.root), weights_dir(model, home.root)
-    require_template(model, weights)
-    room = manifest.reasoning_room if reasoning_tokens is None else reasoning_tokens
-    return InProcessEndpoint(
-        weights,
-        adapter=find_adapter(home.adapters, adapter) if adapter else None,
-        rows=rows or ROWS,
-        system_role=manifest.chat.system_role,
-        context=Context(manifest.context, room) if room else None,  # without thoughts a reply may take what is left
-    )
-
-
-def build_embedder(config: EndpointConfig, home: Home) -> Embedder:
-    """The embedder of a profile."""
-    if config.interface == "scripted":
-        from nanoflux_local.endpoints.scripted import HashingEmbedder
-
-        return HashingEmbedder(config.model)
-    if config.interface == "embedder":
-        from nanoflux_local.endpoints.local.embedder import LocalEmbedder
-
-        return LocalEmbedder(weights_dir(config.model, home.root))
-    if config.interface == "openai_embeddings":
-        from nanoflux_local.endpoints.remote.embeddings import ServedEmbedder
-
-        return ServedEmbedder(
-            config.model,
-            config.addresses,
-            config.key_env,
-            config.key_file,
-            config.price,
-            config.capacity,
-            config.timeout_s,
-            config.revision,
-        )
-    raise ConfigError(f"the embedder cannot be an endpoint of interface {config.interface!r}", "use an embedder")
+    where = f"profile {profile}: endpoints.{name}"
+    config = validated(EndpointConfig, {**endpoints[name], **(settings or {})}, where)
+    check_endpoint(config, where)
+    config = complete_endpoint(config, home)
+    return build_endpoint(name, config, home), config
 
 
 def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:

@@ -259,7 +259,7 @@ class Engine:
         self._kept += record.kept
         self._ahead.pop(record.number, None)
         if self._all_started:
-            self._calls.room.reorder()
+            self._calls.limiter.reorder()
         self._on_progress(RunProgress(record, self._turns, self._kept, self._config.target))
         streak = self._streaks.add(record, self._config.pause_after_unread)
         if streak is not None:
@@ -297,7 +297,7 @@ class Engine:
             return
         config = self._config
         requests = min(config.concurrency, max(2, self._capacity + self._capacity // 2))
-        self._calls.room.resize(requests)
+        self._calls.limiter.resize(requests)
         if requests == 1:
             return
         likely_needed = math.ceil((config.target - self._kept) * (self._turns + 1) / (self._kept + 1))
@@ -312,7 +312,7 @@ class Engine:
         start_all = end - max([self._turns, *self._ahead]) - free <= ACTIVE_PER_REQUEST * requests
         if start_all != self._all_started:
             self._all_started = start_all
-            self._calls.room.reorder()
+            self._calls.limiter.reorder()
         for number in startable if start_all else startable[:free]:
             self._start_turn(number)
 

@@ -10,6 +10,7 @@ from random import Random
 from nanoflux_local.config import PROGRAM, RunConfig
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.endpoints.context import find_overflow
+from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import Message
 from nanoflux_local.roles.attacker import attacker_messages
@@ -29,9 +30,7 @@ def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
     for role, name, messages, answer in _typical_requests(rules.config, domain, seeds):
         if overflow := find_overflow(bound.endpoints[name], messages, answer):
             key = f"endpoints.{name}"
-            fixed = (
-                rules.config.endpoints[name].interface == "in_process"
-            )  # the model's own context, which no key changes
+            fixed = find_kind(rules.config.endpoints[name].interface).fixed_context
             raising = "" if fixed else f"raise {key}.context as far as the model goes, or "
             raise ConfigError(f"{key} as the {role}: {overflow}", f"{raising}lower {key}.reasoning_tokens")
 

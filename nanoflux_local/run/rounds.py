@@ -17,6 +17,7 @@ from pydantic import Field
 
 from nanoflux_local import jobs
 from nanoflux_local.config import RunConfig, Strict, validated
+from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan, require_whole
 from nanoflux_local.jobs import RUN, SERIES, TRAINING, Wish, Work, status_of, stint, watched, with_worker, working_on
@@ -32,7 +33,6 @@ from nanoflux_local.train.settings import train_settings
 
 TUNED = "tuned"
 """The endpoint that plays the defender once there is an adapter."""
-WITH_ADAPTERS = ("in_process", "vllm")
 OnStep = Callable[[str, int, int], None]
 """Told what is being done, and how much of it: (what, done, total)."""
 
@@ -62,8 +62,9 @@ def create(home: Home, plan: Rounds) -> str:
         UsageError: the defender takes no adapter, or there are no dev items.
     """
     interface = plan.config.endpoints[plan.config.roles.defender.endpoint].interface
-    if interface not in WITH_ADAPTERS:
-        fix = f"bind the defender to an endpoint whose interface is {' or '.join(WITH_ADAPTERS)}"
+    choices = adapter_kinds(in_profiles=True)
+    if interface not in choices:
+        fix = f"bind the defender to an endpoint whose interface is {' or '.join(choices)}"
         raise UsageError(f"rounds tune the defender, and an endpoint of {interface} takes no adapter", fix)
     train_settings(plan.train)
     _dev_items(home, plan)

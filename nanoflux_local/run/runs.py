@@ -21,7 +21,16 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
-from nanoflux_local.run.binding import Bound, bind, derived, environment, recorded_identities, refuse_drift, rules_for
+from nanoflux_local.run.binding import (
+    Bound,
+    bind,
+    derived,
+    environment,
+    recorded_identities,
+    refuse_drift,
+    rules_for,
+    validate_run,
+)
 from nanoflux_local.run.budget import Cost, Purse, prompt_bound
 from nanoflux_local.run.engine import Engine, RunProgress, index_questions, index_questions_of_other_runs
 from nanoflux_local.run.novelty import NoveltyIndex
@@ -163,7 +172,7 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
         row = view.find_run(run)
         old = validated(RunConfig, json.loads(row["config"]), f"run {run}")
         kept = len(view.examples(run))
-    new = validated(RunConfig, merged(old.model_dump(mode="json"), settings), "the configuration")
+    new = validate_run(merged(old.model_dump(mode="json"), settings))
     fixed = [key for key in RunConfig.model_fields if key not in LIVE and getattr(new, key) != getattr(old, key)]
     if fixed:
         raise RefusedError(

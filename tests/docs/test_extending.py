@@ -10,6 +10,9 @@ from types import ModuleType
 import pytest
 
 from nanoflux_local.cli.main import main
+from nanoflux_local.endpoints import kinds as endpoint_modules
+from nanoflux_local.endpoints.kinds.base import endpoint_kinds
+from nanoflux_local.errors import ConfigError
 from nanoflux_local.experiments import kinds
 from nanoflux_local.experiments.kinds.base import experiment_kinds
 from nanoflux_local.ledger.views import LedgerView
@@ -33,6 +36,11 @@ def example(heading: str) -> str:
 AddModule = Callable[[ModuleType, str, str], None]
 
 
+def clear_registries() -> None:
+    for registry in (check_kinds, experiment_kinds, endpoint_kinds):
+        registry.cache_clear()
+
+
 @pytest.fixture
 def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddModule]:
     """Puts an example into a package, as a new file would be, until the test ends."""
@@ -44,12 +52,10 @@ def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddM
         (folder / f"{name}.py").write_text(source, "utf-8")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
         names.append(f"{package.__name__}.{name}")
-        check_kinds.cache_clear()
-        experiment_kinds.cache_clear()
+        clear_registries()
 
     yield add
-    check_kinds.cache_clear()
-    experiment_kinds.cache_clear()
+    clear_registries()
     for name in names:
         sys.modules.pop(name, None)
 
@@ -99,6 +105,38 @@ def test_experiment_kind_is_one_new_module(
     assert re.search(r"examples of +words a question\n.*the run +\d+\.\d", capfd.readouterr().out, re.DOTALL)
     page = write_experiment_report(Home(tmp_path / "home"), "length", tmp_path / "report").read_text("utf-8")
     assert "words a question" in page and re.search(r"the run: \d+\.\d words", page)
+
+
+def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
+    add_module(endpoint_modules, "echo", example("A kind of endpoint"))
+    home = Home(tmp_path / "home").prepare()
+    echo = {
+        "endpoints": {"parrot": {"interface": "echo", "model": "parrot"}},
+        "roles": {"judge": {"endpoint": "parrot"}},
+    }
+    config = binding.resolve("starter", "scripted", {"seed": 5, "max_turns": 3, **echo}, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
+    with LedgerView(home.ledger) as view:
+        assert view.run_summary(run)["calls"]["made"] > 0
+    assert asyncio.run(runs.replay(home, run))["same"]
+    with pytest.raises(ConfigError, match=r"endpoints\.parrot: structured: the interface 'echo' gives no structured"):
+        binding.derived(config, {"endpoints": {"parrot": {"structured": True}}}, home)
+
+
+def test_unknown_endpoint_kind_is_refused_with_the_names(tmp_path: Path) -> None:
+    endpoint = {"endpoints": {"arbiter": {"interface": "echo"}}}
+    with pytest.raises(
+        ConfigError, match=r"endpoints\.arbiter\.interface: there is no endpoint kind 'echo'"
+    ) as refused:
+        binding.resolve("starter", "scripted", endpoint, Home(tmp_path))
+    assert "openai_chat" in refused.value.fix and "merged" not in refused.value.fix
+
+
+def test_kind_of_one_command_is_refused_in_a_profile(tmp_path: Path) -> None:
+    endpoint = {"endpoints": {"arbiter": {"interface": "merged"}}}
+    with pytest.raises(ConfigError, match="'merged' cannot be part of a profile"):
+        binding.resolve("starter", "scripted", endpoint, Home(tmp_path))
 
 
 def test_unknown_check_is_refused_with_the_names(tmp_path: Path) -> None:

@@ -210,9 +210,9 @@ def test_importing_and_naming_an_endpoint_loads_no_torch(smollm2_dir: Path) -> N
 
 
 def test_a_begun_reply_is_left_open(smollm2_dir: Path) -> None:
-    from nanoflux_local.endpoints.local.codec import Codec
+    from nanoflux_local.endpoints.local.codec import ChatCodec
 
-    codec = Codec(smollm2_dir)
+    codec = ChatCodec(smollm2_dir)
     asked = (Message("user", "What is 2 + 2?"),)
     begun = codec.encode((*asked, Message("assistant", "SOLUTION: 2 + 2 = 4\nANSWER:")))
     assert begun[: len(codec.encode(asked))] == codec.encode(asked)

@@ -6,7 +6,7 @@ import pytest
 
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.context import Context, find_overflow
-from nanoflux_local.endpoints.local.codec import Codec
+from nanoflux_local.endpoints.local.codec import ChatCodec
 from nanoflux_local.endpoints.local.in_process import InProcessEndpoint
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
@@ -93,7 +93,7 @@ async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: 
 
 def test_channels_stay_in_the_text_and_their_end_is_not_the_replys(tmp_path: Path) -> None:
     family = FAMILIES["GptOssForCausalLM"]
-    codec = Codec(make_stand_in(family, tmp_path / "oss", TEXTS))
+    codec = ChatCodec(make_stand_in(family, tmp_path / "oss", TEXTS))
     ids = codec._tokenizer(family.write("One.\n\nTwo.", "ANSWER: 12"), add_special_tokens=False)["input_ids"]
     assert ids[-1] in codec.ends and not codec.ends & set(ids[:-1])
     assert strip_reasoning(codec.decode(ids[:-1])).strip() == "ANSWER: 12"

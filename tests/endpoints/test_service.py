@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local.config import EndpointConfig, validated
+from nanoflux_local.endpoints.build import build_endpoint
 from nanoflux_local.endpoints.chaos import Chaos
 from nanoflux_local.endpoints.faults import retry_after
 from nanoflux_local.endpoints.prices import price_of
@@ -347,7 +348,7 @@ def test_a_profile_binds_each_role_to_its_client(
     assert tuple(end.interface for end in bound) == roles
     for end in bound:
         if end.interface != "vllm":
-            built = binding.build_endpoint("x", end, home)
+            built = build_endpoint("x", end, home)
             assert built.identity.interface == end.interface and not built.repeatable and end.price is not None
 
 
@@ -357,7 +358,7 @@ def test_a_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, mo
     with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY is not set"):
         home = Home(tmp_path)
         config = binding.resolve("starter-genetics", "hosted", {"max_turns": 1}, home)
-        binding.build_endpoint("claude", config.endpoints["claude"], home)
+        build_endpoint("claude", config.endpoints["claude"], home)
 
 
 # What a refusal says

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from nanoflux_local.endpoints import build
 from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.kinds.scripted import ScriptedKind
 from nanoflux_local.endpoints.managed.waves import TimeShared, take_turns
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import ConfigError, EndpointError
@@ -118,8 +120,8 @@ def sleepy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TimeShared]]:
         made.extend(each for each in shared.values() if isinstance(each, TimeShared))
         return shared
 
-    monkeypatch.setattr(binding, "build_endpoint", lambda name, config, home: Sleepy(config.model))
-    monkeypatch.setattr(binding, "take_turns", wrapped)
+    monkeypatch.setattr(ScriptedKind, "build", lambda _kind, _name, config, _home: Sleepy(config.model))
+    monkeypatch.setattr(build, "take_turns", wrapped)
     return iter([made])
 
 

@@ -92,7 +92,7 @@ async def test_a_call_whose_only_waiter_is_cancelled_is_remembered_all_the_same(
 async def test_what_nobody_waits_for_any_more_is_not_sent(remember: Remember) -> None:
     slow = Slow()
     calls = remember(slow)
-    calls.room.resize(1)
+    calls.limiter.resize(1)
     first, dropped, shared, kept = (
         asyncio.create_task(calls.ask(chat(text))) for text in ("first", "dropped", "shared", "shared")
     )
@@ -108,7 +108,7 @@ async def test_what_nobody_waits_for_any_more_is_not_sent(remember: Remember) ->
 async def test_who_asks_as_another_gives_up_is_answered(remember: Remember) -> None:
     slow = Slow()
     calls = remember(slow)
-    calls.room.resize(1)
+    calls.limiter.resize(1)
     first, dropped = (asyncio.create_task(calls.ask(chat(text))) for text in ("first", "dropped"))
     await until_asked(slow)
     dropped.cancel()

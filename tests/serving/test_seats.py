@@ -94,9 +94,9 @@ def test_batch_invariance_is_refused_where_there_are_no_kernels_for_it(
         launch_for(endpoint(batch_invariant=True, python=vllm_python), home, seat, sleeps=False)
     assert refused.value.exit_code == 3 and "8.0" in refused.value.fix
     with pytest.raises(ConfigError, match="batch_invariant"):
-        from nanoflux_local.config import validated
+        from nanoflux_local.endpoints.build import check_endpoint
 
-        validated(EndpointConfig, {"interface": "openai_chat", "model": "m", "batch_invariant": True}, "here")
+        check_endpoint(EndpointConfig(interface="openai_chat", model="m", batch_invariant=True), "here")
 
 
 def test_batch_invariance_is_refused_on_cards_below_an_a100(gpus: None, home: Home, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ import pytest
 
 from nanoflux_local.cli.evaluate import evaluated, show_evaluation
 from nanoflux_local.cli.run import show_run
-from nanoflux_local.config import Via, parse_settings
+from nanoflux_local.config import parse_settings
 from nanoflux_local.domains.own import load_domain
+from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -29,7 +30,7 @@ from nanoflux_local.reasoning import answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.run import runs
-from nanoflux_local.run.binding import model_endpoint, resolve
+from nanoflux_local.run.binding import resolve
 from nanoflux_local.seeds.benchmarks import starter_items
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import load_manifest
@@ -224,10 +225,17 @@ def play(home: Home, domain: str, interface: str, *settings: str) -> dict[str, A
 
 
 def evaluate_thinker(home: Home, domain: str, data: str, interface: str, room: int | None = None) -> dict[str, Any]:
-    via: Via = "vllm" if interface == "vllm" else "in_process"
+    via: str = "vllm" if interface == "vllm" else "in_process"
     args = ARGS if interface == "vllm" else ()
     return evaluated(
-        home, lambda: model_endpoint("thinker", "", home, via, args, room), data, "test", 20, 1, 0.5, domain=domain
+        home,
+        lambda: build_model_endpoint("thinker", "", home, via, args, room),
+        data,
+        "test",
+        20,
+        1,
+        0.5,
+        domain=domain,
     )
 
 
@@ -285,10 +293,10 @@ def test_context_too_short_for_the_thoughts_is_refused_at_the_start(home: Home, 
 
 
 def test_a_stop_string_ends_the_answer_and_not_the_thoughts(home: Home, interface: str) -> None:
-    via: Via = "vllm" if interface == "vllm" else "in_process"
+    via: str = "vllm" if interface == "vllm" else "in_process"
 
     async def ask(stop: tuple[str, ...]) -> ChatReply:
-        endpoint = model_endpoint("thinker", "", home, via, ARGS if interface == "vllm" else (), 512)
+        endpoint = build_model_endpoint("thinker", "", home, via, ARGS if interface == "vllm" else (), 512)
         try:
             message = Message("user", "How many are 2 and 3?")
             return await endpoint.chat(ChatRequest(endpoint.identity, (message,), Sampling(0.0, 1.0, 600, stop)))

@@ -21,8 +21,7 @@ from nanoflux_local.train.lora import train
 from nanoflux_local.train.publishing import publish
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_models.errors import ServerError
-from nanoflux_models.probe import Probe
-from nanoflux_models.probe_record import PROBE, write_probe
+from nanoflux_models.probe_record import PROBE, Probe, write_probe
 
 SETTINGS = TrainSettings(epochs=1, learning_rate=3e-3, dtype="float32")
 

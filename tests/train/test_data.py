@@ -131,11 +131,11 @@ def test_system_rows_are_trained_on_as_the_model_is_asked(
     tiny_base: Path, tmp_path: Path, refusing: bool, system_role: bool
 ) -> None:
     """A template that refuses system messages, or a manifest that advises against them: both merge, and only they."""
-    from nanoflux_local.endpoints.local.codec import Codec as AskingCodec
+    from nanoflux_local.endpoints.local.codec import ChatCodec
 
     plain = (tiny_base / "chat_template.jinja").read_text()
     folder = install(tiny_base, tmp_path, (NO_SYSTEM if refusing else "") + plain, system_role)
-    codec, asking = Codec.load(folder), AskingCodec(folder, system_role)
+    codec, asking = Codec.load(folder), ChatCodec(folder, system_role)
     encoded = codec.encode(WITH_SYSTEM, 0)
     assert list(encoded.ids[: encoded.prompt]) == asking.encode(WITH_SYSTEM.prompt)
     merged = refusing or not system_role

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nanoflux_local.endpoints.local.codec import Codec
+from nanoflux_local.endpoints.local.codec import ChatCodec
 from nanoflux_local.endpoints.remote.refusals import TOO_LONG
 from nanoflux_local.errors import EndpointError, NanofluxError, PromptRefusedError
 from nanoflux_local.records import ChatReply, ChatRequest, Finish
@@ -21,7 +21,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, Finish
 if TYPE_CHECKING:
     from nanoflux_local.endpoints.local.decoder import Decoder
 
-Load = Callable[[], "tuple[Decoder, Codec]"]
+Load = Callable[[], "tuple[Decoder, ChatCodec]"]
 
 
 @dataclass(eq=False)

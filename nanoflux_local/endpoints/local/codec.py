@@ -25,7 +25,7 @@ OPENING_TOKENS = 16
 NO_TEMPLATE = "it is a base model: use its chat version (-it, -instruct), or import it again with --chat-template FILE"
 
 
-class Codec:
+class ChatCodec:
     """Messages to ids and back."""
 
     def __init__(self, folder: Path, system_role: bool = True) -> None:

@@ -22,7 +22,7 @@ from nanoflux_local.records import ChatReply, ChatRequest, Identity
 from nanoflux_models.offline import go_offline
 
 if TYPE_CHECKING:
-    from nanoflux_local.endpoints.local.codec import Codec
+    from nanoflux_local.endpoints.local.codec import ChatCodec
     from nanoflux_local.endpoints.local.decoder import Decoder
 
 # Measured on two cores with bfloat16: 32 rows gave a quarter more tokens per second when all were in use (368 against
@@ -87,14 +87,14 @@ class InProcessEndpoint:
             variant=f"{self._device} {self._dtype} rows={self._rows}",
         )
 
-    def _load(self) -> "tuple[Decoder, Codec]":
+    def _load(self) -> "tuple[Decoder, ChatCodec]":
         go_offline()
         share_cores()
-        from nanoflux_local.endpoints.local.codec import Codec
+        from nanoflux_local.endpoints.local.codec import ChatCodec
         from nanoflux_local.endpoints.local.decoder import Decoder
 
         try:
-            codec = Codec(self._weights, self._system_role)
+            codec = ChatCodec(self._weights, self._system_role)
             decoder = Decoder(self._weights, self._adapter, self._rows, self._device, self._dtype)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             fix = f"nanoflux models verify {self.identity.model}"

@@ -73,18 +73,15 @@ class MergedEndpoint(VllmEndpoint):
         self._copy.release()
 
 
-def merged_endpoint(
-    model: str, adapter: str, home: Home, args: tuple[str, ...] = (), reasoning_tokens: int = 0
-) -> VllmEndpoint:
-    """A model behind a vLLM server that knows of no adapters, with the one of that hash merged if one is named.
-    `reasoning_tokens` are the room for its thoughts.
+def merged_endpoint(config: EndpointConfig, home: Home) -> VllmEndpoint:
+    """A model behind a vLLM server without LoRA modules; the adapter, unless it is "", is merged into the weights.
 
     Raises:
-        NanofluxError, ModelsError: there is no vLLM, weights or the adapter are missing, or they cannot be merged.
+        NanofluxError, ModelsError: vLLM, the weights or the adapter are missing, or they cannot be merged.
     """
-    manifest = load_model(model, home.root).model_copy(update={"lora": None})
-    config = EndpointConfig(interface="vllm", model=model, args=args, reasoning_tokens=reasoning_tokens)
-    launch = replace(launch_for(config, home, seats([manifest])[model][0], sleeps=False), manifest=manifest)
-    if adapter:
-        return MergedEndpoint(launch, find_adapter(home.adapters, adapter), home, reasoning_tokens)
-    return VllmEndpoint(Fleet(home.root).server(launch), reasoning_tokens=reasoning_tokens)
+    manifest = load_model(config.model, home.root).model_copy(update={"lora": None})
+    seat = seats([manifest])[config.model][0]
+    launch = replace(launch_for(config, home, seat, sleeps=False), manifest=manifest)
+    if config.adapter:
+        return MergedEndpoint(launch, find_adapter(home.adapters, config.adapter), home, config.reasoning_tokens)
+    return VllmEndpoint(Fleet(home.root).server(launch), reasoning_tokens=config.reasoning_tokens)

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from nanoflux_local.limiter import Room
+from nanoflux_local.limiter import Limiter
 
 FIRST = 10.0
 """Before anything is measured, a reply may take this many times the shortest limit: weights may yet be loading."""
@@ -64,7 +64,7 @@ class Speed:
                 timeout.reschedule(min(timeout.when() or now, now + self.limit(most)))
 
 
-class Lane(Room):
+class Lane(Limiter):
     """The way to one server: at most `limit` requests at once, which its answers move between 1 and `most`.
 
     Every answer widens it a little, a word that the server is busy halves it (additive increase, multiplicative

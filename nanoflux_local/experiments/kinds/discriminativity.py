@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from nanoflux_local.config import EndpointConfig, validated
 from nanoflux_local.domains.own import load_domain
+from nanoflux_local.endpoints.build import build_embedder, build_model_endpoint
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan, require_whole
 from nanoflux_local.evaluate.statistics import CONFIDENCE
@@ -110,7 +111,7 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
     items, _ = train_items(home, plan, domain)
     wanted = len(of_run(home, run))
     drawn = random.Random(derive_seed(0, "discriminativity")).sample(items, min(len(items), 3 * wanted))
-    endpoint = binding.local_endpoint(plan.scale.base, "", home)
+    endpoint = build_model_endpoint(plan.scale.base, "", home)
     try:
         asked = make_plan(
             endpoint.identity,
@@ -147,7 +148,7 @@ async def _embed_solutions(home: Home, plan: Plan, pairs: Sequence[Solutions]) -
     """Unit vectors of the right and of the wrong solutions, each of shape (pairs, dimensions)."""
     profile = binding.load_profile(plan.scale.profile, home)
     name = profile["embedder"]
-    embedder = binding.build_embedder(validated(EndpointConfig, profile["endpoints"][name], f"endpoints.{name}"), home)
+    embedder = build_embedder(validated(EndpointConfig, profile["endpoints"][name], f"endpoints.{name}"), home)
     try:
         with Ledger(home.ledger) as ledger:
             calls = RememberedCalls(ledger, plan.id, {"embed": embedder.embed})

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import UsageError
 from nanoflux_local.evaluate.comparison import Marked, marked, pair, with_holm
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan, require_whole
@@ -157,8 +158,8 @@ def _endpoint(home: Home, plan: Plan, condition: Condition, adapter: str) -> End
     scale = plan.scale
     if condition.source == "endpoint":
         assert scale.frontier is not None
-        return binding.profile_endpoint(scale.frontier.profile, scale.frontier.endpoint, home)[0]
-    return binding.model_endpoint(scale.base, adapter, home, scale.via, scale.args)
+        return binding.build_profile_endpoint(scale.frontier.profile, scale.frontier.endpoint, home)[0]
+    return build_model_endpoint(scale.base, adapter, home, scale.via, scale.args)
 
 
 def _training(done: Sequence[CellResult]) -> dict[str, Any]:

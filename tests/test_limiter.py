@@ -1,9 +1,9 @@
-"""Room: as many inside as its limit, by rank and then by arrival; whoever goes away while waiting keeps no place."""
+"""The limiter admits as many tasks as its limit, by rank and then by arrival; a cancelled waiter keeps no slot."""
 
 import asyncio
 import contextlib
 
-from nanoflux_local.limiter import RANK, Room
+from nanoflux_local.limiter import RANK, Limiter
 
 
 async def settle() -> None:
@@ -15,14 +15,14 @@ class Queue:
     """A room and those that came to it, in the order in which they got in."""
 
     def __init__(self, limit: float) -> None:
-        self.room = Room(limit)
+        self.limiter = Limiter(limit)
         self.inside: list[str] = []
         self.out = asyncio.Event()
 
     def come(self, name: str, *rank: int) -> asyncio.Task[None]:
         async def visit() -> None:
             RANK.set(lambda: rank)
-            async with self.room:
+            async with self.limiter:
                 self.inside.append(name)
                 await self.out.wait()
 
@@ -51,7 +51,7 @@ def test_ranks_that_changed_count_once_the_room_is_told() -> None:
 
         async def visit(name: str) -> None:
             RANK.set(lambda: (order[name],))
-            async with queue.room:
+            async with queue.limiter:
                 queue.inside.append(name)
 
         holder = queue.come("holder")
@@ -59,7 +59,7 @@ def test_ranks_that_changed_count_once_the_room_is_told() -> None:
         visits = [asyncio.create_task(visit(name)) for name in order]
         await settle()
         order.update(a=2, b=1)
-        queue.room.reorder()
+        queue.limiter.reorder()
         queue.out.set()
         await asyncio.gather(holder, *visits)
         return queue.inside
@@ -79,7 +79,7 @@ def test_who_goes_away_while_waiting_leaves_its_place_to_the_next() -> None:
             await gone
         queue.out.set()
         await asyncio.gather(holder, next_one)
-        return queue.inside, queue.room.busy
+        return queue.inside, queue.limiter.busy
 
     assert asyncio.run(play()) == (["holder", "next"], 0)
 
@@ -89,7 +89,7 @@ def test_more_room_lets_more_in_at_once() -> None:
         queue = Queue(1)
         visits = [queue.come(str(number), number) for number in range(4)]
         await settle()
-        queue.room.resize(3)
+        queue.limiter.resize(3)
         await settle()
         inside = len(queue.inside)
         queue.out.set()

@@ -1,0 +1,141 @@
+"""The factory of endpoints: from a configuration to a live endpoint or embedder, whatever its kind.
+
+Also checks settings against what their kind can do, which `config` cannot: it knows no kinds.
+"""
+
+from collections.abc import Mapping
+
+from nanoflux_local.config import ROLES, EndpointConfig, RunConfig, Send
+from nanoflux_local.endpoints.base import Embedder, Endpoint
+from nanoflux_local.endpoints.kinds.base import find_kind
+from nanoflux_local.endpoints.managed.waves import take_turns
+from nanoflux_local.endpoints.prices import price_of
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.paths import Home
+from nanoflux_models.errors import ModelNotFoundError
+from nanoflux_models.manifest import load_manifest
+
+CORRECT = "correct the value and try again"
+
+
+def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
+    """Build one endpoint. Models are loaded, and servers started, with the first request.
+
+    Raises:
+        ConfigError: the kind does not exist or cannot play a role, or a key or an address is missing.
+        ModelsError: weights are not installed.
+        NothingMatchedError: there is no adapter with that hash.
+    """
+    return find_kind(config.interface).build(name, config, home)
+
+
+def build_endpoints(configs: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0) -> dict[str, Endpoint]:
+    """Build the endpoints of a profile by name, each kind's together; endpoints that share a GPU take turns on it.
+
+    Raises:
+        ConfigError, ModelsError, NothingMatchedError: as for `build_endpoint`.
+    """
+    endpoints: dict[str, Endpoint] = {}
+    groups = {name: config.shares for name, config in configs.items()}
+    for interface in sorted({config.interface for config in configs.values()}):
+        own = {name: config for name, config in configs.items() if config.interface == interface}
+        built, placed = find_kind(interface).build_together(own, home, concurrency)
+        endpoints |= built
+        groups |= placed
+    return take_turns({name: endpoints[name] for name in configs}, groups)
+
+
+def build_embedder(config: EndpointConfig, home: Home) -> Embedder:
+    """Build the embedder of a profile.
+
+    Raises:
+        ConfigError: the kind does not exist or has no embedders, or a key or an address is missing.
+        ModelsError: weights are not installed.
+    """
+    return find_kind(config.interface).build_embedder(config, home)
+
+
+def build_model_endpoint(
+    model: str,
+    adapter: str,
+    home: Home,
+    via: str = "in_process",
+    args: tuple[str, ...] = (),
+    reasoning_tokens: int | None = None,
+) -> Endpoint:
+    """Build an endpoint for an installed model, with the adapter of that hash unless it is "".
+
+    `via` is a kind that takes adapters (`adapter_kinds`). `args` are vLLM's own arguments. `reasoning_tokens` limits
+    the reasoning of a reply; None takes the limit in the model's manifest.
+    """
+    room = load_manifest(model, home.root).reasoning_room if reasoning_tokens is None else reasoning_tokens
+    config = EndpointConfig(interface=via, model=model, adapter=adapter, args=args, reasoning_tokens=room)
+    return build_endpoint(model, config, home)
+
+
+def check_endpoint(config: EndpointConfig, where: str) -> None:
+    """Refuse settings that the kind of an endpoint does not have; `where` begins the message.
+
+    Raises:
+        ConfigError: the kind does not exist, or lacks what a setting needs.
+    """
+    try:
+        kind = find_kind(config.interface)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{error.message}", error.fix) from None
+    if not kind.in_profiles:
+        raise ConfigError(f"{where}: the interface {kind.name!r} cannot be part of a profile", CORRECT)
+    if config.batch_invariant and not kind.batch_invariant:
+        raise ConfigError(f"{where}: batch_invariant: the interface {kind.name!r} does not support it", CORRECT)
+    if config.structured and not kind.structured:
+        raise ConfigError(f"{where}: structured: the interface {kind.name!r} gives no structured output", CORRECT)
+    if config.send != Send() and not kind.takes_send:
+        raise ConfigError(f"{where}: send: the interface {kind.name!r} has no such switches", CORRECT)
+
+
+def check_endpoints(config: RunConfig, where: str) -> None:
+    """Refuse a run whose endpoints lack what their settings need, or whose cap in dollars cannot be enforced.
+
+    Raises:
+        ConfigError: an endpoint's settings do not suit its kind, or a price is missing.
+    """
+    for name, endpoint in config.endpoints.items():
+        check_endpoint(endpoint, f"{where}: endpoints.{name}")
+    caps = (config.budget, *(getattr(config.budget.roles, role) for role in ROLES))
+    if all(cap.usd is None for cap in caps):
+        return
+    for name in (*config.players, config.embedder):
+        if lacks_price(config.endpoints[name]):
+            raise ConfigError(
+                f"{where}: budget.usd caps nothing while endpoints.{name}.price is unknown: give US dollars per "
+                "million tokens, price = { prompt = …, completion = … } (0 for a server of your own)",
+                CORRECT,
+            )
+
+
+def lacks_price(config: EndpointConfig) -> bool:
+    """Whether the server may charge and the configuration states no price."""
+    return config.price is None and find_kind(config.interface).charges
+
+
+def complete_endpoint(config: EndpointConfig, home: Home) -> EndpointConfig:
+    """The configuration with its listed price and its model's reasoning tokens, unless it states them."""
+    price = price_of(config, home.root) if lacks_price(config) else config.price
+    return config.model_copy(update={"price": price, "reasoning_tokens": reasoning_room(config, home)})
+
+
+def reasoning_room(config: EndpointConfig, home: Home) -> int:
+    """Tokens for the reasoning of a reply: those of the configuration, else those of the model's manifest."""
+    if "reasoning_tokens" in config.model_fields_set:
+        return config.reasoning_tokens
+    return manifest_reasoning_room(config, home)
+
+
+def manifest_reasoning_room(config: EndpointConfig, home: Home) -> int:
+    """Tokens for the reasoning of a reply by the manifest of the endpoint's model; 0 for models of other machines."""
+    if not find_kind(config.interface).local:
+        return 0
+    try:
+        return load_manifest(config.model, home.root).reasoning_room
+    except ModelNotFoundError:  # reported when the endpoint is built; no other may play the role
+        return 0

@@ -1,0 +1,111 @@
+"""What an endpoint kind is, and which ones exist: every module of this package with a `KIND` is one.
+
+A profile names a kind as `interface`. The kind says what such an endpoint can do, and builds it. Nothing else lists
+kinds: settings are checked, adapters placed and prices looked up by what a kind says of itself.
+"""
+
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import ClassVar
+
+from nanoflux_local.config import EndpointConfig
+from nanoflux_local.endpoints.base import Embedder, Endpoint
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.paths import Home
+
+
+class EndpointKind:
+    """One kind of endpoint: what it can do, and how it is built. `name` is the `interface` of its configurations.
+
+    A kind builds chat endpoints (`build`), embedders (`build_embedder`), or both. Importing its module must be cheap:
+    SDKs and torch are imported when an endpoint is built.
+    """
+
+    name: ClassVar[str]
+    in_profiles: ClassVar[bool] = True
+    """Whether a profile may name it; otherwise only commands that ask one model do."""
+    local: ClassVar[bool] = False
+    """Whether the model's weights and manifest are on this machine."""
+    managed: ClassVar[bool] = False
+    """Whether NanoFlux starts and stops the model's server."""
+    takes_adapter: ClassVar[bool] = False
+    continues: ClassVar[bool] = False
+    """Whether it continues a reply whose beginning is the last message."""
+    fixed_context: ClassVar[bool] = False
+    """Whether its context length is the model's own, so that no setting changes it."""
+    structured: ClassVar[bool] = False
+    """Whether it can return sections as one JSON object."""
+    takes_send: ClassVar[bool] = False
+    """Whether the `send` settings apply to it."""
+    batch_invariant: ClassVar[bool] = False
+    """Whether its server can be started batch-invariant."""
+    charges: ClassVar[bool] = False
+    """Whether the server belongs to somebody else, who may charge for requests."""
+    maker: ClassVar[str] = ""
+    """The host that is asked, and whose prices apply, when a configuration names no address."""
+
+    def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:
+        """Build the endpoint `name` of a profile.
+
+        Raises:
+            ConfigError: the kind has no chat endpoints, or a setting is missing.
+        """
+        message = f"endpoints.{name}: the interface {self.name!r} cannot play a role here"
+        raise ConfigError(message, "bind the role to a chat model")
+
+    def build_together(
+        self, configs: Mapping[str, EndpointConfig], home: Home, concurrency: int
+    ) -> tuple[dict[str, Endpoint], dict[str, str]]:
+        """Build all endpoints of this kind in a profile, by name. The second result names the group that an endpoint
+        takes turns in on one GPU, if placing the models needs one that the profile does not state.
+
+        At most `concurrency` requests run at once; 0 sets no limit.
+        """
+        return {name: self.build(name, config, home) for name, config in configs.items()}, {}
+
+    def build_embedder(self, config: EndpointConfig, home: Home) -> Embedder:
+        """Build an embedder.
+
+        Raises:
+            ConfigError: the kind has no embedders.
+        """
+        raise ConfigError(f"the embedder cannot be an endpoint of interface {self.name!r}", "use an embedder")
+
+
+@cache
+def endpoint_kinds() -> Mapping[str, EndpointKind]:
+    """All endpoint kinds by name, in the order of their names."""
+    package = __name__.rpartition(".")[0]
+    modules = [
+        import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(import_module(package).__path__)
+    ]
+    kinds: list[EndpointKind] = [module.KIND for module in modules if hasattr(module, "KIND")]
+    return {kind.name: kind for kind in sorted(kinds, key=lambda kind: kind.name)}
+
+
+def find_kind(interface: str) -> EndpointKind:
+    """The kind with this name.
+
+    Raises:
+        ConfigError: no such kind exists.
+    """
+    kinds = endpoint_kinds()
+    if interface not in kinds:
+        choices = ", ".join(kind.name for kind in kinds.values() if kind.in_profiles)
+        raise ConfigError(f"interface: there is no endpoint kind {interface!r}", f"choose from: {choices}")
+    return kinds[interface]
+
+
+def adapter_kinds(in_profiles: bool = False) -> tuple[str, ...]:
+    """The names of the kinds that take an adapter; with `in_profiles`, only those that a profile may name."""
+    return tuple(
+        kind.name for kind in endpoint_kinds().values() if kind.takes_adapter and (kind.in_profiles or not in_profiles)
+    )
+
+
+def continues_replies(interface: str) -> bool:
+    """Whether endpoints of this kind continue a begun reply. Kinds of older ledgers that no longer exist do not."""
+    kind = endpoint_kinds().get(interface)
+    return kind is not None and kind.continues

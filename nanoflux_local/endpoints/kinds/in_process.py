@@ -1,0 +1,44 @@
+"""The in-process kind: an installed model that answers in this process, with or without an adapter."""
+
+from typing import ClassVar
+
+from nanoflux_local.config import EndpointConfig
+from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.context import Context
+from nanoflux_local.endpoints.kinds.base import EndpointKind
+from nanoflux_local.paths import Home
+
+
+class InProcessKind(EndpointKind):
+    name: ClassVar[str] = "in_process"
+    local: ClassVar[bool] = True
+    takes_adapter: ClassVar[bool] = True
+    continues: ClassVar[bool] = True
+    fixed_context: ClassVar[bool] = True
+
+    def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:
+        """Build the endpoint; its weights are loaded with the first request.
+
+        Raises:
+            ModelsError: the weights are not installed, or the model has no chat template.
+            NothingMatchedError: there is no adapter with that hash.
+        """
+        from nanoflux_local.adapters.store import find_adapter
+        from nanoflux_local.endpoints.local.in_process import ROWS, InProcessEndpoint
+        from nanoflux_models.chat_template import require_template
+        from nanoflux_models.manifest import load_manifest
+        from nanoflux_models.weights import weights_dir
+
+        manifest, weights = load_manifest(config.model, home.root), weights_dir(config.model, home.root)
+        require_template(config.model, weights)
+        room = config.reasoning_tokens
+        return InProcessEndpoint(
+            weights,
+            adapter=find_adapter(home.adapters, config.adapter) if config.adapter else None,
+            rows=config.rows or ROWS,
+            system_role=manifest.chat.system_role,
+            context=Context(manifest.context, room) if room else None,  # without reasoning the context may end a reply
+        )
+
+
+KIND = InProcessKind()
