@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from nanoflux_local.config import EndpointConfig, RunConfig
+from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.managed.launches import Workload, planned, seats, workloads
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
@@ -84,7 +85,7 @@ def _scripted_embedder() -> dict[str, object]:
 
 def _managed(config: RunConfig) -> dict[str, EndpointConfig]:
     chosen = [config.endpoints[name] for name in config.players]
-    return {endpoint.model: endpoint for endpoint in chosen if endpoint.interface == "vllm"}
+    return {endpoint.model: endpoint for endpoint in chosen if find_kind(endpoint.interface).managed}
 
 
 def _plan(models: Sequence[Workload], load: Load) -> str:

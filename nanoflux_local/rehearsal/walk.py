@@ -14,7 +14,7 @@ from nanoflux_local.config import EndpointConfig, RunConfig, merged
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import build_model_endpoint
-from nanoflux_local.endpoints.kinds.base import adapter_kinds
+from nanoflux_local.endpoints.kinds.base import adapter_kinds, find_kind
 from nanoflux_local.endpoints.managed.launches import Workload, planned, seats, served, workloads
 from nanoflux_local.errors import ConfigError, NanofluxError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
@@ -115,7 +115,9 @@ def _configured(profile: str, stage: Stage, report: Report) -> _Act | None:
         takes_adapter = [model for model in act.managed if load_manifest(model, stage.home.root).lora]
         defender = config.endpoints[config.roles.defender.endpoint].model
         act.base = defender if defender in takes_adapter else next(iter(takes_adapter), "")
-        hosted = len(config.players) - len([n for n in config.players if config.endpoints[n].interface == "vllm"])
+        hosted = len(config.players) - len(
+            [n for n in config.players if find_kind(config.endpoints[n].interface).managed]
+        )
         return f"{len(act.managed)} models on vLLM, {hosted} hosted ones played by the fake server"
 
     def plan() -> str:
@@ -142,7 +144,7 @@ def _config(profile: str, stage: Stage) -> RunConfig:
 
 def _managed(config: RunConfig) -> dict[str, EndpointConfig]:
     chosen = [config.endpoints[name] for name in config.players]
-    return {endpoint.model: endpoint for endpoint in chosen if endpoint.interface == "vllm"}
+    return {endpoint.model: endpoint for endpoint in chosen if find_kind(endpoint.interface).managed}
 
 
 def _workloads(act: _Act, stage: Stage) -> list[Workload]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from nanoflux_local.adapters.hash import CONFIG
 from nanoflux_local.adapters.store import find_adapter
 from nanoflux_local.config import EndpointConfig
+from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.managed.fleet import Fleet
 from nanoflux_local.endpoints.managed.vllm import VllmEndpoint
 from nanoflux_local.errors import ConfigError, DataError, NanofluxError, RefusedError
@@ -98,7 +99,7 @@ def workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home)
     """
     found: dict[str, Workload] = {}
     for config in endpoints:
-        if config.interface != "vllm":
+        if not find_kind(config.interface).managed:
             continue
         manifest = load_manifest(config.model, home.root)
         rank = rank_for([find_adapter(home.adapters, config.adapter)]) if config.adapter else 0
@@ -185,7 +186,7 @@ def served(
         NanofluxError, ModelsError: there is no vLLM, weights or an adapter are missing, or the models do not fit.
     """
     groups = {name: config.shares for name, config in endpoints.items()}
-    chosen = {name: config for name, config in endpoints.items() if config.interface == "vllm"}
+    chosen = {name: config for name, config in endpoints.items() if find_kind(config.interface).managed}
     if not chosen:
         return {}, groups
     wanted = workloads(chosen.values(), concurrency or sum(each.capacity for each in chosen.values()), home)
