@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local import jobs
-from nanoflux_local.adapters.store import load_manifest
+from nanoflux_local.adapters.store import read_adapter
 from nanoflux_local.errors import LedgerError, NanofluxError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -104,7 +104,7 @@ def test_the_same_again_is_answered_from_the_ledger(home: Home) -> None:
     first = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), told.append, rows.source)
     again = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), lambda _: pytest.fail("trained"), rows.source)
     assert told and again == first
-    manifest = load_manifest(home.adapters / first["adapter"])
+    manifest = read_adapter(home.adapters / first["adapter"]).manifest
     assert (manifest["training"], manifest["source"]) == (first["training"], {"file": "sums.jsonl"})
     assert first["attention"] == "nanoflux_cpu" and first["padding_free"] is False
 
@@ -213,7 +213,7 @@ def test_the_choice_of_a_runs_examples_is_recorded_with_the_adapter(home: Home) 
     assert len(chosen.rows) == 3 and {row.id for row in chosen.rows} < set(kept) - {"turn-0"}
     short = QUICK.model_copy(update={"epochs": 1, "max_length": 2048})
     result = trainings.carry_on(home, trainings.create(home, BASE, short, chosen))
-    source = load_manifest(home.adapters / result["adapter"])["source"]
+    source = read_adapter(home.adapters / result["adapter"]).manifest["source"]
     assert (source["run"], source["rows"], source["values"]) == (run, 3, [run, "kept_failed"])
     assert "turn > 0" in source["query"] and len(source["ids_digest"]) == 64
     asked = ("train", run, "--base", BASE, "--set=max_length=4096", "--dry-run")

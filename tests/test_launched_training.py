@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from nanoflux_local.adapters.store import load_manifest
+from nanoflux_local.adapters.store import read_adapter
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.train.rows import write_rows
@@ -101,7 +101,7 @@ def test_two_processes_train_what_one_does(place: Path, two: tuple[Home, dict[st
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
         assert float((weight - theirs[name]).abs().max()) < CLOSE, name
-    assert load_manifest(home.adapters / both["adapter"])["hardware"]["processes"] == 2
+    assert read_adapter(home.adapters / both["adapter"]).manifest["hardware"]["processes"] == 2
 
 
 def test_the_curve_is_told_once_and_again_is_answered_at_once(place: Path, two: tuple[Home, dict[str, Any]]) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.adapters.merge import RECORD, merge
-from nanoflux_local.adapters.store import CARD, load_manifest
+from nanoflux_local.adapters.merge import RECORD, MergeRecord, merge
+from nanoflux_local.adapters.record import Adapter
+from nanoflux_local.adapters.store import CARD
 from nanoflux_local.errors import NanofluxError, UsageError
 from nanoflux_local.files import new_folder
 from nanoflux_models.convert import PROBE, convert_gguf
@@ -28,23 +29,23 @@ _SPLITS = {
 }
 
 
-def export_gguf(adapter: Path, base: Path, target: Path) -> dict[str, Any]:
-    """Write `target`, a new folder with `NAME-HASH.gguf`, the record of the merge and a card; returns the record.
+def export_gguf(adapter: Adapter, base: Path, target: Path) -> tuple[MergeRecord, Path]:
+    """Write `target`, a new folder with `NAME-HASH.gguf`, the record of the merge and a card; returns the record and
+    the file.
 
     Raises:
         UsageError: `target` exists, or this model cannot be written as GGUF here.
         NanofluxError: the file read back is not what was written.
     """
-    manifest = load_manifest(adapter)
     with new_folder(target) as folder, tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as scratch:
         merged = Path(scratch) / "merged"
-        record = merge(adapter, base, merged) | {"folder": str(target)}
-        file = folder / f"{manifest['base']['name']}-{manifest['adapter'][:12]}.gguf"
+        record = merge(adapter, base, merged)
+        file = folder / f"{adapter.base.name}-{adapter.id}.gguf"
         write_gguf(merged, file, file.stem)
         _check_reads_back(merged, file, Path(scratch) / "read")
         (merged / RECORD).rename(folder / RECORD)
         (merged / CARD).rename(folder / CARD)
-    return record | {"file": str(target / file.name)}
+    return record, target / file.name
 
 
 def write_gguf(model: Path, file: Path, name: str) -> None:
@@ -105,16 +106,16 @@ def _describe_vocabulary(writer: Any, model: Path, size: int) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    known, added = {index: text for text, index in tokenizer.get_vocab().items()}, tokenizer.added_tokens_decoder
+    text_by_id, added = {index: text for text, index in tokenizer.get_vocab().items()}, tokenizer.added_tokens_decoder
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_split_name(model))
-    writer.add_token_list([known.get(index, f"[PAD{index}]") for index in range(size)])
+    writer.add_token_list([text_by_id.get(index, f"[PAD{index}]") for index in range(size)])
     kinds = []
     for index in range(size):
         if index in added:
             kinds.append(TokenType.CONTROL if added[index].special else TokenType.USER_DEFINED)
         else:
-            kinds.append(TokenType.NORMAL if index in known else TokenType.UNUSED)
+            kinds.append(TokenType.NORMAL if index in text_by_id else TokenType.UNUSED)
     writer.add_token_types(kinds)
     writer.add_add_bos_token(tokenizer("").input_ids == [tokenizer.bos_token_id])
     SpecialVocab(model, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
@@ -122,17 +123,17 @@ def _describe_vocabulary(writer: Any, model: Path, size: int) -> None:
 
 def _split_name(model: Path) -> str:
     text = (model / "tokenizer.json").read_text(encoding="utf-8")
-    found = json.loads(text).get("pre_tokenizer") or {}
-    parts = [_told(part) for part in found.get("pretokenizers", [found])]
+    pre_tokenizer = json.loads(text).get("pre_tokenizer") or {}
+    parts = [_drop_offsets(part) for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
     for name, split in _SPLITS.items():
         if parts == split:
             return name
-    what = "this model cannot be written as GGUF: its tokenizer splits text in a way that has no known name"
-    raise UsageError(what, _FIX)
+    problem = "this model cannot be written as GGUF: its tokenizer splits text in a way that llama.cpp has no name for"
+    raise UsageError(problem, _FIX)
 
 
-def _told(part: dict[str, Any]) -> dict[str, Any]:
-    """A step of the splitting without what does not change it."""
+def _drop_offsets(part: dict[str, Any]) -> dict[str, Any]:
+    """A step of the splitting without the key that changes only the offsets, not the pieces."""
     return {key: value for key, value in part.items() if key != "trim_offsets"}
 
 
@@ -146,15 +147,15 @@ class _Tensors:
         self._heads = int(config["num_attention_heads"])
         self._key_heads = int(config.get("num_key_value_heads") or self._heads)
         self._files: list[Any] = [safe_open(str(path), "pt") for path in sorted(model.glob("*.safetensors"))]
-        self._at = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no dictionary
+        self._file_by_name = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 - no dictionary
         self._map = get_tensor_name_map(MODEL_ARCH.LLAMA, int(config["num_hidden_layers"]))
-        self.names = sorted(self._at)
+        self.names = sorted(self._file_by_name)
 
     def info(self, name: str) -> tuple[str, list[int], Any, int, Any]:
         """GGUF's name, shape, numpy type, bytes and stored type."""
         import numpy as np
 
-        stored, kind = self._at[name].get_slice(name), self._kind(name)
+        stored, kind = self._file_by_name[name].get_slice(name), self._kind(name)
         called = self._map.get_name(name, try_suffixes=(".weight",))
         if called is None:
             raise UsageError(f"this model cannot be written as GGUF: it has a tensor {name!r}", _FIX)
@@ -165,22 +166,22 @@ class _Tensors:
         """The values as they are stored; queries and keys with their halves interleaved, as llama.cpp turns them."""
         from gguf import quants
 
-        weight = self._at[name].get_tensor(name).float().numpy()
+        weight = self._file_by_name[name].get_tensor(name).float().numpy()
         if name.endswith("q_proj.weight"):
-            weight = _interleaved(weight, self._heads)
+            weight = _interleave_halves(weight, self._heads)
         if name.endswith("k_proj.weight"):
-            weight = _interleaved(weight, self._key_heads)
+            weight = _interleave_halves(weight, self._key_heads)
         return quants.quantize(weight, self._kind(name))
 
     def _kind(self, name: str) -> Any:
         from gguf import GGMLQuantizationType
 
-        stored = self._at[name].get_slice(name)
+        stored = self._file_by_name[name].get_slice(name)
         matrix = len(stored.get_shape()) > 1  # llama.cpp keeps norms in 32 bits
         return GGMLQuantizationType[stored.get_dtype() if matrix else "F32"]
 
 
-def _interleaved(weight: Any, heads: int) -> Any:
+def _interleave_halves(weight: Any, heads: int) -> Any:
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 

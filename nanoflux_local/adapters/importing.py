@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.adapters.hash import CONFIG, WEIGHTS
+from nanoflux_local.adapters.rank import highest_rank
 from nanoflux_local.adapters.store import MANIFEST, package_versions, seal
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.files import write_atomically
@@ -103,7 +104,7 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
     begun = config.get("init_lora_weights")
     if isinstance(begun, str) and begun.lower().startswith(_REBASED):
         reasons.append(f"it began as {begun}, which changes the base's weights too")
-    rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+    rank = highest_rank(config)
     if rank > MAX_RANK:
         reasons.append(f"its rank is {rank}, and vLLM serves {MAX_RANK} at most")
     if reasons:

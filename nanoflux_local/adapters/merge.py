@@ -1,19 +1,21 @@
 """An adapter merged into its base: a model folder that loads like any other, with a record of what it was made of.
 
-Owns the merging (PEFT's own), its proof, and what the folder says of itself. Refuses a base other than the one the
-adapter was trained on, weights that are stored quantised, and any folder whose answers are not those of base and
-adapter: nothing is left behind then.
+Owns the merge (PEFT does the arithmetic), its proof, and its record. Refuses a base other than the one the adapter
+was trained on, weights that are stored quantised, and a merged model that does not answer as base and adapter do; a
+refusal leaves nothing behind.
 """
 
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.adapters.store import CARD, load_manifest, package_versions, pretty
-from nanoflux_local.errors import RefusedError, UsageError
+from nanoflux_local.adapters.record import Adapter, BaseModel
+from nanoflux_local.adapters.store import CARD, format_json, package_versions
+from nanoflux_local.errors import DataError, RefusedError, UsageError
 from nanoflux_local.files import new_folder, write_atomically
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.offline import go_offline
@@ -31,60 +33,107 @@ _PROBE = (
 )
 
 
-def base_folder(manifest: Mapping[str, Any], home: Path) -> Path:
-    """The installed base of an adapter. Raises RefusedError where it is another revision, ModelsError where it is not
-    there."""
-    name, trained_on = manifest["base"]["name"], manifest["base"]["revision"]
+@dataclass(frozen=True, slots=True)
+class MergeCheck:
+    """The proof of a merge on the probe text. Distances are mean Kullback-Leibler divergences in nats a token, `dtype`
+    is the precision of the merged weights, `tolerance` the distance that rounding alone may cause."""
+
+    dtype: str
+    nats_from_adapter: float
+    nats_from_base: float
+    tolerance: float
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether the adapter moves the base by more than the merge's rounding does."""
+        return self.nats_from_base > self.nats_from_adapter
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRecord:
+    """What a merged model was made of; `nanoflux-merged.json` in its folder."""
+
+    adapter: str
+    base: BaseModel
+    check: MergeCheck
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "kind": "merged",
+            "adapter": self.adapter,
+            "base": self.base.to_json(),
+            "check": asdict(self.check),
+            "versions": dict(self.versions),
+        }
+
+
+def read_merge_record(folder: Path) -> MergeRecord:
+    """The record of the merged model in `folder`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        base, check = BaseModel(**record["base"]), MergeCheck(**record["check"])
+        return MergeRecord(record["adapter"], base, check, record["versions"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read: {error}", f"delete {folder} and merge again") from error
+
+
+def find_base(adapter: Adapter, home: Path) -> Path:
+    """The folder of an adapter's installed base.
+
+    Raises:
+        RefusedError: another revision is installed.
+        ModelsError: the base is not installed.
+    """
+    name, trained_on = adapter.base.name, adapter.base.revision
     folder = weights_dir(name, home)
-    found = read_record(folder).revision
-    if trained_on and found != trained_on:
-        what = f"the adapter was trained on {name} of revision {trained_on[:12]}, and {found[:12]} is installed"
-        raise RefusedError(what, "install the weights it was trained on, or train again on these")
+    installed = read_record(folder).revision
+    if trained_on and installed != trained_on:
+        problem = f"the adapter was trained on {name} of revision {trained_on[:12]}, but {installed[:12]} is installed"
+        raise RefusedError(problem, "install the revision it was trained on, or train again on this one")
     return folder
 
 
-def merge(adapter: Path, base: Path, target: Path) -> dict[str, Any]:
-    """Write `target`: the model of `base` with `adapter` added to its weights, in the base's own precision.
+def merge(adapter: Adapter, base: Path, target: Path) -> MergeRecord:
+    """Write `target`, a new folder: the model of `base` with `adapter` added to its weights, in the base's precision.
 
-    Returns the record that lies in the folder. Holds the model once in memory.
+    Returns the record that is also written into the folder. Holds the model once in memory.
 
     Raises:
         UsageError: `target` exists, or the adapter cannot be merged.
         RefusedError: the merged model does not answer as base and adapter do.
     """
-    manifest = load_manifest(adapter)
     _refuse_quantised(base)
     with new_folder(target) as folder:
-        check = _merged_weights(adapter, base, folder)
-        _copy_rest(base, folder)
-        record = {
-            "schema": 1,
-            "kind": "merged",
-            "adapter": manifest["adapter"],
-            "base": manifest["base"],
-            "check": check,
-            "versions": package_versions(),
-        }
-        write_atomically(folder / RECORD, pretty(record).encode())
-        write_atomically(folder / CARD, _card(record, manifest, base).encode())
-    return record | {"folder": str(target)}
+        check = _write_merged_weights(adapter.folder, base, folder)
+        _copy_other_files(base, folder)
+        record = MergeRecord(adapter.hash, adapter.base, check, package_versions())
+        write_atomically(folder / RECORD, format_json(record.to_json()).encode())
+        write_atomically(folder / CARD, _write_card(record, base).encode())
+    return record
 
 
 def _refuse_quantised(base: Path) -> None:
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     if config.get("quantization_config"):
-        what = f"the weights of {base.name} are stored quantised, and adding to them would round most of it away"
-        raise UsageError(what, "serve base and adapter together, or train on the model's unquantised weights")
+        problem = f"the weights of {base.name} are stored quantised, and adding to them would round most of it away"
+        raise UsageError(problem, "serve base and adapter together, or train on the model's unquantised weights")
 
 
-def _merged_weights(adapter: Path, base: Path, folder: Path) -> dict[str, Any]:
-    """Save the merged weights into `folder` and return what the proof found."""
+def _write_merged_weights(adapter: Path, base: Path, folder: Path) -> MergeCheck:
+    """Save the merged weights into `folder` and return the proof."""
     go_offline()
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _quiet(), torch.no_grad():
+    with _hide_progress_bars(), torch.no_grad():
         ids = AutoTokenizer.from_pretrained(base, local_files_only=True)(_PROBE, return_tensors="pt")["input_ids"]
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True).eval()
         untuned = _log_shares(model, ids)
@@ -94,7 +143,7 @@ def _merged_weights(adapter: Path, base: Path, folder: Path) -> dict[str, Any]:
             merged = tuned.merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise UsageError(f"the adapter cannot be merged: {error}", "serve base and adapter together") from error
-        check = _proved(str(merged.dtype).removeprefix("torch."), untuned, apart, _log_shares(merged, ids))
+        check = _check_distances(str(merged.dtype).removeprefix("torch."), untuned, apart, _log_shares(merged, ids))
         merged.save_pretrained(str(folder))
     for path in folder.iterdir():
         path.chmod(0o644)
@@ -105,18 +154,18 @@ def _log_shares(model: Any, ids: Any) -> Any:
     return model(input_ids=ids).logits[0].float().log_softmax(-1)
 
 
-def _proved(dtype: str, untuned: Any, apart: Any, merged: Any) -> dict[str, Any]:
-    """How far the merged model is from base and adapter, and how far these are from the base alone."""
+def _check_distances(dtype: str, untuned: Any, apart: Any, merged: Any) -> MergeCheck:
+    """Measure how far the merged model is from base and adapter, and how far these are from the base alone."""
     off, effect = (float((apart.exp() * (apart - other)).sum(-1).mean()) for other in (merged, untuned))
     tolerance = TOLERANCE.get(dtype, 0.02)
     if not off <= tolerance:
-        what = f"the merged model is {off:.2g} nats a token from base and adapter; rounding explains {tolerance:g}"
-        raise RefusedError(what, "serve base and adapter together; nothing was written")
-    return {"dtype": dtype, "nats_from_adapter": max(0.0, off), "nats_from_base": effect, "tolerance": tolerance}
+        problem = f"the merged model is {off:.2g} nats a token from base and adapter; rounding explains {tolerance:g}"
+        raise RefusedError(problem, "serve base and adapter together; nothing was written")
+    return MergeCheck(dtype, max(0.0, off), effect, tolerance)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _hide_progress_bars() -> Iterator[None]:
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -128,30 +177,30 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _copy_rest(base: Path, folder: Path) -> None:
-    """All that is not weights comes from the base as it is: config, tokenizer, chat template, licence."""
+def _copy_other_files(base: Path, folder: Path) -> None:
+    """Copy everything but the weights from the base, unchanged: config, tokenizer, chat template, licence."""
     skipped = {WEIGHTS_RECORD, "model.safetensors.index.json"}
     for path in base.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name not in skipped:
             shutil.copyfile(path, folder / ("base-README.md" if path.name == CARD else path.name))
 
 
-def _card(record: Mapping[str, Any], manifest: Mapping[str, Any], base: Path) -> str:
-    name, check = manifest["base"]["name"], record["check"]
-    revision = manifest["base"]["revision"][:12] or "unknown"
+def _write_card(record: MergeRecord, base: Path) -> str:
+    name, check = record.base.name, record.check
+    revision = record.base.revision[:12] or "unknown"
     return f"""---
 base_model: {name}
 base_model_relation: finetune
 library_name: transformers
 tags: [merged, nanoflux-local]
 ---
-# {name} with adapter {record["adapter"][:12]} merged in
+# {name} with adapter {record.adapter[:12]} merged in
 
 Made by NanoFlux Local from {name} (revision {revision}, licence: {_licence(base)}) and the
-LoRA adapter {record["adapter"]}. Weights in {check["dtype"]}.
+LoRA adapter {record.adapter}. Weights in {check.dtype}.
 
-On a probe text the merged model is {check["nats_from_adapter"]:.2g} nats a token from base and adapter apart (at most
-{check["tolerance"]:g} is allowed, for rounding), which are {check["nats_from_base"]:.2g} from the base alone.
+On a probe text the merged model is {check.nats_from_adapter:.2g} nats a token from base and adapter apart (at most
+{check.tolerance:g} is allowed, for rounding), which are {check.nats_from_base:.2g} from the base alone.
 
 `{RECORD}` holds this as data. `nanoflux models import FOLDER --name NAME` installs it.
 """

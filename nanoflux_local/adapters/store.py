@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.adapters.hash import CONFIG, WEIGHTS, adapter_hash
+from nanoflux_local.adapters.record import Adapter, DamagedAdapter
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.files import new_folder, sync, write_atomically
 from nanoflux_models.probe_record import read_probe
@@ -28,12 +29,12 @@ def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str,
     folder.mkdir(parents=True, exist_ok=True)
     ordered = {name: weights[name].contiguous() for name in sorted(weights)}
     write_atomically(folder / WEIGHTS, save(ordered, {"format": "pt"}))
-    plain = {key: _plain(value) for key, value in config.items()} | {"inference_mode": True}
-    write_atomically(folder / CONFIG, pretty(plain).encode())
+    document = {key: _to_json(value) for key, value in config.items()} | {"inference_mode": True}
+    write_atomically(folder / CONFIG, format_json(document).encode())
 
 
-def _plain(value: Any) -> Any:
-    """JSON of a PEFT config value: sets in order, enums by their value."""
+def _to_json(value: Any) -> Any:
+    """A value of PEFT's config as JSON: a set as a sorted list, an enum as its value."""
     if isinstance(value, set | frozenset):
         return sorted(value)
     return getattr(value, "value", value)
@@ -44,40 +45,44 @@ def seal(
 ) -> Path:
     """Move PEFT's two files in `folder` to `adapters_dir/<hash>` with their record and card, and return that folder."""
     manifest = {**record, "adapter": adapter_hash(folder)}
-    write_atomically(folder / MANIFEST, pretty(manifest).encode())
+    write_atomically(folder / MANIFEST, format_json(manifest).encode())
     write_atomically(folder / CARD, write_card(manifest).encode())
-    return _place(folder, adapters_dir / manifest["adapter"])
+    return _move_or_complete(folder, adapters_dir / manifest["adapter"])
 
 
-def load_manifest(folder: Path) -> dict[str, Any]:
-    """The training record of a sealed adapter. Raises DataError where there is none or the content does not match."""
+def read_adapter(folder: Path) -> Adapter:
+    """The sealed adapter in `folder`, with the outcome of its last probe.
+
+    Raises:
+        DataError: the folder has no manifest, or its content does not match the manifest.
+    """
+    path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} has no readable {MANIFEST}: {error}", "name a folder that `train` made") from error
+        fix = "name an adapter that `nanoflux adapters list` shows"
+        raise DataError(f"{path} cannot be read: {error}", fix) from error
     if manifest.get("adapter") != adapter_hash(folder):
-        fix = "its files were changed: train or copy it again"
+        fix = "copy the adapter again, or train it again: its files were changed"
         raise DataError(f"adapter {folder} is not what its manifest says", fix)
-    return manifest
+    return Adapter.from_manifest(folder, manifest, read_probe(folder))
 
 
-def described(folder: Path) -> dict[str, Any]:
-    """The manifest of a sealed adapter with the outcome of its last probe ("probe", None before the first). Raises
-    DataError as `load_manifest` does."""
-    return load_manifest(folder) | {"probe": read_probe(folder)}
+def list_adapters(adapters_dir: Path) -> list[Adapter | DamagedAdapter]:
+    """Every sealed adapter, in the order of their hashes; a damaged one is listed with its problem."""
+    return [_read_or_report(folder) for folder in _sealed_folders(adapters_dir)]
 
 
-def list_adapters(adapters_dir: Path) -> list[dict[str, Any]]:
-    """Every sealed adapter as `described`, by name; a damaged one stands as its name and its "problem"."""
-    folders = sorted(path.parent for path in adapters_dir.glob(f"*/{MANIFEST}") if not path.parent.name.startswith("."))
-    return [_listed(folder) for folder in folders]
+def _sealed_folders(adapters_dir: Path) -> list[Path]:
+    folders = sorted(path.parent for path in adapters_dir.glob(f"*/{MANIFEST}"))
+    return [folder for folder in folders if not folder.name.startswith(".")]
 
 
-def _listed(folder: Path) -> dict[str, Any]:
+def _read_or_report(folder: Path) -> Adapter | DamagedAdapter:
     try:
-        return described(folder)
+        return read_adapter(folder)
     except DataError as error:
-        return {"adapter": folder.name, "problem": error.message}
+        return DamagedAdapter(folder.name, error.message)
 
 
 def find_adapter(adapters_dir: Path, prefix: str) -> Path:
@@ -85,53 +90,53 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
 
     Raises:
         UsageError: `prefix` is a path.
-        NothingMatchedError: there is no such adapter.
-        DataError: there are several.
+        NothingMatchedError: no adapter matches.
+        DataError: several adapters match.
     """
     if os.sep in prefix or prefix.startswith((".", "~")):
         raise UsageError(
             f"{prefix!r} is a path, and an adapter is named by its hash",
-            f"take it in first: nanoflux adapters import {prefix} --base MODEL; then use the hash that this prints",
+            f"import it first: `nanoflux adapters import {prefix} --base MODEL` prints its hash",
         )
-    folders = [path.parent for path in sorted(adapters_dir.glob(f"*/{MANIFEST}")) if path.parent.name[0] != "."]
+    folders = _sealed_folders(adapters_dir)
     matches = [folder for folder in folders if prefix and folder.name.startswith(prefix)]
     matches = matches or [folder for folder in folders if prefix and _imported_name(folder) == prefix]
     if not matches:
-        raise NothingMatchedError(f"no adapter {prefix!r} in {adapters_dir}", "`nanoflux adapters list` names them")
+        raise NothingMatchedError(
+            f"no adapter {prefix!r} in {adapters_dir}", "choose one that `nanoflux adapters list` shows"
+        )
     if len(matches) > 1:
-        raise DataError(f"{prefix!r} names {len(matches)} adapters", "give more of the hash")
+        raise DataError(f"{prefix!r} names {len(matches)} adapters", "give more characters of the hash")
     return matches[0]
 
 
 def _imported_name(folder: Path) -> str:
-    try:
-        return str(load_manifest(folder).get("imported", {}).get("name", ""))
-    except DataError:
-        return ""
+    adapter = _read_or_report(folder)
+    return adapter.imported.name if isinstance(adapter, Adapter) and adapter.imported else ""
 
 
-def export_peft(adapter: Path, target: Path) -> dict[str, Any]:
-    """Copy a sealed adapter to `target`, a new folder that plain PEFT loads; returns its manifest.
+def export_peft(adapter: Adapter, target: Path) -> None:
+    """Copy a sealed adapter to `target`, a new folder that plain PEFT loads.
 
-    Raises DataError where the adapter is damaged, UsageError where `target` exists.
+    Raises:
+        DataError: the adapter changed while it was copied.
+        UsageError: `target` exists.
     """
-    manifest = load_manifest(adapter)
     with new_folder(target) as folder:
         for name in (WEIGHTS, CONFIG, MANIFEST, CARD):
-            shutil.copyfile(adapter / name, folder / name)
-        load_manifest(folder)
-    return manifest
+            shutil.copyfile(adapter.folder / name, folder / name)
+        read_adapter(folder)
 
 
-def _place(folder: Path, target: Path) -> Path:
-    """Rename `folder` to `target`; where the same content is there already, only what it lacks is added to it."""
+def _move_or_complete(folder: Path, target: Path) -> Path:
+    """Rename `folder` to `target`; if the same content is there already, only add the files that `target` lacks."""
     if target.exists():
         if adapter_hash(target) != target.name:
             raise RefusedError(f"{target} exists and its content was changed", "move it away, then publish again")
         for name in (MANIFEST, CARD):
             if not (target / name).exists():
                 write_atomically(target / name, (folder / name).read_bytes())
-        load_manifest(target)
+        read_adapter(target)
         return target
     folder.rename(target)
     sync(target.parent)
@@ -139,7 +144,7 @@ def _place(folder: Path, target: Path) -> Path:
 
 
 def package_versions() -> dict[str, str]:
-    """What wrote a record: this program and the libraries that decide its weights."""
+    """The versions of this program and of the libraries that decide an adapter's weights."""
     return {package: _version(package) for package in _PACKAGES}
 
 
@@ -150,6 +155,6 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def pretty(value: Any) -> str:
-    """JSON for a file that people read."""
+def format_json(value: Any) -> str:
+    """JSON for a file that people read: indented, keys sorted, ending in a line break."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"

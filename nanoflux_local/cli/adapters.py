@@ -1,136 +1,141 @@
-"""`nanoflux adapters`: what training left, by content hash; merged into its base, or carried elsewhere."""
+"""`nanoflux adapters`: list, show, import, merge and export adapters."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nanoflux_local.cli.common import flops_line, home, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError
 
+if TYPE_CHECKING:
+    from nanoflux_local.adapters.merge import MergeRecord
+    from nanoflux_local.adapters.record import Adapter, DamagedAdapter, ProbeRecord, TrainingRecord
+
+Fields = list[tuple[str, object]]
+
 
 @click.group(name="adapters")
 def command() -> None:
-    """Trained adapters, by content hash."""
+    """Trained and imported adapters, by content hash."""
 
 
 @command.command("list")
 @with_json
 def list_all(as_json: bool) -> None:
-    """Every adapter of this home."""
+    """List all adapters."""
+    from nanoflux_local.adapters.record import DamagedAdapter
     from nanoflux_local.adapters.store import list_adapters
 
-    found = list_adapters(home().adapters)
+    adapters = list_adapters(home().adapters)
     if as_json:
-        print_json(found)
+        print_json([adapter.to_json() for adapter in adapters])
         return
-    if not found:
+    if not adapters:
         raise NothingMatchedError("there are no adapters yet", "train one: nanoflux train RUN --base smollm2-135m")
-    print_table(("adapter", "base", "examples", "dev loss", "probe", "run"), [_row(entry) for entry in found])
-    for entry in found:
-        if "problem" in entry:
-            say(entry["problem"])
+    print_table(("adapter", "base", "examples", "dev loss", "probe", "run"), [_list_cells(each) for each in adapters])
+    for adapter in adapters:
+        if isinstance(adapter, DamagedAdapter):
+            say(adapter.problem)
 
 
-def _row(entry: dict[str, Any]) -> list[object]:
-    if "problem" in entry:
-        return [entry["adapter"][:16], "damaged", "", "", "", ""]
-    if imported := entry.get("imported"):
-        return [
-            entry["adapter"][:16],
-            entry["base"]["name"],
-            "imported",
-            "–",
-            _probed(entry["probe"]),
-            imported["name"],
-        ]
-    losses = _dev_losses(entry)
+def _list_cells(adapter: "Adapter | DamagedAdapter") -> list[object]:
+    from nanoflux_local.adapters.record import DamagedAdapter
+
+    if isinstance(adapter, DamagedAdapter):
+        return [adapter.hash[:16], "damaged", "", "", "", ""]
+    probe = adapter.probe
+    verdict = "–" if probe is None else "works" if probe.passed else "fails"
+    if (training := adapter.training) is None:
+        name = adapter.imported.name if adapter.imported else ""
+        return [adapter.hash[:16], adapter.base.name, "imported", "–", verdict, name]
+    losses = training.dev_losses
     dev = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
-    found = [entry["adapter"][:16], entry["base"]["name"], entry["data"]["examples"], dev]
-    return [*found, _probed(entry["probe"]), entry.get("run", "")]
-
-
-def _probed(probe: dict[str, Any] | None) -> str:
-    return "–" if probe is None else "works" if probe["passed"] else "fails"
-
-
-def _dev_losses(entry: dict[str, Any]) -> list[float]:
-    losses = entry["losses"]
-    return [loss for loss in (losses["initial_val_loss"], *losses["val_losses"]) if loss is not None]
+    return [adapter.hash[:16], adapter.base.name, training.examples, dev, verdict, training.run]
 
 
 @command.command()
 @click.argument("adapter")
 @with_json
 def show(adapter: str, as_json: bool) -> None:
-    """What ADAPTER is and how it came about (the beginning of its hash is enough)."""
-    from nanoflux_local.adapters.store import described, find_adapter
+    """Show the record of ADAPTER, named by its hash, the beginning of its hash, or its name if it was imported."""
+    from nanoflux_local.adapters.store import find_adapter, read_adapter
 
-    folder = find_adapter(home().adapters, adapter)
-    manifest = described(folder)
+    record = read_adapter(find_adapter(home().adapters, adapter))
     if as_json:
-        print_json(manifest)
+        print_json(record.to_json())
         return
-    print_table(("adapter", manifest["adapter"]), _told(manifest))
-    say(f"its files are in {folder}; `--json` prints the whole record")
+    _show_adapter(record)
+    say(f"its files are in {record.folder}; `--json` prints the whole record")
 
 
-def _told(manifest: dict[str, Any]) -> list[tuple[str, object]]:
-    if "imported" in manifest:
-        return _describe_imported(manifest)
-    settings, data, flops = manifest["settings"], manifest["data"], manifest["flops"]
-    base, hardware, probe = manifest["base"], manifest["hardware"], manifest["probe"]
+def _show_adapter(adapter: "Adapter") -> None:
+    describe = _describe_imported if adapter.training is None else _describe_trained
+    print_table(("adapter", adapter.hash), describe(adapter))
+
+
+def _describe_trained(adapter: "Adapter") -> Fields:
+    training = adapter.training
+    assert training is not None
     return [
-        ("base", f"{base['name']}, revision {base['revision'][:12] or 'unknown'}"),
-        ("run", manifest.get("run") or "–"),
-        (
-            "examples",
-            f"{data['examples']} ({data['truncated']} cut, {data['dropped']} left out), {data['tokens']} tokens",
-        ),
-        ("data digest", data["digest"]),
-        ("LoRA", f"r {settings['r']}, alpha {settings['alpha']:g}, dropout {settings['dropout']:g}"),
-        ("training", f"{manifest['steps']} steps, {settings['epochs']} epochs, rate {settings['learning_rate']:g}"),
-        ("seed", manifest["seed"]),
-        ("dev loss", " → ".join(f"{loss:.3f}" for loss in _dev_losses(manifest)) or "–"),
-        ("FLOPs", flops_line(flops)),
-        ("seconds", f"{manifest['seconds']:.0f} on {hardware['device']} in {hardware['dtype']}"),
-        ("last probe", _last_probe(probe)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
+        ("base", f"{adapter.base.name}, revision {adapter.base.revision[:12] or 'unknown'}"),
+        ("run", training.run or "–"),
+        ("examples", _describe_examples(training)),
+        ("data digest", training.data_digest),
+        ("LoRA", _describe_shape(adapter)),
+        ("training", f"{training.steps} steps, {training.epochs} epochs, rate {training.learning_rate:g}"),
+        ("seed", training.seed),
+        ("dev loss", " → ".join(f"{loss:.3f}" for loss in training.dev_losses) or "–"),
+        ("FLOPs", flops_line(dict(training.flops))),
+        ("seconds", f"{training.seconds:.0f} on {training.device} in {training.dtype}"),
+        ("last probe", _describe_probe(adapter.probe)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in adapter.versions.items())),
     ]
 
 
-def _describe_imported(manifest: dict[str, Any]) -> list[tuple[str, object]]:
-    settings, base = manifest["settings"], manifest["base"]
+def _describe_imported(adapter: "Adapter") -> Fields:
+    imported = adapter.imported
+    assert imported is not None
     return [
-        ("base", f"{base['name']}, revision {base['revision'][:12]}"),
-        ("imported as", manifest["imported"]["name"]),
-        ("base it named", manifest["imported"]["base_hint"] or "none"),
-        ("LoRA", f"r {settings['r']}, alpha {settings['alpha']:g}, dropout {settings['dropout']:g}"),
-        ("last probe", _last_probe(manifest["probe"])),
+        ("base", f"{adapter.base.name}, revision {adapter.base.revision[:12]}"),
+        ("imported as", imported.name),
+        ("base it named", imported.base_hint or "none"),
+        ("LoRA", _describe_shape(adapter)),
+        ("last probe", _describe_probe(adapter.probe)),
     ]
 
 
-def _last_probe(probe: dict[str, Any] | None) -> str:
-    return f"{probe['verdict']} ({probe['at']})" if probe else "none: `nanoflux models probe` makes one"
+def _describe_examples(training: "TrainingRecord") -> str:
+    counts = f"{training.truncated} cut, {training.dropped} left out"
+    return f"{training.examples} ({counts}), {training.tokens} tokens"
+
+
+def _describe_shape(adapter: "Adapter") -> str:
+    lora = adapter.lora
+    return f"r {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}"
+
+
+def _describe_probe(probe: "ProbeRecord | None") -> str:
+    return f"{probe.verdict} ({probe.time})" if probe else "none yet: run `nanoflux models probe`"
 
 
 @command.command("import")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--base", default="", help="The installed model it was trained on [default: the one that it names].")
-@click.option("--name", default="", help="What to call it besides its hash [default: the folder's name].")
+@click.option("--base", default="", help="The installed model it was trained on [default: the one its config names].")
+@click.option("--name", default="", help="A name for it besides its hash [default: the folder's name].")
 @with_json
 def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
-    """Take in FOLDER, a LoRA that another trainer saved in PEFT's format."""
+    """Import FOLDER, a LoRA that another trainer saved in PEFT's format."""
     from nanoflux_local.adapters.importing import import_adapter
-    from nanoflux_local.adapters.store import load_manifest
+    from nanoflux_local.adapters.store import read_adapter
 
-    place = home().prepare()
-    manifest = load_manifest(import_adapter(folder, place.root, place.adapters, base, name))
+    prepared = home().prepare()
+    adapter = read_adapter(import_adapter(folder, prepared.root, prepared.adapters, base, name))
     if as_json:
-        print_json(manifest)
+        print_json(dict(adapter.manifest))
         return
-    print_table(("adapter", manifest["adapter"]), _describe_imported({**manifest, "probe": None}))
-    say(f"evaluate it: nanoflux eval --model {manifest['base']['name']} --adapter {manifest['adapter'][:12]} --data …")
+    _show_adapter(adapter)
+    say(f"evaluate it: nanoflux eval --model {adapter.base.name} --adapter {adapter.id} --data …")
 
 
 @command.command()
@@ -138,25 +143,29 @@ def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
 @with_json
 def merge(adapter: str, out: Path, as_json: bool) -> None:
-    """Write the base with ADAPTER merged into its weights: a model folder like any other."""
-    from nanoflux_local.adapters.merge import base_folder
+    """Merge ADAPTER into the weights of its base and write the result as a model folder."""
+    from nanoflux_local.adapters.merge import find_base
     from nanoflux_local.adapters.merge import merge as write_merged
-    from nanoflux_local.adapters.store import find_adapter, load_manifest
+    from nanoflux_local.adapters.store import find_adapter, read_adapter
 
-    folder = find_adapter(home().adapters, adapter)
-    record = write_merged(folder, base_folder(load_manifest(folder), home().root), out)
+    sealed = read_adapter(find_adapter(home().adapters, adapter))
+    record = write_merged(sealed, find_base(sealed, home().root), out)
     if as_json:
-        print_json(record)
+        print_json({**record.to_json(), "folder": str(out)})
         return
-    check = record["check"]
+    _show_merge(record, out)
+
+
+def _show_merge(record: "MergeRecord", out: Path) -> None:
+    check = record.check
     print_table(
         ("model", str(out)),
         [
-            ("adapter", record["adapter"][:16]),
-            ("base", record["base"]["name"]),
-            ("weights", check["dtype"]),
-            ("from base and adapter", f"{check['nats_from_adapter']:.2g} nats a token, {check['tolerance']:g} allowed"),
-            ("from the base alone", f"{check['nats_from_base']:.2g} nats a token"),
+            ("adapter", record.adapter[:16]),
+            ("base", record.base.name),
+            ("weights", check.dtype),
+            ("from base and adapter", f"{check.nats_from_adapter:.2g} nats a token, {check.tolerance:g} allowed"),
+            ("from the base alone", f"{check.nats_from_base:.2g} nats a token"),
         ],
     )
     say(f"install it with `nanoflux models import {out} --name NAME`")
@@ -168,20 +177,22 @@ def merge(adapter: str, out: Path, as_json: bool) -> None:
 @click.option("--format", "kind", type=click.Choice(["safetensors", "gguf"]), default="safetensors", show_default=True)
 @with_json
 def export(adapter: str, out: Path, kind: str, as_json: bool) -> None:
-    """Write ADAPTER for other programs: PEFT's folder, or the merged model as one GGUF file."""
-    from nanoflux_local.adapters.store import export_peft, find_adapter, load_manifest
+    """Export ADAPTER for other programs: as PEFT's folder, or merged into its base as one GGUF file."""
+    from nanoflux_local.adapters.store import export_peft, find_adapter, read_adapter
 
-    folder = find_adapter(home().adapters, adapter)
+    sealed = read_adapter(find_adapter(home().adapters, adapter))
+    record: dict[str, object]
     if kind == "gguf":
         from nanoflux_local.adapters.gguf import export_gguf
-        from nanoflux_local.adapters.merge import base_folder
+        from nanoflux_local.adapters.merge import find_base
 
-        record = export_gguf(folder, base_folder(load_manifest(folder), home().root), out)
+        merged, file = export_gguf(sealed, find_base(sealed, home().root), out)
+        record = {**merged.to_json(), "folder": str(out), "file": str(file)}
     else:
-        manifest = export_peft(folder, out)
-        record = {"adapter": manifest["adapter"], "base": manifest["base"], "folder": str(out)}
+        export_peft(sealed, out)
+        record = {"adapter": sealed.hash, "base": sealed.base.to_json(), "folder": str(out)}
     record["format"] = kind
     if as_json:
         print_json(record)
         return
-    print_table(("exported", kind), [("adapter", record["adapter"]), ("to", record.get("file", record["folder"]))])
+    print_table(("exported", kind), [("adapter", sealed.hash), ("to", record.get("file", str(out)))])

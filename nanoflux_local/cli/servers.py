@@ -261,12 +261,12 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     """
     from dataclasses import asdict
 
-    from nanoflux_local.adapters.store import find_adapter, load_manifest
+    from nanoflux_local.adapters.store import find_adapter, read_adapter
     from nanoflux_local.config import EndpointConfig
 
     place = home().prepare()
     folder = find_adapter(place.adapters, adapter)
-    base = str(load_manifest(folder)["base"]["name"])
+    base = read_adapter(folder).base.name
     supervisor = _supervisor(place)
     running = next(
         (r for r in supervisor.servers() if r.model == base and r.owner is None and r.alive and r.rank), None

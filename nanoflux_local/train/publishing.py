@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.adapters.hash import CONFIG, WEIGHTS
-from nanoflux_local.adapters.store import MANIFEST, package_versions, pretty, seal
+from nanoflux_local.adapters.store import MANIFEST, format_json, package_versions, seal
 from nanoflux_local.errors import DataError
 from nanoflux_local.files import write_atomically
 from nanoflux_local.train.events import TrainResult
@@ -45,7 +45,7 @@ def _copy(source: Path, folder: Path, base: str, revision: str) -> None:
     shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
     config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base, "revision": revision or None}
-    write_atomically(folder / CONFIG, pretty(config).encode())
+    write_atomically(folder / CONFIG, format_json(config).encode())
 
 
 def _record(result: TrainResult, settings: TrainSettings, base: str, revision: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from nanoflux_local.adapters.store import adapter_hash, export_peft, find_adapter, list_adapters, load_manifest
+from nanoflux_local.adapters.store import adapter_hash, export_peft, find_adapter, list_adapters, read_adapter
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
 from nanoflux_local.train.audit import prepare
@@ -35,12 +35,12 @@ def test_an_adapter_is_named_by_its_content(result: TrainResult, tmp_path: Path)
     home = tmp_path / "adapters"
     folder = publish(result, SETTINGS, home, "tiny", "rev", {"run": "r1"})
     assert folder.name == adapter_hash(folder) and list(home.iterdir()) == [folder]
-    manifest = load_manifest(folder)
+    manifest = read_adapter(folder).manifest
     assert manifest["base"] == {"name": "tiny", "revision": "rev"} and manifest["run"] == "r1"
     assert manifest["flops"]["6nd"] > 0 and manifest["settings"]["r"] == 8 and manifest["versions"]["torch"]
     assert manifest["data"]["digest"] == result.data_digest
     assert str(tmp_path) not in "".join(p.read_text(errors="replace") for p in folder.iterdir())
-    assert list_adapters(home) == [manifest | {"probe": None}]
+    assert [adapter.to_json() for adapter in list_adapters(home)] == [{**manifest, "probe": None}]
     assert find_adapter(home, folder.name[:8]) == folder
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
 
@@ -54,7 +54,7 @@ def test_nothing_is_overwritten(result: TrainResult, tmp_path: Path) -> None:
         file.seek(-1, 2)
         file.write(b"\x7f")
     with pytest.raises(DataError, match="not what its manifest says"):
-        load_manifest(folder)
+        read_adapter(folder)
     with pytest.raises(RefusedError, match="content was changed"):
         publish(result, SETTINGS, tmp_path / "adapters", "tiny")
 
@@ -92,16 +92,16 @@ def test_the_last_probe_is_kept_beside_the_record_and_told(
         assert word in listed.stdout and verdict in shown.stdout, "the last one counts"
         record = json.loads(CliRunner().invoke(nanoflux, ["adapters", "show", folder.name, "--json"]).stdout)["probe"]
         assert (record["passed"], record["verdict"], record["base"]) == (found.passed, found.verdict, "tiny")
-    assert adapter_hash(folder) == folder.name and load_manifest(folder)["adapter"] == folder.name
+    assert adapter_hash(folder) == folder.name and read_adapter(folder).hash == folder.name
     before = (folder / PROBE).read_bytes()
     with monkeypatch.context() as patched, pytest.raises(ServerError, match=r"cannot be kept.*No space left"):
         patched.setattr(Path, "replace", full_disk)
         write_probe(folder, works, "tiny")
     assert (folder / PROBE).read_bytes() == before and not list(folder.glob(".probe*")), "the old one, whole"
-    export_peft(folder, tmp_path / "elsewhere")
+    export_peft(read_adapter(folder), tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere" / PROBE).exists(), "what was found here says nothing of another machine"
     (folder / PROBE).write_text("[1]")
-    assert list_adapters(tmp_path / "adapters")[0]["probe"] is None
+    assert list_adapters(tmp_path / "adapters")[0].to_json()["probe"] is None
 
 
 def full_disk(*_: object) -> None:

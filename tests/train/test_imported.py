@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from nanoflux_local.adapters.importing import import_adapter
-from nanoflux_local.adapters.merge import base_folder, merge
-from nanoflux_local.adapters.store import described, export_peft, find_adapter, list_adapters, load_manifest
+from nanoflux_local.adapters.merge import find_base, merge
+from nanoflux_local.adapters.store import export_peft, find_adapter, list_adapters, read_adapter
 from nanoflux_local.endpoints.local.decoder import load_model
 from nanoflux_local.endpoints.managed.launches import rank_for
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
@@ -70,8 +70,9 @@ def test_an_imported_adapter_answers_as_plain_peft_loads_it(
         ours = load_model(tiny_base, folder, torch.float32)
         ours.set_attn_implementation("sdpa")
         assert torch.allclose(ours(input_ids=ids).logits, theirs, atol=1e-4)
-    record = merge(folder, base_folder(load_manifest(folder), home), tmp_path / "merged")
-    assert record["adapter"] == folder.name and record["check"]["nats_from_base"] > record["check"]["nats_from_adapter"]
+    adapter = read_adapter(folder)
+    record = merge(adapter, find_base(adapter, home), tmp_path / "merged")
+    assert record.adapter == folder.name and record.check.has_effect
 
 
 def test_the_record_says_that_it_was_imported_and_no_path_is_kept(
@@ -80,16 +81,16 @@ def test_the_record_says_that_it_was_imported_and_no_path_is_kept(
     source = foreign(base_name=str(tmp_path / "models" / "tiny"))
     before = {path.name: path.read_bytes() for path in source.iterdir()}
     folder = import_adapter(source, home, tmp_path / "adapters", name="mine")
-    manifest = load_manifest(folder)
+    manifest = read_adapter(folder).manifest
     assert manifest["base"]["name"] == "tiny" and len(manifest["base"]["revision"]) == 64, "its own hint was enough"
     assert manifest["imported"]["name"] == "mine" and manifest["settings"] == {"r": 4, "alpha": 16, "dropout": 0.0}
     assert not any(str(tmp_path) in path.read_text(errors="replace") for path in folder.iterdir())
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
     assert import_adapter(source, home, tmp_path / "adapters", "tiny", "mine") == folder, "the same content once"
-    assert list_adapters(tmp_path / "adapters") == [described(folder)]
+    assert list_adapters(tmp_path / "adapters") == [read_adapter(folder)]
     for name in ("mine", folder.name[:8], folder.name):
         assert find_adapter(tmp_path / "adapters", name) == folder
-    export_peft(folder, tmp_path / "out")
+    export_peft(read_adapter(folder), tmp_path / "out")
     assert import_adapter(tmp_path / "out", home, tmp_path / "again", "tiny").name == folder.name
 
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from nanoflux_local.adapters import gguf as gguf_file
 from nanoflux_local.adapters import merge as merged
 from nanoflux_local.adapters.hash import adapter_hash
+from nanoflux_local.adapters.store import read_adapter
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
 from nanoflux_local.train.data import TrainingExample
@@ -110,7 +111,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(home: tuple[Path, Path]
     config = weights_dir("tiny", root) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"bits": 4}}))
     with pytest.raises(UsageError, match="quantised"):
-        merged.merge(adapter, weights_dir("tiny", root), tmp_path / "out")
+        merged.merge(read_adapter(adapter), weights_dir("tiny", root), tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before and not any((tmp_path / "there").iterdir())
 
 
@@ -206,5 +207,5 @@ def test_a_tokenizer_without_a_known_name_is_refused(tiny_base: Path, tmp_path: 
     tokenizer = json.loads(file.read_text())
     tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
     file.write_text(json.dumps(tokenizer))
-    with pytest.raises(NanofluxError, match="no known name"):
+    with pytest.raises(NanofluxError, match="no name for"):
         gguf_file.write_gguf(tmp_path / "model", tmp_path / "x.gguf", "x")

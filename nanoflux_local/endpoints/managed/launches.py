@@ -4,18 +4,17 @@ Used before anything starts (`models plan`), by runs and by `models serve`, so t
 the same GPUs. Starts nothing by itself.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nanoflux_local.adapters.hash import CONFIG
+from nanoflux_local.adapters.rank import read_rank
 from nanoflux_local.adapters.store import find_adapter
 from nanoflux_local.config import EndpointConfig
 from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.managed.fleet import Fleet
 from nanoflux_local.endpoints.managed.vllm import VllmEndpoint
-from nanoflux_local.errors import ConfigError, DataError, NanofluxError, RefusedError
+from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_models.architecture import is_wrapper
 from nanoflux_models.chat_template import require_template
@@ -264,13 +263,5 @@ def _refuse_variance(model: str, interpreter: Interpreter) -> None:
 
 def rank_for(adapters: Iterable[Path]) -> int:
     """The rank that a server must allow for these adapters: vLLM's usual one, or the next that it knows."""
-    highest = max((_rank(folder) for folder in adapters), default=RANK)
+    highest = max((read_rank(folder) for folder in adapters), default=RANK)
     return next((known for known in (RANK, 32, 64, 128, 256, 512) if known >= highest), highest)
-
-
-def _rank(folder: Path) -> int:
-    try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-        return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / CONFIG}: no rank in it: {error}", "this is no adapter of PEFT's format") from error

@@ -5,13 +5,12 @@ the base; the last one who asks it removes it. It is proved to answer as base an
 """
 
 import fcntl
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from nanoflux_local.adapters.merge import RECORD, base_folder, merge
-from nanoflux_local.adapters.store import find_adapter, load_manifest
+from nanoflux_local.adapters.merge import find_base, merge, read_merge_record
+from nanoflux_local.adapters.store import find_adapter, read_adapter
 from nanoflux_local.config import EndpointConfig
 from nanoflux_local.endpoints.managed.fleet import Fleet
 from nanoflux_local.endpoints.managed.launches import launch_for, seats
@@ -37,10 +36,10 @@ class Copy:
         self._gate = home.lock(f"merged-{adapter.name}").open("w")
         fcntl.flock(self._gate, fcntl.LOCK_EX)
         if not self.path.exists():
-            merge(adapter, base_folder(load_manifest(adapter), home.root), self.path)
+            sealed = read_adapter(adapter)
+            merge(sealed, find_base(sealed, home.root), self.path)
         fcntl.flock(self._gate, fcntl.LOCK_SH)
-        check = json.loads((self.path / RECORD).read_text("utf-8"))["check"]
-        if check["nats_from_base"] <= check["nats_from_adapter"]:
+        if not read_merge_record(self.path).check.has_effect:
             self.release()
             what = f"adapter {adapter.name[:12]} does nothing: merged, it is no farther from its base than rounding is"
             raise RefusedError(what, "train it again, or use another")

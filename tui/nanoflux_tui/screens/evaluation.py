@@ -193,7 +193,7 @@ number that one should trust without its interval."""
         if not models:
             self.notify("No weights are installed: press 5, and p on a model.", severity="warning")
             return
-        adapters = [NONE, *(entry["adapter"][:12] for entry in list_adapters(self.place.adapters))]
+        adapters = [NONE, *(adapter.hash[:12] for adapter in list_adapters(self.place.adapters))]
         fields = (
             Field("model", "model", models[0], options=models),
             Field("adapter", "adapter", NONE, options=adapters),

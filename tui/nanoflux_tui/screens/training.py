@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual_plotext import PlotextPlot
 
+from nanoflux_local.adapters.record import Adapter, DamagedAdapter
 from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.jobs import TRAINING, Work, with_worker
@@ -56,7 +57,7 @@ served adapter changes what its base says. m shows all of an adapter's record.""
 
     def __init__(self) -> None:
         super().__init__()
-        self._adapters: list[dict[str, Any]] = []
+        self._adapters: list[Adapter | DamagedAdapter] = []
         self._seen: tuple[object, ...] = ()
 
     def body(self) -> ComposeResult:
@@ -86,7 +87,7 @@ served adapter changes what its base says. m shows all of an adapter's record.""
         keys = await self.ask(_keys) or []
         self._adapters = list_adapters(self.place.adapters)
         await self.query_one("#trainings", WindowTable).show(keys)
-        await self.query_one("#adapters", WindowTable).show([entry["adapter"] for entry in self._adapters])
+        await self.query_one("#adapters", WindowTable).show([adapter.hash for adapter in self._adapters])
         await self._show_curve()
 
     async def _rows(self, keys: Sequence[str]) -> list[Cells]:
@@ -112,21 +113,19 @@ served adapter changes what its base says. m shows all of an adapter's record.""
         ]
 
     async def _adapter_rows(self, keys: Sequence[str]) -> list[Cells]:
-        adapter_by_key = {entry["adapter"]: entry for entry in self._adapters}
+        adapter_by_key = {adapter.hash: adapter for adapter in self._adapters}
         return [self._adapter(adapter_by_key[key]) if key in adapter_by_key else ["gone"] for key in keys]
 
-    def _adapter(self, entry: dict[str, Any]) -> Cells:
-        if "problem" in entry:
-            return [entry["adapter"][:12], "damaged", "", "", "–"]
-        curve = entry.get("losses", {"initial_val_loss": None, "val_losses": ()})  # an imported adapter has none
-        losses = [loss for loss in (curve["initial_val_loss"], *curve["val_losses"]) if loss is not None]
-        examples = "imported" if "imported" in entry else str(entry["data"]["examples"])
-        probe = entry["probe"]
-        word, colour = ("works", "success") if probe and probe["passed"] else ("fails", "error")
+    def _adapter(self, adapter: Adapter | DamagedAdapter) -> Cells:
+        if isinstance(adapter, DamagedAdapter):
+            return [adapter.hash[:12], "damaged", "", "", "–"]
+        training, probe = adapter.training, adapter.probe
+        losses = training.dev_losses if training else ()
+        word, colour = ("works", "success") if probe and probe.passed else ("fails", "error")
         if probe is None:
             word, colour = "–", "foreground"
         dev = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
-        return [entry["adapter"][:12], line(entry["base"]["name"], 40), examples, dev,
+        return [adapter.id, line(adapter.base.name, 40), str(training.examples) if training else "imported", dev,
                 Text(word, style=self.ink[colour])]  # fmt: skip
 
     @on(WindowTable.Pointed, "#trainings")

@@ -1,0 +1,27 @@
+"""The rank of a LoRA, as servers must allow for it: the highest of its layers, read from PEFT's config."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.adapters.hash import CONFIG
+from nanoflux_local.errors import DataError
+
+
+def highest_rank(config: Mapping[str, Any]) -> int:
+    """The highest rank of any layer. Raises KeyError, TypeError or ValueError if the config states no number."""
+    return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
+
+
+def read_rank(adapter: Path) -> int:
+    """The highest rank of the adapter in this folder.
+
+    Raises:
+        DataError: its config cannot be read, or states no rank.
+    """
+    path = adapter / CONFIG
+    try:
+        return highest_rank(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} states no rank: {error}", "name an adapter in PEFT's format") from error

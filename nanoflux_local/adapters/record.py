@@ -1,0 +1,153 @@
+"""An adapter as other rooms see it: typed fields over the manifest, whose JSON stays exactly as it was written.
+
+Owns the reading of a manifest's fields. Opens no file: `adapters.store` reads and checks them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from nanoflux_local.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The model that an adapter was trained on; `revision` is "" if it is unknown."""
+
+    name: str
+    revision: str
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraShape:
+    """The settings that decide the size and the strength of a LoRA."""
+
+    r: int
+    alpha: float
+    dropout: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRecord:
+    """How an adapter of another trainer was named here, and the base that its own config named ("" for none)."""
+
+    name: str
+    base_hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """How an adapter was trained here. Losses in nats per label token, `dev_losses` from before the first epoch on."""
+
+    run: str
+    examples: int
+    truncated: int
+    dropped: int
+    tokens: int
+    data_digest: str
+    steps: int
+    epochs: int
+    learning_rate: float
+    seed: int
+    dev_losses: tuple[float, ...]
+    flops: Mapping[str, Any]
+    seconds: float
+    device: str
+    dtype: str
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
+        """Raises KeyError and TypeError if a field is missing or is of another kind."""
+        data, settings, losses = manifest["data"], manifest["settings"], manifest["losses"]
+        dev_losses = (losses["initial_val_loss"], *losses["val_losses"])
+        return cls(
+            run=manifest.get("run") or "",
+            examples=data["examples"],
+            truncated=data["truncated"],
+            dropped=data["dropped"],
+            tokens=data["tokens"],
+            data_digest=data["digest"],
+            steps=manifest["steps"],
+            epochs=settings["epochs"],
+            learning_rate=settings["learning_rate"],
+            seed=manifest["seed"],
+            dev_losses=tuple(loss for loss in dev_losses if loss is not None),
+            flops=manifest["flops"],
+            seconds=manifest["seconds"],
+            device=manifest["hardware"]["device"],
+            dtype=manifest["hardware"]["dtype"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRecord:
+    """The outcome of the last probe on a server; `document` is the whole record."""
+
+    passed: bool
+    verdict: str
+    time: str
+    document: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        return cls(document["passed"], document["verdict"], document["at"], document)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A sealed adapter. Exactly one of `training` and `imported` is set; `probe` is None before the first probe;
+    `manifest` is the JSON document in its folder."""
+
+    folder: Path
+    hash: str
+    base: BaseModel
+    lora: LoraShape
+    training: TrainingRecord | None
+    imported: ImportRecord | None
+    versions: Mapping[str, str]
+    probe: ProbeRecord | None
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def from_manifest(cls, folder: Path, manifest: Mapping[str, Any], probe: Mapping[str, Any] | None) -> Self:
+        """Raises DataError if a field is missing or is of another kind."""
+        try:
+            base, settings, imported = manifest["base"], manifest["settings"], manifest.get("imported")
+            return cls(
+                folder=folder,
+                hash=manifest["adapter"],
+                base=BaseModel(base["name"], base["revision"]),
+                lora=LoraShape(settings["r"], settings["alpha"], settings["dropout"]),
+                training=None if imported else TrainingRecord.from_manifest(manifest),
+                imported=ImportRecord(imported["name"], imported["base_hint"]) if imported else None,
+                versions=manifest["versions"],
+                probe=ProbeRecord.from_json(probe) if probe else None,
+                manifest=manifest,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            problem = f"the manifest of adapter {folder} has no usable field {error}"
+            raise DataError(problem, "copy the adapter again, or train it again") from error
+
+    @property
+    def id(self) -> str:
+        """The beginning of the hash, as messages and file names show it."""
+        return self.hash[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest with the outcome of the last probe ("probe", None before the first)."""
+        return {**self.manifest, "probe": self.probe.document if self.probe else None}
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedAdapter:
+    """A folder among the adapters whose content or manifest cannot be trusted; its name is the hash it had."""
+
+    hash: str
+    problem: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"adapter": self.hash, "problem": self.problem}
