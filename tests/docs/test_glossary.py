@@ -1,0 +1,43 @@
+"""The glossary: each term once, with a type and a place that are current."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+ROW = re.compile(r"^\| ([^|]+) \| [^|]+ \| ([a-z]+) \| `([^`]+)` \|$", re.MULTILINE)
+ROWS = ROW.findall((PROJECT / "docs" / "glossary.md").read_text("utf-8"))
+
+
+def symbol_type(place: str) -> str:
+    """How `file:symbol` is defined: protocol, dataclass, model (pydantic), class, function or type (an alias)."""
+    file, symbol = place.split(":")
+    for node in ast.parse((PROJECT / file).read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == symbol:
+            return _class_type(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == symbol:
+            return "function"
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [symbol]:
+            return "type"
+    raise LookupError(f"{file} defines no {symbol}")
+
+
+def _class_type(node: ast.ClassDef) -> str:
+    bases = {ast.unparse(base) for base in node.bases}
+    if "Protocol" in bases:
+        return "protocol"
+    if any(ast.unparse(decorator).startswith("dataclass") for decorator in node.decorator_list):
+        return "dataclass"
+    return "model" if bases & {"BaseModel", "Strict", "Caps", "Table"} else "class"
+
+
+def test_glossary_has_thirty_to_fifty_different_terms() -> None:
+    terms = [term for term, _, _ in ROWS]
+    assert 30 <= len(set(terms)) == len(terms) <= 50
+
+
+@pytest.mark.parametrize(("term", "kind", "place"), ROWS, ids=[row[0] for row in ROWS])
+def test_glossary_names_a_term_that_is_defined_there(term: str, kind: str, place: str) -> None:
+    assert symbol_type(place) == kind, term
