@@ -74,7 +74,7 @@ def test_the_export_is_blind_mixed_and_whole(home: Home) -> None:
     assert "SECRET" not in str(rows) and not any(row["verdict"] or row["note"] for row in rows)
     assert [row["id"] for row in rows] != [row["id"] for row in exported(home, seed=1)]
     assert len(exported(home, size=5)) == 5
-    with pytest.raises(NothingMatchedError, match="99 questions are asked for and the judge judged 16"):
+    with pytest.raises(NothingMatchedError, match="16 judged questions, fewer than the 99 needed"):
         exported(home, size=99)
     with pytest.raises(UsageError):
         review.export_blind(home, "run", home.root / "blind-3.jsonl") or review.export_blind(
@@ -105,10 +105,10 @@ def test_the_newest_word_counts_and_what_is_open_is_left_out(home: Home) -> None
 
 
 BROKEN = {
-    "no JSON": ("{", "line 2: is no JSON"),
-    "a list": ("[]", "line 2: needs an id and a verdict"),
-    "another word": ('{"id": "x", "verdict": "maybe"}', "line 2: needs an id and a verdict"),
-    "a stranger": ('{"id": "x", "verdict": "keep"}', "line 2: no question here has the id 'x'"),
+    "no JSON": ("{", "line 2: not JSON"),
+    "a list": ("[]", "line 2: `id` or `verdict` is missing or wrong"),
+    "another word": ('{"id": "x", "verdict": "maybe"}', "line 2: `id` or `verdict` is missing or wrong"),
+    "a stranger": ('{"id": "x", "verdict": "keep"}', "line 2: no question with the id 'x'"),
 }
 
 

@@ -120,16 +120,18 @@ def read_head(path: Path) -> Head:
     Raises:
         BundleError: it is not a head, or not whole.
     """
-    again = "copy it again from where it was made"
+    again = "copy the bundle again from its source"
     try:
         with path.open("rb") as file:
             content = file.read(HEAD_BYTES)
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read: {error.strerror}", "name the bundle's first file", 2) from error
+        raise BundleError(
+            f"{path}: cannot be read: {error.strerror}", "pass the first file of the bundle", 2
+        ) from error
     if content[-DIGEST - len(PREFIX) : -DIGEST] != PREFIX:
-        raise BundleError(f"{path}: not the head of a bundle, or cut", again)
+        raise BundleError(f"{path}: not the first file of a bundle, or truncated", again)
     if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
-        raise BundleError(f"{path}: damaged: its SHA-256 is not the one at its end", again)
+        raise BundleError(f"{path}: damaged: its SHA-256 differs from the one recorded at its end", again)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as packed:
             manifest = json.loads(packed.read("manifest.json"))
@@ -142,11 +144,13 @@ def read_head(path: Path) -> Head:
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path}: its manifest cannot be read: {error}", again) from error
     if head.about.get("format") != FORMAT:
-        fix = "use the NanoFlux that made it"
-        raise BundleError(f"{path}: of format {head.about.get('format')}, and this reads {FORMAT}", fix)
+        fix = "install it with the version of NanoFlux that created it"
+        raise BundleError(f"{path}: bundle format {head.about.get('format')} is not supported, only {FORMAT}", fix)
     for name in head.files:
         if not is_safe(name):
-            raise BundleError(f"{path}: names {name!r}, which would lie outside", "do not use this bundle", 3)
+            raise BundleError(
+                f"{path}: the path {name!r} is outside the directories of a bundle", "do not use this bundle", 3
+            )
     return head
 
 
@@ -180,7 +184,7 @@ def _harm(path: Path, expected: Sum) -> str:
     try:
         kind = path.lstat()
         if not stat.S_ISREG(kind.st_mode):
-            return f"{path}: not a plain file"
+            return f"{path}: not a regular file"
         if kind.st_size != expected.bytes:
             return f"{path}: has {kind.st_size} bytes, should have {expected.bytes}"
         with path.open("rb") as file:
@@ -189,7 +193,7 @@ def _harm(path: Path, expected: Sum) -> str:
         return f"{path}: missing"
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror}"
-    return "" if same else f"{path}: damaged: its SHA-256 is not the one in the head"
+    return "" if same else f"{path}: damaged: its SHA-256 differs from the manifest"
 
 
 class _Parts(io.RawIOBase):
@@ -237,7 +241,7 @@ def _members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
     with contextlib.closing(_Parts(head)) as parts:
 
         def refuse(reason: str) -> NoReturn:
-            fix = "do not use this bundle: whoever made it made it so"
+            fix = "do not use this bundle: it was created this way and did not get damaged in transit"
             raise BundleError(f"{head.part(max(1, parts.number))}: {reason}", fix, 3)
 
         def content(member: tarfile.TarInfo, file: Any) -> Iterator[bytes]:
@@ -246,22 +250,22 @@ def _members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
                 total.update(block)
                 yield block
             if Sum(member.size, total.hexdigest()) != head.files[member.name]:
-                refuse(f"{member.name!r} is not what the head says")
+                refuse(f"{member.name!r} does not match its SHA-256 in the manifest")
 
         try:
             with tarfile.open(fileobj=parts, mode="r|", bufsize=BLOCK) as archive:
                 for member in archive:
                     if not member.isreg() or member.issparse():
-                        refuse(f"{member.name!r} is no plain file (a link, a folder or a device)")
+                        refuse(f"{member.name!r} is not a regular file (a link, a directory or a device)")
                     if member.name not in missing:
-                        refuse(f"{member.name!r} is not in the head's list, or there twice")
+                        refuse(f"{member.name!r} is not in the manifest, or appears twice")
                     missing.remove(member.name)
                     blocks = content(member, archive.extractfile(member))
                     yield member.name, blocks
                     for _ in blocks:
                         pass
         except (tarfile.TarError, EOFError, ValueError) as error:
-            refuse(f"no archive that can be read: {error}")
+            refuse(f"not a readable archive: {error}")
         except OSError as error:
             refuse(f"cannot be read: {error}")
         if missing:
@@ -286,7 +290,7 @@ def check_signature(head: Path, signers: Path) -> str:
         BundleError: nobody of them did.
     """
     signature = head.with_name(f"{head.name}.sig")
-    refused = f"{head}: not signed by anybody in {signers}"
+    refused = f"{head}: not signed by a signer in {signers}"
     who = _ssh(["find-principals", "-s", str(signature), "-f", str(signers)], refused).split()[0]
     words = ["-f", str(signers), "-I", who, "-n", NAMESPACE, "-s", str(signature)]
     _ssh(["verify", *words], refused, head)
@@ -298,9 +302,9 @@ def _ssh(words: list[str], refused: str, source: Path | None = None) -> str:
         with source.open("rb") if source else open(os.devnull, "rb") as file:  # noqa: PTH123 - one expression for both
             done = subprocess.run(["ssh-keygen", "-Y", *words], stdin=file, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise BundleError(f"{refused}: ssh-keygen: {error.strerror}", "install OpenSSH's client") from error
+        raise BundleError(f"{refused}: ssh-keygen: {error.strerror}", "install the OpenSSH client") from error
     if done.returncode:
-        raise BundleError(f"{refused}: {done.stderr.strip()}", "use the right key, or do not use this bundle", 3)
+        raise BundleError(f"{refused}: {done.stderr.strip()}", "use the right key; otherwise do not use this bundle", 3)
     return done.stdout
 
 
@@ -336,25 +340,25 @@ def refuse_damaged(head: Head) -> None:
     """
     damaged = problems(head)
     if damaged:
-        raise BundleError("\n".join(damaged), "copy what is named again; nothing was written")
+        raise BundleError("\n".join(damaged), "copy the named files again; nothing was installed")
 
 
 def _refuse_unfit(head: Head, to: Path) -> None:
     if os.path.lexists(to):
-        raise BundleError(f"{to} exists, and nothing is installed over it", "name another folder with --to", 3)
+        raise BundleError(f"{to} already exists", "choose a new directory with --to", 3)
     wanted, here = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
     if head.wheels and wanted != here:
-        fix = f"run it with python{wanted}, or make a bundle with --python {here}"
-        raise BundleError(f"{head.path} is for Python {wanted}, and this is {here}", fix, 3)
+        fix = f"run it with python{wanted}, or create a bundle with --python {here}"
+        raise BundleError(f"{head.path} is for Python {wanted}, but this is Python {here}", fix, 3)
     machine = str(head.about.get("platform", ""))
     if head.wheels and not machine.endswith(platform.machine()):
-        fix = "make a bundle with --platform for this machine"
-        raise BundleError(f"{head.path} is for {machine}, and this is {platform.machine()}", fix, 3)
+        fix = "create a bundle with --platform for this machine"
+        raise BundleError(f"{head.path} is for {machine}, but this machine is {platform.machine()}", fix, 3)
     size = sum(total.bytes for name, total in head.files.items()) * (ROOM if head.wheels else 1)
     above = next(each for each in to.parents if each.exists())
     free = shutil.disk_usage(above).free
     if free < size:
-        raise BundleError(f"{above}: {free >> 20} MiB free, and {size >> 20} MiB are needed", "free some space")
+        raise BundleError(f"{above}: {free >> 20} MiB free, but {size >> 20} MiB needed", "free some disk space")
 
 
 @contextlib.contextmanager
@@ -377,7 +381,7 @@ def _workshop(to: Path) -> Iterator[Path]:
         finally:
             os.close(lock)
     except OSError as error:
-        fix = "free some space or mend the permissions; nothing was installed"
+        fix = "free disk space or fix the permissions, then install again; nothing was installed"
         raise BundleError(f"{error.filename or above}: {error.strerror or error}", fix) from error
     finally:
         os.umask(mask)
@@ -398,7 +402,7 @@ def _make_environments(scratch: Path, to: Path, vllm: bool) -> None:
     none."""
     pip = next((scratch / "wheels").glob("pip-*.whl"), None)
     if pip is None:
-        raise BundleError("there is no pip among the wheels", "make the bundle again")
+        raise BundleError("the bundle has no wheel of pip", "create the bundle again")
     _make_environment(scratch / "venv", to, pip, scratch / "wheels", scratch / "requirements.txt")
     if vllm:
         listed = scratch / "vllm-requirements.txt"
@@ -426,7 +430,10 @@ def _make_environment(place: Path, to: Path, pip: Path, wheels: Path, listed: Pa
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         tail = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise BundleError(f"pip could not install the wheels:\n{tail}", "make the bundle for this machine; see above")
+        raise BundleError(
+            f"pip could not install the wheels:\n{tail}",
+            "create a bundle for this machine with --python and --platform",
+        )
     _settle(place, str(scratch).encode(), str(to).encode())
 
 

@@ -74,7 +74,7 @@ def gather(wanted: Wanted, home: Home, scratch: Path) -> Contents:
             files |= _software(scratch, "vllm-")
         about |= {"python": python, "platform": platform}
     if not files:
-        raise UsageError("there is nothing to put into the bundle", "name a --model, --data, --profile or --export")
+        raise UsageError("the bundle would be empty", "add --model, --data, --profile or --export")
     files["sbom.json"] = _write_text(scratch / "sbom.json", _bill(wanted, home, scratch))
     return Contents(files, about)
 
@@ -91,7 +91,7 @@ def _weights(wanted: Wanted, home: Home) -> dict[str, Path]:
         folder = weights_dir(name, home.root)
         damaged = problems(folder)
         if damaged:
-            raise DigestMismatchError("; ".join(damaged), f"nanoflux models pull {name}, or import it again")
+            raise DigestMismatchError("; ".join(damaged), f"run `nanoflux models pull {name}`, or import it again")
         files |= _tree(folder, f"home/weights/{name}")
         own = home.root / "models" / f"{name}.toml"
         if own.is_file():
@@ -102,7 +102,9 @@ def _weights(wanted: Wanted, home: Home) -> dict[str, Path]:
 def _profiles(wanted: Wanted) -> dict[str, Path]:
     missing = [path for path in wanted.profiles if path.suffix != ".toml" or not path.is_file()]
     if missing:
-        raise UsageError(f"{missing[0]} is no profile", "name a .toml file; those that ship are in the wheel")
+        raise UsageError(
+            f"{missing[0]} is not a profile file", "pass a .toml file; the built-in profiles are in the wheel already"
+        )
     return {f"home/profiles/{path.name}": path for path in wanted.profiles}
 
 
@@ -117,8 +119,10 @@ def _runs(wanted: Wanted, home: Home) -> tuple[list[str], list[str]]:
         imported = {entry["name"] for entry in view.datasets()}
         for name in wanted.datasets:
             if name not in imported:
-                fix = f"imported are: {', '.join(sorted(imported)) or 'none'}; what is built in comes with the wheel"
-                raise NothingMatchedError(f"there is no imported benchmark {name!r}", fix)
+                fix = (
+                    f"choose one of: {', '.join(sorted(imported)) or '(none imported)'}; built-in ones are in the wheel"
+                )
+                raise NothingMatchedError(f"no imported benchmark {name!r} in this home", fix)
         runs = [view.find_run(name)["id"] for name in wanted.runs]
         trained = [
             row["adapter"]
@@ -166,7 +170,7 @@ def _ledger(wanted: Wanted, home: Home, scratch: Path, runs: list[str]) -> dict[
 def _corpus(home: Home, scratch: Path) -> dict[str, Path]:
     """The documents that fact checks search."""
     if not home.corpus.is_file():
-        raise NothingMatchedError("there is no search corpus here", "add documents: nanoflux corpus add PATH")
+        raise NothingMatchedError("no search corpus in this home", "add documents with `nanoflux corpus add PATH`")
     target = scratch / "corpus.db"
     target.unlink(missing_ok=True)
     back_up(home.corpus, target)

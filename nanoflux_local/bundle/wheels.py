@@ -69,7 +69,9 @@ def lock(folder: Path) -> str:
     for path in sorted(folder.glob("*.whl")):
         name, version = path.name.split("-")[:2]
         if normal(name) in lines:
-            raise RefusedError(f"{folder} holds {name} twice", "remove that folder, and begin again")
+            raise RefusedError(
+                f"{folder} has two versions of {name}", "remove that directory, then run the command again"
+            )
         lines[normal(name)] = f"{normal(name)}=={version} --hash=sha256:{sha256_file(path)}\n"
     return "".join(lines[name] for name in sorted(lines))
 
@@ -82,7 +84,7 @@ def tags(platform: str) -> list[str]:
     """
     match = re.fullmatch(r"(?:manylinux_2_(\d+)|linux)_(x86_64|aarch64)", platform)
     if match is None:
-        raise UsageError(f"{platform!r} is no platform of wheels", "name one like manylinux_2_28_x86_64")
+        raise UsageError(f"{platform!r} is not a wheel platform", "pass one such as manylinux_2_28_x86_64")
     if not match[1]:
         return [platform]
     machine = match[2]
@@ -94,8 +96,8 @@ def tags(platform: str) -> list[str]:
 def _build_wheel(folder: Path) -> Path:
     root = constraints_file().parent
     if not (root / "pyproject.toml").is_file():
-        fix = "name it with --wheel: the file that this was installed from"
-        raise UsageError(f"the wheel of {PROJECT} cannot be built: this is no checkout", fix)
+        fix = "pass with --wheel the file that NanoFlux was installed from"
+        raise UsageError(f"the wheel of {PROJECT} cannot be built outside a checkout", fix)
     apart = [] if importlib.util.find_spec("hatchling") is None else ["--no-build-isolation"]
     _pip(["wheel", "--no-deps", *apart, "--wheel-dir", str(folder), str(root)], f"{PROJECT} could not be built")
     return max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime)
@@ -114,4 +116,6 @@ def _pip(words: Sequence[str], failure: str) -> None:
     )
     if done.returncode:
         tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
-        raise NanofluxError(f"{failure}:\n{tail}", "check the network and the index, then begin again")
+        raise NanofluxError(
+            f"{failure}:\n{tail}", "check the network and the package index, then run the command again"
+        )

@@ -33,7 +33,7 @@ def write_bundle(
     refuse_taken(head)
     unsafe = [name for name in files if not carried.is_safe(name)]
     if unsafe:
-        raise NanofluxError(f"a bundle cannot carry a file called {unsafe[0]!r}", "rename it")
+        raise NanofluxError(f"a bundle cannot contain a file named {unsafe[0]!r}", "rename the file")
     scratch = head.with_name(f".{head.name}.new")
     _sweep(head)
     try:
@@ -45,7 +45,7 @@ def write_bundle(
     except OSError as error:
         scratch.unlink(missing_ok=True)
         _sweep(head)
-        fix = "free some space or mend the permissions, then begin again: downloads are kept"
+        fix = "free disk space or fix the permissions, then run the command again; downloads are kept"
         raise NanofluxError(f"{error.filename or head}: {error.strerror or error}", fix) from error
     return carried.read_head(head)
 
@@ -55,7 +55,7 @@ def refuse_taken(head: Path) -> None:
     RefusedError: something of that name exists.
     """
     if head.exists() or head.is_symlink():
-        raise RefusedError(f"{head} exists, and no bundle is overwritten", "name another file with -o, or move it away")
+        raise RefusedError(f"{head} already exists", "choose another file with -o, or move it away")
 
 
 def _sweep(head: Path) -> None:

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from nanoflux_local.train.choice import Choice
 
 KEPT = ("kept_failed", "kept_novel")
-"""The reasons to keep, as `transcript` has them; help loads no records."""
+"""Reasons to keep an example; a copy of those in `transcript`, so that `--help` does not import it."""
 WIDEST = 1000
-"""Characters of a table's cell: a model may write a line of megabytes."""
+"""Maximum characters of a table cell: a model may write a line of megabytes."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_OBEYED = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def home() -> Home:
-    """The home folder of this command, as it is; nothing is created."""
+    """The home directory of this command; it is not created."""
     return Home(default_home())
 
 
@@ -36,37 +36,35 @@ def with_json(function: F) -> F:
 
 
 def with_choice(function: F) -> F:
-    """Add the options that choose a run's examples: `reason`, `level`, `where`, `size`."""
+    """Add the options that select a run's examples: `reason`, `level`, `where`, `size`."""
     options = (
-        click.option("--reason", type=click.Choice(KEPT), help="Only examples kept for this reason."),
-        click.option("--level", type=click.IntRange(1, 5), help="Only examples of this quality level."),
-        click.option("--where", default="", metavar="SQL", help="Only examples that this expression holds for."),
-        click.option("--size", type=click.IntRange(1), help="This many of them, drawn by the seed."),
+        click.option("--reason", type=click.Choice(KEPT), help="Reason for which an example was kept."),
+        click.option("--level", type=click.IntRange(1, 5), help="Quality level of the examples."),
+        click.option("--where", default="", metavar="SQL", help="SQL condition on the examples."),
+        click.option("--size", type=click.IntRange(1), help="Number of examples, drawn at random with the seed."),
     )
     for option in reversed(options):
         function = option(function)
     return function
 
 
-def choice_of(options: dict[str, Any], seed: int) -> "Choice":
-    """What those options ask for."""
+def build_choice(options: dict[str, Any], seed: int) -> "Choice":
+    """The selection that these options describe."""
     from nanoflux_local.train.choice import Choice
 
     return Choice(**{key: value for key, value in options.items() if value is not None}, seed=seed)
 
 
-def launched(place: Home, work: "Work", is_done: str = "worked on") -> None:
-    """Hand work to a process of its own that outlives this terminal, and say which."""
+def launch_detached(home: Home, work: "Work", action: str = "worked on") -> None:
+    """Start a separate process that outlives this terminal, and print its id."""
     from nanoflux_local import jobs
 
-    pid = jobs.launch(place, work)
-    say(f"{work} is {is_done} by process {pid}; its messages go to {work.log(place)}")
+    pid = jobs.launch(home, work)
+    say(f"{work} is {action} by process {pid}; its messages go to {work.log(home)}")
 
 
 def end_at_sigterm() -> None:
-    """From here on SIGTERM ends the work as Ctrl-C does; not through SIGINT, which a shell's background jobs are told
-    to ignore.
-    """
+    """Make SIGTERM interrupt the command as Ctrl-C does; a shell makes its background jobs ignore SIGINT."""
     signal.signal(signal.SIGTERM, _interrupt)
 
 
@@ -75,32 +73,31 @@ def _interrupt(*_: object) -> None:
 
 
 def print_json(value: Any) -> None:
-    """JSON is UTF-8 wherever it is printed; a lone surrogate, and what a terminal would obey, is written as the escape
-    that JSON has for it."""
+    """Print JSON as UTF-8; lone surrogates and terminal control characters are written as JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    click.echo(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode("utf-8", "backslashreplace"))
+    click.echo(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode("utf-8", "backslashreplace"))
 
 
 def say(text: str) -> None:
-    """A message beside the result: on stderr, with control characters made visible."""
+    """Print a message to stderr, with control characters made visible."""
     click.echo(plain(text), err=True)
 
 
 def plain(text: str) -> str:
-    """Text of a model, a file or another program for a terminal: without colour codes, control characters as marks."""
+    """Untrusted text made safe for a terminal: colour codes removed, control characters replaced by U+FFFD."""
     bare = _COLOUR.sub("", text)
     return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in bare)
 
 
 def one_line(value: object) -> str:
-    """A table's cell: text that stays in its row, and short enough for one."""
+    """The text of a table cell: on one line, cut to `WIDEST` characters."""
     text = str(value)
     cut = text[:WIDEST] + "…" if len(text) > WIDEST else text
     return plain(" ".join(cut.splitlines()))
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Aligned columns on stdout; the first row of a table is its headings."""
+    """Print a table with aligned columns to stdout, headings first."""
     cells = [list(headings), *([one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     for row in cells:
@@ -108,36 +105,36 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
 
 
 def flops_line(flops: dict[str, Any]) -> str:
-    """The counts side by side: what was measured, the convention, and what the architecture explains of both."""
+    """Measured FLOPs against the 6ND convention, and the share that the architecture accounts for."""
     line = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
-    total = flops.get("explained", {}).get("total")  # not in records of older versions
+    total = flops.get("explained", {}).get("total")  # missing in records of older versions
     return f"{line}; the architecture explains {total / flops['6nd']:.2f}" if total else line
 
 
 class Bar:
-    """Progress on stderr: a bar that redraws itself on a terminal, a line now and then elsewhere."""
+    """Progress on stderr: a bar on a terminal, otherwise one line for every tenth of the work."""
 
     WIDTH = 24
 
     def __init__(self, label: str) -> None:
         self._label = label
         self._terminal = sys.stderr.isatty()
-        self._told = -1
+        self._last_tenth = -1
 
     def show(self, done: int, total: int, note: str = "") -> None:
-        """`done` of `total`; elsewhere than on a terminal, a line for every tenth part."""
+        """Show `done` of `total`, with a note after it."""
         share = min(1.0, done / total) if total else 1.0
         if self._terminal:
             filled = "█" * int(share * self.WIDTH)
             click.echo(
                 f"\r{self._label} {filled:░<{self.WIDTH}} {done}/{total} {plain(note)}\x1b[K", err=True, nl=False
             )
-        elif int(share * 10) != self._told:  # the next step's progress begins anew
-            self._told = int(share * 10)
+        elif int(share * 10) != self._last_tenth:  # a new step starts again at 0
+            self._last_tenth = int(share * 10)
             click.echo(f"{self._label} {done}/{total} {plain(note)}", err=True)
 
     def note(self, text: str) -> None:
-        """A line of its own; the next progress redraws the bar under it."""
+        """Print a line above the bar."""
         click.echo(f"\r\x1b[K{plain(text)}" if self._terminal else plain(text), err=True)
 
     def close(self) -> None:

@@ -9,10 +9,12 @@ from nanoflux_local.cli.common import home, print_json, print_table, say, with_j
 
 @click.command(name="compare")
 @click.argument("evaluations", nargs=-1, required=True)
-@click.option("--partial", is_flag=True, help="Also compare evaluations that lack replies, over the items both scored.")
+@click.option(
+    "--partial", is_flag=True, help="Compare evaluations with missing replies too, on the items that both scored."
+)
 @with_json
 def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
-    """Paired tests between all pairs of EVALUATIONS (second minus first)."""
+    """Compare all pairs of EVALUATIONS with paired tests (second minus first)."""
     from nanoflux_local.evaluate.comparison import compare
     from nanoflux_local.ledger.views import LedgerView
 
@@ -25,7 +27,7 @@ def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
 
 
 def show_comparison(comparison: dict[str, Any]) -> None:
-    """The pairs as a table, and how many items were left out of them."""
+    """Print the pairs as a table, and how many items each pair leaves out."""
     from nanoflux_local.experiments.tables import format_detectable
 
     print_table(
@@ -59,4 +61,4 @@ def show_comparison(comparison: dict[str, Any]) -> None:
     )
     for pair in comparison["pairs"]:
         if pair["left_out"]:
-            say(f"{pair['a']} and {pair['b']}: {pair['left_out']} items left out, which one of them did not score")
+            say(f"{pair['a']} and {pair['b']}: {pair['left_out']} items left out because one of them has no score")

@@ -1,4 +1,4 @@
-"""`nanoflux doctor`: what this machine has and lacks, and how to mend it; whose licences come along."""
+"""`nanoflux doctor`: check this machine, and list licences."""
 
 import sys
 from dataclasses import asdict
@@ -9,12 +9,12 @@ from nanoflux_local.cli.common import home, one_line, print_json, print_table, w
 
 
 @click.command(name="doctor")
-@click.option("--licences", is_flag=True, help="List the licences of the packages and the models instead.")
+@click.option("--licences", is_flag=True, help="List the licences of packages and models instead.")
 @with_json
 def command(licences: bool, as_json: bool) -> None:
-    """Look at the hardware, the software, the home and what keeps them safe, one line each. Changes nothing.
+    """Check hardware, software, the home and the safety layers, one line each, without changing anything.
 
-    `could` is advice: all works without it. Exit code 1 where something is to be mended.
+    `hint` marks optional advice. `fix` marks a problem; the exit code is then 1.
     """
     if licences:
         _licences(as_json)

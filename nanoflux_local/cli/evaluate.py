@@ -1,4 +1,4 @@
-"""`nanoflux eval`: a model, an adapter or any endpoint of a profile on held-out items."""
+"""`nanoflux eval`: evaluate a model, an adapter or an endpoint of a profile on held-out items."""
 
 import asyncio
 import json
@@ -38,43 +38,51 @@ class AdapterKind(click.ParamType[str]):
 
 
 @click.command(name="eval")
-@click.option("--model", default="", help="An installed model, e.g. smollm2-135m.")
-@click.option("--adapter", default="", help="The hash of a trained adapter, or its beginning.")
-@click.option("--profile", default="", help="A profile, for --endpoint and for the judge of --mode soft.")
-@click.option("--endpoint", default="", help="In place of --model: an endpoint of the profile, by its name there.")
-@click.option("--data", required=True, help="A benchmark, see `nanoflux data list`.")
-@click.option("--split", default="test", show_default=True)
-@click.option("--domain", default="", help="The domain whose prompts are used [default: the benchmark's].")
-@click.option("--limit", type=click.IntRange(1), help="Only the first N items of the split.")
-@click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Repeats with different seeds.")
-@click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="0 is greedy.")
+@click.option("--model", default="", help="Name of an installed model, e.g. smollm2-135m.")
+@click.option("--adapter", default="", help="Hash of an adapter, or its first characters.")
+@click.option("--profile", default="", help="Profile that defines --endpoint and the judge of --mode soft.")
+@click.option("--endpoint", default="", help="Endpoint of the profile to evaluate instead of --model.")
+@click.option("--data", required=True, help="Benchmark; `nanoflux data list` lists them.")
+@click.option("--split", default="test", show_default=True, help="Split of the benchmark.")
+@click.option("--domain", default="", help="Domain that supplies the prompts [default: the benchmark's].")
+@click.option("--limit", type=click.IntRange(1), help="Number of items, from the start of the split [default: all].")
+@click.option(
+    "--runs", type=click.IntRange(1), default=5, show_default=True, help="Number of repeats, each with another seed."
+)
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.7, show_default=True, help="Sampling temperature; 0 is greedy."
+)
 @click.option(
     "--via",
     type=AdapterKind(),
     default="in_process",
     show_default=True,
-    help="In this process, or through a vLLM server that runs or ends with this command; merged: the adapter is made "
-    "part of a copy of the weights, much faster on a CPU.",
+    help="How to serve the model: in_process; vllm: a running vLLM server, else one started for this command; merged: "
+    "vLLM on a copy of the weights with the adapter merged in, much faster on a CPU.",
 )
 @click.option(
     "--reasoning-tokens",
     type=click.IntRange(0),
-    help="Room for a model's thoughts, on top of its answer's budget [default: the endpoint's, or the manifest's].",
+    help="Tokens for reasoning, in addition to the answer's budget [default: the endpoint's, else the manifest's].",
 )
-@click.option("--arg", "args", multiple=True, help="An argument for vLLM as it is, e.g. --arg=--enforce-eager.")
+@click.option(
+    "--arg", "args", multiple=True, help="Argument passed to vLLM unchanged, e.g. --arg=--enforce-eager; repeatable."
+)
 @click.option(
     "--mode",
     type=click.Choice(["strict", "soft"]),
     default="strict",
     show_default=True,
-    help="soft: the judge of the profile is asked too.",
+    help="Scoring; soft also asks the judge of the profile.",
 )
-@click.option("--judge", default="", help="The judge's endpoint in the profile [default: that of the role].")
+@click.option(
+    "--judge", default="", help="Endpoint of the judge in the profile [default: the one bound to the judge's role]."
+)
 @click.option(
     "--judge-errors",
     default="",
     metavar="RUN",
-    help="Correct the soft accuracy by the trial that the judge had in RUN.",
+    help="Run whose judge trial is used to correct the soft accuracy for the judge's errors.",
 )
 @with_json
 def command(
@@ -96,17 +104,19 @@ def command(
     judge_errors: str,
     as_json: bool,
 ) -> None:
-    """Evaluate a model: strictly (the exact letter, or the number within tolerance), and softly by a judge.
+    """Evaluate a model: strictly (the exact letter, or the number within tolerance) and optionally softly, by a judge.
 
-    The same command again resumes an evaluation that was cut off, and costs nothing where it was finished. The command
-    exits with 1 where replies are missing, and says why.
+    Run the same command again to resume an interrupted evaluation; a finished one is not asked again. If replies are
+    missing, the command says why and exits with 1.
     """
     if runs > 1 and temperature == 0:
-        raise UsageError("greedy replies are the same in every run", "use --runs 1, or a temperature above 0")
+        raise UsageError(
+            "with --temperature 0 every run gives the same replies", "use --runs 1 or a temperature above 0"
+        )
     if bool(model) == bool(endpoint):
-        raise UsageError("name a model, or an endpoint of a profile", "--model NAME, or --profile P --endpoint NAME")
+        raise UsageError("eval needs either --model or --endpoint", "pass --model NAME, or --profile P --endpoint NAME")
     if (endpoint or mode == "soft") and not profile:
-        raise UsageError("the profile is missing that names the endpoint or the judge", "add --profile NAME|FILE")
+        raise UsageError("--endpoint and --mode soft need a profile", "add --profile NAME|FILE")
     place = home().prepare()
 
     def made() -> "Endpoint":
@@ -144,10 +154,12 @@ def _corrected(place: Home, run: str, result: dict[str, Any]) -> dict[str, Any]:
     config, asked = json.loads(row["config"]), result["soft"]["judge"]
     judge = config["endpoints"].get(config["roles"]["judge"]["endpoint"], {}).get("model")
     if judge != asked:
-        raise UsageError(f"in run {run} {judge or 'a program'} judged, and here {asked}", "name a run of this judge")
+        raise UsageError(
+            f"the judge of run {run} is {judge or 'a program'}, not {asked}", "name a run judged by the same model"
+        )
     rates = found["judge"] if found else None
     if rates is None or not rates["sensitivity"]["n"] or not rates["specificity"]["n"]:
-        raise NothingMatchedError(f"run {run} held no trial of its judge", "generate with --set judge.trial=50")
+        raise NothingMatchedError(f"run {run} has no judge trial", "start a run with --set judge.trial=50")
     right, wrong = (
         rates["specificity"],
         rates["sensitivity"],
@@ -157,7 +169,7 @@ def _corrected(place: Home, run: str, result: dict[str, Any]) -> dict[str, Any]:
     positives = round(result["soft"]["mean"] * items)
     value = corrected(positives, items, counts[0], right["n"], counts[1], wrong["n"])
     if value is None:
-        raise UsageError(f"the judge of run {run} did no better than chance there", "ask another judge")
+        raise UsageError(f"the judge of run {run} did no better than chance in its trial", "use another judge")
     return {"estimate": value.estimate, "ci95": list(value.ci95), "run": row["id"]}
 
 
@@ -264,10 +276,12 @@ def evaluated(
 
     items = load_items(place.ledger, data, split)[:limit]
     if not items:
-        raise NothingMatchedError(f"{data} has no {split} items", "see `nanoflux data list`")
+        raise NothingMatchedError(
+            f"benchmark {data} has no {split} items", "list benchmarks and splits with `nanoflux data list`"
+        )
     if domain and domain_of(data, place.root, judge is not None, domain).name != domain:
         raise UsageError(
-            f"there is no domain {domain!r} that has the benchmark {data!r}", "see `nanoflux domains list`"
+            f"no domain {domain!r} uses the benchmark {data!r}", "list domains with `nanoflux domains list`"
         )
     bar = Bar(f"evaluating on {data}")
 

@@ -1,4 +1,4 @@
-"""`nanoflux examples`: the kept examples of a run, and people's word on them and on what the judge rejected."""
+"""`nanoflux examples`: list, show and review the examples of a run."""
 
 import json
 from pathlib import Path
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from nanoflux_local.transcript import Exhibit
 
 WORDS = ("keep", "drop", "fix", "open")
-"""As `review` has them; help loads no records."""
+"""A copy of the verdicts in `review`, so that `--help` does not import it."""
 SHOWN_TEXT = 60
-"""Characters of a call's outcome in its line."""
+"""Maximum characters of a call's outcome in the table of calls."""
 
 
 @click.group(name="examples")
 def command() -> None:
-    """The kept examples of a run, and what people say of them."""
+    """List, show and review the examples that a run kept."""
 
 
 @command.command("list")
 @click.argument("run")
 @with_json
 def list_examples(run: str, as_json: bool) -> None:
-    """All examples of RUN, in turn order, with the level of their reasoning and people's words."""
+    """List the examples of RUN in turn order, with quality level and reviews."""
     from nanoflux_local.examples.review import reviews_of
     from nanoflux_local.ledger.views import LedgerView
 
@@ -45,7 +45,7 @@ def list_examples(run: str, as_json: bool) -> None:
         print_json(found)
         return
     if not found:
-        raise NothingMatchedError(f"run {run} has kept no examples", f"see `nanoflux run show {run}`")
+        raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
     print_table(
         ("id", "turn", "reason", "level", "review", "answer", "question"),
         [
@@ -60,9 +60,10 @@ def list_examples(run: str, as_json: bool) -> None:
 @click.argument("example")
 @with_json
 def show(example: str, as_json: bool) -> None:
-    """One example with the turn that made it: seeds, attack, defence, verdicts, checks, ratings, people's words; the
-    calls behind it, the trainings that learned from it, the held-out items nearest to it. `--json` has every prompt,
-    reply and program whole.
+    """Show one example and how it was made.
+
+    Prints the turn (seeds, attack, defence, verdicts, checks, ratings, reviews), its calls, the trainings that used the
+    example, and the held-out items nearest to it. `--json` includes every prompt, reply and program in full.
     """
     from nanoflux_local.examples.lineage import lineage
     from nanoflux_local.examples.review import reviews_of
@@ -76,7 +77,9 @@ def show(example: str, as_json: bool) -> None:
             example,
         )
         if row is None:
-            raise NothingMatchedError(f"there is no example {example!r}", "see `nanoflux examples list RUN`")
+            raise NothingMatchedError(
+                f"no example {example!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
+            )
         record = json.loads(row["record"])
         place = (record["number"], record["attempts"][-1]["number"])
         reviews = reviews_of(view, row["run"]).get(place, {})
@@ -92,10 +95,10 @@ def show(example: str, as_json: bool) -> None:
         ("Question", last["attack"]["question"]),
         (f"Solution by {record['attacker']}", last["attack"]["solution"]),
         ("Answer", last["attack"]["answer"]),
-        (f"Validation by {record['judge']}", _told_validation(last["validation"])),
+        (f"Validation by {record['judge']}", _describe_validation(last["validation"])),
         (f"Reply of {record['defender']}", f"{last['defence']['solution']}\n= {last['defence']['answer']}"),
         (f"Verdict of {record['judge']}", last["evaluation"]["explanation"]),
-        ("Reasoning", _told_quality(last)),
+        ("Reasoning", _describe_quality(last)),
         ("Reviews", "\n".join(f"{name}: {word['verdict']} {word['note']}".strip() for name, word in reviews.items())),
     ):
         if text:
@@ -104,12 +107,12 @@ def show(example: str, as_json: bool) -> None:
 
 
 def _show_lineage(found: dict[str, Any]) -> None:
-    """The calls in order, then where the example went and what it came near."""
-    click.echo("\nCalls that it rests on (--json has them whole):")
+    """Print the calls in order, the trainings that used the example, and the nearest held-out items."""
+    click.echo("\nCalls of this turn (in full with --json):")
     print_table(
         ("call", "role", "kind", "model", "came back"),
         [
-            [call["call"], call["role"], call["kind"], call["model"], _came_back(call)[:SHOWN_TEXT]]
+            [call["call"], call["role"], call["kind"], call["model"], _describe_outcome(call)[:SHOWN_TEXT]]
             for call in found["calls"]
         ],
     )
@@ -123,15 +126,15 @@ def _show_lineage(found: dict[str, Any]) -> None:
         )
 
 
-def _came_back(call: dict[str, Any]) -> str:
-    """A call's outcome in a line."""
+def _describe_outcome(call: dict[str, Any]) -> str:
+    """The outcome of a call in one line."""
     if "status" in call:
         return f"{call['status']}: {call['stdout']}"
     return str(call.get("reason") or call.get("reply", call.get("text", "damaged on disk")))
 
 
-def _told_validation(verdict: dict[str, Any]) -> str:
-    """The judge's reason, the findings of the checks with their evidence, and how a panel voted."""
+def _describe_validation(verdict: dict[str, Any]) -> str:
+    """The judge's reason, the findings of the checks with their evidence, and the votes of a panel."""
     from nanoflux_local.transcript import verdict_from_json
 
     validation = verdict_from_json(**verdict)
@@ -152,7 +155,7 @@ def _describe_exhibit(exhibit: "Exhibit") -> str:
     return f"  {exhibit.text!r}: {results or exhibit.outcome} {exhibit.detail}".rstrip()
 
 
-def _told_quality(attempt: dict[str, Any]) -> str:
+def _describe_quality(attempt: dict[str, Any]) -> str:
     quality = attempt.get("quality")
     if quality is None:
         return f"not rated: {attempt['unrated']}" if attempt.get("unrated") else ""
@@ -166,13 +169,13 @@ def _told_quality(attempt: dict[str, Any]) -> str:
     "--verdict",
     required=True,
     type=click.Choice(WORDS),
-    help="Keep it, drop it, or keep it once mended; open takes your word back.",
+    help="Your verdict: keep, drop, fix (keep once corrected), or open to withdraw an earlier verdict.",
 )
-@click.option("--note", default="", help="Why, in your words.")
-@click.option("--reviewer", default="", help="Your name [default: the account's].")
+@click.option("--note", default="", help="Reason for the verdict.")
+@click.option("--reviewer", default="", help="Name of the reviewer [default: the account's name].")
 @with_json
 def review(example: str, verdict: Any, note: str, reviewer: str, as_json: bool) -> None:
-    """Write your word on an example down. Nothing is overwritten; your newest word counts."""
+    """Record your verdict on an example. Earlier verdicts are kept; the newest counts."""
     from nanoflux_local.examples.review import review as add_review
 
     found = add_review(home(), example, verdict, note, reviewer)
@@ -184,14 +187,16 @@ def review(example: str, verdict: Any, note: str, reviewer: str, as_json: bool) 
 
 @command.command("export-review")
 @click.argument("run")
-@click.option("--out", "-o", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
-@click.option("--size", type=click.IntRange(1), default=None, help="This many questions [default: all].")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws and shuffles them.")
+@click.option("--out", "-o", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
+@click.option("--size", type=click.IntRange(1), default=None, help="Number of questions [default: all].")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed that draws and shuffles the questions."
+)
 @with_json
 def export_review(run: str, out: Path, size: int | None, seed: int, as_json: bool) -> None:
-    """Questions of RUN to be judged by a person who does not see the judge's word: a JSON object a line.
+    """Write questions of RUN for a blind review, as JSON lines without the judge's verdicts.
 
-    Fill in `verdict` (keep, drop, fix) and, if you like, `note`; then `nanoflux examples import-review FILE`.
+    Fill in `verdict` (keep, drop, fix) and optionally `note`, then run `nanoflux examples import-review FILE`.
     """
     from nanoflux_local.examples.review import export_blind
 
@@ -199,15 +204,15 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
     if as_json:
         print_json(found)
     else:
-        say(f"{found['questions']} questions of run {found['run']} in {out}, accepted ones and rejected ones mixed")
+        say(f"{found['questions']} questions of run {found['run']} written to {out}, accepted and rejected ones mixed")
 
 
 @command.command("import-review")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--reviewer", default="", help="Who filled it in [default: the account's name].")
+@click.option("--reviewer", default="", help="Name of the reviewer [default: the account's name].")
 @with_json
 def import_review(file: Path, reviewer: str, as_json: bool) -> None:
-    """Take a filled-in file back, and tell how far the judge and the person agree."""
+    """Import a filled-in review file and report the agreement of judge and reviewer."""
     from nanoflux_local.examples.review import agreement, import_blind
     from nanoflux_local.ledger.views import LedgerView
 
@@ -217,14 +222,14 @@ def import_review(file: Path, reviewer: str, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    say(f"{found['taken']} words of {found['reviewer']} taken, {found['open']} left open")
+    say(f"{found['taken']} verdicts of {found['reviewer']} imported, {found['open']} left open")
     for run, told in found["agreement"].items():
-        say(f"run {run}: {told_agreement(told['reviewers'][found['reviewer']])}")
+        say(f"run {run}: {describe_agreement(told['reviewers'][found['reviewer']])}")
 
 
-def told_agreement(told: dict[str, Any]) -> str:
-    """A person and the judge in words."""
+def describe_agreement(told: dict[str, Any]) -> str:
+    """The agreement of a reviewer and the judge in one sentence."""
     line = f"the judge agrees on {told['agree']} of {told['reviewed']}"
     if told["kappa"] is None:
-        return f"{line}; kappa is not defined, since one of the two says the same of all"
+        return f"{line}; kappa is undefined because one of the two gives every example the same verdict"
     return f"{line}, Cohen's kappa {told['kappa']:.2f} ({told['ci95'][0]:.2f} to {told['ci95'][1]:.2f})"

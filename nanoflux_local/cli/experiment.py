@@ -1,10 +1,19 @@
-"""`nanoflux experiment`: the paper's tables and ablations, with controls, as grids that go on after a kill."""
+"""`nanoflux experiment`: run the paper's tables, ablations and controls as grids that can be resumed."""
 
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import Bar, end_at_sigterm, home, launched, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import (
+    Bar,
+    end_at_sigterm,
+    home,
+    launch_detached,
+    print_json,
+    print_table,
+    say,
+    with_json,
+)
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
 
@@ -15,51 +24,60 @@ if TYPE_CHECKING:
 
 @click.group(name="experiment")
 def command() -> None:
-    """The paper's tables and ablations as grids of cells: list, run, show, stop, resume."""
+    """Run the paper's tables and ablations as grids of cells."""
 
 
 @command.command("list")
 @with_json
 def list_experiments(as_json: bool) -> None:
-    """The grids that ship, and the experiments that were begun here, newest first."""
-    from nanoflux_local.experiments.experiment import list_experiments as begun
+    """List the built-in grids and the experiments of this home, newest first."""
+    from nanoflux_local.experiments.experiment import list_experiments as load_experiments
     from nanoflux_local.experiments.grid import grids, load_grid
 
     place = home()
-    known = [{"grid": name, "title": grid.title, "scales": list(grid.scales)} for name, grid in map(load_grid, grids())]
-    found = begun(place) if place.ledger.exists() else []
+    shipped = [
+        {"grid": name, "title": grid.title, "scales": list(grid.scales)} for name, grid in map(load_grid, grids())
+    ]
+    experiments = load_experiments(place) if place.ledger.exists() else []
     if as_json:
-        print_json({"grids": known, "experiments": found})
+        print_json({"grids": shipped, "experiments": experiments})
         return
-    print_table(("grid", "scales", "title"), [[row["grid"], ", ".join(row["scales"]), row["title"]] for row in known])
-    if found:
+    print_table(("grid", "scales", "title"), [[row["grid"], ", ".join(row["scales"]), row["title"]] for row in shipped])
+    if experiments:
         click.echo()
         print_table(
             ("experiment", "status", "cells"),
-            [[row["experiment"], row["status"], told_cells(row["cells"])] for row in found],
+            [[row["experiment"], row["status"], describe_cells(row["cells"])] for row in experiments],
         )
 
 
-def told_cells(cells: dict[str, int]) -> str:
-    """How many cells there are of each status."""
+def describe_cells(cells: dict[str, int]) -> str:
+    """The number of cells in each status, in words."""
     return ", ".join(f"{count} {status}" for status, count in cells.items())
 
 
 @command.command()
 @click.argument("name", metavar="NAME|FILE")
-@click.option("--scale", default="tiny", show_default=True, help="A scale of the grid: tiny, small, paper or your own.")
-@click.option("--run", default="", help="Take the examples of this run; without it one is made.")
-@click.option("--ray", default="", metavar="ADDRESS", help="Do the cells on the Ray cluster there, many at once.")
-@click.option("--detach", is_flag=True, help="In a process of its own that outlives this terminal.")
+@click.option(
+    "--scale", default="tiny", show_default=True, help="Scale of the grid: tiny, small, paper or one you defined."
+)
+@click.option("--run", default="", help="Run whose examples are used [default: a new run].")
+@click.option(
+    "--ray", default="", metavar="ADDRESS", help="Address of a Ray cluster on which to run the cells in parallel."
+)
+@click.option("--detach", is_flag=True, help="Run in a separate process that outlives this terminal.")
 @with_json
 def run(name: str, scale: str, run: str, ray: str, detach: bool, as_json: bool) -> None:
-    """Do an experiment, or go on with it: the same command again does the cells that are left."""
+    """Run an experiment; run the same command again to run the cells that remain."""
     from nanoflux_local.experiments import experiment as life
     from nanoflux_local.experiments.planning import make_plan
     from nanoflux_local.ledger.views import LedgerView
 
     if ray and detach:
-        raise UsageError("--ray and --detach do not go together", "detach the command with your shell or scheduler")
+        raise UsageError(
+            "--ray and --detach cannot be combined",
+            "leave out one of them; with --ray, detach the command with your shell or scheduler",
+        )
     place = home().prepare()
     if run:
         with LedgerView(place.ledger) as view:
@@ -71,10 +89,10 @@ def run(name: str, scale: str, run: str, ray: str, detach: bool, as_json: bool) 
 
 @command.command()
 @click.argument("name")
-@click.option("--detach", is_flag=True, help="In a process of its own that outlives this terminal.")
+@click.option("--detach", is_flag=True, help="Run in a separate process that outlives this terminal.")
 @with_json
 def resume(name: str, detach: bool, as_json: bool) -> None:
-    """Go on with an experiment that was begun here: its cells that are left are done, by the plan that it has."""
+    """Resume an experiment: run the cells of its plan that remain."""
     from nanoflux_local.experiments.experiment import summary
 
     place = home()
@@ -82,17 +100,17 @@ def resume(name: str, detach: bool, as_json: bool) -> None:
 
 
 def _do(place: Home, experiment: str, ray: str, detach: bool, as_json: bool) -> None:
-    """Do what is left of an experiment here, or in a process of its own."""
+    """Run the remaining cells of an experiment here or in a separate process."""
     from nanoflux_local import jobs
     from nanoflux_local.experiments import experiment as life
 
     if detach:
-        launched(place, jobs.Work(jobs.EXPERIMENT, experiment))
+        launch_detached(place, jobs.Work(jobs.EXPERIMENT, experiment))
         if as_json:
             print_json(life.summary(place, experiment))
         return
     cells = len(life.plan_of(place, experiment).cells)
-    say(f"{experiment}: {cells} cells; stop with Ctrl-C, go on with `nanoflux experiment resume {experiment}`")
+    say(f"{experiment}: {cells} cells; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
     end_at_sigterm()
     bar = Bar(experiment)
     workers = _workers(place, ray, bar)
@@ -107,31 +125,33 @@ def _do(place: Home, experiment: str, ray: str, detach: bool, as_json: bool) -> 
 def _workers(place: Home, ray: str, bar: Bar) -> "Workers":
     from nanoflux_local.experiments.experiment import Here
 
-    def begun(cell: "Cell", status: str) -> None:
+    def report_status(cell: "Cell", status: str) -> None:
         say(f"{cell.id}: {status}")
 
     if ray:
         from nanoflux_local.experiments.on_ray import OnRay
 
-        return OnRay(place, ray, begun)
-    return Here(place, lambda what, done, total: bar.show(done, total, what), begun)
+        return OnRay(place, ray, report_status)
+    return Here(place, lambda label, done, total: bar.show(done, total, label), report_status)
 
 
 @command.command()
 @click.argument("name")
 @with_json
 def show(name: str, as_json: bool) -> None:
-    """What an experiment found so far: accuracies with intervals, paired tests, what it cost, what is left."""
+    """Show an experiment's results so far: accuracies with intervals, paired tests, cost, remaining cells."""
     place = home()
     if not place.ledger.exists():
-        raise NothingMatchedError(f"there is no experiment {name!r} here", "see `nanoflux experiment list`")
+        raise NothingMatchedError(
+            f"no experiment {name!r} in this home", "list experiments with `nanoflux experiment list`"
+        )
     _show(place, name, as_json)
 
 
 @command.command()
 @click.argument("name")
 def stop(name: str) -> None:
-    """Ask the process that works on an experiment to end after the cells that it is at."""
+    """Ask an experiment's process to stop after the cells it is running."""
     from nanoflux_local import jobs
     from nanoflux_local.experiments.experiment import summary
 
@@ -150,11 +170,11 @@ def _show(place: Home, name: str, as_json: bool) -> None:
 
 
 def show_results(found: dict[str, Any]) -> None:
-    """The table of an experiment, its pairs and its notes."""
+    """Print an experiment's table, its pairs and its notes."""
     from nanoflux_local.experiments.kinds.base import find_kind
     from nanoflux_local.experiments.tables import PAIR_COLUMNS, notes, pair_rows
 
-    click.echo(f"{found['experiment']}: {found['question']}\n{found['status']}, {told_cells(found['cells'])}\n")
+    click.echo(f"{found['experiment']}: {found['question']}\n{found['status']}, {describe_cells(found['cells'])}\n")
     kind = find_kind(found["kind"])
     print_table([column.title for column in kind.columns], kind.rows(found))
     if found["pairs"]:

@@ -1,4 +1,4 @@
-"""The command `nanoflux`: finds the noun, imports it only then, and turns failures into messages and exit codes."""
+"""The command `nanoflux`: imports only the subcommand that is called; turns failures into messages and exit codes."""
 
 import importlib
 import io
@@ -14,32 +14,32 @@ from nanoflux_local.endpoints.local.cores import share_cores
 from nanoflux_local.errors import NanofluxError, RefusedError
 
 NOUNS = {
-    "demo": ("demo", "The main job on the embedded default: generate, train, evaluate, report."),
-    "doctor": ("doctor", "What this machine has and lacks, and how to mend it; licences."),
-    "models": ("models", "Weights and servers: list, pull, import, verify, plan, serve, ps, logs, stop, probe."),
-    "data": ("data", "Benchmarks: list, import, show."),
-    "domains": ("domains", "What is asked: list and show domains, your own among them."),
-    "corpus": ("corpus", "The lab's own documents for fact checks: add, search, show."),
-    "run": ("run", "Generation: start, list, show, set, pause, resume, stop, verify, replay."),
-    "rounds": ("rounds", "Self-improvement, run after run: list, show, pause, stop, resume."),
-    "examples": ("examples", "The kept examples of a run, and people's word on them."),
-    "export": ("export", "A run's kept examples as a dataset, with a card."),
-    "train": ("train", "LoRA-tune a model on a run's examples, or on the rows of a file."),
-    "trainings": ("trainings", "What `train` began: list, show, pause, stop, resume."),
-    "adapters": ("adapters", "Trained adapters, by content hash."),
+    "demo": ("demo", "Generate, train, evaluate and report with the embedded default model."),
+    "doctor": ("doctor", "Check this machine and say how to fix what is missing; list licences."),
+    "models": ("models", "Manage model weights and vLLM servers."),
+    "data": ("data", "List, import and show benchmarks."),
+    "domains": ("domains", "List and show domains, including your own."),
+    "corpus": ("corpus", "Manage the local documents that fact checks search."),
+    "run": ("run", "Start and manage generation runs."),
+    "rounds": ("rounds", "Manage self-improvement rounds: runs that train the next run's model."),
+    "examples": ("examples", "List, show and review the examples that a run kept."),
+    "export": ("export", "Export a run's kept examples as a dataset with a card."),
+    "train": ("train", "Train a LoRA adapter on a run's examples or on the rows of a file."),
+    "trainings": ("trainings", "List, show, pause, stop and resume trainings."),
+    "adapters": ("adapters", "Manage trained adapters, named by content hash."),
     "eval": ("evaluate", "Evaluate a model, with or without an adapter."),
-    "compare": ("compare", "Paired tests between evaluations of the same items."),
-    "experiment": ("experiment", "The paper's tables and ablations as grids: list, run, show, stop."),
-    "report": ("report", "An HTML report of a run."),
-    "bundle": ("bundle", "Carry everything into a lab without internet, and its work out: create, verify, install."),
-    "ledger": ("ledger", "The file that remembers everything: show, compact, backup."),
-    "tui": ("tui", "The terminal application: the control room over all of it; also in a browser."),
-    "sandbox": ("sandbox", "The sandbox by itself: run, check, bench."),
+    "compare": ("compare", "Compare evaluations of the same items with paired tests."),
+    "experiment": ("experiment", "Run the paper's tables and ablations as grids of cells."),
+    "report": ("report", "Write an HTML report of a run or an experiment."),
+    "bundle": ("bundle", "Create, verify and install bundles for machines without internet."),
+    "ledger": ("ledger", "Show, compact and back up the ledger."),
+    "tui": ("tui", "Open the terminal application, or serve it to a browser."),
+    "sandbox": ("sandbox", "Run a program in the sandbox, check it, or benchmark it."),
 }
 
 
 class Nouns(click.Group):
-    """Commands that are imported when they are called, so that help needs none of them."""
+    """A group that imports a subcommand only when it is called, so that `--help` stays fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -54,39 +54,43 @@ class Nouns(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table of commands from their names alone."""
+        """Print the table of commands without importing them."""
         del ctx
         with formatter.section("Commands"):
-            formatter.write_dl([(name, told) for name, (_, told) in NOUNS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in NOUNS.items()])
 
 
 @click.group(cls=Nouns, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nanoflux")
-@click.option("--home", type=click.Path(file_okay=False), help="Where everything is kept [default: NANOFLUX_HOME].")
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False),
+    help="Directory that holds all state [default: $NANOFLUX_HOME, else the XDG data directory].",
+)
 def nanoflux(home: str | None) -> None:
     """NanoFlux Local: adversarial data generation that runs offline, on your own machines."""
-    _keep_in()
+    _secure_process()
     if home is not None:
         os.environ["NANOFLUX_HOME"] = home
 
 
-def _keep_in() -> None:
-    """Before any command: nothing leaves this machine unasked, no file is for others, no message holds a secret."""
-    from nanoflux_models import guard, offline  # deferred: help reaches for nothing
+def _secure_process() -> None:
+    """Block outgoing connections, make new files private, and redact secrets, before any command runs."""
+    from nanoflux_models import guard, offline  # deferred: `--help` needs neither
 
     os.umask(0o077)
     offline.go_offline()
-    if not sys.stderr.isatty():  # progress bars of libraries: a file or a pipe gets whole lines
+    if not sys.stderr.isatty():  # no progress bars of libraries in files and pipes
         os.environ.setdefault("TQDM_DISABLE", "1")
     guard.install()
     redaction.install()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code (0, 1, 2, 3, 4 or 130); click exits with 1 when its reader goes."""
+    """Run the command line and exit with its code (0, 1, 2, 3, 4 or 130); on a closed pipe click exits with 1."""
     share_cores()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows another
+        sys.stdout.reconfigure(errors="replace")  # print a replacement for characters the terminal cannot encode
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries' notes to their developers, not to users
     try:
         code = nanoflux.main(arguments, standalone_mode=False)
@@ -94,36 +98,36 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         code = error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("interrupted; everything up to here is kept", err=True)
+        click.echo("interrupted; everything committed so far is kept", err=True)
         code = 130
-    except Exception as error:  # noqa: BLE001 - what has no message for users is raised again
-        code = _told(error)
-    _own_up(code)
+    except Exception as error:  # noqa: BLE001 - errors without a message for users are raised again
+        code = _report_failure(error)
+    _report_refused_hosts(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _told(error: Exception) -> int:
-    """Show a failure that has a message for users, and give its exit code; any other keeps its traceback."""
+def _report_failure(error: Exception) -> int:
+    """Print an error that has a message for users and return its exit code; raise any other error again."""
     from nanoflux_models.guard import refusal_in
 
     error = refusal_in(error) or error
     message, code = getattr(error, "message", None), getattr(error, "exit_code", None)
     if isinstance(error, NanofluxError) or (isinstance(message, str) and isinstance(code, int)):
-        _complain(f"nanoflux: {error}")  # the other rooms' errors have the same shape
+        _print_error(f"nanoflux: {error}")  # errors of the sibling packages have the same attributes
         return int(code or 1)
     if isinstance(error, OSError) and error.errno is not None:
-        _complain(f"nanoflux: {error}")
+        _print_error(f"nanoflux: {error}")
         return 1
     raise error
 
 
-def _own_up(code: object) -> None:
-    """Name the hosts that some library tried to reach without anybody hearing of the refusal."""
+def _report_refused_hosts(code: object) -> None:
+    """Name the hosts that a library tried to reach while it swallowed the refusal."""
     guard = sys.modules.get("nanoflux_models.guard")
     hosts = guard.refused() if guard and code != RefusedError.exit_code else []
     if hosts:
-        _complain(f"nanoflux: refused on the way, without harm: a library tried to reach {', '.join(hosts)}")
+        _print_error(f"nanoflux: blocked connections of a library to {', '.join(hosts)}; the command did not need them")
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     click.echo(plain(redaction.redact(text)), err=True)

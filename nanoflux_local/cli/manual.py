@@ -1,6 +1,6 @@
 """The page of all commands, written from the commands themselves: `python -m nanoflux_local.cli.manual`.
 
-Owns the page's form; what it says are the commands' own help texts.
+Owns the layout of the page; the texts are the commands' help texts.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from nanoflux_local.cli.main import nanoflux
 
 HEAD = """# Commands
 
-Written from the commands' own help by `make docs`; do not edit. Exit codes: 0 done, 1 failed, 2 wrong usage or bad
-input, 3 refused by a rule, 4 nothing matched, 130 interrupted with everything up to then kept. `--json` prints one
-document on stdout; messages go to stderr.
+Generated from the commands' help by `make docs`; do not edit. Exit codes: 0 done, 1 failed, 2 wrong usage or bad
+input, 3 refused by a rule, 4 nothing matched, 130 interrupted (committed work is kept). `--json` prints one
+document on stdout; progress and messages go to stderr.
 """
 
 
@@ -26,11 +26,11 @@ def _pages(context: click.Context, level: int) -> Iterator[str]:
     """A command's section, then those of its subcommands."""
     command, name = context.command, context.command_path
     usage = " ".join([name, *command.collect_usage_pieces(context)])
-    yield f"{'#' * min(level, 3)} {name}\n\n{_text(command.help or '')}\n\n```\n{usage}\n```\n"
+    yield f"{'#' * min(level, 3)} {name}\n\n{_format_paragraphs(command.help or '')}\n\n```\n{usage}\n```\n"
     rows = list(_rows(command, context))
     if rows:
         yield "| option | meaning |\n|---|---|"
-        yield from (f"| `{_cell(option)}` | {_cell(told)} |" for option, told in rows)
+        yield from (f"| `{_cell(option)}` | {_cell(meaning)} |" for option, meaning in rows)
         yield ""
     if isinstance(command, click.Group):
         for each in command.list_commands(context):
@@ -46,14 +46,14 @@ def _rows(command: click.Command, context: click.Context) -> Iterator[tuple[str,
             yield row
 
 
-def _text(told: str) -> str:
-    """A help text as paragraphs, without the marks that only terminals need."""
-    lines = [line.strip() for line in told.replace("\b", "").strip().splitlines()]
+def _format_paragraphs(text: str) -> str:
+    """A help text as Markdown paragraphs, without click's formatting marks."""
+    lines = [line.strip() for line in text.replace("\b", "").strip().splitlines()]
     return "\n".join(lines).replace("<", "&lt;")
 
 
-def _cell(told: str) -> str:
-    return " ".join(told.split()).replace("|", "\\|")
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`nanoflux models`: weights on this machine, and the servers that they are asked through."""
+"""`nanoflux models`: manage model weights and vLLM servers."""
 
 import time
 from pathlib import Path
@@ -14,18 +14,18 @@ from nanoflux_local.errors import NanofluxError
 
 @click.group(name="models")
 def command() -> None:
-    """Weights: what is known, what is here, how it comes in. Servers: plan, serve, ps, logs, stop, probe."""
+    """Manage model weights and vLLM servers."""
 
 
 @command.command("list")
 @with_json
 def list_models(as_json: bool) -> None:
-    """The models with a manifest, and whether their weights are installed."""
+    """List the models with a manifest and whether their weights are installed."""
     from nanoflux_models.manifest import list_manifests
     from nanoflux_models.weights import installed
 
     here = {record.name: record for record in installed(home().root)}
-    found = [
+    entries = [
         {
             "name": manifest.name,
             "kind": manifest.kind,
@@ -37,7 +37,7 @@ def list_models(as_json: bool) -> None:
         for manifest in list_manifests(home().root)
     ]
     if as_json:
-        print_json(found)
+        print_json(entries)
         return
     print_table(
         ("name", "kind", "installed", "licence", "description"),
@@ -49,7 +49,7 @@ def list_models(as_json: bool) -> None:
                 entry["licence"],
                 entry["description"],
             ]
-            for entry in found
+            for entry in entries
         ],
     )
 
@@ -57,7 +57,7 @@ def list_models(as_json: bool) -> None:
 @command.command()
 @click.argument("names", nargs=-1, required=True)
 def pull(names: tuple[str, ...]) -> None:
-    """Fetch, check and install the weights of NAMES from where their manifests say."""
+    """Download, verify and install the weights of NAMES from the sources in their manifests."""
     from nanoflux_models.weights import pull as fetch
 
     place = home().prepare()
@@ -70,14 +70,14 @@ def pull(names: tuple[str, ...]) -> None:
 
 
 class TransferBar:
-    """A download's progress: MiB of MiB, and the rate since it began."""
+    """Progress of a download: MiB done of MiB in all, and the mean rate."""
 
     def __init__(self, label: str) -> None:
         self._bar = Bar(label)
         self._start: tuple[float, int] | None = None
 
     def show(self, done: int, total: int) -> None:
-        """`done` of `total` bytes are here, those of an earlier download included."""
+        """Show `done` of `total` bytes; both include bytes of an earlier, interrupted download."""
         now = time.monotonic()
         start_s, start_bytes = self._start = self._start or (now, done)
         rate = (done - start_bytes) / 2**20 / max(now - start_s, 1e-3)
@@ -90,12 +90,12 @@ class TransferBar:
 
 @command.command("import")
 @click.argument("path", type=click.Path(exists=True))
-@click.option("--name", required=True, help="What the model will be called here.")
+@click.option("--name", required=True, help="Name for the model in this home.")
 @click.option("--chat-template", "template", metavar="FILE",
               type=click.Path(path_type=Path, exists=True, dir_okay=False),
-              help="A Jinja file to use as the chat template, for a base model that has none.")  # fmt: skip
+              help="Jinja file with a chat template, for a base model that has none.")  # fmt: skip
 def import_(path: str, name: str, template: Path | None) -> None:
-    """Install weights from PATH: a folder of safetensors, or one GGUF file."""
+    """Import weights from PATH: a directory of safetensors files or a GGUF file."""
     from nanoflux_models.weights import import_path
 
     import_path(Path(path), name, home().prepare().root, say, template)
@@ -105,7 +105,7 @@ def import_(path: str, name: str, template: Path | None) -> None:
 @click.argument("name")
 @with_json
 def show(name: str, as_json: bool) -> None:
-    """Print the manifest of NAME, and whether its weights are installed."""
+    """Show the manifest of NAME and whether its weights are installed."""
     from nanoflux_models.manifest import load_manifest, path_of
     from nanoflux_models.weights import installed
 
@@ -125,7 +125,7 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("name", required=False)
 @with_json
 def verify(name: str | None, as_json: bool) -> None:
-    """Check the SHA-256 of every file of NAME, or of all installed weights."""
+    """Verify the SHA-256 of every file of NAME, or of all installed weights."""
     from nanoflux_models.weights import installed
     from nanoflux_models.weights import verify as check
 
@@ -133,10 +133,13 @@ def verify(name: str | None, as_json: bool) -> None:
     problems = {each: check(each, home().root) for each in names}
     if as_json:
         print_json(problems)
-    for each, found in problems.items():
-        say(f"{each}: {'intact' if not found else '; '.join(found)}")
+    for each, faults in problems.items():
+        say(f"{each}: {'intact' if not faults else '; '.join(faults)}")
     if any(problems.values()):
-        raise NanofluxError("some weights are damaged", "pull or import them again")
+        raise NanofluxError(
+            f"weights are damaged: {', '.join(name for name, faults in problems.items() if faults)}",
+            "pull or import them again",
+        )
 
 
 for each in (plan, rehearse, servers.serve, servers.ps, servers.logs, servers.stop, servers.probe_command):

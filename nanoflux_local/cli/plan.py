@@ -1,4 +1,4 @@
-"""`nanoflux models plan`: which model of a profile goes on which GPU, before anything starts."""
+"""`nanoflux models plan`: compute which model of a profile goes on which GPU, before anything starts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 @click.command("plan")
 @click.argument("profile")
-@click.option("--gpus", default="", help="GiB of each GPU, for instance 40,40; else nvidia-smi is asked.")
-@click.option("--sequences", type=click.IntRange(1), help="Requests answered at once [default: the profile's].")
-@click.option("--context", type=click.IntRange(1), help="Tokens of each of them [default: the profile's].")
+@click.option("--gpus", default="", help="Memory of each GPU in GiB, e.g. 40,40 [default: as nvidia-smi reports].")
+@click.option("--sequences", type=click.IntRange(1), help="Number of concurrent requests [default: the profile's].")
+@click.option("--context", type=click.IntRange(1), help="Tokens per request [default: the profile's].")
 @with_json
 def command(profile: str, gpus: str, sequences: int | None, context: int | None, as_json: bool) -> None:
-    """Say which model of PROFILE goes on which GPU; computed from manifests, nothing is started or measured."""
+    """Plan which model of PROFILE goes on which GPU, from the manifests alone; nothing is started."""
     from nanoflux_local.endpoints.managed.launches import planned
     from nanoflux_models.manifest import list_manifests
 
     sizes = _sizes(gpus)
     wanted = _workloads(profile, sequences, context)
-    known = {m.name: m.memory.weights_gib for m in list_manifests(home().root) if m.memory and m.kind == "chat"}
-    smaller = {name: gib for name, gib in known.items() if name not in wanted}
+    weights_gib = {m.name: m.memory.weights_gib for m in list_manifests(home().root) if m.memory and m.kind == "chat"}
+    smaller = {name: gib for name, gib in weights_gib.items() if name not in wanted}
     result = planned(wanted.values(), sizes, smaller, whole=True)
     if as_json:
         asked = {name: {"sequences": each.sequences, "context": each.context} for name, each in wanted.items()}
@@ -43,11 +43,11 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
             }
         )
     elif result.fits and not wanted:
-        say(f"{profile} serves no model on a GPU.")
+        say(f"{profile} places no model on a GPU.")
     elif result.fits:
         _print_plan(result, wanted)
     if not result.fits:
-        raise NanofluxError(result.refusal, "what would fit: " + "; ".join(result.would_fit))
+        raise NanofluxError(result.refusal, "choose a configuration that fits: " + "; ".join(result.would_fit))
 
 
 _MARGINS = {
@@ -88,8 +88,8 @@ def _requests(server: Server, asked: "Workload") -> str:
 
 
 def _workloads(profile: str, sequences: int | None, context: int | None) -> "dict[str, Workload]":
-    """What the profile asks of each model on a server managed here, by its roles and its judge's panel; the same model
-    twice is one server."""
+    """The workload of each model that the profile's roles and judge panel serve through managed vLLM; a model that
+    several of them use is one server."""
     from nanoflux_local.config import EndpointConfig, validated
     from nanoflux_local.endpoints.build import check_endpoint
     from nanoflux_local.endpoints.managed.launches import CONCURRENCY, workloads
@@ -105,32 +105,32 @@ def _workloads(profile: str, sequences: int | None, context: int | None) -> "dic
         where = f"profile {profile}: endpoints.{name}"
         chosen.append(validated(EndpointConfig, endpoints[name], where))
         check_endpoint(chosen[-1], where)
-    found = workloads(chosen, values.get("concurrency", CONCURRENCY), home())
+    by_model = workloads(chosen, values.get("concurrency", CONCURRENCY), home())
     return {
         name: replace(each, sequences=sequences or each.sequences, context=context or each.context)
-        for name, each in found.items()
+        for name, each in by_model.items()
     }
 
 
 def _sizes_here() -> list[float]:
-    """GiB of this machine's GPUs; names those whose memory the driver does not state.
+    """GiB of this machine's GPUs; warns about those whose memory the driver does not report.
 
     Raises:
-        UsageError: no GPU of stated memory is here.
+        UsageError: no GPU reports its memory.
     """
     from nanoflux_models.gpus import found_gpus, survey_gpus
 
-    survey, fix = survey_gpus(), "state the GiB of each GPU, for instance --gpus 40,40"
+    survey, fix = survey_gpus(), "state the memory of each GPU in GiB, for instance --gpus 40,40"
     if not survey.gpus:
         reason = survey.problem or "nvidia-smi lists none"
-        raise UsageError(f"no GPU was found here: {reason}", fix)
+        raise UsageError(f"no GPU on this machine: {reason}", fix)
     unstated = "; ".join(
-        f"GPU {gpu.index} ({gpu.name}) does not state its memory: {gpu.stated}" for gpu in survey.unstated
+        f"GPU {gpu.index} ({gpu.name}) does not report its memory: {gpu.stated}" for gpu in survey.unstated
     )
     if len(survey.unstated) == len(survey.gpus):
         raise UsageError(unstated, fix)
     if unstated:
-        say(f"{unstated}. Nothing is placed on it; {fix}")
+        say(f"{unstated}. It is left out of the plan; {fix}")
     return found_gpus()
 
 
@@ -142,5 +142,5 @@ def _sizes(gpus: str) -> list[float]:
     except ValueError:
         sizes = []
     if not sizes or not all(0 < size < 10_000 for size in sizes):
-        raise UsageError(f"--gpus {gpus!r} is not a list of GiB", "write for instance --gpus 40,40")
+        raise UsageError(f"--gpus {gpus!r} is not a list of sizes in GiB", "write for instance --gpus 40,40")
     return sizes

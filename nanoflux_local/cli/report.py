@@ -1,4 +1,4 @@
-"""`nanoflux report`: a page about a run or an experiment."""
+"""`nanoflux report`: write a report of a run or an experiment."""
 
 from pathlib import Path
 
@@ -10,11 +10,16 @@ from nanoflux_local.errors import NothingMatchedError
 
 @click.command(name="report")
 @click.argument("name", metavar="RUN|EXPERIMENT")
-@click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder [default: in the home].")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory for the report [default: in the home].",
+)
 def command(name: str, out: Path | None) -> None:
-    """Write an HTML report of a run or an experiment; it is one file and fetches nothing.
+    """Write an HTML report of a run or an experiment: one file without external resources.
 
-    Beside the page of an experiment stand the same in Markdown and its tables as CSV.
+    For an experiment, the same report in Markdown and its tables as CSV are written next to it.
     """
     from nanoflux_local.experiments.experiment import find
     from nanoflux_local.ledger.views import LedgerView

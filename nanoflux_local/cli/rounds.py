@@ -4,7 +4,16 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import Bar, end_at_sigterm, home, launched, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import (
+    Bar,
+    end_at_sigterm,
+    home,
+    launch_detached,
+    print_json,
+    print_table,
+    say,
+    with_json,
+)
 from nanoflux_local.paths import Home
 
 
@@ -71,7 +80,7 @@ def play(place: Home, series: str, detach: bool) -> None:
 
     work = jobs.Work(jobs.SERIES, series)
     if detach:
-        launched(place, work, "played")
+        launch_detached(place, work, "played")
         return
     say(f"{work}; stop with Ctrl-C, go on with `nanoflux rounds resume {series}`")
     end_at_sigterm()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, launched, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, home, launch_detached, plain, print_json, print_table, say, with_json
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
 
@@ -140,7 +140,7 @@ def _work(place: Home, run: str, detach: bool) -> None:
         return
     from nanoflux_local import jobs
 
-    launched(place, jobs.Work(jobs.RUN, run), "played")
+    launch_detached(place, jobs.Work(jobs.RUN, run), "played")
 
 
 @command.command()
@@ -341,10 +341,10 @@ def _panel_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _review_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
-    from nanoflux_local.cli.examples import told_agreement
+    from nanoflux_local.cli.examples import describe_agreement
 
     people = found["reviewers"] if found else {}
-    return [(f"review by {name}", told_agreement(told)) for name, told in people.items()]
+    return [(f"review by {name}", describe_agreement(told)) for name, told in people.items()]
 
 
 def _trial_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:

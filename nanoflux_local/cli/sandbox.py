@@ -1,4 +1,4 @@
-"""`nanoflux sandbox`: the sandbox by itself."""
+"""`nanoflux sandbox`: run a program in the sandbox, check it, or benchmark it."""
 
 import sys
 from pathlib import Path
@@ -11,15 +11,17 @@ from nanoflux_local.cli.common import plain, print_json, print_table, say, with_
 
 @click.group(name="sandbox")
 def command() -> None:
-    """Untrusted Python, contained by the kernel: run a program, check this machine, measure."""
+    """Run untrusted Python in the sandbox, check its layers on this machine, or benchmark it."""
 
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--wall", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Seconds.")
+@click.option(
+    "--wall", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="Time limit in seconds."
+)
 @with_json
 def run(file: Path, wall: float, as_json: bool) -> None:
-    """Run the program in FILE. Exit code 0 for `ok`, 3 where nothing can contain it, 1 for the rest."""
+    """Run the program in FILE. Exit code 0 for `ok`, 3 if no isolation is available, 1 otherwise."""
     from nanoflux_sandbox import commands
 
     outcome = commands.run_file(file, wall)
@@ -29,7 +31,7 @@ def run(file: Path, wall: float, as_json: bool) -> None:
         for stream, text in ((sys.stdout, outcome["stdout"]), (sys.stderr, outcome["stderr"])):
             click.echo(
                 plain(text) if stream.isatty() else text, file=stream, nl=False
-            )  # a terminal obeys what it shows
+            )  # a terminal would execute control sequences
         if outcome["status"] != "ok":
             say(f"[{outcome['status']}] {outcome['detail']}")
     sys.exit(commands.exit_code(outcome))
@@ -38,7 +40,7 @@ def run(file: Path, wall: float, as_json: bool) -> None:
 @command.command()
 @with_json
 def check(as_json: bool) -> None:
-    """Which layers hold on this machine, and whether programs may run here at all."""
+    """Check which isolation layers work on this machine and whether programs may run."""
     from nanoflux_sandbox import commands
 
     outcome = commands.check()
@@ -53,10 +55,12 @@ def check(as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--calls", type=click.IntRange(1), default=200, show_default=True, help="Programs of each kind.")
+@click.option(
+    "--calls", type=click.IntRange(1), default=200, show_default=True, help="Number of programs of each kind."
+)
 @with_json
 def bench(calls: int, as_json: bool) -> None:
-    """How long the sandbox itself takes, in milliseconds."""
+    """Measure the overhead of the sandbox in milliseconds."""
     from nanoflux_sandbox import commands
 
     outcome = commands.bench(calls)

@@ -1,4 +1,4 @@
-"""`nanoflux models serve / ps / logs / stop / probe`: managed vLLM servers that outlive the command."""
+"""`nanoflux models serve / ps / logs / stop / probe`: managed vLLM servers that keep running after the command."""
 
 import os
 import shlex
@@ -24,30 +24,33 @@ FOLLOW_S = 0.3
 
 
 def _supervisor(place: Home) -> Supervisor:
-    """The servers of this home; what a crash left is ended first."""
+    """The supervisor of this home's servers, after ending processes that a crash left behind."""
     supervisor = Supervisor(place.root)
     for swept in supervisor.sweep():
-        say(f"ended what was left of the server {swept.name}")
+        say(f"ended leftover processes of the server {swept.name}")
     return supervisor
 
 
 @click.command()
 @click.argument("name")
-@click.option("--adapter", "adapters", multiple=True, help="An adapter to load and prove; may be given several times.")
+@click.option("--adapter", "adapters", multiple=True, help="Adapter to load and probe; repeatable.")
 @click.option(
     "--lora/--no-lora",
     default=None,
-    help="Whether adapters can be loaded later [default: yes, except for mixtures of experts].",
+    help="Whether to reserve memory for adapters loaded later [default: yes, except for mixtures of experts].",
 )
-@click.option("--port", default=0, type=click.IntRange(0, 65535), help="[default: any that is free]")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port of the server [default: a free one].")
 @click.option(
-    "--gpu-memory", default=0.0, type=click.FloatRange(0, 1), help="The share of each GPU [default: planned]."
+    "--gpu-memory",
+    default=0.0,
+    type=click.FloatRange(0, 1),
+    help="Share of each GPU's memory [default: computed by the planner].",
 )
+@click.option("--context", default=0, type=click.IntRange(0), help="Context length in tokens [default: 8192].")
+@click.option("--python", default="", help="Python interpreter with vLLM [default: $NANOFLUX_VLLM_PYTHON].")
 @click.option(
-    "--context", default=0, type=click.IntRange(0), help="Tokens of the longest conversation [default: 8192]."
+    "--arg", "args", multiple=True, help="Argument passed to vLLM unchanged, e.g. --arg=--enforce-eager; repeatable."
 )
-@click.option("--python", default="", help="The interpreter that has vLLM [default: NANOFLUX_VLLM_PYTHON].")
-@click.option("--arg", "args", multiple=True, help="An argument for vLLM as it is, e.g. --arg=--enforce-eager.")
 @with_json
 def serve(
     name: str,
@@ -69,8 +72,8 @@ def serve(
     folders = [find_adapter(place.adapters, adapter) for adapter in adapters]
     config = EndpointConfig(interface="vllm", model=name, python=python, context=context, args=args)
     if folders and lora is False:
-        raise UsageError("--adapter needs a server that takes adapters", "leave out --no-lora")
-    record = _started(supervisor, place, config, folders, name, port, gpu_memory, lora=lora, owned=False)
+        raise UsageError("--adapter and --no-lora contradict each other", "leave out one of them")
+    record = _start_server(supervisor, place, config, folders, name, port, gpu_memory, lora=lora, owned=False)
     try:
         for folder in folders:
             record = _load(supervisor, record, folder, place)
@@ -79,12 +82,12 @@ def serve(
         raise
     record = supervisor.release(record)
     if as_json:
-        print_json(_shown(record))
+        print_json(_describe_server(record))
     else:
-        say(f"{name} is served at {record.url}; end it with `nanoflux models stop {name}`")
+        say(f"{name} is served at {record.url}; stop it with `nanoflux models stop {name}`")
 
 
-def _started(
+def _start_server(
     supervisor: Supervisor,
     place: Home,
     config: "EndpointConfig",
@@ -96,7 +99,7 @@ def _started(
     lora: bool | None = None,
     owned: bool,
 ) -> ServerRecord:
-    """A server that answers, with room for these adapters, and for others that come later if `lora` says so."""
+    """Start a server and wait until it is ready; it has memory for `folders`, and with `lora` for later adapters."""
     from dataclasses import replace
 
     from nanoflux_local.endpoints.managed.launches import Workload, launch_for, rank_for, seats, with_lora
@@ -122,8 +125,8 @@ def _started(
 
 
 def _takes_adapters(manifest: "Manifest", place: Home, lora: bool | None) -> bool:
-    """What was asked for; else whether the model can: vLLM for CPUs dies of adapters on a mixture of experts, and on
-    GPUs their buffers take 0.8 GiB for gpt-oss-20b."""
+    """Whether to reserve memory for adapters: the user's choice, else no for a mixture of experts (vLLM for CPUs
+    crashes on its adapters, and on GPUs their buffers take 0.8 GiB for gpt-oss-20b)."""
     from nanoflux_models.architecture import has_experts
     from nanoflux_models.weights import weights_dir
 
@@ -133,12 +136,18 @@ def _takes_adapters(manifest: "Manifest", place: Home, lora: bool | None) -> boo
 
 
 def _load(supervisor: Supervisor, record: ServerRecord, folder: Path, place: Home) -> ServerRecord:
-    """Load an adapter on a server and prove it, or refuse it."""
-    found = _probe(record, folder, place)
-    if not found.passed:
-        raise RefusedError(f"adapter {folder.name[:12]} is refused: {found.verdict}", "train it again, or use another")
-    say(f"adapter {folder.name[:12]}: {found.verdict}")
-    return supervisor.note_proved(record, found.adapter)
+    """Load an adapter on a server and probe it.
+
+    Raises:
+        RefusedError: the adapter fails the probe.
+    """
+    probe = _probe(record, folder, place)
+    if not probe.passed:
+        raise RefusedError(
+            f"adapter {folder.name[:12]} fails the probe: {probe.verdict}", "train it again or use another adapter"
+        )
+    say(f"adapter {folder.name[:12]}: {probe.verdict}")
+    return supervisor.note_proved(record, probe.adapter)
 
 
 def _probe(record: ServerRecord, folder: Path, place: Home) -> "Probe":
@@ -155,24 +164,24 @@ def _probe(record: ServerRecord, folder: Path, place: Home) -> "Probe":
 @click.command()
 @with_json
 def ps(as_json: bool) -> None:
-    """The servers that were started here, and how they are."""
-    found = [_shown(record) for record in _supervisor(home()).servers()]
+    """List the servers of this home and their state."""
+    servers = [_describe_server(record) for record in _supervisor(home()).servers()]
     if as_json:
-        print_json(found)
+        print_json(servers)
         return
-    if not found:
-        raise NothingMatchedError("no server is running", "start one: nanoflux models serve NAME")
+    if not servers:
+        raise NothingMatchedError("no server is running", "start one with `nanoflux models serve NAME`")
     print_table(
         ("server", "model", "state", "url", "pid", "for", "adapters"),
         [
             [entry["server"], entry["model"], entry["state"], entry["url"], entry["pid"],
              f"process {entry['owner']}" if entry["owner"] else "anyone", len(entry["adapters"])]
-            for entry in found
+            for entry in servers
         ],
     )  # fmt: skip
 
 
-def _shown(record: ServerRecord) -> dict[str, Any]:
+def _describe_server(record: ServerRecord) -> dict[str, Any]:
     from nanoflux_models.control import Control
 
     control = Control(record.url)
@@ -193,18 +202,22 @@ def _shown(record: ServerRecord) -> dict[str, Any]:
 
 @click.command()
 @click.argument("name")
-@click.option("--lines", default=40, show_default=True, type=click.IntRange(1), help="How many of the last lines.")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is added, until Ctrl-C or the server's end.")
+@click.option(
+    "--lines", default=40, show_default=True, type=click.IntRange(1), help="Number of lines, counted from the end."
+)
+@click.option("--follow", "-f", is_flag=True, help="Print new lines until Ctrl-C or the server's end.")
 @with_json
 def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
-    """The last lines that the server NAME has written."""
+    """Print the last lines of the log of the server NAME."""
     from nanoflux_models.server_record import log_path
 
     path = log_path(home().root, name)
     if not path.is_file():
-        raise NothingMatchedError(f"no server {name!r} has written anything here", "nanoflux models ps lists them")
+        raise NothingMatchedError(f"no log of a server {name!r} in this home", "list servers with `nanoflux models ps`")
     if follow and as_json:
-        raise UsageError("--json prints one document, which a log that goes on has no end for", "leave --follow out")
+        raise UsageError(
+            "--json and --follow cannot be combined: a followed log is not one JSON document", "leave out one of them"
+        )
     text = path.read_text("utf-8", errors="replace")
     last = text.splitlines()[-lines:]
     if as_json:
@@ -212,12 +225,12 @@ def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
         return
     for line in last:
         click.echo(plain(line))
-    for line in _added(path, len(text.encode("utf-8", "replace")), name) if follow else ():
+    for line in _follow_lines(path, len(text.encode("utf-8", "replace")), name) if follow else ():
         click.echo(plain(line))
 
 
-def _added(path: Path, offset: int, name: str) -> Iterator[str]:
-    """Lines as they are added, until the server has ended."""
+def _follow_lines(path: Path, offset: int, name: str) -> Iterator[str]:
+    """Yield lines as they are appended, until the server has ended."""
     from nanoflux_models.server_record import find
 
     with path.open("r", encoding="utf-8", errors="replace") as file:
@@ -233,12 +246,12 @@ def _added(path: Path, offset: int, name: str) -> Iterator[str]:
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Every server of this home, those of runs included.")
+@click.option("--all", "everything", is_flag=True, help="Stop every server of this home, including those of runs.")
 @with_json
 def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
-    """End the servers NAMES with all that they started, and see that they are gone and their ports free."""
+    """Stop the servers NAMES with their child processes, and wait until their ports are free."""
     if bool(names) == everything:
-        raise UsageError("name servers, or say --all", "nanoflux models ps lists them")
+        raise UsageError("stop needs either names of servers or --all", "list servers with `nanoflux models ps`")
     supervisor = _supervisor(home())
     chosen = supervisor.servers() if everything else [supervisor.find(name) for name in names]
     for record in chosen:
@@ -250,14 +263,15 @@ def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
 
 @click.command("probe")
 @click.argument("adapter")
-@click.option("--python", default="", help="The interpreter that has vLLM [default: NANOFLUX_VLLM_PYTHON].")
-@click.option("--arg", "args", multiple=True, help="An argument for vLLM as it is, e.g. --arg=--enforce-eager.")
+@click.option("--python", default="", help="Python interpreter with vLLM [default: $NANOFLUX_VLLM_PYTHON].")
+@click.option(
+    "--arg", "args", multiple=True, help="Argument passed to vLLM unchanged, e.g. --arg=--enforce-eager; repeatable."
+)
 @with_json
 def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: bool) -> None:
-    """Prove that ADAPTER works when it is served: it changes what its base says, and says what PEFT says.
+    """Probe ADAPTER on vLLM: its output must differ from the base model's and agree with PEFT's.
 
-    Uses the server of its base where one is running, else one that ends with this command. Exit code 3 where the
-    adapter fails.
+    Uses a running server of the base model, else starts one for this command. Exit code 3 means that the adapter fails.
     """
     from dataclasses import asdict
 
@@ -272,14 +286,16 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
         (r for r in supervisor.servers() if r.model == base and r.owner is None and r.alive and r.rank), None
     )
     config = EndpointConfig(interface="vllm", model=base, python=python, args=args)
-    record = running or _started(supervisor, place, config, [folder], f"{base}@{os.getpid()}", owned=True)
+    record = running or _start_server(supervisor, place, config, [folder], f"{base}@{os.getpid()}", owned=True)
     try:
-        found = _probe(record, folder, place)
+        probe = _probe(record, folder, place)
     finally:
         if running is None:
             supervisor.stop(record)
     if as_json:
-        print_json({**asdict(found), "base": base, "passed": found.passed, "verdict": found.verdict})
-    if not found.passed:
-        raise RefusedError(f"adapter {folder.name[:12]} fails: {found.verdict}", "train it again, or use another")
-    say(f"adapter {folder.name[:12]}: {found.verdict}")
+        print_json({**asdict(probe), "base": base, "passed": probe.passed, "verdict": probe.verdict})
+    if not probe.passed:
+        raise RefusedError(
+            f"adapter {folder.name[:12]} fails the probe: {probe.verdict}", "train it again or use another adapter"
+        )
+    say(f"adapter {folder.name[:12]}: {probe.verdict}")

@@ -7,11 +7,11 @@ import click
 
 from nanoflux_local.cli.common import (
     Bar,
-    choice_of,
+    build_choice,
     end_at_sigterm,
     flops_line,
     home,
-    launched,
+    launch_detached,
     plain,
     print_json,
     print_table,
@@ -77,7 +77,7 @@ def command(
     place = home()
     stated = train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
     chosen = trainings.with_targets(place, base, stated)
-    rows = _data(place, run, data, choice_of(choice, chosen.seed))
+    rows = _data(place, run, data, build_choice(choice, chosen.seed))
     if dry_run:
         from nanoflux_local.train.audit import audit
         from nanoflux_models.weights import weights_dir
@@ -110,7 +110,7 @@ def work(place: Home, training: str, detach: bool, as_json: bool, launch: str = 
         from nanoflux_local import jobs
         from nanoflux_local.train import trainings
 
-        launched(place, jobs.Work(jobs.TRAINING, training))
+        launch_detached(place, jobs.Work(jobs.TRAINING, training))
         result = trainings.show(place, training)
     else:
         result = carry_on(place, training, launch)

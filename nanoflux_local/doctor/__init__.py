@@ -1,1 +1,1 @@
-"""Doctor: what this machine has and lacks, and how to mend it. Looks, and never changes anything."""
+"""Doctor: checks of this machine with a fix for each problem; they change nothing."""

@@ -1,4 +1,4 @@
-"""One finding about this machine: what was looked at, whether it will do, what was found, what to do about it."""
+"""The result of one check of this machine."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Check:
     """One line of `nanoflux doctor`.
 
-    A check that is `ok` and has a fix is advice: all works without it, and more would work with it.
+    A check that is `ok` and has a fix is optional advice. `found` is the name of the key in `doctor --json`.
     """
 
     name: str
@@ -17,7 +17,7 @@ class Check:
 
     @property
     def word(self) -> str:
-        """How it stands, in one word."""
+        """The state in one word."""
         if not self.ok:
-            return "mend"
-        return "could" if self.fix else "ok"
+            return "fix"
+        return "hint" if self.fix else "ok"

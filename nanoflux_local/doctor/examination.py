@@ -1,4 +1,4 @@
-"""All checks, in the order in which they are told: the machine, its software, the home, what keeps things safe."""
+"""All checks in the order of the output: hardware, software, home, safety."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from nanoflux_local.paths import Home
 
 
 def examine(home: Home) -> Iterator[Check]:
-    """Each check as it is made; together they take a few seconds."""
+    """Yield each check as it finishes; together they take a few seconds."""
     yield machine.processors()
     yield machine.memory()
     yield machine.gpus()

@@ -1,4 +1,4 @@
-"""The hardware: processors, memory, GPUs and their driver, as the kernel tells of them."""
+"""Checks of the hardware: processors, memory, GPUs and their driver."""
 
 import os
 from pathlib import Path
@@ -14,56 +14,65 @@ NVIDIA, DISPLAY = "0x10de", ("0x0300", "0x0302")
 
 
 def processors() -> Check:
-    """Those that this process may use."""
+    """The processor cores that this process may use."""
     count = len(os.sched_getaffinity(0))
-    fix = "" if count >= CORES else f"the embedded default is made for {CORES} cores; it will be slow"
+    fix = (
+        ""
+        if count >= CORES
+        else f"expect slow runs, or use a machine with {CORES} cores, which the embedded default is tuned for"
+    )
     return Check("processors", True, f"{count} cores", fix)
 
 
 def memory() -> Check:
-    """The machine's, or what a container may use of it."""
-    gib = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _allowance()) / GIB
-    fix = "" if gib >= MEMORY_GIB else f"training the embedded default takes up to {MEMORY_GIB} GiB"
+    """The memory of the machine, or the limit of its container."""
+    gib = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _memory_limit()) / GIB
+    fix = "" if gib >= MEMORY_GIB else f"use a machine with {MEMORY_GIB} GiB, which training the embedded default needs"
     return Check("memory", not fix, f"{gib:.1f} GiB", fix)
 
 
 def gpus() -> Check:
-    """Those that the driver lists; a card without a driver is something to mend, no card is not."""
+    """The GPUs that the driver lists; a card without a driver is a problem, no card is fine."""
     survey, cards = survey_gpus(), _cards()
     if survey.gpus:
-        found = "; ".join([*map(str, survey.gpus), *([survey.problem] if survey.problem else [])])
-        return Check("gpus", not survey.problem, found, _gpus_fix(survey))
+        summary = "; ".join([*map(str, survey.gpus), *([survey.problem] if survey.problem else [])])
+        return Check("gpus", not survey.problem, summary, _gpus_fix(survey))
     if survey.hangs:
-        return Check("gpus", False, survey.problem, "run nvidia-smi by itself; restart the driver or the machine")
+        return Check(
+            "gpus",
+            False,
+            survey.problem,
+            "run nvidia-smi to see whether it hangs, then restart the driver or the machine",
+        )
     if cards:
-        fix = "install NVIDIA's driver, and in a container its container toolkit, until nvidia-smi lists them"
-        return Check("gpus", False, f"{cards} NVIDIA cards, and no driver that answers", fix)
-    return Check("gpus", True, "none: small models play on the processors")
+        fix = "install NVIDIA's driver (in a container also its container toolkit) and check with nvidia-smi"
+        return Check("gpus", False, f"{cards} NVIDIA cards, but no working driver", fix)
+    return Check("gpus", True, "none; small models run on the processors")
 
 
 def _gpus_fix(survey: Survey) -> str:
     if survey.problem:
-        return "run nvidia-smi by itself, and mend what it says"
+        return "run nvidia-smi and fix the problem that it reports"
     if survey.unstated:
-        return "state the sizes when you plan, in nvidia-smi's order: nanoflux models plan PROFILE --gpus GIB,GIB"
+        return "pass the sizes in nvidia-smi's order: `nanoflux models plan PROFILE --gpus GIB,GIB`"
     return ""
 
 
 def _cards() -> int:
     devices = Path("/sys/bus/pci/devices")
     return sum(
-        _read(device / "vendor") == NVIDIA and _read(device / "class").startswith(DISPLAY)
+        _read_text(device / "vendor") == NVIDIA and _read_text(device / "class").startswith(DISPLAY)
         for device in (devices.iterdir() if devices.is_dir() else ())
     )
 
 
-def _allowance() -> float:
-    """Bytes that this control group may use."""
-    told = _read(Path("/sys/fs/cgroup/memory.max"))
-    return float(told) if told.isdigit() else float("inf")
+def _memory_limit() -> float:
+    """The memory limit of this control group in bytes; infinite without one."""
+    limit = _read_text(Path("/sys/fs/cgroup/memory.max"))
+    return float(limit) if limit.isdigit() else float("inf")
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text("ascii", "replace").strip()
     except OSError:

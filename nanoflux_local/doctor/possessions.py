@@ -1,4 +1,4 @@
-"""The home folder and what is in it: its permissions, its disk, the ledger, the weights. Creates nothing."""
+"""Checks of the home directory: permissions, disk, ledger, weights. They create nothing."""
 
 import os
 import shutil
@@ -12,41 +12,43 @@ from nanoflux_models.weights import installed
 
 GIB = 2**30
 ROOM_GIB = 2.0
-"""The embedded default with its demo; larger models need their weights' size beside it."""
+"""Free space for the embedded default and its demo; larger models need the size of their weights in addition."""
 HASHED_GIB = 1.0
-"""Weights up to this size together are hashed; of larger ones the sizes are compared, since this is to be quick."""
+"""Up to this total size weights are hashed; above it only file sizes are compared, to keep the check fast."""
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gpfs"}
-"""File systems on which several machines' locks, and so SQLite's, cannot be relied on."""
+"""Network file systems, on which SQLite's locks are unreliable."""
 
 
 def folder(home: Home) -> Check:
-    """For its owner alone, writable, and on a disk of this machine."""
+    """The home is private to its owner, writable and on a local disk."""
     root = home.root
     if not root.exists():
         able = os.access(_nearest(root), os.W_OK | os.X_OK)
-        fix = "" if able else "name another with --home or NANOFLUX_HOME"
-        return Check("home", able, f"{root} is not there yet" + ("" if able else " and cannot be made"), fix)
+        fix = "" if able else "choose another home with --home or NANOFLUX_HOME"
+        return Check("home", able, f"{root} does not exist yet" + ("" if able else " and cannot be created"), fix)
     mode = root.stat().st_mode & 0o777
     if mode & 0o077:
-        return Check("home", False, f"{root} is open to others (mode {mode:04o})", f"chmod 700 {root}")
+        return Check("home", False, f"{root} is accessible to other users (mode {mode:04o})", f"run `chmod 700 {root}`")
     if not os.access(root, os.W_OK | os.X_OK):
-        return Check("home", False, f"{root} cannot be written", "mend its permissions, or name another with --home")
+        return Check(
+            "home", False, f"{root} is not writable", "fix its permissions, or choose another home with --home"
+        )
     kind = _file_system(root)
     if kind in REMOTE:
-        fix = "name a folder on a disk of this machine: SQLite's locks do not hold over a network"
+        fix = "choose a home on a local disk: SQLite's locks are unreliable on a network file system"
         return Check("home", False, f"{root} is on a {kind} file system", fix)
     return Check("home", True, f"{root}, private")
 
 
 def disk(home: Home) -> Check:
-    """What is free where the home is or would be."""
+    """The free space on the disk of the home."""
     free = shutil.disk_usage(_nearest(home.root)).free / GIB
-    fix = "" if free >= ROOM_GIB else f"free {ROOM_GIB:.0f} GiB, or name a home on another disk"
+    fix = "" if free >= ROOM_GIB else f"free {ROOM_GIB:.0f} GiB, or choose a home on another disk"
     return Check("disk", not fix, f"{free:.1f} GiB free", fix)
 
 
 def ledger(home: Home) -> Check:
-    """Whether it opens, and is of this version."""
+    """The ledger opens and has this version's schema."""
     if not home.ledger.exists():
         return Check("ledger", True, "none yet")
     from nanoflux_local.ledger.views import LedgerView
@@ -63,25 +65,27 @@ def weights(home: Home) -> Check:
     """Each model's files against the hashes of its record."""
     names = sorted(path.parent.name for path in (home.root / "weights").glob(f"[!.]*/{RECORD}"))
     if not names:
-        return Check("weights", True, "none yet", "nanoflux models pull smollm2-135m all-minilm-l6-v2")
+        return Check("weights", True, "none yet", "run `nanoflux models pull smollm2-135m all-minilm-l6-v2`")
     records = installed(home.root)
     size = sum(file.bytes for record in records for file in record.files.values()) / GIB
     hashed = size <= HASHED_GIB
-    found = [f"{name}: no usable record" for name in names if name not in {record.name for record in records}]
+    faults = [f"{name}: no usable record" for name in names if name not in {record.name for record in records}]
     for record in records:
-        place = home.root / "weights" / record.name
-        found += problems(place) if hashed else _missized(place, record)
-    if found:
-        damaged = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        return Check("weights", False, damaged, "pull or import them again; nanoflux models verify names every file")
-    told = "every hash is right" if hashed else "every size is right; `nanoflux models verify` reads every byte"
-    return Check("weights", True, f"{', '.join(names)}: {told}")
+        folder = home.root / "weights" / record.name
+        faults += problems(folder) if hashed else _list_wrong_sizes(folder, record)
+    if faults:
+        damaged = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
+        return Check(
+            "weights", False, damaged, "pull or import them again; `nanoflux models verify` lists every damaged file"
+        )
+    summary = "all hashes match" if hashed else "all sizes match; `nanoflux models verify` checks the hashes"
+    return Check("weights", True, f"{', '.join(names)}: {summary}")
 
 
-def _missized(place: Path, record: WeightsRecord) -> list[str]:
-    sizes = {name: _size(place / name) for name in record.files}
+def _list_wrong_sizes(folder: Path, record: WeightsRecord) -> list[str]:
+    sizes = {name: _size(folder / name) for name in record.files}
     return [
-        f"{place / name}: {'missing' if sizes[name] < 0 else f'has {sizes[name]} bytes, should have {file.bytes}'}"
+        f"{folder / name}: {'missing' if sizes[name] < 0 else f'has {sizes[name]} bytes, should have {file.bytes}'}"
         for name, file in sorted(record.files.items())
         if sizes[name] != file.bytes
     ]
@@ -92,7 +96,7 @@ def _size(path: Path) -> int:
 
 
 def _nearest(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """The path itself, or its nearest ancestor that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -100,7 +104,7 @@ def _nearest(path: Path) -> Path:
 
 
 def _file_system(path: Path) -> str:
-    """The kind of the file system that holds `path`: of the mount points above it, the last and longest."""
+    """The type of the file system that holds `path`: that of its longest mount point, the last one mounted."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
     except OSError:

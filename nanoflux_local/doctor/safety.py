@@ -1,4 +1,4 @@
-"""What keeps things in: the sandbox, the guard of the network, loopback. Each is tried for real, not believed."""
+"""Checks of the safety layers: sandbox, network guard, loopback. Each check really tries the layer."""
 
 import os
 import subprocess
@@ -12,52 +12,59 @@ from nanoflux_models.offline import SETTINGS, guarded
 from nanoflux_models.supervisor import Supervisor, free_port
 
 ELSEWHERE = "192.0.2.1"
-"""Of the block that is kept for documentation: no such host is anywhere."""
+"""An address reserved for documentation (RFC 5737): no host has it."""
 _TRY = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{ELSEWHERE}', 9))"
-"""Sends nothing, with a guard or without."""
+"""Connects a datagram socket, which sends nothing even without the guard."""
 
 
 def sandbox() -> Check:
-    """The layers that hold when they are attacked."""
+    """The isolation layers that withstand a probe."""
     from nanoflux_sandbox.probe import probe
 
     report = probe().as_dict()
     held = [layer for layer, holds in report["layers"].items() if holds]
     missing = [layer for layer, holds in report["layers"].items() if not holds]
-    found = f"{', '.join(held) or 'no layer'} {'hold' if len(held) > 1 else 'holds'}"
-    found += f"; missing: {', '.join(missing)}" if missing else ""
+    layers = f"{', '.join(held) or 'no layer'} {'hold' if len(held) > 1 else 'holds'}"
+    layers += f"; missing: {', '.join(missing)}" if missing else ""
     fix = f"{'; '.join(report['reasons'])} (docs/explanation/sandbox.md)" if missing else ""
-    return Check("sandbox", bool(report["safe"]), found, fix)
+    return Check("sandbox", bool(report["safe"]), layers, fix)
 
 
 def guard() -> Check:
-    """This process is guarded, the libraries' switches are set, and a Python that is started for a server refuses."""
+    """This process has the network guard, offline switches of libraries are set, and child processes refuse too."""
     if not keeper.installed():
-        return Check("guard", False, "this process is not guarded", "start it as `nanoflux`, which guards itself")
+        return Check("guard", False, "this process has no network guard", "start it as `nanoflux`")
     unset = [name for name, value in SETTINGS.items() if os.environ.get(name) != value]
     if unset:
-        return Check("guard", False, f"switches of libraries are off: {', '.join(unset)}", "start it as `nanoflux`")
+        return Check(
+            "guard", False, f"offline switches of libraries are not set: {', '.join(unset)}", "start it as `nanoflux`"
+        )
     if not _refuses():
-        fix = "no other sitecustomize may come first on PYTHONPATH, and Python may not be isolated (-I)"
-        return Check("guard", False, "a Python that is started to stay on this machine does not", fix)
+        fix = "remove any other sitecustomize from PYTHONPATH, and do not run Python isolated (-I)"
+        return Check("guard", False, "a guarded child process can reach other machines", fix)
     named = keeper.allowed()
     if named:
-        fix = f"close it again: unset {keeper.VARIABLE}"
+        fix = f"unset {keeper.VARIABLE} to block these hosts again"
         return Check("guard", True, f"open: loopback, and {', '.join(named)}", fix)
-    return Check("guard", True, "open: loopback alone, until a profile names a host")
+    return Check("guard", True, "open: loopback only, until a profile names a host")
 
 
 def ports(home: Home) -> Check:
-    """Loopback has ports to listen on; servers that are on record, and what became of them."""
+    """Loopback has free ports, and the recorded servers are running."""
     try:
         free_port()
     except (ModelsError, OSError) as error:
-        return Check("ports", False, f"loopback cannot be listened on: {error}", "bring it up: ip link set lo up")
+        return Check("ports", False, f"cannot listen on loopback: {error}", "bring it up with `ip link set lo up`")
     servers = Supervisor(home.root).servers()
     dead = [server.name for server in servers if not server.alive]
     alive = [f"{server.name} on {server.port}" for server in servers if server.alive]
     if dead:
-        return Check("ports", False, f"servers that ended: {', '.join(dead)}", f"nanoflux models stop {dead[0]}")
+        return Check(
+            "ports",
+            False,
+            f"servers that ended unexpectedly: {', '.join(dead)}",
+            f"run `nanoflux models stop {dead[0]}`",
+        )
     return Check("ports", True, f"loopback; servers: {', '.join(alive) or 'none'}")
 
 

@@ -38,7 +38,9 @@ def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False)
         RefusedError: an evaluation is partial.
     """
     if len(set(evaluations)) < 2:
-        raise UsageError("a comparison needs two different evaluations", "see their ids in `nanoflux eval --json`")
+        raise UsageError(
+            "a comparison needs two different evaluations", "take their ids from the output of `nanoflux eval`"
+        )
     sides = [marked(view, name, partial) for name in dict.fromkeys(evaluations)]
     return {"pairs": with_holm([pair(a, b) for index, a in enumerate(sides) for b in sides[index + 1 :]])}
 
@@ -54,10 +56,12 @@ def pair(a: Marked, b: Marked) -> dict[str, Any]:
     same = a.items == b.items if a.items and b.items else len(shared) == len(asked)
     if not same or not shared:
         raise UsageError(
-            f"{a.name} and {b.name} are not over the same items", "evaluate both on the same data and limit"
+            f"evaluations {a.name} and {b.name} have different items", "evaluate both with the same --data and --limit"
         )
     if len(shared) == 1:
-        raise UsageError(f"{a.name} and {b.name} are over one item, which has no spread", "evaluate two items or more")
+        raise UsageError(
+            f"evaluations {a.name} and {b.name} share only one item, too few for a test", "evaluate at least two items"
+        )
     found = compare_paired([a.marks[item] for item in shared], [b.marks[item] for item in shared])
     over_runs = paired_t(a.by_run, b.by_run) if len(a.by_run) == len(b.by_run) else None
     return {
@@ -85,12 +89,12 @@ def marked(view: LedgerView, evaluation: str, partial: bool = False) -> Marked:
     """
     row = view.row("SELECT status, settings, result FROM evaluations WHERE id = ?", evaluation)
     if row is None or row["status"] not in ("done", PARTIAL):
-        raise NothingMatchedError(f"there is no finished evaluation {evaluation!r}", "run `nanoflux eval` first")
+        raise NothingMatchedError(f"no finished evaluation {evaluation!r} in this home", "run `nanoflux eval` first")
     result = json.loads(row["result"])
     if not partial and not is_whole(result):
         raise RefusedError(
             f"evaluation {evaluation} is partial: {describe_partial(result)}",
-            "complete it with the same `nanoflux eval` command, or compare what was scored: --partial",
+            "complete it with the same `nanoflux eval` command, or compare the scored items with --partial",
         )
     marks: dict[str, list[bool]] = {}
     rows = view.rows(

@@ -105,11 +105,15 @@ def domain_of(data: str, root: Path | None = None, judged: bool = False, first: 
         if data in domain.free_text and judged:
             return domain.model_copy(update={"answer": "text"})
         if data in domain.free_text:
-            fix = "ask a judge with --mode soft, or name another one"
-            raise UsageError(f"the answers of {data!r} are free text, which no machine can grade", fix)
+            fix = "use a judge with --mode soft, or choose another benchmark"
+            raise UsageError(
+                f"the answers of benchmark {data!r} are free text, which cannot be graded without a judge", fix
+            )
         if data in (*domain.datasets, *domain.evaluates):
             return domain
-    raise UsageError(f"no domain has the benchmark {data!r}", f"domains: {', '.join(names)}")
+    raise UsageError(
+        f"no domain uses the benchmark {data!r}", f"choose a benchmark of one of these domains: {', '.join(names)}"
+    )
 
 
 def make_plan(
@@ -185,7 +189,7 @@ def _refuse_overflow(endpoint: Endpoint, plan: Plan) -> None:
     longest = max(plan.items, key=lambda item: len(with_options(item)))
     answer = plan.sampling.max_tokens - plan.reasoning_tokens
     if overflow := find_overflow(endpoint, plan.request(longest, 0).messages, answer):
-        fix = "lower --reasoning-tokens, or ask an endpoint of a profile that has a longer context"
+        fix = "lower --reasoning-tokens, or use an endpoint with a longer context"
         raise ConfigError(f"{plan.identity.model}: {overflow}", fix)
 
 
@@ -332,17 +336,17 @@ def require_whole(result: Mapping[str, Any], allow_refused: bool = False) -> Non
         return
     raise EndpointError(
         f"evaluation {result['eval']} is partial: {describe_partial(result)}",
-        "mend the cause; then run the same command again: it asks only for what is missing",
+        "fix the cause, then run the same command again: it asks only for the missing replies",
     )
 
 
 def _nothing_scored(shortfall: Shortfall) -> EndpointError:
     if shortfall.first is None:
-        return EndpointError("not one reply could be scored: the judge gave no mark", "ask another judge")
+        return EndpointError("no reply could be scored: the judge gave no verdict", "use another judge")
     fix = shortfall.first.fix.partition("; then `nanoflux run resume`")[0]
     return EndpointError(
-        f"not one of {shortfall.missing} replies could be scored: {list_causes(shortfall.as_json())}",
-        f"{fix or 'mend the cause'}; then run the same command again",
+        f"none of {shortfall.missing} replies could be scored: {list_causes(shortfall.as_json())}",
+        f"{fix or 'fix the cause'}; then run the same command again",
     )
 
 

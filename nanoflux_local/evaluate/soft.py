@@ -56,7 +56,7 @@ class SoftJudge:
         with acting_as("judge"):
             verdict = await judge.evaluate(attack, Defence(sections["SOLUTION"], sections["ANSWER"]), draw, call)
         if isinstance(verdict, Unparsed) and CUT_IN_REASONING in verdict.reason:
-            raise EndpointError(f"the judge's reply was {verdict.reason}", "then run the same command again")
+            raise EndpointError(f"the judge's reply was {verdict.reason}", "run the same command again")
         if not isinstance(verdict, Verdict) or verdict.soft is None:
             return "unscored"
         return "right" if verdict.soft else "wrong"

@@ -45,10 +45,10 @@ def export(home: Home, run: str, kind: str, out: Path, choice: Choice | None = N
         RefusedError: an example holds what looks like a secret.
     """
     if kind not in FORMATS:
-        raise UsageError(f"there is no format {kind!r}", f"choose one of: {', '.join(FORMATS)}")
+        raise UsageError(f"unknown format {kind!r}", f"choose one of: {', '.join(FORMATS)}")
     card = out.with_suffix(".md")
     if card == out:
-        raise UsageError(f"{out} is where its card would go", "name a file that does not end in .md")
+        raise UsageError(f"{out} is the path of the card itself", "choose a file name that does not end in .md")
     with LedgerView(home.ledger) as view:
         dataset = _Dataset.read(home, view, run, choice or Choice())
     content = _bytes(kind, dataset)
@@ -73,7 +73,7 @@ class _Dataset:
     def read(cls, home: Home, view: LedgerView, run: str, choice: Choice) -> "_Dataset":
         row = dict(view.find_run(run))
         if not view.row("SELECT 1 FROM examples WHERE run = ?", row["id"]):
-            raise NothingMatchedError(f"run {run} has kept no examples", f"see `nanoflux run show {run}`")
+            raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
         rows, chosen = select(view, row["id"], choice)
         domain = load_domain(row["domain"], home.root)
         config = json.loads(row["config"])
@@ -161,13 +161,16 @@ def _bytes(kind: str, dataset: _Dataset) -> bytes:
 def _line(row: Row) -> bytes:
     """One row as JSON in UTF-8. Line breaks that JSON may hold as they are, but other readers split at, are escaped."""
     text = json.dumps(row, ensure_ascii=False).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    leave = f"leave it out: --where \"id <> '{row['id']}'\""
+    leave = f"leave it out with --where \"id <> '{row['id']}'\""
     if redact(text) != text:
-        raise RefusedError(f"example {row['id']} holds what looks like a secret", f"look at it, or {leave}")
+        raise RefusedError(
+            f"example {row['id']} seems to contain a secret",
+            f"inspect it with `nanoflux examples show {row['id']}`, or {leave}",
+        )
     try:
         return f"{text}\n".encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"example {row['id']} holds a lone surrogate, which no UTF-8 can hold", leave) from error
+        raise DataError(f"example {row['id']} contains a lone surrogate, which UTF-8 cannot encode", leave) from error
 
 
 def _parquet(rows: Sequence[Row]) -> bytes:

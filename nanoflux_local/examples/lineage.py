@@ -34,7 +34,9 @@ def lineage(home: Home, view: LedgerView, example: str) -> dict[str, Any]:
         example,
     )
     if row is None:
-        raise NothingMatchedError(f"there is no example {example!r}", "see `nanoflux examples list RUN`")
+        raise NothingMatchedError(
+            f"no example {example!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
+        )
     last = json.loads(row["record"])["attempts"][-1]
     return {
         "seeds": [_describe_seed(view, row["run"], name) for name in last["seeds"]],

@@ -74,7 +74,9 @@ def review(
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, run, turn FROM examples WHERE id = ?", example)
         if row is None:
-            raise NothingMatchedError(f"there is no example {example!r}", "see `nanoflux examples list RUN`")
+            raise NothingMatchedError(
+                f"no example {example!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
+            )
         attempts = view.row("SELECT attempts FROM turns WHERE run = ? AND number = ?", row["run"], row["turn"])
         assert attempts is not None
     stored_note = storable(note)[:LONGEST_NOTE]
@@ -101,8 +103,8 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
         judged = list(judged_questions(view, view.find_run(run)["id"]))
     if not judged or size > len(judged):
         raise NothingMatchedError(
-            f"{size or 'some'} questions are asked for and the judge judged {len(judged)} in run {run}",
-            "ask for fewer with --size, or let the run go on",
+            f"run {run} has {len(judged)} judged questions, fewer than the {size or 'one'} needed",
+            "lower --size, or continue the run",
         )
     chosen = random.Random(derive_seed(seed, "blind")).sample(judged, size or len(judged))
     rows = [
@@ -128,7 +130,10 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
     by_run: dict[str, list[tuple[int, int, str, str]]] = {}
     for number, row in rows:
         if row["id"] not in judged_by_id:
-            raise DataError(f"{path}, line {number}: no question here has the id {row['id']!r}", "name its home")
+            raise DataError(
+                f"{path}, line {number}: no question with the id {row['id']!r} in this home",
+                "pass the home of its run with --home",
+            )
         if row["verdict"]:
             place = judged_by_id[row["id"]]
             note = storable(row.get("note") or "")[:LONGEST_NOTE]
@@ -144,7 +149,9 @@ def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
         lines = read_utf8(path).splitlines()
     except (OSError, EncodingError) as error:
-        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}", "name the filled-in file") from error
+        raise DataError(
+            f"{path}: {getattr(error, 'strerror', None) or error}", "pass the filled-in review file"
+        ) from error
     numbered_rows: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -152,11 +159,11 @@ def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            raise DataError(f"{path}, line {number}: is no JSON", "correct the line; nothing was taken") from None
+            raise DataError(f"{path}, line {number}: not JSON", "correct the line; nothing was imported") from None
         fit = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("id", "verdict"))
         if not fit or row["verdict"] not in ("", *WORDS):
-            fix = f"verdict is one of {', '.join(WORDS)}, or empty; nothing was taken"
-            raise DataError(f"{path}, line {number}: needs an id and a verdict", fix)
+            fix = f"set verdict to one of {', '.join(WORDS)}, or leave it empty; nothing was imported"
+            raise DataError(f"{path}, line {number}: `id` or `verdict` is missing or wrong", fix)
         numbered_rows.append((number, row))
     return numbered_rows
 

@@ -88,7 +88,7 @@ class _Led:
             job.status = status_of(self.wished[-1]) if self.wished else "failed" if self.failed else "done"
             job.message = "; ".join(self.failed)
         if self.failed:
-            fix = "mend what they name; the same command goes on with them"
+            fix = "fix the causes, then run the same command again to resume"
             raise NanofluxError(f"{len(self.failed)} cells failed: {job.message}", fix)
 
     def _remaining_cells(self) -> list[Cell]:
@@ -151,7 +151,9 @@ def find(view: LedgerView, name: str) -> dict[str, Any]:
     sql = "SELECT * FROM experiments WHERE id = ? OR name = ? OR substr(id, 1, ?) = ? ORDER BY id = ? DESC, rowid DESC"
     row = view.row(sql, name, name, len(name), name, name)
     if row is None:
-        raise NothingMatchedError(f"there is no experiment {name!r} here", "see `nanoflux experiment list`")
+        raise NothingMatchedError(
+            f"no experiment {name!r} in this home", "list experiments with `nanoflux experiment list`"
+        )
     return dict(row)
 
 

@@ -83,7 +83,9 @@ class Scale(Strict):
     @model_validator(mode="after")
     def _repeats_differ(self) -> "Scale":
         if self.runs > 1 and self.temperature == 0:
-            raise ValueError("greedy replies are the same in every run: give a temperature, or one run")
+            raise ValueError(
+                "with temperature 0 every run gives the same replies: set a temperature above 0, or one run"
+            )
         if self.via not in adapter_kinds():
             raise ValueError(f"via is {self.via!r}, and should be one of: {', '.join(adapter_kinds())}")
         return self
@@ -165,8 +167,6 @@ def load_grid(name: str) -> tuple[str, Grid]:
     elif name.endswith(".toml"):
         path = Path(name)
     else:
-        raise ConfigError(
-            f"there is no experiment {name!r}", f"choose one of: {', '.join(grids())}, or name a .toml file"
-        )
+        raise ConfigError(f"no grid {name!r}", f"choose one of {', '.join(grids())}, or pass a .toml file")
     values = read_toml(path)
     return path.stem, validated(Grid, values, str(path))

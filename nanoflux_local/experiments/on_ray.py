@@ -39,7 +39,9 @@ class OnRay:
                 self._ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             text = str(error).splitlines()[0]
-            raise ConfigError(f"no Ray cluster answers at {address}: {text}", "see `ray status` there") from error
+            raise ConfigError(
+                f"no Ray cluster answers at {address}: {text}", "check the cluster with `ray status`"
+            ) from error
 
     def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
         """Yield each cell as it is done, in the order of their ends. A wish to stop leaves the others undone."""
@@ -62,7 +64,7 @@ class OnRay:
             outcome: dict[str, Any] | Exception = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            return NanofluxError(f"its worker failed: {lines[-1]}", "see Ray's logs on that node")
+            return NanofluxError(f"the Ray worker failed: {lines[-1]}", "read Ray's logs on that node")
         return outcome
 
     def close(self) -> None:
@@ -91,5 +93,5 @@ def _ray() -> Any:
         import ray
     except ImportError as error:
         fix = "install it: pip install 'nanoflux-local[ray]'"
-        raise ConfigError("Ray is not installed, and --ray needs it", fix) from error
+        raise ConfigError("--ray needs Ray, which is not installed", fix) from error
     return ray

@@ -13,14 +13,14 @@ def make_plan(name: str, scale_name: str, run: str = "") -> Plan:
     """
     title, grid = load_grid(name)
     if scale_name not in grid.scales:
-        raise ConfigError(f"{title} has no scale {scale_name!r}", f"its scales: {', '.join(grid.scales)}")
+        raise ConfigError(f"{title} has no scale {scale_name!r}", f"choose one of: {', '.join(grid.scales)}")
     scale = grid.scales[scale_name]
     conditions = [condition for template in grid.conditions for condition in _expand_condition(template, scale)]
     conditions = [condition for condition in conditions if condition.source != "endpoint" or scale.frontier]
     names = [condition.name for condition in conditions]
     if len(set(names)) < len(names):
         raise ConfigError(
-            f"{title}: two conditions have one name", "put {value} into the names of conditions with each"
+            f"{title}: two conditions have the same name", "put {value} into the names of conditions with each"
         )
     cells = [
         *_generations(conditions, run),

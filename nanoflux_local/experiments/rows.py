@@ -37,8 +37,10 @@ def rows_of(home: Home, plan: Plan, condition: Condition, seed: int, runs: dict[
     domain = load_domain(plan.scale.domain, home.root)
     items, repeated = train_items(home, plan, domain)
     if size > len(items):
-        fix = "choose a smaller size, or import more"
-        raise NothingMatchedError(f"{size} rows are asked for, and the benchmark has {len(items)} to train on", fix)
+        fix = "choose a smaller size, or import more items"
+        raise NothingMatchedError(
+            f"the grid asks for {size} rows, but the benchmark has only {len(items)} training items", fix
+        )
     whole = condition.size == "all"  # the same share for every seed: a seed is then one of the training alone
     drawn = random.Random(derive_seed(0 if whole else seed, "random", plan.scale.domain))
     taken = [items[index] for index in sorted(drawn.sample(range(len(items)), size or len(items)))]
@@ -58,8 +60,8 @@ def train_items(home: Home, plan: Plan, domain: Domain) -> tuple[list[Seed], int
     held = {stem(item.question) for data in plan.scale.test for item in load_items(home.ledger, data, "test")}
     kept = [item for item in items if stem(item.question) not in held]
     if not kept:
-        fix = "name another `benchmark` in the grid: a training set needs solutions to learn from"
-        raise NothingMatchedError(f"no train item of {', '.join(datasets)} carries a solution", fix)
+        fix = "set another `benchmark` in the grid: training needs solutions"
+        raise NothingMatchedError(f"no train item of {', '.join(datasets)} has a solution", fix)
     return kept, len(items) - len(kept)
 
 
@@ -73,7 +75,10 @@ def asked_items(home: Home, plan: Plan, data: str, split: str) -> list[Seed]:
     seen = {stem(item.question) for dataset in seeds for item in items_here(home.ledger, dataset, "train")}
     items = [item for item in load_items(home.ledger, data, split) if stem(item.question) not in seen]
     if not items:
-        raise NothingMatchedError(f"{data} has no {split} items that no run has seen", "see `nanoflux data list`")
+        raise NothingMatchedError(
+            f"every {split} item of benchmark {data} was used by a run",
+            "import more items, or use another benchmark of `nanoflux data list`",
+        )
     return items[: plan.scale.limit] if plan.scale.limit else items
 
 
@@ -106,6 +111,6 @@ def least(view: LedgerView, run: str, levels: Sequence[int]) -> int:
     counts = {row["level"]: row["n"] for row in view.rows(sql, run)}
     sizes = [int(counts[level]) for level in levels if level in counts]
     if not sizes:
-        fix = "generate with a judge that scores reasoning, or name such a run with --run"
+        fix = "generate with a judge that scores reasoning, or pass such a run with --run"
         raise NothingMatchedError(f"the examples of run {run} have no quality levels", fix)
     return min(sizes)

@@ -49,5 +49,7 @@ def write_whole(target: Path, text: str) -> Path:
     except OSError as error:
         with suppress(OSError):
             scratch.unlink()
-        raise NanofluxError(f"{target} cannot be written: {error.strerror}", "name another folder with -o") from error
+        raise NanofluxError(
+            f"{target} cannot be written: {error.strerror}", "choose another directory with -o"
+        ) from error
     return target

@@ -49,11 +49,11 @@ def test_every_check_has_its_line_and_a_home_that_is_not_there_stays_so(
     assert all(list(check) == ["name", "ok", "found", "fix"] for check in ended.json["checks"])
     assert ended.json["ok"] is all(check["ok"] for check in ended.json["checks"])
     assert ended.code == (0 if ended.json["ok"] else 1)
-    assert named(ended, "weights")["fix"].startswith("nanoflux models pull")
+    assert named(ended, "weights")["fix"].startswith("run `nanoflux models pull")
     assert not (tmp_path / "home").exists()
     lines = nanoflux(tmp_path / "home", "doctor").out.splitlines()
     assert [line.split()[1] for line in lines] == NAMES
-    assert {line.split()[0] for line in lines} <= {"ok", "could", "mend"}
+    assert {line.split()[0] for line in lines} <= {"ok", "hint", "fix"}
 
 
 def test_what_is_broken_is_named_with_its_fix(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_what_is_broken_is_named_with_its_fix(home: Path, nanoflux: Callable[...
     ended = nanoflux(home, "doctor", "--json", NANOFLUX_VLLM_PYTHON="/usr/bin/false")
     assert ended.code == 1 and ended.json["ok"] is False
     expected = {
-        "home": ("open to others (mode 0755)", f"chmod 700 {home}"),
+        "home": ("accessible to other users (mode 0755)", f"chmod 700 {home}"),
         "ledger": ("not a readable ledger", "restore a backup"),
         "weights": ("broken: no usable record", "nanoflux models verify"),
         "vllm": ("NANOFLUX_VLLM_PYTHON", "make vllm"),
@@ -73,14 +73,14 @@ def test_what_is_broken_is_named_with_its_fix(home: Path, nanoflux: Callable[...
         check = named(ended, name)
         assert not check["ok"] and found in check["found"] and fix in check["fix"], check
     shown = nanoflux(home, "doctor")
-    assert f"mend   home        {home} is open to others (mode 0755)  → chmod 700 {home}" in shown.out
+    assert f"fix    home        {home} is accessible to other users (mode 0755)  → run `chmod 700 {home}`" in shown.out
 
 
 def test_an_open_guard_is_advice(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
     check = named(nanoflux(home, "doctor", "--json", NANOFLUX_ALLOW_HOSTS="mirror.example"), "guard")
     assert check["ok"] and "mirror.example" in check["found"] and "unset NANOFLUX_ALLOW_HOSTS" in check["fix"]
     check = named(nanoflux(home, "doctor", "--json"), "guard")
-    assert check["ok"] and check["found"] == "open: loopback alone, until a profile names a host"
+    assert check["ok"] and check["found"] == "open: loopback only, until a profile names a host"
 
 
 def test_a_guard_that_does_not_hold_is_to_be_mended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_a_guard_that_does_not_hold_is_to_be_mended(monkeypatch: pytest.MonkeyPa
     assert not safety.guard().ok and "WANDB_MODE" in safety.guard().found
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(safety, "guarded", dict)  # the child is started as any other
-    assert not safety.guard().ok and "does not" in safety.guard().found
+    assert not safety.guard().ok and "can reach other machines" in safety.guard().found
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
@@ -115,7 +115,7 @@ def test_weights_too_large_to_hash_are_held_to_their_sizes(
     monkeypatch.setattr(possessions, "HASHED_GIB", 0.0)
     copy = tmp_path / "weights" / minilm_dir.name
     shutil.copytree(minilm_dir, copy)
-    assert "every size is right" in possessions.weights(Home(tmp_path)).found
+    assert "all sizes match" in possessions.weights(Home(tmp_path)).found
     (copy / "vocab.txt").write_bytes(b"short")
     assert "has 5 bytes" in possessions.weights(Home(tmp_path)).found
 
@@ -151,12 +151,12 @@ SMI = {
 
 @pytest.mark.parametrize(
     ("odd", "doctor", "plan", "code"),
-    [("unified memory", "could .*GB10, memory not stated .*--gpus", "GPU 0 .NVIDIA GB10. does not state its memory", 2),
-     ("one of two", "could .*A100, 40960 MiB.*; NVIDIA A100, memory not stated", "GPU 1 .*Insufficient Permissions", 0),
-     ("one lost", "mend .*GPU that does not answer.*A100, 40960 MiB", "GPU 0 .*Unknown Error", 0),
-     ("an unknown error", "could .*Unknown Error", "GPU 0 .NVIDIA H100. does not state its memory: .Unknown Error.", 2),
-     ("no driver", "ok none", "no GPU was found here: nvidia-smi failed .9.: NVIDIA-SMI has failed", 2),
-     ("hanging", "mend .*did not answer within 10 s", "no GPU was found here: nvidia-smi did not answer", 2)],
+    [("unified memory", "hint .*GB10, memory not stated .*--gpus", "GPU 0 .NVIDIA GB10. does not report its memory", 2),
+     ("one of two", "hint .*A100, 40960 MiB.*; NVIDIA A100, memory not stated", "GPU 1 .*Insufficient Permissions", 0),
+     ("one lost", "fix .*GPU that does not answer.*A100, 40960 MiB", "GPU 0 .*Unknown Error", 0),
+     ("an unknown error", "hint .*Unknown Error", "GPU 0 .NVIDIA H100. does not report its memory: .Unknown Error.", 2),
+     ("no driver", "ok none", "no GPU on this machine: nvidia-smi failed .9.: NVIDIA-SMI has failed", 2),
+     ("hanging", "fix .*did not answer within 10 s", "no GPU on this machine: nvidia-smi did not answer", 2)],
 )  # fmt: skip
 def test_doctor_and_plan_agree_on_an_odd_nvidia_smi(
     nanoflux: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, doctor: str, plan: str, code: int

@@ -37,7 +37,7 @@ def test_a_soft_accuracy_is_corrected_by_the_judges_own_trial(tmp_path: Path, ca
     assert found["corrected"]["estimate"] == pytest.approx(min(1, max(0, (mean + wrong - 1) / (right + wrong - 1))))
     assert low <= found["corrected"]["estimate"] <= high
     assert "no better than chance" in called(tmp_path, *soft, "guessed").err
-    assert "held no trial" in called(tmp_path, *soft, "untried").err
+    assert "has no judge trial" in called(tmp_path, *soft, "untried").err
 
 
 def test_a_domain_of_ones_own_asks_with_its_prompts(tmp_path: Path, called: Callable) -> None:
@@ -59,11 +59,11 @@ def test_a_domain_of_ones_own_asks_with_its_prompts(tmp_path: Path, called: Call
 
 def test_what_is_missing_is_named(tmp_path: Path, called: Callable) -> None:
     for arguments, told in (
-        (("--runs", "1"), "name a model, or an endpoint"),
-        (("--endpoint", "duelist-a"), "the profile is missing"),
+        (("--runs", "1"), "needs either --model or --endpoint"),
+        (("--endpoint", "duelist-a"), "need a profile"),
         (("--endpoint", "nobody", "--profile", "scripted"), "no endpoint 'nobody'"),
-        (("--model", "m", "--temperature", "0"), "greedy replies are the same"),
-        (("--model", "m", "--domain", "gsmhard"), "no domain 'gsmhard' that has the benchmark 'starter'"),
+        (("--model", "m", "--temperature", "0"), "every run gives the same replies"),
+        (("--model", "m", "--domain", "gsmhard"), "no domain 'gsmhard' uses the benchmark 'starter'"),
         (("--model", "m", "--domain", "nothing"), "no domain 'nothing'"),
     ):
         ended = called(tmp_path, "eval", "--data", "starter", *arguments)

@@ -110,7 +110,7 @@ def test_levels_are_counted_where_there_are_any(home: Path, tmp_path: Path, call
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("tour", "-o", "rows.md"), 2, "is where its card would go"),
+        (("tour", "-o", "rows.md"), 2, "is the path of the card itself"),
         (("tour", "-o", "taken.jsonl"), 2, "taken.jsonl exists"),
         (("tour", "-o", "half.jsonl"), 2, "half.md exists"),
         (("tour", "-o", "taken.jsonl/x.jsonl"), 1, "cannot be written"),
@@ -160,7 +160,7 @@ def test_what_looks_like_a_secret_is_refused_and_named(home: Path, tmp_path: Pat
     out = tmp_path / "rows.jsonl"
     for kind in FORMATS:
         ended = called(home, "export", "tour", "--format", kind, "-o", str(out))
-        assert ended.code == 3 and "looks like a secret" in ended.err and "sk-abc" not in ended.err
+        assert ended.code == 3 and "seems to contain a secret" in ended.err and "sk-abc" not in ended.err
         assert not out.exists() and not out.with_suffix(".md").exists()
     left_out = ended.err.split("--where ")[1].strip().strip('"')
     assert called(home, "export", "tour", "-o", str(out), "--where", left_out).code == 0, "its own advice helps"
@@ -168,5 +168,5 @@ def test_what_looks_like_a_secret_is_refused_and_named(home: Path, tmp_path: Pat
 
 
 def test_a_lone_surrogate_is_refused_by_its_example() -> None:
-    with pytest.raises(DataError, match="example e-7 holds a lone surrogate"):
+    with pytest.raises(DataError, match="example e-7 contains a lone surrogate"):
         dataset._line({"id": "e-7", "output": "half \ud83d"})

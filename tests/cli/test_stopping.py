@@ -76,7 +76,7 @@ def test_an_interrupt_keeps_everything_up_to_then(
     process.send_signal(signum)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, ""), err
-    assert "interrupted; everything up to here is kept" in err and "Traceback" not in err
+    assert "interrupted; everything committed so far is kept" in err and "Traceback" not in err
     shown = nanoflux(tmp_path, "run", "show", "slow", "--json").json
     assert shown["status"] == "interrupted" and 1 <= shown["turns"] < 12
     resumed = nanoflux(tmp_path, "run", "resume", "slow", "--json")

@@ -36,7 +36,7 @@ async def test_one_item_has_no_spread_to_compare(tmp_path, count):
         ids = [await _evaluated(ledger, model, count) for model in ("a", "b")]
         with LedgerView(path) as view:
             if count == 1:
-                with pytest.raises(UsageError, match="are over one item"):
+                with pytest.raises(UsageError, match="share only one item"):
                     compare(view, ids)
             else:
                 assert compare(view, ids)["pairs"][0]["n"] == 2
@@ -46,7 +46,7 @@ def test_gsm8k_is_asked_as_gsm_hard_is_and_free_text_by_no_strict_scorer():
     assert domain_of("gsm8k").name == "gsmhard"
     assert domain_of("gsm8k", first="gsmhard-short").name == "gsmhard-short", "it was tuned under this one's prompts"
     assert domain_of("gsm8k", first="starter").name == "gsmhard", "which draws on it, as starter does not"
-    with pytest.raises(UsageError, match="the answers of 'liveqa' are free text"):
+    with pytest.raises(UsageError, match="the answers of benchmark 'liveqa' are free text"):
         domain_of("liveqa")
 
 
@@ -159,7 +159,7 @@ async def test_other_items_are_never_compared_even_where_they_overlap(tmp_path):
             (await evaluate(ledger, model, make_plan(model.identity, "starter", "test", items, 1, 0.0)))["eval"]
             for items in (ITEMS, ITEMS[:4])
         ]
-        with LedgerView(path) as view, pytest.raises(UsageError, match="not over the same items"):
+        with LedgerView(path) as view, pytest.raises(UsageError, match="have different items"):
             compare(view, ids)
 
 
@@ -223,10 +223,10 @@ class Silent(ScriptedEndpoint):
 async def test_an_evaluation_without_a_single_reply_has_failed_and_says_so(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
         silent = Silent("m")
-        with pytest.raises(EndpointError, match="not one of 6 replies could be scored: no reply"):
+        with pytest.raises(EndpointError, match="none of 6 replies could be scored: no reply"):
             await evaluate(ledger, silent, make_plan(silent.identity, "starter", "test", ITEMS, 1, 0.0))
         assert ledger.rows("SELECT status, message FROM evaluations") == [
-            ("failed", "not one of 6 replies could be scored: no reply (6)")
+            ("failed", "none of 6 replies could be scored: no reply (6)")
         ]
 
 

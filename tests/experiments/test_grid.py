@@ -77,8 +77,8 @@ def test_the_papers_figures_are_told_as_the_papers() -> None:
     [
         (('size = "run"', 'size = "some"'), "conditions"),
         (("train_seeds = [0, 1]", "train_seeds = []"), "train_seeds"),
-        (("limit = 3", "limit = 3\nruns = 5"), "greedy replies are the same"),
-        (('name = "run-{value}"', 'name = "run"'), "two conditions have one name"),
+        (("limit = 3", "limit = 3\nruns = 5"), "every run gives the same replies"),
+        (('name = "run-{value}"', 'name = "run"'), "two conditions have the same name"),
         (('base = "tiny"', 'basis = "tiny"'), "basis"),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_wrong_grid_is_told(grid_file: Path, tmp_path: Path, change: tuple[str
 
 
 def test_what_is_not_there_is_told_with_what_is(grid_file: Path) -> None:
-    with pytest.raises(ConfigError, match="no experiment 'table2'") as error:
+    with pytest.raises(ConfigError, match="no grid 'table2'") as error:
         make_plan("table2", "tiny")
     assert "table1" in error.value.fix
     with pytest.raises(ConfigError, match="no scale 'huge'"):

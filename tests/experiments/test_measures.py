@@ -60,7 +60,7 @@ def test_a_run_without_a_trial_has_nothing_to_tell(tmp_path) -> None:
     home = Home(tmp_path).prepare()
     config = binding.resolve("starter", "scripted", {"target": 1, "seed": 7}, home)
     run = asyncio.run(runs.start(home, config))
-    with pytest.raises(NothingMatchedError, match="held no trial"):
+    with pytest.raises(NothingMatchedError, match="has no judge trial"):
         judge_rates(home, Condition(name="c"), run)
 
 

@@ -108,7 +108,7 @@ def test_what_a_killed_command_leaves_is_found_and_ended_by_the_next(
         assert record.alive, "it was to outlive its command"
 
         done = command(home, served["python"], "models", "ps", "--json")
-        assert json.loads(done.stdout) == [] and "ended what was left of the server smollm2-135m" in done.stderr
+        assert json.loads(done.stdout) == [] and "ended leftover processes of the server smollm2-135m" in done.stderr
         assert not any(each.alive for each in family) and family_of(record) == []
         assert server_record.records(home) == [] and stranger.poll() is None
         listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)

@@ -105,5 +105,5 @@ def find_kind(name: str) -> ExperimentKind:
     """
     kinds = experiment_kinds()
     if name not in kinds:
-        raise ConfigError(f"kind: there is no kind of experiment {name!r}", f"choose one of: {', '.join(kinds)}")
+        raise ConfigError(f"kind: unknown kind of experiment {name!r}", f"choose one of: {', '.join(kinds)}")
     return kinds[name]

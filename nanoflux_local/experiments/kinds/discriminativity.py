@@ -93,7 +93,9 @@ def measure_discriminativity(home: Home, plan: Plan, condition: Condition, run: 
     """
     pairs = of_run(home, run) if condition.source == "run" else asyncio.run(_of_benchmark(home, plan, run))
     if len(pairs) < LEAST:
-        raise NothingMatchedError(f"{len(pairs)} wrong solutions are too few to measure", "generate or ask more")
+        raise NothingMatchedError(
+            f"{len(pairs)} wrong solutions are too few to measure", "generate more examples or increase the runs"
+        )
     right, wrong = asyncio.run(_embed_solutions(home, plan, pairs))
     return {"pairs": len(pairs), **distances(right, wrong)}
 

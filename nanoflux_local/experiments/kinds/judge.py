@@ -62,9 +62,9 @@ def judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
     """
     with LedgerView(home.ledger) as view:
         trial = trial_result(view, run)
-    fix = "generate with judge.trial and judge.code_check, and a model that judges"
+    fix = "generate with a model as judge, and set judge.trial and judge.code_check"
     if trial is None:
-        raise NothingMatchedError(f"run {run} held no trial of its judge", fix)
+        raise NothingMatchedError(f"run {run} has no judge trial", fix)
     rates = trial["with_check" if condition.code_check else "without_check"]
     if rates is None:
         raise NothingMatchedError(f"the judge of run {run} has no checks, so there is nothing to compare", fix)
