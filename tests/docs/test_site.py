@@ -1,5 +1,4 @@
-"""The documents: the commands' page is the commands', what the paper's table names exists, links lead somewhere, and
-the site works from a disk."""
+"""Generated help is current, the paper's table names existing code, links have targets, the site works from disk."""
 
 import importlib
 import re
@@ -19,12 +18,12 @@ PROJECT = Path(__file__).parents[2]
 DOCS = PROJECT / "docs"
 
 
-def test_the_page_of_commands_is_what_the_commands_say() -> None:
-    assert (DOCS / "commands.md").read_text(encoding="utf-8") == manual(), "`make docs` writes it anew"
+def test_commands_page_matches_the_commands_help() -> None:
+    assert (DOCS / "commands.md").read_text(encoding="utf-8") == manual(), "run: make docs"
     assert all(f"\n### nanoflux {noun}\n" in manual() for noun in NOUNS)
 
 
-def test_whatever_the_papers_table_names_exists() -> None:
+def test_paper_table_names_existing_code_and_tests() -> None:
     page = (DOCS / "reference" / "paper.md").read_text(encoding="utf-8")
     places = re.findall(r"\| `(nanoflux_[\w.]+)` \| `(tests/[\w/.]+)::(\w+)` \|", page)
     assert len(places) == page.count("\n| ") - 1 and len(places) > 20, "each row names code and a test"
@@ -35,7 +34,7 @@ def test_whatever_the_papers_table_names_exists() -> None:
 
 
 @pytest.mark.parametrize("page", [PROJECT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda page: page.name)
-def test_links_between_the_documents_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_have_targets(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not urlsplit(target).scheme and not target.startswith("#"):
@@ -43,12 +42,12 @@ def test_links_between_the_documents_lead_somewhere(page: Path) -> None:
 
 
 class Links(HTMLParser):
-    """What a page fetches, and where it leads."""
+    """The resources that a page loads, its links, and the anchors it defines."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.fetched: list[str] = []
-        self.leads: list[str] = []
+        self.links: list[str] = []
         self.anchors: set[str] = set()
         self.feed(text)
 
@@ -59,7 +58,7 @@ class Links(HTMLParser):
             if key == "src" or (key == "href" and tag == "link"):
                 self.fetched.append(value or "")
             elif key == "href":
-                self.leads.append(value or "")
+                self.links.append(value or "")
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +72,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_site_works_from_a_disk_and_every_link_and_anchor_is_there(site: Path) -> None:
+def test_site_works_from_disk_with_every_link_and_anchor(site: Path) -> None:
     pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
     assert {page.relative_to(site).with_suffix(".md") for page in pages} >= {
         page.relative_to(DOCS) for page in DOCS.rglob("*.md")
     }
     for page, links in pages.items():
         if page.name == "404.html":
-            continue  # shown by web servers alone
-        for target in [*links.fetched, *links.leads]:
+            continue  # only web servers show it
+        for target in [*links.fetched, *links.links]:
             place = urlsplit(target)
             if place.scheme in ("http", "https"):
-                assert target in links.leads, f"{page.name} fetches {target}"
+                assert target in links.links, f"{page.name} fetches {target}"
                 continue
             path = (page.parent / unquote(place.path)).resolve() if place.path else page
             assert path.is_file(), f"{page.name}: {target}"
