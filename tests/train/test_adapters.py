@@ -94,7 +94,7 @@ def test_the_last_probe_is_kept_beside_the_record_and_told(
         assert (record["passed"], record["verdict"], record["base"]) == (found.passed, found.verdict, "tiny")
     assert adapter_hash(folder) == folder.name and read_adapter(folder).hash == folder.name
     before = (folder / PROBE).read_bytes()
-    with monkeypatch.context() as patched, pytest.raises(ServerError, match=r"cannot be kept.*No space left"):
+    with monkeypatch.context() as patched, pytest.raises(ServerError, match=r"cannot be written.*No space left"):
         patched.setattr(Path, "replace", full_disk)
         write_probe(folder, works, "tiny")
     assert (folder / PROBE).read_bytes() == before and not list(folder.glob(".probe*")), "the old one, whole"
