@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.endpoints.fake_server import FakeServer
-from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.openai_responses import OpenAIResponsesEndpoint
@@ -186,7 +186,7 @@ async def outcome(client: type[ServedEndpoint], name: str, url: str) -> tuple[st
 
     messages = (Message("system", "Be terse."), Message("user", "What is 3 * 6?"))
     request = ChatRequest(endpoint.identity, messages, Sampling(0.7, 0.95, 64, ("\n\n",)), 2**62 + 1)
-    with telling(note):
+    with reporting_faults(note):
         try:
             reply = await endpoint.chat(request)
         except _FirstFaultError as fault:

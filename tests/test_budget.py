@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local.config import Budget, Caps, RunConfig
-from nanoflux_local.endpoints.faults import TOLD
+from nanoflux_local.endpoints.faults import FAULT_LISTENER
 from nanoflux_local.errors import BudgetError, ConfigError
 from nanoflux_local.ledger.calls import acting_as
 from nanoflux_local.ledger.store import Ledger
@@ -112,7 +112,7 @@ async def test_a_cap_that_falls_during_a_call_ends_its_retries_but_loses_no_repl
 
     async def answer(request: ChatRequest) -> Reply:
         held.change(Budget(usd=0.5))
-        TOLD.get()(Fault("m", kind, "x"))
+        FAULT_LISTENER.get()(Fault("m", kind, "x"))
         return ChatReply("paid", "stop", usd=1.0)
 
     with Ledger(tmp_path / "ledger.db") as ledger:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local.endpoints.fake_server import EMBEDDINGS, READ, FakeServer, _send
-from nanoflux_local.endpoints.faults import Seen
+from nanoflux_local.endpoints.faults import ClassifiedFault
 from nanoflux_local.endpoints.remote.refusals import FILTERED, REJECTED, TOO_LONG, refusal_cause
 from nanoflux_local.errors import EndpointRefusedError, NanofluxError, UnreadError
 from nanoflux_local.ledger.verify import verify_run
@@ -199,4 +199,4 @@ def test_the_cause_of_a_refusal_is_read_from_each_providers_words(
     status: int, words: str, codes: tuple[str, ...], cause: str
 ) -> None:
     kind: FaultKind | None = "server_error" if status >= 500 else None
-    assert refusal_cause(Seen(kind, "", status=status, codes=codes, words=words)) == cause
+    assert refusal_cause(ClassifiedFault(kind, "", status=status, codes=codes, words=words)) == cause

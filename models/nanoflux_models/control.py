@@ -78,10 +78,10 @@ class Control:
         """Whether requests for an adapter run or wait, by the server's newest count."""
         lines = self._send("GET", "/metrics", None, QUICK_S).decode().splitlines()
         counts = [line for line in lines if re.match(r"vllm:num_requests_(running|waiting)\{", line)]
-        told = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
-        if not told or not any(float(line.rsplit(" ", 1)[1]) for line in counts):
+        adapter_lines = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
+        if not adapter_lines or not any(float(line.rsplit(" ", 1)[1]) for line in counts):
             return False
-        newest = max(told, key=lambda line: float(line.rsplit(" ", 1)[1]))  # each line's value is when it held
+        newest = max(adapter_lines, key=lambda line: float(line.rsplit(" ", 1)[1]))  # each line's value is when it held
         named = re.findall(r'(?:running|waiting)_lora_adapters="([^"]*)"', newest)
         return adapter in ",".join(named).split(",")
 
@@ -106,8 +106,8 @@ class Control:
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         """One plain completion over token ids."""
-        found: dict[str, Any] = json.loads(self._send("POST", "/v1/completions", body, LOAD_S))
-        return found
+        response: dict[str, Any] = json.loads(self._send("POST", "/v1/completions", body, LOAD_S))
+        return response
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> bytes:
         data = None if body is None else json.dumps(body).encode()

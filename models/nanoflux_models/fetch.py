@@ -157,14 +157,14 @@ def commit_of(files: Path) -> str:
     notes = (files / ".cache" / "huggingface" / "download").rglob("*.metadata")
     commits = {note.read_text("utf-8").splitlines()[0] for note in notes}
     if len(commits) != 1:
-        what = "the branch moved meanwhile" if commits else "the client left no note of it"
-        raise ModelsError(f"The commit of what was downloaded is not known: {what}.", "Pull again.")
+        reason = "the branch moved meanwhile" if commits else "the client left no note of it"
+        raise ModelsError(f"The commit of what was downloaded is not known: {reason}.", "Pull again.")
     return commits.pop()
 
 
-def _run(command: list[str], environment: dict[str, str], what: str) -> None:
+def _run(command: list[str], environment: dict[str, str], message: str) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
         fix = "Check the network and the index; or carry the weights in: nanoflux models import PATH --name NAME"
-        raise ModelsError(f"{what}\n{tail}", fix)
+        raise ModelsError(f"{message}\n{tail}", fix)

@@ -113,11 +113,11 @@ def _give_up(child: "subprocess.Popen[str]") -> None:
 @lru_cache
 def _survey(smi: str) -> Survey:
     lines, problem = query_gpus(smi, "name,memory.total,driver_version")
-    read = [gpu for gpu in (_read(line) for line in lines) if gpu is not None]
+    read = [gpu for gpu in (_read_gpu(line) for line in lines) if gpu is not None]
     return Survey(tuple(Gpu(index, *parts) for index, parts in enumerate(read)), problem)
 
 
-def _read(line: str) -> tuple[str, float | None, str, str] | None:
+def _read_gpu(line: str) -> tuple[str, float | None, str, str] | None:
     """Name, MiB, driver and the driver's word in place of the MiB; None for a line that is of no GPU."""
     if line.startswith(_FAILED):
         return "a GPU that does not answer", None, "", line

@@ -58,8 +58,8 @@ def install() -> None:
     allow(*os.environ.get(VARIABLE, "").split(","))
     socket.getaddrinfo = _learning(socket.getaddrinfo)
     for name in SENDS:
-        setattr(socket.socket, name, _checked(getattr(socket.socket, name)))
-    sys.addaudithook(_seen)
+        setattr(socket.socket, name, _check_address_before(getattr(socket.socket, name)))
+    sys.addaudithook(_audit)
 
 
 def installed() -> bool:
@@ -90,18 +90,18 @@ def refusal_in(error: BaseException) -> OutsideError | None:
     return next((each for each in _behind(error, set()) if isinstance(each, OutsideError)), None)
 
 
-def _behind(error: BaseException, known: set[int]) -> Iterator[BaseException]:
-    if id(error) in known:
+def _behind(error: BaseException, visited: set[int]) -> Iterator[BaseException]:
+    if id(error) in visited:
         return
-    known.add(id(error))
+    visited.add(id(error))
     yield error
     group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     for each in (*group, error.__cause__, error.__context__):
         if each is not None:
-            yield from _behind(each, known)
+            yield from _behind(each, visited)
 
 
-def _seen(event: str, values: tuple[Any, ...]) -> None:
+def _audit(event: str, values: tuple[Any, ...]) -> None:
     if event[:7] != "socket.":  # asked about all that happens, so it leaves at once
         return
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
@@ -112,7 +112,7 @@ def _seen(event: str, values: tuple[Any, ...]) -> None:
         _check_host(values[0][0])
 
 
-def _checked(send: Callable[..., Any]) -> Callable[..., Any]:
+def _check_address_before(send: Callable[..., Any]) -> Callable[..., Any]:
     """A method of sockets that asks before the name in its address, which is its last argument, is looked up."""
 
     @functools.wraps(send)
@@ -129,10 +129,10 @@ def _learning(look_up: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(look_up)
     def getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
-        found = look_up(host, *arguments, **named)
+        entries = look_up(host, *arguments, **named)
         if _is_named(_plain(host)):
-            _learned.update(_plain(entry[4][0]) for entry in found)
-        return found
+            _learned.update(_plain(entry[4][0]) for entry in entries)
+        return entries
 
     return getaddrinfo
 

@@ -136,8 +136,8 @@ def _require_room(folder: Path, repo: str, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         have = f"{folder} has {free / 2**30:.1f} GiB free"
-        what = f"{repo}: {needed / 2**30:.1f} GiB are still to be downloaded, and {have}."
-        raise HubError(what, "Free some space, or choose another NANOFLUX_HOME.")
+        message = f"{repo}: {needed / 2**30:.1f} GiB are still to be downloaded, and {have}."
+        raise HubError(message, "Free some space, or choose another NANOFLUX_HOME.")
 
 
 def _parts_size(folder: Path, files: list[RemoteFile]) -> int:

@@ -88,7 +88,7 @@ def manifest_toml(manifest: Manifest) -> str:
 
 def describe(name: str, folder: Path, home: Path) -> Manifest:
     """The manifest that follows from a folder's files, or from the base of which they are a merged copy."""
-    inherited = _inherited(name, folder, home)
+    inherited = _inherit_manifest(name, folder, home)
     if inherited:
         return inherited
     config, tensors = read_json(folder / "config.json"), read_tensors(folder)
@@ -172,7 +172,7 @@ def _licence(folder: Path) -> str:
     return next((name[1] for name in names if name), "unknown: see where the weights came from")
 
 
-def _inherited(name: str, folder: Path, home: Path) -> Manifest | None:
+def _inherit_manifest(name: str, folder: Path, home: Path) -> Manifest | None:
     if not (folder / MERGED).is_file():
         return None
     record = read_json(folder / MERGED)

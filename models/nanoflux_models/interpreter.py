@@ -70,14 +70,14 @@ def find_interpreter(named: str = "") -> Interpreter:
     chosen = named or os.environ.get(VARIABLE, "")
     fix = f"make vllm, or pip install 'nanoflux-local[vllm]', or name a Python that has vLLM in {VARIABLE}"
     if chosen:
-        found = _ask(Path(chosen).expanduser())
-        if found is None:
+        interpreter = _ask(Path(chosen).expanduser())
+        if interpreter is None:
             where = "the endpoint's or command's `python`" if named else VARIABLE
             raise ServerError(f"{chosen} ({where}) is no Python with vLLM.", fix)
-        return found
+        return interpreter
     for path in (Path(sys.executable), Path(sys.prefix).parent / ".venv-vllm/bin/python"):
-        if path.is_file() and (found := _ask(path)):
-            return found
+        if path.is_file() and (interpreter := _ask(path)):
+            return interpreter
     raise ServerError("There is no vLLM here to serve models with.", fix)
 
 

@@ -257,6 +257,6 @@ def _explain(path: Path, error: ValidationError) -> str:
     for item in error.errors():
         # A tagged table has its tag inside the location ("source.wheel.package"), which is no key of the file.
         location = [str(part) for i, part in enumerate(item["loc"]) if not (i == 1 and item["loc"][0] == "source")]
-        what = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
-        lines.append(f"key '{'.'.join(location)}': {what}" if location else what)
+        reason = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        lines.append(f"key '{'.'.join(location)}': {reason}" if location else reason)
     return f"{path}: " + "; ".join(lines)

@@ -131,13 +131,13 @@ def plan(
     sizes = [gpus[number] for number in numbers]
     servers = _servers(ordered, sizes)
     if servers is None:
-        return _refused(ordered, sizes, smaller or {})
+        return _build_refusal(ordered, sizes, smaller or {})
     by_name = {demand.name: demand for demand in demands}
-    servers = _grown(servers, by_name, sizes, whole)
+    servers = _grow(servers, by_name, sizes, whole)
     servers = [replace(server, gpus=tuple(numbers[gpu] for gpu in server.gpus)) for server in servers]
     weights = {demand.name: demand.weights_gib * demand.copies for demand in demands}
     return Plan(
-        tuple(_described(server, by_name[server.name], gpus) for server in servers),
+        tuple(_state_capacity(server, by_name[server.name], gpus) for server in servers),
         ram_gib=sum(weights[server.name] for server in servers if server.shares),
     )
 
@@ -208,7 +208,7 @@ def _in_turns(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] 
     for neighbours in range(1, len(demands)):
         placed = _each_alone(demands, gpus, neighbours)
         if placed is not None:
-            return _grouped(placed, len(gpus))
+            return _group_by_gpu(placed, len(gpus))
     return None
 
 
@@ -233,7 +233,7 @@ def _each_alone(demands: Sequence[Demand], gpus: Sequence[float], neighbours: in
     return placed if max(crowd) <= neighbours + 1 else None
 
 
-def _grouped(servers: Sequence[Server], gpus: int) -> list[Server]:
+def _group_by_gpu(servers: Sequence[Server], gpus: int) -> list[Server]:
     """Servers that meet on a GPU, directly or through others, share one group named after its first GPU."""
     group = list(range(gpus))
     for server in list(servers) * gpus:  # so often that a chain of neighbours ends in one group
@@ -247,9 +247,7 @@ def _grouped(servers: Sequence[Server], gpus: int) -> list[Server]:
     ]
 
 
-def _grown(
-    servers: Sequence[Server], demands: Mapping[str, Demand], gpus: Sequence[float], whole: bool
-) -> list[Server]:
+def _grow(servers: Sequence[Server], demands: Mapping[str, Demand], gpus: Sequence[float], whole: bool) -> list[Server]:
     """The servers with what is left of their GPUs, up to room for all their requests or, `whole`, all of it: each that
     can be awake beside others gets an equal part.
     """
@@ -278,7 +276,7 @@ def _tenants(servers: Sequence[Server]) -> list[list[Server]]:
     return list(groups.values())
 
 
-def _described(server: Server, demand: Demand, gpus: Sequence[float]) -> Server:
+def _state_capacity(server: Server, demand: Demand, gpus: Sequence[float]) -> Server:
     """A server with what its share holds."""
     room = demand.room(server.utilisation, server.tensor, min(gpus[gpu] for gpu in server.gpus))
     requests = int(room / demand.request_gib + 1e-9) if demand.kv_gib else demand.sequences
@@ -291,7 +289,7 @@ def _described(server: Server, demand: Demand, gpus: Sequence[float]) -> Server:
     )
 
 
-def _refused(demands: Sequence[Demand], gpus: Sequence[float], smaller: Mapping[str, float]) -> Plan:
+def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller: Mapping[str, float]) -> Plan:
     sizes = ", ".join(f"{size:g}" for size in gpus)
     needs = "; ".join(
         f"{demand.name} needs {demand.weights_gib + demand.kv_gib + demand.lora_gib + OVERHEAD_GIB:.1f} GiB"

@@ -74,8 +74,8 @@ def greedy(control: Control, model: str, ids: list[int], tokens: int) -> list[in
 def _scores(control: Control, model: str, ids: list[int], reply: list[int]) -> list[float]:
     """The log-probability of each token of `reply`, read as part of a prompt: one pass, the same for every model."""
     body = {"model": model, "prompt": [*ids, *reply], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-    found = control.complete(body)["choices"][0]["prompt_logprobs"][len(ids) :]
-    return [float(each[str(token)]["logprob"]) for each, token in zip(found, reply, strict=True)]
+    entries = control.complete(body)["choices"][0]["prompt_logprobs"][len(ids) :]
+    return [float(each[str(token)]["logprob"]) for each, token in zip(entries, reply, strict=True)]
 
 
 def by_peft(
@@ -86,14 +86,14 @@ def by_peft(
     import torch
 
     model = _peft_model(weights, folder)
-    found = []
+    scores_by_prompt = []
     for ids, reply in zip(prompts, replies, strict=True):
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([[*ids, *reply]]), use_cache=False).logits[0, len(ids) - 1 : -1]
         scores = torch.log_softmax(logits.float(), -1)
         chosen = scores.gather(-1, torch.tensor(reply)[:, None])[:, 0]
-        found.append(list(zip(chosen.tolist(), (scores.max(-1).values - chosen).tolist(), strict=True)))
-    return found
+        scores_by_prompt.append(list(zip(chosen.tolist(), (scores.max(-1).values - chosen).tolist(), strict=True)))
+    return scores_by_prompt
 
 
 def _peft_model(weights: Path, folder: Path) -> Any:
@@ -106,5 +106,5 @@ def _peft_model(weights: Path, folder: Path) -> Any:
         base = AutoModelForCausalLM.from_pretrained(str(weights), dtype="auto", local_files_only=True)
         return PeftModel.from_pretrained(base, str(folder)).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        what = f"PEFT cannot load {folder.name[:12]} on {weights.name}, so nothing can be proved: {error}"
-        raise ServerError(what, "Probe it where its base can be loaded by transformers.") from error
+        message = f"PEFT cannot load {folder.name[:12]} on {weights.name}, so nothing can be proved: {error}"
+        raise ServerError(message, "Probe it where its base can be loaded by transformers.") from error

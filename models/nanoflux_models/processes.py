@@ -31,8 +31,8 @@ class Process:
     @property
     def alive(self) -> bool:
         """Whether this very process runs; one that has ended and waits for its parent does not."""
-        found = _stat(self.pid)
-        return found is not None and found.process == self and found.state not in "ZX"
+        entry = _stat(self.pid)
+        return entry is not None and entry.process == self and entry.state not in "ZX"
 
     def send(self, number: signal.Signals) -> bool:
         """Signal this very process; False where it is gone."""
@@ -63,38 +63,38 @@ class _Stat:
 
 def this_process() -> Process:
     """The one that asks."""
-    found = process(os.getpid())
-    assert found is not None
-    return found
+    current = process(os.getpid())
+    assert current is not None
+    return current
 
 
 def process(pid: int) -> Process | None:
     """The process that has this pid now."""
-    found = _stat(pid)
-    return found.process if found else None
+    entry = _stat(pid)
+    return entry.process if entry else None
 
 
 def descendants(root: Process) -> list[Process]:
     """All that `root` started, directly or not, and whoever is left in its session; without `root` itself."""
     table = _table()
-    if root not in (found.process for found in table.values()):
+    if root not in (entry.process for entry in table.values()):
         return []
-    family = {root.pid} | {pid for pid, found in table.items() if found.session == root.pid}
-    while more := {pid for pid, found in table.items() if found.parent in family} - family:
+    family = {root.pid} | {pid for pid, entry in table.items() if entry.session == root.pid}
+    while more := {pid for pid, entry in table.items() if entry.parent in family} - family:
         family |= more
     return [table[pid].process for pid in sorted(family - {root.pid})]
 
 
 def carrying(mark: str) -> list[Process]:
     """The processes of this user whose environment holds `mark` (`NAME=value`), whoever started them."""
-    wanted, found = mark.encode(), []
+    wanted, processes = mark.encode(), []
     for pid, entry in _table().items():
         try:
             if wanted in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
-                found.append(entry.process)
+                processes.append(entry.process)
         except OSError:  # another user's, or gone in this moment
             continue
-    return found
+    return processes
 
 
 def end(processes: Iterable[Process], grace_s: float) -> list[Process]:
@@ -116,7 +116,7 @@ def _wait(processes: list[Process], seconds: float) -> list[Process]:
 def _table() -> dict[int, _Stat]:
     """Every process there is; those that go while it is read are left out."""
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
-    return {pid: found for pid in pids if pid >= LOWEST and (found := _stat(pid))}
+    return {pid: entry for pid in pids if pid >= LOWEST and (entry := _stat(pid))}
 
 
 def _stat(pid: int) -> _Stat | None:

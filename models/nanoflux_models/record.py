@@ -89,16 +89,16 @@ def problems(folder: Path) -> list[str]:
         record = read_record(folder)
     except DigestMismatchError as error:
         return [error.message]
-    found = []
+    messages = []
     for name, expected in sorted(record.files.items()):
         path = folder / name
         if not path.is_file():
-            found.append(f"{path}: missing")
+            messages.append(f"{path}: missing")
         elif path.stat().st_size != expected.bytes:
-            found.append(f"{path}: has {path.stat().st_size} bytes, should have {expected.bytes}")
+            messages.append(f"{path}: has {path.stat().st_size} bytes, should have {expected.bytes}")
         elif sha256_file(path) != expected.sha256:
-            found.append(f"{path}: changed (its SHA-256 is not the recorded one)")
+            messages.append(f"{path}: changed (its SHA-256 is not the recorded one)")
     if revision_of(record.files) != record.revision:
-        found.append(f"{folder / RECORD}: changed (its revision is not that of its files)")
+        messages.append(f"{folder / RECORD}: changed (its revision is not that of its files)")
     extra = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    return found + [f"{folder / name}: not part of the model" for name in sorted(extra - {*record.files, RECORD})]
+    return messages + [f"{folder / name}: not part of the model" for name in sorted(extra - {*record.files, RECORD})]

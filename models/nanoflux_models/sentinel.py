@@ -24,7 +24,7 @@ class Sentinel:
 def choose_sentinel(control: Control, base: str, adapter: str) -> Sentinel:
     """Ask base and adapter once each, on a server where the adapter was just proved."""
     tuned, plain = _scores(control, adapter), _scores(control, base)
-    position = max(range(len(tuned)), key=lambda at: abs(tuned[at] - plain[at]))
+    position = max(range(len(tuned)), key=lambda index: abs(tuned[index] - plain[index]))
     return Sentinel(adapter, position, tuned[position], plain[position])
 
 

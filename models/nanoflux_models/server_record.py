@@ -61,11 +61,11 @@ class ServerRecord(BaseModel):
 
 def records(home: Path) -> list[ServerRecord]:
     """All of them, by name; a file that is no record is passed over."""
-    found = []
+    servers = []
     for path in sorted(_folder(home).glob("*.json")):
         with contextlib.suppress(OSError, ValidationError):
-            found.append(ServerRecord.model_validate_json(path.read_bytes()))
-    return found
+            servers.append(ServerRecord.model_validate_json(path.read_bytes()))
+    return servers
 
 
 def find(home: Path, name: str) -> ServerRecord | None:
@@ -82,8 +82,8 @@ def write(home: Path, record: ServerRecord) -> None:
 
 def remove(home: Path, record: ServerRecord) -> None:
     """Forget a server, unless the record is another's by now."""
-    found = find(home, record.name)
-    if found and found.mark == record.mark:
+    stored = find(home, record.name)
+    if stored and stored.mark == record.mark:
         (_folder(home) / f"{record.name}.json").unlink(missing_ok=True)
 
 

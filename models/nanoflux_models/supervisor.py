@@ -59,11 +59,11 @@ class Supervisor:
         Raises:
             NoServerError: there is none.
         """
-        found = server_record.find(self._home, name)
-        if found is None:
-            known = ", ".join(record.name for record in self.servers()) or "none"
-            raise NoServerError(f"There is no server {name!r}.", f"Running: {known}. nanoflux models ps lists them.")
-        return found
+        record_of_name = server_record.find(self._home, name)
+        if record_of_name is None:
+            running = ", ".join(record.name for record in self.servers()) or "none"
+            raise NoServerError(f"There is no server {name!r}.", f"Running: {running}. nanoflux models ps lists them.")
+        return record_of_name
 
     def take_turn(self) -> contextlib.AbstractContextManager[None] | None:
         """Hold the one place to start a server in, or None while another process or thread holds it.
@@ -178,8 +178,8 @@ class Supervisor:
 
     def note_proved(self, record: ServerRecord, adapter: str) -> ServerRecord:
         """Write down that an adapter was shown to work on this server."""
-        found = server_record.find(self._home, record.name) or record
-        noted = found.model_copy(update={"proved": tuple(dict.fromkeys([*found.proved, adapter]))})
+        stored = server_record.find(self._home, record.name) or record
+        noted = stored.model_copy(update={"proved": tuple(dict.fromkeys([*stored.proved, adapter]))})
         server_record.write(self._home, noted)
         return noted
 
@@ -206,23 +206,23 @@ class Supervisor:
             raise ServerError(f"The server {record.name} could not be ended: {pids} is left.", "See `ps` and its log.")
         server_record.remove(self._home, record)
 
-    def explained(self, record: ServerRecord, what: str, code: int | None) -> ServerError:
+    def explained(self, record: ServerRecord, event: str, code: int | None) -> ServerError:
         """An error that says what happened to a server, why as far as its log tells, and the log's last words."""
         tail = _tail(record)
         why, fix = explain(tail, code)
         quoted = "".join(f"\n    {line}" for line in last_lines(tail))
-        return ServerError(f"The server of {record.model} {what}: {why}.{quoted}", f"{fix}; its log: {record.log}")
+        return ServerError(f"The server of {record.model} {event}: {why}.{quoted}", f"{fix}; its log: {record.log}")
 
 
 def family_of(record: ServerRecord) -> list[Process]:
     """All processes of a server that run now: by its mark, and by descent where the one that was started still is."""
     if record.boot != boot_id():
         return []
-    found = [*carrying(f"{MARK}={record.mark}")]
+    processes = [*carrying(f"{MARK}={record.mark}")]
     root = record.process
     if process(root.pid) == root:
-        found += [root, *descendants(root)]
-    return [each for each in dict.fromkeys(found) if each.alive]
+        processes += [root, *descendants(root)]
+    return [each for each in dict.fromkeys(processes) if each.alive]
 
 
 def free_port(wanted: int = 0) -> int:

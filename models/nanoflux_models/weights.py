@@ -58,7 +58,7 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
         source = manifest.source.model_dump(exclude={"sha256"})
         if fetched.commit:  # a revision may be a branch; what is installed is one commit of it
             source["commit"] = fetched.commit
-        files, origin = _converted(fetched.files, scratch, progress)
+        files, origin = _convert_gguf_files(fetched.files, scratch, progress)
         return _install(manifest, files, origin, source, target, scratch, progress)
 
 
@@ -88,7 +88,7 @@ def import_path(
     with _workshop(home, name) as scratch:
         adopted = scratch / "files"
         adopt_folder(path, adopted)
-        files, origin = _converted(adopted, scratch, progress)
+        files, origin = _convert_gguf_files(adopted, scratch, progress)
         if template:
             _copy_template(template, files / TEMPLATE)
         read_tensors(files)  # refuses a file that was cut, also under a name that has a manifest
@@ -107,13 +107,13 @@ def verify(name: str, home: Path) -> list[str]:
     return problems(weights_dir(name, home))
 
 
-def installed(home: Path) -> list[WeightsRecord]:
+def list_installed(home: Path) -> list[WeightsRecord]:
     """The records of all installed weights, by name; a folder without a usable record is passed over."""
-    found = []
+    models = []
     for path in sorted((home / "weights").glob(f"[!.]*/{RECORD}")):
         with contextlib.suppress(DigestMismatchError):
-            found.append(read_record(path.parent))
-    return found
+            models.append(read_record(path.parent))
+    return models
 
 
 def weights_dir(name: str, home: Path) -> Path:
@@ -176,7 +176,7 @@ def _install(
     return target
 
 
-def _converted(files: Path, scratch: Path, progress: Progress) -> tuple[Path, dict[str, str]]:
+def _convert_gguf_files(files: Path, scratch: Path, progress: Progress) -> tuple[Path, dict[str, str]]:
     ggufs = sorted(files.glob("*.gguf"))
     if not ggufs:
         return files, {}

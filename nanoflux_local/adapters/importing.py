@@ -22,7 +22,7 @@ from nanoflux_models.errors import ModelsError
 from nanoflux_models.manifest import load_manifest as load_model
 from nanoflux_models.offline import go_offline
 from nanoflux_models.record import read_record
-from nanoflux_models.weights import installed, weights_dir
+from nanoflux_models.weights import list_installed, weights_dir
 
 NAME = re.compile(r"\w[\w.-]*")
 MAX_RANK = 512
@@ -142,7 +142,7 @@ def _hinted_base(hint: str, home: Path) -> str:
 
     Raises NothingMatchedError where none or several are meant.
     """
-    names = [record.name for record in installed(home)]
+    names = [record.name for record in list_installed(home)]
     meant = [name for name in names if hint and _is_meant(name, hint, home)]
     if len(meant) == 1:
         return meant[0]

@@ -22,9 +22,9 @@ def command() -> None:
 def list_models(as_json: bool) -> None:
     """List the models with a manifest and whether their weights are installed."""
     from nanoflux_models.manifest import list_manifests
-    from nanoflux_models.weights import installed
+    from nanoflux_models.weights import list_installed
 
-    here = {record.name: record for record in installed(home().root)}
+    here = {record.name: record for record in list_installed(home().root)}
     entries = [
         {
             "name": manifest.name,
@@ -107,11 +107,11 @@ def import_(path: str, name: str, template: Path | None) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show the manifest of NAME and whether its weights are installed."""
     from nanoflux_models.manifest import load_manifest, path_of
-    from nanoflux_models.weights import installed
+    from nanoflux_models.weights import list_installed
 
     root = home().root
     manifest, path = load_manifest(name, root), path_of(name, root)
-    revisions = {record.name: record.revision for record in installed(root)}
+    revisions = {record.name: record.revision for record in list_installed(root)}
     if as_json:
         state = {"path": str(path), "installed": name in revisions, "revision": revisions.get(name, "")}
         print_json({**manifest.model_dump(mode="json"), **state})
@@ -126,10 +126,10 @@ def show(name: str, as_json: bool) -> None:
 @with_json
 def verify(name: str | None, as_json: bool) -> None:
     """Verify the SHA-256 of every file of NAME, or of all installed weights."""
-    from nanoflux_models.weights import installed
+    from nanoflux_models.weights import list_installed
     from nanoflux_models.weights import verify as check
 
-    names = [name] if name else [record.name for record in installed(home().root)]
+    names = [name] if name else [record.name for record in list_installed(home().root)]
     problems = {each: check(each, home().root) for each in names}
     if as_json:
         print_json(problems)

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 @with_json
 def command(profile: str, gpus: str, sequences: int | None, context: int | None, as_json: bool) -> None:
     """Plan which model of PROFILE goes on which GPU, from the manifests alone; nothing is started."""
-    from nanoflux_local.endpoints.managed.launches import planned
+    from nanoflux_local.endpoints.managed.launches import plan_servers
     from nanoflux_models.manifest import list_manifests
 
     sizes = _sizes(gpus)
     wanted = _workloads(profile, sequences, context)
     weights_gib = {m.name: m.memory.weights_gib for m in list_manifests(home().root) if m.memory and m.kind == "chat"}
     smaller = {name: gib for name, gib in weights_gib.items() if name not in wanted}
-    result = planned(wanted.values(), sizes, smaller, whole=True)
+    result = plan_servers(wanted.values(), sizes, smaller, whole=True)
     if as_json:
         asked = {name: {"sequences": each.sequences, "context": each.context} for name, each in wanted.items()}
         print_json(

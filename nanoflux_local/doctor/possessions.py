@@ -8,7 +8,7 @@ from nanoflux_local.doctor.check import Check
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
 from nanoflux_models.record import RECORD, WeightsRecord, problems
-from nanoflux_models.weights import installed
+from nanoflux_models.weights import list_installed
 
 GIB = 2**30
 ROOM_GIB = 2.0
@@ -66,7 +66,7 @@ def weights(home: Home) -> Check:
     names = sorted(path.parent.name for path in (home.root / "weights").glob(f"[!.]*/{RECORD}"))
     if not names:
         return Check("weights", True, "none yet", "run `nanoflux models pull smollm2-135m all-minilm-l6-v2`")
-    records = installed(home.root)
+    records = list_installed(home.root)
     size = sum(file.bytes for record in records for file in record.files.values()) / GIB
     hashed = size <= HASHED_GIB
     faults = [f"{name}: no usable record" for name in names if name not in {record.name for record in records}]

@@ -102,8 +102,8 @@ class FakeServer:
         if trouble is not None:
             self.chaos.done[trouble] += 1
         if trouble == "rate_limited":
-            told = {"error": {"message": "slow down", "type": "rate_limit_error"}}
-            return _send(writer, 429, told, f"Retry-After: {self.chaos.retry_after_s}\r\n")
+            refusal = {"error": {"message": "slow down", "type": "rate_limit_error"}}
+            return _send(writer, 429, refusal, f"Retry-After: {self.chaos.retry_after_s}\r\n")
         if trouble == "server_error":
             return _send(writer, rng.choice([500, 502, 503]), {"error": {"message": "out of memory"}})
         if trouble == "garbled":
@@ -114,11 +114,11 @@ class FakeServer:
             _send(writer, 200, answer, cut=len(answer) // 2)
             await writer.drain()
             raise ConnectionAbortedError
-        if trouble == "stall" and not await self._stalled(reader):
+        if trouble == "stall" and not await self._stall(reader):
             raise ConnectionAbortedError
         return _send(writer, 200, answer)
 
-    async def _stalled(self, reader: asyncio.StreamReader) -> bool:
+    async def _stall(self, reader: asyncio.StreamReader) -> bool:
         """Whether the client was still there after the stall. What it says meanwhile can only be its end."""
         try:
             async with asyncio.timeout(self.chaos.stall_s):
@@ -154,25 +154,25 @@ def _send(
 
 def _as_object(text: str, keys: tuple[str, ...]) -> str:
     """A reply by headings as the JSON object that was asked for; what holds none of them is left as it is."""
-    found: dict[str, str] = {}
+    sections: dict[str, str] = {}
     for line in text.splitlines():
         name, colon, rest = line.partition(":")
         if colon and name.replace(" ", "_") in keys:
-            found[name.replace(" ", "_")] = rest.strip()
-    return json.dumps(found) if found else text
+            sections[name.replace(" ", "_")] = rest.strip()
+    return json.dumps(sections) if sections else text
 
 
-def _chat_asked(body: Json) -> Asked:
+def _read_chat_request(body: Json) -> Asked:
     schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
     return Asked(body["model"], _last_text(body["messages"]), str(body.get("seed")), _keys(schema))
 
 
-def _responses_asked(body: Json) -> Asked:
+def _read_responses_request(body: Json) -> Asked:
     schema = body.get("text", {}).get("format", {}).get("schema", {})
     return Asked(body["model"], _last_text(body["input"]), "", _keys(schema))
 
 
-def _messages_asked(body: Json) -> Asked:
+def _read_messages_request(body: Json) -> Asked:
     schema = body.get("output_config", {}).get("format", {}).get("schema", {})
     return Asked(body["model"], _last_text(body["messages"]), "", _keys(schema))
 
@@ -214,9 +214,9 @@ def _messages_reply(asked: Asked, reply: Reply) -> Json:
 
 
 READ: dict[str, Callable[[Json], Asked]] = {
-    "/v1/chat/completions": _chat_asked,
-    "/v1/responses": _responses_asked,
-    "/v1/messages": _messages_asked,
+    "/v1/chat/completions": _read_chat_request,
+    "/v1/responses": _read_responses_request,
+    "/v1/messages": _read_messages_request,
 }
 WAYS: dict[str, Callable[[Asked, Reply], Json]] = {
     "/v1/chat/completions": _chat_reply,
@@ -240,10 +240,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stall-s", type=float, default=60.0)
     parser.add_argument("--retry-after-s", type=float, default=0.05)
-    given = parser.parse_args()
-    more = {"thinking": given.thinking, "stall_s": given.stall_s, "retry_after_s": given.retry_after_s}
+    options = parser.parse_args()
+    more = {"thinking": options.thinking, "stall_s": options.stall_s, "retry_after_s": options.retry_after_s}
     try:
-        asyncio.run(serve(given.port, Chaos.evenly(given.faults, given.seed, **more)))
+        asyncio.run(serve(options.port, Chaos.evenly(options.faults, options.seed, **more)))
     except KeyboardInterrupt:
         sys.exit(0)
 

@@ -39,30 +39,30 @@ ROUTES = ("/chat/completions", "/responses", "/messages", "/embeddings")
 MOST_RAW = 4096
 """Characters of an unusable reply that are kept."""
 
-Told = Callable[[Fault], None]
+FaultListener = Callable[[Fault], None]
 
 
 def _log(fault: Fault) -> None:
     logging.getLogger(__name__).warning("%s: %s: %s", fault.model, fault.kind, fault.told)
 
 
-TOLD: ContextVar[Told] = ContextVar("told", default=_log)
+FAULT_LISTENER: ContextVar[FaultListener] = ContextVar("told", default=_log)
 """Who is told of a fault. What it raises ends the call, which is how a budget stops the next attempt."""
 
 
 @contextmanager
-def telling(told: Told) -> Iterator[None]:
+def reporting_faults(listener: FaultListener) -> Iterator[None]:
     """Faults met inside, also in the tasks that are started there, are told to `told`."""
-    token = TOLD.set(told)
+    token = FAULT_LISTENER.set(listener)
     try:
         yield
     finally:
-        TOLD.reset(token)
+        FAULT_LISTENER.reset(token)
 
 
 def announce(fault: Fault) -> None:
     """Report a fault that a user should see at once, wherever else faults are recorded."""
-    report = TOLD.get()
+    report = FAULT_LISTENER.get()
     report(fault)
     if report is not _log:
         _log(fault)
@@ -105,7 +105,7 @@ class EmptyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ClassifiedFault:
     """What one failed attempt looks like. `kind` is None for what asking again cannot mend.
 
     `status` is the HTTP status that it came with or states (0: none), `codes` are the provider's own, `words` its
@@ -113,7 +113,7 @@ class Seen:
     """
 
     kind: FaultKind | None
-    told: str
+    message: str
     raw: str = ""
     retry_after_s: float | None = None
     reply: ChatReply | None = None
@@ -128,67 +128,69 @@ class Seen:
         return self.kind in ("unreachable", "reset", "timeout")
 
 
-def seen(error: Exception, sdk: ModuleType, limit_s: float) -> Seen | None:
+def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> ClassifiedFault | None:
     """The fault in an exception of an attempt, or None for an exception that is no fault but a defect of ours."""
     if isinstance(error, EmptyError):
-        return Seen("empty", "answered with no text", reply=error.reply)
+        return ClassifiedFault("empty", "answered with no text", reply=error.reply)
     if isinstance(error, NoAnswerError):
-        return Seen(None, f"sent no answer: {error}", words=str(error))
+        return ClassifiedFault(None, f"sent no answer: {error}", words=str(error))
     if isinstance(error, WebPageError):
-        return Seen(None, f"answered with a web page: {error}", status=200, fix=_fix_of_address(error.url))
+        return ClassifiedFault(None, f"answered with a web page: {error}", status=200, fix=_fix_of_address(error.url))
     if isinstance(error, StatedError):
-        return _classified(error.body.status, error.body, None)
+        return _classify_status(error.body.status, error.body, None)
     if isinstance(error, GarbledError):
-        return Seen("garbled", f"sent no usable reply: {error}", error.raw)
+        return ClassifiedFault("garbled", f"sent no usable reply: {error}", error.raw)
     if isinstance(error, TimeoutError):
-        return Seen("timeout", f"did not answer within {limit_s:.3g} s")
+        return ClassifiedFault("timeout", f"did not answer within {limit_s:.3g} s")
     if isinstance(error, sdk.APIResponseValidationError):
-        return Seen("garbled", f"sent no usable reply: {error}")
+        return ClassifiedFault("garbled", f"sent no usable reply: {error}")
     if isinstance(error, sdk.APIStatusError):
         return _by_status(error)
     if isinstance(error, sdk.APIConnectionError):
         return _by_cause(error, limit_s)
     if isinstance(error, (ValueError, sdk.APIError)):
-        return Seen("garbled", f"sent no usable reply: {error}")
+        return ClassifiedFault("garbled", f"sent no usable reply: {error}")
     return None
 
 
-def _by_cause(error: Any, limit_s: float) -> Seen:
+def _by_cause(error: Any, limit_s: float) -> ClassifiedFault:
     import httpx2
 
     cause = error.__cause__
     unreachable = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol, httpx2.ProxyError)
     if isinstance(cause, unreachable):
-        return Seen("unreachable", f"does not answer: {cause}")
+        return ClassifiedFault("unreachable", f"does not answer: {cause}")
     if isinstance(cause, httpx2.TimeoutException):
-        return Seen("timeout", f"did not answer within {limit_s:.3g} s")
+        return ClassifiedFault("timeout", f"did not answer within {limit_s:.3g} s")
     if isinstance(cause, httpx2.DecodingError):
-        return Seen("garbled", f"sent no usable reply: {cause}")
-    return Seen("reset", f"broke off: {cause or error}")
+        return ClassifiedFault("garbled", f"sent no usable reply: {cause}")
+    return ClassifiedFault("reset", f"broke off: {cause or error}")
 
 
-def _by_status(error: Any) -> Seen:
+def _by_status(error: Any) -> ClassifiedFault:
     response = error.response
-    fault = _classified(error.status_code, read_error(response.content), retry_after(response.headers))
+    fault = _classify_status(error.status_code, read_error(response.content), retry_after(response.headers))
     if fault.status in REDIRECTS:
         target = urlsplit(str(response.headers.get("location", ""))[:300])._replace(query="", fragment="").geturl()
         fix = "redirects are not followed: name the address that the server moved to as the endpoint's url"
-        return replace(fault, told=f"answered {fault.status}: a redirect to {redact(target)}", fix=fix)
+        return replace(fault, message=f"answered {fault.status}: a redirect to {redact(target)}", fix=fix)
     if fault.status in NOT_FOUND:
         return replace(fault, fix=_fix_of_address(str(response.request.url), fault.words))
     return fault
 
 
-def _classified(status: int, body: ErrorBody, wait: float | None) -> Seen:
+def _classify_status(status: int, body: ErrorBody, wait: float | None) -> ClassifiedFault:
     """The fault that an error is, by its HTTP status or by the status that its body states."""
-    told = f"answered {status}: {body.words or 'no reason is stated'}"
+    message = f"answered {status}: {body.words or 'no reason is stated'}"
     kind: FaultKind | None = None
     if status in BUSY:
         kind = None if any(code in HOPELESS for code in body.codes) else "rate_limited"
     elif status >= 500 or status in AGAIN:
         kind = "server_error"
     fix = FIXES.get(status, "") if kind is None else ""
-    return Seen(kind, told, retry_after_s=wait, status=status, codes=body.codes, words=body.words, fix=fix)
+    return ClassifiedFault(
+        kind, message, retry_after_s=wait, status=status, codes=body.codes, words=body.words, fix=fix
+    )
 
 
 def _fix_of_address(asked: str, words: str = "") -> str:

@@ -121,18 +121,18 @@ def _defence(prompt: str, rng: random.Random) -> str:
     numbers = [int(number) for number in re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]]
     first, second, third = [*numbers, 2, 3, 1][:3]
     answer = first * second - third + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)
-    told = rng.choice([
+    steps = rng.choice([
         f"{first} * {second} = {first * second}; {first * second} - {third} = {answer}.",
         f"Taking one box away at a time and then the gift, everything that stays comes to {answer}.",
     ])  # fmt: skip
     letter = rng.choice("ABCD") if "option letter" in prompt else str(answer)
-    return f"ANALYSIS: count what is left.\nSOLUTION: {told}\nANSWER: {letter}"
+    return f"ANALYSIS: count what is left.\nSOLUTION: {steps}\nANSWER: {letter}"
 
 
 def _evaluation(prompt: str, rng: random.Random) -> str:
     expected = re.search(r"Reference answer: (.*)", prompt)
-    found = re.search(r"Its answer: (.*)", prompt)
-    right = expected is not None and found is not None and expected[1].strip() == found[1].strip()
+    stated = re.search(r"Its answer: (.*)", prompt)
+    right = expected is not None and stated is not None and expected[1].strip() == stated[1].strip()
     middle = f"REASONING QUALITY: {'SOUND' if right else 'UNSOUND'}, as the steps show.\nCALCULATION ACCURACY: redone."
     return _judgement(rng, "CORRECT", "INCORRECT", 1.0 if right else 0.0, middle)
 

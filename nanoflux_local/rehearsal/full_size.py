@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from nanoflux_local.config import EndpointConfig, RunConfig
 from nanoflux_local.endpoints.kinds.base import find_kind
-from nanoflux_local.endpoints.managed.launches import Workload, planned, seats, workloads
+from nanoflux_local.endpoints.managed.launches import Workload, plan_servers, seats, workloads
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.stage import LEAN, Stage
@@ -93,7 +93,7 @@ def _plan(models: Sequence[Workload], load: Load) -> str:
         raise StepSkipped("no model of this profile is served here")
     if load.tiny:
         return f"{len(models)} models at stand-in size, on a CPU"
-    plan = planned(models, found_gpus(), whole=True)
+    plan = plan_servers(models, found_gpus(), whole=True)
     if not plan.fits:
         raise NanofluxError(plan.refusal, "what would fit: " + "; ".join(plan.would_fit))
     return "; ".join(f"{s.name} on GPU {','.join(map(str, s.gpus))} at {s.utilisation:.0%}" for s in plan.servers)

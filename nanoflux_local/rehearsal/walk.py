@@ -15,7 +15,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.endpoints.kinds.base import adapter_kinds, find_kind
-from nanoflux_local.endpoints.managed.launches import Workload, planned, seats, served, workloads
+from nanoflux_local.endpoints.managed.launches import Workload, build_managed, plan_servers, seats, workloads
 from nanoflux_local.errors import ConfigError, NanofluxError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.examples.export import export
@@ -157,7 +157,7 @@ def _plan(models: list[Workload]) -> str:
         raise StepSkipped("no model of this profile is served here")
     gpus = found_gpus()
     counts = [gpus] if gpus else [[CARD_GIB] * count for count in range(1, 9)]
-    plans = [planned(models, each) for each in counts]
+    plans = [plan_servers(models, each) for each in counts]
     fitting = next((plan for plan in plans if plan.fits), None)
     if fitting is None:
         raise NanofluxError(plans[-1].refusal, "; ".join(plans[-1].would_fit))
@@ -228,7 +228,7 @@ def _start_and_ask(act: _Act, stage: Stage, model: str) -> str:
     record = stage.serve(stage.launch(endpoint, places[model], adapts=model == act.base))
 
     async def ask() -> str:
-        client = served({model: endpoint}, stage.home)[0][model]
+        client = build_managed({model: endpoint}, stage.home)[0][model]
         try:
             reply = await client.chat(
                 ChatRequest(client.identity, (Message("user", "What is 7 times 12?"),), Sampling(0.0, 1.0, 16), seed=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanoflux_local.config import ROLES, Budget, Caps
-from nanoflux_local.endpoints.faults import TOLD, Told, telling
+from nanoflux_local.endpoints.faults import FAULT_LISTENER, FaultListener, reporting_faults
 from nanoflux_local.errors import BudgetError
 from nanoflux_local.ledger.calls import ROLE, Answer
 from nanoflux_local.ledger.store import Ledger
@@ -117,19 +117,19 @@ class Purse:
             mine = [self.accounts[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.accounts]
             worst = self._bound(request)
             await self._reserve(mine, worst)
-            told = TOLD.get()
-            with telling(lambda fault: self._lost(mine, fault, told)):
+            listener = FAULT_LISTENER.get()
+            with reporting_faults(lambda fault: self._lost(mine, fault, listener)):
                 return await self._spend(mine, worst, answer(request))
 
         return call
 
-    def _lost(self, mine: list[Account], fault: Fault, told: Told) -> None:
+    def _lost(self, mine: list[Account], fault: Fault, listener: FaultListener) -> None:
         """A failed attempt may have cost something all the same, and the next one will: its reservation stands.
 
         Raises:
             BudgetError: there is no room left for it.
         """
-        told(fault)
+        listener(fault)
         if fault.kind == "refused_parameter":  # sent again already, and free
             return
         for account in mine:

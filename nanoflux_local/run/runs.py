@@ -11,7 +11,7 @@ from typing import Any
 
 from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
 from nanoflux_local.domains.own import load_domain
-from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote.listing import find_other_models
 from nanoflux_local.endpoints.remote.waits import log_wait, reporting_waits
 from nanoflux_local.errors import NothingMatchedError, RefusedError
@@ -93,7 +93,7 @@ async def carry_on(
                 await hold_trial(ledger, run, rules, calls, lambda: engine.draining)
 
             engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, prepare)
-            with telling(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):
+            with reporting_faults(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):
                 await _play(ledger, run, engine, purse)
         finally:
             await bound.close()

@@ -8,7 +8,7 @@ import pytest
 
 from nanoflux_local.config import EndpointConfig, Send, validated
 from nanoflux_local.endpoints.build import check_endpoint
-from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote.accepted import INT32_SEEDS, accepted_by
 from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
@@ -169,7 +169,7 @@ def test_a_refused_parameter_is_learned_and_reported_once(
 ) -> None:
     faults: list[Fault] = []
     server.answer(answer, (200, GOOD))
-    with telling(faults.append), caplog.at_level(logging.WARNING):
+    with reporting_faults(faults.append), caplog.at_level(logging.WARNING):
         replies = ask(
             client("m", server.url, send=Send.model_validate(Send().model_dump())), times=2
         )  # as a run stores it
@@ -194,7 +194,7 @@ def test_requests_under_way_together_learn_one_lesson_and_report_it_once(server:
         finally:
             await endpoint.close()
 
-    with telling(faults.append):
+    with reporting_faults(faults.append):
         assert [reply.text for reply in asyncio.run(send())] == ["yes"] * 17
     assert [fault.kind for fault in faults] == ["refused_parameter"]
     assert "seed" not in server.bodies[-1] and len(server.bodies) <= 33

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote import retries
 from nanoflux_local.endpoints.remote.embeddings import ServedEmbedder
 from nanoflux_local.errors import ConfigError, EndpointError
@@ -67,7 +67,7 @@ def test_an_embedding_is_read_at_length_one(server: Any, body: Any) -> None:
 def test_an_unusable_embedding_is_asked_for_again(server: Any, status: int, body: Any, kind: str, words: str) -> None:
     faults: list[Fault] = []
     server.answer((status, body), (200, embedding([3, 4])))
-    with telling(faults.append):
+    with reporting_faults(faults.append):
         assert np.allclose(embed(server.url).vector, [0.6, 0.8])
     assert [fault.kind for fault in faults] == [kind] and words in faults[0].told
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nanoflux_local.endpoints.faults import telling
+from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote import retries
 from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
@@ -81,7 +81,7 @@ def test_a_recorded_reply_is_read_as_what_it_is(peer: Peer, shape: Shape) -> Non
     faults: list[Fault] = []
     peer.server.answer((shape.status, shape.body), *([(200, GOOD)] if isinstance(shape.outcome, Again) else []))
     peer.server.bodies.clear()
-    with telling(faults.append):
+    with reporting_faults(faults.append):
         outcome = shape.outcome
         if isinstance(outcome, Refused):
             with pytest.raises(EndpointError) as error:
@@ -173,7 +173,7 @@ def test_a_mutated_reply_is_read_or_refused_and_nothing_else(peer: Peer, monkeyp
         peer.server.bodies.clear()
         peer.server.answer((status, json.dumps(body).encode()))
         try:
-            with telling(lambda fault: None):
+            with reporting_faults(lambda fault: None):
                 reply = peer.ask(protocol)
         except EndpointError as error:
             assert error.message

@@ -16,7 +16,7 @@ from nanoflux_models.errors import DigestMismatchError, ModelNotFoundError, Mode
 from nanoflux_models.hub import is_wanted
 from nanoflux_models.manifest import CATALOG, HubSource, load_manifest, read_manifest
 from nanoflux_models.record import read_record
-from nanoflux_models.weights import installed, pull, verify
+from nanoflux_models.weights import list_installed, pull, verify
 from tests.models.conftest import Hub, Repository
 
 COMMON = (
@@ -100,7 +100,7 @@ def test_gated_pull_without_token_names_the_licence_page(hub: Hub, gemma: Reposi
     with pytest.raises(RefusedDownloadError, match="gated") as caught:
         pull("gemma-3-4b-it", tmp_path)
     assert f"{hub.url}/{GEMMA_REPO}" in caught.value.fix and "HF_TOKEN" in caught.value.fix
-    assert caught.value.exit_code == 3 and installed(tmp_path) == []
+    assert caught.value.exit_code == 3 and list_installed(tmp_path) == []
 
 
 def test_gated_pull_with_unaccepted_licence_says_so_and_prints_no_token(
@@ -180,7 +180,7 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(hub: Hub, tmp_path
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=f"{re.escape(name)}: the hash of the download is not"):
         pull("own", tmp_path)
-    assert installed(tmp_path) == []
+    assert list_installed(tmp_path) == []
     repository.corrupt = ""
     assert installed_files(pull("own", tmp_path)) == wanted(FILES)
 
@@ -232,7 +232,7 @@ def test_a_killed_pull_is_continued_where_it_stopped(hub: Hub, tmp_path: Path) -
         time.sleep(0.1)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    assert installed(tmp_path) == []
+    assert list_installed(tmp_path) == []
     (part,) = partial.glob("model.safetensors.*.part")
     reached = part.stat().st_size
     hub.released.set()

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nanoflux_local.cli.main import main, nanoflux
-from nanoflux_local.endpoints.managed.launches import planned
+from nanoflux_local.endpoints.managed.launches import plan_servers
 from nanoflux_models.chat_template import read_template, reasoning_parser, try_template
 from nanoflux_models.errors import ManifestError
 from nanoflux_models.imported import describe, is_own, manifest_path, to_text
@@ -82,7 +82,7 @@ def test_a_wrapper_of_true_size_is_described_and_planned_as_the_catalog_does(
     mine, catalog = describe("mine", gemma_in_full, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
     assert decisive(mine) == decisive(catalog)
     for gpus in ([40.0], [40.0, 40.0], [12.0]):
-        plans = [planned([manifest], gpus) for manifest in (mine, catalog)]
+        plans = [plan_servers([manifest], gpus) for manifest in (mine, catalog)]
         servers = [[(s.gpus, s.utilisation, s.tensor, s.kv_gib) for s in plan.servers] for plan in plans]
         assert servers[0] == servers[1] and plans[0].fits == plans[1].fits
 

@@ -22,7 +22,7 @@ from nanoflux_models.errors import (
 )
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.record import read_record, revision_of
-from nanoflux_models.weights import import_path, installed, pull, verify, weights_dir
+from nanoflux_models.weights import import_path, list_installed, pull, verify, weights_dir
 
 CONTENT = b"the weights"
 
@@ -78,7 +78,7 @@ def test_pull_installs_with_a_record_and_is_quick_again(home: Path) -> None:
     assert (folder / "model.safetensors").read_bytes() == CONTENT
     record = read_record(folder)
     assert record.revision == revision_of(record.files) and record.licence == "MIT"
-    assert folder == weights_dir("tiny", home) and [r.name for r in installed(home)] == ["tiny"]
+    assert folder == weights_dir("tiny", home) and [r.name for r in list_installed(home)] == ["tiny"]
     assert verify("tiny", home) == [] and left(home) == ["tiny"]
     pull("tiny", home, said.append)
     assert said[-1] == "tiny is installed and intact" and len([line for line in said if "downloading" in line]) == 1
@@ -104,7 +104,7 @@ def test_a_wrong_sha256_is_refused_with_nothing_installed(home: Path) -> None:
     write_manifest(home, "0" * 64)
     with pytest.raises(DigestMismatchError, match=r"model\.safetensors: SHA-256 is"):
         pull("tiny", home)
-    assert left(home) == [] and installed(home) == []
+    assert left(home) == [] and list_installed(home) == []
 
 
 def test_a_failed_repair_keeps_what_was_there(home: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_pull_ended_half_way_leaves_nothing(home: Path, number: signal.Signals
     assert child.stdout and child.stdout.readline() == b"half\n"
     child.send_signal(number)
     child.wait(10)
-    assert installed(home) == []
+    assert list_installed(home) == []
     with pytest.raises(ModelNotFoundError, match="tiny") as caught:
         weights_dir("tiny", home)
     assert caught.value.fix == "nanoflux models pull tiny" and caught.value.exit_code == 4
@@ -199,7 +199,7 @@ def test_what_cannot_be_imported_is_refused_with_nothing_installed(minilm_dir: P
     ]:
         with pytest.raises(ManifestError, match=why):
             import_path(path, name, home)
-    assert not (home / "models").exists() and installed(home) == []
+    assert not (home / "models").exists() and list_installed(home) == []
 
 
 @pytest.mark.real_model

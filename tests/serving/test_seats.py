@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.config import EndpointConfig
-from nanoflux_local.endpoints.managed.launches import Workload, launch_for, rank_for, seats, served, workloads
+from nanoflux_local.endpoints.managed.launches import Workload, build_managed, launch_for, rank_for, seats, workloads
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_models.manifest import load_manifest
@@ -81,7 +81,7 @@ def test_endpoints_of_one_model_are_one_server_with_the_longest_context(
     group: str, home: Home, vllm_python: str
 ) -> None:
     more = {"python": vllm_python, "shares": group}
-    found, groups = served({"a": endpoint(**more), "b": endpoint(context=2048, **more)}, home, 8)
+    found, groups = build_managed({"a": endpoint(**more), "b": endpoint(context=2048, **more)}, home, 8)
     assert found["a"].context == found["b"].context
     assert set(groups.values()) == {group}
 

@@ -31,9 +31,9 @@ def family_of(architecture: str, model: str = "") -> Family:
     """
     if architecture in FAMILIES:
         return FAMILIES[architecture]
-    what = f"No stand-in can be made for {model or architecture}"
+    message = f"No stand-in can be made for {model or architecture}"
     why = f": its architecture {architecture} is not among {', '.join(FAMILIES)}." if architecture else "."
-    raise ManifestError(what + why, "State `architecture` in the manifest; families lie in nanoflux_models.stand_ins.")
+    raise ManifestError(message + why, "Set `architecture` in the manifest to one of them.")
 
 
 def make_stand_in(
@@ -66,7 +66,7 @@ def make_stand_in(
         model: Any = getattr(transformers, family.architecture)(config).to(torch.bfloat16)
     save_weights(model, folder)
     write_tokenizer(family, folder, texts, words, phrases)
-    _write_published(family, folder, published)
+    _write_config_files(family, folder, published)
     return folder
 
 
@@ -80,7 +80,7 @@ def write_form(family: Family, folder: Path, model: str, texts: Sequence[str] = 
         raise ManifestError(f"The sizes of {model} are not known here.", f"Known: {', '.join(family.full) or 'none'}.")
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(family, folder, texts, None)
-    _write_published(family, folder, family.configuration(model))
+    _write_config_files(family, folder, family.configuration(model))
     return folder
 
 
@@ -100,7 +100,7 @@ def save_weights(model: Any, folder: Path) -> None:
         path.chmod(0o644)
 
 
-def _write_published(family: Family, folder: Path, config: dict[str, Any]) -> None:
+def _write_config_files(family: Family, folder: Path, config: dict[str, Any]) -> None:
     """The files by which a server knows the model; transformers' own, with every default spelled out, is replaced."""
     ends = [family.control[end] for end in family.ends]
     files = {

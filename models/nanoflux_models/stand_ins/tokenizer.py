@@ -25,7 +25,7 @@ def write_tokenizer(
     """
     from transformers import PreTrainedTokenizerFast
 
-    core = _with_words(family, words) if words else _learned(family, texts, phrases)
+    core = _with_words(family, words) if words else _learn_vocabulary(family, texts, phrases)
     _add_control_tokens(core, family, () if words else phrases)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -39,7 +39,7 @@ def write_tokenizer(
     tokenizer.save_pretrained(str(folder))
 
 
-def _learned(family: Family, texts: Sequence[str], phrases: Sequence[str]) -> Any:
+def _learn_vocabulary(family: Family, texts: Sequence[str], phrases: Sequence[str]) -> Any:
     """A BPE whose merges come from `texts`."""
     import json
 
@@ -55,10 +55,10 @@ def _learned(family: Family, texts: Sequence[str], phrases: Sequence[str]) -> An
     learned = learner.get_vocab()
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     ordered = sorted(learned, key=lambda word: learned[word])
-    return Tokenizer(models.BPE(_placed(family, [*phrases, *ordered]), merges))
+    return Tokenizer(models.BPE(_place_tokens(family, [*phrases, *ordered]), merges))
 
 
-def _placed(family: Family, ordered: Sequence[str]) -> dict[str, int]:
+def _place_tokens(family: Family, ordered: Sequence[str]) -> dict[str, int]:
     """Every id of the vocabulary: control tokens at theirs, then words in order, then words of no meaning."""
     vocabulary = dict(family.control)
     taken, words = set(family.control.values()), iter(ordered)

@@ -28,9 +28,9 @@ class VllmKind(EndpointKind):
         Raises:
             NanofluxError, ModelsError: vLLM, weights or an adapter are missing, or the models do not fit.
         """
-        from nanoflux_local.endpoints.managed.launches import served
+        from nanoflux_local.endpoints.managed.launches import build_managed
 
-        endpoints, groups = served(configs, home, concurrency)
+        endpoints, groups = build_managed(configs, home, concurrency)
         return dict(endpoints), groups
 
 

@@ -74,11 +74,11 @@ class Rows:
         """Keep one position of each row; returns all that attention reads, shaped (rows, heads, positions, width)."""
         self._allocate(layer, keys, values)
         upto = self._upto
-        found = []
+        extended = []
         for store, new in ((self._keys[layer], keys), (self._values[layer], values)):
             store.view(-1, *store.shape[2:]).index_copy_(0, self._slots, new[:, :, 0])
-            found.append(store[:, :upto].transpose(1, 2))
-        return found[0], found[1]
+            extended.append(store[:, :upto].transpose(1, 2))
+        return extended[0], extended[1]
 
     def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
         """Which positions each row attends to: its own, up to the newest, within a sliding window if there is one."""
@@ -116,7 +116,7 @@ def attend(
     mask: torch.Tensor | None
     if nanoflux_rows.filling is not None:
         nanoflux_rows.fill(layer, key, value)
-        mask = _banded(length, sliding_window, device) if sliding_window and sliding_window < length else None
+        mask = _band_mask(length, sliding_window, device) if sliding_window and sliding_window < length else None
         out = functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None and length > 1, scale=scaling, enable_gqa=True
         )
@@ -129,7 +129,7 @@ def attend(
     return out.reshape(query.shape[0], 1, query.shape[1], -1), None
 
 
-def _banded(length: int, window: int, device: torch.device) -> torch.Tensor:
+def _band_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
     positions = torch.arange(length, device=device)
     behind = positions[:, None] - positions[None, :]
     return (behind >= 0) & (behind < window)
@@ -242,9 +242,9 @@ def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
 
         tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
         if _effect(tuned) < LEAST_EFFECT:
-            what = f"adapter {adapter.name[:12]} does nothing: the base's logits are the same without it"
+            message = f"adapter {adapter.name[:12]} does nothing: the base's logits are the same without it"
             raise RefusedError(
-                what, "train it again, or use another: a comparison with it would compare the base with itself"
+                message, "train it again, or use another: a comparison with it would compare the base with itself"
             )
         model = tuned.merge_and_unload().to(dtype)
     return model.eval()

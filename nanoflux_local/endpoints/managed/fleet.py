@@ -83,14 +83,14 @@ class Managed:
 
     async def _bring_up(self) -> None:
         if self._record is not None:
-            await self._mourn(self._record)
+            await self._handle_exit(self._record)
         else:
             for swept in await asyncio.to_thread(self.supervisor.sweep):
                 log.warning("ended what was left of the server %s", swept.name)
-        record = self._served() or await self._start()
+        record = self._find_running() or await self._start()
         self._record, self._ended = record, _ending(record.pid)
 
-    async def _mourn(self, record: ServerRecord) -> None:
+    async def _handle_exit(self, record: ServerRecord) -> None:
         """Note a death, or give up; whatever is left of the dead is ended."""
         error = self.supervisor.explained(record, "ended while it was in use", None)
         await asyncio.to_thread(self.supervisor.stop, record)
@@ -99,7 +99,7 @@ class Managed:
         self.restarts += 1
         log.warning("%s\n  starting it again (%d of %d)", error.message, self.restarts, RESTARTS)
 
-    def _served(self) -> ServerRecord | None:
+    def _find_running(self) -> ServerRecord | None:
         """A server that was left to run (`models serve`) and is just what is needed here."""
         wanted = self.launch
         for record in self.supervisor.servers():
@@ -134,11 +134,11 @@ class Fleet:
         self._servers: list[Managed] = []
 
     def server(self, launch: Launch) -> Managed:
-        found = next((server for server in self._servers if server.launch == launch), None)
-        if found is None:
-            found = Managed(self._home, launch)
-            self._servers.append(found)
-        return found
+        server_of_launch = next((server for server in self._servers if server.launch == launch), None)
+        if server_of_launch is None:
+            server_of_launch = Managed(self._home, launch)
+            self._servers.append(server_of_launch)
+        return server_of_launch
 
 
 def _ending(pid: int) -> asyncio.Future[None]:

@@ -96,21 +96,21 @@ def workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home)
         ModelsError: there is no such model.
         DataError, NothingMatchedError: an adapter is missing or has no rank.
     """
-    found: dict[str, Workload] = {}
+    by_model: dict[str, Workload] = {}
     for config in endpoints:
         if not find_kind(config.interface).managed:
             continue
         manifest = load_manifest(config.model, home.root)
         rank = rank_for([find_adapter(home.adapters, config.adapter)]) if config.adapter else 0
-        before = found.get(config.model, Workload(manifest, 0, 0))
-        found[config.model] = Workload(
+        before = by_model.get(config.model, Workload(manifest, 0, 0))
+        by_model[config.model] = Workload(
             manifest,
             min(before.sequences + config.capacity, concurrency),
             max(before.context, served_context(config, manifest)),
             max(before.rank, rank),
             before.shares or config.shares,
         )
-    return found
+    return by_model
 
 
 def served_context(config: EndpointConfig, manifest: Manifest) -> int:
@@ -124,7 +124,7 @@ def _stated_context(config: EndpointConfig) -> int:
     return config.context or (CONTEXT_BESIDE_THOUGHTS + room if (room := config.reasoning_tokens) else 0)
 
 
-def planned(
+def plan_servers(
     models: Iterable[Manifest | Workload],
     gpus: list[float],
     smaller: Mapping[str, float] | None = None,
@@ -159,7 +159,7 @@ def seats(models: Iterable[Manifest | Workload], whole: bool = False) -> dict[st
     if not gpus:
         return {name: (each.on_cpu, each.shares) for name, each in wanted.items()}
     here = [each for each in wanted.values() if each.manifest.parallel.nodes == 1]
-    result = planned(here, gpus, whole=whole)
+    result = plan_servers(here, gpus, whole=whole)
     if not result.fits:
         raise NanofluxError(result.refusal, "what would fit: " + "; ".join(result.would_fit))
     placed: dict[str, tuple[Seat, str]] = {
@@ -172,7 +172,7 @@ def _seat(server: Server, sequences: int) -> Seat:
     return Seat(server.gpus, server.utilisation, server.tensor, server.kv_gib, sequences)
 
 
-def served(
+def build_managed(
     endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
 ) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
     """The endpoints on managed servers, by name, and for every endpoint the group that it takes turns in ("" for none).

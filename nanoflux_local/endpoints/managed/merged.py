@@ -41,8 +41,8 @@ class Copy:
         fcntl.flock(self._gate, fcntl.LOCK_SH)
         if not read_merge_record(self.path).check.has_effect:
             self.release()
-            what = f"adapter {adapter.name[:12]} does nothing: merged, it is no farther from its base than rounding is"
-            raise RefusedError(what, "train it again, or use another")
+            message = f"adapter {adapter.name[:12]} does nothing: merging it changes the base by no more than rounding"
+            raise RefusedError(message, "train it again, or use another adapter")
 
     def release(self) -> None:
         if self._gate.closed:

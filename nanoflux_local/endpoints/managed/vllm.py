@@ -8,7 +8,7 @@ as a batch-invariant server, which has to show that it is one.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -69,11 +69,11 @@ class VllmEndpoint:
         """
         while True:
             client, ended = await self._ready()
-            asked = asyncio.create_task(client.chat(self._served(request)))
+            asked = asyncio.create_task(client.chat(self._adapt_request(request)))
             try:
                 await asyncio.wait((asked, ended), return_when=asyncio.FIRST_COMPLETED)
                 if asked.done() and (asked.exception() is None or not await self._server.is_sick()):
-                    return self._with_thoughts_counted(asked.result())
+                    return self._count_reasoning(asked.result())
             finally:
                 asked.cancel()
                 await asyncio.gather(asked, return_exceptions=True)
@@ -89,13 +89,13 @@ class VllmEndpoint:
             RefusedError: the adapter no longer applies.
         """
         record, _ = await self._server.up()
-        woken = await _told(asyncio.to_thread(_wake, Control(record.url)))
+        woken = await _in_thread(_wake, Control(record.url))
         if woken and self._sentinel is not None and self._adapter is not None and record.url == self._url:
             await self._check_adapter(Control(record.url), self._adapter, self._sentinel)
 
     async def sleep(self) -> None:
         """Take the server off its GPU."""
-        await self._controlled(Control.sleep)
+        await self._control(Control.sleep)
 
     async def close(self) -> None:
         client, self._client = self._client, None
@@ -103,9 +103,9 @@ class VllmEndpoint:
             await client.close()
         await self._server.close()
 
-    async def _controlled(self, act: Callable[[Control], object]) -> None:
+    async def _control(self, act: Callable[[Control], object]) -> None:
         record, _ = await self._server.up()
-        await _told(asyncio.to_thread(act, Control(record.url)))
+        await _in_thread(act, Control(record.url))
 
     async def _ready(self) -> tuple[OpenAIChatEndpoint, asyncio.Future[None]]:
         """A client of the running server, the adapter loaded and proved."""
@@ -128,19 +128,19 @@ class VllmEndpoint:
         control, launch = Control(url), self._server.launch
         await self._load_or_refuse(control, adapter)
         if self._name not in proved:
-            result = await _told(asyncio.to_thread(probe, control, launch.model, launch.weights, adapter, self._name))
+            result = await _in_thread(probe, control, launch.model, launch.weights, adapter, self._name)
             if not result.passed:
                 fix = f"see `nanoflux models probe {self._name[:12]}`; train it again, or use another"
                 self._refused = RefusedError(f"adapter {self._name[:12]} is refused: {result.verdict}", fix)
                 raise self._refused
             self._server.note_proved(self._name)
         if launch.sleeps:
-            self._sentinel = await _told(asyncio.to_thread(choose_sentinel, control, launch.model, self._name))
+            self._sentinel = await _in_thread(choose_sentinel, control, launch.model, self._name)
 
     async def _load_or_refuse(self, control: Control, adapter: Path) -> None:
         """Load the adapter; vLLM's refusal is final, so that no other request of this endpoint tries again."""
         try:
-            await _told(asyncio.to_thread(control.load_adapter, self._name, adapter))
+            await _in_thread(control.load_adapter, self._name, adapter)
         except EndpointError as error:
             if not isinstance(error.__cause__, ServerRefusedError):
                 raise
@@ -150,11 +150,11 @@ class VllmEndpoint:
     async def _check_adapter(self, control: Control, adapter: Path, sentinel: Sentinel) -> None:
         """After a wake: see that the adapter still applies, load it again if it does not, and refuse it if that is
         no help."""
-        if await _told(asyncio.to_thread(still_applies, control, sentinel)):
+        if await _in_thread(still_applies, control, sentinel):
             return
-        await _told(asyncio.to_thread(control.unload_adapter, self._name))
-        await _told(asyncio.to_thread(control.load_adapter, self._name, adapter))
-        if not await _told(asyncio.to_thread(still_applies, control, sentinel)):
+        await _in_thread(control.unload_adapter, self._name)
+        await _in_thread(control.load_adapter, self._name, adapter)
+        if not await _in_thread(still_applies, control, sentinel):
             problem = f"adapter {self._name[:12]} no longer applies after its server has slept (vllm#53888)"
             self._refused = RefusedError(
                 problem, "give its endpoint a GPU that it shares with none, or merge the adapter"
@@ -162,21 +162,21 @@ class VllmEndpoint:
             raise self._refused
 
     async def _prove_batch_invariance(self, control: Control) -> None:
-        difference = await _told(asyncio.to_thread(batch_dependence, control, self._name))
+        difference = await _in_thread(batch_dependence, control, self._name)
         if difference:
             problem = f"the server of {self._server.launch.model} is not batch invariant: {difference}"
             self._refused = RefusedError(problem, "leave out batch_invariant; the run is then not marked repeatable")
             raise self._refused
         self._server.note_batch_proved()
 
-    def _with_thoughts_counted(self, reply: ChatReply) -> ChatReply:
+    def _count_reasoning(self, reply: ChatReply) -> ChatReply:
         """The reply with its `reasoning_tokens`, counted here if the server did not."""
         thoughts = reply.text[: answer_start(reply.text)]
         if not thoughts or reply.reasoning_tokens:
             return reply
         return replace(reply, reasoning_tokens=self.count_tokens(thoughts))
 
-    def _served(self, request: ChatRequest) -> ChatRequest:
+    def _adapt_request(self, request: ChatRequest) -> ChatRequest:
         """As the server is asked: its own name for the model, and no system role where the template has none."""
         chat = self._server.launch.manifest.chat
         messages = request.messages if chat.system_role else without_system(request.messages)
@@ -191,9 +191,9 @@ def _wake(control: Control) -> bool:
     return asleep
 
 
-async def _told(work: Awaitable[T]) -> T:
-    """What the models room says, in this room's words."""
+async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
+    """Run `work` in a thread; errors of `nanoflux_models` become endpoint errors."""
     try:
-        return await work
+        return await asyncio.to_thread(work, *arguments)
     except ModelsError as error:
         raise EndpointError(error.message, error.fix) from error

@@ -107,8 +107,8 @@ class SharedGpu:
             self._present = member  # from here on it may hold memory, even if it fails to wake
             await member.wake()
         except Exception as error:  # noqa: BLE001 - whatever stops a swap must reach those who wait for it
-            told = error if isinstance(error, NanofluxError) else EndpointError(f"A swap of models failed: {error}")
-            self._fail(member, told)
+            reported = error if isinstance(error, NanofluxError) else EndpointError(f"A swap of models failed: {error}")
+            self._fail(member, reported)
             return
         self.swaps += 1
         self._answering = member

@@ -118,6 +118,6 @@ def lessons(refusal: ErrorBody, accepted: Accepted, request: ChatRequest) -> dic
     return changes
 
 
-def spelled(changes: Mapping[str, Any]) -> str:
+def format_change(changes: Mapping[str, Any]) -> str:
     """Switches as a profile spells them: a boolean, a number and a text of JSON are TOML's too."""
     return f"send = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in changes.items())} }}"

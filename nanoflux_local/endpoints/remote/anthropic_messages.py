@@ -11,12 +11,12 @@ from nanoflux_local.endpoints.remote.keys import Key
 from nanoflux_local.endpoints.remote.served import Said, ServedEndpoint, as_object, client_options, limits
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
-    at,
     check_error,
     check_tool_call,
     count,
     read_content,
     read_finish,
+    value_at,
 )
 from nanoflux_local.records import ChatRequest
 
@@ -67,12 +67,12 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
 
     def read(self, body: Any) -> Said:
         check_error(body, "content")
-        blocks, reason = at(body, "content"), at(body, "stop_reason")
+        blocks, reason = value_at(body, "content"), value_at(body, "stop_reason")
         if not isinstance(blocks, (list, str)):
             raise ValueError(NO_TEXT)
         content = read_content(blocks)
         if not content.text:
-            check_tool_call(reason, [block for block in blocks if at(block, "type") == "tool_use"])
+            check_tool_call(reason, [block for block in blocks if value_at(block, "type") == "tool_use"])
         # What was written to a cache and read from it is counted apart there, and is part of the prompt all the same.
         cached = count(body, "usage", "cache_read_input_tokens")
         read = count(body, "usage", "input_tokens") + count(body, "usage", "cache_creation_input_tokens") + cached

@@ -11,7 +11,7 @@ from nanoflux_local.endpoints.remote.keys import read_key
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.served import CAPACITY, TIMEOUT_S, check_address, limits
 from nanoflux_local.endpoints.remote.service import Service, Stake
-from nanoflux_local.endpoints.remote.shapes import at, check_error, load_json
+from nanoflux_local.endpoints.remote.shapes import check_error, load_json, value_at
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import EmbedReply, EmbedRequest, Identity, Vector
 
@@ -64,7 +64,7 @@ class ServedEmbedder:
             try:
                 body = load_json(response)
                 check_error(body, "data")
-                return EmbedReply.of(_unit(at(body, "data", 0, "embedding")))
+                return EmbedReply.of(_unit(value_at(body, "data", 0, "embedding")))
             except ValueError as error:
                 raise GarbledError(str(error), response.text) from None
 

@@ -72,14 +72,14 @@ def read_error(content: bytes) -> ErrorBody:
     try:
         return parse_error(json.loads(text))
     except (ValueError, RecursionError):
-        return ErrorBody(_shortened(_page_title(text) if text.startswith("<") else text))
+        return ErrorBody(_shorten(_page_title(text) if text.startswith("<") else text))
 
 
 def parse_error(body: Any) -> ErrorBody:
     """The error in JSON that may have any shape."""
     words = dict.fromkeys(_words(body, 0))
     codes, params = dict.fromkeys(_codes(body, 0)), dict.fromkeys(_params(body, 0))
-    return ErrorBody(_shortened("; ".join(words)), tuple(codes), tuple(params))
+    return ErrorBody(_shorten("; ".join(words)), tuple(codes), tuple(params))
 
 
 def _words(value: Any, depth: int) -> Iterator[str]:
@@ -146,7 +146,7 @@ def _page_title(text: str) -> str:
     return html.unescape(_TAG.sub(" ", heading[2] if heading else text))
 
 
-def _shortened(words: str) -> str:
+def _shorten(words: str) -> str:
     """Without secrets, taken out before the cut: half of a key is a secret too."""
     words = " ".join(redact(words).split())
     return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"

@@ -43,16 +43,16 @@ class Gauge:
 
         try:
             async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
-                if await self._crowded(client):
+                if await self._is_crowded(client):
                     await asyncio.sleep(SETTLE_S)
-                    if await self._crowded(client):
+                    if await self._is_crowded(client):
                         self._replica.lane.halve(began)
         except httpx2.HTTPError:
             return  # a server in trouble: the requests themselves will tell of it
         finally:
             self._task = None
 
-    async def _crowded(self, client: Any) -> bool:
+    async def _is_crowded(self, client: Any) -> bool:
         """Whether the server says that it has more than it can take."""
         address = self._replica.url.rstrip("/").removesuffix("/v1") + "/metrics"
         response = await client.get(address)
@@ -70,7 +70,7 @@ class Gauge:
 
 def read_metrics(text: str) -> dict[str, float]:
     """The two figures in vLLM's metrics, the largest of each where several engines tell theirs."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, value in _METRIC.findall(text):
-        found[name] = max(found.get(name, 0.0), float(value))
-    return found
+        values[name] = max(values.get(name, 0.0), float(value))
+    return values

@@ -28,9 +28,9 @@ class Key:
     def __bool__(self) -> bool:
         return bool(self.text)
 
-    def masked(self, told: str) -> str:
+    def masked(self, message: str) -> str:
         """The text without the key, wherever it stands in it."""
-        return told.replace(self.text, "[key]") if self.text else told
+        return message.replace(self.text, "[key]") if self.text else message
 
 
 def read_key(variable: str = "", file: str = "") -> Key:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.remote.network import http_options
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.remote.shapes import at
+from nanoflux_local.endpoints.remote.shapes import value_at
 
 LIMIT_S = 3.0
 PRIVATE_NAMES = (".local", ".lan", ".internal", ".home.arpa", ".localdomain")
@@ -30,14 +30,14 @@ async def find_other_models(endpoints: Mapping[str, Endpoint]) -> list[str]:
 
 async def _look(name: str, endpoint: OpenAIChatEndpoint, url: str) -> str:
     model = endpoint.identity.model
-    models = await _listed(url, endpoint.service.key.text)
+    models = await _fetch_listing(url, endpoint.service.key.text)
     if not models or any(is_same_model(model, listed) for listed in models):
         return ""
     others = ", ".join(models[:SHOWN]) + (", …" if len(models) > SHOWN else "")
     return f"endpoints.{name}: {url} does not list the model {model}; it lists {others}. Correct model, or url"
 
 
-async def _listed(url: str, key: str) -> list[str]:
+async def _fetch_listing(url: str, key: str) -> list[str]:
     """The models that a server lists; none if it lists none, for whatever reason: the requests themselves will tell."""
     import httpx2
 
@@ -52,10 +52,10 @@ async def _listed(url: str, key: str) -> list[str]:
 
 def read_listing(body: Any) -> Iterator[str]:
     """The names in a list of models, which may have any shape."""
-    models = at(body, "data") or at(body, "models")
+    models = value_at(body, "data") or value_at(body, "models")
     for model in models if isinstance(models, list) else []:
         for key in ("id", "root", "name"):
-            name = at(model, key)
+            name = value_at(model, key)
             if isinstance(name, str) and name:
                 yield name[:200]
 

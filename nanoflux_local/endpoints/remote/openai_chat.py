@@ -8,12 +8,12 @@ from nanoflux_local.endpoints.remote.keys import Key
 from nanoflux_local.endpoints.remote.served import Said, ServedEndpoint, as_object, client_options, limits
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
-    at,
     check_error,
     check_tool_call,
     count,
     read_content,
     read_finish,
+    value_at,
 )
 from nanoflux_local.records import ChatRequest
 
@@ -64,8 +64,8 @@ class OpenAIChatEndpoint(ServedEndpoint):
 
     def read(self, body: Any) -> Said:
         check_error(body, "choices")
-        choice = at(body, "choices", 0)
-        message = at(choice, "message")
+        choice = value_at(body, "choices", 0)
+        message = value_at(choice, "message")
         if not isinstance(message, dict):
             raise ValueError(NO_TEXT)
         check_error({"error": choice.get("error")}, "choices")

@@ -12,12 +12,12 @@ from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.served import Said, as_object, limits
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
-    at,
     check_error,
     check_tool_call,
     count,
     read_content,
     read_finish,
+    value_at,
 )
 from nanoflux_local.records import ChatRequest, Finish
 
@@ -49,14 +49,14 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
 
     def read(self, body: Any) -> Said:
         check_error(body, "output")
-        finish, output = _finish(body), at(body, "output")
+        finish, output = _finish(body), value_at(body, "output")
         if not isinstance(output, list):
             raise ValueError(NO_TEXT)
-        messages = [read_content(at(item, "content")) for item in output if at(item, "type") == "message"]
-        thoughts = [_thoughts(item) for item in output if at(item, "type") == "reasoning"]
+        messages = [read_content(value_at(item, "content")) for item in output if value_at(item, "type") == "message"]
+        thoughts = [_thoughts(item) for item in output if value_at(item, "type") == "reasoning"]
         text, refusal = "".join(each.text or "" for each in messages), "".join(each.refusal for each in messages)
         if not text and not refusal:
-            calls = [item for item in output if str(at(item, "type")).endswith("_call")]
+            calls = [item for item in output if str(value_at(item, "type")).endswith("_call")]
             check_tool_call(None, calls)
         return Said(
             text + refusal,
@@ -75,12 +75,12 @@ def _finish(body: Any) -> Finish:
     Raises:
         StatedError: the server failed while it wrote.
     """
-    status = at(body, "status")
+    status = value_at(body, "status")
     if status == "incomplete":
-        finish = read_finish(at(body, "incomplete_details", "reason"))
+        finish = read_finish(value_at(body, "incomplete_details", "reason"))
         return "length" if finish == "stop" else finish
     if status in ("failed", "cancelled"):
-        stated = parse_error({"error": at(body, "error")})
+        stated = parse_error({"error": value_at(body, "error")})
         raise StatedError(stated if stated.words else ErrorBody(f"the reply ended as {status}", ("server_error",)))
     if status not in ("completed", None):
         raise ValueError(f"a reply that is still {str(status)[:100]!r}")
@@ -89,5 +89,5 @@ def _finish(body: Any) -> Finish:
 
 def _thoughts(item: Any) -> str:
     """A reasoning item's summary and the thoughts themselves, as far as they are sent."""
-    contents = (read_content(at(item, key)) for key in ("summary", "content"))
+    contents = (read_content(value_at(item, key)) for key in ("summary", "content"))
     return "\n".join(text for content in contents if (text := content.thoughts or content.text))

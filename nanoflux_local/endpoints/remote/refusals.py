@@ -7,7 +7,7 @@ found out by `ledger.calls` and `streaks`.
 
 import re
 
-from nanoflux_local.endpoints.faults import Seen
+from nanoflux_local.endpoints.faults import ClassifiedFault
 
 TOO_LONG, FILTERED, REJECTED, NO_ANSWER = "prompt too long", "content filter", "prompt rejected", "no answer"
 REJECTING = (400, 413, 422)
@@ -39,7 +39,7 @@ _CONTEXT = re.compile(r"context (?:size|length|window)", re.IGNORECASE)
 """What servers that answer 500 say of a prompt that is too long (llama.cpp before 2025)."""
 
 
-def refusal_cause(fault: Seen) -> str:
+def refusal_cause(fault: ClassifiedFault) -> str:
     """Why the server refuses this prompt for good, in a few words; "" if the fault is of another kind."""
     text = " ".join((fault.words, *fault.codes))
     if fault.kind is None and not fault.status:

@@ -7,7 +7,7 @@ pauses are drawn from zero to a bound that doubles, so that clients who failed t
 import random
 from dataclasses import dataclass, field
 
-from nanoflux_local.endpoints.faults import Seen
+from nanoflux_local.endpoints.faults import ClassifiedFault
 from nanoflux_local.endpoints.remote.replicas import Replica
 
 ATTEMPTS = 12
@@ -36,11 +36,11 @@ class Patience:
     _busy: int = 0
     _random: random.Random = field(default_factory=random.Random)
 
-    def pause(self, fault: Seen, known: bool, elsewhere: bool) -> float | None:
+    def pause(self, fault: ClassifiedFault, reached_before: bool, elsewhere: bool) -> float | None:
         """Seconds until the next attempt after `fault`, or None if there is none. `known` says whether the server ever
         answered, `elsewhere` whether a replica is free that has not failed this call.
         """
-        pause = self._pause(fault, known, elsewhere)
+        pause = self._pause(fault, reached_before, elsewhere)
         self.waited_s += pause or 0.0
         return pause
 
@@ -53,26 +53,26 @@ class Patience:
         self.waited_s += wait
         return wait
 
-    def _pause(self, fault: Seen, known: bool, elsewhere: bool) -> float | None:
+    def _pause(self, fault: ClassifiedFault, reached_before: bool, elsewhere: bool) -> float | None:
         if fault.kind is None:
             return None
         if fault.kind == "rate_limited":
             return 0.0 if elsewhere else self._busy_pause()
         if fault.kind == "empty":
             self._empty += 1
-            return self._drawn(0) if self._empty < EMPTY_ATTEMPTS else None
+            return self._draw_pause(0) if self._empty < EMPTY_ATTEMPTS else None
         self._failed += 1
-        most = ATTEMPTS if known or fault.kind != "unreachable" else FIRST_ATTEMPTS
+        most = ATTEMPTS if reached_before or fault.kind != "unreachable" else FIRST_ATTEMPTS
         if self._failed >= most:
             return None
-        return 0.0 if fault.gone and elsewhere else self._drawn(self._failed - 1)
+        return 0.0 if fault.gone and elsewhere else self._draw_pause(self._failed - 1)
 
     def _busy_pause(self) -> float | None:
         """The server may have asked for no time at all, so there is a pause of our own."""
-        pause = self._drawn(self._busy)
+        pause = self._draw_pause(self._busy)
         self._busy += 1
         self._busy_s += pause
         return pause if self._busy_s <= PATIENCE_S else None
 
-    def _drawn(self, doublings: int) -> float:
+    def _draw_pause(self, doublings: int) -> float:
         return self._random.uniform(0, min(LONGEST_S, BASE_S * 2 ** min(doublings, 16)))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from nanoflux_local.config import Price, Send
 from nanoflux_local.endpoints.context import Context
 from nanoflux_local.endpoints.faults import ROUTES, EmptyError, GarbledError, announce
-from nanoflux_local.endpoints.remote.accepted import Accepted, accepted_by, lessons, spelled
+from nanoflux_local.endpoints.remote.accepted import Accepted, accepted_by, format_change, lessons
 from nanoflux_local.endpoints.remote.error_body import read_error
 from nanoflux_local.endpoints.remote.keys import Key, read_key
 from nanoflux_local.endpoints.remote.network import http_options
@@ -153,7 +153,7 @@ class ServedEndpoint(ABC):
         if not fresh:
             return
         self.accepted = replace(self.accepted, **fresh)
-        names, switches = " and ".join(fresh), spelled(fresh)
+        names, switches = " and ".join(fresh), format_change(fresh)
         message = (
             f"the server refuses {names}; requests now go out as with {switches}, which the endpoint's table can state"
         )

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from nanoflux_local.endpoints.faults import MOST_RAW, TOLD, Seen, seen
+from nanoflux_local.endpoints.faults import FAULT_LISTENER, MOST_RAW, ClassifiedFault, classify_error
 from nanoflux_local.endpoints.remote.gauge import Gauge
 from nanoflux_local.endpoints.remote.keys import Key
 from nanoflux_local.endpoints.remote.network import check_network, proxy_for
@@ -83,7 +83,7 @@ class Service:
         """
         patience = Patience()
         while True:
-            replica = pick(self._connected(), patience.tried)
+            replica = pick(self._connect_replicas(), patience.tried)
             if replica.lane.quiet_s:
                 await self._wait(replica, patience)
                 continue
@@ -91,16 +91,16 @@ class Service:
                 if replica.lane.quiet_s:
                     continue  # it has asked to be left alone while this call waited for its place
                 began, limit_s = time.monotonic(), self._speed.limit(stake.tokens)
-                outcome = await self._attempted(attempt, replica, stake.tokens, limit_s)
+                outcome = await self._attempt(attempt, replica, stake.tokens, limit_s)
             seconds = time.monotonic() - began
-            if not isinstance(outcome, Seen):
-                self._answered(replica, seconds, outcome)
+            if not isinstance(outcome, ClassifiedFault):
+                self._note_answer(replica, seconds, outcome)
                 return outcome
             self._raise_refusal(replica, outcome)
-            self._tell(outcome, seconds, stake)
-            pause = self._failed(replica, outcome, began, patience)
+            self._report_fault(outcome, seconds, stake)
+            pause = self._note_fault(replica, outcome, began, patience)
             if pause is not None:
-                self._waits.note(replica.url, self.key.masked(outcome.told), pause, patience.waited_s)
+                self._waits.note(replica.url, self.key.masked(outcome.message), pause, patience.waited_s)
                 await asyncio.sleep(pause)
             elif outcome.reply is not None:
                 return cast(T, outcome.reply)  # no text, time and again: that is what the model says
@@ -123,7 +123,7 @@ class Service:
         self._waits.note(replica.url, replica.complaint, wait, patience.waited_s)
         await asyncio.sleep(wait)
 
-    async def _attempted(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | Seen:
+    async def _attempt(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | ClassifiedFault:
         """The reply, or the fault; an exception of an SDK goes no further, since it may hold a key."""
         try:
             async with self._speed.limited(tokens, limit_s):
@@ -131,25 +131,27 @@ class Service:
         except Exception as error:
             if refusal := guard.refusal_in(error):
                 raise RefusedError(refusal.message, refusal.fix) from None
-            fault = seen(error, self._sdk(), limit_s)
+            fault = classify_error(error, self._sdk(), limit_s)
             if fault is None:
                 raise
             proxy = proxy_for(replica.url)
             if proxy is None or not fault.gone:
                 return fault
-            return replace(fault, told=f"{fault.told} (asked through the proxy {proxy.address} of {proxy.variable})")
+            return replace(
+                fault, message=f"{fault.message} (asked through the proxy {proxy.address} of {proxy.variable})"
+            )
 
-    def _answered(self, replica: Replica, seconds: float, reply: object) -> None:
+    def _note_answer(self, replica: Replica, seconds: float, reply: object) -> None:
         replica.answered()
         replica.lane.widen()
         self._speed.answered(seconds, reply.completion_tokens if isinstance(reply, ChatReply) else 1)
 
-    def _failed(self, replica: Replica, fault: Seen, began: float, patience: Patience) -> float | None:
+    def _note_fault(self, replica: Replica, fault: ClassifiedFault, began: float, patience: Patience) -> float | None:
         if fault.kind == "rate_limited":
             replica.lane.halve(began)
         if fault.retry_after_s and fault.kind is not None:
             replica.lane.rest(fault.retry_after_s)
-            replica.complaint = self.key.masked(fault.told)
+            replica.complaint = self.key.masked(fault.message)
         if fault.gone:
             replica.failed()
         else:
@@ -160,28 +162,28 @@ class Service:
             patience.tried.clear()
         return patience.pause(fault, replica.known, elsewhere)
 
-    def _raise_refusal(self, replica: Replica, fault: Seen) -> None:
+    def _raise_refusal(self, replica: Replica, fault: ClassifiedFault) -> None:
         """Raise where the server is well and refuses this prompt for good: there is nothing to ask again."""
         cause = refusal_cause(fault)
         if cause:
             replica.answered()
-            raise PromptRefusedError(cause, self.key.masked(fault.told), fault.fix)
+            raise PromptRefusedError(cause, self.key.masked(fault.message), fault.fix)
 
-    def _tell(self, fault: Seen, seconds: float, stake: Stake) -> None:
+    def _report_fault(self, fault: ClassifiedFault, seconds: float, stake: Stake) -> None:
         if fault.kind is None:
             return
         tokens, usd = (stake.lost_tokens, stake.lost_usd) if fault.kind in BILLED else (0, 0.0)
         if fault.reply is not None:
             tokens, usd = fault.reply.prompt_tokens + fault.reply.completion_tokens, fault.reply.usd
-        told, raw = self.key.masked(fault.told), self.key.masked(fault.raw)[:MOST_RAW]
-        TOLD.get()(Fault(self.model, fault.kind, told, raw, round(seconds, 3), tokens, usd))
+        message, raw = self.key.masked(fault.message), self.key.masked(fault.raw)[:MOST_RAW]
+        FAULT_LISTENER.get()(Fault(self.model, fault.kind, message, raw, round(seconds, 3), tokens, usd))
 
-    def _failure(self, replica: Replica, fault: Seen) -> EndpointError:
+    def _failure(self, replica: Replica, fault: ClassifiedFault) -> EndpointError:
         """What went wrong, without the key: servers repeat it in their messages, and a run records those."""
-        told = f"{replica.url} {self.key.masked(fault.told)}"
+        message = f"{replica.url} {self.key.masked(fault.message)}"
         if fault.kind == "rate_limited":
             hours = f"{PATIENCE_S / 3600:g} h"
-            return BusyError(f"{told}, for {hours} on end", "go on later with `nanoflux run resume`")
+            return BusyError(f"{message}, for {hours} on end", "go on later with `nanoflux run resume`")
         proxy, fix = proxy_for(replica.url), fault.fix or "see the server's log"
         if fault.kind == "unreachable" and proxy is not None:
             host = urlsplit(replica.url).hostname
@@ -189,9 +191,9 @@ class Service:
         elif fault.kind == "unreachable":
             fix = "start the server, or correct the endpoint's url"
         failure = EndpointRefusedError if fault.kind is None else EndpointError
-        return failure(told, f"{fix}; then `nanoflux run resume`")
+        return failure(message, f"{fix}; then `nanoflux run resume`")
 
-    def _connected(self) -> list[Replica]:
+    def _connect_replicas(self) -> list[Replica]:
         if not self._replicas:
             self._replicas = [Replica(url, self._connect(url, self.key), self._most) for url in self.urls]
             if self._gauged:

@@ -49,7 +49,7 @@ def load_json(response: Any) -> Any:
     while text.startswith(":"):  # a comment of an event stream, sent to keep the connection open
         text = text.partition("\n")[2].lstrip()
     if text.startswith(("data:", "event:")):
-        return _joined(list(_events(text)), whole="[DONE]" in text)
+        return _join_events(list(_events(text)), whole="[DONE]" in text)
     if text.startswith("<"):
         title = read_error(response.content).words
         if response.headers.get("content-type", "").startswith("text/html"):
@@ -74,17 +74,17 @@ def _events(text: str) -> Iterator[dict[str, Any]]:
                 yield event
 
 
-def _joined(events: list[dict[str, Any]], whole: bool) -> Any:
+def _join_events(events: list[dict[str, Any]], whole: bool) -> Any:
     """One reply of the events of a stream that nobody asked for; some gateways send nothing else."""
     response = next((event["response"] for event in reversed(events) if isinstance(event.get("response"), dict)), None)
     failed = next((event for event in events if event.get("error")), None)
     if response is not None or failed is not None:
         return response or failed
-    choices = [choice for event in events if isinstance(choice := at(event, "choices", 0), dict)]
+    choices = [choice for event in events if isinstance(choice := value_at(event, "choices", 0), dict)]
     if not choices:
         raise ValueError("a stream of events in place of one reply")
     message = {
-        key: "".join(text for choice in choices if isinstance(text := at(choice, "delta", key), str))
+        key: "".join(text for choice in choices if isinstance(text := value_at(choice, "delta", key), str))
         for key in ("content", "reasoning", "reasoning_content")
     }
     ended = next((reason for choice in reversed(choices) if (reason := choice.get("finish_reason"))), None)
@@ -169,12 +169,12 @@ def check_tool_call(reason: Any, *calls: Any) -> None:
 
 def _tool_names(call: Any) -> Iterator[str]:
     for entry in call if isinstance(call, list) else [call]:
-        name = at(entry, "function", "name") or at(entry, "name")
+        name = value_at(entry, "function", "name") or value_at(entry, "name")
         if isinstance(name, str):
             yield name
 
 
-def at(value: Any, *path: str | int) -> Any:
+def value_at(value: Any, *path: str | int) -> Any:
     """What stands at a path in JSON that may have any shape, or None."""
     for step in path:
         try:
@@ -186,7 +186,7 @@ def at(value: Any, *path: str | int) -> Any:
 
 def count(value: Any, *path: str | int) -> int:
     """A number of tokens at a path, 0 where there is none; servers spell it as a float or as text too."""
-    number = at(value, *path)
+    number = value_at(value, *path)
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 12:
         number = int(number)
     usable = isinstance(number, (int, float)) and 0 < number <= MAX_COUNT

@@ -17,7 +17,7 @@ from nanoflux_local.jobs import EVALUATION, Work, with_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.manifest import list_manifests
-from nanoflux_models.weights import installed
+from nanoflux_models.weights import list_installed
 from nanoflux_tui.bridge import Ended
 from nanoflux_tui.room import Room
 from nanoflux_tui.screens.dialogs import Field, Fill, Told
@@ -188,7 +188,7 @@ number that one should trust without its interval."""
             self.app.push_screen(Told(f"evaluation {row['id']}", "\n".join(lines)))
 
     def action_evaluate(self) -> None:
-        here = {record.name for record in installed(self.place.root)}
+        here = {record.name for record in list_installed(self.place.root)}
         models = [m.name for m in list_manifests(self.place.root) if m.kind == "chat" and m.name in here]
         if not models:
             self.notify("No weights are installed: press 5, and p on a model.", severity="warning")

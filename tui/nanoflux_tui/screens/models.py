@@ -15,7 +15,7 @@ from nanoflux_local.run.binding import profiles
 from nanoflux_models.gpus import query_gpus, survey_gpus
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.server_record import log_path, records
-from nanoflux_models.weights import installed
+from nanoflux_models.weights import list_installed
 from nanoflux_tui.bridge import Ended
 from nanoflux_tui.look import bar
 from nanoflux_tui.room import Room
@@ -83,7 +83,7 @@ anything is started. Pull fetches weights and checks them, verify reads every by
         self.query_one("#weights").focus()
 
     async def load(self) -> None:
-        here = {record.name for record in installed(self.place.root)}
+        here = {record.name for record in list_installed(self.place.root)}
         self._weights = {
             m.name: [m.name, "✓ yes" if m.name in here else "· no", m.kind, m.licence, line(m.description, 200)]
             for m in list_manifests(self.place.root)

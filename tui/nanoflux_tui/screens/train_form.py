@@ -11,7 +11,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static
 
 from nanoflux_models.manifest import list_manifests
-from nanoflux_models.weights import installed
+from nanoflux_models.weights import list_installed
 from nanoflux_tui.screens.form import Form, choice
 from nanoflux_tui.text import command, count, duration, harmless, line
 from nanoflux_tui.widgets.panel import Panel
@@ -75,7 +75,7 @@ what it will take. Ctrl+A makes it anew, Ctrl+S trains in a process of its own."
 
     def _bases(self) -> list[str]:
         """The installed chat models, or the small default where there is none: its audit then says what is missing."""
-        here = {record.name for record in installed(self.place.root)}
+        here = {record.name for record in list_installed(self.place.root)}
         names = [m.name for m in list_manifests(self.place.root) if m.kind == "chat" and m.name in here]
         return names or ["smollm2-135m"]
 
