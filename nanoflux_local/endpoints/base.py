@@ -28,7 +28,7 @@ class Endpoint(Protocol):
         ...
 
     def count_tokens(self, text: str) -> int | None:
-        """Tokens of `text` in the endpoint's own tokenizer, or None where it has none to ask."""
+        """Tokens of `text` in the endpoint's tokenizer, or None if it has no tokenizer."""
         ...
 
     async def close(self) -> None:

@@ -153,7 +153,7 @@ def _send(
 
 
 def _as_object(text: str, keys: tuple[str, ...]) -> str:
-    """A reply by headings as the JSON object that was asked for; what holds none of them is left as it is."""
+    """A reply with headings as the requested JSON object; a reply without these headings stays unchanged."""
     sections: dict[str, str] = {}
     for line in text.splitlines():
         name, colon, rest = line.partition(":")

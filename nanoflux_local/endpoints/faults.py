@@ -1,4 +1,4 @@
-"""Faults: one classifier for what goes wrong between a client and its server, and who is told of it.
+"""Faults: one classifier for what goes wrong between a client and its server, and the listener it is reported to.
 
 Both SDKs share their exceptions' names and shapes, so one reading serves for all protocols. Owns no decision about
 what to do next: that is `retries`.
@@ -20,7 +20,7 @@ from nanoflux_local.records import ChatReply, Fault, FaultKind
 from nanoflux_local.redaction import redact
 
 BUSY = (429, 529)
-"""Statuses of a server that is well and has no room: too many requests, overloaded."""
+"""Statuses of a healthy server at its limit: too many requests, overloaded."""
 AGAIN = (408, 409, 425)
 """Statuses below 500 that ask to be tried again."""
 NOT_FOUND = (404, 405)
@@ -31,9 +31,9 @@ FIXES = {
     403: "check what the provider allows the endpoint's key to do",
     429: "add credit with the provider",
 }
-"""What to do about refusals that no waiting mends, by status."""
+"""Fixes for refusals that a retry cannot cure, by status."""
 HOPELESS = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
-"""Codes that come with a 429 and no waiting mends."""
+"""Codes of 429 responses that a retry cannot cure."""
 ROUTES = ("/chat/completions", "/responses", "/messages", "/embeddings")
 """What the SDKs add to an endpoint's url."""
 MOST_RAW = 4096
@@ -47,12 +47,12 @@ def _log(fault: Fault) -> None:
 
 
 FAULT_LISTENER: ContextVar[FaultListener] = ContextVar("told", default=_log)
-"""Who is told of a fault. What it raises ends the call, which is how a budget stops the next attempt."""
+"""The listener that faults are reported to. An error it raises ends the call: so a budget stops a retry."""
 
 
 @contextmanager
 def reporting_faults(listener: FaultListener) -> Iterator[None]:
-    """Faults met inside, also in the tasks that are started there, are told to `told`."""
+    """Report faults to `listener` inside the block, and in tasks that are started there."""
     token = FAULT_LISTENER.set(listener)
     try:
         yield
@@ -69,7 +69,7 @@ def announce(fault: Fault) -> None:
 
 
 class GarbledError(Exception):
-    """A reply came and is none: not JSON, not of the protocol's shape, or cut off. `raw` is what came."""
+    """The reply is unusable: not JSON, not in the protocol's format, or cut off. `raw` is the reply as received."""
 
     def __init__(self, why: str, raw: str = "") -> None:
         super().__init__(why)
@@ -97,7 +97,7 @@ class WebPageError(Exception):
 
 
 class EmptyError(Exception):
-    """A reply of no text that says it is whole."""
+    """The reply is complete and has no text."""
 
     def __init__(self, reply: ChatReply) -> None:
         super().__init__("a reply without text")
@@ -129,7 +129,7 @@ class ClassifiedFault:
 
 
 def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> ClassifiedFault | None:
-    """The fault in an exception of an attempt, or None for an exception that is no fault but a defect of ours."""
+    """The fault that an attempt's exception stands for; None if the exception is a defect in this program."""
     if isinstance(error, EmptyError):
         return ClassifiedFault("empty", "answered with no text", reply=error.reply)
     if isinstance(error, NoAnswerError):
@@ -194,7 +194,7 @@ def _classify_status(status: int, body: ErrorBody, wait: float | None) -> Classi
 
 
 def _fix_of_address(asked: str, words: str = "") -> str:
-    """What to do about a request that nobody was there for: the path of the url is wrong more often than the model."""
+    """The fix for a 404 or 405: the path of the url is wrong more often than the model's name."""
     parts = urlsplit(asked)
     route = next((route for route in ROUTES if parts.path.endswith(route)), "")
     base = parts._replace(path=parts.path.removesuffix(route), query="", fragment="").geturl()
@@ -206,7 +206,7 @@ def _fix_of_address(asked: str, words: str = "") -> str:
 
 
 def retry_after(headers: Any) -> float | None:
-    """Seconds that a server asks to be left alone for, in any of the three ways to say so."""
+    """Seconds to wait before the next request, from any of the three forms of the Retry-After header."""
     import time
 
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
@@ -220,6 +220,6 @@ def retry_after(headers: Any) -> float | None:
                 seconds = parsedate_to_datetime(value).timestamp() - time.time()
             except (ValueError, TypeError):
                 continue
-        if 0 <= seconds < float("inf"):  # also refuses what is no number
+        if 0 <= seconds < float("inf"):  # false for NaN as well
             return seconds
     return None

@@ -1,6 +1,6 @@
-"""Prices: what hosted models charge where a profile does not say. A table that ships, and the user's own before it.
+"""Prices of hosted models for profiles that state none: a table that ships, overridden by the user's own.
 
-A price belongs to an address and a model: the same weights at another address cost something else, or nothing.
+A price belongs to an address and a model: the same weights may cost something else at another address, or nothing.
 """
 
 import re
@@ -20,7 +20,7 @@ def price_of(endpoint: EndpointConfig, home: Path) -> Price | None:
     """The listed price of an endpoint's model at its address, or None.
 
     Raises:
-        ConfigError: the user's table cannot be read, or a price in it is none.
+        ConfigError: the user's table cannot be read, or a price in it is invalid.
     """
     hosts = {urlsplit(url).hostname for url in endpoint.addresses} or {find_kind(endpoint.interface).maker}
     host = str(hosts.pop())

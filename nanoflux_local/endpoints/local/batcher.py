@@ -1,4 +1,4 @@
-"""One worker thread that advances many requests together, each in a row of its own.
+"""One worker thread that advances many requests together, each in its own row.
 
 Owns the queue, the rows and the thread. A request joins as soon as a row is free and leaves when it ends; what its
 row computes does not depend on the others (see `decoder`), so neither does its reply. A crash of the thread fails
@@ -73,7 +73,7 @@ class Batcher:
         return job.future
 
     def close(self) -> None:
-        """End the worker after its present step; what is unfinished fails. Safe to call twice."""
+        """Stop the worker after its current step; unfinished requests fail. Safe to call twice."""
         with self._wake:
             self._ended = self._ended or EndpointError("The endpoint was closed.")
             self._wake.notify()

@@ -46,7 +46,7 @@ class Rows:
         self._masks: dict[int | None, torch.Tensor] = {}
 
     def reserve(self, positions: int) -> None:
-        """Make room for rows of so many positions."""
+        """Allocate storage for rows of so many positions."""
         room = -(-positions // ROOM_STEP) * ROOM_STEP
         if room <= self._room:
             return
@@ -172,7 +172,7 @@ class Decoder:
         self.rows.lengths[row] = 0
 
     def self_check(self) -> bool:
-        """Whether a row's logits are the same bits alone and among others, in other places and beside longer rows."""
+        """Whether a row's logits have the same bits alone, among others, at another index and next to longer rows."""
         prompt, other = [7, 11, 13, 17, 19], [23, 29, 31] * (GRANULE // 2)
         last = self.rows.count - 1
         alone = self._probe({0: prompt})
@@ -221,7 +221,7 @@ class Decoder:
 
 
 def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
-    """The model of a weights folder, a LoRA merged into its weights where there is one.
+    """The model of a weights folder, with a LoRA merged into its weights if one is given.
 
     Merging happens in float32 and is rounded once; a merged model decodes as fast as the base.
 

@@ -1,6 +1,6 @@
 """The in-process endpoint: a model from a weights folder, answering in this process on CPU or GPU.
 
-The same request gets the same reply whatever it is answered beside (`decoder` says how), on one machine and one
+The same request gets the same reply whatever else is in the batch (`decoder` says how), on one machine and one
 version of torch. Weights are loaded when the first request comes, so a run answered by its ledger loads none.
 Owns the endpoint's identity; the queue is `batcher`'s and the arithmetic `decoder`'s. Never downloads.
 """
@@ -117,7 +117,7 @@ def read_record(weights: Path) -> dict[str, Any]:
 
 
 def best_device() -> str:
-    """A GPU where there is one. Torch is asked only on machines that have the driver, as importing it is slow."""
+    """The GPU if there is one, else the CPU. Torch is imported only on machines with the driver, since that is slow."""
     if not Path("/dev/nvidiactl").exists():
         return "cpu"
     share_cores()
@@ -127,7 +127,7 @@ def best_device() -> str:
 
 
 def best_dtype(device: str) -> str:
-    """bfloat16 where the hardware multiplies it, else float32."""
+    """bfloat16 if the hardware multiplies it, else float32."""
     if device != "cpu":
         return "bfloat16"
     try:

@@ -91,7 +91,11 @@ class Managed:
         self._record, self._ended = record, _ending(record.pid)
 
     async def _handle_exit(self, record: ServerRecord) -> None:
-        """Note a death, or give up; whatever is left of the dead is ended."""
+        """Stop what is left of a server that exited, and count the restart.
+
+        Raises:
+            ServerError: the server exited too often.
+        """
         error = self.supervisor.explained(record, "ended while it was in use", None)
         await asyncio.to_thread(self.supervisor.stop, record)
         if self.restarts >= RESTARTS:
@@ -100,7 +104,7 @@ class Managed:
         log.warning("%s\n  starting it again (%d of %d)", error.message, self.restarts, RESTARTS)
 
     def _find_running(self) -> ServerRecord | None:
-        """A server that was left to run (`models serve`) and is just what is needed here."""
+        """A server started by `models serve` that suits this launch, or None."""
         wanted = self.launch
         for record in self.supervisor.servers():
             alike = (record.model, record.revision, record.variant) == (wanted.model, wanted.revision, wanted.variant)
@@ -142,7 +146,7 @@ class Fleet:
 
 
 def _ending(pid: int) -> asyncio.Future[None]:
-    """Done when the process ends, be it a child or not. Done at once where it has ended already."""
+    """A future that is done when the process has ended, whether it is a child or not."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
     try:

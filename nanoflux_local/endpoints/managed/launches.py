@@ -1,7 +1,6 @@
-"""From endpoints of the interface "vllm" to servers: what is planned for each, and the endpoint that asks it.
+"""Managed servers for endpoints: the placement of each server on the GPUs, its launch, and the endpoint that asks it.
 
-Used before anything starts (`models plan`), by runs and by `models serve`, so that all three mean the same place on
-the same GPUs. Starts nothing by itself.
+`models plan`, runs and `models serve` all use this module, so that they place models alike. It starts no server.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,14 +27,14 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
 SEQUENCES, CONTEXT = 8, 4096
-"""What room for keys and values is planned for if nobody says more: requests at once, and tokens of each."""
+"""Concurrent requests, and tokens of each, for which KV-cache memory is planned by default."""
 CONCURRENCY = 8
-"""Requests under way at once in a run whose profile does not state it."""
+"""Concurrent requests of a run whose profile does not set it."""
 ADAPTER_SHARE = 0.021
 """Buffers for two adapters of rank 16 over the two bytes of each parameter: most for a mixture of experts (gpt-oss-20b,
 0.8 GiB), less than half of that for the dense models."""
 INVARIANT_FROM = 8.0
-"""The compute capability from which vLLM has batch-invariant kernels."""
+"""The lowest compute capability for which vLLM has batch-invariant kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +131,8 @@ def plan_servers(
     context: int = CONTEXT,
     whole: bool = False,
 ) -> Plan:
-    """Which model goes on which GPU. A manifest alone is planned for `sequences` requests of `context` tokens; `whole`
-    hands out all of each GPU.
+    """Plan which model goes on which GPU. A manifest alone is planned for `sequences` requests of `context` tokens;
+    `whole` hands out all of each GPU.
 
     Raises:
         ConfigError: a manifest does not say what its model needs, or spans machines.
@@ -175,7 +174,8 @@ def _seat(server: Server, sequences: int) -> Seat:
 def build_managed(
     endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
 ) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
-    """The endpoints on managed servers, by name, and for every endpoint the group that it takes turns in ("" for none).
+    """Build the endpoints on managed servers, by name; also return for every endpoint the group that it takes turns in
+    ("" for none).
 
     At most `concurrency` requests are under way at once (0: as many as the endpoints take). A profile's own `shares`
     hold; if it states none and the plan has to, the plan's do. The same model twice is one server, which takes
@@ -205,12 +205,12 @@ def build_managed(
 
 
 def _stated_room(config: EndpointConfig) -> int | None:
-    """The room for thoughts that an endpoint states; None leaves it to the model's manifest."""
+    """The reasoning tokens that a configuration states; None leaves them to the model's manifest."""
     return config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else None
 
 
 def with_lora(manifest: Manifest, home: Home) -> None:
-    """Refuse adapters where the model's manifest names no modules for them.
+    """Refuse adapters if the model's manifest names no modules for them.
 
     Raises:
         ConfigError: it names none.
@@ -225,7 +225,7 @@ def launch_for(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ran
     """How the server of an endpoint is started, with buffers for adapters up to `rank` (0: for none).
 
     Raises:
-        RefusedError: batch_invariant is asked of a device that has no such kernels.
+        RefusedError: batch_invariant is set and the device has no such kernels.
         ModelsError: there is no vLLM, no manifest, no chat template, or the weights are not installed.
     """
     weights = weights_dir(config.model, home.root)
@@ -249,7 +249,7 @@ def launch_for(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ran
 
 
 def _refuse_variance(model: str, interpreter: Interpreter) -> None:
-    """Refuse batch_invariant where vLLM has no kernels for it."""
+    """Refuse batch_invariant if vLLM has no kernels for this device."""
     fix = f"leave out batch_invariant, or serve {model} on GPUs of compute capability {INVARIANT_FROM} or higher (A100)"
     if interpreter.for_cpu:
         raise RefusedError(f"batch_invariant: vLLM {interpreter.vllm} for CPUs has no batch-invariant kernels", fix)

@@ -1,7 +1,7 @@
-"""An adapter as part of the weights that a vLLM server serves: merged into a copy of its base while it is asked.
+"""A vLLM server whose weights hold an adapter: the adapter is merged into a copy of its base while it is in use.
 
-On a CPU vLLM computes a LoRA beside the weights several times slower than the weights alone. The copy is as large as
-the base; the last one who asks it removes it. It is proved to answer as base and adapter do (`train.merged`).
+On a CPU, vLLM is several times slower with a separate LoRA than with weights alone. The copy is as large as the base;
+its last user removes it. The merge is checked against base and adapter (`adapters.merge`).
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from nanoflux_models.manifest import load_manifest as load_model
 
 
 class Copy:
-    """A merged copy of an adapter's base, made where it is not there; `release` removes it once nobody uses it.
+    """A merged copy of an adapter's base, created if it does not exist; `release` removes it after its last use.
 
     Raises:
         RefusedError: the adapter does nothing, the merged model does not answer as base and adapter do, or the base is
@@ -51,7 +51,7 @@ class Copy:
             fcntl.flock(self._gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.path)
         except BlockingIOError:
-            pass  # another process asks it too
+            pass  # another process uses the copy
         self._gate.close()
 
 

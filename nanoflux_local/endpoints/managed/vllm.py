@@ -83,7 +83,7 @@ class VllmEndpoint:
         return self._counter.count(text)
 
     async def wake(self) -> None:
-        """Have the server on its GPU, starting it if it does not run; a loaded adapter is checked after each wake.
+        """Wake the server, or start it if it does not run; check a loaded adapter after each wake.
 
         Raises:
             RefusedError: the adapter no longer applies.
@@ -94,7 +94,7 @@ class VllmEndpoint:
             await self._check_adapter(Control(record.url), self._adapter, self._sentinel)
 
     async def sleep(self) -> None:
-        """Take the server off its GPU."""
+        """Put the server to sleep, which frees its GPU."""
         await self._control(Control.sleep)
 
     async def close(self) -> None:
@@ -108,7 +108,7 @@ class VllmEndpoint:
         await _in_thread(act, Control(record.url))
 
     async def _ready(self) -> tuple[OpenAIChatEndpoint, asyncio.Future[None]]:
-        """A client of the running server, the adapter loaded and proved."""
+        """A client of the running server, after its adapter was loaded and probed."""
         async with self._preparing:
             if self._refused is not None:
                 raise self._refused
@@ -148,8 +148,7 @@ class VllmEndpoint:
             raise self._refused from error
 
     async def _check_adapter(self, control: Control, adapter: Path, sentinel: Sentinel) -> None:
-        """After a wake: see that the adapter still applies, load it again if it does not, and refuse it if that is
-        no help."""
+        """After a wake: check that the adapter still applies; reload it if not, and refuse it if that fails too."""
         if await _in_thread(still_applies, control, sentinel):
             return
         await _in_thread(control.unload_adapter, self._name)
@@ -177,14 +176,14 @@ class VllmEndpoint:
         return replace(reply, reasoning_tokens=self.count_tokens(thoughts))
 
     def _adapt_request(self, request: ChatRequest) -> ChatRequest:
-        """As the server is asked: its own name for the model, and no system role where the template has none."""
+        """The request with the server's name for the model, and without a system role if the template has none."""
         chat = self._server.launch.manifest.chat
         messages = request.messages if chat.system_role else without_system(request.messages)
         return replace(request, messages=messages, endpoint=replace(request.endpoint, model=self._name))
 
 
 def _wake(control: Control) -> bool:
-    """Whether it slept."""
+    """Wake the server; return whether it was asleep."""
     asleep = control.asleep()
     if asleep:
         control.wake()

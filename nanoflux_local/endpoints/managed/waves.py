@@ -20,14 +20,14 @@ from nanoflux_local.errors import ConfigError, EndpointError, NanofluxError
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 
 LINGER_S = 0.1
-"""How long the endpoint that is awake waits for one more request before it gives way: little beside a swap."""
+"""How long the awake endpoint waits for one more request before it yields the GPU: short compared with a swap."""
 
 
 @runtime_checkable
 class Sleeper(Endpoint, Protocol):
     """An endpoint that can leave its GPU and come back. Both calls are safe to repeat.
 
-    `wake` returns when requests can be sent (starting the server where it does not run yet); `sleep` when the GPU's
+    `wake` returns when requests can be sent (after starting the server if needed); `sleep` when the GPU's
     memory is free (vLLM: `POST /sleep?level=1`, and `POST /wake_up`). Neither is called with a request in flight.
     """
 
@@ -71,7 +71,7 @@ class SharedGpu:
         self._consider()
 
     async def close(self) -> None:
-        """End a swap that is under way; who still waits is told. Safe to call twice."""
+        """Cancel a swap in progress; waiting requests fail. Safe to call twice."""
         task, self._task = self._task, None
         if task:
             task.cancel()

@@ -1,1 +1,1 @@
-"""Servers that somebody else runs: what they are sent, what they answer, and how long they are waited for."""
+"""Remote servers: how requests are written, responses read, and retries and timeouts decided."""

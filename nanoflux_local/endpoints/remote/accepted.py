@@ -119,5 +119,5 @@ def lessons(refusal: ErrorBody, accepted: Accepted, request: ChatRequest) -> dic
 
 
 def format_change(changes: Mapping[str, Any]) -> str:
-    """Switches as a profile spells them: a boolean, a number and a text of JSON are TOML's too."""
+    """The changes as a `send` table of a profile; JSON's booleans, numbers and strings are valid TOML."""
     return f"send = {{ {', '.join(f'{name} = {json.dumps(value)}' for name, value in changes.items())} }}"

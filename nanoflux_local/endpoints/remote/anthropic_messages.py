@@ -1,6 +1,6 @@
 """Servers that speak the Anthropic messages protocol, through the anthropic SDK: Claude, or vLLM.
 
-The protocol has no seed: repeats are told apart by the ledger alone.
+The protocol has no seed: only the ledger distinguishes repeats.
 """
 
 from types import ModuleType

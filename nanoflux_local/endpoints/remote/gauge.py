@@ -22,7 +22,7 @@ _METRIC = re.compile(r"^vllm:(num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]
 
 
 class Gauge:
-    """Looks at most once in `EVERY_S` seconds, beside the requests and never in their way."""
+    """Reads a server's metrics at most once in `EVERY_S` seconds, without delaying requests."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -48,12 +48,12 @@ class Gauge:
                     if await self._is_crowded(client):
                         self._replica.lane.halve(began)
         except httpx2.HTTPError:
-            return  # a server in trouble: the requests themselves will tell of it
+            return  # the requests will report a server in trouble
         finally:
             self._task = None
 
     async def _is_crowded(self, client: Any) -> bool:
-        """Whether the server says that it has more than it can take."""
+        """Whether the server reports more requests than it can run at once."""
         address = self._replica.url.rstrip("/").removesuffix("/v1") + "/metrics"
         response = await client.get(address)
         figures = read_metrics(response.text) if response.status_code == 200 else {}
@@ -69,7 +69,7 @@ class Gauge:
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """The two figures in vLLM's metrics, the largest of each where several engines tell theirs."""
+    """The two figures in vLLM's metrics, the largest of each if several engines report them."""
     values: dict[str, float] = {}
     for name, value in _METRIC.findall(text):
         values[name] = max(values.get(name, 0.0), float(value))

@@ -14,7 +14,7 @@ from nanoflux_local.redaction import know
 
 
 class Key:
-    """A key that shows itself to nobody but who asks for `text`; "" where a server needs none."""
+    """A server's key, printed only as "[key]"; `text` is the key itself, "" if the server needs none."""
 
     __slots__ = ("text",)
 
@@ -29,7 +29,7 @@ class Key:
         return bool(self.text)
 
     def masked(self, message: str) -> str:
-        """The text without the key, wherever it stands in it."""
+        """The message with every occurrence of the key replaced by "[key]"."""
         return message.replace(self.text, "[key]") if self.text else message
 
 
@@ -37,7 +37,7 @@ def read_key(variable: str = "", file: str = "") -> Key:
     """The key in the named environment variable, else in the named file, else none.
 
     Raises:
-        ConfigError: what is named is not there, or others may read the file.
+        ConfigError: the variable or file does not exist, or other users may read the file.
     """
     if variable and file:
         raise ConfigError(f"both {variable} and {file} are named as the key's place", "name one: key_env or key_file")

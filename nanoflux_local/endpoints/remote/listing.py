@@ -1,7 +1,7 @@
 """Listing: whether a lab's own server still serves the model that its endpoint names.
 
 Replies are remembered by address and model, so that another model behind the same address would go unnoticed. Only
-servers on this machine or in a private network are asked, and whoever lists no models is left in peace.
+servers on this machine or in a private network are asked, and a server that lists no models is not reported.
 """
 
 import asyncio

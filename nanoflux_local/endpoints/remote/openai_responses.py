@@ -1,6 +1,6 @@
 """Servers that speak the OpenAI responses protocol, through the openai SDK: the o-series and its successors.
 
-The protocol has neither a seed nor stop strings: repeats are told apart by the ledger alone, and a reply is cut here.
+The protocol has neither a seed nor stop strings: only the ledger distinguishes repeats, and replies are cut here.
 """
 
 from typing import Any

@@ -20,7 +20,7 @@ MOST_SLACK = 16.0
 
 
 class Speed:
-    """A server's time limit: never below `floor_s`, and longer where its replies take longer."""
+    """A server's timeout: at least `floor_s`, and longer if its replies take longer."""
 
     def __init__(self, floor_s: float) -> None:
         self._floor_s = floor_s
@@ -54,7 +54,7 @@ class Speed:
             raise
 
     def answered(self, seconds: float, tokens: int) -> None:
-        """A slower reply counts at once, a quicker one little by little."""
+        """Adapt the timeout to an answer: at once to a slower one, gradually to a faster one."""
         first, token_s = self._token_s is None, seconds / max(tokens, FEWEST_TOKENS)
         self._token_s = max(token_s, 0.9 * (self._token_s or 0.0) + 0.1 * token_s)
         self._slack = max(1.0, self._slack / 2)
@@ -65,10 +65,10 @@ class Speed:
 
 
 class Lane(Limiter):
-    """The way to one server: at most `limit` requests at once, which its answers move between 1 and `most`.
+    """The limiter of one server: at most `limit` concurrent requests, adapted between 1 and `most`.
 
-    Every answer widens it a little, a word that the server is busy halves it (additive increase, multiplicative
-    decrease), once for all requests that were under way together.
+    Every answer raises the limit a little, and a busy server halves it (additive increase, multiplicative decrease),
+    once for all requests that were in flight together.
     """
 
     def __init__(self, most: int) -> None:
@@ -78,19 +78,19 @@ class Lane(Limiter):
 
     @property
     def quiet_s(self) -> float:
-        """Seconds for which the server still asks to be left alone."""
+        """Seconds left of the pause that the server asked for."""
         return max(0.0, self._quiet_until - time.monotonic())
 
     def rest(self, seconds: float) -> None:
-        """The server asks to be left alone for `seconds`."""
+        """Pause for `seconds`, as the server asked."""
         self._quiet_until = max(self._quiet_until, time.monotonic() + seconds)
 
     def widen(self) -> None:
-        """The server has room."""
+        """Raise the limit after an answer."""
         self.resize(min(float(self.most), self.limit + 1.0 / self.limit))
 
     def halve(self, began: float) -> None:
-        """The server is busy, says a request that `began` then."""
+        """Halve the limit after a busy response to a request that began at `began`."""
         if began > self._halved_at:
             self._halved_at = time.monotonic()
             self.limit = max(1.0, self.limit / 2)

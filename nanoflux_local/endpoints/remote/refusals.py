@@ -1,8 +1,8 @@
 """Refusals: which errors refuse this one prompt for good, so that other prompts may pass.
 
 Every other permanent error (a wrong key, no credit, an unknown model) would meet all prompts, and ends the work. Where
-a provider's wording is unknown, a rejected request counts as refused: whoever refuses one prompt after the other is
-found out by `ledger.calls` and `streaks`.
+a provider's wording is unknown, a rejected request counts as refused; `ledger.calls` and `streaks` detect a server that
+refuses one prompt after the other.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Replicas: several servers of one model that share its requests. To the outside they are one endpoint.
 
-A request goes to the least loaded one that is free. One that fails is left alone for a while and then tried again; one
-that asks to be left alone is, for as long as it asks.
+A request goes to the least loaded free replica. A failed replica is skipped for a while and then tried again; a replica
+that asks for a pause is skipped until the pause ends.
 """
 
 import time
@@ -15,8 +15,8 @@ LONGEST_BACK_S = 60.0
 
 
 class Replica:
-    """One server: its address, its client, the way to it, and whether it is to be left alone. `complaint` is what it
-    said last when it asked for that.
+    """One server: its address, its client, its lane, and whether to skip it for now. `complaint` is its last message
+    that asked for a pause.
     """
 
     def __init__(self, url: str, client: Any, most: int) -> None:
@@ -33,21 +33,21 @@ class Replica:
 
     @property
     def free(self) -> bool:
-        """Whether it lives and has not asked to be left alone."""
+        """Whether the replica is alive and asks for no pause."""
         return self.lives and not self.lane.quiet_s
 
     def answered(self) -> None:
         self.known, self.back_at, self._failed = True, 0.0, 0
 
     def failed(self) -> None:
-        """Leave it alone, the longer the more often it failed in a row."""
+        """Skip this replica for a time that doubles with each failure in a row."""
         self.back_at = time.monotonic() + min(LONGEST_BACK_S, BACK_S * 2 ** min(self._failed, 16))
         self._failed += 1
 
 
 def pick(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replica:
-    """The least loaded of the free ones, if possible one that was not `tried`. If none is free, one that failed, the
-    longest ago; if all ask to be left alone, the one that is free first.
+    """The least loaded free replica, preferably one that was not `tried`. If none is free: the one that failed the
+    longest ago; if all ask for pauses: the one whose pause ends first.
     """
     free = [replica for replica in replicas if replica.free]
     if free:

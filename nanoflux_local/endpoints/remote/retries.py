@@ -37,8 +37,8 @@ class Patience:
     _random: random.Random = field(default_factory=random.Random)
 
     def pause(self, fault: ClassifiedFault, reached_before: bool, elsewhere: bool) -> float | None:
-        """Seconds until the next attempt after `fault`, or None if there is none. `known` says whether the server ever
-        answered, `elsewhere` whether a replica is free that has not failed this call.
+        """Seconds until the next attempt after `fault`, or None if there is none. `reached_before` says whether the
+        server ever answered, `elsewhere` whether another replica is free that has not failed this call.
         """
         pause = self._pause(fault, reached_before, elsewhere)
         self.waited_s += pause or 0.0

@@ -36,7 +36,7 @@ CONNECT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a response says, in no maker's words. Token counts are 0 where the server tells none."""
+    """What a response says, independent of the protocol. Token counts are 0 if the server reports none."""
 
     text: str
     finish: Finish
@@ -181,7 +181,7 @@ class ServedEndpoint(ABC):
         return reply
 
     def _usd(self, request: ChatRequest, said: Said) -> float:
-        """A server that tells no usage is taken to have charged the most that it could."""
+        """The price of a reply. Without reported usage, the highest possible price is assumed."""
         if self.price is None:
             return 0.0
         read = said.prompt_tokens or request.prompt_bytes
@@ -201,20 +201,20 @@ class ServedEndpoint(ABC):
     @staticmethod
     @abstractmethod
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
-        """Send, and give the SDK's raw response."""
+        """Send the request, and return the SDK's raw response."""
 
     @abstractmethod
     def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
-        """The request in the protocol's words: only what the endpoint accepts."""
+        """The request body in the protocol's format, with accepted parameters only."""
 
     @abstractmethod
     def read(self, body: Any) -> Said:
         """What a response's JSON says.
 
         Raises:
-            ValueError: it can be read as no reply.
-            StatedError: it states an error.
-            NoAnswerError: it is no answer, and asking again would change nothing.
+            ValueError: the response is not a reply.
+            StatedError: the response reports an error.
+            NoAnswerError: the response has no answer, and a retry would not change that.
         """
 
     def count_tokens(self, text: str) -> int | None:
@@ -226,17 +226,17 @@ class ServedEndpoint(ABC):
 
 
 def client_options(sdk: ModuleType, url: str) -> dict[str, Any]:
-    """What every client is made with, whatever its SDK."""
+    """The options that all SDK clients share."""
     for name in ("httpcore2", sdk.__name__):  # at DEBUG these log a server's headers, and it may repeat the key in one
         logging.getLogger(name).setLevel(logging.INFO)
     return {"http_client": sdk.DefaultAsyncHttpxClient(**http_options(url)), "max_retries": 0}
 
 
 def check_address(url: str) -> None:
-    """Refuse a url that no request can go to.
+    """Refuse an invalid url.
 
     Raises:
-        ConfigError: its port is none, or it names a route and not the base of all of them.
+        ConfigError: the port is invalid, or the url contains a route, which is added later.
     """
     parts = urlsplit(url)
     try:
@@ -266,5 +266,5 @@ def as_object(sections: Sequence[str]) -> dict[str, Any]:
 
 
 def section_key(name: str) -> str:
-    """A section's name as a JSON key; whoever reads sections takes both spellings for one."""
+    """A section's name as a JSON key; the section reader accepts both spellings."""
     return name.replace(" ", "_")

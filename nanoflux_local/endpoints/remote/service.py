@@ -1,7 +1,7 @@
 """A service: the servers behind one endpoint, and the way every request to them goes, whatever protocol it speaks.
 
-Pick a replica, wait for a place, send within the time limit, tell of every fault, and ask again while there is
-patience. Knows no protocol: what is sent and how it is read is the caller's `attempt`.
+Picks a replica, waits for a slot, sends within the timeout, reports every fault, and retries while `Patience` allows.
+Knows no protocol: the caller's `attempt` writes the request and reads the response.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from nanoflux_local.records import ChatReply, Fault
 from nanoflux_models import guard
 
 BILLED = ("timeout", "reset", "garbled")
-"""Faults after which the server may have done the work all the same, and charge for it."""
+"""Faults after which the server may still have done the work, and charge for it."""
 T = TypeVar("T")
 Attempt = Callable[[Any, float], Awaitable[T]]
 """Sends one request through a client, within so many seconds, and reads its reply."""
@@ -34,7 +34,7 @@ Attempt = Callable[[Any, float], Awaitable[T]]
 
 @dataclass(frozen=True, slots=True)
 class Stake:
-    """What one attempt may come to: tokens written at most, and what it may cost if its reply is lost."""
+    """Bounds on one attempt: completion tokens at most, and its possible cost if the reply is lost."""
 
     tokens: int = 1
     lost_tokens: int = 0
@@ -44,7 +44,7 @@ class Stake:
 class Service:
     """Servers at `urls`, each sent `capacity` requests at once at most; `connect` makes a client for an address.
 
-    `gauged` servers are asked how busy they are, which vLLM tells.
+    `gauged` servers are asked for their load, which vLLM reports.
 
     Raises:
         ConfigError: the environment names a proxy or certificates that cannot be used.
@@ -74,12 +74,12 @@ class Service:
         self._waits = Waits()
 
     async def ask(self, attempt: Attempt[T], stake: Stake) -> T:
-        """What `attempt` gives, in the end.
+        """Call `attempt` until it returns a reply, retrying after faults.
 
         Raises:
             PromptRefusedError: the server refuses this prompt for good.
-            BusyError: the servers ask to be left alone for longer than a call waits.
-            EndpointError: no usable reply came: patience is over, or there is no use in asking again.
+            BusyError: the servers ask for a longer pause than a call waits.
+            EndpointError: no usable reply came, and no retry is left or would help.
         """
         patience = Patience()
         while True:
@@ -89,7 +89,7 @@ class Service:
                 continue
             async with replica.lane:
                 if replica.lane.quiet_s:
-                    continue  # it has asked to be left alone while this call waited for its place
+                    continue  # the server asked for a pause while this call waited for its slot
                 began, limit_s = time.monotonic(), self._speed.limit(stake.tokens)
                 outcome = await self._attempt(attempt, replica, stake.tokens, limit_s)
             seconds = time.monotonic() - began
@@ -103,15 +103,15 @@ class Service:
                 self._waits.note(replica.url, self.key.masked(outcome.message), pause, patience.waited_s)
                 await asyncio.sleep(pause)
             elif outcome.reply is not None:
-                return cast(T, outcome.reply)  # no text, time and again: that is what the model says
+                return cast(T, outcome.reply)  # no text in every attempt: this is the model's reply
             else:
                 raise self._failure(replica, outcome)
 
     async def _wait(self, replica: Replica, patience: Patience) -> None:
-        """Wait for as long as a server asks to be left alone.
+        """Wait as long as a server asks for.
 
         Raises:
-            BusyError: it asks for longer than the call waits.
+            BusyError: the server asks for a longer pause than a call waits.
         """
         quiet_s = replica.lane.quiet_s
         wait = patience.wait(quiet_s)
@@ -124,7 +124,7 @@ class Service:
         await asyncio.sleep(wait)
 
     async def _attempt(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | ClassifiedFault:
-        """The reply, or the fault; an exception of an SDK goes no further, since it may hold a key."""
+        """The reply, or the classified fault: an SDK's exception is not passed on, since it may hold a key."""
         try:
             async with self._speed.limited(tokens, limit_s):
                 return await attempt(replica.client, limit_s)
@@ -163,7 +163,7 @@ class Service:
         return patience.pause(fault, replica.known, elsewhere)
 
     def _raise_refusal(self, replica: Replica, fault: ClassifiedFault) -> None:
-        """Raise where the server is well and refuses this prompt for good: there is nothing to ask again."""
+        """Raise if the healthy server refuses this prompt permanently, so that a retry is useless."""
         cause = refusal_cause(fault)
         if cause:
             replica.answered()
@@ -179,7 +179,7 @@ class Service:
         FAULT_LISTENER.get()(Fault(self.model, fault.kind, message, raw, round(seconds, 3), tokens, usd))
 
     def _failure(self, replica: Replica, fault: ClassifiedFault) -> EndpointError:
-        """What went wrong, without the key: servers repeat it in their messages, and a run records those."""
+        """The error to raise, with the key masked: servers repeat keys in their messages, and a run records those."""
         message = f"{replica.url} {self.key.masked(fault.message)}"
         if fault.kind == "rate_limited":
             hours = f"{PATIENCE_S / 3600:g} h"
@@ -203,7 +203,7 @@ class Service:
         return self._replicas
 
     async def close(self) -> None:
-        """Hang up. Safe to call twice."""
+        """Close all connections. Safe to call twice."""
         for gauge in self._gauges:
             await gauge.close()
         for replica in self._replicas:
