@@ -1,4 +1,4 @@
-"""What the config.json of installed weights says about their form: other towers beside the text's, experts."""
+"""What config.json says about installed weights: whether they have other towers than the text model's, and experts."""
 
 import json
 from pathlib import Path

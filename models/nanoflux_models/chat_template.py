@@ -26,7 +26,7 @@ Render = Callable[..., str | None]
 
 
 def read_template(folder: Path) -> str:
-    """The chat template of a model's folder, from whichever of its files holds it; empty if there is none."""
+    """The chat template of a model's folder, from the file that holds it; "" if there is none."""
     if (folder / FILE).is_file():
         return (folder / FILE).read_text("utf-8")
     for name in ("tokenizer_config.json", LEGACY):
@@ -52,7 +52,7 @@ def require_template(name: str, folder: Path) -> None:
 def try_template(folder: Path) -> Chat:
     """What the chat template of a folder takes, and whether the model thinks before it answers.
 
-    Nothing is claimed of a template that cannot be rendered for one plain question: it may need variables of its own.
+    Nothing is claimed of a template that cannot be rendered for one plain question: it may need other variables.
     """
     template = read_template(folder)
     if not template:

@@ -36,7 +36,7 @@ class Control:
         return [str(each["id"]) for each in json.loads(self._send("GET", "/v1/models", None, QUICK_S))["data"]]
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """Make an adapter answer to `name`, its content hash; nothing happens where it does already.
+        """Load an adapter as `name`, its content hash; do nothing if it is loaded already.
 
         A content hash never names two contents, so that no answer can come from another adapter's prefix cache.
 
@@ -55,7 +55,7 @@ class Control:
             raise ServerRefusedError(f"vLLM does not load adapter {name[:12]}: {error.message}", fix) from error
 
     def unload_adapter(self, name: str, drain_s: float = LOAD_S) -> None:
-        """Take an adapter away once nothing is in flight for it; nothing happens where it is not loaded.
+        """Unload an adapter once it has no request in flight; do nothing if it is not loaded.
 
         Raises:
             ServerError: requests for it were still in flight after `drain_s`.

@@ -13,7 +13,7 @@ from typing import Any
 from nanoflux_models.errors import DigestMismatchError, ManifestError
 from nanoflux_models.offline import go_offline
 
-# Text that makes tokenizers disagree where they are going to: digits, spaces, line ends, accents.
+# Text on which different tokenizers disagree: digits, spaces, line ends, accents.
 PROBE = "Add 12345 and 6.5:\n\n 3  apples, it's 50% – naïve.\n"
 VOLATILE = ("transformers_version", "_name_or_path", "_model_name_or_path", "is_local", "local_files_only")
 """What libraries write down of themselves, of a path, and of how they were reached when they wrote."""

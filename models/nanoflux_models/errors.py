@@ -25,7 +25,7 @@ class ManifestError(ModelsError):
 
 
 class RefusedDownloadError(ModelsError):
-    """A download that a rule forbids: an air gap, or a licence that nobody has accepted."""
+    """A download that a rule forbids: an air gap, or a licence that was not accepted."""
 
     exit_code = 3
 

@@ -56,7 +56,7 @@ def survey_gpus() -> Survey:
 
 
 def found_gpus() -> list[float]:
-    """GiB of each GPU, in nvidia-smi's order, 0 where the memory is not stated; empty where none is."""
+    """GiB of each GPU, in nvidia-smi's order, 0 if the memory is not stated; empty without GPUs."""
     gpus = survey_gpus().gpus
     if all(gpu.memory_mib is None for gpu in gpus):
         return []
@@ -80,7 +80,7 @@ def compute_capabilities() -> list[float]:
 
 
 def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
-    """nvidia-smi's line for each GPU, and why there is none or not all ("" if it answered well)."""
+    """nvidia-smi's line for each GPU, and why lines are missing ("" if none are)."""
     query = [smi, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         child = subprocess.Popen(
@@ -118,7 +118,7 @@ def _survey(smi: str) -> Survey:
 
 
 def _read_gpu(line: str) -> tuple[str, float | None, str, str] | None:
-    """Name, MiB, driver and the driver's word in place of the MiB; None for a line that is of no GPU."""
+    """Name, MiB, driver and the driver's word in place of the MiB; None if the line describes no GPU."""
     if line.startswith(_FAILED):
         return "a GPU that does not answer", None, "", line
     parts = [part.strip() for part in line.rsplit(",", 2)]

@@ -1,6 +1,6 @@
 """The guard: the one place that every outgoing connection of this process passes.
 
-Loopback, Unix sockets and the hosts that somebody named are let through. Everything else is refused: an address
+Loopback, Unix sockets and hosts that the user named are allowed. Everything else is refused: an address
 before a packet is sent, a name before it is looked up. The audit hook also sees libraries that try on their own, and
 nothing can take it out again. Standard library only, since it is also run inside interpreters that have nothing else
 of ours (`guarded/`). It sees what goes through Python; native code is kept in by the switches in `offline`.
@@ -31,7 +31,7 @@ _installed = False
 
 
 class OutsideError(Exception):
-    """A connection that would leave this machine, to a host that nobody named.
+    """A connection that would leave this machine, to a host that the user did not name.
 
     Deliberately no OSError: libraries take those for a bad moment of the network, and try again and again.
     """
@@ -102,7 +102,7 @@ def _behind(error: BaseException, visited: set[int]) -> Iterator[BaseException]:
 
 
 def _audit(event: str, values: tuple[Any, ...]) -> None:
-    if event[:7] != "socket.":  # asked about all that happens, so it leaves at once
+    if event[:7] != "socket.":  # called for every audit event, so it returns early
         return
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         _check_address(*values)
@@ -113,7 +113,7 @@ def _audit(event: str, values: tuple[Any, ...]) -> None:
 
 
 def _check_address_before(send: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of sockets that asks before the name in its address, which is its last argument, is looked up."""
+    """Wrap a socket method: check the address, its last argument, before its name is looked up."""
 
     @functools.wraps(send)
     def asked(self: socket.socket, *arguments: Any) -> Any:
@@ -125,7 +125,7 @@ def _check_address_before(send: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _learning(look_up: Callable[..., Any]) -> Callable[..., Any]:
-    """Looking up a name that is allowed makes its addresses known: those are what a connection is made to."""
+    """Wrap a name lookup: the addresses of an allowed name become allowed too, since connections are made to them."""
 
     @functools.wraps(look_up)
     def getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
@@ -142,7 +142,7 @@ def _check_address(sock: socket.socket, address: Any) -> None:
         return
     if sock.family not in INTERNET:
         _refuse(f"{address!r} (address family {int(sock.family)})")
-    if isinstance(address, tuple) and address:  # what is no address at all, Python says best
+    if isinstance(address, tuple) and address:  # Python reports an invalid address itself
         _check_host(address[0])
 
 
@@ -173,7 +173,7 @@ def _plain(host: Any) -> str:
 
 
 def _is_local(host: str) -> bool:
-    """Whether it is an address of this machine alone. What only some resolvers take for one ("127.1") is none."""
+    """Whether the address is of this machine alone. Forms that only some resolvers accept ("127.1") are not."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -28,7 +28,7 @@ HEAD = "# Written by `nanoflux models import` (checksum {}). An edited file is k
 def manifest_for(name: str, folder: Path, home: Path) -> tuple[Manifest, str]:
     """The manifest of a model whose files lie in `folder`, and its text if it has to be written (`save_manifest`).
 
-    A packaged manifest, or one that a person wrote or edited, is used as it is.
+    A packaged manifest, or one that a person wrote or edited, is used unchanged.
 
     Raises:
         ManifestError: the folder's files cannot be read.
@@ -41,7 +41,7 @@ def manifest_for(name: str, folder: Path, home: Path) -> tuple[Manifest, str]:
 
 
 def save_manifest(name: str, text: str, home: Path) -> None:
-    """Keep an imported model's manifest where it is looked for."""
+    """Store an imported model's manifest in the home directory."""
     path = manifest_path(name, home)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
@@ -66,7 +66,7 @@ def summary(manifest: Manifest) -> str:
 
 
 def is_own(path: Path) -> bool:
-    """Whether an import wrote this manifest and nobody changed it since."""
+    """Whether an import wrote this manifest and it was not edited since."""
     if not path.is_file():
         return False
     head, _, body = path.read_text("utf-8").partition("\n")
@@ -74,13 +74,13 @@ def is_own(path: Path) -> bool:
 
 
 def to_text(manifest: Manifest) -> str:
-    """A manifest as TOML, with the line that says where it came from."""
+    """A manifest as TOML, with a line that states its origin."""
     body = manifest_toml(manifest)
     return HEAD.format(_checksum(body)) + body
 
 
 def manifest_toml(manifest: Manifest) -> str:
-    """A manifest as TOML, without what is the schema's default."""
+    """A manifest as TOML, without values that equal the schema's defaults."""
     values = manifest.model_dump(mode="json", exclude_defaults=True)
     values["source"] = manifest.source.model_dump(mode="json")
     return "\n".join(_toml_lines(values, ()))
@@ -179,7 +179,7 @@ def _inherit_manifest(name: str, folder: Path, home: Path) -> Manifest | None:
     try:
         base = load_manifest(str(record["base"]["name"]), home)
     except (ModelsError, KeyError, TypeError):
-        return None  # merged on another machine, whose base is not known here: the files tell
+        return None  # merged on another machine from a base without a manifest here: the files are read instead
     description = f"{base.name} with adapter {str(record.get('adapter', ''))[:12]} merged in"
     return Manifest.model_validate(
         {**base.model_dump(), "name": name, "description": description, "gated": False, "source": {"kind": "file"}}

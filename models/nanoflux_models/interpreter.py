@@ -1,6 +1,6 @@
 """The interpreter that has vLLM: which one it is, and which versions decide what it computes.
 
-vLLM pins its own torch and often lives in an environment of its own. Looks, imports nothing of it, installs nothing.
+vLLM pins its own torch and often lives in a separate environment. This module finds it and imports nothing.
 """
 
 import json
@@ -57,7 +57,7 @@ class Interpreter:
 
     @property
     def for_cpu(self) -> bool:
-        """Whether it serves on CPUs: the torch beside a vLLM that was built for them may be one for GPUs."""
+        """Whether it serves on CPUs: a vLLM built for CPUs may be installed together with a torch for GPUs."""
         return self.built_for_cpu or self.torch.endswith("+cpu")
 
 
@@ -65,7 +65,7 @@ def find_interpreter(named: str = "") -> Interpreter:
     """The one that is `named`, else NANOFLUX_VLLM_PYTHON's, else this one, else that of `.venv-vllm` beside this one.
 
     Raises:
-        ServerError: there is none, or the one that was named has no vLLM.
+        ServerError: no interpreter with vLLM was found, or the named one has no vLLM.
     """
     chosen = named or os.environ.get(VARIABLE, "")
     fix = f"make vllm, or pip install 'nanoflux-local[vllm]', or name a Python that has vLLM in {VARIABLE}"
@@ -96,7 +96,7 @@ def _ask(path: Path) -> Interpreter | None:
 
 
 def _entry(facts: dict[str, Any]) -> tuple[str, ...]:
-    """`vllm serve` where it starts, else the newest module that does the same."""
+    """The command that starts a server: `vllm serve` if it starts, else the newest equivalent module."""
     modules = [name for name in facts["modules"] if name != SERVE or facts["has_metadata"]]
     newest = modules[0] if modules else "openai/api_server"
     words = ("serve",) if newest == SERVE else ()

@@ -15,7 +15,7 @@ from nanoflux_models.offline import SETTINGS, guarded
 from nanoflux_models.parallel import parallel_flags
 
 MARK = "NANOFLUX_SERVER"
-"""The environment variable by which every process of a server is known, whoever its parent is by then."""
+"""The environment variable that marks every process of a server, whatever its parent is."""
 CONTEXT = 8192
 """Tokens of context that a server is started with if none are stated, besides the room for a thinking model's thoughts:
 less than most models could fill.
@@ -152,7 +152,7 @@ class Launch:
             "VLLM_LOGGING_COLOR": "0",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if self.rank else "0",
             "VLLM_BATCH_INVARIANT": "1" if self.batch_invariant else "0",
-            "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # more than sleep mode opens: only where it is needed
+            "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # opens more than sleep mode, so only set when needed
             "SPT_NOENV": "1",  # else a process that titles itself overwrites its environment, and the mark in it
             MARK: mark,
         }

@@ -1,4 +1,4 @@
-"""Manifests: what is known about a model before it is here, read from TOML and checked key by key.
+"""Manifests: facts about a model, stated before its weights are installed, in TOML that is checked key by key.
 
 Owns the schema and the lookup (the packaged catalog, then the user's `<home>/models/`, which wins). Downloads
 nothing and knows nothing of installed weights.
@@ -166,7 +166,7 @@ class Thresholds(Table):
 
 
 class Embedder(Table):
-    """What an embedder adds to a manifest; without thresholds nobody has calibrated any, and a domain's own hold."""
+    """What an embedder adds to a manifest; without calibrated thresholds a domain's own apply."""
 
     dimensions: int = Field(gt=0)
     thresholds: Thresholds | None = None
@@ -205,7 +205,7 @@ class Manifest(Table):
 
 
 def load_manifest(name: str, home: Path) -> Manifest:
-    """The manifest of `name`: the user's own where there is one, else the packaged one.
+    """The manifest of `name`: the user's own if it exists, else the packaged one.
 
     Raises:
         ModelNotFoundError: nobody has a manifest of that name.

@@ -1,7 +1,7 @@
 """Keep model libraries from reaching out: called before the first import of any of them.
 
 Transformers, sentence-transformers, vLLM and the hub client look for updates, report usage and fall back to downloads
-unless told otherwise. What is loaded here and in the rooms above is loaded from a folder.
+unless configured otherwise. This package and its users load from folders only.
 """
 
 import logging

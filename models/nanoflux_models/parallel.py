@@ -7,7 +7,7 @@ def parallel_flags(parallel: Parallel, node: int = 0) -> tuple[str, ...]:
     """vLLM's own flags for the machine of number `node`. Sizes of one are its defaults and are left out.
 
     Over several machines either Ray is the executor, which starts what the others need, or vLLM itself (`backend =
-    "mp"`), and each machine is given its number; all but the first serve nobody (`--headless`).
+    "mp"`), and each machine is given its number; all but the first run without an API server (`--headless`).
     """
     sizes = {"tensor": parallel.tensor, "pipeline": parallel.pipeline, "data": parallel.data}
     flags = [part for name, size in sizes.items() if size > 1 for part in (f"--{name}-parallel-size", str(size))]

@@ -18,7 +18,7 @@ OVERHEAD_GIB = CUDA_GIB + ACTIVATIONS_GIB + GRAPHS_GIB
 ASLEEP_GIB = 1.0
 """What a sleeping server keeps on its GPU: its CUDA context."""
 FEWEST = 4
-"""Requests of full length that a server must be able to hold beside others; for fewer, models take turns instead."""
+"""Requests of full length that a server must be able to hold beside others; otherwise models take turns."""
 BATCH_TOKENS = 4096
 """Tokens of a request that vLLM may hold beyond a sliding window: two steps of 2,048 that are not settled yet."""
 WIDTHS = (1, 2, 4, 8)
@@ -173,7 +173,7 @@ def _fitting(
     unit: Sequence[Demand], gpus: Sequence[float], free: Sequence[float]
 ) -> Iterator[tuple[float, list[Server]]]:
     """Ways to place demands that take turns, or one by itself, over as few GPUs as possible first: the share that they
-    claim, and the servers. With room for fewer than a few requests they claim GPUs that nobody else has, whole.
+    claim, and the servers. With room for fewer than a few requests they claim GPUs that no other model has, whole.
     """
     copies = max(demand.copies for demand in unit)
     for width in _widths(unit):

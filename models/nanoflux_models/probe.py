@@ -65,7 +65,7 @@ def chats(weights: Path, questions: Sequence[str]) -> list[list[int]]:
 
 
 def greedy(control: Control, model: str, ids: list[int], tokens: int) -> list[int]:
-    """The ids of a greedy reply; one that would end at once goes on, so that there is something to compare."""
+    """The ids of a greedy reply. Ends of text are ignored, so that an empty reply still gives tokens to compare."""
     body = {"model": model, "prompt": ids, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     choice = control.complete({**body, "return_token_ids": True})["choices"][0]
     return [int(token) for token in choice["token_ids"]]

@@ -1,6 +1,6 @@
 """Processes by their true name: a pid, when it started, and on which start of the machine. Linux's /proc only.
 
-A pid alone names nobody for long, since the kernel gives it away again. Signals go through a pidfd that is opened
+A pid alone does not identify a process for long, since the kernel reuses it. Signals go through a pidfd that is opened
 first and compared then, so that they reach the process that was meant or none. Never touches a pid below 2.
 """
 
@@ -17,7 +17,7 @@ LOWEST = 2
 
 
 def boot_id() -> str:
-    """What tells this start of the machine from others, or "" where the kernel does not say."""
+    """An id of this start of the machine, or "" if the kernel states none."""
     return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
 
 
@@ -35,7 +35,7 @@ class Process:
         return entry is not None and entry.process == self and entry.state not in "ZX"
 
     def send(self, number: signal.Signals) -> bool:
-        """Signal this very process; False where it is gone."""
+        """Send a signal to this process; False if it has ended."""
         if self.pid < LOWEST:
             return False
         try:
@@ -43,7 +43,7 @@ class Process:
         except ProcessLookupError:
             return False
         try:
-            if not self.alive:  # compared after opening: from here on the descriptor can mean nobody else
+            if not self.alive:  # compared after opening: from here on the descriptor means this process only
                 return False
             signal.pidfd_send_signal(descriptor, number)
         except ProcessLookupError:
@@ -75,7 +75,7 @@ def process(pid: int) -> Process | None:
 
 
 def descendants(root: Process) -> list[Process]:
-    """All that `root` started, directly or not, and whoever is left in its session; without `root` itself."""
+    """All processes that `root` started, directly or not, and those left in its session; without `root` itself."""
     table = _table()
     if root not in (entry.process for entry in table.values()):
         return []
@@ -86,7 +86,7 @@ def descendants(root: Process) -> list[Process]:
 
 
 def carrying(mark: str) -> list[Process]:
-    """The processes of this user whose environment holds `mark` (`NAME=value`), whoever started them."""
+    """The processes of this user whose environment holds `mark` (`NAME=value`), whatever process started them."""
     wanted, processes = mark.encode(), []
     for pid, entry in _table().items():
         try:
@@ -98,7 +98,7 @@ def carrying(mark: str) -> list[Process]:
 
 
 def end(processes: Iterable[Process], grace_s: float) -> list[Process]:
-    """Ask each to end, and after `grace_s` make it; returns those that are there even then."""
+    """Terminate each process, and kill it after `grace_s`; return those that still run."""
     left = [each for each in processes if each.send(signal.SIGTERM)]
     left = _wait(left, grace_s)
     for each in left:
@@ -114,7 +114,7 @@ def _wait(processes: list[Process], seconds: float) -> list[Process]:
 
 
 def _table() -> dict[int, _Stat]:
-    """Every process there is; those that go while it is read are left out."""
+    """All processes by pid; those that end during the read are left out."""
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
     return {pid: entry for pid in pids if pid >= LOWEST and (entry := _stat(pid))}
 

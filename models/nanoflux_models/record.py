@@ -65,7 +65,7 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def write_record(folder: Path, record: WeightsRecord) -> None:
-    """Put the record beside the weights."""
+    """Write the record next to the weights."""
     text = json.dumps(record.model_dump(), indent=2, sort_keys=True, ensure_ascii=False)
     (folder / RECORD).write_text(text + "\n", "utf-8")
 

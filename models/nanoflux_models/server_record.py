@@ -1,7 +1,7 @@
 """What is written down about each server that was started here: `<home>/servers/NAME.json`, readable by its owner.
 
-Enough to find a server again from another process, to tell it from a stranger that got its pid, and to know whether
-anybody still wants it. Owns the files; signals nobody.
+The record lets another process find the server, distinguish it from a process that reuses its pid, and see whether its
+owner still runs. Owns the files; sends no signals.
 """
 
 import contextlib
@@ -50,17 +50,17 @@ class ServerRecord(BaseModel):
 
     @property
     def alive(self) -> bool:
-        """Whether the very process that was started still runs."""
+        """Whether the process that was started still runs."""
         return self.boot == boot_id() and self.process.alive
 
     @property
     def wanted(self) -> bool:
-        """Whether its owner still runs, or it needs none."""
+        """Whether the server has no owner or its owner still runs."""
         return self.boot == boot_id() and (self.owner is None or Process(*self.owner).alive)
 
 
 def records(home: Path) -> list[ServerRecord]:
-    """All of them, by name; a file that is no record is passed over."""
+    """The records of all servers, by name; other files are skipped."""
     servers = []
     for path in sorted(_folder(home).glob("*.json")):
         with contextlib.suppress(OSError, ValidationError):

@@ -1,6 +1,6 @@
 """The supervisor: starts vLLM servers, follows them until they answer, finds those that a crash left, and ends them.
 
-Each server is a session and a process group of its own on loopback. One that is started for a process has a death
+Each server is a separate session and process group, bound to loopback. One that is started for a process has a death
 signal and ends with it; one that is left to run stays until `stop`. Ends only what carries the mark of a server that
 was started here, and checks that all of it is gone. Knows no role and no request.
 """
@@ -57,7 +57,7 @@ class Supervisor:
         """The server of that name.
 
         Raises:
-            NoServerError: there is none.
+            NoServerError: no server has this name.
         """
         record_of_name = server_record.find(self._home, name)
         if record_of_name is None:
@@ -82,7 +82,7 @@ class Supervisor:
         return _closing(lock)
 
     def sweep(self) -> list[ServerRecord]:
-        """End what nobody wants any more: servers whose owner was killed, and what is left of servers that died.
+        """Stop servers whose owner was killed, and remaining processes of servers that died.
 
         Returns what was swept. A server whose owner lives is the owner's to mend.
         """
@@ -198,7 +198,7 @@ class Supervisor:
         """
         family = family_of(record)
         leader = [each for each in family if each == record.process]
-        left = end(leader, grace_s)  # it ends its own workers, in order, where it still can
+        left = end(leader, grace_s)  # if it still can, the leader stops its workers in order
         left += end([each for each in family_of(record) if each not in left], min(grace_s, 5.0))
         left += end([each for each in family if each not in left], 0.0)
         if left or (not _port_is_free(record.port) and record.boot == boot_id() and leader):
@@ -207,7 +207,7 @@ class Supervisor:
         server_record.remove(self._home, record)
 
     def explained(self, record: ServerRecord, event: str, code: int | None) -> ServerError:
-        """An error that says what happened to a server, why as far as its log tells, and the log's last words."""
+        """An error that says what happened to a server, the cause according to its log, and the log's last lines."""
         tail = _tail(record)
         why, fix = explain(tail, code)
         quoted = "".join(f"\n    {line}" for line in last_lines(tail))
@@ -226,7 +226,7 @@ def family_of(record: ServerRecord) -> list[Process]:
 
 
 def free_port(wanted: int = 0) -> int:
-    """A port of loopback that nobody holds: `wanted`, or any.
+    """A free port on loopback: `wanted`, or any.
 
     Raises:
         ServerError: `wanted` is taken.

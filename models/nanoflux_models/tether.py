@@ -1,7 +1,7 @@
 """Become another program that ends when its parent does: `python -m nanoflux_models.tether PARENT COMMAND…`.
 
 The kernel sends SIGTERM to this process when the thread that started it ends, however it ends; what is executed here
-keeps that, and this pid. Done in a program of its own because code between fork and exec is unsafe beside threads.
+keeps that, and this pid. A separate program, since code between fork and exec is unsafe with threads.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Make torchvision import beside a torch for CPUs: run by the Python of the vLLM environment, once after installing.
+"""Make torchvision importable with a torch for CPUs: run by the Python of the vLLM environment, once after installing.
 
 The package index has torchvision for GPUs alone. Beside a torch without CUDA its compiled part does not load, which
 torchvision allows for everywhere but at one place: it describes two operators that were never declared ("operator
@@ -33,7 +33,7 @@ def import_error() -> str:
 
 
 def declare() -> None:
-    """Append the declarations to torchvision's own module; nothing happens where they are there already."""
+    """Append the declarations to torchvision's own module; do nothing if they are there already."""
     package = importlib.util.find_spec("torchvision")
     if package is None or package.origin is None:
         return

@@ -108,7 +108,7 @@ def verify(name: str, home: Path) -> list[str]:
 
 
 def list_installed(home: Path) -> list[WeightsRecord]:
-    """The records of all installed weights, by name; a folder without a usable record is passed over."""
+    """The records of all installed weights, by name; folders without a usable record are skipped."""
     models = []
     for path in sorted((home / "weights").glob(f"[!.]*/{RECORD}")):
         with contextlib.suppress(DigestMismatchError):
@@ -131,7 +131,7 @@ def weights_dir(name: str, home: Path) -> Path:
 
 @contextlib.contextmanager
 def _workshop(home: Path, name: str) -> Iterator[Path]:
-    """A scratch folder beside the weights, one pull or import at a time, gone afterwards."""
+    """A scratch folder beside the weights, one pull or import at a time, removed afterwards."""
     weights = home / "weights"
     try:
         weights.mkdir(parents=True, exist_ok=True)

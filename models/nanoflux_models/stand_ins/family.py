@@ -1,6 +1,6 @@
 """What a family of models shares: its architecture class, its control tokens, its chat template and its sizes.
 
-Owns the record alone; each family is one object in a file of its own, and `FAMILIES` in this package lists them.
+Owns the record alone; each family is one object in a separate file, and `FAMILIES` in this package lists them.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Gemma 3 and MedGemma at 4 billion parameters: a multimodal wrapper whose text tower lies beside a vision tower."""
+"""Gemma 3 and MedGemma at 4 billion parameters: a multimodal wrapper with a text tower and a vision tower."""
 
 from nanoflux_models.stand_ins.family import Family
 

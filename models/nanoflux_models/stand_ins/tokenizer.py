@@ -59,7 +59,7 @@ def _learn_vocabulary(family: Family, texts: Sequence[str], phrases: Sequence[st
 
 
 def _place_tokens(family: Family, ordered: Sequence[str]) -> dict[str, int]:
-    """Every id of the vocabulary: control tokens at theirs, then words in order, then words of no meaning."""
+    """Every id of the vocabulary: control tokens at theirs, then words in order, then filler words."""
     vocabulary = dict(family.control)
     taken, words = set(family.control.values()), iter(ordered)
     meaningless = (word for number in count() if (word := f"Ġ~{number:x}") not in ordered[:LEARNED])
@@ -70,7 +70,7 @@ def _place_tokens(family: Family, ordered: Sequence[str]) -> dict[str, int]:
 
 
 def _with_words(family: Family, words: Sequence[bytes]) -> Any:
-    """A vocabulary given whole. Its merges are not known, so a word that is not in it is spelled by its bytes."""
+    """A complete vocabulary without merges: a word that it lacks is encoded by its bytes."""
     from tokenizers import Tokenizer, models
 
     letters = _letters()
