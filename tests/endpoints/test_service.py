@@ -168,7 +168,7 @@ def test_a_server_that_says_busy_gets_fewer_at_once(fake_server, monkeypatch) ->
         async def one(number: int) -> None:
             nonlocal narrowest
             await endpoint.chat(request(endpoint, str(number)))
-            narrowest = min(narrowest, endpoint.service._connected()[0].lane.limit)
+            narrowest = min(narrowest, endpoint.service._connect_replicas()[0].lane.limit)
 
         try:
             await asyncio.gather(*(one(number) for number in range(100)))
@@ -215,7 +215,7 @@ async def width_after(url: str, requests: int) -> float:
         for number in range(requests):
             await endpoint.chat(request(endpoint, str(number)))
             await asyncio.sleep(0.05)
-        return endpoint.service._connected()[0].lane.limit
+        return endpoint.service._connect_replicas()[0].lane.limit
     finally:
         await endpoint.close()
 
