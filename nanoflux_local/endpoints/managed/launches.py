@@ -262,6 +262,6 @@ def _refuse_variance(model: str, interpreter: Interpreter) -> None:
 
 
 def rank_for(adapters: Iterable[Path]) -> int:
-    """The rank that a server must allow for these adapters: vLLM's usual one, or the next that it knows."""
+    """The rank that a server must allow for these adapters: vLLM's default, or the next one that vLLM supports."""
     highest = max((read_rank(folder) for folder in adapters), default=RANK)
-    return next((known for known in (RANK, 32, 64, 128, 256, 512) if known >= highest), highest)
+    return next((rank for rank in (RANK, 32, 64, 128, 256, 512) if rank >= highest), highest)
