@@ -1,5 +1,7 @@
 """Runs the terminal sessions that pages show: each ```console block, in the page's order, in one new home.
 
+A comment `<!-- setup: nanoflux … -->` runs before them; its output is not shown.
+
 `python tests/docs/sessions.py` writes today's output into the pages; `make docs` does so too.
 """
 
@@ -14,6 +16,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[2]
 NANOFLUX = (sys.executable, "-m", "nanoflux_local.cli")
 BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
+SETUP = re.compile(r"^<!-- setup: (.*) -->$", re.MULTILINE)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 ID = re.compile(r"\b(?:starter-[0-9a-f]{8}|[0-9a-f]{16})\b")
 VOLATILE = (
@@ -34,6 +37,8 @@ def run_sessions(text: str, folder: Path) -> str:
     Ids of runs and examples are drawn at random: the page keeps those that it shows. Output whose only differences are
     volatile figures is left as the page shows it.
     """
+    for command in SETUP.findall(text):
+        _run_command(command, folder)
     id_here: dict[str, str] = {}  # by the id that the page shows
     return BLOCK.sub(lambda block: _run_block(block[0], folder, id_here), text)
 
