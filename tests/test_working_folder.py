@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_models.child import SAFE_PATH, module_command, python_command
-from nanoflux_tui.bridge import Bridge
+from nanoflux_tui.commands import CommandRunner
 
 PROJECT = Path(__file__).parents[1]
 ROOMS = ("nanoflux_local", "models/nanoflux_models", "sandbox/nanoflux_sandbox", "tui/nanoflux_tui")
@@ -86,9 +86,9 @@ def test_the_bridge_of_the_application_ignores_the_working_folder(
     from nanoflux_local.paths import Home
 
     monkeypatch.chdir(hostile_folder)
-    bridge = Bridge(Home(empty_home))
-    ended = asyncio.run(bridge.do("domains", "list", "--json"))
-    assert ended.ok and ended.json(), ended.told
+    bridge = CommandRunner(Home(empty_home))
+    result = asyncio.run(bridge.do("domains", "list", "--json"))
+    assert result.ok and result.json(), result.stderr
     errand = bridge.leave("list", "domains", "list", "--json")
     assert errand.process.wait(120) == 0, errand.last()
 

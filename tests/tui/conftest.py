@@ -1,5 +1,5 @@
-"""Shared by the tests of the terminal application: a home with finished runs that is copied, and the application over
-it."""
+"""Fixtures for the terminal application: a home with finished work, copied for each test, and a driver for the
+application."""
 
 import asyncio
 import itertools
@@ -18,30 +18,30 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 from nanoflux_local.run import binding, runs
 from nanoflux_tui.app import NanofluxApp
-from nanoflux_tui.widgets.bars import Trouble
+from nanoflux_tui.widgets.bars import ErrorBar
 
 WITHIN_S = 60.0
 SETTINGS = {"seeds": {"min": 2}, "concurrency": 4}
 
 
 def play(home: Home, name: str, turns: int, target: int, seed: int) -> str:
-    """One scripted run, from its start to its end."""
-    chosen = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
-    config = binding.resolve("starter-genetics", "scripted", chosen, home)
+    """Generate a scripted run until it is done."""
+    settings = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
+    config = binding.resolve("starter-genetics", "scripted", settings, home)
 
-    async def started() -> str:
+    async def generate() -> str:
         run = await runs.start(home, config, name)
         await runs.carry_on(home, run)
         return run
 
-    return asyncio.run(started())
+    return asyncio.run(generate())
 
 
 @pytest.fixture(scope="session")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with two finished runs, a training with its curve, and two evaluations of the same items."""
     home = Home(tmp_path_factory.mktemp("tui") / "home").prepare()
-    with pytest.MonkeyPatch.context() as patched:  # so that every start of the tests draws the same screens
+    with pytest.MonkeyPatch.context() as patched:  # fixed ids, so that the screens of each test run are equal
         ids = itertools.count(1)
         patched.setattr("nanoflux_local.run.runs.secrets", SimpleNamespace(token_hex=lambda _: f"{next(ids):08x}"))
         first = play(home, "first", 60, 24, 7)
@@ -79,7 +79,7 @@ EXPERIMENT = "table1-tiny-01234567"
 
 
 def _experiment(ledger: Ledger, run: str) -> None:
-    """Table 1, in which the base and the run's examples were evaluated."""
+    """Table 1 with evaluations of the base and of the run's examples."""
     plan = make_plan("table1", "tiny", run)
     ledger.create_experiment(EXPERIMENT, plan.name, plan.scale_name, plan.model_dump(mode="json"))
     for condition, evaluation in (("base", "aaaaaaaaaaaa"), ("run", "bbbbbbbbbbbb")):
@@ -94,7 +94,7 @@ def _experiment(ledger: Ledger, run: str) -> None:
 
 @pytest.fixture
 def home(played: Path, tmp_path: Path) -> Home:
-    """A copy of that home, to change at will."""
+    """A copy of that home that a test may change."""
     shutil.copytree(played, tmp_path / "home")
     return Home(tmp_path / "home")
 
@@ -105,18 +105,18 @@ def empty(tmp_path: Path) -> Home:
 
 
 @pytest.fixture(scope="session")
-def run_named() -> Callable[[Home, str], str]:
-    """The id of a run by its name."""
+def find_run() -> Callable[[Home, str], str]:
+    """Returns the id of the run with a name."""
 
-    def found(home: Home, name: str) -> str:
+    def find(home: Home, name: str) -> str:
         with sqlite3.connect(home.ledger) as connection:
             return str(connection.execute("SELECT id FROM runs WHERE name = ?", (name,)).fetchone()[0])
 
-    return found
+    return find
 
 
-class Seat:
-    """Whoever sits before the application: presses keys, and waits until something is to be seen."""
+class Driver:
+    """Drives the application as a user does: presses keys and waits for text on the screen."""
 
     def __init__(self, pilot: Pilot[None]) -> None:
         self.pilot = pilot
@@ -127,54 +127,55 @@ class Seat:
         await self.pilot.press(*keys)
 
     async def type(self, selector: str, text: str) -> None:
-        """Write into a field."""
+        """Set the value of an input field."""
         self.app.screen.query_one(selector, Input).value = text
         await self.pilot.pause()
 
-    async def until(self, holds: Callable[[], object]) -> None:
-        """For as long as a loaded machine may need."""
+    async def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait for a condition, as long as a loaded machine may need."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + WITHIN_S
-        while not _quietly(holds):
-            assert loop.time() < end, f"this never came to hold; the screen:\n{self.text}"
+        deadline = loop.time() + WITHIN_S
+        while not _holds(condition):
+            assert loop.time() < deadline, f"the condition never held; the screen:\n{self.text}"
             await self.pilot.pause(0.05)
 
-    async def sees(self, *texts: str) -> None:
-        await self.until(lambda: all(text in self.text for text in texts))
+    async def wait_for(self, *texts: str) -> None:
+        """Wait until all of these texts are on the screen."""
+        await self.wait_until(lambda: all(text in self.text for text in texts))
 
     @property
     def text(self) -> str:
-        """What stands on the screen."""
+        """The text on the screen."""
         return "\n".join(strip.text.rstrip() for strip in self.app.screen._compositor.render_strips())
 
     @property
-    def trouble(self) -> str:
-        """What is told as wrong."""
-        return "\n".join(str(each.content) for each in self.app.screen.query(Trouble) if each.has_class("shown"))
+    def error(self) -> str:
+        """The text of the visible error bar."""
+        return "\n".join(str(bar.content) for bar in self.app.screen.query(ErrorBar) if bar.has_class("shown"))
 
 
-def _quietly(holds: Callable[[], object]) -> object:
+def _holds(condition: Callable[[], object]) -> object:
     try:
-        return holds()
-    except LookupError:  # not mounted yet
+        return condition()
+    except LookupError:  # a widget is not mounted yet
         return False
 
 
-Do = Callable[[Seat], Awaitable[None]]
+Flow = Callable[[Driver], Awaitable[None]]
 
 
 @pytest.fixture(scope="session")
-def sit() -> Callable[..., None]:
-    """`sit(home, what)`: run the application, or its kind `app`, over a home, and do `what` before it."""
+def drive() -> Callable[..., None]:
+    """`drive(home, flow)` runs the application, or a subclass `app`, on a home and awaits `flow(driver)`."""
 
     def run(
-        home: Home, what: Do, size: tuple[int, int] = (100, 36), light: bool = False,
+        home: Home, flow: Flow, size: tuple[int, int] = (100, 36), light: bool = False,
         app: type[NanofluxApp] = NanofluxApp,
     ) -> None:  # fmt: skip
-        async def driven() -> None:
+        async def drive_app() -> None:
             async with app(home, light).run_test(size=size, notifications=True) as pilot:
-                await what(Seat(pilot))
+                await flow(Driver(pilot))
 
-        asyncio.run(driven())
+        asyncio.run(drive_app())
 
     return run

@@ -1,4 +1,4 @@
-"""Escape: the application's way of reading it still reaches the library's."""
+"""The shortened Escape delay applies to the installed Textual."""
 
 import inspect
 import selectors
@@ -6,19 +6,19 @@ import selectors
 import pytest
 from textual.drivers import linux_driver
 
-from nanoflux_tui.escape import LOOK_S, answer_soon
+from nanoflux_tui.escape import POLL_S, shorten_escape_delay
 
 
-def test_the_library_reads_keys_through_what_is_put_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version that reads them otherwise fails here, and Escape is slow again."""
+def test_textual_reads_keys_through_the_replaced_selector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails with a version of Textual that reads keys in another way, in which Escape would be slow again."""
     assert "selectors.SelectSelector()" in inspect.getsource(linux_driver)
-    monkeypatch.setenv("ESCDELAY", "25")  # as it is set, so that nothing of this stays
-    waited: list[float | None] = []
+    monkeypatch.setenv("ESCDELAY", "25")  # set here, so that monkeypatch restores it
+    timeouts: list[float | None] = []
     monkeypatch.setattr(linux_driver, "selectors", selectors)
-    monkeypatch.setattr(selectors.SelectSelector, "select", lambda self, timeout=None: waited.append(timeout) or [])
-    answer_soon()
-    reading = linux_driver.selectors.SelectSelector()
-    assert isinstance(reading, selectors.SelectSelector)
+    monkeypatch.setattr(selectors.SelectSelector, "select", lambda self, timeout=None: timeouts.append(timeout) or [])
+    shorten_escape_delay()
+    selector = linux_driver.selectors.SelectSelector()
+    assert isinstance(selector, selectors.SelectSelector)
     for timeout in (0.1, 0, None):
-        assert reading.select(timeout) == []
-    assert waited == [LOOK_S, 0, None]
+        assert selector.select(timeout) == []
+    assert timeouts == [POLL_S, 0, None]

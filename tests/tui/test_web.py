@@ -1,4 +1,4 @@
-"""In a browser: nobody gets in without the token, no other site does with it, and nothing is fetched from outside."""
+"""The application in a browser: requests need the token and this machine's origin, and the page loads nothing else."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from nanoflux_local.paths import Home
 
 @pytest.fixture(scope="module")
 def address(played: Path, hostile_folder: Path) -> Iterator[str]:
-    """The address that `nanoflux tui --web` prints. Files of the working folder are not executed."""
+    """The address that `nanoflux tui --web` prints, started in a directory whose files must not be executed."""
     words = [sys.executable, "-P", "-m", "nanoflux_local.cli", "--home", str(played), "tui", "--web"]
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
@@ -34,20 +34,20 @@ def address(played: Path, hostile_folder: Path) -> Iterator[str]:
 
 
 def ask(address: str, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
-    """Status, headers and body; redirections are not followed."""
+    """Status, headers and body of a GET request; redirects are not followed."""
     parts = urlsplit(address)
     for _ in range(300):
         connection = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
         try:
             connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
             break
-        except ConnectionRefusedError:  # it has printed its address and is only starting
+        except ConnectionRefusedError:  # the address is printed before the server listens
             time.sleep(0.1)
     reply = connection.getresponse()
     return reply.status, dict(reply.getheaders()), reply.read().decode("utf-8", "replace")
 
 
-def test_only_the_token_opens_and_only_from_here(address: str) -> None:
+def test_page_requires_the_token_and_the_local_origin(address: str) -> None:
     parts = urlsplit(address)
     assert parts.hostname == "127.0.0.1" and re.fullmatch(r"token=[\w-]{32}", parts.query)
     for path in ("/", "/ws", "/static/js/textual.js", "/?token=", "/?token=wrong"):
@@ -59,13 +59,13 @@ def test_only_the_token_opens_and_only_from_here(address: str) -> None:
     status, headers, page = ask(address, "/", Cookie=token)
     assert status == 200 and "NanoFlux" in page and "default-src 'none'" in headers["Content-Security-Policy"]
     assert ask(address, "/static/js/textual.js", Cookie=token)[0] == 200
-    assert ask(address, "/", Cookie=token, Host="evil.example:80")[0] == 403, "a name that was rebound to this machine"
+    assert ask(address, "/", Cookie=token, Host="evil.example:80")[0] == 403, "DNS rebinding"
     assert ask(address, "/ws", Cookie=token, Origin="http://evil.example")[0] == 403
     fetched = re.findall(r"(?:src|href)=\"(https?://[^\"]+)", page)
     assert fetched and all(urlsplit(each).netloc == parts.netloc for each in fetched)
 
 
-def test_the_application_itself_comes_over_the_socket(address: str) -> None:
+def test_socket_serves_the_application(address: str) -> None:
     async def first_screen() -> str:
         parts = urlsplit(address)
         async with ClientSession() as session:
@@ -83,11 +83,11 @@ def test_the_application_itself_comes_over_the_socket(address: str) -> None:
     assert "NanoFlux" in asyncio.run(asyncio.wait_for(first_screen(), 120))
 
 
-def test_a_port_that_is_taken_is_told(empty: Home) -> None:
+def test_occupied_port_is_reported(empty: Home) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         words = [sys.executable, "-m", "nanoflux_tui", "--home", str(empty.root), "--web", "--port",
                  str(taken.getsockname()[1])]  # fmt: skip
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "cannot be used" in done.stderr and "leave --port out" in done.stderr
+    assert done.returncode == 2 and "cannot be used" in done.stderr and "Choose another port" in done.stderr

@@ -1,4 +1,4 @@
-"""The terminal application: shows what the ledger holds, and acts by starting the commands that others type.
+"""The terminal application: shows what the ledger holds and acts by starting `nanoflux` commands.
 
-Runs no model and writes no ledger of its own accord, so that closing it, or killing it, hurts nothing.
+It runs no model and writes no ledger itself, so that closing or killing it loses nothing.
 """

@@ -1,7 +1,7 @@
-"""The application: its rooms, its keys, and the watch that brings the room in sight up to date.
+"""The application: its tabs, its keys, and the watch that refreshes the visible screen.
 
-Looks a few times a second whether the ledger has changed, and reads again only then, and the more seldom the more a
-reading costs: whoever is watched is not slowed down.
+The watch checks a few times a second whether the ledger has changed and refreshes the screen only then. The more time a
+refresh takes, the longer the next one waits, so that watching a run does not slow it down.
 """
 
 import asyncio
@@ -22,46 +22,46 @@ from textual.worker import Worker, WorkerState
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
 from nanoflux_local.redaction import redact
-from nanoflux_tui.bridge import Ended
-from nanoflux_tui.look import DARK, LIGHT, THEMES
-from nanoflux_tui.room import Control, Room
-from nanoflux_tui.screens.dialogs import Help
-from nanoflux_tui.screens.home import HomeRoom
-from nanoflux_tui.text import harmless
-from nanoflux_tui.widgets.bars import PLACES
+from nanoflux_tui.base import BaseApp, BaseScreen
+from nanoflux_tui.commands import CommandResult
+from nanoflux_tui.screens.dialogs import HelpDialog
+from nanoflux_tui.screens.home import HomeScreen
+from nanoflux_tui.text import sanitize
+from nanoflux_tui.theme import DARK, LIGHT, THEMES
+from nanoflux_tui.widgets.bars import TABS
 
-POLL_S, PAUSE_S, STEADY_S, SHARE = 0.25, 0.5, 3.0, 0.015
-"""How often to look, the shortest time between two readings, the longest, and the share of one core that they get."""
+POLL_S, MIN_PAUSE_S, MAX_PAUSE_S, CPU_SHARE = 0.25, 0.5, 3.0, 0.015
+"""How often to check, the shortest and the longest time between two refreshes, and their share of one core."""
 
 
-def _room(mode: str) -> Room:
-    """A place that is imported when somebody goes there: the first frame waits for none but Home."""
+def _build_screen(mode: str) -> BaseScreen:
+    """A tab's screen. Its module is imported on the first visit: the first frame needs only Home."""
     module = import_module(f"nanoflux_tui.screens.{mode}")
-    room: Room = getattr(module, f"{mode.title()}Room")()
-    return room
+    screen: BaseScreen = getattr(module, f"{mode.title()}Screen")()
+    return screen
 
 
-class NanofluxApp(Control):
-    """The control room over one home."""
+class NanofluxApp(BaseApp):
+    """The terminal application for one home."""
 
     TITLE = "NanoFlux"
     CSS_PATH = "nanoflux.tcss"
     MODES = {  # noqa: RUF012 - typed by the base
-        "home": HomeRoom,
-        **{mode: partial(_room, mode) for mode, _ in PLACES[1:]},
+        "home": HomeScreen,
+        **{mode: partial(_build_screen, mode) for mode, _ in TABS[1:]},
     }
     DEFAULT_MODE = "home"
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(digit), f"go('{mode}')", title, show=False) for digit, (mode, title) in enumerate(PLACES, 1)),
-        Binding("n", "new_run", "New run", show=False),  # home tells of it: other rooms need the line
+        *(Binding(str(digit), f"go('{mode}')", title, show=False) for digit, (mode, title) in enumerate(TABS, 1)),
+        Binding("n", "new_run", "New run", show=False),  # Home's footer shows it; other footers need the space
         Binding("f2", "light", "Light or dark", show=False),
         Binding("ctrl+p", "command_palette", "Menu", key_display="^p"),
         Binding("q", "quit", "Quit"),
     ]
 
-    def __init__(self, place: Home, light: bool = False) -> None:
-        super().__init__(place)
-        self.animation_level = "none"  # nothing moves that nobody moved
+    def __init__(self, home: Home, light: bool = False) -> None:
+        super().__init__(home)
+        self.animation_level = "none"
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = LIGHT.name if light else DARK.name
@@ -73,36 +73,37 @@ class NanofluxApp(Control):
         self.reader.close()
 
     @property
-    def room(self) -> Room | None:
-        """The room in sight, below whatever is asked above it."""
+    def visible_screen(self) -> BaseScreen | None:
+        """The topmost screen of the application, without the dialogs above it."""
         with suppress(LookupError):
-            return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, Room)), None)
+            return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, BaseScreen)), None)
         return None
 
     @work(group="watch", exit_on_error=False)
     async def watch_ledger(self) -> None:
+        """Refresh the visible screen after changes of the ledger, until the application ends."""
         seen: tuple[object, ...] = ()
-        read_at = cost = 0.0
+        refreshed_at = cost = 0.0
         while True:
             await asyncio.sleep(POLL_S)
-            self._tell_errands()
-            since = time.monotonic() - read_at
-            if since < max(PAUSE_S, cost / SHARE):
+            self._report_background_failures()
+            since = time.monotonic() - refreshed_at
+            if since < max(MIN_PAUSE_S, cost / CPU_SHARE):
                 continue
             version = await self.reader.version()
-            if version == seen and since < STEADY_S:
+            if version == seen and since < MAX_PAUSE_S:
                 continue
-            seen, read_at, began = version, time.monotonic(), time.process_time()
-            if self.room is not None:
-                await self.room.refreshed()
-                cost = time.process_time() - began
+            seen, refreshed_at, started = version, time.monotonic(), time.process_time()
+            if self.visible_screen is not None:
+                await self.visible_screen.refresh_content()
+                cost = time.process_time() - started
 
-    def _tell_errands(self) -> None:
-        """What was left to itself and failed is told once, wherever one is by then."""
-        for errand in self.bridge.errands:
-            if not errand.told and errand.code:
-                errand.told = True
-                self.complain(Ended(errand.code, "", f"{errand.label}: {errand.last(2)}"))
+    def _report_background_failures(self) -> None:
+        """Show the failure of each background command once, on whichever screen is visible."""
+        for command in self.commands.background:
+            if not command.reported and command.code:
+                command.reported = True
+                self.show_failure(CommandResult(command.code, "", f"{command.label}: {command.read_last_lines(2)}"))
 
     def action_go(self, mode: str) -> None:
         if self.current_mode != mode:
@@ -111,40 +112,42 @@ class NanofluxApp(Control):
             self.pop_screen()
 
     def action_new_run(self) -> None:
-        from nanoflux_tui.screens.new_run import NewRun  # deferred, like the rooms
+        from nanoflux_tui.screens.new_run import NewRunScreen  # deferred like the tabs' screens
 
-        if not isinstance(self.screen, NewRun):
-            self.push_screen(NewRun())
+        if not isinstance(self.screen, NewRunScreen):
+            self.push_screen(NewRunScreen())
 
     def action_help(self) -> None:
-        if self.room is not None:
-            self.push_screen(Help(self.room))
+        if self.visible_screen is not None:
+            self.push_screen(HelpDialog(self.visible_screen))
 
     def action_light(self) -> None:
         self.theme = DARK.name if self.theme == LIGHT.name else LIGHT.name
 
     def watch_theme(self) -> None:
         for screen in self.screen_stack:
-            if isinstance(screen, Room):
+            if isinstance(screen, BaseScreen):
                 screen.reload()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         yield SystemCommand("New run", "Generate a dataset", self.action_new_run)
-        for mode, title in PLACES:
+        for mode, title in TABS:
             yield SystemCommand(title, f"Go to {title}", lambda mode=mode: self.action_go(mode))
-        yield SystemCommand("Light or dark", "Change between the light theme and the dark one", self.action_light)
-        yield SystemCommand("Help", "What this screen shows, and its keys", self.action_help)
-        yield SystemCommand("Quit", "Close the application; whatever runs goes on", self.action_quit_now)
-        for binding in screen.active_bindings.values():
-            shown = binding.binding
-            if shown.show and binding.node is screen and shown.description:
-                yield SystemCommand(shown.description, f"Here: {shown.key}", self._acting(shown.action, screen))
+        yield SystemCommand("Light or dark", "Switch between the light and the dark theme", self.action_light)
+        yield SystemCommand("Help", "Explain this screen and its keys", self.action_help)
+        yield SystemCommand("Quit", "Close the application; running work continues", self.action_quit_now)
+        for active in screen.active_bindings.values():
+            binding = active.binding
+            if binding.show and active.node is screen and binding.description:
+                yield SystemCommand(
+                    binding.description, f"On this screen: {binding.key}", self._bind_action(binding.action, screen)
+                )
 
-    def _acting(self, action: str, screen: Screen[Any]) -> Callable[[], Awaitable[None]]:
-        async def act() -> None:
+    def _bind_action(self, action: str, screen: Screen[Any]) -> Callable[[], Awaitable[None]]:
+        async def run() -> None:
             await self.run_action(action, default_namespace=screen)
 
-        return act
+        return run
 
     async def action_quit_now(self) -> None:
         await self.action_quit()
@@ -153,29 +156,29 @@ class NanofluxApp(Control):
         if event.state == WorkerState.ERROR and event.worker.error is not None:
             error = event.worker.error
             if isinstance(error, NanofluxError):
-                self.complain(error)
+                self.show_failure(error)
             elif isinstance(error, Exception):
-                self._write_down(error)
+                self._log_traceback(error)
                 self.notify(
-                    harmless(f"{type(error).__name__}: {error}"[:300]) + "\n→ what happened is in logs/tui.log",
-                    title="An error of the application", severity="error", markup=False,
+                    sanitize(f"{type(error).__name__}: {error}"[:300]) + "\n→ See the traceback in logs/tui.log.",
+                    title="Internal error", severity="error", markup=False,
                 )  # fmt: skip
 
     def _handle_exception(self, error: Exception) -> None:
-        """An error of the application itself ends it with a message; what it was goes to a file, not to the screen."""
-        self._write_down(error)
-        if self.is_headless:  # under test it is raised
+        """End the application after an internal error: the user sees a message, the traceback goes to the log."""
+        self._log_traceback(error)
+        if self.is_headless:  # a test gets the exception itself
             super()._handle_exception(error)
             return
         self.exit(
             return_code=1,
-            message=f"nanoflux-tui: stopped by an error of its own ({type(error).__name__}); nothing that runs was "
-            f"touched\n  → what happened is in {self.place.root / 'logs' / 'tui.log'}",
+            message=f"nanoflux-tui: stopped after an internal error ({type(error).__name__}); running work continues\n"
+            f"  → See the traceback in {self.home.root / 'logs' / 'tui.log'}.",
         )
 
-    def _write_down(self, error: Exception) -> None:
+    def _log_traceback(self, error: Exception) -> None:
         with suppress(OSError):
-            log = self.place.root / "logs" / "tui.log"
+            log = self.home.root / "logs" / "tui.log"
             log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with log.open("a") as file:
                 log.chmod(0o600)

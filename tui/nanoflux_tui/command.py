@@ -1,4 +1,4 @@
-"""The command `nanoflux-tui`: the application over a home, its guided tour, or the same in a browser."""
+"""The command `nanoflux-tui`: the terminal application, its guided tour, or the application in a browser."""
 
 import os
 import sys
@@ -10,44 +10,56 @@ from nanoflux_local import __version__, redaction
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home, default_home, expand_user
 from nanoflux_models.child import protect_children
-from nanoflux_tui.text import harmless
+from nanoflux_tui.text import sanitize
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nanoflux-tui")
-@click.option("--home", "root", type=click.Path(file_okay=False, path_type=Path), help="[default: NANOFLUX_HOME]")
-@click.option("--light", is_flag=True, help="Begin with the light theme; F2 changes it.")
-@click.option("--tour", is_flag=True, help="A guided tour with scripted models: needs nothing, leaves nothing.")
-@click.option("--web", "in_browser", is_flag=True, help="In a browser of this machine, behind a token.")
-@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Of --web [default: any that is free].")
+@click.option(
+    "--home",
+    "root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory with all state [default: $NANOFLUX_HOME, else the XDG data directory].",
+)
+@click.option("--light", is_flag=True, help="Start with the light theme; F2 switches themes.")
+@click.option(
+    "--tour", is_flag=True, help="Take a guided tour with scripted models; it needs no weights and leaves no files."
+)
+@click.option(
+    "--web",
+    "in_browser",
+    is_flag=True,
+    help="Serve the application to a browser on this machine, protected by a token.",
+)
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port for --web [default: any free port].")
 def tui(root: Path | None, light: bool, tour: bool, in_browser: bool, port: int) -> None:
-    """The control room: watch and steer runs, read examples, train, compare, manage servers.
+    """Open the terminal application: watch and steer runs, read examples, train, compare, manage servers.
 
-    Closing it stops nothing. It reads the ledger and acts through the commands of `nanoflux`.
+    Closing it stops nothing. It reads the ledger and acts through `nanoflux` commands.
     """
-    place = Home(expand_user(root or default_home()).absolute())
-    os.environ["NANOFLUX_HOME"] = str(place.root)
+    home = Home(expand_user(root or default_home()).absolute())
+    os.environ["NANOFLUX_HOME"] = str(home.root)
     if in_browser:
         from nanoflux_tui.web import serve
 
-        serve(place.root, port, light)
+        serve(home.root, port, light)
         return
-    from nanoflux_tui.escape import answer_soon
+    from nanoflux_tui.escape import shorten_escape_delay
 
-    answer_soon()
+    shorten_escape_delay()
     if tour:
-        from nanoflux_tui.tour import take
+        from nanoflux_tui.tour import run_tour
 
-        sys.exit(take(light))
+        sys.exit(run_tour(light))
     from nanoflux_tui.app import NanofluxApp
 
-    app = NanofluxApp(place, light)
+    app = NanofluxApp(home, light)
     app.run()
     sys.exit(app.return_code or 0)
 
 
 def main() -> None:
-    """Run, and turn failures into messages and exit codes."""
+    """Run the command and turn failures into messages and exit codes."""
     os.umask(0o077)
     protect_children()
     redaction.install()
@@ -59,5 +71,5 @@ def main() -> None:
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(130)
     except NanofluxError as error:
-        click.echo(harmless(f"nanoflux-tui: {redaction.redact(str(error))}"), err=True)
+        click.echo(sanitize(f"nanoflux-tui: {redaction.redact(str(error))}"), err=True)
         sys.exit(error.exit_code)

@@ -1,25 +1,26 @@
-"""Escape, answered at once: terminals begin other keys with it, so whoever reads it waits for the rest.
+"""Shortens the delay with which Textual reports Escape.
 
-Textual waits ESCDELAY milliseconds, but looks at its clock only ten times a second. Here it looks more often; where a
-later version reads keys in another way, this changes nothing.
+A terminal starts other keys with the same byte, so Textual waits ESCDELAY milliseconds for the rest of a sequence, but
+checks the time only ten times a second. The selector here checks more often. A later Textual that reads keys in another
+way is not affected.
 """
 
 import os
 import selectors
 from types import SimpleNamespace
 
-LOOK_S = 0.02
+POLL_S = 0.02
 
 
 class _Selector(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        return super().select(LOOK_S if timeout else timeout)
+        return super().select(POLL_S if timeout else timeout)
 
 
-def answer_soon() -> None:
-    """For applications that are imported and started after this, on terminals of Unix."""
+def shorten_escape_delay() -> None:
+    """Apply to applications that are imported and started after this call, on Unix terminals."""
     os.environ.setdefault("ESCDELAY", "25")
     from textual.drivers import linux_driver
 
-    reading = SimpleNamespace(SelectSelector=_Selector, EVENT_READ=selectors.EVENT_READ)
-    setattr(linux_driver, "selectors", reading)  # noqa: B010 - it is a name of their module
+    replacement = SimpleNamespace(SelectSelector=_Selector, EVENT_READ=selectors.EVENT_READ)
+    setattr(linux_driver, "selectors", replacement)  # noqa: B010 - a name in Textual's module

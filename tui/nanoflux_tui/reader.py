@@ -1,6 +1,7 @@
-"""The reader: answers questions from the ledger in a thread of its own, so that no screen ever waits for a disk.
+"""Reads the ledger in a separate thread, so that no screen waits for a disk.
 
-Opens the ledger read-only, and again where it was replaced or mended. Says cheaply whether anything has changed.
+The reader opens the ledger read-only, opens it again after it was replaced or repaired, and detects cheaply whether
+anything has changed.
 """
 
 import asyncio
@@ -15,11 +16,11 @@ from nanoflux_local.ledger.views import LedgerView
 
 T = TypeVar("T")
 WAIT_S = 1.0
-"""How long a question waits for whoever holds the file; the next look asks again."""
+"""How long a query waits for a process that has locked the file; the next refresh tries again."""
 
 
-class Reader:
-    """One ledger, read by one thread. `ask` runs a function of a `LedgerView` there."""
+class LedgerReader:
+    """One ledger, read by one thread. `read` calls a function of a `LedgerView` in that thread."""
 
     def __init__(self, ledger: Path) -> None:
         self.ledger = ledger
@@ -27,62 +28,62 @@ class Reader:
         self._view: LedgerView | None = None
         self._file: tuple[int, int] | None = None
 
-    async def ask(self, question: Callable[[LedgerView], T]) -> T:
-        """The answer.
+    async def read(self, query: Callable[[LedgerView], T]) -> T:
+        """The result of `query`.
 
         Raises:
-            NothingMatchedError: there is no ledger yet, or it was taken away.
-            LedgerError: it cannot be read.
+            NothingMatchedError: there is no ledger, or no longer one.
+            LedgerError: the ledger cannot be read.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, query)
 
     async def version(self) -> tuple[object, ...]:
-        """What is equal as long as nobody has written; also where there is no ledger."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._version)
+        """A value that stays equal until somebody writes to the ledger; also defined without a ledger."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read_version)
 
     def close(self) -> None:
-        """Let go of the file; a question under way is answered first."""
-        self._thread.submit(self._let_go)
+        """Close the file after the query in progress."""
+        self._thread.submit(self._close_view)
         self._thread.shutdown(wait=False)
 
-    def _answer(self, question: Callable[[LedgerView], T]) -> T:
+    def _run(self, query: Callable[[LedgerView], T]) -> T:
         view = self._open()
         try:
-            return question(view)
+            return query(view)
         except NothingMatchedError:
             raise
         except NanofluxError:
-            self._let_go()  # mended, or put back, it is read afresh
+            self._close_view()  # the next query opens a ledger that was repaired or restored meanwhile
             raise
         except (ValueError, TypeError, LookupError) as error:
-            fix = "find what was damaged with `nanoflux run verify RUN`"
-            raise LedgerError(f"{self.ledger}: something in it cannot be read ({error})", fix) from error
+            fix = "Run `nanoflux run verify RUN` on its runs to find the damaged record."
+            raise LedgerError(f"{self.ledger}: a record cannot be read ({error})", fix) from error
 
     def _open(self) -> LedgerView:
-        file = _identity(self.ledger)
+        file = _identify_file(self.ledger)
         if self._view is None or file != self._file:
-            self._let_go()
+            self._close_view()
             if file is None:
-                raise NothingMatchedError(f"there is no ledger at {self.ledger} yet", "start a run: press n")
+                raise NothingMatchedError(f"there is no ledger at {self.ledger} yet", "Start a run: press n.")
             self._view, self._file = LedgerView(self.ledger, WAIT_S), file
         return self._view
 
-    def _version(self) -> tuple[object, ...]:
+    def _read_version(self) -> tuple[object, ...]:
         try:
             row = self._open().row("PRAGMA data_version")
             return (self._file, row[0] if row else None)
         except NanofluxError as error:
             return (self._file, str(error))
 
-    def _let_go(self) -> None:
+    def _close_view(self) -> None:
         if self._view is not None:
             with suppress(NanofluxError):
                 self._view.__exit__()
         self._view = None
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file this is, or None where there is none."""
+def _identify_file(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file, or None if it does not exist."""
     with suppress(OSError):
         status = path.stat()
         return status.st_dev, status.st_ino

@@ -1,6 +1,7 @@
-"""Text on its way to the screen: the one place through which whatever a model, a file or a server wrote must pass.
+"""Formats text for the screen: everything that a model, a file or a server wrote passes through here.
 
-A terminal obeys control characters; here each becomes a mark. What is very long is cut, and says so.
+Control characters, which a terminal would execute, become a mark. Very long text is cut, with a note of how much is
+missing.
 """
 
 import math
@@ -8,15 +9,15 @@ import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-LONGEST = 20_000
+MAX_CHARACTERS = 20_000
 """Characters of one text on the screen: a model may write a megabyte, and nobody reads it here."""
-WIDEST = 400
+MAX_LINE = 400
 TAB = "    "
 
 
-def harmless(text: str, longest: int = LONGEST) -> str:
-    """The text without anything that a terminal would obey: escapes, other controls, marks that turn its direction."""
-    cut = text[:longest]
+def sanitize(text: str, limit: int = MAX_CHARACTERS) -> str:
+    """The text without terminal escapes, other control characters and marks that change its direction."""
+    cut = text[:limit]
     clean = "".join(
         character if character.isprintable() or character == "\n" else TAB if character == "\t" else "�"
         for character in cut.replace("\r\n", "\n")
@@ -25,15 +26,15 @@ def harmless(text: str, longest: int = LONGEST) -> str:
     return f"{clean}\n… and {left:,} more characters" if left > 0 else clean
 
 
-def line(text: object, widest: int = WIDEST) -> str:
-    """The same in one line, for a table's cell."""
+def format_line(text: object, limit: int = MAX_LINE) -> str:
+    """The sanitized text in one line, for a table's cell."""
     whole = str(text)
-    cut = harmless(" ".join(whole[: widest * 2].split()), 2 * widest)[:widest]
-    return f"{cut}…" if len(whole) > len(cut) + 1 and len(cut) == widest else cut
+    cut = sanitize(" ".join(whole[: limit * 2].split()), 2 * limit)[:limit]
+    return f"{cut}…" if len(whole) > len(cut) + 1 and len(cut) == limit else cut
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: 45 s, 12 min, 3.5 h, 2.1 d."""
+def format_duration(seconds: float | None) -> str:
+    """Seconds in a readable unit: 45 s, 12 min, 3.5 h, 2.1 d."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 90:
@@ -43,7 +44,7 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
 
 
-def count(number: float) -> str:
+def format_count(number: float) -> str:
     """A number in few characters: 950, 12.3k, 4.1M."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if number >= limit:
@@ -52,20 +53,20 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def ago(moment: str, now: datetime | None = None) -> str:
-    """How long ago the ledger wrote this time."""
+def format_age(timestamp: str, now: datetime | None = None) -> str:
+    """The time since a timestamp of the ledger."""
     try:
-        then = datetime.fromisoformat(moment)
+        then = datetime.fromisoformat(timestamp)
     except ValueError:
         return "–"
-    return duration(max(0.0, ((now or datetime.now(UTC)) - then).total_seconds()))
+    return format_duration(max(0.0, ((now or datetime.now(UTC)) - then).total_seconds()))
 
 
-def clock(moment: str) -> str:
-    """A time of the ledger as hours, minutes and seconds, in UTC as it stands there."""
-    return moment[11:19]
+def format_clock(timestamp: str) -> str:
+    """Hours, minutes and seconds of a timestamp of the ledger, in UTC."""
+    return timestamp[11:19]
 
 
-def command(words: Sequence[str]) -> str:
-    """The command line that does the same."""
+def format_command(words: Sequence[str]) -> str:
+    """The `nanoflux` command line with these arguments, quoted for a shell."""
     return shlex.join(["nanoflux", *words])

@@ -1,6 +1,6 @@
-"""The guided tour: the application over a home of its own, in which models that are scripted play a real run.
+"""The guided tour: the application on a temporary home, in which scripted models generate a real run.
 
-Needs no weights, no key and no network, and leaves nothing behind.
+It needs no weights, no key and no network, and leaves no files.
 """
 
 import shutil
@@ -22,10 +22,10 @@ from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_tui.app import NanofluxApp
-from nanoflux_tui.screens.example import ExampleRoom
-from nanoflux_tui.screens.new_run import NewRun
-from nanoflux_tui.screens.run import RunRoom
-from nanoflux_tui.widgets.bars import Guide
+from nanoflux_tui.screens.example import ExampleScreen
+from nanoflux_tui.screens.new_run import NewRunScreen
+from nanoflux_tui.screens.run import RunScreen
+from nanoflux_tui.widgets.bars import TourBar
 
 ENDS_WITHIN_S = 20.0
 SCRIPTED = (
@@ -38,147 +38,148 @@ SCRIPTED = (
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One stop of the tour: where it is, and what is said there."""
+    """One stop of the tour: the action that shows it, and its text."""
 
     go: Callable[["TourApp"], object]
     text: str
 
 
 class TourApp(NanofluxApp):
-    """The application with a guide at the foot of every room. F9 goes on, F8 goes back."""
+    """The application with the tour's text below every screen. F9 shows the next stop, F8 the one before."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f9", "guide(1)", "Tour: next", priority=True),
         Binding("f8", "guide(-1)", "Tour: back", priority=True, show=False),
     ]
 
-    def __init__(self, place: Home, light: bool = False) -> None:
-        super().__init__(place, light)
+    def __init__(self, home: Home, light: bool = False) -> None:
+        super().__init__(home, light)
         self.tour_run = ""
-        self._at = 0
-        self._asked_early = False
+        self._stop_index = 0
+        self._next_requested = False
 
-    def guide(self) -> Sequence[Widget]:
-        return (Guide(self._guide_text()),)
+    def build_guide(self) -> Sequence[Widget]:
+        return (TourBar(self._format_guide()),)
 
-    def _guide_text(self) -> str:
-        return f"Tour {self._at + 1}/{len(STOPS)}  {STOPS[self._at].text}  (F9 goes on, F8 back, q ends it)"
+    def _format_guide(self) -> str:
+        stop = STOPS[self._stop_index]
+        return f"Tour {self._stop_index + 1}/{len(STOPS)}  {stop.text}  (F9 next, F8 back, q ends the tour)"
 
     def on_mount(self) -> None:
         super().on_mount()
-        self._play()
+        self._start_run()
 
     @work(exit_on_error=False)
-    async def _play(self) -> None:
-        """Start the tour's run, which plays in a process of its own like any other."""
-        ended = await self.bridge.do(*SCRIPTED)
-        started = ended.json()
-        if not ended.ok or not started:
-            self.complain(ended)
+    async def _start_run(self) -> None:
+        """Start the tour's run, in a separate process like any other run."""
+        result = await self.commands.run(*SCRIPTED)
+        started = result.json()
+        if not result.ok or not started:
+            self.show_failure(result)
             return
         self.tour_run = started["run"]
-        if self._asked_early:
+        if self._next_requested:
             self.action_guide(1)
 
     def action_guide(self, by: int) -> None:
-        if not self.tour_run:  # Home shows the run a moment before the command that starts it has ended
-            self._asked_early = by > 0
-            self.notify("The run is only starting; a moment.")
+        if not self.tour_run:  # Home may list the run before the command that starts it has exited
+            self._next_requested = by > 0
+            self.notify("The run is starting. The tour continues in a moment.")
             return
-        self._at = min(len(STOPS) - 1, max(0, self._at + by))
-        STOPS[self._at].go(self)
-        self.call_later(self._tell)
+        self._stop_index = min(len(STOPS) - 1, max(0, self._stop_index + by))
+        STOPS[self._stop_index].go(self)
+        self.call_later(self._update_guide)
 
-    def _tell(self) -> None:
-        for guide in self.screen.query(Guide):
-            guide.update(self._guide_text())
+    def _update_guide(self) -> None:
+        for bar in self.screen.query(TourBar):
+            bar.update(self._format_guide())
 
     def watch_run(self) -> None:
         self.action_go("home")
-        self.push_screen(RunRoom(self.tour_run))
+        self.push_screen(RunScreen(self.tour_run))
 
     @work(exit_on_error=False)
     async def open_example(self) -> None:
         run = self.tour_run
-        keys = await self.reader.ask(lambda view: board.example_keys(view, run))
+        keys = await self.reader.read(lambda view: board.example_keys(view, run))
         self.action_go("examples")
         if len(keys):
-            self.push_screen(ExampleRoom(keys, 0))
-            self.call_later(self._tell)
+            self.push_screen(ExampleScreen(keys, 0))
+            self.call_later(self._update_guide)
 
     def open_form(self) -> None:
         self.action_go("home")
-        self.push_screen(NewRun("starter-genetics", "scripted"))
+        self.push_screen(NewRunScreen("starter-genetics", "scripted"))
 
 
 STOPS = (
     Stop(
         lambda app: app.action_go("home"),
-        "This is Home: everything that runs, waits or went wrong. A run of scripted models is starting right now, in a "
-        "process of its own: closing this would not stop it.",
+        "Home lists everything that runs, waits or failed. A run with scripted models is starting now, in a "
+        "separate process: closing the application would not stop it.",
     ),
     Stop(
         TourApp.watch_run,
-        "The run, live. Attacker and defender swap after each turn; a question must be new and valid, and is kept "
-        "where the defender fails or finds a new way.",
+        "A live run. Attacker and defender swap roles after each turn. A question must be new and valid; it is "
+        "kept if the defender fails or finds a new solution.",
     ),
     Stop(
         TourApp.watch_run,
-        "Steer it: space pauses and resumes, c changes its target or how many requests it makes at once, s stops. "
-        "Turns under way are always finished and kept. Try it.",
+        "Steer the run: space pauses and resumes it, c changes its target or its concurrency, s stops it. Turns in "
+        "progress are always finished and kept. Try it.",
     ),
     Stop(
         lambda app: app.action_go("examples"),
-        "What was kept so far. Press / and type a word: the table answers as you type. r shows only one reason.",
+        "The examples kept so far. Press / and type a word to filter the table as you type; r shows one reason only.",
     ),
     Stop(
-        lambda app: app.open_example(),
-        "One example, whole: both solutions side by side, what the judge said, where it came from. k keeps it, d drops "
-        "it, f marks it to be fixed, u takes that back.",
+        TourApp.open_example,
+        "One example in full: both solutions side by side, the judge's verdicts, and its origin. k keeps it, d "
+        "drops it, f marks it for fixing, u undoes your last review.",
     ),
     Stop(
         TourApp.open_form,
-        "How a run is started: a sentence with gaps. What is wrong is said while you type, and the command that does "
-        "the same stands below.",
+        "The form that starts a run. It checks your input as you type and shows the equivalent command, which you "
+        "can copy.",
     ),
     Stop(
         lambda app: app.action_go("training"),
-        "Training needs weights, which the tour has not: with some, t tunes a model on a run's examples. The audit "
-        "comes first, then the curves grow here.",
+        "Training needs weights, which the tour does not have. With weights, t fine-tunes a model on a run's "
+        "examples: first an audit of the data, then live loss curves.",
     ),
     Stop(
         lambda app: app.action_go("evaluation"),
-        "Evaluations of the tuned model and of the untuned one stand here with their intervals; space marks two, c "
+        "Evaluations of models with and without adapters, with confidence intervals. space marks two of them, c "
         "tests whether they differ and lists the items that flipped.",
     ),
     Stop(
         lambda app: app.action_go("models"),
-        "Models and servers: what is here, what can be fetched, what would go on which GPU. That was the tour: q ends "
-        "it and takes its run away. `nanoflux-tui` opens your own home.",
+        "Models and servers: installed weights, weights to download, GPU plans. The tour ends here: q quits and "
+        "deletes its run. `nanoflux-tui` opens your own home.",
     ),
 )
 
 
-def take(light: bool = False) -> int:
-    """The tour, from its start to the last trace of it. Returns the application's exit code."""
+def run_tour(light: bool = False) -> int:
+    """Run the tour and delete its home. Returns the application's exit code."""
     root = Path(tempfile.mkdtemp(prefix="nanoflux-tour-"))
-    place = Home(root).prepare()
-    app = TourApp(place, light)
+    home = Home(root).prepare()
+    app = TourApp(home, light)
     try:
         app.run()
     finally:
-        _end(place)
+        _end_runs(home)
         shutil.rmtree(root, ignore_errors=True)
     return app.return_code or 0
 
 
-def _end(place: Home) -> None:
-    """End the tour's runs at once: nobody wants them any more."""
-    with suppress(NanofluxError), LedgerView(place.ledger) as view:
-        works = [Work(RUN, row["id"]) for row in view.rows("SELECT id FROM runs")]
-        until = time.monotonic() + ENDS_WITHIN_S
-        for each in works:
-            while is_worked_on(place, each) and time.monotonic() < until:
+def _end_runs(home: Home) -> None:
+    """End the tour's runs at once."""
+    with suppress(NanofluxError), LedgerView(home.ledger) as view:
+        runs = [Work(RUN, row["id"]) for row in view.rows("SELECT id FROM runs")]
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        for run in runs:
+            while is_worked_on(home, run) and time.monotonic() < deadline:
                 with suppress(NanofluxError):
-                    ask(place, each, "stop")  # the second one ends it at once
+                    ask(home, run, "stop")  # the second request ends it at once
                 time.sleep(0.1)

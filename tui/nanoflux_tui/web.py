@@ -1,7 +1,7 @@
-"""The application in a browser of this machine: textual-serve on loopback, behind a token.
+"""Serves the application to a browser on this machine: textual-serve on loopback, protected by a token.
 
-Whoever opens the page must show the token of this start once; a cookie carries it from then on. Pages of other sites
-can neither read nor connect, and the page itself fetches nothing from outside.
+The first request must carry the token of this start; a cookie carries it from then on. Pages of other sites can neither
+read nor connect, and the page itself loads nothing from other hosts.
 """
 
 import hmac
@@ -29,7 +29,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Gate:
-    """Lets nobody in without the token of this start."""
+    """Rejects every request without the token of this start."""
 
     def __init__(self, token: str, port: int) -> None:
         self._token = token
@@ -37,20 +37,20 @@ class Gate:
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.host not in self._hosts or not self._same_origin(request):
-            raise web.HTTPForbidden(text="This page is for this machine alone.")
+            raise web.HTTPForbidden(text="This page is served to this machine only.")
         if self._is_token(request.query.get("token", "")):
-            answer = web.HTTPFound("/")  # so that the token stays in no history
-            answer.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict", path="/")
-            raise answer
+            redirect = web.HTTPFound("/")  # keeps the token out of the browser's history
+            redirect.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict", path="/")
+            raise redirect
         if not self._is_token(request.cookies.get(COOKIE, "")):
-            raise web.HTTPForbidden(text="Open the address with its token, as `nanoflux tui --web` printed it.")
+            raise web.HTTPForbidden(text="The token is missing. Open the address that `nanoflux tui --web` printed.")
         response = await handler(request)
         if not response.prepared:
             response.headers.update({"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"})
         return response
 
-    def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), self._token.encode())
+    def _is_token(self, candidate: str) -> bool:
+        return hmac.compare_digest(candidate.encode(), self._token.encode())
 
     def _same_origin(self, request: web.Request) -> bool:
         origin = request.headers.get("Origin")
@@ -58,7 +58,7 @@ class Gate:
 
 
 class LocalServer(Server):
-    """textual-serve with the gate before it, and a page of our own that fetches no font from the internet."""
+    """textual-serve behind the gate, with a page that loads no font from the internet."""
 
     def __init__(self, command: str, port: int, token: str) -> None:
         super().__init__(command, HOST, port, "NanoFlux", templates_path=str(PAGES))
@@ -75,34 +75,33 @@ class LocalServer(Server):
         return app
 
     async def on_startup(self, app: web.Application) -> None:
-        """Says nothing: the address was printed with its token."""
+        """Print nothing: `serve` has printed the address with its token."""
 
     def initialize_logging(self) -> None:
-        """Writes nothing down: an address in a log would hold the token."""
+        """Log nothing: a logged address would contain the token."""
 
 
 def serve(home: Path, port: int = 0, light: bool = False) -> None:
-    """Serve until Ctrl-C, and print the address to open.
+    """Print the address to open and serve until Ctrl-C.
 
     Raises:
-        UsageError: the port is taken.
+        UsageError: the port cannot be bound.
     """
-    port, token = _free(port), secrets.token_urlsafe(24)
+    port, token = _find_free_port(port), secrets.token_urlsafe(24)
     words = module_command("nanoflux_tui", "--home", str(home), *(["--light"] if light else []))
     server = LocalServer(shlex.join(words), port, token)
     click.echo(f"http://{HOST}:{port}/?token={token}")
-    click.echo("Open this address in a browser of this machine; Ctrl-C ends it. Runs go on either way.", err=True)
+    click.echo("Open this address in a browser on this machine. Ctrl-C stops the server; runs continue.", err=True)
     server.serve()
 
 
-def _free(port: int) -> int:
-    """This port, or any that is free."""
+def _find_free_port(port: int) -> int:
+    """`port` if it can be bound; 0 selects a free one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise UsageError(
-                f"port {port} cannot be used: {error.strerror}", "leave --port out, or name another"
-            ) from (error)
+            fix = "Choose another port, or omit --port to use a free one."
+            raise UsageError(f"port {port} cannot be used: {error.strerror}", fix) from error
         return int(probe.getsockname()[1])

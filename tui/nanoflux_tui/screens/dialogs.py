@@ -1,4 +1,4 @@
-"""Small questions and answers above a room: yes or no, a few values, a longer text, the help."""
+"""The dialogs above a screen: a confirmation, a few values, a longer text, the help."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Select, Static
 
-from nanoflux_tui.room import Room
-from nanoflux_tui.screens.form import choice
-from nanoflux_tui.text import harmless
-from nanoflux_tui.widgets.bars import PLACES
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.screens.form import build_select
+from nanoflux_tui.text import sanitize
+from nanoflux_tui.widgets.bars import TABS
 
 
-class Confirm(ModalScreen[bool]):
-    """Yes or no; No and Escape change nothing."""
+class ConfirmDialog(ModalScreen[bool]):
+    """Asks a question and returns whether the user said yes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes"),
         Binding("n,escape", "answer(False)", "No"),
     ]
 
-    def __init__(self, question: str, yes: str) -> None:
+    def __init__(self, question: str, confirm: str) -> None:
         super().__init__()
-        self._question, self._yes = question, yes
+        self._question, self._confirm = question, confirm
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
-            yield Static(harmless(self._question), markup=False)
+            yield Static(sanitize(self._question), markup=False)
             with Horizontal(classes="row"):
-                yield Button(f"{self._yes} (y)", variant="primary", compact=True, id="yes")
+                yield Button(f"{self._confirm} (y)", variant="primary", compact=True, id="yes")
                 yield Button("No (n)", compact=True, id="no")
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
@@ -46,7 +46,7 @@ class Confirm(ModalScreen[bool]):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One value that is asked for; with `options`, one of these."""
+    """One value to enter, or to choose from `options`."""
 
     key: str
     label: str
@@ -55,25 +55,28 @@ class Field:
     options: Sequence[str] = ()
 
     @property
-    def place(self) -> str:
+    def widget_id(self) -> str:
         """The id of its widget."""
         return f"f-{self.key.replace('.', '-')}"
 
 
-class Fill(ModalScreen[dict[str, str] | None]):
-    """A few values; Enter gives them, Escape gives nothing. It begins where Enter does so: a list would open by it."""
+class FormDialog(ModalScreen[dict[str, str] | None]):
+    """Asks for a few values. Returns them by key, or None if the user cancels.
 
-    AUTO_FOCUS = "Input"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Cancel")]
-    DEFAULT_CSS = """
-    Fill .field { height: auto; width: 100%; }
-    Fill .field Label { width: 22; color: $secondary; }
-    Fill .field Input, Fill .field Select { width: 1fr; }
+    The focus starts on an input, where Enter submits; on a list, Enter would open the list.
     """
 
-    def __init__(self, title: str, fields: Sequence[Field], yes: str = "Do it", note: str = "") -> None:
+    AUTO_FOCUS = "Input"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]
+    DEFAULT_CSS = """
+    FormDialog .field { height: auto; width: 100%; }
+    FormDialog .field Label { width: 22; color: $secondary; }
+    FormDialog .field Input, FormDialog .field Select { width: 1fr; }
+    """
+
+    def __init__(self, title: str, fields: Sequence[Field], submit: str = "OK", note: str = "") -> None:
         super().__init__()
-        self._title, self._fields, self._yes, self._note = title, fields, yes, note
+        self._title, self._fields, self._submit_label, self._note = title, fields, submit, note
 
     def compose(self) -> ComposeResult:
         box = VerticalScroll(classes="box")
@@ -81,41 +84,41 @@ class Fill(ModalScreen[dict[str, str] | None]):
         box.can_focus = False
         with box:
             if self._note:
-                yield Static(harmless(self._note), classes="hint", markup=False)
+                yield Static(sanitize(self._note), classes="hint", markup=False)
             for field in self._fields:
                 with Horizontal(classes="field"):
                     yield Label(field.label, markup=False)
                     if field.options:
-                        yield choice(field.options, field.value, field.place)
+                        yield build_select(field.options, field.value, field.widget_id)
                     else:
-                        yield Input(field.value, placeholder=field.hint, compact=True, id=field.place)
+                        yield Input(field.value, placeholder=field.hint, compact=True, id=field.widget_id)
             with Horizontal(classes="row"):
-                yield Button(f"{self._yes} (Enter)", variant="primary", compact=True, id="yes")
+                yield Button(f"{self._submit_label} (Enter)", variant="primary", compact=True, id="yes")
                 yield Button("Cancel (Esc)", compact=True, id="no")
 
     @on(Input.Submitted)
     def _submit(self) -> None:
-        self.dismiss(self._values())
+        self.dismiss(self._read_values())
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        self.dismiss(self._values() if event.button.id == "yes" else None)
+        self.dismiss(self._read_values() if event.button.id == "yes" else None)
 
-    def action_leave(self) -> None:
+    def action_cancel(self) -> None:
         self.dismiss(None)
 
-    def _values(self) -> dict[str, str]:
+    def _read_values(self) -> dict[str, str]:
         values = {}
         for field in self._fields:
-            widget = self.query_one(f"#{field.place}")
+            widget = self.query_one(f"#{field.widget_id}")
             assert isinstance(widget, Input | Select)
             values[field.key] = str(widget.value).strip()
         return values
 
 
-class Told(ModalScreen[None]):
-    """A text that is too long for a note; any of the usual keys closes it."""
+class TextDialog(ModalScreen[None]):
+    """A text that is too long for a notification."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "leave", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "cancel", "Close")]
 
     def __init__(self, title: str, text: str | Text) -> None:
         super().__init__()
@@ -125,28 +128,28 @@ class Told(ModalScreen[None]):
         box = VerticalScroll(classes="box")
         box.border_title = self._title
         with box:
-            yield Static(self._text if isinstance(self._text, Text) else harmless(self._text), markup=False)
-            yield Static("Esc closes", classes="hint")
+            yield Static(self._text if isinstance(self._text, Text) else sanitize(self._text), markup=False)
+            yield Static("Esc closes this", classes="hint")
 
-    def action_leave(self) -> None:
+    def action_cancel(self) -> None:
         self.dismiss(None)
 
 
-class Help(Told):
-    """What a room shows, and its keys."""
+class HelpDialog(TextDialog):
+    """What a screen shows, and its keys."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("question_mark", "leave", "Close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("question_mark", "cancel", "Close", show=False)]
 
-    def __init__(self, room: Room) -> None:
-        super().__init__("Help", _help(room))
+    def __init__(self, screen: BaseScreen) -> None:
+        super().__init__("Help", _build_help(screen))
 
 
-def _help(room: Room) -> Text:
-    text = Text(" ".join(room.HELP.split()) + "\n\n")
-    here, everywhere = _keys(room, False), _keys(room, True)
-    unshown = {f"1 to {len(PLACES)}": "The places above", "n": "New run", "f2": "Light or dark", "?": "This help"}
-    everywhere |= {key: description for key, description in unshown.items() if key not in here}
-    for title, keys in (("Here", here), ("Everywhere", everywhere)):
+def _build_help(screen: BaseScreen) -> Text:
+    text = Text(" ".join(screen.HELP.split()) + "\n\n")
+    local, everywhere = _list_keys(screen, False), _list_keys(screen, True)
+    hidden = {f"1 to {len(TABS)}": "Tabs", "n": "New run", "f2": "Light or dark", "?": "This help"}
+    everywhere |= {key: description for key, description in hidden.items() if key not in local}
+    for title, keys in (("On this screen", local), ("Everywhere", everywhere)):
         text.append(f"{title}\n", style="bold")
         for key, description in keys.items():
             text.append(f"  {key:<10}", style="bold")
@@ -154,17 +157,17 @@ def _help(room: Room) -> Text:
     return text
 
 
-def _keys(room: Room, everywhere: bool) -> dict[str, str]:
-    """Those of the application, or the room's own: these also where the footer has no place for them."""
+def _list_keys(screen: BaseScreen, everywhere: bool) -> dict[str, str]:
+    """The application's keys, or the screen's own, including those that the footer does not show."""
     descriptions: dict[str, str] = {}
-    own = {binding.key for binding in Binding.make_bindings(type(room).BINDINGS)}
-    for active in room.active_bindings.values():
+    own = {binding.key for binding in Binding.make_bindings(type(screen).BINDINGS)}
+    for active in screen.active_bindings.values():
         binding = active.binding
         if (
-            (binding.show or (active.node is room and binding.key in own))
+            (binding.show or (active.node is screen and binding.key in own))
             and binding.description
             and binding.action != "app.help"
-            and (active.node is room.app) == everywhere
+            and (active.node is screen.app) == everywhere
         ):
-            descriptions.setdefault(room.app.get_key_display(binding), binding.description)
+            descriptions.setdefault(screen.app.get_key_display(binding), binding.description)
     return descriptions

@@ -1,5 +1,4 @@
-"""Evaluations: how good each model is, with its interval; paired tests between those that are marked, and the items
-that flipped."""
+"""Evaluations: each model's accuracy with its interval, paired tests of the marked ones, and the items that flipped."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -18,10 +17,10 @@ from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import list_installed
-from nanoflux_tui.bridge import Ended
-from nanoflux_tui.room import Room
-from nanoflux_tui.screens.dialogs import Field, Fill, Told
-from nanoflux_tui.text import harmless, line
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.commands import CommandResult
+from nanoflux_tui.screens.dialogs import Field, FormDialog, TextDialog
+from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
@@ -30,28 +29,27 @@ from nanoflux_tui.widgets.window_table import WindowTable
 NONE = "none"
 
 
-class EvaluationRoom(Room):
-    """The evaluations; `space` marks, `c` compares what is marked."""
+class EvaluationScreen(BaseScreen):
+    """The evaluations; `space` marks one, `c` compares the marked ones."""
 
     mode = "evaluation"
-    HELP = """Each evaluation with its strict score and 95% interval. Space marks some over the same items; c
-tests each pair of them (paired, with Holm's correction) and lists the items that flipped. n there is no
-number that one should trust without its interval."""
+    HELP = """Each evaluation with its strict accuracy and 95% interval. Space marks evaluations of the same items; c
+tests each pair of them (paired, with Holm's correction) and lists the items that flipped."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "Mark"),
         Binding("c", "compare", "Compare"),
         Binding("e", "evaluate", "New evaluation"),
     ]
     DEFAULT_CSS = """
-    EvaluationRoom #pairs { height: auto; max-height: 60%; scrollbar-size-vertical: 1; }
+    EvaluationScreen #pairs { height: auto; max-height: 60%; scrollbar-size-vertical: 1; }
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._rows_by_id: dict[str, dict[str, Any]] = {}
-        self._marked: list[str] = []
+        self._marked_ids: list[str] = []
 
-    def body(self) -> ComposeResult:
+    def compose_body(self) -> ComposeResult:
         columns = (
             Column(" ", 1),
             Column("eval", 12, from_width=134),
@@ -59,9 +57,9 @@ number that one should trust without its interval."""
             Column("adapter", 8),
             Column("data", 12, share=1, from_width=72),
             Column("items", 6, right=True, from_width=80),
-            Column("right", 6, right=True),
+            Column("correct", 7, right=True),
             Column("95% interval", 15, from_width=58),
-            Column("picture, 0 to 100%", 22, from_width=119),
+            Column("interval, 0 to 100%", 22, from_width=119),
             Column("state", 13, from_width=96),
         )
         yield WindowTable(columns, self._rows, id="evaluations")
@@ -70,90 +68,97 @@ number that one should trust without its interval."""
             yield Panel("Items that flipped", id="flips")
 
     async def load(self) -> None:
-        evaluations = await self.ask(self._read_evaluations) or []
+        evaluations = await self.read_ledger(self._read_evaluations) or []
         self._rows_by_id = {row["id"]: row for row in evaluations}
-        self._marked = [name for name in self._marked if name in self._rows_by_id]
+        self._marked_ids = [evaluation for evaluation in self._marked_ids if evaluation in self._rows_by_id]
         await self.query_one(WindowTable).show(list(self._rows_by_id))
-        if not self._marked:
+        if not self._marked_ids:
             hint = "Mark two or more evaluations of the same items with space, then press c."
-            nothing = "No evaluation yet: e begins one, of a model with or without an adapter."
-            self.query_one("#comparison", Panel).show(hint if evaluations else nothing)
-        self.query_one("#flips").display = len(self._marked) == 2
+            empty = "No evaluations yet. Press e to evaluate a model, with or without an adapter."
+            self.query_one("#comparison", Panel).show(hint if evaluations else empty)
+        self.query_one("#flips").display = len(self._marked_ids) == 2
 
     def _read_evaluations(self, view: LedgerView) -> list[dict[str, Any]]:
-        """All evaluations, those that are under way with what is known of their workers."""
+        """All evaluations; running ones with the state of their workers."""
         return [
-            with_worker(self.place, view, Work(EVALUATION, row["id"]), row) if row["status"] == "running" else row
+            with_worker(self.home, view, Work(EVALUATION, row["id"]), row) if row["status"] == "running" else row
             for row in board.evaluations(view)
         ]
 
     async def _rows(self, keys: Sequence[str]) -> list[Cells]:
-        return [self._cells(self._rows_by_id[key]) if key in self._rows_by_id else ["gone"] for key in keys]
+        return [self._format_cells(self._rows_by_id[key]) if key in self._rows_by_id else ["deleted"] for key in keys]
 
-    def _cells(self, row: dict[str, Any]) -> Cells:
+    def _format_cells(self, row: dict[str, Any]) -> Cells:
         strict = row["result"].get("strict")
         low, high = strict["ci95"] if strict else (0.0, 0.0)
         total = int(row["settings"].get("n", 0)) * int(row["settings"].get("runs", 1))
-        state = self.ink.sign(row["status"])
+        state = self.colours.format_status(row["status"])
         share = f" {row['done'] / total:.0%}" if total else ""
         if row["status"] in ("running", PARTIAL):
             state.append(share)
         return [
-            Text("✓" if row["id"] in self._marked else " ", style=f"bold {self.ink['accent']}"),
+            Text("✓" if row["id"] in self._marked_ids else " ", style=f"bold {self.colours['accent']}"),
             row["id"],
-            line(row["model"], 40),
+            format_line(row["model"], 40),
             row["adapter"][:8] or "–",
-            line(row["data"], 40),
+            format_line(row["data"], 40),
             str(row["settings"].get("n", "–")),
-            self._mean(row) if strict else Text(self.ink.sign(row["status"]).plain[0] + share),
+            self._format_mean(row) if strict else Text(self.colours.format_status(row["status"]).plain[0] + share),
             f"{low:.1%} – {high:.1%}" if strict else "–",
-            _picture(strict["mean"], low, high, 22) if strict else "",
+            _draw_interval(strict["mean"], low, high, 22) if strict else "",
             state,
         ]
 
-    def _mean(self, row: dict[str, Any]) -> str | Text:
-        """The strict mean; of a partial evaluation with its sign, whatever columns the window has room for."""
+    def _format_mean(self, row: dict[str, Any]) -> str | Text:
+        """The strict mean; a partial evaluation gets its mark here too, as the state column may be hidden."""
         mean: float = row["result"]["strict"]["mean"]
         if row["status"] != PARTIAL:
             return f"{mean:.1%}"
-        sign = self.ink.sign(PARTIAL)
-        return Text(f"{sign.plain[0]} {mean:.0%}", style=self.ink["warning"])
+        status = self.colours.format_status(PARTIAL)
+        return Text(f"{status.plain[0]} {mean:.0%}", style=self.colours["warning"])
 
     def action_mark(self) -> None:
         key = self.query_one(WindowTable).key
         if key is not None:
-            self._marked.remove(key) if key in self._marked else self._marked.append(key)
+            self._marked_ids.remove(key) if key in self._marked_ids else self._marked_ids.append(key)
             self.reload()
 
     def action_compare(self) -> None:
-        if len(self._marked) < 2:
-            self.notify("Mark two or more evaluations of the same items first, with space.", severity="warning")
+        if len(self._marked_ids) < 2:
+            self.notify("Mark two or more evaluations of the same items with space first.", severity="warning")
             return
-        self.query_one("#comparison", Panel).show("The pairs are tested …")
-        self.do("compare", *self._marked, "--json", said="compared", then=self._show_comparison)
+        self.query_one("#comparison", Panel).show("Testing the pairs …")
+        self.run_command(
+            "compare",
+            *self._marked_ids,
+            "--json",
+            success="Compared the marked evaluations.",
+            on_result=self._show_comparison,
+        )
 
-    def _show_comparison(self, ended: Ended) -> None:
-        comparison = ended.json()
+    def _show_comparison(self, result: CommandResult) -> None:
+        comparison = result.json()
         panel = self.query_one("#comparison", Panel)
-        if not ended.ok or not comparison:
-            panel.show(Text(f"✗ {harmless(ended.told, 1_000)}", style=self.ink["error"]))
+        if not result.ok or not comparison:
+            panel.show(Text(f"✗ {sanitize(result.stderr, 1_000)}", style=self.colours["error"]))
             return
-        panel.show(self._pairs(comparison["pairs"]))
-        if len(self._marked) == 2:
-            self._show_flips(*self._marked)
+        panel.show(self._format_pairs(comparison["pairs"]))
+        if len(self._marked_ids) == 2:
+            self._show_flips(*self._marked_ids)
 
-    def _pairs(self, pairs: Sequence[dict[str, Any]]) -> Text:
+    def _format_pairs(self, pairs: Sequence[dict[str, Any]]) -> Text:
         head = f"{'second − first':<36}  {'95% interval':<18}{'McNemar p':>10}{'Holm p':>8}{'detectable':>12}\n"
-        text = Text.assemble((head, self.ink["secondary"]))
+        text = Text.assemble((head, self.colours["secondary"]))
         for pair in pairs:
             low, high = pair["ci95"]
-            clear = pair["holm_p"] < 0.05
+            significant = pair["holm_p"] < 0.05
             text.append(f"{self._short_name(pair['b']):<13} − {self._short_name(pair['a']):<12}")
-            text.append(f"{pair['difference']:>+8.1%}", style="bold" if clear else "")
+            text.append(f"{pair['difference']:>+8.1%}", style="bold" if significant else "")
             text.append(f"  {low:+.1%} to {high:+.1%}".ljust(20))
             text.append(f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{format_detectable(pair):>12}")
             text.append(
-                "  differs" if clear else "  no difference was shown", style=self.ink["success" if clear else "warning"]
+                "  differs" if significant else "  no difference shown",
+                style=self.colours["success" if significant else "warning"],
             )
             text.append("\n")
         text.rstrip()
@@ -161,19 +166,19 @@ number that one should trust without its interval."""
 
     def _short_name(self, evaluation: str) -> str:
         row = self._rows_by_id.get(evaluation, dict)
-        return line(row["adapter"][:12] or row["model"], 12) if row else evaluation
+        return format_line(row["adapter"][:12] or row["model"], 12) if row else evaluation
 
     def _show_flips(self, a: str, b: str) -> None:
         self.run_worker(self._read_flips(a, b), group="flips", exclusive=True, exit_on_error=False)
 
     async def _read_flips(self, a: str, b: str) -> None:
-        flipped_items = await self.ask(lambda view: board.flips(view, a, b)) or []
+        flipped_items = await self.read_ledger(lambda view: board.flips(view, a, b)) or []
         self.query_one("#flips").display = True
         self.query_one("#flips", Panel).show(
-            charts.flips(flipped_items, self._short_name(a), self._short_name(b), self.ink)
+            charts.draw_flips(flipped_items, self._short_name(a), self._short_name(b), self.colours)
         )
 
-    @on(WindowTable.Chosen)
+    @on(WindowTable.RowSelected)
     def _open(self) -> None:
         row = self._rows_by_id.get(str(self.query_one(WindowTable).key))
         if row is not None:
@@ -185,24 +190,26 @@ number that one should trust without its interval."""
                 f"unscored {row['result'].get('unscored', '–')}",
                 f"state     {row['status']}{': ' if row['message'] else ''}{row['message']}",
             ]  # fmt: skip
-            self.app.push_screen(Told(f"evaluation {row['id']}", "\n".join(lines)))
+            self.app.push_screen(TextDialog(f"Evaluation {row['id']}", "\n".join(lines)))
 
     def action_evaluate(self) -> None:
-        here = {record.name for record in list_installed(self.place.root)}
-        models = [m.name for m in list_manifests(self.place.root) if m.kind == "chat" and m.name in here]
+        installed = {record.name for record in list_installed(self.home.root)}
+        models = [m.name for m in list_manifests(self.home.root) if m.kind == "chat" and m.name in installed]
         if not models:
-            self.notify("No weights are installed: press 5, and p on a model.", severity="warning")
+            self.notify(
+                "No chat model is installed. Press 5, select a model and press p to download it.", severity="warning"
+            )
             return
-        adapters = [NONE, *(adapter.hash[:12] for adapter in list_adapters(self.place.adapters))]
+        adapters = [NONE, *(adapter.hash[:12] for adapter in list_adapters(self.home.adapters))]
         fields = (
             Field("model", "model", models[0], options=models),
             Field("adapter", "adapter", NONE, options=adapters),
             Field("data", "benchmark", "starter-easy"),
-            Field("limit", "items at most", "", "all"),
+            Field("limit", "maximum items", "", "all"),
             Field("runs", "repeats", "5"),
         )
-        note = "It runs in a process of its own, and goes on when this is closed."
-        self.app.push_screen(Fill("A new evaluation", fields, "Evaluate", note), self._evaluate)
+        note = "The evaluation is a separate process; it continues when you close this application."
+        self.app.push_screen(FormDialog("New evaluation", fields, "Evaluate", note), self._evaluate)
 
     def _evaluate(self, values: dict[str, str] | None) -> None:
         if not values:
@@ -210,12 +217,12 @@ number that one should trust without its interval."""
         words = ["eval", "--model", values["model"], "--data", values["data"], "--runs", values["runs"] or "5"]
         words += ["--adapter", values["adapter"]] if values["adapter"] != NONE else []
         words += ["--limit", values["limit"]] if values["limit"] else []
-        self.bridge.leave(f"evaluating {values['model']}", *words, "--json")
-        self.notify("The evaluation was started; its replies appear here.")
+        self.commands.start_in_background(f"evaluating {values['model']}", *words, "--json")
+        self.notify("Started the evaluation. Its progress appears here.")
 
 
-def _picture(mean: float, low: float, high: float, width: int) -> str:
-    """An interval on a line from 0 to 100%."""
+def _draw_interval(mean: float, low: float, high: float, width: int) -> str:
+    """An interval with its mean on a line from 0 to 100%."""
     first, middle, last = (min(width - 1, max(0, round(share * (width - 1)))) for share in (low, mean, high))
     cells = ["·"] * width
     cells[first : last + 1] = "─" * (last + 1 - first)

@@ -1,7 +1,6 @@
-"""An experiment: what each condition came to, the paired tests, the items that flipped, and its cells.
+"""An experiment: the accuracy of each condition, the paired tests, the items that flipped, and its cells.
 
-What is known of the cells is read from the ledger; the figures are those of `nanoflux experiment show`, asked for again
-when a cell has ended.
+The cells are read from the ledger; the figures come from `nanoflux experiment show`, which runs again after each cell.
 """
 
 from collections.abc import Sequence
@@ -20,12 +19,12 @@ from nanoflux_local.jobs import EXPERIMENT, Work, with_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_tui.look import bar
-from nanoflux_tui.room import Room
-from nanoflux_tui.screens.dialogs import Confirm
-from nanoflux_tui.text import duration, harmless, line
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.screens.dialogs import ConfirmDialog
+from nanoflux_tui.text import format_duration, format_line, sanitize
+from nanoflux_tui.theme import draw_bar
 from nanoflux_tui.widgets import charts
-from nanoflux_tui.widgets.columns import Cells, Column, sheet
+from nanoflux_tui.widgets.columns import Cells, Column, format_table
 from nanoflux_tui.widgets.panel import Panel
 
 CELLS = (
@@ -37,74 +36,79 @@ CELLS = (
 )
 
 
-class OfExperiments(Room):
-    """A room with an experiment at hand, and the keys that are for one."""
+class ExperimentBase(BaseScreen):
+    """A screen with a current experiment and the keys that act on it."""
 
     mode = "experiments"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "go_on", "Go on"),
+        Binding("space", "resume", "Resume"),
         Binding("s", "stop", "Stop"),
         Binding("r", "report", "Report"),
     ]
 
-    def at_hand(self) -> dict[str, Any] | None:
-        """The experiment that keys are for, as `summary` has it."""
+    def current_experiment(self) -> dict[str, Any] | None:
+        """The experiment that the keys act on, as `read_experiment` returns it."""
         raise NotImplementedError
 
-    def action_go_on(self) -> None:
-        experiment = self.at_hand()
+    def action_resume(self) -> None:
+        experiment = self.current_experiment()
         if experiment is None:
             return
         if experiment["worker"]:
-            self.notify("A process works on it: s stops it after the cell that it is at.")
+            self.notify("This experiment is running. Press s to stop it after its current cell.")
         elif experiment["status"] == "done":
-            self.notify("It is done: r writes its report.")
+            self.notify("This experiment is done. Press r to write its report.")
         else:
-            self.do(
-                "experiment", "resume", experiment["id"], "--detach", "--json", said="It goes on with what is left."
+            self.run_command(
+                "experiment",
+                "resume",
+                experiment["id"],
+                "--detach",
+                "--json",
+                success="Resumed the experiment at its next cell.",
             )
 
     def action_stop(self) -> None:
-        if experiment := self.at_hand():
-            question = "Stop this experiment? The cell that it is at is ended first; space goes on with what is left."
-            self.app.push_screen(Confirm(question, "Stop"), lambda yes: self._stop(experiment["id"], bool(yes)))
+        if experiment := self.current_experiment():
+            question = "Stop this experiment? It finishes its current cell first. You can resume it later."
+            self.app.push_screen(ConfirmDialog(question, "Stop"), lambda yes: self._stop(experiment["id"], bool(yes)))
 
     def _stop(self, experiment: str, yes: bool) -> None:
         if yes:
-            self.do("experiment", "stop", experiment)
+            self.run_command("experiment", "stop", experiment)
 
     def action_report(self) -> None:
-        if experiment := self.at_hand():
-            self.report(experiment["id"])
+        if experiment := self.current_experiment():
+            self.write_report(experiment["id"])
 
 
-def summary(view: LedgerView, place: Home, experiment: str) -> dict[str, Any]:
-    """An experiment with what is known of its worker."""
+def read_experiment(view: LedgerView, home: Home, experiment: str) -> dict[str, Any]:
+    """An experiment with the state of its worker."""
     row = board.experiment(view, experiment)
     if row is None:
-        raise NothingMatchedError(f"the experiment {experiment} is gone")
-    return with_worker(place, view, Work(EXPERIMENT, experiment), row)
+        raise NothingMatchedError(f"experiment {experiment} is no longer in the ledger")
+    return with_worker(home, view, Work(EXPERIMENT, experiment), row)
 
 
-class ExperimentRoom(OfExperiments):
+class ExperimentScreen(ExperimentBase):
     """One experiment."""
 
     AUTO_FOCUS = "#parts"
-    HELP = """What an experiment has found so far. Each condition has its accuracy with a 95% interval; the pairs are
-what the experiment asks: a difference is only shown where Holm's p is below 0.05, and detectable is how large a
-difference had to be to be found four times in five. Cells are what is done one by one: a killed experiment goes
-on with the cells that are left."""
+    HELP = """The results of an experiment so far. Each condition has its accuracy with a 95% interval. The paired
+tests answer the experiment's question: a difference counts as shown if Holm's p is below 0.05, and
+`detectable` is the smallest difference that this many items reveal with 80% power. An experiment runs
+cell by cell; after an interruption it resumes at its next cell."""
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "Back")]
     DEFAULT_CSS = """
-    ExperimentRoom #parts { height: 1fr; scrollbar-size-vertical: 1; }
-    ExperimentRoom.-flat #flips { display: none; }
+    ExperimentScreen #parts { height: 1fr; scrollbar-size-vertical: 1; }
+    ExperimentScreen.-flat #flips { display: none; }
     """
 
     def __init__(self, experiment: str) -> None:
         super().__init__()
         self._experiment = experiment
-        self._shown_experiment: dict[str, Any] | None = None
-        self._asked: object = None
+        self._current: dict[str, Any] | None = None
+        self._settled_cells: object = None
 
     def body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -116,98 +120,106 @@ on with the cells that are left."""
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.query_one("#conditions", Panel).show("The figures are computed …")
+        self.query_one("#conditions", Panel).show("Computing the results …")
         for name in ("pairs", "flips"):
             self.query_one(f"#{name}").display = False
 
     async def load(self) -> None:
-        experiment, cells = await self.reader.ask(lambda view: (summary(view, self.place, self._experiment),
+        experiment, cells = await self.reader.read(lambda view: (read_experiment(view, self.home, self._experiment),
                                                           board.cells(view, self._experiment)))  # fmt: skip
-        self._shown_experiment = experiment
-        self.query_one("#head", Panel).show(lambda width: self._head(experiment, width))
-        rows = [self._cell(cell) for cell in cells]
-        self.query_one("#cells", Panel).show(lambda width: sheet(CELLS, rows, width, self.ink["secondary"]))
-        ended = [(cell["id"], cell["at"]) for cell in cells if cell["status"] != "waiting"]
-        if ended != self._asked:
-            self._asked = ended
-            self._figures()
+        self._current = experiment
+        self.query_one("#head", Panel).show(lambda width: self._format_head(experiment, width))
+        rows = [self._format_cell(cell) for cell in cells]
+        self.query_one("#cells", Panel).show(lambda width: format_table(CELLS, rows, width, self.colours["secondary"]))
+        settled = [(cell["id"], cell["at"]) for cell in cells if cell["status"] != "waiting"]
+        if settled != self._settled_cells:
+            self._settled_cells = settled
+            self._update_results()
 
-    def at_hand(self) -> dict[str, Any] | None:
-        return self._shown_experiment
+    def current_experiment(self) -> dict[str, Any] | None:
+        return self._current
 
-    def _head(self, experiment: dict[str, Any], width: int) -> Text:
-        ink = self.ink
-        text = ink.sign(experiment["status"])
-        text.append(f"  {line(experiment['title'], 90)}", style="bold")
-        text.append(f"  {experiment['id']}\n", style=ink["muted"])
-        text.append(f"{line(experiment['question'], 300)}\n")
-        text.append_text(progress(experiment, min(40, max(8, width - 50)), ink["primary"]))
-        text.append(f"   worked {duration(experiment['seconds'])}")
+    def _format_head(self, experiment: dict[str, Any], width: int) -> Text:
+        colours = self.colours
+        text = colours.format_status(experiment["status"])
+        text.append(f"  {format_line(experiment['title'], 90)}", style="bold")
+        text.append(f"  {experiment['id']}\n", style=colours["muted"])
+        text.append(f"{format_line(experiment['question'], 300)}\n")
+        text.append_text(format_progress(experiment, min(40, max(8, width - 50)), colours["primary"]))
+        text.append(f"   worked {format_duration(experiment['seconds'])}")
         if experiment["message"]:
-            text.append(f"\n{line(experiment['message'], 400)}", style=ink["error"])
+            text.append(f"\n{format_line(experiment['message'], 400)}", style=colours["error"])
         return text
 
-    def _cell(self, cell: dict[str, Any]) -> Cells:
+    def _format_cell(self, cell: dict[str, Any]) -> Cells:
         result = cell["result"]
         rows = str(result["rows"]) if isinstance(result.get("rows"), int) else ""
-        said = cell["message"] or (f"run {result['run']}" if "run" in result else "")
-        return [self.ink.sign(cell["status"]), cell["id"], rows, str(result.get("adapter") or "")[:8], line(said, 300)]
+        message = cell["message"] or (f"run {result['run']}" if "run" in result else "")
+        return [
+            self.colours.format_status(cell["status"]),
+            cell["id"],
+            rows,
+            str(result.get("adapter") or "")[:8],
+            format_line(message, 300),
+        ]
 
     @work(group="figures", exclusive=True, exit_on_error=False)
-    async def _figures(self) -> None:
-        ended = await self.bridge.do("experiment", "show", self._experiment, "--json", only_asks=True)
-        results = ended.json()
-        if not ended.ok or not results:
-            text = Text(f"✗ {harmless(ended.told, 1_000)}", style=self.ink["error"])
+    async def _update_results(self) -> None:
+        result = await self.commands.run("experiment", "show", self._experiment, "--json", read_only=True)
+        results = result.json()
+        if not result.ok or not results:
+            text = Text(f"✗ {sanitize(result.stderr, 1_000)}", style=self.colours["error"])
             self.query_one("#conditions", Panel).show(text)
             return
-        self.query_one("#conditions", Panel).show(lambda width: self._conditions(results, width))
+        self.query_one("#conditions", Panel).show(lambda width: self._format_conditions(results, width))
         self.query_one("#pairs").display = bool(results["pairs"])
-        self.query_one("#pairs", Panel).show(lambda width: self._pairs(results["pairs"], width))
-        await self._flips(results)
+        self.query_one("#pairs", Panel).show(lambda width: self._format_pairs(results["pairs"], width))
+        await self._update_flips(results)
 
-    def _conditions(self, results: dict[str, Any], width: int) -> Text:
+    def _format_conditions(self, results: dict[str, Any], width: int) -> Text:
         kind = find_kind(results["kind"])
-        text = sheet(_columns(kind.columns), _cells(kind.rows(results)), width, self.ink["secondary"])
+        text = format_table(
+            _convert_columns(kind.columns), _format_rows(kind.rows(results)), width, self.colours["secondary"]
+        )
         for note in notes(results):
-            text.append(f"\n{line(note, 400)}", style=self.ink["accent"])
+            text.append(f"\n{format_line(note, 400)}", style=self.colours["accent"])
         return text
 
-    def _pairs(self, pairs: Sequence[dict[str, Any]], width: int) -> Text:
-        rows = _cells(pair_rows(pairs))
+    def _format_pairs(self, pairs: Sequence[dict[str, Any]], width: int) -> Text:
+        rows = _format_rows(pair_rows(pairs))
         shown = sum(pair["holm_p"] < 0.05 for pair in pairs)
         sentence = (
             "No difference was shown." if not shown else f"{shown} of {len(pairs)} differences shown (Holm p < 0.05)."
         )
-        text = sheet(_columns(PAIR_COLUMNS), rows, width, self.ink["secondary"])
-        text.append(f"\n{sentence}", style=self.ink["success" if shown else "warning"])
+        text = format_table(_convert_columns(PAIR_COLUMNS), rows, width, self.colours["secondary"])
+        text.append(f"\n{sentence}", style=self.colours["success" if shown else "warning"])
         return text
 
-    async def _flips(self, results: dict[str, Any]) -> None:
-        """The items that flipped in the first pair, under the first seed of each side."""
+    async def _update_flips(self, results: dict[str, Any]) -> None:
+        """Show the items that flipped in the first pair, for the first seed of each condition."""
         panel = self.query_one("#flips", Panel)
         panel.display = bool(results["pairs"])
         if not results["pairs"]:
             return
         pair, by_name = results["pairs"][0], {entry["condition"]: entry for entry in results["conditions"]}
         a, b = (by_name[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
-        rows = await self.ask(lambda view: board.flips(view, a, b)) or []
-        panel.show(charts.flips(rows, pair["a"], pair["b"], self.ink), f"Items that flipped on {pair['data']}")
+        rows = await self.read_ledger(lambda view: board.flips(view, a, b)) or []
+        panel.show(charts.draw_flips(rows, pair["a"], pair["b"], self.colours), f"Items that flipped on {pair['data']}")
 
 
-def progress(experiment: dict[str, Any], width: int, style: str) -> Text:
-    """How many cells need nothing more, and what became of the others."""
+def format_progress(experiment: dict[str, Any], width: int, style: str) -> Text:
+    """How many cells are settled, and how many failed or were left out."""
     cells = experiment["cells"]
     done, total = board.count_settled(cells), sum(cells.values())
-    text = Text.assemble((bar(done, total, width), style), f" {done}/{total} cells")
+    text = Text.assemble((draw_bar(done, total, width), style), f" {done}/{total} cells")
     for status in ("failed", "left out"):
         text.append(f", {cells[status]} {status}" if cells.get(status) else "")
     return text
 
 
-def _cells(rows: Sequence[Sequence[object]]) -> list[Cells]:
-    return [[line(cell) for cell in row] for row in rows]
+def _format_rows(rows: Sequence[Sequence[object]]) -> list[Cells]:
+    return [[format_line(cell) for cell in row] for row in rows]
 
 
-def _columns(columns: Sequence[TableColumn]) -> list[Column]:
+def _convert_columns(columns: Sequence[TableColumn]) -> list[Column]:
     return [Column(column.title, column.width, column.share, column.from_width, column.right) for column in columns]

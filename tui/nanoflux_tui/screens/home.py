@@ -1,4 +1,4 @@
-"""Home: everything that runs, waits or went wrong, what needs somebody first."""
+"""Home: everything that runs, waits or failed; what needs attention comes first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,63 +14,63 @@ from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, TRAINING, Kind, Wor
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.server_record import ServerRecord, records
-from nanoflux_tui.look import BROKEN, bar
-from nanoflux_tui.room import Room
-from nanoflux_tui.text import ago, count, duration, line
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.text import format_age, format_count, format_duration, format_line
+from nanoflux_tui.theme import BROKEN, draw_bar
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
-EMPTY = """Nothing has been made here yet.
+EMPTY = """This home is empty.
 
-  n   starts a run: attacker, defender and judge make a small training set
-  ?   says what can be done on each screen
+  n   Start a run: attacker, defender and judge generate a small training set.
+  ?   Show what this screen does, and its keys.
 
-A run plays in a process of its own: close this, open it again, and it is there.
-`nanoflux-tui --tour` shows it all on made-up models, with nothing installed.
+A run is a separate process: it continues when you close this application.
+`nanoflux-tui --tour` shows everything with scripted models; nothing needs to be installed.
 """
 KINDS: dict[str, Kind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
-"""What a process works on, by what it is called here."""
+"""The kinds of work that a separate process does, by their names on the board."""
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A server's key among the others."""
+class ServerKey:
+    """A server's key among the keys of the board."""
 
     name: str
     sort: str = "server"
     status: str = "ready"
 
 
-class HomeRoom(Room):
-    """The board."""
+class HomeScreen(BaseScreen):
+    """All work of this home, and its servers."""
 
     mode = "home"
-    HELP = """Everything that this home holds, what needs somebody first: what failed or was interrupted in the
-last day, then what runs, what waits, and the rest by its time. Enter opens a line."""
+    HELP = """All work of this home: first what failed or was interrupted in the last day, then what runs, what waits,
+and the rest by time. Enter opens a line."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "pause", "Pause/resume"),
         Binding("s", "stop", "Stop"),
         Binding("n", "app.new_run", "New run"),
     ]
     DEFAULT_CSS = """
-    HomeRoom #empty { display: none; }
-    HomeRoom.nothing #empty { display: block; }
-    HomeRoom.nothing #board, HomeRoom.nothing #about { display: none; }
+    HomeScreen #empty { display: none; }
+    HomeScreen.nothing #empty { display: block; }
+    HomeScreen.nothing #board, HomeScreen.nothing #about { display: none; }
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._lines: dict[object, board.Line] = {}
 
-    def body(self) -> ComposeResult:
+    def compose_body(self) -> ComposeResult:
         columns = (
             Column("state", 13),
-            Column("what", 10, from_width=80),
+            Column("kind", 10, from_width=80),
             Column("name", 16, share=3),
             Column("with", 14, share=2, from_width=106),
             Column("progress", 22, from_width=60),
-            Column("an hour", 7, right=True, from_width=90),
+            Column("per hour", 8, right=True, from_width=90),
             Column("left", 7, right=True, from_width=68),
             Column("changed", 8, right=True, from_width=116),
         )
@@ -79,23 +79,23 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
         yield Panel(id="about", classes="plain foot")
 
     async def load(self) -> None:
-        board_keys = await self.ask(self._keys) or list[board.Key]()
-        keys: list[board.Key | Served] = list(board_keys)
-        servers = records(self.place.root)
+        board_keys = await self.read_ledger(self._keys) or list[board.Key]()
+        keys: list[board.Key | ServerKey] = list(board_keys)
+        servers = records(self.home.root)
         position = sum(key.status in (*BROKEN, "running") for key in board_keys)
-        keys[position:position] = [Served(server.name) for server in servers]
+        keys[position:position] = [ServerKey(server.name) for server in servers]
         self.set_class(not keys, "nothing")
         await self.query_one(WindowTable).show(keys)
-        self._about()
+        self._show_details()
 
     def _keys(self, view: LedgerView) -> list[board.Key]:
-        """The board's keys; work that no process does any more is interrupted, and comes first."""
+        """The board's keys. Work whose process has died is interrupted; if that is recent, it comes first."""
         keys = list[board.Key]()
         for key in board.keys(view):
             if key.status == "running" and key.sort in KINDS:
                 kind = KINDS[key.sort]
                 row = view.row(f"SELECT id, updated_at FROM {kind.table} WHERE rowid = ?", key.row)
-                if row is not None and not is_worked_on(self.place, Work(kind, row["id"])):
+                if row is not None and not is_worked_on(self.home, Work(kind, row["id"])):
                     key = replace(key, status="interrupted")
                     if board.is_fresh(row["updated_at"]):
                         keys.insert(0, key)
@@ -103,116 +103,122 @@ last day, then what runs, what waits, and the rest by its time. Enter opens a li
             keys.append(key)
         return keys
 
-    async def _rows(self, keys: Sequence[board.Key | Served]) -> list[Cells]:
-        servers = {server.name: server for server in records(self.place.root)}
-        wanted = [key for key in keys if isinstance(key, board.Key)]
-        lines = dict[object, board.Line](await self.ask(lambda view: self._read_lines(view, wanted)) or [])
+    async def _rows(self, keys: Sequence[board.Key | ServerKey]) -> list[Cells]:
+        servers = {server.name: server for server in records(self.home.root)}
+        board_keys = [key for key in keys if isinstance(key, board.Key)]
+        lines = dict[object, board.Line](await self.read_ledger(lambda view: self._read_lines(view, board_keys)) or [])
         for key in keys:
-            if isinstance(key, Served) and key.name in servers:
-                lines[key] = _server_line(servers[key.name])
+            if isinstance(key, ServerKey) and key.name in servers:
+                lines[key] = _build_server_line(servers[key.name])
         self._lines.update(lines)
-        return [self._cells(lines[key]) if key in lines else ["gone"] for key in keys]
+        return [self._format_cells(lines[key]) if key in lines else ["deleted"] for key in keys]
 
     def _read_lines(self, view: LedgerView, keys: Sequence[board.Key]) -> list[tuple[object, board.Line]]:
         lines: list[tuple[object, board.Line]] = []
         for key in keys:
             for board_line in board.lines(view, [key]):
-                lines.append((key, self._live(view, board_line)))
+                lines.append((key, self._add_worker_state(view, board_line)))
         return lines
 
-    def _live(self, view: LedgerView, recorded: board.Line) -> board.Line:
-        """A line with what its process is doing now."""
+    def _add_worker_state(self, view: LedgerView, recorded: board.Line) -> board.Line:
+        """A line with the current state of its process."""
         if recorded.status != "running":
             return recorded
         summary = {"status": recorded.status, "message": recorded.message, "seconds": recorded.seconds}
-        now = with_worker(self.place, view, Work(KINDS[recorded.sort], recorded.id), summary)
+        now = with_worker(self.home, view, Work(KINDS[recorded.sort], recorded.id), summary)
         wish = now["worker"]["wish"] if now["worker"] else ""
         status = "draining" if wish and now["status"] == "running" else now["status"]
         return replace(recorded, status=status, message=now["message"], seconds=now["seconds"])
 
-    def _cells(self, entry: board.Line) -> Cells:
-        ink = self.ink
+    def _format_cells(self, entry: board.Line) -> Cells:
+        colours = self.colours
         done = Text()
         if entry.total:
             done = Text.assemble(
-                (bar(entry.done, entry.total, 10), ink["primary"]), f" {count(entry.done)}/{count(entry.total)}"
+                (draw_bar(entry.done, entry.total, 10), colours["primary"]),
+                f" {format_count(entry.done)}/{format_count(entry.total)}",
             )
         rate = entry.done / entry.seconds * 3600 if entry.seconds and entry.sort == "run" else 0.0
-        left = duration((entry.total - entry.done) / rate * 3600) if rate and entry.status == "running" else ""
+        left = format_duration((entry.total - entry.done) / rate * 3600) if rate and entry.status == "running" else ""
         return [
-            ink.sign(entry.status),
+            colours.format_status(entry.status),
             entry.sort,
-            line(entry.name, 80),
-            Text(line(entry.about, 80), style=ink["muted"]),
+            format_line(entry.name, 80),
+            Text(format_line(entry.about, 80), style=colours["muted"]),
             done,
             f"{rate:,.0f}" if rate else "",
             left,
-            ago(entry.updated_at),
+            format_age(entry.updated_at),
         ]
 
-    @on(WindowTable.Pointed)
-    def _about(self) -> None:
-        entry = self._here()
+    @on(WindowTable.RowHighlighted)
+    def _show_details(self) -> None:
+        entry = self._selected_line()
         if entry is None:
             self.query_one("#about", Panel).show("")
             return
-        text = Text.assemble((f"{entry.sort} {line(entry.id, 60)}", "bold"), f"  {line(entry.about, 100)}")
+        text = Text.assemble(
+            (f"{entry.sort} {format_line(entry.id, 60)}", "bold"), f"  {format_line(entry.about, 100)}"
+        )
         advice = {
-            "interrupted": "its process ended; space resumes it, nothing is lost",
-            "failed": "space tries to go on",
-            "stalled": "its process has said nothing for a while",
-            "paused": "space resumes it",
-            "running": "space pauses it, Enter watches it",
+            "interrupted": "Its process ended. Press space to resume it; nothing is lost.",
+            "failed": "Press space to try again.",
+            "stalled": "Its process has not reported for a while.",
+            "paused": "Press space to resume it.",
+            "running": "Press Enter to watch it, space to pause it.",
         }
-        said = line(entry.message, 300) or advice.get(entry.status, "Enter opens it")
-        text.append(f"\n{said}", style=self.ink["error"] if entry.status in BROKEN else "")
+        message = format_line(entry.message, 300) or advice.get(entry.status, "Press Enter to open it.")
+        text.append(f"\n{message}", style=self.colours["error"] if entry.status in BROKEN else "")
         self.query_one("#about", Panel).show(text)
 
-    def _here(self) -> board.Line | None:
+    def _selected_line(self) -> board.Line | None:
         return self._lines.get(self.query_one(WindowTable).key)
 
-    @on(WindowTable.Chosen)
+    @on(WindowTable.RowSelected)
     def _open(self) -> None:
-        entry = self._here()
+        entry = self._selected_line()
         if entry is None:
             return
         if entry.sort == "run":
-            from nanoflux_tui.screens.run import RunRoom  # deferred: the first frame does not wait for it
+            from nanoflux_tui.screens.run import RunScreen  # deferred: the first frame does not need it
 
-            self.app.push_screen(RunRoom(entry.id))
+            self.app.push_screen(RunScreen(entry.id))
         elif entry.sort == "experiment":
-            from nanoflux_tui.screens.experiment import ExperimentRoom  # deferred likewise
+            from nanoflux_tui.screens.experiment import ExperimentScreen  # deferred like the run's screen
 
-            self.app.push_screen(ExperimentRoom(entry.id))
+            self.app.push_screen(ExperimentScreen(entry.id))
         else:
-            self.control.action_go({"training": "training", "evaluation": "evaluation"}.get(entry.sort, "models"))
+            self.application.action_go({"training": "training", "evaluation": "evaluation"}.get(entry.sort, "models"))
 
     def action_pause(self) -> None:
-        entry = self._here()
+        entry = self._selected_line()
         if entry is not None and entry.sort == "evaluation":
-            self.notify("An evaluation goes on by the same command: 4, then e. What it asked is remembered.")
+            self.notify("To resume an evaluation, start the same one again (4, then e): its replies are kept.")
             return
         if entry is None or entry.sort not in KINDS:
-            self.notify("Only what a process of its own works on is paused here.", severity="warning")
+            self.notify("Only runs, trainings and experiments can be paused here.", severity="warning")
             return
         noun = KINDS[entry.sort].command
         if entry.status in ("running", "stalled"):
-            self.do(noun, "stop" if entry.sort == "experiment" else "pause", entry.id)
+            self.run_command(noun, "stop" if entry.sort == "experiment" else "pause", entry.id)
         elif entry.sort == "experiment" and entry.status == "done":
-            self.notify("It is done: Enter shows what it found.")
+            self.notify("This experiment is done. Press Enter to see its results.")
         elif entry.status == "draining":
-            self.notify("It drains already: what is under way is finished first.")
+            self.notify("It is already draining: work in progress is finished first.")
         else:
-            self.do(noun, "resume", entry.id, "--detach", "--json", said=f"{entry.name} goes on")
+            self.run_command(noun, "resume", entry.id, "--detach", "--json", success=f"Resumed {entry.name}.")
 
     def action_stop(self) -> None:
-        entry = self._here()
+        entry = self._selected_line()
         if entry is None or entry.sort == "evaluation":
-            self.notify("An evaluation ends by itself; what it asked is remembered.", severity="warning")
+            self.notify(
+                "Evaluations cannot be stopped here. They end by themselves, and their replies are kept.",
+                severity="warning",
+            )
             return
-        self.do(KINDS[entry.sort].command if entry.sort in KINDS else "models", "stop", entry.id)
+        self.run_command(KINDS[entry.sort].command if entry.sort in KINDS else "models", "stop", entry.id)
 
 
-def _server_line(server: ServerRecord) -> board.Line:
+def _build_server_line(server: ServerRecord) -> board.Line:
     status = "ready" if server.alive else "ended"
     return board.Line("server", server.name, server.name, f"{server.model} at {server.url}", status, "", 0, 0, 0.0, "")  # type: ignore[arg-type]

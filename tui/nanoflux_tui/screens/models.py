@@ -1,4 +1,4 @@
-"""Servers and models: what is served and how it is, the GPUs, the weights that are here, and what is being fetched."""
+"""Servers with their state, the GPUs, the models with their weights, and downloads in progress."""
 
 import asyncio
 import shutil
@@ -16,11 +16,11 @@ from nanoflux_models.gpus import query_gpus, survey_gpus
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.server_record import log_path, records
 from nanoflux_models.weights import list_installed
-from nanoflux_tui.bridge import Ended
-from nanoflux_tui.look import bar
-from nanoflux_tui.room import Room
-from nanoflux_tui.screens.dialogs import Confirm, Field, Fill, Told
-from nanoflux_tui.text import harmless, line
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.commands import CommandResult
+from nanoflux_tui.screens.dialogs import ConfirmDialog, Field, FormDialog, TextDialog
+from nanoflux_tui.text import format_line, sanitize
+from nanoflux_tui.theme import draw_bar
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
@@ -29,13 +29,13 @@ TAIL = 16_000
 GPU_FIELDS = "name,memory.used,memory.total,utilization.gpu"
 
 
-class ModelsRoom(Room):
-    """Servers above, weights below, GPUs and errands beside."""
+class ModelsScreen(BaseScreen):
+    """Servers, weights, GPUs and background commands."""
 
     mode = "models"
-    HELP = """vLLM servers that were started here, and the models that are known. Serve starts a server for the
-model under the cursor and leaves it running; plan says which model of a profile goes on which GPU before
-anything is started. Pull fetches weights and checks them, verify reads every byte of them again."""
+    HELP = """vLLM servers started from this home, and the models with a manifest. Serve starts a server for the
+selected model and leaves it running. Plan shows which model of a profile goes on which GPU, without
+starting anything. Pull downloads and checks weights; verify hashes every byte of them again."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "serve", "Serve"),
         Binding("x", "stop", "Stop"),
@@ -45,11 +45,11 @@ anything is started. Pull fetches weights and checks them, verify reads every by
         Binding("g", "plan", "Plan"),
     ]
     DEFAULT_CSS = """
-    ModelsRoom #servers { height: 30%; min-height: 4; border-bottom: solid $border; }
-    ModelsRoom #weights { height: 1fr; }
-    ModelsRoom #lists { width: 1fr; }
-    ModelsRoom #now { height: auto; max-height: 35%; scrollbar-size-vertical: 1; }
-    ModelsRoom.-flat #servers, ModelsRoom.-flat #now { display: none; }
+    ModelsScreen #servers { height: 30%; min-height: 4; border-bottom: solid $border; }
+    ModelsScreen #weights { height: 1fr; }
+    ModelsScreen #lists { width: 1fr; }
+    ModelsScreen #now { height: auto; max-height: 35%; scrollbar-size-vertical: 1; }
+    ModelsScreen.-flat #servers, ModelsScreen.-flat #now { display: none; }
     """
 
     def __init__(self) -> None:
@@ -57,20 +57,20 @@ anything is started. Pull fetches weights and checks them, verify reads every by
         self._weights: dict[str, Cells] = {}
         self._servers: dict[str, Cells] = {}
 
-    def body(self) -> ComposeResult:
+    def compose_body(self) -> ComposeResult:
         servers = (
             Column("server", 16, share=1),
             Column("state", 14),
             Column("address", 26, from_width=70),
-            Column("for", 14, from_width=90),
+            Column("owner", 14, from_width=90),
             Column("adapters", 8, right=True, from_width=104),
         )
         weights = (
             Column("model", 22, share=1),
-            Column("here", 6),
+            Column("installed", 9),
             Column("kind", 8, from_width=66),
             Column("licence", 14, from_width=84),
-            Column("what it is", 20, share=3),
+            Column("description", 20, share=3),
         )
         with Horizontal(), Vertical(id="lists"):
             yield WindowTable(servers, self._server_rows, id="servers")
@@ -83,118 +83,123 @@ anything is started. Pull fetches weights and checks them, verify reads every by
         self.query_one("#weights").focus()
 
     async def load(self) -> None:
-        here = {record.name for record in list_installed(self.place.root)}
+        installed = {record.name for record in list_installed(self.home.root)}
         self._weights = {
-            m.name: [m.name, "✓ yes" if m.name in here else "· no", m.kind, m.licence, line(m.description, 200)]
-            for m in list_manifests(self.place.root)
+            m.name: [
+                m.name,
+                "✓ yes" if m.name in installed else "· no",
+                m.kind,
+                m.licence,
+                format_line(m.description, 200),
+            ]
+            for m in list_manifests(self.home.root)
         }
         self._servers = {
             record.name: [
-                record.name, self.ink.sign("ready" if record.alive else "ended"), record.url,
-                f"process {record.owner[0]}" if record.owner else "anyone", str(len(record.proved)),
+                record.name, self.colours.format_status("ready" if record.alive else "ended"), record.url,
+                f"process {record.owner[0]}" if record.owner else "–", str(len(record.proved)),
             ]
-            for record in records(self.place.root)
+            for record in records(self.home.root)
         }  # fmt: skip
         self.query_one("#servers").display = bool(self._servers)
         await self.query_one("#servers", WindowTable).show(list(self._servers))
         await self.query_one("#weights", WindowTable).show(list(self._weights))
-        gpus = await asyncio.to_thread(_gpus)
-        self.query_one("#machine", Panel).show(self._machine(gpus))
+        gpus = await asyncio.to_thread(_query_gpus)
+        self.query_one("#machine", Panel).show(self._format_machine(gpus))
 
     async def _server_rows(self, keys: Sequence[str]) -> list[Cells]:
-        return [self._servers.get(key, ["gone"]) for key in keys]
+        return [self._servers.get(key, ["deleted"]) for key in keys]
 
     async def _weight_rows(self, keys: Sequence[str]) -> list[Cells]:
-        return [self._weights.get(key, ["gone"]) for key in keys]
+        return [self._weights.get(key, ["deleted"]) for key in keys]
 
-    def _machine(self, gpus: list[list[str]]) -> Text:
-        text, ink = Text(), self.ink
+    def _format_machine(self, gpus: list[list[str]]) -> Text:
+        text, colours = Text(), self.colours
         if not self._servers:
-            text.append("No server is running. s serves the model under the cursor, where there is a vLLM.\n")
+            text.append("No server is running. Press s to serve the selected model; this needs vLLM.\n")
         for index, (name, used, total, busy) in enumerate(gpus):
-            text.append(f"GPU {index} {line(name, 30)}  ")
+            text.append(f"GPU {index} {format_line(name, 30)}  ")
             if used.isdigit() and total.isdigit():
-                text.append(bar(float(used), float(total), 20), style=ink["primary"])
+                text.append(draw_bar(float(used), float(total), 20), style=colours["primary"])
                 text.append(f" {float(used) / 1024:.1f} of {float(total) / 1024:.1f} GiB, ")
             else:
-                text.append(f"memory not stated ({line(total, 30)}), ")
-            text.append(f"{line(busy, 30)}% busy\n")
+                text.append(f"memory not reported ({format_line(total, 30)}), ")
+            text.append(f"{format_line(busy, 30)}% busy\n")
         if not gpus:
-            text.append("No GPU was found: small models run on the processor, in the run's own process.\n")
-        for errand in self.bridge.errands[-6:]:
-            code = errand.code
-            sign = ink.sign("running" if code is None else "done" if code == 0 else "failed")
-            text.append_text(sign)
-            text.append(f"  {line(errand.label, 60)}: {errand.last()}\n")
+            text.append("No GPU was found. Small models run on the CPU, in the process of the run.\n")
+        for command in self.commands.background[-6:]:
+            code = command.code
+            status = colours.format_status("running" if code is None else "done" if code == 0 else "failed")
+            text.append_text(status)
+            text.append(f"  {format_line(command.label, 60)}: {command.read_last_lines()}\n")
         text.rstrip()
         return text
 
-    def _model(self) -> str:
+    def _selected_model(self) -> str:
         return str(self.query_one("#weights", WindowTable).key or "")
 
-    def _server(self) -> str:
+    def _selected_server(self) -> str:
         return str(self.query_one("#servers", WindowTable).key or "")
 
     def action_serve(self) -> None:
-        model = self._model()
+        model = self._selected_model()
         fields = (
-            Field("context", "longest conversation", "", "8192 tokens"),
-            Field("gpu-memory", "share of each GPU", "", "as planned"),
+            Field("context", "context length", "", "8192 tokens"),
+            Field("gpu-memory", "share of GPU memory", "", "as planned"),
         )
-        note = "The server outlives this application. Its way there stands below, its log under l."
-        self.app.push_screen(Fill(f"Serve {model}", fields, "Serve", note), lambda values: self._serve(model, values))
+        note = "The server continues when you close this application. Its progress appears below; l shows its log."
+        self.app.push_screen(
+            FormDialog(f"Serve {model}", fields, "Serve", note), lambda values: self._serve(model, values)
+        )
 
     def _serve(self, model: str, values: dict[str, str] | None) -> None:
         if values is not None:
             words = [word for key, value in values.items() if value for word in (f"--{key}", value)]
-            self.bridge.leave(f"serving {model}", "models", "serve", model, *words)
+            self.commands.start_in_background(f"serving {model}", "models", "serve", model, *words)
             self.reload()
 
     def action_stop(self) -> None:
-        if server := self._server():
-            question = (
-                f"Stop the server {server}? Whoever asks it gets no reply any more; runs pause and can be resumed."
-            )
-            self.app.push_screen(Confirm(question, "Stop"), lambda yes: self._stop(server, bool(yes)))
+        if server := self._selected_server():
+            question = f"Stop the server {server}? Runs that use it pause; you can resume them later."
+            self.app.push_screen(ConfirmDialog(question, "Stop"), lambda yes: self._stop(server, bool(yes)))
         else:
             self.notify("No server is running.")
 
     def _stop(self, server: str, yes: bool) -> None:
         if yes:
-            self.do("models", "stop", server)
+            self.run_command("models", "stop", server)
 
     def action_log(self) -> None:
-        server = self._server()
-        path = log_path(self.place.root, server) if server else None
+        server = self._selected_server()
+        path = log_path(self.home.root, server) if server else None
         if path is None or not path.is_file():
-            errand = self.bridge.errands[-1] if self.bridge.errands else None
-            path = errand.log if errand else None
+            path = self.commands.background[-1].log if self.commands.background else None
         if path is None or not path.is_file():
-            self.notify("No server and nothing that was started here has written anything yet.")
+            self.notify("There is no log yet: no server and no background command has started.")
             return
         text = path.read_bytes()[-TAIL:].decode("utf-8", "replace")
-        self.app.push_screen(Told(f"The end of {path.name}", harmless(text.replace("\r", "\n"), TAIL)))
+        self.app.push_screen(TextDialog(f"End of {path.name}", sanitize(text.replace("\r", "\n"), TAIL)))
 
     def action_pull(self) -> None:
-        model = self._model()
-        question = f"Fetch the weights of {model} from where its manifest says? Of all here, this alone goes outside."
-        self.app.push_screen(Confirm(question, "Fetch"), lambda yes: self._pull(model) if yes else None)
+        model = self._selected_model()
+        question = f"Download the weights of {model} from the source in its manifest? This connects to the internet."
+        self.app.push_screen(ConfirmDialog(question, "Download"), lambda yes: self._pull(model) if yes else None)
 
     def _pull(self, model: str) -> None:
-        self.bridge.leave(f"pulling {model}", "models", "pull", model)
+        self.commands.start_in_background(f"pulling {model}", "models", "pull", model)
         self.reload()
 
     def action_verify(self) -> None:
-        if model := self._model():
-            self.bridge.leave(f"verifying {model}", "models", "verify", model)
+        if model := self._selected_model():
+            self.commands.start_in_background(f"verifying {model}", "models", "verify", model)
             self.reload()
 
     def action_plan(self) -> None:
         fields = (
-            Field("profile", "profile", "a100-40g-x2", options=profiles(self.place)),
-            Field("gpus", "GiB of each GPU", "", "as found here, or e.g. 40,40"),
+            Field("profile", "profile", "a100-40g-x2", options=profiles(self.home)),
+            Field("gpus", "GiB of each GPU", "", "detected, or e.g. 40,40"),
         )
-        self.app.push_screen(Fill("Which model goes on which GPU", fields, "Plan"), self._plan)
+        self.app.push_screen(FormDialog("Plan models on GPUs", fields, "Plan"), self._plan)
 
     def _plan(self, values: dict[str, str] | None) -> None:
         if values:
@@ -203,13 +208,13 @@ anything is started. Pull fetches weights and checks them, verify reads every by
 
     @work(group="plan", exclusive=True, exit_on_error=False)
     async def _show_plan(self, words: list[str]) -> None:
-        ended: Ended = await self.bridge.do(*words)
-        self.app.push_screen(Told(" ".join(words), harmless(f"{ended.out}\n{ended.told}".strip())))
+        result: CommandResult = await self.commands.run(*words)
+        self.app.push_screen(TextDialog(" ".join(words), sanitize(f"{result.stdout}\n{result.stderr}".strip())))
 
 
-def _gpus() -> list[list[str]]:
-    """Of each GPU its name, the used and the whole memory in MiB, and how busy it is, in nvidia-smi's words. A driver
-    that hangs is asked once.
+def _query_gpus() -> list[list[str]]:
+    """Name, used and total memory in MiB, and utilization of each GPU, as nvidia-smi prints them; empty without a
+    working driver.
     """
     smi = shutil.which("nvidia-smi")
     if smi is None or survey_gpus().hangs:

@@ -1,4 +1,4 @@
-"""A run: what it is doing now, what came of it so far, and the keys that steer it."""
+"""A run: its progress, its results so far, and the keys that steer it."""
 
 import json
 import time
@@ -14,24 +14,24 @@ from nanoflux_local.jobs import RUN, Work, with_worker
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.forecast import forecast
-from nanoflux_tui.look import bar
-from nanoflux_tui.room import Room
-from nanoflux_tui.screens.dialogs import Confirm, Field, Fill, Told
-from nanoflux_tui.screens.examples import ExamplesRoom
-from nanoflux_tui.screens.train_form import TrainForm
-from nanoflux_tui.text import command, count, duration, line
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.screens.dialogs import ConfirmDialog, Field, FormDialog, TextDialog
+from nanoflux_tui.screens.examples import ExamplesScreen
+from nanoflux_tui.screens.new_training import NewTrainingScreen
+from nanoflux_tui.text import format_command, format_count, format_duration, format_line
+from nanoflux_tui.theme import draw_bar
 from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.panel import Panel
 
 FORECAST_S = 15.0
-"""How often the forecast is made anew: its draws are dearer than all the rest together."""
-SHOWN_AT_WORK = 8
+"""The shortest time between two forecasts: a forecast costs more than the rest of the screen."""
+MAX_TURN_LINES = 8
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet")
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
-    """A run as it stands at this moment, beside its tally."""
+class RunState:
+    """The current state of a run, without the counts of its tally."""
 
     row: dict[str, Any]
     config: dict[str, Any]
@@ -41,19 +41,20 @@ class Now:
     worker: dict[str, Any] | None
 
     @property
-    def shown(self) -> str:
+    def shown_status(self) -> str:
+        """The status, or `draining` if the worker was asked to pause or stop."""
         draining = self.worker and self.worker["wish"] and self.status == "running"
         return "draining" if draining else self.status
 
 
-class RunRoom(Room):
-    """One run, watched."""
+class RunScreen(BaseScreen):
+    """One run, updated while it runs."""
 
     mode = "home"
-    HELP = """A run, live. Above: how far it is, how fast, and when it will probably have enough. Then the turns
-under way, how every attempt ended, how like earlier questions the new ones are (the line is the threshold),
-how sure the judge was, and what happened last. Pause and stop drain: turns under way are finished and kept;
-a second stop ends at once."""
+    HELP = """A live run. Above: its progress, its speed, and a forecast of when it reaches its target. Below: the
+turns in progress, the outcomes of all attempts, the similarity of new questions to earlier ones (the
+line is the threshold), the judge's confidence, and the latest events. Pause and stop finish the turns
+in progress and keep their results; a second stop ends the run at once."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
         Binding("space", "pause", "Pause"),
@@ -67,207 +68,221 @@ a second stop ends at once."""
         Binding("y", "copy", "Copy the command", show=False),
     ]
     DEFAULT_CSS = """
-    RunRoom #parts { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }
-    RunRoom #left, RunRoom #right { width: 1fr; height: auto; }
-    RunRoom #both { height: auto; layout: vertical; }
-    RunRoom.-wide #both { layout: horizontal; }
+    RunScreen #parts { height: 1fr; overflow-y: auto; scrollbar-size-vertical: 1; }
+    RunScreen #left, RunScreen #right { width: 1fr; height: auto; }
+    RunScreen #both { height: auto; layout: vertical; }
+    RunScreen.-wide #both { layout: horizontal; }
     """
 
     def __init__(self, run: str) -> None:
         super().__init__()
         self.run_id = run
         self._tally = Tally(run)
-        self._now: Now | None = None
+        self._state: RunState | None = None
         self._forecast: dict[str, Any] = {}
-        self._forecast_at, self._forecast_kept = 0.0, -1
+        self._forecast_at, self._forecast_turns = 0.0, -1
 
-    def body(self) -> ComposeResult:
+    def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
         with VerticalScroll(id="parts"), Horizontal(id="both"):
             with Vertical(id="left"):
-                yield Panel("Under way", id="way")
-                yield Panel("How attempts ended", id="funnel")
+                yield Panel("Turns in progress", id="turns")
+                yield Panel("Outcomes of attempts", id="outcomes")
                 yield Panel("Calls", id="usage")
             with Vertical(id="right"):
-                yield Panel("Similarity", id="similar")
-                yield Panel("Confidence of the judge", id="sure")
+                yield Panel("Similarity", id="similarity")
+                yield Panel("Judge confidence", id="confidence")
                 yield Panel("Quality", id="quality")
-                yield Panel("What happened last", id="events")
+                yield Panel("Latest events", id="events")
 
     async def load(self) -> None:
         more = True
         while more:
-            self._now, more = await self.reader.ask(self._read_run)
+            self._state, more = await self.reader.read(self._read_run)
             if more:
                 self._show_head()
         self._show_head()
         self._show_parts()
 
-    def _read_run(self, view: LedgerView) -> tuple[Now, bool]:
+    def _read_run(self, view: LedgerView) -> tuple[RunState, bool]:
         row = dict(view.find_run(self.run_id))
         config = json.loads(row["config"])
         self._tally.seed = int(config.get("seed", 0))
         self._tally.attempts = 1 + int(config["retries"]["validation"])
         more = self._tally.update(view)
         summary = {"status": row["status"], "message": row["message"], "seconds": row["seconds"]}
-        current = with_worker(self.place, view, Work(RUN, row["id"]), summary)
-        now = Now(row, config, current["status"], current["message"], current["seconds"], current["worker"])
+        current = with_worker(self.home, view, Work(RUN, row["id"]), summary)
+        state = RunState(row, config, current["status"], current["message"], current["seconds"], current["worker"])
         if not more:
-            self._foresee(view, now)
-        return now, more
+            self._update_forecast(view, state)
+        return state, more
 
-    def _foresee(self, view: LedgerView, now: Now) -> None:
-        """The forecast, where the last one is old and something was kept since."""
-        if self._tally.turns == self._forecast_kept or time.monotonic() - self._forecast_at < FORECAST_S:
+    def _update_forecast(self, view: LedgerView, state: RunState) -> None:
+        """Make a new forecast if turns have finished since the last one and it is old enough."""
+        if self._tally.turns == self._forecast_turns or time.monotonic() - self._forecast_at < FORECAST_S:
             return
         fresh = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", self.run_id)
         made = sum(used.calls for used in self._tally.usage.values())
         self._forecast = forecast(view, {
-            "run": self.run_id, "kept": self._tally.kept, "target": now.row["target"], "turns": self._tally.turns,
-            "max_turns": now.row["max_turns"], "seconds": now.seconds,
+            "run": self.run_id, "kept": self._tally.kept, "target": state.row["target"], "turns": self._tally.turns,
+            "max_turns": state.row["max_turns"], "seconds": state.seconds,
             "calls": {"made": made, "wasted": made - (fresh["n"] if fresh else 0)},
         })  # fmt: skip
-        self._forecast_at, self._forecast_kept = time.monotonic(), self._tally.turns
+        self._forecast_at, self._forecast_turns = time.monotonic(), self._tally.turns
 
     def _show_head(self) -> None:
-        if self._now is not None:
-            now = self._now
-            self.query_one("#head", Panel).show(lambda width: self._head(now, width))
+        if self._state is not None:
+            state = self._state
+            self.query_one("#head", Panel).show(lambda width: self._format_head(state, width))
 
-    def _head(self, now: Now, width: int) -> Text:
-        ink, tally = self.ink, self._tally
-        text = ink.sign(now.shown)
-        text.append(f"  {line(now.row['name'], 60)}", style="bold")
-        text.append(f"  {now.row['domain']} · {now.config.get('profile', '')}\n", style=ink["muted"])
-        target, room = now.row["target"], max(10, min(60, width - 44))
+    def _format_head(self, state: RunState, width: int) -> Text:
+        colours, tally = self.colours, self._tally
+        text = colours.format_status(state.shown_status)
+        text.append(f"  {format_line(state.row['name'], 60)}", style="bold")
+        text.append(f"  {state.row['domain']} · {state.config.get('profile', '')}\n", style=colours["muted"])
+        target, bar_width = state.row["target"], max(10, min(60, width - 44))
         text.append(f"kept {tally.kept:>4} of {target}  ")
-        text.append(bar(tally.kept, target, room), style=ink["primary"])
-        text.append(f"  {tally.kept / target:.0%} in {tally.turns} of {now.row['max_turns']} turns\n")
-        hours = now.seconds / 3600
-        figures = [f"{tally.kept / hours:,.0f} kept an hour"] if hours and tally.kept else []
-        figures += [f"{tally.tokens_per_s:,.0f} tokens/s"] if now.worker else []
-        figures += [f"{count(tally.tokens)} tokens", f"${tally.usd:,.2f}", f"worked {duration(now.seconds)}"]
+        text.append(draw_bar(tally.kept, target, bar_width), style=colours["primary"])
+        text.append(f"  {tally.kept / target:.0%} in {tally.turns} of {state.row['max_turns']} turns\n")
+        hours = state.seconds / 3600
+        figures = [f"{tally.kept / hours:,.0f} kept per hour"] if hours and tally.kept else []
+        figures += [f"{tally.tokens_per_s:,.0f} tokens/s"] if state.worker else []
+        figures += [
+            f"{format_count(tally.tokens)} tokens",
+            f"${tally.usd:,.2f}",
+            f"worked {format_duration(state.seconds)}",
+        ]
         text.append("  ".join(figures) + "\n")
-        text.append(self._forecast_line(now), style=ink["secondary"])
-        if now.message:
-            text.append(f"\n{line(now.message, 300)}", style=ink["error" if now.status in ("failed",) else "warning"])
+        text.append(self._format_forecast(state), style=colours["secondary"])
+        if state.message:
+            text.append(
+                f"\n{format_line(state.message, 300)}",
+                style=colours["error" if state.status in ("failed",) else "warning"],
+            )
         return text
 
-    def _forecast_line(self, now: Now) -> str:
-        """The forecast in a line."""
-        if now.status == "done":
-            return "it has come to its end"
+    def _format_forecast(self, state: RunState) -> str:
+        """The forecast in one line."""
+        if state.status == "done":
+            return "This run is done."
         forecast = self._forecast
         if not forecast or forecast.get("turns") is None:
             return "forecast: " + str(forecast.get("reason", "too early") if forecast else "too early")
-        turns, seconds = forecast["turns"], forecast["seconds"]
+        turns = forecast["turns"]
+        expected, low, high = (format_duration(forecast["seconds"][name]) for name in ("expected", "low", "high"))
         return (
-            f"the target in about {turns['expected']:,.0f} more turns ({turns['low']:,.0f}–{turns['high']:,.0f}), "
-            f"{duration(seconds['expected'])} ({duration(seconds['low'])}–{duration(seconds['high'])}); "
-            f"{forecast['reaches_target']:.0%} likely"
+            f"target in about {turns['expected']:,.0f} more turns ({turns['low']:,.0f}–{turns['high']:,.0f}), "
+            f"{expected} ({low}–{high}); {forecast['reaches_target']:.0%} likely"
         )
 
     def _show_parts(self) -> None:
-        assert self._now is not None
-        now, tally, ink = self._now, self._tally, self.ink
-        wide = now.config["concurrency"] if now.worker else 0
-        at_work = list(tally.under_way(min(wide, max(0, now.row["max_turns"] - tally.turns)))) if wide else []
-        roles = now.config["roles"]
+        assert self._state is not None
+        state, tally, colours = self._state, self._tally, self.colours
+        concurrency = state.config["concurrency"] if state.worker else 0
+        limit = min(concurrency, max(0, state.row["max_turns"] - tally.turns))
+        turns = list(tally.under_way(limit)) if concurrency else []
+        roles = state.config["roles"]
         names = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
-        more = f"; {SHOWN_AT_WORK} of {len(at_work)} turns" if len(at_work) > SHOWN_AT_WORK else ""
-        shown = at_work[:SHOWN_AT_WORK]
-        nobody = Text("No process works on it. Space resumes it." if now.status != "done" else "It is done.")
-        self.query_one("#way", Panel).show(
-            (lambda width: charts.under_way(shown, tally, names, ink, width)) if shown else nobody,
-            f"Under way, up to {wide} requests at once{more}" if wide else "Under way",
+        more = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""
+        visible = turns[:MAX_TURN_LINES]
+        idle = Text(
+            "This run is done." if state.status == "done" else "No process works on this run. Press space to resume it."
         )
-        self.query_one("#funnel", Panel).show(lambda width: charts.funnel(tally.outcomes, ink, width))
-        self.query_one("#usage", Panel).show(charts.usage(tally, ink))
-        bound = now.config["novelty"]["question"]
-        self.query_one("#similar", Panel).show(
-            lambda width: charts.histogram(tally.similarities, 0.0, 1.0, ink, width, bound),
-            f"Likeness to earlier questions; rejected above {bound:g}",
+        self.query_one("#turns", Panel).show(
+            (lambda width: charts.draw_turns(visible, tally, names, colours, width)) if visible else idle,
+            f"Turns in progress, {concurrency} concurrent requests{more}" if concurrency else "Turns in progress",
         )
-        sure = now.config["judge"]["confidence"]
-        self.query_one("#sure", Panel).show(
-            lambda width: charts.histogram(tally.confidences, 0.0, 1.0, ink, width, sure, 3, True),
-            f"How sure the judge was; asked again below {sure:g}",
+        self.query_one("#outcomes", Panel).show(lambda width: charts.draw_outcomes(tally.outcomes, colours, width))
+        self.query_one("#usage", Panel).show(charts.draw_usage(tally, colours))
+        threshold = state.config["novelty"]["question"]
+        self.query_one("#similarity", Panel).show(
+            lambda width: charts.draw_histogram(tally.similarities, 0.0, 1.0, colours, width, threshold),
+            f"Question similarity; rejected above {threshold:g}",
         )
-        self.query_one("#quality", Panel).show(lambda width: charts.levels(tally.levels, ink, width))
-        self.query_one("#events", Panel).show(lambda width: charts.events(list(tally.events), ink, width, 12))
+        minimum = state.config["judge"]["confidence"]
+        self.query_one("#confidence", Panel).show(
+            lambda width: charts.draw_histogram(tally.confidences, 0.0, 1.0, colours, width, minimum, 3, True),
+            f"Judge confidence; asked again below {minimum:g}",
+        )
+        self.query_one("#quality", Panel).show(lambda width: charts.draw_quality(tally.levels, colours, width))
+        self.query_one("#events", Panel).show(lambda width: charts.draw_events(list(tally.events), colours, width, 12))
 
     def action_pause(self) -> None:
-        shown = self._now.shown if self._now else ""
-        if shown in ("running", "stalled"):
-            self.do("run", "pause", self.run_id)
-        elif shown == "draining":
-            self.notify("It drains already: turns under way are finished first. s ends it at once.")
-        elif shown == "done":
-            self.notify("It has come to its end. c moves the target, then space goes on.", severity="warning")
-        elif shown:
-            self.do("run", "resume", self.run_id, "--detach", "--json", said="It goes on.")
+        status = self._state.shown_status if self._state else ""
+        if status in ("running", "stalled"):
+            self.run_command("run", "pause", self.run_id)
+        elif status == "draining":
+            self.notify("It is already draining: turns in progress are finished first. Press s to end it at once.")
+        elif status == "done":
+            self.notify(
+                "This run is done. To continue it, raise its target with c, then press space.", severity="warning"
+            )
+        elif status:
+            self.run_command("run", "resume", self.run_id, "--detach", "--json", success="Resumed the run.")
 
     def action_stop(self) -> None:
-        worker = self._now.worker if self._now else None
+        worker = self._state.worker if self._state else None
         ending = worker is not None and worker["wish"] in ("stop", "end")
         question = (
-            "End it at once? Calls in flight are lost; everything that was answered stays."
+            "End this run at once? Requests in flight are lost; every reply so far is kept."
             if ending
-            else "Stop this run? Turns under way are finished and kept. It can be resumed."
+            else "Stop this run? Turns in progress are finished and kept. You can resume it later."
         )
-        self.app.push_screen(Confirm(question, "Stop"), self._stop)
+        self.app.push_screen(ConfirmDialog(question, "Stop"), self._stop)
 
     def _stop(self, yes: bool | None) -> None:
         if yes:
-            self.do("run", "stop", self.run_id)
+            self.run_command("run", "stop", self.run_id)
 
     def action_change(self) -> None:
-        if self._now is None:
+        if self._state is None:
             return
-        now, budget = self._now, self._now.config.get("budget", {})
+        state, budget = self._state, self._state.config.get("budget", {})
         fields = (
-            Field("concurrency", "requests at once", str(now.config["concurrency"])),
-            Field("target", "examples to keep", str(now.row["target"])),
-            Field("max_turns", "turns at most", str(now.row["max_turns"])),
-            Field("budget.usd", "dollars at most", "" if budget.get("usd") is None else str(budget["usd"]), "no limit"),
+            Field("concurrency", "concurrent requests", str(state.config["concurrency"])),
+            Field("target", "examples to keep", str(state.row["target"])),
+            Field("max_turns", "maximum turns", str(state.row["max_turns"])),
+            Field("budget.usd", "maximum dollars", "" if budget.get("usd") is None else str(budget["usd"]), "no limit"),
         )
-        note = "A worker takes it up within a second. What decides the turns themselves is fixed."
+        note = (
+            "A running worker applies the changes within a second. Settings that decide the turns themselves are fixed."
+        )
         self.app.push_screen(
-            Fill("Change this run", fields, "Change", note), lambda values: self._change(fields, values)
+            FormDialog("Change this run", fields, "Change", note), lambda values: self._change(fields, values)
         )
 
     def _change(self, fields: tuple[Field, ...], values: dict[str, str] | None) -> None:
-        before = {field.key: field.value for field in fields}
-        changes = [f"{key}={value}" for key, value in (values or {}).items() if value and value != before[key]]
+        previous = {field.key: field.value for field in fields}
+        changes = [f"{key}={value}" for key, value in (values or {}).items() if value and value != previous[key]]
         if changes:
-            self.do("run", "set", self.run_id, *changes)
+            self.run_command("run", "set", self.run_id, *changes)
 
     def action_examples(self) -> None:
-        self.app.push_screen(ExamplesRoom(self.run_id))
+        self.app.push_screen(ExamplesScreen(self.run_id))
 
     def action_train(self) -> None:
-        self.app.push_screen(TrainForm(self.run_id))
+        self.app.push_screen(NewTrainingScreen(self.run_id))
 
     def action_export(self) -> None:
-        path = str(self.place.root / "exports" / f"{self.run_id}.jsonl")
+        path = str(self.home.root / "exports" / f"{self.run_id}.jsonl")
         fields = (Field("format", "format", "chat", options=FORMATS), Field("path", "file", path))
-        self.app.push_screen(Fill("Export the kept examples", fields, "Export"), self._export)
+        self.app.push_screen(FormDialog("Export the kept examples", fields, "Export"), self._export)
 
     def _export(self, values: dict[str, str] | None) -> None:
         if values:
-            path = self.place.root / "exports"
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.do("export", self.run_id, "--format", values["format"], "-o", values["path"],
-                    said=f"written: {values['path']}")  # fmt: skip
+            folder = self.home.root / "exports"
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.run_command("export", self.run_id, "--format", values["format"], "-o", values["path"],
+                    success=f"Wrote {values['path']}")  # fmt: skip
 
     def action_report(self) -> None:
-        self.report(self.run_id)
+        self.write_report(self.run_id)
 
     def action_verify(self) -> None:
-        self.notify("Every hash is derived again; a moment.")
-        self.do("run", "verify", self.run_id, said="Every hash matches.")
+        self.notify("Verifying every hash …")
+        self.run_command("run", "verify", self.run_id, success="Every hash matches.")
 
     def action_copy(self) -> None:
-        words = command(("run", "show", self.run_id))
-        self.app.copy_to_clipboard(words)
-        self.app.push_screen(Told("The commands of this run", f"{words}\n\n(copied)"))
+        command_line = format_command(("run", "show", self.run_id))
+        self.app.copy_to_clipboard(command_line)
+        self.app.push_screen(TextDialog("Copied the command", command_line))

@@ -1,4 +1,4 @@
-"""Trainings and what they left: curves that grow while one looks, checkpoints, adapters with their probe."""
+"""Trainings with live loss curves and checkpoints, and the adapters with their probes."""
 
 import json
 from collections.abc import Sequence
@@ -18,53 +18,53 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.jobs import TRAINING, Work, with_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_tui.look import bar
-from nanoflux_tui.room import Room
-from nanoflux_tui.screens.dialogs import Confirm, Told
-from nanoflux_tui.screens.train_form import TrainForm
-from nanoflux_tui.text import duration, harmless, line
+from nanoflux_tui.base import BaseScreen
+from nanoflux_tui.screens.dialogs import ConfirmDialog, TextDialog
+from nanoflux_tui.screens.new_training import NewTrainingScreen
+from nanoflux_tui.text import format_duration, format_line, sanitize
+from nanoflux_tui.theme import draw_bar
 from nanoflux_tui.widgets.columns import Cells, Column
 from nanoflux_tui.widgets.panel import Panel
 from nanoflux_tui.widgets.window_table import WindowTable
 
 POINTS = 400
-"""Points of a curve that are drawn: more than a terminal has columns."""
+"""The most points of a drawn curve: more than a terminal has columns."""
 
 
-class TrainingRoom(Room):
-    """Trainings above, the curve of the one under the cursor beside or below, adapters at the foot."""
+class TrainingScreen(BaseScreen):
+    """Trainings, the loss curve of the selected one, and adapters."""
 
     mode = "training"
-    HELP = """Trainings, newest first, with the loss of the one under the cursor: on what it learns from (train)
-and on dev items that it never learns from. Below are the adapters that came of them; a probe proves that a
-served adapter changes what its base says. m shows all of an adapter's record."""
+    HELP = """Trainings, newest first, with the loss curves of the selected one: on its training examples and on dev
+items it does not train on. Below are the adapters. A probe proves that a served adapter changes the
+replies of its base. m shows an adapter's full record."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "train", "New training"),
         Binding("space", "pause", "Pause/resume"),
         Binding("s", "stop", "Stop"),
-        Binding("m", "more", "More"),
+        Binding("m", "details", "Details"),
         Binding("e", "evaluate", "Evaluate", show=False),
     ]
     DEFAULT_CSS = """
-    TrainingRoom #both { height: 1fr; layout: vertical; }
-    TrainingRoom.-wide #both { layout: horizontal; }
-    TrainingRoom #lists, TrainingRoom #curves { width: 1fr; height: 1fr; }
-    TrainingRoom #adapters { height: 2fr; border-top: solid $border; }
-    TrainingRoom #trainings { height: 3fr; }
-    TrainingRoom PlotextPlot { height: 1fr; }
-    TrainingRoom.-flat #adapters, TrainingRoom.-flat #curves { display: none; }
+    TrainingScreen #both { height: 1fr; layout: vertical; }
+    TrainingScreen.-wide #both { layout: horizontal; }
+    TrainingScreen #lists, TrainingScreen #curves { width: 1fr; height: 1fr; }
+    TrainingScreen #adapters { height: 2fr; border-top: solid $border; }
+    TrainingScreen #trainings { height: 3fr; }
+    TrainingScreen PlotextPlot { height: 1fr; }
+    TrainingScreen.-flat #adapters, TrainingScreen.-flat #curves { display: none; }
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._adapters: list[Adapter | DamagedAdapter] = []
-        self._seen: tuple[object, ...] = ()
+        self._drawn: tuple[object, ...] = ()
 
-    def body(self) -> ComposeResult:
+    def compose_body(self) -> ComposeResult:
         trainings = (
             Column("state", 13),
             Column("base", 14, share=1),
-            Column("learns from", 14, share=2, from_width=70),
+            Column("data", 14, share=2, from_width=70),
             Column("step", 18),
         )
         adapters = (
@@ -77,46 +77,46 @@ served adapter changes what its base says. m shows all of an adapter's record.""
         with Horizontal(id="both"):
             with Vertical(id="lists"):
                 yield WindowTable(trainings, self._rows, id="trainings")
-                empty = "none yet: a training that is done leaves one"
+                empty = "No adapters yet. A finished training adds one."
                 yield WindowTable(adapters, self._adapter_rows, id="adapters", empty=empty)
             with Vertical(id="curves"):
                 yield Panel(id="about", classes="plain")
                 yield PlotextPlot(id="plot")
 
     async def load(self) -> None:
-        keys = await self.ask(_keys) or []
-        self._adapters = list_adapters(self.place.adapters)
+        keys = await self.read_ledger(_list_trainings) or []
+        self._adapters = list_adapters(self.home.adapters)
         await self.query_one("#trainings", WindowTable).show(keys)
         await self.query_one("#adapters", WindowTable).show([adapter.hash for adapter in self._adapters])
         await self._show_curve()
 
     async def _rows(self, keys: Sequence[str]) -> list[Cells]:
-        wanted = list(keys)
-        lines = await self.ask(lambda view: [self._line(view, key) for key in wanted]) or []
-        return [self._cells(training) for training in lines]
+        visible = list(keys)
+        lines = await self.read_ledger(lambda view: [self._read_training(view, key) for key in visible]) or []
+        return [self._format_cells(training) for training in lines]
 
-    def _line(self, view: LedgerView, training: str) -> dict[str, Any]:
+    def _read_training(self, view: LedgerView, training: str) -> dict[str, Any]:
         row = view.row("SELECT * FROM trainings WHERE id = ?", training)
         if row is None:
-            raise NothingMatchedError(f"the training {training} is gone")
+            raise NothingMatchedError(f"training {training} is no longer in the ledger")
         values = {**dict(row), **board.last_step(view, training)}
-        return with_worker(self.place, view, Work(TRAINING, training), values)
+        return with_worker(self.home, view, Work(TRAINING, training), values)
 
-    def _cells(self, training: dict[str, Any]) -> Cells:
+    def _format_cells(self, training: dict[str, Any]) -> Cells:
         source = json.loads(training["plan"]).get("source", dict)
         steps, step = training.get("steps", 0), training.get("step", 0)
         return [
-            self.ink.sign(training["status"]),
-            line(training["base"], 40),
-            line(training["run"] or source.get("file", "a file"), 60),
-            f"{bar(step, steps, 8)} {step}/{steps}" if steps else "–",
+            self.colours.format_status(training["status"]),
+            format_line(training["base"], 40),
+            format_line(training["run"] or source.get("file", "a file"), 60),
+            f"{draw_bar(step, steps, 8)} {step}/{steps}" if steps else "–",
         ]
 
     async def _adapter_rows(self, keys: Sequence[str]) -> list[Cells]:
         adapter_by_key = {adapter.hash: adapter for adapter in self._adapters}
-        return [self._adapter(adapter_by_key[key]) if key in adapter_by_key else ["gone"] for key in keys]
+        return [self._format_adapter(adapter_by_key[key]) if key in adapter_by_key else ["deleted"] for key in keys]
 
-    def _adapter(self, adapter: Adapter | DamagedAdapter) -> Cells:
+    def _format_adapter(self, adapter: Adapter | DamagedAdapter) -> Cells:
         if isinstance(adapter, DamagedAdapter):
             return [adapter.hash[:12], "damaged", "", "", "–"]
         training, probe = adapter.training, adapter.probe
@@ -124,11 +124,12 @@ served adapter changes what its base says. m shows all of an adapter's record.""
         word, colour = ("works", "success") if probe and probe.passed else ("fails", "error")
         if probe is None:
             word, colour = "–", "foreground"
-        dev = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
-        return [adapter.id, line(adapter.base.name, 40), str(training.examples) if training else "imported", dev,
-                Text(word, style=self.ink[colour])]  # fmt: skip
+        examples = str(training.examples) if training else "imported"
+        dev_loss = f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else "–"
+        return [adapter.id, format_line(adapter.base.name, 40), examples, dev_loss,
+                Text(word, style=self.colours[colour])]  # fmt: skip
 
-    @on(WindowTable.Pointed, "#trainings")
+    @on(WindowTable.RowHighlighted, "#trainings")
     async def _update_curve(self) -> None:
         await self._show_curve()
 
@@ -136,35 +137,35 @@ served adapter changes what its base says. m shows all of an adapter's record.""
         training = self.query_one("#trainings", WindowTable).key
         panel = self.query_one("#about", Panel)
         if training is None:
-            panel.show("No training yet: t begins one on the examples of a run.")
+            panel.show("No trainings yet. Press t to train a model on the examples of a run.")
             self.query_one(PlotextPlot).display = False
             return
-        values = await self.ask(lambda view: self._line(view, training)) or {}
-        curve = await self.ask(lambda view: view.training_curve(training)) or []
+        values = await self.read_ledger(lambda view: self._read_training(view, training)) or {}
+        curve = await self.read_ledger(lambda view: view.training_curve(training)) or []
         if values:
-            panel.show(self._about(values))
-        seen = (training, len(curve), self.app.theme)
-        if seen != self._seen:
-            self._seen = seen
-            self._draw(curve)
+            panel.show(self._format_details(values))
+        drawn = (training, len(curve), self.app.theme)
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self._draw_curve(curve)
 
-    def _about(self, training: dict[str, Any]) -> Text:
-        text = self.ink.sign(training["status"])
+    def _format_details(self, training: dict[str, Any]) -> Text:
+        text = self.colours.format_status(training["status"])
         text.append(f"  {training['id']}", style="bold")
         loss = (
             f"loss {training['loss']:.3f}, {training['tokens_per_s']:,.0f} tokens/s"
             if training.get("loss") is not None
             else ""
         )
-        kept = self.place.root / "trainings" / training["id"]
-        points = len(list(kept.glob("checkpoint*"))) if kept.is_dir() else 0
-        text.append(f"\n{loss or 'nothing was learned yet'}  worked {duration(training['seconds'])}")
-        text.append(f"  {points} checkpoint{'s' if points != 1 else ''}" if points else "")
+        folder = self.home.root / "trainings" / training["id"]
+        checkpoints = len(list(folder.glob("checkpoint*"))) if folder.is_dir() else 0
+        text.append(f"\n{loss or 'no step yet'}  worked {format_duration(training['seconds'])}")
+        text.append(f"  {checkpoints} checkpoint{'s' if checkpoints != 1 else ''}" if checkpoints else "")
         if training["message"]:
-            text.append(f"\n{line(training['message'], 300)}", style=self.ink["error"])
+            text.append(f"\n{format_line(training['message'], 300)}", style=self.colours["error"])
         return text
 
-    def _draw(self, curve: list[tuple[str, dict[str, Any]]]) -> None:
+    def _draw_curve(self, curve: list[tuple[str, dict[str, Any]]]) -> None:
         plot = self.query_one(PlotextPlot)
         steps = [event for kind, event in curve if kind == "step"]
         epochs = [event for kind, event in curve if kind == "epoch" and event.get("val_loss") is not None]
@@ -182,46 +183,55 @@ served adapter changes what its base says. m shows all of an adapter's record.""
             plt.plot([e["step"] for e in epochs], [e["val_loss"] for e in epochs], label="dev loss", marker="●")
         plot.refresh()
 
-    def _training(self) -> str:
+    def _selected_training(self) -> str:
         return str(self.query_one("#trainings", WindowTable).key or "")
 
     def action_train(self) -> None:
-        self.app.push_screen(TrainForm())
+        self.app.push_screen(NewTrainingScreen())
 
     async def action_pause(self) -> None:
-        training = self._training()
+        training = self._selected_training()
         if not training:
             return
-        values = await self.ask(lambda view: self._line(view, training)) or {}
+        values = await self.read_ledger(lambda view: self._read_training(view, training)) or {}
         if values.get("status") in ("running", "stalled"):
-            self.do("trainings", "pause", training)
+            self.run_command("trainings", "pause", training)
         elif values.get("status") == "done":
-            self.notify("It is done; its adapter is below.")
+            self.notify("This training is done. Its adapter is listed below.")
         else:
-            self.do("trainings", "resume", training, "--detach", "--json", said="It goes on from its last checkpoint.")
+            self.run_command(
+                "trainings",
+                "resume",
+                training,
+                "--detach",
+                "--json",
+                success="Resumed the training from its last checkpoint.",
+            )
 
     def action_stop(self) -> None:
-        if training := self._training():
-            question = "Stop this training? The step under way is ended and a checkpoint written. It can be resumed."
-            self.app.push_screen(Confirm(question, "Stop"), lambda yes: self._stop(training, bool(yes)))
+        if training := self._selected_training():
+            question = (
+                "Stop this training? It finishes its current step and writes a checkpoint. You can resume it later."
+            )
+            self.app.push_screen(ConfirmDialog(question, "Stop"), lambda yes: self._stop(training, bool(yes)))
 
     def _stop(self, training: str, yes: bool) -> None:
         if yes:
-            self.do("trainings", "stop", training)
+            self.run_command("trainings", "stop", training)
 
-    def action_more(self) -> None:
+    def action_details(self) -> None:
         adapter = self.query_one("#adapters", WindowTable).key
         if adapter is not None:
-            self._more(str(adapter))
+            self._show_record(str(adapter))
 
-    def _more(self, adapter: str) -> None:
-        path = Path(self.place.adapters) / adapter / "nanoflux.json"
-        text = path.read_text("utf-8", errors="replace") if path.is_file() else "its record is gone"
-        self.app.push_screen(Told(f"adapter {adapter[:12]}", harmless(text, 20_000)))
+    def _show_record(self, adapter: str) -> None:
+        path = Path(self.home.adapters) / adapter / "nanoflux.json"
+        text = path.read_text("utf-8", errors="replace") if path.is_file() else f"There is no record at {path}."
+        self.app.push_screen(TextDialog(f"Adapter {adapter[:12]}", sanitize(text, 20_000)))
 
     def action_evaluate(self) -> None:
-        self.control.action_go("evaluation")
+        self.application.action_go("evaluation")
 
 
-def _keys(view: LedgerView) -> list[str]:
+def _list_trainings(view: LedgerView) -> list[str]:
     return [row["id"] for row in view.rows("SELECT id FROM trainings ORDER BY rowid DESC")]

@@ -1,1 +1,1 @@
-"""The parts that screens are made of."""
+"""The widgets and drawings that screens are composed of."""

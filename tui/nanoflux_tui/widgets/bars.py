@@ -1,4 +1,4 @@
-"""The bars around every screen: where one can go, what is wrong, and what a guide has to say."""
+"""The bars around every screen: the tabs, the current error, and the text of the tour."""
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -6,17 +6,17 @@ from textual.containers import Horizontal
 from textual.widgets import Static
 
 from nanoflux_local.errors import NanofluxError
-from nanoflux_tui.text import harmless
+from nanoflux_tui.text import sanitize
 
-PLACES = (("home", "Home"), ("examples", "Examples"), ("training", "Training"), ("evaluation", "Evaluation"),
+TABS = (("home", "Home"), ("examples", "Examples"), ("training", "Training"), ("evaluation", "Evaluation"),
          ("models", "Models"), ("experiments", "Experiments"))  # fmt: skip
 
 
 class Tab(Static):
-    """One place to go to, with the digit that leads there."""
+    """One tab with the digit that opens it."""
 
-    def __init__(self, digit: int, mode: str, title: str, here: bool) -> None:
-        super().__init__(f"{digit} {title}", markup=False, classes="here" if here else "", id=f"tab-{mode}")
+    def __init__(self, digit: int, mode: str, title: str, active: bool) -> None:
+        super().__init__(f"{digit} {title}", markup=False, classes="active" if active else "", id=f"tab-{mode}")
         self._mode = mode
 
     async def on_click(self) -> None:
@@ -24,54 +24,54 @@ class Tab(Static):
 
 
 class TopBar(Horizontal):
-    """The name, the places, and the home whose ledger is shown."""
+    """The application's name, the tabs, and the home whose ledger is shown."""
 
     DEFAULT_CSS = """
     TopBar { height: 1; background: $surface; dock: top; }
     TopBar > Static { width: auto; padding: 0 1; }
     TopBar > .brand { color: $primary; text-style: bold; }
-    TopBar > .here { background: $primary; color: $background; text-style: bold; }
+    TopBar > .active { background: $primary; color: $background; text-style: bold; }
     TopBar > .name { padding: 0 1 0 0; display: none; }
-    TopBar > .place { width: 1fr; text-align: right; color: $muted; display: none; }
+    TopBar > .home { width: 1fr; text-align: right; color: $muted; display: none; }
     """
 
-    def __init__(self, mode: str, place: str) -> None:
+    def __init__(self, mode: str, home: str) -> None:
         super().__init__()
-        self._mode, self._place = mode, place
+        self._mode, self._home = mode, home
 
     def compose(self) -> ComposeResult:
         yield Static("▞", classes="brand", markup=False)
         yield Static("NanoFlux", classes="brand name", markup=False)
-        for digit, (mode, title) in enumerate(PLACES, 1):
+        for digit, (mode, title) in enumerate(TABS, 1):
             yield Tab(digit, mode, title, mode == self._mode)
-        yield Static(harmless(self._place, 200), classes="place", markup=False)
+        yield Static(sanitize(self._home, 200), classes="home", markup=False)
 
 
-class Guide(Static):
-    """What the guide of the tour says, above the keys."""
+class TourBar(Static):
+    """The text of the tour, above the footer."""
 
     DEFAULT_CSS = """
-    Guide { dock: bottom; height: auto; margin-bottom: 1; padding: 0 1; background: $accent 25%; color: $foreground; }
+    TourBar { dock: bottom; height: auto; margin-bottom: 1; padding: 0 1; background: $accent 25%; color: $foreground; }
     """
 
     def __init__(self, text: str) -> None:
         super().__init__(text, markup=False)
 
 
-class Trouble(Static):
-    """What is wrong and what to do about it; takes no room where nothing is."""
+class ErrorBar(Static):
+    """The current error and its fix; hidden if there is none."""
 
     DEFAULT_CSS = """
-    Trouble { dock: top; height: auto; max-height: 6; padding: 0 1; background: $error 20%; color: $foreground;
+    ErrorBar { dock: top; height: auto; max-height: 6; padding: 0 1; background: $error 20%; color: $foreground;
               display: none; margin-top: 1; }
-    Trouble.shown { display: block; }
+    ErrorBar.shown { display: block; }
     """
 
-    def tell(self, error: NanofluxError | None) -> None:
-        """Show it, or nothing any more."""
+    def show_error(self, error: NanofluxError | None) -> None:
+        """Show an error; None hides the bar."""
         self.set_class(error is not None, "shown")
         if error is not None:
-            text = Text.assemble(("✗ ", "bold"), harmless(error.message, 600))
+            text = Text.assemble(("✗ ", "bold"), sanitize(error.message, 600))
             if error.fix:
-                text.append(f"\n  → {harmless(error.fix, 600)}")
+                text.append(f"\n  → {sanitize(error.fix, 600)}")
             self.update(text)

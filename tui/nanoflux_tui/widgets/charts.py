@@ -1,4 +1,4 @@
-"""Drawings made of characters: each is a function of numbers and a width, and says in words what it shows."""
+"""Charts made of characters: each is a function of figures and a width, and labels what it shows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from rich.text import Text
 
 from nanoflux_local.ledger.tally import STEPS, Event, Tally, UnderWay
-from nanoflux_tui.look import OUTCOMES, Ink, bar
-from nanoflux_tui.text import clock, count, duration, line
+from nanoflux_tui.text import format_clock, format_count, format_duration, format_line
+from nanoflux_tui.theme import OUTCOMES, Colours, draw_bar
 
-SHOWN_FLIPS = 60
+MAX_FLIPS = 60
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 MARKS = {
     "kept_failed": "✓",
@@ -20,46 +20,47 @@ MARKS = {
     "invalid": "✗",
     "low_confidence": "?",
 }
-NEXT = {
+NEXT_STEPS = {
     "": "writing a question",
-    "attack": "new? valid?",
-    "validation-0": "being solved",
+    "attack": "validating",
+    "validation-0": "solving",
     "defence": "judging the reply",
-    "evaluation-0": "judged",
+    "evaluation-0": "finishing",
 }
-"""What is done after the step that was answered last."""
+"""What a turn does after its last answered step."""
 
 
-def funnel(outcomes: Mapping[str, int], ink: Ink, width: int) -> Text:
-    """How every attempt ended, the most kept first, each with its share."""
+def draw_outcomes(outcomes: Mapping[str, int], colours: Colours, width: int) -> Text:
+    """How many attempts ended in each outcome, with their shares; kept ones first."""
     text = Text()
     total = sum(outcomes.values())
     if not total:
-        return Text("No turn has ended yet.", style=ink["muted"])
+        return Text("No turn has finished yet.", style=colours["muted"])
     label = min(26, max(14, width - 24))
-    room = max(4, width - label - 13)
+    bar_width = max(4, width - label - 13)
     for key, (name, colour) in OUTCOMES.items():
-        many = outcomes.get(key, 0)
-        text.append(f"{line(name, label):<{label}} ")
-        text.append(bar(many, total, room).replace("─", " "), style=ink[colour])
-        text.append(f" {many:>5} {many / total:>4.0%}\n")
+        count = outcomes.get(key, 0)
+        text.append(f"{format_line(name, label):<{label}} ")
+        text.append(draw_bar(count, total, bar_width).replace("─", " "), style=colours[colour])
+        text.append(f" {count:>5} {count / total:>4.0%}\n")
     return text[:-1]
 
 
-def histogram(
+def draw_histogram(
     values: Sequence[float],
     low: float,
     high: float,
-    ink: Ink,
+    colours: Colours,
     width: int,
     mark: float | None = None,
     rows: int = 5,
     below: bool = False,
 ) -> Text:
-    """How often each value occurs from `low` to `high`, with `mark` as a line above which (or below which) values are
-    others; what lies outside counts at the edge."""
+    """How often each value from `low` to `high` occurs; values outside count at the edges. `mark` is a threshold:
+    the bars above it (or below it, with `below`) get another colour.
+    """
     if not len(values):
-        return Text("Nothing measured yet.", style=ink["muted"])
+        return Text("Nothing was measured yet.", style=colours["muted"])
     cells = max(10, min(width, 60))
     bins = [0] * cells
     for value in values:
@@ -68,86 +69,87 @@ def histogram(
     marked = None if mark is None else min(cells - 1, max(0, int((mark - low) / (high - low) * cells)))
     text = Text()
     for row in range(rows, 0, -1):
-        for cell, many in enumerate(bins):
-            height = many / tallest * rows * 8
+        for cell, count in enumerate(bins):
+            height = count / tallest * rows * 8
             eighth = EIGHTHS[int(max(0, min(8, height - (row - 1) * 8)))]
-            if many and row == 1 and eighth == " ":
+            if count and row == 1 and eighth == " ":
                 eighth = "▁"
             if cell == marked and eighth == " ":
-                text.append("┆", style=ink["accent"])
+                text.append("┆", style=colours["accent"])
             else:
                 over = marked is not None and (cell < marked if below else cell >= marked)
-                text.append(eighth, style=ink["accent" if over else "primary"])
+                text.append(eighth, style=colours["accent" if over else "primary"])
         text.append("\n")
-    text.append(f"{low:<.2f}{'':─^{max(0, cells - 8)}}{high:>.2f}", style=ink["muted"])
+    text.append(f"{low:<.2f}{'':─^{max(0, cells - 8)}}{high:>.2f}", style=colours["muted"])
     return text
 
 
-def under_way(turns: Sequence[UnderWay], tally: Tally, names: tuple[str, str], ink: Ink, width: int) -> Text:
-    """A line for each turn that is being played: who attacks, who defends, and what is done now."""
+def draw_turns(turns: Sequence[UnderWay], tally: Tally, names: tuple[str, str], colours: Colours, width: int) -> Text:
+    """A line for each turn in progress: who attacks, who defends, and the current step."""
     text = Text()
     for turn in turns:
         attacker, defender = tally.players.get(turn.turn % 2, names)
-        action = NEXT[turn.step]
+        action = NEXT_STEPS[turn.step]
         done = STEPS.index(turn.step) + 1 if turn.step else 0
         text.append(f"{turn.turn:>5}  ")
-        text.append("●" * done, style=ink["success"])
-        text.append("○" * (len(STEPS) - done), style=ink["muted"])
+        text.append("●" * done, style=colours["success"])
+        text.append("○" * (len(STEPS) - done), style=colours["muted"])
         tries = f"try {turn.attempt + 1}, " if turn.attempt else ""
-        text.append(f"  {line(f'{tries}{action}: {attacker} → {defender}', max(10, width - 14))}\n")
+        text.append(f"  {format_line(f'{tries}{action}: {attacker} → {defender}', max(10, width - 14))}\n")
     return text[:-1]
 
 
-def events(latest: Sequence[Event], ink: Ink, width: int, rows: int) -> Text:
-    """The newest events, the last one first."""
+def draw_events(latest: Sequence[Event], colours: Colours, width: int, rows: int) -> Text:
+    """The newest events, latest first."""
     text = Text()
     for event in list(reversed(latest))[:rows]:
         colour = "error" if event.kind == "fault" else OUTCOMES.get(event.kind, ("", "foreground"))[1]
         name = OUTCOMES.get(event.kind, (event.kind, ""))[0]
-        text.append(f"{clock(event.at)} ", style=ink["muted"])
-        text.append(f"{MARKS.get(event.kind, '!')} {name}", style=ink[colour])
-        text.append(" · " + line(event.text, max(10, width - len(name) - 15)) + "\n")
-    return text[:-1] if latest else Text("Nothing has happened yet.", style=ink["muted"])
+        text.append(f"{format_clock(event.at)} ", style=colours["muted"])
+        text.append(f"{MARKS.get(event.kind, '!')} {name}", style=colours[colour])
+        text.append(" · " + format_line(event.text, max(10, width - len(name) - 15)) + "\n")
+    return text[:-1] if latest else Text("No events yet.", style=colours["muted"])
 
 
-def usage(tally: Tally, ink: Ink) -> Text:
-    """What each role's calls took."""
+def draw_usage(tally: Tally, colours: Colours) -> Text:
+    """Calls, tokens, time and cost of each role."""
     if not tally.usage:
-        return Text("No call was answered yet.", style=ink["muted"])
-    head = f"{'role':<10}{'calls':>8}{'read':>8}{'written':>9}{'time':>8}{'usd':>9}\n"
-    text = Text.assemble((head, ink["secondary"]))
+        return Text("No call was answered yet.", style=colours["muted"])
+    head = f"{'role':<9}{'calls':>7}{'prompt':>7}{'output':>8}{'time':>7}{'usd':>8}\n"
+    text = Text.assemble((head, colours["secondary"]))
     for role, used in sorted(tally.usage.items()):
+        prompt, output = format_count(used.prompt_tokens), format_count(used.completion_tokens)
         text.append(
-            f"{line(role or 'embedder', 9):<10}{count(used.calls):>8}{count(used.prompt_tokens):>8}"
-            f"{count(used.completion_tokens):>9}{duration(used.seconds):>8}{used.usd:>9.2f}\n"
+            f"{format_line(role or 'embedder', 8):<9}{format_count(used.calls):>7}{prompt:>7}{output:>8}"
+            f"{format_duration(used.seconds):>7}{used.usd:>8.2f}\n"
         )
     return text[:-1]
 
 
-def flips(rows: Sequence[Mapping[str, Any]], a: str, b: str, ink: Ink) -> Text:
-    """The items whose share of right replies `b` lost or gained against `a`, those that it lost first."""
+def draw_flips(rows: Sequence[Mapping[str, Any]], a: str, b: str, colours: Colours) -> Text:
+    """The items whose share of correct replies fell or rose from `a` to `b`; items that fell come first."""
     lost, gained = (sum((row["b"] > row["a"]) == up for row in rows) for up in (False, True))
     items = "item" if lost == 1 else "items"
     text = Text.assemble((f"{b} lost {lost} {items} and gained {gained} against {a}\n", "bold"))
-    for row in rows[:SHOWN_FLIPS]:
+    for row in rows[:MAX_FLIPS]:
         up = row["b"] > row["a"]
-        text.append("▲ gained " if up else "▼ lost   ", style=ink["success" if up else "error"])
-        text.append(f"{line(row['item'], 40):<32} {row['a']:>4.0%} → {row['b']:>4.0%}\n")
-    if len(rows) > SHOWN_FLIPS:
-        text.append(f"… and {len(rows) - SHOWN_FLIPS} more")
+        text.append("▲ gained " if up else "▼ lost   ", style=colours["success" if up else "error"])
+        text.append(f"{format_line(row['item'], 40):<32} {row['a']:>4.0%} → {row['b']:>4.0%}\n")
+    if len(rows) > MAX_FLIPS:
+        text.append(f"… and {len(rows) - MAX_FLIPS} more")
     text.rstrip()
     return text
 
 
-def levels(counts: Mapping[int, int], ink: Ink, width: int) -> Text:
-    """How many examples are of each quality level."""
+def draw_quality(counts: Mapping[int, int], colours: Colours, width: int) -> Text:
+    """How many examples have each quality level."""
     most = max(counts.values(), default=0)
     if not most:
-        return Text("Reasoning was not scored in this run.", style=ink["muted"])
+        return Text("Reasoning was not scored in this run.", style=colours["muted"])
     text = Text()
     for level in range(1, 6):
-        many = counts.get(level, 0)
+        count = counts.get(level, 0)
         text.append(f"L{level} ")
-        text.append(bar(many, most, max(4, width - 10)).replace("─", " "), style=ink["primary"])
-        text.append(f" {many:>5}\n")
+        text.append(draw_bar(count, most, max(4, width - 10)).replace("─", " "), style=colours["primary"])
+        text.append(f" {count:>5}\n")
     return text[:-1]

@@ -1,4 +1,4 @@
-"""A panel: a titled frame around a text that is drawn for the width it has."""
+"""A panel: a titled frame around a text that is rendered for the panel's width."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Draw = Callable[[int], Text]
 
 
 class Panel(Widget):
-    """Shows what `draw(width)` gives; `show` takes another, with another title where there is one."""
+    """Shows the text of a function of the width; `show` replaces the function and, if given, the title."""
 
     DEFAULT_CSS = """
     Panel { height: auto; border: round $border; border-title-color: $secondary; border-title-style: bold;

@@ -1,6 +1,6 @@
-"""A table over as many rows as there are: it is given keys, and asks for the rows that are looked at.
+"""A table for any number of rows: it gets all keys, and fetches only the rows that are visible.
 
-Knows nothing of what stands in a row. A page of rows is asked for when it comes into sight and kept while it is near.
+It does not depend on the content of a row. A page of rows is fetched when it becomes visible and kept while it is near.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -15,14 +15,15 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from nanoflux_tui.widgets.columns import Cells, Column, row
+from nanoflux_tui.widgets.columns import Cells, Column, format_row
 
 PAGE, PAGES = 64, 12
+"""Rows of a page, and how many pages are kept."""
 Fetch = Callable[[Sequence[Any]], Awaitable[Sequence[Cells]]]
 
 
 class WindowTable(ScrollView, can_focus=True):
-    """Rows by key. `fetch` gives the cells of some keys, in their order; `empty` stands where there are none."""
+    """Rows by key. `fetch` returns the cells of some keys, in their order; `empty` is shown if there are no keys."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"table--head", "table--cursor", "table--faint"}
     DEFAULT_CSS = """
@@ -39,12 +40,12 @@ class WindowTable(ScrollView, can_focus=True):
         Binding("pagedown", "page(1)", "Page down", show=False),
         Binding("home", "jump(0)", "First", show=False),
         Binding("end", "jump(-1)", "Last", show=False),
-        Binding("enter", "choose", "Open"),
+        Binding("enter", "select", "Open"),
     ]
     cursor: reactive[int] = reactive(0)
 
-    class Pointed(Message):
-        """The cursor is on another row."""
+    class RowHighlighted(Message):
+        """The cursor moved to another row."""
 
         def __init__(self, table: "WindowTable", key: Any) -> None:
             super().__init__()
@@ -54,8 +55,8 @@ class WindowTable(ScrollView, can_focus=True):
         def control(self) -> "WindowTable":
             return self.table
 
-    class Chosen(Pointed):
-        """A row was chosen, by Enter or a click."""
+    class RowSelected(RowHighlighted):
+        """A row was selected with Enter or a click."""
 
     def __init__(self, columns: Sequence[Column], fetch: Fetch, *, id: str | None = None, empty: str = "") -> None:
         super().__init__(id=id)
@@ -64,7 +65,7 @@ class WindowTable(ScrollView, can_focus=True):
         self._fetch = fetch
         self._keys: Sequence[Hashable] = ()
         self._rows: dict[int, Cells] = {}
-        self._asked: set[int] = set()
+        self._requested: set[int] = set()
         self._pages: list[int] = []
 
     @property
@@ -77,37 +78,37 @@ class WindowTable(ScrollView, can_focus=True):
         return self._keys[self.cursor] if 0 <= self.cursor < len(self._keys) else None
 
     async def show(self, keys: Sequence[Hashable]) -> None:
-        """Other keys, or the same whose rows may have changed. What is in sight is fetched before anything is shown
-        anew; the cursor stays with its key where that is still near.
+        """Show these keys, or fetch the same keys again. The visible rows are fetched before anything is drawn; the
+        cursor stays on its key if that is still near.
         """
-        first, last = self._in_sight(len(keys))
-        wanted = keys[first:last]
-        rows = dict(enumerate(await self._fetch(wanted), first)) if len(wanted) else {}
-        here = self.key  # only now: keys were pressed while the rows were fetched
-        self._keys, self._rows, self._asked, self._pages = keys, rows, set(), []
+        first, last = self._find_visible_range(len(keys))
+        visible = keys[first:last]
+        rows = dict(enumerate(await self._fetch(visible), first)) if len(visible) else {}
+        cursor_key = self.key  # read now: the cursor may have moved while the rows were fetched
+        self._keys, self._rows, self._requested, self._pages = keys, rows, set(), []
         self.virtual_size = Size(self.size.width, len(keys) + 1)
-        self.cursor = self._place(here)
+        self.cursor = self._find_row(cursor_key)
         self.refresh()
 
-    def _place(self, here: Hashable) -> int:
-        """Where the key under the cursor has gone: looked for around it, for there may be a hundred thousand."""
+    def _find_row(self, key: Hashable) -> int:
+        """The row of the key that was under the cursor: searched only nearby, as there may be 100,000 rows."""
         position: int = self.cursor
         last = max(0, len(self._keys) - 1)
         near: list[int] = [position, *range(max(0, position - 200), min(len(self._keys), position + 200))]
         for index in near:
-            if here is not None and index < len(self._keys) and self._keys[index] == here:
+            if key is not None and index < len(self._keys) and self._keys[index] == key:
                 return index
         return min(position, last)
 
-    def _in_sight(self, many: int) -> tuple[int, int]:
-        first = max(0, min(int(self.scroll_offset.y), many) - 4)
-        return first, min(many, first + max(self.size.height, 12) + 8)
+    def _find_visible_range(self, total: int) -> tuple[int, int]:
+        first = max(0, min(int(self.scroll_offset.y), total) - 4)
+        return first, min(total, first + max(self.size.height, 12) + 8)
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width or self.size.width
         if y == 0:
             style = self.get_component_rich_style("table--head")
-            return self._strip([column.title for column in self._columns], width, " ").apply_style(style)
+            return self._render_strip([column.title for column in self._columns], width, " ").apply_style(style)
         index = int(self.scroll_offset.y) + y - 1
         if index == 0 and not len(self._keys):
             faint = self.rich_style + self.get_component_rich_style("table--faint", partial=True)
@@ -119,18 +120,18 @@ class WindowTable(ScrollView, can_focus=True):
         style = self.get_component_rich_style("table--cursor") if selected else self.rich_style
         cells = self._rows.get(index)
         if cells is None:
-            self._want(index // PAGE)
+            self._request_page(index // PAGE)
             cells = ["…"]
-        return self._strip(cells, width, "▸" if selected else " ").apply_style(style)
+        return self._render_strip(cells, width, "▸" if selected else " ").apply_style(style)
 
-    def _strip(self, cells: Cells, width: int, mark: str) -> Strip:
-        whole = row(self._columns, cells, width, f"{mark} ")
+    def _render_strip(self, cells: Cells, width: int, mark: str) -> Strip:
+        whole = format_row(self._columns, cells, width, f"{mark} ")
         return Strip(whole.render(self.app.console)).adjust_cell_length(width)
 
-    def _want(self, page: int) -> None:
-        """Ask for a page once; the answer is drawn when it is there."""
-        if page not in self._asked:
-            self._asked.add(page)
+    def _request_page(self, page: int) -> None:
+        """Fetch a page in a worker, unless that was requested already; its rows are drawn when they arrive."""
+        if page not in self._requested:
+            self._requested.add(page)
             self.run_worker(self._load(page), group=f"{self.id}-{page}", exit_on_error=False)
 
     async def _load(self, page: int) -> None:
@@ -142,9 +143,9 @@ class WindowTable(ScrollView, can_focus=True):
         self._rows.update(enumerate(rows, start))
         self._pages.append(page)
         while len(self._pages) > PAGES:
-            gone = self._pages.pop(0)
-            self._asked.discard(gone)
-            for index in range(gone * PAGE, gone * PAGE + PAGE):
+            oldest = self._pages.pop(0)
+            self._requested.discard(oldest)
+            for index in range(oldest * PAGE, oldest * PAGE + PAGE):
                 self._rows.pop(index, None)
         self.refresh()
 
@@ -154,7 +155,7 @@ class WindowTable(ScrollView, can_focus=True):
     def watch_cursor(self) -> None:
         self.scroll_to_region(Region(0, self.cursor, 1, 2), animate=False, force=True, immediate=True)
         self.refresh()
-        self.post_message(self.Pointed(self, self.key))
+        self.post_message(self.RowHighlighted(self, self.key))
 
     def action_move(self, by: int) -> None:
         self.action_jump(max(0, self.cursor + by))
@@ -166,15 +167,15 @@ class WindowTable(ScrollView, can_focus=True):
         last = max(0, len(self._keys) - 1)
         self.cursor = last if to < 0 else min(to, last)
 
-    def action_choose(self) -> None:
+    def action_select(self) -> None:
         if self.key is not None:
-            self.post_message(self.Chosen(self, self.key))
+            self.post_message(self.RowSelected(self, self.key))
 
     def on_click(self, event: events.Click) -> None:
         index = int(self.scroll_offset.y) + event.y - 1
         if event.y == 0 or index >= len(self._keys):
             return
-        again = index == self.cursor
+        was_current = index == self.cursor
         self.cursor = index
-        if again or event.chain > 1:
-            self.action_choose()
+        if was_current or event.chain > 1:
+            self.action_select()

@@ -1,0 +1,266 @@
+"""Errors: a message with a fix, never a traceback, and no control character that reaches the terminal."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local import jobs
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_tui.screens.example import ExampleScreen
+from nanoflux_tui.screens.run import RunScreen
+from nanoflux_tui.text import format_line, sanitize
+
+Drive = Callable[..., None]
+HOSTILE = (
+    "\x1b[2J\x1b]0;owned\x07\x1b]52;c;cm0gLXJm\x07\x9b31m\u202eevil\u2066\x00\r\x08 "
+    "👩‍👩‍👧 שלום مرحبا e\u0301\u0301\u0301 [bold red]no markup[/] \ud800 $HOME"
+)
+
+
+def test_sanitize_removes_every_control_character() -> None:
+    every = "".join(map(chr, range(0x3000))) + "\u202e\ud800\U000e0001"
+    for clean in (sanitize(every), format_line(every, 100_000)):
+        assert not [c for c in clean if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c != "\n"]
+    assert sanitize("a\tb\r\nc") == "a    b\nc"
+    assert sanitize("x" * 1_000_000).endswith("… and 980,000 more characters")
+    assert format_line("a\nb\n" + "c" * 900).count("\n") == 0 and len(format_line("c" * 900)) == 401
+
+
+def test_text_of_a_model_is_shown_without_control_characters(drive: Drive, home: Home) -> None:
+    text = HOSTILE.encode("utf-8", "replace").decode() + "long " * 200_000
+    with sqlite3.connect(home.ledger) as connection:
+        connection.execute("UPDATE examples SET question = ?, solution = ?, answer = ?", (text, text, text))
+        connection.execute("UPDATE runs SET name = ?, message = ?", (text[:500], text[:5000]))
+
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("owned")
+        for keys in (("end", "enter"), ("2",), ("enter",)):
+            await driver.press(*keys)
+            await driver.wait_until(lambda: "evil" in driver.text or "owned" in driver.text)
+            drawn = driver.text + driver.app.export_screenshot()
+            assert not [c for c in drawn if c in "\x1b\x9b\x07\x00\x08\u202e\u2066"]
+        await driver.wait_until(lambda: isinstance(driver.app.screen, ExampleScreen))
+        await driver.wait_for("[bold red]no markup[/]", "more characters")
+
+    drive(home, flow, size=(120, 400))
+
+
+def test_unreadable_ledger_is_reported_with_a_fix_and_reopened(drive: Drive, home: Home) -> None:
+    backup = home.root / "backup.db"
+    with sqlite3.connect(home.ledger) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+    def replace(content: bytes | None) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{home.ledger}{suffix}").unlink(missing_ok=True)
+        if content is not None:
+            (home.root / "new.db").write_bytes(content)
+            (home.root / "new.db").rename(home.ledger)
+
+    shutil.copy(home.ledger, backup)
+    newer = home.root / "newer.db"
+    shutil.copy(home.ledger, newer)
+    with sqlite3.connect(newer) as connection:
+        connection.execute("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES (?, ?, ?)",
+                           ("nanoflux", "m999_future", "2030-01-01"))  # fmt: skip
+    connection.close()
+
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("first", "second")
+        replace(None)
+        await driver.wait_for("This home is empty")
+        replace(b"this is no database, whatever its name says" * 100)
+        await driver.wait_until(lambda: "not a readable ledger" in driver.error and "backup" in driver.error)
+        replace(newer.read_bytes())
+        await driver.wait_until(lambda: "newer version" in driver.error and "pdate NanoFlux" in driver.error)
+        replace(backup.read_bytes())
+        await driver.wait_until(lambda: not driver.error)
+        await driver.wait_for("first", "second")
+        for digit in "2345":
+            await driver.press(digit)
+        await driver.press("1")
+        await driver.wait_for("first", "second")
+
+    drive(home, flow)
+
+
+def test_locked_ledger_is_reported_and_keys_still_work(
+    drive: Drive, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nanoflux_tui.reader.WAIT_S", 0.05)
+    with sqlite3.connect(home.ledger) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")  # without a write-ahead log, a writer locks readers out
+    connection.close()
+    holder = sqlite3.connect(home.ledger, isolation_level=None)
+
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("first")
+        holder.execute("BEGIN EXCLUSIVE")
+        await driver.press("2")
+        await driver.wait_until(lambda: "locked by another process" in driver.error)
+        await driver.press("question_mark")
+        await driver.wait_for("Everywhere")
+        await driver.press("escape")
+        holder.execute("ROLLBACK")
+        await driver.wait_until(lambda: not driver.error)
+        await driver.wait_for("36 examples")
+
+    drive(home, flow)
+    holder.close()
+
+
+def test_damaged_record_is_reported_on_its_screen(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    with sqlite3.connect(home.ledger) as connection:
+        connection.execute("UPDATE turns SET record = 'torn'")
+    connection.close()
+
+    async def flow(driver: Any) -> None:
+        driver.app.push_screen(RunScreen(find_run(home, "first")))
+        await driver.wait_until(lambda: "cannot be read" in driver.error and "run verify" in driver.error)
+        await driver.press("escape")
+        await driver.wait_for("first", "second")
+
+    drive(home, flow)
+
+
+def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(
+    drive: Drive, home: Home, find_run: Callable[[Home, str], str]
+) -> None:
+    run = find_run(home, "first")
+    worker = subprocess.Popen([sys.executable, "-c", HOLD, str(home.root), run], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None and worker.stdout.readline() == "held\n"
+
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("● running")
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        await driver.wait_for("! interrupted")
+        await driver.press("home")
+        await driver.wait_for("its process ended")
+        assert driver.app.screen.query_one("#board").key.status == "interrupted"  # the first line
+        await driver.press("space")
+        await driver.wait_for("Resumed first.")
+        await driver.wait_until(lambda: "! interrupted" not in driver.text)
+
+    drive(home, flow, size=(120, 40))
+    deadline = time.monotonic() + 60
+    while jobs.is_worked_on(home, jobs.Work(jobs.RUN, run)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    with LedgerView(home.ledger) as view:
+        row = view.row("SELECT status FROM runs WHERE id = ?", run)
+        assert row is not None and row["status"] == "done"
+
+
+def test_killed_evaluation_is_listed_first_and_as_interrupted(drive: Drive, home: Home) -> None:
+    with Ledger(home.ledger) as ledger:
+        ledger.set_status("evaluations", "bbbbbbbbbbbb", "running")
+
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("! interrupted")
+        assert driver.app.screen.query_one("#board").key.sort == "evaluation"
+        await driver.wait_for("its process ended; the same command goes on with it")
+        await driver.press("space")
+        await driver.wait_for("To resume an evaluation")
+        await driver.press("4")
+        await driver.wait_for("! interrupted")
+
+    drive(home, flow, size=(120, 40))
+
+
+def test_partial_evaluation_shows_its_share_and_message(drive: Drive, home: Home) -> None:
+    with Ledger(home.ledger) as ledger:
+        ledger.set_status("evaluations", "bbbbbbbbbbbb", "partial", "5 replies are missing: answered 429: no quota (5)")
+
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("◑ partial")
+        await driver.press("4")
+        await driver.wait_for("◑ 50%")
+        await driver.press("enter")
+        await driver.wait_for("answered 429: no quota")
+
+    drive(home, flow, size=(120, 40))
+
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from nanoflux_local.jobs import RUN, Work, boot_id, working_on
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.paths import Home
+home, run = Home(Path(sys.argv[1])), sys.argv[2]
+with working_on(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
+    ledger.start_job("run", run, os.getpid(), boot_id())
+    ledger.set_run_status(run, "running")
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_dead_server_is_shown_as_ended(drive: Drive, home: Home) -> None:
+    from nanoflux_models.server_record import ServerRecord, write
+
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    write(home.root, ServerRecord(
+        name="dead", model="smollm2-135m", revision="", variant="", url="http://127.0.0.1:9", port=9, pid=process.pid,
+        started=1, boot="another", mark="m", owner=None, log="", context=512,
+    ))  # fmt: skip
+
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("dead", "■ ended")
+        await driver.press("5")
+        await driver.wait_for("dead", "■ ended", "http://127.0.0.1:9")
+
+    drive(home, flow)
+
+
+@pytest.mark.parametrize("size", [(20, 5), (40, 10), (300, 100)])
+def test_every_screen_fits_any_size(
+    drive: Drive, home: Home, size: tuple[int, int], find_run: Callable[[Home, str], str]
+) -> None:
+    run = find_run(home, "second")
+
+    async def flow(driver: Any) -> None:
+        for digit in "12345":
+            await driver.press(digit)
+            await driver.pilot.pause()
+            await driver.pilot.resize_terminal(80, 24)
+            await driver.pilot.resize_terminal(*size)
+        driver.app.push_screen(RunScreen(run))
+        await driver.wait_until(
+            lambda: isinstance(driver.app.screen, RunScreen) and driver.app.screen._state is not None
+        )
+        await driver.press("n", "escape", "e", "enter", "question_mark", "escape")
+        await driver.pilot.pause()
+        assert len(driver.text.splitlines()) <= size[1]
+
+    drive(home, flow, size=size)
+
+
+def test_application_writes_no_ledger_and_imports_no_torch(home: Home) -> None:
+    before = _dump(home)
+    code = "import sys, nanoflux_tui.app, nanoflux_tui.tour, nanoflux_tui.web; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "NANOFLUX_HOME": str(home.root)})
+    with Ledger(home.ledger):
+        pass
+    assert _dump(home) == before
+
+
+def _dump(home: Home) -> list[Any]:
+    with sqlite3.connect(home.ledger) as connection:
+        return list(connection.iterdump())

@@ -1,0 +1,173 @@
+"""The base of the application and of its screens: a screen shows what the ledger holds and keeps it up to date."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeVar
+
+from rich.text import Text
+from textual import work
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Footer
+
+from nanoflux_local.errors import NanofluxError, NothingMatchedError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_tui.commands import CommandResult, CommandRunner
+from nanoflux_tui.reader import LedgerReader
+from nanoflux_tui.text import sanitize
+from nanoflux_tui.theme import Colours
+from nanoflux_tui.widgets.bars import ErrorBar, TopBar
+
+T = TypeVar("T")
+
+
+class BaseApp(App[None]):
+    """What a screen may use of the application that shows it."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__()
+        self.home = home
+        self.reader = LedgerReader(home.ledger)
+        self.commands = CommandRunner(home)
+
+    def action_go(self, mode: str) -> None:
+        """Switch to a tab and close every screen that is open above the tab's own."""
+        raise NotImplementedError
+
+    def build_guide(self) -> Sequence[Widget]:
+        """Widgets that every screen shows above its footer: none, except in the tour."""
+        return ()
+
+    def show_failure(self, failure: CommandResult | NanofluxError) -> None:
+        """Show a failure and its fix as a notification."""
+        if isinstance(failure, NanofluxError):
+            text = f"{failure.message}\n→ {failure.fix}" if failure.fix else failure.message
+        else:
+            text = failure.stderr or f"The command exited with code {failure.code}."
+        self.notify(sanitize(text, 800), title="Failed", severity="error", timeout=12, markup=False)
+
+
+class BaseScreen(Screen[None]):
+    """Base of the screens. A subclass names the `mode` it belongs to, composes its body and reads the ledger in `load`.
+
+    `HELP` is the text that `?` shows above the screen's keys.
+    """
+
+    AUTO_FOCUS = "WindowTable"
+    mode: ClassVar[str] = "home"
+    HELP: ClassVar[str] = ""
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (100, "-wide")]  # noqa: RUF012 - typed by the base
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (16, "-low"), (34, "-tall")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "app.help", "Help", key_display="?"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._refresh_lock = asyncio.Lock()
+        self._is_mounted = False
+
+    def compose(self) -> ComposeResult:
+        yield TopBar(self.mode, str(self.home.root))
+        yield ErrorBar()
+        yield from self.compose_body()
+        yield from self.application.build_guide()
+        yield Footer(show_command_palette=False, compact=True)
+
+    def compose_body(self) -> ComposeResult:
+        """The widgets between the top bar and the footer."""
+        raise NotImplementedError
+
+    async def load(self) -> None:
+        """Read the ledger and update the widgets; called again after each change of the ledger."""
+
+    @property
+    def application(self) -> BaseApp:
+        """The application, with its home, its reader and its commands."""
+        assert isinstance(self.app, BaseApp)
+        return self.app
+
+    @property
+    def home(self) -> Home:
+        return self.application.home
+
+    @property
+    def reader(self) -> LedgerReader:
+        return self.application.reader
+
+    @property
+    def commands(self) -> CommandRunner:
+        return self.application.commands
+
+    @property
+    def colours(self) -> Colours:
+        """The current theme's colours."""
+        return Colours(self.app.theme_variables)
+
+    async def read_ledger(self, query: Callable[[LedgerView], T]) -> T | None:
+        """The result of `query`, or None if there is no ledger yet."""
+        try:
+            return await self.reader.read(query)
+        except NothingMatchedError:
+            return None
+
+    def on_mount(self) -> None:
+        self._is_mounted = True
+        self.reload()
+
+    def on_screen_resume(self) -> None:
+        self.reload()
+
+    @work(group="reload", exclusive=True, exit_on_error=False)
+    async def reload(self) -> None:
+        """Refresh the screen now, in a worker."""
+        await self.refresh_content()
+
+    async def refresh_content(self) -> None:
+        """Call `load` and show its error, if it raises one. Does nothing until the screen is mounted."""
+        if not self._is_mounted:
+            return
+        async with self._refresh_lock:  # the ledger watch and a key press can both request a refresh
+            try:
+                await self.load()
+            except NanofluxError as error:
+                self.show_error(error)
+            else:
+                self.show_error(None)
+
+    def show_error(self, error: NanofluxError | None) -> None:
+        """Show an error above the body until the next refresh; None hides it."""
+        for bar in self.query(ErrorBar):
+            bar.show_error(error)
+
+    def action_back(self) -> None:
+        self.app.pop_screen()
+
+    def write_report(self, name: str) -> None:
+        """Write the report of a run or an experiment and open it in a browser."""
+        page = self.home.reports / name / "index.html"
+
+        def open_page(result: CommandResult) -> None:
+            if result.ok:
+                self.app.open_url(f"file://{page}")
+
+        self.notify("Writing the report …")
+        self.run_command("report", name, "-o", str(page.parent), success=f"Wrote {page}", on_result=open_page)
+
+    @work(group="commands", exit_on_error=False)
+    async def run_command(
+        self, *words: str, success: str = "", on_result: Callable[[CommandResult], None] | None = None
+    ) -> None:
+        """Run a `nanoflux` command, show its outcome as a notification, and refresh the screen."""
+        result = await self.commands.run(*words)
+        if result.ok:
+            message = success or result.stderr or "The command succeeded."
+            self.notify(Text(sanitize(message, 400)).plain, title="Done", markup=False)
+        else:
+            self.application.show_failure(result)
+        if on_result is not None:
+            on_result(result)
+        await self.refresh_content()

@@ -1,0 +1,117 @@
+"""Starts the commands of `nanoflux`: the application acts only through commands that a user could type.
+
+The application waits for a short command and shows its failure. A long one is started in the background: it gets its
+own session, outlives the application, and writes its messages to a file in the home's `logs` directory.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from nanoflux_local.paths import Home
+from nanoflux_models.child import module_command
+from nanoflux_tui.text import sanitize
+
+TAIL, POLL_S = 4_000, 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """A finished command: its exit code, its standard output, and the end of its standard error."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+    def json(self) -> Any:
+        """The JSON document on stdout, or None if there is none."""
+        try:
+            return json.loads(self.stdout)
+        except ValueError:
+            return None
+
+
+@dataclass(slots=True)
+class BackgroundCommand:
+    """A long command that the application started: its label, its process and its log file."""
+
+    label: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    words: tuple[str, ...]
+    reported: bool = False
+    """Whether the application has shown its failure."""
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self.process.poll()
+
+    def read_last_lines(self, count: int = 1) -> str:
+        """The last lines of its log."""
+        try:
+            text = self.log.read_bytes()[-TAIL:].decode("utf-8", "replace")
+        except OSError:
+            return ""
+        lines = [part for part in text.replace("\r", "\n").splitlines() if part.strip()]
+        return sanitize("\n".join(part.strip() for part in lines[-count:]), 600)
+
+
+class CommandRunner:
+    """Starts commands for one home."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.background: list[BackgroundCommand] = []
+
+    def _build_argv(self, words: Sequence[str]) -> list[str]:
+        return module_command("nanoflux_local.cli", "--home", str(self.home.root), *words)
+
+    async def run(self, *words: str, read_only: bool = False) -> CommandResult:
+        """Run a command and wait for it. If the wait is cancelled, a `read_only` command is terminated; any other
+        continues, as it would in another terminal.
+        """
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:  # no pipe that could fill up
+            process = subprocess.Popen(
+                self._build_argv(words), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True,
+                env={**os.environ, "NO_COLOR": "1"},
+            )  # fmt: skip
+            try:
+                while process.poll() is None:
+                    await asyncio.sleep(POLL_S)
+            except asyncio.CancelledError:
+                if read_only:
+                    process.terminate()
+                raise
+            output, messages = _read_all(stdout), _read_all(stderr)
+        text = messages.strip().removeprefix("nanoflux: ")
+        return CommandResult(process.returncode, output, sanitize(text[-TAIL:]))
+
+    def start_in_background(self, label: str, *words: str) -> BackgroundCommand:
+        """Start a command that outlives this application."""
+        folder = self.home.root / "logs"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = folder / f"background-{os.getpid()}-{len(self.background)}.log"
+        with log.open("wb") as file:
+            log.chmod(0o600)
+            process = subprocess.Popen(
+                self._build_argv(words), stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            )
+        started = BackgroundCommand(label, process, log, tuple(words))
+        self.background.append(started)
+        return started
+
+
+def _read_all(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")

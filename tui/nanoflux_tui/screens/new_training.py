@@ -1,0 +1,171 @@
+"""The form that starts a training: it audits the data first and trains only after the audit."""
+
+import asyncio
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Button, Input, Label, Select, Static
+
+from nanoflux_models.manifest import list_manifests
+from nanoflux_models.weights import list_installed
+from nanoflux_tui.screens.form import FormScreen, build_select
+from nanoflux_tui.text import format_command, format_count, format_duration, format_line, sanitize
+from nanoflux_tui.widgets.panel import Panel
+
+ALL = "for any reason"
+PRECISIONS = ("unquantized base", "4-bit base")
+TYPING_PAUSE_S = 0.4
+
+
+class NewTrainingScreen(FormScreen):
+    """The form. Training starts only after the audit was shown."""
+
+    AUTO_FOCUS = "#run"
+    mode = "training"
+    HELP = """The settings of a new training on all or some kept examples of a run. Before training, the audit reports
+the number of rows and tokens, rows that are too long, test questions among the rows, and the expected
+time and memory. Ctrl+A repeats the audit, Ctrl+S starts the training in a separate process."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+a", "audit", "Audit", priority=True),
+        Binding("ctrl+s", "train", "Train", priority=True),
+    ]
+    DEFAULT_CSS = """
+    NewTrainingScreen .words Select { width: 26; }
+    NewTrainingScreen #run { width: 34; }
+    NewTrainingScreen #where, NewTrainingScreen #settings { width: 1fr; }
+    """
+
+    def __init__(self, run: str = "") -> None:
+        super().__init__()
+        self._run = run
+        self._requested_audit: list[str] = []
+        self._finished_audit: list[str] = []
+        self._starting = False
+
+    def compose_body(self) -> ComposeResult:
+        bases = self._list_bases()
+        with VerticalScroll(id="form", can_focus=False):
+            with Horizontal(classes="words"):
+                yield Label("Fine-tune")
+                yield build_select(bases, bases[0], "base")
+                yield Label("on the examples of run")
+                yield Input(self._run, placeholder="a run's id or name", compact=True, id="run")
+            with Horizontal(classes="words"):
+                yield Label("kept")
+                yield build_select((ALL, "kept_failed", "kept_novel"), ALL, "reason")
+                yield Label("at most")
+                yield Input("", placeholder="all", compact=True, id="size")
+                yield Label("where")
+                yield Input("", placeholder="SQL, e.g. length(solution) < 900", compact=True, id="where")
+            with Horizontal(classes="words"):
+                yield Label("for")
+                yield Input("5", compact=True, id="epochs")
+                yield Label("epochs;")
+                yield build_select(PRECISIONS, PRECISIONS[0], "precision")
+                yield Label("also set")
+                yield Input("", placeholder="KEY=VALUE …", compact=True, id="settings")
+            with Horizontal(classes="words"):
+                yield Button("Audit (^a)", compact=True, id="audit")
+                yield Button("Train (^s)", variant="primary", compact=True, id="train", disabled=True)
+            yield Static("", id="line", markup=False)
+            yield Panel("Audit", id="audit-result")
+
+    def _list_bases(self) -> list[str]:
+        """The installed chat models; if there is none, the small default, whose audit reports the missing weights."""
+        installed = {record.name for record in list_installed(self.home.root)}
+        names = [m.name for m in list_manifests(self.home.root) if m.kind == "chat" and m.name in installed]
+        return names or ["smollm2-135m"]
+
+    async def load(self) -> None:
+        self._update_command()
+
+    @on(Input.Changed)
+    @on(Select.Changed)
+    def _update_command(self) -> None:
+        words = self._build_arguments()
+        self.query_one("#line", Static).update(f"$ {sanitize(format_command([*words, '--detach']), 1_000)}")
+        self.query_one("#train", Button).disabled = words != self._finished_audit or self._starting
+        if words != self._requested_audit:  # a refresh does not restart the audit that runs
+            self._requested_audit = words
+            self._run_audit()
+
+    def _build_arguments(self) -> list[str]:
+        value = self.value
+        words = ["train", value("run"), "--base", value("base")]
+        if value("reason") != ALL:
+            words += ["--reason", value("reason")]
+        for name in ("size", "where"):
+            words += [f"--{name}", value(name)] if value(name) else []
+        words += ["--set", f"epochs={value('epochs')}"] if value("epochs") not in ("", "5") else []
+        words += ["--qlora"] if value("precision") == PRECISIONS[1] else []
+        return [*words, *(word for setting in value("settings").split() for word in ("--set", setting))]
+
+    @work(group="audit", exclusive=True, exit_on_error=False)
+    async def _run_audit(self) -> None:
+        words, panel = self._build_arguments(), self.query_one("#audit-result", Panel)
+        if not words[1]:
+            panel.show("Enter a run: the audit needs its examples.")
+            return
+        await asyncio.sleep(TYPING_PAUSE_S)
+        panel.show("Auditing the rows and timing a matrix product …")
+        result = await self.commands.run(*words, "--dry-run", "--json", read_only=True)
+        audit = result.json()
+        if not result.ok or not audit:
+            panel.show(Text(f"✗ {sanitize(result.stderr, 1_500)}", style=self.colours["error"]))
+            return
+        panel.show(self._format_audit(audit))
+        self._finished_audit = words
+        self.query_one("#train", Button).disabled = False
+
+    def _format_audit(self, audit: dict[str, Any]) -> Text:
+        colours, text, tokens = self.colours, Text(), audit["tokens"]
+        rows = [
+            ("rows", f"{audit['rows']}: {audit['usable']} for training, {audit['validation']} for validation"),
+            ("tokens", f"{format_count(tokens['total'])} per epoch, at most {format_count(tokens['most'])} per row"),
+            ("cut", f"{audit['cut_rows']} rows lose {audit['cut_tokens']} tokens" if audit["cut_rows"] else "none"),
+            ("leaks", f"{len(audit['leaked'])} rows contain a test question" if audit["leaked"] else "none"),
+            ("expected", f"{audit['steps']} steps, about {format_duration(audit['seconds'])}, "
+                         f"about {audit['memory_bytes'] / 1e9:.1f} GB in {audit['dtype']}"),
+        ]  # fmt: skip
+        for name, value in rows:
+            leaked = name == "leaks" and audit["leaked"]
+            text.append(f"{name:<10}", style=colours["secondary"])
+            text.append(f"{value}\n", style=colours["error"] if leaked else "")
+        for finding in audit["findings"][:10]:
+            text.append(f"! {format_line(finding, 200)}\n", style=colours["warning"])
+        text.append("\nThe first row as the model reads it\n", style=f"bold {colours['secondary']}")
+        text.append(sanitize(audit["rendered"], 2_000))
+        return text
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        self.action_audit() if event.button.id == "audit" else self.action_train()
+
+    def action_audit(self) -> None:
+        self._requested_audit = self._finished_audit = []
+        self._update_command()
+
+    def action_train(self) -> None:
+        if self._starting:
+            return
+        if self._build_arguments() != self._finished_audit:
+            self.notify("Wait for the audit: it runs while you type.", severity="warning")
+            return
+        self._starting = True
+        self.query_one("#train", Button).disabled = True
+        self.notify("Starting the training in a separate process …")
+        self._start_training([*self._finished_audit, "--detach", "--json"])
+
+    @work(group="train", exit_on_error=False)
+    async def _start_training(self, words: list[str]) -> None:
+        result = await self.commands.run(*words)
+        self._starting = False
+        if not result.ok:
+            self.application.show_failure(result)
+            self.query_one("#train", Button).disabled = False
+            return
+        self.app.pop_screen()
+        self.application.action_go("training")

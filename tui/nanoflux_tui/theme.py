@@ -1,0 +1,111 @@
+"""Two themes, and a mark and a word for every status, so that no information depends on colour alone."""
+
+from dataclasses import dataclass
+
+from rich.text import Text
+from textual.theme import Theme
+
+DARK = Theme(
+    name="nanoflux-dark",
+    primary="#4cc9b0",
+    secondary="#82aaff",
+    accent="#f2b84b",
+    foreground="#d5dbe5",
+    background="#10141b",
+    surface="#161b24",
+    panel="#1f2733",
+    success="#7bd88f",
+    warning="#f2b84b",
+    error="#ff7b83",
+    dark=True,
+    variables={
+        "footer-key-foreground": "#f2b84b",
+        "block-cursor-text-style": "bold",
+        "border": "#33404f",
+        "muted": "#8f9aab",
+    },
+)
+LIGHT = Theme(
+    name="nanoflux-light",
+    primary="#0b6e69",
+    secondary="#2a56a5",
+    accent="#8a5200",
+    foreground="#23262b",
+    background="#fbfaf7",
+    surface="#f3f1ec",
+    panel="#e6e3da",
+    success="#22692f",
+    warning="#8a5200",
+    error="#ab1f19",
+    dark=False,
+    variables={
+        "footer-key-foreground": "#8a5200",
+        "block-cursor-text-style": "bold",
+        "border": "#bdb8ab",
+        "muted": "#666a70",
+    },
+)
+THEMES = (DARK, LIGHT)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusMark:
+    """The mark of a status, and the name of its colour in the theme."""
+
+    mark: str
+    colour: str
+
+
+STATUS_MARKS = {
+    "running": StatusMark("●", "success"),
+    "done": StatusMark("✓", "primary"),
+    "paused": StatusMark("‖", "warning"),
+    "stopped": StatusMark("■", "foreground"),
+    "created": StatusMark("○", "foreground"),
+    "failed": StatusMark("✗", "error"),
+    "interrupted": StatusMark("!", "error"),
+    "partial": StatusMark("◑", "warning"),
+    "stalled": StatusMark("!", "error"),
+    "draining": StatusMark("◐", "warning"),
+    "ready": StatusMark("●", "success"),
+    "ended": StatusMark("■", "foreground"),
+    "waiting": StatusMark("○", "foreground"),
+    "left out": StatusMark("–", "warning"),
+    "not answering": StatusMark("!", "error"),
+}
+BROKEN = ("failed", "interrupted", "stalled", "partial")
+"""Statuses that need the user's attention."""
+OUTCOMES = {
+    "kept_failed": ("kept: defender failed", "success"),
+    "kept_novel": ("kept: new solution", "success"),
+    "defender_right": ("defender was correct", "secondary"),
+    "novelty_rejected": ("too similar", "accent"),
+    "contaminated": ("repeats held-out item", "accent"),
+    "invalid": ("question invalid", "accent"),
+    "low_confidence": ("judge unsure", "accent"),
+    "unparsed": ("attack unreadable", "error"),
+    "failed": ("no verdict", "error"),
+}
+"""The outcomes of an attempt in words, each with its colour."""
+
+
+class Colours:
+    """The theme's colours as styles for Rich texts: `colours["error"]`."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        self._variables = variables
+
+    def __getitem__(self, name: str) -> str:
+        return self._variables.get(name, "")
+
+    def format_status(self, status: str) -> Text:
+        """A status as its mark and its word."""
+        status_mark = STATUS_MARKS.get(status, StatusMark("·", "foreground"))
+        return Text.assemble((f"{status_mark.mark} {status}", self[status_mark.colour]))
+
+
+def draw_bar(done: float, total: float, width: int) -> str:
+    """A bar of `width` cells, filled in steps of half a cell."""
+    share = min(1.0, max(0.0, done / total)) if total else 0.0
+    full, half = divmod(round(share * width * 2), 2)
+    return ("━" * full + "╸" * half).ljust(width, "─")
