@@ -1,6 +1,6 @@
-"""`python -m nanoflux_sandbox run FILE [--wall S] | check | bench`, each with `--json`: the sandbox by itself.
+"""`python -m nanoflux_sandbox run FILE [--wall S] | check | bench`, each with `--json`: the sandbox without NanoFlux.
 
-Exit codes: 0 done, 1 the program failed, 2 wrong usage, 3 nothing here can contain a program.
+Exit codes: 0 done, 1 the program failed, 2 wrong usage, 3 this machine cannot isolate a program.
 """
 
 from __future__ import annotations
@@ -15,31 +15,35 @@ from nanoflux_sandbox import commands
 from nanoflux_sandbox.records import Limits, SandboxError
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nanoflux_sandbox", description="Run untrusted Python.")
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m nanoflux_sandbox", description="Run untrusted Python programs.")
     actions = parser.add_subparsers(dest="action", required=True)
-    run = actions.add_parser("run", help="run one program")
+    run = actions.add_parser("run", help="Run one program.")
     run.add_argument("file", type=Path)
-    run.add_argument("--wall", type=float, default=Limits().wall_s, metavar="S", help="seconds (default: %(default)s)")
-    run.add_argument("--backend", default="auto", help="a tier by name; `auto` takes the strongest that holds")
-    check = actions.add_parser("check", help="which layers hold on this machine")
-    bench = actions.add_parser("bench", help="how long the sandbox itself takes")
-    bench.add_argument("--calls", type=int, default=200, metavar="N", help="programs of each kind")
+    run.add_argument(
+        "--wall", type=float, default=Limits().wall_s, metavar="S", help="Time limit in seconds (default: %(default)s)."
+    )
+    run.add_argument(
+        "--backend", default="auto", help="Tier to use; `auto` selects the strongest that this machine supports."
+    )
+    check = actions.add_parser("check", help="Report which isolation layers work on this machine.")
+    bench = actions.add_parser("bench", help="Measure the overhead of the sandbox.")
+    bench.add_argument("--calls", type=int, default=200, metavar="N", help="Number of programs of each kind.")
     for action in (run, check, bench):
-        action.add_argument("--json", action="store_true", help="one JSON document on stdout")
+        action.add_argument("--json", action="store_true", help="Print one JSON document on stdout.")
     return parser
 
 
-def _outcome(asked: argparse.Namespace) -> dict[str, Any]:
-    if asked.action == "run":
-        return commands.run_file(asked.file, asked.wall, asked.backend)
-    return commands.check() if asked.action == "check" else commands.bench(asked.calls)
+def _run_action(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.action == "run":
+        return commands.run_file(arguments.file, arguments.wall, arguments.backend)
+    return commands.check() if arguments.action == "check" else commands.bench(arguments.calls)
 
 
-def _show(asked: argparse.Namespace, outcome: dict[str, Any]) -> None:
-    if asked.json:
+def _show(arguments: argparse.Namespace, outcome: dict[str, Any]) -> None:
+    if arguments.json:
         sys.stdout.write(json.dumps(outcome) + "\n")
-    elif asked.action == "run":
+    elif arguments.action == "run":
         sys.stdout.write(outcome["stdout"])
         sys.stderr.write(outcome["stderr"])
         sys.stderr.write(f"[{outcome['status']}] {outcome['detail']}\n" if outcome["status"] != "ok" else "")
@@ -48,14 +52,14 @@ def _show(asked: argparse.Namespace, outcome: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Do what the command line asks. Returns the exit code."""
-    asked = _parser().parse_args()
+    """Run the command line. Returns the exit code."""
+    arguments = _build_parser().parse_args()
     try:
-        outcome = _outcome(asked)
+        outcome = _run_action(arguments)
     except SandboxError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    _show(asked, outcome)
+    _show(arguments, outcome)
     return commands.exit_code(outcome)
 
 

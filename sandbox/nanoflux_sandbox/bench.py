@@ -1,4 +1,4 @@
-"""How long the sandbox itself takes: overhead of a call (in a row, apart, two at once), a small solve, a cold start."""
+"""Measures the sandbox: the overhead of a call (in a row, apart, two at once), a small solve, and a cold start."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _TINY = "print(1)"
 _SOLVE = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))"
 _BOUNDS_MS = {"overhead": (5.0, 15.0), "spare_waiting": (5.0, 15.0), "two_at_once": (None, 50.0), "solve": (20.0, None)}
 _APART_S = 0.02
-"""Long enough for the next guest to be forked, as it is between two programs of a judge."""
+"""A pause long enough for the next guest to be forked, as between two programs of a judge."""
 
 
-async def figures(calls: int = 200) -> dict[str, Any]:
-    """Time `calls` programs of each kind, in milliseconds. Raises SandboxError where nothing can be contained."""
+async def measure(calls: int = 200) -> dict[str, Any]:
+    """Time `calls` programs of each kind, in milliseconds. Raises SandboxError if no tier works on this machine."""
     async with Sandbox(workers=2) as sandbox:
-        began = time.perf_counter()
+        start = time.perf_counter()
         backend = (await sandbox.identity()).backend
         await sandbox.run(_TINY)
-        cold_ms = (time.perf_counter() - began) * 1000
+        cold_ms = (time.perf_counter() - start) * 1000
         series = {
             "overhead": await _time_calls(sandbox, _TINY, calls),
             "spare_waiting": await _time_calls(sandbox, _TINY, calls, _APART_S),
-            "two_at_once": await _two(sandbox, _TINY, calls),
+            "two_at_once": await _time_two_at_once(sandbox, _TINY, calls),
             "solve": await _time_calls(sandbox, _SOLVE, calls),
         }
         return {
             "backend": backend,
             "unit": "ms",
             "cold_start": round(cold_ms, 1),
-            **{name: _summary(times) for name, times in series.items()},
+            **{name: _summarize(times) for name, times in series.items()},
             "met": {name: _within_bounds(name, times) for name, times in series.items()},
         }
 
@@ -44,32 +44,32 @@ async def _time_calls(sandbox: Sandbox, program: str, calls: int, apart_s: float
     times = []
     for _ in range(calls):
         await asyncio.sleep(apart_s)
-        began = time.perf_counter()
+        start = time.perf_counter()
         result = await sandbox.run(program)
-        times.append((time.perf_counter() - began) * 1000)
+        times.append((time.perf_counter() - start) * 1000)
         if result.status != "ok":
-            raise SandboxError(f"a program of the benchmark ended as {result.status}: {result.detail}", exit_code=1)
+            raise SandboxError(f"a benchmark program ended with status {result.status}: {result.detail}", exit_code=1)
     return times
 
 
-async def _two(sandbox: Sandbox, program: str, calls: int) -> list[float]:
+async def _time_two_at_once(sandbox: Sandbox, program: str, calls: int) -> list[float]:
     halves = await asyncio.gather(*(_time_calls(sandbox, program, calls // 2) for _ in range(2)))
     return [*halves[0], *halves[1]]
 
 
-def _at(times: Sequence[float], share: float) -> float:
+def _percentile(times: Sequence[float], share: float) -> float:
     return sorted(times)[min(len(times) - 1, int(len(times) * share))]
 
 
-def _summary(times: Sequence[float]) -> dict[str, float | int]:
+def _summarize(times: Sequence[float]) -> dict[str, float | int]:
     return {
         "calls": len(times),
         "p50": round(statistics.median(times), 2),
-        "p99": round(_at(times, 0.99), 2),
+        "p99": round(_percentile(times, 0.99), 2),
         "max": round(max(times), 2),
     }
 
 
 def _within_bounds(name: str, times: Sequence[float]) -> bool:
     p50, p99 = _BOUNDS_MS[name]
-    return (p50 is None or _at(times, 0.5) <= p50) and (p99 is None or _at(times, 0.99) <= p99)
+    return (p50 is None or _percentile(times, 0.5) <= p50) and (p99 is None or _percentile(times, 0.99) <= p99)

@@ -1,6 +1,6 @@
-"""What the command line offers, as functions that take plain values and return what `--json` prints.
+"""The commands of the sandbox, as functions that take plain values and return the document that `--json` prints.
 
-`nanoflux sandbox` and `python -m nanoflux_sandbox` are thin covers over these. None raises for what a program does.
+`nanoflux sandbox` and `python -m nanoflux_sandbox` call these. None raises an error because of what a program does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from nanoflux_sandbox import bench as measuring
 from nanoflux_sandbox import conformance
 from nanoflux_sandbox.pool import Sandbox
-from nanoflux_sandbox.probe import probe, run_apart
+from nanoflux_sandbox.probe import probe, run_in_thread
 from nanoflux_sandbox.records import Limits, Result, SandboxError
 
 OK, FAILED, REFUSED = 0, 1, 3
@@ -20,30 +20,32 @@ RUN_KEYS = ("status", "exit_code", "stdout", "stderr", "truncated", "wall_s", "b
 
 
 def run_file(path: Path, wall_s: float = Limits().wall_s, backend: str = "auto") -> dict[str, Any]:
-    """Run the program in `path`. Raises SandboxError (exit code 2) for a file or a setting that cannot be used."""
+    """Run the program in `path`. Raises SandboxError (exit code 2) for an unreadable file or an invalid setting."""
     try:
         code = path.read_bytes().decode("utf-8", "surrogateescape")
         limits = Limits(wall_s=wall_s)
         sandbox = Sandbox(workers=1, backend=backend, spares=0)
     except OSError as error:
-        raise SandboxError(f"cannot read {path}: {error.strerror}", "name a file with a Python program", 2) from None
+        raise SandboxError(
+            f"cannot read {path}: {error.strerror}", "Name a readable file with a Python program.", 2
+        ) from None
     except ValueError as error:
         raise SandboxError(str(error), "see docs/explanation/sandbox.md for the settings", 2) from None
-    return run_apart(_once(sandbox, code, limits)).as_dict()
+    return run_in_thread(_run_once(sandbox, code, limits)).as_dict()
 
 
-async def _once(sandbox: Sandbox, code: str, limits: Limits) -> Result:
+async def _run_once(sandbox: Sandbox, code: str, limits: Limits) -> Result:
     async with sandbox:
         return await sandbox.run(code, limits)
 
 
 def check() -> dict[str, Any]:
-    """Probe this machine, then hold the reached tier against the conformance suite.
+    """Probe this machine, then run the conformance suite on the tier that works.
 
-    `cases` counts the suite's cases and those that did not hold; each of these is also a reason, and not `safe`.
+    `cases` counts the suite's cases and the failed ones; each failure is also listed in `reasons` and clears `safe`.
     """
     report = probe().as_dict()
-    failures, count = run_apart(conformance.failures(report["backend"])) if report["safe"] else ([], 0)
+    failures, count = run_in_thread(conformance.find_failures(report["backend"])) if report["safe"] else ([], 0)
     report["reasons"] += failures
     report["safe"] = report["safe"] and not failures
     report["cases"] = {"run": count, "failed": len(failures)}
@@ -52,11 +54,11 @@ def check() -> dict[str, Any]:
 
 def bench(calls: int = 200) -> dict[str, Any]:
     """Measure the overhead of a call (in a row, apart, two at once), a small solve and a cold start (milliseconds)."""
-    return run_apart(measuring.figures(calls))
+    return run_in_thread(measuring.measure(calls))
 
 
 def exit_code(outcome: dict[str, Any]) -> int:
-    """The exit code that a command ends with for what one of these functions returned."""
+    """The exit code of a command, from the document that one of these functions returned."""
     if outcome.get("status") == "unavailable" or outcome.get("safe") is False:
         return REFUSED
     return OK if outcome.get("status", "ok") == "ok" else FAILED

@@ -1,7 +1,7 @@
-"""What every backend must do, as programs with their outcomes: what `sandbox check` runs, on the user's own machine.
+"""The conformance suite that `sandbox check` runs on the user's machine: programs with their required outcomes.
 
-Half of them are attacks that a plain Python process lets through; the others are ordinary work, which must come out
-to the letter. Each is a `Case`; `failures` runs them all and says in words which did not hold.
+Half of them are attacks that succeed in a plain Python process; the others are ordinary work, whose output must match
+exactly. Each is a `Case`; `find_failures` runs them all and describes those that failed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _DEFAULT = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A program and what must become of it: status, exact output, and a pattern somewhere in the error output."""
+    """A program and its required outcome: status, exact output, and a pattern in the error output."""
 
     name: str
     code: str
@@ -28,14 +28,14 @@ class Case:
     limits: Limits = _DEFAULT
     needs: str = ""
 
-    def complaint(self, result: Result) -> str:
-        """What `result` has wrong; empty where it is as it must be."""
+    def describe_failure(self, result: Result) -> str:
+        """How `result` differs from the required outcome; empty if it does not."""
         if result.status != self.status:
-            return f"{self.name}: ended as {result.status}, not {self.status} ({result.detail})"
+            return f"{self.name}: status {result.status} instead of {self.status} ({result.detail})"
         if self.stdout is not None and result.stdout != self.stdout:
-            return f"{self.name}: printed {result.stdout[:200]!r}, not {self.stdout[:200]!r}"
+            return f"{self.name}: printed {result.stdout[:200]!r} instead of {self.stdout[:200]!r}"
         if not re.search(self.stderr, result.stderr):
-            return f"{self.name}: the error output does not say {self.stderr!r}"
+            return f"{self.name}: the error output does not contain {self.stderr!r}"
         return ""
 
 
@@ -44,7 +44,7 @@ def _denied_case(name: str, attempt: str) -> Case:
     return Case(f"denied: {name}", code, stdout="denied\n")
 
 
-def _raw(name: str, call: str) -> Case:
+def _deadly_case(name: str, call: str) -> Case:
     return Case(f"deadly: {name}", f"import ctypes\nctypes.CDLL(None).{call}\nprint('went through')", "killed", "")
 
 
@@ -68,9 +68,9 @@ ATTACKS = (
     _denied_case("make a memory file", "os.memfd_create('held')"),
     _denied_case("raise a limit", "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))"),
     Case("deadly: exec", "import os\nos.execv('/bin/true', ['true'])", "killed", ""),
-    _raw("ptrace", "ptrace(0, 0, 0, 0)"),
-    _raw("unshare", "unshare(0x10000000)"),
-    _raw("mount", "mount(b'none', b'/', b'tmpfs', 0, None)"),
+    _deadly_case("ptrace", "ptrace(0, 0, 0, 0)"),
+    _deadly_case("unshare", "unshare(0x10000000)"),
+    _deadly_case("mount", "mount(b'none', b'/', b'tmpfs', 0, None)"),
     Case("endless loop", "while True: pass", "timeout", "", limits=_SHORT),
     Case("endless sleep", "import time\ntime.sleep(99)", "timeout", "", limits=_SHORT),
     Case("endless C code", "9 ** 9 ** 9", "timeout", "", limits=_SHORT),
@@ -107,11 +107,11 @@ ORDINARY = (
 )
 
 
-async def failures(backend: str) -> tuple[list[str], int]:
+async def find_failures(backend: str) -> tuple[list[str], int]:
     """Run every case on `backend` whose library is there. Returns what did not hold, and how many cases ran."""
     async with Sandbox(backend=backend) as sandbox:
         libraries = (await sandbox.identity()).libraries
         cases = [case for case in (*ATTACKS, *ORDINARY) if not case.needs or case.needs in libraries]
         results = await asyncio.gather(*(sandbox.run(case.code, case.limits) for case in cases))
-    complaints = (case.complaint(result) for case, result in zip(cases, results, strict=True))
+    complaints = (case.describe_failure(result) for case, result in zip(cases, results, strict=True))
     return [complaint for complaint in complaints if complaint], len(cases)

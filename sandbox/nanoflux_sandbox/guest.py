@@ -1,8 +1,8 @@
-"""The guest: a fork of the warm process that shuts itself in, takes one program, runs it and ends.
+"""The guest: a fork of the warm process that isolates itself, receives one program, runs it and exits.
 
-Order matters: every layer is on before the first byte of the program is looked at, and two bytes on its output tell
-the caller so: one when it waits for a program, one when the filter is on. A guest that cannot shut itself in says
-nothing and dies.
+The order matters: every layer is active before the program is parsed. The guest reports this with two bytes on its
+output: one when it waits for a program, one when the system call filter is active. A guest that cannot isolate itself
+writes nothing and exits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CANNOT_ENCLOSE = 111
 
 
 class Plan:
-    """What every guest of one warm process shares, prepared before the first fork."""
+    """The data that all guests of one warm process share, prepared before the first fork."""
 
     def __init__(self, layers: frozenset[str]) -> None:
         self.filter = seccomp.Filter(seccomp.compile_filter())
@@ -38,7 +38,7 @@ class Plan:
 
 
 def prepare() -> None:
-    """Set in the warm process what every guest inherits: seeds, streams, names, an environment that says nothing."""
+    """Set the state of the warm process that every guest inherits: seeds, streams, names, a neutral environment."""
     _seed_generators()
     _open_streams()
     os.environ.clear()
@@ -56,45 +56,45 @@ def _seed_generators() -> None:
     if "numpy" in sys.modules:
         numpy_random = sys.modules["numpy.random"]
         numpy_random.seed(0)
-        numpy_random.bit_generator.randbits = random.Random(0).getrandbits  # where default_rng() looks for entropy
+        numpy_random.bit_generator.randbits = random.Random(0).getrandbits  # the entropy source of default_rng()
 
 
-def live(plan: Plan, descriptors: list[int]) -> NoReturn:
-    """Be a guest on `descriptors` (input, output, error output) and end the process. Never returns, never raises."""
-    leave, code = os._exit, _CANNOT_ENCLOSE
+def run_guest(plan: Plan, descriptors: list[int]) -> NoReturn:
+    """Run one program on `descriptors` (input, output, error output) and exit. Never returns, never raises."""
+    exit_process, code = os._exit, _CANNOT_ENCLOSE
     try:
         _keep_only(descriptors)
-        _shut_in(plan)
+        _isolate(plan)
         os.write(1, READY)
         source = _receive(plan)
-        plan.filter.put_on()
+        plan.filter.apply()
         os.write(1, ENCLOSED)
         code = 1
         code = _run(source)
     finally:
-        leave(code)
+        exit_process(code)
 
 
 def _keep_only(descriptors: list[int]) -> None:
-    for place, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, place, inheritable=False)
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number, inheritable=False)
     libc.system_call("close_range", _CLOSE_RANGE, 3, 0x7FFFFFFF, 0)
 
 
 def _open_streams() -> None:
-    """Open them on pipes of no use, in whose place each guest puts its own: to open them there costs 0.4 ms."""
-    theirs, ours = os.pipe()
-    for place, descriptor in enumerate((theirs, ours, ours)):
-        os.dup2(descriptor, place, inheritable=False)
-    os.close(theirs)
-    os.close(ours)
+    """Open the streams on unused pipes, which each guest replaces: opening them in the guest would cost 0.4 ms."""
+    read_end, write_end = os.pipe()
+    for number, descriptor in enumerate((read_end, write_end, write_end)):
+        os.dup2(descriptor, number, inheritable=False)
+    os.close(read_end)
+    os.close(write_end)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
 
 
-def _shut_in(plan: Plan) -> None:
+def _isolate(plan: Plan) -> None:
     privileges.die_with_parent(signal.SIGKILL)
     if plan.landlock:
         landlock.deny_everything()
@@ -112,7 +112,7 @@ def _read_exactly(size: int) -> bytes:
     parts = []
     while size:
         part = os.read(0, min(size, 1 << 20))
-        if not part:  # the caller is gone, or has no program for this guest
+        if not part:  # the caller has exited, or has no program for this guest
             os._exit(0)
         parts.append(part)
         size -= len(part)

@@ -1,7 +1,7 @@
-"""What a program may import, loaded once in the warm process: the guest itself can open no file.
+"""Loads everything that a program may import, once in the warm process: a guest can open no file.
 
-Lazily loaded parts and caches are filled here as well, by running typical programs once. Third-party libraries that
-are not installed are left out, and the sandbox works with what there is.
+Running typical programs once also loads lazily imported parts and fills caches. Third-party libraries that are not
+installed are skipped.
 """
 
 from __future__ import annotations
@@ -96,19 +96,19 @@ raise ValueError("a typical failure")
 
 
 def load() -> dict[str, str]:
-    """Import everything that a program may import. Returns the versions of the third-party libraries found."""
+    """Import everything that a program may import. Returns the versions of the installed third-party libraries."""
     versions = {name: _version(name) for name in THIRD_PARTY if importlib.util.find_spec(name)}
-    sys.meta_path.insert(0, _NoOthers())
+    sys.meta_path.insert(0, _PackageBlocker())
     encodings = (f"encodings.{name}" for name in ENCODINGS)
     for name in (*STANDARD, *encodings, *_parts(versions), *_PRIVATE):
-        with contextlib.suppress(ImportError), warnings.catch_warnings():  # parts that are not there, or deprecated
+        with contextlib.suppress(ImportError), warnings.catch_warnings():  # missing or deprecated parts
             warnings.simplefilter("ignore")
             importlib.import_module(name)
     return versions
 
 
-class _NoOthers:
-    """Refuses other packages while loading: parts of sympy would bring torch and scipy where these are installed."""
+class _PackageBlocker:
+    """Refuses other packages while loading: parts of sympy would import torch and scipy if these are installed."""
 
     def find_spec(self, name: str, *_: object) -> None:
         top = name.partition(".")[0]
@@ -142,22 +142,22 @@ def _modules_below(package: str) -> Iterator[str]:
             yield from _modules_below(submodule.name)
 
 
-def close_the_door(versions: dict[str, str]) -> None:
-    """Let imports find what is loaded and builtin modules, and nothing else."""
-    sys.meta_path[:] = [BuiltinImporter, _Refusal(versions)]
+def restrict_imports(versions: dict[str, str]) -> None:
+    """Restrict imports to loaded and builtin modules."""
+    sys.meta_path[:] = [BuiltinImporter, _ImportRefusal(versions)]
     sys.path.clear()
     sys.path_hooks.clear()
     sys.path_importer_cache.clear()
 
 
-class _Refusal:
-    """The last finder of a program: says what there is instead of looking for what there is not."""
+class _ImportRefusal:
+    """The last import finder of a program: raises an error that lists the importable modules."""
 
     def __init__(self, versions: dict[str, str]) -> None:
-        self._known = ", ".join([*versions, *(name for name in STANDARD if name not in _UNUSABLE)])
+        self._importable = ", ".join([*versions, *(name for name in STANDARD if name not in _UNUSABLE)])
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec:
-        message = f"No module named {name!r} in the sandbox, which has: {self._known}"
+        message = f"No module named {name!r} in the sandbox, which has: {self._importable}"
         raise ModuleNotFoundError(message, name=name)
 
 
@@ -169,11 +169,11 @@ socket subprocess tempfile urllib.error urllib.request
 """
     )
 )
-"""Loaded because other modules need them, but not worth naming: the kernel refuses what they are for."""
+"""Loaded because other modules need them, but not listed: the kernel refuses what they do."""
 
 
 @contextlib.contextmanager
-def _unheard() -> Iterator[None]:
+def _suppress_output() -> Iterator[None]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
@@ -183,5 +183,5 @@ def warm_up() -> None:
     from nanoflux_sandbox import script
 
     for source in TYPICAL:
-        with _unheard():
+        with _suppress_output():
             script.run(source)

@@ -1,6 +1,6 @@
-"""The caller's side of one warm process: starts it, asks it for guests, hears how each ended, ends it.
+"""The caller's side of one warm process: starts it, requests guests, receives how each ended, ends it.
 
-Owns the child process and the control socket. Knows nothing of pools or of what a result means.
+Owns the child process and the control socket. Does not depend on pools or on the meaning of a result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from nanoflux_sandbox.verdict import End
 
 START_S = 60.0
-"""Seconds that a warm process may take to import its libraries and shut itself in."""
+"""Seconds that a warm process may take to import its libraries and isolate itself."""
 
 _MESSAGE_BYTES = 65536
 _PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
@@ -29,11 +29,11 @@ _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "
 
 
 class Died(Exception):
-    """The warm process is gone, or never became warm; the text says why."""
+    """The warm process ended, or never became ready; the message says why."""
 
 
 class Warm(NamedTuple):
-    """What a warm process says of itself when it is ready."""
+    """What a warm process reports when it is ready."""
 
     python: str
     machine: str
@@ -41,7 +41,7 @@ class Warm(NamedTuple):
 
 
 class Parent:
-    """One warm process, from the side of the caller. Belongs to the event loop that started it."""
+    """One warm process, as its caller sees it. Belongs to the event loop that started it."""
 
     def __init__(self, layers: str) -> None:
         self._layers = layers
@@ -51,9 +51,9 @@ class Parent:
         self._warm: asyncio.Future[Warm] = self._loop.create_future()
         self._warm.add_done_callback(_mark_retrieved)
         self.alive = True
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = _spawn(theirs, layers)
+        self._control, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with child_socket:
+            self._process = _spawn(child_socket, layers)
         self._control.setblocking(False)
         self._loop.add_reader(self._control, self._listen)
 
@@ -63,7 +63,7 @@ class Parent:
         return self._process.pid
 
     async def warm(self) -> Warm:
-        """Wait until it can fork guests. Raises Died with the reason where it cannot."""
+        """Wait until it can fork guests. Raises Died with the reason if it cannot."""
         try:
             return await asyncio.wait_for(asyncio.shield(self._warm), START_S)
         except TimeoutError:
@@ -71,7 +71,7 @@ class Parent:
             raise Died(f"the warm process took longer than {START_S:.0f} s to start") from None
 
     def fork(self, descriptors: list[int]) -> tuple[int, asyncio.Future[End]]:
-        """Ask for a guest on `descriptors`. Returns its number and the future of its end (which may raise Died)."""
+        """Request a guest on `descriptors`. Returns its number and a future of its end, which may raise Died."""
         number = next(self._numbers)
         end: asyncio.Future[End] = self._loop.create_future()
         end.add_done_callback(_mark_retrieved)
@@ -80,7 +80,7 @@ class Parent:
         return number, end
 
     def start_clock(self, number: int, wall_s: float) -> None:
-        """Have the guest ended `wall_s` seconds from now."""
+        """Set the deadline of a guest to `wall_s` seconds from now."""
         self._send({"do": "start", "guest": number, "wall_s": wall_s})
 
     def kill(self, number: int) -> None:
@@ -89,7 +89,7 @@ class Parent:
 
     def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         if not self.alive:
-            self.give_up("it is gone")
+            self.give_up("it has ended")
             return
         try:
             socket.send_fds(self._control, [json.dumps(message).encode()], descriptors or [])
@@ -105,11 +105,11 @@ class Parent:
             except OSError:
                 raw = b""
             if raw:
-                self._take(json.loads(raw))
+                self._handle(json.loads(raw))
             else:
                 self.give_up("it ended by itself")
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         match message:
             case {"do": "end", "guest": number, "status": status, "cpu_s": cpu_s, "late": late}:
                 end = self._ends.pop(number, None)
@@ -121,17 +121,17 @@ class Parent:
                 self.give_up(reason)
 
     def give_up(self, reason: str) -> None:
-        """Take the warm process for dead: end it, and tell everyone who waits for it."""
+        """Treat the warm process as dead: kill it and raise Died in everything that waits for it."""
         if self.alive:
             self.alive = False
             self._loop.remove_reader(self._control)
             self._control.close()
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-        waiters: list[asyncio.Future[Any]] = [self._warm, *self._ends.values()]
-        for waiting in waiters:
-            if not waiting.done():
-                waiting.set_exception(Died(f"the warm process is gone: {reason}"))
+        pending: list[asyncio.Future[Any]] = [self._warm, *self._ends.values()]
+        for future in pending:
+            if not future.done():
+                future.set_exception(Died(f"the warm process ended: {reason}"))
         self._ends.clear()
 
     async def close(self) -> None:
@@ -141,7 +141,7 @@ class Parent:
 
 
 def _mark_retrieved(future: asyncio.Future[Any]) -> None:
-    """Count an exception as looked at, also where nobody waits any more."""
+    """Mark the exception as retrieved, even if nothing awaits the future any more."""
     if not future.cancelled():
         future.exception()
 

@@ -1,4 +1,4 @@
-"""Which layers this machine can enforce, found by building each tier for real and attacking it.
+"""Determines which layers this machine can enforce, by starting each tier and attacking it.
 
 Works with and without a running event loop; takes one or two cold starts.
 """
@@ -21,12 +21,12 @@ _LAYER_BY_LAYER = ("namespaces+seccomp", "landlock+seccomp", "seccomp")
 
 
 def probe() -> Report:
-    """Build the sandbox as `auto` would; where it is not the strongest, find out which layers are missing and why."""
-    return run_apart(_probe())
+    """Start the sandbox as `auto` would; if that is not the strongest tier, report which layers are missing and why."""
+    return run_in_thread(_probe())
 
 
-def run_apart(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run `work` on an event loop in a thread of its own, also where the caller has a running loop."""
+def run_in_thread(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run `work` on an event loop in a separate thread; the caller may have a running loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
 
@@ -36,7 +36,7 @@ async def _probe() -> Report:
     try:
         await supply.start()
     except Unavailable as refusal:
-        return Report(await _layers(), "none", False, refusal.reasons)
+        return Report(await _test_layers(), "none", False, refusal.reasons)
     finally:
         await supply.close()
     reached = set(supply.tier.split("+"))
@@ -44,20 +44,20 @@ async def _probe() -> Report:
     return Report(layers, tiers.full_name(supply.tier), True, supply.reasons)
 
 
-async def _layers() -> dict[str, bool]:
-    holding: set[str] = set()
-    if not tiers.why_unsupported():
+async def _test_layers() -> dict[str, bool]:
+    working: set[str] = set()
+    if not tiers.explain_unsupported():
         for tier in _LAYER_BY_LAYER:
-            if await _holds(tier):
-                holding.update(tier.split("+"))
-    return {layer: layer in holding for layer in tiers.LAYERS}
+            if await _works(tier):
+                working.update(tier.split("+"))
+    return {layer: layer in working for layer in tiers.LAYERS}
 
 
-async def _holds(tier: str) -> bool:
+async def _works(tier: str) -> bool:
     parent = Parent(tier)
     try:
         await parent.warm()
-        await selftest.hold(parent, tiers.full_name(tier))
+        await selftest.verify(parent, tiers.full_name(tier))
     except Died:
         return False
     finally:

@@ -1,4 +1,4 @@
-"""One guest from the side of the caller: takes a program, runs it within its limits, gives the result."""
+"""One guest, as its caller sees it: receives a program, runs it within its limits, returns the result."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ import time
 from nanoflux_sandbox.output import Output
 from nanoflux_sandbox.parent import Died, Parent
 from nanoflux_sandbox.records import Limits, Result
-from nanoflux_sandbox.verdict import End, Verdict, verdict_of
+from nanoflux_sandbox.verdict import End, Verdict, derive_verdict
 
 GRACE_S = 0.4
-"""Seconds past its limit after which a program is answered for, whether or not the warm process has ended it."""
+"""Seconds past its limit after which a result is returned, even if the warm process has not ended the program."""
 
 STALL_S = 10.0
-"""Seconds that a fork or an overdue end may take before the warm process counts as stalled."""
+"""Seconds that a fork or an overdue end may take before the warm process is considered stalled."""
 
-_HEADER = struct.Struct("=QQQ")  # as `guest.HEADER`, which the caller does not import
+_HEADER = struct.Struct("=QQQ")  # equals `guest.HEADER`, which the caller does not import
 
 
 class Program:
-    """A guest that waits for a program, then is one. Await `ready`, then `run` it once or `drop` it."""
+    """A guest that waits for a program and then runs it. Await `ready`, then `run` it once or `drop` it."""
 
     def __init__(self, parent: Parent) -> None:
         self._loop = asyncio.get_running_loop()
         self._parent = parent
-        ends = [*os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC)]
-        inner_in, self._in, out, inner_out, err, inner_err = ends
-        for ours in (self._in, out, err):
-            os.set_blocking(ours, False)
+        descriptors = [*os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC), *os.pipe2(os.O_CLOEXEC)]
+        inner_in, self._in, out, inner_out, err, inner_err = descriptors
+        for descriptor in (self._in, out, err):
+            os.set_blocking(descriptor, False)
         self._number, self._end = parent.fork([inner_in, inner_out, inner_err])
-        for theirs in (inner_in, inner_out, inner_err):
-            os.close(theirs)
+        for descriptor in (inner_in, inner_out, inner_err):
+            os.close(descriptor)
         self._output = Output(out, err)
         self._dropped = False
 
     @property
     def usable(self) -> bool:
-        """Whether it lives and waits for a program, as far as is known."""
+        """Whether the guest is alive and waits for a program, as far as the caller can tell."""
         return self._parent.alive and not self._end.done()
 
     async def ready(self) -> None:
-        """Wait until the guest has shut itself in. Raises Died where it ended instead."""
-        waited = (self._output.ready, self._end)
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S)
-        if not any(future.done() for future in waited):
+        """Wait until the guest has isolated itself. Raises Died if it ended instead."""
+        futures = (self._output.ready, self._end)
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S)
+        if not any(future.done() for future in futures):
             self._parent.give_up("it does not fork")
         if self._end.done():
             self._end.result()
-            raise Died("a guest could not shut itself in")
+            raise Died("a guest could not isolate itself")
 
     async def run(self, source: bytes, limits: Limits, backend: str) -> Result:
-        """Run `source` to its end or its limits. Raises Died where the warm process, not the program, failed."""
+        """Run `source` to its end or its limits. Raises Died if the warm process, not the program, failed."""
         cpu_limit_s = math.ceil(limits.wall_s if limits.cpu_s is None else limits.cpu_s)
-        began = time.monotonic()
+        start = time.monotonic()
         self._output.allow(limits.output_bytes, limits.output_lines, lambda: self._parent.kill(self._number))
         self._parent.start_clock(self._number, limits.wall_s)
-        self._feed(memoryview(_HEADER.pack(len(source), limits.memory_mb << 20, cpu_limit_s) + source))
+        self._write_input(memoryview(_HEADER.pack(len(source), limits.memory_mb << 20, cpu_limit_s) + source))
         end = await self._wait_for_end(limits.wall_s + GRACE_S)
-        wall_s = time.monotonic() - began
+        wall_s = time.monotonic() - start
         self.drop()
         verdict = self._verdict(end, limits, cpu_limit_s)
         return Result(
@@ -79,29 +79,29 @@ class Program:
     def _verdict(self, end: End | None, limits: Limits, cpu_limit_s: int) -> Verdict:
         if not self._output.enclosed:
             self._give_up_if_silent()
-            raise Died("a guest ended, or stalled, before its filter was on")
+            raise Died("a guest ended or stalled before its filter was active")
         if end is None:
             self._loop.call_later(STALL_S, self._give_up_if_silent)
             return Verdict("timeout", None, f"still running after {limits.wall_s:g} s, and given up")
-        return verdict_of(end, limits, cpu_limit_s, self._output.over, self._output.stderr)
+        return derive_verdict(end, limits, cpu_limit_s, self._output.over, self._output.stderr)
 
-    async def _wait_for_end(self, patience_s: float) -> End | None:
-        await asyncio.wait((self._end,), timeout=patience_s)
+    async def _wait_for_end(self, timeout_s: float) -> End | None:
+        await asyncio.wait((self._end,), timeout=timeout_s)
         return self._end.result() if self._end.done() else None
 
     def _give_up_if_silent(self) -> None:
         if not self._end.done():
-            self._parent.give_up("it did not end a program that was late")
+            self._parent.give_up("it did not end a program that exceeded its time")
 
-    def _feed(self, rest: memoryview) -> None:
+    def _write_input(self, rest: memoryview) -> None:
         try:
             rest = rest[os.write(self._in, rest) :]
         except BlockingIOError:
             pass
-        except BrokenPipeError:  # it ended already, and its end says how
+        except BrokenPipeError:  # the guest has ended; its end tells how
             rest = rest[:0]
         if rest:
-            self._loop.add_writer(self._in, self._feed, rest)
+            self._loop.add_writer(self._in, self._write_input, rest)
         else:
             self._close_input()
 
@@ -112,7 +112,7 @@ class Program:
             self._in = -1
 
     def drop(self) -> None:
-        """Let go of the guest, which ends if it has not. Idempotent."""
+        """Release the guest and kill it if it still runs. Idempotent."""
         if self._dropped:
             return
         self._dropped = True

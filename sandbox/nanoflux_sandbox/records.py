@@ -1,6 +1,6 @@
-"""The words of the sandbox: what may be asked (`Limits`), what comes back (`Result`), what decides it (`Identity`).
+"""The records of the sandbox: the `Limits` of a program, its `Result`, and the `Identity` that determines results.
 
-Plain frozen records without behaviour beyond checking themselves; every other module speaks in them.
+Frozen dataclasses whose only behaviour is validation.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ Status = Literal["ok", "error", "timeout", "memory", "output", "killed", "unavai
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much one program may use. What is not listed is not adjustable: it gets none of it.
+    """The resources that one program may use. It gets none of any resource that is not listed.
 
     A program is one process with one thread, three descriptors (an empty input and two pipes) and no file system: it
-    can create no process, thread, file or socket, so there is nothing of these to count.
+    can create no process, thread, file or socket, so these need no limit.
     """
 
     wall_s: float = 5.0
@@ -33,30 +33,30 @@ class Limits:
     """Bytes of the program's source in UTF-8; a longer one is not started (status `error`)."""
 
     def __post_init__(self) -> None:
-        """Refuse what no program could live under. Raises ValueError."""
+        """Reject limits that are not positive and finite. Raises ValueError."""
         cpu_s = self.wall_s if self.cpu_s is None else self.cpu_s
         amounts = (self.wall_s, cpu_s, self.memory_mb, self.output_bytes, self.output_lines, self.source_bytes)
         if not all(0 < amount < 2**40 for amount in amounts):
-            raise ValueError(f"every limit is a positive, finite amount: {self}")
+            raise ValueError(f"every limit must be a positive, finite number: {self}")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one program. Only `stdout` and `stderr` hold the program's own words, made harmless to show."""
+    """The outcome of one program. Only `stdout` and `stderr` contain text of the program, safe to display."""
 
     status: Status
     exit_code: int | None
-    """The program's own exit code; None where it did not end by itself."""
+    """The program's own exit code; None if it did not exit by itself."""
     stdout: str
     stderr: str
     truncated: bool
     """Whether some output was cut off."""
     wall_s: float
-    """Seconds that the caller waited, queueing left out."""
+    """Seconds that the caller waited, without queueing."""
     backend: str
-    """The layers that held the program, for example `linux:namespaces+landlock+seccomp`."""
+    """The layers that isolated the program, for example `linux:namespaces+landlock+seccomp`."""
     detail: str = ""
-    """One sentence of ours on why it did not end well."""
+    """Why the status is not `ok`, in one sentence of the sandbox."""
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON types."""
@@ -65,7 +65,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What decides the results of a program: two sandboxes of equal identity give equal results to the same source."""
+    """What determines the results of a program: equal identities give equal results for equal sources."""
 
     backend: str
     python: str
@@ -85,13 +85,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the kernel of this machine can enforce, found by building the sandbox and attacking it."""
+    """The layers that this machine's kernel can enforce, determined by starting the sandbox and attacking it."""
 
     layers: dict[str, bool]
     backend: str
     safe: bool
     reasons: list[str] = field(default_factory=list)
-    """Why a layer is missing, or why nothing may run here."""
+    """Why a layer is missing, or why no program can run."""
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON types, with the keys that `sandbox check --json` promises."""
@@ -99,7 +99,7 @@ class Report:
 
 
 class SandboxError(Exception):
-    """A failure to show to the user: `message` says what happened, `fix` what to do, `exit_code` is the command's."""
+    """An error for the user: `message` says what happened, `fix` what to do, `exit_code` is the command's exit code."""
 
     exit_code = 3
 

@@ -1,7 +1,7 @@
-"""One program run as a script: `__main__`, uncaught exceptions as Python shows them, the exit code.
+"""Runs one program as a script: `__main__`, tracebacks of uncaught exceptions, the exit code.
 
-Runs inside the guest, in the same interpreter as the program, and so protects nothing: a program may take all of
-this apart and harm only its own answer.
+This runs inside the guest, in the program's own interpreter, and protects nothing: a program that tampers with it
+affects only its own result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def run(source: str) -> int:
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
     sys.modules.pop("__main__", None)
-    gc.collect()  # what the program leaves behind is finalized with its globals intact, as at a normal end
+    gc.collect()  # finalizes leftover objects while their globals are intact, as at a normal exit
     return code if _flush_streams() else code or 1
 
 
@@ -34,10 +34,10 @@ def _run_source(source: str) -> int:
     sys.modules["__main__"] = main
     try:
         exec(compile(source, NAME, "exec", dont_inherit=True), main.__dict__)
-    except SystemExit as leaving:
-        return _exit_code(leaving.code)
-    except BaseException as error:  # noqa: BLE001 (whatever a program raises ends it and nothing else)
-        _show(error)
+    except SystemExit as error:
+        return _exit_code(error.code)
+    except BaseException as error:  # noqa: BLE001 (any exception ends the program and nothing else)
+        _print_traceback(error)
         return 1
     return 0
 
@@ -51,32 +51,32 @@ def _exit_code(code: object) -> int:
     return 1
 
 
-def _show(error: BaseException) -> None:
+def _print_traceback(error: BaseException) -> None:
     try:
-        shown = traceback.TracebackException.from_exception(error, compact=True)
-        _keep_own_frames(shown)
-        sys.stderr.write("".join(shown.format()))
-    except BaseException:  # noqa: BLE001 (out of memory, or a program that broke the means to say so)
+        report = traceback.TracebackException.from_exception(error, compact=True)
+        _keep_own_frames(report)
+        sys.stderr.write("".join(report.format()))
+    except BaseException:  # noqa: BLE001 (out of memory, or the program broke the traceback module)
         sys.stderr.write(f"{type(error).__name__}\n")
 
 
-def _keep_own_frames(shown: traceback.TracebackException | None) -> None:
-    if shown is None:
+def _keep_own_frames(report: traceback.TracebackException | None) -> None:
+    if report is None:
         return
-    shown.stack[:] = [frame for frame in shown.stack if frame.filename == NAME]
-    if not shown.stack:
-        shown.stack = None  # type: ignore[assignment]  # then no "Traceback" heading, as for a syntax error
-    _keep_own_frames(shown.__cause__)
-    _keep_own_frames(shown.__context__)
-    for inner in getattr(shown, "exceptions", None) or []:
+    report.stack[:] = [frame for frame in report.stack if frame.filename == NAME]
+    if not report.stack:
+        report.stack = None  # type: ignore[assignment]  # omits the "Traceback" heading, as for a syntax error
+    _keep_own_frames(report.__cause__)
+    _keep_own_frames(report.__context__)
+    for inner in getattr(report, "exceptions", None) or []:
         _keep_own_frames(inner)
 
 
 def _flush_streams() -> bool:
-    whole = True
+    complete = True
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
             stream.flush()  # type: ignore[union-attr]
-        except BaseException:  # noqa: BLE001 (closed, broken, or no stream at all: the program's own doing)
-            whole = whole and getattr(stream, "closed", False) is True
-    return whole
+        except BaseException:  # noqa: BLE001 (the program closed, broke or replaced the stream)
+            complete = complete and getattr(stream, "closed", False) is True
+    return complete

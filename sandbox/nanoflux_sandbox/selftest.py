@@ -1,6 +1,6 @@
-"""What every warm process must hold against before it may run a program: two short attacks and a sum.
+"""The self-test that every warm process must pass before it runs a program: two short attacks and a sum.
 
-The layers prove themselves while they are put on; this is the proof from inside a guest, by what a program can do.
+Each layer verifies itself when it is applied; this test verifies from inside a guest what a program can do.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ print("could trace")
 """
 
 
-async def hold(parent: Parent, backend: str) -> None:
-    """Attack from inside a guest of `parent`. Raises Died with what was not held."""
+async def verify(parent: Parent, backend: str) -> None:
+    """Attack from inside a guest of `parent`. Raises Died with the attack that succeeded."""
     token = secrets.token_hex(8)
     forbidden = await _run(parent, _FORBIDDEN.replace("TOKEN", repr(token)), backend)
     if (forbidden.status, forbidden.stdout) != ("ok", f"{token} 42\n"):
-        said = forbidden.stdout or forbidden.stderr or forbidden.detail
-        raise Died(f"the self-test failed: {forbidden.status}, {said}")
+        output = forbidden.stdout or forbidden.stderr or forbidden.detail
+        raise Died(f"the self-test failed: {forbidden.status}, {output}")
     deadly = await _run(parent, _DEADLY, backend)
     if deadly.status != "killed" or deadly.stdout:
         raise Died(f"the self-test failed: a deadly system call ended as {deadly.status}")

@@ -1,4 +1,4 @@
-"""Guests for programs: the warm process they are forked from, started, tested and replaced, and a few in reserve."""
+"""Supplies guests: starts, tests and replaces the warm process that forks them, and keeps a few spares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nanoflux_sandbox.program import Program
 
 
 class Unavailable(Exception):
-    """None of the tiers could be reached; `reasons` says why, one for each."""
+    """No tier works on this machine; `reasons` has one reason for each tier."""
 
     def __init__(self, reasons: list[str]) -> None:
         super().__init__("; ".join(reasons))
@@ -18,39 +18,39 @@ class Unavailable(Exception):
 
 
 class Supply:
-    """Ready guests from the best tier of `wanted` that holds. Belongs to the running event loop."""
+    """Ready guests from the first of the given tiers that works. Belongs to the running event loop."""
 
-    def __init__(self, wanted: tuple[str, ...], spares: int) -> None:
-        self._wanted = wanted
-        self._wanted_spares = spares
+    def __init__(self, candidates: tuple[str, ...], spares: int) -> None:
+        self._candidates = candidates
+        self._max_spares = spares
         self._spares: list[Program] = []
         self._parent: Parent | None = None
         self._starting = asyncio.Lock()
         self._refusal: Unavailable | None = None
         self.tier = ""
         self.starts = 0
-        """How many warm processes have passed the self-test so far: more than one means that some were replaced."""
+        """How many warm processes have passed the self-test; more than one means that some were replaced."""
         self.warm: Warm | None = None
-        """What the last warm process said of itself."""
+        """What the last warm process reported when it was ready."""
         self.reasons: list[str] = []
 
     async def start(self) -> Parent:
-        """The live warm process, started if there is none. Raises Unavailable where no tier is reached."""
+        """The live warm process, started if there is none. Raises Unavailable if no tier works."""
         async with self._starting:
             if self._refusal is not None:
                 raise self._refusal
             if self._parent is None or not self._parent.alive:
                 await self._end()
-                self._parent = await self._first_that_holds()
+                self._parent = await self._start_first_working_tier()
             return self._parent
 
-    async def _first_that_holds(self) -> Parent:
-        reasons = [reason] if (reason := tiers.why_unsupported()) else []
-        for tier in () if reasons else self._wanted:
+    async def _start_first_working_tier(self) -> Parent:
+        reasons = [reason] if (reason := tiers.explain_unsupported()) else []
+        for tier in () if reasons else self._candidates:
             parent = Parent(tier)
             try:
                 self.warm = await parent.warm()
-                await selftest.hold(parent, tiers.full_name(tier))
+                await selftest.verify(parent, tiers.full_name(tier))
             except Died as error:
                 reasons.append(f"{tiers.full_name(tier)}: {error}")
                 await parent.close()
@@ -59,24 +59,24 @@ class Supply:
                 self.starts += 1
                 return parent
         refusal = Unavailable(reasons)
-        if not self.tier:  # it never worked here, so it will not the next time
+        if not self.tier:  # it has never worked on this machine, so do not try again
             self._refusal = refusal
         raise refusal
 
     async def take(self) -> Program:
-        """A guest that waits for a program. Raises Unavailable, or Died where the warm process just failed."""
+        """A guest that waits for a program. Raises Unavailable, or Died if the warm process just failed."""
         parent = await self.start()
-        program = self._spare() or Program(parent)
+        program = self._take_spare() or Program(parent)
         try:
             await program.ready()
         except BaseException:
             program.drop()
             raise
-        if not self._spares:  # one always waits for the next program
+        if not self._spares:  # keep one ready for the next program
             self.restock()
         return program
 
-    def _spare(self) -> Program | None:
+    def _take_spare(self) -> Program | None:
         while self._spares:
             program = self._spares.pop(0)
             if program.usable:
@@ -85,11 +85,11 @@ class Supply:
         return None
 
     def restock(self) -> None:
-        """Fork one more guest to wait, if one is missing. Best once a program has ended: beside it, a fork of the same
-        memory makes its end take twice as long.
+        """Fork one more spare guest, if one is missing. Best after a program has ended: a concurrent fork of the same
+        memory doubles the time that the end of a program takes.
         """
         parent = self._parent
-        if parent is not None and parent.alive and len(self._spares) < self._wanted_spares:
+        if parent is not None and parent.alive and len(self._spares) < self._max_spares:
             self._spares.append(Program(parent))
 
     async def _end(self) -> None:
@@ -101,7 +101,9 @@ class Supply:
             self._parent = None
 
     async def close(self) -> None:
-        """End every guest and the warm process; nothing is started from here any more. Idempotent."""
-        self._refusal = Unavailable(["the sandbox was closed"])  # a program under way would start another warm process
+        """End every guest and the warm process; afterwards nothing can be started. Idempotent."""
+        self._refusal = Unavailable(
+            ["the sandbox was closed"]
+        )  # otherwise a running program would start another warm process
         async with self._starting:
             await self._end()

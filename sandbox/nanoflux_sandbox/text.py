@@ -1,7 +1,7 @@
-"""Text of an untrusted program, made harmless to store and to show.
+"""Makes the output of an untrusted program safe to store and to display.
 
 Control characters could move a terminal's cursor, change its title or hide a line; direction overrides and invisible
-tags could make text read as what it is not. Each becomes its visible escape; newline and tab stay.
+tags could disguise text. Each becomes a visible escape; newline and tab stay.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def harmless(text: str) -> str:
 
 
 def decode_output(raw: bytes) -> str:
-    """The harmless text of what a program wrote: UTF-8, with U+FFFD for what is none. Raises nothing."""
+    """The harmless text of a program's output, decoded as UTF-8 with U+FFFD for invalid bytes. Raises nothing."""
     return harmless(raw.decode("utf-8", "replace"))

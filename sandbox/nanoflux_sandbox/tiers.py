@@ -1,4 +1,4 @@
-"""The tiers of isolation by name, strongest first, and which of them a setting allows."""
+"""The tiers of isolation by name, strongest first, and the tiers that a setting allows."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import sys
 LAYERS = ("namespaces", "landlock", "seccomp")
 
 AUTOMATIC = ("namespaces+landlock+seccomp", "landlock+seccomp")
-"""What `auto` tries in turn; each holds by itself. With less it is `unavailable`."""
+"""The tiers that `auto` tries in turn; each isolates a program by itself."""
 
 EXPLICIT = ("namespaces+seccomp", "seccomp")
-"""Fewer layers, for whoever asks for them by name; every result says so."""
+"""Tiers with fewer layers, used only if named explicitly; every result names its tier."""
 
 
 def tiers_for(backend: str) -> tuple[str, ...]:
-    """The tiers to try for the setting `backend`, best first. Raises ValueError for a name that is none."""
+    """The tiers to try for the setting `backend`, best first. Raises ValueError for an unknown name."""
     if backend == "auto":
         return AUTOMATIC
     name = backend.removeprefix("linux:")
     if name not in (*AUTOMATIC, *EXPLICIT):
         names = ", ".join(("auto", *(full_name(tier) for tier in (*AUTOMATIC, *EXPLICIT))))
-        raise ValueError(f"no sandbox backend is called {backend!r}; there are: {names}")
+        raise ValueError(f"there is no sandbox backend {backend!r}; choose one of: {names}")
     return (name,)
 
 
 def full_name(tier: str) -> str:
-    """How results and reports call a tier."""
+    """The name of a tier in results and reports."""
     return f"linux:{tier}"
 
 
-def why_unsupported() -> str:
-    """Why this system can have no tier at all; empty where it can."""
+def explain_unsupported() -> str:
+    """Why this operating system supports no tier; empty if it does."""
     if sys.platform != "linux":
-        return f"there is no backend for {sys.platform}; Linux is needed"
+        return f"there is no backend for {sys.platform}; the sandbox needs Linux"
     return ""

@@ -1,7 +1,7 @@
-"""From how a guest ended to a status: decided outside the guest, from what the kernel says of it.
+"""Derives a program's status from how its guest ended: outside the guest, from what the kernel reports.
 
-The one thing taken from the program's own words is whether its uncaught exception was a MemoryError; a program that
-lies about that only calls its own failure by another name.
+Only one fact comes from the program's own output: whether its uncaught exception was a MemoryError. A program that
+fakes this only changes the name of its own failure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MEMORY_ERROR = re.compile(r"(?:^|\n)(?:(?:[\w.]+\.)?_?(?:Array)?MemoryError\b|O
 
 
 class End(NamedTuple):
-    """How a guest ended: its wait status, processor seconds, and whether it was ended for being late."""
+    """How a guest ended: its wait status, processor seconds, and whether it was killed for exceeding its time."""
 
     status: int
     cpu_s: float
@@ -25,19 +25,19 @@ class End(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a `Result` says beyond the output."""
+    """The part of a `Result` that is not output."""
 
     status: Status
     exit_code: int | None
     detail: str = ""
 
 
-def verdict_of(end: End, limits: Limits, cpu_limit_s: int, over: bool, stderr: str) -> Verdict:
-    """The verdict on a guest that ended as `end` says; `over` if its output was cut."""
+def derive_verdict(end: End, limits: Limits, cpu_limit_s: int, over: bool, stderr: str) -> Verdict:
+    """The verdict on a guest with this end; `over` tells whether its output was cut."""
     if over:
         return Verdict("output", None, f"more output than {limits.output_bytes} bytes or {limits.output_lines} lines")
     if os.WIFSIGNALED(end.status):
-        return _verdict_of_signal(end, limits, cpu_limit_s)
+        return _derive_signal_verdict(end, limits, cpu_limit_s)
     code = os.WEXITSTATUS(end.status)
     if code == 0:
         return Verdict("ok", 0)
@@ -46,7 +46,7 @@ def verdict_of(end: End, limits: Limits, cpu_limit_s: int, over: bool, stderr: s
     return Verdict("error", code, f"it ended with exit code {code}")
 
 
-def _verdict_of_signal(end: End, limits: Limits, cpu_limit_s: int) -> Verdict:
+def _derive_signal_verdict(end: End, limits: Limits, cpu_limit_s: int) -> Verdict:
     number = os.WTERMSIG(end.status)
     if end.late:
         return Verdict("timeout", None, f"still running after {limits.wall_s:g} s")

@@ -1,8 +1,8 @@
-"""The warm process: imports the libraries once, shuts itself in, then forks a guest whenever the caller asks.
+"""The warm process: imports the libraries once, isolates itself, then forks a guest for each request of the caller.
 
-It never sees a program or an output (those pass between caller and guest), so a fork carries nothing from one program
-to the next. It keeps the wall time, ends what is late, and tells the caller how each guest ended, on a socket
-that no guest holds. It ends when the caller does.
+Programs and outputs pass directly between caller and guest, so a fork carries nothing from one program to the next. The
+warm process enforces the wall time and reports the end of each guest to the caller, on a socket that no guest holds. It
+exits when the caller does.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ class _Guest:
 
 
 class _Keeper:
-    """Forks, times and reaps guests as the caller's messages ask."""
+    """Forks, times and reaps guests on the caller's orders."""
 
     def __init__(self, control: socket.socket, caller: int, layers: frozenset[str]) -> None:
         self._control = control
         self._caller = caller
         self._plan = guest.Plan(layers)
-        self._home = namespaces.own_pid_namespace() if "namespaces" in layers else None
+        self._home = namespaces.open_pid_namespace() if "namespaces" in layers else None
         self._guests: dict[int, _Guest] = {}  # by pidfd
         self._events = select.poll()
         self._events.register(control, select.POLLIN)
         self._events.register(caller, select.POLLIN)
 
     def serve(self) -> None:
-        """Serve until the caller closes the socket or dies."""
+        """Handle orders until the caller closes the socket or exits."""
         while True:
-            for descriptor, _ in self._events.poll(self._patience_ms()):
+            for descriptor, _ in self._events.poll(self._poll_timeout_ms()):
                 if descriptor == self._caller:
                     return
                 if descriptor != self._control.fileno():
                     self._reap(descriptor)
                 elif not self._handle_order():
                     return
-            self._end_late_ones()
+            self._kill_late_guests()
 
-    def _patience_ms(self) -> float | None:
+    def _poll_timeout_ms(self) -> float | None:
         nearest = min((g.deadline for g in self._guests.values() if not g.late), default=float("inf"))
         return None if nearest == float("inf") else max(0.0, nearest - time.monotonic()) * 1000 + 1
 
@@ -70,10 +70,10 @@ class _Keeper:
             return True
         for child in self._guests.values():
             if child.number == order["guest"]:
-                self._change(child, order)
+                self._apply_order(child, order)
         return True
 
-    def _change(self, child: _Guest, order: dict[str, Any]) -> None:
+    def _apply_order(self, child: _Guest, order: dict[str, Any]) -> None:
         if order["do"] == "start":
             child.deadline = time.monotonic() + order["wall_s"]
         else:
@@ -81,12 +81,12 @@ class _Keeper:
 
     def _fork(self, number: int, descriptors: list[int]) -> None:
         if self._home is not None:
-            namespaces.next_child_alone()
+            namespaces.isolate_next_child()
         pid = libc.fork()
         if pid == 0:
-            guest.live(self._plan, descriptors)
+            guest.run_guest(self._plan, descriptors)
         if self._home is not None:
-            namespaces.next_child_here(self._home)
+            namespaces.restore_pid_namespace(self._home)
         for descriptor in descriptors:
             os.close(descriptor)
         pidfd = os.pidfd_open(pid)
@@ -94,14 +94,14 @@ class _Keeper:
         self._events.register(pidfd, select.POLLIN)
 
     def _reap(self, pidfd: int) -> None:
-        ended = self._guests.pop(pidfd)
+        child = self._guests.pop(pidfd)
         self._events.unregister(pidfd)
         os.close(pidfd)
-        _, status, usage = os.wait4(ended.pid, 0)
+        _, status, usage = os.wait4(child.pid, 0)
         cpu_s = usage.ru_utime + usage.ru_stime
-        send(self._control, do="end", guest=ended.number, status=status, cpu_s=cpu_s, late=ended.late)
+        send(self._control, do="end", guest=child.number, status=status, cpu_s=cpu_s, late=child.late)
 
-    def _end_late_ones(self) -> None:
+    def _kill_late_guests(self) -> None:
         now = time.monotonic()
         for child in self._guests.values():
             if not child.late and child.deadline <= now:
@@ -115,40 +115,42 @@ def send(control: socket.socket, **message: Any) -> None:
 
 
 def main() -> None:
-    """Be the warm process: `argv` holds the control socket, the caller's pid and the layers to put on."""
+    """Run the warm process: `argv` holds the control socket, the caller's pid and the layers to apply."""
     number, caller_pid, names = sys.argv[1:]
     control = socket.socket(fileno=int(number))
     try:
         caller = os.pidfd_open(int(caller_pid))
         versions = _load()
-        keeper = _shut_in(control, caller, frozenset(names.split("+")))
-    except Exception as error:  # noqa: BLE001 (whatever it is, the caller must hear why nothing may run)
+        keeper = _isolate(control, caller, frozenset(names.split("+")))
+    except Exception as error:  # noqa: BLE001 (the caller must learn of any error, as no program can run)
         send(control, do="failed", reason=f"{type(error).__name__}: {error}")
         return
     python = ".".join(str(part) for part in sys.version_info[:3])
     send(control, do="warm", python=python, machine=os.uname().machine, libraries=versions)
     keeper.serve()
-    os._exit(0)  # its PID namespace, or the kernel's word to each guest, ends whatever still runs
+    os._exit(0)  # the PID namespace, or each guest's parent-death signal, ends the remaining guests
 
 
 def _load() -> dict[str, str]:
     versions = library.load()
     library.warm_up()
-    library.close_the_door(versions)
+    library.restrict_imports(versions)
     guest.prepare()
     pages.collapse()
     return versions
 
 
-def _shut_in(control: socket.socket, caller: int, layers: frozenset[str]) -> _Keeper:
+def _isolate(control: socket.socket, caller: int, layers: frozenset[str]) -> _Keeper:
     privileges.no_new_privileges()
-    privileges.become_ordinary()
+    privileges.drop_root()
     if "namespaces" in layers:
         namespaces.enter()
-    privileges.die_with_parent(signal.SIGKILL)  # also where it is stopped and cannot see its caller end
+    privileges.die_with_parent(
+        signal.SIGKILL
+    )  # works even if this process is stopped and cannot notice its caller's exit
     if "namespaces" in layers:
         _continue_as_first_process(control)
-    keeper = _Keeper(control, caller, layers)  # reads /proc, which is gone in the next line
+    keeper = _Keeper(control, caller, layers)  # reads /proc, which the next line removes
     if "namespaces" in layers:
         namespaces.empty_root()
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
@@ -158,7 +160,7 @@ def _shut_in(control: socket.socket, caller: int, layers: frozenset[str]) -> _Ke
 
 
 def _continue_as_first_process(control: socket.socket) -> None:
-    """Go on as the first process of the new PID namespace; the old process only waits for it."""
+    """Continue as the first process of the new PID namespace; the old process only waits for it."""
     child = libc.fork()
     if child == 0:
         privileges.die_with_parent(signal.SIGKILL)

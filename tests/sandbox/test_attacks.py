@@ -18,23 +18,23 @@ _TIERS = ("linux:namespaces+landlock+seccomp", "linux:landlock+seccomp")
 _USERS = ("root", "ordinary")
 _AT_ONCE = 2
 _TRIES = 3
-"""A virtual machine under load was seen to fail one exec in tens of thousands with EFAULT: starting again is sound, as
-nothing of the sandbox had run; so is repeating a plain attack, of which is only claimed that it can succeed."""
+"""On a loaded virtual machine, about one exec in tens of thousands failed with EFAULT. Starting again is sound, because
+no part of the sandbox had run. Repeating a plain attack is sound, because the test only claims that it can succeed."""
 
 
-def _contained(user: str, tier: str, tries: int = _TRIES) -> dict[str, Any]:
+def _run_suite(user: str, tier: str, tries: int = _TRIES) -> dict[str, Any]:
     command = [sys.executable, str(_SUITE / "become.py"), user, sys.executable, str(_SUITE / "contained.py"), tier]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     except OSError as error:
         if error.errno != errno.EFAULT or tries == 1:
             raise
-        return _contained(user, tier, tries - 1)
+        return _run_suite(user, tier, tries - 1)
     assert done.returncode == 0, done.stderr
     return {row["attack"]: row for row in map(json.loads, done.stdout.splitlines())}
 
 
-def _plainly(attack: Attack, world: World) -> Seen:
+def _run_plainly(attack: Attack, world: World) -> Seen:
     for _ in range(_TRIES):
         seen = plain.run(attack, world)
         if attack.success(seen):
@@ -44,35 +44,35 @@ def _plainly(attack: Attack, world: World) -> Seen:
 
 @pytest.fixture(scope="module")
 def runs() -> Iterator[dict[tuple[str, str], Future[dict[str, Any]]]]:
-    """The attack suite in each tier as each user, two suites at a time."""
+    """The results of the attack suite in each tier as each user; two suites run at a time."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield {(user, tier): pool.submit(_contained, user, tier) for user in _USERS for tier in _TIERS}
+        yield {(user, tier): pool.submit(_run_suite, user, tier) for user in _USERS for tier in _TIERS}
 
 
 @pytest.fixture(scope="module")
 def plainly() -> dict[str, Seen]:
-    """What each attack does without a sandbox, each of a few worlds one after another."""
+    """The effects of each attack without a sandbox, in three worlds in parallel."""
 
-    def share(number: int) -> dict[str, Seen]:
+    def run_share(number: int) -> dict[str, Seen]:
         world = World()
         try:
-            return {name: _plainly(ATTACKS[name], world) for name in list(ATTACKS)[number::3]}
+            return {name: _run_plainly(ATTACKS[name], world) for name in list(ATTACKS)[number::3]}
         finally:
             world.close()
 
     with ThreadPoolExecutor(3) as pool:
-        return {name: seen for part in pool.map(share, range(3)) for name, seen in part.items()}
+        return {name: seen for part in pool.map(run_share, range(3)) for name, seen in part.items()}
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_succeeds_on_a_plain_subprocess(name: str, plainly: dict[str, Seen]) -> None:
+def test_attack_succeeds_in_a_plain_subprocess(name: str, plainly: dict[str, Seen]) -> None:
     assert ATTACKS[name].success(plainly[name]), plainly[name]
 
 
 @pytest.mark.parametrize("tier", _TIERS)
 @pytest.mark.parametrize("user", _USERS)
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_is_contained(
+def test_attack_is_contained_in_every_tier(
     name: str, user: str, tier: str, runs: dict[tuple[str, str], Future[dict[str, Any]]]
 ) -> None:
     row = runs[user, tier].result()[name]
@@ -86,7 +86,7 @@ def test_an_attack_is_contained(
 
 @pytest.mark.parametrize("tier", _TIERS)
 @pytest.mark.parametrize("user", _USERS)
-def test_the_suite_ran_as_the_user_and_never_lost_its_warm_process(
+def test_suite_ran_as_the_user_with_one_warm_process(
     user: str, tier: str, runs: dict[tuple[str, str], Future[dict[str, Any]]]
 ) -> None:
     last = runs[user, tier].result()[""]
@@ -94,5 +94,5 @@ def test_the_suite_ran_as_the_user_and_never_lost_its_warm_process(
     assert last["starts"] == 1
 
 
-def test_there_are_at_least_eighty_attacks() -> None:
+def test_suite_has_at_least_eighty_attacks() -> None:
     assert len(ATTACKS) >= 80

@@ -1,4 +1,4 @@
-"""The sandbox by itself, as scripts call it: JSON with the promised keys, and the exit codes."""
+"""The commands of the sandbox as scripts use them: JSON with the promised keys, and exit codes."""
 
 import json
 import subprocess
@@ -21,61 +21,61 @@ def program(tmp_path: Path) -> Path:
     return tmp_path / "program.py"
 
 
-def test_a_run_prints_one_document(program: Path) -> None:
+def test_run_prints_one_json_document(program: Path) -> None:
     program.write_text("import numpy\nprint(numpy.arange(3))")
     done = _command("run", str(program), "--json")
-    found = json.loads(done.stdout)
+    document = json.loads(done.stdout)
     assert done.returncode == 0
     promised = {"status", "exit_code", "stdout", "stderr", "truncated", "wall_s", "backend"}
-    assert promised <= set(found)
-    assert (found["status"], found["exit_code"], found["stdout"]) == ("ok", 0, "[0 1 2]\n")
+    assert promised <= set(document)
+    assert (document["status"], document["exit_code"], document["stdout"]) == ("ok", 0, "[0 1 2]\n")
 
 
-def test_a_failing_program_fails_the_command_and_shows_itself(program: Path) -> None:
+def test_run_of_a_failing_program_fails_with_its_output(program: Path) -> None:
     program.write_text("print('before')\n1 / 0")
     done = _command("run", str(program))
     assert (done.returncode, done.stdout) == (1, "before\n")
     assert "ZeroDivisionError" in done.stderr
 
 
-def test_the_wall_limit_is_an_option(program: Path) -> None:
+def test_run_applies_the_wall_option(program: Path) -> None:
     program.write_text("while True: pass")
     done = _command("run", str(program), "--wall", "0.3", "--json")
     assert (done.returncode, json.loads(done.stdout)["status"]) == (1, "timeout")
 
 
-def test_a_missing_file_is_wrong_usage(program: Path) -> None:
+def test_run_of_a_missing_file_is_wrong_usage(program: Path) -> None:
     done = _command("run", str(program), "--json")
     assert (done.returncode, done.stdout) == (2, "")
     assert "cannot read" in done.stderr
 
 
 @pytest.mark.parametrize("settings", [{"wall_s": -1.0}, {"backend": "docker"}])
-def test_a_setting_that_cannot_be_is_wrong_usage(program: Path, settings: dict[str, object]) -> None:
+def test_invalid_setting_is_wrong_usage(program: Path, settings: dict[str, object]) -> None:
     program.write_text("print(1)")
     with pytest.raises(SandboxError) as caught:
         commands.run_file(program, **settings)  # type: ignore[arg-type]
     assert caught.value.exit_code == 2
 
 
-def test_bytes_that_are_no_text_are_a_failed_program(program: Path) -> None:
+def test_source_that_is_not_utf8_is_a_failed_program(program: Path) -> None:
     program.write_bytes(b"print('\xff')")
     outcome = commands.run_file(program)
     assert (outcome["status"], commands.exit_code(outcome)) == ("error", 1)
 
 
-def test_the_bench_states_its_figures_and_whether_they_are_met() -> None:
+def test_bench_reports_figures_and_whether_they_meet_the_bounds() -> None:
     done = _command("bench", "--calls", "20", "--json")
-    found = json.loads(done.stdout)
+    document = json.loads(done.stdout)
     assert done.returncode == 0
-    assert found["unit"] == "ms"
-    assert found["cold_start"] > 0
+    assert document["unit"] == "ms"
+    assert document["cold_start"] > 0
     for series in ("overhead", "spare_waiting", "two_at_once", "solve"):
-        assert found[series]["calls"] == 20
-        assert 0 < found[series]["p50"] <= found[series]["p99"] <= found[series]["max"]
-        assert isinstance(found["met"][series], bool)
+        assert document[series]["calls"] == 20
+        assert 0 < document[series]["p50"] <= document[series]["p99"] <= document[series]["max"]
+        assert isinstance(document["met"][series], bool)
 
 
-async def test_the_functions_work_inside_a_running_event_loop(program: Path) -> None:
+async def test_run_file_works_inside_a_running_event_loop(program: Path) -> None:
     program.write_text("print('from within')")
     assert commands.run_file(program)["stdout"] == "from within\n"

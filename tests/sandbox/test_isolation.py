@@ -1,4 +1,4 @@
-"""Nothing passes from one program to the next, results repeat, and output is harmless text."""
+"""Programs are isolated from each other, results are reproducible, and output is harmless text."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
@@ -24,7 +24,7 @@ async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
         yield running
 
 
-async def test_nothing_of_one_program_is_seen_by_the_next(sandbox: Sandbox) -> None:
+async def test_program_sees_no_state_of_the_previous_one(sandbox: Sandbox) -> None:
     marks = (
         "import builtins, math, os, random, sys, numpy\nbuiltins.left = 'mark-of-the-first'\nsys.left = 1\nmath.pi = 3\n"
         "os.environ['LEFT'] = '1'\nsys.modules['left'] = math\nrandom.seed(99)\nnumpy.left = 1\nprint('mark-of-the-first')"
@@ -40,8 +40,8 @@ async def test_nothing_of_one_program_is_seen_by_the_next(sandbox: Sandbox) -> N
     assert result.stdout == "False False 3.141592653589793 False False False False\n", result
 
 
-async def test_the_memory_of_a_guest_holds_no_other_program(sandbox: Sandbox) -> None:
-    """A fork carries the whole warm process: neither source nor output of others may ever have been in it."""
+async def test_guest_memory_contains_no_other_program(sandbox: Sandbox) -> None:
+    """A fork copies the warm process, so neither sources nor outputs of other programs may ever have been in it."""
     secret = "x" + "k7" * 12
     for _ in range(3):
         await sandbox.run(f"print({secret!r})")
@@ -57,7 +57,7 @@ async def test_the_memory_of_a_guest_holds_no_other_program(sandbox: Sandbox) ->
     assert result.stdout == "True 0\n"
 
 
-async def test_results_repeat(sandbox: Sandbox) -> None:
+async def test_results_are_reproducible(sandbox: Sandbox) -> None:
     code = (
         "import random, numpy as np, time, os, sys, locale\n"
         "print(hash('a'), list({'x', 'yy', 'zzz', 'w'}), random.random(), np.random.rand(), np.random.default_rng().random())\n"
@@ -71,11 +71,11 @@ async def test_results_repeat(sandbox: Sandbox) -> None:
         assert (await other.run(code)).stdout == first.stdout
 
 
-async def test_the_identity_states_what_decides_results(sandbox: Sandbox) -> None:
+async def test_identity_names_the_versions_in_the_guest(sandbox: Sandbox) -> None:
     identity = await sandbox.identity()
     code = "import sys, numpy, sympy, json\nprint(json.dumps([sys.version.split()[0], numpy.__version__, sympy.__version__]))"
-    said = json.loads((await sandbox.run(code)).stdout)
-    assert said == [identity.python, identity.libraries["numpy"], identity.libraries["sympy"]]
+    versions = json.loads((await sandbox.run(code)).stdout)
+    assert versions == [identity.python, identity.libraries["numpy"], identity.libraries["sympy"]]
     assert (identity.hash_seed, identity.threads, identity.time_zone) == (0, 1, "UTC")
     assert identity.as_dict()["backend"] == identity.backend
 
@@ -88,7 +88,7 @@ _REPORTS = (
 
 
 @pytest.mark.parametrize("report", _REPORTS)
-async def test_a_printed_report_is_only_text(sandbox: Sandbox, report: str) -> None:
+async def test_printed_report_is_only_output(sandbox: Sandbox, report: str) -> None:
     write = "\n".join(f"try:\n    os.write({d}, report)\nexcept OSError:\n    pass" for d in range(12))
     code = f"import os\nreport = {report!r}.encode()\n{write}\nraise SystemExit(5)"
     result = await sandbox.run(code)
@@ -96,23 +96,23 @@ async def test_a_printed_report_is_only_text(sandbox: Sandbox, report: str) -> N
     assert (result.stdout, result.stderr) == (report, report)
 
 
-async def test_control_characters_are_made_visible(sandbox: Sandbox) -> None:
+async def test_control_characters_become_visible_escapes(sandbox: Sandbox) -> None:
     code = "import os\nos.write(1, b'\\x1b]0;title\\x07\\x9b31m \\x00 \\r over \\xff\\n')\nprint('\\u202egnp.exe \\u2066 \\u200f')"
     result = await sandbox.run(code)
     assert result.stdout == ("\\x1b]0;title\\x07\ufffd31m \\x00 \\x0d over \ufffd\n\\u202egnp.exe \\u2066 \\u200f\n")
 
 
-async def test_tracebacks_are_harmless_too(sandbox: Sandbox) -> None:
+async def test_traceback_contains_no_control_characters(sandbox: Sandbox) -> None:
     result = await sandbox.run("raise ValueError('\\x1b[2J')")
     assert "\\x1b[2J" in result.stderr
     assert "\x1b" not in result.stderr
 
 
-async def test_harmless_text_keeps_what_is_text() -> None:
+async def test_harmless_keeps_ordinary_text() -> None:
     assert harmless("a\tb\nc\r\nd é 日 🙂") == "a\tb\nc\nd é 日 🙂"
     assert harmless("\ud800\u2028\x85\ufeff\U000e0041") == "\\ud800\\u2028\\x85\\ufeff\\U000e0041"
 
 
-async def test_programs_at_once_do_not_mix(sandbox: Sandbox) -> None:
+async def test_concurrent_programs_do_not_mix_output(sandbox: Sandbox) -> None:
     results = await asyncio.gather(*(sandbox.run(f"for _ in range(200): print({n})") for n in range(20)))
     assert [set(result.stdout.split()) for result in results] == [{str(n)} for n in range(20)]

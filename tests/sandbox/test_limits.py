@@ -1,4 +1,4 @@
-"""Each limit ends a program with its own status, in time, and none of them takes the pool down."""
+"""Each limit ends a program in time with its own status, and the pool keeps working."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
@@ -22,26 +22,26 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 @pytest.mark.parametrize("code", ["while True: pass", "import time\ntime.sleep(99)", "9 ** 9 ** 9"])
-async def test_the_answer_comes_within_half_a_second_of_the_limit(sandbox: Sandbox, code: str) -> None:
-    began = time.monotonic()
+async def test_timeout_returns_within_half_a_second_of_the_limit(sandbox: Sandbox, code: str) -> None:
+    start = time.monotonic()
     result = await sandbox.run(code, Limits(wall_s=0.5))
     assert result.status == "timeout"
     assert result.exit_code is None
-    assert 0.5 <= result.wall_s <= time.monotonic() - began < 1.0
+    assert 0.5 <= result.wall_s <= time.monotonic() - start < 1.0
 
 
-async def test_processor_time_is_limited_apart_from_wall_time(sandbox: Sandbox) -> None:
+async def test_cpu_time_has_its_own_limit(sandbox: Sandbox) -> None:
     result = await sandbox.run("while True: pass", Limits(wall_s=20.0, cpu_s=1.0))
     assert result.status == "timeout"
     assert "processor" in result.detail
 
 
-async def test_sleeping_takes_no_processor_time(sandbox: Sandbox) -> None:
+async def test_sleeping_uses_no_cpu_time(sandbox: Sandbox) -> None:
     result = await sandbox.run("import time\ntime.sleep(1.3)\nprint('awake')", Limits(wall_s=10.0, cpu_s=1.0))
     assert (result.status, result.stdout) == ("ok", "awake\n")
 
 
-async def test_memory_within_the_limit_is_given_and_beyond_it_is_not(sandbox: Sandbox) -> None:
+async def test_memory_is_available_up_to_the_limit(sandbox: Sandbox) -> None:
     code = "x = bytearray({} << 20)\nprint(len(x) >> 20)"
     within, beyond = await asyncio.gather(
         sandbox.run(code.format(200), Limits(memory_mb=256)), sandbox.run(code.format(300), Limits(memory_mb=256))
@@ -50,40 +50,40 @@ async def test_memory_within_the_limit_is_given_and_beyond_it_is_not(sandbox: Sa
     assert beyond.status == "memory"
 
 
-async def test_a_caught_memory_error_is_the_program_s_own_business(sandbox: Sandbox) -> None:
+async def test_program_may_catch_its_memory_error(sandbox: Sandbox) -> None:
     result = await sandbox.run("try:\n    bytearray(1 << 40)\nexcept MemoryError:\n    print('less, then')")
     assert (result.status, result.stdout) == ("ok", "less, then\n")
 
 
-async def test_output_is_cut_at_its_limit_and_the_cut_is_marked(sandbox: Sandbox) -> None:
+async def test_output_is_truncated_at_its_limit(sandbox: Sandbox) -> None:
     result = await sandbox.run("print('x' * 5000)", Limits(output_bytes=1000))
     assert (result.status, result.truncated, result.stdout) == ("output", True, "x" * 1000)
 
 
-async def test_lines_are_limited_too(sandbox: Sandbox) -> None:
+async def test_output_lines_are_limited(sandbox: Sandbox) -> None:
     result = await sandbox.run("for i in range(50):\n    print(i)", Limits(output_lines=3))
     assert (result.status, result.truncated, result.stdout) == ("output", True, "0\n1\n2\n")
 
 
-async def test_output_just_within_its_limits_is_whole(sandbox: Sandbox) -> None:
+async def test_output_within_its_limits_is_complete(sandbox: Sandbox) -> None:
     result = await sandbox.run("print('x' * 999)", Limits(output_bytes=1000, output_lines=1))
     assert (result.status, result.truncated, result.stdout) == ("ok", False, "x" * 999 + "\n")
 
 
-async def test_both_outputs_count_together(sandbox: Sandbox) -> None:
+async def test_limit_counts_output_and_error_output_together(sandbox: Sandbox) -> None:
     code = "import sys\nprint('a' * 600, flush=True)\nprint('b' * 600, file=sys.stderr)"
     result = await sandbox.run(code, Limits(output_bytes=1000))
     assert result.status == "output"
     assert len(result.stdout) + len(result.stderr) == 1000
 
 
-async def test_a_long_source_is_not_started(sandbox: Sandbox) -> None:
+async def test_long_source_is_not_started(sandbox: Sandbox) -> None:
     result = await sandbox.run("#" * 10_000_000)
     assert (result.status, result.exit_code) == ("error", None)
     assert "10000000 bytes" in result.stderr
 
 
-async def test_a_source_of_ten_megabytes_can_be_allowed(sandbox: Sandbox) -> None:
+async def test_source_limit_can_be_ten_megabytes(sandbox: Sandbox) -> None:
     code = "print('so long')\n" + "#" * 10_000_000
     result = await sandbox.run(code, Limits(source_bytes=11_000_000, wall_s=20.0))
     assert (result.status, result.stdout) == ("ok", "so long\n")
@@ -112,7 +112,7 @@ _STRANGE = {
 
 
 @pytest.mark.parametrize("name", _STRANGE)
-async def test_a_strange_program_ends_badly_alone(sandbox: Sandbox, name: str) -> None:
+async def test_abnormal_program_fails_without_harming_the_next(sandbox: Sandbox, name: str) -> None:
     result = await sandbox.run(_STRANGE[name], Limits(wall_s=5.0))
     assert result.status in ("error", "killed", "memory", "timeout"), result
     after = await sandbox.run("print('still here')")
@@ -120,7 +120,7 @@ async def test_a_strange_program_ends_badly_alone(sandbox: Sandbox, name: str) -
 
 
 @pytest.mark.parametrize("name", ["NUL", "surrogate", "brackets"])
-async def test_a_source_that_is_no_program_says_so(sandbox: Sandbox, name: str) -> None:
+async def test_invalid_source_reports_its_error(sandbox: Sandbox, name: str) -> None:
     result = await sandbox.run(_STRANGE[name])
     assert (result.status, result.exit_code) == ("error", 1)
     assert "Error" in result.stderr
@@ -135,18 +135,18 @@ async def test_a_source_that_is_no_program_says_so(sandbox: Sandbox, name: str) 
         ("exit_ = 1 / 0", 1),
     ],
 )
-async def test_the_exit_code_is_the_program_s_own(sandbox: Sandbox, code: str, exit_code: int) -> None:
+async def test_exit_code_is_that_of_the_program(sandbox: Sandbox, code: str, exit_code: int) -> None:
     result = await sandbox.run(code)
     assert (result.status, result.exit_code) == ("error", exit_code)
 
 
-async def test_a_deadly_call_says_what_it_was(sandbox: Sandbox) -> None:
+async def test_deadly_system_call_is_reported(sandbox: Sandbox) -> None:
     result = await sandbox.run("import ctypes\nctypes.CDLL(None).ptrace(0, 0, 0, 0)")
     assert (result.status, result.exit_code) == ("killed", None)
     assert "system call" in result.detail
 
 
 @pytest.mark.parametrize("wrong", [{"wall_s": 0}, {"wall_s": float("nan")}, {"memory_mb": -1}, {"cpu_s": 0.0}])
-async def test_a_limit_is_a_positive_amount(wrong: dict[str, float]) -> None:
+async def test_limits_reject_values_that_are_not_positive_and_finite(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="limit"):
         Limits(**wrong)  # type: ignore[arg-type]

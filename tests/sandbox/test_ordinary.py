@@ -1,4 +1,4 @@
-"""Ordinary programs give exactly their output, in every tier."""
+"""Ordinary programs give their exact output in every tier."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ def results(request: pytest.FixtureRequest) -> dict[str, Result]:
 
 
 @pytest.mark.parametrize("name", ORDINARY)
-def test_the_output_is_exact(name: str, results: dict[str, Result]) -> None:
+def test_ordinary_program_gives_its_exact_output(name: str, results: dict[str, Result]) -> None:
     result = results[name]
     assert (result.status, result.exit_code) == ("ok", 0), result
     assert result.stdout == ORDINARY[name][1]
@@ -30,12 +30,12 @@ def test_the_output_is_exact(name: str, results: dict[str, Result]) -> None:
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_a_failure_is_readable(name: str, results: dict[str, Result]) -> None:
+def test_failing_program_gives_a_readable_error(name: str, results: dict[str, Result]) -> None:
     result = results[name]
     assert (result.status, result.exit_code) == ("error", 1), result
     assert result.stdout == ""
     assert result.stderr == FAILING[name][1]
 
 
-def test_there_are_at_least_thirty() -> None:
+def test_suite_has_at_least_thirty_programs() -> None:
     assert len(ORDINARY) >= 30

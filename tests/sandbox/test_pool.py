@@ -1,4 +1,4 @@
-"""The pool survives what programs and accidents do to it, leaks nothing, and ends with its caller."""
+"""The pool survives programs and accidents, leaks nothing, and ends with its caller."""
 
 import asyncio
 import os
@@ -21,8 +21,8 @@ async def sandbox() -> AsyncIterator[Sandbox]:
         yield running
 
 
-def _processes(root: int) -> set[int]:
-    """Every living process below `root`, itself left out."""
+def _find_descendants(root: int) -> set[int]:
+    """The living descendants of the process `root`."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -32,10 +32,10 @@ def _processes(root: int) -> set[int]:
                 continue
             if after_name[0] != "Z":
                 parents[int(entry.name)] = int(after_name[1])
-    found = {root}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {root}
+    family = {root}
+    while children := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= children
+    return family - {root}
 
 
 def _resident_mb(pids: set[int]) -> float:
@@ -48,26 +48,26 @@ def _warm(sandbox: Sandbox) -> int:
     return sandbox._supply._parent.pid
 
 
-async def test_sixty_four_at_once_stay_correct() -> None:
+async def test_sixty_four_concurrent_programs_give_correct_results() -> None:
     async with Sandbox(workers=8) as sandbox:
         code = "import sympy\nx = sympy.symbols('x')\nprint(sympy.solve(x - {0}), sum(range({0})))"
         results = await asyncio.gather(*(sandbox.run(code.format(n), Limits(wall_s=30.0)) for n in range(64)))
     assert [result.stdout for result in results] == [f"[{n}] {n * (n - 1) // 2}\n" for n in range(64)]
 
 
-async def test_never_more_than_its_workers_at_once() -> None:
+async def test_pool_runs_at_most_its_workers_at_once() -> None:
     async with Sandbox(workers=2, spares=0) as sandbox:
         await sandbox.identity()
         runs = asyncio.gather(*(sandbox.run("import time\ntime.sleep(0.5)") for _ in range(6)))
         most = 0
         while not runs.done():
-            most = max(most, len(_processes(_warm(sandbox))))
+            most = max(most, len(_find_descendants(_warm(sandbox))))
             await asyncio.sleep(0.05)
         await runs
     assert 1 <= most <= 3  # two guests, and the warm process below the one that waits for it
 
 
-async def test_a_thousand_in_a_row_leak_nothing() -> None:
+async def test_thousand_programs_leak_nothing() -> None:
     async with Sandbox(workers=2) as sandbox:
         for n in range(50):
             await sandbox.run(f"print({n})")
@@ -93,7 +93,7 @@ def _open_files(pid: int) -> int:
 
 
 async def _held(sandbox: Sandbox) -> dict[str, float]:
-    below = _processes(os.getpid())
+    below = _find_descendants(os.getpid())
     descriptors = [_open_files(pid) for pid in below]
     return {
         "descriptors": _open_files(os.getpid()),
@@ -104,7 +104,7 @@ async def _held(sandbox: Sandbox) -> dict[str, float]:
     }
 
 
-async def test_a_dead_warm_process_is_replaced(sandbox: Sandbox) -> None:
+async def test_dead_warm_process_is_replaced(sandbox: Sandbox) -> None:
     before = _warm(sandbox)
     os.kill(before, signal.SIGKILL)
     result = await sandbox.run("print('again')")
@@ -112,7 +112,7 @@ async def test_a_dead_warm_process_is_replaced(sandbox: Sandbox) -> None:
     assert _warm(sandbox) != before
 
 
-async def test_a_program_survives_the_death_of_its_warm_process(sandbox: Sandbox) -> None:
+async def test_program_is_retried_after_its_warm_process_died(sandbox: Sandbox) -> None:
     running = asyncio.create_task(sandbox.run("import time\ntime.sleep(0.5)\nprint('done')", Limits(wall_s=20.0)))
     await asyncio.sleep(0.2)
     os.kill(_warm(sandbox), signal.SIGKILL)
@@ -121,11 +121,11 @@ async def test_a_program_survives_the_death_of_its_warm_process(sandbox: Sandbox
 
 
 def _stall(sandbox: Sandbox) -> None:
-    for pid in (_warm(sandbox), *_processes(_warm(sandbox))):
+    for pid in (_warm(sandbox), *_find_descendants(_warm(sandbox))):
         os.kill(pid, signal.SIGSTOP)
 
 
-async def test_a_program_that_stalls_with_its_warm_process_is_given_up_in_time(sandbox: Sandbox) -> None:
+async def test_program_of_a_stalled_warm_process_times_out(sandbox: Sandbox) -> None:
     running = asyncio.create_task(sandbox.run("import time\ntime.sleep(60)", Limits(wall_s=1.0)))
     await asyncio.sleep(0.5)
     _stall(sandbox)
@@ -135,7 +135,7 @@ async def test_a_program_that_stalls_with_its_warm_process_is_given_up_in_time(s
     assert (await sandbox.run("print('again')")).stdout == "again\n"
 
 
-async def test_a_stalled_warm_process_costs_no_program_its_run(sandbox: Sandbox) -> None:
+async def test_stalled_warm_process_is_replaced_for_the_next_program(sandbox: Sandbox) -> None:
     await sandbox.run("print('leaves a spare')")
     _stall(sandbox)
     result = await sandbox.run("print('ran')", Limits(wall_s=1.0))
@@ -151,7 +151,7 @@ async def test_cancelling_ends_the_program(sandbox: Sandbox) -> None:
         await running
     assert (await sandbox.run("print(2)")).stdout == "2\n"
     await asyncio.sleep(0.3)
-    busy = [pid for pid in _processes(os.getpid()) if _is_running(pid)]
+    busy = [pid for pid in _find_descendants(os.getpid()) if _is_running(pid)]
     assert busy == []
 
 
@@ -160,11 +160,11 @@ def _is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("started", [0.0, 3.0])
-async def test_closing_ends_every_process_and_can_be_done_twice(started: float) -> None:
-    before = _processes(os.getpid())
+async def test_close_ends_every_process_and_is_idempotent(started: float) -> None:
+    before = _find_descendants(os.getpid())
     sandbox = Sandbox()
     running = asyncio.create_task(sandbox.run("while True: pass", Limits(wall_s=60.0)))
-    while not _processes(os.getpid()) - before:
+    while not _find_descendants(os.getpid()) - before:
         await asyncio.sleep(0.05)
     await asyncio.sleep(started)
     await sandbox.close()
@@ -175,15 +175,15 @@ async def test_closing_ends_every_process_and_can_be_done_twice(started: float) 
 
 
 async def _left(before: set[int]) -> set[int]:
-    """What still lives below this process once the kernel has had a moment to end it."""
+    """The descendants of this process that are still alive after the kernel had time to end them."""
     for _ in range(50):
-        if not (left := _processes(os.getpid()) - before):
+        if not (left := _find_descendants(os.getpid()) - before):
             break
         await asyncio.sleep(0.1)
     return left
 
 
-async def test_after_closing_it_starts_anew() -> None:
+async def test_closed_sandbox_starts_again() -> None:
     sandbox = Sandbox()
     assert (await sandbox.run("print(1)")).stdout == "1\n"
     await sandbox.close()
@@ -191,7 +191,7 @@ async def test_after_closing_it_starts_anew() -> None:
     await sandbox.close()
 
 
-def test_it_belongs_to_one_event_loop_at_a_time() -> None:
+def test_sandbox_rejects_a_second_event_loop() -> None:
     async def misused() -> None:
         async with Sandbox() as sandbox:
             await sandbox.identity()
@@ -220,11 +220,11 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("tier", ["linux:namespaces+landlock+seccomp", "linux:landlock+seccomp"])
 @pytest.mark.parametrize("stalled", [False, True])
-def test_nothing_outlives_a_killed_caller(tier: str, stalled: bool) -> None:
+def test_no_process_outlives_a_killed_caller(tier: str, stalled: bool) -> None:
     caller = subprocess.Popen([sys.executable, "-c", _CALLER, tier], stdout=subprocess.PIPE, text=True)
     assert caller.stdout is not None
     assert caller.stdout.readline() == "running\n"
-    below = _processes(caller.pid)
+    below = _find_descendants(caller.pid)
     assert len(below) >= 3
     for pid in below if stalled else ():
         os.kill(pid, signal.SIGSTOP)
@@ -241,19 +241,19 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_importing_it_is_cheap() -> None:
+def test_import_is_cheap() -> None:
     code = "import sys, nanoflux_sandbox\nprint([m for m in ('numpy', 'sympy', 'ctypes') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("wrong", [{"backend": "none"}, {"backend": "linux:landlock"}, {"workers": 0}])
-def test_a_wrong_setting_is_refused(wrong: dict[str, object]) -> None:
+def test_invalid_setting_is_rejected(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"backend|worker"):
         Sandbox(**wrong)  # type: ignore[arg-type]
 
 
-def test_an_error_carries_its_fix_and_exit_code() -> None:
+def test_sandbox_error_carries_its_fix_and_exit_code() -> None:
     error = SandboxError("no layer holds", "use a newer kernel")
     assert (error.message, error.fix, error.exit_code) == ("no layer holds", "use a newer kernel", 3)
     assert "newer kernel" in str(error)

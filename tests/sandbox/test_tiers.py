@@ -1,4 +1,4 @@
-"""On weaker machines: without user namespaces the second tier holds; without more, nothing runs, and it is said why."""
+"""Weaker machines: without user namespaces the second tier is used; with fewer layers no program runs."""
 
 import json
 import subprocess
@@ -31,35 +31,35 @@ def test_both_users_reach_the_strongest_tier(who: str) -> None:
     assert report["cases"]["run"] >= 30
 
 
-def test_without_user_namespaces_the_second_tier_holds_and_says_so() -> None:
+def test_without_user_namespaces_the_second_tier_is_used_and_reported() -> None:
     code, report = _as("no-userns", "check")
     assert (code, report["backend"], report["safe"]) == (0, "linux:landlock+seccomp", True), report
     assert report["layers"]["namespaces"] is False
     assert any("namespaces" in reason for reason in report["reasons"])
 
 
-def test_without_landlock_nothing_runs(tmp_path: Path) -> None:
+def test_without_landlock_no_program_runs(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("print('ran')")
     code, result = _as("no-landlock", "run", str(tmp_path / "program.py"))
     assert (code, result["status"], result["stdout"]) == (3, "unavailable", "")
     assert "landlock" in result["stderr"]
 
 
-def test_without_landlock_the_check_refuses_and_names_the_layer() -> None:
+def test_check_without_landlock_fails_and_names_the_layer() -> None:
     code, report = _as("no-landlock", "check")
     assert (code, report["safe"], report["backend"]) == (3, False, "none")
     assert report["layers"] == {"namespaces": True, "landlock": False, "seccomp": True}
     assert report["reasons"]
 
 
-def test_fewer_layers_run_only_when_asked_for_by_name(tmp_path: Path) -> None:
+def test_weaker_tier_runs_only_by_name(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("print('ran')")
     code, result = _as("no-landlock", "run", str(tmp_path / "program.py"), "--backend", "linux:namespaces+seccomp")
     assert (code, result["status"], result["stdout"]) == (0, "ok", "ran\n")
     assert result["backend"] == "linux:namespaces+seccomp"
 
 
-def test_a_named_tier_is_never_replaced_by_a_weaker_one(tmp_path: Path) -> None:
+def test_named_tier_is_never_replaced_by_a_weaker_one(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("print('ran')")
     strongest = "linux:namespaces+landlock+seccomp"
     code, result = _as("no-userns", "run", str(tmp_path / "program.py"), "--backend", strongest)
@@ -67,13 +67,13 @@ def test_a_named_tier_is_never_replaced_by_a_weaker_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["linux:seccomp", "linux:namespaces+seccomp"])
-async def test_every_result_names_its_tier(backend: str) -> None:
+async def test_result_names_its_tier(backend: str) -> None:
     async with Sandbox(backend=backend) as sandbox:
         result = await sandbox.run("open('/etc/passwd')")
     assert (result.status, result.backend) == ("error", backend)
 
 
-async def test_an_unavailable_sandbox_says_why_and_has_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unavailable_sandbox_reports_why_and_has_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     sandbox = Sandbox()
     result = await sandbox.run("print(1)")
@@ -83,7 +83,7 @@ async def test_an_unavailable_sandbox_says_why_and_has_no_identity(monkeypatch: 
     await sandbox.close()
 
 
-def test_probe_builds_the_real_thing() -> None:
+def test_probe_reports_the_tier_that_the_sandbox_uses() -> None:
     report = probe()
     assert report.safe
     assert report.backend == "linux:namespaces+landlock+seccomp"
@@ -91,41 +91,41 @@ def test_probe_builds_the_real_thing() -> None:
 
 
 @pytest.mark.parametrize("machine", ["riscv64", "i686", "ppc64le"])
-def test_other_architectures_are_refused(machine: str) -> None:
+def test_filter_refuses_other_architectures(machine: str) -> None:
     with pytest.raises(OSError, match=machine):
         seccomp.compile_filter(machine)
 
 
 class _Machine:
-    """Runs a filter as the kernel does, to look at its every answer."""
+    """Interprets a filter as the kernel does, to test every decision."""
 
     def __init__(self, program: bytes) -> None:
         import struct
 
-        self.steps = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
+        self.steps = [struct.unpack_from("=HBBI", program, offset) for offset in range(0, len(program), 8)]
 
     def answer(self, architecture: int, number: int, *arguments: int) -> int:
-        words = {0: number, 4: architecture, **{16 + 8 * n: a & 0xFFFFFFFF for n, a in enumerate(arguments)}}
-        at, accumulator = 0, 0
+        data = {0: number, 4: architecture, **{16 + 8 * n: a & 0xFFFFFFFF for n, a in enumerate(arguments)}}
+        position, accumulator = 0, 0
         while True:
-            code, if_true, if_false, value = self.steps[at]
-            at += 1
+            code, if_true, if_false, value = self.steps[position]
+            position += 1
             if code == 0x20:
-                accumulator = words.get(value, 0)
+                accumulator = data.get(value, 0)
             elif code == 0x54:
                 accumulator &= value
             elif code == 0x06:
                 return value
             else:
                 holds = accumulator == value if code == 0x15 else accumulator >= value
-                at += if_true if holds else if_false
+                position += if_true if holds else if_false
 
 
 _ALLOW, _KILL, _EPERM = 0x7FFF0000, 0x80000000, 0x00050001
 
 
 @pytest.mark.parametrize(("machine", "column"), [("x86_64", 0), ("aarch64", 1)])
-def test_the_filter_allows_its_list_and_nothing_else(machine: str, column: int) -> None:
+def test_filter_allows_only_its_table(machine: str, column: int) -> None:
     run = _Machine(seccomp.compile_filter(machine))
     architecture = syscalls.ARCHITECTURES[machine]
     allowed = {numbers[column] for numbers in syscalls.ALLOWED.values()}
@@ -140,7 +140,7 @@ def test_the_filter_allows_its_list_and_nothing_else(machine: str, column: int) 
     assert len(allowed) < 50
 
 
-def test_the_filter_looks_at_arguments() -> None:
+def test_filter_checks_arguments() -> None:
     run = _Machine(seccomp.compile_filter("x86_64"))
     read, write, mmap, mprotect, futex, x32 = 0, 1, 9, 10, 202, 0x40000000
     here = syscalls.ARCHITECTURES["x86_64"]

@@ -35,12 +35,12 @@ def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
         connection.execute("UPDATE runs SET seconds = 90")
         connection.execute("UPDATE calls SET seconds = 0.5")
     connection.close()
-    monkeypatch.setattr("nanoflux_tui.screens.home.ago", lambda _: "5 min")
+    monkeypatch.setattr("nanoflux_tui.screens.home.format_age", lambda _: "5 min")
     monkeypatch.setattr("nanoflux_tui.screens.models._query_gpus", lambda: [["NVIDIA A100", "20480", "40960", "87"]])
     original = bars.TopBar.__init__
     monkeypatch.setattr(bars.TopBar, "__init__", lambda bar, mode, _: original(bar, mode, "~/nanoflux"))
 
-    monkeypatch.setattr("nanoflux_tui.screens.experiments.ago", lambda _: "5 min")
+    monkeypatch.setattr("nanoflux_tui.screens.experiments.format_age", lambda _: "5 min")
 
     async def answer(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
         document = results(home, words[2]) if words[:2] == ("experiment", "show") else DOCTOR

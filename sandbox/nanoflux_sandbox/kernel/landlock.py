@@ -1,7 +1,7 @@
-"""Landlock with no rule at all: no file, no TCP port, no outside socket or process, for this process and its children.
+"""Landlock without any rule: no file, TCP port, outside socket or process for this process and its children.
 
-It binds what is opened from now on; descriptors already open keep working. Rights newer than the kernel's Landlock
-are left out, so older kernels get what they know.
+It applies to what is opened afterwards; open descriptors keep working. Rights that are newer than the kernel's Landlock
+version are omitted.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from nanoflux_sandbox.kernel.libc import system_call
 
 _CREATE_RULESET = 444
 _RESTRICT_SELF = 446
-_ASK_VERSION = 1
+_GET_VERSION = 1
 
-_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # Landlock version -> how many rights over files it knows
+_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}  # Landlock version -> number of its file rights
 _NET_SINCE, _NET_RIGHTS = 4, 0b11  # bind and connect of TCP
 _SCOPE_SINCE, _SCOPES = 6, 0b11  # abstract unix sockets, signals
 
 
 def version() -> int:
-    """The Landlock version of this kernel. Raises OSError where there is none."""
-    return system_call("landlock_create_ruleset", _CREATE_RULESET, None, 0, _ASK_VERSION)
+    """The Landlock version of this kernel. Raises OSError if it has none."""
+    return system_call("landlock_create_ruleset", _CREATE_RULESET, None, 0, _GET_VERSION)
 
 
 def _attributes(version: int) -> bytes:
@@ -37,7 +37,7 @@ def _attributes(version: int) -> bytes:
 
 
 def deny_everything() -> None:
-    """Put this process under an empty ruleset, for good. Needs no_new_privs. Raises OSError where it cannot."""
+    """Restrict this process irrevocably with an empty ruleset. Needs no_new_privs. Raises OSError if it fails."""
     attributes = _attributes(version())
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     ruleset = system_call("landlock_create_ruleset", _CREATE_RULESET, buffer, len(attributes), 0)

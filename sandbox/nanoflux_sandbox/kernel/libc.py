@@ -1,4 +1,4 @@
-"""The few calls of libc that Python does not offer: prctl, unshare, mounts, capabilities, a bare fork, raw calls."""
+"""The libc calls that Python does not offer: prctl, unshare, mounts, capabilities, a bare fork, raw calls."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def _check_outcome(name: str, outcome: int) -> int:
 
 
 def call(name: str, *arguments: Argument) -> int:
-    """Call the function `name` of libc with integers, byte strings or buffers. Raises OSError where it fails."""
-    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    return _check_outcome(name, getattr(_LIBC, name)(*words))
+    """Call the function `name` of libc with integers, byte strings or buffers. Raises OSError if it fails."""
+    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    return _check_outcome(name, getattr(_LIBC, name)(*converted))
 
 
 def system_call(name: str, number: int, *arguments: Argument) -> int:
-    """Make the system call `number`, which libc has no function for. Raises OSError where it fails."""
-    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    return _check_outcome(name, _LIBC.syscall(ctypes.c_long(number), *words))
+    """Make the system call `number`, for which libc has no function. Raises OSError if it fails."""
+    converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    return _check_outcome(name, _LIBC.syscall(ctypes.c_long(number), *converted))
 
 
 def prctl(option: int, *arguments: Argument) -> int:
-    """prctl(2), unused arguments zero. Raises OSError where it fails."""
+    """prctl(2) with zeros for unused arguments. Raises OSError if it fails."""
     return call("prctl", option, *arguments, *([0] * (4 - len(arguments))))
 
 
 def fork() -> int:
-    """fork(2) without what Python does in a child, which touches, and so copies, two hundred pages of memory.
+    """fork(2) without Python's work in the child, which touches, and so copies, two hundred pages of memory.
 
-    Only for a process with one thread, whose child needs no new random seed. Raises OSError where it fails.
+    Only for a process with one thread whose child needs no new random seed. Raises OSError if it fails.
     """
     return _check_outcome("fork", _HOLDING_THE_LOCK.fork())

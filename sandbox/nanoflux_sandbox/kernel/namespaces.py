@@ -1,7 +1,7 @@
-"""Namespaces: a world with no other user, process, network, host name or file than the program's own.
+"""Namespaces: a program sees no other user, process, network, host name or file.
 
 The root is an empty, read-only tmpfs: everything that a program may import is already in memory, so not even the
-interpreter is there. Each program gets a PID namespace of its own, inside that of the warm process.
+interpreter is needed. Each program gets its own PID namespace inside that of the warm process.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _ANY_FOLDER = b"/tmp"
 def enter() -> None:
     """Move this process into new namespaces; its next child is the first of a new PID namespace.
 
-    Inside it is `nobody` with all capabilities over the namespaces only. Raises OSError where the kernel, its
+    Inside, the process is `nobody` with capabilities over the namespaces only. Raises OSError if the kernel, its
     settings or a security module refuse.
     """
     user, group = os.geteuid(), os.getegid()
-    libc.prctl(libc.PR_SET_DUMPABLE, 1)  # or /proc/self would belong to root after a change of user
+    libc.prctl(libc.PR_SET_DUMPABLE, 1)  # otherwise /proc/self would belong to root after a change of user
     libc.call("unshare", _NEW_USER | _NEW_NS | _NEW_PID | _NEW_NET | _NEW_IPC | _NEW_UTS | _NEW_CGROUP)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{NOBODY} {user} 1")
@@ -38,7 +38,7 @@ def enter() -> None:
 
 
 def empty_root() -> None:
-    """Replace the file system with an empty read-only one. Raises OSError where a mount is refused."""
+    """Replace the file system with an empty read-only one. Raises OSError if a mount is refused."""
     libc.call("mount", b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
     libc.call("mount", b"none", _ANY_FOLDER, b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, b"size=4k,nr_inodes=2")
     os.chdir(_ANY_FOLDER)
@@ -51,16 +51,16 @@ def empty_root() -> None:
         raise OSError("the new root is not empty")
 
 
-def own_pid_namespace() -> int:
-    """A descriptor of this process's PID namespace, to come back to after each fork."""
+def open_pid_namespace() -> int:
+    """A descriptor of this process's PID namespace, to return to after each fork."""
     return os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def next_child_alone() -> None:
-    """Make the next child the first process of a PID namespace of its own. Raises OSError where it cannot."""
+def isolate_next_child() -> None:
+    """Make the next child the first process of a new PID namespace. Raises OSError if that fails."""
     libc.call("unshare", _NEW_PID)
 
 
-def next_child_here(pid_namespace: int) -> None:
-    """Undo `next_child_alone`, so that it can be asked for again."""
+def restore_pid_namespace(pid_namespace: int) -> None:
+    """Undo `isolate_next_child`, so that it can be called again."""
     libc.call("setns", pid_namespace, _NEW_PID)

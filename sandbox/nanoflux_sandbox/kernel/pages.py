@@ -1,6 +1,6 @@
 """Larger pages for the warm process, so that forking it and ending the fork take a third of the time.
 
-A convenience, never needed: kernels before 6.1, or without transparent huge pages, just stay as they are.
+An optional speed-up: kernels before 6.1, or without transparent huge pages, work without it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _private_ranges() -> Iterator[tuple[int, int]]:
 
 
 def collapse() -> None:
-    """Gather this process's own memory into huge pages, as far as the kernel will. Raises nothing."""
+    """Move this process's private memory to huge pages, as far as the kernel supports it. Raises nothing."""
     for start, end in _private_ranges():
         first, last = -(-start // _HUGE) * _HUGE, end // _HUGE * _HUGE
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Giving up rights for good: no new privileges, no capability, an ordinary user, hard resource limits."""
+"""Gives up privileges irrevocably: no new privileges, no capabilities, an ordinary user, hard resource limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LAST_CAPABILITY = 63
 
 
 def no_new_privileges() -> None:
-    """Nothing executed from now on can gain rights; Landlock and seccomp ask for it. Raises OSError."""
+    """Keep this process and its children from gaining privileges, as Landlock and seccomp require. Raises OSError."""
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
 
 
@@ -25,12 +25,12 @@ def die_with_parent(signal_number: int) -> None:
     libc.prctl(libc.PR_SET_PDEATHSIG, signal_number)
 
 
-def become_ordinary() -> None:
-    """Turn root into `nobody`; an ordinary user, or a root that may not, stays who it is."""
+def drop_root() -> None:
+    """Change from root to `nobody`. An ordinary user, or a root without the right to change, keeps its id."""
     _drop_bounding_set()
     if os.geteuid() != 0:
         return
-    with contextlib.suppress(OSError):  # in a container without these rights the capabilities still go
+    with contextlib.suppress(OSError):  # in a container without these rights, drop_capabilities still applies
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -38,21 +38,21 @@ def become_ordinary() -> None:
 
 def _drop_bounding_set() -> None:
     for capability in range(_LAST_CAPABILITY + 1):
-        with contextlib.suppress(OSError):  # unknown to this kernel, or no right to drop: no_new_privs covers both
+        with contextlib.suppress(OSError):  # unknown to this kernel, or not permitted: no_new_privs covers both
             libc.prctl(libc.PR_CAPBSET_DROP, capability)
 
 
 def drop_capabilities() -> None:
-    """Give up every capability. Raises OSError where the kernel refuses."""
+    """Give up every capability. Raises OSError if the kernel refuses."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION, 0))
-    none_of_them = ctypes.create_string_buffer(struct.pack("=6I", *[0] * 6))
-    libc.call("capset", header, none_of_them)
+    empty_set = ctypes.create_string_buffer(struct.pack("=6I", *[0] * 6))
+    libc.call("capset", header, empty_set)
     with contextlib.suppress(OSError):  # kernels before 4.3 have no ambient set
         libc.prctl(libc.PR_CAP_AMBIENT, libc.PR_CAP_AMBIENT_CLEAR_ALL)
 
 
 def limit_resources(memory_bytes: int, cpu_s: int) -> None:
-    """Set the hard limits of one program, nothing of what is not named. Units: bytes of address space, seconds."""
+    """Set the hard limits of one program: bytes of address space, seconds of CPU time, and zero for the rest."""
     nothing = (
         resource.RLIMIT_CORE,
         resource.RLIMIT_FSIZE,

@@ -1,7 +1,7 @@
-"""The system call filter, written by hand as BPF: about forty calls are allowed, everything else is not.
+"""The system call filter as hand-written BPF: about forty calls are allowed, all others are refused.
 
-This layer holds by itself: under it a program can open nothing, create no process, thread or socket, and write to
-its two pipes only. Refuses architectures whose numbers are not in `syscalls`.
+This layer suffices by itself: a filtered program can open nothing, create no process, thread or socket, and write only
+to its two pipes. Architectures without a table in `syscalls` are refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Condition(NamedTuple):
 
 _WORD = 0xFFFFFFFF
 _NOT_EXECUTABLE = Condition(2, 4, (0,))  # PROT_EXEC: no new machine code
-_NO_HUGE_PAGES = Condition(3, 0x40000, (0,))  # MAP_HUGETLB: a pool of the host that no limit of ours counts
+_NO_HUGE_PAGES = Condition(3, 0x40000, (0,))  # MAP_HUGETLB: a pool of the host that our limits do not count
 
 CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "read": (Condition(0, _WORD, (0,)),),
@@ -108,13 +108,13 @@ def compile_filter(machine: str = "") -> bytes:
 
 
 class Filter:
-    """The compiled filter, laid out once so that putting it on is one call."""
+    """The compiled filter, laid out once so that applying it takes one call."""
 
     def __init__(self, program: bytes) -> None:
         self._program = ctypes.create_string_buffer(program, len(program))
         address = ctypes.addressof(self._program)
         self._header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, address))
 
-    def put_on(self) -> None:
-        """Filter this process from now on, for good. Needs no_new_privs. Raises OSError where the kernel refuses."""
+    def apply(self) -> None:
+        """Filter this process irrevocably. Needs no_new_privs. Raises OSError if the kernel refuses."""
         libc.prctl(libc.PR_SET_SECCOMP, _MODE_FILTER, self._header)

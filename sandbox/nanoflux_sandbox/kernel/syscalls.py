@@ -1,13 +1,13 @@
-"""Which system calls a program may make, and their numbers on the two architectures that are supported.
+"""The system calls that a program may make, with their numbers on the two supported architectures.
 
-Every number here was read from the kernel's headers. A name without a number on an architecture does not exist there.
-A call that is named in no set of this file fails with EPERM.
+Every number comes from the kernel's headers; None means that the call does not exist on that architecture. A call that
+is in no table of this file fails with EPERM.
 """
 
 from __future__ import annotations
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-"""AUDIT_ARCH of each machine name: what the filter compares to refuse other calling conventions."""
+"""AUDIT_ARCH of each machine name; the filter refuses other calling conventions."""
 
 _X86_64, _AARCH64 = 0, 1
 
@@ -28,7 +28,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "alarm": (37, None),
     "setitimer": (38, 103),
     "getitimer": (36, 102),
-    # signals it sends nobody, and only receives
+    # receiving signals; sending is refused
     "rt_sigaction": (13, 134),
     "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139),
@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "sigaltstack": (131, 132),
     "pause": (34, None),
     "restart_syscall": (219, 128),
-    # about itself
+    # information about itself
     "getpid": (39, 172),
     "gettid": (186, 178),
     "getppid": (110, 173),
@@ -65,10 +65,10 @@ CONDITIONAL: dict[str, tuple[int, int]] = {
     "madvise": (28, 233),
     "futex": (202, 98),
 }
-"""Calls allowed with some arguments only; `seccomp.CONDITIONS` says which."""
+"""Calls that are allowed only with the arguments in `seccomp.CONDITIONS`."""
 
 ANSWERED: dict[str, tuple[int, int]] = {"clone3": (435, 435), "ioctl": (16, 29)}
-"""Calls refused with an error that libc knows how to go on from; `seccomp.ANSWERS` says which."""
+"""Calls that are refused with an error that libc handles; see `seccomp.ANSWERS`."""
 
 DEADLY: dict[str, tuple[int | None, int | None]] = {
     # other processes
@@ -78,7 +78,7 @@ DEADLY: dict[str, tuple[int | None, int | None]] = {
     "process_madvise": (440, 440),
     "kcmp": (312, 272),
     "pidfd_getfd": (438, 438),
-    # other programs and worlds
+    # other programs, namespaces and file systems
     "execve": (59, 221),
     "execveat": (322, 281),
     "unshare": (272, 97),
@@ -96,7 +96,7 @@ DEADLY: dict[str, tuple[int | None, int | None]] = {
     "mount_setattr": (442, 442),
     "open_by_handle_at": (304, 265),
     "name_to_handle_at": (303, 264),
-    # large corners of the kernel
+    # large kernel subsystems
     "bpf": (321, 280),
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
@@ -130,7 +130,7 @@ DEADLY: dict[str, tuple[int | None, int | None]] = {
     "syslog": (103, 116),
     "vhangup": (153, 58),
 }
-"""Calls that no innocent program makes: the program ends at once."""
+"""Calls that no legitimate program makes: they kill the program."""
 
 
 def number(names: tuple[int | None, int | None], machine: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Programs that attack their host, each with the sign by which its success is seen, and the means to run them."""
+"""Programs that attack their host, each with a test of its success, and the code that runs them."""
 
 from sandbox_suite.attack import Attack, Seen
 from sandbox_suite.bombs import BOMBS

@@ -1,47 +1,47 @@
-"""An attack: a program, and the sign of its success, seen from outside the program."""
+"""An attack: a program, and a test of its success from outside the program."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 WALL_S = 0.7
-"""The wall limit of every attack: what still runs then has taken more than its share of time."""
+"""The wall limit of every attack; a program that still runs then has exceeded its time."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What an attack left behind. `late`: it was still running at its limit, so that only a kill ended it."""
+    """The effects of an attack. `late` means that it still ran at its limit and had to be killed."""
 
     stdout: str
     late: bool
     verdict: str
-    """`right` where whoever runs the program took its answer for the expected one, 42."""
+    """`right` if the judge accepted the program's answer as the expected one, 42."""
     changes: list[str]
-    """What changed in the world: files made, changed or gone, messages received, the victim ended."""
+    """Changes in the world: files created, changed or deleted, messages received, the victim ended."""
 
 
 def token_printed(seen: Seen) -> bool:
-    """The program found out by itself that it got through."""
+    """The program reported that it succeeded."""
     return "BREACH" in seen.stdout
 
 
 def secret_printed(seen: Seen) -> bool:
-    """The program got hold of what only a file of the host holds."""
+    """The program printed the content of a file of the host."""
     return "the secret of the host" in seen.stdout
 
 
 def changed(seen: Seen) -> bool:
-    """The world is not what it was."""
+    """The world has changed."""
     return bool(seen.changes)
 
 
 def outlasted(seen: Seen) -> bool:
-    """Nothing but the kill ended it."""
+    """Only a kill ended the program."""
     return seen.late
 
 
 def judged_right(seen: Seen) -> bool:
-    """Its wrong answer was taken for the right one."""
+    """A wrong answer was accepted."""
     return seen.verdict == "right"
 
 
@@ -53,11 +53,11 @@ class Attack:
     code: str
     success: Callable[[Seen], bool] = token_printed
     status: tuple[str, ...] = ()
-    """How it must end in the sandbox; empty: any way."""
+    """The statuses with which it may end in the sandbox; empty means any."""
     judged: bool = False
-    """Whether its plain run is inside a naive judge, which compares in the process of the program."""
+    """Whether its plain run uses the naive judge, which compares in the process of the program."""
     limits: dict[str, Any] = field(default_factory=dict)
 
     def source(self, words: dict[str, Any]) -> str:
-        """The whole program, for a world of these words."""
+        """The whole program for a world with these facts."""
         return f"W = {words!r}\n{self.code}"

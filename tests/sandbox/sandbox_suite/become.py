@@ -59,7 +59,7 @@ def _root_of_a_namespace() -> None:
 
 
 def _without_landlock() -> None:
-    """Have the kernel answer as one without Landlock does: ENOSYS to its first call."""
+    """Make the kernel answer like one without Landlock: ENOSYS to its first call."""
     steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x50000 | errno.ENOSYS), (0x06, 0, 0, 0x7FFF0000)]
     program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(program)))
@@ -68,7 +68,7 @@ def _without_landlock() -> None:
 
 
 def become(who: str) -> None:
-    """Change this process. Raises OSError where that is not allowed."""
+    """Change the user or the layers of this process. Raises OSError if that is not allowed."""
     if who == "no-userns":
         _root_of_a_namespace()
         Path("/proc/sys/user/max_user_namespaces").write_text("0")

@@ -1,4 +1,4 @@
-"""Runs every attack in the sandbox, in a process of its own: `python contained.py BACKEND`, results as JSON lines.
+"""Runs every attack in the sandbox, in a separate process: `python contained.py BACKEND`, results as JSON lines.
 
 A process of its own, so that it can run as any user and in any world, with secrets in its environment and with
 descriptors that a careless start would hand on.
@@ -20,11 +20,11 @@ from sandbox_suite.attack import WALL_S
 from sandbox_suite.world import SECRET, World
 
 GRACE_S = 1.0
-"""Twice what the sandbox promises after its limit: several suites share the machine's processors."""
+"""Twice the delay that the sandbox promises after its limit: several suites share the processors."""
 
 
 def judged(result: Result) -> str:
-    """The verdict as the core makes it: outside, from the status and the last printed line."""
+    """The verdict as the core derives it: outside, from the status and the last printed line."""
     try:
         return "right" if result.status == "ok" and abs(float(result.stdout.split()[-1]) - 42) < 1e-6 else "wrong"
     except (ValueError, IndexError):
@@ -41,7 +41,7 @@ async def _alone(sandbox: Sandbox, world: World, attack: Attack) -> dict:
 
 
 async def main(backend: str) -> None:
-    """Run them one after another: whatever changes in the world is the doing of the last one."""
+    """Run the attacks one after another, so that each change in the world belongs to the last one."""
     os.environ["HOST_SECRET"] = SECRET
     world = World()
     try:

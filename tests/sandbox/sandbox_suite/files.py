@@ -1,4 +1,4 @@
-"""Attacks on files of the host and on what /proc tells: reading, writing, deleting, listing, metadata, links."""
+"""Attacks on files of the host and on information in /proc: reading, writing, deleting, listing, metadata, links."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 

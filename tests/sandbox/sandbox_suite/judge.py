@@ -1,4 +1,4 @@
-"""The naive judge of the plain runs: runs the program in its own process and compares there. Not to be imitated."""
+"""The naive judge of the plain runs: it runs the program in its own process and compares there. Do not imitate it."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Attacks by way of sockets of every kind."""
+"""Attacks through sockets of every kind."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 

@@ -1,4 +1,4 @@
-"""Ordinary programs with exactly what they print, and failing ones with what they say; nothing here is an attack."""
+"""Ordinary programs with their exact output, and failing ones with their error output; none is an attack."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 

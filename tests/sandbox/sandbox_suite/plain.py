@@ -1,4 +1,4 @@
-"""Runs an attack on a plain subprocess, as the sandbox is measured against: same user, time limit, nothing else."""
+"""Runs an attack in a plain subprocess, the baseline of the sandbox: same user and time limit, no other protection."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ _PATIENCE_S = 30.0
 
 
 def run(attack: Attack, world: World) -> Seen:
-    """Run it and say what it did to `world`, a moment after its end too."""
+    """Run an attack and return its effects on `world`, including those shortly after its end."""
     mine, verdicts = os.pipe()
     with tempfile.NamedTemporaryFile("w", suffix=".py") as program, os.fdopen(mine) as heard:
         program.write(attack.source(world.words()))

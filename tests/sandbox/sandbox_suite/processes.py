@@ -1,4 +1,4 @@
-"""Attacks by way of processes: forks, daemons, other programs, signals to others, tracing."""
+"""Attacks through processes: forks, daemons, other programs, signals to others, tracing."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 

@@ -1,4 +1,4 @@
-"""Raw system calls: each succeeds where the kernel looks at its arguments at all instead of refusing the call."""
+"""Raw system calls: each succeeds if the kernel checks its arguments instead of refusing the call."""
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 

@@ -1,4 +1,4 @@
-"""Attacks on the verdict: wrong answers that want to be taken for 42. Plainly they run inside a naive judge.
+"""Attacks on the verdict: wrong answers that pretend to be 42. The plain runs use a naive judge.
 
 In the sandbox the verdict is made as the core makes it: from the status and the last line of output, compared
 outside. The expected number is nowhere in the guest.

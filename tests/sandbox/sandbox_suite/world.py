@@ -1,4 +1,4 @@
-"""The host as an attack sees it: files, a victim process, listening sockets, descriptors, and what became of them."""
+"""The host that attacks target: files, a victim process, listening sockets, descriptors, and changes to them."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ SECRET = "the secret of the host\n"
 
 
 class World:
-    """A small host of its own for attacks; `changes` says what one of them did, and puts it right again."""
+    """A small host for attacks; `changes` lists what an attack changed and restores it."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sandbox-world-"))
@@ -34,8 +34,8 @@ class World:
             self._sockets[name].listen()
         for listening in self._sockets.values():
             listening.setblocking(False)
-        self._heard, self.inherited_socket = socket.socketpair()
-        self._heard.setblocking(False)
+        self._receiver, self.inherited_socket = socket.socketpair()
+        self._receiver.setblocking(False)
         self._victim: subprocess.Popen[bytes] | None = None
         self._build()
         self._secret_file = os.open(self.folder / "secret", os.O_RDONLY)
@@ -53,13 +53,13 @@ class World:
             (self.folder / name).chmod(0o644)
         os.utime(self.folder / "doomed", (10**9, 10**9))
         if self._victim is None or self._victim.poll() is not None:
-            # A session of its own: that of whoever started the tests may lie outside this PID namespace, as number 0.
+            # A new session: the session of the test runner may be outside this PID namespace, as number 0.
             self._victim = subprocess.Popen(
                 [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
             )
-        self._before = self._state()
+        self._before = self._read_state()
 
-    def _state(self) -> dict[str, Any]:
+    def _read_state(self) -> dict[str, Any]:
         doomed = self.folder / "doomed"
         state = {path.name: None for path in self.folder.iterdir()}
         about = doomed.stat() if doomed.exists() else None
@@ -71,7 +71,7 @@ class World:
         }
 
     def words(self) -> dict[str, Any]:
-        """What a program is told of this world."""
+        """The facts about this world that an attack receives."""
         assert self._victim is not None
         return {
             "folder": str(self.folder),
@@ -88,17 +88,17 @@ class World:
         }
 
     def changes(self) -> list[str]:
-        """What is not as it was; afterwards it is again."""
-        after = self._state()
-        found = [name for name in {*self._before, *after} if self._before.get(name, "-") != after.get(name, "-")]
-        found += [name for name, listening in self._sockets.items() if self._reached(name, listening)]
+        """What an attack changed; restores it."""
+        after = self._read_state()
+        changed = [name for name in {*self._before, *after} if self._before.get(name, "-") != after.get(name, "-")]
+        changed += [name for name, listening in self._sockets.items() if self._reached(name, listening)]
         with contextlib.suppress(BlockingIOError):
-            found += ["inherited socket"] if self._heard.recv(99) else []
+            changed += ["inherited socket"] if self._receiver.recv(99) else []
         assert self._victim is not None
         if self._victim.poll() is not None:
-            found.append("victim")
+            changed.append("victim")
         self._build()
-        return found
+        return changed
 
     def _reached(self, name: str, listening: socket.socket) -> bool:
         try:
@@ -112,7 +112,7 @@ class World:
         assert self._victim is not None
         self._victim.kill()
         self._victim.wait()
-        for listening in (*self._sockets.values(), self._heard, self.inherited_socket):
+        for listening in (*self._sockets.values(), self._receiver, self.inherited_socket):
             listening.close()
         os.close(self._secret_file)
         os.close(self._folder_file)

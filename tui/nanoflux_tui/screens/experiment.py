@@ -110,7 +110,7 @@ cell by cell; after an interruption it resumes at its next cell."""
         self._current: dict[str, Any] | None = None
         self._settled_cells: object = None
 
-    def body(self) -> ComposeResult:
+    def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
         with VerticalScroll(id="parts"):
             yield Panel("Conditions", id="conditions")
