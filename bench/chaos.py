@@ -236,7 +236,7 @@ def _played(trial: Trial) -> tuple[int, str]:
 
 def _status(trial: Trial) -> list[str]:
     with LedgerView(trial.home / "ledger.db") as view:
-        found = view.run_summary(kills.NAME)
+        found = view.summarize_run(kills.NAME).to_json()
         return [with_worker(Home(trial.home), view, Work(RUN, found["run"]), found)["status"]]
 
 

@@ -71,7 +71,7 @@ def play(given: argparse.Namespace, url: str) -> dict[str, Any]:
         wall, processor = time.perf_counter() - wall, spent() - processor
         with LedgerView(home.ledger) as view:
             ((longest,),) = view.rows(LONGEST, run)
-            return {"wall_s": wall, "cpu_s": processor, "longest": longest, **view.run_summary(run)}
+            return {"wall_s": wall, "cpu_s": processor, "longest": longest, **view.summarize_run(run).to_json()}
 
 
 def stats(url: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Trial:
     def outcome(self) -> dict[str, Any]:
         """What must be the same however the run was disturbed, and what may cost more."""
         with LedgerView(self.home / "ledger.db") as view:
-            found = view.run_summary(NAME)
+            found = view.summarize_run(NAME).to_json()
             return {
                 "status": found["status"],
                 "digest": found["digest"],

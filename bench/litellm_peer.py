@@ -228,7 +228,7 @@ def play(url: str, folder: Path) -> str:
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
-        summary = view.run_summary(run)
+        summary = view.summarize_run(run).to_json()
     print(f"run: {summary['status']}, {summary['kept']} kept in {summary['turns']} turns, faults {summary['faults']}")
     return str(summary["status"])
 

@@ -106,7 +106,7 @@ def finish(home: Path, turns: int) -> str:
     if session(home, turns).wait() != 0:
         raise SystemExit(f"{home}: the run did not go on")
     with LedgerView(home / "ledger.db") as view:
-        return str(view.run_summary(NAME)["digest"])
+        return str(view.summarize_run(NAME).to_json()["digest"])
 
 
 def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, into: Path) -> list[tuple[Path, Shown]]:

@@ -12,9 +12,9 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -233,22 +233,55 @@ def current_job(view: LedgerView, work: Work) -> dict[str, Any] | None:
     return dict(row) if row else None
 
 
-def with_worker(home: Home, view: LedgerView, work: Work, found: dict[str, Any]) -> dict[str, Any]:
-    """A summary with what is known of its worker: work that says it is running while no process holds it was killed,
-    and one that has been silent for long is stalled.
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The process that works on something, and the pending request to it ("" if there is none)."""
+
+    pid: int
+    heartbeat_at: str
+    wish: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkState:
+    """The status of work as its process shows it. `message` is "" if the recorded message applies; `seconds` is how
+    long the current worker has been at it.
+    """
+
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+    worker: Worker | None = None
+
+
+def check_worker(home: Home, view: LedgerView, work: Work, status: str) -> WorkState:
+    """The state of work whose row says `status`. Work that is "running" without a process was killed and is
+    "interrupted"; a process that has been silent for `STALLED_S` seconds is "stalled".
     """
     job = current_job(view, work)
-    worked = is_worked_on(home, work)
+    has_process = is_worked_on(home, work)
     silent = _since(job, "beat_s")
-    if found["status"] == "running" and not worked:
+    message = ""
+    if status == "running" and not has_process:
         how = "resume it" if work.kind.command else "the same command goes on with it"
-        found = {**found, "status": "interrupted", "message": f"its process ended; {how}"}
-    elif found["status"] == "running" and silent > STALLED_S:
-        found = {**found, "status": "stalled", "message": f"its process has said nothing for {silent:.0f} s"}
-    if job is None or not worked:
-        return {**found, "worker": None}
-    worker = {"pid": job["pid"], "heartbeat_at": job["heartbeat_at"], "wish": job["wish"]}
-    return {**found, "seconds": round(found.get("seconds", 0.0) + _since(job, "began_s"), 3), "worker": worker}
+        status, message = "interrupted", f"its process ended; {how}"
+    elif status == "running" and silent > STALLED_S:
+        status, message = "stalled", f"its process has said nothing for {silent:.0f} s"
+    if job is None or not has_process:
+        return WorkState(status, message)
+    return WorkState(status, message, _since(job, "began_s"), Worker(job["pid"], job["heartbeat_at"], job["wish"]))
+
+
+def with_worker(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the ledger as `--json` shows it: with the status that `check_worker` gives, and the worker."""
+    state = check_worker(home, view, work, row["status"])
+    shown = {**row, "status": state.status, "worker": None}
+    if state.message:
+        shown["message"] = state.message
+    if state.worker is not None:
+        shown["worker"] = asdict(state.worker)
+        shown["seconds"] = round(row.get("seconds", 0.0) + state.seconds, 3)
+    return shown
 
 
 def _since(job: dict[str, Any] | None, column: str) -> float:

@@ -27,7 +27,7 @@ def started(home: Home, **settings: Any) -> str:
 
 def summary(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        return view.run_summary(run)
+        return view.summarize_run(run).to_json()
 
 
 @pytest.mark.parametrize("budget", [{"tokens": 12_000}, {"roles": {"judge": {"tokens": 9_000}}}])

@@ -39,7 +39,7 @@ def generate(home: Home, domain: str = "starter", **settings: object) -> dict[st
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
         assert list(verify_run(view, run)) == []
-        return view.run_summary(run)
+        return view.summarize_run(run).to_json()
 
 
 def test_concurrency_changes_nothing(home: Home) -> None:

@@ -89,7 +89,7 @@ class World:
 
     def summary(self) -> dict[str, Any]:
         with self.view() as view:
-            return view.run_summary(self.run)
+            return view.summarize_run(self.run).to_json()
 
     def remembered(self) -> set[str]:
         with self.view() as view:

@@ -62,7 +62,7 @@ def called(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
 
 def summary(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        return view.run_summary(run)
+        return view.summarize_run(run).to_json()
 
 
 def test_two_hundred_turns_at_forty_percent_faults_give_the_dataset_of_none(tmp_path: Path, fake_server) -> None:

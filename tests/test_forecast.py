@@ -1,6 +1,7 @@
 """Forecasts: that their intervals hold what they say they hold, and that they say nothing too early or too late."""
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,21 @@ def observed(rng: np.random.Generator, chance: float, turns: int) -> forecast.Tu
 def test_the_intervals_hold_the_truth_as_often_as_they_say(chance: float, turns: int) -> None:
     rng, missing, trials, inside = np.random.default_rng(7), 40, 200, np.zeros(2)
     for _ in range(trials):
-        found = forecast.predict(observed(rng, chance, turns), missing, 10**6)
+        spans = asdict(forecast.predict(observed(rng, chance, turns), missing, 10**6))
         needed = missing + rng.negative_binomial(missing, chance)
         spent = rng.gamma(2.0, 300.0, needed).sum()
         for column, (name, truth) in enumerate((("turns", needed), ("tokens", spent))):
-            inside[column] += found[name]["low"] <= truth <= found[name]["high"]
+            inside[column] += spans[name]["low"] <= truth <= spans[name]["high"]
     assert ((inside / trials > 0.83) & (inside / trials < 0.97)).all(), inside / trials
 
 
 def test_a_turn_limit_cuts_what_is_spent_and_lowers_the_chance() -> None:
     turns = observed(np.random.default_rng(1), 0.5, 100)
-    free, tight = forecast.predict(turns, 50, 10**6), forecast.predict(turns, 50, 90)
+    free, tight = (asdict(forecast.predict(turns, 50, limit)) for limit in (10**6, 90))
     assert free["reaches_target"] == 1.0 and free["turns"]["low"] < 100 < free["turns"]["high"]
     assert 0.01 < tight["reaches_target"] < 0.5 and tight["turns"]["high"] == 90
     assert tight["tokens"]["expected"] < free["tokens"]["expected"]
-    assert forecast.predict(turns, 50, 90) == tight
+    assert asdict(forecast.predict(turns, 50, 90)) == tight
 
 
 @pytest.fixture
@@ -52,22 +53,23 @@ def played(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
     asyncio.run(runs.carry_on(home, run))
     runs.change(home, run, {"max_turns": 1000, "target": 200})
     with LedgerView(home.ledger) as view:
-        summary = view.run_summary(run)
-        return run, {**summary, "forecast": forecast.forecast(view, summary)}
+        summary = view.summarize_run(run)
+        prediction = forecast.forecast(view, forecast.RunPosition.of(summary))
+        return run, {**summary.to_json(), "forecast": asdict(prediction)}
 
 
 def test_a_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
-    _, found = played(home, max_turns=30)
-    told = found["forecast"]
-    assert told["reason"] == "" and told["kept_per_hour"] == pytest.approx(
-        found["kept"] / found["seconds"] * 3600, 1e-3
+    _, summary = played(home, max_turns=30)
+    prediction = summary["forecast"]
+    assert prediction["reason"] == "" and prediction["kept_per_hour"] == pytest.approx(
+        summary["kept"] / summary["seconds"] * 3600, 1e-3
     )
-    expected = (200 - found["kept"]) * 30 / found["kept"]
-    tokens = (found["usage"]["prompt_tokens"] + found["usage"]["completion_tokens"]) / 30 * expected
-    assert told["turns"]["low"] < expected < told["turns"]["high"]
-    assert told["tokens"]["low"] < tokens < told["tokens"]["high"]
-    assert told["seconds"]["low"] < found["seconds"] / 30 * expected < told["seconds"]["high"]
-    assert told["usd"] == {"expected": 0.0, "low": 0.0, "high": 0.0}
+    expected = (200 - summary["kept"]) * 30 / summary["kept"]
+    tokens = (summary["usage"]["prompt_tokens"] + summary["usage"]["completion_tokens"]) / 30 * expected
+    assert prediction["turns"]["low"] < expected < prediction["turns"]["high"]
+    assert prediction["tokens"]["low"] < tokens < prediction["tokens"]["high"]
+    assert prediction["seconds"]["low"] < summary["seconds"] / 30 * expected < prediction["seconds"]["high"]
+    assert prediction["usd"] == {"expected": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_a_run_that_remembers_everything_is_told_what_its_calls_would_cost(home: Home) -> None:

@@ -11,7 +11,7 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import runs
-from nanoflux_local.run.trial import trial_result
+from nanoflux_local.run.trial import summarize_trial
 
 FIXTURES = Path(__file__).with_name("fixtures")
 RUN = "starter-68593da9"
@@ -32,15 +32,15 @@ def former_home(tmp_path: Path) -> Home:
 def test_former_ledger_verifies_and_replays_to_its_digest(former_home: Home) -> None:
     with LedgerView(former_home.ledger) as view:
         assert list(verify_run(view, RUN)) == []
-        assert view.run_summary(RUN)["digest"] == DIGEST
-    assert asyncio.run(runs.replay(former_home, RUN))["same"]
+        assert view.summarize_run(RUN).to_json()["digest"] == DIGEST
+    assert asyncio.run(runs.replay(former_home, RUN)).same
 
 
 def test_former_verdicts_are_shown_as_findings(former_home: Home) -> None:
     with LedgerView(former_home.ledger) as view:
         attempts = [attempt for record in view.turn_records(RUN) for attempt in record.attempts if attempt.validation]
-        trial = trial_result(view, RUN)
+        trial = summarize_trial(view, RUN)
     conclusions = {attempt.validation.finding("code").conclusion for attempt in attempts}
     assert conclusions >= {"supports", "contradicts"}
     assert any(attempt.validation.finding("facts").evidence for attempt in attempts)
-    assert trial is not None and trial["solutions"] == 6 and trial["with_check"]
+    assert trial is not None and trial.solutions == 6 and trial.with_check

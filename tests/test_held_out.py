@@ -91,7 +91,7 @@ def play(home: Home, **changes: Any) -> dict[str, Any]:
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
-        return view.run_summary(run)
+        return view.summarize_run(run).to_json()
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_the_digest_is_the_same_at_any_concurrency_and_again_from_memory(
     assert one["digest"] == many["digest"] and one["contaminated"] == many["contaminated"] != []
     _import(home, "gsm8k", [(replace(ITEMS[0], id="gsm8k-1"), "test")])  # what comes later changes no run
     monkeypatch.setattr(ScriptedEndpoint, "chat", None)
-    assert asyncio.run(runs.replay(home, one["run"]))["same"]
+    assert asyncio.run(runs.replay(home, one["run"])).same
 
 
 @pytest.mark.usefixtures("held_out")

@@ -40,7 +40,7 @@ def work(run: str) -> jobs.Work:
 
 def shown(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        return jobs.with_worker(home, view, work(run), view.run_summary(run))
+        return jobs.with_worker(home, view, work(run), view.summarize_run(run).to_json())
 
 
 def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -170,7 +170,7 @@ settings = {"max_turns": 1000, "target": 1000, "concurrency": 16, "seeds": {"min
 run = asyncio.run(runs.start(home, binding.resolve("starter-genetics", "scripted", settings, home)))
 asyncio.run(runs.carry_on(home, run))
 with LedgerView(home.ledger) as view:
-    turns = view.run_summary(run)["turns"]
+    turns = view.summarize_run(run).to_json()["turns"]
 # Not ru_maxrss: it starts at the size of the process that this one was forked from.
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 print(json.dumps([turns, peak, "torch" in sys.modules]))

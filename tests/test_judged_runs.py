@@ -15,7 +15,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
 from nanoflux_local.run import binding, runs
-from nanoflux_local.run.trial import panel_result
+from nanoflux_local.run.trial import summarize_panel
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.tools.corpus import Corpus
 from nanoflux_local.tools.python_check import PythonTool
@@ -33,7 +33,7 @@ def played(home: Home, **settings: Any) -> str:
 
 def digest(home: Home, run: str) -> str:
     with LedgerView(home.ledger) as view:
-        return str(view.run_summary(run)["digest"])
+        return str(view.summarize_run(run).to_json()["digest"])
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def test_the_pace_changes_nothing(checked: tuple[Home, str], tmp_path: Path) -> 
 
 
 def test_it_is_judged_again_with_nothing_but_the_ledger(checked: tuple[Home, str], alone: None) -> None:
-    assert asyncio.run(runs.replay(*checked))["same"]
+    assert asyncio.run(runs.replay(*checked)).same
     without = asyncio.run(replay_with(*checked, {"judge": {"code_check": False}}))
     overruled = sum(attempt.validation.finding("code").conclusion == "contradicts" for attempt in attempts(checked))
-    assert 0 < without["needed"]["turns"] <= overruled  # what the program rejected, no defender has seen
+    assert 0 < without.needed.turns <= overruled  # what the program rejected, no defender has seen
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_kept_reasoning_has_its_level_and_a_panel_its_agreement(
     judge = {"code_check": False, "quality": True, "panel": ["second"]}
     run = played(home, judge=judge, endpoints={"second": endpoint}, max_turns=12)
     with LedgerView(home.ledger) as view:
-        records, summary = view.turn_records(run), view.run_summary(run)
+        records, summary = view.turn_records(run), view.summarize_run(run).to_json()
         levels = [row["level"] for row in view.rows("SELECT level FROM examples ORDER BY turn")]
         chosen, _ = choose(view, run, Choice(level=next(level for level in levels if level)))
-        panel = panel_result(view, run)
+        panel = summarize_panel(view, run)
         assert list(verify_run(view, run)) == []
     kept = [record.last for record in records if record.kept]
     assert levels == [attempt.quality.level if attempt.quality else None for attempt in kept]
@@ -113,13 +113,13 @@ def test_kept_reasoning_has_its_level_and_a_panel_its_agreement(
     assert sum(summary["levels"].values()) == len(kept) and 0 < len(chosen) <= len(kept)
     verdicts = [attempt.validation for record in records for attempt in record.attempts if attempt.validation]
     assert {vote.judge for verdict in verdicts for vote in verdict.votes} == {"arbiter", "second"}
-    assert panel is not None and panel["judgements"] >= len(verdicts)
+    assert panel is not None and panel.judgements >= len(verdicts)
     show_run(home, run, as_json=False)
     shown = capsys.readouterr().out
     assert "Krippendorff's alpha" in shown and "reasoning" in shown
     page = write_report(home.ledger, run, tmp_path / "report").read_text()
     assert "Reasoning of the kept examples: " in page and "Reasoning: L" in page
-    assert asyncio.run(runs.replay(home, run))["same"]
+    assert asyncio.run(runs.replay(home, run)).same
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("UPDATE examples SET level = 6 - level WHERE level <> 3")
     with LedgerView(home.ledger) as view:
@@ -142,7 +142,7 @@ def test_facts_are_looked_up_in_the_corpus_and_again_without_it(
     assert outcomes == {"found", "nothing"} and all(finding.reason for finding in findings)
     elsewhere = Home(tmp_path / "elsewhere").prepare()
     home.corpus.rename(elsewhere.corpus)
-    assert asyncio.run(runs.replay(home, run))["same"]
+    assert asyncio.run(runs.replay(home, run)).same
     assert digest(elsewhere, played(elsewhere, judge=judge, max_turns=8, concurrency=1)) == digest(home, run)
     (tmp_path / "facts.md").write_text("Other words.")
     with Corpus(home.corpus, write=True) as corpus:

@@ -41,7 +41,7 @@ def played(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12
 
 def summary(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        return view.run_summary(run)
+        return view.summarize_run(run).to_json()
 
 
 def problems(home: Home, run: str) -> list[str]:
@@ -67,7 +67,7 @@ def test_the_dataset_is_the_same_at_any_concurrency_and_replayed(home: Home) -> 
     played(home, "first")
     found = [played(home, f"at-{at}", ("first",), seed=4, concurrency=at) for at in (1, 8, 64)]
     assert len({summary(home, run)["digest"] for run in found}) == 1
-    assert asyncio.run(runs.replay(home, found[-1]))["same"]
+    assert asyncio.run(runs.replay(home, found[-1])).same
 
 
 def test_a_run_that_goes_on_changes_nothing_for_those_held_against_its_beginning(home: Home) -> None:

@@ -44,7 +44,7 @@ def play(home: Home, run: str) -> dict[str, Any]:
 
 def show(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        return {**view.run_summary(run), **view.unread(run), "problems": list(verify_run(view, run))}
+        return {**view.summarize_run(run).to_json(), **view.unread(run), "problems": list(verify_run(view, run))}
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
@@ -79,7 +79,7 @@ def test_unread_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tmp_pa
         paused = show(home, run)
         assert paused["status"] == "paused" and "got nothing to read" in paused["message"] and not paused["problems"]
         assert sum(paused["unread"].values()) == paused["funnel"]["unparsed"] == paused["funnel"]["attempts"]
-        assert asyncio.run(runs.replay(home, run))["same"]
+        assert asyncio.run(runs.replay(home, run)).same
         shown.append((paused["turns"], paused["unread"]))
         server._script = duel
         assert play_on(home, run)["status"] == "done"

@@ -63,7 +63,7 @@ def play(home: Home, run: str, **more: Any) -> dict[str, Any]:
 
 def show(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        return {**view.run_summary(run), **view.unread(run), "problems": list(verify_run(view, run))}
+        return {**view.summarize_run(run).to_json(), **view.unread(run), "problems": list(verify_run(view, run))}
 
 
 def stop_at(turn: int) -> Any:
@@ -92,7 +92,7 @@ def test_a_run_goes_on_past_refused_prompts_and_gives_one_dataset(tmp_path: Path
     reasons = [attempt.reason for record in records for attempt in record.attempts if attempt.refused]
     assert all("answered 400: This model's maximum context length is 4096" in reason for reason in reasons)
     refused = server.refused
-    assert asyncio.run(runs.replay(home, run))["same"]
+    assert asyncio.run(runs.replay(home, run)).same
     assert server.refused == refused, "a replay asked the server"
 
     home = Home(tmp_path / "eight")
@@ -104,7 +104,7 @@ def test_a_run_goes_on_past_refused_prompts_and_gives_one_dataset(tmp_path: Path
         assert together[key] == alone[key]
     with LedgerView(home.ledger) as view:
         assert view.turn_records(run) == records
-    assert asyncio.run(runs.replay(home, run))["same"]
+    assert asyncio.run(runs.replay(home, run)).same
 
 
 def test_texts_that_the_embedder_refuses_fail_their_turns_alone(tmp_path: Path, fake_server) -> None:
@@ -115,7 +115,7 @@ def test_texts_that_the_embedder_refuses_fail_their_turns_alone(tmp_path: Path, 
         home = Home(tmp_path / str(concurrency))
         run = begin(home, url, concurrency=concurrency, endpoints=embedder)
         shown.append(play(home, run))
-        assert asyncio.run(runs.replay(home, run))["same"]
+        assert asyncio.run(runs.replay(home, run)).same
     assert list(shown[0]["refused"]) == [f"embedding: {TOO_LONG}"] and shown[0]["kept"] > 3
     assert 3 < sum(shown[0]["refused"].values()) <= shown[0]["funnel"]["failed"]
     assert [each["digest"] for each in shown] == [shown[0]["digest"]] * 2 and shown[0]["funnel"] == shown[1]["funnel"]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,11 @@ def rejected(row: dict[str, Any]) -> bool:
     return int(number) % 3 == 0 and place == "0"
 
 
-def told(home: Home, name: str) -> dict[str, Any]:
+def agreement_of(home: Home, reviewer: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        found = review.agreement(view, "run")
-    assert found is not None
-    return dict(found["reviewers"][name])
+        agreement = review.summarize_agreement(view, "run")
+    assert agreement is not None
+    return asdict(agreement.reviewers[reviewer])
 
 
 def test_the_export_is_blind_mixed_and_whole(home: Home) -> None:
@@ -86,14 +87,14 @@ def test_a_person_who_agrees_and_one_who_is_chance(home: Home) -> None:
     rows = exported(home)
     agreeing = filled(home, rows, lambda row: "drop" if rejected(row) else "keep")
     assert review.import_blind(home, agreeing, "ada") == {"reviewer": "ada", "taken": 16, "open": 0, "runs": ["run"]}
-    found = told(home, "ada")
+    found = agreement_of(home, "ada")
     assert (found["agree"], found["reviewed"], found["kappa"]) == (16, 16, 1)
     review.import_blind(home, filled(home, rows, lambda _: "keep"), "bo")
-    assert told(home, "bo")["kappa"] == 0 and told(home, "bo")["agree"] == 12
+    assert agreement_of(home, "bo")["kappa"] == 0 and agreement_of(home, "bo")["agree"] == 12
     half = iter(["fix", "keep"] * 8)
     review.import_blind(home, filled(home, rows, lambda _: next(half)), "cy")
-    low, high = told(home, "cy")["ci95"]
-    assert low < told(home, "cy")["kappa"] < high and told(home, "cy")["fix"] == 8
+    low, high = agreement_of(home, "cy")["ci95"]
+    assert low < agreement_of(home, "cy")["kappa"] < high and agreement_of(home, "cy")["fix"] == 8
 
 
 def test_the_newest_word_counts_and_what_is_open_is_left_out(home: Home) -> None:
@@ -101,7 +102,7 @@ def test_the_newest_word_counts_and_what_is_open_is_left_out(home: Home) -> None
     review.import_blind(home, filled(home, rows, lambda _: "drop"), "ada")
     again = review.import_blind(home, filled(home, rows, lambda row: "" if rejected(row) else "keep"), "ada")
     assert (again["taken"], again["open"]) == (12, 4)
-    assert told(home, "ada")["agree"] == 16
+    assert agreement_of(home, "ada")["agree"] == 16
 
 
 BROKEN = {
@@ -121,7 +122,7 @@ def test_a_broken_file_is_named_and_nothing_of_it_is_taken(home: Home, name: str
         review.import_blind(home, path)
     assert why in error.value.message
     with LedgerView(home.ledger) as view:
-        assert review.agreement(view, "run") is None
+        assert review.summarize_agreement(view, "run") is None
 
 
 def test_an_example_is_reviewed_shown_and_listed(home: Home, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:

@@ -5,6 +5,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def played(home: Home, name: str = "", **settings: Any) -> str:
 
 def summary(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        return view.run_summary(run)
+        return view.summarize_run(run).to_json()
 
 
 def rows(home: Home, sql: str) -> list[tuple[Any, ...]]:
@@ -276,7 +277,7 @@ def remove_endpoints(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def replayed(home: Home, run: str) -> dict[str, Any]:
-    return asyncio.run(runs.replay(home, run))
+    return asdict(asyncio.run(runs.replay(home, run)))
 
 
 def test_a_replay_gives_the_dataset_again_with_no_endpoint_and_writes_nothing(

@@ -20,7 +20,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.run import binding, runs
-from nanoflux_local.run.trial import hold_trial, known_solutions, trial_result, with_fault
+from nanoflux_local.run.trial import Rates, Share, build_known_solutions, hold_trial, plant_fault, summarize_trial
 from nanoflux_local.seeds.source import Items
 from nanoflux_local.transcript import Attack, Doubt, Finding, Seed, Verdict
 
@@ -36,7 +36,7 @@ def right(seed: Seed) -> Attack:
 @pytest.mark.parametrize("answer", ["1234", "-3", "0", "1", "0.5", "12.25", "1000000000000", "123456789012.75"])
 def test_a_wrong_number_is_wrong_beyond_the_tolerance(answer: str) -> None:
     for draw in range(50):
-        wrong = with_fault(
+        wrong = plant_fault(
             replace(right(SUM), answer=answer), replace(SUM, answer=answer), "answer", random.Random(draw)
         )
         found, truth = read_number(wrong.answer), read_number(answer)
@@ -45,16 +45,16 @@ def test_a_wrong_number_is_wrong_beyond_the_tolerance(answer: str) -> None:
 
 
 def test_a_slip_is_made_where_the_solution_states_its_result() -> None:
-    wrong = with_fault(right(SUM), SUM, "slip", random.Random(1))
+    wrong = plant_fault(right(SUM), SUM, "slip", random.Random(1))
     assert wrong.solution == f"1000 + 234 = 1,234 in all. The answer is {wrong.answer}."
     elsewhere = replace(right(SUM), solution="Add them: 12345 is not it.")
-    wrong = with_fault(elsewhere, SUM, "slip", random.Random(1))
+    wrong = plant_fault(elsewhere, SUM, "slip", random.Random(1))
     assert wrong.solution == f"Add them: 12345 is not it.\nSo the answer is {wrong.answer}."
 
 
 @pytest.mark.parametrize("fault", ["slip", "answer"])
 def test_another_option_is_a_wrong_choice(fault: Any) -> None:
-    wrong = with_fault(right(CHOICE), CHOICE, fault, random.Random(2))
+    wrong = plant_fault(right(CHOICE), CHOICE, fault, random.Random(2))
     assert wrong.answer in "AC" and wrong.answer != CHOICE.answer
     assert wrong.solution.endswith(f"The answer is {wrong.answer}. {CHOICE.options[wrong.answer]}")
 
@@ -85,14 +85,14 @@ def rules(accepts: Any, pairs: int = 4, concurrency: int = 1) -> Any:
 
 
 def test_right_and_wrong_come_in_pairs_and_are_always_the_same() -> None:
-    known = known_solutions(rules(None))
+    known = build_known_solutions(rules(None))
     assert [each.fault for each in known] == ["", "slip", "", "answer", "", "slip", "", "answer"]
-    assert known == known_solutions(rules(None))
+    assert known == build_known_solutions(rules(None))
     assert all(is_right(each.attack) is (not each.fault) for each in known)
 
 
 def test_where_there_are_fewer_seeds_the_trial_is_smaller_and_none_lacks_an_answer() -> None:
-    known = known_solutions(rules(None, pairs=50))
+    known = build_known_solutions(rules(None, pairs=50))
     assert len(known) == 18 and len({each.seed for each in known}) == 9
 
 
@@ -110,9 +110,9 @@ def held(tmp_path: Path) -> Any:
             calls = RememberedCalls(ledger, "run", {})
             for _ in range(2):
                 asyncio.run(hold_trial(ledger, "run", playing, calls, lambda: False))
-        assert len(playing.judge.seen) == len(known_solutions(playing)), "what was judged is not judged again"
+        assert len(playing.judge.seen) == len(build_known_solutions(playing)), "what was judged is not judged again"
         with LedgerView(path) as view:
-            return trial_result(view, "run")
+            return summarize_trial(view, "run")
 
     return hold
 
@@ -121,17 +121,18 @@ def word(positive: bool, code: Any = "not checked") -> Verdict:
     return Verdict(positive, 0.95, "so", findings=(Finding("code", code),))
 
 
-def shares(rates: dict[str, Any]) -> tuple[Any, Any]:
-    return rates["sensitivity"]["share"], rates["specificity"]["share"]
+def shares(rates: Rates | None) -> tuple[Any, Any]:
+    assert rates is not None
+    return rates.sensitivity.share, rates.specificity.share
 
 
 def test_a_judge_that_knows_has_no_errors_and_one_with_swapped_words_has_nothing_else(held: Any) -> None:
     good = held(lambda attack: word(is_right(attack)))
-    assert shares(good["judge"]) == (1, 1) and good["judge"]["errors"] == 0
-    low, high = good["judge"]["sensitivity"]["ci95"]
+    assert shares(good.judge) == (1, 1) and good.judge.errors == 0
+    low, high = good.judge.sensitivity.ci95
     assert (round(low, 4), high) == (0.5101, 1.0)  # Wilson's interval of 4 of 4
     swapped = held(lambda attack: word(not is_right(attack)), concurrency=8)
-    assert shares(swapped["judge"]) == (0, 0) and swapped["judge"]["errors"] == 8
+    assert shares(swapped.judge) == (0, 0) and swapped.judge.errors == 8
 
 
 def test_one_trial_tells_the_judge_with_its_check_and_without(held: Any) -> None:
@@ -139,19 +140,19 @@ def test_one_trial_tells_the_judge_with_its_check_and_without(held: Any) -> None
         return word(True, "supports") if is_right(attack) else word(False, "contradicts")
 
     found = held(credulous, code_check=True)
-    assert shares(found["without_check"]) == (0, 1) and found["without_check"]["errors"] == 4
-    assert shares(found["with_check"]) == (1, 1) and found["with_check"]["errors"] == 0
-    assert found["checked"] == 8
-    assert list(found["checks"]) == ["code"] and found["checks"]["code"]["concluded"] == 8
-    assert shares(found["checks"]["code"]) == (1, 1)
-    assert held(credulous)["with_check"] is None
+    assert shares(found.without_check) == (0, 1) and found.without_check.errors == 4
+    assert shares(found.with_check) == (1, 1) and found.with_check.errors == 0
+    assert found.checked == 8
+    assert list(found.checks) == ["code"] and found.checks["code"].concluded == 8
+    assert shares(found.checks["code"]) == (1, 1)
+    assert held(credulous).with_check is None
 
 
 def test_what_is_not_judged_counts_in_no_rate(held: Any) -> None:
     found = held(lambda attack: word(True) if is_right(attack) else Doubt((0.5,)))
-    assert (found["solutions"], found["unjudged"]) == (8, 4)
-    assert found["judge"]["sensitivity"] == {"n": 0, "share": None, "ci95": None}
-    assert held(lambda _: Unparsed("no"))["unjudged"] == 8
+    assert (found.solutions, found.unjudged) == (8, 4)
+    assert found.judge.sensitivity == Share(0, None, None)
+    assert held(lambda _: Unparsed("no")).unjudged == 8
 
 
 def test_a_run_holds_its_trial_once_shows_it_and_no_call_of_it_is_wasted(
@@ -162,9 +163,9 @@ def test_a_run_holds_its_trial_once_shows_it_and_no_call_of_it_is_wasted(
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
-        found, summary = trial_result(view, run), view.run_summary(run)
+        found, summary = summarize_trial(view, run), view.summarize_run(run).to_json()
         assert list(verify_run(view, run)) == []
-    assert found is not None and found["solutions"] == 10
+    assert found is not None and found.solutions == 10
     assert summary["calls"]["wasted"] == 0
     show_run(home, run, as_json=False)
     assert "judge's trial" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """What-if: other settings answered from the ledger alone, held against a run that was really played with them."""
 
 import asyncio
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,11 @@ def records(home: Home, run: str) -> list[TurnRecord]:
 
 def digest(home: Home, run: str) -> str:
     with LedgerView(home.ledger) as view:
-        return str(view.run_summary(run)["digest"])
+        return str(view.summarize_run(run).to_json()["digest"])
 
 
 def asked(home: Home, run: str, **settings: Any) -> dict[str, Any]:
-    return asyncio.run(replay_with(home, run, settings))
+    return asdict(asyncio.run(replay_with(home, run, settings)))
 
 
 @pytest.mark.parametrize("settings", [{"novelty": {"solution": 0.3}}, {"max_turns": 9}, {"target": 4}])

@@ -146,28 +146,28 @@ def _corrected(place: Home, run: str, result: dict[str, Any]) -> dict[str, Any]:
     """
     from nanoflux_local.evaluate.statistics import corrected
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.run.trial import trial_result
+    from nanoflux_local.run.trial import summarize_trial
 
     with LedgerView(place.ledger) as view:
         row = view.find_run(run)
-        found = trial_result(view, row["id"])
+        trial = summarize_trial(view, row["id"])
     config, asked = json.loads(row["config"]), result["soft"]["judge"]
     judge = config["endpoints"].get(config["roles"]["judge"]["endpoint"], {}).get("model")
     if judge != asked:
         raise UsageError(
             f"the judge of run {run} is {judge or 'a program'}, not {asked}", "name a run judged by the same model"
         )
-    rates = found["judge"] if found else None
-    if rates is None or not rates["sensitivity"]["n"] or not rates["specificity"]["n"]:
+    rates = trial.judge if trial else None
+    if rates is None or not rates.sensitivity.n or not rates.specificity.n:
         raise NothingMatchedError(f"run {run} has no judge trial", "start a run with --set judge.trial=50")
     right, wrong = (
-        rates["specificity"],
-        rates["sensitivity"],
+        rates.specificity,
+        rates.sensitivity,
     )  # the trial looks for wrong ones, an accuracy counts right
-    counts = [round(share["share"] * share["n"]) for share in (right, wrong)]
+    counts = [round((share.share or 0) * share.n) for share in (right, wrong)]
     items = result["soft"].get("n", result["n"])
     positives = round(result["soft"]["mean"] * items)
-    value = corrected(positives, items, counts[0], right["n"], counts[1], wrong["n"])
+    value = corrected(positives, items, counts[0], right.n, counts[1], wrong.n)
     if value is None:
         raise UsageError(f"the judge of run {run} did no better than chance in its trial", "use another judge")
     return {"estimate": value.estimate, "ci95": list(value.ci95), "run": row["id"]}

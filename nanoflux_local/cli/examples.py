@@ -1,6 +1,7 @@
 """`nanoflux examples`: list, show and review the examples of a run."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from nanoflux_local.cli.common import home, plain, print_json, print_table, say,
 from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
+    from nanoflux_local.evaluate.agreement import ReviewerAgreement
     from nanoflux_local.transcript import Exhibit
 
 WORDS = ("keep", "drop", "fix", "open")
@@ -213,23 +215,26 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
 @with_json
 def import_review(file: Path, reviewer: str, as_json: bool) -> None:
     """Import a filled-in review file and report the agreement of judge and reviewer."""
-    from nanoflux_local.examples.review import agreement, import_blind
+    from nanoflux_local.examples.review import import_blind, summarize_agreement
     from nanoflux_local.ledger.views import LedgerView
 
-    found = import_blind(home(), file, reviewer)
+    imported = import_blind(home(), file, reviewer)
     with LedgerView(home().ledger) as view:
-        found["agreement"] = {run: agreement(view, run) for run in found["runs"]}
+        agreements = {run: summarize_agreement(view, run) for run in imported["runs"]}
     if as_json:
-        print_json(found)
+        shown = {run: asdict(agreement) if agreement else None for run, agreement in agreements.items()}
+        print_json({**imported, "agreement": shown})
         return
-    say(f"{found['taken']} verdicts of {found['reviewer']} imported, {found['open']} left open")
-    for run, told in found["agreement"].items():
-        say(f"run {run}: {describe_agreement(told['reviewers'][found['reviewer']])}")
+    say(f"{imported['taken']} verdicts of {imported['reviewer']} imported, {imported['open']} left open")
+    for run, agreement in agreements.items():
+        if agreement is not None:
+            say(f"run {run}: {describe_agreement(agreement.reviewers[imported['reviewer']])}")
 
 
-def describe_agreement(told: dict[str, Any]) -> str:
+def describe_agreement(agreement: "ReviewerAgreement") -> str:
     """The agreement of a reviewer and the judge in one sentence."""
-    line = f"the judge agrees on {told['agree']} of {told['reviewed']}"
-    if told["kappa"] is None:
+    line = f"the judge agrees on {agreement.agree} of {agreement.reviewed}"
+    if agreement.kappa is None or agreement.ci95 is None:
         return f"{line}; kappa is undefined because one of the two gives every example the same verdict"
-    return f"{line}, Cohen's kappa {told['kappa']:.2f} ({told['ci95'][0]:.2f} to {told['ci95'][1]:.2f})"
+    low, high = agreement.ci95
+    return f"{line}, Cohen's kappa {agreement.kappa:.2f} ({low:.2f} to {high:.2f})"

@@ -1,9 +1,10 @@
-"""`nanoflux run`: a generation job's life: start, watch, steer, pause, stop, resume, verify, replay."""
+"""`nanoflux run`: start, watch, steer, pause, stop, resume, verify and replay generation runs."""
 
 import asyncio
 import signal
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -11,13 +12,21 @@ from nanoflux_local.cli.common import Bar, home, launch_detached, plain, print_j
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
 
+if TYPE_CHECKING:
+    from nanoflux_local.config import RunConfig
+    from nanoflux_local.evaluate.agreement import ReviewAgreement
+    from nanoflux_local.ledger.summary import RunSummary
+    from nanoflux_local.run.forecast import Forecast, Span
+    from nanoflux_local.run.overview import RunOverview
+    from nanoflux_local.run.trial import PanelAgreement, TrialResult
+
 SHOWN = 10
-"""Of the attempts that repeated an evaluation item: `--json` has all of them."""
+"""At most this many attempts or reasons are listed in a table; `--json` has all of them."""
 
 
 @click.group(name="run")
 def command() -> None:
-    """Generation: a run's life from start to report."""
+    """Start, watch, steer and check generation runs."""
 
 
 @command.command()
@@ -43,7 +52,7 @@ def command() -> None:
 @click.option("--dev", default="", metavar="DATASET", help="The benchmark whose dev items say whether a round helped.")
 @click.option("--dev-items", type=click.IntRange(1), help="How many of them [default: all].")
 @click.option("--train-set", multiple=True, metavar="KEY=VALUE", help="A setting of the rounds' trainings.")
-@click.option("--detach", is_flag=True, help="Play it in a process of its own that outlives this terminal.")
+@click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8.")
 @with_json
 def start(
@@ -61,7 +70,7 @@ def start(
     train_set: tuple[str, ...],
     **numbers: int | None,
 ) -> None:
-    """Generate a dataset."""
+    """Start a generation run."""
     from nanoflux_local.config import merged, parse_settings, read_toml
     from nanoflux_local.run import binding, runs
 
@@ -77,98 +86,98 @@ def start(
         overrides = merged(overrides, {"budget": {"usd": budget_usd}})
     place = home().prepare()
     if novel_against:
-        overrides = merged(overrides, {"novel_against": _asked(place, novel_against)})
-    fork = _id(place, fork) if fork else ""
+        overrides = merged(overrides, {"novel_against": _freeze_questions(place, novel_against)})
+    fork = _find_id(place, fork) if fork else ""
     if fork:
         config = runs.forked(place, fork, overrides)
     else:
         config = binding.resolve(str(domain), profile or "embedded", overrides, place)
     if numbers["rounds"]:
-        given = {"rounds": numbers["rounds"], "dev": dev, "dev_items": numbers["dev_items"] or 0, "name": name}
-        _rounds(place, config, given, train_set, detach, as_json)
+        options = {"rounds": numbers["rounds"], "dev": dev, "dev_items": numbers["dev_items"] or 0, "name": name}
+        _start_rounds(place, config, options, train_set, detach, as_json)
         return
     if dev or train_set or numbers["dev_items"]:
         raise click.UsageError("--dev, --dev-items and --train-set are for rounds: add --rounds N.")
     run = asyncio.run(runs.start(place, config, name, fork))
-    _work(place, run, detach)
+    _play_or_detach(place, run, detach)
     show_run(place, run, as_json)
 
 
 @command.command()
 @click.argument("run")
-@click.option("--detach", is_flag=True, help="Play it in a process of its own that outlives this terminal.")
+@click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
 @with_json
 def resume(run: str, detach: bool, as_json: bool) -> None:
-    """Go on with a run where it stopped."""
+    """Resume a run from its last committed turn."""
     place = home()
-    run = _id(place, run)
-    _work(place, run, detach)
+    run = _find_id(place, run)
+    _play_or_detach(place, run, detach)
     show_run(place, run, as_json)
 
 
-def _rounds(
-    place: Home, config: Any, given: dict[str, Any], settings: tuple[str, ...], detach: bool, as_json: bool
+def _start_rounds(
+    home: Home, config: "RunConfig", options: dict[str, Any], settings: tuple[str, ...], detach: bool, as_json: bool
 ) -> None:
-    """Begin a series of rounds with this run's settings."""
+    """Start a series of rounds with this run's settings."""
     from nanoflux_local.cli.rounds import play as play_series
     from nanoflux_local.cli.rounds import show_series
     from nanoflux_local.config import parse_settings
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.run import rounds
 
-    domain = load_domain(config.domain, place.root)
-    dev = given["dev"] or rounds.default_dev(place, config, (*domain.evaluates, *domain.datasets))
-    plan = rounds.Rounds(config=config, train=parse_settings(settings), **{**given, "dev": dev})
-    series = rounds.create(place, plan)
-    play_series(place, series, detach)
-    show_series(place, series, as_json)
+    domain = load_domain(config.domain, home.root)
+    dev = options["dev"] or rounds.default_dev(home, config, (*domain.evaluates, *domain.datasets))
+    plan = rounds.Rounds(config=config, train=parse_settings(settings), **{**options, "dev": dev})
+    series = rounds.create(home, plan)
+    play_series(home, series, detach)
+    show_series(home, series, as_json)
 
 
-def _asked(place: Home, names: tuple[str, ...]) -> dict[str, Any]:
-    """What these runs have asked so far, as a run's configuration holds it."""
+def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
+    """The questions that these runs have asked so far, as a run's configuration stores them."""
     from nanoflux_local.ledger.asked import freeze
     from nanoflux_local.ledger.views import LedgerView
 
-    with LedgerView(place.ledger) as view:
-        return {run: asked.model_dump() for run, asked in freeze(view, names).items()}
+    with LedgerView(home.ledger) as view:
+        return {run: questions.model_dump() for run, questions in freeze(view, runs).items()}
 
 
-def _work(place: Home, run: str, detach: bool) -> None:
-    """Play a run here, or in a process of its own."""
+def _play_or_detach(home: Home, run: str, detach: bool) -> None:
+    """Play a run in this process, or in a separate one."""
     if not detach:
-        play(place, run)
+        play(home, run)
         return
     from nanoflux_local import jobs
 
-    launch_detached(place, jobs.Work(jobs.RUN, run), "played")
+    launch_detached(home, jobs.Work(jobs.RUN, run), "played")
 
 
 @command.command()
 @click.argument("run")
 @with_json
 def pause(run: str, as_json: bool) -> None:
-    """Commit the turns under way, begin no new one, and leave the run paused."""
-    _ask(run, "pause", as_json)
+    """Commit the turns in progress, start no new one, and leave the run paused."""
+    _request_end(run, "pause", as_json)
 
 
 @command.command()
 @click.argument("run")
 @with_json
 def stop(run: str, as_json: bool) -> None:
-    """Commit the turns under way and end; a second stop ends at once. Both lose nothing, and `resume` goes on."""
-    _ask(run, "stop", as_json)
+    """Commit the turns in progress and end; a second stop ends at once. Both lose nothing; `resume` continues."""
+    _request_end(run, "stop", as_json)
 
 
-def _ask(run: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
+def _request_end(run: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
     from nanoflux_local import jobs
 
     place = home()
-    run = _id(place, run)
-    told = jobs.ask(place, jobs.Work(jobs.RUN, run), wish)
+    run = _find_id(place, run)
+    message = jobs.ask(place, jobs.Work(jobs.RUN, run), wish)
     if as_json:
-        print_json({"run": run, "message": told})
+        print_json({"run": run, "message": message})
     else:
-        say(told)
+        say(message)
 
 
 @command.command("set")
@@ -176,16 +185,16 @@ def _ask(run: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
 @click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE…")
 @with_json
 def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Change what may change while a run is played: concurrency, target, max_turns, budget.
+    """Change settings of a run: concurrency, target, max_turns or budget.
 
-    A worker takes it up within a second. What decides the result is refused: it needs a run of its own.
+    A running worker applies them within a second. Settings that affect the result are refused: fork the run instead.
     """
     from nanoflux_local.config import LIVE, parse_settings
     from nanoflux_local.run import runs
 
     changes = parse_settings(settings)
     place = home()
-    run = _id(place, run)
+    run = _find_id(place, run)
     config = runs.change(place, run, changes).model_dump(mode="json", include=set(LIVE))
     if as_json:
         print_json({"run": run, **config})
@@ -193,28 +202,30 @@ def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
         say(f"run {run}: " + ", ".join(f"{key} {config[key]}" for key in changes))
 
 
-def play(place: Home, run: str) -> None:
-    """Carry a run on with a progress bar; Ctrl-C and SIGTERM end it with everything kept. A long wait for a server is
-    reported.
+def play(home: Home, run: str) -> None:
+    """Play a run to its end with a progress bar. Ctrl-C and SIGTERM stop it and lose nothing. Long waits for a server
+    are reported.
     """
     from nanoflux_local.run import runs
     from nanoflux_local.run.engine import RunProgress
 
     bar = Bar(run)
-    say(f"run {run}; stop with Ctrl-C, go on with `nanoflux run resume {run}`")
+    say(f"run {run}; stop with Ctrl-C, resume with `nanoflux run resume {run}`")
 
-    def told(progress: RunProgress) -> None:
+    def show_progress(progress: RunProgress) -> None:
         bar.show(progress.kept, progress.target, f"kept in {progress.turns} turns")
 
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        asyncio.run(runs.carry_on(place, run, told, bar.note))
+        asyncio.run(runs.carry_on(home, run, show_progress, bar.note))
     finally:
         bar.close()
 
 
-def _end(*_: object) -> None:
-    """As Ctrl-C does, which asyncio turns into a cancel; where a shell has background jobs ignore that, by hand."""
+def _interrupt(*_: object) -> None:
+    """Handle SIGTERM like Ctrl-C, which asyncio turns into a cancellation. Background jobs of a shell ignore SIGINT, so
+    that there the interrupt is raised directly.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)
@@ -223,22 +234,22 @@ def _end(*_: object) -> None:
 @command.command("list")
 @with_json
 def list_runs(as_json: bool) -> None:
-    """All runs, newest first."""
-    from nanoflux_local.jobs import RUN, Work, with_worker
+    """List all runs, newest first."""
     from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.run.overview import load_listed_run
 
     place = home()
     with LedgerView(place.ledger) as view:
-        names = [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid DESC")]
-        found = [with_worker(place, view, Work(RUN, name), view.run_summary(name)) for name in names]
+        ids = [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid DESC")]
+        listed = [load_listed_run(place, view, run) for run in ids]
     if as_json:
-        print_json(found)
+        print_json([{**run.to_json(), "worker": asdict(worker) if worker else None} for run, worker in listed])
         return
-    if not found:
+    if not listed:
         raise NothingMatchedError("there are no runs yet", "start one: nanoflux run start --domain starter")
     print_table(
         ("run", "name", "domain", "status", "turns", "kept", "target"),
-        [[entry[key] for key in ("run", "name", "domain", "status", "turns", "kept", "target")] for entry in found],
+        [[run.run, run.name, run.domain, run.status, run.turns, run.kept, run.target] for run, _ in listed],
     )
 
 
@@ -246,140 +257,140 @@ def list_runs(as_json: bool) -> None:
 @click.argument("run")
 @with_json
 def show(run: str, as_json: bool) -> None:
-    """A run's state, its funnel, its calls and its digest."""
+    """Show a run's state, its funnel, its calls and its digest."""
     show_run(home(), run, as_json)
 
 
-def show_run(place: Home, run: str, as_json: bool) -> None:
-    from nanoflux_local.examples.review import agreement
-    from nanoflux_local.jobs import RUN, Work, with_worker
+def show_run(home: Home, run: str, as_json: bool) -> None:
+    """Print a run as a table or as JSON."""
+    from nanoflux_local.examples.review import summarize_agreement
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.run.forecast import forecast
-    from nanoflux_local.run.trial import panel_result, trial_result
+    from nanoflux_local.run.overview import load_overview
 
-    with LedgerView(place.ledger) as view:
-        summary = view.run_summary(run)
-        found = with_worker(place, view, Work(RUN, summary["run"]), summary)
-        found["forecast"] = forecast(view, found)
-        found["judge_trial"] = trial_result(view, summary["run"])
-        found["panel"] = panel_result(view, summary["run"])
-        found["review"] = agreement(view, summary["run"])
-        found |= view.unread(summary["run"])
-        priced = view.is_priced(summary["run"])
+    with LedgerView(home.ledger) as view:
+        review = summarize_agreement(view, view.find_run(run)["id"])
+        overview = load_overview(home, view, run, review)
+        priced = view.is_priced(overview.summary.run)
     if as_json:
-        print_json(found)
-        return
-    print_table(
-        ("run", found["run"]),
-        [
-            ("name", found["name"]),
-            ("domain", found["domain"]),
-            *([("fork of", found["forked_from"])] if found["forked_from"] else []),
-            ("status", f"{found['status']} {found['message']}".strip()),
-            ("kept", f"{found['kept']} of {found['target']} in {found['turns']} turns"),
-            *((f"  {key.replace('_', ' ')}", value) for key, value in found["funnel"].items()),
-            *((f"  turn {hit['turn']}", hit["reason"]) for hit in found["contaminated"][:SHOWN]),
-            *_unread_rows(found["unread"], found["refused"]),
-            *_reasoning_cut_rows(found["cut_in_reasoning"]),
-            (
-                "calls",
-                ", ".join(f"{value} {key}" for key, value in found["calls"].items())
-                + f" ({found['wasted_share']:.1%})",
-            ),
-            ("tokens", _describe_usage(found["usage"])),
-            *([("dollars", _describe_dollars(found))] if priced else []),
-            *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in found["faults"].items()),
-            ("seconds", found["seconds"]),
-            *_level_rows(found["levels"]),
-            *_trial_rows(found["judge_trial"]),
-            *_panel_rows(found["panel"]),
-            *_review_rows(found["review"]),
-            *_forecast_rows(found["forecast"]),
-            ("repeatable", "yes" if found["repeatable"] else "no: an endpoint does not promise equal replies"),
-            ("digest", found["digest"]),
-        ],
-    )
+        print_json(overview.to_json())
+    else:
+        print_table(("run", overview.summary.run), _overview_rows(overview, priced))
 
 
-def _describe_usage(usage: dict[str, Any]) -> str:
-    """Tokens read and written, and how many of the written ones were thoughts, where that can be counted."""
-    thoughts = f", of them {usage['reasoning_tokens']} in reasoning" if usage["reasoning_tokens"] else ""
-    return f"{usage['prompt_tokens']} read, {usage['completion_tokens']} written{thoughts}"
+def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, object]]:
+    run = overview.summary
+    calls = f"{run.calls.made} made, {run.calls.remembered} remembered, {run.calls.wasted} wasted"
+    return [
+        ("name", run.name),
+        ("domain", run.domain),
+        *([("fork of", run.forked_from)] if run.forked_from else []),
+        ("status", f"{run.status} {run.message}".strip()),
+        ("kept", f"{run.kept} of {run.target} in {run.turns} turns"),
+        *((f"  {outcome.replace('_', ' ')}", count) for outcome, count in run.funnel.items()),
+        *((f"  turn {attempt.turn}", attempt.reason) for attempt in run.contaminated[:SHOWN]),
+        *_reason_rows("unread replies", overview.unread),
+        *_reason_rows("refused prompts", overview.refused),
+        *_reasoning_cut_rows(len(run.cut_in_reasoning)),
+        ("calls", f"{calls} ({run.wasted_share:.1%})"),
+        ("tokens", _describe_usage(run)),
+        *([("dollars", _describe_dollars(run))] if priced else []),
+        *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in run.faults.items()),
+        ("seconds", run.seconds),
+        *_level_rows(run.levels),
+        *_trial_rows(overview.judge_trial),
+        *_panel_rows(overview.panel),
+        *_review_rows(overview.review),
+        *_forecast_rows(overview.forecast),
+        ("repeatable", "yes" if run.repeatable else "no: an endpoint does not promise equal replies"),
+        ("digest", run.digest),
+    ]
 
 
-def _describe_dollars(run: dict[str, Any]) -> str:
-    """What the calls cost, and what attempts may have cost that gave nothing."""
-    lost = f", and at most {run['lost']['usd']:.4f} for replies that were lost" if run["lost"]["usd"] else ""
-    return f"{run['usage']['usd']:.4f}{lost}"
+def _describe_usage(run: "RunSummary") -> str:
+    """Tokens read and written, and how many of the written ones were reasoning, if the endpoints report it."""
+    usage = run.usage
+    reasoning = f", of them {usage.reasoning_tokens} in reasoning" if usage.reasoning_tokens else ""
+    return f"{usage.prompt_tokens} read, {usage.completion_tokens} written{reasoning}"
 
 
-def _unread_rows(unread: dict[str, int], refused: dict[str, int]) -> list[tuple[str, str]]:
+def _describe_dollars(run: "RunSummary") -> str:
+    """The cost of the calls, and the most that failed requests may have cost."""
+    lost = f", and at most {run.lost.usd:.4f} for replies that were lost" if run.lost.usd else ""
+    return f"{run.usage.usd:.4f}{lost}"
+
+
+def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str, object]]:
     """Why attempts had nothing to read, the most frequent reasons first."""
-    rows = []
-    for name, reasons in (("unread replies", unread), ("refused prompts", refused)):
-        if reasons:
-            rows.append((name, str(sum(reasons.values()))))
-            rows += [(f"  {count}", reason) for reason, count in list(reasons.items())[:SHOWN]]
-    return rows
+    if not count_by_reason:
+        return []
+    rows = [(f"  {count}", reason) for reason, count in list(count_by_reason.items())[:SHOWN]]
+    return [(title, str(sum(count_by_reason.values()))), *rows]
 
 
-def _reasoning_cut_rows(attempts: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    return [("cut in reasoning", f"{len(attempts)} attempts ended without an answer")] if attempts else []
+def _reasoning_cut_rows(attempts: int) -> list[tuple[str, object]]:
+    return [("cut in reasoning", f"{attempts} attempts ended without an answer")] if attempts else []
 
 
-def _level_rows(levels: dict[str, int]) -> list[tuple[str, str]]:
+def _level_rows(levels: dict[str, int]) -> list[tuple[str, object]]:
     if not set(levels) - {"unrated"}:
         return []
     return [("reasoning", ", ".join(f"{count} {name}" for name, count in levels.items()))]
 
 
-def _panel_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
-    if found is None:
+def _panel_rows(panel: "PanelAgreement | None") -> list[tuple[str, object]]:
+    if panel is None:
         return []
-    alpha = "not defined" if found["alpha"] is None else f"{found['alpha']:.2f}"
-    return [("panel", f"split over {found['split']} of {found['judgements']} judgements, Krippendorff's alpha {alpha}")]
+    alpha = "not defined" if panel.alpha is None else f"{panel.alpha:.2f}"
+    return [("panel", f"split over {panel.split} of {panel.judgements} judgements, Krippendorff's alpha {alpha}")]
 
 
-def _review_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
     from nanoflux_local.cli.examples import describe_agreement
 
-    people = found["reviewers"] if found else {}
-    return [(f"review by {name}", describe_agreement(told)) for name, told in people.items()]
+    reviewers = review.reviewers if review else {}
+    return [(f"review by {name}", describe_agreement(agreement)) for name, agreement in reviewers.items()]
 
 
-def _trial_rows(found: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """How the judge judged solutions of known worth, by its own word and with its programs where it wrote any."""
-    if found is None:
+def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
+    """The judge's rates on solutions known to be right or wrong, without and with its checks if it has any."""
+    if trial is None:
         return []
-    from nanoflux_local.run.trial import describe_rates
-
-    left = f", {found['unjudged']} not judged" if found["unjudged"] else ""
-    if found["with_check"] is None:
-        return [("judge's trial", describe_rates(found["judge"]) + left)]
+    unjudged = f", {trial.unjudged} not judged" if trial.unjudged else ""
+    if trial.without_check is None or trial.with_check is None:
+        return [("judge's trial", trial.judge.describe() + unjudged)]
     return [
-        ("judge's trial", f"{found['solutions']} known solutions{left}"),
-        ("  its word alone", describe_rates(found["without_check"])),
-        ("  with the checks", describe_rates(found["with_check"])),
+        ("judge's trial", f"{trial.solutions} known solutions{unjudged}"),
+        ("  its word alone", trial.without_check.describe()),
+        ("  with the checks", trial.with_check.describe()),
         *(
-            (f"  {name} check alone", f"{describe_rates(check)}; concluded on {check['concluded']}")
-            for name, check in found["checks"].items()
+            (f"  {name} check alone", f"{rates.describe()}; concluded on {rates.concluded}")
+            for name, rates in trial.checks.items()
         ),
     ]
 
 
-def _forecast_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """What is to be expected yet, each with its interval; nothing where the run has come to its end."""
-    rows = [("kept per hour", f"{found['kept_per_hour']:.1f}")] if found["kept_per_hour"] else []
-    if found["turns"] is None:
-        return rows if "end" in found["reason"] else [*rows, ("forecast", found["reason"])]
-    likely = f"{found['reaches_target']:.0%} likely within the turn limit, with {found['level']:.0%} intervals"
-    shown = (("turns", "turns", 1, 0), ("minutes", "seconds", 60, 1), ("tokens", "tokens", 1, 0), ("usd", "usd", 1, 2))
-    spans = [(f"  {told}", _span(found[name], unit, digits)) for told, name, unit, digits in shown]
-    return [*rows, ("to the target", likely), *spans]
+def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
+    """The forecast with its intervals; only the speed if the run has ended."""
+    from nanoflux_local.run.forecast import ENDED
+
+    speed: list[tuple[str, object]] = []
+    if forecast.kept_per_hour:
+        speed = [("kept per hour", f"{forecast.kept_per_hour:.1f}")]
+    if forecast.turns is None:
+        return speed if forecast.reason == ENDED else [*speed, ("forecast", forecast.reason)]
+    likely = f"{forecast.reaches_target:.0%} likely within the turn limit, with {forecast.level:.0%} intervals"
+    spans = (
+        ("turns", forecast.turns, 1, 0),
+        ("minutes", forecast.seconds, 60, 1),
+        ("tokens", forecast.tokens, 1, 0),
+        ("usd", forecast.usd, 1, 2),
+    )
+    rows = [(f"  {name}", _describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
+    return [*speed, ("to the target", likely), *rows]
 
 
-def _span(span: dict[str, float], unit: int, digits: int) -> str:
-    expected, low, high = (f"{span[key] / unit:,.{digits}f}" for key in ("expected", "low", "high"))
+def _describe_span(span: "Span", unit: int, digits: int) -> str:
+    expected, low, high = (f"{value / unit:,.{digits}f}" for value in (span.expected, span.low, span.high))
     return f"{expected} ({low} to {high})"
 
 
@@ -387,21 +398,21 @@ def _span(span: dict[str, float], unit: int, digits: int) -> str:
 @click.argument("run")
 @with_json
 def verify(run: str, as_json: bool) -> None:
-    """Derive every hash of a run again, and say what does not match."""
+    """Recompute every hash of a run and report what does not match."""
     from nanoflux_local.ledger.verify import verify_run
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(home().ledger) as view:
-        found = view.find_run(run)["id"]
-        problems = list(verify_run(view, found))
+        run = str(view.find_run(run)["id"])
+        problems = list(verify_run(view, run))
     if as_json:
-        print_json({"run": found, "ok": not problems, "problems": problems})
+        print_json({"run": run, "ok": not problems, "problems": problems})
     else:
         for problem in problems:
             click.echo(plain(problem))
     if problems:
-        raise LedgerError(f"run {found}: {len(problems)} things do not match", "restore a backup of the ledger")
-    say(f"run {found}: every hash matches")
+        raise LedgerError(f"run {run}: {len(problems)} things do not match", "restore a backup of the ledger")
+    say(f"run {run}: every hash matches")
 
 
 @command.command()
@@ -409,57 +420,56 @@ def verify(run: str, as_json: bool) -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="What if, e.g. novelty.question=0.8?")
 @with_json
 def replay(run: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Play a run again from the ledger alone, with no endpoint, and compare the digests.
+    """Replay a run from the ledger alone, with no endpoint, and compare the digests.
 
-    With --set: what would have been kept under other thresholds, judge's rules or retries, and which calls are missing.
+    With --set: show what would have been kept under other thresholds, judge's rules or retries, and which calls are
+    missing.
     """
     from nanoflux_local.run import runs
 
     place = home()
-    run = _id(place, run)
+    run = _find_id(place, run)
     if settings:
-        _what_if(place, run, settings, as_json)
+        _show_what_if(place, run, settings, as_json)
         return
     result = asyncio.run(runs.replay(place, run))
     if as_json:
-        print_json(result)
+        print_json(asdict(result))
     else:
-        say(f"{result['kept']} kept in {result['turns']} turns, digest {result['digest']}")
-    if not result["same"]:
+        say(f"{result.kept} kept in {result.turns} turns, digest {result.digest}")
+    if not result.same:
         raise LedgerError("the replay gives another dataset than the run", f"see `nanoflux run verify {run}`")
 
 
-def _what_if(place: Home, run: str, settings: tuple[str, ...], as_json: bool) -> None:
+def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool) -> None:
     from nanoflux_local.config import parse_settings
     from nanoflux_local.run.runs import fork_command
     from nanoflux_local.run.whatif import replay_with
 
     changes = parse_settings(settings)
-    found = asyncio.run(replay_with(place, run, changes))
+    what_if = asyncio.run(replay_with(home, run, changes))
     if as_json:
-        print_json(found)
+        print_json(asdict(what_if))
         return
-    rows = [("comes", example) for example in found["come"]] + [("goes", example) for example in found["go"]]
+    rows = [("comes", example) for example in what_if.come] + [("goes", example) for example in what_if.go]
     print_table(
         ("example", "turn", "reason", "question"),
-        [(told, example["turn"], example["reason"], example["question"]) for told, example in rows],
+        [(change, example.turn, example.reason, example.question) for change, example in rows],
     )
-    needed = found["needed"]
-    say(f"{found['kept']} kept in {found['turns']} turns, {found['stay']} of them as recorded")
-    if needed["turns"]:
-        calls = ", ".join(
-            f"{entry['calls']} {entry['role']} {entry['kind']}".replace("  ", " ") for entry in needed["by"]
-        )
-        say(f"{needed['turns']} turns need calls that were never made and count as not kept: at least {calls};")
-        say(f"about {needed['expected']} calls are to be expected, if they go on as the recorded turns did")
-    if found["complete"]:
-        say(f"digest {found['digest']}" + (", as recorded" if found["same"] else ""))
+    needed = what_if.needed
+    say(f"{what_if.kept} kept in {what_if.turns} turns, {what_if.stay} of them as recorded")
+    if needed.turns:
+        calls = ", ".join(f"{entry.calls} {entry.role} {entry.kind}".replace("  ", " ") for entry in needed.by)
+        say(f"{needed.turns} turns need calls that were never made and count as not kept: at least {calls};")
+        say(f"about {needed.expected} calls are expected, if these turns continue as the recorded ones did")
+    if what_if.complete:
+        say(f"digest {what_if.digest}" + (", as recorded" if what_if.same else ""))
     else:
         say(f"the ledger does not hold all of it; play it: {fork_command(run, changes)}")
 
 
-def _id(place: Home, run: str) -> str:
+def _find_id(home: Home, run: str) -> str:
     from nanoflux_local.ledger.views import LedgerView
 
-    with LedgerView(place.ledger) as view:
+    with LedgerView(home.ledger) as view:
         return str(view.find_run(run)["id"])

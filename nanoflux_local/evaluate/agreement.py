@@ -3,9 +3,32 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 Z95 = 1.959963984540054
 """The 97.5% quantile of the normal distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewerAgreement:
+    """How one person's reviews compare with the judge: counts of their words, of equal judgements among `reviewed`, and
+    Cohen's kappa with its 95% interval (None: undefined).
+    """
+
+    reviewed: int
+    keep: int
+    drop: int
+    fix: int
+    agree: int
+    kappa: float | None
+    ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewAgreement:
+    """The agreement of each person who reviewed a run with its judge."""
+
+    reviewers: dict[str, ReviewerAgreement]
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanoflux_local.errors import DataError, NothingMatchedError
-from nanoflux_local.evaluate.agreement import cohen_kappa
+from nanoflux_local.evaluate.agreement import ReviewAgreement, ReviewerAgreement, cohen_kappa
 from nanoflux_local.files import write_new
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -181,32 +181,34 @@ def reviews_of(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, di
     return {place: words for place, words in words_by_place.items() if words}
 
 
-def agreement(view: LedgerView, run: str) -> dict[str, Any] | None:
-    """`review` in `run show --json`: for each person, how many of the judge's words were reviewed, how many agree, and
-    Cohen's kappa with its 95% interval. A person who keeps agrees with a judge that accepts. None without reviews.
+def summarize_agreement(view: LedgerView, run: str) -> ReviewAgreement | None:
+    """How far each reviewer agrees with the judge: `review` in `run show --json`. A "keep" agrees with a judge that
+    accepts, "drop" and "fix" with one that rejects. None if the run has no reviews.
     """
     reviews = reviews_of(view, run)
     if not reviews:
         return None
     accepted = {(each.turn, each.attempt): each.accepted for each in judged_questions(view, run)}
     people = sorted({name for words in reviews.values() for name in words})
-    return {"reviewers": {name: _with_judge(name, reviews, accepted) for name in people}}
+    return ReviewAgreement({name: _compare_with_judge(name, reviews, accepted) for name in people})
 
 
-def _with_judge(
+def _compare_with_judge(
     name: str, reviews: dict[tuple[int, int], dict[str, dict[str, Any]]], accepted: dict[tuple[int, int], bool]
-) -> dict[str, Any]:
+) -> ReviewerAgreement:
     pairs: Sequence[tuple[bool, bool]] = [
         (accepted[place], words[name]["verdict"] == "keep")
         for place, words in reviews.items()
         if name in words and place in accepted
     ]
-    kappa = cohen_kappa(pairs)
+    kappa, ci95 = cohen_kappa(pairs) or (None, None)
     words = [reviewers[name]["verdict"] for reviewers in reviews.values() if name in reviewers]
-    return {
-        "reviewed": len(pairs),
-        **{word: words.count(word) for word in WORDS},
-        "agree": sum(judge == person for judge, person in pairs),
-        "kappa": None if kappa is None else kappa[0],
-        "ci95": None if kappa is None else list(kappa[1]),
-    }
+    return ReviewerAgreement(
+        reviewed=len(pairs),
+        keep=words.count("keep"),
+        drop=words.count("drop"),
+        fix=words.count("fix"),
+        agree=sum(judge == person for judge, person in pairs),
+        kappa=kappa,
+        ci95=ci95,
+    )

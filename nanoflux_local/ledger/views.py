@@ -1,4 +1,4 @@
-"""Read-only views: what everyone but the writer sees. Opens the file so that SQLite itself refuses to write."""
+"""Read-only views of the ledger: SQLite itself refuses to write through them."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.ledger.packing import read_packed
 from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.ledger.store import BUSY_TIMEOUT_S, Ledger, refuse_newer, told_as_ledger_errors
+from nanoflux_local.ledger.summary import AttemptEnd, CallCounts, LostCost, RunSummary, TokenUsage
 from nanoflux_local.reasoning import CUT_IN_REASONING
 from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, dataset_digest, turn_from_json
 
@@ -21,7 +22,7 @@ LONGEST_REASON = 100
 
 
 class LedgerView:
-    """A ledger opened for reading; `wait_s` is how long a question waits for whoever shuts others out.
+    """A ledger opened for reading; a query waits up to `wait_s` seconds for a lock on the file.
 
     Raises:
         LedgerError: the file is not a ledger, or comes from a newer version.
@@ -31,7 +32,9 @@ class LedgerView:
     def __init__(self, path: Path, wait_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = path
         if not path.exists():
-            raise NothingMatchedError(f"there is no ledger at {path} yet", "start a run, or name another home")
+            raise NothingMatchedError(
+                f"there is no ledger at {path} yet", "start a run, or name another home with --home"
+            )
         with told_as_ledger_errors(path):
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=wait_s, isolation_level=None
@@ -42,7 +45,7 @@ class LedgerView:
             database = Database(self._connection)
             refuse_newer(database, path)
             unfinished = bool(migrations.pending(database))
-        if unfinished:  # of an older version, or just being made by another process: the writer sees to both
+        if unfinished:  # an older version, or another process is creating it: the writer handles both
             Ledger(path).close()
 
     def __enter__(self) -> Self:
@@ -63,8 +66,8 @@ class LedgerView:
         run = self.row("SELECT * FROM runs WHERE id = ?", name)
         run = run or self.row("SELECT * FROM runs WHERE name = ? ORDER BY rowid DESC", name)
         if run is None:
-            begun = list(self.rows("SELECT * FROM runs WHERE substr(id, 1, ?) = ?", len(name), name))
-            run = begun[0] if len(begun) == 1 else None
+            matches = list(self.rows("SELECT * FROM runs WHERE substr(id, 1, ?) = ?", len(name), name))
+            run = matches[0] if len(matches) == 1 else None
         if run is None:
             raise NothingMatchedError(f"there is no run {name!r}", "see `nanoflux run list`")
         return run
@@ -88,20 +91,20 @@ class LedgerView:
 
     def funnel(self, run: str) -> dict[str, int]:
         """How the attempts of the committed turns ended; the outcomes add up to `attempts`."""
-        counted: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
         for row in self.rows("SELECT attempts, count(*) AS n FROM turns WHERE run = ? GROUP BY attempts", run):
             for outcome in row["attempts"].split():
-                counted[outcome] += row["n"]
-        return {"attempts": counted.total(), **{outcome: counted[outcome] for outcome in OUTCOMES}}
+                outcomes[outcome] += row["n"]
+        return {"attempts": outcomes.total(), **{outcome: outcomes[outcome] for outcome in OUTCOMES}}
 
-    def contaminated(self, run: str) -> list[dict[str, Any]]:
-        """The attempts that repeated an evaluation item, in order, each with the item and how."""
+    def contaminated_attempts(self, run: str) -> list[AttemptEnd]:
+        """The attempts that repeated an evaluation item, in order; the reason names the item."""
         numbers = "SELECT number FROM turns WHERE run = ? AND instr(attempts, 'contaminated')"
         rows = self.rows(f"SELECT record FROM turns WHERE run = ? AND number IN ({numbers}) ORDER BY number", run, run)
         return _select_attempts(rows, lambda attempt: attempt["outcome"] == "contaminated")
 
-    def cut_in_reasoning(self, run: str) -> list[dict[str, Any]]:
-        """The attempts that ended with a reply cut inside its reasoning, in order, each with the key to raise."""
+    def cut_attempts(self, run: str) -> list[AttemptEnd]:
+        """The attempts whose reply was cut inside its reasoning, in order; the reason names the setting to raise."""
         rows = self.rows(
             "SELECT record FROM turns WHERE run = ? AND instr(record, ?) ORDER BY number", run, CUT_IN_REASONING
         )
@@ -111,7 +114,7 @@ class LedgerView:
         """How many attempts ended because there was nothing to read, by reason, the most frequent first: "unread" has
         the replies that could not be read, "refused" the prompts that an endpoint refused.
         """
-        counted: dict[str, Counter[str]] = {"unread": Counter(), "refused": Counter()}
+        reasons_by_kind: dict[str, Counter[str]] = {"unread": Counter(), "refused": Counter()}
         for row in self.rows(
             "SELECT json_extract(attempt.value, '$.reason') AS reason,"
             " coalesce(json_extract(attempt.value, '$.refused'), '') AS refused"
@@ -122,8 +125,8 @@ class LedgerView:
             run,
         ):
             kind = "refused" if row["refused"] else "unread"
-            counted[kind][_short_reason(row["reason"], kind)] += 1
-        return {kind: dict(reasons.most_common()) for kind, reasons in counted.items()}
+            reasons_by_kind[kind][_short_reason(row["reason"], kind)] += 1
+        return {kind: dict(reasons.most_common()) for kind, reasons in reasons_by_kind.items()}
 
     def is_priced(self, run: str) -> bool:
         """Whether any endpoint of a run has a price."""
@@ -141,30 +144,29 @@ class LedgerView:
         }
 
     def faults(self, run: str) -> dict[str, int]:
-        """Failed attempts at servers by kind, those that occurred."""
+        """The number of failed requests by kind."""
         rows = self.rows("SELECT kind, count(*) AS n FROM faults WHERE run = ? GROUP BY kind ORDER BY kind", run)
         return {row["kind"]: row["n"] for row in rows}
 
-    def run_summary(self, name: str) -> dict[str, Any]:
-        """What `run show --json` prints."""
+    def summarize_run(self, name: str) -> RunSummary:
+        """The state and the sums of a run, by its id, the beginning of its id, or its name.
+
+        Raises:
+            NothingMatchedError: there is no such run.
+        """
         run = self.find_run(name)
         examples = self.examples(run["id"])
-        turns = self.row(
-            "SELECT count(*) AS n, coalesce(sum(uses), 0) AS uses, coalesce(sum(fresh), 0) AS own"
-            " FROM turns WHERE run = ?",
+        sums = self.row(
+            "SELECT (SELECT count(*) FROM turns WHERE run = ?1) AS turns,"
+            " (SELECT coalesce(sum(uses), 0) FROM turns WHERE run = ?1) AS uses,"
+            " (SELECT coalesce(sum(fresh), 0) FROM turns WHERE run = ?1) AS fresh,"
+            " count(*) AS made, coalesce(sum(prompt_tokens), 0) AS prompt_tokens,"
+            " coalesce(sum(completion_tokens), 0) AS completion_tokens, coalesce(sum(usd), 0.0) AS usd,"
+            " coalesce(sum(reasoning_tokens) FILTER (WHERE reasoning_tokens > 0), 0) AS reasoning_tokens"
+            " FROM calls WHERE run = ?1",
             run["id"],
         )
-        usage = self.row(
-            "SELECT count(*) AS made, coalesce(sum(prompt_tokens), 0) AS prompt_tokens,"
-            " coalesce(sum(completion_tokens), 0) AS completion_tokens, coalesce(sum(usd), 0.0) AS usd"
-            " FROM calls WHERE run = ?",
-            run["id"],
-        )
-        reasoning = self.row(
-            "SELECT coalesce(sum(reasoning_tokens), 0) AS tokens FROM calls WHERE run = ? AND reasoning_tokens > 0",
-            run["id"],
-        )
-        earlier = self.row(
+        outside_turns = self.row(
             "SELECT count(*) AS n FROM calls WHERE run = ? AND role IN ('earlier', 'trial')"
             " AND NOT EXISTS (SELECT 1 FROM turn_calls WHERE turn_calls.call = calls.id)",
             run["id"],
@@ -173,63 +175,54 @@ class LedgerView:
             "SELECT coalesce(sum(tokens), 0) AS tokens, coalesce(sum(usd), 0.0) AS usd FROM faults WHERE run = ?",
             run["id"],
         )
-        assert reasoning is not None
-        assert earlier is not None
+        assert sums is not None
+        assert outside_turns is not None
         assert lost is not None
-        assert turns is not None
-        assert usage is not None
-        wasted = usage["made"] - turns["own"] - earlier["n"]
+        wasted = sums["made"] - sums["fresh"] - outside_turns["n"]
         environment = json.loads(run["environment"])
         funnel = self.funnel(run["id"])
-        return {
-            "run": run["id"],
-            "name": run["name"],
-            "domain": run["domain"],
-            "forked_from": environment.get("forked_from", ""),
-            "status": run["status"],
-            "message": run["message"],
-            "turns": turns["n"],
-            "max_turns": run["max_turns"],
-            "kept": len(examples),
-            "target": run["target"],
-            "digest": dataset_digest(examples),
-            "levels": self.levels(run["id"]),
-            "funnel": funnel,
-            "contaminated": self.contaminated(run["id"]) if funnel["contaminated"] else [],
-            "cut_in_reasoning": self.cut_in_reasoning(run["id"]),
-            "calls": {
-                "made": usage["made"],
-                "remembered": turns["uses"] - turns["own"],
-                "wasted": wasted,
-            },
-            "wasted_share": round(wasted / max(1, usage["made"]), 4),
-            "usage": {
-                **{key: usage[key] for key in ("prompt_tokens", "completion_tokens", "usd")},
-                "reasoning_tokens": reasoning["tokens"],
-            },
-            "faults": self.faults(run["id"]),
-            "lost": {"tokens": lost["tokens"], "usd": lost["usd"]},
-            "seconds": round(run["seconds"], 3),
-            "repeatable": environment.get("repeatable"),
-            "created_at": run["created_at"],
-        }
+        return RunSummary(
+            run=run["id"],
+            name=run["name"],
+            domain=run["domain"],
+            forked_from=environment.get("forked_from", ""),
+            status=run["status"],
+            message=run["message"],
+            turns=sums["turns"],
+            max_turns=run["max_turns"],
+            kept=len(examples),
+            target=run["target"],
+            digest=dataset_digest(examples),
+            levels=self.levels(run["id"]),
+            funnel=funnel,
+            contaminated=self.contaminated_attempts(run["id"]) if funnel["contaminated"] else [],
+            cut_in_reasoning=self.cut_attempts(run["id"]),
+            calls=CallCounts(sums["made"], sums["uses"] - sums["fresh"], wasted),
+            wasted_share=round(wasted / max(1, sums["made"]), 4),
+            usage=TokenUsage(sums["prompt_tokens"], sums["completion_tokens"], sums["usd"], sums["reasoning_tokens"]),
+            faults=self.faults(run["id"]),
+            lost=LostCost(lost["tokens"], lost["usd"]),
+            seconds=round(run["seconds"], 3),
+            repeatable=environment.get("repeatable"),
+            created_at=run["created_at"],
+        )
 
     def contents(self) -> dict[str, int]:
-        """How much of what the ledger holds."""
+        """The number of rows in each main table."""
         tables = ("calls", "packs", "runs", "turns", "examples", "trainings", "evaluations", "items")
         row = self.row("SELECT " + ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in tables))
         assert row is not None
         return dict(row)
 
     def free_bytes(self) -> int:
-        """Room in the file that nothing uses: what comes next takes it, and a compaction gives it back."""
+        """Unused bytes in the file. New rows reuse them; a compaction returns them to the disk."""
         size, free = (self.row(f"PRAGMA {name}") for name in ("page_size", "freelist_count"))
         assert size is not None
         assert free is not None
         return int(size[0] * free[0])
 
     def training_curve(self, training: str) -> list[tuple[str, dict[str, Any]]]:
-        """(kind, event) of a training's steps and epochs in order, each once: as it was told last, after a kill."""
+        """(kind, event) of a training's steps and epochs in order. A repeated step counts once."""
         rows = self.rows(
             "SELECT kind, event, max(id) FROM training_events WHERE training = ? AND kind IN ('step', 'epoch')"
             " GROUP BY kind, step ORDER BY step, kind DESC",
@@ -248,7 +241,7 @@ class LedgerView:
         return [Seed(**json.loads(row["record"])) for row in rows]
 
     def pinned(self, run: str) -> dict[str, str]:
-        """By dataset that was replaced after a run started: the version that the run reads."""
+        """The version that a run reads of each dataset that was replaced after the run started."""
         return {row["dataset"]: row["version"] for row in self.rows("SELECT * FROM pinned WHERE run = ?", run)}
 
     def datasets(self) -> list[dict[str, Any]]:
@@ -262,10 +255,10 @@ class LedgerView:
         ]
 
 
-def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-    """The accepted attempts of turns' records, in order: turn, number of the attempt, and the reason of its end."""
+def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, Any]], bool]) -> list[AttemptEnd]:
+    """The ends of the accepted attempts of turns' records, in order."""
     return [
-        {"turn": record["number"], "attempt": attempt["number"], "reason": attempt["reason"]}
+        AttemptEnd(record["number"], attempt["number"], attempt["reason"])
         for record in (json.loads(row["record"]) for row in turns)
         for attempt in record["attempts"]
         if accepts(attempt)
@@ -273,12 +266,12 @@ def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, 
 
 
 def _short_reason(reason: str, kind: str) -> str:
-    """A reason without what differs from one attempt to the next: numbers, what was quoted, a provider's words."""
+    """A reason without the parts that differ between attempts: numbers, quotations, a provider's words."""
     if kind == "refused":
         return ": ".join(reason.split(": ")[:2])
     return re.sub(r"\d+", "N", re.split(r":? ['\"]", reason, maxsplit=1)[0])[:LONGEST_REASON]
 
 
 def _text(stored: bytes) -> str:
-    """Text that is no UTF-8 any more was damaged on disk: shown all the same, and `verify` finds it by its hash."""
+    """Decode a column. Bytes damaged on disk are shown with replacement characters; `run verify` reports them."""
     return stored.decode("utf-8", "replace")

@@ -244,15 +244,15 @@ def _play(act: _Act, stage: Stage) -> str:
     """A few turns with every role; both players attack once."""
     asyncio.run(runs.carry_on(stage.home, act.run))
     with LedgerView(stage.home.ledger) as view:
-        summary = view.run_summary(act.run)
-    if not summary["kept"]:
-        funnel = ", ".join(f"{count} {name}" for name, count in summary["funnel"].items() if count)
-        faults = ", ".join(f"{count} {kind}" for kind, count in summary.get("faults", {}).items())
-        raise NanofluxError(f"nothing was kept in {summary['turns']} turns: {funnel or faults or 'no attempt'}", "")
-    usage = summary["usage"]
+        summary = view.summarize_run(act.run)
+    if not summary.kept:
+        funnel = ", ".join(f"{count} {name}" for name, count in summary.funnel.items() if count)
+        faults = ", ".join(f"{count} {kind}" for kind, count in summary.faults.items())
+        raise NanofluxError(f"nothing was kept in {summary.turns} turns: {funnel or faults or 'no attempt'}", "")
+    usage = summary.usage
     return (
-        f"{summary['kept']} kept of {summary['turns']}, {summary['calls']['made']} calls, "
-        f"{usage['prompt_tokens']} tokens read, {usage['completion_tokens']} written"
+        f"{summary.kept} kept of {summary.turns}, {summary.calls.made} calls, "
+        f"{usage.prompt_tokens} tokens read, {usage.completion_tokens} written"
     )
 
 

@@ -56,7 +56,7 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     kind = find_kind(plan.grid.kind)
     with LedgerView(home.ledger) as view:
         contents["flips"] = _flips(view, contents)
-        contents["funnels"] = {run: funnel_of(view.run_summary(run)["funnel"]) for run in contents["runs"].values()}
+        contents["funnels"] = {run: funnel_of(view.summarize_run(run).funnel) for run in contents["runs"].values()}
         contents["plots"] = _plots(view, plan, contents)
     return {
         **contents,

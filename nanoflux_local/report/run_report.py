@@ -10,7 +10,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import flips
 from nanoflux_local.report.page import render_page, write_whole
-from nanoflux_local.run.trial import describe_rates, trial_result
+from nanoflux_local.run.trial import Rates, summarize_trial
 from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
 
 SHOWN_EXAMPLES = 3
@@ -41,24 +41,24 @@ def write_report(ledger: Path, run: str, out: Path) -> Path:
 
 def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
     """Everything the page shows, as plain values."""
-    summary = view.run_summary(run)
+    summary = view.summarize_run(run)
     row = view.find_run(run)
-    training = _training(view, summary["run"])
+    training = _training(view, summary.run)
     evaluations = _evaluations(view, training["adapter"] if training else "")
     return {
         "version": __version__,
         "run": summary,
         "config": json.loads(row["config"]),
         "environment": json.loads(row["environment"]),
-        "funnel": funnel_of(summary["funnel"]),
-        "trial": trial_result(view, summary["run"]),
-        "rates": describe_rates,
+        "funnel": funnel_of(summary.funnel),
+        "trial": summarize_trial(view, summary.run),
+        "rates": Rates.describe,
         "training": training,
         "evaluations": evaluations,
         "comparison": _comparison(view, evaluations),
         "flips": flips(view, *(entry["id"] for entry in evaluations)) if len(evaluations) == 2 else None,
         "accuracy_plot": plots.accuracies([_bar(entry) for entry in evaluations]) if evaluations else "",
-        "examples": _examples(view, summary["run"]),
+        "examples": _examples(view, summary.run),
     }
 
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
@@ -208,8 +209,20 @@ def recorded(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list
         return config, recorded_identities(json.loads(row["environment"])), view.turn_records(run)
 
 
-async def replay(home: Home, run: str) -> dict[str, Any]:
-    """Play a run again from the ledger alone: no endpoint, no sandbox, nothing written.
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """The dataset that a replay gives, by its digest, next to the recorded one."""
+
+    run: str
+    turns: int
+    kept: int
+    digest: str
+    recorded_digest: str
+    same: bool
+
+
+async def replay(home: Home, run: str) -> ReplayResult:
+    """Play a run again from the ledger alone: no endpoint, no sandbox, nothing is written.
 
     Raises:
         ReplayMissError: the ledger does not hold a call that the run needs.
@@ -219,20 +232,15 @@ async def replay(home: Home, run: str) -> dict[str, Any]:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
     rules = rules_for(config, identities, home)
     with Ledger(home.ledger) as ledger:
-        records = await _replayed(rules, RememberedCalls(ledger, run, {}), len(committed))
-    found = dataset_digest(Example.of(record) for record in records if record.kept)
-    expected = dataset_digest(Example.of(record) for record in committed if record.kept)
-    return {
-        "run": run,
-        "turns": len(records),
-        "kept": sum(record.kept for record in records),
-        "digest": found,
-        "recorded_digest": expected,
-        "same": found == expected,
-    }
+        records = await _replay_turns(rules, RememberedCalls(ledger, run, {}), len(committed))
+    digest, recorded_digest = (
+        dataset_digest(Example.of(record) for record in turns if record.kept) for turns in (records, committed)
+    )
+    kept = sum(record.kept for record in records)
+    return ReplayResult(run, len(records), kept, digest, recorded_digest, digest == recorded_digest)
 
 
-async def _replayed(rules: Rules, calls: RememberedCalls, turns: int) -> list[TurnRecord]:
+async def _replay_turns(rules: Rules, calls: RememberedCalls, turns: int) -> list[TurnRecord]:
     index, trace, records = NoveltyIndex(), TracedCalls(calls), []
     await index_questions_of_other_runs(rules, index, trace)
     for number in range(turns):

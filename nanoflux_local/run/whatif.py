@@ -1,8 +1,9 @@
-"""What if the threshold had been 0.8? A run played again with other settings, from the ledger alone.
+"""What if the threshold had been 0.8? Replay a run with other settings, from the ledger alone.
 
-Where a call was never made, its turn is unknown from there on: it counts as not kept, the questions that it is known
-to have asked stay in the history, and play goes on. So what is said of later turns holds under that reading. Owns no
-run and writes nothing; a change that no remembered call could answer is refused, with the fork that would play it.
+If a turn needs a call that was never made, its outcome is unknown: it counts as not kept, the questions it has asked so
+far stay in the history, and the replay continues. The results of later turns rest on that assumption. Nothing is
+written. A setting that changes the requests themselves is refused, since no remembered call could answer; the error
+names the fork that would play it.
 """
 
 import dataclasses
@@ -35,40 +36,41 @@ from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 
 ANSWERABLE = ("novelty", "judge", "retries", *LIVE)
-"""Settings that decide what is made of replies. All others stand in the requests themselves, so that with another value
-not one remembered call would apply."""
+"""Settings that decide how replies are used. All others are part of the requests, so that with another value no
+remembered call would apply.
+"""
 KINDS = [request.kind for request in (ChatRequest, EmbedRequest, CutRequest, PythonRequest, SearchRequest)]
-SHORT = 80
+QUESTION_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Needed:
-    """The first call of a turn that the ledger does not remember: what it is, and the role it would be made for."""
+class MissingCall:
+    """The first call of a turn that the ledger does not remember: its kind, and the role that makes it."""
 
     kind: str
     role: str
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
-    """One turn with the changed settings: its record, or what it needs."""
+class ReplayedTurn:
+    """One turn with the changed settings: its record, or the call it is missing."""
 
     number: int
     record: TurnRecord | None
-    needs: Needed | None = None
+    missing: MissingCall | None = None
 
 
 class Misses:
-    """Stands where endpoints would: notes what it is asked, and gives no answer."""
+    """Takes the place of the endpoints: notes each request and raises instead of answering."""
 
     def __init__(self) -> None:
-        self.last: Needed | None = None
+        self.last: MissingCall | None = None
 
     def answers(self) -> dict[str, Answer]:
         return dict.fromkeys(KINDS, self._miss)
 
     async def _miss(self, request: Request[Any]) -> Reply:
-        self.last = Needed(request.kind, ROLE.get())
+        self.last = MissingCall(request.kind, ROLE.get())
         raise ReplayMissError(f"the ledger does not remember a {request.kind} call", "play a fork")
 
 
@@ -87,11 +89,78 @@ class NotedHistory:
         return NotedHistory(self.history.plus(vector), self.questions)
 
 
-async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Play a run's turns with `settings` changed, and return what `run replay --set --json` prints.
+@dataclass(frozen=True, slots=True)
+class ExampleLine:
+    """A kept example as a list shows it, with its question shortened."""
+
+    turn: int
+    question: str
+    reason: str
+
+    @classmethod
+    def of(cls, example: Example) -> "ExampleLine":
+        question = " ".join(example.question.split())
+        if len(question) > QUESTION_CHARACTERS:
+            question = question[: QUESTION_CHARACTERS - 1] + "…"
+        return cls(example.turn, question, example.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownTurn:
+    """A turn whose outcome is unknown, with the first call it is missing; `kept_before`: the run kept it."""
+
+    turn: int
+    kept_before: bool
+    kind: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class MissingCallCount:
+    """How many turns lack a call of this kind and role first."""
+
+    kind: str
+    role: str
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class MissingCalls:
+    """The calls that unknown turns need: at least one each, and `expected` with the calls that usually follow."""
+
+    turns: int
+    at_least: int
+    expected: int
+    by: list[MissingCallCount]
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """The outcome of a replay with other settings. `digest` and `same` are None unless it is `complete`; `come` and
+    `go` are examples that only the changed or only the recorded run keeps, `stay` counts those that both keep.
+    """
+
+    run: str
+    settings: dict[str, Any]
+    turns: int
+    kept: int
+    target: int
+    complete: bool
+    digest: str | None
+    recorded_digest: str
+    same: bool | None
+    stay: int
+    come: list[ExampleLine]
+    go: list[ExampleLine]
+    unknown: list[UnknownTurn]
+    needed: MissingCalls
+
+
+async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> WhatIf:
+    """Replay a run's turns with `settings` changed: `run replay --set`.
 
     Raises:
-        RefusedError: a setting stands in the requests, so that no remembered call could answer.
+        RefusedError: a setting is part of the requests, so that no remembered call could answer.
         NothingMatchedError: the run has no turns yet.
     """
     config, identities, committed = recorded(home, run)
@@ -102,24 +171,27 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> dict
     misses = Misses()
     with Ledger(home.ledger) as ledger:
         calls = RememberedCalls(ledger, run, misses.answers())
-        played = await _play(rules_for(changed, identities, home), calls, misses, len(committed))
+        replayed = await _replay_turns(rules_for(changed, identities, home), calls, misses, len(committed))
     with LedgerView(home.ledger) as view:
-        following = calls_after(view, run)
-    return {"run": run, "settings": dict(settings), **_summarize(changed, config, committed, played, following)}
+        calls_from_here = mean_calls_from(view, run)
+    missing = _count_missing([turn.missing for turn in replayed if turn.missing is not None], calls_from_here)
+    return _compare(run, settings, changed, config, committed, replayed, missing)
 
 
 def _refuse_unanswerable(run: str, old: RunConfig, new: RunConfig, settings: Mapping[str, Any]) -> None:
     for key in RunConfig.model_fields:
         if key not in ANSWERABLE and getattr(new, key) != getattr(old, key):
             raise RefusedError(
-                f"{key} stands in what the run asks, so with another value no remembered call applies",
+                f"{key} is part of the run's requests, so with another value no remembered call applies",
                 f"play it as another run: {fork_command(run, settings)}",
             )
 
 
-async def _play(rules: Rules, calls: RememberedCalls, misses: Misses, recorded_turns: int) -> list[Played]:
-    """Turns until the target, the limit, or the first after the recorded ones that the ledger does not answer."""
-    index, trace, played = NoveltyIndex(), TracedCalls(calls), list[Played]()
+async def _replay_turns(
+    rules: Rules, calls: RememberedCalls, misses: Misses, recorded_turns: int
+) -> list[ReplayedTurn]:
+    """Replay until the target, the turn limit, or the first turn beyond the recorded ones that misses a call."""
+    index, trace, replayed = NoveltyIndex(), TracedCalls(calls), list[ReplayedTurn]()
     await index_questions_of_other_runs(rules, index, trace)
     kept = number = 0
     while kept < rules.config.target and number < rules.config.max_turns:
@@ -129,22 +201,22 @@ async def _play(rules: Rules, calls: RememberedCalls, misses: Misses, recorded_t
         except ReplayMissError:
             if number >= recorded_turns:
                 break
-            played.append(Played(number, None, misses.last))
+            replayed.append(ReplayedTurn(number, None, misses.last))
             for vector in noted.questions:
                 index.append(vector)
         else:
-            played.append(Played(number, record))
+            replayed.append(ReplayedTurn(number, record))
             kept += record.kept
             await index_questions(rules, index, record, trace)
         number += 1
-    return played
+    return replayed
 
 
-def calls_after(view: LedgerView, run: str) -> dict[Needed, float]:
-    """For each kind of call and role, how many calls a recorded turn made from such a call on, itself included: the
-    mean over all such calls of the run's turns.
+def mean_calls_from(view: LedgerView, run: str) -> dict[MissingCall, float]:
+    """For each kind of call and role, the mean number of calls that a recorded turn made from such a call on, itself
+    included.
     """
-    rests_by_call: dict[Needed, list[int]] = {}
+    rests_by_call: dict[MissingCall, list[int]] = {}
     rows = view.rows(
         "SELECT calls.kind, calls.role, count(*) OVER (PARTITION BY turn_calls.turn) - turn_calls.position AS rest"
         " FROM turns JOIN turn_calls ON turn_calls.turn = turns.id JOIN calls ON calls.id = turn_calls.call"
@@ -152,76 +224,73 @@ def calls_after(view: LedgerView, run: str) -> dict[Needed, float]:
         run,
     )
     for row in rows:
-        rests_by_call.setdefault(Needed(row["kind"], row["role"]), []).append(row["rest"])
+        rests_by_call.setdefault(MissingCall(row["kind"], row["role"]), []).append(row["rest"])
     return {key: sum(rests) / len(rests) for key, rests in rests_by_call.items()}
 
 
-def _summarize(
+def _compare(
+    run: str,
+    settings: Mapping[str, Any],
     changed: RunConfig,
     config: RunConfig,
     committed: Sequence[TurnRecord],
-    played: Sequence[Played],
-    following: Mapping[Needed, float],
-) -> dict[str, Any]:
-    kept = [turn.record for turn in played if turn.record is not None and turn.record.kept]
-    unknown = [turn for turn in played if turn.record is None]
-    ended = _has_ended(config, sum(record.kept for record in committed), len(committed))
-    complete = not unknown and (not ended or _has_ended(changed, len(kept), len(played)))
+    replayed: Sequence[ReplayedTurn],
+    missing: MissingCalls,
+) -> WhatIf:
+    kept = [turn.record for turn in replayed if turn.record is not None and turn.record.kept]
     before = {record.number: Example.of(record) for record in committed if record.kept}
     after = {record.number: Example.of(record) for record in kept}
-    open_turns = {turn.number for turn in unknown}
-    expected = dataset_digest(before.values())
-    replayed = dataset_digest(after.values()) if complete else None
-    return {
-        "turns": len(played),
-        "kept": len(kept),
-        "target": changed.target,
-        "complete": complete,
-        "digest": replayed,
-        "recorded_digest": expected,
-        "same": replayed == expected if complete else None,
-        "stay": sum(_same(before.get(turn), example) for turn, example in after.items()),
-        "come": [_short(example) for turn, example in after.items() if not _same(before.get(turn), example)],
-        "go": [
-            _short(example)
+    unknown = [
+        UnknownTurn(turn.number, turn.number in before, turn.missing.kind, turn.missing.role)
+        for turn in replayed
+        if turn.missing is not None
+    ]
+    unknown_numbers = {turn.turn for turn in unknown}
+    ended = _has_ended(config, sum(record.kept for record in committed), len(committed))
+    complete = not unknown and (not ended or _has_ended(changed, len(kept), len(replayed)))
+    recorded_digest = dataset_digest(before.values())
+    digest = dataset_digest(after.values()) if complete else None
+    return WhatIf(
+        run=run,
+        settings=dict(settings),
+        turns=len(replayed),
+        kept=len(kept),
+        target=changed.target,
+        complete=complete,
+        digest=digest,
+        recorded_digest=recorded_digest,
+        same=digest == recorded_digest if complete else None,
+        stay=sum(_has_same_text(before.get(turn), example) for turn, example in after.items()),
+        come=[
+            ExampleLine.of(example) for turn, example in after.items() if not _has_same_text(before.get(turn), example)
+        ],
+        go=[
+            ExampleLine.of(example)
             for turn, example in before.items()
-            if turn not in open_turns and not _same(after.get(turn), example)
+            if turn not in unknown_numbers and not _has_same_text(after.get(turn), example)
         ],
-        "unknown": [
-            {"turn": turn.number, "kept_before": turn.number in before, **dataclasses.asdict(turn.needs)}
-            for turn in unknown
-            if turn.needs is not None
-        ],
-        "needed": _summarize_needs([turn.needs for turn in unknown if turn.needs is not None], following),
-    }
+        unknown=unknown,
+        needed=missing,
+    )
 
 
 def _has_ended(config: RunConfig, kept: int, turns: int) -> bool:
     return kept >= config.target or turns >= config.max_turns
 
 
-def _same(one: Example | None, other: Example) -> bool:
-    """The same text at the same turn; why it was kept may differ."""
+def _has_same_text(one: Example | None, other: Example) -> bool:
+    """Whether two examples of a turn have the same text; the reasons why they were kept may differ."""
     return one is not None and dataclasses.replace(one, reason=other.reason) == other
 
 
-def _short(example: Example) -> dict[str, Any]:
-    question = " ".join(example.question.split())
-    short = question if len(question) <= SHORT else question[: SHORT - 1] + "…"
-    return {"turn": example.turn, "question": short, "reason": example.reason}
-
-
-def _summarize_needs(needs: Sequence[Needed], following: Mapping[Needed, float]) -> dict[str, Any]:
-    """How many turns need calls; the first of each, by kind and role, which is the least that is needed; and how many
-    are to be expected with what follows them, as it followed in the recorded turns.
-    """
-    counted = Counter(needs)
-    return {
-        "turns": len(needs),
-        "at_least": len(needs),
-        "expected": round(sum(following.get(need, 1.0) for need in needs)),
-        "by": [
-            {**dataclasses.asdict(need), "calls": counted[need]}
-            for need in sorted(counted, key=lambda need: (need.kind, need.role))
+def _count_missing(missing: Sequence[MissingCall], calls_from_here: Mapping[MissingCall, float]) -> MissingCalls:
+    count_by_call = Counter(missing)
+    return MissingCalls(
+        turns=len(missing),
+        at_least=len(missing),
+        expected=round(sum(calls_from_here.get(call, 1.0) for call in missing)),
+        by=[
+            MissingCallCount(call.kind, call.role, count_by_call[call])
+            for call in sorted(count_by_call, key=lambda call: (call.kind, call.role))
         ],
-    }
+    )

@@ -25,7 +25,7 @@ def played(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, An
     run = asyncio.run(runs.start(home, config, forked_from=forked_from))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
-        return view.run_summary(run)
+        return view.summarize_run(run).to_json()
 
 
 def first(home: Home) -> dict[str, Any]:

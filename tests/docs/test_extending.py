@@ -21,7 +21,7 @@ from nanoflux_local.report.experiment_report import write_experiment_report
 from nanoflux_local.roles import checks
 from nanoflux_local.roles.checks.base import check_kinds
 from nanoflux_local.run import binding, runs
-from nanoflux_local.run.trial import trial_result
+from nanoflux_local.run.trial import summarize_trial
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "extending.md").read_text("utf-8")
 
@@ -69,10 +69,10 @@ def test_check_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
         verdicts = [a.validation for record in view.turn_records(run) for a in record.attempts if a.validation]
-        trial = trial_result(view, run)
+        trial = summarize_trial(view, run)
     assert verdicts and all(verdict.finding("units") and verdict.finding("code") for verdict in verdicts)
-    assert trial is not None and set(trial["checks"]) <= {"units", "code"}
-    assert asyncio.run(runs.replay(home, run))["same"]
+    assert trial is not None and set(trial.checks) <= {"units", "code"}
+    assert asyncio.run(runs.replay(home, run)).same
 
 
 GRID = """
@@ -118,7 +118,7 @@ def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) 
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
-        assert view.run_summary(run)["calls"]["made"] > 0
+        assert view.summarize_run(run).to_json()["calls"]["made"] > 0
     assert asyncio.run(runs.replay(home, run))["same"]
     with pytest.raises(ConfigError, match=r"endpoints\.parrot: structured: the interface 'echo' gives no structured"):
         binding.derived(config, {"endpoints": {"parrot": {"structured": True}}}, home)

@@ -236,7 +236,7 @@ def test_a_key_is_in_no_row_log_or_error(
         asyncio.run(runs.carry_on(home, run))
     assert f"Bearer {KEY}" in {headers["authorization"] for headers in server.headers}
     with LedgerView(home.ledger) as view:
-        assert view.run_summary(run)["status"] == ("failed" if refused else "done")
+        assert view.summarize_run(run).to_json()["status"] == ("failed" if refused else "done")
     for file in tmp_path.rglob("*"):
         assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
     assert KEY not in caplog.text

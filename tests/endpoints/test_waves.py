@@ -132,7 +132,7 @@ def played(root: Path, **settings: Any) -> dict[str, Any]:
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
-        return view.run_summary(run)
+        return view.summarize_run(run).to_json()
 
 
 def test_the_order_of_waves_changes_no_dataset_and_swaps_are_few(

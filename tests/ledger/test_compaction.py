@@ -48,7 +48,7 @@ def test_packed_calls_read_as_before_and_take_less_room(played, small_batches) -
     assert found.bytes_after == file_bytes(played.path) < found.bytes_before
     assert texts(played.path) == before
     assert problems(played.path) == []
-    assert asyncio.run(runs.replay(played.home, played.run)) == replayed and replayed["same"]
+    assert asyncio.run(runs.replay(played.home, played.run)) == replayed and replayed.same
     with LedgerView(played.path) as view:
         assert view.contents()["packs"] == len(before)
         assert list(view.rows("SELECT id FROM calls WHERE request <> '' OR reply <> ''")) == []
@@ -116,7 +116,7 @@ def test_a_run_goes_on_while_its_ledger_is_compacted(played, small_batches) -> N
     assert worker.returncode == 0
     compact(played.path)
     assert problems(played.path) == []
-    assert asyncio.run(runs.replay(played.home, run))["same"]
+    assert asyncio.run(runs.replay(played.home, run)).same
 
 
 def test_two_compactions_at_once_are_refused(path: Path, ledger: Ledger) -> None:

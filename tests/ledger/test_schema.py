@@ -57,7 +57,7 @@ def test_opening_again_changes_nothing(ledger: Ledger, path: Path) -> None:
 def test_a_ledger_from_before_turns_counted_their_calls_counts_them_when_it_is_opened(played) -> None:
     columns = ("attempts", "uses", "fresh")
     with LedgerView(played.path) as view:
-        summary = view.run_summary("tour")
+        summary = view.summarize_run("tour").to_json()
         counted = [tuple(row) for row in view.rows(f"SELECT {', '.join(columns)} FROM turns ORDER BY number")]
     with sqlite3.connect(played.path) as connection:
         for index in ("turns_tally", "turn_calls_call"):
@@ -74,5 +74,5 @@ def test_a_ledger_from_before_turns_counted_their_calls_counts_them_when_it_is_o
     with LedgerView(played.path) as view:
         again = [tuple(row) for row in view.rows(f"SELECT {', '.join(columns)} FROM turns ORDER BY number")]
         assert again == [("" if number == 3 else row[0], *row[1:]) for number, row in enumerate(counted)]
-        assert view.run_summary("tour")["calls"] == summary["calls"]
+        assert view.summarize_run("tour").to_json()["calls"] == summary["calls"]
     assert min(uses for _, uses, _ in counted) > 0 and len({fresh for *_, fresh in counted}) > 1

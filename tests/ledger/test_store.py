@@ -277,7 +277,7 @@ def test_a_corrupt_ledger_is_named(played) -> None:
         file.seek(8 * 4096)
         file.write(b"\xa5" * (size - 8 * 4096))
     with pytest.raises(LedgerError, match=r"not a readable ledger: .*malformed"), LedgerView(played.path) as view:
-        view.run_summary(played.run)
+        view.summarize_run(played.run).to_json()
 
 
 def test_a_folder_in_the_ledgers_place_is_a_ledger_error(path: Path) -> None:

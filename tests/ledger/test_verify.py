@@ -54,7 +54,7 @@ def problems(played) -> list[str]:
 def test_a_run_that_nobody_touched_is_clean(played) -> None:
     assert problems(played) == []
     with LedgerView(played.path) as view:
-        assert view.run_summary("tour")["kept"] >= 3, "the tests below need examples"
+        assert view.summarize_run("tour").to_json()["kept"] >= 3, "the tests below need examples"
 
 
 @pytest.mark.parametrize("put", [b"#", b'"', b"7", b"\xff"], ids=["letter", "quote", "digit", "no UTF-8"])
@@ -148,7 +148,7 @@ def test_other_runs_are_not_this_runs_business_but_their_calls_are(played) -> No
     with tampered(played) as connection:
         connection.execute("UPDATE calls SET reply = '{}' WHERE id = (SELECT min(call) FROM turn_calls)")
     with LedgerView(played.path) as view:
-        assert view.run_summary("same")["calls"]["made"] == 0
+        assert view.summarize_run("same").to_json()["calls"]["made"] == 0
         assert len(list(verify_run(view, "same"))) == 1
         assert list(verify_run(view, "unlike")) == []
 

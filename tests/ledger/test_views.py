@@ -51,7 +51,7 @@ def test_calls_are_counted_as_made_remembered_and_wasted(ledger: Ledger, path: P
     own, wasted = (ledger.remember("run", ask, ChatReply("x", "stop", 10, 1, usd=0.5))[0] for ask in asks[1:3])
     ledger.commit_turn("run", turn(0, "kept_failed"), [old, own, own])
     with LedgerView(path) as view:
-        found = view.run_summary("run")
+        found = view.summarize_run("run").to_json()
     assert wasted != own
     assert found["calls"] == {"made": 2, "remembered": 2, "wasted": 1}
     assert found["usage"] == {"prompt_tokens": 20, "completion_tokens": 2, "usd": 1.0, "reasoning_tokens": 0}
@@ -59,7 +59,7 @@ def test_calls_are_counted_as_made_remembered_and_wasted(ledger: Ledger, path: P
 
 def test_an_empty_run_has_a_summary(ledger: Ledger, path: Path) -> None:
     with LedgerView(path) as view:
-        found = view.run_summary("run")
+        found = view.summarize_run("run").to_json()
     assert (found["turns"], found["kept"], found["funnel"]["attempts"]) == (0, 0, 0)
     assert found["digest"] == dataset_digest([])
     assert found["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}

@@ -221,7 +221,7 @@ def play(home: Home, domain: str, interface: str, *settings: str) -> dict[str, A
 
     run = asyncio.run(start_and_play())
     with LedgerView(home.ledger) as view:
-        return view.run_summary(run)
+        return view.summarize_run(run).to_json()
 
 
 def evaluate_thinker(home: Home, domain: str, data: str, interface: str, room: int | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The trial that each run holds is the measurement (`trial`); nothing is judged he
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from nanoflux_local.errors import NothingMatchedError
@@ -13,7 +14,7 @@ from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, Exp
 from nanoflux_local.experiments.tables import TableColumn, percent
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run.trial import trial_result
+from nanoflux_local.run.trial import summarize_trial
 
 KEYS = ("rates", "solutions", "unjudged")
 
@@ -61,14 +62,14 @@ def judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
         NothingMatchedError: the run held no trial, or its judge has no checks.
     """
     with LedgerView(home.ledger) as view:
-        trial = trial_result(view, run)
+        trial = summarize_trial(view, run)
     fix = "generate with a model as judge, and set judge.trial and judge.code_check"
     if trial is None:
         raise NothingMatchedError(f"run {run} has no judge trial", fix)
-    rates = trial["with_check" if condition.code_check else "without_check"]
+    rates = trial.with_check if condition.code_check else trial.without_check
     if rates is None:
         raise NothingMatchedError(f"the judge of run {run} has no checks, so there is nothing to compare", fix)
-    return {"run": run, "solutions": trial["solutions"], "unjudged": trial["unjudged"], "rates": rates}
+    return {"run": run, "solutions": trial.solutions, "unjudged": trial.unjudged, "rates": asdict(rates)}
 
 
 def _row(entry: Mapping[str, Any]) -> list[object]:

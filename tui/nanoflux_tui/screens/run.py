@@ -13,7 +13,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from nanoflux_local.jobs import RUN, Work, with_worker
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.run.forecast import forecast
+from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ConfirmDialog, Field, FormDialog, TextDialog
 from nanoflux_tui.screens.examples import ExamplesScreen
@@ -79,7 +79,7 @@ in progress and keep their results; a second stop ends the run at once."""
         self.run_id = run
         self._tally = Tally(run)
         self._state: RunState | None = None
-        self._forecast: dict[str, Any] = {}
+        self._forecast: Forecast | None = None
         self._forecast_at, self._forecast_turns = 0.0, -1
 
     def compose_body(self) -> ComposeResult:
@@ -123,11 +123,10 @@ in progress and keep their results; a second stop ends the run at once."""
             return
         fresh = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", self.run_id)
         made = sum(used.calls for used in self._tally.usage.values())
-        self._forecast = forecast(view, {
-            "run": self.run_id, "kept": self._tally.kept, "target": state.row["target"], "turns": self._tally.turns,
-            "max_turns": state.row["max_turns"], "seconds": state.seconds,
-            "calls": {"made": made, "wasted": made - (fresh["n"] if fresh else 0)},
-        })  # fmt: skip
+        self._forecast = forecast(view, RunPosition(
+            self.run_id, self._tally.turns, state.row["max_turns"], self._tally.kept, state.row["target"],
+            state.seconds, calls_made=made, calls_wasted=made - (fresh["n"] if fresh else 0),
+        ))  # fmt: skip
         self._forecast_at, self._forecast_turns = time.monotonic(), self._tally.turns
 
     def _show_head(self) -> None:
@@ -166,13 +165,13 @@ in progress and keep their results; a second stop ends the run at once."""
         if state.status == "done":
             return "This run is done."
         forecast = self._forecast
-        if not forecast or forecast.get("turns") is None:
-            return "forecast: " + str(forecast.get("reason", "too early") if forecast else "too early")
-        turns = forecast["turns"]
-        expected, low, high = (format_duration(forecast["seconds"][name]) for name in ("expected", "low", "high"))
+        if forecast is None or forecast.turns is None or forecast.seconds is None:
+            return "forecast: " + (forecast.reason if forecast else "too early")
+        turns, seconds = forecast.turns, forecast.seconds
+        expected, low, high = (format_duration(value) for value in (seconds.expected, seconds.low, seconds.high))
         return (
-            f"target in about {turns['expected']:,.0f} more turns ({turns['low']:,.0f}–{turns['high']:,.0f}), "
-            f"{expected} ({low}–{high}); {forecast['reaches_target']:.0%} likely"
+            f"target in about {turns.expected:,.0f} more turns ({turns.low:,.0f}–{turns.high:,.0f}), "
+            f"{expected} ({low}–{high}); {forecast.reaches_target:.0%} likely"
         )
 
     def _show_parts(self) -> None:

@@ -1,0 +1,76 @@
+"""What the ledger says about one run: the sums over its turns, calls and faults, as `LedgerView` reads them."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class CallCounts:
+    """Calls made for a run, calls that its turns reused from the ledger, and calls that no turn uses."""
+
+    made: int
+    remembered: int
+    wasted: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens and dollars of a run's calls; `reasoning_tokens` are the counted part of the completion tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+    reasoning_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class LostCost:
+    """An upper bound on the cost of requests that failed without a reply."""
+
+    tokens: int
+    usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """Why one attempt of a turn ended."""
+
+    turn: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run's state and sums. `seconds` is the time that processes worked on it; `repeatable` is None for runs from
+    before it was recorded. `funnel` maps "attempts" and every outcome to a number of attempts, `faults` the kinds of
+    failed requests, `levels` those of the kept examples' reasoning.
+    """
+
+    run: str
+    name: str
+    domain: str
+    forked_from: str
+    status: str
+    message: str
+    turns: int
+    max_turns: int
+    kept: int
+    target: int
+    digest: str
+    levels: dict[str, int]
+    funnel: dict[str, int]
+    contaminated: list[AttemptEnd]
+    cut_in_reasoning: list[AttemptEnd]
+    calls: CallCounts
+    wasted_share: float
+    usage: TokenUsage
+    faults: dict[str, int]
+    lost: LostCost
+    seconds: float
+    repeatable: bool | None
+    created_at: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of `run list --json`, the first part of `run show --json`."""
+        return asdict(self)

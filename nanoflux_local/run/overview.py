@@ -1,0 +1,56 @@
+"""Everything `run show` shows about a run, as one value; JSON is made from it at the edge."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nanoflux_local.evaluate.agreement import ReviewAgreement
+from nanoflux_local.jobs import RUN, Work, Worker, check_worker
+from nanoflux_local.ledger.summary import RunSummary
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
+from nanoflux_local.run.trial import PanelAgreement, TrialResult, summarize_panel, summarize_trial
+
+
+@dataclass(frozen=True, slots=True)
+class RunOverview:
+    """A run's summary with its worker, its forecast and the quality of its judge. `unread` and `refused` count the
+    attempts that ended with nothing to read, by reason.
+    """
+
+    summary: RunSummary
+    worker: Worker | None
+    forecast: Forecast
+    judge_trial: TrialResult | None
+    panel: PanelAgreement | None
+    review: ReviewAgreement | None
+    unread: dict[str, int]
+    refused: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of `run show --json`."""
+        parts = asdict(self)
+        return {**parts.pop("summary"), **parts}
+
+
+def load_listed_run(home: Home, view: LedgerView, run: str) -> tuple[RunSummary, Worker | None]:
+    """A run's summary with the status and the working time of this moment, and the worker that plays it."""
+    summary = view.summarize_run(run)
+    state = check_worker(home, view, Work(RUN, summary.run), summary.status)
+    seconds = round(summary.seconds + state.seconds, 3) if state.worker else summary.seconds
+    message = state.message or summary.message
+    return replace(summary, status=state.status, message=message, seconds=seconds), state.worker
+
+
+def load_overview(home: Home, view: LedgerView, run: str, review: ReviewAgreement | None) -> RunOverview:
+    """The overview of a run by its id, the beginning of its id, or its name."""
+    summary, worker = load_listed_run(home, view, run)
+    return RunOverview(
+        summary,
+        worker,
+        forecast(view, RunPosition.of(summary)),
+        summarize_trial(view, summary.run),
+        summarize_panel(view, summary.run),
+        review,
+        **view.unread(summary.run),
+    )

@@ -1,0 +1,79 @@
+"""The JSON keys that scripts read: none of a command's documented keys may disappear or move."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from nanoflux_local.cli.main import nanoflux
+
+SUMMARY = {
+    "": "run name domain forked_from status message turns max_turns kept target digest levels funnel contaminated"
+    " cut_in_reasoning calls wasted_share usage faults lost seconds repeatable created_at worker",
+    "funnel": "attempts unparsed novelty_rejected contaminated invalid low_confidence defender_right kept_failed"
+    " kept_novel failed",
+    "calls": "made remembered wasted",
+    "usage": "prompt_tokens completion_tokens usd reasoning_tokens",
+    "lost": "tokens usd",
+}
+RATES = "sensitivity specificity errors caught"
+SHOW = {
+    **SUMMARY,
+    "": f"{SUMMARY['']} forecast judge_trial panel review unread refused",
+    "forecast": "kept_per_hour reason level reaches_target turns seconds tokens usd",
+    "forecast.turns": "expected low high",
+    "judge_trial": "solutions unjudged checked without_check with_check judge checks",
+    "judge_trial.judge": RATES,
+    "judge_trial.judge.sensitivity": "n share ci95",
+    "judge_trial.judge.caught": "slip answer",
+    "review.reviewers.ada": "reviewed keep drop fix agree kappa ci95",
+}
+REPLAY = {"": "run turns kept digest recorded_digest same"}
+WHAT_IF = {
+    "": "run settings turns kept target complete digest recorded_digest same stay come go unknown needed",
+    "needed": "turns at_least expected by",
+    "needed.by.0": "kind role calls",
+    "unknown.0": "turn kept_before kind role",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("keys")
+    settings = ("max_turns=20", "seeds.min=2", "judge.trial=2")
+    options = [word for setting in settings for word in ("--set", setting)]
+    call(home, "run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--name", "keys", *options)
+    call(home, "run", "set", "keys", "max_turns=200", "target=100")
+    example = call(home, "examples", "list", "keys")[0]["id"]
+    call(home, "examples", "review", example, "--verdict", "keep", "--reviewer", "ada")
+    return home
+
+
+def call(home: Path, *arguments: str) -> Any:
+    result = CliRunner().invoke(nanoflux, [*arguments, "--json"], env={"NANOFLUX_HOME": str(home)})
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        ("run show keys", SHOW),
+        ("run replay keys", REPLAY),
+        ("run replay keys --set novelty.question=0.4", WHAT_IF),
+    ],
+)
+def test_json_has_exactly_its_documented_keys(home: Path, arguments: str, keys: dict[str, str]) -> None:
+    document = call(home, *arguments.split())
+    for path, names in keys.items():
+        part = document
+        for step in path.split(".") if path else ():
+            part = part[int(step)] if isinstance(part, list) else part[step]
+        assert set(part) == set(names.split()), path
+
+
+def test_run_list_has_the_keys_of_a_summary(home: Path) -> None:
+    (entry,) = call(home, "run", "list")
+    assert set(entry) == set(SUMMARY[""].split())
