@@ -63,7 +63,7 @@ class Control:
         until = time.monotonic() + drain_s
         while self.busy(name):
             if time.monotonic() > until:
-                raise ServerError(f"{self._root}: {name[:16]} is still being asked.", "Wait, then unload it again.")
+                raise ServerError(f"{self._root}: {name[:16]} has requests in flight.", "Wait, then unload it again.")
             time.sleep(0.1)
         if name in self.models():
             self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, LOAD_S)

@@ -87,4 +87,4 @@ def _check_loads(target: Path, model: Any, tokenizer: Any) -> None:
     same = same and reread.encode(PROBE) == tokenizer.encode(PROBE)
     if not same or not _keeps_text(reread, PROBE):
         fix = "This is a fault of the installed transformers; try the pinned version."
-        raise DigestMismatchError(f"{target.name}: what was saved is not what was converted.", fix)
+        raise DigestMismatchError(f"{target.name}: the saved weights differ from the converted ones.", fix)

@@ -158,7 +158,7 @@ def commit_of(files: Path) -> str:
     commits = {note.read_text("utf-8").splitlines()[0] for note in notes}
     if len(commits) != 1:
         reason = "the branch moved meanwhile" if commits else "the client left no note of it"
-        raise ModelsError(f"The commit of what was downloaded is not known: {reason}.", "Pull again.")
+        raise ModelsError(f"The commit of the downloaded files is unknown: {reason}.", "Pull again.")
     return commits.pop()
 
 

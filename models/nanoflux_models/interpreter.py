@@ -73,7 +73,7 @@ def find_interpreter(named: str = "") -> Interpreter:
         interpreter = _ask(Path(chosen).expanduser())
         if interpreter is None:
             where = "the endpoint's or command's `python`" if named else VARIABLE
-            raise ServerError(f"{chosen} ({where}) is no Python with vLLM.", fix)
+            raise ServerError(f"{chosen} ({where}) is not a Python interpreter with vLLM.", fix)
         return interpreter
     for path in (Path(sys.executable), Path(sys.prefix).parent / ".venv-vllm/bin/python"):
         if path.is_file() and (interpreter := _ask(path)):

@@ -236,9 +236,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(tomllib.loads(path.read_text("utf-8-sig")))
     except ValidationError as error:
-        raise ManifestError(_explain(path, error), "Mend the file; the packaged manifests are examples.") from error
+        raise ManifestError(_explain(path, error), "Correct the file, as in the packaged manifests.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ManifestError(f"{path}: not TOML: {error}", "Mend the file.") from error
+        raise ManifestError(f"{path}: not TOML: {error}", "Correct the file.") from error
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}", "Make it readable.") from error
     if manifest.name != path.stem:

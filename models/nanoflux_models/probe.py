@@ -107,4 +107,4 @@ def _peft_model(weights: Path, folder: Path) -> Any:
         return PeftModel.from_pretrained(base, str(folder)).eval()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         message = f"PEFT cannot load {folder.name[:12]} on {weights.name}, so nothing can be proved: {error}"
-        raise ServerError(message, "Probe it where its base can be loaded by transformers.") from error
+        raise ServerError(message, "Probe it on a machine where transformers can load its base.") from error

@@ -236,7 +236,7 @@ def free_port(wanted: int = 0) -> int:
         try:
             probe.bind(("127.0.0.1", wanted))
         except OSError as error:
-            raise ServerError(f"Port {wanted} is taken: {error.strerror}.", "Name another, or none.") from error
+            raise ServerError(f"Port {wanted} is taken: {error.strerror}.", "Name another port, or none.") from error
         return int(probe.getsockname()[1])
 
 

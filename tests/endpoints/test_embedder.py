@@ -29,14 +29,14 @@ async def test_vectors_are_of_unit_length_and_mean_something(embedder: LocalEmbe
     assert cat @ kitten > cat @ tax + 0.2
 
 
-async def test_a_vector_is_bit_equal_under_concurrency(embedder: LocalEmbedder) -> None:
+async def test_vector_is_bit_equal_under_concurrency(embedder: LocalEmbedder) -> None:
     texts = [f"Question {i}: {'how many apples are left ' * (i % 5)}" for i in range(24)]
     alone = [await vector(embedder, text) for text in texts]
     together = await asyncio.gather(*(vector(embedder, text) for text in reversed(texts)))
     assert all(map(np.array_equal, alone, reversed(together)))
 
 
-async def test_nothing_of_a_long_text_is_ignored(embedder: LocalEmbedder) -> None:
+async def test_long_text_is_embedded_whole(embedder: LocalEmbedder) -> None:
     filler = "the train leaves the station and "
     ends = [await vector(embedder, filler * 60 + end) for end in ("giraffes eat leaves", "inflation rises fast")]
     assert not np.array_equal(*ends)
@@ -48,6 +48,6 @@ async def test_empty_and_odd_texts_have_vectors(embedder: LocalEmbedder) -> None
         assert np.isfinite(await vector(embedder, text)).all()
 
 
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EndpointError, match="no installed weights"):
+def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EndpointError, match="not a folder of installed weights"):
         LocalEmbedder(tmp_path)

@@ -38,7 +38,7 @@ def said(reply: ChatReply) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-async def test_a_reply_is_the_same_alone_and_among_others(endpoint: InProcessEndpoint, sampling: Sampling) -> None:
+async def test_reply_is_the_same_alone_and_among_others(endpoint: InProcessEndpoint, sampling: Sampling) -> None:
     request = ask(endpoint, "Add 17 and 25, then say why.", sampling, seed=11)
     alone = await endpoint.chat(request)
     # More than fit at once, of all lengths: some start in the middle of others, beside rows of many sizes.
@@ -80,7 +80,7 @@ async def test_seeds_part_and_repeat(endpoint: InProcessEndpoint) -> None:
     assert first == again != second
 
 
-async def test_a_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoint) -> None:
+async def test_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoint) -> None:
     whole = (await endpoint.chat(ask(endpoint, "Write the numbers from one to ten as words."))).text
     stop = whole[len(whole) // 2 : len(whole) // 2 + 5]
     reply = await endpoint.chat(ask(endpoint, "Write the numbers from one to ten as words.", Sampling(stop=(stop,))))
@@ -97,7 +97,7 @@ async def test_max_tokens_and_the_end_of_turn(endpoint: InProcessEndpoint) -> No
     assert cut.prompt_tokens > 5 and cut.seconds > 0
 
 
-async def test_a_prompt_beyond_the_context_says_so_and_harms_nobody(endpoint: InProcessEndpoint) -> None:
+async def test_prompt_beyond_the_context_fails_alone(endpoint: InProcessEndpoint) -> None:
     long, short = await asyncio.gather(
         endpoint.chat(ask(endpoint, "word " * 9000)),
         endpoint.chat(ask(endpoint, "Hello.", Sampling(max_tokens=3))),
@@ -127,7 +127,7 @@ async def test_lone_surrogates_and_special_tokens_do_not_break_a_request(endpoin
     assert endpoint.count_tokens("odd \ud800 text") > 0
 
 
-def test_a_crash_of_the_worker_fails_all_who_wait() -> None:
+def test_crash_of_the_worker_fails_all_waiting_requests() -> None:
     release = threading.Event()
 
     def load():
@@ -165,7 +165,7 @@ def test_identity_names_all_that_changes_the_bits(smollm2_dir: Path) -> None:
     assert identity.variant == "cpu float32 rows=8"
 
 
-async def test_an_adapter_changes_replies_and_identity(smollm2_dir: Path, tmp_path: Path) -> None:
+async def test_adapter_changes_replies_and_identity(smollm2_dir: Path, tmp_path: Path) -> None:
     make_adapter(smollm2_dir, tmp_path)
     tuned = InProcessEndpoint(smollm2_dir, adapter=tmp_path, rows=ROWS, device="cpu")
     base = InProcessEndpoint(smollm2_dir, rows=ROWS, device="cpu")
@@ -191,7 +191,7 @@ def make_adapter(base: Path, folder: Path) -> None:
 
 
 def test_folders_that_hold_no_weights_or_no_adapter_are_refused(smollm2_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(EndpointError, match=r"no installed weights"):
+    with pytest.raises(EndpointError, match=r"not a folder of installed weights"):
         InProcessEndpoint(tmp_path)
     with pytest.raises(DataError, match="no adapter"):
         InProcessEndpoint(smollm2_dir, adapter=tmp_path)
@@ -209,7 +209,7 @@ def test_importing_and_naming_an_endpoint_loads_no_torch(smollm2_dir: Path) -> N
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_a_begun_reply_is_left_open(smollm2_dir: Path) -> None:
+def test_assistant_message_at_the_end_is_left_open(smollm2_dir: Path) -> None:
     from nanoflux_local.endpoints.local.codec import ChatCodec
 
     codec = ChatCodec(smollm2_dir)

@@ -73,7 +73,7 @@ def test_another_model_behind_the_address_is_reported(lister: Lister) -> None:
 
 
 @pytest.mark.parametrize("model", ["qwen3-4b", "judge", "org/judge"])
-def test_a_listed_model_is_not_reported(lister: Lister, model: str) -> None:
+def test_listed_model_is_not_reported(lister: Lister, model: str) -> None:
     assert look(model, lister.url) == []
 
 
@@ -82,12 +82,12 @@ def test_a_listed_model_is_not_reported(lister: Lister, model: str) -> None:
     [(404, {"error": "no such path"}), (200, b"<html>"), (200, {"data": []}), (200, {"data": "x"}), (200, [1]),
      (500, b""), (200, b"[" * 100_000), (200, {"data": [1, None, {"id": 3}]})],
 )  # fmt: skip
-def test_a_server_that_lists_nothing_is_left_in_peace(lister: Lister, answer: tuple[int, Any]) -> None:
+def test_server_without_a_listing_is_not_reported(lister: Lister, answer: tuple[int, Any]) -> None:
     lister.answer = answer
     assert look("m", lister.url) == []
 
 
-def test_a_server_that_is_not_there_is_left_to_the_requests(lister: Lister) -> None:
+def test_unreachable_server_is_reported_by_its_requests_only(lister: Lister) -> None:
     lister.close()
     assert look("m", lister.url) == []
 
@@ -103,5 +103,5 @@ def test_names_are_compared_as_servers_write_them() -> None:
     [("http://127.0.0.1:1/v1", True), ("http://10.0.0.5:8000/v1", True), ("http://gpu7:8000/v1", True),
      ("http://box.lan/v1", True), ("https://api.mistral.ai/v1", False), ("http://8.8.8.8/v1", False)],
 )  # fmt: skip
-def test_only_a_labs_own_servers_are_asked(url: str, private: bool) -> None:
+def test_listing_is_asked_of_private_servers_only(url: str, private: bool) -> None:
     assert is_private(url) is private

@@ -92,19 +92,19 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_a_server_elsewhere_is_asked_through_the_proxy(proxy: ForwardProxy, monkeypatch, variable: str) -> None:
+def test_server_elsewhere_is_asked_through_the_proxy(proxy: ForwardProxy, monkeypatch, variable: str) -> None:
     monkeypatch.setenv(variable, proxy.address if variable == "http_proxy" else f"http://{proxy.address}")
     assert ask(LAN).text == "yes"
     assert proxy.asked == ["http://model.example:8000/v1/chat/completions"]
 
 
-def test_a_server_on_this_machine_is_asked_directly(proxy: ForwardProxy, server, monkeypatch) -> None:
+def test_server_on_this_machine_is_asked_directly(proxy: ForwardProxy, server, monkeypatch) -> None:
     monkeypatch.setenv("ALL_PROXY", f"http://{proxy.address}")
     monkeypatch.setenv("SSL_CERT_FILE", "/gone/cacert.pem")
     assert ask(server.url).text == "yes" and not proxy.asked
 
 
-def test_an_error_names_a_dead_proxy_and_its_variable_without_the_password(monkeypatch) -> None:
+def test_error_names_a_dead_proxy_and_its_variable_without_the_password(monkeypatch) -> None:
     address = f"127.0.0.1:{closed_port()}"
     monkeypatch.setenv("HTTP_PROXY", f"http://me:geheimnis@{address}")
     with pytest.raises(EndpointError) as error:
@@ -116,7 +116,7 @@ def test_an_error_names_a_dead_proxy_and_its_variable_without_the_password(monke
     assert "geheimnis" not in str(error.value)
 
 
-def test_an_error_names_a_proxy_that_opens_no_tunnel(proxy: ForwardProxy, monkeypatch) -> None:
+def test_error_names_a_proxy_that_opens_no_tunnel(proxy: ForwardProxy, monkeypatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
     with pytest.raises(EndpointError, match=r"403.*asked through the proxy http://127.*of HTTPS_PROXY"):
         ask("https://model.example/v1")
@@ -124,7 +124,7 @@ def test_an_error_names_a_proxy_that_opens_no_tunnel(proxy: ForwardProxy, monkey
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
-def test_a_socks_proxy_without_its_package_is_refused_by_its_variable(monkeypatch, scheme: str) -> None:
+def test_socks_proxy_without_its_package_is_refused_by_its_variable(monkeypatch, scheme: str) -> None:
     if importlib.util.find_spec("socksio"):
         pytest.skip("the package socksio is installed here")
     monkeypatch.setenv("ALL_PROXY", f"{scheme}://me:geheimnis@127.0.0.1:1080")
@@ -138,7 +138,7 @@ def test_a_socks_proxy_without_its_package_is_refused_by_its_variable(monkeypatc
 
 
 @pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://", "http://127.0.0.1:99999", "socks4://127.0.0.1:1"])
-def test_what_is_no_proxy_is_refused_by_its_variable(monkeypatch, value: str) -> None:
+def test_unusable_proxy_is_refused_by_its_variable(monkeypatch, value: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(ConfigError, match="HTTPS_PROXY names no usable proxy"):
         check_network("https://model.example/v1")

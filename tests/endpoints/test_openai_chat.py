@@ -42,7 +42,7 @@ def ask(endpoint: OpenAIChatEndpoint, **more: Any) -> ChatReply:
     return asyncio.run(send())
 
 
-def test_what_is_sent_is_the_request_and_nothing_else(server: Any) -> None:
+def test_request_body_holds_the_request_and_nothing_else(server: Any) -> None:
     messages = (Message("system", "Be terse."), Message("user", "2 + 2? ü\n"), Message("assistant", ""))
     endpoint = OpenAIChatEndpoint("some-model", server.url)
     sampling = Sampling(0.7, 0.95, 64, ("\n\n", "END"))
@@ -63,7 +63,7 @@ def test_what_is_sent_is_the_request_and_nothing_else(server: Any) -> None:
     ]  # fmt: skip
 
 
-def test_who_it_is_names_model_and_server_and_it_promises_no_repeats(server: Any) -> None:
+def test_identity_names_model_and_server_and_is_not_repeatable(server: Any) -> None:
     endpoint, elsewhere = (OpenAIChatEndpoint("m", url) for url in (server.url, "http://127.0.0.1:9/v1"))
     assert (endpoint.identity.interface, endpoint.identity.model) == ("openai_chat", "m")
     assert endpoint.identity != elsewhere.identity
@@ -86,7 +86,7 @@ def test_who_it_is_names_model_and_server_and_it_promises_no_repeats(server: Any
     ],
     ids=["with usage", "cut", "empty text", "held back", "null usage", "empty usage", "odd usage", "more", "surrogate"],
 )  # fmt: skip
-def test_a_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], reply: tuple[Any, ...]) -> None:
+def test_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], reply: tuple[Any, ...]) -> None:
     server.answer((200, body))
     found = ask(OpenAIChatEndpoint("m", server.url))
     assert (found.text, found.finish, found.prompt_tokens, found.completion_tokens) == reply
@@ -98,7 +98,7 @@ def test_a_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], reply
     [({"prompt_tokens": 1000, "completion_tokens": 100}, 0.0028), (None, (2 * 2 + 8 * 512) / 1e6)],
     ids=["told", "not told: the most that it could be"],
 )
-def test_a_price_makes_a_reply_cost_something(server: Any, usage: dict[str, int] | None, usd: float) -> None:
+def test_price_makes_a_reply_cost_something(server: Any, usage: dict[str, int] | None, usd: float) -> None:
     server.answer((200, completion("x", usage=usage)))
     price = Price(prompt=2, completion=8)
     assert ask(OpenAIChatEndpoint("m", server.url, price=price)).usd == pytest.approx(usd)
@@ -124,14 +124,14 @@ def test_a_price_makes_a_reply_cost_something(server: Any, usage: dict[str, int]
         (completion([5]), "without text"),
     ],
 )
-def test_what_is_no_reply_is_an_endpoint_error(server: Any, body: Any, told: str) -> None:
+def test_unusable_response_is_an_endpoint_error(server: Any, body: Any, told: str) -> None:
     server.answer((200, body))
     with pytest.raises(EndpointError, match=told) as error:
         ask(OpenAIChatEndpoint("m", server.url))
     assert error.value.message.startswith(server.url) and "server's log" in error.value.fix
 
 
-def test_a_page_in_place_of_a_reply_is_refused_at_once(server: Any) -> None:
+def test_page_in_place_of_a_reply_is_refused_at_once(server: Any) -> None:
     server.answer((200, b"<html><title>Welcome</title></html>"))
     server.content_type = "text/html; charset=utf-8"
     with pytest.raises(EndpointError, match="answered with a web page: Welcome") as error:
@@ -139,7 +139,7 @@ def test_a_page_in_place_of_a_reply_is_refused_at_once(server: Any) -> None:
     assert f'url = "{server.url}"' in error.value.fix and len(server.bodies) == 1
 
 
-def test_a_declared_encoding_is_read_and_an_unknown_one_is_named(server: Any) -> None:
+def test_declared_encoding_is_read_and_an_unknown_one_is_named(server: Any) -> None:
     server.answer((200, json.dumps(completion("caf\xe9"), ensure_ascii=False).encode("latin-1")))
     server.content_type = "application/json; charset=iso-8859-1"
     assert ask(OpenAIChatEndpoint("m", server.url)).text == "café"
@@ -148,13 +148,13 @@ def test_a_declared_encoding_is_read_and_an_unknown_one_is_named(server: Any) ->
         ask(OpenAIChatEndpoint("m", server.url))
 
 
-def test_a_stumbling_server_is_asked_again(server: Any) -> None:
+def test_failing_server_is_retried(server: Any) -> None:
     server.answer((500, {"error": {"message": "out of memory"}}), (503, b"busy"), (200, completion("at last")))
     assert ask(OpenAIChatEndpoint("m", server.url)).text == "at last"
     assert len(server.bodies) == 3 and server.bodies[0] == server.bodies[2]
 
 
-def test_a_server_that_goes_on_failing_is_given_up(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permanently_failing_server_ends_the_retries(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
     server.answer((500, {"error": {"message": "out of memory"}}))
     with pytest.raises(EndpointError, match=r"answered 500: .*out of memory"):
@@ -163,7 +163,7 @@ def test_a_server_that_goes_on_failing_is_given_up(server: Any, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("code", [400, 401, 404, 422])
-def test_a_request_that_the_server_refuses_is_not_repeated(server: Any, code: int) -> None:
+def test_request_that_the_server_refuses_is_not_repeated(server: Any, code: int) -> None:
     server.answer((code, {"error": {"message": "the model `m` does not exist"}}))
     with pytest.raises(EndpointError, match=f"answered {code}: .*does not exist"):
         ask(OpenAIChatEndpoint("m", server.url))
@@ -180,7 +180,7 @@ def test_nobody_there_is_told_with_the_address(url: str) -> None:
     assert url in error.value.message and "start the server" in error.value.fix
 
 
-def test_a_server_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_server_is_reported_as_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(EndpointError, match="did not answer within"):
         ask(OpenAIChatEndpoint("m", f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout_s=0.03))
@@ -189,20 +189,20 @@ def test_a_server_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 # Keys
 
 
-def test_a_key_comes_from_the_environment_and_goes_out_as_bearer(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_comes_from_the_environment_and_goes_out_as_bearer(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", f" {KEY}\n")
     ask(OpenAIChatEndpoint("m", server.url, "SOME_KEY"))
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
-def test_no_key_of_another_server_goes_out(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_other_servers_are_not_sent(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     ask(OpenAIChatEndpoint("m", server.url))
     assert KEY not in str(server.headers)
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])
-def test_a_key_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_missing_key_is_named(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     monkeypatch.delenv("SOME_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("SOME_KEY", value)
@@ -215,7 +215,7 @@ def echo(server: Any) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("answer", [lambda: (200, completion("ok")), lambda: echo(None)], ids=["right", "refused"])
-def test_a_key_is_in_no_row_log_or_error(
+def test_key_is_in_no_row_log_or_error(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, answer: Callable[[], tuple[int, Any]]
 ) -> None:
     """Also where the server repeats it; with every logger turned up."""

@@ -26,7 +26,7 @@ async def replies(endpoint: ScriptedEndpoint, prompt: str, count: int = 300) -> 
     return [(await endpoint.chat(ask(endpoint, prompt, seed))).text for seed in range(count)]
 
 
-async def test_a_reply_depends_on_the_request_alone() -> None:
+async def test_reply_depends_on_the_request_alone() -> None:
     one, other = ScriptedEndpoint("m"), ScriptedEndpoint("m", delay_s=0.001)
     asks = [ask(one, prompt, seed) for prompt in PROMPTS.values() for seed in range(10)]
     alone = [(await one.chat(request)).text for request in asks]
@@ -36,7 +36,7 @@ async def test_a_reply_depends_on_the_request_alone() -> None:
     assert (await ScriptedEndpoint("n").chat(ask(ScriptedEndpoint("n"), PROMPTS["SOLUTION", "ANSWER"]))).text
 
 
-async def test_a_delay_does_not_change_who_it_is() -> None:
+async def test_delay_does_not_change_the_identity() -> None:
     assert ScriptedEndpoint("m", 0.5).identity == ScriptedEndpoint("m").identity != ScriptedEndpoint("n").identity
 
 
@@ -47,7 +47,7 @@ async def test_each_role_is_mostly_readable_and_sometimes_not(sections: tuple[st
     assert 3 <= unread <= 30
 
 
-async def test_what_makes_a_run_interesting_happens() -> None:
+async def test_script_produces_every_outcome_of_a_run() -> None:
     endpoint = ScriptedEndpoint("m")
     attacks = await replies(endpoint, PROMPTS["QUESTION", "SOLUTION", "ANSWER"])
     questions = Counter(text.partition("QUESTION: ")[2].partition("\n")[0].split(" boxes")[0] for text in attacks)

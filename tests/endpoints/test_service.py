@@ -55,7 +55,7 @@ def ask(endpoint: ServedEndpoint) -> ChatReply:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_busy_server_is_left_alone_as_long_as_it_asks(client: Any, server: Any, monkeypatch) -> None:
+def test_busy_server_is_left_alone_as_long_as_it_asks(client: Any, server: Any, monkeypatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     server.more_headers = {"Retry-After": "0.4"}
     server.answer((429, {"error": {"message": "slow down"}}), (200, GOOD))
@@ -95,7 +95,7 @@ def test_retry_after_may_be_a_date() -> None:
     assert retry_after({"retry-after": email.utils.formatdate(time.time() - 1000, usegmt=True)}) is None
 
 
-def test_a_request_that_is_given_up_is_given_up_at_the_server(fake_server) -> None:
+def test_cancelled_request_is_cancelled_at_the_server(fake_server) -> None:
     url, server = fake_server(Chaos({"stall": 1.0}))
 
     async def send() -> None:
@@ -118,7 +118,7 @@ def test_a_request_that_is_given_up_is_given_up_at_the_server(fake_server) -> No
 # Width
 
 
-async def test_a_lane_is_halved_once_for_what_was_under_way_together_and_widens_answer_by_answer() -> None:
+async def test_lane_is_halved_once_for_what_was_under_way_together_and_widens_answer_by_answer() -> None:
     lane, began = Lane(32), time.monotonic()
     lane.halve(began)
     lane.halve(began)
@@ -136,7 +136,7 @@ async def test_a_lane_is_halved_once_for_what_was_under_way_together_and_widens_
     assert lane.limit == 1
 
 
-async def test_no_more_go_at_once_than_the_lane_is_wide_and_a_cancelled_one_gives_its_place_back() -> None:
+async def test_lane_limits_concurrent_requests_and_frees_the_slot_of_a_cancelled_one() -> None:
     lane, under_way, most = Lane(3), 0, 0
 
     async def go() -> None:
@@ -157,7 +157,7 @@ async def test_no_more_go_at_once_than_the_lane_is_wide_and_a_cancelled_one_give
     assert most == 3 and lane.busy == 0 and lane.load == 0
 
 
-def test_a_server_that_says_busy_gets_fewer_at_once(fake_server, monkeypatch) -> None:
+def test_server_that_says_busy_gets_fewer_at_once(fake_server, monkeypatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     url, server = fake_server(Chaos({"rate_limited": 0.5}, seed=2, retry_after_s=0.001))
 
@@ -180,7 +180,7 @@ def test_a_server_that_says_busy_gets_fewer_at_once(fake_server, monkeypatch) ->
 
 
 @pytest.mark.parametrize(("waiting", "cache"), [(100.0, 0.1), (0.0, 0.99), (2.0, 0.3)], ids=["queue", "full", "well"])
-def test_the_width_follows_what_vllm_shows(fake_server, monkeypatch, waiting: float, cache: float) -> None:
+def test_width_follows_what_vllm_shows(fake_server, monkeypatch, waiting: float, cache: float) -> None:
     monkeypatch.setattr(gauge, "EVERY_S", 0.01)
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
@@ -220,7 +220,7 @@ async def width_after(url: str, requests: int) -> float:
         await endpoint.close()
 
 
-def test_the_figures_of_several_engines_are_read_as_the_worst() -> None:
+def test_figures_of_several_engines_are_read_as_the_worst() -> None:
     text = (
         "# HELP x\nvllm:num_requests_waiting{engine=\"0\"} 1.0\nvllm:num_requests_waiting{engine=\"1\"} 7.0\n"
         "vllm:kv_cache_usage_perc 0.5\nvllm:other 9\n"
@@ -231,7 +231,7 @@ def test_the_figures_of_several_engines_are_read_as_the_worst() -> None:
 # Time limits
 
 
-async def test_a_time_limit_follows_the_measured_speed_and_falls_no_lower_than_its_floor() -> None:
+async def test_time_limit_follows_the_measured_speed_and_falls_no_lower_than_its_floor() -> None:
     speed = Speed(2.0)
     assert speed.limit(512) == 2.0 * pace.FIRST
     speed.answered(10.0, 100)  # 0.1 s a token
@@ -253,7 +253,7 @@ async def test_after_a_time_out_the_next_limit_is_longer_but_bounded() -> None:
     assert before < speed.limit(64) <= pace.MOST_SLACK * before
 
 
-async def test_a_first_measured_speed_holds_for_requests_under_way() -> None:
+async def test_first_measured_speed_holds_for_requests_under_way() -> None:
     speed, began = Speed(0.05), time.monotonic()
     with pytest.raises(TimeoutError):
         async with speed.limited(64, speed.limit(64)):
@@ -266,7 +266,7 @@ async def test_a_first_measured_speed_holds_for_requests_under_way() -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+def test_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     file = tmp_path / "key"
     file.write_text("sk-123456789\n")
     file.chmod(mode)
@@ -277,7 +277,7 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"one two", b"\xff\xfe"])
-def test_a_key_file_holds_a_key(tmp_path: Path, content: bytes) -> None:
+def test_key_file_holds_a_key(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "key"
     file.write_bytes(content)
     file.chmod(0o600)
@@ -285,7 +285,7 @@ def test_a_key_file_holds_a_key(tmp_path: Path, content: bytes) -> None:
         read_key(file=str(file))
 
 
-def test_a_key_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_key_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file") as error:
         read_key(file=str(tmp_path / "key"))
     assert str(tmp_path / "key") in error.value.message
@@ -295,7 +295,7 @@ def test_a_key_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     "url",
     ["http://me:secret@host/v1", "http://secret@host/v1", "http://host/v1?api_key=secret", "http://host/v1#secret"],
 )
-def test_an_address_with_a_secret_is_refused_without_repeating_it(url: str) -> None:
+def test_address_with_a_secret_is_refused_without_repeating_it(url: str) -> None:
     for where in ({"url": url}, {"urls": [url, "http://other/v1"]}):
         with pytest.raises(ConfigError, match="no user, password or query") as error:
             validated(EndpointConfig, {"interface": "openai_chat", "model": "m", **where}, "profile: endpoints.x")
@@ -309,7 +309,7 @@ def endpoint_of(model: str, **more: Any) -> EndpointConfig:
     return EndpointConfig.model_validate({"interface": "anthropic_messages", "model": model, **more})
 
 
-def test_a_price_is_the_models_at_its_makers_address_and_the_users_own_comes_first(tmp_path: Path) -> None:
+def test_price_is_the_models_at_its_makers_address_and_the_users_own_comes_first(tmp_path: Path) -> None:
     listed = price_of(endpoint_of("claude-opus-4-5"), tmp_path)
     assert listed is not None and listed.completion > listed.prompt > 0
     assert price_of(endpoint_of("claude-opus-4-5-20251101"), tmp_path) == listed
@@ -337,7 +337,7 @@ def test_a_price_is_the_models_at_its_makers_address_and_the_users_own_comes_fir
     ],
     ids=["hosted", "hybrid", "a hosted attacker is one line", "another judge is one line"],
 )  # fmt: skip
-def test_a_profile_binds_each_role_to_its_client(
+def test_profile_binds_each_role_to_its_client(
     tmp_path: Path, monkeypatch, profile: str, change: dict[str, Any], roles: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1111111111")
@@ -352,7 +352,7 @@ def test_a_profile_binds_each_role_to_its_client(
             assert built.identity.interface == end.interface and not built.repeatable and end.price is not None
 
 
-def test_a_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monkeypatch) -> None:
+def test_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-2222222222")
     with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY is not set"):
@@ -374,7 +374,7 @@ def test_a_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, mo
         (b"", "no reason is stated"),
     ],
 )
-def test_a_refusal_is_reported_in_the_servers_words(client: Any, server: Any, body: Any, words: str) -> None:
+def test_refusal_is_reported_in_the_servers_words(client: Any, server: Any, body: Any, words: str) -> None:
     server.answer((422, body))
     with pytest.raises(EndpointError, match=f"answered 422: {words}"):
         ask(client("m", server.url))
@@ -382,7 +382,7 @@ def test_a_refusal_is_reported_in_the_servers_words(client: Any, server: Any, bo
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_forgotten_version_in_the_url_is_suggested(client: Any, server: Any) -> None:
+def test_forgotten_version_in_the_url_is_suggested(client: Any, server: Any) -> None:
     server.answer((404, {"detail": "Not Found"}))
     url = server.url.removesuffix("/v1") + "/api"
     if client is not AnthropicMessagesEndpoint:  # its SDK adds the version itself
@@ -396,7 +396,7 @@ def test_a_forgotten_version_in_the_url_is_suggested(client: Any, server: Any) -
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_redirect_is_named_and_not_followed(client: Any, server: Any) -> None:
+def test_redirect_is_named_and_not_followed(client: Any, server: Any) -> None:
     server.more_headers = {"Location": "https://elsewhere.example/v1/chat/completions?token=abc"}
     server.answer((308, b""))
     with pytest.raises(EndpointError, match=r"a redirect to https://elsewhere\.example/v1/chat/completions\n") as error:

@@ -40,7 +40,7 @@ def busy(new_server: Any):
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("calls", [1, 8])
-def test_a_server_that_asks_for_more_than_the_patience_ends_every_call_at_once(busy, calls: int, status: int) -> None:
+def test_server_that_asks_for_more_than_the_patience_ends_every_call_at_once(busy, calls: int, status: int) -> None:
     busy.answer((status, BUSY))
     busy.more_headers = {"Retry-After": "43200"}
     outcomes = ask(calls, busy.url)
@@ -60,7 +60,7 @@ def test_waits_of_one_call_add_up_to_the_patience(busy, monkeypatch) -> None:
     assert isinstance(ask(1, busy.url)[0], BusyError)
 
 
-def test_a_healthy_replica_answers_while_another_asks_to_be_left_alone(server, busy) -> None:
+def test_healthy_replica_answers_while_another_asks_to_be_left_alone(server, busy) -> None:
     server.answer((200, GOOD))
     busy.more_headers = {"Retry-After": "600"}
     outcomes = ask(20, busy.url, server.url)
@@ -68,13 +68,13 @@ def test_a_healthy_replica_answers_while_another_asks_to_be_left_alone(server, b
     assert len(server.bodies) == 20
 
 
-def test_a_replica_that_is_busy_for_no_stated_time_is_not_asked_again_at_once(server, busy) -> None:
+def test_replica_that_is_busy_for_no_stated_time_is_not_asked_again_at_once(server, busy) -> None:
     server.answer((200, GOOD))
     assert ask(1, busy.url, server.url)[0].text == "yes"
     assert len(busy.bodies) == len(server.bodies) == 1
 
 
-def test_if_all_ask_to_be_left_alone_the_one_that_is_free_first_is_waited_for(server, busy) -> None:
+def test_first_free_replica_is_awaited_if_all_ask_for_a_pause(server, busy) -> None:
     server.answer((429, BUSY), (200, GOOD))
     server.more_headers, busy.more_headers = {"Retry-After": "0.5"}, {"Retry-After": "600"}
     began = time.monotonic()
@@ -83,7 +83,7 @@ def test_if_all_ask_to_be_left_alone_the_one_that_is_free_first_is_waited_for(se
     assert len(busy.bodies) == 1 and len(server.bodies) == 2
 
 
-def test_a_long_wait_is_reported_once_with_its_reason_and_its_end(server, monkeypatch) -> None:
+def test_long_wait_is_reported_once_with_its_reason_and_its_end(server, monkeypatch) -> None:
     monkeypatch.setattr(waits, "LONG_S", 0.3)
     server.answer(*[(429, BUSY)] * 8, (200, GOOD))
     server.more_headers = {"Retry-After": "0.4"}
@@ -103,7 +103,7 @@ def test_endpoints_that_share_a_server_report_a_wait_once() -> None:
     assert len(lines) == 1
 
 
-def test_a_server_that_fails_time_and_again_is_reported_too(server, monkeypatch) -> None:
+def test_repeatedly_failing_server_is_reported_too(server, monkeypatch) -> None:
     monkeypatch.setattr(waits, "LONG_S", 0.0)
     monkeypatch.setattr(waits, "AGAIN_S", 0.0)
     server.answer(*[(500, {"error": {"message": "out of memory"}})] * 3, (200, GOOD))

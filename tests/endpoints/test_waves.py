@@ -54,7 +54,7 @@ def ask(endpoint: Endpoint, number: int = 0) -> Any:
     return endpoint.chat(ChatRequest(endpoint.identity, (Message("user", "QUESTION:"),), Sampling(), number))
 
 
-def test_each_wave_answers_all_that_wait() -> None:
+def test_wave_answers_all_waiting_requests() -> None:
     async def play() -> int:
         shared, inner = pair()
         await asyncio.gather(*(ask(shared[name], number) for number in range(20) for name in ("a", "b")))
@@ -64,7 +64,7 @@ def test_each_wave_answers_all_that_wait() -> None:
     assert asyncio.run(play()) == 2
 
 
-def test_a_model_that_cannot_wake_fails_its_own_requests_and_no_others() -> None:
+def test_model_that_cannot_wake_fails_its_own_requests_and_no_others() -> None:
     async def play() -> None:
         shared, (broken, _) = pair()
         broken.broken = True
@@ -105,7 +105,7 @@ def test_closing_ends_the_wait() -> None:
     asyncio.run(play())
 
 
-def test_an_endpoint_that_cannot_sleep_cannot_share() -> None:
+def test_endpoint_that_cannot_sleep_cannot_share() -> None:
     with pytest.raises(ConfigError, match=r"endpoints\.a\.shares"):
         take_turns({"a": ScriptedEndpoint("a")}, {"a": "gpu0"})
 
@@ -135,7 +135,7 @@ def played(root: Path, **settings: Any) -> dict[str, Any]:
         return view.summarize_run(run).to_json()
 
 
-def test_the_order_of_waves_changes_no_dataset_and_swaps_are_few(
+def test_order_of_waves_changes_no_dataset_and_swaps_are_few(
     tmp_path: Path, sleepy: Iterator[list[TimeShared]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = next(sleepy)

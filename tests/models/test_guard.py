@@ -88,7 +88,7 @@ def test_whatever_leads_away_is_refused_and_the_message_names_the_setting(statem
 
 
 @pytest.mark.skipif(not hasattr(__import__("socket"), "AF_VSOCK"), reason="this Python knows no such family")
-def test_a_family_of_addresses_that_leads_elsewhere_is_refused() -> None:
+def test_family_of_addresses_that_leads_elsewhere_is_refused() -> None:
     name, told, _ = tried("socket.socket(socket.AF_VSOCK).connect((2, 80))")
     if name == "OSError":
         pytest.skip("this kernel makes no such socket")
@@ -152,7 +152,7 @@ except TimeoutError:
     assert tried(statement, before, **{VARIABLE: f"proxy.example, {own_address}"}) == ["through", None, []]
 
 
-def test_a_named_host_is_reached_at_the_addresses_that_its_name_has(own_address: str) -> None:
+def test_named_host_is_reached_at_the_addresses_that_its_name_has(own_address: str) -> None:
     """Name service is the one remote thing here, and is played."""
     resolver = f"""
 import socket
@@ -194,7 +194,7 @@ sys.addaudithook(lambda event, values: waits.append(values[0]) if event == "time
     assert waits == []
 
 
-def test_a_python_with_nothing_of_ours_is_guarded_from_its_start_and_so_are_its_children(tmp_path: Path) -> None:
+def test_python_with_nothing_of_ours_is_guarded_from_its_start_and_so_are_its_children(tmp_path: Path) -> None:
     script = tmp_path / "child.py"
     script.write_text(f"import socket\nsocket.create_connection(('{ELSEWHERE}', 80), 5)\n")
     parent = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, {str(script)!r}]).returncode)"
@@ -207,6 +207,6 @@ def test_a_python_with_nothing_of_ours_is_guarded_from_its_start_and_so_are_its_
     assert environment["PYTHONPATH"] == f"{GUARDED}{os.pathsep}{tmp_path}" and environment["HF_HUB_OFFLINE"] == "1"
 
 
-def test_what_is_no_address_is_left_to_python() -> None:
+def test_invalid_address_is_left_to_python() -> None:
     name, told, _ = tried("socket.socket().connect('nowhere')")
     assert name == "TypeError" and told is None

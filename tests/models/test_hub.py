@@ -114,7 +114,7 @@ def test_gated_pull_with_unaccepted_licence_says_so_and_prints_no_token(
     assert "hf_stranger" not in output and "\x1b" not in output and "Traceback" not in output
 
 
-def test_an_invalid_token_is_named_as_the_cause(
+def test_invalid_token_is_named_as_the_cause(
     gemma: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
@@ -123,9 +123,7 @@ def test_an_invalid_token_is_named_as_the_cause(
     assert "hf_expired" not in str(caught.value)
 
 
-def test_the_token_stays_with_the_hub(
-    hub: Hub, gemma: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_stays_with_the_hub(hub: Hub, gemma: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_accepted")
     pull("gemma-3-4b-it", tmp_path)
     on_cdn = [request for request in hub.requests if "/resolve/" not in request.path and "/api/" not in request.path]
@@ -144,7 +142,7 @@ def write_manifest(home: Path, revision: str, pins: str = "") -> None:
 FILES = make_files(2, COMMON)
 
 
-def test_a_pinned_revision_is_pulled_and_an_unknown_one_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_pinned_revision_is_pulled_and_an_unknown_one_is_refused(hub: Hub, tmp_path: Path) -> None:
     repository = hub.add("lab/own", FILES)
     pinned = repository.branches["main"]
     repository.push({**FILES, "config.json": b"changed since"})
@@ -156,14 +154,14 @@ def test_a_pinned_revision_is_pulled_and_an_unknown_one_is_refused(hub: Hub, tmp
         pull("own", tmp_path)
 
 
-def test_a_repository_that_is_not_there_is_named(hub: Hub, tmp_path: Path) -> None:
+def test_missing_repository_is_named(hub: Hub, tmp_path: Path) -> None:
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelNotFoundError, match="no repository lab/own") as caught:
         pull("own", tmp_path)
     assert hub.url in str(caught.value)
 
 
-def test_a_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_path: Path) -> None:
+def test_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_path: Path) -> None:
     repository = hub.add("lab/own", FILES)
     first = repository.branches["main"]
     hub.on_file = lambda _: repository.push({name: content + b"later" for name, content in FILES.items()})
@@ -175,7 +173,7 @@ def test_a_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_
 
 # A large file, which the hub lists with its SHA-256, and a small one, which it lists with git's hash.
 @pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "config.json"])
-def test_a_download_with_another_hash_is_refused_and_not_kept(hub: Hub, tmp_path: Path, name: str) -> None:
+def test_download_with_another_hash_is_refused_and_not_kept(hub: Hub, tmp_path: Path, name: str) -> None:
     repository = hub.add("lab/own", FILES, corrupt=name)
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=f"{re.escape(name)}: the hash of the download is not"):
@@ -185,7 +183,7 @@ def test_a_download_with_another_hash_is_refused_and_not_kept(hub: Hub, tmp_path
     assert installed_files(pull("own", tmp_path)) == wanted(FILES)
 
 
-def test_a_file_that_the_manifest_pins_otherwise_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_file_that_the_manifest_pins_otherwise_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.add("lab/own", FILES)
     write_manifest(tmp_path, "main", f'sha256 = {{ "config.json" = "{"0" * 64}" }}\n')
     with pytest.raises(DigestMismatchError, match=r"config\.json: SHA-256 is"):
@@ -193,7 +191,7 @@ def test_a_file_that_the_manifest_pins_otherwise_is_refused(hub: Hub, tmp_path: 
     assert list((tmp_path / "weights").iterdir()) == []
 
 
-def test_what_an_earlier_commit_left_is_not_mixed_with_a_later_one(hub: Hub, tmp_path: Path) -> None:
+def test_files_of_an_earlier_commit_are_not_mixed_with_a_later_one(hub: Hub, tmp_path: Path) -> None:
     repository = hub.add("lab/own", {**FILES, "old.json": b"{}"}, corrupt="model-00002-of-00002.safetensors")
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match="the hash of the download"):
@@ -204,7 +202,7 @@ def test_what_an_earlier_commit_left_is_not_mixed_with_a_later_one(hub: Hub, tmp
     assert installed_files(pull("own", tmp_path)) == wanted(later)
 
 
-def test_a_download_that_the_disk_cannot_hold_is_refused_before_it_starts(hub: Hub, tmp_path: Path) -> None:
+def test_download_that_the_disk_cannot_hold_is_refused_before_it_starts(hub: Hub, tmp_path: Path) -> None:
     hub.add("lab/own", FILES, claimed={"model-00001-of-00002.safetensors": 1 << 60})
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=r"are still to be downloaded, and .* GiB free"):
@@ -212,7 +210,7 @@ def test_a_download_that_the_disk_cannot_hold_is_refused_before_it_starts(hub: H
     assert hub.downloads() == []
 
 
-def test_a_repository_of_pickled_weights_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_repository_of_pickled_weights_is_refused(hub: Hub, tmp_path: Path) -> None:
     hub.add("lab/own", {"config.json": b"{}", "pytorch_model.bin": b"pickled" * 20_000})
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=r"no \.safetensors file"):
@@ -220,7 +218,7 @@ def test_a_repository_of_pickled_weights_is_refused(hub: Hub, tmp_path: Path) ->
     assert not any("pytorch_model" in path for path in hub.downloads())
 
 
-def test_a_killed_pull_is_continued_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+def test_killed_pull_is_continued_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     files = make_files(1, COMMON, shard_bytes=25 << 20)
     repository = hub.add("lab/own", files, stall_after=15 << 20)
     write_manifest(tmp_path, "main")
@@ -246,7 +244,7 @@ def test_a_killed_pull_is_continued_where_it_stopped(hub: Hub, tmp_path: Path) -
     assert f"downloading own {reached >> 20}/25 MiB, 0.0 MiB/s" in done.stderr and "\r" not in done.stderr
 
 
-def test_a_connection_that_breaks_is_continued_within_one_pull(hub: Hub, tmp_path: Path) -> None:
+def test_connection_that_breaks_is_continued_within_one_pull(hub: Hub, tmp_path: Path) -> None:
     files = make_files(1, COMMON, shard_bytes=12 << 20)
     hub.add("lab/own", files, stall_after=11 << 20)
     hub.released.set()  # the server closes the connection in the middle of the file
@@ -255,7 +253,7 @@ def test_a_connection_that_breaks_is_continued_within_one_pull(hub: Hub, tmp_pat
     assert any(request.range for request in hub.requests)
 
 
-def test_a_pull_reaches_the_configured_hub_alone(hub: Hub, tmp_path: Path) -> None:
+def test_pull_reaches_the_configured_hub_alone(hub: Hub, tmp_path: Path) -> None:
     hub.add("lab/own", FILES)
     hub.cdn = "http://cdn.example.org"
     write_manifest(tmp_path, "main")
@@ -264,7 +262,7 @@ def test_a_pull_reaches_the_configured_hub_alone(hub: Hub, tmp_path: Path) -> No
     assert "NANOFLUX_ALLOW_HOSTS=cdn.example.org" in caught.value.fix
 
 
-def test_a_hub_that_cannot_be_reached_is_named(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_that_cannot_be_reached_is_named(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     write_manifest(tmp_path, "main")
     with pytest.raises(ModelsError, match=r"http://127\.0\.0\.1:1 cannot be reached") as caught:

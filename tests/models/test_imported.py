@@ -76,9 +76,7 @@ def decisive(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def test_a_wrapper_of_true_size_is_described_and_planned_as_the_catalog_does(
-    gemma_in_full: Path, tmp_path: Path
-) -> None:
+def test_wrapper_of_true_size_is_described_and_planned_as_the_catalog_does(gemma_in_full: Path, tmp_path: Path) -> None:
     mine, catalog = describe("mine", gemma_in_full, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
     assert decisive(mine) == decisive(catalog)
     for gpus in ([40.0], [40.0, 40.0], [12.0]):
@@ -87,7 +85,7 @@ def test_a_wrapper_of_true_size_is_described_and_planned_as_the_catalog_does(
         assert servers[0] == servers[1] and plans[0].fits == plans[1].fits
 
 
-def test_an_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -> None:
+def test_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path) -> None:
     said: list[str] = []
     import_path(gemma, "mine", tmp_path, said.append)
     manifest = load_manifest("mine", tmp_path)
@@ -110,7 +108,7 @@ def test_an_imported_wrapper_has_a_complete_manifest(gemma: Path, tmp_path: Path
         ("Qwen2ForCausalLM", "deepseek-r1-distill-qwen-14b"),
     ],
 )
-def test_a_thinking_model_is_recognised_by_its_template(architecture: str, catalog: str, tmp_path: Path) -> None:
+def test_thinking_model_is_recognised_by_its_template(architecture: str, catalog: str, tmp_path: Path) -> None:
     folder = make_stand_in(FAMILIES[architecture], tmp_path / "files")
     mine, packaged = describe("mine", folder, tmp_path), load_manifest(catalog, tmp_path)
     assert mine.chat.thinks and packaged.chat.thinks and mine.chat.reasoning_tokens > 0
@@ -118,7 +116,7 @@ def test_a_thinking_model_is_recognised_by_its_template(architecture: str, catal
     assert mine.lora == packaged.lora and mine.architecture == packaged.architecture
 
 
-def test_a_stand_in_under_a_catalog_name_keeps_the_packaged_manifest(gemma: Path, tmp_path: Path) -> None:
+def test_stand_in_under_a_catalog_name_keeps_the_packaged_manifest(gemma: Path, tmp_path: Path) -> None:
     import_path(gemma, "gemma-3-4b-it", tmp_path)
     assert not manifest_path("gemma-3-4b-it", tmp_path).exists()
     assert load_manifest("gemma-3-4b-it", tmp_path).memory == load_manifest("gemma-3-4b-it", tmp_path / "no").memory
@@ -133,7 +131,7 @@ def test_harmony_is_recognised_by_its_channels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["Gemma4UnifiedForConditionalGeneration", "Qwen3MoeForCausalLM"])
-def test_a_model_that_answers_at_once_is_recognised_by_its_template(architecture: str, tmp_path: Path) -> None:
+def test_model_that_answers_at_once_is_recognised_by_its_template(architecture: str, tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(FAMILIES[architecture].template)
     chat = try_template(tmp_path)
     assert chat.system_role and not chat.thinks
@@ -163,7 +161,7 @@ TEMPLATES = {
         ("broken", True, False),  # nothing is claimed of it
     ],
 )
-def test_a_template_is_tried(name: str, system_role: bool, thinks: bool, tmp_path: Path) -> None:
+def test_template_is_tried(name: str, system_role: bool, thinks: bool, tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(TEMPLATES[name])
     chat = try_template(tmp_path)
     assert (chat.system_role, chat.thinks, chat.template) == (system_role, thinks, True)
@@ -171,7 +169,7 @@ def test_a_template_is_tried(name: str, system_role: bool, thinks: bool, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
-def test_a_template_is_read_from_each_place_that_holds_one(name: str, tmp_path: Path) -> None:
+def test_template_is_read_from_each_place_that_holds_one(name: str, tmp_path: Path) -> None:
     text = "T" if name.endswith(".jinja") else json.dumps({"chat_template": "T"})
     (tmp_path / name).write_text(text)
     assert read_template(tmp_path) == "T"
@@ -188,7 +186,7 @@ def exit_code(*words: str) -> int:
     return int(str(ended.value.code or 0))
 
 
-def test_a_base_without_template_says_so_at_import_and_when_it_is_asked(
+def test_base_without_template_says_so_at_import_and_when_it_is_asked(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, home = tmp_path / "base", tmp_path / "home"
@@ -205,7 +203,7 @@ def test_a_base_without_template_says_so_at_import_and_when_it_is_asked(
     assert exit_code(*evaluate) == 0
 
 
-def test_a_template_is_imported_without_its_byte_order_mark(tiny_base: Path, tmp_path: Path) -> None:
+def test_template_is_imported_without_its_byte_order_mark(tiny_base: Path, tmp_path: Path) -> None:
     text, template = (tiny_base / "chat_template.jinja").read_bytes(), tmp_path / "template.jinja"
     template.write_bytes(b"\xef\xbb\xbf" + text)
     weights = import_path(tiny_base, "base", tmp_path, template=template)
@@ -215,7 +213,7 @@ def test_a_template_is_imported_without_its_byte_order_mark(tiny_base: Path, tmp
         import_path(tiny_base, "base", tmp_path, template=template)
 
 
-def test_an_edited_manifest_is_kept_by_a_second_import(tiny_base: Path, tmp_path: Path) -> None:
+def test_edited_manifest_is_kept_by_a_second_import(tiny_base: Path, tmp_path: Path) -> None:
     import_path(tiny_base, "mine", tmp_path)
     path = manifest_path("mine", tmp_path)
     assert is_own(path) and to_text(read_manifest(path)) == path.read_text()
@@ -224,7 +222,7 @@ def test_an_edited_manifest_is_kept_by_a_second_import(tiny_base: Path, tmp_path
     assert load_manifest("mine", tmp_path).description.startswith("tuned by hand:")
 
 
-def test_a_merged_model_inherits_its_base_manifest(tiny_base: Path, tmp_path: Path) -> None:
+def test_merged_model_inherits_its_base_manifest(tiny_base: Path, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
     shutil.copytree(tiny_base, merged)
     (merged / "nanoflux-merged.json").write_text(json.dumps({"adapter": "a" * 64, "base": {"name": "gemma-3-4b-it"}}))
@@ -244,7 +242,7 @@ def test_show_prints_the_manifest(tiny_base: Path, tmp_path: Path) -> None:
     assert document["path"] == str(manifest_path("mine", tmp_path))
 
 
-def test_a_file_that_was_cut_is_refused_under_a_catalog_name_too(tiny_base: Path, tmp_path: Path) -> None:
+def test_file_that_was_cut_is_refused_under_a_catalog_name_too(tiny_base: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut"
     shutil.copytree(tiny_base, cut)
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:5000])

@@ -39,7 +39,7 @@ def test_every_model_is_placed_once_and_no_gpu_is_overfull(gpus: list[float]) ->
     assert fitted
 
 
-def test_a_gpu_of_unknown_size_gets_nothing_and_the_others_keep_their_numbers() -> None:
+def test_gpu_of_unknown_size_gets_nothing_and_the_others_keep_their_numbers() -> None:
     demands = [Demand("a", 20.0, 1.0), Demand("b", 20.0, 1.0)]
     found = plan(demands, [0.0, 80.0, 0.0, 80.0])
     assert found.fits and {gpu for server in found.servers for gpu in server.gpus} <= {1, 3}
@@ -79,7 +79,7 @@ def test_keys_and_values_of_eight_long_requests() -> None:
         ),
     ],
 )
-def test_a_parallel_table_becomes_the_flags_of_vllm(parallel: Parallel, flags: str) -> None:
+def test_parallel_table_becomes_the_flags_of_vllm(parallel: Parallel, flags: str) -> None:
     assert " ".join(parallel_flags(parallel)) == flags
 
 

@@ -109,5 +109,5 @@ def test_layers_that_differ_are_counted_as_they_are() -> None:
         ({}, 0),
     ],
 )  # fmt: skip
-def test_the_cache_follows_from_what_each_layer_keeps(text: dict[str, Any], expected: int) -> None:
+def test_cache_follows_from_what_each_layer_keeps(text: dict[str, Any], expected: int) -> None:
     assert measure({"w": Tensor("BF16", 1)}, text).kv_bytes_per_token == expected

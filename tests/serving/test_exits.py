@@ -85,7 +85,7 @@ def test_doctor_names_the_models_that_a_missing_torchvision_keeps_from_being_ser
     assert "not qwen3" not in check.found and "for CPUs" in check.found
 
 
-def test_an_architecture_that_vllm_does_not_know_is_named(vllm_python: str, tmp_path: Path) -> None:
+def test_architecture_that_vllm_does_not_know_is_named(vllm_python: str, tmp_path: Path) -> None:
     manifest = next(each for each in list_manifests(tmp_path) if each.kind == "chat")
     unknown = manifest.model_copy(update={"name": "mine", "architecture": "MambaNineForCausalLM"})
     assert unservable(find_interpreter(vllm_python), [unknown]) == {"mine": "it does not know MambaNineForCausalLM"}
@@ -127,7 +127,7 @@ def fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
         (("openai/api_server.py",), "vllm", ("vllm.entrypoints.openai.api_server",)),
     ],
 )
-def test_the_newest_way_to_serve_is_chosen(
+def test_newest_way_to_serve_is_chosen(
     modules: tuple[str, ...], distribution: str, entry: tuple[str, ...], tmp_path: Path
 ) -> None:
     interpreter = find_interpreter(str(fake_vllm(tmp_path, *modules, distribution=distribution)))

@@ -40,7 +40,7 @@ def launch(python: str, home: Path, **changes: Any) -> Launch:
     return Launch(manifest, "r", home, Interpreter(Path(python), "", "+cpu"))
 
 
-def test_the_interpreter_of_vllm_reaches_nothing_nor_do_its_children(
+def test_interpreter_of_vllm_reaches_nothing_nor_do_its_children(
     vllm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_TOKEN", "secret")
@@ -61,7 +61,7 @@ def test_servers_over_several_machines_may_reach_each_other(vllm_python: str, tm
 
 
 @pytest.mark.real_model
-def test_a_run_with_a_served_model_connects_to_nothing_outside_in_the_kernels_account(
+def test_run_with_a_served_model_connects_to_nothing_outside_in_the_kernels_account(
     vllm_python: str, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
 ) -> None:
     strace = shutil.which("strace")

@@ -64,7 +64,7 @@ def calls(home: Path) -> int:
         return int(row["n"]) if row else 0
 
 
-def test_a_server_that_is_killed_in_the_middle_of_a_run_changes_no_dataset(
+def test_server_that_is_killed_in_the_middle_of_a_run_changes_no_dataset(
     served: dict[str, Any], home: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     undisturbed = command(served["home"], served["python"], *RUN)
@@ -90,7 +90,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_run_changes_no_dataset(
     assert free_port(record.port) == record.port
 
 
-def test_what_a_killed_command_leaves_is_found_and_ended_by_the_next(
+def test_next_command_stops_servers_of_a_killed_command(
     served: dict[str, Any], home: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)

@@ -46,14 +46,14 @@ def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
     assert workloads([endpoint(capacity=4)], 24, home)[SMALL].sequences == 4
 
 
-def test_a_thinking_model_is_planned_with_room_for_its_thoughts(home: Home) -> None:
+def test_thinking_model_is_planned_with_room_for_its_thoughts(home: Home) -> None:
     thinker = {"model": "qwen3-32b-awq"}
     assert workloads([endpoint(**thinker)], 8, home)["qwen3-32b-awq"].context == 8192 + 8192
     assert workloads([endpoint(**thinker, reasoning_tokens=0)], 8, home)["qwen3-32b-awq"].context == 8192
     assert workloads([endpoint(**thinker, context=12288)], 8, home)["qwen3-32b-awq"].context == 12288
 
 
-def test_what_the_plan_decides_is_what_vllm_is_started_with(gpus: None, home: Home, vllm_python: str) -> None:
+def test_plan_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
     config = endpoint(capacity=12, context=4096, python=vllm_python)
     seat, group = seats(workloads([config], 32, home).values(), whole=True)[SMALL]
     words = launch_for(config, home, seat, sleeps=False).command(8000)
@@ -64,7 +64,7 @@ def test_what_the_plan_decides_is_what_vllm_is_started_with(gpus: None, home: Ho
     assert "--enable-lora" not in words
 
 
-def test_a_server_by_hand_takes_no_more_of_a_card_than_its_requests_need(gpus: None, home: Home) -> None:
+def test_server_by_hand_takes_no_more_of_a_card_than_its_requests_need(gpus: None, home: Home) -> None:
     seat = seats([load_manifest(SMALL, home.root)])[SMALL][0]
     assert seat.utilisation == 0.07, "0.25 GiB of weights, 0.7 of keys and values, 1.5 of overhead, of 40"
 

@@ -42,9 +42,7 @@ args = ["--enforce-eager", "--max-num-seqs=8"]
 LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")  # a server is used again where its arguments are these
 
 
-def test_it_is_listed_its_log_is_shown_and_it_listens_on_loopback_alone(
-    served: dict[str, Any], command: Command
-) -> None:
+def test_server_is_listed_with_its_log_and_listens_on_loopback_only(served: dict[str, Any], command: Command) -> None:
     found = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
     assert [(entry["server"], entry["state"], entry["pid"]) for entry in found] == [
         ("smollm2-135m", "ready", served["pid"])
@@ -115,7 +113,7 @@ def test_seeded_requests_with_more_to_read_than_fits_one_step(served: dict[str, 
 RUN = ("run", "start", "--domain", "starter", "--examples", "3", "--seed", "3", "--json")
 
 
-def test_a_starter_run_over_it(served: dict[str, Any], command: Command) -> None:
+def test_run_uses_a_served_model(served: dict[str, Any], command: Command) -> None:
     profile = str(Path(__file__).with_name("served.toml"))
     done = command(served["home"], served["python"], *RUN, "--profile", profile, "--concurrency", "4")
     assert done.returncode == 0, done.stderr
@@ -128,7 +126,7 @@ def test_a_starter_run_over_it(served: dict[str, Any], command: Command) -> None
     assert [entry["pid"] for entry in listed] == [served["pid"]], "the run found the server and left it running"
 
 
-def test_a_lora_trained_here_is_loaded_while_it_runs_and_proved(
+def test_lora_trained_here_is_loaded_while_it_runs_and_proved(
     served: dict[str, Any], adapter: str, command: Command
 ) -> None:
     done = command(served["home"], served["python"], "models", "probe", adapter[:12], "--json")
@@ -148,9 +146,7 @@ END = 2
 """SmolLM2's end of turn."""
 
 
-def test_the_server_and_peft_write_the_same_greedy_texts(
-    served: dict[str, Any], adapter: str, smollm2_dir: Path
-) -> None:
+def test_server_and_peft_write_the_same_greedy_texts(served: dict[str, Any], adapter: str, smollm2_dir: Path) -> None:
     """Twenty prompts: half of the kind that the adapter has learnt, half of which it knows nothing."""
     control, folder = Control(served["url"]), served["home"] / "adapters" / adapter
     control.load_adapter(adapter, folder)
@@ -183,7 +179,7 @@ def test_adapters_are_swapped_once_nothing_is_in_flight_for_them(
     assert adapter in control.models() and zeroed not in control.models()
 
 
-def test_an_adapter_that_does_nothing_is_refused_by_probe_and_eval(
+def test_adapter_that_does_nothing_is_refused_by_probe_and_eval(
     served: dict[str, Any], zeroed: str, command: Command
 ) -> None:
     probed = command(served["home"], served["python"], "models", "probe", zeroed, "--json")
@@ -198,7 +194,7 @@ def test_an_adapter_that_does_nothing_is_refused_by_probe_and_eval(
         assert done.returncode == 3 and "does nothing" in done.stderr, done.stderr
 
 
-def test_an_evaluation_through_it(served: dict[str, Any], adapter: str, command: Command) -> None:
+def test_evaluation_uses_a_served_model(served: dict[str, Any], adapter: str, command: Command) -> None:
     words = ("eval", "--model", "smollm2-135m", "--adapter", adapter, "--data", "starter-easy", "--limit", "2")
     more = ("--runs", "1", "--temperature", "0", "--via", "vllm", *LEAN)
     done = command(served["home"], served["python"], *words, *more, "--json")
@@ -207,7 +203,7 @@ def test_an_evaluation_through_it(served: dict[str, Any], adapter: str, command:
     assert found["n"] == 2 and found["adapter"] == adapter and found["unscored"] == 0
 
 
-def test_an_evaluation_of_an_adapter_merged_into_the_weights(
+def test_evaluation_of_an_adapter_merged_into_the_weights(
     served: dict[str, Any], adapter: str, command: Command
 ) -> None:
     words = ("eval", "--model", "smollm2-135m", "--adapter", adapter, "--data", "starter-easy", "--limit", "2")
@@ -225,7 +221,7 @@ def test_an_evaluation_of_an_adapter_merged_into_the_weights(
     assert [entry["pid"] for entry in listed] == [served["pid"]], "its own server has ended"
 
 
-def test_an_experiment_asks_through_it(served: dict[str, Any], command: Command, tmp_path: Path) -> None:
+def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command, tmp_path: Path) -> None:
     grid = tmp_path / "through.toml"
     grid.write_text(THROUGH)
     done = command(served["home"], served["python"], "experiment", "run", str(grid), "--json")

@@ -82,7 +82,7 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_a_server_answers_is_on_record_privately_and_is_ended_whole(
+def test_server_answers_is_on_record_privately_and_is_ended_whole(
     home: Path, launcher: Launcher, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And neither it nor the program that starts it executes anything of the working folder."""
@@ -100,7 +100,7 @@ def test_a_server_answers_is_on_record_privately_and_is_ended_whole(
     assert gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
 
 
-def test_an_early_end_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
+def test_early_end_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
     with pytest.raises(ServerError) as refused:
         started(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
     told = str(refused.value)
@@ -109,7 +109,7 @@ def test_an_early_end_is_explained_and_leaves_nothing(home: Path, launcher: Laun
     assert server_record.records(home) == []
 
 
-def test_a_server_that_never_answers_is_ended(home: Path, launcher: Launcher) -> None:
+def test_server_that_never_answers_is_ended(home: Path, launcher: Launcher) -> None:
     supervisor = Supervisor(home)
     found = supervisor.spawn(launcher("deaf"), "m")
     with pytest.raises(ServerError, match="did not answer within 2 s"):
@@ -117,7 +117,7 @@ def test_a_server_that_never_answers_is_ended(home: Path, launcher: Launcher) ->
     assert gone([found.record.process], 0.5) and family_of(found.record) == []
 
 
-def test_a_server_that_dies_of_its_first_request_is_explained_and_never_reported_as_served(
+def test_server_that_dies_of_its_first_request_is_explained_and_never_reported_as_served(
     home: Path, launcher: Launcher
 ) -> None:
     cause = "AttributeError: module 'triton.language' has no attribute 'bfloat16'"
@@ -127,7 +127,7 @@ def test_a_server_that_dies_of_its_first_request_is_explained_and_never_reported
     assert server_record.records(home) == []
 
 
-def test_a_port_that_is_taken_is_refused_before_anything_starts(home: Path, launcher: Launcher) -> None:
+def test_port_that_is_taken_is_refused_before_anything_starts(home: Path, launcher: Launcher) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -160,9 +160,7 @@ def owner(home: Path, launch: Launch, owned: bool) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("owned", [True, False])
-def test_what_a_killed_process_leaves_is_found_and_ended_and_nothing_else(
-    home: Path, launcher: Launcher, owned: bool
-) -> None:
+def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Launcher, owned: bool) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
         child = owner(home, launcher(), owned)
@@ -189,7 +187,7 @@ def test_what_a_killed_process_leaves_is_found_and_ended_and_nothing_else(
         stranger.wait()
 
 
-def test_a_process_that_got_the_pid_of_a_server_is_not_touched(home: Path) -> None:
+def test_process_that_got_the_pid_of_a_server_is_not_touched(home: Path) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
         born = process(stranger.pid)
@@ -281,7 +279,7 @@ async def woken(home: Path, launch: Launch, adapter: Path) -> VllmEndpoint:
 
 
 @pytest.mark.parametrize("how", ["echo", "lost"])
-async def test_an_adapter_that_a_wake_dropped_is_loaded_again(
+async def test_adapter_that_a_wake_dropped_is_loaded_again(
     how: str, home: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
     adapter = sealed_adapter(tmp_path / "adapter")
@@ -294,7 +292,7 @@ async def test_an_adapter_that_a_wake_dropped_is_loaded_again(
         await endpoint.close()
 
 
-async def test_an_adapter_that_no_longer_applies_after_a_wake_is_refused(
+async def test_adapter_that_no_longer_applies_after_a_wake_is_refused(
     home: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
     with pytest.raises(RefusedError, match=r"no longer applies after its server has slept"):
@@ -326,7 +324,7 @@ async def test_batch_invariance_is_tested_before_anything_is_asked(home: Path, l
         await endpoint.close()
 
 
-async def test_a_server_whose_replies_depend_on_the_batch_is_refused(home: Path, launcher: Launcher) -> None:
+async def test_server_whose_replies_depend_on_the_batch_is_refused(home: Path, launcher: Launcher) -> None:
     endpoint = VllmEndpoint(Fleet(home).server(replace(launcher("moody"), batch_invariant=True)))
     try:
         with pytest.raises(RefusedError, match=r"not batch invariant: of 12 requests"):

@@ -292,7 +292,7 @@ def test_context_too_short_for_the_thoughts_is_refused_at_the_start(home: Home, 
     assert ("raise endpoints.thinker.context" in refused.value.fix) is (interface == "vllm")
 
 
-def test_a_stop_string_ends_the_answer_and_not_the_thoughts(home: Home, interface: str) -> None:
+def test_stop_string_ends_the_answer_and_not_the_thoughts(home: Home, interface: str) -> None:
     via: str = "vllm" if interface == "vllm" else "in_process"
 
     async def ask(stop: tuple[str, ...]) -> ChatReply:

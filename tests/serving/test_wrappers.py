@@ -55,7 +55,7 @@ def ask(url: str, model: str, content: Any = "What is the number?") -> dict[str,
     return reply
 
 
-def test_a_wrapper_is_served_as_the_language_model_that_it_holds(
+def test_wrapper_is_served_as_the_language_model_that_it_holds(
     serve: Callable[..., Any], stand_ins: Path, tmp_path: Path
 ) -> None:
     assert is_wrapper(weights_dir(GEMMA, stand_ins)) and not has_experts(weights_dir(GEMMA, stand_ins))
@@ -79,7 +79,7 @@ def test_experts_are_served_without_buffers_for_adapters(serve: Callable[..., An
     assert "/v1/load_lora_adapter" not in Path(server["log"]).read_text()
 
 
-def test_a_missing_torchvision_is_named_when_a_wrapper_is_served(
+def test_missing_torchvision_is_named_when_a_wrapper_is_served(
     serve: Callable[..., Any], tmp_path: Path, vllm_python: str
 ) -> None:
     (tmp_path / "torchvision.py").write_text("raise ModuleNotFoundError(\"No module named 'torchvision'\")\n")

@@ -144,7 +144,7 @@ class Decoder:
         config = self.model.config.get_text_config()
         if getattr(config, "attn_logit_softcapping", None):
             raise EndpointError(
-                f"{folder.name}: its attention caps logits, which is not done here.", "Serve it by vLLM."
+                f"{folder.name}: its attention caps logits, which this decoder does not support.", "Serve it with vLLM."
             )
         self.context = int(config.max_position_embeddings)
         self.rows = Rows(rows)
@@ -244,7 +244,7 @@ def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
         if _effect(tuned) < LEAST_EFFECT:
             message = f"adapter {adapter.name[:12]} does nothing: the base's logits are the same without it"
             raise RefusedError(
-                message, "train it again, or use another: a comparison with it would compare the base with itself"
+                message, "train it again, or use another adapter; this one would compare the base with itself"
             )
         model = tuned.merge_and_unload().to(dtype)
     return model.eval()

@@ -100,8 +100,8 @@ class InProcessEndpoint:
             fix = f"nanoflux models verify {self.identity.model}"
             raise EndpointError(f"{self._weights}: the model cannot be loaded: {error}", fix) from error
         if not decoder.agrees():
-            fix = "Serve this architecture by vLLM instead."
-            raise EndpointError(f"{self.identity.model}: cannot be decoded row by row correctly.", fix)
+            fix = "Serve this architecture with vLLM instead."
+            raise EndpointError(f"{self.identity.model}: cannot be decoded correctly row by row.", fix)
         self.repeatable = decoder.self_check()
         return decoder, codec
 
@@ -113,7 +113,7 @@ def read_record(weights: Path) -> dict[str, Any]:
         return {"name": record["name"], "revision": record["revision"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         fix = "Install them: nanoflux models pull NAME, or nanoflux models import PATH --name NAME"
-        raise EndpointError(f"{weights}: these are no installed weights ({error}).", fix) from error
+        raise EndpointError(f"{weights}: not a folder of installed weights ({error}).", fix) from error
 
 
 def best_device() -> str:

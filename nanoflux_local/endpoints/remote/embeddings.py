@@ -42,7 +42,7 @@ class ServedEmbedder:
             check_address(address)
         key = read_key(key_env, key_file)
         if HOME in addresses and not key:
-            raise ConfigError(f"{HOME} asks for a key", "name its place: key_env = VARIABLE, or key_file = PATH")
+            raise ConfigError(f"{HOME} requires a key", "set key_env = VARIABLE, or key_file = PATH")
         self.identity = Identity("openai_embeddings", model, revision or " ".join(addresses))
         self.price = price
         chat = OpenAIChatEndpoint  # the same SDK, connected in the same way

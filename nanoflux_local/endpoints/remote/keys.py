@@ -40,7 +40,7 @@ def read_key(variable: str = "", file: str = "") -> Key:
         ConfigError: the variable or file does not exist, or other users may read the file.
     """
     if variable and file:
-        raise ConfigError(f"both {variable} and {file} are named as the key's place", "name one: key_env or key_file")
+        raise ConfigError(f"both {variable} and {file} are set for the key", "set either key_env or key_file")
     if variable:
         key = os.environ.get(variable, "").strip()
         if not key:

@@ -87,7 +87,7 @@ class ServedEndpoint(ABC):
             check_address(address)
         key = read_key(key_env, key_file)
         if self.home in addresses and not key:
-            raise ConfigError(f"{self.home} asks for a key", "name its place: key_env = VARIABLE, or key_file = PATH")
+            raise ConfigError(f"{self.home} requires a key", "set key_env = VARIABLE, or key_file = PATH")
         variant = "structured" if structured else ""
         self.identity = Identity(self.interface, model, revision or " ".join(addresses), variant=variant)
         self.price = price

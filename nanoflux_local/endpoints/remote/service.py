@@ -118,7 +118,7 @@ class Service:
         if wait is None:
             raise BusyError(
                 f"{replica.url} asks to be left alone until {local_time(quiet_s)}: it {replica.complaint}",
-                "go on after that with `nanoflux run resume`, or give the endpoint more servers in `urls`",
+                "resume after that with `nanoflux run resume`, or list more servers in the endpoint's `urls`",
             )
         self._waits.note(replica.url, replica.complaint, wait, patience.waited_s)
         await asyncio.sleep(wait)
@@ -183,7 +183,7 @@ class Service:
         message = f"{replica.url} {self.key.masked(fault.message)}"
         if fault.kind == "rate_limited":
             hours = f"{PATIENCE_S / 3600:g} h"
-            return BusyError(f"{message}, for {hours} on end", "go on later with `nanoflux run resume`")
+            return BusyError(f"{message}, for {hours} on end", "resume later with `nanoflux run resume`")
         proxy, fix = proxy_for(replica.url), fault.fix or "see the server's log"
         if fault.kind == "unreachable" and proxy is not None:
             host = urlsplit(replica.url).hostname
