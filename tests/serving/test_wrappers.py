@@ -15,7 +15,8 @@ from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 from nanoflux_models.stand_ins.gpt_oss import harmony_words
 from nanoflux_models.weights import import_path, weights_dir
 
-GEMMA, OSS = "gemma-3-4b-it", "gpt-oss-20b"
+GEMMA, OSS = "own-gemma", "gpt-oss-20b"
+"""The wrapper has a name of the lab's own, so that the manifest that its import wrote is what serves it."""
 TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=4", "--context", "512")
@@ -23,7 +24,7 @@ LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=4", "--context", "512")
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Path:
-    """A home with tiny random models of these names, used under the packaged manifests."""
+    """A home with tiny random models of these names, the first under the manifest that its import writes."""
     folder = tmp_path_factory.mktemp("stand-ins")
     made = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], folder / "gemma", TEXTS)
     import_path(made, GEMMA, folder / "home")
