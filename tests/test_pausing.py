@@ -168,3 +168,14 @@ def test_a_streak_ends_with_what_is_read_and_is_reported_at_each_multiple() -> N
     assert [each.attempts if each else None for each in found] == [None, 4, 6, None]
     assert streaks.add(turn(6, UNJUDGED), 3) is None, "an attack that was read ends the streak of attacks"
     assert streaks.add(turn(7, UNPARSED), 0) is None
+
+
+def test_run_without_one_readable_reply_does_not_end_as_done(tmp_path: Path, fake_server) -> None:
+    """Fewer attempts than pause a run, all of them unreadable: its end says so, also after a resume."""
+    url, _ = fake_server(server=FakeServer(script=lambda prompt, rng: "I would rather not."))
+    home = Home(tmp_path)
+    run = begin(home, url, concurrency=1, max_turns=1, retries={"validation": 1, "parse": 0})
+    for _ in range(2):
+        with pytest.raises(UnreadError, match="no reply could be read in any of 1 turns: missing section"):
+            play(home, run)
+        assert show(home, run)["status"] == "paused"

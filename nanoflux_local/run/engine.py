@@ -21,7 +21,7 @@ from nanoflux_local.limiter import RANK
 from nanoflux_local.records import Request, Vector
 from nanoflux_local.redaction import redact
 from nanoflux_local.run.novelty import History, NoveltyIndex
-from nanoflux_local.run.streaks import Streak, Streaks
+from nanoflux_local.run.streaks import Streak, Streaks, heard_anything
 from nanoflux_local.run.turn import Rules, embed, run_turn
 from nanoflux_local.transcript import TurnRecord
 
@@ -196,6 +196,8 @@ class Engine:
         self._streaks = Streaks()
         for record in committed:
             self._streaks.add(record, self._config.pause_after_unread)
+        self._heard = any(heard_anything(record) for record in committed)
+        self._last_reason = committed[-1].last.reason if committed else ""
         self._ahead: dict[int, SpeculativeTurn] = {}
         self._confirmed = self._refuted = 0
         self._drain_at: int | None = None
@@ -239,8 +241,20 @@ class Engine:
             while not self.finished and (self._drain_at is None or self._turns < self._drain_at):
                 self._start_ahead()
                 await self._commit_next_turn()
+            self._refuse_silence()
         finally:
             await self._stop()
+
+    def _refuse_silence(self) -> None:
+        """A run that ends without one readable reply has not been played, however few its turns were, unless
+        `pause_after_unread` is 0.
+        """
+        ended = 0 < self._config.max_turns <= self._turns
+        if ended and not self._heard and self._config.pause_after_unread:
+            raise UnreadError(
+                f"no reply could be read in any of {self._turns} turns: {self._last_reason}",
+                "correct the model's settings, then start another run",
+            )
 
     async def _restore_index(self) -> None:
         """Rebuild the novelty index of the committed turns; their embeddings are remembered calls."""
@@ -257,6 +271,8 @@ class Engine:
         self._ledger.commit_turn(self._run, record, call_ids)
         self._turns += 1
         self._kept += record.kept
+        self._heard = self._heard or heard_anything(record)
+        self._last_reason = record.last.reason
         self._ahead.pop(record.number, None)
         if self._all_started:
             self._calls.limiter.reorder()

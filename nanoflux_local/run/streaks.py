@@ -55,3 +55,8 @@ class Streaks:
 def _player(record: TurnRecord, step: Step) -> str:
     players = {"attack": record.attacker, "embedding": EMBEDDER, "defence": record.defender}
     return players.get(step, record.judge)
+
+
+def heard_anything(record: TurnRecord) -> bool:
+    """Whether any attempt of a turn got a reply that could be read."""
+    return any(attempt.heard_at for attempt in record.attempts)
