@@ -56,6 +56,10 @@ def read_adapter(folder: Path) -> Adapter:
     Raises:
         DataError: the folder has no manifest, or its content does not match the manifest.
     """
+    return Adapter.from_manifest(folder, _read_manifest(folder), read_probe(folder))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -65,7 +69,7 @@ def read_adapter(folder: Path) -> Adapter:
     if manifest.get("adapter") != adapter_hash(folder):
         fix = "copy the adapter again, or train it again: its files were changed"
         raise DataError(f"adapter {folder} is not what its manifest says", fix)
-    return Adapter.from_manifest(folder, manifest, read_probe(folder))
+    return manifest
 
 
 def list_adapters(adapters_dir: Path) -> list[Adapter | DamagedAdapter]:
@@ -111,8 +115,10 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
 
 
 def _imported_name(folder: Path) -> str:
-    adapter = _read_or_report(folder)
-    return adapter.imported.name if isinstance(adapter, Adapter) and adapter.imported else ""
+    try:
+        return str(_read_manifest(folder).get("imported", {}).get("name", ""))
+    except DataError:
+        return ""
 
 
 def export_peft(adapter: Adapter, target: Path) -> None:
