@@ -326,12 +326,12 @@ def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        found = error.errors()  # a misspelt key is missing under its right name too: the misspelling is what to tell
-        first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
+        errors = error.errors()  # a misspelt key is missing under its right name too: the misspelling is what to tell
+        first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(_known_keys(model, first["loc"][:-1]))
-            raise ConfigError(f"{where}: unknown key {key!r}", f"known keys there: {known}") from error
+            known_keys = ", ".join(_known_keys(model, first["loc"][:-1]))
+            raise ConfigError(f"{where}: unknown key {key!r}", f"known keys there: {known_keys}") from error
         reason = str(first["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}", "correct the value and try again") from error
 

@@ -70,7 +70,7 @@ class Work:
         """Where a detached worker's messages go."""
         return home.root / "logs" / f"{self.kind.name}-{self.id}.log"
 
-    def refused(self) -> RefusedError:
+    def busy_error(self) -> RefusedError:
         message = f"another process is working on {self}"
         if not self.kind.command:
             return RefusedError(message, "wait until it has ended")
@@ -88,7 +88,7 @@ def working_on(home: Home, work: Work) -> Iterator[None]:
     path.parent.mkdir(mode=0o700, exist_ok=True)  # a ledger that was carried to another home brings no locks
     with path.open("w") as file:
         if not _locked(file, fcntl.LOCK_EX, LOOKS):
-            raise work.refused()
+            raise work.busy_error()
         yield
 
 
@@ -132,17 +132,17 @@ def stint(ledger: Ledger, work: Work) -> Iterator[Stint]:
     """Write down that this process works on it and, whatever happens, how that ended. Whoever works says how; an error
     that nobody spoke for makes it "failed", or "paused" if the error `pauses`.
     """
-    at = Stint(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id(), work.kind.table))
+    active = Stint(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id(), work.kind.table))
     began = time.monotonic()
     try:
-        yield at
+        yield active
     except NanofluxError as error:
-        if at.status == "interrupted":
-            at.status, at.message = "paused" if error.pauses else "failed", error.message
+        if active.status == "interrupted":
+            active.status, active.message = "paused" if error.pauses else "failed", error.message
         raise
     finally:
-        ledger.set_status(work.kind.table, work.id, at.status, at.message, time.monotonic() - began)
-        ledger.finish_job(at.job, at.status, at.message)
+        ledger.set_status(work.kind.table, work.id, active.status, active.message, time.monotonic() - began)
+        ledger.finish_job(active.job, active.status, active.message)
 
 
 class Watch:
@@ -176,10 +176,10 @@ class Watch:
             self._tell()
 
     def _tell(self) -> None:
-        found, settings = self._look()
-        if found != self._wish:
-            self._wish = found
-            self._on_wish(found)
+        wish, settings = self._look()
+        if wish != self._wish:
+            self._wish = wish
+            self._on_wish(wish)
         if settings != self._settings:
             self._settings = settings
             self._on_settings(settings)
@@ -222,8 +222,8 @@ def at_work(home: Home, view: LedgerView) -> list[Work]:
     """Everything that a process is working on just now."""
     kinds = {kind.name: kind for kind in (RUN, TRAINING, EVALUATION, SERIES, EXPERIMENT)}
     rows = view.rows("SELECT DISTINCT kind, subject FROM jobs WHERE state = 'running'")
-    found = [Work(kinds[row["kind"]], row["subject"]) for row in rows if row["kind"] in kinds]
-    return [work for work in found if is_worked_on(home, work)]
+    running = [Work(kinds[row["kind"]], row["subject"]) for row in rows if row["kind"] in kinds]
+    return [work for work in running if is_worked_on(home, work)]
 
 
 def current_job(view: LedgerView, work: Work) -> dict[str, Any] | None:
@@ -298,14 +298,14 @@ def ask(home: Home, work: Work, wish: Literal["pause", "stop"]) -> str:
     if not is_worked_on(home, work):
         return _settle(home, work, wish)
     job = _held_job(home, work)
-    given: Wish = wish
+    effective_wish: Wish = wish
     if wish == "stop" and job["wish"] in ("stop", "end"):
-        given = "end"
+        effective_wish = "end"
     if wish == "pause" and job["wish"]:
         return f"{work} is draining already"
     with Ledger(home.ledger) as ledger:
-        ledger.wish(job["id"], given)
-    return f"{work} " + ("ends now" if given == "end" else f"drains, then it is {_WISHED[given]}")
+        ledger.wish(job["id"], effective_wish)
+    return f"{work} " + ("ends now" if effective_wish == "end" else f"drains, then it is {_WISHED[effective_wish]}")
 
 
 _WISHED = {"pause": "paused", "stop": "stopped", "end": "stopped"}
@@ -350,19 +350,19 @@ def launch(home: Home, work: Work) -> int:
         NanofluxError: the worker ended before it held it; the message is the end of its log.
     """
     if is_worked_on(home, work):
-        raise work.refused()
+        raise work.busy_error()
     log = work.log(home)
     log.parent.mkdir(mode=0o700, exist_ok=True)
     command = module_command("nanoflux_local.cli", "--home", str(home.root), work.kind.command, "resume", work.id)
     with log.open("a") as file:
         log.chmod(0o600)
-        told = file.tell()
+        log_start = file.tell()
         worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
     until = time.monotonic() + LAUNCH_S
     while not _has_begun(home, work, worker.pid):
         code = worker.poll()
         if code is not None and not _has_begun(home, work, worker.pid):
-            tail = log.read_text(errors="replace")[told:].strip()[-500:]
+            tail = log.read_text(errors="replace")[log_start:].strip()[-500:]
             raise NanofluxError(f"the worker of {work} ended at once ({code}): {tail}", f"see {log}")
         if time.monotonic() > until:
             raise NanofluxError(f"the worker of {work} (pid {worker.pid}) has not begun yet", f"see {log}")

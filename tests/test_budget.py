@@ -75,7 +75,7 @@ async def test_calls_under_way_hold_what_they_could_cost_and_give_back_the_rest(
 
     with Ledger(tmp_path / "ledger.db") as ledger:
         held = purse(ledger, Budget(usd=3.0), Cost(usd=1.0))
-        call = held.guarded({"chat": answer})["chat"]
+        call = held.guard({"chat": answer})["chat"]
         await asyncio.gather(*(call(REQUEST) for _ in range(10)))
     assert most == 3
     assert held.accounts[""].spent.usd == pytest.approx(1.0)
@@ -91,10 +91,10 @@ async def test_a_role_is_charged_for_its_own_calls_alone_and_a_failed_call_gives
 
     with Ledger(tmp_path / "ledger.db") as ledger:
         held = purse(ledger, Budget.model_validate({"roles": {"judge": {"usd": 1.5}}}), Cost(usd=1.0))
-        call = held.guarded({"chat": answer})["chat"]
+        call = held.guard({"chat": answer})["chat"]
         with acting_as("judge"):
             with pytest.raises(OSError, match="gone"):
-                await held.guarded({"chat": broken})["chat"](REQUEST)
+                await held.guard({"chat": broken})["chat"](REQUEST)
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.usd"):
                 await call(REQUEST)
@@ -117,7 +117,7 @@ async def test_a_cap_that_falls_during_a_call_ends_its_retries_but_loses_no_repl
 
     with Ledger(tmp_path / "ledger.db") as ledger:
         held = purse(ledger, Budget(usd=1.0), Cost(usd=1.0))
-        asked = held.guarded({"chat": answer})["chat"](REQUEST)
+        asked = held.guard({"chat": answer})["chat"](REQUEST)
         if kept:
             assert (await asked) == ChatReply("paid", "stop", usd=1.0)
         else:
@@ -131,7 +131,7 @@ async def test_hours_that_are_over_stop_the_next_call(tmp_path: Path) -> None:
 
     with Ledger(tmp_path / "ledger.db") as ledger:
         held = purse(ledger, Budget.model_validate({"roles": {"judge": {"hours": 1}}}), Cost())
-        call = held.guarded({"chat": answer})["chat"]
+        call = held.guard({"chat": answer})["chat"]
         with acting_as("judge"):
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.hours"):

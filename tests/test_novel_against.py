@@ -84,7 +84,7 @@ def test_a_run_that_goes_on_changes_nothing_for_those_held_against_its_beginning
 
 
 def config_of(home: Home, run: str) -> dict[str, Any]:
-    return runs.recorded(home, run)[0].model_dump(mode="json")
+    return runs.load_run(home, run)[0].model_dump(mode="json")
 
 
 def test_with_another_embedder_the_questions_are_embedded_anew_and_none_is_called_wasted(home: Home) -> None:
@@ -119,7 +119,7 @@ def test_questions_that_were_changed_are_found_and_refused(home: Home) -> None:
 def test_what_a_run_is_held_against_is_fixed(home: Home) -> None:
     played(home, "first")
     against = played(home, "against", ("first",), turns=2, seed=4)
-    with pytest.raises(RefusedError, match="novel_against decides the result"):
+    with pytest.raises(RefusedError, match="novel_against affects the result"):
         runs.change(home, against, {"novel_against": {"first": {"turns": 1, "questions": ""}}})
 
 

@@ -82,9 +82,9 @@ def _compare(place: Home, adapter: str) -> None:
     ]
     before, after = (result["strict"]["mean"] for result in results)
     with LedgerView(place.ledger) as view:
-        found = compare(view, [result["eval"] for result in results])
+        comparison = compare(view, [result["eval"] for result in results])
     click.echo(f"\nstrict accuracy on {results[0]['n']} held-out items: {before:.1%} untuned, {after:.1%} tuned")
-    show_comparison(found)
+    show_comparison(comparison)
 
 
 def _report(place: Home, run: str, out: Path | None) -> None:

@@ -16,24 +16,26 @@ def command() -> None:
 @command.command()
 @with_json
 def show(as_json: bool) -> None:
-    """Its size and what it holds."""
+    """Show the ledger's size and contents."""
     from nanoflux_local.ledger.compaction import file_bytes
     from nanoflux_local.ledger.views import LedgerView
 
     path = home().ledger
     with LedgerView(path) as view:
-        contents = view.contents()
-        found = {
+        row_counts = view.contents()
+        contents = {
             "path": str(path),
             "bytes": file_bytes(path),
             "free_bytes": view.free_bytes(),
-            "packed": contents.pop("packs"),
-            **contents,
+            "packed": row_counts.pop("packs"),
+            **row_counts,
         }
     if as_json:
-        print_json(found)
+        print_json(contents)
     else:
-        print_table(("ledger", str(path)), [(key.replace("_", " "), found[key]) for key in found if key != "path"])
+        print_table(
+            ("ledger", str(path)), [(key.replace("_", " "), contents[key]) for key in contents if key != "path"]
+        )
 
 
 @command.command()
@@ -52,17 +54,17 @@ def compact(as_json: bool) -> None:
         working = jobs.at_work(place, view)
     bar = Bar("packed")
     try:
-        found = compacted(place.ledger, not working, bar.show)
+        result = compacted(place.ledger, not working, bar.show)
     finally:
         bar.close()
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(result))
     else:
         print_table(
-            ("packed", f"{found.packed} calls"),
+            ("packed", f"{result.packed} calls"),
             [
-                ("their texts", f"{found.texts_before} bytes, now {found.texts_after}"),
-                ("the file", f"{found.bytes_before} bytes, now {found.bytes_after}"),
+                ("their texts", f"{result.texts_before} bytes, now {result.texts_after}"),
+                ("the file", f"{result.bytes_before} bytes, now {result.bytes_after}"),
             ],
         )
     if working:

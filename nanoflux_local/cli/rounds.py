@@ -29,13 +29,13 @@ def list_series(as_json: bool) -> None:
     from nanoflux_local.run import rounds
 
     place = home()
-    found = rounds.list_series(place) if place.ledger.exists() else []
+    listed = rounds.list_series(place) if place.ledger.exists() else []
     if as_json:
-        print_json(found)
+        print_json(listed)
         return
     rows = [
         [each["series"], each["name"], each["status"], f"{len(each['rounds'])} of {each['of']}", each["adapter"] or "–"]
-        for each in found
+        for each in listed
     ]
     print_table(("series", "name", "status", "rounds", "adapter"), rows)
 
@@ -86,7 +86,7 @@ def play(place: Home, series: str, detach: bool) -> None:
     end_at_sigterm()
     bar = Bar("rounds")
     try:
-        rounds.carry_on(place, series, lambda what, done, total: bar.show(done, total, what))
+        rounds.carry_on(place, series, lambda step, done, total: bar.show(done, total, step))
     finally:
         bar.close()
 
@@ -94,23 +94,23 @@ def play(place: Home, series: str, detach: bool) -> None:
 def show_series(place: Home, series: str, as_json: bool) -> None:
     from nanoflux_local.run import rounds
 
-    found = rounds.show(place, series)
+    summary = rounds.show(place, series)
     if as_json:
-        print_json(found)
+        print_json(summary)
         return
-    said = f": {found['message']}" if found["message"] else ""
-    named = f" ({found['name']})" if found["name"] else ""
-    click.echo(f"{found['series']}{named} {found['status']}{said}")
+    said = f": {summary['message']}" if summary["message"] else ""
+    named = f" ({summary['name']})" if summary["name"] else ""
+    click.echo(f"{summary['series']}{named} {summary['status']}{said}")
     rows = [
         [
             str(entry["round"]), entry["run"], str(entry["kept"]), _accuracy_text(entry["before"]),
             _accuracy_text(entry["after"]), entry["adapter"] or "–",
         ]
-        for entry in found["rounds"]
+        for entry in summary["rounds"]
     ]  # fmt: skip
-    print_table(("round", "run", "kept", f"{found['dev']} before", "after", "adapter"), rows)
-    if found["adapter"]:
-        click.echo(f"best adapter: {found['adapter']} for {found['base']}")
+    print_table(("round", "run", "kept", f"{summary['dev']} before", "after", "adapter"), rows)
+    if summary["adapter"]:
+        click.echo(f"best adapter: {summary['adapter']} for {summary['base']}")
 
 
 def _accuracy_text(strict: dict[str, Any] | None) -> str:

@@ -89,7 +89,7 @@ def start(
         overrides = merged(overrides, {"novel_against": _freeze_questions(place, novel_against)})
     fork = _find_id(place, fork) if fork else ""
     if fork:
-        config = runs.forked(place, fork, overrides)
+        config = runs.fork_config(place, fork, overrides)
     else:
         config = binding.resolve(str(domain), profile or "embedded", overrides, place)
     if numbers["rounds"]:

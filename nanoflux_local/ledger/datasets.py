@@ -55,20 +55,26 @@ def set_aside(connection: sqlite3.Connection, name: str) -> str:
 
 
 def add_files(
-    connection: sqlite3.Connection, name: str, source: str, source_hash: str, items: Rows, skipped: int, at: str
+    connection: sqlite3.Connection,
+    name: str,
+    source: str,
+    source_hash: str,
+    items: Rows,
+    skipped: int,
+    moment: str,
 ) -> None:
     """Add the items of some files to a dataset, which is made where it is not there."""
     row = connection.execute("SELECT source, items, skipped FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
-        values = (name, source, source_hash, len(items), skipped, at)
+        values = (name, source, source_hash, len(items), skipped, moment)
         connection.execute("INSERT INTO datasets VALUES (?,?,?,?,?,?)", values)
-    connection.execute("INSERT INTO dataset_files VALUES (?,?,?)", (name, source_hash, at))
+    connection.execute("INSERT INTO dataset_files VALUES (?,?,?)", (name, source_hash, moment))
     if row is not None:
         hashes = connection.execute("SELECT source_hash FROM dataset_files WHERE dataset = ?", (name,)).fetchall()
         connection.execute(
             "UPDATE datasets SET source = ?, source_hash = ?, items = ?, skipped = ?, at = ? WHERE name = ?",
             (f"{row[0]}, {source}", digest(sorted(each[0] for each in hashes)), row[1] + len(items), row[2] + skipped,
-             at, name),
+             moment, name),
         )  # fmt: skip
     first = connection.execute("SELECT coalesce(max(position) + 1, 0) FROM items WHERE dataset = ?", (name,)).fetchone()
     connection.executemany(

@@ -167,10 +167,10 @@ def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
     """What a configuration cannot say by itself: whether it suits its domain."""
     if config.domain != domain.name:
         raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
-    known = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # a profile budgets for every domain
-    unknown = [name for name in config.budgets if name not in known]
+    sections = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # a profile budgets for every domain
+    unknown = [name for name in config.budgets if name not in sections]
     if unknown:
-        keys = ", ".join(known)
+        keys = ", ".join(sections)
         raise ConfigError(f"the configuration: unknown key 'budgets.{unknown[0]}'", f"known keys there: {keys}")
     programs = [role for role in ("attacker", "judge") if getattr(config.roles, role).endpoint == PROGRAM]
     if programs and not domain.programs:
@@ -218,13 +218,13 @@ class Bound:
 
     async def identities(self) -> dict[str, Identity]:
         """Every endpoint's identity, the embedder's and, where a program plays, the sandbox's among them."""
-        found = {name: endpoint.identity for name, endpoint in self.endpoints.items()}
-        found["embedder"] = self.embedder.identity
+        identities = {name: endpoint.identity for name, endpoint in self.endpoints.items()}
+        identities["embedder"] = self.embedder.identity
         if self.programs:
-            found[SANDBOX] = await self.python.identity()
+            identities[SANDBOX] = await self.python.identity()
         if self.search is not None:
-            found[SEARCH] = self.search.identity
-        return found
+            identities[SEARCH] = self.search.identity
+        return identities
 
     @property
     def repeatable(self) -> bool:
@@ -232,13 +232,13 @@ class Bound:
 
     def answers(self) -> dict[str, Answer]:
         """What answers each kind of request."""
-        found: dict[str, Answer] = {
+        answers: dict[str, Answer] = {
             "chat": self._chat,
             "embed": self.embedder.embed,
             "cut": self._cut,
             "python": self.python.run,
         }
-        return found if self.search is None else {**found, "search": self.search.search}
+        return answers if self.search is None else {**answers, "search": self.search.search}
 
     async def _chat(self, request: ChatRequest) -> ChatReply:
         return await self.by_identity(request.endpoint).chat(request)
@@ -381,15 +381,15 @@ def recorded_identities(stored: Mapping[str, Any]) -> dict[str, Identity]:
     return {name: Identity(**identity) for name, identity in stored["identities"].items()}
 
 
-def refuse_drift(recorded: Mapping[str, Identity], found: Mapping[str, Identity]) -> None:
+def refuse_drift(recorded: Mapping[str, Identity], current: Mapping[str, Identity]) -> None:
     """Resuming on another model, revision or sandbox would give another dataset under the same name.
 
     Raises:
         RefusedError: an identity differs from the one that the run was started with.
     """
     for name, identity in recorded.items():
-        if found.get(name) != identity:
+        if current.get(name) != identity:
             raise RefusedError(
-                f"{name} is not what this run was started with: it was {identity}, and is now {found.get(name)}",
+                f"{name} is not what this run was started with: it was {identity}, and is now {current.get(name)}",
                 "restore it, or start a new run",
             )

@@ -108,11 +108,11 @@ class Purse:
         self.accounts[""].caps = budget.model_copy(update={"hours": None})  # a run's hours are the clock's
         self._settled.set()
 
-    def guarded(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:
+    def guard(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:
         """The same answers, each call of which is reserved first."""
-        return {kind: self._guard(answer) for kind, answer in answers.items()}
+        return {kind: self._guard_answer(answer) for kind, answer in answers.items()}
 
-    def _guard(self, answer: Answer) -> Answer:
+    def _guard_answer(self, answer: Answer) -> Answer:
         async def call(request: Any) -> Reply:
             mine = [self.accounts[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.accounts]
             worst = self._bound(request)
@@ -137,7 +137,7 @@ class Purse:
         for account in mine:
             cap = account.over(Cost())
             if cap:
-                raise self._spent(f"{account.name}{cap}", getattr(account.caps, cap))
+                raise self._budget_error(f"{account.name}{cap}", getattr(account.caps, cap))
 
     def _bound(self, request: Any) -> Cost:
         """The costliest this call can be; nothing is counted where nothing is capped."""
@@ -158,7 +158,7 @@ class Purse:
                 break
             account, cap = full
             if cap == "hours" or not account.under_way:
-                raise self._spent(f"{account.name}{cap}", getattr(account.caps, cap))
+                raise self._budget_error(f"{account.name}{cap}", getattr(account.caps, cap))
             self._settled.clear()
             await self._settled.wait()
         for account in mine:
@@ -182,9 +182,9 @@ class Purse:
     def _refuse_late(self) -> None:
         hours = self.budget.hours
         if hours is not None and self._earlier_s + time.monotonic() - self._began >= hours * 3600:
-            raise self._spent("hours", hours)
+            raise self._budget_error("hours", hours)
 
-    def _spent(self, cap: str, limit: float) -> BudgetError:
+    def _budget_error(self, cap: str, limit: float) -> BudgetError:
         return BudgetError(
             f"the next call could pass budget.{cap} = {limit:g}; the run is paused",
             f"raise it with `nanoflux run set RUN budget.{cap}=…`, then `nanoflux run resume RUN`",

@@ -1,5 +1,5 @@
-"""A run's life: started, carried on, replayed. One process works on a run at a time, and a kill at any moment loses
-nothing but the calls that were in flight."""
+"""A run's life: start, play, change, fork, replay. One process plays a run at a time; a kill at any moment loses only
+the requests in flight."""
 
 import asyncio
 import json
@@ -41,12 +41,12 @@ from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 
 NAMES_DATASETS = ("datasets", "held_out")
-"""The settings of a run that are names of datasets."""
+"""The settings whose values are names of datasets."""
 
 
 async def start(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
-    """Create a run and return its id; `carry_on` plays it. Everything that can be wrong is found before the row is
-    written: missing weights, missing data, a sandbox that cannot contain. A fork records the run it came from.
+    """Create a run and return its id; `carry_on` plays it. Problems are reported before the row is written: missing
+    weights, missing data, a sandbox that cannot isolate programs. A fork records the run it came from.
 
     Raises:
         NanofluxError, ModelsError, SandboxError: what is missing, and how to get it.
@@ -70,22 +70,22 @@ async def carry_on(
     on_progress: Callable[[RunProgress], None] = lambda _: None,
     report: Callable[[str], None] = log_wait,
 ) -> None:
-    """Play a run from its first turn that is not committed to its end. `report` gets a line when calls wait long
-    for a server, and when a server does not list the model that it is asked for.
+    """Play a run from its first uncommitted turn to its end. `report` gets a line when calls wait long for a server,
+    and when a server does not list the requested model.
 
     Raises:
-        RefusedError: another process works on it, or its models have changed since it was started.
-        NanofluxError: what stopped it; it can be resumed.
+        RefusedError: another process plays it, or its models have changed since it was started.
+        NanofluxError: the run stopped; it can be resumed.
     """
     with working_on(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
         ledger.bury_jobs(RUN.name, RUN.table, run)
-        config, identities, committed = recorded(home, run)
+        config, identities, committed = load_run(home, run)
         bound = bind(config, home)
         try:
             refuse_drift(identities, await bound.identities())
             rules = rules_for(config, identities, home)
-            purse = Purse.of(ledger, run, config.budget, _worst(bound))
-            calls = RememberedCalls(ledger, run, purse.guarded(bound.answers()))
+            purse = Purse.of(ledger, run, config.budget, _cost_bound(bound))
+            calls = RememberedCalls(ledger, run, purse.guard(bound.answers()))
             capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
 
             async def prepare() -> None:
@@ -100,8 +100,8 @@ async def carry_on(
             await bound.close()
 
 
-def _worst(bound: Bound) -> Callable[[ChatRequest], Cost]:
-    """The most that a request can cost: its prompt by its bytes, and all of `max_tokens`."""
+def _cost_bound(bound: Bound) -> Callable[[ChatRequest], Cost]:
+    """A function that bounds a request's cost: its prompt by its bytes, its reply by `max_tokens`."""
 
     def worst(request: ChatRequest) -> Cost:
         endpoint = bound.by_identity(request.endpoint)
@@ -113,13 +113,13 @@ def _worst(bound: Bound) -> Callable[[ChatRequest], Cost]:
 
 
 async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse) -> None:
-    """Play, with the run's status and the job that works on it written down whatever happens."""
-    with stint(ledger, Work(RUN, run)) as at:
-        at.status = await _steered(ledger, at.job, run, engine, purse)
+    """Play, and record the run's status and its job in every case."""
+    with stint(ledger, Work(RUN, run)) as active:
+        active.status = await _play_steered(ledger, active.job, run, engine, purse)
 
 
-async def _steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:
-    """Play while listening to what others wish of the run; returns the status that it ends with."""
+async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:
+    """Play while obeying requests of other processes (pause, stop, changed settings). Returns the final status."""
     playing = asyncio.create_task(engine.play())
     wished: list[Wish] = []
 
@@ -140,7 +140,7 @@ async def _steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Pu
     try:
         await asyncio.wait([playing, watching], return_when=asyncio.FIRST_COMPLETED)
         if not playing.done():
-            watching.result()  # looking failed: the ledger is gone, and its error is the run's
+            watching.result()  # the watch failed, so the ledger is unusable: raise its error as the run's
         if playing.cancelled() and "end" in wished:
             return status_of("end")
         await playing
@@ -151,22 +151,22 @@ async def _steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Pu
     return "done" if engine.finished else status_of(wished[-1])
 
 
-def forked(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
-    """The configuration of a fork: that of `run` with changes. Calls are remembered by what they ask, so `carry_on`
-    answers from the ledger whatever the changes leave as it was.
+def fork_config(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
+    """The configuration of `run` with changes. Calls are remembered by their requests, so `carry_on` answers every
+    request that the changes leave equal from the ledger.
 
     Raises:
         NothingMatchedError: there is no such run.
         ConfigError: an unknown key, or a value out of range.
     """
-    return derived(recorded(home, run)[0], changes, home)
+    return derived(load_run(home, run)[0], changes, home)
 
 
 def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
-    """Change what may change while a run is played; whoever works on it takes it up within a second.
+    """Change the settings that may change during a run; its worker applies them within a second.
 
     Raises:
-        RefusedError: a setting decides the run's result.
+        RefusedError: a setting affects the run's result.
         ConfigError: an unknown key, or a value out of range.
     """
     with LedgerView(home.ledger) as view:
@@ -177,11 +177,13 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
     fixed = [key for key in RunConfig.model_fields if key not in LIVE and getattr(new, key) != getattr(old, key)]
     if fixed:
         raise RefusedError(
-            f"{fixed[0]} decides the result of run {run} and is fixed: its turns would no longer be of one making",
-            f"play it as another run, which reuses every call that still applies: {fork_command(run, settings)}",
+            f"{fixed[0]} affects the result of run {run}, so it is fixed once the run has started",
+            f"fork the run, which reuses every call that still applies: {fork_command(run, settings)}",
         )
     if new.target < old.target and new.target < kept:
-        raise RefusedError(f"run {run} has kept {kept} already", f"a target of {kept} or more; `run stop` ends it")
+        raise RefusedError(
+            f"run {run} has already kept {kept} examples", f"set a target of at least {kept}, or end it with `run stop`"
+        )
     with Ledger(home.ledger) as ledger:
         ledger.reconfigure_run(run, new.model_dump(mode="json"))
         if row["status"] == "done" and kept < new.target and (new.target, new.max_turns) != (old.target, old.max_turns):
@@ -195,10 +197,10 @@ def fork_command(run: str, settings: Mapping[str, Any]) -> str:
     return shlex.join(["nanoflux", "run", "start", "--fork", run, *words])
 
 
-def recorded(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:
-    """A run's configuration, the identities it was started with, and its committed turns.
+def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:
+    """Load a run's configuration, the identities it was started with, and its committed turns.
 
-    The configuration names the versions of its datasets that the run started with, if they were replaced since.
+    Datasets that were replaced since the run started are named by the version that the run uses.
     """
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
@@ -227,7 +229,7 @@ async def replay(home: Home, run: str) -> ReplayResult:
     Raises:
         ReplayMissError: the ledger does not hold a call that the run needs.
     """
-    config, identities, committed = recorded(home, run)
+    config, identities, committed = load_run(home, run)
     if not committed:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
     rules = rules_for(config, identities, home)

@@ -31,7 +31,7 @@ from nanoflux_local.records import (
 from nanoflux_local.run.binding import derived, rules_for
 from nanoflux_local.run.engine import index_questions, index_questions_of_other_runs
 from nanoflux_local.run.novelty import History, NoveltyIndex
-from nanoflux_local.run.runs import fork_command, recorded
+from nanoflux_local.run.runs import fork_command, load_run
 from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 
@@ -163,7 +163,7 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
         RefusedError: a setting is part of the requests, so that no remembered call could answer.
         NothingMatchedError: the run has no turns yet.
     """
-    config, identities, committed = recorded(home, run)
+    config, identities, committed = load_run(home, run)
     if not committed:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
     changed = derived(config, settings, home)

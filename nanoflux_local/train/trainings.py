@@ -239,7 +239,7 @@ def carry_on_launched(home: Home, training: str, arguments: str) -> dict[str, An
 
     work = Work(TRAINING, training)
     if is_worked_on(home, work):
-        raise work.refused()
+        raise work.busy_error()
     if not (result := _stored_result(home, _row(home, training))):
         code = launch(home.root, training, arguments)
         result, found = _stored_result(home, _row(home, training)), show(home, training)

@@ -36,9 +36,9 @@ def first(home: Home) -> dict[str, Any]:
 def test_a_fork_asks_only_what_its_changes_change(home: Home) -> None:
     origin = first(home)
     changes = {"novelty": {"question": 0.4}}
-    fork = played(home, runs.forked(home, origin["run"], changes), origin["run"])
+    fork = played(home, runs.fork_config(home, origin["run"], changes), origin["run"])
     elsewhere = Home(home.root / "elsewhere").prepare()
-    alone = played(elsewhere, runs.forked(home, origin["run"], changes))
+    alone = played(elsewhere, runs.fork_config(home, origin["run"], changes))
     assert fork["digest"] == alone["digest"] != origin["digest"]
     assert fork["forked_from"] == origin["run"] and origin["forked_from"] == alone["forked_from"] == ""
     assert 0 < fork["calls"]["made"] < alone["calls"]["made"]
@@ -47,7 +47,7 @@ def test_a_fork_asks_only_what_its_changes_change(home: Home) -> None:
 
 def test_a_fork_of_other_thresholds_for_solutions_asks_nothing_at_all(home: Home) -> None:
     origin = first(home)
-    fork = played(home, runs.forked(home, origin["run"], {"novelty": {"solution": 0.2}}), origin["run"])
+    fork = played(home, runs.fork_config(home, origin["run"], {"novelty": {"solution": 0.2}}), origin["run"])
     assert fork["calls"]["made"] == 0 and fork["calls"]["remembered"] == origin["calls"]["made"]
     assert fork["kept"] < origin["kept"]
 
@@ -56,18 +56,18 @@ def test_a_fork_keeps_every_setting_that_is_not_changed_and_refuses_what_is_unkn
     origin = first(home)
     with LedgerView(home.ledger) as view:
         frozen = RunConfig.model_validate_json(view.find_run(origin["run"])["config"])
-    assert runs.forked(home, origin["run"], {"seed": 6}) == frozen.model_copy(update={"seed": 6})
+    assert runs.fork_config(home, origin["run"], {"seed": 6}) == frozen.model_copy(update={"seed": 6})
     with pytest.raises(ConfigError, match=r"unknown key 'novelty\.questoin'"):
-        runs.forked(home, origin["run"], {"novelty": {"questoin": 0.4}})
+        runs.fork_config(home, origin["run"], {"novelty": {"questoin": 0.4}})
     with pytest.raises(ConfigError, match="the settings are for the domain"):
-        runs.forked(home, origin["run"], {"domain": "starter"})
+        runs.fork_config(home, origin["run"], {"domain": "starter"})
 
 
 def test_another_embedder_brings_its_own_thresholds_unless_some_are_named(home: Home) -> None:
     origin = first(home)
     minilm = {"endpoints": {"minilm": {"interface": "embedder", "model": "all-minilm-l6-v2"}}, "embedder": "minilm"}
-    assert runs.forked(home, origin["run"], minilm).novelty.question == 0.85
-    named = runs.forked(home, origin["run"], {**minilm, "novelty": {"question": 0.5}}).novelty
+    assert runs.fork_config(home, origin["run"], minilm).novelty.question == 0.85
+    named = runs.fork_config(home, origin["run"], {**minilm, "novelty": {"question": 0.5}}).novelty
     assert (named.question, named.solution) == (0.5, 0.75)
 
 
@@ -75,7 +75,7 @@ def test_what_decides_a_run_is_refused_with_the_fork_that_would_change_it(home: 
     origin = first(home)
     settings = {"novelty": {"question": 0.4}, "domain": "it's", "budgets": {"ANSWER": 5}, "concurrency": 2}
     assert parse_settings(spelled(settings)) == settings
-    with pytest.raises(RefusedError, match="decides the result") as refused:
+    with pytest.raises(RefusedError, match="affects the result") as refused:
         runs.change(home, origin["run"], {"novelty": {"question": 0.4}, "concurrency": 2})
     _, _, offered = refused.value.fix.partition(": ")
     program, *words = shlex.split(offered)
