@@ -27,7 +27,7 @@ NAME = "gemma3-270m"
 
 def write_training_rows(path: Path, count: int) -> None:
     """Items of the starter domain's easy benchmark, each a question and its solution: about 80 tokens."""
-    from nanoflux_local.seeds.benchmarks import easy_items
+    from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
 
     rows = [
         {"prompt": item.question, "completion": f"SOLUTION: {item.solution}\nANSWER: {item.answer}"}

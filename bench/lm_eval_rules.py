@@ -26,7 +26,7 @@ def export(evaluation: str) -> None:
     from nanoflux_local.ledger.packing import CALLS
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.paths import Home, default_home
-    from nanoflux_local.seeds.benchmarks import load_items
+    from nanoflux_local.seeds.datasets import load_items
 
     home = Home(default_home())
     with LedgerView(home.ledger) as view:

@@ -41,7 +41,7 @@ def write_data(count: int, folder: Path) -> None:
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.domains.starter.templates import load_templates
     from nanoflux_local.records import derive_seed
-    from nanoflux_local.seeds.benchmarks import starter_items
+    from nanoflux_local.seeds.benchmarks.starter import starter_items
     from nanoflux_local.seeds.source import instance
     from nanoflux_local.train.trainings import training_example
 

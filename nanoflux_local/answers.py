@@ -116,6 +116,14 @@ def same_number(found: str, expected: str) -> bool:
     return one is not None and other is not None and numbers_agree(one, other)
 
 
+def float_or_none(text: str) -> float | None:
+    """The number that the whole text is, NaN and infinities included; None for any other text."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def read_number(text: str) -> float | None:
     """The one number that an answer states, or None if there is none or if there are several different ones.
 

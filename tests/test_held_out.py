@@ -173,7 +173,7 @@ def test_a_benchmark_that_the_seeds_restate_is_named_and_not_held_out(
     _import(home, "gsm8k", [(ITEMS[0], "test")])
     config = binding.resolve("gsmhard", "scripted", {}, home)
     assert config.held_out == ("gsmhard",)
-    assert "1 of the seeds have the words of test items of gsm8k" in caplog.text
+    assert "1 of the seeds restate test items of gsm8k" in caplog.text
     assert binding.resolve("gsmhard", "scripted", {"held_out": ["gsm8k"]}, home).held_out == ("gsm8k",)
     profile = tmp_path / "ours.toml"
     profile.write_text(f"held_out = []\n{(resources.files('nanoflux_local.profiles') / 'scripted.toml').read_text()}")

@@ -12,7 +12,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import binding, runs
 from nanoflux_local.run.novelty import similarity
-from nanoflux_local.seeds.benchmarks import easy_items
+from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
 
 
 def test_the_nearest_held_out_items_are_named(tmp_path: Path) -> None:

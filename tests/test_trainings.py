@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.paths import Home
-from nanoflux_local.seeds.benchmarks import load_items
+from nanoflux_local.seeds.datasets import load_items
 from nanoflux_local.train import trainings
 from nanoflux_local.train.audit import audit
 from nanoflux_local.train.settings import TrainSettings

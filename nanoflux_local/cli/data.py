@@ -1,20 +1,17 @@
-"""`nanoflux data`: benchmark files into the ledger."""
+"""`nanoflux data`: the benchmarks in the ledger."""
 
-import asyncio
 import tempfile
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table, say, with_json
-from nanoflux_local.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from nanoflux_local.seeds.importers import Placed, Reading
+    from nanoflux_local.seeds.importing import ImportRequest, ImportSummary
 
 SHOWN = 5
 """Rows of one kind that an import names."""
@@ -22,182 +19,118 @@ SHOWN = 5
 
 @click.group(name="data")
 def command() -> None:
-    """Benchmarks: what is here, and how more comes in."""
+    """List, import and show benchmarks."""
 
 
 @command.command("import")
 @click.argument("dataset")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--hub", is_flag=True, help="Fetch it from the model hub, whose host NANOFLUX_ALLOW_HOSTS must name.")
-@click.option("--revision", default="", help="Of the hub: a branch, tag or commit, instead of the one known here.")
-@click.option("--skip-bad", is_flag=True, help="Leave bad rows out and count them, instead of refusing the import.")
+@click.option("--hub", is_flag=True, help="Fetch DATASET from the model hub; NANOFLUX_ALLOW_HOSTS must name its host.")
+@click.option("--revision", default="", help="With --hub: branch, tag or commit, instead of the default one.")
+@click.option("--skip-bad", is_flag=True, help="Leave out and count bad rows instead of refusing the import.")
 @click.option("--split", type=click.Choice(["official", "hashed"]), default="official", show_default=True,
-              help="Splits as the files' names tell, or by a hash of each question's words.")  # fmt: skip
-@click.option("--as", "name", default="", help="Another name to import it under.")
-@click.option("--replace", is_flag=True, help="Put the files in the place of all that is here under the name; runs so "
-              "far go on reading the former items.")  # fmt: skip
+              help="Take splits from the files' names, or from a hash of each question's words.")  # fmt: skip
+@click.option("--as", "name", default="", help="Name to import it under, instead of DATASET.")
+@click.option("--replace", "replaces", is_flag=True, help="Replace all items that the name has; earlier runs "
+              "keep reading the former items.")  # fmt: skip
 @with_json
 def import_(
     dataset: str, paths: tuple[Path, ...], hub: bool, revision: str, skip_bad: bool, split: str, name: str,
-    replace: bool, as_json: bool,
+    replaces: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Import DATASET from its files, official ones or those of the model hub: all of them, or nothing. Its splits may
-    come one after another; the same files again change nothing."""
+    """Import DATASET from its official files or those of the model hub: all of them, or none. Its splits may be
+    imported one after another; importing the same files again changes nothing."""
     if hub == bool(paths) or (revision and not hub):
         raise click.UsageError("Name the files of DATASET, or give --hub (and with it --revision) alone.")
-    options = Import(dataset, name or dataset, skip_bad, split, replace)
+    from nanoflux_local.seeds.importing import ImportRequest
+
+    names = ", ".join(path.name for path in paths)
+    request = ImportRequest(dataset, name or dataset, paths, names, skip_bad, split == "hashed", replaces)
     if not hub:
-        _read_and_import(options, paths, ", ".join(path.name for path in paths), as_json)
+        _import_and_report(request, as_json)
         return
-    from nanoflux_local.seeds.hub import fetch
+    from nanoflux_local.seeds.hub import fetch_benchmark
 
     with tempfile.TemporaryDirectory(prefix=".hub-", dir=home().prepare().root) as folder:
-        files, source = fetch(dataset, revision, Path(folder))
+        files, source = fetch_benchmark(dataset, revision, Path(folder))
         say(f"fetched {source}: {', '.join(path.name for path in files)}")
-        _read_and_import(options, files, source, as_json)
+        _import_and_report(replace(request, paths=files, source=source), as_json)
 
 
-@dataclass(frozen=True, slots=True)
-class Import:
-    """What is asked of an import: rows of the format `dataset`, under `name`."""
+def _import_and_report(request: "ImportRequest", as_json: bool) -> None:
+    from nanoflux_local.seeds.importing import import_benchmark
 
-    dataset: str
-    name: str
-    skip_bad: bool
-    split: str
-    replace: bool
+    bar = Bar("checking programs")
+    with ExitStack() as stack:
+
+        def show_progress(checked: int, total: int) -> None:
+            if checked == 1:
+                stack.callback(bar.close)
+            bar.show(checked, total)
+
+        summary = import_benchmark(home(), request, show_progress)
+    _report_summary(summary, as_json)
 
 
-def _read_and_import(options: Import, paths: "Sequence[Path]", source: str, as_json: bool) -> None:
-    from nanoflux_local.seeds.importers import read_benchmark
-
-    reading = read_benchmark(options.dataset, paths, options.skip_bad, options.split == "hashed", options.name)
-    if not reading.items:
-        raise UsageError(f"{', '.join(map(str, paths))}: no items", "name the benchmark's files")
-    new = _import(options, paths, source, reading)
+def _report_summary(summary: "ImportSummary", as_json: bool) -> None:
+    reading = summary.reading
     for skipped in reading.skipped:
         say(f"skipped: {plain(skipped)}")
-    result = {
-        "dataset": options.name,
-        "items": len(reading.items),
-        "skipped": len(reading.skipped),
-        "blank": reading.blank,
-        "imported": new,
-        "restated": _restated(options.name),
-        "contradictory": len(reading.contradictory),
-        "below_tolerance": len(reading.below_tolerance),
-    }
+    counts = {"items": len(reading.items), "skipped": len(reading.skipped), "blank": reading.blank}
     if as_json:
-        print_json(result)
-    _report(result, reading)
-
-
-def _report(result: dict[str, Any], reading: "Reading") -> None:
-    counted = f"{result['items']} items, {result['skipped']} bad rows and {result['blank']} blank ones left out"
-    say(f"{result['dataset']}: {counted}; {'imported' if result['imported'] else 'were here already, nothing changed'}")
-    for other, shares in result["restated"].items():
-        for split, count in shares.items():
-            say(f"{count} items have the words of {split} items of {other}: do not train on one and test on the other")
+        print_json({
+            "dataset": summary.dataset,
+            **counts,
+            "imported": summary.imported,
+            "restated": summary.restated,
+            "contradictory": len(reading.contradictory),
+            "below_tolerance": len(reading.below_tolerance),
+        })  # fmt: skip
+    outcome = "imported" if summary.imported else "already imported, nothing changed"
+    left_out = f"{counts['skipped']} bad and {counts['blank']} blank rows left out"
+    say(f"{summary.dataset}: {counts['items']} items, {left_out}; {outcome}")
+    for other, by_split in summary.restated.items():
+        for split, count in by_split.items():
+            say(f"{count} items restate {split} items of {other}: do not train on one and test on the other")
     for contradiction in reading.contradictory[:SHOWN]:
         say(f"contradictory: {plain(contradiction)}")
     if len(reading.contradictory) > SHOWN:
-        say(f"{len(reading.contradictory)} questions stand there twice with different answers")
+        say(f"{len(reading.contradictory)} questions are repeated with a different answer")
     if reading.below_tolerance:
         places = ", ".join(reading.below_tolerance[:SHOWN])
-        say(f"{result['below_tolerance']} answers are below 1e-6 and compared relatively: {plain(places)}")
-
-
-def _import(options: Import, paths: "Sequence[Path]", source: str, reading: "Reading") -> bool:
-    """Check the items' programs and store them; False, at once, if these very files were imported before."""
-    from nanoflux_local.ledger.store import Ledger
-    from nanoflux_local.records import digest
-    from nanoflux_local.seeds.importers import content_hash
-
-    content = content_hash(paths)
-    if options.split == "hashed" or reading.skipped:  # other items or splits are other content
-        content = digest([content, options.split, len(reading.skipped)])
-    with Ledger(home().prepare().ledger) as ledger:
-        if ledger.has_dataset(options.name, content):
-            return False
-        items = [(placed.seed, placed.split) for placed in reading.items]
-        if not options.replace:
-            ledger.refuse_clash(options.name, items)
-        asyncio.run(_check(reading.items))
-        return ledger.import_dataset(
-            options.name, source, content, items, len(reading.skipped), replace=options.replace
-        )
-
-
-def _restated(dataset: str) -> dict[str, dict[str, int]]:
-    """By other imported benchmark and its split: how many items of `dataset` restate one of its questions."""
-    from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.seeds.benchmarks import SPLITS
-    from nanoflux_local.seeds.importers import restated, stem
-
-    with LedgerView(home().ledger) as view:
-        stems = [stem(item.question) for item in view.items(dataset)]
-        others = [entry["name"] for entry in view.datasets() if entry["name"] != dataset]
-        found = {name: {split: restated(stems, view.items(name, split)) for split in SPLITS} for name in others}
-    shared = {name: {split: count for split, count in shares.items() if count} for name, shares in found.items()}
-    return {name: shares for name, shares in shared.items() if shares}
-
-
-async def _check(items: "Sequence[Placed]") -> None:
-    """Run every program, with a progress bar."""
-    from nanoflux_local.records import PythonReply, PythonRequest
-    from nanoflux_local.seeds.importers import check_programs
-    from nanoflux_local.tools.python_check import PythonTool
-
-    programs = [item for item in items if item.seed.program]
-    if not programs:
-        return
-    tool, bar, done = PythonTool(), Bar("checking programs"), 0
-
-    async def run(request: PythonRequest) -> PythonReply:
-        nonlocal done
-        reply = await tool.run(request)
-        done += 1
-        bar.show(done, len(programs))
-        return reply
-
-    try:
-        await check_programs(programs, run, await tool.identity())
-    finally:
-        bar.close()
-        await tool.close()
+        say(f"{len(reading.below_tolerance)} answers are below 1e-6 and compared relatively: {plain(places)}")
 
 
 @command.command("list")
 @with_json
 def list_data(as_json: bool) -> None:
-    """The benchmarks that are built in or imported, with the sizes of their splits."""
+    """List the built-in and imported benchmarks with the sizes of their splits."""
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.seeds.benchmarks import BUILT_IN, SPLITS
+    from nanoflux_local.seeds.benchmarks.base import built_in_benchmarks
+    from nanoflux_local.seeds.splits import SPLITS
 
-    found = [
-        {"name": name, "source": "built in", "splits": {split: len(of_split(split)) for split in SPLITS}}
-        for name, of_split in BUILT_IN.items()
+    entries: list[dict[str, Any]] = [
+        {"name": name, "source": "built in", "splits": {split: len(each.items(split)) for split in SPLITS}}
+        for name, each in built_in_benchmarks().items()
     ]
     if home().ledger.exists():
         with LedgerView(home().ledger) as view:
-            found += [{key: entry[key] for key in ("name", "source", "splits")} for entry in view.datasets()]
+            entries += [{key: entry[key] for key in ("name", "source", "splits")} for entry in view.datasets()]
     if as_json:
-        print_json(found)
+        print_json(entries)
         return
-    rows = [[entry["name"], *(entry["splits"].get(split, 0) for split in SPLITS), entry["source"]] for entry in found]  # type: ignore[attr-defined]
+    rows = [[entry["name"], *(entry["splits"].get(split, 0) for split in SPLITS), entry["source"]] for entry in entries]
     print_table(("dataset", *SPLITS, "source"), rows)
 
 
 @command.command()
 @click.argument("dataset")
-@click.option("--split", default="train", show_default=True)
-@click.option("--limit", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--split", default="train", show_default=True, help="Split to show items of.")
+@click.option("--limit", type=click.IntRange(1), default=3, show_default=True, help="Number of items.")
 @with_json
 def show(dataset: str, split: str, limit: int, as_json: bool) -> None:
-    """Some items of DATASET."""
-    from dataclasses import asdict
-
-    from nanoflux_local.seeds.benchmarks import load_items
+    """Show some items of DATASET."""
+    from nanoflux_local.seeds.datasets import load_items
 
     items = load_items(home().ledger, dataset, split)
     if as_json:

@@ -272,7 +272,7 @@ def evaluated(
     from nanoflux_local.evaluate.evaluation import domain_of, make_plan
     from nanoflux_local.evaluate.evaluation import evaluate as ask_all
     from nanoflux_local.ledger.store import Ledger
-    from nanoflux_local.seeds.benchmarks import load_items
+    from nanoflux_local.seeds.datasets import load_items
 
     items = load_items(place.ledger, data, split)[:limit]
     if not items:

@@ -124,9 +124,10 @@ def _start_rounds(
     from nanoflux_local.config import parse_settings
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.run import rounds
+    from nanoflux_local.seeds.datasets import seed_datasets
 
     domain = load_domain(config.domain, home.root)
-    dev = options["dev"] or rounds.default_dev(home, config, (*domain.evaluates, *domain.datasets))
+    dev = options["dev"] or rounds.default_dev(home, config, (*domain.evaluates, *seed_datasets(domain)))
     plan = rounds.Rounds(config=config, train=parse_settings(settings), **{**options, "dev": dev})
     series = rounds.create(home, plan)
     play_series(home, series, detach)

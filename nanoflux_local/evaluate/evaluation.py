@@ -41,6 +41,7 @@ from nanoflux_local.records import (
 )
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.defender import defender_messages, reply_budget
+from nanoflux_local.seeds.datasets import seed_datasets
 from nanoflux_local.transcript import Seed
 
 AT_ONCE = 64
@@ -109,7 +110,7 @@ def domain_of(data: str, root: Path | None = None, judged: bool = False, first: 
             raise UsageError(
                 f"the answers of benchmark {data!r} are free text, which cannot be graded without a judge", fix
             )
-        if data in (*domain.datasets, *domain.evaluates):
+        if data in (*seed_datasets(domain), *domain.evaluates):
             return domain
     raise UsageError(
         f"no domain uses the benchmark {data!r}", f"choose a benchmark of one of these domains: {', '.join(names)}"

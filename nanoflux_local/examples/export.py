@@ -22,7 +22,7 @@ from nanoflux_local.files import write_new
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.redaction import redact
-from nanoflux_local.seeds.benchmarks import LICENCES
+from nanoflux_local.seeds.datasets import find_licence, seed_datasets
 from nanoflux_local.train.choice import Choice, example_of, select
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.trainings import training_example
@@ -82,7 +82,7 @@ class _Dataset:
             training_example(domain, budgets, each["question"], each["solution"], each["answer"], each["id"])
             for each in rows
         ]
-        seeds = {name: LICENCES.get(name, UNKNOWN) for name in config.get("datasets") or domain.datasets}
+        seeds = {name: find_licence(name) or UNKNOWN for name in config.get("datasets") or seed_datasets(domain)}
         return cls(row, domain, rows, examples, chosen, seeds, _models(home, row))
 
     def summary(self) -> dict[str, Any]:

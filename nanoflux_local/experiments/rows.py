@@ -15,8 +15,8 @@ from nanoflux_local.experiments.grid import Condition, Plan
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
-from nanoflux_local.seeds.benchmarks import items_here, load_items
-from nanoflux_local.seeds.importers import stem
+from nanoflux_local.seeds.datasets import items_here, load_items, seed_datasets
+from nanoflux_local.seeds.splits import stem
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.trainings import TrainingData, data_of_run, training_example, validation_examples
@@ -45,7 +45,7 @@ def rows_of(home: Home, plan: Plan, condition: Condition, seed: int, runs: dict[
     drawn = random.Random(derive_seed(0 if whole else seed, "random", plan.scale.domain))
     taken = [items[index] for index in sorted(drawn.sample(range(len(items)), size or len(items)))]
     source: dict[str, Any] = {
-        "benchmark": list(plan.scale.benchmark or domain.datasets),
+        "benchmark": list(plan.scale.benchmark or seed_datasets(domain)),
         "split": "train",
         "domain": domain.name,
     }
@@ -55,7 +55,7 @@ def rows_of(home: Home, plan: Plan, condition: Condition, seed: int, runs: dict[
 
 def train_items(home: Home, plan: Plan, domain: Domain) -> tuple[list[Seed], int]:
     """The benchmark's train items with a solution, and how many were left out because they repeat a test item."""
-    datasets = plan.scale.benchmark or domain.datasets
+    datasets = plan.scale.benchmark or seed_datasets(domain)
     items = [item for dataset in datasets for item in load_items(home.ledger, dataset, "train") if item.solution]
     held = {stem(item.question) for data in plan.scale.test for item in load_items(home.ledger, data, "test")}
     kept = [item for item in items if stem(item.question) not in held]
@@ -71,7 +71,7 @@ def asked_items(home: Home, plan: Plan, data: str, split: str) -> list[Seed]:
     Raises:
         NothingMatchedError: there are none.
     """
-    seeds = load_domain(plan.scale.domain, home.root).datasets
+    seeds = seed_datasets(load_domain(plan.scale.domain, home.root))
     seen = {stem(item.question) for dataset in seeds for item in items_here(home.ledger, dataset, "train")}
     items = [item for item in load_items(home.ledger, data, split) if stem(item.question) not in seen]
     if not items:

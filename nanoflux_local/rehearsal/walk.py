@@ -28,7 +28,7 @@ from nanoflux_local.rehearsal.steps import Report, StepSkipped
 from nanoflux_local.rehearsal.teaching import phrases, teach
 from nanoflux_local.run import runs
 from nanoflux_local.run.binding import load_profile, resolve
-from nanoflux_local.seeds.benchmarks import load_items, seed_source
+from nanoflux_local.seeds.datasets import load_items, seed_datasets, seed_source
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import train_settings
 from nanoflux_local.train.targets import adapted_by
@@ -202,7 +202,7 @@ def _make(act: _Act, stage: Stage, model: str) -> str:
 
 def _lessons(act: _Act, stage: Stage, model: str, number: int) -> list[Lesson]:
     domain = load_domain(DOMAIN, stage.home.root)
-    source = seed_source(stage.home.ledger, act.config.datasets or domain.datasets, False)
+    source = seed_source(stage.home.ledger, act.config.datasets or seed_datasets(domain), False)
     items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEMS] if model == act.base else ()
     return lessons(act.config, domain, source, number, items)
 

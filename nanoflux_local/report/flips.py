@@ -8,7 +8,7 @@ from typing import Any
 from nanoflux_local.evaluate.evaluation import with_options
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.seeds.benchmarks import items_here
+from nanoflux_local.seeds.datasets import items_here
 from nanoflux_local.transcript import Seed
 
 SHOWN = 8

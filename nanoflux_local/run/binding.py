@@ -48,7 +48,7 @@ from nanoflux_local.roles.defender import Defender, reply_budget
 from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.run.held_out import HeldOut
 from nanoflux_local.run.turn import Attacker, Cast, Rules
-from nanoflux_local.seeds.benchmarks import held_out_here, load_items, seed_source, with_seeds
+from nanoflux_local.seeds.datasets import held_out_here, load_items, seed_datasets, seed_source, with_seeds
 from nanoflux_local.tools.python_check import PythonTool
 from nanoflux_local.tools.search import SearchTool, search_tool
 from nanoflux_models.manifest import load_manifest
@@ -104,10 +104,10 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     config = validate_run(merged(values, overrides))
     _refuse_unplayable(config, domain)
     # Written down, so that what is imported later changes neither.
-    datasets = config.datasets or with_seeds(home.ledger, domain.datasets)
+    datasets = config.datasets or with_seeds(home.ledger, seed_datasets(domain))
     held_out = config.held_out
     if "held_out" not in config.model_fields_set:
-        held_out = held_out_here(home.ledger, datasets, (*domain.datasets, *domain.evaluates))
+        held_out = held_out_here(home.ledger, datasets, (*seed_datasets(domain), *domain.evaluates))
     return config.model_copy(update={"datasets": datasets, "held_out": held_out})
 
 
@@ -327,7 +327,7 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
             "restore its file, run it with the version of NanoFlux that started it, or start a new run",
         )
     chained = config.roles.attacker.endpoint == PROGRAM
-    datasets = config.datasets or domain.datasets
+    datasets = config.datasets or seed_datasets(domain)
     source = seed_source(home.ledger, datasets, chained)
 
     def player(role: str, name: str, tokens: int, stop: tuple[str, ...] = ()) -> Player:

@@ -27,7 +27,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import runs
 from nanoflux_local.run.binding import bind, derived
-from nanoflux_local.seeds.benchmarks import items_here, load_items
+from nanoflux_local.seeds.datasets import items_here, load_items
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import train_settings
 

@@ -1,19 +1,18 @@
-"""The model hub's copies of the benchmarks: fetched when a user asks for them and allows the host, never otherwise.
+"""The model hub's copies of the benchmarks, fetched only if a user asks for one and allows the host.
 
-The hub's own client does it, in a guarded process of its own, so that a mirror (HF_ENDPOINT) and a token count and the
-switches of this process stay as they are. Owns where each benchmark lies there; reads none of it.
+The hub's own client fetches them in a separate, guarded process. A mirror (HF_ENDPOINT) and a token therefore work as
+usual, and this process keeps its own offline switches.
 """
 
 import os
 import re
 import socket
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
-from nanoflux_local.seeds.formats import MMLU_SUBJECTS
+from nanoflux_local.seeds.benchmarks.base import HubSource, importable_benchmarks
 from nanoflux_models.child import module_command
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.fetch import commit_of
@@ -23,68 +22,52 @@ from nanoflux_models.offline import guarded
 HUB = "https://huggingface.co"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A repository of the hub and the files of it that carry labelled items."""
-
-    repo: str
-    files: tuple[str, ...] = ("*.parquet", "*.jsonl", "*.csv")
-    revision: str = "main"
-
-
-PLACES = {
-    "gsmhard": Place("reasoning-machines/gsm-hard"),
-    "gsm8k": Place("openai/gsm8k", ("main/*.parquet",)),
-    "genomebench": Place("Mingyin0312/Genome-Bench", revision="bfa17fbb35fe6b75d80d77d2308081d309ba618e"),
-    "medqa": Place("GBaker/MedQA-USMLE-4-options"),
-    "medmcqa": Place("openlifescienceai/medmcqa", ("data/train-*", "data/validation-*")),  # its test has no labels
-    "pubmedqa": Place("qiaojin/PubMedQA", ("pqa_labeled/*.parquet",)),
-    "mmlu": Place("cais/mmlu", tuple(f"{subject}/*.parquet" for subject in MMLU_SUBJECTS)),
-    "healthsearchqa": Place("katielink/healthsearchqa"),
-}
-ELSEWHERE = {
-    "liveqa": "github.com/abachaa/LiveQA_MedicalTask_TREC2017",
-    "medicationqa": "github.com/abachaa/Medication_QA_MedInfo2019",
-}
-"""Not on the hub: where their makers publish them."""
-
-
-def fetch(dataset: str, revision: str, target: Path) -> tuple[list[Path], str]:
-    """Fetch a benchmark's files into the folder `target`: the files, and "REPO@COMMIT" for where they are from.
+def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Path], str]:
+    """Fetch a benchmark's files into the folder `target`: the files, and "REPO@COMMIT" as their source.
 
     Raises:
         UsageError: the hub has no such benchmark.
-        RefusedError: nobody allowed its host.
+        RefusedError: the user has not allowed its host.
         NanofluxError: the download failed.
     """
-    place = PLACES.get(dataset)
-    if place is None:
-        where = f"it is published at {ELSEWHERE[dataset]}" if dataset in ELSEWHERE else f"there: {', '.join(PLACES)}"
-        raise UsageError(f"{dataset!r} is not on the model hub", f"{where}; name its files")
-    _refuse_outside(dataset, place)
+    source = _find_source(dataset)
+    _refuse_outside(dataset, source)
     # Xet is native code, which the guard cannot see; colours have no place in an error.
     environment = {**guarded(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
     for switch in [name for name in environment if name.endswith("_OFFLINE")]:
         del environment[switch]
-    command = module_command("huggingface_hub.cli.hf", "download", place.repo, "--repo-type", "dataset",
-                             "--revision", revision or place.revision, "--local-dir", str(target))  # fmt: skip
-    for pattern in place.files:
+    command = module_command("huggingface_hub.cli.hf", "download", source.repo, "--repo-type", "dataset",
+                             "--revision", revision or source.revision, "--local-dir", str(target))  # fmt: skip
+    for pattern in source.files:
         command += ["--include", pattern]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     files = sorted(path for path in target.rglob("*") if path.is_file() and ".cache" not in path.parts)
-    sent_on = re.search(r"OutsideError: refused to reach (\S+):", done.stderr)
-    if sent_on:
-        raise _refused(f"{place.repo} sends on to {sent_on[1]}", sent_on[1])
-    if done.returncode or not files:
-        told = "\n".join(done.stderr.strip().splitlines()[-3:]) or "none of its files is one that is read here"
+    redirect = re.search(r"OutsideError: refused to reach (\S+):", process.stderr)
+    if redirect:
+        raise _refusal(f"{source.repo} redirects to {redirect[1]}", redirect[1])
+    if process.returncode or not files:
+        reason = "\n".join(process.stderr.strip().splitlines()[-3:]) or "it has no file of a benchmark's layout"
         raise NanofluxError(
-            f"{place.repo} could not be fetched: {told}", "see above; or fetch it yourself, and name its files"
+            f"{source.repo} could not be fetched: {reason}",
+            "correct the cause above; or download the files yourself and name them",
         )
-    return files, f"{place.repo}@{_commit(target)}"
+    return files, f"{source.repo}@{_read_commit(target)}"
 
 
-def _refuse_outside(dataset: str, place: Place) -> None:
-    """Ask the guard before a process is started, so that the answer is its own."""
+def _find_source(dataset: str) -> HubSource:
+    benchmarks = importable_benchmarks()
+    benchmark = benchmarks.get(dataset)
+    if benchmark is not None and benchmark.hub is not None:
+        return benchmark.hub
+    message = f"{dataset!r} is not on the model hub"
+    if benchmark is not None:
+        raise UsageError(message, f"download it from {benchmark.homepage} and name its files")
+    on_hub = (name for name, each in benchmarks.items() if each.hub)
+    raise UsageError(message, f"choose one of {', '.join(on_hub)}; or name the files")
+
+
+def _refuse_outside(dataset: str, source: HubSource) -> None:
+    """Ask the guard before starting the process, so that the refusal is this command's and not a traceback."""
     host = urlsplit(os.environ.get("HF_ENDPOINT") or HUB).hostname or ""
     refused = False
     try:
@@ -93,20 +76,20 @@ def _refuse_outside(dataset: str, place: Place) -> None:
         refused = True
     except OSError as error:
         raise NanofluxError(f"{host} cannot be reached: {error.strerror or error}", "check the network") from error
-    if refused:  # told apart from the guard's own refusal, whose advice is for endpoints
-        raise _refused(f"{dataset} lies on {host} ({place.repo})", host)
+    if refused:  # outside the except clause: the guard's own advice is for endpoints and must not be chained
+        raise _refusal(f"{dataset} is published on {host} ({source.repo})", host)
 
 
-def _refused(what: str, host: str) -> RefusedError:
+def _refusal(reason: str, host: str) -> RefusedError:
     allowed = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
     return RefusedError(
-        f"{what}, and nothing leaves this machine but to the hosts that you name",
-        f"allow it: {VARIABLE}={','.join([*allowed, host])}; name a mirror of yours in HF_ENDPOINT; "
-        "or fetch it elsewhere and name its files",
+        f"{reason}, and this machine connects only to the hosts that you name",
+        f"allow it: {VARIABLE}={','.join([*allowed, host])}; or name your mirror in HF_ENDPOINT; "
+        "or download the files elsewhere and name them",
     )
 
 
-def _commit(target: Path) -> str:
+def _read_commit(target: Path) -> str:
     try:
         return commit_of(target)
     except ModelsError as error:

@@ -27,7 +27,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import canonical_json, digest
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.roles.sections import sections_text
-from nanoflux_local.seeds.benchmarks import items_here
+from nanoflux_local.seeds.datasets import items_here, seed_datasets
 from nanoflux_local.train.choice import Choice, choose
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows, write_rows
@@ -113,7 +113,7 @@ def training_example(
 def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
     """Items of the domain's dev split, where they carry solutions; never test items. [] where there are none."""
     rows: list[TrainingExample] = []
-    for dataset in domain.datasets:
+    for dataset in seed_datasets(domain):
         items = [item for item in items_here(home.ledger, dataset, "dev") if item.solution]
         rows += [
             training_example(
@@ -126,7 +126,7 @@ def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
 
 def held_out_questions(home: Home, domain: Domain) -> list[str]:
     """The questions of the test splits that an adapter of this domain will be measured on, where they are here."""
-    names = (*domain.datasets, *domain.evaluates)
+    names = (*seed_datasets(domain), *domain.evaluates)
     return [item.question for name in names for item in items_here(home.ledger, name, "test")]
 
 

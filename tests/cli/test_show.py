@@ -150,7 +150,7 @@ def test_an_import_tells_of_restated_questions_and_skipped_rows(tmp_path: Path, 
     assert (skipping.json["items"], skipping.json["skipped"]) == (2, 1) and "line 3" in skipping.err
     restated = nanoflux(home, "data", "import", "gsmhard", str(tmp_path / "hard.jsonl"), "--json")
     assert restated.json["restated"] == {"gsm8k": {"test": 1}}
-    assert "1 items have the words of test items of gsm8k" in restated.err
+    assert "1 items restate test items of gsm8k" in restated.err
 
 
 def test_built_in_benchmarks_are_listed_with_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from nanoflux_local.cli.main import main
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints import kinds as endpoint_modules
 from nanoflux_local.endpoints.kinds.base import endpoint_kinds
 from nanoflux_local.errors import ConfigError
@@ -22,6 +23,9 @@ from nanoflux_local.roles import checks
 from nanoflux_local.roles.checks.base import check_kinds
 from nanoflux_local.run import binding, runs
 from nanoflux_local.run.trial import summarize_trial
+from nanoflux_local.seeds import benchmarks
+from nanoflux_local.seeds.benchmarks.base import all_benchmarks
+from nanoflux_local.seeds.datasets import find_licence, seed_datasets
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "extending.md").read_text("utf-8")
 
@@ -37,7 +41,7 @@ AddModule = Callable[[ModuleType, str, str], None]
 
 
 def clear_registries() -> None:
-    for registry in (check_kinds, experiment_kinds, endpoint_kinds):
+    for registry in (check_kinds, experiment_kinds, endpoint_kinds, all_benchmarks):
         registry.cache_clear()
 
 
@@ -137,6 +141,32 @@ def test_kind_of_one_command_is_refused_in_a_profile(tmp_path: Path) -> None:
     endpoint = {"endpoints": {"arbiter": {"interface": "merged"}}}
     with pytest.raises(ConfigError, match="'merged' cannot be part of a profile"):
         binding.resolve("starter", "scripted", endpoint, Home(tmp_path))
+
+
+def test_benchmark_is_one_new_module(
+    add_module: AddModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add_module(benchmarks, "riddles", example("A benchmark"))
+    monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
+    (tmp_path / "train.jsonl").write_text('{"riddle": "Legs of a spider?", "number": 8}\n{"riddle": "Twice 3?"}\n')
+
+    def call(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["data", *arguments])
+        return int(ended.value.code or 0), "".join(capfd.readouterr())
+
+    code, output = call("import", "riddles", str(tmp_path / "train.jsonl"))
+    assert code == 2 and "train.jsonl, line 2: key 'number' is missing" in output
+    code, output = call("import", "riddles", str(tmp_path / "train.jsonl"), "--skip-bad")
+    assert code == 0 and "riddles: 1 items" in output
+    code, output = call("show", "riddles")
+    assert code == 0 and "[riddles-train-1] Legs of a spider?\n  = 8" in output
+    code, output = call("import", "riddles", "--hub")
+    assert code == 3 and "riddles is published on huggingface.co (example/riddles)" in output
+    domain = load_domain("gsmhard", tmp_path / "home")
+    assert seed_datasets(domain) == ("gsmhard", "riddles") and find_licence("riddles") == "CC-BY-4.0"
+    config = binding.resolve("gsmhard", "scripted", {}, Home(tmp_path / "home"))
+    assert config.datasets == ("riddles",)
 
 
 def test_unknown_check_is_refused_with_the_names(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from nanoflux_local.roles.attacker import attacker_messages, plain_answer, read_
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.roles.quality import SECTIONS
 from nanoflux_local.roles.sections import read_sections
-from nanoflux_local.seeds.formats import FORMATS
+from nanoflux_local.seeds.benchmarks.base import importable_benchmarks
 from nanoflux_local.transcript import Attack, Defence, Exhibit, Seed
 
 SPEC_SECTIONS = {
@@ -235,7 +235,7 @@ def test_medicine_draws_on_seven_benchmarks_and_knows_which_a_machine_can_grade(
     domain = load_domain("multimedqa")
     assert len(domain.datasets) == 7
     assert set(domain.free_text) == {"liveqa", "medicationqa", "healthsearchqa"} < set(domain.datasets)
-    assert set(domain.datasets) < set(FORMATS)
+    assert set(domain.datasets) < set(importable_benchmarks())
 
 
 def test_a_seed_without_an_answer_is_shown_without_one():

@@ -12,7 +12,7 @@ from nanoflux_local.cli.main import main
 from nanoflux_local.domains.base import PROMPTS, Domain, built_in
 from nanoflux_local.domains.own import known_domains, load_domain, render_prompt
 from nanoflux_local.errors import ConfigError, DataError, NanofluxError
-from nanoflux_local.seeds.importers import read_benchmark
+from nanoflux_local.seeds.reading import read_benchmark
 
 DOCS = Path(__file__).parents[2] / "docs"
 PLAIN = """
@@ -179,7 +179,7 @@ def test_own_data_may_say_all_that_a_seed_holds(tmp_path: Path) -> None:
         ('{"question": "Q?", "answer": "a", "note": 1}', "unknown key 'note'"),
         ('{"question": "Q?"}', "key 'answer' is missing"),
         ('{"question": "Q?", "answer": true}', "key 'answer'"),
-        ('{"question": "Q?", "answer": "C", "options": {"A": "a", "B": "b"}}', "'C' is none of the options"),
+        ('{"question": "Q?", "answer": "C", "options": {"A": "a", "B": "b"}}', "'C' is not one of the options"),
         ('{"question": "Q?", "answer": "A", "options": {"A": "a", "C": "b"}}', "texts under A, B, C"),
         ('{"question": "Q?", "answer": "A", "options": ["a"]}', "not a table"),
         ('{"question": "Q?", "answer": "a", "split": "exam"}', "'exam', not train"),

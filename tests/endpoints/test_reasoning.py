@@ -17,7 +17,7 @@ from nanoflux_local.reasoning import ends_in_reasoning, strip_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling
 from nanoflux_local.roles.base import Draw, Player
 from nanoflux_local.run.binding import derived, resolve
-from nanoflux_local.seeds.benchmarks import starter_items
+from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 
 STOP = ("\n\n",)

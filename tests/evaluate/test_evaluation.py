@@ -19,7 +19,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest
-from nanoflux_local.seeds.benchmarks import starter_items
+from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_local.transcript import Seed
 
 

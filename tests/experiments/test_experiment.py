@@ -10,7 +10,7 @@ from nanoflux_local.experiments.grid import Plan
 from nanoflux_local.experiments.kinds import train
 from nanoflux_local.experiments.results import results
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.seeds.benchmarks import easy_items
+from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
 
 
 def test_what_was_done_before_the_kill_is_not_done_again(killed, plan: Plan) -> None:

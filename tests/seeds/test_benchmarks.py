@@ -11,9 +11,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from nanoflux_local.domains.base import built_in
+from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
-from nanoflux_local.seeds.importers import content_hash, file_split, hashed_split, read_benchmark, restated, stem
+from nanoflux_local.seeds.benchmarks.base import all_benchmarks, importable_benchmarks
+from nanoflux_local.seeds.datasets import seed_datasets
+from nanoflux_local.seeds.importing import content_hash
+from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.seeds.source import Items
+from nanoflux_local.seeds.splits import count_restated, file_split, hashed_split, stem
 from nanoflux_local.transcript import Seed
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -61,6 +67,24 @@ def test_an_official_file_imports_with_its_counts(name):
     assert reading.blank == (1263 if name == "healthsearchqa" else 0)
 
 
+@pytest.mark.parametrize("name", [name for name in OFFICIAL if name != "genomebench"])
+def test_benchmark_states_the_size_of_its_official_files(name):
+    """Of those official splits that are at hand; Genome-Bench is known from one row."""
+    benchmark = importable_benchmarks()[name]
+    form, paths = benchmark.format, official(name)
+    splits = {str(path): file_split(path) if form.official_splits else "" for path in paths}
+    counts = Counter(splits[item.place.rpartition(", ")[0]] for item in read_benchmark(name, paths).items)
+    assert counts == {split: benchmark.counts[split] for split in counts}
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_domain_lists_the_benchmarks_that_seed_it(name):
+    """The domain's file fixes their order; each module repeats the domain, so that it alone says what it seeds."""
+    listed = load_domain(name).datasets
+    assert set(listed) == {each.name for each in all_benchmarks().values() if name in each.domains}
+    assert seed_datasets(load_domain(name)) == listed
+
+
 def test_labels_of_official_files_are_read_right():
     """Against figures that the sources state themselves."""
     pubmed = read_benchmark("pubmedqa", official("pubmedqa")).items
@@ -78,7 +102,8 @@ def test_gsm_hard_is_known_to_restate_gsm8ks_test_set():
     hard = [stem(item.seed.question) for item in read_benchmark("gsmhard", official("gsmhard")).items]
     easy = read_benchmark("gsm8k", official("gsm8k")).items
     counts = {
-        split: restated(hard, [item.seed for item in easy if item.split == split]) for split in ("train", "dev", "test")
+        split: count_restated(hard, [item.seed for item in easy if item.split == split])
+        for split in ("train", "dev", "test")
     }
     assert counts["test"] >= 1245
     assert counts["train"] == counts["dev"] == 0
@@ -321,7 +346,7 @@ MALFORMED = {
     "CSV with a cell too few": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,A\nQ?,1,2,A\n", "line 2: 4 cells where 6"),
     "CSV with one endless line": ("mmlu", "anatomy_test.csv", lambda: b"x" * (5 * 2**20), "line 1: longer than"),
     "subject of no medicine": ("mmlu", "astronomy_test.csv", b"Q?,1,2,3,4,A\n", "names none of the subjects"),
-    "answer that is no option": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,E\n", "'E' is none of the options"),
+    "answer that is no option": ("mmlu", "anatomy_test.csv", b"Q?,1,2,3,4,E\n", "'E' is not one of the options"),
 }  # fmt: skip
 
 

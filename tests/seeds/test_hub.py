@@ -15,8 +15,8 @@ import pytest
 
 from nanoflux_local.cli.main import main
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.seeds.hub import ELSEWHERE, PLACES
-from nanoflux_local.seeds.importers import read_benchmark
+from nanoflux_local.seeds.benchmarks.base import importable_benchmarks
+from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_models.guard import VARIABLE
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -123,14 +123,14 @@ def test_a_benchmark_comes_from_the_hub_as_it_would_from_its_files(nanoflux, hub
         assert [entry["source"] for entry in view.datasets()] == [f"openai/gsm8k@{COMMIT}"]
         expected = read_benchmark("gsm8k", sorted((tmp_path / "main").iterdir())).items
         assert view.items("gsm8k") == [item.seed for item in expected]
-    assert nanoflux("data", "import", "gsm8k", "--hub")[1].count("were here already") == 1
+    assert nanoflux("data", "import", "gsm8k", "--hub")[1].count("already imported, nothing changed") == 1
     assert [path.name for path in (tmp_path / "home").glob(".hub-*")] == [], "nothing is left behind"
 
 
 def test_without_leave_nothing_is_asked_and_the_setting_is_named(nanoflux):
     code, said = nanoflux("data", "import", "medqa", "--hub")
     assert code == 3
-    assert "medqa lies on huggingface.co (GBaker/MedQA-USMLE-4-options)" in said
+    assert "medqa is published on huggingface.co (GBaker/MedQA-USMLE-4-options)" in said
     assert f"{VARIABLE}=huggingface.co" in said and "HF_ENDPOINT" in said
 
 
@@ -140,7 +140,7 @@ def test_a_host_that_it_sends_on_to_is_refused_and_named(nanoflux, hub, monkeypa
     monkeypatch.setenv(VARIABLE, "mirror.example")
     code, said = nanoflux("data", "import", "gsm8k", "--hub")
     assert code == 3, said
-    assert "openai/gsm8k sends on to 192.0.2.1" in said and f"{VARIABLE}=mirror.example,192.0.2.1" in said
+    assert "openai/gsm8k redirects to 192.0.2.1" in said and f"{VARIABLE}=mirror.example,192.0.2.1" in said
 
 
 @pytest.mark.parametrize("broken", ["main/test-00000-of-00001.parquet", ""])
@@ -171,7 +171,6 @@ def test_what_cannot_be_asked_for_is_wrong_usage(nanoflux, arguments, said):
     assert code == 2 and said in told
 
 
-def test_every_benchmark_has_a_place():
-    from nanoflux_local.seeds.formats import FORMATS
-
-    assert PLACES.keys() | ELSEWHERE.keys() == FORMATS.keys()
+@pytest.mark.parametrize("benchmark", importable_benchmarks().values(), ids=importable_benchmarks())
+def test_benchmark_names_where_it_is_published(benchmark):
+    assert bool(benchmark.hub) != bool(benchmark.homepage)

@@ -9,15 +9,13 @@ import pytest
 
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.records import Identity, PythonReply
-from nanoflux_local.seeds.benchmarks import load_items, starter_items
-from nanoflux_local.seeds.importers import (
-    check_programs,
-    file_hash,
-    hashed_split,
-    read_benchmark,
-)
+from nanoflux_local.seeds.benchmarks.starter import starter_items
+from nanoflux_local.seeds.datasets import load_items
+from nanoflux_local.seeds.importing import check_programs, file_hash
 from nanoflux_local.seeds.part import take_apart
+from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.seeds.source import Items
+from nanoflux_local.seeds.splits import hashed_split
 from nanoflux_local.seeds.tables import MAX_LINE_BYTES, read_rows
 
 GOOD = {"input": " How many are 6 times 7? ", "code": "def solution():\n    return 6 * 7\n\n", "target": 42.0}
@@ -115,7 +113,7 @@ def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
     for name in ("Poetry", "starter-poems", "../poems", ""):
         with pytest.raises(UsageError, match="no data can be imported as"):
             read_benchmark(name, [tmp_path])
-    with pytest.raises(UsageError, match=r"as 'gsm-hard'; 'gsmhard'\?"):
+    with pytest.raises(UsageError, match=r"as 'gsm-hard'; did you mean 'gsmhard'\?"):
         read_benchmark("gsm-hard", [tmp_path])
     with pytest.raises(UsageError, match="training"):
         load_items(tmp_path / "ledger.db", "starter", "training")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.errors import DataError
-from nanoflux_local.seeds.importers import read_benchmark
+from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.transcript import Seed
 
 OPTIONS = {"A": "ant", "B": "bee"}

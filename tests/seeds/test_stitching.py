@@ -24,8 +24,8 @@ from nanoflux_local.roles.stitcher import (
     solution_text,
     tracing_program,
 )
-from nanoflux_local.seeds.importers import read_benchmark
 from nanoflux_local.seeds.part import Part, take_apart
+from nanoflux_local.seeds.reading import read_benchmark
 from nanoflux_local.seeds.source import LINK_RANGE, Items, StarterTemplates
 from nanoflux_local.transcript import Attack, Seed
 

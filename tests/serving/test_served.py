@@ -17,7 +17,7 @@ from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.served import ServedEndpoint
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
-from nanoflux_local.seeds.benchmarks import starter_items
+from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_models import server_record
 from nanoflux_models.control import Control
 from nanoflux_models.offline import GUARDED

@@ -1,0 +1,1 @@
+"""Every benchmark, one module each: `base` says what such a module holds."""

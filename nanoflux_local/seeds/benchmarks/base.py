@@ -1,0 +1,94 @@
+"""What a benchmark is, and which ones exist: every module of this package with a `BENCHMARK` is one.
+
+A module says everything about its benchmark: how its rows are read, where its files are published, its licence, its
+size and the domains whose runs draw seeds from it. Importing, `data list`, dataset cards and runs need no more.
+"""
+
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from nanoflux_local.seeds.rows import ParsedRow
+from nanoflux_local.transcript import Seed
+
+OWN_WORK = "Apache-2.0 (written for this project)"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How the files of a dataset are read.
+
+    With `official_splits`, a file's name says which split it is; with `carves_dev`, these files have no dev split, so
+    one is taken from train. `columns` name the cells of a CSV file without a header, `row_element` is the XML element
+    that is a row. `finish_file` corrects rows once all rows of their file have been read; its second argument, like
+    that of `parse_row`, is the file's name. Both raise `BadRowError`.
+    """
+
+    parse_row: Callable[[Mapping[str, Any], str], ParsedRow]
+    official_splits: bool = False
+    carves_dev: bool = False
+    columns: tuple[str, ...] = ()
+    row_element: str = ""
+    finish_file: Callable[[Sequence[ParsedRow], str], list[ParsedRow]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A dataset repository of the model hub, and the files in it that hold labelled items."""
+
+    repo: str
+    files: tuple[str, ...] = ("*.parquet", "*.jsonl", "*.csv")
+    revision: str = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A benchmark that users import.
+
+    `licence` is "" if its publisher states none. `counts` are the labelled items of its official splits, as far as they
+    are recorded; the key is "" if the files are not splits. `domains` are the built-in domains whose runs draw seeds
+    from its train split. `hub` is None if the model hub has no copy; `homepage` then says where the files are.
+    """
+
+    name: str
+    format: Format
+    hub: HubSource | None = None
+    homepage: str = ""
+    licence: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltInBenchmark:
+    """A benchmark that ships with the package; `items` returns those of one split, always the same ones."""
+
+    name: str
+    items: Callable[[str], list[Seed]]
+    licence: str = OWN_WORK
+    domains: tuple[str, ...] = ()
+
+
+@cache
+def all_benchmarks() -> Mapping[str, Benchmark | BuiltInBenchmark]:
+    """Every benchmark by name, in the order of the names."""
+    package = __name__.rpartition(".")[0]
+    paths = import_module(package).__path__
+    modules = [import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(paths)]
+    benchmarks: list[Benchmark | BuiltInBenchmark] = [
+        module.BENCHMARK for module in modules if hasattr(module, "BENCHMARK")
+    ]
+    return {benchmark.name: benchmark for benchmark in sorted(benchmarks, key=lambda benchmark: benchmark.name)}
+
+
+def importable_benchmarks() -> dict[str, Benchmark]:
+    """The benchmarks that users import, by name."""
+    return {name: each for name, each in all_benchmarks().items() if isinstance(each, Benchmark)}
+
+
+def built_in_benchmarks() -> dict[str, BuiltInBenchmark]:
+    """The benchmarks that ship with the package, by name."""
+    return {name: each for name, each in all_benchmarks().items() if isinstance(each, BuiltInBenchmark)}

@@ -1,0 +1,38 @@
+"""Genome-Bench: multiple-choice questions about genome editing, from a discussion forum."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, required_text
+
+_OPTIONS_LINE = re.compile(r"please choose one of the following options:?", re.IGNORECASE)
+_OPTION = re.compile(r"(?:^|[\s,;])([a-e])\.\s*(.*?)(?=(?:[\s,;]+[a-e]\.\s)|\Z)", re.DOTALL)
+_ANSWER = re.compile(r"<answer>\s*([a-e])\b.*?</answer>", re.DOTALL | re.IGNORECASE)
+_EXPLANATION = re.compile(r"<explanation>(.*?)</explanation>", re.DOTALL | re.IGNORECASE)
+
+
+def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
+    """{question with its options inline, answer: <explanation>…</explanation><answer>letter</answer>}."""
+    del file
+    parts = _OPTIONS_LINE.split(required_text(row, "question"), maxsplit=1)
+    lettered_texts = _OPTION.findall(parts[-1]) if len(parts) == 2 else []
+    if [letter for letter, _ in lettered_texts] != list("abcde"):
+        raise BadRowError("key 'question' does not list five options a. to e.")
+    reply = required_text(row, "answer")
+    answer, explanation = _ANSWER.search(reply), _EXPLANATION.search(reply)
+    if answer is None:
+        raise BadRowError("key 'answer' has no <answer> with a letter")
+    options = {letter.upper(): text.strip().strip(' "“”').strip() for letter, text in lettered_texts}
+    solution = explanation[1].strip() if explanation else ""
+    return ParsedRow(parts[0].strip(), answer[1].upper(), solution, options=options)
+
+
+BENCHMARK = Benchmark(
+    name="genomebench",
+    format=Format(parse_row, official_splits=True, carves_dev=True),
+    hub=HubSource("Mingyin0312/Genome-Bench", revision="bfa17fbb35fe6b75d80d77d2308081d309ba618e"),
+    counts={"train": 2671, "test": 661},
+    domains=("genomebench",),
+)

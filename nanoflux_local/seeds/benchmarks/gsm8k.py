@@ -1,0 +1,29 @@
+"""GSM8K: grade-school word problems with worked solutions."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from nanoflux_local.answers import answer_number, read_number
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, required_text
+
+
+def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
+    """{question, answer: solution, "####", number}; the calculator annotations <<…>> are removed from the solution."""
+    del file
+    question = required_text(row, "question")
+    solution, mark, number = required_text(row, "answer").rpartition("####")
+    value = read_number(number.strip()) if mark else None
+    if value is None:
+        raise BadRowError("key 'answer' does not end in #### and a number")
+    return ParsedRow(question, answer_number(value), re.sub(r"<<[^<>]*>>", "", solution).strip())
+
+
+BENCHMARK = Benchmark(
+    name="gsm8k",
+    format=Format(parse_row, official_splits=True, carves_dev=True),
+    hub=HubSource("openai/gsm8k", ("main/*.parquet",)),
+    licence="MIT",
+    counts={"train": 7473, "test": 1319},
+)

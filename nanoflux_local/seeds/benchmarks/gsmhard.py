@@ -1,0 +1,31 @@
+"""GSM-Hard: GSM8K's test questions with large numbers, each with a program that computes the answer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nanoflux_local.answers import answer_number
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, required_text
+
+LARGEST_TARGET = 1e300
+
+
+def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
+    """{input: text, code: a function solution(), target: number}."""
+    del file
+    question, code, target = required_text(row, "input"), required_text(row, "code"), row.get("target")
+    if not isinstance(target, int | float) or isinstance(target, bool):
+        raise BadRowError("key 'target' is missing or is not a number")
+    if abs(target) >= LARGEST_TARGET or target != target:
+        raise BadRowError("key 'target' is too large to compare, or is not a number")
+    return ParsedRow(question, answer_number(float(target)), program=f"{code}\n\nprint(repr(solution()))\n")
+
+
+BENCHMARK = Benchmark(
+    name="gsmhard",
+    format=Format(parse_row),
+    hub=HubSource("reasoning-machines/gsm-hard"),
+    licence="MIT (says its page on the hub)",
+    counts={"": 1319},
+    domains=("gsmhard", "gsmhard-short"),
+)

@@ -1,0 +1,28 @@
+"""HealthSearchQA: health questions that people ask a search engine, without answers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.rows import BadRowError, BlankRowError, ParsedRow
+
+
+def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
+    """{Question}; many begin with a stray comma, and the last quarter of the official file is blank."""
+    del file
+    value = row.get("Question", row.get("question"))
+    if value is not None and not isinstance(value, str):
+        raise BadRowError("key 'Question' is not a text")
+    question = (value or "").lstrip(" ,\t\n").strip()
+    if not question:
+        raise BlankRowError
+    return ParsedRow(question, "")
+
+
+BENCHMARK = Benchmark(
+    name="healthsearchqa",
+    format=Format(parse_row),
+    hub=HubSource("katielink/healthsearchqa"),
+    counts={"": 3173},
+    domains=("multimedqa",),
+)

@@ -1,0 +1,45 @@
+"""MedMCQA: Indian medical entrance examinations, with four options."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, optional_text, required_text
+
+
+def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
+    """{question, opa … opd, cop, exp, id}. `cop` stays the answer until `settle_answers` has seen all rows."""
+    del file
+    options = {letter: required_text(row, f"op{letter.lower()}") for letter in "ABCD"}
+    cop = row.get("cop")
+    if not isinstance(cop, int) or isinstance(cop, bool):
+        raise BadRowError("key 'cop' is missing or is not an integer")
+    if not 0 <= cop <= 4:
+        raise BadRowError(f"key 'cop' is {cop}, which is not an option: the benchmark's test file carries no answers")
+    question, solution = required_text(row, "question"), optional_text(row, "exp")
+    return ParsedRow(question, str(cop), solution, options=options, id=required_text(row, "id"))
+
+
+def settle_answers(rows: Sequence[ParsedRow], file: str) -> list[ParsedRow]:
+    """Replace `cop` by a letter. It counts from 1 in the official files and from 0 on the hub: a 4 or a 0 decides, and
+    without either the file's layout does.
+
+    Raises:
+        BadRowError: the file holds both a 0 and a 4.
+    """
+    answers = {row.answer for row in rows}
+    if {"0", "4"} <= answers:
+        raise BadRowError("key 'cop' counts from 0 in some rows and from 1 in others")
+    first = 1 if "4" in answers or ("0" not in answers and file.endswith((".json", ".jsonl"))) else 0
+    return [replace(row, answer="ABCD"[int(row.answer) - first]) for row in rows]
+
+
+BENCHMARK = Benchmark(
+    name="medmcqa",
+    format=Format(parse_row, official_splits=True, finish_file=settle_answers),
+    hub=HubSource("openlifescienceai/medmcqa", ("data/train-*", "data/validation-*")),  # its test has no labels
+    licence="MIT (its page on the hub says Apache-2.0)",
+    counts={"dev": 4183},
+    domains=("multimedqa",),
+)

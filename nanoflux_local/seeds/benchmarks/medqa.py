@@ -1,0 +1,32 @@
+"""MedQA: US medical licensing examinations, with four or five options."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, choice_row, required_text
+
+LETTERS = "ABCDE"
+
+
+def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
+    """{question, options: letter → text (or a list of {key, value}), answer_idx: letter, answer: its text}."""
+    del file
+    options = row.get("options")
+    if isinstance(options, list):
+        options = {entry.get("key"): entry.get("value") for entry in options if isinstance(entry, dict)}
+    if not isinstance(options, dict) or list(options) != list(LETTERS[: len(options)]) or len(options) not in (4, 5):
+        raise BadRowError("key 'options' does not hold four or five texts under A, B, C …")
+    if not all(isinstance(text, str) for text in options.values()):
+        raise BadRowError("key 'options' holds a value that is not a text")
+    return choice_row(required_text(row, "question"), options, required_text(row, "answer_idx"))
+
+
+BENCHMARK = Benchmark(
+    name="medqa",
+    format=Format(parse_row, official_splits=True),
+    hub=HubSource("GBaker/MedQA-USMLE-4-options"),
+    licence="MIT",
+    counts={"test": 1273},
+    domains=("multimedqa",),
+)

@@ -1,0 +1,45 @@
+"""PubMedQA: questions about an abstract, answered by yes, no or maybe."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nanoflux_local.seeds.benchmarks.base import Benchmark, Format, HubSource
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, choice_row, optional_text, required_text
+
+OPTIONS = {"A": "yes", "B": "no", "C": "maybe"}
+
+
+def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
+    """The official object (pmid → upper-case keys), its file of test labels, or the hub's columns."""
+    del file
+    pmid = row.get("", row.get("pubid"))
+    if pmid is None:
+        raise BadRowError("key 'pubid' is missing")
+    if set(row) == {"", "value"}:
+        return ParsedRow("", _letter(row, "value"), id=str(pmid), split="test")
+    context = row.get("CONTEXTS", row.get("context"))
+    texts = context.get("contexts") if isinstance(context, dict) else context
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadRowError("neither 'CONTEXTS' nor 'context' holds a list of texts")
+    question = "\n\n".join([*(text.strip() for text in texts), required_text(row, "QUESTION", "question")])
+    solution = optional_text(row, "LONG_ANSWER", "long_answer")
+    return choice_row(question, OPTIONS, _letter(row, "final_decision"), solution=solution, id=str(pmid))
+
+
+def _letter(row: Mapping[str, Any], key: str) -> str:
+    """The letter of the option whose word stands under `key`."""
+    word = required_text(row, key).casefold()
+    letter = next((letter for letter, option in OPTIONS.items() if option == word), None)
+    if letter is None:
+        raise BadRowError(f"key {key!r} is {word!r}, not yes, no or maybe")
+    return letter
+
+
+BENCHMARK = Benchmark(
+    name="pubmedqa",
+    format=Format(parse_row),
+    hub=HubSource("qiaojin/PubMedQA", ("pqa_labeled/*.parquet",)),
+    licence="MIT",
+    counts={"": 1000},
+    domains=("multimedqa",),
+)

@@ -1,0 +1,25 @@
+"""The starter benchmark: arithmetic word problems from the templates that ship with the package."""
+
+import random
+
+from nanoflux_local.domains.starter.templates import load_templates
+from nanoflux_local.records import derive_seed
+from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
+from nanoflux_local.seeds.source import instance
+from nanoflux_local.transcript import Seed
+
+DRAWS = 4
+"""How often numbers are drawn for each template."""
+
+
+def starter_items(split: str) -> list[Seed]:
+    """Every template of a split with its numbers drawn several times; always the same list."""
+    return [
+        instance(template, random.Random(derive_seed("starter", template.id, number)), number)
+        for number in range(DRAWS)
+        for template in load_templates()
+        if template.split == split
+    ]
+
+
+BENCHMARK = BuiltInBenchmark("starter", starter_items, domains=("starter",))

@@ -1,0 +1,13 @@
+"""The starter genetics benchmark: multiple-choice questions that ship with the package."""
+
+from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
+from nanoflux_local.seeds.starter_choices import choice_items
+from nanoflux_local.transcript import Seed
+
+
+def genetics_items(split: str) -> list[Seed]:
+    """The questions of one split."""
+    return choice_items("genetics", split)
+
+
+BENCHMARK = BuiltInBenchmark("starter-genetics", genetics_items, domains=("starter-genetics",))

@@ -1,0 +1,109 @@
+"""Datasets by name: the built-in benchmarks and those imported into the ledger, with their splits."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.domains.starter.templates import load_templates
+from nanoflux_local.errors import NothingMatchedError, UsageError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.seeds.benchmarks.base import all_benchmarks, built_in_benchmarks
+from nanoflux_local.seeds.source import Items, SeedSource, StarterTemplates
+from nanoflux_local.seeds.splits import SPLITS, count_restated, stem
+from nanoflux_local.transcript import Seed
+
+_LOG = logging.getLogger(__name__)
+
+
+def load_items(ledger: Path, dataset: str, split: str) -> list[Seed]:
+    """The items of one split.
+
+    Raises:
+        NothingMatchedError: the benchmark is neither built in nor imported, or its split has no items.
+        UsageError: there is no such split.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"there is no split {split!r}", f"choose one of: {', '.join(SPLITS)}")
+    built_in = built_in_benchmarks()
+    if dataset in built_in:
+        return built_in[dataset].items(split)
+    items = []
+    if ledger.exists():
+        with LedgerView(ledger) as view:
+            items = view.items(dataset, split)
+    if not items:
+        raise NothingMatchedError(
+            f"the benchmark {dataset!r} has no {split} items here",
+            f"choose a built-in one ({', '.join(built_in)}), or import it: `nanoflux data import {dataset} PATH`",
+        )
+    return items
+
+
+def items_here(ledger: Path, dataset: str, split: str) -> list[Seed]:
+    """The items of one split, [] if the benchmark or its split is missing."""
+    with suppress(NothingMatchedError):
+        return load_items(ledger, dataset, split)
+    return []
+
+
+def seed_datasets(domain: Domain) -> tuple[str, ...]:
+    """The benchmarks that a domain's runs draw seeds from: those that the domain's file lists, in that order, and
+    then those whose modules name the domain.
+    """
+    others = (name for name, each in all_benchmarks().items() if domain.name in each.domains)
+    return tuple(dict.fromkeys([*domain.datasets, *others]))
+
+
+def find_licence(dataset: str) -> str:
+    """The licence of a dataset's questions, "" if its publisher states none or it is a user's own data."""
+    benchmark = all_benchmarks().get(dataset)
+    return benchmark.licence if benchmark else ""
+
+
+def with_seeds(ledger: Path, datasets: Sequence[str]) -> tuple[str, ...]:
+    """Those of `datasets` that have train items; all of them if none has, so that the error names the first one."""
+    present = tuple(name for name in datasets if _has_items(ledger, name, "train"))
+    missing = [name for name in datasets if name not in present]
+    if present and missing:
+        _LOG.warning("no seeds come from %s: they have no train items here", ", ".join(missing))
+    return present or tuple(datasets)
+
+
+def held_out_here(ledger: Path, datasets: Sequence[str], evaluated: Iterable[str]) -> tuple[str, ...]:
+    """Those of `evaluated` whose imported test items no generated question may repeat.
+
+    A benchmark whose test items are restated by seeds in `datasets` cannot be held out: a warning names it, because no
+    model of such a run may be reported on it.
+    """
+    built_in = built_in_benchmarks()
+    imported = [name for name in evaluated if name not in built_in and _has_items(ledger, name, "test")]
+    if not imported:
+        return ()
+    stems = {stem(seed.question) for name in datasets for seed in load_items(ledger, name, "train")}
+    restated = {name: count_restated(stems, load_items(ledger, name, "test")) for name in imported}
+    for name, count in restated.items():
+        if count:
+            _LOG.warning(
+                "%d of the seeds restate test items of %s, so it is not held out: report no model of this run on it",
+                count,
+                name,
+            )
+    return tuple(name for name, count in restated.items() if not count)
+
+
+def _has_items(ledger: Path, dataset: str, split: str) -> bool:
+    if dataset in built_in_benchmarks():
+        return True
+    if not ledger.exists():
+        return False
+    with LedgerView(ledger) as view:
+        return view.row("SELECT 1 FROM items WHERE dataset = ? AND split = ?", dataset, split) is not None
+
+
+def seed_source(ledger: Path, datasets: Sequence[str], chained: bool) -> SeedSource:
+    """Seeds from the train splits of `datasets` only. `chained`: the stitching attacker will chain them."""
+    if tuple(datasets) == ("starter",):
+        return StarterTemplates([template for template in load_templates() if template.split == "train"])
+    return Items([item for dataset in datasets for item in load_items(ledger, dataset, "train")], chained)

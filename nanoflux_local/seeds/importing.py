@@ -1,0 +1,144 @@
+"""Importing: a benchmark's files are read, their programs checked, and their items stored in the ledger, or none is."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanoflux_local.answers import same_number
+from nanoflux_local.errors import RefusedError, UsageError
+from nanoflux_local.ledger.calls import Answer
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
+from nanoflux_local.seeds.reading import Placed, Reading, bad_row, read_benchmark
+from nanoflux_local.seeds.splits import SPLITS, count_restated, stem
+from nanoflux_local.tools.python_check import PythonTool
+
+OnProgram = Callable[[int, int], None]
+"""Called with how many programs have been checked, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """Files to import: in the format of `dataset`, under `name`, from `source` (shown in `data list`).
+
+    `skip_bad` leaves bad rows out. `hashed` splits by the questions' words. `replace` replaces the items that the name
+    has.
+    """
+
+    dataset: str
+    name: str
+    paths: Sequence[Path]
+    source: str
+    skip_bad: bool = False
+    hashed: bool = False
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSummary:
+    """An import's result. `imported` is False if these very files had been imported before.
+
+    `restated` counts, by another benchmark and its split, the items that restate one of its questions.
+    """
+
+    dataset: str
+    reading: Reading
+    imported: bool
+    restated: dict[str, dict[str, int]]
+
+
+def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) -> ImportSummary:
+    """Read the files, check the programs of their items in the sandbox, and store the items: all of them, or none.
+
+    Raises:
+        UsageError: `dataset` or `name` is refused, or the files hold no items.
+        DataError: a file cannot be read, a row is bad, or a program contradicts its item.
+        RefusedError: the sandbox cannot contain a program here.
+    """
+    reading = read_benchmark(request.dataset, request.paths, request.skip_bad, request.hashed, request.name)
+    if not reading.items:
+        raise UsageError(f"{', '.join(map(str, request.paths))}: no items", "name the benchmark's files")
+    imported = _store(home, request, reading, on_program)
+    return ImportSummary(request.name, reading, imported, _count_restated_by_dataset(home, request.name))
+
+
+def _store(home: Home, request: ImportRequest, reading: Reading, on_program: OnProgram) -> bool:
+    """Check the programs and store the items; False, without doing either, if these very files are stored already."""
+    content = content_hash(request.paths)
+    if request.hashed or reading.skipped:  # other items or splits are other content
+        content = digest([content, "hashed" if request.hashed else "official", len(reading.skipped)])
+    with Ledger(home.prepare().ledger) as ledger:
+        if ledger.has_dataset(request.name, content):
+            return False
+        items = [(placed.seed, placed.split) for placed in reading.items]
+        if not request.replace:
+            ledger.refuse_clash(request.name, items)
+        asyncio.run(_check_in_sandbox(reading.items, on_program))
+        skipped = len(reading.skipped)
+        return ledger.import_dataset(request.name, request.source, content, items, skipped, replace=request.replace)
+
+
+async def _check_in_sandbox(items: Sequence[Placed], on_program: OnProgram) -> None:
+    programs = [item for item in items if item.seed.program]
+    if not programs:
+        return
+    tool, checked = PythonTool(), 0
+
+    async def run(request: PythonRequest) -> PythonReply:
+        nonlocal checked
+        reply = await tool.run(request)
+        checked += 1
+        on_program(checked, len(programs))
+        return reply
+
+    try:
+        await check_programs(programs, run, await tool.identity())
+    finally:
+        await tool.close()
+
+
+async def check_programs(items: Iterable[Placed], run: Answer, sandbox: Identity) -> None:
+    """Run the programs of items in the sandbox and compare each number with its item's answer.
+
+    Raises:
+        DataError: a program fails or contradicts its item; the message names its file and line.
+        RefusedError: the sandbox cannot contain a program here.
+    """
+    for place, item, _ in items:
+        if not item.program:
+            continue
+        reply = await run(PythonRequest(sandbox, item.program))
+        assert isinstance(reply, PythonReply)
+        if reply.status == "unavailable":
+            raise RefusedError(f"the sandbox is unavailable: {reply.stderr}", "see `nanoflux sandbox check`")
+        printed = reply.stdout.strip().splitlines()[-1:] or [""]
+        if reply.status != "ok" or not same_number(printed[0], item.answer):
+            raise bad_row(place, f"its program gives {printed[0][:60]!r} ({reply.status}), not {item.answer}")
+
+
+def _count_restated_by_dataset(home: Home, dataset: str) -> dict[str, dict[str, int]]:
+    """By other imported benchmark and its split: how many items of `dataset` restate one of its questions; no zeros."""
+    counts: dict[str, dict[str, int]] = {}
+    with LedgerView(home.ledger) as view:
+        stems = [stem(item.question) for item in view.items(dataset)]
+        for other in (entry["name"] for entry in view.datasets() if entry["name"] != dataset):
+            by_split = {split: count_restated(stems, view.items(other, split)) for split in SPLITS}
+            counts[other] = {split: count for split, count in by_split.items() if count}
+    return {other: by_split for other, by_split in counts.items() if by_split}
+
+
+def content_hash(paths: Iterable[Path]) -> str:
+    """SHA-256 of the bytes of several files, or of folders of them, in any order."""
+    files = [file for path in paths for file in (sorted(path.glob("*.arrow")) if path.is_dir() else [path])]
+    hashes = sorted(file_hash(file) for file in files)
+    return hashes[0] if len(hashes) == 1 else digest(hashes)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

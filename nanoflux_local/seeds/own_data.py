@@ -1,0 +1,73 @@
+"""Own data: the rows of a user's file (docs/how-to/domains.md), under any name that is not a benchmark's."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from nanoflux_local.answers import exact_number, float_or_none
+from nanoflux_local.seeds.benchmarks.base import Format
+from nanoflux_local.seeds.rows import BadRowError, ParsedRow, optional_text, required_text
+from nanoflux_local.seeds.splits import SPLITS
+
+LETTERS = "ABCDEFGHIJ"
+KEYS = ("question", "answer", "solution", "program", "options", "id", "split")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+"""The names that own data can have."""
+
+
+def parse_row(row: Mapping[str, Any], file: str) -> ParsedRow:
+    """A question, an answer and any other key of `KEYS`; options may also be in columns A to J."""
+    del file
+    cells = {key: value for key, value in row.items() if value is not None and value != ""}
+    unknown = next((key for key in cells if key not in (*KEYS, *LETTERS)), None)
+    if unknown is not None:
+        raise BadRowError(f"unknown key {unknown!r}; own data has {', '.join(KEYS)}, or options in columns A to J")
+    options = _read_options(cells)
+    cells["answer"] = _read_answer(cells.get("answer"), bool(options))
+    split = optional_text(cells, "split")
+    if split not in ("", *SPLITS):
+        raise BadRowError(f"key 'split' is {split!r}, not train, dev or test")
+    question, answer = required_text(cells, "question"), required_text(cells, "answer")
+    if options and answer not in options:
+        raise BadRowError(f"the answer {answer!r} is not one of the options {', '.join(options)}")
+    solution, program = (required_text(cells, key) if key in cells else "" for key in ("solution", "program"))
+    return ParsedRow(question, answer, solution, program, options, id=optional_text(cells, "id"), split=split)
+
+
+def _read_answer(answer: Any, is_choice: bool) -> Any:
+    """The answer; a number becomes a text with all its digits, and a text keeps its spelling.
+
+    Raises:
+        BadRowError: it is NaN, infinite, or too large for a double.
+    """
+    if isinstance(answer, int | float | Decimal) and not isinstance(answer, bool):
+        try:
+            return exact_number(answer)
+        except (ValueError, OverflowError):
+            raise BadRowError("key 'answer' is not a finite number below 1e308") from None
+    if isinstance(answer, str) and not is_choice and not math.isfinite(float_or_none(answer) or 0):
+        raise BadRowError(f"key 'answer' is {answer.strip()[:20]!r}, not a finite number below 1e308")
+    return answer
+
+
+def _read_options(row: Mapping[str, Any]) -> dict[str, str]:
+    """The options under the key `options`, as a table or as JSON in a cell, or in columns A, B, C …"""
+    options = row.get("options", {letter: str(row[letter]) for letter in LETTERS if letter in row})
+    if isinstance(options, str):
+        try:
+            options = json.loads(options)
+        except (ValueError, RecursionError):
+            raise BadRowError("""key 'options' is not JSON like {"A": "…", "B": "…"}""") from None
+    if not isinstance(options, dict):
+        raise BadRowError("key 'options' is not a table of letters and texts")
+    options = {letter: text for letter, text in options.items() if text is not None}  # Parquet rows have all letters
+    in_order = list(options) == list(LETTERS[: len(options)])
+    if not in_order or not all(isinstance(text, str) for text in options.values()):
+        raise BadRowError("key 'options' does not hold texts under A, B, C …")
+    return options
+
+
+OWN_FORMAT = Format(parse_row, official_splits=True)

@@ -1,0 +1,228 @@
+"""Reading: the files of a benchmark become items with their splits. A bad row refuses the files and is named.
+
+Running the programs that items carry and storing the items is `importing`'s part.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from nanoflux_local.answers import float_or_none, is_below_tolerance, same_number
+from nanoflux_local.errors import DataError, UsageError
+from nanoflux_local.seeds.benchmarks.base import Format, importable_benchmarks
+from nanoflux_local.seeds.own_data import NAME, OWN_FORMAT
+from nanoflux_local.seeds.rows import BadRowError, BlankRowError, ParsedRow
+from nanoflux_local.seeds.splits import CARVED_SHARES, file_split, hashed_split
+from nanoflux_local.seeds.tables import fail, read_rows
+from nanoflux_local.transcript import Seed
+
+
+class Placed(NamedTuple):
+    """An item with its place in the files ("FILE, line 3") and its split."""
+
+    place: str
+    seed: Seed
+    split: str
+
+
+class PlacedRow(NamedTuple):
+    """A parsed row with its place in the files and its number in its file, which counts from 1."""
+
+    place: str
+    number: int
+    row: ParsedRow
+
+
+@dataclass(slots=True)
+class Reading:
+    """The content of a benchmark's files. `skipped` are bad rows, each with its place and reason.
+
+    `contradictory` are rows that repeat an earlier question with another answer; `below_tolerance` are the places of
+    answers so close to 0 that they are compared relatively (SPEC §6).
+    """
+
+    items: list[Placed] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    blank: int = 0
+    contradictory: list[str] = field(default_factory=list)
+    below_tolerance: list[str] = field(default_factory=list)
+
+
+def read_benchmark(
+    dataset: str, paths: Sequence[Path], skip_bad: bool = False, hashed: bool = False, name: str = ""
+) -> Reading:
+    """All items of a benchmark's files, in the order of `paths`; nothing is stored.
+
+    `hashed` splits by the questions' words even if the files are official splits. `name` is the name that the items are
+    imported under, if it is not `dataset`.
+
+    Raises:
+        UsageError: `dataset` cannot be imported, or two items have the same id.
+        DataError: a file cannot be read, or holds a bad row and `skip_bad` is not set.
+    """
+    form, name = find_format(dataset), check_name(dataset, name)
+    reading, numbers = Reading(), Counter[str]()
+    labels: dict[str, PlacedRow] = {}
+    for path in _split_paths(paths):
+        placed_rows = _read_file(form, path, reading, skip_bad)
+        labels |= {placed.row.id: placed for placed in placed_rows if not placed.row.question}
+        official = file_split(path) if form.official_splits else ""
+        for place, number, row in placed_rows:
+            if row.question:
+                seed = _build_seed(name, row, official, number, numbers)
+                split = hashed_split(row.question) if hashed else _choose_split(form, row, official)
+                reading.items.append(Placed(place, seed, split))
+    _apply_labels(name, reading, {} if hashed else labels)
+    _refuse_repeated_ids(reading.items)
+    _settle_contradictions(reading, form is OWN_FORMAT, skip_bad)
+    reading.below_tolerance = [place for place, seed, _ in reading.items if _is_below_tolerance(seed)]
+    return reading
+
+
+def find_format(dataset: str) -> Format:
+    """The format of a benchmark's files, or that of own data.
+
+    Raises:
+        UsageError: own data cannot have this name, or the name is so close to a benchmark's that it is probably a slip.
+    """
+    benchmarks = importable_benchmarks()
+    if dataset in benchmarks:
+        return benchmarks[dataset].format
+    similar = get_close_matches(dataset, benchmarks, 1, cutoff=0.75)
+    if similar or not NAME.fullmatch(dataset) or dataset.startswith("starter"):
+        suggestion = f"; did you mean {similar[0]!r}?" if similar else ""
+        raise UsageError(
+            f"no data can be imported as {dataset!r}{suggestion}",
+            f"name a benchmark ({', '.join(benchmarks)}), or choose another name for your own data, of lower-case "
+            "letters, digits and '-'",
+        )
+    return OWN_FORMAT
+
+
+def check_name(dataset: str, name: str) -> str:
+    """The name that a dataset's items are imported under: `name`, or `dataset` if `name` is "".
+
+    Raises:
+        UsageError: own data cannot have this name, or it is another benchmark's.
+    """
+    if name in ("", dataset):
+        return dataset
+    if name in importable_benchmarks() or name.startswith("starter") or not NAME.fullmatch(name):
+        raise UsageError(
+            f"no data can be imported as {name!r}",
+            "choose a name of lower-case letters, digits and '-' that is not a benchmark's",
+        )
+    return name
+
+
+def _split_paths(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files; a folder that holds one folder for each saved split is replaced by these."""
+    for path in paths:
+        splits = sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+        yield from splits or [path]
+
+
+def _read_file(form: Format, path: Path, reading: Reading, skip_bad: bool) -> list[PlacedRow]:
+    """The parsed rows of one file; bad rows and blank ones are counted in `reading`."""
+    placed_rows = []
+    for row in read_rows(path, form.columns, form.row_element):
+        place = f"{path}, {row.place}"
+        try:
+            if row.problem:
+                raise BadRowError(row.problem)
+            placed_rows.append(PlacedRow(place, row.number, form.parse_row(row.values, path.name)))
+        except BlankRowError:
+            reading.blank += 1
+        except BadRowError as error:
+            if not skip_bad:
+                raise bad_row(place, str(error)) from error
+            reading.skipped.append(f"{place}: {error}")
+    if form.finish_file is None:
+        return placed_rows
+    try:
+        finished = form.finish_file([placed.row for placed in placed_rows], path.name)
+    except BadRowError as error:
+        fail(path, str(error))
+    return [placed._replace(row=row) for placed, row in zip(placed_rows, finished, strict=True)]
+
+
+def _build_seed(dataset: str, row: ParsedRow, official: str, number: int, numbers: Counter[str]) -> Seed:
+    """An item whose id does not depend on the layout of its file: the row's id, or its number in its split."""
+    prefix = "-".join(filter(None, (dataset, row.group, official)))
+    if row.group:  # rows of several subjects share a file on the hub, and have one each officially
+        numbers[prefix] += 1
+        number = numbers[prefix]
+    name = f"{dataset}-{row.id}" if row.id else f"{prefix}-{number}"
+    return Seed(name, dataset, row.question, row.answer, row.solution, row.program, row.options)
+
+
+def _choose_split(form: Format, row: ParsedRow, official: str) -> str:
+    if official == "train" and form.carves_dev:
+        return hashed_split(row.question, CARVED_SHARES)
+    return row.split or official or hashed_split(row.question)
+
+
+def _apply_labels(dataset: str, reading: Reading, labels: dict[str, PlacedRow]) -> None:
+    """Put labelled items into the split that their label names, and all others into train and dev."""
+    if not labels:
+        return
+    by_id = {placed.seed.id: number for number, placed in enumerate(reading.items)}
+    for name, label in labels.items():
+        number = by_id.get(f"{dataset}-{name}")
+        if number is None:
+            raise bad_row(label.place, f"no item has the id {name!r}", "name the file with the questions too")
+        if reading.items[number].seed.answer != label.row.answer:
+            raise bad_row(label.place, "the label differs from the answer of its question")
+    for number, (place, seed, _) in enumerate(reading.items):
+        label_of_item = labels.get(seed.id.removeprefix(f"{dataset}-"))
+        split = label_of_item.row.split if label_of_item else hashed_split(seed.question, CARVED_SHARES)
+        reading.items[number] = Placed(place, seed, split)
+
+
+def _settle_contradictions(reading: Reading, refuses: bool, skip_bad: bool) -> None:
+    """Find questions that are repeated with another answer. In own data the row is bad (`refuses`); benchmarks are
+    published with such rows, so they are only reported."""
+    first: dict[tuple[str, ...], Placed] = {}
+    consistent: list[Placed] = []
+    for placed in reading.items:
+        seed = placed.seed
+        key = (" ".join(seed.question.casefold().split()), *sorted(seed.options.values()))
+        earlier = first.setdefault(key, placed)
+        if _answers_agree(seed, earlier.seed):
+            consistent.append(placed)
+            continue
+        answers = f"the answer {seed.answer[:40]!r}, not {earlier.seed.answer[:40]!r}"
+        reason = f"the question of {earlier.place} again, with {answers}"
+        if refuses and not skip_bad:
+            raise bad_row(placed.place, reason)
+        (reading.skipped if refuses else reading.contradictory).append(f"{placed.place}: {reason}")
+    if refuses:
+        reading.items = consistent
+
+
+def _answers_agree(one: Seed, other: Seed) -> bool:
+    """Whether grading would treat two answers as equal. Free texts always agree."""
+    if one.options or other.options:
+        return one.options.get(one.answer) == other.options.get(other.answer)
+    numbers = [float_or_none(seed.answer) for seed in (one, other)]
+    return None in numbers or same_number(one.answer, other.answer)
+
+
+def _is_below_tolerance(seed: Seed) -> bool:
+    return not seed.options and is_below_tolerance(float_or_none(seed.answer) or 0)
+
+
+def _refuse_repeated_ids(items: Sequence[Placed]) -> None:
+    places: dict[str, str] = {}
+    for place, seed, _ in items:
+        if seed.id in places:
+            raise UsageError(f"{place}: the item {seed.id!r} is in {places[seed.id]} too", "name each file once")
+        places[seed.id] = place
+
+
+def bad_row(place: str, reason: str, fix: str = "correct the row; nothing was imported") -> DataError:
+    """The error for a row that refuses the whole import."""
+    return DataError(f"{place}: {reason}", fix)

@@ -1,0 +1,41 @@
+"""Splits: which split an item belongs to, and which questions restate each other."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nanoflux_local.records import derive_seed
+from nanoflux_local.transcript import Seed
+
+SPLITS = ("train", "dev", "test")
+SPLIT_SHARES = (("train", 0.6), ("dev", 0.1), ("test", 0.3))
+CARVED_SHARES = (("train", 0.9), ("dev", 0.1))
+"""For a benchmark whose official files are train and test only: its dev split is taken from train."""
+_SPLIT_WORDS = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
+
+
+def file_split(path: Path) -> str:
+    """The official split that a file's name contains ("train-00000-of-00001.parquet"), or ""."""
+    words = re.split(r"[^a-z]+", (path.name if path.is_dir() else path.stem).casefold())
+    return next((_SPLIT_WORDS[word] for word in reversed(words) if word in _SPLIT_WORDS), "")
+
+
+def hashed_split(question: str, shares: Sequence[tuple[str, float]] = SPLIT_SHARES) -> str:
+    """A split that depends only on the question's words. Numbers do not count, so restated questions stay together."""
+    position = derive_seed("split", stem(question)) / 2**63
+    for split, share in shares:
+        if position < share:
+            return split
+        position -= share
+    return shares[-1][0]
+
+
+def stem(question: str) -> str:
+    """The letters of a question: equal for questions that differ only in their numbers and punctuation."""
+    return "".join(character for character in question.casefold() if character.isalpha())
+
+
+def count_restated(stems: Iterable[str], others: Iterable[Seed]) -> int:
+    """How many of `stems` are those of a question in `others`: GSM-Hard restates GSM8K's test set."""
+    other_stems = {stem(other.question) for other in others}
+    return sum(each in other_stems for each in stems)
