@@ -123,7 +123,7 @@ def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) 
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
         assert view.summarize_run(run).to_json()["calls"]["made"] > 0
-    assert asyncio.run(runs.replay(home, run))["same"]
+    assert asyncio.run(runs.replay(home, run)).same
     with pytest.raises(ConfigError, match=r"endpoints\.parrot: structured: the interface 'echo' gives no structured"):
         binding.derived(config, {"endpoints": {"parrot": {"structured": True}}}, home)
 
