@@ -60,18 +60,18 @@ def test_from_generation_to_report(home: Home, tmp_path: Path) -> None:
     trained = train_adapter(home, name, "smollm2-135m", settings, rows, held, lambda _: None)
     assert trained["val_loss"] < trained["initial_val_loss"]
 
-    results = [
+    summaries = [
         evaluate(home, "smollm2-135m", adapter, "starter-easy", "test", 4, runs=1, temperature=0.0)
         for adapter in ("", str(trained["adapter"])[:12])
     ]
-    assert [result["n"] for result in results] == [4, 4] and results[0]["eval"] != results[1]["eval"]
+    assert [summary.n for summary in summaries] == [4, 4] and summaries[0].id != summaries[1].id
     with LedgerView(home.ledger) as view:
-        assert compare(view, [result["eval"] for result in results])["pairs"][0]["n"] == 4
+        assert compare(view, [summary.id for summary in summaries]).pairs[0].n == 4
         made = view.row("SELECT count(*) AS n FROM calls")
         assert made is not None
 
         again = evaluate(home, "smollm2-135m", "", "starter-easy", "test", 4, runs=1, temperature=0.0)
-        assert again == results[0]
+        assert again == summaries[0]
         asked = view.row("SELECT count(*) AS n FROM calls")
         assert asked is not None and asked["n"] == made["n"], "a finished evaluation asks nothing again"
     page = write_report(home.ledger, run, tmp_path / "report").read_text()

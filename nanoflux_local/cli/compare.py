@@ -1,10 +1,13 @@
 """`nanoflux compare`: paired tests between evaluations of the same items."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
+
+if TYPE_CHECKING:
+    from nanoflux_local.evaluate.comparison import Comparison
 
 
 @click.command(name="compare")
@@ -21,12 +24,12 @@ def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
     with LedgerView(home().ledger) as view:
         comparison = compare(view, evaluations, partial)
     if as_json:
-        print_json(comparison)
+        print_json(comparison.as_json())
     else:
         show_comparison(comparison)
 
 
-def show_comparison(comparison: dict[str, Any]) -> None:
+def show_comparison(comparison: "Comparison") -> None:
     """Print the pairs as a table, and how many items each pair leaves out."""
     from nanoflux_local.experiments.tables import format_detectable
 
@@ -45,20 +48,20 @@ def show_comparison(comparison: dict[str, Any]) -> None:
         ),
         [
             [
-                pair["a"],
-                pair["b"],
-                pair["n"],
-                f"{pair['difference']:+.1%}",
-                f"{pair['ci95'][0]:+.1%} to {pair['ci95'][1]:+.1%}",
-                f"{pair['mcnemar_p']:.3g}",
-                f"{pair['holm_p']:.3g}",
-                f"{pair['bootstrap_p']:.3g}",
-                "" if pair["paired_t_p"] is None else f"{pair['paired_t_p']:.3g}",
-                format_detectable(pair),
+                pair.a,
+                pair.b,
+                pair.n,
+                f"{pair.difference:+.1%}",
+                f"{pair.ci95[0]:+.1%} to {pair.ci95[1]:+.1%}",
+                f"{pair.mcnemar_p:.3g}",
+                f"{pair.holm_p:.3g}",
+                f"{pair.bootstrap_p:.3g}",
+                "" if pair.paired_t_p is None else f"{pair.paired_t_p:.3g}",
+                format_detectable(pair.minimum_detectable),
             ]
-            for pair in comparison["pairs"]
+            for pair in comparison.pairs
         ],
     )
-    for pair in comparison["pairs"]:
-        if pair["left_out"]:
-            say(f"{pair['a']} and {pair['b']}: {pair['left_out']} items left out because one of them has no score")
+    for pair in comparison.pairs:
+        if pair.left_out:
+            say(f"{pair.a} and {pair.b}: {pair.left_out} items left out because one of them has no score")

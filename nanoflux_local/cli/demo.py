@@ -3,7 +3,6 @@
 import asyncio
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -77,13 +76,11 @@ def _compare(place: Home, adapter: str) -> None:
     from nanoflux_local.ledger.views import LedgerView
 
     say("4/5 evaluation on held-out templates, before and after")
-    results: list[dict[str, Any]] = [
-        evaluate(place, MODEL, each, DATA, "test", None, runs=1, temperature=0.0) for each in ("", adapter)
-    ]
-    before, after = (result["strict"]["mean"] for result in results)
+    summaries = [evaluate(place, MODEL, each, DATA, "test", None, runs=1, temperature=0.0) for each in ("", adapter)]
+    before, after = (summary.strict.mean for summary in summaries if summary.strict)
     with LedgerView(place.ledger) as view:
-        comparison = compare(view, [result["eval"] for result in results])
-    click.echo(f"\nstrict accuracy on {results[0]['n']} held-out items: {before:.1%} untuned, {after:.1%} tuned")
+        comparison = compare(view, [summary.id for summary in summaries])
+    click.echo(f"\nstrict accuracy on {summaries[0].n} held-out items: {before:.1%} untuned, {after:.1%} tuned")
     show_comparison(comparison)
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from nanoflux_local.endpoints.base import Endpoint
     from nanoflux_local.evaluate.soft import SoftJudge
+    from nanoflux_local.evaluate.summary import Accuracy, Correction, EvaluationSummary
 
 
 class AdapterKind(click.ParamType[str]):
@@ -119,114 +121,110 @@ def command(
         raise UsageError("--endpoint and --mode soft need a profile", "add --profile NAME|FILE")
     place = home().prepare()
 
-    def made() -> "Endpoint":
+    def build() -> "Endpoint":
         if endpoint:
             return _of_profile(place, profile, endpoint, reasoning_tokens)
         return _model(place, model, adapter, via, args, reasoning_tokens)
 
     soft = _judge(place, profile, judge) if mode == "soft" else None
-    result = evaluated(place, made, data, split, limit, runs, temperature, soft, domain)
-    if judge_errors and result["soft"]:
-        result["soft"]["corrected"] = _corrected(place, judge_errors, result)
+    summary = evaluate_endpoint(place, build, data, split, limit, runs, temperature, soft, domain)
+    if judge_errors and summary.soft:
+        summary = replace(summary, corrected=_correct(place, judge_errors, summary.soft, summary.judge))
     if as_json:
-        print_json(result)
+        print_json(summary.as_json())
     else:
-        show_evaluation(result)
-    from nanoflux_local.evaluate.evaluation import require_whole
-
-    require_whole(result)
+        show_evaluation(summary)
+    summary.require_whole()
 
 
-def _corrected(place: Home, run: str, result: dict[str, Any]) -> dict[str, Any]:
-    """The soft accuracy without the judge's errors (Rogan and Gladen 1978), as its trial in a run counted them.
+def _correct(place: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":
+    """Correct a soft accuracy for the judge's errors (Rogan and Gladen 1978), as its trial in a run counted them.
 
     Raises:
-        NothingMatchedError: the run held no trial, or of only one kind of solution.
-        UsageError: another model judged there, or it judged no better than chance.
+        NothingMatchedError: the run has no trial, or one with only right or only wrong solutions.
+        UsageError: the run has another judge, or its judge did no better than chance.
     """
     from nanoflux_local.evaluate.statistics import corrected
+    from nanoflux_local.evaluate.summary import Correction
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.trial import summarize_trial
 
     with LedgerView(place.ledger) as view:
         row = view.find_run(run)
         trial = summarize_trial(view, row["id"])
-    config, asked = json.loads(row["config"]), result["soft"]["judge"]
-    judge = config["endpoints"].get(config["roles"]["judge"]["endpoint"], {}).get("model")
-    if judge != asked:
+    config = json.loads(row["config"])
+    judge_of_run = config["endpoints"].get(config["roles"]["judge"]["endpoint"], {}).get("model")
+    if judge_of_run != judge:
         raise UsageError(
-            f"the judge of run {run} is {judge or 'a program'}, not {asked}", "name a run judged by the same model"
+            f"the judge of run {run} is {judge_of_run or 'a program'}, not {judge}",
+            "name a run judged by the same model",
         )
     rates = trial.judge if trial else None
     if rates is None or not rates.sensitivity.n or not rates.specificity.n:
         raise NothingMatchedError(f"run {run} has no judge trial", "start a run with --set judge.trial=50")
-    right, wrong = (
-        rates.specificity,
-        rates.sensitivity,
-    )  # the trial looks for wrong ones, an accuracy counts right
+    # The trial looks for wrong solutions, an accuracy counts right ones: the two rates swap their roles.
+    right, wrong = rates.specificity, rates.sensitivity
     counts = [round((share.share or 0) * share.n) for share in (right, wrong)]
-    items = result["soft"].get("n", result["n"])
-    positives = round(result["soft"]["mean"] * items)
-    value = corrected(positives, items, counts[0], right.n, counts[1], wrong.n)
-    if value is None:
+    prevalence = corrected(round(soft.mean * soft.n), soft.n, counts[0], right.n, counts[1], wrong.n)
+    if prevalence is None:
         raise UsageError(f"the judge of run {run} did no better than chance in its trial", "use another judge")
-    return {"estimate": value.estimate, "ci95": list(value.ci95), "run": row["id"]}
+    return Correction(prevalence.estimate, prevalence.ci95, row["id"])
 
 
-def show_evaluation(result: dict[str, Any]) -> None:
-    """The outcome of an evaluation as a table."""
-    strict, soft = result["strict"], result["soft"]
+def show_evaluation(summary: "EvaluationSummary") -> None:
+    """Print the outcome of an evaluation as a table."""
+    adapter = f" + {summary.adapter[:16]}" if summary.adapter else ""
     print_table(
-        ("eval", result["eval"]),
+        ("eval", summary.id),
         [
-            ("model", f"{result['model']}{' + ' + result['adapter'][:16] if result['adapter'] else ''}"),
-            ("data", f"{result['data']} {result['split']}, {_items(result)}, {result['runs']} runs"),
-            *_strict_rows(strict),
-            *(
-                [("soft", f"{soft['mean']:.1%}, {soft['unscored']} unscored, judged by {soft['judge']}")]
-                if soft
-                else []
-            ),
-            *([("soft, corrected", _told_corrected(soft["corrected"]))] if soft and "corrected" in soft else []),
-            ("no answer read", result["unanswered"]),
-            *_cut_rows(result),
-            ("unscored", _unscored(result)),
+            ("model", f"{summary.model}{adapter}"),
+            ("data", f"{summary.data} {summary.split}, {_format_items(summary)}, {summary.runs} runs"),
+            *_strict_rows(summary.strict),
+            *_soft_rows(summary),
+            ("no answer read", summary.unanswered),
+            *_cut_rows(summary),
+            ("unscored", _format_unscored(summary)),
         ],
     )
 
 
-def _items(result: dict[str, Any]) -> str:
-    scored, asked = result["n"], result.get("items", result["n"])
+def _format_items(summary: "EvaluationSummary") -> str:
+    scored, asked = summary.n, summary.items
     return f"{scored} items" if scored == asked else f"{scored} of {asked} items scored"
 
 
-def _unscored(result: dict[str, Any]) -> str:
-    from nanoflux_local.evaluate.shortfall import list_causes
+def _format_unscored(summary: "EvaluationSummary") -> str:
+    from nanoflux_local.evaluate.shortfall import describe_causes
 
-    reasons = result.get("unscored_reasons")
-    return f"{result['unscored']}: {list_causes(reasons)}" if reasons else str(result["unscored"])
-
-
-def _told_corrected(found: dict[str, Any]) -> str:
-    low, high = found["ci95"]
-    return f"{found['estimate']:.1%} ({low:.1%} to {high:.1%}) without the judge's errors in run {found['run']}"
+    return f"{summary.unscored}: {describe_causes(summary.causes)}" if summary.causes else str(summary.unscored)
 
 
-def _cut_rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    if not result["cut_in_reasoning"]:
-        return []
-    advice = f"raise --reasoning-tokens, or reasoning_tokens of the endpoint (now {result['reasoning_tokens']})"
-    return [("  cut in reasoning", f"{result['cut_in_reasoning']}: {advice}")]
-
-
-def _strict_rows(strict: dict[str, Any] | None) -> list[tuple[str, str]]:
+def _strict_rows(strict: "Accuracy | None") -> list[tuple[str, str]]:
     if strict is None:
-        return [("strict", "free text, which no machine can grade")]
-    low, high = strict["ci95"]
+        return [("strict", "free text, which cannot be graded without a judge")]
+    low, high = strict.ci95
     return [
-        ("strict", f"{strict['mean']:.1%} ± {strict['sd']:.1%} over runs"),
+        ("strict", f"{strict.mean:.1%} ± {strict.sd:.1%} over runs"),
         ("95% interval", f"{low:.1%} to {high:.1%}"),
     ]
+
+
+def _soft_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
+    if summary.soft is None:
+        return []
+    rows = [("soft", f"{summary.soft.mean:.1%}, {summary.soft.unscored} unscored, judged by {summary.judge}")]
+    if value := summary.corrected:
+        low, high = value.ci95
+        text = f"{value.estimate:.1%} ({low:.1%} to {high:.1%}) without the judge's errors in run {value.run}"
+        rows.append(("soft, corrected", text))
+    return rows
+
+
+def _cut_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
+    if not summary.cut_in_reasoning:
+        return []
+    advice = f"raise --reasoning-tokens, or reasoning_tokens of the endpoint (now {summary.reasoning_tokens})"
+    return [("  cut in reasoning", f"{summary.cut_in_reasoning}: {advice}")]
 
 
 def evaluate(
@@ -240,22 +238,22 @@ def evaluate(
     temperature: float,
     via: str = "in_process",
     args: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """One whole evaluation of a model here with a progress bar. An adapter that changes nothing is refused.
+) -> "EvaluationSummary":
+    """Run an evaluation of an installed model with a progress bar. An adapter that changes nothing is refused.
 
     Raises:
         EndpointError: replies are missing.
     """
-    result = evaluated(place, lambda: _model(place, model, adapter, via, args), data, split, limit, runs, temperature)
-    from nanoflux_local.evaluate.evaluation import require_whole
+    summary = evaluate_endpoint(
+        place, lambda: _model(place, model, adapter, via, args), data, split, limit, runs, temperature
+    )
+    summary.require_whole()
+    return summary
 
-    require_whole(result)
-    return result
 
-
-def evaluated(
+def evaluate_endpoint(
     place: Home,
-    made: "Callable[[], Endpoint]",
+    build: "Callable[[], Endpoint]",
     data: str,
     split: str,
     limit: int | None,
@@ -263,8 +261,8 @@ def evaluated(
     temperature: float,
     judge: "SoftJudge | None" = None,
     domain: str = "",
-) -> dict[str, Any]:
-    """One evaluation of whatever `made` gives, with a progress bar.
+) -> "EvaluationSummary":
+    """Run an evaluation of the endpoint that `build` returns, with a progress bar.
 
     Raises:
         UsageError: the domain that was named does not have the benchmark.
@@ -285,8 +283,8 @@ def evaluated(
         )
     bar = Bar(f"evaluating on {data}")
 
-    async def ask() -> dict[str, Any]:
-        endpoint = made()
+    async def ask() -> "EvaluationSummary":
+        endpoint = build()
         try:
             plan = make_plan(endpoint.identity, data, split, items, runs, temperature,
                              root=place.root, judge=judge, domain_name=domain,

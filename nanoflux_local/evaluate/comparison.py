@@ -1,16 +1,17 @@
-"""Comparisons of finished evaluations, item by item: paired tests, Holm's correction, what could have been found.
+"""Comparisons of finished evaluations, item by item: paired tests with Holm's correction and the detectable difference.
 
-Only the same items are ever compared. What one side could not score is left out on both, and counted.
+Only the same items are compared. An item that one side could not score is left out on both sides and counted.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nanoflux_local.errors import NothingMatchedError, RefusedError, UsageError
-from nanoflux_local.evaluate.evaluation import PARTIAL, describe_partial, is_whole
+from nanoflux_local.evaluate.evaluation import PARTIAL
 from nanoflux_local.evaluate.statistics import compare_paired, holm, paired_t
+from nanoflux_local.evaluate.summary import describe_missing, missing_causes
 from nanoflux_local.ledger.views import LedgerView
 
 Marks = Mapping[str, Sequence[bool]]
@@ -18,8 +19,8 @@ Marks = Mapping[str, Sequence[bool]]
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
-    """One side of a comparison: its marks, the accuracy of each of its runs, and which items were asked."""
+class Side:
+    """One side of a comparison: its marks, the accuracy of each of its runs, and a digest of the items asked."""
 
     name: str
     marks: Marks
@@ -27,26 +28,65 @@ class Marked:
     items: str = ""
 
 
-def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False) -> dict[str, Any]:
-    """Paired tests between all pairs of evaluations; Holm's correction over the pairs of this call.
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The paired tests of two sides, b minus a, over the `n` items that both scored.
 
-    Evaluations that lack replies are refused unless `partial`: what they lack is left out on both sides then.
+    `holm_p` is McNemar's p corrected over the pairs of one comparison. `paired_t_p` is None without a t-test over runs,
+    `minimum_detectable` if no item differs. `data` names the benchmark in an experiment, which may have several.
+    """
+
+    a: str
+    b: str
+    n: int
+    difference: float
+    ci95: tuple[float, float]
+    bootstrap_p: float
+    mcnemar_p: float
+    minimum_detectable: float | None
+    paired_t_p: float | None
+    left_out: int
+    holm_p: float
+    data: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """A pair of `compare --json`, or with `data` of `experiment show --json`."""
+        values = {**asdict(self), "ci95": list(self.ci95)}
+        data = values.pop("data")
+        return {"data": data, **values} if data else values
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The pairs of one comparison, corrected together."""
+
+    pairs: tuple[Pair, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `compare --json` prints."""
+        return {"pairs": [pair.as_json() for pair in self.pairs]}
+
+
+def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False) -> Comparison:
+    """Compare all pairs of evaluations with paired tests and Holm's correction over these pairs.
+
+    Evaluations with missing replies are refused unless `partial`; their missing items are then left out on both sides.
 
     Raises:
         NothingMatchedError: an evaluation is unknown or not finished.
-        UsageError: fewer than two, or their items differ, or there is only one item.
+        UsageError: fewer than two evaluations, different items, or only one item.
         RefusedError: an evaluation is partial.
     """
     if len(set(evaluations)) < 2:
         raise UsageError(
             "a comparison needs two different evaluations", "take their ids from the output of `nanoflux eval`"
         )
-    sides = [marked(view, name, partial) for name in dict.fromkeys(evaluations)]
-    return {"pairs": with_holm([pair(a, b) for index, a in enumerate(sides) for b in sides[index + 1 :]])}
+    sides = [load_side(view, name, partial) for name in dict.fromkeys(evaluations)]
+    return Comparison(correct_pairs([compare_sides(a, b) for index, a in enumerate(sides) for b in sides[index + 1 :]]))
 
 
-def pair(a: Marked, b: Marked) -> dict[str, Any]:
-    """One pair of `compare --json`, b minus a, all but Holm's p.
+def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
+    """Test one pair, b minus a; `holm_p` is that of a comparison with this pair alone.
 
     Raises:
         UsageError: the items differ, or there is only one.
@@ -62,38 +102,45 @@ def pair(a: Marked, b: Marked) -> dict[str, Any]:
         raise UsageError(
             f"evaluations {a.name} and {b.name} share only one item, too few for a test", "evaluate at least two items"
         )
-    found = compare_paired([a.marks[item] for item in shared], [b.marks[item] for item in shared])
+    paired = compare_paired([a.marks[item] for item in shared], [b.marks[item] for item in shared])
     over_runs = paired_t(a.by_run, b.by_run) if len(a.by_run) == len(b.by_run) else None
-    return {
-        "a": a.name,
-        "b": b.name,
-        **asdict(found),
-        "ci95": list(found.ci95),
-        "paired_t_p": over_runs.p if over_runs else None,
-        "left_out": len(asked) - len(shared),
-    }
+    return Pair(
+        a=a.name,
+        b=b.name,
+        n=paired.n,
+        difference=paired.difference,
+        ci95=paired.ci95,
+        bootstrap_p=paired.bootstrap_p,
+        mcnemar_p=paired.mcnemar_p,
+        minimum_detectable=paired.minimum_detectable,
+        paired_t_p=over_runs.p if over_runs else None,
+        left_out=len(asked) - len(shared),
+        holm_p=paired.mcnemar_p,
+        data=data,
+    )
 
 
-def with_holm(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The pairs with Holm's p over all of them."""
-    adjusted = holm([float(found["mcnemar_p"]) for found in pairs])
-    return [{**found, "holm_p": p} for found, p in zip(pairs, adjusted, strict=True)]
+def correct_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """The pairs with Holm's correction over all of them."""
+    adjusted = holm([pair.mcnemar_p for pair in pairs])
+    return tuple(replace(pair, holm_p=p) for pair, p in zip(pairs, adjusted, strict=True))
 
 
-def marked(view: LedgerView, evaluation: str, partial: bool = False) -> Marked:
-    """A finished evaluation's side of a comparison.
+def load_side(view: LedgerView, evaluation: str, partial: bool = False) -> Side:
+    """Load a finished evaluation as one side of a comparison.
 
     Raises:
-        NothingMatchedError: it is unknown or not finished.
-        RefusedError: it lacks replies, and `partial` was not asked for.
+        NothingMatchedError: the evaluation is unknown or not finished.
+        RefusedError: replies are missing, and `partial` is false.
     """
     row = view.row("SELECT status, settings, result FROM evaluations WHERE id = ?", evaluation)
     if row is None or row["status"] not in ("done", PARTIAL):
         raise NothingMatchedError(f"no finished evaluation {evaluation!r} in this home", "run `nanoflux eval` first")
     result = json.loads(row["result"])
-    if not partial and not is_whole(result):
+    causes = missing_causes(result)
+    if causes and not partial:
         raise RefusedError(
-            f"evaluation {evaluation} is partial: {describe_partial(result)}",
+            f"evaluation {evaluation} is partial: {describe_missing(causes)}",
             "complete it with the same `nanoflux eval` command, or compare the scored items with --partial",
         )
     marks: dict[str, list[bool]] = {}
@@ -102,6 +149,6 @@ def marked(view: LedgerView, evaluation: str, partial: bool = False) -> Marked:
         " ORDER BY item, repeat",
         evaluation,
     )
-    for item in rows:
-        marks.setdefault(item["item"], []).append(item["verdict"] == "right")
-    return Marked(evaluation, marks, tuple(result.get("by_run", ())), json.loads(row["settings"]).get("items", ""))
+    for row_of_item in rows:
+        marks.setdefault(row_of_item["item"], []).append(row_of_item["verdict"] == "right")
+    return Side(evaluation, marks, tuple(result.get("by_run", ())), json.loads(row["settings"]).get("items", ""))

@@ -6,13 +6,11 @@ was finished: replies are remembered calls.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import known_domains, load_domain
@@ -20,9 +18,9 @@ from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.context import find_overflow
 from nanoflux_local.errors import ConfigError, EndpointError, RefusedError, UsageError
 from nanoflux_local.evaluate.scoring import Mark, score_reply
-from nanoflux_local.evaluate.shortfall import Shortfall, list_causes
+from nanoflux_local.evaluate.shortfall import Shortfall, describe_causes
 from nanoflux_local.evaluate.soft import SoftJudge
-from nanoflux_local.evaluate.statistics import bootstrap_interval
+from nanoflux_local.evaluate.summary import EvaluationSummary, describe_missing, measure_accuracy
 from nanoflux_local.jobs import EVALUATION, Watch, Work, stint, working_on
 from nanoflux_local.ledger.calls import RememberedCalls
 from nanoflux_local.ledger.store import Ledger
@@ -84,11 +82,11 @@ class Plan:
 
     def request(self, item: Seed, repeat: int) -> ChatRequest:
         """The request of one item in one repeat: the defender's own conversation, so that tuning and test agree."""
-        messages = defender_messages(self.domain.lettered(item.options), self.domain.budgets, with_options(item))
+        messages = defender_messages(self.domain.lettered(item.options), self.domain.budgets, format_question(item))
         return ChatRequest(self.identity, messages, self.sampling, derive_seed(self.seed, "eval", repeat, item.id))
 
 
-def with_options(item: Seed) -> str:
+def format_question(item: Seed) -> str:
     """The question with its options under it."""
     return "\n".join([item.question, *(f"{letter}. {option}" for letter, option in item.options.items())])
 
@@ -153,12 +151,11 @@ class Marks:
 
 async def evaluate(
     ledger: Ledger, endpoint: Endpoint, plan: Plan, on_progress: Callable[[int, int], None] = lambda *_: None
-) -> dict[str, Any]:
-    """Ask every item in every repeat, commit each score as it comes, and return what `eval --json` prints.
+) -> EvaluationSummary:
+    """Ask every item in every repeat, commit each score as it arrives, and summarize.
 
-    A process that asks the same is waited for: what it asked is then remembered. Where replies are missing, the result
-    is that of the scored ones, with the causes in "unscored_reasons", and the evaluation's status is PARTIAL; evaluated
-    again, it asks only for what is missing.
+    Waits for another process that runs the same evaluation, and then reuses its replies. If replies are missing, the
+    summary covers the scored ones and the evaluation's status is PARTIAL; evaluating again asks only for the rest.
 
     Raises:
         ConfigError: a request does not fit the endpoint's context.
@@ -172,22 +169,22 @@ async def evaluate(
     async with _alone(Home(ledger.path.parent), work):
         ledger.bury_jobs(EVALUATION.name, EVALUATION.table, plan.id)
         ledger.start_evaluation(plan.id, model.model, model.adapter, plan.data, plan.split, settings)
-        with stint(ledger, work) as at:
-            beating = asyncio.create_task(Watch(ledger, at.job, work, lambda _: None).keep())
+        with stint(ledger, work) as job:
+            heartbeat = asyncio.create_task(Watch(ledger, job.job, work, lambda _: None).keep())
             try:
-                result = summarise(plan, *await _marks(ledger, endpoint, plan, on_progress))
+                summary = summarize(plan, *await _marks(ledger, endpoint, plan, on_progress))
             finally:
-                beating.cancel()
-            at.status, at.message = ("done", "") if is_whole(result) else (PARTIAL, describe_partial(result))
-            ledger.finish_evaluation(plan.id, at.status, result)
-    return result
+                heartbeat.cancel()
+            job.status, job.message = ("done", "") if summary.is_whole else (PARTIAL, describe_missing(summary.causes))
+            ledger.finish_evaluation(plan.id, job.status, summary.as_json())
+    return summary
 
 
 def _refuse_overflow(endpoint: Endpoint, plan: Plan) -> None:
     """Refuse a thinking model whose longest request leaves its thoughts too little room."""
     if not plan.reasoning_tokens or not plan.items:
         return
-    longest = max(plan.items, key=lambda item: len(with_options(item)))
+    longest = max(plan.items, key=lambda item: len(format_question(item)))
     answer = plan.sampling.max_tokens - plan.reasoning_tokens
     if overflow := find_overflow(endpoint, plan.request(longest, 0).messages, answer):
         fix = "lower --reasoning-tokens, or use an endpoint with a longer context"
@@ -269,7 +266,7 @@ class _Asking:
         if judge := self.plan.judge:
             draw = Draw(derive_seed(self.plan.seed, "judge", repeat, item.id), 0, 0)
             try:
-                soft = await judge.mark(self.plan.domain, with_options(item), item, reply.text, draw, self._call)
+                soft = await judge.mark(self.plan.domain, format_question(item), item, reply.text, draw, self._call)
             except EndpointError as error:
                 self.shortfall.add(error)
                 soft = "unscored"
@@ -280,95 +277,42 @@ class _Asking:
         return (await self.calls.ask(request))[1]
 
 
-def summarise(plan: Plan, marks: dict[str, list[Marks]], shortfall: Shortfall) -> dict[str, Any]:
-    """What `eval --json` prints; replies that are missing count nowhere. "n" is the number of items with a mark,
-    "items" that of the items which were to be asked.
+def summarize(plan: Plan, marks: dict[str, list[Marks]], shortfall: Shortfall) -> EvaluationSummary:
+    """Summarize the marks of each item by repeat, and the missing replies.
 
     Raises:
-        EndpointError: nothing was scored.
+        EndpointError: no reply was scored.
     """
-    strict = _mode([[marked.strict for marked in repeats] for repeats in marks.values()])
-    soft = _mode([[marked.soft or "unscored" for marked in repeats] for repeats in marks.values()])
+    strict = measure_accuracy([[reply.strict for reply in repeats] for repeats in marks.values()])
+    soft = measure_accuracy([[reply.soft or "unscored" for reply in repeats] for repeats in marks.values()])
     if strict is None and soft is None:
-        raise _nothing_scored(shortfall)
-    flat = [marked.strict for repeats in marks.values() for marked in repeats]
-    return {
-        "eval": plan.id,
-        "model": plan.identity.model,
-        "adapter": plan.identity.adapter or None,
-        "data": plan.data,
-        "split": plan.split,
-        "n": max(mode["n"] for mode in (strict, soft) if mode),
-        "items": len(marks),
-        "strict": {key: strict[key] for key in ("mean", "sd", "ci95")} if strict else None,
-        "soft": {**soft, "judge": plan.judge.endpoint.identity.model} if soft and plan.judge else None,
-        "unanswered": flat.count("unanswered"),
-        "cut_in_reasoning": sum(each.cut for repeats in marks.values() for each in repeats),
-        "reasoning_tokens": plan.reasoning_tokens,
-        "unscored": flat.count("unscored"),
-        "unscored_reasons": shortfall.as_json(),
-        "runs": plan.runs,
-        "by_run": strict["by_run"] if strict else [],
-    }
-
-
-def is_whole(result: Mapping[str, Any]) -> bool:
-    """Whether an evaluation's result lacks no reply. Free text, which only the judge can grade, counts as unscored
-    without lacking one.
-    """
-    return not result.get("unscored_reasons", result["strict"] and result.get("unscored"))
-
-
-def describe_partial(result: Mapping[str, Any]) -> str:
-    """Why a result is partial: how many replies are missing, and the causes."""
-    reasons = result.get("unscored_reasons", [])
-    missing = sum(entry["count"] for entry in reasons) or result["unscored"]
-    return f"{missing} replies are missing" + (f": {list_causes(reasons)}" if reasons else "")
-
-
-def require_whole(result: Mapping[str, Any], allow_refused: bool = False) -> None:
-    """Fail where an evaluation lacks replies; with `allow_refused`, only where asking again could bring them.
-
-    Raises:
-        EndpointError: it does; the message holds the causes.
-    """
-    reasons = result.get("unscored_reasons", [])
-    if is_whole(result) or (allow_refused and reasons and all(entry["refused"] for entry in reasons)):
-        return
-    raise EndpointError(
-        f"evaluation {result['eval']} is partial: {describe_partial(result)}",
-        "fix the cause, then run the same command again: it asks only for the missing replies",
+        raise _no_score_error(shortfall)
+    replies = [reply for repeats in marks.values() for reply in repeats]
+    strict_marks = [reply.strict for reply in replies]
+    return EvaluationSummary(
+        id=plan.id,
+        model=plan.identity.model,
+        adapter=plan.identity.adapter,
+        data=plan.data,
+        split=plan.split,
+        items=len(marks),
+        runs=plan.runs,
+        strict=strict,
+        soft=soft if plan.judge else None,
+        judge=plan.judge.endpoint.identity.model if plan.judge else "",
+        unanswered=strict_marks.count("unanswered"),
+        cut_in_reasoning=sum(reply.cut for reply in replies),
+        reasoning_tokens=plan.reasoning_tokens,
+        unscored=strict_marks.count("unscored"),
+        causes=shortfall.causes,
     )
 
 
-def _nothing_scored(shortfall: Shortfall) -> EndpointError:
+def _no_score_error(shortfall: Shortfall) -> EndpointError:
     if shortfall.first is None:
         return EndpointError("no reply could be scored: the judge gave no verdict", "use another judge")
     fix = shortfall.first.fix.partition("; then `nanoflux run resume`")[0]
     return EndpointError(
-        f"none of {shortfall.missing} replies could be scored: {list_causes(shortfall.as_json())}",
+        f"none of {shortfall.missing} replies could be scored: {describe_causes(shortfall.causes)}",
         f"{fix or 'fix the cause'}; then run the same command again",
     )
-
-
-def _mode(marks: Sequence[Sequence[Mark]]) -> dict[str, Any] | None:
-    """Mean over items of their repeats, its bootstrap interval, the standard deviation over runs, the number "n" of
-    items that have a mark; None where none has.
-    """
-    rates = [
-        float(np.mean([mark == "right" for mark in repeats if mark != "unscored"]))
-        for repeats in marks
-        if set(repeats) != {"unscored"}
-    ]
-    if not rates:
-        return None
-    runs = [[mark for mark in run if mark != "unscored"] for run in zip(*marks, strict=True)]
-    by_run = [float(np.mean([mark == "right" for mark in run])) for run in runs if run]
-    return {
-        "n": len(rates),
-        "mean": float(np.mean(rates)),
-        "sd": float(np.std(by_run, ddof=1)) if len(by_run) > 1 else 0.0,
-        "ci95": list(bootstrap_interval(rates)),
-        "unscored": sum(mark == "unscored" for repeats in marks for mark in repeats),
-        "by_run": by_run,
-    }

@@ -1,23 +1,23 @@
-"""Replies that an evaluation lacks, and why: each cause with its count, the first one first.
+"""The replies that an evaluation lacks: each cause with its count, the first one first.
 
-Owns the decision when asking on is useless: an endpoint that refuses every request, or asks to be left alone for longer
-than a call waits. A prompt that is refused, or a reply that was lost, costs its own item alone.
+Decides when to stop asking: the endpoint refuses every request, or asks for a longer pause than a call waits. A refused
+prompt or a lost reply affects only its own item.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from nanoflux_local.errors import EndpointError, EndpointRefusedError
 
 NOT_ASKED = "not asked: the evaluation stopped at the first cause"
 MOST_CAUSES = 20
-"""Causes that are listed by their own words; messages that differ in a number each would fill the ledger."""
+"""Causes that are listed separately; without a limit, messages that differ only in a number would fill the ledger."""
 OTHER = "other causes"
 
 
 @dataclass(slots=True)
 class Cause:
-    """Why replies are missing. `refused`: the endpoint refuses these prompts, and asking again mends nothing."""
+    """Why `count` replies are missing. `refused`: the endpoint refuses these prompts, so asking again does not help."""
 
     reason: str
     count: int = 0
@@ -31,7 +31,7 @@ class Shortfall:
         self._causes: dict[str, Cause] = {}
         self.first: EndpointError | None = None
         self.stops = False
-        """Whether asking on is useless."""
+        """Whether further requests would fail too."""
 
     def add(self, error: EndpointError) -> None:
         """Count a reply that failed with `error`."""
@@ -42,7 +42,7 @@ class Shortfall:
         self._count(reason if reason in self._causes or len(self._causes) < MOST_CAUSES else OTHER, bool(refusal))
 
     def skip(self) -> None:
-        """Count a reply that was not asked for."""
+        """Count a reply that was not requested."""
         self._count(NOT_ASKED)
 
     def _count(self, reason: str, refused: bool = False) -> None:
@@ -52,11 +52,12 @@ class Shortfall:
     def missing(self) -> int:
         return sum(cause.count for cause in self._causes.values())
 
-    def as_json(self) -> list[dict[str, Any]]:
-        """`unscored_reasons` of `eval --json`."""
-        return [asdict(cause) for cause in self._causes.values()]
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """The causes, the first one first."""
+        return tuple(replace(cause) for cause in self._causes.values())
 
 
-def list_causes(reasons: list[dict[str, Any]]) -> str:
+def describe_causes(causes: Sequence[Cause]) -> str:
     """The causes with their counts, in one line of text."""
-    return "; ".join(f"{entry['reason']} ({entry['count']})" for entry in reasons)
+    return "; ".join(f"{cause.reason} ({cause.count})" for cause in causes)

@@ -10,7 +10,7 @@ from typing import Any
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.evaluate.evaluation import with_options
+from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.experiments.grid import Condition, Plan
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -84,7 +84,7 @@ def asked_items(home: Home, plan: Plan, data: str, split: str) -> list[Seed]:
 
 def _examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:
     return [
-        training_example(domain, domain.budgets, with_options(item), item.solution, item.answer, item.id)
+        training_example(domain, domain.budgets, format_question(item), item.solution, item.answer, item.id)
         for item in items
     ]
 

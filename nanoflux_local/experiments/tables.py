@@ -44,15 +44,14 @@ def pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[list[object]]:
             f"{pair['mcnemar_p']:.3g}",
             f"{pair['holm_p']:.3g}",
             "" if pair["paired_t_p"] is None else f"{pair['paired_t_p']:.3g}",
-            format_detectable(pair),
+            format_detectable(pair["minimum_detectable"]),
         ]
         for pair in pairs
     ]
 
 
-def format_detectable(pair: Mapping[str, Any]) -> str:
-    """The smallest true difference that the test finds with 80% power."""
-    difference = pair["minimum_detectable"]
+def format_detectable(difference: float | None) -> str:
+    """The smallest true difference that the test detects with 80% power."""
     return "not known" if difference is None else f"{difference:.1%}"
 
 

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from nanoflux_local.adapters.store import find_adapter
 from nanoflux_local.config import EndpointConfig, RunConfig, merged
@@ -321,16 +320,16 @@ def _marks(act: _Act, stage: Stage, via: str, args: tuple[str, ...]) -> dict[str
     """By item, the answer that was read and its strict mark."""
     items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEMS]
 
-    async def ask() -> dict[str, Any]:
+    async def ask() -> str:
         endpoint: Endpoint = build_model_endpoint(act.base, act.adapter, stage.home, via, args)
         try:
             plan = make_plan(endpoint.identity, DOMAIN, "test", items, 1, 0.0, root=stage.home.root)
             with Ledger(stage.home.ledger) as ledger:
-                return await evaluate(ledger, endpoint, plan)
+                return (await evaluate(ledger, endpoint, plan)).id
         finally:
             await endpoint.close()
 
-    evaluation = asyncio.run(ask())["eval"]
+    evaluation = asyncio.run(ask())
     query = "SELECT item, reading, verdict FROM evaluation_items WHERE evaluation = ?"
     with LedgerView(stage.home.ledger) as view:
         return {row["item"]: (row["reading"], row["verdict"]) for row in view.rows(query, evaluation)}

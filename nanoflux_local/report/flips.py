@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from nanoflux_local.evaluate.evaluation import with_options
+from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.seeds.datasets import items_here
@@ -52,7 +52,7 @@ def _flip_entry(
     item = items.get(name)
     return {
         "item": name,
-        "question": with_options(item) if item else "(the benchmark is no longer here)",
+        "question": format_question(item) if item else "(the benchmark is no longer here)",
         "answer": item.answer if item else "",
         "before": {**one, "reply": _text(view, one["call"])},
         "after": {**other, "reply": _text(view, other["call"])},

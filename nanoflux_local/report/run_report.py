@@ -114,9 +114,9 @@ def _bar(entry: dict[str, Any]) -> tuple[str, float, float, float]:
 def _comparison(view: LedgerView, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
     if len(evaluations) != 2 or evaluations[0]["n"] < 2:  # one item has no spread to compare
         return None
-    pair: dict[str, Any] = compare(view, [entry["id"] for entry in evaluations], partial=True)["pairs"][0]
-    low, high = pair["ci95"]
-    return {**pair, "settled": low > 0 or high < 0}
+    (pair,) = compare(view, [entry["id"] for entry in evaluations], partial=True).pairs
+    low, high = pair.ci95
+    return {**pair.as_json(), "settled": low > 0 or high < 0}
 
 
 def _examples(view: LedgerView, run: str) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from nanoflux_local import jobs
 from nanoflux_local.config import RunConfig, Strict, validated
 from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError, UsageError
-from nanoflux_local.evaluate.evaluation import evaluate, make_plan, require_whole
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.jobs import RUN, SERIES, TRAINING, Wish, Work, status_of, stint, watched, with_worker, working_on
 from nanoflux_local.ledger.asked import freeze
 from nanoflux_local.ledger.store import Ledger
@@ -225,9 +225,9 @@ class _Series:
             plan = make_plan(
                 endpoint.identity, dev, "dev", items, 1, 0.0, root=home, domain_name=domain, reasoning_tokens=room
             )
-            result = await evaluate(self.ledger, endpoint, plan, on_progress)
-            require_whole(result, allow_refused=True)
-            return result
+            summary = await evaluate(self.ledger, endpoint, plan, on_progress)
+            summary.require_whole(allow_refused=True)
+            return summary.as_json()
         finally:
             await bound.close()
 

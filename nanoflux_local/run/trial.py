@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from nanoflux_local.answers import plain_number, read_number
 from nanoflux_local.evaluate.agreement import krippendorff_alpha
-from nanoflux_local.evaluate.evaluation import with_options
+from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.evaluate.statistics import wilson
 from nanoflux_local.ledger.calls import TRIAL, Call, RememberedCalls, TracedCalls, acting_as
 from nanoflux_local.ledger.store import Ledger
@@ -57,7 +57,7 @@ def build_known_solutions(rules: Rules) -> list[KnownSolution]:
         chosen += [seed] if seed.answer else []
     solutions = []
     for number, seed in enumerate(chosen):
-        right = Attack(with_options(seed), _solution_text(seed), seed.answer, seed.program)
+        right = Attack(format_question(seed), _solution_text(seed), seed.answer, seed.program)
         fault: Fault = "answer" if number % 2 else "slip"
         wrong = plant_fault(right, seed, fault, rng)
         solutions += [

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from nanoflux_local.domains.base import Domain, load_built_in
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError, UsageError
-from nanoflux_local.evaluate.evaluation import with_options
+from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.jobs import TRAINING, Wish, Work, boot_id, is_worked_on, status_of, watched, with_worker, working_on
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -117,7 +117,12 @@ def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
         items = [item for item in items_here(home.ledger, dataset, "dev") if item.solution]
         rows += [
             training_example(
-                domain.lettered(item.options), domain.budgets, with_options(item), item.solution, item.answer, item.id
+                domain.lettered(item.options),
+                domain.budgets,
+                format_question(item),
+                item.solution,
+                item.answer,
+                item.id,
             )
             for item in items[:VALIDATION_ITEMS]
         ]

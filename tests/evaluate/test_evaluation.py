@@ -5,13 +5,15 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import EndpointError, EndpointRefusedError, RefusedError, UsageError
 from nanoflux_local.evaluate.comparison import compare
-from nanoflux_local.evaluate.evaluation import domain_of, evaluate, make_plan, require_whole
+from nanoflux_local.evaluate.evaluation import domain_of, evaluate, make_plan
+from nanoflux_local.evaluate.shortfall import Cause
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.experiments.tables import format_detectable
 from nanoflux_local.jobs import EVALUATION, Work, with_worker
@@ -26,7 +28,7 @@ from nanoflux_local.transcript import Seed
 async def _evaluated(ledger: Ledger, model: str, count: int) -> str:
     endpoint = ScriptedEndpoint(model)
     plan = make_plan(endpoint.identity, "starter", "test", starter_items("test")[:count], 1, 0.0)
-    return str((await evaluate(ledger, endpoint, plan))["eval"])
+    return (await evaluate(ledger, endpoint, plan)).id
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -39,7 +41,7 @@ async def test_one_item_has_no_spread_to_compare(tmp_path, count):
                 with pytest.raises(UsageError, match="share only one item"):
                     compare(view, ids)
             else:
-                assert compare(view, ids)["pairs"][0]["n"] == 2
+                assert compare(view, ids).pairs[0].n == 2
 
 
 def test_gsm8k_is_asked_as_gsm_hard_is_and_free_text_by_no_strict_scorer():
@@ -89,8 +91,8 @@ async def test_a_judge_gives_every_reply_a_soft_mark_beside_the_strict_one(tmp_p
         plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0, judge=SoftJudge("judge", judge))
         both = await evaluate(ledger, model, plan)
         rows = ledger.rows("SELECT item, verdict, soft FROM evaluation_items WHERE evaluation = ?", plan.id)
-    assert strict["soft"] is None and strict["eval"] != both["eval"]
-    assert strict["strict"] == both["strict"] and both["strict"]["mean"] == pytest.approx(3 / 6)
+    assert strict.soft is None and strict.id != both.id
+    assert strict.strict == both.strict and both.strict.mean == pytest.approx(3 / 6)
     assert rows == [
         ("i0", "right", "unscored"),
         ("i1", "right", "right"),
@@ -99,29 +101,29 @@ async def test_a_judge_gives_every_reply_a_soft_mark_beside_the_strict_one(tmp_p
         ("i4", "wrong", "wrong"),
         ("i5", "unanswered", "unanswered"),
     ]
-    assert both["soft"]["mean"] == pytest.approx(3 / 5) and both["soft"]["unscored"] == 1
-    assert both["soft"]["judge"] == "j"
+    assert both.soft.mean == pytest.approx(3 / 5) and both.soft.unscored == 1
+    assert both.judge == "j" and both.as_json()["soft"]["judge"] == "j"
 
 
 async def test_what_got_no_reply_is_unscored_on_both_sides_of_a_comparison_and_asked_again(tmp_path):
     path = tmp_path / "ledger.db"
     with Ledger(path) as ledger:
-        found = {}
+        summaries = {}
         for model, silent in (("a", 4), ("b", 9)):
             endpoint = Failing(model, silent)
-            found[model] = await evaluate(
+            summaries[model] = await evaluate(
                 ledger, endpoint, make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
             )
-        assert found["a"]["unscored"] == 1 and found["a"]["strict"]["mean"] == pytest.approx(3 / 5)
+        assert summaries["a"].unscored == 1 and summaries["a"].strict.mean == pytest.approx(3 / 5)
         with LedgerView(path) as view:
-            ids = [found[model]["eval"] for model in "ab"]
+            ids = [summaries[model].id for model in "ab"]
             with pytest.raises(RefusedError, match="is partial: 1 replies are missing: no reply"):
                 compare(view, ids)
-            pair = compare(view, ids, partial=True)["pairs"][0]
-        assert (pair["n"], pair["left_out"], pair["difference"]) == (5, 1, 0.0)
+            (pair,) = compare(view, ids, partial=True).pairs
+        assert (pair.n, pair.left_out, pair.difference) == (5, 1, 0.0)
         again = Failing("a", 9)
         whole = await evaluate(ledger, again, make_plan(again.identity, "starter", "test", ITEMS, 1, 0.0))
-        assert again.asked == 1 and whole["unscored"] == 0, "only what has no reply is asked again"
+        assert again.asked == 1 and whole.unscored == 0, "only what has no reply is asked again"
 
 
 async def test_a_result_that_lacks_replies_is_no_cell_of_a_table_unless_its_prompts_are_refused(tmp_path):
@@ -130,13 +132,13 @@ async def test_a_result_that_lacks_replies_is_no_cell_of_a_table_unless_its_prom
         plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
         partial = await evaluate(ledger, endpoint, plan)
         with pytest.raises(EndpointError, match="is partial: 1 replies are missing: no reply"):
-            require_whole(partial, allow_refused=True)
-        refused = {**partial, "unscored_reasons": [{"reason": "too long", "count": 1, "refused": True}]}
-        require_whole(refused, allow_refused=True)
+            partial.require_whole(allow_refused=True)
+        refused = replace(partial, causes=(Cause("too long", 1, refused=True),))
+        refused.require_whole(allow_refused=True)
         with pytest.raises(EndpointError, match="too long"):
-            require_whole(refused)
+            refused.require_whole()
         assert ledger.rows("SELECT status FROM evaluations") == [("partial",)]
-        require_whole(await evaluate(ledger, Failing("m", 9), plan))
+        (await evaluate(ledger, Failing("m", 9), plan)).require_whole()
 
 
 async def test_a_judge_whose_key_is_refused_stops_the_evaluation_with_that_cause(tmp_path):
@@ -148,7 +150,7 @@ async def test_a_judge_whose_key_is_refused_stops_the_evaluation_with_that_cause
     plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0, judge=SoftJudge("judge", judge))
     with Ledger(tmp_path / "ledger.db") as ledger:
         result = await evaluate(ledger, model, plan)
-        assert result["strict"]["mean"] >= 0 and "no such key" in result["unscored_reasons"][0]["reason"]
+        assert result.strict.mean >= 0 and "no such key" in result.causes[0].reason
         assert ledger.rows("SELECT status FROM evaluations") == [("partial",)]
 
 
@@ -156,7 +158,7 @@ async def test_other_items_are_never_compared_even_where_they_overlap(tmp_path):
     path, model = tmp_path / "ledger.db", ScriptedEndpoint("m", script=answers)
     with Ledger(path) as ledger:
         ids = [
-            (await evaluate(ledger, model, make_plan(model.identity, "starter", "test", items, 1, 0.0)))["eval"]
+            (await evaluate(ledger, model, make_plan(model.identity, "starter", "test", items, 1, 0.0))).id
             for items in (ITEMS, ITEMS[:4])
         ]
         with LedgerView(path) as view, pytest.raises(UsageError, match="have different items"):
@@ -202,7 +204,7 @@ async def test_a_killed_evaluation_is_told_as_interrupted_and_goes_on(tmp_path):
     assert (shown()["status"], shown()["worker"]) == ("interrupted", None)
     assert shown()["message"] == "its process ended; the same command goes on with it"
     with Ledger(home.ledger) as ledger:
-        assert (await evaluate(ledger, model, plan))["strict"]["mean"] == pytest.approx(1 / 2)
+        assert (await evaluate(ledger, model, plan)).strict.mean == pytest.approx(1 / 2)
         assert ledger.rows("SELECT state FROM jobs ORDER BY id") == [("interrupted",), ("done",)]
     assert shown()["status"] == "done"
 
@@ -211,8 +213,8 @@ async def test_of_two_that_ask_the_same_at_once_one_waits_and_asks_nothing(tmp_p
     with Ledger(tmp_path / "ledger.db") as one, Ledger(tmp_path / "ledger.db") as other:
         first, second = Failing("m", 9), Failing("m", 9)
         plan = make_plan(first.identity, "starter", "test", ITEMS, 1, 0.0)
-        found = await asyncio.gather(evaluate(one, first, plan), evaluate(other, second, plan))
-    assert found[0] == found[1] and sorted((first.asked, second.asked)) == [0, 6]
+        summaries = await asyncio.gather(evaluate(one, first, plan), evaluate(other, second, plan))
+    assert summaries[0] == summaries[1] and sorted((first.asked, second.asked)) == [0, 6]
 
 
 class Silent(ScriptedEndpoint):
@@ -237,10 +239,10 @@ async def test_where_no_item_differs_what_could_be_found_is_not_known(tmp_path):
         for model in ("a", "b"):
             endpoint = ScriptedEndpoint(model, script=answers)
             plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
-            ids.append((await evaluate(ledger, endpoint, plan))["eval"])
+            ids.append((await evaluate(ledger, endpoint, plan)).id)
         with LedgerView(path) as view:
-            (pair,) = compare(view, ids)["pairs"]
-    assert pair["minimum_detectable"] is None and format_detectable(pair) == "not known"
+            (pair,) = compare(view, ids).pairs
+    assert pair.minimum_detectable is None and format_detectable(pair.minimum_detectable) == "not known"
 
 
 async def test_an_evaluation_that_was_cut_off_goes_on(tmp_path):
@@ -253,7 +255,7 @@ async def test_an_evaluation_that_was_cut_off_goes_on(tmp_path):
         assert ledger.rows("SELECT status FROM evaluations") == [("interrupted",)]
         counting = Failing("m", 9)
         result = await evaluate(ledger, counting, plan)
-    assert counting.asked <= 18 - 7 and result["runs"] == 3 and len(result["by_run"]) == 3
+    assert counting.asked <= 18 - 7 and result.runs == 3 and len(result.strict.by_run) == 3
 
 
 PROMISED = {"a", "b", "n", "difference", "ci95", "mcnemar_p", "bootstrap_p", "holm_p", "minimum_detectable"}
@@ -264,6 +266,6 @@ async def test_a_comparison_has_every_promised_key(tmp_path):
     with Ledger(path) as ledger:
         ids = [await _evaluated(ledger, model, 8) for model in "abc"]
     with LedgerView(path) as view:
-        pairs = compare(view, ids)["pairs"]
+        pairs = compare(view, ids).as_json()["pairs"]
     assert len(pairs) == 3 and all(pair.keys() >= PROMISED for pair in pairs)
     assert all(pair["holm_p"] >= pair["mcnemar_p"] for pair in pairs)

@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.cli.evaluate import evaluated, show_evaluation
+from nanoflux_local.cli.evaluate import evaluate_endpoint, show_evaluation
 from nanoflux_local.cli.run import show_run
 from nanoflux_local.config import parse_settings
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import ConfigError
+from nanoflux_local.evaluate.summary import EvaluationSummary
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.reasoning import answer_start
@@ -224,10 +225,10 @@ def play(home: Home, domain: str, interface: str, *settings: str) -> dict[str, A
         return view.summarize_run(run).to_json()
 
 
-def evaluate_thinker(home: Home, domain: str, data: str, interface: str, room: int | None = None) -> dict[str, Any]:
+def evaluate_thinker(home: Home, domain: str, data: str, interface: str, room: int | None = None) -> EvaluationSummary:
     via: str = "vllm" if interface == "vllm" else "in_process"
     args = ARGS if interface == "vllm" else ()
-    return evaluated(
+    return evaluate_endpoint(
         home,
         lambda: build_model_endpoint("thinker", "", home, via, args, room),
         data,
@@ -259,9 +260,9 @@ def test_run_reads_the_answers_of_a_thinking_defender(home: Home, interface: str
 @pytest.mark.parametrize("domain", ["starter", "gsmhard"])
 def test_evaluation_reads_the_answers_of_a_thinking_model(home: Home, interface: str, domain: str) -> None:
     result = evaluate_thinker(home, domain, domain, interface, 512)
-    asked = result["n"] * result["runs"]
-    assert asked >= 5 and result["unanswered"] + result["unscored"] <= 0.05 * asked
-    assert result["cut_in_reasoning"] == 0 and result["reasoning_tokens"] == 512
+    asked = result.n * result.runs
+    assert asked >= 5 and result.unanswered + result.unscored <= 0.05 * asked
+    assert result.cut_in_reasoning == 0 and result.reasoning_tokens == 512
 
 
 def test_cut_thoughts_are_reported_with_the_key_to_raise(
@@ -278,7 +279,7 @@ def test_cut_thoughts_are_reported_with_the_key_to_raise(
     shown = capsys.readouterr().out
     assert "2 attempts ended without an answer" in shown and "raise endpoints.thinker.reasoning_tokens" in shown
     result = evaluate_thinker(home, "short", "starter", interface, 8)
-    assert result["unanswered"] == result["cut_in_reasoning"] == result["n"]
+    assert result.unanswered == result.cut_in_reasoning == result.n
     show_evaluation(result)
     assert "raise --reasoning-tokens" in capsys.readouterr().out
 

@@ -19,7 +19,7 @@ from nanoflux_local.config import EndpointConfig, validated
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.build import build_embedder, build_model_endpoint
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.evaluate.evaluation import evaluate, make_plan, require_whole
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.evaluate.statistics import CONFIDENCE
 from nanoflux_local.experiments.generation import runs_of
 from nanoflux_local.experiments.grid import Condition, Plan, Scale
@@ -127,7 +127,7 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
             reasoning_tokens=endpoint.context.reasoning,
         )
         with Ledger(home.ledger) as ledger:
-            require_whole(await evaluate(ledger, endpoint, asked), allow_refused=True)
+            (await evaluate(ledger, endpoint, asked)).require_whole(allow_refused=True)
     finally:
         await endpoint.close()
     references = {item.id: item.solution for item in drawn}

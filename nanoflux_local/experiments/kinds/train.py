@@ -5,6 +5,7 @@ Dev items choose among conditions if the grid asks for it; test items are only e
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import UsageError
-from nanoflux_local.evaluate.comparison import Marked, marked, pair, with_holm
-from nanoflux_local.evaluate.evaluation import evaluate, make_plan, require_whole
+from nanoflux_local.evaluate.comparison import Pair, Side, compare_sides, correct_pairs, load_side
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.evaluate.statistics import bootstrap_interval, folds, t_interval
 from nanoflux_local.experiments.compute import generation_cost, times_less
 from nanoflux_local.experiments.generation import runs_of
@@ -72,7 +73,7 @@ class TrainKind:
     def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
         entry_by_name = {entry["condition"]: entry for entry in entries}
         return {
-            "pairs": _compare_pairs(reading),
+            "pairs": [pair.as_json() for pair in _compare_pairs(reading)],
             "chosen": _chosen(reading.plan, entries),
             "less_compute": times_less(entry_by_name.get("full"), entry_by_name.get("run")),
         }
@@ -148,8 +149,10 @@ async def _evaluate_split(home: Home, plan: Plan, endpoint: Endpoint, data: str,
     )
     with Ledger(home.ledger) as ledger:
         if ledger.rows("SELECT status FROM evaluations WHERE id = ?", asked.id) != [("done",)]:
-            result = await evaluate(ledger, endpoint, asked, lambda done, total: on_step(f"{split} items", done, total))
-            require_whole(result, allow_refused=True)
+            summary = await evaluate(
+                ledger, endpoint, asked, lambda done, total: on_step(f"{split} items", done, total)
+            )
+            summary.require_whole(allow_refused=True)
     return asked.id
 
 
@@ -175,13 +178,13 @@ def _training(done: Sequence[CellResult]) -> dict[str, Any]:
     }
 
 
-def _side(view: LedgerView, name: str, cells: Sequence[CellResult], split: str, data: str) -> Marked:
+def _side(view: LedgerView, name: str, cells: Sequence[CellResult], split: str, data: str) -> Side:
     """A condition's side of a comparison: each item with its marks under every seed and repeat."""
-    sides = [marked(view, cell[split][data], partial=True) for cell in cells]
+    sides = [load_side(view, cell[split][data], partial=True) for cell in cells]
     items = set.intersection(*(set(side.marks) for side in sides))
     marks = {item: [mark for side in sides for mark in side.marks[item]] for item in sorted(items)}
     by_seed = tuple(float(np.mean([np.mean(side.marks[item]) for item in items])) for side in sides)
-    return Marked(name, marks, by_seed, sides[0].items)
+    return Side(name, marks, by_seed, sides[0].items)
 
 
 def _accuracy(view: LedgerView, cells: Sequence[CellResult], split: str, data: str) -> dict[str, Any]:
@@ -211,23 +214,17 @@ def _accuracy_cells(accuracy: dict[str, Any] | None) -> list[object]:
     return [accuracy["n"], f"{accuracy['mean']:.1%}", f"{low:.1%} to {high:.1%}", spread]
 
 
-def _compare_pairs(reading: Reading) -> list[dict[str, Any]]:
+def _compare_pairs(reading: Reading) -> tuple[Pair, ...]:
     """The declared pairs whose cells are all done, on each test benchmark; Holm's correction over all of them."""
-    pairs = []
+    pairs: list[Pair] = []
     for data in reading.plan.scale.test:
         for names in reading.plan.compared:
             sides = [reading.finished_cells(name) for name in names]
             if all(sides):
                 a, b = (_side(reading.view, name, side, "test", data) for name, side in zip(names, sides, strict=True))
-                pairs.append({"data": data, **_pair(a, b)})
-    return with_holm([entry for entry in pairs if "n" in entry])
-
-
-def _pair(a: Marked, b: Marked) -> dict[str, Any]:
-    try:
-        return pair(a, b)
-    except UsageError:  # one item: nothing to test
-        return {}
+                with suppress(UsageError):  # a single item cannot be tested
+                    pairs.append(compare_sides(a, b, data))
+    return correct_pairs(pairs)
 
 
 def _chosen(plan: Plan, conditions: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -155,7 +155,9 @@ tests each pair of them (paired, with Holm's correction) and lists the items tha
             text.append(f"{self._short_name(pair['b']):<13} − {self._short_name(pair['a']):<12}")
             text.append(f"{pair['difference']:>+8.1%}", style="bold" if significant else "")
             text.append(f"  {low:+.1%} to {high:+.1%}".ljust(20))
-            text.append(f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{format_detectable(pair):>12}")
+            text.append(
+                f"{pair['mcnemar_p']:>10.3g}{pair['holm_p']:>8.3g}{format_detectable(pair['minimum_detectable']):>12}"
+            )
             text.append(
                 "  differs" if significant else "  no difference shown",
                 style=self.colours["success" if significant else "warning"],

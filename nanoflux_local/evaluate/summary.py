@@ -1,0 +1,154 @@
+"""The outcome of an evaluation as typed values, and its JSON form: that of `eval --json` and of the ledger."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nanoflux_local.errors import EndpointError
+from nanoflux_local.evaluate.scoring import Mark
+from nanoflux_local.evaluate.shortfall import Cause, describe_causes
+from nanoflux_local.evaluate.statistics import bootstrap_interval
+
+NOT_RECORDED = "cause not recorded"
+"""The cause of missing replies in results of older versions, which stored only their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """An accuracy over `n` items that have a mark: mean over items of their repeats, its bootstrap interval, and the
+    standard deviation over runs. `unscored` counts replies without a mark.
+    """
+
+    n: int
+    mean: float
+    sd: float
+    ci95: tuple[float, float]
+    unscored: int
+    by_run: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A soft accuracy corrected for the judge's errors, which were counted in the trial of `run`."""
+
+    estimate: float
+    ci95: tuple[float, float]
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSummary:
+    """An evaluation's outcome. Missing replies count in no accuracy; `causes` says why they are missing.
+
+    `items` is the number of items to be asked. `strict` is None if no answer can be graded without a judge, `soft` is
+    None without a judge.
+    """
+
+    id: str
+    model: str
+    adapter: str
+    data: str
+    split: str
+    items: int
+    runs: int
+    strict: Accuracy | None
+    soft: Accuracy | None
+    judge: str
+    unanswered: int
+    cut_in_reasoning: int
+    reasoning_tokens: int
+    unscored: int
+    causes: tuple[Cause, ...]
+    corrected: Correction | None = None
+
+    @property
+    def n(self) -> int:
+        """The number of items with a mark."""
+        return max(accuracy.n for accuracy in (self.strict, self.soft) if accuracy)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no reply is missing. Free text, which only a judge can grade, is unscored without being missing."""
+        return not self.causes
+
+    def require_whole(self, allow_refused: bool = False) -> None:
+        """Fail if replies are missing; with `allow_refused`, only if asking again could bring them.
+
+        Raises:
+            EndpointError: replies are missing; the message holds the causes.
+        """
+        if self.is_whole or (allow_refused and all(cause.refused for cause in self.causes)):
+            return
+        raise EndpointError(
+            f"evaluation {self.id} is partial: {describe_missing(self.causes)}",
+            "fix the cause, then run the same command again: it asks only for the missing replies",
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What `eval --json` prints and the ledger stores."""
+        return {
+            "eval": self.id,
+            "model": self.model,
+            "adapter": self.adapter or None,
+            "data": self.data,
+            "split": self.split,
+            "n": self.n,
+            "items": self.items,
+            "strict": _strict_json(self.strict),
+            "soft": self._soft_json(),
+            "unanswered": self.unanswered,
+            "cut_in_reasoning": self.cut_in_reasoning,
+            "reasoning_tokens": self.reasoning_tokens,
+            "unscored": self.unscored,
+            "unscored_reasons": [asdict(cause) for cause in self.causes],
+            "runs": self.runs,
+            "by_run": list(self.strict.by_run) if self.strict else [],
+        }
+
+    def _soft_json(self) -> dict[str, Any] | None:
+        if self.soft is None:
+            return None
+        accuracy = {**asdict(self.soft), "ci95": list(self.soft.ci95), "by_run": list(self.soft.by_run)}
+        corrected = (
+            {"corrected": {**asdict(self.corrected), "ci95": list(self.corrected.ci95)}} if self.corrected else {}
+        )
+        return {**accuracy, "judge": self.judge, **corrected}
+
+
+def _strict_json(accuracy: Accuracy | None) -> dict[str, Any] | None:
+    return {"mean": accuracy.mean, "sd": accuracy.sd, "ci95": list(accuracy.ci95)} if accuracy else None
+
+
+def measure_accuracy(marks: Sequence[Sequence[Mark]]) -> Accuracy | None:
+    """The accuracy of marks of shape (items, runs); None if no reply has a mark."""
+    rates = [
+        float(np.mean([mark == "right" for mark in repeats if mark != "unscored"]))
+        for repeats in marks
+        if set(repeats) != {"unscored"}
+    ]
+    if not rates:
+        return None
+    runs = [[mark for mark in run if mark != "unscored"] for run in zip(*marks, strict=True)]
+    by_run = tuple(float(np.mean([mark == "right" for mark in run])) for run in runs if run)
+    return Accuracy(
+        n=len(rates),
+        mean=float(np.mean(rates)),
+        sd=float(np.std(by_run, ddof=1)) if len(by_run) > 1 else 0.0,
+        ci95=bootstrap_interval(rates),
+        unscored=sum(mark == "unscored" for repeats in marks for mark in repeats),
+        by_run=by_run,
+    )
+
+
+def missing_causes(result: Mapping[str, Any]) -> tuple[Cause, ...]:
+    """Why replies are missing in a result that the ledger stores; empty if none is."""
+    if "unscored_reasons" in result:
+        return tuple(Cause(**entry) for entry in result["unscored_reasons"])
+    return (Cause(NOT_RECORDED, result["unscored"]),) if result["strict"] and result.get("unscored") else ()
+
+
+def describe_missing(causes: Sequence[Cause]) -> str:
+    """How many replies are missing, and why."""
+    return f"{sum(cause.count for cause in causes)} replies are missing: {describe_causes(causes)}"
