@@ -116,9 +116,9 @@ def verify(file: Path, signers: Path | None, as_json: bool) -> None:
 
     if as_json:
         who = carried.check_signature(file, signers) if signers else None
-        found = carried.problems(carried.read_head(file))
-        print_json({"ok": not found, "problems": found, "signed_by": who})
-        if found:
+        problems = carried.problems(carried.read_head(file))
+        print_json({"ok": not problems, "problems": problems, "signed_by": who})
+        if problems:
             raise click.exceptions.Exit(1)
         return
     say(carried.verify_bundle(file, signers))

@@ -35,25 +35,25 @@ def list_examples(run: str, as_json: bool) -> None:
 
     with LedgerView(home().ledger) as view:
         name = view.find_run(run)["id"]
-        found = [dict(row) for row in view.rows(
+        examples = [dict(row) for row in view.rows(
             "SELECT examples.id, turn, reason, question, answer, level, attempts FROM examples JOIN turns"
             " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ? ORDER BY turn", name
         )]  # fmt: skip
         reviews = reviews_of(view, name)
-    for row in found:
+    for row in examples:
         last = len(row.pop("attempts").split()) - 1
         row["reviews"] = {who: word["verdict"] for who, word in reviews.get((row["turn"], last), {}).items()}
     if as_json:
-        print_json(found)
+        print_json(examples)
         return
-    if not found:
+    if not examples:
         raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
     print_table(
         ("id", "turn", "reason", "level", "review", "answer", "question"),
         [
             [row["id"], row["turn"], row["reason"], f"L{row['level']}" if row["level"] else "",
              " ".join(dict.fromkeys(row["reviews"].values())), row["answer"], row["question"][:60].replace("\n", " ")]
-            for row in found
+            for row in examples
         ],
     )  # fmt: skip
 
@@ -85,10 +85,10 @@ def show(example: str, as_json: bool) -> None:
         record = json.loads(row["record"])
         place = (record["number"], record["attempts"][-1]["number"])
         reviews = reviews_of(view, row["run"]).get(place, {})
-        found = lineage(here, view, example)
+        origin = lineage(here, view, example)
     if as_json:
-        told = {"id": row["id"], "run": row["run"], "level": row["level"], "reviews": reviews}
-        print_json({**told, "turn": record, "lineage": found})
+        entry = {"id": row["id"], "run": row["run"], "level": row["level"], "reviews": reviews}
+        print_json({**entry, "turn": record, "lineage": origin})
         return
     last = record["attempts"][-1]
     click.echo(f"example {row['id']} of run {row['run']}, turn {record['number']}: {last['outcome']}")
@@ -105,24 +105,24 @@ def show(example: str, as_json: bool) -> None:
     ):
         if text:
             click.echo(f"\n{title}:\n{plain(text)}")
-    _show_lineage(found)
+    _show_lineage(origin)
 
 
-def _show_lineage(found: dict[str, Any]) -> None:
+def _show_lineage(origin: dict[str, Any]) -> None:
     """Print the calls in order, the trainings that used the example, and the nearest held-out items."""
     click.echo("\nCalls of this turn (in full with --json):")
     print_table(
         ("call", "role", "kind", "model", "came back"),
         [
             [call["call"], call["role"], call["kind"], call["model"], _describe_outcome(call)[:SHOWN_TEXT]]
-            for call in found["calls"]
+            for call in origin["calls"]
         ],
     )
-    for training in found["trainings"]:
+    for training in origin["trainings"]:
         click.echo(
             f"trained on by {training['id']} ({training['status']}), adapter {training['adapter'][:16] or 'none'}"
         )
-    for item in found["near"]:
+    for item in origin["near"]:
         click.echo(
             plain(f"near held-out item {item['item']} of {item['dataset']}: similarity {item['similarity']:.3f}")
         )
@@ -180,11 +180,11 @@ def review(example: str, verdict: Any, note: str, reviewer: str, as_json: bool) 
     """Record your verdict on an example. Earlier verdicts are kept; the newest counts."""
     from nanoflux_local.examples.review import review as add_review
 
-    found = add_review(home(), example, verdict, note, reviewer)
+    entry = add_review(home(), example, verdict, note, reviewer)
     if as_json:
-        print_json(found)
+        print_json(entry)
     else:
-        say(f"{found['reviewer']} on example {found['example']}: {verdict}")
+        say(f"{entry['reviewer']} on example {entry['example']}: {verdict}")
 
 
 @command.command("export-review")
@@ -202,11 +202,11 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
     """
     from nanoflux_local.examples.review import export_blind
 
-    found = export_blind(home(), run, out, size or 0, seed)
+    summary = export_blind(home(), run, out, size or 0, seed)
     if as_json:
-        print_json(found)
+        print_json(summary)
     else:
-        say(f"{found['questions']} questions of run {found['run']} written to {out}, accepted and rejected ones mixed")
+        say(f"{summary['questions']} questions of run {summary['run']} written to {out}, accepted and rejected mixed")
 
 
 @command.command("import-review")

@@ -162,25 +162,28 @@ def stop(name: str) -> None:
 def _show(place: Home, name: str, as_json: bool) -> None:
     from nanoflux_local.experiments.results import results
 
-    found = results(place, name)
+    experiment_results = results(place, name)
     if as_json:
-        print_json(found)
+        print_json(experiment_results)
     else:
-        show_results(found)
+        show_results(experiment_results)
 
 
-def show_results(found: dict[str, Any]) -> None:
+def show_results(experiment: dict[str, Any]) -> None:
     """Print an experiment's table, its pairs and its notes."""
     from nanoflux_local.experiments.kinds.base import find_kind
     from nanoflux_local.experiments.tables import PAIR_COLUMNS, notes, pair_rows
 
-    click.echo(f"{found['experiment']}: {found['question']}\n{found['status']}, {describe_cells(found['cells'])}\n")
-    kind = find_kind(found["kind"])
-    print_table([column.title for column in kind.columns], kind.rows(found))
-    if found["pairs"]:
+    click.echo(
+        f"{experiment['experiment']}: {experiment['question']}\n"
+        f"{experiment['status']}, {describe_cells(experiment['cells'])}\n"
+    )
+    kind = find_kind(experiment["kind"])
+    print_table([column.title for column in kind.columns], kind.rows(experiment))
+    if experiment["pairs"]:
         click.echo()
-        print_table([column.title for column in PAIR_COLUMNS], pair_rows(found["pairs"]))
-    for line in notes(found):
+        print_table([column.title for column in PAIR_COLUMNS], pair_rows(experiment["pairs"]))
+    for line in notes(experiment):
         click.echo(f"\n{line}")
-    for cell, reason in found["left_out"].items():
+    for cell, reason in experiment["left_out"].items():
         click.echo(f"left out: {cell}: {reason}")

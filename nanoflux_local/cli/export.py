@@ -34,13 +34,13 @@ def command(run: str, kind: str, out: Path, seed: int, as_json: bool, **choice: 
     """
     from nanoflux_local.examples.export import export
 
-    found = export(home(), run, kind, out, build_choice(choice, seed))
+    summary = export(home(), run, kind, out, build_choice(choice, seed))
     if as_json:
-        print_json(found)
+        print_json(summary)
         return
-    counts = ", ".join(f"{reason} {count}" for reason, count in found["reasons"].items())
+    counts = ", ".join(f"{reason} {count}" for reason, count in summary["reasons"].items())
     print_table(
-        ("exported", found["file"]),
-        [("rows", f"{found['rows']} ({counts})"), ("digest", found["digest"]), ("SHA-256", found["sha256"])],
+        ("exported", summary["file"]),
+        [("rows", f"{summary['rows']} ({counts})"), ("digest", summary["digest"]), ("SHA-256", summary["sha256"])],
     )
-    say(f"card: {found['card']}")
+    say(f"card: {summary['card']}")

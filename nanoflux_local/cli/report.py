@@ -29,12 +29,12 @@ def command(name: str, out: Path | None) -> None:
     place = home()
     with LedgerView(place.ledger) as view:
         try:
-            found, of_run = str(view.find_run(name)["id"]), True
+            subject, of_run = str(view.find_run(name)["id"]), True
         except NothingMatchedError as missing:
             try:
-                found, of_run = str(find(view, name)["id"]), False
+                subject, of_run = str(find(view, name)["id"]), False
             except NothingMatchedError:
                 raise missing from None
-    folder = out or place.reports / found
-    page = write_report(place.ledger, found, folder) if of_run else write_experiment_report(place, found, folder)
+    folder = out or place.reports / subject
+    page = write_report(place.ledger, subject, folder) if of_run else write_experiment_report(place, subject, folder)
     click.echo(page)

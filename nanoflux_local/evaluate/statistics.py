@@ -111,10 +111,10 @@ def paired_t(a: Sequence[float], b: Sequence[float]) -> PairedT | None:
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     if len(differences) < 2 or float(np.ptp(differences)) == 0.0:
         return None
-    found = ttest_rel(b, a)
-    interval = found.confidence_interval(CONFIDENCE)
+    test = ttest_rel(b, a)
+    interval = test.confidence_interval(CONFIDENCE)
     ends = float(interval.low), float(interval.high)
-    return PairedT(len(differences), float(differences.mean()), float(found.statistic), float(found.pvalue), ends)
+    return PairedT(len(differences), float(differences.mean()), float(test.statistic), float(test.pvalue), ends)
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
