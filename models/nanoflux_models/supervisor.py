@@ -146,9 +146,9 @@ class Supervisor:
             while not control.healthy() or record.model not in control.models():
                 code = started.exit_code()
                 if code is not None:
-                    raise self.explained(record, f"ended before it answered (exit code {code})", code)
+                    raise self.explain_exit(record, f"ended before it answered (exit code {code})", code)
                 if time.monotonic() > until:
-                    raise self.explained(record, f"did not answer within {ready_s:.0f} s", None)
+                    raise self.explain_exit(record, f"did not answer within {ready_s:.0f} s", None)
                 newest = next(iter(last_lines(_tail(record), 1)), "")
                 if newest != shown:
                     shown = newest
@@ -167,7 +167,7 @@ class Supervisor:
             control.complete({"model": record.model, "prompt": "1", "max_tokens": 1, "temperature": 0})
         except ServerError as error:
             time.sleep(LOOK_S)  # a dying engine still writes why
-            failure = self.explained(record, "answered its health check and no request", started.exit_code())
+            failure = self.explain_exit(record, "answered its health check and no request", started.exit_code())
             raise ServerError(f"{failure.message}\n    {error.message}", failure.fix) from error
 
     def release(self, record: ServerRecord) -> ServerRecord:
@@ -206,7 +206,7 @@ class Supervisor:
             raise ServerError(f"The server {record.name} could not be ended: {pids} is left.", "See `ps` and its log.")
         server_record.remove(self._home, record)
 
-    def explained(self, record: ServerRecord, event: str, code: int | None) -> ServerError:
+    def explain_exit(self, record: ServerRecord, event: str, code: int | None) -> ServerError:
         """An error that says what happened to a server, the cause according to its log, and the log's last lines."""
         tail = _tail(record)
         why, fix = explain(tail, code)

@@ -63,7 +63,7 @@ async def run_search(look: Callable[[], Awaitable[list[Result]]], timeout_s: flo
 
     def reply(outcome: Any, detail: str = "", results: list[Result] | None = None) -> SearchReply:
         kept = tuple((title, place, said[:LONGEST]) for title, place, said in results or ())
-        return SearchReply(outcome, key.masked(redact(detail))[:300], kept, round(time.monotonic() - began, 3))
+        return SearchReply(outcome, key.mask(redact(detail))[:300], kept, round(time.monotonic() - began, 3))
 
     try:
         results = await asyncio.wait_for(look(), timeout_s)

@@ -234,17 +234,17 @@ def test_figures_of_several_engines_are_read_as_the_worst() -> None:
 async def test_time_limit_follows_the_measured_speed_and_falls_no_lower_than_its_floor() -> None:
     speed = Speed(2.0)
     assert speed.limit(512) == 2.0 * pace.FIRST
-    speed.answered(10.0, 100)  # 0.1 s a token
+    speed.note_answer(10.0, 100)  # 0.1 s a token
     assert speed.limit(1000) == pytest.approx(pace.MULTIPLE * 0.1 * 1000)
     assert speed.limit(1) == pytest.approx(pace.MULTIPLE * 0.1 * pace.FEWEST_TOKENS)
     for _ in range(200):
-        speed.answered(0.01, 100)
+        speed.note_answer(0.01, 100)
     assert speed.limit(1000) == 2.0
 
 
 async def test_after_a_time_out_the_next_limit_is_longer_but_bounded() -> None:
     speed = Speed(0.01)
-    speed.answered(0.0001, 64)
+    speed.note_answer(0.0001, 64)
     before = speed.limit(64)
     for _ in range(8):
         with pytest.raises(TimeoutError):
@@ -257,7 +257,7 @@ async def test_first_measured_speed_holds_for_requests_under_way() -> None:
     speed, began = Speed(0.05), time.monotonic()
     with pytest.raises(TimeoutError):
         async with speed.limited(64, speed.limit(64)):
-            speed.answered(0.001, 64)
+            speed.note_answer(0.001, 64)
             await asyncio.sleep(10)
     assert time.monotonic() - began < 0.05 * pace.FIRST
 

@@ -96,7 +96,7 @@ class Managed:
         Raises:
             ServerError: the server exited too often.
         """
-        error = self.supervisor.explained(record, "ended while it was in use", None)
+        error = self.supervisor.explain_exit(record, "ended while it was in use", None)
         await asyncio.to_thread(self.supervisor.stop, record)
         if self.restarts >= RESTARTS:
             raise error

@@ -1,6 +1,6 @@
 """Keys of servers: from the environment, or from a file that only its owner can read. Never from the command line.
 
-Owns the one place where a key is text. What goes anywhere else goes through `Key.masked` first: servers repeat keys
+Owns the one place where a key is text. What goes anywhere else goes through `Key.mask` first: servers repeat keys
 in their messages, and a ledger keeps those.
 """
 
@@ -28,7 +28,7 @@ class Key:
     def __bool__(self) -> bool:
         return bool(self.text)
 
-    def masked(self, message: str) -> str:
+    def mask(self, message: str) -> str:
         """The message with every occurrence of the key replaced by "[key]"."""
         return message.replace(self.text, "[key]") if self.text else message
 

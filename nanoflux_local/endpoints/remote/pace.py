@@ -53,7 +53,7 @@ class Speed:
             self._slack = min(MOST_SLACK, max(self._slack, 2 * limit_s / (self.limit(tokens) / self._slack)))
             raise
 
-    def answered(self, seconds: float, tokens: int) -> None:
+    def note_answer(self, seconds: float, tokens: int) -> None:
         """Adapt the timeout to an answer: at once to a slower one, gradually to a faster one."""
         first, token_s = self._token_s is None, seconds / max(tokens, FEWEST_TOKENS)
         self._token_s = max(token_s, 0.9 * (self._token_s or 0.0) + 0.1 * token_s)

@@ -36,10 +36,10 @@ class Replica:
         """Whether the replica is alive and asks for no pause."""
         return self.lives and not self.lane.quiet_s
 
-    def answered(self) -> None:
+    def note_answer(self) -> None:
         self.known, self.back_at, self._failed = True, 0.0, 0
 
-    def failed(self) -> None:
+    def note_failure(self) -> None:
         """Skip this replica for a time that doubles with each failure in a row."""
         self.back_at = time.monotonic() + min(LONGEST_BACK_S, BACK_S * 2 ** min(self._failed, 16))
         self._failed += 1

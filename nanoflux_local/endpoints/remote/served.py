@@ -168,7 +168,7 @@ class ServedEndpoint(ABC):
         raw = with_reasoning(said.thoughts, said.text)
         text = cut_answer(raw, request.sampling.stop)
         reply = ChatReply(
-            self.service.key.masked(text),
+            self.service.key.mask(text),
             said.finish if text == raw or said.finish == "refused" else "stop",
             said.prompt_tokens,
             said.completion_tokens,

@@ -100,7 +100,7 @@ class Service:
             self._report_fault(outcome, seconds, stake)
             pause = self._note_fault(replica, outcome, began, patience)
             if pause is not None:
-                self._waits.note(replica.url, self.key.masked(outcome.message), pause, patience.waited_s)
+                self._waits.note(replica.url, self.key.mask(outcome.message), pause, patience.waited_s)
                 await asyncio.sleep(pause)
             elif outcome.reply is not None:
                 return cast(T, outcome.reply)  # no text in every attempt: this is the model's reply
@@ -142,18 +142,18 @@ class Service:
             )
 
     def _note_answer(self, replica: Replica, seconds: float, reply: object) -> None:
-        replica.answered()
+        replica.note_answer()
         replica.lane.widen()
-        self._speed.answered(seconds, reply.completion_tokens if isinstance(reply, ChatReply) else 1)
+        self._speed.note_answer(seconds, reply.completion_tokens if isinstance(reply, ChatReply) else 1)
 
     def _note_fault(self, replica: Replica, fault: ClassifiedFault, began: float, patience: Patience) -> float | None:
         if fault.kind == "rate_limited":
             replica.lane.halve(began)
         if fault.retry_after_s and fault.kind is not None:
             replica.lane.rest(fault.retry_after_s)
-            replica.complaint = self.key.masked(fault.message)
+            replica.complaint = self.key.mask(fault.message)
         if fault.gone:
-            replica.failed()
+            replica.note_failure()
         else:
             replica.known = True
         patience.tried.append(replica)
@@ -166,8 +166,8 @@ class Service:
         """Raise if the healthy server refuses this prompt permanently, so that a retry is useless."""
         cause = refusal_cause(fault)
         if cause:
-            replica.answered()
-            raise PromptRefusedError(cause, self.key.masked(fault.message), fault.fix)
+            replica.note_answer()
+            raise PromptRefusedError(cause, self.key.mask(fault.message), fault.fix)
 
     def _report_fault(self, fault: ClassifiedFault, seconds: float, stake: Stake) -> None:
         if fault.kind is None:
@@ -175,12 +175,12 @@ class Service:
         tokens, usd = (stake.lost_tokens, stake.lost_usd) if fault.kind in BILLED else (0, 0.0)
         if fault.reply is not None:
             tokens, usd = fault.reply.prompt_tokens + fault.reply.completion_tokens, fault.reply.usd
-        message, raw = self.key.masked(fault.message), self.key.masked(fault.raw)[:MOST_RAW]
+        message, raw = self.key.mask(fault.message), self.key.mask(fault.raw)[:MOST_RAW]
         FAULT_LISTENER.get()(Fault(self.model, fault.kind, message, raw, round(seconds, 3), tokens, usd))
 
     def _failure(self, replica: Replica, fault: ClassifiedFault) -> EndpointError:
         """The error to raise, with the key masked: servers repeat keys in their messages, and a run records those."""
-        message = f"{replica.url} {self.key.masked(fault.message)}"
+        message = f"{replica.url} {self.key.mask(fault.message)}"
         if fault.kind == "rate_limited":
             hours = f"{PATIENCE_S / 3600:g} h"
             return BusyError(f"{message}, for {hours} on end", "resume later with `nanoflux run resume`")
