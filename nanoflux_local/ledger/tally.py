@@ -1,8 +1,8 @@
-"""A tally: what the turns and calls of one run add up to, brought up to date by what came since.
+"""A tally: running sums over the turns and calls of one run, updated with the rows that were added since.
 
-Turns and calls are only ever added, so that whoever watches a run reads each of them once, however long it is. Which
-turn a call was made for is not written beside it; it follows from the seed in the request, which was drawn from the
-turn's number (see `roles.base.Draw`).
+Turns and calls are only added, so a process that watches a run reads each of them once. The ledger does not store for
+which turn a call was made; it follows from the seed in the request, which is derived from the turn's number (see
+`roles.base.Draw`).
 """
 
 import json
@@ -17,14 +17,14 @@ from nanoflux_local.records import derive_seed
 from nanoflux_local.transcript import TurnRecord, turn_from_json
 
 MOST = 500
-"""Turns that one update reads: a long run is caught up with in several, between which others are answered."""
+"""Turns that one update reads: a long run takes several updates, between which a screen stays responsive."""
 EVENTS, RECENT_S, LOOKED_AT = 300, 60.0, 400
 STEPS = ("attack", "validation-0", "defence", "evaluation-0")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened, for a log: a turn that was committed, or a server that failed."""
+    """A line for a log: a committed turn, or a failed request."""
 
     at: str
     kind: str
@@ -33,7 +33,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class UnderWay:
-    """A turn that is not committed: the attempt, and the step that was answered last ("" where none was)."""
+    """A turn in progress: its attempt, and the step that was answered last ("" if none was)."""
 
     turn: int
     attempt: int
@@ -42,7 +42,7 @@ class UnderWay:
 
 @dataclass(slots=True)
 class Usage:
-    """Calls of one role, and what they took."""
+    """The calls of one role, with their tokens, dollars and seconds."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -80,7 +80,7 @@ class Tally:
     _newest: dict[int, UnderWay] = field(default_factory=dict)
 
     def update(self, view: LedgerView) -> bool:
-        """Read what came since; whether there is more to read at once."""
+        """Read the new rows. Returns whether more are waiting."""
         read = 0
         for row in list(view.rows(
             "SELECT number, record, at FROM turns WHERE run = ? AND number >= ? ORDER BY number LIMIT ?",

@@ -20,11 +20,11 @@ from nanoflux_local.seeds.splits import stem
 from nanoflux_local.transcript import Attack, Seed
 
 GRAM = 13
-"""Words in a row that two texts do not share by chance (Brown et al. 2020, "Language models are few-shot learners")."""
+"""Consecutive words that no two texts share by chance (Brown et al. 2020, "Language models are few-shot learners")."""
 
 
 class HeldOut:
-    """The test items of some benchmarks; `phrasing` are the texts whose phrases count as nobody's."""
+    """The test items of some benchmarks. Phrases of the `phrasing` texts do not identify an item."""
 
     def __init__(self, items: Sequence[Seed] = (), phrasing: Iterable[str] = ()) -> None:
         self._items, self._phrasing = items, phrasing
@@ -33,8 +33,8 @@ class HeldOut:
         self._embedded: Sequence[Seed] = ()
 
     async def embed(self, embedder: Identity, call: Call) -> None:
-        """Embed the items: remembered, where a run on the same embedder did so before. Their phrases are read too, so
-        that no turn waits for that.
+        """Embed the items (remembered calls if a run used the same embedder before) and index their phrases, so that no
+        turn waits for it.
         """
         await asyncio.to_thread(lambda: self._grams)
         vectors = [vector async for vector in embed_texts(embedder, [item.question for item in self._items], call)]
@@ -44,15 +44,15 @@ class HeldOut:
         refused = len(vectors) - len(self._embedded)
         if refused:
             log = logging.getLogger(__name__)
-            log.warning("the embedder refuses %d evaluation items; they are compared by their words alone", refused)
+            log.warning("the embedder refuses %d evaluation items; they are compared by their words only", refused)
 
     @cached_property
     def _grams(self) -> dict[str, str]:
-        """Read when they are needed: most who make the rules of a run play no turn, and training sets are large."""
+        """Indexed on first use: most processes that build a run's rules play no turn, and training sets are large."""
         return _identifying_phrases(self._items, self._phrasing)
 
     def find_repeat(self, attack: Attack, vector: Vector, threshold: float) -> str:
-        """Which item an attack repeats, and how; "" where it repeats none. `vector` is its question's."""
+        """The item that an attack repeats, and how, or "". `vector` is the unit vector of its question."""
         same = self._stems.get(stem(attack.question))
         if same is not None:
             return f"repeats {same}: the same words"
@@ -75,7 +75,7 @@ class HeldOut:
 
 
 def _identifying_phrases(items: Sequence[Seed], phrasing: Iterable[str]) -> dict[str, str]:
-    """The phrases that give an item away, with its id: no other item of its benchmark holds them, and no `phrasing`."""
+    """The phrases that identify an item, with its id: no other item of its benchmark and no `phrasing` has them."""
     owners: dict[str, tuple[str, str, str]] = {}
     common: set[str] = set()
     for item in items:
@@ -90,6 +90,6 @@ def _identifying_phrases(items: Sequence[Seed], phrasing: Iterable[str]) -> dict
 
 
 def grams(text: str) -> Iterator[str]:
-    """Every `GRAM` words in a row of a text, in one spelling; numbers are passed over."""
+    """Every run of `GRAM` consecutive words of a text, case-folded; numbers are skipped."""
     words = re.findall(r"[^\W\d_]+", text.casefold())
     return (" ".join(words[start : start + GRAM]) for start in range(len(words) - GRAM + 1))

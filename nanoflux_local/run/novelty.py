@@ -1,8 +1,8 @@
-"""Novelty, both stages (paper §3): is the question unlike every earlier one; is the solution unlike the attacker's?
+"""Novelty (paper §3): is the question unlike every earlier question, and the defence unlike the attacker's solution?
 
-Exact cosine similarities of float32 unit vectors. A matrix product finds the rows that could be nearest; its last bits
-depend on the shapes, the threads and the processor, so that a similarity at the threshold could fall on either side.
-What is compared and written down is therefore computed for those rows alone, and rounded correctly.
+Exact cosine similarities of float32 unit vectors. A matrix product finds the rows that could be nearest, but its last
+bits depend on shapes, threads and the processor, and could move a similarity across the threshold. The similarities
+that are compared and stored are therefore recomputed for those rows alone, correctly rounded.
 """
 
 import math
@@ -15,14 +15,14 @@ from nanoflux_local.records import Vector
 
 Matrix = npt.NDArray[np.float32]
 BLOCK_BYTES = 1 << 24
-"""Rows lie in blocks of this size: growing copies nothing, and no copy of a large matrix is ever held beside it."""
+"""Rows are stored in blocks of this size, so that growing copies nothing and never holds two large matrices."""
 DIGITS = 6
 
 
 class NoveltyIndex:
-    """Every question that passed parsing, in turn order: blocks of unit vectors of shape (questions, dimensions).
+    """Every parsed question in turn order: blocks of unit vectors of shape (questions, dimensions).
 
-    Rows are only ever appended, so a `History` of the first n rows stays true while the index grows.
+    Rows are only appended, so a `History` of the first n rows stays valid while the index grows.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class NoveltyIndex:
         self._free -= 1
 
     def history(self) -> "History":
-        """What is known now, as a value that later questions do not change; views, no copies."""
+        """A snapshot that later questions do not change; views, no copies."""
         if not self._free:
             return History(tuple(self._blocks))
         return History((*self._blocks[:-1], self._blocks[-1][: -self._free]))
@@ -58,14 +58,14 @@ class History:
         return History(self.blocks, (*self.own, *vectors))
 
     def nearest(self, vector: Vector) -> float | None:
-        """The largest cosine similarity to any earlier question, or None where there is none."""
+        """The largest cosine similarity to any earlier question, or None if there is none."""
         blocks = (*self.blocks, np.stack(self.own)) if self.own else self.blocks
         if not blocks:
             return None
         rough = [block @ vector for block in blocks]
         bar = max(float(products.max()) for products in rough) - 2 * rounding_error(len(vector))
         rows = (row for block, products in zip(blocks, rough, strict=True) for row in block[products >= bar])
-        different = {row.tobytes(): row for row in rows}  # a question asked a hundred times is looked at once
+        different = {row.tobytes(): row for row in rows}  # a question asked a hundred times is compared once
         return max(similarity(row, vector) for row in different.values())
 
 
@@ -78,7 +78,7 @@ def rounding_error(dimensions: int) -> float:
 
 
 def similarity(one: Vector, other: Vector) -> float:
-    """Cosine similarity of two unit vectors, to 6 digits: products of float32 are exact in float64, and `fsum` adds
-    them as if exactly, so that the same two vectors give the same number in every process and on every machine.
+    """Cosine similarity of two unit vectors, to 6 digits. Products of float32 are exact in float64, and `fsum`
+    rounds only once, so that two vectors give the same number in every process and on every machine.
     """
     return round(math.fsum((one.astype(np.float64) * other).tolist()), DIGITS)

@@ -1,7 +1,7 @@
-"""Streaks: how many attempts in a row got nothing to read at one step from one model, and when that is too many.
+"""Streaks: how many attempts in a row got nothing to read at one step from one model, and when a run should pause.
 
-Counted over committed turns in turn order, so that a run pauses at the same turn whatever its concurrency and however
-often it was stopped. Owns no reply and asks nobody.
+Counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and after any
+number of stops.
 """
 
 from collections import Counter
@@ -11,12 +11,12 @@ from nanoflux_local.transcript import Step, TurnRecord
 
 EMBEDDER = "the embedder"
 Place = tuple[Step, str]
-"""A step of an attempt and who played it."""
+"""A step of an attempt and the name of its player."""
 
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """`attempts` in a row with nothing to read from `player` at `step`; `reason` is the last one's."""
+    """`attempts` in a row with nothing to read from `player` at `step`; `reason` is that of the last attempt."""
 
     step: Step
     player: str
@@ -25,15 +25,15 @@ class Streak:
 
 
 class Streaks:
-    """Told every committed turn, in order."""
+    """Counts streaks; every committed turn must be added, in order."""
 
     def __init__(self) -> None:
         self._attempts: Counter[Place] = Counter()
         self._reported: dict[Place, int] = {}
 
     def add(self, record: TurnRecord, limit: int) -> Streak | None:
-        """Count a turn. The streak that it brings to `limit` attempts, or to the next multiple: a run that is resumed
-        plays on for as many. None where it brings none there, and for a limit of 0.
+        """Count a turn. Returns the streak that this turn brings to `limit` attempts or to a multiple of it (a resumed
+        run continues for as many again), else None. With a limit of 0 always None.
         """
         for attempt in record.attempts:
             for step in attempt.heard_at:
