@@ -94,15 +94,15 @@ _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fromkeys(
 """Full-width characters and hyphens that are typed for a minus, as ASCII."""
 
 
-def numbers_agree(found: float, expected: float) -> bool:
+def numbers_agree(value: float, expected: float) -> bool:
     """Whether two numbers are the same answer (paper A.1, SPEC §6). NaN and infinities agree with nothing.
 
     The tolerance of 1e-6 would make 0 right for every expected number below it: those are compared relatively.
     """
-    if not (math.isfinite(found) and math.isfinite(expected)):
+    if not (math.isfinite(value) and math.isfinite(expected)):
         return False
     scale = abs(expected) if is_below_tolerance(expected) else max(1.0, abs(expected))
-    return abs(found - expected) <= TOLERANCE * scale
+    return abs(value - expected) <= TOLERANCE * scale
 
 
 def is_below_tolerance(value: float) -> bool:
@@ -110,9 +110,9 @@ def is_below_tolerance(value: float) -> bool:
     return 0 < abs(value) < TOLERANCE
 
 
-def same_number(found: str, expected: str) -> bool:
+def same_number(answer: str, expected: str) -> bool:
     """Whether two answers each state one number, and these agree."""
-    one, other = read_number(found), read_number(expected)
+    one, other = read_number(answer), read_number(expected)
     return one is not None and other is not None and numbers_agree(one, other)
 
 

@@ -10,54 +10,54 @@ from nanoflux_local.errors import NothingMatchedError
 
 @click.group(name="corpus")
 def command() -> None:
-    """The lab's own documents, which the judge searches when it checks facts."""
+    """Manage the documents that the judge searches when it checks facts."""
 
 
 @command.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @with_json
 def add(paths: tuple[Path, ...], as_json: bool) -> None:
-    """Take documents in: txt, md, html, pdf, jsonl; folders with all of theirs. All of them or none."""
+    """Add documents (txt, md, html, pdf, jsonl), or all those in a folder. All of them are added, or none."""
     from nanoflux_local.tools.corpus import Corpus
 
     with Corpus(home().prepare().corpus, write=True) as corpus:
-        found = corpus.add(paths) | {"digest": corpus.digest()}
+        summary = corpus.add(paths) | {"digest": corpus.digest()}
     if as_json:
-        print_json(found)
+        print_json(summary)
         return
-    say(f"{found['added']} added, {found['replaced']} replaced, {found['unchanged']} unchanged")
-    say(f"the corpus holds {found['passages']} passages")
+    say(f"{summary['added']} added, {summary['replaced']} replaced, {summary['unchanged']} unchanged")
+    say(f"the corpus holds {summary['passages']} passages")
 
 
 @command.command()
 @click.argument("query")
-@click.option("--top", type=click.IntRange(1, 100), default=5, show_default=True, help="As many passages at most.")
+@click.option("--top", type=click.IntRange(1, 100), default=5, show_default=True, help="Maximum number of passages.")
 @with_json
 def search(query: str, top: int, as_json: bool) -> None:
-    """What the judge would find for QUERY: the best passages with their sources."""
+    """Show the passages that the judge would get for QUERY, best first, with their sources."""
     from nanoflux_local.tools.corpus import Corpus
 
     with Corpus(home().corpus) as corpus:
-        found = corpus.search(query, top)
+        passages = corpus.search(query, top)
     if as_json:
-        print_json([{"title": each.title, "place": each.place, "snippet": each.snippet} for each in found])
+        print_json([{"title": each.title, "place": each.place, "snippet": each.snippet} for each in passages])
         return
-    if not found:
-        raise NothingMatchedError(f"nothing in the corpus answers to {query!r}", "search for other words")
-    for each in found:
+    if not passages:
+        raise NothingMatchedError(f"no passage of the corpus matches {query!r}", "search for other words")
+    for each in passages:
         click.echo(plain(f"{each.title} ({each.place})\n    {each.snippet}\n"))
 
 
 @command.command()
 @with_json
 def show(as_json: bool) -> None:
-    """The documents of the corpus."""
+    """List the documents of the corpus."""
     from nanoflux_local.tools.corpus import Corpus
 
     with Corpus(home().corpus) as corpus:
-        found = corpus.documents()
+        documents = corpus.documents()
     if as_json:
-        print_json(found)
+        print_json(documents)
         return
-    rows = [(each["sha256"][:12], each["passages"], each["source"]) for each in found]
+    rows = [(each["sha256"][:12], each["passages"], each["source"]) for each in documents]
     print_table(("sha256", "passages", "source"), rows)

@@ -277,8 +277,8 @@ def _xml(path: Path, element: str) -> Iterator[Row]:
         fail(path, f"not XML: {error}")
     except (DefusedXmlException, ValueError, LookupError) as error:
         fail(path, f"XML that is not read: {error}")
-    for number, found in enumerate(tree.iter(element), 1):
-        yield Row(f"{element} {number}", number, {"": found})
+    for number, node in enumerate(tree.iter(element), 1):
+        yield Row(f"{element} {number}", number, {"": node})
 
 
 def _parquet(path: Path) -> Iterator[Row]:

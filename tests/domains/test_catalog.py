@@ -92,11 +92,11 @@ def test_a_prompt_without_its_values_is_an_error(name, prompt):
 @pytest.mark.parametrize("name", built_in())
 @pytest.mark.parametrize("role", SPEC_SECTIONS)
 def test_the_sections_are_the_papers(name, role):
-    found = getattr(load_domain(name).sections, role)
+    sections = getattr(load_domain(name).sections, role)
     if name in SHORT and role == "defender":
-        assert found == ("SOLUTION", "ANSWER"), "small models are spared the analysis"
+        assert sections == ("SOLUTION", "ANSWER"), "small models are spared the analysis"
     else:
-        assert set(SPEC_SECTIONS[role]) <= set(found)
+        assert set(SPEC_SECTIONS[role]) <= set(sections)
 
 
 @pytest.mark.parametrize("name", built_in())

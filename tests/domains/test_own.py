@@ -25,9 +25,11 @@ novelty = { question = 0.9 }
 
 
 def _block(kind: str) -> str:
-    found = re.findall(rf"```{kind}\n(.*?)```", (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(found) == 1, kind
-    return found[0]
+    blocks = re.findall(
+        rf"```{kind}\n(.*?)```", (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert len(blocks) == 1, kind
+    return blocks[0]
 
 
 @pytest.fixture
@@ -77,13 +79,13 @@ def test_domains_are_listed_and_shown_for_scripts(
 ) -> None:
     home = write(PLAIN)
     monkeypatch.setenv("NANOFLUX_HOME", str(home))
-    found = []
+    outputs = []
     for words in (("list",), ("show", "mine"), ("show", "mine", "--prompt", "code")):
         with pytest.raises(SystemExit) as ended:
             main(["domains", *words, "--json"])
         assert ended.value.code == 0
-        found.append(json.loads(capfd.readouterr().out))
-    listed, shown, prompt = found
+        outputs.append(json.loads(capfd.readouterr().out))
+    listed, shown, prompt = outputs
     assert [each["name"] for each in listed] == [*built_in(), "mine"]
     assert listed[-1] == {"name": "mine", "title": "doses", "answer": "number", "datasets": ["pharmacy"]}
     assert (shown["hash"], shown["seeds"]) == (load_domain("mine", home).hash, {"min": 2, "max": 3})
@@ -207,8 +209,8 @@ def _table() -> dict[str, tuple[int, int]]:
 
 def test_the_pages_table_has_every_prompt_file_with_its_version() -> None:
     folder = Path(__file__).parents[2] / "nanoflux_local" / "domains" / "prompts"
-    found = {path.stem: path.read_text(encoding="utf-8").splitlines()[0] for path in folder.glob("*.md")}
-    assert found == {name: f"{{# version {version} #}}" for name, (version, _) in _table().items()}
+    first_lines = {path.stem: path.read_text(encoding="utf-8").splitlines()[0] for path in folder.glob("*.md")}
+    assert first_lines == {name: f"{{# version {version} #}}" for name, (version, _) in _table().items()}
 
 
 @pytest.mark.real_model

@@ -186,8 +186,8 @@ def test_the_hubs_layouts_give_the_same_items(tmp_path, name, layout):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) if isinstance(rows, list) else json.dumps(rows))
     expected = [(item.seed, item.split) for item in read_benchmark(name, [path]).items]
     (tmp_path / "hub").mkdir()
-    found = read_benchmark(name, [layout(tmp_path / "hub", hub)])
-    assert [(item.seed, item.split) for item in found.items] == expected
+    reading = read_benchmark(name, [layout(tmp_path / "hub", hub)])
+    assert [(item.seed, item.split) for item in reading.items] == expected
     assert expected
 
 

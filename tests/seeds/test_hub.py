@@ -64,8 +64,8 @@ class Answering(BaseHTTPRequestHandler):
             return self._send(json.dumps(tree).encode())
         if self.server.elsewhere and "/resolve/" in path:
             return self._send(b"x" * 100, self.server.elsewhere)
-        found = self.server.files.get(path.removeprefix(f"/datasets/openai/gsm8k/resolve/{COMMIT}/"))
-        return self._send(found) if found is not None else self.send_error(404)
+        content = self.server.files.get(path.removeprefix(f"/datasets/openai/gsm8k/resolve/{COMMIT}/"))
+        return self._send(content) if content is not None else self.send_error(404)
 
     do_HEAD = do_GET
 
@@ -167,8 +167,8 @@ def test_what_is_missing_or_broken_imports_nothing(nanoflux, hub, monkeypatch, t
     ],
 )
 def test_what_cannot_be_asked_for_is_wrong_usage(nanoflux, arguments, said):
-    code, told = nanoflux("data", "import", *arguments)
-    assert code == 2 and said in told
+    code, output = nanoflux("data", "import", *arguments)
+    assert code == 2 and said in output
 
 
 @pytest.mark.parametrize("benchmark", importable_benchmarks().values(), ids=importable_benchmarks())

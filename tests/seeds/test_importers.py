@@ -176,13 +176,13 @@ def test_splits_are_near_60_10_30_and_pinned():
 def test_numbers_case_and_punctuation_do_not_move_an_item():
     """A restated stem with other numbers stays on its side of the split."""
     for stem in stems(200):
-        told = [
+        variants = [
             f"{stem.capitalize()} 16 and 3?",
             f"{stem} 4,933,828 and 0.5",
             f"{stem}; and",
             f"{stem.upper()}: $7 AND",
         ]
-        assert len({hashed_split(text) for text in told}) == 1
+        assert len({hashed_split(text) for text in variants}) == 1
 
 
 def test_gsm_hards_official_file_reads_whole(gsmhard_path):

@@ -98,9 +98,9 @@ CHAINS = [
 
 
 def traced(sandbox, parts):
-    found = read_trace(parts, sandbox.run(tracing_program(parts)))
-    assert not isinstance(found, Unparsed), found
-    return found
+    trace = read_trace(parts, sandbox.run(tracing_program(parts)))
+    assert not isinstance(trace, Unparsed), trace
+    return trace
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
@@ -218,8 +218,8 @@ def test_the_judge_sees_through_a_wrong_answer(sandbox):
 def test_a_chain_that_cannot_be_calculated_is_no_attack(sandbox, expression, said):
     start = Part("first", "", "", "", "", "", "", (("answer", expression),), (), False)
     reply = sandbox.run(tracing_program([start, BY_ID["robe"].part]))
-    found = read_trace([start, BY_ID["robe"].part], reply)
-    assert isinstance(found, Unparsed) and said in found.reason
+    trace = read_trace([start, BY_ID["robe"].part], reply)
+    assert isinstance(trace, Unparsed) and said in trace.reason
 
 
 @pytest.mark.parametrize("status", ["timeout", "memory", "killed", "output"])

@@ -100,8 +100,8 @@ def test_adding_again_changes_nothing_and_another_content_replaces(corpus: Corpu
     before = corpus.digest()
     assert corpus.add([folder])["unchanged"] == 5 and corpus.digest() == before
     (folder / "insulin.txt").write_text("Insulin is a peptide.")
-    found = corpus.add([folder])
-    assert (found["replaced"], found["unchanged"]) == (1, 4) and corpus.digest() != before
+    summary = corpus.add([folder])
+    assert (summary["replaced"], summary["unchanged"]) == (1, 4) and corpus.digest() != before
     assert corpus.search("glucagon", 5) == [] and corpus.search("peptide", 5)
 
 
