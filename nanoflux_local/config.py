@@ -239,7 +239,7 @@ class Budget(Caps):
     roles: RoleCaps = RoleCaps()
 
 
-class Asked(Strict):
+class FrozenQuestions(Strict):
     """What another run asked in its first `turns`: the SHA-256 of its questions, in order."""
 
     turns: int = Field(ge=0)
@@ -281,7 +281,7 @@ class RunConfig(Strict):
     reply_tokens: int = Field(default=2048, ge=1)
     prompts: dict[str, str] = Field(default={})
     domain_hash: str = ""
-    novel_against: dict[str, Asked] = Field(default={})
+    novel_against: dict[str, FrozenQuestions] = Field(default={})
     datasets: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
 

@@ -7,13 +7,13 @@ on changes nothing for whoever was held against its beginning.
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
-from nanoflux_local.config import Asked
+from nanoflux_local.config import FrozenQuestions
 from nanoflux_local.errors import NothingMatchedError, RefusedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import digest
 
 
-def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, Asked]:
+def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
     """What these runs have asked so far, by their ids.
 
     Raises:
@@ -27,11 +27,11 @@ def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, Asked]:
         questions = list(questions_of(view, run, turns))
         if not questions:
             raise NothingMatchedError(f"run {run} has asked nothing yet", "let it play some turns, or leave it out")
-        frozen[run] = Asked(turns=turns, questions=digest(questions))
+        frozen[run] = FrozenQuestions(turns=turns, questions=digest(questions))
     return frozen
 
 
-def load_questions(view: LedgerView, frozen: Mapping[str, Asked]) -> tuple[str, ...]:
+def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> tuple[str, ...]:
     """The questions that were frozen, run by run.
 
     Raises:
