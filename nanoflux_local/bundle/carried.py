@@ -1,11 +1,11 @@
-"""Reads, checks and installs a bundle. It travels in the bundle's head and is run there: `python3 FILE install`.
+"""Read, verify and install a bundle. The bundle's first file contains this module: `python3 FILE install` runs it.
 
-So it is one file and needs nothing but Python's standard library. Nothing is written before every part and every file
-was found to be what the head says; what is installed appears by one rename. Refuses whatever is not a plain file under
-its own folder.
+It is therefore one file that needs only Python's standard library. Nothing is written before every part and file
+matches the manifest, and the installation appears by one rename. Anything but regular files in the bundle's
+directories is refused.
 """
 
-from __future__ import annotations  # so that an older Python gets as far as being told
+from __future__ import annotations  # so that an older Python can still print the error
 
 import argparse
 import contextlib
@@ -31,16 +31,16 @@ from typing import Any, NoReturn
 
 FORMAT = 1
 NAMESPACE = "nanoflux-bundle"
-"""What a signature is for, as `ssh-keygen -Y` calls it."""
+"""The namespace of signatures (`ssh-keygen -Y`)."""
 PREFIX = b"sha256:"
 DIGEST = 64
 HEAD_BYTES = 64 << 20
 BLOCK = 1 << 20
 FOLDERS = ("wheels", "vllm-wheels", "home", "docs")
 LOOSE = ("requirements.txt", "vllm-requirements.txt", "sbom.json")
-"""What may lie beside the folders."""
+"""Files allowed next to the directories."""
 ROOM = 3
-"""Times its size that installing a bundle takes at most: the wheels, unpacked beside themselves."""
+"""Free space needed to install, as a multiple of the bundle's size: wheels are unpacked next to themselves."""
 WRAPPER = """#!/bin/sh
 # NanoFlux Local with the home that came in its bundle; NANOFLUX_HOME names another.
 here=$(dirname "$(readlink -f "$0")")
@@ -51,7 +51,7 @@ Say = Callable[[str], None]
 
 
 class BundleError(Exception):
-    """A bundle that is not whole, or cannot be installed. Its shape is that of all errors that users see."""
+    """A bundle that is damaged or cannot be installed. It has the attributes of `NanofluxError`."""
 
     def __init__(self, message: str, fix: str = "", exit_code: int = 1) -> None:
         super().__init__(message)
@@ -63,7 +63,7 @@ class BundleError(Exception):
 
 @dataclass(frozen=True)
 class Sum:
-    """What a file must be."""
+    """Expected size and hash of a file."""
 
     bytes: int
     sha256: str
@@ -71,7 +71,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Head:
-    """What the head of a bundle says."""
+    """The first file of a bundle and its manifest."""
 
     path: Path
     about: dict[str, Any]
@@ -80,7 +80,7 @@ class Head:
 
     @property
     def wheels(self) -> bool:
-        """Whether software is in it, and not only a home."""
+        """Whether the bundle contains software, and not only a home."""
         return "requirements.txt" in self.files
 
     def part(self, number: int) -> Path:
@@ -88,7 +88,7 @@ class Head:
 
 
 def part_path(head: Path, number: int) -> Path:
-    """Where a part lies: beside the head, however that was renamed. Parts are counted from 1."""
+    """The path of a part, next to the head even if that was renamed. Parts are counted from 1."""
     return head.with_name(f"{head.name}.{number:03}")
 
 
@@ -115,10 +115,10 @@ def head_bytes(about: dict[str, Any], parts: list[Sum], files: dict[str, Sum]) -
 
 
 def read_head(path: Path) -> Head:
-    """The head of a bundle, checked against its own hash and for what it names.
+    """Read the head of a bundle; verify its hash and the paths in it.
 
     Raises:
-        BundleError: it is not a head, or not whole.
+        BundleError: the file is not a head, or damaged.
     """
     again = "copy the bundle again from its source"
     try:
@@ -155,7 +155,7 @@ def read_head(path: Path) -> Head:
 
 
 def is_safe(name: str) -> bool:
-    """Whether a file of that name stays in its folder, and in one that bundles have."""
+    """Whether a file of that name stays inside one of the directories of a bundle."""
     parts = name.split("/")
     plain = name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
     return plain and (name in LOOSE if len(parts) == 1 else parts[0] in FOLDERS)
@@ -165,9 +165,9 @@ def is_safe(name: str) -> bool:
 
 
 def problems(head: Head) -> list[str]:
-    """What is wrong with a bundle, a line for each damaged part, then for what is in them; empty when it is whole."""
+    """The problems of a bundle: a line for each damaged part, else for their contents; empty if it is intact."""
     damaged_parts = [
-        damage for number, total in enumerate(head.parts, 1) if (damage := _harm(head.part(number), total))
+        damage for number, total in enumerate(head.parts, 1) if (damage := _find_damage(head.part(number), total))
     ]
     if damaged_parts:
         return damaged_parts
@@ -179,8 +179,8 @@ def problems(head: Head) -> list[str]:
     return []
 
 
-def _harm(path: Path, expected: Sum) -> str:
-    """What is wrong with one part."""
+def _find_damage(path: Path, expected: Sum) -> str:
+    """The problem of one part, "" if it is intact."""
     try:
         kind = path.lstat()
         if not stat.S_ISREG(kind.st_mode):
@@ -231,11 +231,11 @@ class _Parts(io.RawIOBase):
 
 
 def _members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Every file in the parts with its content, which is checked when it was read to its end; it is read here if
-    nobody did.
+    """Every file in the parts with its content, which is verified at its end; content that the caller does not
+    read is read here.
 
     Raises:
-        BundleError: something is not a plain file, is not named in the head, is another file than that, or is missing.
+        BundleError: a member is not a regular file, is not in the manifest, does not match it, or is missing.
     """
     missing = set(head.files)
     with contextlib.closing(_Parts(head)) as parts:
@@ -276,7 +276,7 @@ def _members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
 
 
 def sign(head: Path, key: Path) -> Path:
-    """Sign a head, and so all that it names, with an SSH key; the signature lies beside it."""
+    """Sign a head, and thereby all its files, with an SSH key; the signature is written next to it."""
     signature = head.with_name(f"{head.name}.sig")
     signature.unlink(missing_ok=True)
     _ssh(["sign", "-f", str(key), "-n", NAMESPACE, str(head)], "the bundle could not be signed")
@@ -284,10 +284,10 @@ def sign(head: Path, key: Path) -> Path:
 
 
 def check_signature(head: Path, signers: Path) -> str:
-    """Who of the allowed signers signed a head.
+    """The allowed signer who signed a head.
 
     Raises:
-        BundleError: nobody of them did.
+        BundleError: none of them did.
     """
     signature = head.with_name(f"{head.name}.sig")
     refused = f"{head}: not signed by a signer in {signers}"
@@ -312,10 +312,10 @@ def _ssh(words: list[str], refused: str, source: Path | None = None) -> str:
 
 
 def install(path: Path, to: Path, say: Say, signers: Path | None = None) -> Path:
-    """Install a bundle as the folder `to`, which appears whole or not at all.
+    """Install a bundle as the directory `to`, completely or not at all.
 
     Raises:
-        BundleError: the bundle is not whole or not for this machine, `to` exists, or there is no room.
+        BundleError: the bundle is damaged or for another machine, `to` exists, or the disk is too full.
     """
     to = to.expanduser().absolute()
     if signers:
@@ -336,7 +336,7 @@ def install(path: Path, to: Path, say: Say, signers: Path | None = None) -> Path
 
 def refuse_damaged(head: Head) -> None:
     """Raises:
-    BundleError: something is wrong with it.
+    BundleError: the bundle is damaged.
     """
     damaged = problems(head)
     if damaged:
@@ -370,7 +370,7 @@ def _workshop(to: Path) -> Iterator[Path]:
         above.mkdir(parents=True, exist_ok=True)
         lock = os.open(above, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it however this process ends
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it however this process ends
             for left_behind in above.glob(f".{to.name}.making-*"):
                 shutil.rmtree(left_behind, ignore_errors=True)
             scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.making-", dir=above))

@@ -1,5 +1,6 @@
-"""What goes into a bundle: wheels, weights, benchmarks, profiles, docs on the way in; runs with their adapters and
-reports on the way out. Gathers files and names them as they will lie; writes only into its scratch folder.
+"""Gather the contents of a bundle: wheels, weights, benchmarks, profiles, docs, and runs with adapters and reports.
+
+Maps paths in the bundle to files; writes only into its scratch directory.
 """
 
 import json
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What was asked for, by name."""
+    """The requested contents by name."""
 
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -42,20 +43,20 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Files by their names in the bundle, and what the head says of them."""
+    """Files by their paths in the bundle, and facts for the manifest."""
 
     files: dict[str, Path]
     about: dict[str, Any]
 
 
 def gather(wanted: Wanted, home: Home, scratch: Path) -> Contents:
-    """Everything that is wanted, whole and checked.
+    """Gather and verify everything that was requested.
 
     Raises:
-        NanofluxError, ModelsError: something is not here, is damaged, or could not be downloaded.
+        NanofluxError, ModelsError: something is missing, damaged, or could not be downloaded.
     """
     python, platform = wanted.python or wheels.this_python(), wanted.platform or wheels.this_platform()
-    runs, adapters = _runs(wanted, home)  # first, so that a name that is not known leaves no folder behind
+    runs, adapters = _runs(wanted, home)  # first, so that an unknown name leaves no directory behind
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = {**_weights(wanted, home), **_profiles(wanted), **_ledger(wanted, home, scratch, runs)}
     files |= _corpus(home, scratch) if wanted.corpus else {}

@@ -1,1 +1,1 @@
-"""Evaluation: replies scored strictly, and the statistics that say what a difference is worth (paper §4, A.1)."""
+"""Evaluation: score replies and compare models with paired statistics (paper §4, A.1)."""

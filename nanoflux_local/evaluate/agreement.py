@@ -32,8 +32,8 @@ class ReviewAgreement:
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | None:
-    """Nominal alpha over units, each with its observers' values, None where one gave none (Krippendorff 2011,
-    "Computing Krippendorff's Alpha-Reliability"). None where fewer than two values can be paired, or all are one.
+    """Nominal alpha over units, each with its observers' values, None for a missing one (Krippendorff 2011,
+    "Computing Krippendorff's Alpha-Reliability"). None if fewer than two values can be paired, or all are equal.
     """
     coincidences: defaultdict[tuple[Hashable, Hashable], float] = defaultdict(float)
     for unit in units:
@@ -55,7 +55,7 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable | None]]) -> float | No
 
 def cohen_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> tuple[float, tuple[float, float]] | None:
     """Kappa of two raters and its 95% interval by the large-sample standard error (Fleiss, Cohen and Everitt 1969,
-    formula 13). None where a rater's words leave nothing to chance: kappa is then not defined.
+    formula 13). None if chance agreement is certain, which leaves kappa undefined.
     """
     n = len(pairs)
     labels = sorted({label for pair in pairs for label in pair}, key=repr)

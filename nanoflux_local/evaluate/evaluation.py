@@ -1,8 +1,8 @@
 """One evaluation: a model, perhaps with an adapter, on the items of a benchmark, several times with other seeds.
 
-Every reply has a strict mark, and where a judge is asked a soft one beside it. An evaluation's id is the hash of
-everything that decides it, so that the same evaluation asked for again goes on where it was, and costs nothing where it
-was finished: replies are remembered calls.
+Every reply gets a strict mark and, with a judge, a soft one. An evaluation's id is the hash of everything that
+determines its result, and replies are remembered calls: the same evaluation started again resumes, and a finished one
+costs nothing.
 """
 
 import asyncio
@@ -44,14 +44,14 @@ from nanoflux_local.transcript import Seed
 
 AT_ONCE = 64
 PARTIAL = "partial"
-"""The status of an evaluation that has ended with replies missing; the same command asks for them."""
+"""The status of an evaluation that ended with missing replies; the same command asks for them."""
 WAIT_S = 0.2
-"""How often to look whether another process has ended that asks the same."""
+"""Seconds between checks whether another process still runs the same evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that decides an evaluation. `reasoning_tokens` of its `sampling` are room for thoughts."""
+    """Everything that determines an evaluation. `sampling.max_tokens` includes `reasoning_tokens` for reasoning."""
 
     identity: Identity
     data: str
@@ -81,22 +81,22 @@ class Plan:
         return digest([*decides, prompt])[:12]
 
     def request(self, item: Seed, repeat: int) -> ChatRequest:
-        """The request of one item in one repeat: the defender's own conversation, so that tuning and test agree."""
+        """The request of one item in one repeat: the same conversation as the defender's in a run."""
         messages = defender_messages(self.domain.lettered(item.options), self.domain.budgets, format_question(item))
         return ChatRequest(self.identity, messages, self.sampling, derive_seed(self.seed, "eval", repeat, item.id))
 
 
 def format_question(item: Seed) -> str:
-    """The question with its options under it."""
+    """The question, followed by its options."""
     return "\n".join([item.question, *(f"{letter}. {option}" for letter, option in item.options.items())])
 
 
 def domain_of(data: str, root: Path | None = None, judged: bool = False, first: str = "") -> Domain:
-    """The domain whose prompts and answer format a benchmark has: one that ships, or one of the home at `root`. Of
-    several that draw on it, `first` comes first.
+    """The domain with the prompts and answer format of a benchmark: built-in, or defined in the home at `root`. If
+    several use it, `first` is preferred.
 
     Raises:
-        UsageError: no domain draws on this benchmark, or no machine can grade its answers and no judge is asked.
+        UsageError: no domain uses this benchmark, or its answers need a judge and there is none.
     """
     names = known_domains(root)
     for name in sorted(names, key=lambda name: name != first):
@@ -128,9 +128,10 @@ def make_plan(
     domain_name: str = "",
     reasoning_tokens: int = 0,
 ) -> Plan:
-    """A plan with the domain's reply budget and `reasoning_tokens` for thoughts besides; top-p is 0.95 if replies are
-    sampled. `root` is the home with the user's own domains. Where the domain of that name has the benchmark, its
-    prompts are used: a model that was tuned under them is asked with them.
+    """Build a plan. A reply may take the domain's budget plus `reasoning_tokens`; top-p is 0.95 for sampled replies.
+
+    `root` is the home with the user's own domains. The prompts are those of `domain_name` if that domain uses the
+    benchmark, so that a model is evaluated with the prompts it was tuned on.
     """
     domain = domain_of(data, root, judged=judge is not None, first=domain_name)
     max_tokens = reply_budget(domain, domain.budgets) + reasoning_tokens
@@ -140,8 +141,8 @@ def make_plan(
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The two marks of one reply; `soft` is "" where no judge was asked. `cut` is a reply that ended inside its
-    reasoning, which is unanswered for that reason.
+    """The two marks of one reply; `soft` is "" without a judge. `cut` means that the reply ended inside its reasoning
+    and is therefore unanswered.
     """
 
     strict: Mark
@@ -166,7 +167,7 @@ async def evaluate(
     settings["items"] = plan.items_digest
     model = plan.identity
     work = Work(EVALUATION, plan.id)
-    async with _alone(Home(ledger.path.parent), work):
+    async with _hold_evaluation(Home(ledger.path.parent), work):
         ledger.bury_jobs(EVALUATION.name, EVALUATION.table, plan.id)
         ledger.start_evaluation(plan.id, model.model, model.adapter, plan.data, plan.split, settings)
         with stint(ledger, work) as job:
@@ -181,7 +182,7 @@ async def evaluate(
 
 
 def _refuse_overflow(endpoint: Endpoint, plan: Plan) -> None:
-    """Refuse a thinking model whose longest request leaves its thoughts too little room."""
+    """Refuse a plan whose longest request leaves too little context for reasoning."""
     if not plan.reasoning_tokens or not plan.items:
         return
     longest = max(plan.items, key=lambda item: len(format_question(item)))
@@ -192,12 +193,12 @@ def _refuse_overflow(endpoint: Endpoint, plan: Plan) -> None:
 
 
 @asynccontextmanager
-async def _alone(home: Home, work: Work) -> AsyncIterator[None]:
-    """Hold an evaluation, once nobody else does."""
-    with ExitStack() as held:
+async def _hold_evaluation(home: Home, work: Work) -> AsyncIterator[None]:
+    """Hold the lock of an evaluation; wait while another process holds it."""
+    with ExitStack() as stack:
         while True:
             try:
-                held.enter_context(working_on(home, work))
+                stack.enter_context(working_on(home, work))
             except RefusedError:
                 await asyncio.sleep(WAIT_S)
             else:
@@ -208,12 +209,15 @@ async def _alone(home: Home, work: Work) -> AsyncIterator[None]:
 async def _marks(
     ledger: Ledger, endpoint: Endpoint, plan: Plan, on_progress: Callable[[int, int], None]
 ) -> tuple[dict[str, list[Marks]], Shortfall]:
-    """The marks of each item in every repeat, and the replies that are missing."""
+    """Ask all items in all repeats; return the marks by item and repeat, and the missing replies."""
     shortfall = Shortfall()
-    calls = RememberedCalls(ledger, plan.id, {"chat": _answering(endpoint, plan)})
+    calls = RememberedCalls(ledger, plan.id, {"chat": _route_chat(endpoint, plan)})
     asking = _Asking(ledger, calls, plan, shortfall)
     room = endpoint.capacity + (plan.judge.endpoint.capacity if plan.judge else 0)
-    gate, done = asyncio.Semaphore(min(AT_ONCE, room)), 0  # no more, so that few are sent before a refusal is seen
+    gate, done = (
+        asyncio.Semaphore(min(AT_ONCE, room)),
+        0,
+    )  # no more than the endpoints serve at once: few requests are sent before a refusal arrives
     total = len(plan.items) * plan.runs
 
     async def ask(item: Seed, repeat: int) -> tuple[str, int, Marks]:
@@ -237,8 +241,8 @@ async def _marks(
     return marks, shortfall
 
 
-def _answering(endpoint: Endpoint, plan: Plan) -> Callable[[ChatRequest], Awaitable[ChatReply]]:
-    """The model for its own requests, the judge for the rest."""
+def _route_chat(endpoint: Endpoint, plan: Plan) -> Callable[[ChatRequest], Awaitable[ChatReply]]:
+    """A chat function that sends the plan's requests to the model and all others to the judge."""
 
     async def chat(request: ChatRequest) -> ChatReply:
         if plan.judge and request.endpoint != plan.identity:

@@ -1,7 +1,7 @@
-"""Strict scoring (paper A.1): the exact letter, or the number within tolerance. A machine decides, or nobody.
+"""Strict scoring without a judge (paper A.1): the exact letter, or the number within tolerance.
 
-"unanswered" (no answer could be read) counts as not right, and is reported apart. "unscored" (there was no reply, or
-its answer is free text, which only a judge can hold against another) counts as nothing.
+"unanswered" (no answer could be read) counts as not right and is also reported separately. "unscored" (no reply, or a
+free-text answer, which only a judge can compare) does not count at all.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ Mark = Literal["right", "wrong", "unanswered", "unscored"]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What was read in a reply, and its mark."""
+    """The answer read from a reply, and its mark."""
 
     reading: str
     mark: Mark
 
 
 def score_reply(domain: Domain, reply: str, item: Seed) -> Score:
-    """Strict: reads the ANSWER section alone, and holds it against the item's answer."""
+    """Compare the ANSWER section of a reply with the item's answer."""
     domain = domain.lettered(item.options)
     sections = read_sections(reply, ("ANSWER",), once=("ANSWER",))
     if isinstance(sections, Unparsed):

@@ -1,6 +1,6 @@
-"""Soft scoring (paper §3): a judge's word on a reply, sound reasoning with minor slips allowed, beside the strict mark.
+"""Soft scoring (paper §3): a judge's verdict on a reply, which accepts sound reasoning with minor slips.
 
-What the judge leaves open (no readable word, doubt to the end) is "unscored": neither right nor wrong.
+A reply without a clear verdict (unreadable, or in doubt to the end) is "unscored": neither right nor wrong.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,12 +21,12 @@ from nanoflux_local.transcript import Attack, Defence, Seed, Verdict
 
 REPLY_TOKENS = 2048
 RETRIES = 2
-"""How often a judgement that cannot be read is asked again."""
+"""Retries of a judgement that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoftJudge:
-    """A judge bound to the endpoint that plays it."""
+    """A judge and the endpoint that serves it."""
 
     name: str
     endpoint: Endpoint
@@ -35,15 +35,15 @@ class SoftJudge:
 
     @property
     def decides(self) -> list[Any]:
-        """What of it decides a mark, besides the domain's prompts."""
+        """The settings that determine a mark, apart from the domain's prompts."""
         room = self.endpoint.context.reasoning
         return [asdict(self.endpoint.identity), self.structured, self.reply_tokens, *([room] if room else [])]
 
     async def mark(self, domain: Domain, question: str, item: Seed, reply: str, draw: Draw, call: Call) -> Mark:
-        """The soft mark of one reply. A reply without a solution and an answer has nothing to judge: "unanswered".
+        """The soft mark of one reply. A reply without both a solution and an answer is "unanswered".
 
         Raises:
-            EndpointError: the judge gave no reply, or one that was cut inside its reasoning.
+            EndpointError: the judge did not reply, or its reply was cut inside its reasoning.
         """
         sections = read_sections(reply, ("SOLUTION", "ANSWER"), once=("ANSWER",))
         if isinstance(sections, Unparsed):

@@ -1,4 +1,4 @@
-"""The statistics of a comparison: intervals, paired tests, corrections. Formulas are cited; scipy where it has them."""
+"""Statistics of comparisons: intervals, paired tests, corrections. Formulas are cited; tests come from scipy."""
 
 import math
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
 
 
 def _resampled_means(values: Floats, seed: int) -> Floats:
-    """Means of `RESAMPLES` resamples, shape (RESAMPLES,); in blocks, so that memory stays small at any n."""
+    """Means of `RESAMPLES` resamples, shape (RESAMPLES,); computed in blocks to bound memory."""
     rng = np.random.default_rng(seed)
     block = max(1, 2_000_000 // max(1, len(values)))
     means = [
@@ -61,7 +61,7 @@ def mcnemar_exact(differences: Sequence[int]) -> float:
     The Design of Experiments, §21).
     """
     sizes = [abs(difference) for difference in differences if difference]
-    chances = np.ones(1, dtype=np.float64)  # of each sum, from the least on in steps of two, item by item
+    chances = np.ones(1, dtype=np.float64)  # probability of each sum, from the smallest in steps of two
     for size in sizes:
         longer = np.zeros(len(chances) + size, dtype=np.float64)
         longer[: len(chances)] += chances / 2
@@ -84,8 +84,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def minimum_detectable(differences: Sequence[float]) -> float | None:
     """The smallest true mean difference that a two-sided 5% test on these n pairs finds with 80% power.
 
-    (z₀.₉₇₅ + z₀.₈) · sd / √n, the normal approximation for paired means (Cohen 1988, §2.3). None where all differences
-    are equal, as where no item differs: nothing then says how much they vary.
+    (z₀.₉₇₅ + z₀.₈) · sd / √n, the normal approximation for paired means (Cohen 1988, §2.3). None if all differences are
+    equal, for instance if no item differs: their spread is then unknown.
     """
     spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else 0.0
     if not spread:
@@ -105,7 +105,7 @@ class PairedT:
 
 
 def paired_t(a: Sequence[float], b: Sequence[float]) -> PairedT | None:
-    """Over paired runs (paper §5; Student 1908). None where fewer than two pairs, or no spread, leave no test."""
+    """Over paired runs (paper §5; Student 1908). None with fewer than two pairs or without spread."""
     from scipy.stats import ttest_rel
 
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
@@ -136,7 +136,7 @@ def folds(names: Sequence[str], count: int = FOLDS) -> list[list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Prevalence:
-    """A share as it would be without the judge's errors, with its 95% interval; both lie in [0, 1]."""
+    """A share corrected for the judge's errors, with its 95% interval; both lie in [0, 1]."""
 
     estimate: float
     ci95: tuple[float, float]
@@ -150,7 +150,7 @@ def corrected(
     `positives` of `n` were called right. Of `rights` items known to be right the judge found `found_right`
     (sensitivity), of `wrongs` known to be wrong `found_wrong` (specificity). The estimate is
     (p + Sp − 1) / (Se + Sp − 1) (Rogan and Gladen 1978, American Journal of Epidemiology 107:71), its interval the
-    normal one with the variance of all three shares (the same, eq. 6). None where the judge does no better than chance.
+    normal one with the variance of all three shares (the same, eq. 6). None if the judge does no better than chance.
     """
     p, sensitivity, specificity = positives / n, found_right / rights, found_wrong / wrongs
     youden = sensitivity + specificity - 1

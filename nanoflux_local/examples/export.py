@@ -1,7 +1,7 @@
-"""A run's kept examples as a dataset for others: one file in a format that trainers read, and a card beside it.
+"""Export a run's kept examples as a dataset: one file in a format that trainers read, and its card.
 
-Owns the formats and the card. The rows are those that `train` learns from, so a model tuned on the file is tuned on the
-run. Writes over nothing, and refuses text that is no UTF-8 or looks like a secret rather than change what was kept.
+The rows are those that `train` uses, so a model tuned on the file is tuned on the run. Existing files are not
+overwritten; text that is not valid UTF-8 or looks like a secret is refused rather than changed.
 """
 
 import hashlib
@@ -32,17 +32,18 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
 Row = dict[str, Any]
-UNKNOWN = "not known here; ask its publisher"
+UNKNOWN = "unknown; ask the publisher"
 
 
 def export(home: Home, run: str, kind: str, out: Path, choice: Choice | None = None) -> dict[str, Any]:
-    """Write the kept examples of a run, all or as chosen, to `out` and their card beside it; returns what
-    `export --json` prints.
+    """Write the kept examples of a run, all or a selection, to `out` and their card next to it.
+
+    Returns what `export --json` prints.
 
     Raises:
-        NothingMatchedError: there is no such run, it kept nothing, or nothing answers to the choice.
-        UsageError: the file or its card exists, or there is no such format.
-        RefusedError: an example holds what looks like a secret.
+        NothingMatchedError: the run is unknown, kept nothing, or has no example that matches the selection.
+        UsageError: the file or its card exists, or the format is unknown.
+        RefusedError: an example seems to contain a secret.
     """
     if kind not in FORMATS:
         raise UsageError(f"unknown format {kind!r}", f"choose one of: {', '.join(FORMATS)}")
@@ -59,7 +60,7 @@ def export(home: Home, run: str, kind: str, out: Path, choice: Choice | None = N
 
 @dataclass(frozen=True, slots=True)
 class _Dataset:
-    """The chosen examples with all that the card says of them."""
+    """The selected examples and the facts for their card."""
 
     run: Mapping[str, Any]
     domain: Domain
@@ -102,7 +103,7 @@ class _Dataset:
 
 
 def _models(home: Home, run: Mapping[str, Any]) -> dict[str, str]:
-    """Who played, with what each one's weights say of their licence: their texts are in the examples."""
+    """The models that played and the licences of their weights, since their texts are in the examples."""
     config, environment = json.loads(run["config"]), json.loads(run["environment"])
     endpoints = dict.fromkeys(config["roles"][role]["endpoint"] for role in ("attacker", "defender", "judge"))
     licences = {}

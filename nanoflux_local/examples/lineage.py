@@ -1,7 +1,5 @@
-"""Lineage: from a kept example back to its seeds and to every prompt, reply, program and verdict that made it, and on
-to the trainings that learned from it and the held-out items that it came near.
-
-Reads the ledger and the rows of trainings; asks nobody anything.
+"""Lineage of a kept example: its seeds, the calls that produced it, the trainings that used it, and the held-out items
+nearest to it. Reads the ledger and the rows of trainings; calls no model.
 """
 
 import json
@@ -19,14 +17,14 @@ from nanoflux_local.train.rows import read_rows
 from nanoflux_local.train.trainings import TRAIN
 
 NEAR = 3
-"""Held-out items that are named: the nearest."""
+"""Number of nearest held-out items to list."""
 
 
 def lineage(home: Home, view: LedgerView, example: str) -> dict[str, Any]:
-    """Everything that an example came from and went into.
+    """The lineage of an example, as in `examples show --json`.
 
     Raises:
-        NothingMatchedError: there is no such example.
+        NothingMatchedError: the example is unknown.
     """
     row = view.row(
         "SELECT examples.id, examples.run, examples.turn, turns.id AS turn_id, turns.record FROM examples JOIN turns"
@@ -47,7 +45,7 @@ def lineage(home: Home, view: LedgerView, example: str) -> dict[str, Any]:
 
 
 def _describe_seed(view: LedgerView, run: str, name: str) -> dict[str, Any]:
-    """A seed with its question, where its benchmark was imported; templates that ship are known by their name."""
+    """A seed with its question if its benchmark is imported, else its name (built-in templates have only a name)."""
     row = view.row(
         "SELECT dataset, split, record FROM items WHERE id = ?"
         " ORDER BY dataset IN (SELECT version FROM pinned WHERE run = ?) DESC, instr(dataset, '@') LIMIT 1",
@@ -65,7 +63,7 @@ def _describe_seed(view: LedgerView, run: str, name: str) -> dict[str, Any]:
 
 
 def calls_of(view: LedgerView, turn: int) -> list[dict[str, Any]]:
-    """The calls that a turn rests on, in order, each with what was asked and what came."""
+    """The calls of a turn in order, each with its request and reply."""
     rows = view.rows(
         f"SELECT whole.id, kind, role, model, request, reply FROM turn_calls JOIN {CALLS} AS whole"
         " ON whole.id = turn_calls.call WHERE turn = ? ORDER BY position",
@@ -78,7 +76,7 @@ def calls_of(view: LedgerView, turn: int) -> list[dict[str, Any]]:
 
 
 def _describe_call(row: Any) -> dict[str, Any]:
-    """What was asked and what came, by the kind of call; an embedding is told by its text alone."""
+    """Request and reply of a call by its kind; for an embedding, only the text."""
     try:
         asked, came = json.loads(row["request"]), json.loads(row["reply"])
     except ValueError:  # damaged on disk: `run verify` finds it
@@ -94,7 +92,7 @@ def _describe_call(row: Any) -> dict[str, Any]:
 
 
 def _trainings(home: Home, view: LedgerView, run: str, name: str) -> list[dict[str, Any]]:
-    """The trainings that learned from the row of this name; of one whose rows are gone, nothing is known."""
+    """The trainings that used the row of this name; trainings without stored rows are skipped."""
     trainings = []
     for row in view.rows("SELECT id, base, status, adapter FROM trainings WHERE run = ? ORDER BY rowid", run):
         with suppress(NanofluxError, OSError):
@@ -104,7 +102,7 @@ def _trainings(home: Home, view: LedgerView, run: str, name: str) -> list[dict[s
 
 
 def near(home: Home, view: LedgerView, run: str, question: str) -> list[dict[str, Any]]:
-    """The held-out items nearest to a question, by the embeddings that the run made; [] where it held none out."""
+    """The held-out items nearest to a question, by the run's embeddings; [] if the run held none out."""
     row = view.find_run(run)
     recorded = json.loads(row["environment"])["identities"].get("embedder")
     identity = Identity(**recorded) if recorded else None

@@ -1,7 +1,7 @@
-"""People's word on what the judge judged: a review of one example, a blind export of many, and how far both agree.
+"""Reviews by people of what the judge decided: of one example, or blind of many, and the agreement with the judge.
 
-A blind export holds what the judge accepted and what it rejected, shuffled and without a word of the judge, so that
-agreement can be told from chance. Reviews are only added; of one person's on the same question the newest counts.
+A blind export has accepted and rejected questions, shuffled and without verdicts, so that agreement can be compared
+with chance. Reviews are only ever added; of several by one person on a question the newest counts.
 """
 
 import getpass
@@ -24,13 +24,13 @@ from nanoflux_local.text_files import EncodingError, read_utf8
 Word = Literal["keep", "drop", "fix"]
 WORDS: tuple[Word, ...] = ("keep", "drop", "fix")
 TAKEN_BACK = "open"
-"""Whoever says this has said nothing yet: nothing is erased, and an earlier word of theirs counts no more."""
+"""The verdict that withdraws a reviewer's earlier verdict; the earlier one stays in the ledger."""
 LONGEST_NOTE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A question that the judge accepted or rejected, under an id that tells neither."""
+    """A question that the judge accepted or rejected, under an id that reveals neither."""
 
     id: str
     run: str
@@ -43,7 +43,7 @@ class Judged:
 
 
 def judged_questions(view: LedgerView, run: str) -> Iterator[Judged]:
-    """Every question of a run on which the judge came to a word, in turn order."""
+    """Every question of a run with a verdict of the judge, in turn order."""
     for record in view.turn_records(run):
         for attempt in record.attempts:
             if attempt.attack is None or attempt.validation is None:
@@ -55,8 +55,8 @@ def judged_questions(view: LedgerView, run: str) -> Iterator[Judged]:
             )  # fmt: skip
 
 
-def myself() -> str:
-    """Who reviews, unless a name is given: the account's name."""
+def default_reviewer() -> str:
+    """The default name of a reviewer: the account's name."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # an account without a name, as in some containers
@@ -66,10 +66,10 @@ def myself() -> str:
 def review(
     home: Home, example: str, word: Word | Literal["open"], note: str = "", reviewer: str = ""
 ) -> dict[str, Any]:
-    """Write a person's word on one example down.
+    """Record a person's verdict on one example.
 
     Raises:
-        NothingMatchedError: there is no such example.
+        NothingMatchedError: the example is unknown.
     """
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, run, turn FROM examples WHERE id = ?", example)
@@ -82,21 +82,23 @@ def review(
     stored_note = storable(note)[:LONGEST_NOTE]
     last = len(attempts["attempts"].split()) - 1
     with Ledger(home.ledger) as ledger:
-        ledger.add_reviews(row["run"], [(row["turn"], last, word, stored_note)], reviewer or myself(), blind=False)
+        ledger.add_reviews(
+            row["run"], [(row["turn"], last, word, stored_note)], reviewer or default_reviewer(), blind=False
+        )
     return {
         "example": row["id"],
         "run": row["run"],
         "verdict": word,
         "note": stored_note,
-        "reviewer": reviewer or myself(),
+        "reviewer": reviewer or default_reviewer(),
     }
 
 
 def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) -> dict[str, Any]:
-    """Write questions to be reviewed to `out`, a JSON object a line: `size` of them, drawn by `seed`, or all.
+    """Write questions for review to `out` as JSON lines: `size` of them, drawn with `seed`, or all.
 
     Raises:
-        NothingMatchedError: the judge judged nothing in this run, or less than `size`.
+        NothingMatchedError: the run has no judged questions, or fewer than `size`.
         UsageError: the file exists.
     """
     with LedgerView(home.ledger) as view:
@@ -117,10 +119,10 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
 
 
 def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
-    """Take the filled-in file back, all or nothing; lines without a verdict are left out and counted.
+    """Import a filled-in review file, completely or not at all; lines without a verdict are skipped and counted.
 
     Raises:
-        DataError: a line cannot be read, or names no question of this home; the message names it.
+        DataError: a line cannot be read, or its question is unknown; the message names the line.
     """
     rows = _answers(path)
     with LedgerView(home.ledger) as view:
@@ -140,9 +142,14 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
             by_run.setdefault(place.run, []).append((place.turn, place.attempt, row["verdict"], note))
     with Ledger(home.ledger) as ledger:
         for run, reviews in by_run.items():
-            ledger.add_reviews(run, reviews, reviewer or myself(), blind=True)
+            ledger.add_reviews(run, reviews, reviewer or default_reviewer(), blind=True)
     taken = sum(map(len, by_run.values()))
-    return {"reviewer": reviewer or myself(), "taken": taken, "open": len(rows) - taken, "runs": sorted(by_run)}
+    return {
+        "reviewer": reviewer or default_reviewer(),
+        "taken": taken,
+        "open": len(rows) - taken,
+        "runs": sorted(by_run),
+    }
 
 
 def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -169,7 +176,7 @@ def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def reviews_of(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, dict[str, Any]]]:
-    """By turn and attempt, each person's newest word."""
+    """The newest verdict of each reviewer, by turn and attempt."""
     words_by_place: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
     columns = "turn, attempt, reviewer, verdict, note, blind, at"
     for row in view.rows(f"SELECT {columns} FROM reviews WHERE run = ? ORDER BY id", run):

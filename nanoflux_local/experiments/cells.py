@@ -1,7 +1,7 @@
-"""What a cell does: it generates a run, or does what the experiment's kind says.
+"""Run a cell: generate a run, or do the step of the experiment's kind.
 
-Every step has an id that follows from what decides it and is stored in the ledger, so that a cell that was killed
-resumes where it stopped: turns, checkpoints and replies stay.
+Every step has an id derived from its inputs and is stored in the ledger, so a killed cell resumes from the turns,
+checkpoints and replies it has.
 """
 
 import json
@@ -17,8 +17,8 @@ def do_cell(home: Home, plan: Plan, cell: Cell, on_step: OnStep = lambda *_: Non
     """Do one cell and return its result.
 
     Raises:
-        NothingMatchedError, RefusedError: the condition cannot be met with the data that is here.
-        NanofluxError: the cell failed; the next start does it again.
+        NothingMatchedError, RefusedError: this home lacks the data for the condition.
+        NanofluxError: the cell failed; the next start retries it.
     """
     if cell.condition == GENERATE:
         return {"run": generate_run(home, plan, cell.seed, on_step)}
@@ -26,5 +26,5 @@ def do_cell(home: Home, plan: Plan, cell: Cell, on_step: OnStep = lambda *_: Non
 
 
 def result_of(row: Any) -> CellResult:
-    """A cell's row as it is read from the ledger."""
+    """The result of a cell, from its row in the ledger."""
     return {**json.loads(row["result"]), "status": row["status"], "message": row["message"]}

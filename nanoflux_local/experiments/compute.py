@@ -1,8 +1,8 @@
-"""What a condition cost: the FLOPs of its training and, apart from them, of the generation that made its examples.
+"""The compute of a condition: the FLOPs of its training and, separately, of the generation of its examples.
 
 Training is counted by `train` (6·N·D and measured). Generation is 2·N tokens for every token that a local model read or
-wrote (Kaplan et al. 2020, §2.1): a forward pass alone, attention left out, as 6·N·D leaves it out. Of a model whose
-size is not known here, and of hosted ones, tokens and dollars are told and no FLOPs are made up.
+wrote (Kaplan et al. 2020, §2.1): a forward pass alone, attention left out, as 6·N·D leaves it out. For a model
+of unknown size and for hosted models, only tokens and dollars are reported.
 """
 
 from contextlib import suppress
@@ -16,7 +16,7 @@ from nanoflux_models.weights import weights_dir
 
 
 def generation_cost(home: Home, view: LedgerView, run: str) -> dict[str, Any]:
-    """Tokens, FLOPs, dollars and seconds of a run's calls to chat models; `unknown` names models of no known size."""
+    """Tokens, FLOPs, dollars and seconds of a run's calls to chat models; `unknown` lists models of unknown size."""
     cost: dict[str, Any] = {"tokens": 0, "flops": 0.0, "usd": 0.0, "unknown": []}
     rows = view.rows(
         "SELECT model, sum(prompt_tokens + completion_tokens) AS tokens, sum(usd) AS usd FROM calls"
@@ -36,7 +36,7 @@ def generation_cost(home: Home, view: LedgerView, run: str) -> dict[str, Any]:
 
 
 def _parameters(home: Home, model: str) -> int:
-    """The model's number of weights, 0 where it is not installed here."""
+    """The model's number of weights, 0 if it is not installed."""
     with suppress(ModelsError, OSError):
         return parameters(weights_dir(model, home.root))
     return 0
@@ -44,7 +44,7 @@ def _parameters(home: Home, model: str) -> int:
 
 def times_less(whole: dict[str, Any] | None, small: dict[str, Any] | None) -> dict[str, float] | None:
     """How many times less compute `small` took than `whole` (entries of `results`), training alone and with generation;
-    None where one of them was not trained. With generation there is no figure where a model's size is not known.
+    None if one of them was not trained. There is no figure with generation if a model's size is unknown.
     """
     if not whole or not small or not whole.get("flops") or not small.get("flops"):
         return None

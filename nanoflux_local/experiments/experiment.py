@@ -1,9 +1,7 @@
-"""An experiment's life: written down whole, done cell by cell, gone on with after a kill.
+"""Create, run, resume and find experiments. The whole plan is stored first, then its cells run one by one.
 
-One process leads it at a time.
-
-A cell that cannot be met with what is here (too few examples of a level) is left out with its reason, and the others
-are done; a cell that failed is done again the next time.
+One process runs an experiment at a time. A cell whose data is missing (too few examples of a level) is left out with
+its reason and the others run; a failed cell is retried on the next start.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,11 +18,11 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 OnCell = Callable[[Cell, str], None]
-"""Told of each cell as it begins and ends: its status."""
+"""Called with a cell and its status whenever the cell starts or ends."""
 
 
 class Workers(Protocol):
-    """Does cells, perhaps elsewhere and several at once, and yields each with its result or its error."""
+    """Runs cells, possibly remotely and in parallel, and yields each with its result or error."""
 
     def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]: ...
 
@@ -32,7 +30,7 @@ class Workers(Protocol):
 
 
 class Here:
-    """One cell after another in this process."""
+    """Runs the cells one after another in this process."""
 
     def __init__(self, home: Home, on_step: OnStep = lambda *_: None, begun: OnCell = lambda *_: None) -> None:
         self._home, self._on_step, self._begun = home, on_step, begun
@@ -42,7 +40,7 @@ class Here:
             self._begun(cell, "running")
             try:
                 yield cell, do_cell(self._home, plan, cell, self._on_step)
-            except Exception as error:  # noqa: BLE001 - whoever asked for the cell sorts it
+            except Exception as error:  # noqa: BLE001 - the caller decides what the error means
                 yield cell, error
 
     def close(self) -> None:
@@ -50,27 +48,27 @@ class Here:
 
 
 def create(home: Home, plan: Plan) -> str:
-    """Write an experiment down, and return its id; one that is there already stays as it is."""
+    """Store an experiment and return its id; an existing one is not changed."""
     with Ledger(home.ledger) as ledger:
         ledger.create_experiment(plan.id, plan.name, plan.scale_name, plan.model_dump(mode="json"))
     return plan.id
 
 
 def carry_on(home: Home, experiment: str, workers: Workers, on_cell: OnCell = lambda *_: None) -> None:
-    """Do every cell that is not done, runs first.
+    """Run every cell that is not done, runs first.
 
     Raises:
-        RefusedError: another process works on it.
-        NanofluxError: cells failed; the others are done, and the same again goes on with these.
+        RefusedError: another process runs the experiment.
+        NanofluxError: cells failed; the others are done, and the next call retries the failed ones.
     """
     work = Work(EXPERIMENT, experiment)
     with working_on(home, work), Ledger(home.ledger) as ledger:
         ledger.bury_jobs(EXPERIMENT.name, EXPERIMENT.table, experiment)
-        _Led(home, ledger, experiment, workers, on_cell).play(work)
+        _Execution(home, ledger, experiment, workers, on_cell).play(work)
 
 
-class _Led:
-    """One experiment while this process leads it."""
+class _Execution:
+    """An experiment that this process is running."""
 
     def __init__(self, home: Home, ledger: Ledger, experiment: str, workers: Workers, on_cell: OnCell) -> None:
         self.home, self.ledger, self.id = home, ledger, experiment
@@ -83,7 +81,7 @@ class _Led:
         with stint(self.ledger, work) as job:
             with watched(self.home.ledger, job.job, work, self._wish):
                 self._do([cell for cell in self._remaining_cells() if cell.condition == GENERATE])
-                if not self.failed:  # whatever takes a run's examples needs the whole run
+                if not self.failed:  # cells that use a run's examples need the finished run
                     self._do([cell for cell in self._remaining_cells() if cell.condition != GENERATE])
             job.status = status_of(self.wished[-1]) if self.wished else "failed" if self.failed else "done"
             job.message = "; ".join(self.failed)
@@ -119,7 +117,7 @@ class _Led:
 
 
 def _outcome(cell: Cell, outcome: dict[str, Any] | Exception) -> tuple[str, str]:
-    """(status, message) of a cell. What has no message for people is a defect, and is raised."""
+    """(status, message) of a cell. An error without a message for users is a defect and is raised."""
     if isinstance(outcome, dict):
         return "done", ""
     if isinstance(outcome, NothingMatchedError | RefusedError) and cell.condition != GENERATE:
@@ -133,10 +131,10 @@ def _outcome(cell: Cell, outcome: dict[str, Any] | Exception) -> tuple[str, str]
 
 
 def plan_of(home: Home, experiment: str) -> Plan:
-    """The plan that an experiment was written down with.
+    """The stored plan of an experiment.
 
     Raises:
-        NothingMatchedError: there is no such experiment.
+        NothingMatchedError: the experiment is unknown.
     """
     with LedgerView(home.ledger) as view:
         return Plan.model_validate_json(find(view, experiment)["plan"])
@@ -146,7 +144,7 @@ def find(view: LedgerView, name: str) -> dict[str, Any]:
     """An experiment by its id, the beginning of its id, or the newest of a grid's name.
 
     Raises:
-        NothingMatchedError: there is none.
+        NothingMatchedError: no experiment matches.
     """
     sql = "SELECT * FROM experiments WHERE id = ? OR name = ? OR substr(id, 1, ?) = ? ORDER BY id = ? DESC, rowid DESC"
     row = view.row(sql, name, name, len(name), name, name)
@@ -158,7 +156,7 @@ def find(view: LedgerView, name: str) -> dict[str, Any]:
 
 
 def cells_of(view: LedgerView, experiment: str) -> dict[str, dict[str, Any]]:
-    """The cells of an experiment in order, by id: condition, seed, status, message and what came of each."""
+    """The cells of an experiment in order, by id: condition, seed, status, message and result."""
     rows = view.rows("SELECT * FROM cells WHERE experiment = ? ORDER BY position", experiment)
     return {row["id"]: {"condition": row["condition"], "seed": row["seed"], **result_of(row)} for row in rows}
 
@@ -177,10 +175,10 @@ def _summary(home: Home, view: LedgerView, row: dict[str, Any]) -> dict[str, Any
 
 
 def summary(home: Home, name: str) -> dict[str, Any]:
-    """One experiment as `list_experiments` has it.
+    """The entry of one experiment in `list_experiments`.
 
     Raises:
-        NothingMatchedError: there is none of that name.
+        NothingMatchedError: no experiment matches.
     """
     with LedgerView(home.ledger) as view:
         return _summary(home, view, find(view, name))

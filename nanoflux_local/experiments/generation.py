@@ -1,4 +1,4 @@
-"""The runs that an experiment rests on: named after what decides them, so that experiments of one scale share a run."""
+"""The runs that an experiment uses, named by a hash of their settings so that experiments of one scale share a run."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from nanoflux_local.run import binding, runs
 
 
 def runs_of(home: Home, plan: Plan) -> dict[int, str]:
-    """The runs that the plan rests on, by their fixed number of seed questions (0: the domain's own range)."""
+    """The runs that the plan uses, by their fixed number of seed questions (0: the domain's range)."""
     run_by_seed_count = {0: plan.run} if plan.run else {}
     with LedgerView(home.ledger) as view:
         for cell in plan.cells:
@@ -23,13 +23,13 @@ def runs_of(home: Home, plan: Plan) -> dict[int, str]:
 
 
 def run_name(plan: Plan, seed_count: int) -> str:
-    """A run's name follows from what decides it, so that experiments of one scale share a run."""
+    """The name of a run: a hash of its settings, so that experiments of one scale share a run."""
     scale = plan.scale
     return f"experiment-{digest([scale.domain, scale.profile, scale.examples, scale.run, seed_count])[:10]}"
 
 
 def generate_run(home: Home, plan: Plan, seed_count: int, on_step: OnStep) -> str:
-    """Start the run, or resume it. A run that ended short of its target is used as it is."""
+    """Start the run, or resume it. A finished run is used even if it missed its target."""
     name = run_name(plan, seed_count)
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, status FROM runs WHERE name = ? ORDER BY rowid DESC", name)

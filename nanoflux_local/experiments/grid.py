@@ -1,7 +1,7 @@
-"""A grid: what an experiment compares, declared in a TOML file, and the plan that one scale of it comes to.
+"""Grids: the conditions that an experiment compares, declared in a TOML file, and the plan of a grid at one scale.
 
-Owns the names, ranges and defaults of grids. A plan is whole: with it and the ledger the experiment can be done again.
-Runs nothing.
+Defines the names, ranges and defaults of grids. With a plan and the ledger an experiment can be
+repeated.
 """
 
 from importlib import resources
@@ -19,12 +19,12 @@ Source = Literal["none", "benchmark", "run", "endpoint"]
 Scaled = Literal["", "sizes", "seed_counts", "levels"]
 Size = int | Literal["all", "run", "least"]
 GENERATE = "generate"
-"""The condition of the cells that make a run; they come before all others."""
+"""The condition of the cells that generate a run; they run before all others."""
 
 
 class Condition(Strict):
-    """One row of the table. `source` is where its training rows come from: nowhere (the base model), the benchmark's
-    train split, or the run; "endpoint" evaluates another model instead. `size` rows are drawn by the training's seed:
+    """One row of the table. `source` is the source of its training rows: none (the base model), the benchmark's train
+    split, or the run; "endpoint" evaluates another model instead. `size` rows are drawn by the training's seed:
     a number, "all", as many as the "run" kept, or as many as the rarest quality level has ("least").
 
     `each` repeats the condition for every value of the scale's list of that name, with "{value}" in `name` and `title`.
@@ -49,14 +49,14 @@ class Frontier(Strict):
 
 
 class Scale(Strict):
-    """What a grid costs: models, data, sizes, seeds.
+    """The scale of a grid: models, data, sizes, seeds.
 
     `run` are settings of the generation, `train` of the trainings. `test` are the benchmarks whose test items are
-    asked, `dev` those whose dev items choose between conditions where the grid chooses; `limit` items of each at most
+    asked, `dev` those whose dev items choose a condition if the grid selects one; `limit` items of each at most
     (0: all). They are asked in this process, or `via` a vLLM server with these `args`, one that runs or one for each
     cell: with the adapter beside the weights, or merged into a copy of them (much faster on a CPU). Rows of the
-    benchmark are train items of `benchmark`, or of the domain where it is empty; `full` bounds them where a condition
-    takes all (0: none).
+    benchmark are train items of `benchmark`, or of the domain if it is empty; `full` limits them for conditions
+    that take all (0: no limit).
     """
 
     base: str
@@ -109,7 +109,7 @@ class Grid(Strict):
 
 
 class Cell(Strict):
-    """One thing to do: a condition under one training seed."""
+    """One unit of work: a condition under one training seed."""
 
     id: str
     condition: str
@@ -117,7 +117,7 @@ class Cell(Strict):
 
 
 class Plan(Strict):
-    """A grid at one scale, its conditions spelled out. `run` is the run to take examples from, or "" to make one."""
+    """A grid at one scale with expanded conditions. `run` is the run that supplies examples, or "" to generate one."""
 
     name: str
     scale_name: str
@@ -136,7 +136,7 @@ class Plan(Strict):
 
     @property
     def compared(self) -> list[tuple[str, str]]:
-        """The declared pairs of which both conditions are there; "{value}" stands for each value in turn."""
+        """The declared pairs whose conditions both exist; "{value}" stands for each value in turn."""
         names = {condition.name for condition in self.conditions}
         pairs = [
             (one.replace("{value}", value), other.replace("{value}", value))
@@ -151,16 +151,16 @@ class Plan(Strict):
 
 
 def grids() -> list[str]:
-    """The names of the grids that ship."""
+    """The names of the built-in grids."""
     folder = resources.files(__package__) / "grids"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_grid(name: str) -> tuple[str, Grid]:
-    """A grid that ships, by name, or any other by its path; with the name that its experiments get.
+    """Load a built-in grid by name, or a grid file by path; returns the name for its experiments and the grid.
 
     Raises:
-        ConfigError: there is no such grid, or it is not valid.
+        ConfigError: the grid is unknown or invalid.
     """
     if name in grids():
         path = Path(str(resources.files(__package__) / "grids" / f"{name}.toml"))

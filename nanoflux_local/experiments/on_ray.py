@@ -1,8 +1,7 @@
-"""Cells on a Ray cluster: each is a task that one worker does, and that another does again where its node is lost.
+"""Run cells on a Ray cluster: each cell is a task, and Ray retries it on another worker if its node is lost.
 
-Owns nothing of what a cell does, and starts no cluster: Ray's ports are open to its network. All nodes see the home
-under one path; its ledger is SQLite, so the file system must keep its locks (one machine with several nodes does;
-network file systems often do not).
+Never starts a cluster, since Ray's ports are open to its network. All nodes must see the home under the same path, on a
+file system with working locks for SQLite (several nodes on one machine; network file systems often have none).
 """
 
 import contextlib
@@ -19,11 +18,11 @@ from nanoflux_local.paths import Home
 from nanoflux_models import guard, offline
 
 AGAIN = 5
-"""How often the cell of a lost worker is done again; a cell that ends every worker must end itself."""
+"""Retries of a cell whose worker was lost; bounded, since a cell may kill every worker that runs it."""
 
 
 class OnRay:
-    """Does cells on the cluster at `address`, as many at once as it has room for."""
+    """Runs cells on the cluster at `address`, as many in parallel as its resources allow."""
 
     def __init__(self, home: Home, address: str, begun: Callable[[Cell, str], None] = lambda *_: None) -> None:
         self._home, self._begun = home, begun
@@ -44,7 +43,7 @@ class OnRay:
             ) from error
 
     def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
-        """Yield each cell as it is done, in the order of their ends. A wish to stop leaves the others undone."""
+        """Yield each cell when it ends. If the caller stops, the remaining tasks are cancelled."""
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
         task = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=AGAIN)
         under_way = {}
@@ -73,7 +72,7 @@ class OnRay:
 
 
 def _run_cell(root: str, plan: str, cell: str) -> dict[str, Any] | Exception:
-    """One cell in a worker of the cluster. A failure is a result, so that Ray does again only what was lost."""
+    """Run one cell on a worker. An error is returned, so that Ray retries only lost workers."""
     from nanoflux_local.experiments.cells import do_cell
 
     os.umask(0o077)
@@ -82,16 +81,16 @@ def _run_cell(root: str, plan: str, cell: str) -> dict[str, Any] | Exception:
     redaction.install()
     try:
         return do_cell(Home(Path(root)), Plan.model_validate_json(plan), Cell.model_validate_json(cell))
-    except Exception as error:  # noqa: BLE001 - whoever leads the experiment sorts it
+    except Exception as error:  # noqa: BLE001 - the process that runs the experiment decides what the error means
         return error
 
 
 def _ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine unasked
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics leave this machine
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
         import ray
     except ImportError as error:
-        fix = "install it: pip install 'nanoflux-local[ray]'"
+        fix = "install it with `pip install 'nanoflux-local[ray]'`"
         raise ConfigError("--ray needs Ray, which is not installed", fix) from error
     return ray

@@ -1,4 +1,4 @@
-"""The plan of a grid at one scale: its conditions spelled out, and the cells that they come to. Runs nothing."""
+"""Plan a grid at one scale: expand its conditions and list their cells."""
 
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.experiments.grid import GENERATE, Cell, Condition, Grid, Plan, Scale, load_grid
@@ -9,7 +9,7 @@ def make_plan(name: str, scale_name: str, run: str = "") -> Plan:
     """The plan of a grid at one of its scales.
 
     Raises:
-        ConfigError: there is no such grid, scale or kind, or two conditions have one name.
+        ConfigError: the grid, scale or kind is unknown, or two conditions have the same name.
     """
     title, grid = load_grid(name)
     if scale_name not in grid.scales:
@@ -55,7 +55,7 @@ def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
 
 
 def _generations(conditions: list[Condition], run: str) -> list[Cell]:
-    """The runs that have to be made: one, and one for each fixed number of seed questions."""
+    """The cells that generate runs: one, and one for each fixed number of seed questions."""
     counts = sorted(
         {
             condition.seed_count

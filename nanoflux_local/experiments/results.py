@@ -1,6 +1,6 @@
-"""What an experiment found: an entry for each condition, and what its kind compares.
+"""The results of an experiment: an entry for each condition, and the comparison that its kind makes.
 
-Reads the ledger alone, at any moment: cells that are not done yet are reported as such.
+Reads only the ledger, also while the experiment runs: unfinished cells are listed.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from nanoflux_local.paths import Home
 
 
 def results(home: Home, name: str) -> dict[str, Any]:
-    """What `experiment show --json` prints.
+    """The results of an experiment in the form of `experiment show --json`.
 
     Raises:
-        NothingMatchedError: there is no such experiment.
+        NothingMatchedError: the experiment is unknown.
     """
     stored = summary(home, name)
     with LedgerView(home.ledger) as view:

@@ -1,6 +1,6 @@
-"""Where a condition's training rows come from: the run's examples or the benchmark's train split, by size and seed.
+"""The training rows of a condition: the run's examples or the benchmark's train split, by size and seed.
 
-Rows that repeat a test item are never trained on, and how many were left out is told. Dev and test items are no rows.
+Rows that repeat a test item are left out and counted. Dev and test items are never training rows.
 """
 
 import random
@@ -41,7 +41,7 @@ def rows_of(home: Home, plan: Plan, condition: Condition, seed: int, runs: dict[
         raise NothingMatchedError(
             f"the grid asks for {size} rows, but the benchmark has only {len(items)} training items", fix
         )
-    whole = condition.size == "all"  # the same share for every seed: a seed is then one of the training alone
+    whole = condition.size == "all"  # the same rows for every seed, which then varies only the training
     drawn = random.Random(derive_seed(0 if whole else seed, "random", plan.scale.domain))
     taken = [items[index] for index in sorted(drawn.sample(range(len(items)), size or len(items)))]
     source: dict[str, Any] = {
@@ -66,10 +66,10 @@ def train_items(home: Home, plan: Plan, domain: Domain) -> tuple[list[Seed], int
 
 
 def asked_items(home: Home, plan: Plan, data: str, split: str) -> list[Seed]:
-    """The items of a benchmark that are asked: those that repeat no seed of the domain (GSM-Hard restates GSM8K).
+    """The items of a benchmark to ask: those that repeat no seed of the domain (GSM-Hard restates GSM8K).
 
     Raises:
-        NothingMatchedError: there are none.
+        NothingMatchedError: no item is left.
     """
     seeds = seed_datasets(load_domain(plan.scale.domain, home.root))
     seen = {stem(item.question) for dataset in seeds for item in items_here(home.ledger, dataset, "train")}
@@ -90,7 +90,7 @@ def _examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:
 
 
 def _size(home: Home, plan: Plan, condition: Condition, run: str) -> int:
-    """How many rows a condition takes; 0 for all."""
+    """The number of rows of a condition; 0 for all."""
     if isinstance(condition.size, int):
         return condition.size
     if condition.size == "all":

@@ -1,6 +1,5 @@
-"""How the figures of experiments and comparisons read in tables: the same words on a terminal, a screen and a page.
-
-Owns columns, cells and sentences; knows no terminal and no HTML.
+"""Table columns, cells and sentences for experiments and comparisons, shared by the command line, the terminal
+application and the report. Depends on neither a terminal nor HTML.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column: its title, its width in characters, its share of what is left over, and the table width from which it
-    is shown at all.
-    """
+    """A column: title, width in characters, share of the remaining width, and least table width that shows it."""
 
     title: str
     width: int
@@ -56,11 +53,11 @@ def format_detectable(difference: float | None) -> str:
 
 
 def notes(results: Mapping[str, Any]) -> list[str]:
-    """What was chosen on dev items, and how much compute the run's examples saved."""
+    """Sentences on the condition chosen on dev items and on the compute that the run's examples saved."""
     lines = []
     if chosen := results["chosen"]:
         test = ", ".join(f"{mean:.1%} on {data}" for data, mean in chosen["test"].items())
-        lines.append(f"chosen on dev: {chosen['title']} ({chosen['dev']:.1%} there); on test {test}")
+        lines.append(f"chosen on dev: {chosen['title']} ({chosen['dev']:.1%} on dev; on test {test})")
     if ratios := results["less_compute"]:
         lines.append(format_compute(ratios))
     return lines
@@ -74,11 +71,11 @@ def format_compute(ratios: Mapping[str, float]) -> str:
     )
     if "with_generation" in ratios:
         return f"{sentence}; with the generation of the examples {ratios['with_generation']:.2f} times"
-    return f"{sentence}; what their generation took is not known"
+    return f"{sentence}; the compute of their generation is unknown"
 
 
 def percent(share: float) -> str:
-    """A share as people read it: 0.4812 is "48.1%"."""
+    """A share as a percentage: 0.4812 is "48.1%"."""
     return f"{100 * share:.1f}%"
 
 

@@ -1,1 +1,1 @@
-"""Reports: one HTML file that a person wants to read, with nothing to fetch."""
+"""Reports: one self-contained HTML file for a run or an experiment."""

@@ -1,7 +1,7 @@
-"""The report of an experiment: the answer first, the table beside the paper's figures, the plots, what changed item by
-item, what it cost, and how to do it again. As a page, as Markdown and as CSV.
+"""The report of an experiment as HTML, Markdown and CSV: the answer, the table, the paper's figures, plots, changed
+items, cost, and how to repeat it.
 
-The paper's figures stand apart and are named as the paper's; nothing here mixes them with what was measured.
+The paper's figures are labelled as such and kept separate from measured ones.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from nanoflux_local.report.run_report import funnel_of
 from nanoflux_local.report.tables import as_csv, as_markdown
 
 Rows = list[list[object]]
-UNFINISHED = "Not enough cells are done to answer it yet."
+UNFINISHED = "Too few cells are done to answer the question yet."
 HEADINGS = (
     "condition", "on", "seeds", "rows", "items", "accuracy", "low", "high", "sd over seeds", "sd over folds",
     "training FLOPs 6ND", "training FLOPs measured", "generation FLOPs", "generation tokens", "generation USD",
@@ -39,8 +39,8 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
     """Write `index.html`, `report.md`, `conditions.csv` and `pairs.csv` into `out`; returns the page's path.
 
     Raises:
-        NothingMatchedError: there is no such experiment.
-        NanofluxError: the folder cannot be written.
+        NothingMatchedError: the experiment is unknown.
+        NanofluxError: the directory is not writable.
     """
     results = gather_contents(home, experiment)
     write_whole(out / "report.md", markdown(results))
@@ -50,7 +50,7 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
 
 
 def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
-    """Everything that the page shows, as plain values."""
+    """The values that the page shows."""
     contents = results(home, experiment)
     plan = plan_of(home, experiment)
     kind = find_kind(plan.grid.kind)
@@ -83,7 +83,7 @@ def condition_rows(contents: dict[str, Any]) -> Rows:
 
 
 def _known_flops(made: dict[str, Any]) -> float | None:
-    """The FLOPs of a generation of which every model's size is known."""
+    """The FLOPs of a generation, None if a model's size is unknown."""
     return made["flops"] if made and not made["unknown"] else None
 
 
@@ -101,7 +101,7 @@ def pair_rows(contents: dict[str, Any]) -> Rows:
 
 
 def rows_against_paper(contents: dict[str, Any]) -> list[dict[str, Any]]:
-    """The paper's figures, each with what was measured here for the same condition on the same benchmark, if it was."""
+    """The paper's figures, each with the figure measured here for the same condition and benchmark, if any."""
     if not contents["paper"]:
         return []
     entries = {entry["condition"]: entry for entry in contents["conditions"]}
@@ -142,7 +142,7 @@ def _short(value: object) -> object:
 
 
 def _flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
-    """What changed in the first declared pair, under the first seed of each side."""
+    """The items that changed in the first declared pair, under the first seed of each side."""
     if not contents["pairs"]:
         return None
     pair = contents["pairs"][0]

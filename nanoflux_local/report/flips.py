@@ -12,11 +12,11 @@ from nanoflux_local.seeds.datasets import items_here
 from nanoflux_local.transcript import Seed
 
 SHOWN = 8
-"""Items that a page shows of each kind; the counts are of all."""
+"""Number of items of each kind on a page; the counts cover all."""
 
 
 def flips(view: LedgerView, before: str, after: str) -> dict[str, Any]:
-    """What changed from one evaluation to another in their first repeat: items gained and lost, with both replies."""
+    """The items gained and lost from one evaluation to another in their first repeat, with both replies."""
     one, other = _replies(view, before), _replies(view, after)
     shared = sorted(one.keys() & other.keys())
     gained = [item for item in shared if one[item]["verdict"] != "right" and other[item]["verdict"] == "right"]
@@ -41,7 +41,7 @@ def _replies(view: LedgerView, evaluation: str) -> dict[str, dict[str, Any]]:
 
 
 def _items(view: LedgerView, evaluation: str) -> dict[str, Seed]:
-    """The items that were asked, where their benchmark is still here."""
+    """The items asked, if their benchmark is still in this home."""
     row = view.row("SELECT data, split FROM evaluations WHERE id = ?", evaluation)
     return {item.id: item for item in items_here(view.path, row["data"], row["split"])} if row else {}
 
@@ -61,6 +61,6 @@ def _flip_entry(
 
 def _text(view: LedgerView, call: int) -> str:
     row = view.row(f"SELECT reply FROM {CALLS} WHERE id = ?", call)
-    with suppress(ValueError, LookupError):  # damaged on disk: `ledger verify` tells
+    with suppress(ValueError, LookupError):  # damaged on disk: `ledger verify` reports it
         return str(json.loads(row["reply"])["text"]) if row else ""
     return ""

@@ -31,8 +31,8 @@ def write_report(ledger: Path, run: str, out: Path) -> Path:
     """Write `out/index.html` for a run, whole or not at all, and return its path.
 
     Raises:
-        NothingMatchedError: there is no such run.
-        NanofluxError: the folder cannot be written.
+        NothingMatchedError: the run is unknown.
+        NanofluxError: the directory is not writable.
     """
     with LedgerView(ledger) as view:
         page = render_page("run.html", gather_contents(view, run))
@@ -40,7 +40,7 @@ def write_report(ledger: Path, run: str, out: Path) -> Path:
 
 
 def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
-    """Everything the page shows, as plain values."""
+    """The values that the page shows."""
     summary = view.summarize_run(run)
     row = view.find_run(run)
     training = _training(view, summary.run)
@@ -63,7 +63,7 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
 
 
 def funnel_of(counts: dict[str, int]) -> list[dict[str, Any]]:
-    """How a run's attempts ended, as the pages show it."""
+    """The outcomes of a run's attempts with their shares."""
     total = max(1, counts["attempts"])
     return [
         {"text": OUTCOME_TEXT[name], "count": counts[name], "share": counts[name] / total, "kept": name in KEPT}
@@ -112,7 +112,7 @@ def _bar(entry: dict[str, Any]) -> tuple[str, float, float, float]:
 
 
 def _comparison(view: LedgerView, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
-    if len(evaluations) != 2 or evaluations[0]["n"] < 2:  # one item has no spread to compare
+    if len(evaluations) != 2 or evaluations[0]["n"] < 2:  # one item cannot be tested
         return None
     (pair,) = compare(view, [entry["id"] for entry in evaluations], partial=True).pairs
     low, high = pair.ci95

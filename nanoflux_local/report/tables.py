@@ -1,4 +1,4 @@
-"""Tables as files: CSV that no spreadsheet takes for formulas, and Markdown that no cell can break out of."""
+"""Tables as CSV that no spreadsheet reads as formulas, and as Markdown with escaped cells."""
 
 import csv
 import io
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from nanoflux_local.report.page import visible
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
-"""What a spreadsheet may take for the beginning of a formula (OWASP, CSV injection)."""
+"""Characters that start a formula in a spreadsheet (OWASP, CSV injection)."""
 
 
 def as_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """RFC 4180. Texts that a spreadsheet would calculate get an apostrophe before them; numbers stay numbers."""
+    """RFC 4180. Text that a spreadsheet would evaluate gets a leading apostrophe; numbers stay numbers."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(headings)

@@ -93,7 +93,7 @@ def test_a_hostile_grid_is_shown_as_text_and_an_unfinished_experiment_has_its_pa
     experiment = create(home, make_plan(str(grid), "tiny"))
     text = write_experiment_report(home, experiment, tmp_path / "out").read_text(encoding="utf-8")
     assert "<script>" not in text and "{{ 7*7 }}" in text and "\u202e" not in text
-    assert "Not enough cells are done to answer it yet." in text and "10 cells are not done yet" in text
+    assert "Too few cells are done to answer the question yet." in text and "10 cells are not done yet" in text
 
 
 def test_answer_says_whether_a_pair_is_settled_and_names_holm() -> None:
@@ -102,7 +102,7 @@ def test_answer_says_whether_a_pair_is_settled_and_names_holm() -> None:
     (line,) = find_kind("train").answer(results)
     assert line.startswith("Y against X: +10.0 points") and "though not after Holm's correction" in line
     (line,) = find_kind("train").answer({**results, "pairs": [{**pair, "ci95": [-0.1, 0.2]}]})
-    assert "does not settle it" in line
+    assert "the difference is not settled" in line
 
 
 def test_the_command_writes_whichever_of_both_it_is(killed, tmp_path: Path, monkeypatch, capfd) -> None:

@@ -1,7 +1,7 @@
-"""What a kind of experiment is, and which ones exist: every module of this package with a `KIND` is one.
+"""The protocol of a kind of experiment and the registry: every module of this package with a `KIND` is one.
 
-A grid names its kind. Planning, running, `experiment show`, the report and the control room ask the kind for everything
-in which experiments differ.
+A grid names its kind. Planning, running, `experiment show`, the report and the terminal application ask the kind for
+everything that differs between experiments.
 """
 
 import pkgutil
@@ -20,7 +20,7 @@ from nanoflux_local.paths import Home
 CellResult = dict[str, Any]
 """A cell's result as it is stored in the ledger; a stored one also has `condition`, `seed`, `status` and `message`."""
 OnStep = Callable[[str, int, int], None]
-"""Called with what is counted, how many are done, and how many there are."""
+"""Called with a label of what is counted, the number done, and the total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Reading:
         return [cell for cell in self.cells.values() if cell["condition"] == condition and cell["status"] == "done"]
 
     def finished_cells(self, condition: str) -> list[CellResult]:
-        """The cells of a condition if all of them are done, else none."""
+        """The cells of a condition if all of them are done, else an empty list."""
         own = [cell for cell in self.cells.values() if cell["condition"] == condition]
         return own if own and all(cell["status"] == "done" for cell in own) else []
 
@@ -59,16 +59,16 @@ class ExperimentKind(Protocol):
         ...
 
     def run_cell(self, home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
-        """Do one cell.
+        """Run one cell.
 
         Raises:
-            NothingMatchedError, RefusedError: the condition cannot be met with the data that is here.
-            NanofluxError: the cell failed; the next start does it again.
+            NothingMatchedError, RefusedError: this home lacks the data for the condition.
+            NanofluxError: the cell failed; the next start retries it.
         """
         ...
 
     def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
-        """What `experiment show --json` adds to a condition's entry."""
+        """The keys that this kind adds to a condition's entry in `experiment show --json`."""
         ...
 
     def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def find_kind(name: str) -> ExperimentKind:
     """A kind by its name.
 
     Raises:
-        ConfigError: there is no such kind.
+        ConfigError: the kind is unknown.
     """
     kinds = experiment_kinds()
     if name not in kinds:

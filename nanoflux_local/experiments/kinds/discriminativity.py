@@ -1,6 +1,6 @@
-"""Example discriminativity (paper §5): how far right and wrong solutions to the same questions lie apart.
+"""Example discriminativity (paper §5): the distance between right and wrong solutions to the same questions.
 
-Right ones are the references; wrong ones are what a model answered and a machine marked as wrong. The distance is one
+Right solutions are the references; wrong ones are a model's replies that were scored as wrong. The distance is one
 minus the cosine: between the two clusters' centres as in the paper, and in addition within each question's pair, since
 centres move apart with the topics of the questions and pairs do not.
 """
@@ -39,7 +39,7 @@ Matrix = npt.NDArray[np.float64]
 KEYS = ("pairs", "centres", "each")
 RESAMPLES = 2000
 LEAST = 4
-"""Pairs below which two centres say nothing."""
+"""The least number of pairs for a meaningful distance of centres."""
 
 
 class DiscriminativityKind:
@@ -67,7 +67,7 @@ class DiscriminativityKind:
         return {key: done[0][key] for key in KEYS if done and key in done[0]}
 
     def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
-        del reading, entries  # the conditions have other questions: no pairs
+        del reading, entries  # the conditions have different questions and cannot be paired
         return NO_COMPARISON
 
     def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
@@ -89,7 +89,7 @@ def measure_discriminativity(home: Home, plan: Plan, condition: Condition, run: 
     """Both distances of a condition's solutions, with bootstrap intervals over questions.
 
     Raises:
-        NothingMatchedError: there are too few wrong solutions.
+        NothingMatchedError: too few wrong solutions.
     """
     pairs = of_run(home, run) if condition.source == "run" else asyncio.run(_of_benchmark(home, plan, run))
     if len(pairs) < LEAST:

@@ -1,6 +1,6 @@
-"""Experiments on the judge: how often it errs on solutions of known worth, by its own word and with its checks.
+"""Experiments on the judge: its error rates on solutions of known correctness, alone and with its checks.
 
-The trial that each run holds is the measurement (`trial`); nothing is judged here.
+Reads the judge trial of each run (see `trial`); it asks no judge itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class JudgeKind:
         return {key: done[0][key] for key in KEYS if done and key in done[0]}
 
     def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
-        del reading, entries  # two words of one judge on the same solutions are no pair of conditions
+        del reading, entries  # two verdicts of one judge on the same solutions are not a pair of conditions
         return NO_COMPARISON
 
     def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
@@ -59,7 +59,7 @@ def judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
     """The judge's sensitivity and specificity in a run's trial, each with its Wilson interval.
 
     Raises:
-        NothingMatchedError: the run held no trial, or its judge has no checks.
+        NothingMatchedError: the run has no judge trial, or its judge has no checks.
     """
     with LedgerView(home.ledger) as view:
         trial = summarize_trial(view, run)

@@ -97,13 +97,13 @@ class TrainKind:
 
 
 def train_condition(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
-    """Train the condition's rows under a seed; a training that is done is answered from the ledger."""
+    """Train the condition's rows under a seed; a finished training is read from the ledger."""
     rows = rows_of(home, plan, condition, seed, runs_of(home, plan))
     settings = train_settings({**plan.scale.train, "seed": seed})
     training = trainings.create(home, plan.scale.base, settings, rows)
     result = trainings.carry_on(home, training, lambda event: _report_step(event, on_step))
     if "adapter" not in result or "flops" not in result:
-        raise KeyboardInterrupt  # someone wished the training to end, and with it this cell
+        raise KeyboardInterrupt  # the user stopped the training, and with it this cell
     kept = ("adapter", "tokens", "steps", "truncated", "seconds", "flops", "train_loss", "val_loss", "val_losses")
     return {
         "training": training,
@@ -134,7 +134,7 @@ async def _evaluate_all(
 
 
 async def _evaluate_split(home: Home, plan: Plan, endpoint: Endpoint, data: str, split: str, on_step: OnStep) -> str:
-    """The id of the evaluation on one split, done where it is not done yet."""
+    """Evaluate on one split, unless it is done, and return the evaluation's id."""
     scale, items = plan.scale, asked_items(home, plan, data, split)
     asked = make_plan(
         endpoint.identity,
@@ -157,7 +157,7 @@ async def _evaluate_split(home: Home, plan: Plan, endpoint: Endpoint, data: str,
 
 
 def _endpoint(home: Home, plan: Plan, condition: Condition, adapter: str) -> Endpoint:
-    """Who answers: the base with the cell's adapter, or the reference model."""
+    """The endpoint of a condition: the base with the cell's adapter, or the reference model."""
     scale = plan.scale
     if condition.source == "endpoint":
         assert scale.frontier is not None
@@ -166,7 +166,7 @@ def _endpoint(home: Home, plan: Plan, condition: Condition, adapter: str) -> End
 
 
 def _training(done: Sequence[CellResult]) -> dict[str, Any]:
-    """Means over the seeds of what the trainings took; the rows and adapters of each."""
+    """The trainings of a condition: means over the seeds, and the adapters and losses of each."""
     mean = {key: float(np.mean([cell[key] for cell in done])) for key in ("rows", "tokens", "seconds", "truncated")}
     flops = {way: float(np.mean([cell["flops"][way] for cell in done])) for way in ("6nd", "measured")}
     return {
@@ -249,7 +249,9 @@ def _chosen(plan: Plan, conditions: list[dict[str, Any]]) -> dict[str, Any] | No
 def _pair_sentence(pair: dict[str, Any], titles: Mapping[str, str]) -> str:
     low, high = pair["ci95"]
     settled = low > 0 or high < 0
-    verdict = "the interval excludes zero" if settled else "the interval includes zero, so this does not settle it"
+    verdict = (
+        "the interval excludes zero" if settled else "the interval includes zero, so the difference is not settled"
+    )
     if settled and pair["holm_p"] >= 0.05:
         verdict += f", though not after Holm's correction (p = {pair['holm_p']:.2g})"
     difference = f"{points(pair['difference'])} points on {pair['data']} (95% interval {points(low)} to {points(high)})"
