@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from nanoflux_local.run import binding, runs
 from nanoflux_local.train import trainings
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.settings import TrainSettings
+from nanoflux_local.train.summary import TrainingOutcome
 
 BASE = "tiny"
 QUICK = TrainSettings(epochs=3, batch=2, learning_rate=3e-3, threads=1, checkpoint_every=2)
@@ -42,7 +44,7 @@ def support() -> Any:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """A home's folder of weights that holds the tiny base, as an import leaves it."""
+    """A home's folder of weights that holds the tiny base, as an import leaves it, beside that of its manifest."""
     from nanoflux_models.weights import import_path
 
     root = tmp_path_factory.mktemp("weights")
@@ -52,8 +54,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, weights: Path) -> Home:
-    home = Home(tmp_path / "home").prepare()
+    return home_with(tmp_path / "home", weights)
+
+
+def home_with(root: Path, weights: Path) -> Home:
+    home = Home(root).prepare()
     (home.root / "weights").symlink_to(weights)
+    shutil.copytree(weights.parent / "models", home.root / "models", dirs_exist_ok=True)
     return home
 
 
@@ -72,30 +79,35 @@ def work(training: str) -> jobs.Work:
     return jobs.Work(jobs.TRAINING, training)
 
 
+def finish(home: Home, training: str) -> TrainingOutcome:
+    outcome = trainings.carry_on(home, training)
+    assert isinstance(outcome, TrainingOutcome)
+    return outcome
+
+
 def cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_a_training_that_is_killed_keeps_its_id_and_its_curve(home: Home, tmp_path: Path) -> None:
+def test_a_training_that_is_killed_keeps_its_id_and_its_curve(home: Home, weights: Path, tmp_path: Path) -> None:
     training = trainings.create(home, BASE, QUICK, data())
     pid = jobs.launch(home, work(training))
-    until(lambda: trainings.show(home, training)["step"] >= 3)
+    until(lambda: trainings.summarize_training(home, training).step >= 3)
     os.kill(pid, signal.SIGKILL)
     until(lambda: not jobs.is_worked_on(home, work(training)))
     assert trainings.create(home, BASE, QUICK, data()) == training
-    result = trainings.carry_on(home, training)
-    found = trainings.show(home, training)
-    assert (found["status"], found["adapter"], found["step"]) == ("done", result["adapter"], result["steps"])
+    result = finish(home, training)
+    summary = trainings.summarize_training(home, training)
+    assert (summary.status, summary.adapter, summary.step) == ("done", result.adapter, result.steps)
     with LedgerView(home.ledger) as view:
         curve = view.training_curve(training)
         told = view.row("SELECT count(*) AS n FROM training_events WHERE kind = 'step'")
     steps = [event["step"] for kind, event in curve if kind == "step"]
-    assert steps == list(range(1, result["steps"] + 1))
+    assert steps == list(range(1, result.steps + 1))
     assert told is not None and told["n"] >= len(steps)
-    other = Home(tmp_path / "other").prepare()
-    (other.root / "weights").symlink_to(home.root / "weights")
-    assert trainings.carry_on(other, trainings.create(other, BASE, QUICK, data()))["adapter"] == result["adapter"]
+    other = home_with(tmp_path / "other", weights)
+    assert finish(other, trainings.create(other, BASE, QUICK, data())).adapter == result.adapter
 
 
 def test_the_same_again_is_answered_from_the_ledger(home: Home) -> None:
@@ -104,9 +116,9 @@ def test_the_same_again_is_answered_from_the_ledger(home: Home) -> None:
     first = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), told.append, rows.source)
     again = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), lambda _: pytest.fail("trained"), rows.source)
     assert told and again == first
-    manifest = read_adapter(home.adapters / first["adapter"]).manifest
-    assert (manifest["training"], manifest["source"]) == (first["training"], {"file": "sums.jsonl"})
-    assert first["attention"] == "nanoflux_cpu" and first["padding_free"] is False
+    manifest = read_adapter(home.adapters / first.adapter).manifest
+    assert (manifest["training"], manifest["source"]) == (first.document["training"], {"file": "sums.jsonl"})
+    assert first.document["attention"] == "nanoflux_cpu" and first.document["padding_free"] is False
 
 
 def test_a_detached_training_is_paused_and_goes_on_without_its_file(home: Home, tmp_path: Path) -> None:
@@ -120,8 +132,8 @@ def test_a_detached_training_is_paused_and_goes_on_without_its_file(home: Home, 
     path.unlink()  # the training has its rows
     assert "drains" in jobs.ask(home, work(training), "pause")
     until(lambda: not jobs.is_worked_on(home, work(training)))
-    found = trainings.show(home, training)
-    assert found["status"] == "paused" and found["worker"] is None and found["step"] < 300
+    paused = trainings.summarize_training(home, training)
+    assert paused.status == "paused" and paused.worker is None and paused.step < 300
     assert (home.root / "trainings" / training / "checkpoint.pt").exists()
     listed = json.loads(cli(home, "trainings", "list", "--json").stdout)
     assert [entry["training"] for entry in listed] == [training]
@@ -137,14 +149,14 @@ def test_a_detached_training_is_paused_and_goes_on_without_its_file(home: Home, 
 def test_a_stop_drains_with_a_checkpoint_and_a_second_one_ends_at_once(home: Home) -> None:
     training = trainings.create(home, BASE, LONG, data())
     jobs.launch(home, work(training))
-    until(lambda: trainings.show(home, training)["step"] >= 1)
-    assert trainings.show(home, training)["worker"]["wish"] == ""
+    until(lambda: trainings.summarize_training(home, training).step >= 1)
+    assert (trainings.summarize_training(home, training).worker or {})["wish"] == ""
     with pytest.raises(NanofluxError, match="another process is working on training"):
         trainings.carry_on(home, training)
     assert "drains" in jobs.ask(home, work(training), "stop")
     until(lambda: not jobs.is_worked_on(home, work(training)))
-    stopped = trainings.show(home, training)
-    assert stopped["status"] == "stopped"
+    stopped = trainings.summarize_training(home, training)
+    assert stopped.status == "stopped"
     job = jobs.launch(home, work(training))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "is_worked_on", lambda *_: True)
@@ -155,17 +167,17 @@ def test_a_stop_drains_with_a_checkpoint_and_a_second_one_ends_at_once(home: Hom
             assert "ends now" in jobs.ask(home, work(training), "stop")
         os.kill(job, signal.SIGCONT)
     until(lambda: not jobs.is_worked_on(home, work(training)))
-    ended = trainings.show(home, training)
-    assert ended["status"] == "stopped" and ended["step"] >= stopped["step"]
+    ended = trainings.summarize_training(home, training)
+    assert ended.status == "stopped" and ended.step >= stopped.step
 
 
 def test_a_signal_ends_a_training_that_says_so(home: Home) -> None:
     training = trainings.create(home, BASE, LONG, data())
     pid = jobs.launch(home, work(training))
-    until(lambda: trainings.show(home, training)["step"] >= 1)
+    until(lambda: trainings.summarize_training(home, training).step >= 1)
     os.kill(pid, signal.SIGTERM)
     until(lambda: not jobs.is_worked_on(home, work(training)))
-    assert trainings.show(home, training)["status"] == "interrupted"
+    assert trainings.summarize_training(home, training).status == "interrupted"
 
 
 def test_rows_that_were_changed_are_not_trained_on(home: Home) -> None:
@@ -174,7 +186,7 @@ def test_rows_that_were_changed_are_not_trained_on(home: Home) -> None:
     rows.write_text(rows.read_text().replace("ANSWER", "GUESS"))
     with pytest.raises(LedgerError, match="are not those of"):
         trainings.carry_on(home, training)
-    assert trainings.show(home, training)["status"] == "failed"
+    assert trainings.summarize_training(home, training).status == "failed"
     rows.unlink()
     with pytest.raises(LedgerError, match="are gone"):
         trainings.carry_on(home, training)
@@ -196,10 +208,10 @@ def test_tensorboard_has_the_curves_where_it_is_asked_for(home: Home, tmp_path: 
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     rows = data()
     training = trainings.create(home, BASE, QUICK, rows, str(tmp_path / "board"))
-    result = trainings.carry_on(home, training)
+    result = finish(home, training)
     found = accumulators.EventAccumulator(str(tmp_path / "board" / training)).Reload()
     losses = [point.value for point in found.Scalars("train/loss")]
-    assert losses == pytest.approx(result["train_losses"])
+    assert losses == pytest.approx(list(result.train_losses))
     assert len(found.Scalars("validation/loss")) == QUICK.epochs + 1
 
 
@@ -212,8 +224,8 @@ def test_the_choice_of_a_runs_examples_is_recorded_with_the_adapter(home: Home) 
     chosen = trainings.data_of_run(home, run, choice)
     assert len(chosen.rows) == 3 and {row.id for row in chosen.rows} < set(kept) - {"turn-0"}
     short = QUICK.model_copy(update={"epochs": 1, "max_length": 2048})
-    result = trainings.carry_on(home, trainings.create(home, BASE, short, chosen))
-    source = read_adapter(home.adapters / result["adapter"]).manifest["source"]
+    result = finish(home, trainings.create(home, BASE, short, chosen))
+    source = read_adapter(home.adapters / result.adapter).manifest["source"]
     assert (source["run"], source["rows"], source["values"]) == (run, 3, [run, "kept_failed"])
     assert "turn > 0" in source["query"] and len(source["ids_digest"]) == 64
     asked = ("train", run, "--base", BASE, "--set=max_length=4096", "--dry-run")

@@ -58,11 +58,12 @@ def test_from_generation_to_report(home: Home, tmp_path: Path) -> None:
     held = validation_examples(home, domain)[:2]
     settings = TrainSettings(epochs=2)
     trained = train_adapter(home, name, "smollm2-135m", settings, rows, held, lambda _: None)
-    assert trained["val_loss"] < trained["initial_val_loss"]
+    assert trained.val_loss is not None and trained.initial_val_loss is not None
+    assert trained.val_loss < trained.initial_val_loss
 
     summaries = [
         evaluate(home, "smollm2-135m", adapter, "starter-easy", "test", 4, runs=1, temperature=0.0)
-        for adapter in ("", str(trained["adapter"])[:12])
+        for adapter in ("", trained.adapter[:12])
     ]
     assert [summary.n for summary in summaries] == [4, 4] and summaries[0].id != summaries[1].id
     with LedgerView(home.ledger) as view:

@@ -152,7 +152,7 @@ def test_what_the_launcher_refuses_is_told(place: Path) -> None:
     for words, code, said in (
         (("--launch", "--no_such_option"), 1, "accelerate launch ended with"),
         (("--launch", "'half"), 2, "cannot be read"),
-        (("--launch", TWO, "--detach"), 2, "do not go together"),
+        (("--launch", TWO, "--detach"), 2, "cannot be combined"),
     ):
         process = start(home, place, *words)
         _, err = process.communicate(timeout=300)

@@ -51,7 +51,7 @@ def _generate(place: Home) -> str:
 
 
 def _train(place: Home, run: str) -> str:
-    from nanoflux_local.cli.train import show_training, told
+    from nanoflux_local.cli.train import report_step, show_training
     from nanoflux_local.train import trainings
     from nanoflux_local.train.settings import TrainSettings
 
@@ -59,14 +59,14 @@ def _train(place: Home, run: str) -> str:
     name, domain, rows = trainings.run_examples(place, run)
     bar = Bar("training")
     try:
-        result = trainings.train_adapter(
+        outcome = trainings.train_adapter(
             place, name, MODEL, TrainSettings(), rows, trainings.validation_examples(place, domain),
-            lambda event: told(bar, event),
+            lambda event: report_step(bar, event),
         )  # fmt: skip
     finally:
         bar.close()
-    show_training(result)
-    return str(result["adapter"])
+    show_training(outcome)
+    return outcome.adapter
 
 
 def _compare(place: Home, adapter: str) -> None:

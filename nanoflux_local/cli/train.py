@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nanoflux_local.cli import common
 from nanoflux_local.cli.common import (
     Bar,
     build_choice,
     end_at_sigterm,
     flops_line,
-    home,
     launch_detached,
     plain,
     print_json,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nanoflux_local.train.audit import Audit
     from nanoflux_local.train.choice import Choice
     from nanoflux_local.train.events import TrainEvent
+    from nanoflux_local.train.summary import TrainingOutcome, TrainingSummary
     from nanoflux_local.train.trainings import TrainingData
 
 SHOWN = 20
@@ -34,22 +35,25 @@ SHOWN = 20
 
 @click.command(name="train")
 @click.argument("run", required=False)
-@click.option("--data", type=click.Path(dir_okay=False, path_type=Path), help="A JSON lines file in place of a run.")
-@click.option("--base", default="smollm2-135m", show_default=True, help="The model to tune.")
+@click.option("--data", type=click.Path(dir_okay=False, path_type=Path), help="A JSON lines file, instead of a run.")
+@click.option("--base", default="smollm2-135m", show_default=True, help="The model to train an adapter for.")
 @click.option("--qlora", is_flag=True, help="Hold the base in 4 bits (bitsandbytes, NF4).")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any training setting, e.g. epochs=3.")
 @with_choice
 @click.option("--dry-run", is_flag=True, help="Audit the examples and print the plan; train nothing.")
 @click.option(
-    "--tensorboard", type=click.Path(file_okay=False), default="", help="Write TensorBoard's files there too."
+    "--tensorboard",
+    type=click.Path(file_okay=False),
+    default="",
+    help="A folder for TensorBoard event files.",
 )
 @click.option(
     "--launch",
     default="",
     metavar="ARGS",
-    help='In several processes, by `accelerate launch ARGS`, e.g. "--multi_gpu --num_processes 2".',
+    help='Train in several processes with `accelerate launch ARGS`, e.g. "--multi_gpu --num_processes 2".',
 )
-@click.option("--detach", is_flag=True, help="Train in a process of its own that outlives this terminal.")
+@click.option("--detach", is_flag=True, help="Train in a background process that outlives this terminal.")
 @with_json
 def command(
     run: str | None,
@@ -64,45 +68,47 @@ def command(
     as_json: bool,
     **choice: Any,
 ) -> None:
-    """LoRA-tune BASE on the kept examples of RUN, or on the rows of a file (paper §3, A.1).
+    """Train a LoRA adapter for BASE on the kept examples of RUN, or on the rows of a file (paper §3, A.1).
 
-    The same command again goes on with a training that was stopped or killed.
+    The same command again resumes a training that was stopped or killed.
     """
     from nanoflux_local.config import parse_settings
     from nanoflux_local.train import trainings
     from nanoflux_local.train.settings import train_settings
 
     if launch and detach:
-        raise UsageError("--launch and --detach do not go together", "detach the command with your shell or scheduler")
-    place = home()
+        raise UsageError(
+            "--launch and --detach cannot be combined", "use --launch alone, and detach it with your shell or scheduler"
+        )
+    home = common.home()
     stated = train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
-    chosen = trainings.with_targets(place, base, stated)
-    rows = _data(place, run, data, build_choice(choice, chosen.seed))
+    chosen = trainings.with_targets(home, base, stated)
+    rows = _data(home, run, data, build_choice(choice, chosen.seed))
     if dry_run:
         from nanoflux_local.train.audit import audit
         from nanoflux_models.weights import weights_dir
 
-        found = audit(chosen, rows.rows, rows.validation, weights_dir(base, place.root), rows.held_out)
-        show_audit(found, as_json)
+        report = audit(chosen, rows.rows, rows.validation, weights_dir(base, home.root), rows.held_out)
+        show_audit(report, as_json)
         return
     board = str(Path(tensorboard).absolute()) if tensorboard else ""
-    work(place, trainings.create(place, base, chosen, rows, board), detach, as_json, launch)
+    work(home, trainings.create(home, base, chosen, rows, board), detach, as_json, launch)
 
 
-def _data(place: Home, run: str | None, file: Path | None, choice: "Choice") -> "TrainingData":
+def _data(home: Home, run: str | None, file: Path | None, choice: "Choice") -> "TrainingData":
     from nanoflux_local.train import trainings
 
     if (run is None) == (file is None):
-        raise UsageError("name a run, or a file with --data: one of them", "nanoflux train RUN, or train --data FILE")
+        raise UsageError("name either a run or a file with --data", "nanoflux train RUN, or nanoflux train --data FILE")
     if run is not None:
-        return trainings.data_of_run(place, run, choice)
+        return trainings.data_of_run(home, run, choice)
     assert file is not None
-    return trainings.data_of_file(place, file, choice)
+    return trainings.data_of_file(home, file, choice)
 
 
-def work(place: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
-    """Train here, in a process of its own or in several, and print what came of it; of several that train together none
-    prints, but whoever launched them.
+def work(home: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
+    """Train in this process, in a detached one or in those that `accelerate launch` starts, and print the outcome. Of
+    several processes that train together none prints; the one that launched them does.
     """
     from nanoflux_local.train.team import size
 
@@ -110,116 +116,130 @@ def work(place: Home, training: str, detach: bool, as_json: bool, launch: str = 
         from nanoflux_local import jobs
         from nanoflux_local.train import trainings
 
-        launch_detached(place, jobs.Work(jobs.TRAINING, training))
-        result = trainings.show(place, training)
+        launch_detached(home, jobs.Work(jobs.TRAINING, training))
+        result: TrainingOutcome | TrainingSummary = trainings.summarize_training(home, training)
     else:
-        result = carry_on(place, training, launch)
-    if size() > 1:
-        return
+        result = carry_on(home, training, launch)
+    if size() == 1:
+        _show_result(result, as_json)
+
+
+def _show_result(result: "TrainingOutcome | TrainingSummary", as_json: bool) -> None:
+    from nanoflux_local.train.summary import TrainingSummary
+
     if as_json:
-        print_json({key: value for key, value in result.items() if key != "train_losses"})
-    elif "flops" in result:
-        show_training(result)
-    else:
+        print_json(result.to_json())
+    elif isinstance(result, TrainingSummary):
         show_state(result)
+    else:
+        show_training(result)
 
 
-def carry_on(place: Home, training: str, launch: str = "") -> dict[str, Any]:
+def carry_on(home: Home, training: str, launch: str = "") -> "TrainingOutcome | TrainingSummary":
     """Train with a progress bar; Ctrl-C and SIGTERM end it with its last checkpoint kept."""
     from nanoflux_local.train import trainings
     from nanoflux_local.train.team import follows
 
     end_at_sigterm()
     if launch:
-        return trainings.carry_on_launched(place, training, launch)
+        return trainings.launch_processes(home, training, launch)
     bar = Bar(training)
     if not follows():
-        say(f"{training}; stop with Ctrl-C, go on with `nanoflux trainings resume {training}`")
+        say(f"{training}; stop with Ctrl-C, resume with `nanoflux trainings resume {training}`")
     try:
-        return trainings.carry_on(place, training, lambda event: told(bar, event))
+        return trainings.carry_on(home, training, lambda event: report_step(bar, event))
     finally:
         bar.close()
 
 
-def told(bar: Bar, event: "TrainEvent") -> None:
-    """A step as progress; the other events are in the ledger."""
+def report_step(bar: Bar, event: "TrainEvent") -> None:
+    """Show a step as progress; the other events are in the ledger."""
     from nanoflux_local.train.events import StepEvent
 
     if isinstance(event, StepEvent):
         bar.show(event.step, event.steps, f"loss {event.loss:.3f}, {event.tokens_per_s:.0f} tokens/s")
 
 
-def show_training(result: dict[str, Any]) -> None:
-    """The outcome of a training as a table."""
-    before, after = result["initial_val_loss"], result["val_loss"]
+def show_training(outcome: "TrainingOutcome") -> None:
+    """Print the outcome of a finished training as a table."""
+    before, after = outcome.initial_val_loss, outcome.val_loss
     print_table(
-        ("adapter", result["adapter"][:16]),
+        ("adapter", outcome.adapter[:16]),
         [
-            ("base", result["base"]),
-            ("examples", f"{result['examples']} ({result['truncated']} over the length limit)"),
-            ("steps", f"{result['steps']} over {result['tokens']} tokens, {result['tokens_per_s']:.0f} tokens/s"),
-            ("train loss", f"{result['train_loss']:.3f}"),
+            ("base", outcome.base),
+            ("examples", f"{outcome.examples} ({outcome.truncated} over the length limit)"),
+            ("steps", f"{outcome.steps} over {outcome.tokens} tokens, {outcome.tokens_per_s:.0f} tokens/s"),
+            ("train loss", f"{outcome.train_loss:.3f}"),
             ("dev loss", "none" if after is None or before is None else f"{before:.3f} before, {after:.3f} after"),
-            ("FLOPs", flops_line(result["flops"])),
-            ("seconds", f"{result['seconds']:.0f}"),
+            ("FLOPs", flops_line(dict(outcome.flops))),
+            ("seconds", f"{outcome.seconds:.0f}"),
         ],
     )
-    say(plain(f"see it with `nanoflux adapters show {result['adapter'][:12]}`"))
+    say(plain(f"see it with `nanoflux adapters show {outcome.adapter[:12]}`"))
 
 
-def show_state(found: dict[str, Any]) -> None:
-    """A training that is not done, or its record, as a table."""
-    loss, dev = found["loss"], [value for value in found["val_losses"] if value is not None]
-    worker = found["worker"]
+def show_state(summary: "TrainingSummary") -> None:
+    """Print the state of a training as a table."""
+    dev_losses = [value for value in summary.val_losses if value is not None]
+    worker = summary.worker
+    loss = "none yet" if summary.loss is None else f"{summary.loss:.3f}, {summary.tokens_per_s:.0f} tokens/s"
     print_table(
-        ("training", found["training"]),
+        ("training", summary.training),
         [
-            ("base", found["base"]),
-            ("rows", found["run"] or found["source"].get("file", "")),
-            ("status", f"{found['status']} {found['message']}".strip()),
-            ("step", f"{found['step']} of {found['steps']}"),
-            ("train loss", "none yet" if loss is None else f"{loss:.3f}, {found['tokens_per_s']:.0f} tokens/s"),
-            ("dev loss", " → ".join(f"{value:.3f}" for value in dev) or "none"),
-            ("adapter", found["adapter"][:16] or "none yet"),
-            ("seconds", f"{found['seconds']:.0f}"),
+            ("base", summary.base),
+            ("rows", summary.run or summary.source.get("file", "")),
+            ("status", f"{summary.status} {summary.message}".strip()),
+            ("step", f"{summary.step} of {summary.steps}"),
+            ("train loss", loss),
+            ("dev loss", " → ".join(f"{value:.3f}" for value in dev_losses) or "none"),
+            ("adapter", summary.adapter[:16] or "none yet"),
+            ("seconds", f"{summary.seconds:.0f}"),
             ("process", f"{worker['pid']} {worker['wish']}".strip() if worker else "none"),
         ],
     )
 
 
-def _describe_merged(rows: int) -> str:
-    return f"in {rows} rows they open the user's message: the base takes none" if rows else "as they are"
+def _describe_system(rows: int) -> str:
+    if not rows:
+        return "unchanged"
+    return f"prepended to the user's message in {rows} rows: the base's chat template takes none"
 
 
-def show_audit(found: "Audit", as_json: bool) -> None:
-    """The audit: a table, what is wrong with which row, and one example as the model sees it."""
+def show_audit(audit: "Audit", as_json: bool) -> None:
+    """Print the audit: a table, the findings row by row, and one example as the model sees it."""
     if as_json:
-        print_json(found.to_json())
+        print_json(audit.to_json())
         return
     from nanoflux_local.train.estimate import WITHIN
 
-    cut = f"{found.cut_rows} rows lose {found.cut_tokens} tokens, at most {found.cut_most}"
+    cut = f"{audit.cut_rows} rows lose {audit.cut_tokens} tokens, at most {audit.cut_most}"
     print_table(
         ("audit", "what a training would do"),
         [
-            ("rows", f"{found.rows}, of which {found.usable} are trained on and {found.validation} validated on"),
-            ("tokens", f"{found.tokens.total} an epoch; median {found.tokens.median:.0f}, most {found.tokens.most}"),
-            ("labels", f"{found.labels.total} an epoch; median {found.labels.median:.0f}, least {found.labels.least}"),
-            ("cut", f"{cut} ({found.overlong})" if found.cut_rows else "none"),
-            ("leaks", f"{len(found.leaked)} rows hold a test question" if found.leaked else "none"),
-            ("system messages", _describe_merged(found.system_merged)),
-            ("steps", found.steps),
-            ("adapts", found.adapted),
-            ("FLOPs", f"{found.flops_6nd:.3g} by 6ND, N = {found.parameters:,}; {found.flops_expected:.3g} expected"),
-            ("time", f"about {found.seconds:.0f} s, from a matrix product timed just now"),
-            ("memory", f"about {found.memory_bytes / 1e9:.1f} GB in {found.dtype}, within a factor of {WITHIN}"),
+            ("rows", f"{audit.rows}, of which {audit.usable} are trained on and {audit.validation} validated on"),
+            ("tokens", f"{audit.tokens.total} an epoch; median {audit.tokens.median:.0f}, most {audit.tokens.most}"),
+            (
+                "labels",
+                f"{audit.labels.total} an epoch; median {audit.labels.median:.0f}, least {audit.labels.least}",
+            ),
+            ("cut", f"{cut} ({audit.overlong})" if audit.cut_rows else "none"),
+            ("leaks", f"{len(audit.leaked)} rows hold a test question" if audit.leaked else "none"),
+            ("system messages", _describe_system(audit.system_merged)),
+            ("steps", audit.steps),
+            ("adapts", audit.adapted),
+            (
+                "FLOPs",
+                f"{audit.flops_6nd:.3g} by 6ND, N = {audit.parameters:,}; {audit.flops_expected:.3g} expected",
+            ),
+            ("time", f"about {audit.seconds:.0f} s, from a matrix product timed just now"),
+            ("memory", f"about {audit.memory_bytes / 1e9:.1f} GB in {audit.dtype}, within a factor of {WITHIN}"),
         ],
     )
-    told = [str(finding) for finding in found.findings]
-    told += [f"validation {finding}" for finding in found.validation_findings]
-    told += [f"row {row}: holds a question of the test split" for row in found.leaked]
-    for line in told[:SHOWN]:
+    lines = [str(finding) for finding in audit.findings]
+    lines += [f"validation {finding}" for finding in audit.validation_findings]
+    lines += [f"row {row}: holds a question of the test split" for row in audit.leaked]
+    for line in lines[:SHOWN]:
         click.echo(plain(line))
-    if len(told) > SHOWN:
-        click.echo(f"… and {len(told) - SHOWN} more; --json has all")
-    click.echo(f"\nThe first example as the model sees it:\n{plain(found.rendered)}")
+    if len(lines) > SHOWN:
+        click.echo(f"… and {len(lines) - SHOWN} more; --json has all")
+    click.echo(f"\nThe first example as the model sees it:\n{plain(audit.rendered)}")

@@ -281,9 +281,11 @@ def _train(act: _Act, stage: Stage) -> str:
     data = trainings.data_of_run(stage.home, act.run)
     data = replace(data, validation=data.validation[:VALIDATED])
     adapted = adapted_by(weights_dir(act.base, stage.home.root), settings.target_modules)
-    result = trainings.carry_on(stage.home, trainings.create(stage.home, act.base, settings, data))
-    losses = f"train loss {result['train_losses'][0]:.2f} to {result['train_losses'][-1]:.2f}"
-    return f"{result['adapter'][:12]} adapts {adapted}; {losses} in {result['steps']} steps"
+    outcome = trainings.train_adapter(
+        stage.home, data.run, act.base, settings, data.rows, data.validation, source=data.source
+    )
+    losses = f"train loss {outcome.train_losses[0]:.2f} to {outcome.train_losses[-1]:.2f}"
+    return f"{outcome.adapter[:12]} adapts {adapted}; {losses} in {outcome.steps} steps"
 
 
 def _load(act: _Act, stage: Stage) -> str:

@@ -42,7 +42,7 @@ class Choice:
         sql = "SELECT * FROM examples WHERE " + " AND ".join(clause for clause, _ in clauses) + " ORDER BY turn"
         return sql, tuple(value for _, values in clauses for value in values)
 
-    def drawn(self, items: Sequence[Item]) -> list[Item]:
+    def draw(self, items: Sequence[Item]) -> list[Item]:
         """`size` of the items, in their order; all of them where it is 0.
 
         Raises:
@@ -82,7 +82,7 @@ def select(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[str, A
     if not rows:
         fix = f"see `nanoflux run show {run}` and `nanoflux examples list {run}`"
         raise NothingMatchedError(f"no example of run {run} answers to: {sql} {list(values)}", fix)
-    taken = choice.drawn(rows)
+    taken = choice.draw(rows)
     record = {
         "query": sql,
         "values": list(values),

@@ -1,8 +1,8 @@
 """Trainings: examples to an adapter, with every curve point and the outcome in the ledger.
 
-A training's id follows from all that decides it, and its rows are kept in its folder: whoever asks for the same again,
-or has its id, goes on with it where it stopped, whatever has become of the run, the file or the process since. One
-process works on a training at a time.
+A training's id is the digest of everything that decides its weights, and its rows are kept in its folder. The same
+command, or `trainings resume ID`, therefore resumes it, even if its run, its file or its process is gone. One process
+works on a training at a time.
 """
 
 import _thread
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from nanoflux_local.domains.base import Domain, load_built_in
 from nanoflux_local.domains.own import load_domain
-from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError, UsageError
+from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import format_question
-from nanoflux_local.jobs import TRAINING, Wish, Work, boot_id, is_worked_on, status_of, watched, with_worker, working_on
+from nanoflux_local.jobs import TRAINING, Wish, Work, boot_id, is_worked_on, status_of, watched, working_on
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -32,6 +32,7 @@ from nanoflux_local.train.choice import Choice, choose
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows, write_rows
 from nanoflux_local.train.settings import TrainSettings, train_settings
+from nanoflux_local.train.summary import TrainingOutcome, TrainingSummary, summarize_row
 from nanoflux_local.train.team import follows
 from nanoflux_models.manifest import load_manifest as load_model
 from nanoflux_models.record import read_record
@@ -42,14 +43,14 @@ if TYPE_CHECKING:
 
 VALIDATION_ITEMS = 12
 USUAL_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-"""All linear layers of most text models: there a manifest that names these says what `all-linear` does."""
+"""All linear layers of most text models: a manifest that names exactly these means `all-linear`."""
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Rows with where they come from: `run` ("" for a file), `source` as it is recorded with the adapter, and the test
-    questions that none of them may hold.
+    """Rows and their origin: `run` ("" for a file), `source` as it is recorded with the adapter, and the test
+    questions that no row may hold (`held_out`).
     """
 
     rows: Sequence[TrainingExample]
@@ -63,7 +64,7 @@ def data_of_run(home: Home, run: str, choice: Choice | None = None) -> TrainingD
     """A run's kept examples, all or as chosen, with its domain's dev items for validation.
 
     Raises:
-        NothingMatchedError: there is no such run, it kept nothing, or nothing answers to the choice.
+        NothingMatchedError: there is no such run, it kept nothing, or no example matches the choice.
     """
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
@@ -90,9 +91,9 @@ def data_of_file(home: Home, path: Path, choice: Choice | None = None) -> Traini
     choice = choice or Choice()
     if choice.reason or choice.level or choice.where:
         raise UsageError("rows of a file have no reason, no level and no query", "choose by --size, or name a run")
-    found = read_rows(path)
-    rows = choice.drawn(found)
-    source = {"file": path.name, "matched": len(found), "size": choice.size, "seed": choice.seed, "rows": len(rows)}
+    matched = read_rows(path)
+    rows = choice.draw(matched)
+    source = {"file": path.name, "matched": len(matched), "size": choice.size, "seed": choice.seed, "rows": len(rows)}
     return TrainingData(rows, source=source, held_out=_all_test_questions(home))
 
 
@@ -111,7 +112,7 @@ def training_example(
 
 
 def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
-    """Items of the domain's dev split, where they carry solutions; never test items. [] where there are none."""
+    """Items of the domain's dev split that carry a solution, never test items; [] if there are none."""
     rows: list[TrainingExample] = []
     for dataset in seed_datasets(domain):
         items = [item for item in items_here(home.ledger, dataset, "dev") if item.solution]
@@ -130,17 +131,17 @@ def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
 
 
 def held_out_questions(home: Home, domain: Domain) -> list[str]:
-    """The questions of the test splits that an adapter of this domain will be measured on, where they are here."""
+    """The questions of the test splits that measure an adapter of this domain, as far as they are imported."""
     names = (*seed_datasets(domain), *domain.evaluates)
     return [item.question for name in names for item in items_here(home.ledger, name, "test")]
 
 
 def _all_test_questions(home: Home) -> list[str]:
     """The test questions of every benchmark that was imported, and of the built-in one."""
-    found = held_out_questions(home, load_built_in("starter"))
+    questions = held_out_questions(home, load_built_in("starter"))
     with suppress(NothingMatchedError), LedgerView(home.ledger) as view:
-        found += [item.question for entry in view.datasets() for item in view.items(entry["name"], "test")]
-    return found
+        questions += [item.question for entry in view.datasets() for item in view.items(entry["name"], "test")]
+    return questions
 
 
 def with_targets(home: Home, base: str, settings: TrainSettings) -> TrainSettings:
@@ -156,10 +157,10 @@ def with_targets(home: Home, base: str, settings: TrainSettings) -> TrainSetting
 
 
 def create(home: Home, base: str, settings: TrainSettings, data: TrainingData, tensorboard: str = "") -> str:
-    """Write a training down with its rows, and return its id; `carry_on` trains. What is there already stays.
+    """Record a training with its rows and return its id; `carry_on` trains. A training that exists stays as it was.
 
     Raises:
-        ModelsError: the base is not here.
+        ModelsError: the base is not installed.
         OSError: the rows cannot be written.
     """
     revision = read_record(weights_dir(base, home.root)).revision
@@ -186,85 +187,88 @@ def train_adapter(
     validation: Sequence[TrainingExample],
     on_event: Callable[["TrainEvent"], None] = lambda _: None,
     source: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Train on these rows, publish the adapter under its hash, and return what `train --json` prints.
+) -> TrainingOutcome:
+    """Train on these rows and publish the adapter under its hash.
 
     `run` names the run that the rows come from ("" for none), `source` is recorded with the adapter. The same arguments
-    again go on where a training that was killed or stopped had its last checkpoint, and a training that is done is
-    answered from the ledger.
+    again resume a training that was killed or stopped from its last checkpoint; the outcome of a finished training is
+    read from the ledger.
 
     Raises:
-        NanofluxError: what stopped it; the last good checkpoint is kept.
+        RefusedError: another process works on it, or it was asked to pause or stop; the last checkpoint is kept.
+        NanofluxError: the training failed; the last good checkpoint is kept.
     """
     data = TrainingData(rows, validation, run, source or {"run": run})
-    return carry_on(home, create(home, base, settings, data), on_event)
+    training = create(home, base, settings, data)
+    outcome = carry_on(home, training, on_event)
+    if isinstance(outcome, TrainingSummary):
+        raise RefusedError(
+            f"{training} was asked to end and is {outcome.status} at step {outcome.step}",
+            f"resume it with `nanoflux trainings resume {training}`",
+        )
+    return outcome
 
 
-def carry_on(home: Home, training: str, on_event: "OnEvent" = lambda _: None) -> dict[str, Any]:
-    """Train from the last checkpoint to the end, or until someone wishes otherwise; returns what `train --json` prints
-    once it is done, and `show` until then.
+def carry_on(home: Home, training: str, on_event: "OnEvent" = lambda _: None) -> TrainingOutcome | TrainingSummary:
+    """Train from the last checkpoint to the end, or until a pause or stop is asked for. Returns the outcome of a
+    finished training, and the state of one that was paused or stopped.
 
     Raises:
         RefusedError: another process works on it.
-        NanofluxError: what stopped it; the last good checkpoint is kept.
+        NanofluxError: the training failed; the last good checkpoint is kept.
     """
     if follows():
-        return _beside(home, training)
+        _train(home, _load_row(home, training), lambda _: None, lambda: False)  # the first process writes the outcome
+        return summarize_training(home, training)
     work = Work(TRAINING, training)
     with working_on(home, work), Ledger(home.ledger) as ledger:
-        row = _row(home, training)
-        if result := _stored_result(home, row):
-            return result
-        found = _Training(home, row, ledger, on_event).play(work)
-    return found or show(home, training)
-
-
-def _beside(home: Home, training: str) -> dict[str, Any]:
-    """Train in a process that follows another, which writes down what comes of it."""
-    _train(home, _row(home, training), lambda _: None, lambda: False)
-    return {}
+        row = _load_row(home, training)
+        outcome = _load_outcome(home, row) or _Training(home, row, ledger, on_event).run(work)
+    return outcome or summarize_training(home, training)
 
 
 def _train(home: Home, row: dict[str, Any], on_event: "OnEvent", should_stop: Callable[[], bool]) -> "TrainResult":
     from nanoflux_local.train.lora import train
 
-    rows, validation = _kept_rows(home, row, json.loads(row["plan"]))
+    rows, validation = _load_rows(home, row, json.loads(row["plan"]))
     settings, weights = train_settings(json.loads(row["settings"])), weights_dir(row["base"], home.root)
     return train(settings, rows, validation, weights, _folder(home, row["id"]), on_event, should_stop)
 
 
-def carry_on_launched(home: Home, training: str, arguments: str) -> dict[str, Any]:
+def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutcome | TrainingSummary:
     """`carry_on` in the processes that `accelerate launch ARGUMENTS` starts, here and perhaps on other machines.
 
     Raises:
         RefusedError: another process works on it.
-        NanofluxError: they failed; the last good checkpoint is kept.
+        NanofluxError: the processes failed; the last good checkpoint is kept.
     """
     from nanoflux_local.train.launch import launch
 
     work = Work(TRAINING, training)
     if is_worked_on(home, work):
         raise work.busy_error()
-    if not (result := _stored_result(home, _row(home, training))):
-        code = launch(home.root, training, arguments)
-        result, found = _stored_result(home, _row(home, training)), show(home, training)
-        if code and not result:
-            fix = f"what they said is above; go on with `nanoflux trainings resume {training}` or the same command"
-            raise NanofluxError(f"accelerate launch ended with {code}: {found['message'] or found['status']}", fix)
-    return result or show(home, training)
+    if outcome := _load_outcome(home, _load_row(home, training)):
+        return outcome
+    code = launch(home.root, training, arguments)
+    if outcome := _load_outcome(home, _load_row(home, training)):
+        return outcome
+    summary = summarize_training(home, training)
+    if code:
+        fix = f"read its messages above; resume with `nanoflux trainings resume {training}` or the same command"
+        raise NanofluxError(f"accelerate launch ended with {code}: {summary.message or summary.status}", fix)
+    return summary
 
 
-def _row(home: Home, training: str) -> dict[str, Any]:
+def _load_row(home: Home, training: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         return find_training(view, training)
 
 
-def _stored_result(home: Home, row: dict[str, Any]) -> dict[str, Any]:
-    """What came of a training that is done and whose adapter is here; {} of any other."""
+def _load_outcome(home: Home, row: dict[str, Any]) -> TrainingOutcome | None:
+    """The outcome of a training that is done and whose adapter is installed; None of any other."""
     if row["status"] != "done" or not (home.adapters / row["adapter"]).is_dir():
-        return {}
-    result: dict[str, Any] = json.loads(row["result"])
-    return result
+        return None
+    return TrainingOutcome.from_json(json.loads(row["result"]))
 
 
 class _Training:
@@ -274,21 +278,21 @@ class _Training:
         self.home, self.row, self.ledger, self.on_event = home, row, ledger, on_event
         self.id, self.plan = str(row["id"]), json.loads(row["plan"])
         self.settings = train_settings(json.loads(row["settings"]))
-        self.wished: list[Wish] = []
+        self.wishes: list[Wish] = []
         self.is_main = threading.current_thread() is threading.main_thread()
 
-    def play(self, work: Work) -> dict[str, Any]:
-        """Train, with status, job and outcome written down whatever happens; {} where someone wished it to end."""
+    def run(self, work: Work) -> TrainingOutcome | None:
+        """Train, recording status, job and outcome whatever happens; None if a pause or stop was asked for."""
         job = self.ledger.start_job("training", self.id, os.getpid(), boot_id())
         self.ledger.set_status("trainings", self.id, "running")
         status, message, began = "interrupted", "", time.monotonic()
         result: dict[str, Any] = {}
         try:
             with watched(self.home.ledger, job, work, self._wish):
-                outcome = self._train()
-            status, result = self._publish_outcome(outcome)
+                trained = self._train()
+            status, result = self._publish(trained)
         except KeyboardInterrupt:
-            if "end" not in self.wished:
+            if "end" not in self.wishes:
                 raise
             status = status_of("end")
         except NanofluxError as error:
@@ -298,37 +302,37 @@ class _Training:
             seconds = time.monotonic() - began
             self.ledger.finish_training(self.id, status, str(result.get("adapter", "")), result, message, seconds)
             self.ledger.finish_job(job, status, message)
-        return result
+        return TrainingOutcome.from_json(result) if result else None
 
     def _train(self) -> "TrainResult":
-        with _board(self.plan["tensorboard"], self.id) as told:
+        with _board(self.plan["tensorboard"], self.id) as write_to_board:
 
-            def tell(event: "TrainEvent") -> None:
+            def report(event: "TrainEvent") -> None:
                 kind = type(event).__name__.removesuffix("Event").lower()
                 self.ledger.add_training_event(self.id, kind, event.step, asdict(event))
-                told(event)
+                write_to_board(event)
                 self.on_event(event)
 
-            return _train(self.home, self.row, tell, lambda: bool(self.wished))
+            return _train(self.home, self.row, report, lambda: bool(self.wishes))
 
-    def _publish_outcome(self, outcome: "TrainResult") -> tuple[str, dict[str, Any]]:
+    def _publish(self, trained: "TrainResult") -> tuple[str, dict[str, Any]]:
         """(status, result) of a training that came to an end or was asked to pause or stop."""
-        if not outcome.finished:
-            return status_of(self.wished[-1]), {}
+        if not trained.finished:
+            return status_of(self.wishes[-1]), {}
         from nanoflux_local.train.publishing import publish
 
         base, run = self.row["base"], self.row["run"]
         extra = {"run": run, "training": self.id, "source": self.plan["source"]}
-        folder = publish(outcome, self.settings, self.home.adapters, base, self.plan["revision"], extra)
-        result = {"adapter": folder.name, "base": base, "run": run, "training": self.id, **outcome.to_json()}
+        folder = publish(trained, self.settings, self.home.adapters, base, self.plan["revision"], extra)
+        result = {"adapter": folder.name, "base": base, "run": run, "training": self.id, **trained.to_json()}
         result.pop("adapter_dir")
         return "done", json.loads(canonical_json(result))  # as it will be read from the ledger: lists, not tuples
 
     def _wish(self, wish: Wish) -> None:
-        """Called from the watching thread. A drain is seen after the step; an end interrupts the step, as Ctrl-C would,
-        where it is the main thread that trains."""
+        """Called from the watching thread. A drain takes effect after the step; an end interrupts the step, as Ctrl-C
+        would, if the main thread trains."""
         if wish:
-            self.wished.append(wish)
+            self.wishes.append(wish)
         if wish == "end" and self.is_main:
             _thread.interrupt_main()
 
@@ -337,10 +341,10 @@ def _folder(home: Home, training: str) -> Path:
     return home.root / "trainings" / training
 
 
-def _kept_rows(
+def _load_rows(
     home: Home, row: dict[str, Any], plan: dict[str, Any]
 ) -> tuple[list[TrainingExample], list[TrainingExample]]:
-    """The rows of a training as they were when it was created.
+    """The rows and validation rows of a training, checked against the digests taken when it was created.
 
     Raises:
         LedgerError: its files are gone or were changed.
@@ -360,7 +364,7 @@ def _kept_rows(
 
 
 def _board(folder: str, training: str) -> Any:
-    """TensorBoard's files beside the ledger, where they are asked for."""
+    """TensorBoard's files in `folder`/`training`, if a folder was asked for."""
     from nanoflux_local.train.board import board
 
     return board(Path(folder) / training if folder else None)
@@ -372,44 +376,23 @@ def find_training(view: LedgerView, name: str) -> dict[str, Any]:
     Raises:
         NothingMatchedError: there is none, or several.
     """
-    found = view.row("SELECT * FROM trainings WHERE id = ?", name)
-    begun = [] if found else list(view.rows("SELECT * FROM trainings WHERE substr(id, 1, ?) = ?", len(name), name))
-    if found is None and len(begun) != 1:
-        raise NothingMatchedError(f"there is no training {name!r}", "see `nanoflux trainings list`")
-    return dict(found or begun[0])
+    if exact := view.row("SELECT * FROM trainings WHERE id = ?", name):
+        return dict(exact)
+    matches = list(view.rows("SELECT * FROM trainings WHERE substr(id, 1, ?) = ?", len(name), name))
+    if len(matches) != 1:
+        problem = f"{len(matches)} trainings begin with {name!r}" if matches else f"there is no training {name!r}"
+        raise NothingMatchedError(problem, "see `nanoflux trainings list`")
+    return dict(matches[0])
 
 
-def show(home: Home, name: str) -> dict[str, Any]:
-    """What `trainings show --json` prints."""
+def summarize_training(home: Home, name: str) -> TrainingSummary:
+    """The state of the training with this id or beginning of an id. Raises NothingMatchedError."""
     with LedgerView(home.ledger) as view:
-        return _summary(home, view, find_training(view, name))
+        return summarize_row(home, view, find_training(view, name))
 
 
-def list_trainings(home: Home) -> list[dict[str, Any]]:
-    """All trainings, newest first, each as `show` has it."""
+def list_trainings(home: Home) -> list[TrainingSummary]:
+    """The state of all trainings, newest first."""
     with LedgerView(home.ledger) as view:
-        return [_summary(home, view, dict(row)) for row in view.rows("SELECT * FROM trainings ORDER BY rowid DESC")]
-
-
-def _summary(home: Home, view: LedgerView, row: dict[str, Any]) -> dict[str, Any]:
-    curve = view.training_curve(row["id"])
-    steps = [event for kind, event in curve if kind == "step"]
-    epochs = [event for kind, event in curve if kind == "epoch"]
-    last: dict[str, Any] = steps[-1] if steps else {}
-    found = {
-        "training": row["id"],
-        "run": row["run"],
-        "base": row["base"],
-        "status": row["status"],
-        "message": row["message"],
-        "adapter": row["adapter"],
-        "step": last.get("step", 0),
-        "steps": last.get("steps", 0),
-        **{key: last.get(key) for key in ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")},
-        "val_losses": [event["val_loss"] for event in epochs],
-        "seconds": round(row["seconds"], 3),
-        "settings": json.loads(row["settings"]),
-        "source": json.loads(row["plan"]).get("source", {}),
-        "started_at": row["started_at"],
-    }
-    return with_worker(home, view, Work(TRAINING, row["id"]), found)
+        rows = view.rows("SELECT * FROM trainings ORDER BY rowid DESC")
+        return [summarize_row(home, view, row) for row in map(dict, rows)]

@@ -79,7 +79,7 @@ def adapter(served: dict[str, Any]) -> str:
     ]
     settings = TrainSettings(epochs=3, learning_rate=2e-3, batch=4, max_length=64)
     trained = train_adapter(Home(served["home"]), "made-up", "smollm2-135m", settings, rows, rows[:1], lambda _: None)
-    return str(trained["adapter"])
+    return trained.adapter
 
 
 @pytest.fixture(scope="module")

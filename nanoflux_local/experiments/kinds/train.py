@@ -28,6 +28,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import binding
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import train_settings
+from nanoflux_local.train.summary import TrainingSummary
 
 TRAINED = ("run", "benchmark")
 """Sources of conditions that are trained."""
@@ -101,15 +102,15 @@ def train_condition(home: Home, plan: Plan, condition: Condition, seed: int, on_
     rows = rows_of(home, plan, condition, seed, runs_of(home, plan))
     settings = train_settings({**plan.scale.train, "seed": seed})
     training = trainings.create(home, plan.scale.base, settings, rows)
-    result = trainings.carry_on(home, training, lambda event: _report_step(event, on_step))
-    if "adapter" not in result or "flops" not in result:
-        raise KeyboardInterrupt  # the user stopped the training, and with it this cell
+    outcome = trainings.carry_on(home, training, lambda event: _report_step(event, on_step))
+    if isinstance(outcome, TrainingSummary):
+        raise KeyboardInterrupt  # the training was asked to pause or stop, and this cell ends with it
     kept = ("adapter", "tokens", "steps", "truncated", "seconds", "flops", "train_loss", "val_loss", "val_losses")
     return {
         "training": training,
         "rows": len(rows.rows),
         "source": rows.source,
-        **{key: result.get(key) for key in kept},
+        **{key: outcome.document.get(key) for key in kept},
     }
 
 

@@ -1,0 +1,99 @@
+"""What other rooms learn of a training: its state at any time, and its outcome once it is done.
+
+Owns the reading of both from the ledger's rows, and their JSON. Starts and changes nothing.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from nanoflux_local.jobs import TRAINING, Work, with_worker
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+
+_LAST_STEP = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary:
+    """The state of a training, as `trainings show --json` prints it. `step` is the last of `steps`; both are 0 before
+    the first, and the fields of the last step are None then. `val_losses` has one entry for each epoch, from the one
+    before the first step on. Losses in nats per label token. `worker` is None unless a process works on it."""
+
+    training: str
+    run: str
+    base: str
+    status: str
+    message: str
+    adapter: str
+    step: int
+    steps: int
+    epoch: int | None
+    loss: float | None
+    learning_rate: float | None
+    grad_norm: float | None
+    tokens_per_s: float | None
+    val_losses: list[float | None]
+    seconds: float
+    settings: Mapping[str, Any]
+    source: Mapping[str, Any]
+    started_at: str
+    worker: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """What a finished training left, as `train --json` prints it; `document` is the whole record in the ledger."""
+
+    adapter: str
+    base: str
+    examples: int
+    truncated: int
+    steps: int
+    tokens: int
+    tokens_per_s: float
+    train_losses: tuple[float, ...]
+    train_loss: float | None
+    val_loss: float | None
+    initial_val_loss: float | None
+    flops: Mapping[str, Any]
+    seconds: float
+    document: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        names = ("adapter", "base", "examples", "truncated", "steps", "tokens", "tokens_per_s", "train_loss",
+                 "val_loss", "initial_val_loss", "flops", "seconds")  # fmt: skip
+        fields = {name: document[name] for name in names}
+        return cls(**fields, train_losses=tuple(document["train_losses"]), document=document)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record without the loss of every step."""
+        return {key: value for key, value in self.document.items() if key != "train_losses"}
+
+
+def summarize_row(home: Home, view: LedgerView, row: Mapping[str, Any]) -> TrainingSummary:
+    """The state of the training in this row of the ledger, with its last step, its epochs and its worker."""
+    curve = view.training_curve(row["id"])
+    last_step: dict[str, Any] = next((event for kind, event in reversed(curve) if kind == "step"), {})
+    fields = {
+        "training": row["id"],
+        "run": row["run"],
+        "base": row["base"],
+        "status": row["status"],
+        "message": row["message"],
+        "adapter": row["adapter"],
+        "step": last_step.get("step", 0),
+        "steps": last_step.get("steps", 0),
+        **{key: last_step.get(key) for key in _LAST_STEP},
+        "val_losses": [event["val_loss"] for kind, event in curve if kind == "epoch"],
+        "seconds": round(row["seconds"], 3),
+        "settings": json.loads(row["settings"]),
+        "source": json.loads(row["plan"]).get("source", {}),
+        "started_at": row["started_at"],
+    }
+    return TrainingSummary(**with_worker(home, view, Work(TRAINING, row["id"]), fields))
