@@ -76,7 +76,7 @@ def select(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[str, A
         RefusedError: a quality level is asked for and the run's examples have none.
         UsageError: the expression is no SQL over the ledger.
     """
-    _know_levels(view, run, choice)
+    _require_levels(view, run, choice)
     sql, values = choice.query(run)
     rows = _select_rows(view, sql, values)
     if not rows:
@@ -106,7 +106,7 @@ def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[s
         raise UsageError(f"--where is no expression over the ledger: {cause}", fix) from error
 
 
-def _know_levels(view: LedgerView, run: str, choice: Choice) -> None:
+def _require_levels(view: LedgerView, run: str, choice: Choice) -> None:
     if choice.level and not view.row("SELECT 1 FROM examples WHERE run = ? AND level IS NOT NULL", run):
         raise RefusedError(
             f"the examples of run {run} have no quality levels: their reasoning was not scored",

@@ -107,12 +107,12 @@ class Codec:
         ids: list[int] = []
         for number, piece in enumerate(_STAND_IN.split(text)):  # text and stand-ins in turn
             if number % 2 == 0:
-                ids += self._encoded(piece, as_text=False)
+                ids += self._encode_example(piece, as_text=False)
             elif int(piece) < len(self._controls):
-                ids += self._encoded(self._controls[int(piece)], as_text=True)
+                ids += self._encode_example(self._controls[int(piece)], as_text=True)
         return ids
 
-    def _encoded(self, text: str, as_text: bool) -> list[int]:
+    def _encode_example(self, text: str, as_text: bool) -> list[int]:
         """Tokens of a text; with `as_text` the control tokens in it are spelled out."""
         ids: list[int] = []
         if text:

@@ -80,7 +80,11 @@ def train(
     adapted_by(base_dir, settings.target_modules)  # refuses before weights are read
     out_dir.mkdir(parents=True, exist_ok=True)
     digests = [data_digest(examples), data_digest(validation)]
-    with _seeded(settings), _explained(out_dir), joined(choose_device(settings.device).type == "cpu") as team:
+    with (
+        _fork_random_state(settings),
+        _explain_shortages(out_dir),
+        joined(choose_device(settings.device).type == "cpu") as team,
+    ):
         loop = _Loop(settings, chosen, held, base_dir, out_dir, on_event, team)
         loop.fingerprint = _fingerprint(settings, digests, base_dir, team.size)
         finished = loop.run(should_stop)
@@ -94,7 +98,7 @@ def _fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, pr
 
 
 @contextmanager
-def _seeded(settings: TrainSettings) -> Iterator[None]:
+def _fork_random_state(settings: TrainSettings) -> Iterator[None]:
     """The caller's random state and thread count come back afterwards."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
@@ -106,7 +110,7 @@ def _seeded(settings: TrainSettings) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(out_dir: Path) -> Iterator[None]:
+def _explain_shortages(out_dir: Path) -> Iterator[None]:
     """Memory and disk that run out become messages; the checkpoint before stays as it is."""
     try:
         yield
@@ -114,15 +118,15 @@ def _explained(out_dir: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         fix = "free space, then run the same again"
-        raise NanofluxError(f"no space left to write in {out_dir}{_kept(out_dir)}", fix) from error
+        raise NanofluxError(f"no space left to write in {out_dir}{_describe_checkpoint(out_dir)}", fix) from error
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
         fix = "set a smaller batch with gradient_accumulation, a lower max_length, or gradient_checkpointing=true"
-        raise NanofluxError(f"out of memory while training in {out_dir}{_kept(out_dir)}", fix) from error
+        raise NanofluxError(f"out of memory while training in {out_dir}{_describe_checkpoint(out_dir)}", fix) from error
 
 
-def _kept(out_dir: Path) -> str:
+def _describe_checkpoint(out_dir: Path) -> str:
     return "; the last good checkpoint is kept" if (out_dir / checkpoint.NAME).exists() else ""
 
 
@@ -167,7 +171,7 @@ class _Loop:
         self._resume()
         if self.progress.step == 0 and not self.progress.val_losses:
             self._end_epoch(0)
-        while self.progress.step < len(self.steps) and not self._exhausted():
+        while self.progress.step < len(self.steps) and not self._is_patience_exhausted():
             self._advance()
             if self.progress.step < len(self.steps) and self.team.from_first(should_stop):
                 self._save()
@@ -224,12 +228,14 @@ class _Loop:
     def _check(self, loss: float, norm: float, step: Step) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             rows = sorted(row.row for row in self._of(step))
-            self._diverged(f"loss {loss}, gradient norm {norm} at step {self.progress.step + 1} (rows {rows})")
+            self._raise_diverged(f"loss {loss}, gradient norm {norm} at step {self.progress.step + 1} (rows {rows})")
 
-    def _diverged(self, what: str) -> None:
+    def _raise_diverged(self, what: str) -> None:
         """Raise; the checkpoint before is left as it is."""
         fix = "lower learning_rate, add warmup_steps, or set dtype=float32"
-        raise NanofluxError(f"the training diverged: {what} of {len(self.steps)} steps{_kept(self.out_dir)}", fix)
+        raise NanofluxError(
+            f"the training diverged: {what} of {len(self.steps)} steps{_describe_checkpoint(self.out_dir)}", fix
+        )
 
     def _end_epoch(self, epoch: int) -> None:
         progress, parts = self.progress, [s for s in self.steps if s.epoch == epoch]
@@ -255,7 +261,7 @@ class _Loop:
             total = sum(float(self.model.loss(part)) for part in parts)
         return self.team.total(total) / sum(row.labels for row in rows)
 
-    def _exhausted(self) -> bool:
+    def _is_patience_exhausted(self) -> bool:
         """Early stopping: no better validation loss for that many epochs."""
         patience, epochs = self.settings.early_stopping, len(self.progress.epoch_losses)
         return bool(patience) and bool(self.held.rows) and epochs - self.progress.best_epoch >= patience
@@ -263,7 +269,7 @@ class _Loop:
     def _save(self) -> None:
         weights, optimizer = lora_weights(self.model.peft), self.optimizer.state_dict()
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
-            self._diverged(f"weights that are no numbers after step {self.progress.step}")
+            self._raise_diverged(f"weights that are no numbers after step {self.progress.step}")
         if self.team.rank:
             return
         path = checkpoint.save(self.out_dir, self.fingerprint, self.progress, weights, optimizer)

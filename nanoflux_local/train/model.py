@@ -97,7 +97,7 @@ class Completions:
         padding, and no label stands on it. Where `padding_free`, they are one row whose positions begin anew, which is
         what tells the attention where each ends.
         """
-        given, positions, labels = self._joined(rows) if self.padding_free else self._padded(rows)
+        given, positions, labels = self._join_rows(rows) if self.padding_free else self._pad_rows(rows)
         if not self.plain_head:
             logits = self.causal(**given, use_cache=False).logits
             return F.cross_entropy(logits.flatten(0, 1)[positions].float(), labels, reduction="sum")
@@ -106,14 +106,14 @@ class Completions:
         total: Tensor = HeadLoss.apply(chosen, self.head.weight, labels)  # type: ignore[no-untyped-call]
         return total
 
-    def _padded(self, rows: Sequence[Encoded]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _pad_rows(self, rows: Sequence[Encoded]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Token ids (rows, longest); flat positions whose next token is a label, and those labels (both (labels,))."""
         longest = max(len(row.ids) for row in rows)
         ids = torch.tensor([(*row.ids, *(0,) * (longest - len(row.ids))) for row in rows])
         starts = [number * longest for number in range(len(rows))]
         return {"input_ids": ids.to(self.device)}, *self._labels(rows, starts, ids)
 
-    def _joined(self, rows: Sequence[Encoded]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _join_rows(self, rows: Sequence[Encoded]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The same of one row that holds all: ids and positions are (1, tokens)."""
         ids = torch.tensor([[token for row in rows for token in row.ids]])
         places = torch.tensor([[place for row in rows for place in range(len(row.ids))]])
