@@ -162,7 +162,7 @@ def test_early_stopping_keeps_the_best_epoch(tiny_base: Path, examples: list[Tra
 
 
 def test_importing_the_room_loads_no_torch() -> None:
-    names = "adapters audit data estimate events files flops settings"
+    names = "audit data estimate events flops publishing settings summary trainings"
     imports = "; ".join(f"import nanoflux_local.train.{name}" for name in names.split())
     code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
