@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 from nanoflux_local.reply_end import before_next_turn
@@ -111,9 +111,25 @@ def is_below_tolerance(value: float) -> bool:
 
 
 def same_number(answer: str, expected: str) -> bool:
-    """Whether two answers each state one number, and these agree."""
+    """Whether two answers each state one number, and these agree.
+
+    An expected number below the tolerance is only as precise as it is stated: 5.158e-7 is what 5.158232e-7 rounds to.
+    """
     one, other = read_number(answer), read_number(expected)
-    return one is not None and other is not None and numbers_agree(one, other)
+    if one is None or other is None:
+        return False
+    if is_below_tolerance(other) and math.isfinite(one):
+        return numbers_agree(one, other) or abs(one - other) <= _half_unit(expected)
+    return numbers_agree(one, other)
+
+
+def _half_unit(text: str) -> float:
+    """Half a unit of the last digit that a number states; 0 for text that is more than a number."""
+    try:
+        exponent = Decimal(text.strip()).as_tuple().exponent
+    except InvalidOperation:
+        return 0.0
+    return 0.5 * 10.0**exponent if isinstance(exponent, int) else 0.0
 
 
 def float_or_none(text: str) -> float | None:

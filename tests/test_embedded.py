@@ -80,7 +80,14 @@ def test_from_generation_to_report(home: Home, tmp_path: Path) -> None:
 
 
 def test_a_domain_without_programs_is_played_by_the_small_model(home: Home) -> None:
-    found = generate(home, "starter-medicine", max_turns=1, concurrency=1, retries={"validation": 0, "parse": 0})
+    found = generate(
+        home,
+        "starter-medicine",
+        max_turns=1,
+        concurrency=1,
+        retries={"validation": 0, "parse": 0},
+        pause_after_unread=0,
+    )
     assert found["turns"] == 1 and found["funnel"]["attempts"] == 1  # type: ignore[index]
 
 

@@ -47,6 +47,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 def new_home(place: Path, name: str) -> Home:
     home = Home(place / name).prepare()
     (home.root / "weights").symlink_to(place / "weights")
+    (home.root / "models").rmdir() if (home.root / "models").is_dir() else None
+    (home.root / "models").symlink_to(place / "models")
     return home
 
 

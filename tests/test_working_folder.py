@@ -80,17 +80,17 @@ def test_a_detached_run_ignores_the_working_folder(hostile_folder: Path, tmp_pat
     assert json.loads(done.stdout)["run"]
 
 
-def test_the_bridge_of_the_application_ignores_the_working_folder(
+def test_command_runner_of_the_application_ignores_the_working_folder(
     hostile_folder: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nanoflux_local.paths import Home
 
     monkeypatch.chdir(hostile_folder)
-    bridge = CommandRunner(Home(empty_home))
-    result = asyncio.run(bridge.do("domains", "list", "--json"))
+    runner = CommandRunner(Home(empty_home))
+    result = asyncio.run(runner.run("domains", "list", "--json"))
     assert result.ok and result.json(), result.stderr
-    errand = bridge.leave("list", "domains", "list", "--json")
-    assert errand.process.wait(120) == 0, errand.last()
+    background = runner.start_in_background("list", "domains", "list", "--json")
+    assert background.process.wait(120) == 0, background.read_last_lines()
 
 
 @pytest.mark.parametrize("model", ["smollm2-135m", "gemma-3-4b-it"], ids=["pip", "the hub's client"])

@@ -174,7 +174,7 @@ def test_doctor_and_plan_agree_on_an_odd_nvidia_smi(
 
 def test_versions_are_held_against_those_that_were_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     pins = packages.tested_versions()
-    monkeypatch.setattr(packages, "tested", lambda: {**pins, "click": "0.1", "numpy": "0.2"})
+    monkeypatch.setattr(packages, "tested_versions", lambda: {**pins, "click": "0.1", "numpy": "0.2"})
     check = software.versions()
     assert check.ok and "(tested: 0.1)" in check.found and "pip install -c" in check.fix
     monkeypatch.setattr(packages, "unmet", lambda: ["click is missing"])

@@ -61,7 +61,7 @@ def test_a_library_that_keeps_a_refusal_to_itself_is_told_of(tmp_path: Path) -> 
         timeout=60,
     )
     assert (ended.returncode, ended.stdout) == (0, "went on\n")
-    assert "without harm: a library tried to reach huggingface.co" in ended.stderr
+    assert "blocked connections of a library to huggingface.co" in ended.stderr
 
 
 @pytest.fixture

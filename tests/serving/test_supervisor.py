@@ -179,7 +179,7 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
             [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home), "models", "ps", "--json"],
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
-        assert json.loads(done.stdout) == [] and "ended what was left of the server m" in done.stderr
+        assert json.loads(done.stdout) == [] and "ended leftover processes of the server m" in done.stderr
         assert gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
         assert stranger.poll() is None
     finally:

@@ -124,7 +124,7 @@ def test_run_started_from_the_form_survives_the_application(
 
 def _count_examples(home: Home) -> int:
     with LedgerView(home.ledger) as view:
-        row = view.row("SELECT format_count(*) AS n FROM examples")
+        row = view.row("SELECT count(*) AS n FROM examples")
     return int(row["n"]) if row else 0
 
 
