@@ -177,6 +177,10 @@ def encoded(code: int, body: Any) -> tuple[int, bytes]:
     return code, body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
+class _Listening(ThreadingHTTPServer):
+    request_queue_size = 128  # the default of 5 resets connections when a whole batch of requests arrives at once
+
+
 class Server:
     """A server on a loopback port: answers what `answers` holds, the last one for ever, or what `choose` makes of a
     request's body, and notes what came.
@@ -213,7 +217,7 @@ class Server:
             def log_message(self, *_: object) -> None:
                 return
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = _Listening(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
