@@ -55,7 +55,9 @@ class JudgeRules(Strict):
     has a model judge verify what it accepts by a program (paper §3), `fact_check` has it look up what a question claims
     before it judges; `checks` names further checks (`roles.checks`). `trial` is the number of right solutions, and of
     wrong ones, on which the judge's own error rates are measured. `quality` has it rate the reasoning of kept examples
-    (A.4). `panel` names endpoints that judge in addition to the role's own.
+    (A.4). `panel` names endpoints that judge in addition to the role's own. The check `blind` has `solutions` solutions
+    written from the question alone, at most `programs` of them as programs (where the domain calculates), by the
+    endpoints in `solvers` in turn (none: the judge's); it supports an answer that at least `agreeing` of them give.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
@@ -67,6 +69,16 @@ class JudgeRules(Strict):
     checks: tuple[str, ...] = ()
     panel: tuple[str, ...] = ()
     panel_rule: Literal["majority", "minimum"] = "majority"
+    solvers: tuple[str, ...] = ()
+    solutions: int = Field(default=4, ge=1, le=64)
+    programs: int = Field(default=2, ge=0, le=64)
+    agreeing: int = Field(default=2, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "JudgeRules":
+        if self.agreeing > self.solutions:
+            raise ValueError("agreeing is larger than solutions")
+        return self
 
 
 class SearchConfig(Strict):
@@ -246,7 +258,7 @@ class FrozenQuestions(Strict):
     questions: str
 
 
-LIVE = ("concurrency", "target", "max_turns", "budget", "pause_after_unread")
+LIVE = ("concurrency", "target", "max_turns", "budget", "pause_after_unread", "pause_when_saturated")
 """The settings that may change while a run is played: none of them changes what a turn gives."""
 
 
@@ -258,6 +270,12 @@ class RunConfig(Strict):
     items of `datasets` (none named: the domain's), and no question may repeat a test item of those in `held_out`. The
     run pauses after `pause_after_unread` attempts in a row that got nothing to read at one step from one model: replies
     that cannot be read, or prompts that are refused; 0 never pauses it.
+
+    `rules` names the set of rules from which its other settings were filled in (`run.rule_sets`). The defender answers
+    each question `samples` times. `keep` says which questions become examples: "failed" those that the defender's first
+    answer fails or solves in a novel way (paper §3), "provable" those that it solves sometimes but not always, and
+    those that it never solves if blind solutions support their answer. The run also pauses after `pause_when_saturated`
+    attempts in a row of which nearly all were rejected for one reason; 0 never pauses it.
     """
 
     domain: str
@@ -267,6 +285,10 @@ class RunConfig(Strict):
     max_turns: int = Field(default=1000, ge=1, le=10**9)
     concurrency: int = Field(default=8, ge=1, le=1024)
     pause_after_unread: int = Field(default=12, ge=0)
+    pause_when_saturated: int = Field(default=200, ge=0)
+    rules: Literal["paper", "proven"] = "paper"
+    samples: int = Field(default=1, ge=1, le=64)
+    keep: Literal["failed", "provable"] = "failed"
     seeds: SeedCount
     novelty: Novelty
     judge: JudgeRules = JudgeRules()
@@ -293,9 +315,10 @@ class RunConfig(Strict):
                 raise ValueError(f"roles.{role}.endpoint is {name!r}; known: {', '.join([PROGRAM, *self.endpoints])}")
         if self.roles.defender.endpoint == PROGRAM:
             raise ValueError("roles.defender.endpoint must be a model: no program can stand for the defender")
-        for name in self.judge.panel:
-            if name not in self.endpoints:
-                raise ValueError(f"judge.panel names {name!r}; known: {', '.join(self.endpoints)}")
+        for key in ("panel", "solvers"):
+            for name in getattr(self.judge, key):
+                if name not in self.endpoints:
+                    raise ValueError(f"judge.{key} names {name!r}; known: {', '.join(self.endpoints)}")
         if self.judge.panel and self.roles.judge.endpoint == PROGRAM:
             raise ValueError("judge.panel: a program that judges needs no panel; name a model for roles.judge.endpoint")
         if self.embedder not in self.endpoints:
@@ -304,8 +327,8 @@ class RunConfig(Strict):
 
     @property
     def players(self) -> tuple[str, ...]:
-        """The endpoints that play a role, or sit in the judge's panel."""
-        named = (*(getattr(self.roles, role).endpoint for role in ROLES), *self.judge.panel)
+        """The endpoints that play a role, sit in the judge's panel, or write blind solutions."""
+        named = (*(getattr(self.roles, role).endpoint for role in ROLES), *self.judge.panel, *self.judge.solvers)
         return tuple(name for name in dict.fromkeys(named) if name != PROGRAM)
 
     def sampling(self, role: str, max_tokens: int, stop: tuple[str, ...] = ()) -> Sampling:

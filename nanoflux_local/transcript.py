@@ -4,7 +4,7 @@ Plain frozen records with no behaviour beyond JSON and hashes; whoever audits a 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nanoflux_local.records import digest, plain
@@ -16,6 +16,7 @@ Outcome = Literal[
     "invalid",
     "low_confidence",
     "defender_right",
+    "unproven",
     "kept_failed",
     "kept_novel",
     "failed",
@@ -79,7 +80,9 @@ class Exhibit:
     """One piece of evidence behind a finding, for people to look at.
 
     `text` is the program, the query, the quotation or the solution; `outcome` is how it ended (the status of a search,
-    the answer of a solution), `detail` says why. `results` are those of a search.
+    the answer of a program or a solution), `detail` says why. `results` are those of a search. `author` is the name of
+    the endpoint that wrote a program or a solution, `agrees` whether its answer is the attacker's (None: it gave no
+    readable answer, or is compared with none).
     """
 
     kind: Literal["program", "search", "quotation", "solution"]
@@ -87,6 +90,8 @@ class Exhibit:
     outcome: str = ""
     detail: str = ""
     results: tuple[Source, ...] = ()
+    author: str = ""
+    agrees: bool | None = None
 
     @property
     def query(self) -> str:
@@ -152,6 +157,17 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """A further answer of the defender to the same question, drawn with another seed. `right` is whether it is correct,
+    None if it could not be read or judged; `reason` says how that was decided.
+    """
+
+    defence: Defence | None
+    right: bool | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Doubt:
     """The judge stayed below the confidence bar in every evaluation it was asked for: no judgement."""
 
@@ -160,9 +176,9 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of a turn's question, with how it ended. Similarities are cosines, rounded to 6 digits. Of kept ones the
-    reasoning may have been rated; `unrated` says why it could not be. `refused` is the step whose prompt an endpoint
-    refused for good.
+    """One try of a turn's question, with how it ended. Similarities are cosines, rounded to 6 digits. `samples` are the
+    defender's answers after `defence`. The reasoning of kept attempts may have been rated; `unrated` says why it could
+    not be. `refused` is the step whose prompt an endpoint refused for good.
     """
 
     number: int
@@ -178,6 +194,17 @@ class Attempt:
     quality: Quality | None = None
     unrated: str = ""
     refused: Step | Literal[""] = ""
+    samples: tuple[Sample, ...] = ()
+
+    @property
+    def pass_rate(self) -> tuple[int, int] | None:
+        """(k, n): the defender answered k of n times correctly, the first defence included; answers that could not be
+        judged do not count. None before the first defence was evaluated.
+        """
+        if self.evaluation is None:
+            return None
+        judged = [self.evaluation.positive, *(sample.right for sample in self.samples if sample.right is not None)]
+        return sum(judged), len(judged)
 
     @property
     def silent_at(self) -> Step | Literal[""]:
@@ -273,12 +300,22 @@ def turn_from_json(value: dict[str, Any]) -> TurnRecord:
 
 
 def _attempt(value: dict[str, Any]) -> Attempt:
-    kinds: dict[str, Any] = {"attack": Attack, "defence": Defence, "quality": Quality}
+    kinds: dict[str, Any] = {"attack": Attack, "quality": Quality}
     kinds |= dict.fromkeys(("validation", "evaluation"), verdict_from_json)
     parts = {name: kind(**value[name]) for name, kind in kinds.items() if value.get(name) is not None}
-    if "defence" in parts:
-        parts["defence"] = replace(parts["defence"], cut=tuple(value["defence"]["cut"]))
-    return Attempt(**{**value, **parts, "seeds": tuple(value["seeds"])})
+    if value.get("defence") is not None:
+        parts["defence"] = _defence(value["defence"])
+    samples = tuple(_sample(sample) for sample in value.get("samples", ()))
+    return Attempt(**{**value, **parts, "seeds": tuple(value["seeds"]), "samples": samples})
+
+
+def _defence(value: dict[str, Any]) -> Defence:
+    return Defence(**{**value, "cut": tuple(value["cut"])})
+
+
+def _sample(value: dict[str, Any]) -> Sample:
+    defence = value["defence"]
+    return Sample(**{**value, "defence": None if defence is None else _defence(defence)})
 
 
 def verdict_from_json(**value: Any) -> Verdict:

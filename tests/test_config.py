@@ -1,5 +1,7 @@
 """Configuration: what `--set` says, whose value wins, and errors that name the key and the known ones."""
 
+import re
+
 import pytest
 
 from nanoflux_local.config import EndpointConfig, Novelty, RunConfig, merged, parse_setting, read_toml, validated
@@ -286,3 +288,29 @@ async def test_a_cut_is_the_longest_beginning_within_the_budget(budget):
     assert reply.exact and text.startswith(reply.text)
     assert endpoint.count_tokens(reply.text) <= budget
     assert kept == len(text) or endpoint.count_tokens(text[: kept + 1]) > budget
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("judge.agreeing=5", "judge: agreeing is larger than solutions"),
+        ('judge.solvers=["nobody"]', "judge.solvers names 'nobody'"),
+        ("samples=0", "samples"),
+        ("keep=all", "keep"),
+        ("rules=strict", "rules"),
+        ("pause_when_saturated=-1", "pause_when_saturated"),
+    ],
+)
+def test_rule_setting_out_of_range_is_refused(home, setting, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve("starter-genetics", "embedded", parse_setting(setting), home)
+
+
+def test_configuration_stored_without_later_fields_takes_their_defaults(home):
+    config = resolve("starter-genetics", "embedded", {}, home)
+    stored = config.model_dump(mode="json")
+    for key in ("rules", "samples", "keep", "pause_when_saturated"):
+        del stored[key]
+    for key in ("solvers", "solutions", "programs", "agreeing"):
+        del stored["judge"][key]
+    assert RunConfig.model_validate(stored) == config

@@ -23,7 +23,7 @@ from nanoflux_local.run import binding, runs
 from nanoflux_local.run.engine import Engine, RunProgress
 from nanoflux_local.transcript import OUTCOMES, TurnRecord
 
-REACHED = [outcome for outcome in OUTCOMES if outcome != "contaminated"]
+REACHED = [outcome for outcome in OUTCOMES if outcome not in ("contaminated", "unproven")]
 """No evaluation items are imported here that a question could repeat."""
 Before = Callable[[Request[Any]], Awaitable[None]]
 HARD = {"seeds": {"min": 2}, "judge": {"strikes": 1}, "retries": {"parse": 0}}

@@ -31,6 +31,7 @@ from nanoflux_local.transcript import (
     Example,
     Exhibit,
     Finding,
+    Sample,
     Source,
     TurnRecord,
     Verdict,
@@ -170,9 +171,37 @@ def test_records_never_change():
             setattr(record, next(iter(record.__slots__)), None)
 
 
-def test_a_turn_survives_json_whole():
-    record = turn()
+SAMPLES = (
+    Sample(Defence("s", "4", "a", ("SOLUTION",)), True, "the answer is 4"),
+    Sample(Defence("s", "5"), False),
+    Sample(None, None, "ANSWER is missing"),
+)
+
+
+def test_turn_survives_json_whole():
+    blind = Exhibit("program", "answer = 4", "4", author="other", agrees=True)
+    verdict = Verdict(True, 1.0, "fine", findings=(Finding("blind", "supports", evidence=(blind,)),))
+    record = turn(samples=SAMPLES, validation=verdict)
     assert turn_from_json(json.loads(canonical_json(record.to_json()))) == record
+
+
+def test_turn_stored_without_later_fields_takes_their_defaults():
+    stored = turn().to_json()
+    for attempt in stored["attempts"]:
+        del attempt["samples"]
+    assert turn_from_json(json.loads(canonical_json(stored))) == turn()
+    finding = {"check": "code", "conclusion": "supports", "reason": "", "evidence": [
+        {"kind": "program", "text": "answer = 4", "outcome": "", "detail": "", "results": []}]}  # fmt: skip
+    verdict = verdict_from_json(positive=True, confidence=1.0, explanation="", findings=[finding])
+    assert verdict.findings[0].evidence == (Exhibit("program", "answer = 4"),)
+
+
+def test_pass_rate_counts_the_first_defence_and_every_judged_sample():
+    wrong = Verdict(False, 1.0, "wrong")
+    assert turn(samples=SAMPLES).last.pass_rate == (2, 3)
+    assert turn(samples=SAMPLES, evaluation=wrong).last.pass_rate == (1, 3)
+    assert turn(evaluation=wrong).last.pass_rate == (0, 1)
+    assert turn(evaluation=None).last.pass_rate is None
 
 
 @pytest.mark.parametrize(
@@ -184,6 +213,7 @@ def test_a_turn_survives_json_whole():
         ("low_confidence", False, "exhausted"),
         ("low_confidence", True, "dropped"),
         ("defender_right", True, "dropped"),
+        ("unproven", True, "dropped"),
         ("kept_failed", True, "kept"),
         ("kept_novel", True, "kept"),
         ("failed", False, "failed"),

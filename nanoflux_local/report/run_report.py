@@ -21,6 +21,7 @@ OUTCOME_TEXT = {
     "invalid": "failed validation",
     "low_confidence": "the judge stayed in doubt",
     "defender_right": "solved by the defender, in a known way",
+    "unproven": "never solved, and its answer is unproven",
     "kept_failed": "kept: the defender failed",
     "kept_novel": "kept: solved in a new way",
     "failed": "a reply could not be read",

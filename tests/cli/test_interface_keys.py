@@ -13,8 +13,8 @@ from nanoflux_local.cli.main import nanoflux
 SUMMARY = {
     "": "run name domain forked_from status message turns max_turns kept target digest levels funnel contaminated"
     " cut_in_reasoning calls wasted_share usage faults lost seconds repeatable created_at worker",
-    "funnel": "attempts unparsed novelty_rejected contaminated invalid low_confidence defender_right kept_failed"
-    " kept_novel failed",
+    "funnel": "attempts unparsed novelty_rejected contaminated invalid low_confidence defender_right unproven"
+    " kept_failed kept_novel failed",
     "calls": "made remembered wasted",
     "usage": "prompt_tokens completion_tokens usd reasoning_tokens",
     "lost": "tokens usd",

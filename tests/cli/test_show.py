@@ -11,7 +11,7 @@ from nanoflux_local.transcript import OUTCOMES
 
 SHOW_KEYS = {"run", "domain", "status", "turns", "kept", "target", "digest", "funnel", "calls", "usage", "seconds"}
 FUNNEL_KEYS = ["attempts", "unparsed", "novelty_rejected", "contaminated", "invalid", "low_confidence",
-               "defender_right", "kept_failed", "kept_novel", "failed"]  # fmt: skip
+               "defender_right", "unproven", "kept_failed", "kept_novel", "failed"]  # fmt: skip
 DOCUMENTS = [
     ("run", "list"), ("run", "show", "tour"), ("run", "verify", "tour"), ("run", "replay", "tour"),
     ("run", "resume", "tour"), ("examples", "list", "tour"), ("data", "list"), ("data", "show", "starter-genetics"),

@@ -38,7 +38,7 @@ def test_the_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Pat
         funnel = view.funnel("run")
     assert funnel == {
         "attempts": 12, "unparsed": 1, "novelty_rejected": 1, "contaminated": 1, "invalid": 5, "low_confidence": 1,
-        "defender_right": 1, "kept_failed": 1, "kept_novel": 0, "failed": 1,
+        "defender_right": 1, "unproven": 0, "kept_failed": 1, "kept_novel": 0, "failed": 1,
     }  # fmt: skip
     assert list(funnel) == ["attempts", *OUTCOMES]
 

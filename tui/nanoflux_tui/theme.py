@@ -79,6 +79,7 @@ OUTCOMES = {
     "kept_failed": ("kept: defender failed", "success"),
     "kept_novel": ("kept: new solution", "success"),
     "defender_right": ("defender was correct", "secondary"),
+    "unproven": ("answer unproven", "accent"),
     "novelty_rejected": ("too similar", "accent"),
     "contaminated": ("repeats held-out item", "accent"),
     "invalid": ("question invalid", "accent"),

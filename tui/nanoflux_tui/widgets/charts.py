@@ -19,6 +19,7 @@ MARKS = {
     "contaminated": "✗",
     "invalid": "✗",
     "low_confidence": "?",
+    "unproven": "?",
 }
 NEXT_STEPS = {
     "": "writing a question",
