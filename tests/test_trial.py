@@ -34,7 +34,7 @@ def right(seed: Seed) -> Attack:
 
 
 @pytest.mark.parametrize("answer", ["1234", "-3", "0", "1", "0.5", "12.25", "1000000000000", "123456789012.75"])
-def test_a_wrong_number_is_wrong_beyond_the_tolerance(answer: str) -> None:
+def test_plant_fault_exceeds_the_numeric_tolerance(answer: str) -> None:
     for draw in range(50):
         wrong = plant_fault(
             replace(right(SUM), answer=answer), replace(SUM, answer=answer), "answer", random.Random(draw)
@@ -44,7 +44,7 @@ def test_a_wrong_number_is_wrong_beyond_the_tolerance(answer: str) -> None:
         assert wrong.solution == SUM.solution
 
 
-def test_a_slip_is_made_where_the_solution_states_its_result() -> None:
+def test_slip_replaces_the_stated_result() -> None:
     wrong = plant_fault(right(SUM), SUM, "slip", random.Random(1))
     assert wrong.solution == f"1000 + 234 = 1,234 in all. The answer is {wrong.answer}."
     elsewhere = replace(right(SUM), solution="Add them: 12345 is not it.")
@@ -53,7 +53,7 @@ def test_a_slip_is_made_where_the_solution_states_its_result() -> None:
 
 
 @pytest.mark.parametrize("fault", ["slip", "answer"])
-def test_another_option_is_a_wrong_choice(fault: Any) -> None:
+def test_plant_fault_chooses_another_option(fault: Any) -> None:
     wrong = plant_fault(right(CHOICE), CHOICE, fault, random.Random(2))
     assert wrong.answer in "AC" and wrong.answer != CHOICE.answer
     assert wrong.solution.endswith(f"The answer is {wrong.answer}. {CHOICE.options[wrong.answer]}")
@@ -84,14 +84,14 @@ def rules(accepts: Any, pairs: int = 4, concurrency: int = 1) -> Any:
     return SimpleNamespace(config=config, seeds=Items(asked), cast=lambda _: SimpleNamespace(judge=judge), judge=judge)
 
 
-def test_right_and_wrong_come_in_pairs_and_are_always_the_same() -> None:
+def test_known_solutions_come_in_pairs_and_are_deterministic() -> None:
     known = build_known_solutions(rules(None))
     assert [each.fault for each in known] == ["", "slip", "", "answer", "", "slip", "", "answer"]
     assert known == build_known_solutions(rules(None))
     assert all(is_right(each.attack) is (not each.fault) for each in known)
 
 
-def test_where_there_are_fewer_seeds_the_trial_is_smaller_and_none_lacks_an_answer() -> None:
+def test_trial_shrinks_to_the_seeds_with_answers() -> None:
     known = build_known_solutions(rules(None, pairs=50))
     assert len(known) == 18 and len({each.seed for each in known}) == 9
 
@@ -126,7 +126,7 @@ def shares(rates: Rates | None) -> tuple[Any, Any]:
     return rates.sensitivity.share, rates.specificity.share
 
 
-def test_a_judge_that_knows_has_no_errors_and_one_with_swapped_words_has_nothing_else(held: Any) -> None:
+def test_trial_rates_a_perfect_and_an_inverted_judge(held: Any) -> None:
     good = held(lambda attack: word(is_right(attack)))
     assert shares(good.judge) == (1, 1) and good.judge.errors == 0
     low, high = good.judge.sensitivity.ci95
@@ -135,7 +135,7 @@ def test_a_judge_that_knows_has_no_errors_and_one_with_swapped_words_has_nothing
     assert shares(swapped.judge) == (0, 0) and swapped.judge.errors == 8
 
 
-def test_one_trial_tells_the_judge_with_its_check_and_without(held: Any) -> None:
+def test_trial_rates_the_judge_with_and_without_checks(held: Any) -> None:
     def credulous(attack: Attack) -> Verdict:
         return word(True, "supports") if is_right(attack) else word(False, "contradicts")
 
@@ -148,16 +148,14 @@ def test_one_trial_tells_the_judge_with_its_check_and_without(held: Any) -> None
     assert held(credulous).with_check is None
 
 
-def test_what_is_not_judged_counts_in_no_rate(held: Any) -> None:
+def test_unjudged_solutions_count_in_no_rate(held: Any) -> None:
     found = held(lambda attack: word(True) if is_right(attack) else Doubt((0.5,)))
     assert (found.solutions, found.unjudged) == (8, 4)
     assert found.judge.sensitivity == Share(0, None, None)
     assert held(lambda _: Unparsed("no")).unjudged == 8
 
 
-def test_a_run_holds_its_trial_once_shows_it_and_no_call_of_it_is_wasted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_holds_its_trial_once_and_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = Home(tmp_path / "home").prepare()
     config = binding.resolve("starter-genetics", "scripted", {"max_turns": 2, "judge": {"trial": 5}}, home)
     run = asyncio.run(runs.start(home, config))

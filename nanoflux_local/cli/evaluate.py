@@ -144,7 +144,7 @@ def _correct(place: Home, run: str, soft: "Accuracy", judge: str) -> "Correction
         NothingMatchedError: the run has no trial, or one with only right or only wrong solutions.
         UsageError: the run has another judge, or its judge did no better than chance.
     """
-    from nanoflux_local.evaluate.statistics import corrected
+    from nanoflux_local.evaluate.statistics import correct_prevalence
     from nanoflux_local.evaluate.summary import Correction
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.trial import summarize_trial
@@ -165,7 +165,7 @@ def _correct(place: Home, run: str, soft: "Accuracy", judge: str) -> "Correction
     # The trial looks for wrong solutions, an accuracy counts right ones: the two rates swap their roles.
     right, wrong = rates.specificity, rates.sensitivity
     counts = [round((share.share or 0) * share.n) for share in (right, wrong)]
-    prevalence = corrected(round(soft.mean * soft.n), soft.n, counts[0], right.n, counts[1], wrong.n)
+    prevalence = correct_prevalence(round(soft.mean * soft.n), soft.n, counts[0], right.n, counts[1], wrong.n)
     if prevalence is None:
         raise UsageError(f"the judge of run {run} did no better than chance in its trial", "use another judge")
     return Correction(prevalence.estimate, prevalence.ci95, row["id"])
@@ -267,7 +267,7 @@ def evaluate_endpoint(
     Raises:
         UsageError: the domain that was named does not have the benchmark.
     """
-    from nanoflux_local.evaluate.evaluation import domain_of, make_plan
+    from nanoflux_local.evaluate.evaluation import choose_domain, make_plan
     from nanoflux_local.evaluate.evaluation import evaluate as ask_all
     from nanoflux_local.ledger.store import Ledger
     from nanoflux_local.seeds.datasets import load_items
@@ -277,7 +277,7 @@ def evaluate_endpoint(
         raise NothingMatchedError(
             f"benchmark {data} has no {split} items", "list benchmarks and splits with `nanoflux data list`"
         )
-    if domain and domain_of(data, place.root, judge is not None, domain).name != domain:
+    if domain and choose_domain(data, place.root, judge is not None, domain).name != domain:
         raise UsageError(
             f"no domain {domain!r} uses the benchmark {data!r}", "list domains with `nanoflux domains list`"
         )

@@ -50,8 +50,8 @@ WAIT_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that determines an evaluation. `sampling.max_tokens` includes `reasoning_tokens` for reasoning."""
+class EvaluationPlan:
+    """The settings and items that determine an evaluation. `sampling.max_tokens` includes `reasoning_tokens`."""
 
     identity: Identity
     data: str
@@ -91,7 +91,7 @@ def format_question(item: Seed) -> str:
     return "\n".join([item.question, *(f"{letter}. {option}" for letter, option in item.options.items())])
 
 
-def domain_of(data: str, root: Path | None = None, judged: bool = False, first: str = "") -> Domain:
+def choose_domain(data: str, root: Path | None = None, judged: bool = False, first: str = "") -> Domain:
     """The domain with the prompts and answer format of a benchmark: built-in, or defined in the home at `root`. If
     several use it, `first` is preferred.
 
@@ -127,16 +127,16 @@ def make_plan(
     judge: SoftJudge | None = None,
     domain_name: str = "",
     reasoning_tokens: int = 0,
-) -> Plan:
+) -> EvaluationPlan:
     """Build a plan. A reply may take the domain's budget plus `reasoning_tokens`; top-p is 0.95 for sampled replies.
 
     `root` is the home with the user's own domains. The prompts are those of `domain_name` if that domain uses the
     benchmark, so that a model is evaluated with the prompts it was tuned on.
     """
-    domain = domain_of(data, root, judged=judge is not None, first=domain_name)
+    domain = choose_domain(data, root, judged=judge is not None, first=domain_name)
     max_tokens = reply_budget(domain, domain.budgets) + reasoning_tokens
     sampling = Sampling(temperature, 0.95 if temperature else 1.0, max_tokens, domain.stop)
-    return Plan(identity, data, split, tuple(items), runs, sampling, seed, domain, judge, reasoning_tokens)
+    return EvaluationPlan(identity, data, split, tuple(items), runs, sampling, seed, domain, judge, reasoning_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class Marks:
 
 
 async def evaluate(
-    ledger: Ledger, endpoint: Endpoint, plan: Plan, on_progress: Callable[[int, int], None] = lambda *_: None
+    ledger: Ledger, endpoint: Endpoint, plan: EvaluationPlan, on_progress: Callable[[int, int], None] = lambda *_: None
 ) -> EvaluationSummary:
     """Ask every item in every repeat, commit each score as it arrives, and summarize.
 
@@ -173,7 +173,7 @@ async def evaluate(
         with stint(ledger, work) as job:
             heartbeat = asyncio.create_task(Watch(ledger, job.job, work, lambda _: None).keep())
             try:
-                summary = summarize(plan, *await _marks(ledger, endpoint, plan, on_progress))
+                summary = summarize(plan, *await _collect_marks(ledger, endpoint, plan, on_progress))
             finally:
                 heartbeat.cancel()
             job.status, job.message = ("done", "") if summary.is_whole else (PARTIAL, describe_missing(summary.causes))
@@ -181,7 +181,7 @@ async def evaluate(
     return summary
 
 
-def _refuse_overflow(endpoint: Endpoint, plan: Plan) -> None:
+def _refuse_overflow(endpoint: Endpoint, plan: EvaluationPlan) -> None:
     """Refuse a plan whose longest request leaves too little context for reasoning."""
     if not plan.reasoning_tokens or not plan.items:
         return
@@ -206,42 +206,40 @@ async def _hold_evaluation(home: Home, work: Work) -> AsyncIterator[None]:
         yield
 
 
-async def _marks(
-    ledger: Ledger, endpoint: Endpoint, plan: Plan, on_progress: Callable[[int, int], None]
+async def _collect_marks(
+    ledger: Ledger, endpoint: Endpoint, plan: EvaluationPlan, on_progress: Callable[[int, int], None]
 ) -> tuple[dict[str, list[Marks]], Shortfall]:
     """Ask all items in all repeats; return the marks by item and repeat, and the missing replies."""
     shortfall = Shortfall()
     calls = RememberedCalls(ledger, plan.id, {"chat": _route_chat(endpoint, plan)})
-    asking = _Asking(ledger, calls, plan, shortfall)
-    room = endpoint.capacity + (plan.judge.endpoint.capacity if plan.judge else 0)
-    gate, done = (
-        asyncio.Semaphore(min(AT_ONCE, room)),
-        0,
-    )  # no more than the endpoints serve at once: few requests are sent before a refusal arrives
-    total = len(plan.items) * plan.runs
+    marker = _Marker(ledger, calls, plan, shortfall)
+    capacity = endpoint.capacity + (plan.judge.endpoint.capacity if plan.judge else 0)
+    # No more than the endpoints serve at once, so that few requests are sent before a refusal arrives.
+    slots = asyncio.Semaphore(min(AT_ONCE, capacity))
+    done, total = 0, len(plan.items) * plan.runs
 
     async def ask(item: Seed, repeat: int) -> tuple[str, int, Marks]:
         nonlocal done
-        async with gate:
+        async with slots:
             if shortfall.stops:
                 shortfall.skip()
                 return item.id, repeat, Marks("unscored")
-            marks_of_item = await asking.marks(item, repeat)
+            marks_of_reply = await marker.mark(item, repeat)
         done += 1
         on_progress(done, total)
-        return item.id, repeat, marks_of_item
+        return item.id, repeat, marks_of_reply
 
     try:
         scores = await asyncio.gather(*(ask(item, repeat) for repeat in range(plan.runs) for item in plan.items))
     finally:
-        await asking.calls.close()
+        await marker.calls.close()
     marks: dict[str, list[Marks]] = {item.id: [Marks("unscored")] * plan.runs for item in plan.items}
-    for item_id, repeat, marks_of_item in scores:
-        marks[item_id][repeat] = marks_of_item
+    for item_id, repeat, marks_of_reply in scores:
+        marks[item_id][repeat] = marks_of_reply
     return marks, shortfall
 
 
-def _route_chat(endpoint: Endpoint, plan: Plan) -> Callable[[ChatRequest], Awaitable[ChatReply]]:
+def _route_chat(endpoint: Endpoint, plan: EvaluationPlan) -> Callable[[ChatRequest], Awaitable[ChatReply]]:
     """A chat function that sends the plan's requests to the model and all others to the judge."""
 
     async def chat(request: ChatRequest) -> ChatReply:
@@ -253,13 +251,15 @@ def _route_chat(endpoint: Endpoint, plan: Plan) -> Callable[[ChatRequest], Await
 
 
 @dataclass(frozen=True, slots=True)
-class _Asking:
+class _Marker:
+    """Requests, marks and commits one reply at a time."""
+
     ledger: Ledger
     calls: RememberedCalls
-    plan: Plan
+    plan: EvaluationPlan
     shortfall: Shortfall
 
-    async def marks(self, item: Seed, repeat: int) -> Marks:
+    async def mark(self, item: Seed, repeat: int) -> Marks:
         try:
             call, reply = await self.calls.ask(self.plan.request(item, repeat))
         except EndpointError as error:
@@ -281,7 +281,7 @@ class _Asking:
         return (await self.calls.ask(request))[1]
 
 
-def summarize(plan: Plan, marks: dict[str, list[Marks]], shortfall: Shortfall) -> EvaluationSummary:
+def summarize(plan: EvaluationPlan, marks: dict[str, list[Marks]], shortfall: Shortfall) -> EvaluationSummary:
     """Summarize the marks of each item by repeat, and the missing replies.
 
     Raises:

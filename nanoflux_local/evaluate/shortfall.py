@@ -1,4 +1,4 @@
-"""The replies that an evaluation lacks: each cause with its count, the first one first.
+"""The missing replies of an evaluation: each cause with its count, in the order of their first occurrence.
 
 Decides when to stop asking: the endpoint refuses every request, or asks for a longer pause than a call waits. A refused
 prompt or a lost reply affects only its own item.
@@ -54,7 +54,7 @@ class Shortfall:
 
     @property
     def causes(self) -> tuple[Cause, ...]:
-        """The causes, the first one first."""
+        """The causes in the order of their first occurrence."""
         return tuple(replace(cause) for cause in self._causes.values())
 
 

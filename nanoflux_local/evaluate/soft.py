@@ -36,8 +36,9 @@ class SoftJudge:
     @property
     def decides(self) -> list[Any]:
         """The settings that determine a mark, apart from the domain's prompts."""
-        room = self.endpoint.context.reasoning
-        return [asdict(self.endpoint.identity), self.structured, self.reply_tokens, *([room] if room else [])]
+        reasoning = self.endpoint.context.reasoning
+        settings = [asdict(self.endpoint.identity), self.structured, self.reply_tokens]
+        return [*settings, reasoning] if reasoning else settings
 
     async def mark(self, domain: Domain, question: str, item: Seed, reply: str, draw: Draw, call: Call) -> Mark:
         """The soft mark of one reply. A reply without both a solution and an answer is "unanswered".
@@ -48,9 +49,9 @@ class SoftJudge:
         sections = read_sections(reply, ("SOLUTION", "ANSWER"), once=("ANSWER",))
         if isinstance(sections, Unparsed):
             return "unanswered"
-        room = self.endpoint.context.reasoning
-        sampling = Sampling(0.0, 1.0, self.reply_tokens + room)
-        player = Player(self.name, self.endpoint.identity, sampling, self.structured, thinks=room > 0)
+        reasoning = self.endpoint.context.reasoning
+        sampling = Sampling(0.0, 1.0, self.reply_tokens + reasoning)
+        player = Player(self.name, self.endpoint.identity, sampling, self.structured, thinks=reasoning > 0)
         judge = ModelJudge(domain, player, JudgeRules(confidence=domain.confidence), RETRIES)
         attack = Attack(question, item.solution or "(none is given)", item.answer)
         with acting_as("judge"):

@@ -55,10 +55,10 @@ def _resampled_means(values: Floats, seed: int) -> Floats:
 
 
 def mcnemar_exact(differences: Sequence[int]) -> float:
-    """The exact two-sided McNemar test (McNemar 1947) on the differences of items, in integers of one unit: were each
-    as likely of the other sign, how often would their sum be as far from zero? With one mark an item they are -1, 0 or
-    1, and this is the binomial test on the discordant pairs; with several it is the exact test of signs (Fisher 1935,
-    The Design of Experiments, §21).
+    """The exact two-sided McNemar test (McNemar 1947) on the items' differences, given as integers of one unit: the
+    probability that their sum is at least as far from zero if the sign of each is random. With one mark per item the
+    differences are -1, 0 or 1, and this is the binomial test on the discordant pairs; with several marks it is the
+    exact test of signs (Fisher 1935, The Design of Experiments, §21).
     """
     sizes = [abs(difference) for difference in differences if difference]
     chances = np.ones(1, dtype=np.float64)  # probability of each sum, from the smallest in steps of two
@@ -72,7 +72,7 @@ def mcnemar_exact(differences: Sequence[int]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values (Holm 1979), in the order given."""
+    """Holm's step-down adjusted p-values (Holm 1979), in the order of `p_values`."""
     adjusted = [0.0] * len(p_values)
     running = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -82,10 +82,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def minimum_detectable(differences: Sequence[float]) -> float | None:
-    """The smallest true mean difference that a two-sided 5% test on these n pairs finds with 80% power.
+    """The smallest true mean difference that a two-sided 5% test on these n pairs detects with 80% power.
 
     (z₀.₉₇₅ + z₀.₈) · sd / √n, the normal approximation for paired means (Cohen 1988, §2.3). None if all differences are
-    equal, for instance if no item differs: their spread is then unknown.
+    equal, for instance if no item differs, because their spread is then unknown.
     """
     spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else 0.0
     if not spread:
@@ -105,7 +105,7 @@ class PairedT:
 
 
 def paired_t(a: Sequence[float], b: Sequence[float]) -> PairedT | None:
-    """Over paired runs (paper §5; Student 1908). None with fewer than two pairs or without spread."""
+    """Student's t-test over paired runs (paper §5; Student 1908). None without two pairs whose differences differ."""
     from scipy.stats import ttest_rel
 
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
@@ -118,7 +118,7 @@ def paired_t(a: Sequence[float], b: Sequence[float]) -> PairedT | None:
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of a mean over few runs or folds: mean ± t₀.₉₇₅,ₙ₋₁ · sd / √n. One value has no interval."""
+    """The 95% interval of a mean over few runs or folds: mean ± t₀.₉₇₅,ₙ₋₁ · sd / √n. (nan, nan) for one value."""
     from scipy.stats import t
 
     if len(values) < 2:
@@ -128,8 +128,8 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def folds(names: Sequence[str], count: int = FOLDS) -> list[list[str]]:
-    """The names in `count` parts of equal size within one; the same parts in every condition, whatever their order."""
+def split_folds(names: Sequence[str], count: int = FOLDS) -> list[list[str]]:
+    """Split names into `count` parts whose sizes differ by at most one, independent of the order of `names`."""
     ordered = sorted(names, key=lambda name: derive_seed("fold", name))
     return [sorted(ordered[part::count]) for part in range(count)]
 
@@ -142,17 +142,17 @@ class Prevalence:
     ci95: tuple[float, float]
 
 
-def corrected(
-    positives: int, n: int, found_right: int, rights: int, found_wrong: int, wrongs: int
+def correct_prevalence(
+    positives: int, n: int, rights_accepted: int, rights: int, wrongs_rejected: int, wrongs: int
 ) -> Prevalence | None:
-    """An accuracy that an erring judge measured, corrected for the errors that were counted on known items.
+    """Correct an accuracy for the errors of the judge that measured it, which were counted on known items.
 
-    `positives` of `n` were called right. Of `rights` items known to be right the judge found `found_right`
-    (sensitivity), of `wrongs` known to be wrong `found_wrong` (specificity). The estimate is
-    (p + Sp − 1) / (Se + Sp − 1) (Rogan and Gladen 1978, American Journal of Epidemiology 107:71), its interval the
-    normal one with the variance of all three shares (the same, eq. 6). None if the judge does no better than chance.
+    The judge called `positives` of `n` replies right. It accepted `rights_accepted` of `rights` items known to be right
+    (sensitivity) and rejected `wrongs_rejected` of `wrongs` items known to be wrong (specificity). The estimate is
+    (p + Sp − 1) / (Se + Sp − 1) (Rogan and Gladen 1978, American Journal of Epidemiology 107:71), its interval is
+    the normal one with the variance of all three shares (ibid., eq. 6). None if the judge is no better than chance.
     """
-    p, sensitivity, specificity = positives / n, found_right / rights, found_wrong / wrongs
+    p, sensitivity, specificity = positives / n, rights_accepted / rights, wrongs_rejected / wrongs
     youden = sensitivity + specificity - 1
     if youden <= 0:
         return None

@@ -1,5 +1,5 @@
 """The report of an experiment as HTML, Markdown and CSV: the answer, the table, the paper's figures, plots, changed
-items, cost, and how to repeat it.
+items, the cost, and the commands that repeat it.
 
 The paper's figures are labelled as such and kept separate from measured ones.
 """
@@ -18,9 +18,9 @@ from nanoflux_local.experiments.results import results
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report import plots
-from nanoflux_local.report.flips import flips
+from nanoflux_local.report.flips import find_flips
 from nanoflux_local.report.page import render_page, write_whole
-from nanoflux_local.report.run_report import funnel_of
+from nanoflux_local.report.run_report import list_outcomes
 from nanoflux_local.report.tables import as_csv, as_markdown
 
 Rows = list[list[object]]
@@ -56,7 +56,7 @@ def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     kind = find_kind(plan.grid.kind)
     with LedgerView(home.ledger) as view:
         contents["flips"] = _flips(view, contents)
-        contents["funnels"] = {run: funnel_of(view.summarize_run(run).funnel) for run in contents["runs"].values()}
+        contents["funnels"] = {run: list_outcomes(view.summarize_run(run).funnel) for run in contents["runs"].values()}
         contents["plots"] = _plots(view, plan, contents)
     return {
         **contents,
@@ -148,7 +148,7 @@ def _flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
     pair = contents["pairs"][0]
     entries = {entry["condition"]: entry for entry in contents["conditions"]}
     before, after = (entries[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
-    return {**flips(view, before, after), "a": entries[pair["a"]]["title"], "b": entries[pair["b"]]["title"]}
+    return {**find_flips(view, before, after), "a": entries[pair["a"]]["title"], "b": entries[pair["b"]]["title"]}
 
 
 def _plots(view: LedgerView, plan: Plan, contents: dict[str, Any]) -> list[dict[str, str]]:

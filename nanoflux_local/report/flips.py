@@ -15,7 +15,7 @@ SHOWN = 8
 """Number of items of each kind on a page; the counts cover all."""
 
 
-def flips(view: LedgerView, before: str, after: str) -> dict[str, Any]:
+def find_flips(view: LedgerView, before: str, after: str) -> dict[str, Any]:
     """The items gained and lost from one evaluation to another in their first repeat, with both replies."""
     one, other = _replies(view, before), _replies(view, after)
     shared = sorted(one.keys() & other.keys())
@@ -52,7 +52,7 @@ def _flip_entry(
     item = items.get(name)
     return {
         "item": name,
-        "question": format_question(item) if item else "(the benchmark is no longer here)",
+        "question": format_question(item) if item else "(the benchmark is no longer in this home)",
         "answer": item.answer if item else "",
         "before": {**one, "reply": _text(view, one["call"])},
         "after": {**other, "reply": _text(view, other["call"])},

@@ -36,7 +36,7 @@ def visible(value: object) -> object:
 
 
 def write_whole(target: Path, text: str) -> Path:
-    """Write a file, or leave the old one as it is.
+    """Write a file completely, or leave the old one unchanged.
 
     Raises:
         NanofluxError: it cannot be written.

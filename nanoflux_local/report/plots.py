@@ -1,4 +1,4 @@
-"""Plots as SVG text for the report. Colours follow the page's, so that they hold in light and dark."""
+"""Plots as SVG text for the report, in colours that suit the light and the dark page."""
 
 import io
 from collections.abc import Mapping, Sequence

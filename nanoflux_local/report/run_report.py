@@ -1,4 +1,5 @@
-"""The report of a run: the answer first, then the funnel, the curves, the comparison, three examples, how to repeat."""
+"""The report of a run: the result, the outcomes of attempts, the curves, the comparison, three examples, and the
+commands that repeat it."""
 
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ from nanoflux_local import __version__
 from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
-from nanoflux_local.report.flips import flips
+from nanoflux_local.report.flips import find_flips
 from nanoflux_local.report.page import render_page, write_whole
 from nanoflux_local.run.trial import Rates, summarize_trial
 from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
@@ -16,11 +17,11 @@ from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
 SHOWN_EXAMPLES = 3
 OUTCOME_TEXT = {
     "unparsed": "no readable question",
-    "novelty_rejected": "too like an earlier question",
+    "novelty_rejected": "too similar to an earlier question",
     "contaminated": "repeats a held-out evaluation item",
     "invalid": "failed validation",
-    "low_confidence": "the judge stayed in doubt",
-    "defender_right": "solved by the defender, in a known way",
+    "low_confidence": "the judge remained in doubt",
+    "defender_right": "solved by the defender in a familiar way",
     "unproven": "never solved, and its answer is unproven",
     "kept_failed": "kept: the defender failed",
     "kept_novel": "kept: solved in a new way",
@@ -51,19 +52,19 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
         "run": summary,
         "config": json.loads(row["config"]),
         "environment": json.loads(row["environment"]),
-        "funnel": funnel_of(summary.funnel),
+        "funnel": list_outcomes(summary.funnel),
         "trial": summarize_trial(view, summary.run),
         "rates": Rates.describe,
         "training": training,
         "evaluations": evaluations,
         "comparison": _comparison(view, evaluations),
-        "flips": flips(view, *(entry["id"] for entry in evaluations)) if len(evaluations) == 2 else None,
+        "flips": find_flips(view, *(entry["id"] for entry in evaluations)) if len(evaluations) == 2 else None,
         "accuracy_plot": plots.accuracies([_bar(entry) for entry in evaluations]) if evaluations else "",
         "examples": _examples(view, summary.run),
     }
 
 
-def funnel_of(counts: dict[str, int]) -> list[dict[str, Any]]:
+def list_outcomes(counts: dict[str, int]) -> list[dict[str, Any]]:
     """The outcomes of a run's attempts with their shares."""
     total = max(1, counts["attempts"])
     return [

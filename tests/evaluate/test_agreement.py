@@ -1,4 +1,4 @@
-"""Agreement, held against published values: Krippendorff's own examples, and the table of Fleiss."""
+"""Agreement, compared with published values: Krippendorff's examples and the table of Fleiss."""
 
 import random
 
@@ -8,7 +8,7 @@ from nanoflux_local.evaluate.agreement import cohen_kappa, krippendorff_alpha
 
 
 def units(*observers: str) -> list[list[str | None]]:
-    """Each observer's values as one string; "." where there is none."""
+    """Each observer's values as one string; "." stands for a missing value."""
     return [[None if value == "." else value for value in unit] for unit in zip(*observers, strict=True)]
 
 
@@ -23,12 +23,12 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_alpha_has_the_published_values(name: str) -> None:
-    found, published = krippendorff_alpha(PUBLISHED[name][0]), PUBLISHED[name][1]
-    assert found is not None and round(found, 3) == published
+def test_alpha_matches_published_values(name: str) -> None:
+    alpha, published = krippendorff_alpha(PUBLISHED[name][0]), PUBLISHED[name][1]
+    assert alpha is not None and round(alpha, 3) == published
 
 
-def test_alpha_is_one_in_full_agreement_and_none_where_nothing_varies() -> None:
+def test_alpha_is_one_in_full_agreement_and_undefined_without_variation() -> None:
     assert krippendorff_alpha(units("ab", "ab")) == 1
     assert krippendorff_alpha(units("aa", "aa")) is None
     assert krippendorff_alpha(units("a.", ".b")) is None
@@ -39,19 +39,19 @@ def pairs(table: list[list[int]]) -> list[tuple[int, int]]:
     return [(one, other) for one, row in enumerate(table) for other, n in enumerate(row) for _ in range(n)]
 
 
-def test_kappa_has_the_published_value_and_error() -> None:
-    found = cohen_kappa(pairs([[75, 1, 4], [5, 4, 1], [0, 0, 10]]))  # Fleiss, Levin and Paik 2003, table 18.1
-    assert found is not None
-    kappa, (low, high) = found
+def test_kappa_matches_the_published_value_and_error() -> None:
+    result = cohen_kappa(pairs([[75, 1, 4], [5, 4, 1], [0, 0, 10]]))  # Fleiss, Levin and Paik 2003, table 18.1
+    assert result is not None
+    kappa, (low, high) = result
     assert round(kappa, 3) == 0.676
     assert round((high - low) / 2 / 1.96, 4) == 0.0877
 
 
-def test_the_interval_is_that_of_the_bootstrap_and_is_not_defined_without_chance() -> None:
+def test_kappa_interval_matches_the_bootstrap() -> None:
     table = pairs([[40, 10], [5, 45]])
-    found = cohen_kappa(table)
+    result = cohen_kappa(table)
     rng = random.Random(1)
-    again = sorted(cohen_kappa(rng.choices(table, k=len(table)))[0] for _ in range(1500))
-    assert found is not None
-    assert found[1] == pytest.approx((again[37], again[1462]), abs=0.03)
+    resampled = sorted(cohen_kappa(rng.choices(table, k=len(table)))[0] for _ in range(1500))
+    assert result is not None
+    assert result[1] == pytest.approx((resampled[37], resampled[1462]), abs=0.03)
     assert cohen_kappa([]) is None and cohen_kappa([("a", "a")] * 5) is None

@@ -1,4 +1,4 @@
-"""Evaluations over the scripted endpoint: what is compared, refused, added by a judge, and left open."""
+"""Evaluations over the scripted endpoint: marks, missing replies, comparisons, refusals and resuming."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ import pytest
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import EndpointError, EndpointRefusedError, RefusedError, UsageError
 from nanoflux_local.evaluate.comparison import compare
-from nanoflux_local.evaluate.evaluation import domain_of, evaluate, make_plan
+from nanoflux_local.evaluate.evaluation import choose_domain, evaluate, make_plan
 from nanoflux_local.evaluate.shortfall import Cause
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.experiments.tables import format_detectable
@@ -25,17 +25,17 @@ from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_local.transcript import Seed
 
 
-async def _evaluated(ledger: Ledger, model: str, count: int) -> str:
+async def evaluate_model(ledger: Ledger, model: str, count: int) -> str:
     endpoint = ScriptedEndpoint(model)
     plan = make_plan(endpoint.identity, "starter", "test", starter_items("test")[:count], 1, 0.0)
     return (await evaluate(ledger, endpoint, plan)).id
 
 
 @pytest.mark.parametrize("count", [1, 2])
-async def test_one_item_has_no_spread_to_compare(tmp_path, count):
+async def test_comparison_needs_two_items(tmp_path, count):
     path = tmp_path / "ledger.db"
     with Ledger(path) as ledger:
-        ids = [await _evaluated(ledger, model, count) for model in ("a", "b")]
+        ids = [await evaluate_model(ledger, model, count) for model in ("a", "b")]
         with LedgerView(path) as view:
             if count == 1:
                 with pytest.raises(UsageError, match="share only one item"):
@@ -44,26 +44,28 @@ async def test_one_item_has_no_spread_to_compare(tmp_path, count):
                 assert compare(view, ids).pairs[0].n == 2
 
 
-def test_gsm8k_is_asked_as_gsm_hard_is_and_free_text_by_no_strict_scorer():
-    assert domain_of("gsm8k").name == "gsmhard"
-    assert domain_of("gsm8k", first="gsmhard-short").name == "gsmhard-short", "it was tuned under this one's prompts"
-    assert domain_of("gsm8k", first="starter").name == "gsmhard", "which draws on it, as starter does not"
+def test_choose_domain_prefers_the_tuned_one_and_refuses_free_text():
+    assert choose_domain("gsm8k").name == "gsmhard"
+    assert choose_domain("gsm8k", first="gsmhard-short").name == "gsmhard-short", (
+        "the preferred domain uses the benchmark"
+    )
+    assert choose_domain("gsm8k", first="starter").name == "gsmhard", "the preferred domain does not use the benchmark"
     with pytest.raises(UsageError, match="the answers of benchmark 'liveqa' are free text"):
-        domain_of("liveqa")
+        choose_domain("liveqa")
 
 
 ITEMS = [Seed(f"i{number}", "starter", f"Item {number}?", str(number), f"It is {number}.") for number in range(6)]
 WORD = re.compile(r"Item (\d)")
 
 
-def answers(prompt: str, _: random.Random) -> str:
-    """Right below 3, an answer that nobody reads at 5, wrong elsewhere."""
+def write_answer(prompt: str, _: random.Random) -> str:
+    """A right answer below item 3, an unreadable one at 5, wrong ones otherwise."""
     number = int(WORD.findall(prompt)[-1])
     return f"SOLUTION: s\nANSWER: {number if number < 3 else 99}" if number < 5 else "SOLUTION: none"
 
 
-def judges(prompt: str, _: random.Random) -> str:
-    """Sound up to item 3, no readable word at 0."""
+def write_verdict(prompt: str, _: random.Random) -> str:
+    """SOUND up to item 3, unreadable at item 0."""
     number = int(WORD.findall(prompt)[-1])
     word = "SOUND" if number < 4 else "UNSOUND"
     middle = f"ANALYSIS: a\nREASONING QUALITY: {word if number else 'Hm'}\nCALCULATION ACCURACY: c\n"
@@ -71,21 +73,21 @@ def judges(prompt: str, _: random.Random) -> str:
 
 
 class Failing(ScriptedEndpoint):
-    """Gives no reply about one item, and counts what it is asked."""
+    """Fails on one item, and counts its requests."""
 
     def __init__(self, model: str, silent: int) -> None:
-        super().__init__(model, script=answers)
-        self.silent, self.asked = silent, 0
+        super().__init__(model, script=write_answer)
+        self.silent, self.requests = silent, 0
 
     async def chat(self, request: ChatRequest) -> ChatReply:
-        self.asked += 1
+        self.requests += 1
         if WORD.findall(request.messages[-1].content)[-1] == str(self.silent):
             raise EndpointError("no reply", "")
         return await super().chat(request)
 
 
-async def test_a_judge_gives_every_reply_a_soft_mark_beside_the_strict_one(tmp_path):
-    model, judge = ScriptedEndpoint("m", script=answers), ScriptedEndpoint("j", script=judges)
+async def test_judge_adds_a_soft_mark_to_each_reply(tmp_path):
+    model, judge = ScriptedEndpoint("m", script=write_answer), ScriptedEndpoint("j", script=write_verdict)
     with Ledger(tmp_path / "ledger.db") as ledger:
         strict = await evaluate(ledger, model, make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0))
         plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0, judge=SoftJudge("judge", judge))
@@ -105,7 +107,7 @@ async def test_a_judge_gives_every_reply_a_soft_mark_beside_the_strict_one(tmp_p
     assert both.judge == "j" and both.as_json()["soft"]["judge"] == "j"
 
 
-async def test_what_got_no_reply_is_unscored_on_both_sides_of_a_comparison_and_asked_again(tmp_path):
+async def test_missing_reply_is_unscored_and_requested_again(tmp_path):
     path = tmp_path / "ledger.db"
     with Ledger(path) as ledger:
         summaries = {}
@@ -123,10 +125,10 @@ async def test_what_got_no_reply_is_unscored_on_both_sides_of_a_comparison_and_a
         assert (pair.n, pair.left_out, pair.difference) == (5, 1, 0.0)
         again = Failing("a", 9)
         whole = await evaluate(ledger, again, make_plan(again.identity, "starter", "test", ITEMS, 1, 0.0))
-        assert again.asked == 1 and whole.unscored == 0, "only what has no reply is asked again"
+        assert again.requests == 1 and whole.unscored == 0, "only the missing reply is requested again"
 
 
-async def test_a_result_that_lacks_replies_is_no_cell_of_a_table_unless_its_prompts_are_refused(tmp_path):
+async def test_require_whole_allows_only_refused_prompts(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
         endpoint = Failing("m", 4)
         plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
@@ -141,12 +143,12 @@ async def test_a_result_that_lacks_replies_is_no_cell_of_a_table_unless_its_prom
         (await evaluate(ledger, Failing("m", 9), plan)).require_whole()
 
 
-async def test_a_judge_whose_key_is_refused_stops_the_evaluation_with_that_cause(tmp_path):
+async def test_refused_judge_key_stops_the_evaluation(tmp_path):
     class Refused(ScriptedEndpoint):
         async def chat(self, request: ChatRequest) -> ChatReply:
             raise EndpointRefusedError("answered 401: no such key", "")
 
-    model, judge = ScriptedEndpoint("m", script=answers), Refused("j")
+    model, judge = ScriptedEndpoint("m", script=write_answer), Refused("j")
     plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0, judge=SoftJudge("judge", judge))
     with Ledger(tmp_path / "ledger.db") as ledger:
         result = await evaluate(ledger, model, plan)
@@ -154,8 +156,8 @@ async def test_a_judge_whose_key_is_refused_stops_the_evaluation_with_that_cause
         assert ledger.rows("SELECT status FROM evaluations") == [("partial",)]
 
 
-async def test_other_items_are_never_compared_even_where_they_overlap(tmp_path):
-    path, model = tmp_path / "ledger.db", ScriptedEndpoint("m", script=answers)
+async def test_comparison_refuses_overlapping_but_different_items(tmp_path):
+    path, model = tmp_path / "ledger.db", ScriptedEndpoint("m", script=write_answer)
     with Ledger(path) as ledger:
         ids = [
             (await evaluate(ledger, model, make_plan(model.identity, "starter", "test", items, 1, 0.0))).id
@@ -183,38 +185,38 @@ asyncio.run(ask(sys.argv[1]))
 """
 
 
-async def test_a_killed_evaluation_is_told_as_interrupted_and_goes_on(tmp_path):
+async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path):
     home = Home(tmp_path)
     Ledger(home.ledger).close()
-    model = ScriptedEndpoint("m", script=answers)
+    model = ScriptedEndpoint("m", script=write_answer)
     plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0)
 
-    def shown() -> dict:
+    def read_row() -> dict:
         with LedgerView(home.ledger) as view:
             row = view.row("SELECT status, message, seconds FROM evaluations WHERE id = ?", plan.id)
-            return with_worker(home, view, Work(EVALUATION, plan.id), dict(row)) if row else {"status": "not begun"}
+            return with_worker(home, view, Work(EVALUATION, plan.id), dict(row)) if row else {"status": "not started"}
 
-    asked = subprocess.Popen([sys.executable, "-c", KILLED, str(home.ledger)])
-    while shown()["status"] != "running":
-        assert asked.poll() is None
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(home.ledger)])
+    while read_row()["status"] != "running":
+        assert process.poll() is None
         await asyncio.sleep(0.05)
-    assert shown()["worker"]["pid"] == asked.pid
-    asked.kill()
-    asked.wait()
-    assert (shown()["status"], shown()["worker"]) == ("interrupted", None)
-    assert shown()["message"] == "its process ended; the same command goes on with it"
+    assert read_row()["worker"]["pid"] == process.pid
+    process.kill()
+    process.wait()
+    assert (read_row()["status"], read_row()["worker"]) == ("interrupted", None)
+    assert read_row()["message"] == "its process ended; the same command goes on with it"
     with Ledger(home.ledger) as ledger:
         assert (await evaluate(ledger, model, plan)).strict.mean == pytest.approx(1 / 2)
         assert ledger.rows("SELECT state FROM jobs ORDER BY id") == [("interrupted",), ("done",)]
-    assert shown()["status"] == "done"
+    assert read_row()["status"] == "done"
 
 
-async def test_of_two_that_ask_the_same_at_once_one_waits_and_asks_nothing(tmp_path):
+async def test_concurrent_equal_evaluations_send_each_request_once(tmp_path):
     with Ledger(tmp_path / "ledger.db") as one, Ledger(tmp_path / "ledger.db") as other:
         first, second = Failing("m", 9), Failing("m", 9)
         plan = make_plan(first.identity, "starter", "test", ITEMS, 1, 0.0)
         summaries = await asyncio.gather(evaluate(one, first, plan), evaluate(other, second, plan))
-    assert summaries[0] == summaries[1] and sorted((first.asked, second.asked)) == [0, 6]
+    assert summaries[0] == summaries[1] and sorted((first.requests, second.requests)) == [0, 6]
 
 
 class Silent(ScriptedEndpoint):
@@ -222,7 +224,7 @@ class Silent(ScriptedEndpoint):
         raise EndpointError("no reply", "")
 
 
-async def test_an_evaluation_without_a_single_reply_has_failed_and_says_so(tmp_path):
+async def test_evaluation_without_replies_fails_with_its_cause(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
         silent = Silent("m")
         with pytest.raises(EndpointError, match="none of 6 replies could be scored: no reply"):
@@ -232,12 +234,12 @@ async def test_an_evaluation_without_a_single_reply_has_failed_and_says_so(tmp_p
         ]
 
 
-async def test_where_no_item_differs_what_could_be_found_is_not_known(tmp_path):
+async def test_minimum_detectable_is_unknown_if_no_item_differs(tmp_path):
     path = tmp_path / "ledger.db"
     with Ledger(path) as ledger:
         ids = []
         for model in ("a", "b"):
-            endpoint = ScriptedEndpoint(model, script=answers)
+            endpoint = ScriptedEndpoint(model, script=write_answer)
             plan = make_plan(endpoint.identity, "starter", "test", ITEMS, 1, 0.0)
             ids.append((await evaluate(ledger, endpoint, plan)).id)
         with LedgerView(path) as view:
@@ -245,9 +247,9 @@ async def test_where_no_item_differs_what_could_be_found_is_not_known(tmp_path):
     assert pair.minimum_detectable is None and format_detectable(pair.minimum_detectable) == "not known"
 
 
-async def test_an_evaluation_that_was_cut_off_goes_on(tmp_path):
+async def test_cancelled_evaluation_resumes(tmp_path):
     with Ledger(tmp_path / "ledger.db") as ledger:
-        slow = ScriptedEndpoint("m", script=answers)
+        slow = ScriptedEndpoint("m", script=write_answer)
         plan = make_plan(slow.identity, "starter", "test", ITEMS, 3, 0.7)
         stopped = asyncio.create_task(evaluate(ledger, slow, plan, lambda done, _: done == 7 and stopped.cancel()))
         with pytest.raises(asyncio.CancelledError):
@@ -255,16 +257,16 @@ async def test_an_evaluation_that_was_cut_off_goes_on(tmp_path):
         assert ledger.rows("SELECT status FROM evaluations") == [("interrupted",)]
         counting = Failing("m", 9)
         result = await evaluate(ledger, counting, plan)
-    assert counting.asked <= 18 - 7 and result.runs == 3 and len(result.strict.by_run) == 3
+    assert counting.requests <= 18 - 7 and result.runs == 3 and len(result.strict.by_run) == 3
 
 
 PROMISED = {"a", "b", "n", "difference", "ci95", "mcnemar_p", "bootstrap_p", "holm_p", "minimum_detectable"}
 
 
-async def test_a_comparison_has_every_promised_key(tmp_path):
+async def test_comparison_json_has_the_promised_keys(tmp_path):
     path = tmp_path / "ledger.db"
     with Ledger(path) as ledger:
-        ids = [await _evaluated(ledger, model, 8) for model in "abc"]
+        ids = [await evaluate_model(ledger, model, 8) for model in "abc"]
     with LedgerView(path) as view:
         pairs = compare(view, ids).as_json()["pairs"]
     assert len(pairs) == 3 and all(pair.keys() >= PROMISED for pair in pairs)

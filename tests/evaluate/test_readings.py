@@ -1,7 +1,7 @@
-"""What is read out of an ANSWER section: more than 450 answers as models write them, each with its reading.
+"""Readings of ANSWER sections: more than 450 answers in the forms that models write, each with its expected reading.
 
-The expected readings were written down before the scorer was run on them. "" means that no answer is read: strict
-scoring then says "unanswered", and never guesses.
+The expected readings were written down before the scorer was run on them. "" means that no answer can be read; strict
+scoring then marks the reply "unanswered".
 """
 
 import json
@@ -206,14 +206,14 @@ def _rows(table: dict[str, dict[str, str]]) -> list[object]:
 
 
 @pytest.mark.parametrize(("answer", "reading"), _rows(NUMBERS))
-def test_numbers_are_read_as_expected(answer: str, reading: str) -> None:
+def test_score_reply_reads_numbers(answer: str, reading: str) -> None:
     score = score_reply(NUMBER, f"SOLUTION: s\nANSWER: {answer}", Seed("n", "gsmhard", "Q", "18"))
     assert score.reading == reading
     assert score.mark == ("right" if reading == "18" else "wrong" if reading else "unanswered")
 
 
 @pytest.mark.parametrize(("answer", "reading"), _rows(LETTERS))
-def test_letters_are_read_as_expected(answer: str, reading: str) -> None:
+def test_score_reply_reads_letters(answer: str, reading: str) -> None:
     options = {"A": "ant", "B": "bee", "C": "cat", "D": "dog"}
     score = score_reply(
         LETTER, f"SOLUTION: s\nANSWER: {answer}", Seed("c", "starter-medicine", "Q", "B", options=options)
@@ -222,18 +222,18 @@ def test_letters_are_read_as_expected(answer: str, reading: str) -> None:
     assert score.mark == ("right" if reading == "B" else "unanswered")
 
 
-def test_the_table_is_broad() -> None:
+def test_reading_table_is_broad() -> None:
     assert sum(len(row) for table in (NUMBERS, LETTERS) for row in table.values()) >= 450
 
 
 @pytest.mark.parametrize("row", LM_EVAL, ids=lambda row: repr(row["reply"][-24:]))
-def test_every_difference_from_lm_evals_flexible_rule_has_its_reason(row: dict[str, Any]) -> None:
+def test_flexible_rule_differences_have_a_recorded_reason(row: dict[str, Any]) -> None:
     """docs/explanation/evaluation.md gives the reasons; where none is written down, the scorers say the same."""
     score = score_reply(NUMBER, row["reply"], Seed("n", "gsm8k", "Q", row["answer"]))
     assert ((score.mark == "right") != row["flexible-extract"][1]) == bool(row["why"]), score
 
 
-def test_what_lm_evals_strict_rule_calls_right_is_never_wrong_here() -> None:
+def test_strict_rule_right_is_never_wrong_here() -> None:
     for row in LM_EVAL:
         if row["strict-match"][1]:
             assert score_reply(NUMBER, row["reply"], Seed("n", "gsm8k", "Q", row["answer"])).mark != "wrong"

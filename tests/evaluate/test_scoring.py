@@ -1,4 +1,4 @@
-"""Strict scoring: right, wrong, unanswered; the ANSWER section decides and nothing else does (paper A.1)."""
+"""Strict scoring: right, wrong or unanswered, decided by the ANSWER section alone (paper A.1)."""
 
 import pytest
 
@@ -45,12 +45,12 @@ LETTERS = {
 
 
 @pytest.mark.parametrize(("reply", "score"), NUMBERS.items(), ids=repr)
-def test_numbers(reply, score):
+def test_score_reply_marks_numbers(reply, score):
     assert score_reply(NUMBER, reply, Seed("n", "gsmhard", "Q", "1234.5")) == Score(*score)
 
 
 @pytest.mark.parametrize(("reply", "score"), LETTERS.items(), ids=repr)
-def test_letters(reply, score):
+def test_score_reply_marks_letters(reply, score):
     item = Seed("c", "starter-medicine", "Q", "B", options={"A": "ant", "B": "bee", "C": "cat", "D": "dog"})
     assert score_reply(LETTER, reply, item) == Score(*score)
 
@@ -58,17 +58,17 @@ def test_letters(reply, score):
 @pytest.mark.parametrize(
     ("answer", "mark"), [("9e12", "right"), ("9000000000001", "right"), ("9000010000000", "wrong")]
 )
-def test_large_numbers_agree_in_proportion(answer, mark):
+def test_large_numbers_are_compared_relatively(answer, mark):
     assert score_reply(NUMBER, f"ANSWER: {answer}", LARGE).mark == mark
 
 
-def test_free_text_is_never_right_by_machine():
-    """Nobody but a judge can say: it is neither right nor wrong."""
+def test_free_text_is_unscored_without_a_judge():
+    """Only a judge can grade it."""
     assert score_reply(TEXT, "ANSWER: a bee", Seed("t", "x", "Q", "a bee")) == Score("a bee", "unscored")
 
 
 @pytest.mark.parametrize(("options", "answer", "mark"), [("ABCDE", "E", "right"), ("ABC", "D", "unanswered")])
-def test_letters_are_the_items_own(options: str, answer: str, mark: str) -> None:
+def test_letters_follow_the_options_of_the_item(options: str, answer: str, mark: str) -> None:
     """MedQA has items of four options and of five, PubMedQA of three."""
     item = Seed("m", "medqa", "Q", options[-1], options={letter: letter for letter in options})
     medicine = load_domain("multimedqa")

@@ -1,4 +1,4 @@
-"""Statistics: against published examples, against formulas written out, and against their own promises."""
+"""Statistics, compared with published examples, with their formulas, and with their nominal levels in simulation."""
 
 import math
 
@@ -10,12 +10,12 @@ from nanoflux_local.evaluate.statistics import (
     RESAMPLES,
     bootstrap_interval,
     compare_paired,
-    corrected,
-    folds,
+    correct_prevalence,
     holm,
     mcnemar_exact,
     minimum_detectable,
     paired_t,
+    split_folds,
     t_interval,
     wilson,
 )
@@ -23,8 +23,8 @@ from nanoflux_local.evaluate.statistics import (
 Z = 1.959963984540054
 
 
-def discordant(only_a, only_b):
-    """McNemar's p of so many discordant pairs, among others that agree."""
+def discordant_p(only_a, only_b):
+    """McNemar's p of these discordant pairs and seven concordant ones."""
     return mcnemar_exact([-1] * only_a + [1] * only_b + [0] * 7)
 
 
@@ -37,7 +37,7 @@ def discordant(only_a, only_b):
         (1, 29, 0.0061, 0.1718),
     ],
 )
-def test_wilson_intervals_are_newcombes(successes, n, low, high):
+def test_wilson_matches_newcombe(successes, n, low, high):
     assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -50,32 +50,32 @@ def test_wilson_intervals_are_newcombes(successes, n, low, high):
         (199, 200, (0.9722262956021069, 0.9991168312843989)),
     ],
 )
-def test_wilson_is_statsmodels(k, n, interval):
+def test_wilson_matches_statsmodels(k, n, interval):
     assert wilson(k, n) == pytest.approx(interval, abs=1e-9)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (3, 7), (50, 100), (199, 200)])
-def test_wilson_is_its_formula(k, n):
+def test_wilson_matches_its_formula(k, n):
     p, centre = k / n, (k / n + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
     assert wilson(k, n) == pytest.approx((max(0, centre - half), min(1, centre + half)), abs=1e-9)
 
 
-def tail(b: int, c: int) -> float:
-    """Twice the smaller binomial tail, counted."""
+def binomial_tail(b: int, c: int) -> float:
+    """Twice the smaller binomial tail, by enumeration."""
     return min(1.0, 2 * sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c))
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (0, 5), (5, 5), (6, 16), (2, 12), (10, 21), (86, 150)])
-def test_mcnemar_is_the_exact_binomial_tail_and_symmetric(b, c):
-    assert discordant(b, c) == pytest.approx(tail(b, c), rel=1e-9)
-    assert discordant(b, c) == discordant(c, b)
+def test_mcnemar_matches_the_binomial_tail_and_is_symmetric(b, c):
+    assert discordant_p(b, c) == pytest.approx(binomial_tail(b, c), rel=1e-9)
+    assert discordant_p(b, c) == discordant_p(c, b)
 
 
-def test_mcnemar_values_that_are_known():
-    assert discordant(0, 6) == pytest.approx(1 / 32)  # 2 · 2⁻⁶
-    assert discordant(6, 16) == pytest.approx(0.0524788, abs=1e-6)
-    assert discordant(0, 0) == 1.0
+def test_mcnemar_matches_hand_computed_values():
+    assert discordant_p(0, 6) == pytest.approx(1 / 32)  # 2 · 2⁻⁶
+    assert discordant_p(6, 16) == pytest.approx(0.0524788, abs=1e-6)
+    assert discordant_p(0, 0) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_mcnemar_values_that_are_known():
         (86, 150, 3.7159361395713866e-05),
     ],
 )
-def test_mcnemar_is_statsmodels(b, c, p):
-    assert discordant(b, c) == pytest.approx(p, rel=1e-9)
+def test_mcnemar_matches_statsmodels(b, c, p):
+    assert discordant_p(b, c) == pytest.approx(p, rel=1e-9)
 
 
-def test_holm_is_statsmodels_on_the_fifteen_p_values_of_benjamini_and_hochberg():
+def test_holm_matches_statsmodels_on_benjamini_and_hochberg():
     """Benjamini and Hochberg 1995, section 3.2; statsmodels 0.15.0, multipletests(p, method="holm")."""
     p = [0.0001, 0.0319, 0.0201, 0.7590, 0.0459, 0.0344, 0.0278, 0.0095, 0.0298, 0.0019, 0.6528, 0.3240, 0.5719, 0.4262]
     adjusted = [0.0015, 0.3058, 0.2412, 1, 0.3213, 0.3058, 0.3058, 0.1235, 0.3058, 0.0266, 1, 1, 1, 1, 1]
@@ -99,7 +99,7 @@ def test_holm_is_statsmodels_on_the_fifteen_p_values_of_benjamini_and_hochberg()
 
 
 @pytest.mark.parametrize(
-    ("given", "adjusted"),
+    ("p_values", "adjusted"),
     [
         ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),  # R: p.adjust(p, "holm")
         ([0.005, 0.011, 0.02, 0.04, 0.13], [0.025, 0.044, 0.06, 0.08, 0.13]),
@@ -109,11 +109,11 @@ def test_holm_is_statsmodels_on_the_fifteen_p_values_of_benjamini_and_hochberg()
         ([], []),
     ],
 )
-def test_holm_is_r_s_p_adjust(given, adjusted):
-    assert holm(given) == pytest.approx(adjusted)
+def test_holm_matches_r_p_adjust(p_values, adjusted):
+    assert holm(p_values) == pytest.approx(adjusted)
 
 
-def test_holm_is_monotone_never_below_and_keeps_the_order_given():
+def test_holm_is_monotone_and_keeps_the_order():
     rng = np.random.default_rng(0)
     for _ in range(50):
         p = rng.uniform(0, 0.2, size=6).tolist()
@@ -123,7 +123,7 @@ def test_holm_is_monotone_never_below_and_keeps_the_order_given():
         assert min(adjusted) == pytest.approx(6 * min(p)) or 6 * min(p) > 1
 
 
-def test_bootstrap_intervals_are_seeded_and_hold_the_mean():
+def test_bootstrap_interval_is_seeded_and_contains_the_mean():
     values = np.random.default_rng(0).normal(5, 2, size=80).tolist()
     low, high = bootstrap_interval(values)
     assert low < np.mean(values) < high
@@ -133,17 +133,17 @@ def test_bootstrap_intervals_are_seeded_and_hold_the_mean():
     assert high - low == pytest.approx(normal, rel=0.05), "for a mean, the bootstrap is close to the normal interval"
 
 
-def test_a_bootstrap_of_one_value_is_that_value():
+def test_bootstrap_of_equal_values_has_no_width():
     assert bootstrap_interval([0.5] * 7) == (0.5, 0.5)
 
 
-def test_a_large_bootstrap_works_in_blocks():
-    """10,000 resamples of 5,000 values are never in memory at once, and still one stream of seeds."""
+def test_bootstrap_in_blocks_matches_the_normal_interval():
+    """The resamples are drawn in blocks from one stream of random numbers."""
     low, high = bootstrap_interval(np.random.default_rng(0).integers(0, 2, 1319).tolist())
     assert high - low == pytest.approx(2 * Z * 0.5 / math.sqrt(1319), rel=0.05)
 
 
-def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say():
+def test_bootstrap_interval_has_its_nominal_coverage():
     rng = np.random.default_rng(1)
     covered = 0
     for trial in range(100):
@@ -152,20 +152,20 @@ def test_bootstrap_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 88 <= covered <= 100
 
 
-def test_the_minimum_detectable_difference_is_its_formula():
+def test_minimum_detectable_matches_its_formula():
     differences = [1.0, 0.0, 0.0, -1.0, 1.0, 0.0, 1.0, 0.0]
     sd = math.sqrt(sum((x - 0.25) ** 2 for x in differences) / 7)
     assert minimum_detectable(differences) == pytest.approx((Z + 0.8416212335729143) * sd / math.sqrt(8))
     for equal in ([0.0] * 8, [0.5]):
-        assert minimum_detectable(equal) is None, "what has no spread says nothing of what could be found"
+        assert minimum_detectable(equal) is None, "without spread the detectable difference is unknown"
 
 
-def test_a_true_difference_of_that_size_is_found_four_times_in_five():
+def test_minimum_detectable_difference_has_80_percent_power():
     rng = np.random.default_rng(2)
     sd, n = 0.7, 200
     effect = (Z + 0.8416212335729143) * sd / math.sqrt(n)
-    found = sum(stats.ttest_1samp(rng.normal(effect, sd, n), 0).pvalue < 0.05 for _ in range(400))
-    assert found / 400 == pytest.approx(0.8, abs=0.06)
+    detected = sum(stats.ttest_1samp(rng.normal(effect, sd, n), 0).pvalue < 0.05 for _ in range(400))
+    assert detected / 400 == pytest.approx(0.8, abs=0.06)
     assert minimum_detectable(rng.normal(0, sd, n)) == pytest.approx(effect, rel=0.15)
 
 
@@ -174,47 +174,47 @@ def marks(pattern: str) -> list[list[bool]]:
     return [[mark == "1" for mark in item] for item in pattern.split()]
 
 
-def test_a_paired_comparison_is_b_minus_a_by_item():
+def test_compare_paired_is_b_minus_a_by_item():
     a, b = marks("1 1 0 0 0 0 0 0"), marks("1 0 1 1 1 1 1 0")
-    found = compare_paired(a, b)
-    assert (found.n, found.difference) == (8, pytest.approx(4 / 8))
-    assert found.mcnemar_p == pytest.approx(discordant(1, 5))
-    assert found.minimum_detectable == pytest.approx(minimum_detectable([0, -1, 1, 1, 1, 1, 1, 0]))
-    assert found.ci95[0] < found.difference < found.ci95[1]
+    paired = compare_paired(a, b)
+    assert (paired.n, paired.difference) == (8, pytest.approx(4 / 8))
+    assert paired.mcnemar_p == pytest.approx(discordant_p(1, 5))
+    assert paired.minimum_detectable == pytest.approx(minimum_detectable([0, -1, 1, 1, 1, 1, 1, 0]))
+    assert paired.ci95[0] < paired.difference < paired.ci95[1]
     back = compare_paired(b, a)
-    assert back.difference == -found.difference and back.mcnemar_p == found.mcnemar_p
-    assert back.ci95 == pytest.approx((-found.ci95[1], -found.ci95[0]))
-    assert back.bootstrap_p == found.bootstrap_p
+    assert back.difference == -paired.difference and back.mcnemar_p == paired.mcnemar_p
+    assert back.ci95 == pytest.approx((-paired.ci95[1], -paired.ci95[0]))
+    assert back.bootstrap_p == paired.bootstrap_p
 
 
-def test_repeats_count_as_a_mean():
-    found = compare_paired(marks("111 000 100 110"), marks("011 001 110 010"))
-    assert found.difference == pytest.approx(((2 - 3) + 1 + (2 - 1) + (1 - 2)) / 12)
-    assert found.mcnemar_p == mcnemar_exact([-1, 1, 1, -1]) == 1.0
+def test_compare_paired_averages_repeats():
+    paired = compare_paired(marks("111 000 100 110"), marks("011 001 110 010"))
+    assert paired.difference == pytest.approx(((2 - 3) + 1 + (2 - 1) + (1 - 2)) / 12)
+    assert paired.mcnemar_p == mcnemar_exact([-1, 1, 1, -1]) == 1.0
     assert compare_paired(marks("10 10 10"), marks("11 11 11")).mcnemar_p == 1 / 4
 
 
-def test_one_run_beside_two_is_not_judged_by_where_both_of_them_are_right():
-    """A majority of two would have to be right twice, where the other side needs to be right once."""
+def test_compare_paired_is_unbiased_for_unequal_run_counts():
+    """A majority vote over two runs would need both to be right, while the other side needs one."""
     one, two = marks("0 " * 40 + "1 " * 20), marks("10 " * 20 + "00 " * 20 + "10 " * 8 + "11 " * 12)
-    found = compare_paired(one, two)
-    assert found.difference == pytest.approx((20 - 8) / 120)
-    assert found.mcnemar_p == pytest.approx(discordant(20, 8)) and found.mcnemar_p < 0.05
+    paired = compare_paired(one, two)
+    assert paired.difference == pytest.approx((20 - 8) / 120)
+    assert paired.mcnemar_p == pytest.approx(discordant_p(20, 8)) and paired.mcnemar_p < 0.05
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_with_several_runs_it_is_scipys_permutation_test(seed):
+def test_mcnemar_of_several_runs_matches_scipy_permutation_test(seed):
     rng = np.random.default_rng(seed)
     differences = rng.integers(-3, 5, 12)
-    found = stats.permutation_test(
+    permutation = stats.permutation_test(
         (differences, np.zeros(12, dtype=int)), lambda x, y: np.sum(x - y), permutation_type="samples", vectorized=False
     )
-    assert mcnemar_exact(differences.tolist()) == pytest.approx(found.pvalue, rel=1e-9)
+    assert mcnemar_exact(differences.tolist()) == pytest.approx(permutation.pvalue, rel=1e-9)
 
 
 @pytest.mark.parametrize(("runs_a", "runs_b"), [(1, 1), (1, 2), (3, 3), (5, 2)])
-def test_it_holds_its_level(runs_a, runs_b):
-    """Equal models of any accuracy, also where one was run more often: p below 0.05 one time in twenty at most."""
+def test_mcnemar_has_its_nominal_level(runs_a, runs_b):
+    """For equal models of any accuracy, p is below 0.05 at most one time in twenty, also if one has more runs."""
     rng, trials = np.random.default_rng(7), 400
     rejected = 0
     for _ in range(trials):
@@ -225,20 +225,20 @@ def test_it_holds_its_level(runs_a, runs_b):
     assert rejected <= 0.05 * trials + 2.6 * (0.05 * 0.95 * trials) ** 0.5
 
 
-def test_equal_conditions_are_not_told_apart():
-    found = compare_paired(marks("1 0 1 0 1"), marks("1 0 1 0 1"))
-    assert (found.difference, found.ci95, found.mcnemar_p, found.bootstrap_p) == (0.0, (0.0, 0.0), 1.0, 1.0)
+def test_compare_paired_of_equal_conditions_gives_p_one():
+    paired = compare_paired(marks("1 0 1 0 1"), marks("1 0 1 0 1"))
+    assert (paired.difference, paired.ci95, paired.mcnemar_p, paired.bootstrap_p) == (0.0, (0.0, 0.0), 1.0, 1.0)
 
 
-def test_a_clear_difference_is_told_and_its_p_is_never_zero():
-    found = compare_paired(marks("0 " * 40), marks("1 " * 39 + "0"))
-    assert found.mcnemar_p == pytest.approx(2 * 0.5**39)
-    assert found.bootstrap_p == pytest.approx(2 / (RESAMPLES + 1))
-    assert found.ci95[0] > 0.9
+def test_compare_paired_never_reports_a_p_of_zero():
+    paired = compare_paired(marks("0 " * 40), marks("1 " * 39 + "0"))
+    assert paired.mcnemar_p == pytest.approx(2 * 0.5**39)
+    assert paired.bootstrap_p == pytest.approx(2 / (RESAMPLES + 1))
+    assert paired.ci95[0] > 0.9
 
 
-def test_the_bootstrap_test_holds_its_level():
-    """Under no difference, p below 0.05 comes about one time in twenty."""
+def test_bootstrap_test_has_its_nominal_level():
+    """Without a difference, p is below 0.05 about one time in twenty."""
     rng = np.random.default_rng(3)
     rejected = 0
     for trial in range(100):
@@ -255,20 +255,20 @@ SLEEP = (
 """Student 1908, Biometrika 6:1: hours of sleep gained by ten patients on two drugs."""
 
 
-def test_the_paired_t_test_is_students_own():
-    found = paired_t(*SLEEP)
-    assert found is not None
-    assert (found.n, found.difference) == (10, pytest.approx(1.58))
-    assert (found.t, found.p) == (
+def test_paired_t_matches_student_1908():
+    test = paired_t(*SLEEP)
+    assert test is not None
+    assert (test.n, test.difference) == (10, pytest.approx(1.58))
+    assert (test.t, test.p) == (
         pytest.approx(4.062127683382037, abs=1e-9),
         pytest.approx(0.002832890197384, abs=1e-9),
     )
-    assert found.ci95 == pytest.approx((0.7001142367230175, 2.459885763276983), abs=1e-9)
+    assert test.ci95 == pytest.approx((0.7001142367230175, 2.459885763276983), abs=1e-9)
     back = paired_t(*SLEEP[::-1])
-    assert back is not None and (back.t, back.p) == (pytest.approx(-found.t), pytest.approx(found.p))
+    assert back is not None and (back.t, back.p) == (pytest.approx(-test.t), pytest.approx(test.p))
 
 
-def test_what_has_no_spread_has_no_t_test():
+def test_paired_t_needs_spread():
     assert paired_t([0.5], [0.6]) is None
     assert paired_t([0.5, 0.25], [0.75, 0.5]) is None
     assert all(math.isnan(end) for end in t_interval([0.5]))
@@ -278,41 +278,41 @@ def test_what_has_no_spread_has_no_t_test():
     ("mean", "sd", "interval"),
     [(66.40, 4.30, (61.06, 71.74))],  # the paper, §5: MultiMedQA at 200 examples over five folds
 )
-def test_the_interval_over_five_folds_is_the_papers(mean, sd, interval):
+def test_t_interval_over_five_folds_matches_the_paper(mean, sd, interval):
     pattern = np.array([-1.0, -1.0, 0.0, 1.0, 1.0])  # its sd is 1
     assert t_interval((mean + sd * pattern).tolist()) == pytest.approx(interval, abs=0.005)
 
 
-def test_folds_are_a_partition_that_no_order_changes():
+def test_split_folds_is_a_partition_independent_of_order():
     names = [f"item-{number}" for number in range(23)]
-    parts = folds(names)
+    parts = split_folds(names)
     assert sorted(name for part in parts for name in part) == sorted(names)
     assert {len(part) for part in parts} == {4, 5}
-    assert folds(names[::-1]) == parts
+    assert split_folds(names[::-1]) == parts
 
 
-def test_a_corrected_accuracy_is_rogan_and_gladens():
+def test_correct_prevalence_matches_rogan_and_gladen():
     """The worked example of R's epiR, epi.prev(pos = 4, tested = 80, se = 0.90, sp = 0.99): 4.5 in a hundred."""
-    found = corrected(4, 80, 900_000_000, 1_000_000_000, 990_000_000, 1_000_000_000)
-    assert found is not None
-    assert found.estimate == pytest.approx((0.05 + 0.99 - 1) / (0.90 + 0.99 - 1), abs=1e-9)
-    assert round(100 * found.estimate, 1) == 4.5
+    corrected = correct_prevalence(4, 80, 900_000_000, 1_000_000_000, 990_000_000, 1_000_000_000)
+    assert corrected is not None
+    assert corrected.estimate == pytest.approx((0.05 + 0.99 - 1) / (0.90 + 0.99 - 1), abs=1e-9)
+    assert round(100 * corrected.estimate, 1) == 4.5
     sd = math.sqrt(0.05 * 0.95 / 80) / 0.89
-    assert found.ci95 == pytest.approx((0.0, found.estimate + Z * sd), abs=1e-6)
+    assert corrected.ci95 == pytest.approx((0.0, corrected.estimate + Z * sd), abs=1e-6)
 
 
-def test_a_perfect_judge_needs_no_correction_and_a_guessing_one_has_none():
-    found = corrected(30, 100, 50, 50, 50, 50)
-    assert found is not None and found.estimate == pytest.approx(0.3)
-    assert found.ci95 == pytest.approx((0.3 - Z * math.sqrt(0.21 / 100), 0.3 + Z * math.sqrt(0.21 / 100)))
-    assert corrected(30, 100, 25, 50, 25, 50) is None
+def test_correct_prevalence_of_perfect_and_guessing_judges():
+    corrected = correct_prevalence(30, 100, 50, 50, 50, 50)
+    assert corrected is not None and corrected.estimate == pytest.approx(0.3)
+    assert corrected.ci95 == pytest.approx((0.3 - Z * math.sqrt(0.21 / 100), 0.3 + Z * math.sqrt(0.21 / 100)))
+    assert correct_prevalence(30, 100, 25, 50, 25, 50) is None
 
 
-def test_the_corrected_interval_covers_the_truth_about_as_often_as_it_says():
+def test_correct_prevalence_interval_has_its_nominal_coverage():
     rng = np.random.default_rng(4)
     covered = 0
     for _ in range(400):
         known = int(rng.binomial(100, 0.9)), 100, int(rng.binomial(100, 0.8)), 100
-        found = corrected(int(rng.binomial(300, 0.6 * 0.9 + 0.4 * 0.2)), 300, *known)
-        covered += found is not None and found.ci95[0] <= 0.6 <= found.ci95[1]
+        corrected = correct_prevalence(int(rng.binomial(300, 0.6 * 0.9 + 0.4 * 0.2)), 300, *known)
+        covered += corrected is not None and corrected.ci95[0] <= 0.6 <= corrected.ci95[1]
     assert covered / 400 == pytest.approx(0.95, abs=0.03)

@@ -1,4 +1,4 @@
-"""The report: what a model wrote is shown as text, nothing is fetched, a page is written whole or not at all."""
+"""The report: generated text is escaped, nothing is fetched, and a page is written completely or not at all."""
 
 import json
 import os
@@ -35,7 +35,7 @@ RESULT = {
 SETTINGS = {"r": 8, "alpha": 32.0, "dropout": 0.05, "learning_rate": 2e-4, "batch": 4, "epochs": 5}
 
 
-def turn(number: int, text: str, kept: bool = True) -> TurnRecord:
+def make_turn(number: int, text: str, kept: bool = True) -> TurnRecord:
     verdict = Verdict(not kept, 0.95, text, findings=(Finding("code", "supports", text),))
     attempt = Attempt(
         0, (text,), "kept_failed" if kept else "defender_right", attack=Attack(text, text, text, program=text),
@@ -44,10 +44,10 @@ def turn(number: int, text: str, kept: bool = True) -> TurnRecord:
     return TurnRecord(number, text, text, text, (attempt,))
 
 
-def evaluated(ledger: Ledger, name: str, adapter: str, rights: list[bool]) -> None:
-    who = Identity("scripted", EVIL, adapter=adapter)
+def add_evaluation(ledger: Ledger, name: str, adapter: str, rights: list[bool]) -> None:
+    identity = Identity("scripted", EVIL, adapter=adapter)
     ledger.start_evaluation(name, EVIL, adapter, EVIL, "test", {"runs": 1, "items": "the same"})
-    call, _ = ledger.remember("run", ChatRequest(who, ()), ChatReply("x", "stop"))
+    call, _ = ledger.remember("run", ChatRequest(identity, ()), ChatReply("x", "stop"))
     for item, right in enumerate(rights):
         ledger.add_evaluation_item(name, 0, str(item), call, EVIL, "right" if right else "wrong")
     mean = sum(rights) / len(rights)
@@ -59,31 +59,31 @@ def evaluated(ledger: Ledger, name: str, adapter: str, rights: list[bool]) -> No
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A ledger in which every text that a model, a file or a person chose is hostile."""
+    """A ledger in which every text from a model, a file or a person is hostile."""
     with Ledger(tmp_path / "ledger.db") as ledger:
         ledger.create_run("run", EVIL, CONFIG, {"identities": {}, "repeatable": False, "versions": {EVIL: EVIL}})
         for number in range(5):
-            ledger.commit_turn("run", turn(number, f"{EVIL} {number}", kept=number != 2), [])
+            ledger.commit_turn("run", make_turn(number, f"{EVIL} {number}", kept=number != 2), [])
         ledger.set_run_status("run", "failed", EVIL, 3.0)
     return tmp_path / "ledger.db"
 
 
 @pytest.fixture
 def trained(path: Path) -> Path:
-    """The same with a training and its two evaluations, so that the page has all its parts."""
+    """The same ledger with a training and its two evaluations, so that the page has all its parts."""
     with Ledger(path) as ledger:
         ledger.create_training("t", "run", EVIL, "hash", SETTINGS, {})
         for step in range(1, 5):
             ledger.add_training_event("t", "step", step, {"step": step, "loss": 2.0 / step})
         ledger.add_training_event("t", "epoch", 4, {"step": 4, "val_loss": 0.9})
         ledger.finish_training("t", "done", "adapterhash", RESULT)
-        evaluated(ledger, "before", "", [True, False] * 10)
-        evaluated(ledger, "after", "adapterhash", [True] * 18 + [False] * 2)
+        add_evaluation(ledger, "before", "", [True, False] * 10)
+        add_evaluation(ledger, "after", "adapterhash", [True] * 18 + [False] * 2)
     return path
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page: its elements, their attributes and the text between them."""
+    """The page as a browser parses it: its elements, their attributes and the text between them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -103,14 +103,14 @@ class Page(HTMLParser):
         self.text += data
 
 
-def written(path: Path, out: Path, run: str = "run") -> tuple[str, Page]:
+def write_page(path: Path, out: Path, run: str = "run") -> tuple[str, Page]:
     text = write_report(path, run, out).read_text(encoding="utf-8")
     return text, Page(text)
 
 
-@pytest.mark.parametrize("ledger", ["path", "trained"])
-def test_nothing_that_was_generated_runs_or_breaks_out(ledger: str, tmp_path: Path, request) -> None:
-    text, page = written(request.getfixturevalue(ledger), tmp_path / "out")
+@pytest.mark.parametrize("fixture", ["path", "trained"])
+def test_report_escapes_generated_text(fixture: str, tmp_path: Path, request) -> None:
+    text, page = write_page(request.getfixturevalue(fixture), tmp_path / "out")
     names = [tag for tag, _ in page.tags]
     assert "script" not in names and "iframe" not in names and names.count("html") == names.count("title") == 1
     assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
@@ -121,9 +121,9 @@ def test_nothing_that_was_generated_runs_or_breaks_out(ledger: str, tmp_path: Pa
     assert text.rstrip().endswith("</html>") and text.count("<pre") == text.count("</pre>")
 
 
-@pytest.mark.parametrize("ledger", ["path", "trained"])
-def test_nothing_is_fetched(ledger: str, tmp_path: Path, request) -> None:
-    text, page = written(request.getfixturevalue(ledger), tmp_path / "out")
+@pytest.mark.parametrize("fixture", ["path", "trained"])
+def test_report_fetches_nothing(fixture: str, tmp_path: Path, request) -> None:
+    text, page = write_page(request.getfixturevalue(fixture), tmp_path / "out")
     fetching = ("src", "href", "xlink:href", "srcset", "data", "poster", "action", "formaction", "background", "ping")
     reached = [attributes[key] for _, attributes in page.tags for key in fetching if key in attributes]
     assert [target for target in reached if not target.startswith("#")] == []
@@ -138,68 +138,70 @@ def test_nothing_is_fetched(ledger: str, tmp_path: Path, request) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_the_page_says_what_the_ledger_holds(trained: Path, tmp_path: Path) -> None:
-    _, page = written(trained, tmp_path / "out")
+def test_report_states_the_figures_of_the_ledger(trained: Path, tmp_path: Path) -> None:
+    _, page = write_page(trained, tmp_path / "out")
     text = " ".join(page.text.split())
     for part in (
         "Accuracy on held-out items went from 50.0% to 90.0%", "The paired difference is +40.0 points",
-        "Do 4 adversarial examples help", "kept: the defender failed 4", "solved by the defender, in a known way 1",
-        "attempts 5", "3 examples, 4 steps over 900 tokens", "1 examples were over the length limit",
+        "Do 4 adversarial examples help", "kept: the defender failed 4", "solved by the defender in a familiar way 1",
+        "attempts 5", "3 examples, 4 steps over 900 tokens", "1 examples exceeded the length limit",
         "An endpoint does not promise equal replies", "nanoflux run replay run",
     ):  # fmt: skip
         assert part in text, part
     assert [tag for tag, _ in page.tags].count("svg") == 2
 
 
-def test_examples_come_from_the_beginning_the_middle_and_the_end(path: Path, tmp_path: Path) -> None:
-    _, page = written(path, tmp_path / "out")
+def test_report_samples_examples_across_the_run(path: Path, tmp_path: Path) -> None:
+    _, page = write_page(path, tmp_path / "out")
     assert re.findall(r"Example \w+ · turn (\d)", page.text) == ["0", "3", "4"]
 
 
-def test_an_untrained_and_an_empty_run_have_a_page(path: Path, tmp_path: Path) -> None:
-    assert "Nothing has been trained and evaluated" in written(path, tmp_path / "out")[1].text
+def test_report_of_untrained_and_empty_runs(path: Path, tmp_path: Path) -> None:
+    assert "Nothing has been trained and evaluated" in write_page(path, tmp_path / "out")[1].text
     with Ledger(path) as ledger:
         ledger.create_run("empty", "empty", CONFIG, {"repeatable": True})
-    assert "No example was kept." in written(path, tmp_path / "none", "empty")[1].text
+    assert "No example was kept." in write_page(path, tmp_path / "none", "empty")[1].text
 
 
-def test_an_evaluation_of_one_item_has_a_page_without_a_comparison(path: Path, tmp_path: Path) -> None:
+def test_report_of_a_one_item_evaluation_has_no_comparison(path: Path, tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         ledger.create_training("t", "run", EVIL, "hash", SETTINGS, {})
         ledger.finish_training("t", "done", "adapterhash", RESULT)
-        evaluated(ledger, "before", "", [True])
-        evaluated(ledger, "after", "adapterhash", [False])
-    assert "The paired difference" not in written(path, tmp_path / "out")[1].text
+        add_evaluation(ledger, "before", "", [True])
+        add_evaluation(ledger, "after", "adapterhash", [False])
+    assert "The paired difference" not in write_page(path, tmp_path / "out")[1].text
 
 
-def test_a_partial_evaluation_is_shown_with_the_items_that_it_scored(path: Path, tmp_path: Path) -> None:
+def test_report_counts_the_scored_items_of_a_partial_evaluation(path: Path, tmp_path: Path) -> None:
     with Ledger(path) as ledger:
         ledger.create_training("t", "run", EVIL, "hash", SETTINGS, {})
         ledger.finish_training("t", "done", "adapterhash", RESULT)
-        evaluated(ledger, "before", "", [True, False] * 10)
-        evaluated(ledger, "after", "adapterhash", [True] * 15)
+        add_evaluation(ledger, "before", "", [True, False] * 10)
+        add_evaluation(ledger, "after", "adapterhash", [True] * 15)
         result = json.loads(ledger.rows("SELECT result FROM evaluations WHERE id = 'after'")[0][0])
         result |= {"items": 20, "unscored": 5, "unscored_reasons": [{"reason": EVIL, "count": 5, "refused": False}]}
         ledger.finish_evaluation("after", "partial", result)
-    text = " ".join(written(path, tmp_path / "out")[1].text.split())
-    assert "15 of 20" in text and "5 items that one of the two did not score are left out" in text
+    text = " ".join(write_page(path, tmp_path / "out")[1].text.split())
+    assert "15 of 20" in text and "5 items that only one of the two evaluations scored are left out" in text
 
 
-def test_the_same_ledger_gives_the_same_page(trained: Path, tmp_path: Path) -> None:
-    assert written(trained, tmp_path / "one")[0] == written(trained, tmp_path / "two")[0]
+def test_report_is_deterministic(trained: Path, tmp_path: Path) -> None:
+    assert write_page(trained, tmp_path / "one")[0] == write_page(trained, tmp_path / "two")[0]
 
 
 # Whole or not at all
 
 
-def test_a_run_that_is_not_there_leaves_no_folder(path: Path, tmp_path: Path) -> None:
+def test_report_of_an_unknown_run_creates_no_directory(path: Path, tmp_path: Path) -> None:
     with pytest.raises(NothingMatchedError):
         write_report(path, "nobody", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_page_that_fails_leaves_the_old_one(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = written(path, tmp_path / "out")[0]
+def test_report_failing_to_write_keeps_the_old_page(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = write_page(path, tmp_path / "out")[0]
     write = Path.write_text
 
     def full(self: Path, text: str, **options: Any) -> int:
@@ -213,28 +215,28 @@ def test_a_page_that_fails_leaves_the_old_one(path: Path, tmp_path: Path, monkey
     assert (tmp_path / "out" / "index.html").read_text(encoding="utf-8") == before
 
 
-def test_a_reader_of_the_old_page_never_sees_half_of_the_new_one(path: Path, tmp_path: Path) -> None:
-    before = written(path, tmp_path / "out")[0]
+def test_report_replaces_the_page_atomically(path: Path, tmp_path: Path) -> None:
+    before = write_page(path, tmp_path / "out")[0]
     with (tmp_path / "out" / "index.html").open(encoding="utf-8") as reader, Ledger(path) as ledger:
         ledger.set_run_status("run", "done")
-        assert written(path, tmp_path / "out")[0] != before
+        assert write_page(path, tmp_path / "out")[0] != before
         assert reader.read() == before
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["index.html"]
 
 
-def test_a_folder_that_cannot_be_is_named(path: Path, tmp_path: Path) -> None:
+def test_report_into_a_file_names_the_path(path: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NanofluxError, match=r"file.index\.html cannot be written: .* exists") as error:
         write_report(path, "run", tmp_path / "file")
     assert "-o" in error.value.fix and (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("asked", ["run", "../../escaped", "ru"])
-def test_the_commands_page_goes_into_the_home_whatever_the_run_is_called(path: Path, asked: str) -> None:
+@pytest.mark.parametrize("name", ["run", "../../escaped", "ru"])
+def test_report_command_writes_into_the_home(path: Path, name: str) -> None:
     with Ledger(path) as ledger:
         ledger.rows("UPDATE runs SET name = '../../escaped'")
     done = subprocess.run(
-        [sys.executable, "-m", "nanoflux_local.cli", "report", asked],
+        [sys.executable, "-m", "nanoflux_local.cli", "report", name],
         env={**os.environ, "NANOFLUX_HOME": str(path.parent)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

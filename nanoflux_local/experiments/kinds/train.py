@@ -15,7 +15,7 @@ from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import UsageError
 from nanoflux_local.evaluate.comparison import Pair, Side, compare_sides, correct_pairs, load_side
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
-from nanoflux_local.evaluate.statistics import bootstrap_interval, folds, t_interval
+from nanoflux_local.evaluate.statistics import bootstrap_interval, split_folds, t_interval
 from nanoflux_local.experiments.compute import generation_cost, times_less
 from nanoflux_local.experiments.generation import runs_of
 from nanoflux_local.experiments.grid import Condition, Plan, Scale
@@ -192,7 +192,7 @@ def _accuracy(view: LedgerView, cells: Sequence[CellResult], split: str, data: s
     """Mean over items, its bootstrap interval, the standard deviation over training seeds, and five folds of items."""
     side = _side(view, "", cells, split, data)
     rates = {item: float(np.mean(marks)) for item, marks in side.marks.items()}
-    parts = [part for part in folds(list(rates)) if part]
+    parts = [part for part in split_folds(list(rates)) if part]
     means = [float(np.mean([rates[item] for item in part])) for part in parts]
     return {
         "n": len(rates),
