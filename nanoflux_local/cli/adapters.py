@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import flops_line, home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, flops_line, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ Fields = list[tuple[str, object]]
 
 @click.group(name="adapters")
 def command() -> None:
-    """Trained and imported adapters, by content hash."""
+    """List, show, import, merge and export adapters, named by content hash."""
 
 
 @command.command("list")
@@ -27,12 +27,12 @@ def list_all(as_json: bool) -> None:
     from nanoflux_local.adapters.record import DamagedAdapter
     from nanoflux_local.adapters.store import list_adapters
 
-    adapters = list_adapters(home().adapters)
+    adapters = list_adapters(current_home().adapters)
     if as_json:
         print_json([adapter.to_json() for adapter in adapters])
         return
     if not adapters:
-        raise NothingMatchedError("there are no adapters yet", "train one: nanoflux train RUN --base smollm2-135m")
+        raise NothingMatchedError("there are no adapters", "train one with `nanoflux train RUN --base smollm2-135m`")
     print_table(("adapter", "base", "examples", "dev loss", "probe", "run"), [_list_cells(each) for each in adapters])
     for adapter in adapters:
         if isinstance(adapter, DamagedAdapter):
@@ -58,10 +58,10 @@ def _list_cells(adapter: "Adapter | DamagedAdapter") -> list[object]:
 @click.argument("adapter")
 @with_json
 def show(adapter: str, as_json: bool) -> None:
-    """Show the record of ADAPTER, named by its hash, the beginning of its hash, or its name if it was imported."""
+    """Show the record of ADAPTER: a hash, the first characters of one, or the name of an imported adapter."""
     from nanoflux_local.adapters.store import find_adapter, read_adapter
 
-    record = read_adapter(find_adapter(home().adapters, adapter))
+    record = read_adapter(find_adapter(current_home().adapters, adapter))
     if as_json:
         print_json(record.to_json())
         return
@@ -99,7 +99,7 @@ def _describe_imported(adapter: "Adapter") -> Fields:
     return [
         ("base", f"{adapter.base.name}, revision {adapter.base.revision[:12]}"),
         ("imported as", imported.name),
-        ("base it named", imported.base_hint or "none"),
+        ("base in its config", imported.base_hint or "none"),
         ("LoRA", _describe_shape(adapter)),
         ("last probe", _describe_probe(adapter.probe)),
     ]
@@ -121,15 +121,15 @@ def _describe_probe(probe: "ProbeRecord | None") -> str:
 
 @command.command("import")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--base", default="", help="The installed model it was trained on [default: the one its config names].")
-@click.option("--name", default="", help="A name for it besides its hash [default: the folder's name].")
+@click.option("--base", default="", help="Installed model that it was trained on [default: the one in its config].")
+@click.option("--name", default="", help="Additional name for the adapter [default: the folder's name].")
 @with_json
 def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
-    """Import FOLDER, a LoRA that another trainer saved in PEFT's format."""
+    """Import FOLDER, a LoRA adapter that another trainer saved in PEFT's format."""
     from nanoflux_local.adapters.importing import import_adapter
     from nanoflux_local.adapters.store import read_adapter
 
-    prepared = home().prepare()
+    prepared = current_home().prepare()
     adapter = read_adapter(import_adapter(folder, prepared.root, prepared.adapters, base, name))
     if as_json:
         print_json(dict(adapter.manifest))
@@ -140,20 +140,20 @@ def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
 
 @command.command()
 @click.argument("adapter")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory to write.")
 @with_json
 def merge(adapter: str, out: Path, as_json: bool) -> None:
-    """Merge ADAPTER into the weights of its base and write the result as a model folder."""
+    """Merge ADAPTER into the weights of its base model and write the result as a model directory."""
     from nanoflux_local.adapters.merge import find_base
     from nanoflux_local.adapters.merge import merge as write_merged
     from nanoflux_local.adapters.store import find_adapter, read_adapter
 
-    sealed = read_adapter(find_adapter(home().adapters, adapter))
-    record = write_merged(sealed, find_base(sealed, home().root), out)
+    adapter_record = read_adapter(find_adapter(current_home().adapters, adapter))
+    merge_record = write_merged(adapter_record, find_base(adapter_record, current_home().root), out)
     if as_json:
-        print_json({**record.to_json(), "folder": str(out)})
+        print_json({**merge_record.to_json(), "folder": str(out)})
         return
-    _show_merge(record, out)
+    _show_merge(merge_record, out)
 
 
 def _show_merge(record: "MergeRecord", out: Path) -> None:
@@ -173,26 +173,27 @@ def _show_merge(record: "MergeRecord", out: Path) -> None:
 
 @command.command()
 @click.argument("adapter")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
-@click.option("--format", "kind", type=click.Choice(["safetensors", "gguf"]), default="safetensors", show_default=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory to write.")
+@click.option("--format", "kind", type=click.Choice(["safetensors", "gguf"]), default="safetensors", show_default=True,
+              help="Format of the exported weights.")  # fmt: skip
 @with_json
 def export(adapter: str, out: Path, kind: str, as_json: bool) -> None:
-    """Export ADAPTER for other programs: as PEFT's folder, or merged into its base as one GGUF file."""
+    """Export ADAPTER for other programs: as a PEFT directory, or merged into its base model as one GGUF file."""
     from nanoflux_local.adapters.store import export_peft, find_adapter, read_adapter
 
-    sealed = read_adapter(find_adapter(home().adapters, adapter))
+    adapter_record = read_adapter(find_adapter(current_home().adapters, adapter))
     record: dict[str, object]
     if kind == "gguf":
         from nanoflux_local.adapters.gguf import export_gguf
         from nanoflux_local.adapters.merge import find_base
 
-        merged, file = export_gguf(sealed, find_base(sealed, home().root), out)
+        merged, file = export_gguf(adapter_record, find_base(adapter_record, current_home().root), out)
         record = {**merged.to_json(), "folder": str(out), "file": str(file)}
     else:
-        export_peft(sealed, out)
-        record = {"adapter": sealed.hash, "base": sealed.base.to_json(), "folder": str(out)}
+        export_peft(adapter_record, out)
+        record = {"adapter": adapter_record.hash, "base": adapter_record.base.to_json(), "folder": str(out)}
     record["format"] = kind
     if as_json:
         print_json(record)
         return
-    print_table(("exported", kind), [("adapter", sealed.hash), ("to", record.get("file", str(out)))])
+    print_table(("exported", kind), [("adapter", adapter_record.hash), ("to", record.get("file", str(out)))])

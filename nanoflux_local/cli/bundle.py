@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, print_json, say, with_json
+from nanoflux_local.cli.common import Bar, current_home, print_json, say, with_json
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -86,7 +86,7 @@ def create(
     )
     if software:
         say("collecting wheels; this takes minutes the first time")
-    contents = gather(wanted, home(), scratch)
+    contents = gather(wanted, current_home(), scratch)
     bar = Bar("packed")
     try:
         head = write_bundle(
@@ -103,7 +103,7 @@ def create(
         print_json({"bundle": str(out), "parts": names, "files": len(head.files), "bytes": size, **contents.about})
     else:
         say(carried.verify_bundle(out))
-        say(f"copy it with its parts, then run there: python3 {out.name} install")
+        say(f"copy it with its parts, then run on the other machine: python3 {out.name} install")
 
 
 @command.command()
@@ -115,9 +115,9 @@ def verify(file: Path, signers: Path | None, as_json: bool) -> None:
     from nanoflux_local.bundle import carried
 
     if as_json:
-        who = carried.check_signature(file, signers) if signers else None
+        signer = carried.check_signature(file, signers) if signers else None
         problems = carried.problems(carried.read_head(file))
-        print_json({"ok": not problems, "problems": problems, "signed_by": who})
+        print_json({"ok": not problems, "problems": problems, "signed_by": signer})
         if problems:
             raise click.exceptions.Exit(1)
         return

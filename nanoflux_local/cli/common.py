@@ -1,4 +1,4 @@
-"""What the commands share: the home, JSON on stdout, tables, progress on stderr."""
+"""Shared by all commands: the home directory, JSON and tables on stdout, messages and progress on stderr."""
 
 import json
 import re
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 KEPT = ("kept_failed", "kept_novel")
 """Reasons to keep an example; a copy of those in `transcript`, so that `--help` does not import it."""
 WIDEST = 1000
-"""Maximum characters of a table cell: a model may write a line of megabytes."""
+"""Maximum characters of a table cell; a model may write a line of several megabytes."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CONTROL = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def home() -> Home:
+def current_home() -> Home:
     """The home directory of this command; it is not created."""
     return Home(default_home())
 
@@ -55,16 +55,16 @@ def build_choice(options: dict[str, Any], seed: int) -> "Choice":
     return Choice(**{key: value for key, value in options.items() if value is not None}, seed=seed)
 
 
-def launch_detached(home: Home, work: "Work", action: str = "worked on") -> None:
-    """Start a separate process that outlives this terminal, and print its id."""
+def launch_detached(home: Home, work: "Work") -> None:
+    """Start a separate process that outlives this terminal, and print its id and its log file."""
     from nanoflux_local import jobs
 
     pid = jobs.launch(home, work)
-    say(f"{work} is {action} by process {pid}; its messages go to {work.log(home)}")
+    say(f"{work}: started process {pid}; its log: {work.log(home)}")
 
 
 def end_at_sigterm() -> None:
-    """Make SIGTERM interrupt the command as Ctrl-C does; a shell makes its background jobs ignore SIGINT."""
+    """Make SIGTERM interrupt the command as Ctrl-C does: background jobs of a shell ignore SIGINT."""
     signal.signal(signal.SIGTERM, _interrupt)
 
 
@@ -84,7 +84,7 @@ def say(text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Untrusted text made safe for a terminal: colour codes removed, control characters replaced by U+FFFD."""
+    """Make untrusted text safe for a terminal: remove colour codes, replace control characters by U+FFFD."""
     bare = _COLOUR.sub("", text)
     return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in bare)
 
@@ -105,7 +105,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
 
 
 def flops_line(flops: dict[str, Any]) -> str:
-    """Measured FLOPs against the 6ND convention, and the share that the architecture accounts for."""
+    """Measured FLOPs against the 6ND estimate, and the share that the architecture explains."""
     line = f"{flops['measured']:.3g} measured, {flops['measured'] / flops['6nd']:.2f} of 6ND ({flops['6nd']:.3g})"
     total = flops.get("explained", {}).get("total")  # missing in records of older versions
     return f"{line}; the architecture explains {total / flops['6nd']:.2f}" if total else line

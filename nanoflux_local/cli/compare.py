@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
 
 if TYPE_CHECKING:
     from nanoflux_local.evaluate.comparison import Comparison
@@ -21,7 +21,7 @@ def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
     from nanoflux_local.evaluate.comparison import compare
     from nanoflux_local.ledger.views import LedgerView
 
-    with LedgerView(home().ledger) as view:
+    with LedgerView(current_home().ledger) as view:
         comparison = compare(view, evaluations, partial)
     if as_json:
         print_json(comparison.as_json())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from nanoflux_local.cli.common import home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError
 
 
@@ -20,7 +20,7 @@ def add(paths: tuple[Path, ...], as_json: bool) -> None:
     """Add documents (txt, md, html, pdf, jsonl), or all those in a folder. All of them are added, or none."""
     from nanoflux_local.tools.corpus import Corpus
 
-    with Corpus(home().prepare().corpus, write=True) as corpus:
+    with Corpus(current_home().prepare().corpus, write=True) as corpus:
         summary = corpus.add(paths) | {"digest": corpus.digest()}
     if as_json:
         print_json(summary)
@@ -37,7 +37,7 @@ def search(query: str, top: int, as_json: bool) -> None:
     """Show the passages that the judge would get for QUERY, best first, with their sources."""
     from nanoflux_local.tools.corpus import Corpus
 
-    with Corpus(home().corpus) as corpus:
+    with Corpus(current_home().corpus) as corpus:
         passages = corpus.search(query, top)
     if as_json:
         print_json([{"title": each.title, "place": each.place, "snippet": each.snippet} for each in passages])
@@ -54,7 +54,7 @@ def show(as_json: bool) -> None:
     """List the documents of the corpus."""
     from nanoflux_local.tools.corpus import Corpus
 
-    with Corpus(home().corpus) as corpus:
+    with Corpus(current_home().corpus) as corpus:
         documents = corpus.documents()
     if as_json:
         print_json(documents)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, current_home, plain, print_json, print_table, say, with_json
 
 if TYPE_CHECKING:
     from nanoflux_local.seeds.importing import ImportRequest, ImportSummary
@@ -51,7 +51,7 @@ def import_(
         return
     from nanoflux_local.seeds.hub import fetch_benchmark
 
-    with tempfile.TemporaryDirectory(prefix=".hub-", dir=home().prepare().root) as folder:
+    with tempfile.TemporaryDirectory(prefix=".hub-", dir=current_home().prepare().root) as folder:
         files, source = fetch_benchmark(dataset, revision, Path(folder))
         say(f"fetched {source}: {', '.join(path.name for path in files)}")
         _import_and_report(replace(request, paths=files, source=source), as_json)
@@ -68,7 +68,7 @@ def _import_and_report(request: "ImportRequest", as_json: bool) -> None:
                 stack.callback(bar.close)
             bar.show(checked, total)
 
-        summary = import_benchmark(home(), request, show_progress)
+        summary = import_benchmark(current_home(), request, show_progress)
     _report_summary(summary, as_json)
 
 
@@ -113,8 +113,8 @@ def list_data(as_json: bool) -> None:
         {"name": name, "source": "built in", "splits": {split: len(each.items(split)) for split in SPLITS}}
         for name, each in built_in_benchmarks().items()
     ]
-    if home().ledger.exists():
-        with LedgerView(home().ledger) as view:
+    if current_home().ledger.exists():
+        with LedgerView(current_home().ledger) as view:
             entries += [{key: entry[key] for key in ("name", "source", "splits")} for entry in view.datasets()]
     if as_json:
         print_json(entries)
@@ -132,7 +132,7 @@ def show(dataset: str, split: str, limit: int, as_json: bool) -> None:
     """Show some items of DATASET."""
     from nanoflux_local.seeds.datasets import load_items
 
-    items = load_items(home().ledger, dataset, split)
+    items = load_items(current_home().ledger, dataset, split)
     if as_json:
         print_json([asdict(item) for item in items[:limit]])
         return

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from nanoflux_local.cli.common import home, one_line, print_json, print_table, with_json
+from nanoflux_local.cli.common import current_home, one_line, print_json, print_table, with_json
 
 
 @click.command(name="doctor")
@@ -17,7 +17,7 @@ def command(licences: bool, as_json: bool) -> None:
     `hint` marks optional advice. `fix` marks a problem; the exit code is then 1.
     """
     if licences:
-        _licences(as_json)
+        _print_licences(as_json)
     else:
         _examine(as_json)
 
@@ -26,7 +26,7 @@ def _examine(as_json: bool) -> None:
     from nanoflux_local.doctor.examination import examine
 
     checks = []
-    for check in examine(home()):
+    for check in examine(current_home()):
         checks.append(check)
         if not as_json:
             fix = f"  → {one_line(check.fix)}" if check.fix else ""
@@ -37,14 +37,14 @@ def _examine(as_json: bool) -> None:
     sys.exit(0 if ok else 1)
 
 
-def _licences(as_json: bool) -> None:
+def _print_licences(as_json: bool) -> None:
     from nanoflux_local.packages import needed_packages
     from nanoflux_models.manifest import list_manifests
 
     packages = [asdict(package) for package in needed_packages()]
     models = [
         {"name": manifest.name, "licence": manifest.licence, "gated": manifest.gated}
-        for manifest in list_manifests(home().root)
+        for manifest in list_manifests(current_home().root)
     ]
     if as_json:
         print_json({"packages": packages, "models": models})
@@ -56,5 +56,5 @@ def _licences(as_json: bool) -> None:
     click.echo()
     print_table(
         ("model", "licence"),
-        [[each["name"], f"{each['licence']}{' (to be accepted first)' if each['gated'] else ''}"] for each in models],
+        [[each["name"], f"{each['licence']}{' (must be accepted first)' if each['gated'] else ''}"] for each in models],
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import home, plain, print_json, print_table, with_json
+from nanoflux_local.cli.common import current_home, plain, print_json, print_table, with_json
 
 
 @click.group(name="domains")
@@ -18,7 +18,7 @@ def list_domains(as_json: bool) -> None:
     """List all domains with their benchmarks."""
     from nanoflux_local.domains.own import known_domains, load_domain
 
-    domains = [load_domain(name, home().root) for name in known_domains(home().root)]
+    domains = [load_domain(name, current_home().root) for name in known_domains(current_home().root)]
     entries = [{key: getattr(domain, key) for key in ("name", "title", "answer", "datasets")} for domain in domains]
     if as_json:
         print_json(entries)
@@ -39,7 +39,7 @@ def show(name: str, prompt: str | None, as_json: bool) -> None:
     """Check the file and the prompts of domain NAME, and show its settings."""
     from nanoflux_local.domains.own import load_domain, render_prompt
 
-    domain = load_domain(name, home().root)
+    domain = load_domain(name, current_home().root)
     if prompt:
         text = render_prompt(domain, prompt)
         if as_json:

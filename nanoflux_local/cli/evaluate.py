@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, print_json, print_table, with_json
+from nanoflux_local.cli.common import Bar, current_home, print_json, print_table, with_json
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
 
@@ -108,7 +108,7 @@ def command(
 ) -> None:
     """Evaluate a model: strictly (the exact letter, or the number within tolerance) and optionally softly, by a judge.
 
-    Run the same command again to resume an interrupted evaluation; a finished one is not asked again. If replies are
+    Run the same command again to resume an interrupted evaluation; a finished one makes no request. If replies are
     missing, the command says why and exits with 1.
     """
     if runs > 1 and temperature == 0:
@@ -119,17 +119,17 @@ def command(
         raise UsageError("eval needs either --model or --endpoint", "pass --model NAME, or --profile P --endpoint NAME")
     if (endpoint or mode == "soft") and not profile:
         raise UsageError("--endpoint and --mode soft need a profile", "add --profile NAME|FILE")
-    place = home().prepare()
+    home = current_home().prepare()
 
     def build() -> "Endpoint":
         if endpoint:
-            return _of_profile(place, profile, endpoint, reasoning_tokens)
-        return _model(place, model, adapter, via, args, reasoning_tokens)
+            return _build_profile_endpoint(home, profile, endpoint, reasoning_tokens)
+        return _build_model(home, model, adapter, via, args, reasoning_tokens)
 
-    soft = _judge(place, profile, judge) if mode == "soft" else None
-    summary = evaluate_endpoint(place, build, data, split, limit, runs, temperature, soft, domain)
+    soft = _build_judge(home, profile, judge) if mode == "soft" else None
+    summary = evaluate_endpoint(home, build, data, split, limit, runs, temperature, soft, domain)
     if judge_errors and summary.soft:
-        summary = replace(summary, corrected=_correct(place, judge_errors, summary.soft, summary.judge))
+        summary = replace(summary, corrected=_correct(home, judge_errors, summary.soft, summary.judge))
     if as_json:
         print_json(summary.as_json())
     else:
@@ -137,11 +137,11 @@ def command(
     summary.require_whole()
 
 
-def _correct(place: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":
-    """Correct a soft accuracy for the judge's errors (Rogan and Gladen 1978), as its trial in a run counted them.
+def _correct(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction":
+    """Correct a soft accuracy for the judge's errors (Rogan and Gladen 1978), as measured by its trial in a run.
 
     Raises:
-        NothingMatchedError: the run has no trial, or one with only right or only wrong solutions.
+        NothingMatchedError: the run has no trial, or its trial has only right or only wrong solutions.
         UsageError: the run has another judge, or its judge did no better than chance.
     """
     from nanoflux_local.evaluate.statistics import correct_prevalence
@@ -149,7 +149,7 @@ def _correct(place: Home, run: str, soft: "Accuracy", judge: str) -> "Correction
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.trial import summarize_trial
 
-    with LedgerView(place.ledger) as view:
+    with LedgerView(home.ledger) as view:
         row = view.find_run(run)
         trial = summarize_trial(view, row["id"])
     config = json.loads(row["config"])
@@ -162,7 +162,7 @@ def _correct(place: Home, run: str, soft: "Accuracy", judge: str) -> "Correction
     rates = trial.judge if trial else None
     if rates is None or not rates.sensitivity.n or not rates.specificity.n:
         raise NothingMatchedError(f"run {run} has no judge trial", "start a run with --set judge.trial=50")
-    # The trial looks for wrong solutions, an accuracy counts right ones: the two rates swap their roles.
+    # The trial detects wrong solutions while an accuracy counts right ones, so the two rates swap their roles.
     right, wrong = rates.specificity, rates.sensitivity
     counts = [round((share.share or 0) * share.n) for share in (right, wrong)]
     prevalence = correct_prevalence(round(soft.mean * soft.n), soft.n, counts[0], right.n, counts[1], wrong.n)
@@ -228,7 +228,7 @@ def _cut_rows(summary: "EvaluationSummary") -> list[tuple[str, str]]:
 
 
 def evaluate(
-    place: Home,
+    home: Home,
     model: str,
     adapter: str,
     data: str,
@@ -239,20 +239,20 @@ def evaluate(
     via: str = "in_process",
     args: tuple[str, ...] = (),
 ) -> "EvaluationSummary":
-    """Run an evaluation of an installed model with a progress bar. An adapter that changes nothing is refused.
+    """Run an evaluation of an installed model with a progress bar; refuse an adapter that changes nothing.
 
     Raises:
         EndpointError: replies are missing.
     """
     summary = evaluate_endpoint(
-        place, lambda: _model(place, model, adapter, via, args), data, split, limit, runs, temperature
+        home, lambda: _build_model(home, model, adapter, via, args), data, split, limit, runs, temperature
     )
     summary.require_whole()
     return summary
 
 
 def evaluate_endpoint(
-    place: Home,
+    home: Home,
     build: "Callable[[], Endpoint]",
     data: str,
     split: str,
@@ -265,19 +265,19 @@ def evaluate_endpoint(
     """Run an evaluation of the endpoint that `build` returns, with a progress bar.
 
     Raises:
-        UsageError: the domain that was named does not have the benchmark.
+        UsageError: the named domain does not use the benchmark.
     """
     from nanoflux_local.evaluate.evaluation import choose_domain, make_plan
     from nanoflux_local.evaluate.evaluation import evaluate as ask_all
     from nanoflux_local.ledger.store import Ledger
     from nanoflux_local.seeds.datasets import load_items
 
-    items = load_items(place.ledger, data, split)[:limit]
+    items = load_items(home.ledger, data, split)[:limit]
     if not items:
         raise NothingMatchedError(
             f"benchmark {data} has no {split} items", "list benchmarks and splits with `nanoflux data list`"
         )
-    if domain and choose_domain(data, place.root, judge is not None, domain).name != domain:
+    if domain and choose_domain(data, home.root, judge is not None, domain).name != domain:
         raise UsageError(
             f"no domain {domain!r} uses the benchmark {data!r}", "list domains with `nanoflux domains list`"
         )
@@ -287,9 +287,9 @@ def evaluate_endpoint(
         endpoint = build()
         try:
             plan = make_plan(endpoint.identity, data, split, items, runs, temperature,
-                             root=place.root, judge=judge, domain_name=domain,
+                             root=home.root, judge=judge, domain_name=domain,
                              reasoning_tokens=endpoint.context.reasoning)  # fmt: skip
-            with Ledger(place.ledger) as ledger:
+            with Ledger(home.ledger) as ledger:
                 return await ask_all(ledger, endpoint, plan, bar.show)
         finally:
             await endpoint.close()
@@ -302,25 +302,25 @@ def evaluate_endpoint(
         bar.close()
 
 
-def _model(
-    place: Home, model: str, adapter: str, via: str, args: tuple[str, ...], reasoning_tokens: int | None = None
+def _build_model(
+    home: Home, model: str, adapter: str, via: str, args: tuple[str, ...], reasoning_tokens: int | None = None
 ) -> "Endpoint":
     from nanoflux_local.endpoints.build import build_model_endpoint
 
-    return build_model_endpoint(model, adapter, place, via, args, reasoning_tokens)
+    return build_model_endpoint(model, adapter, home, via, args, reasoning_tokens)
 
 
-def _of_profile(place: Home, profile: str, name: str, reasoning_tokens: int | None) -> "Endpoint":
+def _build_profile_endpoint(home: Home, profile: str, name: str, reasoning_tokens: int | None) -> "Endpoint":
     from nanoflux_local.run.binding import build_profile_endpoint
 
-    stated = {} if reasoning_tokens is None else {"reasoning_tokens": reasoning_tokens}
-    return build_profile_endpoint(profile, name, place, settings=stated)[0]
+    settings = {} if reasoning_tokens is None else {"reasoning_tokens": reasoning_tokens}
+    return build_profile_endpoint(profile, name, home, settings=settings)[0]
 
 
-def _judge(place: Home, profile: str, name: str) -> "SoftJudge":
-    """The judge of a profile: the endpoint of that name, or the one that plays the role."""
+def _build_judge(home: Home, profile: str, name: str) -> "SoftJudge":
+    """Build the judge of a profile: the endpoint `name`, or the one bound to the judge's role."""
     from nanoflux_local.evaluate.soft import SoftJudge
     from nanoflux_local.run.binding import build_profile_endpoint
 
-    endpoint, config = build_profile_endpoint(profile, name, place, role="judge")
+    endpoint, config = build_profile_endpoint(profile, name, home, role="judge")
     return SoftJudge(name or "judge", endpoint, config.structured)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def list_examples(run: str, as_json: bool) -> None:
     from nanoflux_local.examples.review import reviews_of
     from nanoflux_local.ledger.views import LedgerView
 
-    with LedgerView(home().ledger) as view:
+    with LedgerView(current_home().ledger) as view:
         name = view.find_run(run)["id"]
         examples = [dict(row) for row in view.rows(
             "SELECT examples.id, turn, reason, question, answer, level, attempts FROM examples JOIN turns"
@@ -42,7 +42,9 @@ def list_examples(run: str, as_json: bool) -> None:
         reviews = reviews_of(view, name)
     for row in examples:
         last = len(row.pop("attempts").split()) - 1
-        row["reviews"] = {who: word["verdict"] for who, word in reviews.get((row["turn"], last), {}).items()}
+        row["reviews"] = {
+            reviewer: review["verdict"] for reviewer, review in reviews.get((row["turn"], last), {}).items()
+        }
     if as_json:
         print_json(examples)
         return
@@ -71,8 +73,8 @@ def show(example: str, as_json: bool) -> None:
     from nanoflux_local.examples.review import reviews_of
     from nanoflux_local.ledger.views import LedgerView
 
-    here = home()
-    with LedgerView(here.ledger) as view:
+    home = current_home()
+    with LedgerView(home.ledger) as view:
         row = view.row(
             "SELECT examples.id, examples.run, examples.level, turns.record FROM examples JOIN turns"
             " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.id = ?",
@@ -83,9 +85,9 @@ def show(example: str, as_json: bool) -> None:
                 f"no example {example!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
             )
         record = json.loads(row["record"])
-        place = (record["number"], record["attempts"][-1]["number"])
-        reviews = reviews_of(view, row["run"]).get(place, {})
-        origin = lineage(here, view, example)
+        attempt_key = (record["number"], record["attempts"][-1]["number"])
+        reviews = reviews_of(view, row["run"]).get(attempt_key, {})
+        origin = lineage(home, view, example)
     if as_json:
         entry = {"id": row["id"], "run": row["run"], "level": row["level"], "reviews": reviews}
         print_json({**entry, "turn": record, "lineage": origin})
@@ -101,7 +103,10 @@ def show(example: str, as_json: bool) -> None:
         (f"Reply of {record['defender']}", f"{last['defence']['solution']}\n= {last['defence']['answer']}"),
         (f"Verdict of {record['judge']}", last["evaluation"]["explanation"]),
         ("Reasoning", _describe_quality(last)),
-        ("Reviews", "\n".join(f"{name}: {word['verdict']} {word['note']}".strip() for name, word in reviews.items())),
+        (
+            "Reviews",
+            "\n".join(f"{name}: {review['verdict']} {review['note']}".strip() for name, review in reviews.items()),
+        ),
     ):
         if text:
             click.echo(f"\n{title}:\n{plain(text)}")
@@ -110,9 +115,9 @@ def show(example: str, as_json: bool) -> None:
 
 def _show_lineage(origin: dict[str, Any]) -> None:
     """Print the calls in order, the trainings that used the example, and the nearest held-out items."""
-    click.echo("\nCalls of this turn (in full with --json):")
+    click.echo("\nCalls of this turn (--json prints them in full):")
     print_table(
-        ("call", "role", "kind", "model", "came back"),
+        ("call", "role", "kind", "model", "outcome"),
         [
             [call["call"], call["role"], call["kind"], call["model"], _describe_outcome(call)[:SHOWN_TEXT]]
             for call in origin["calls"]
@@ -180,7 +185,7 @@ def review(example: str, verdict: Any, note: str, reviewer: str, as_json: bool) 
     """Record your verdict on an example. Earlier verdicts are kept; the newest counts."""
     from nanoflux_local.examples.review import review as add_review
 
-    entry = add_review(home(), example, verdict, note, reviewer)
+    entry = add_review(current_home(), example, verdict, note, reviewer)
     if as_json:
         print_json(entry)
     else:
@@ -202,7 +207,7 @@ def export_review(run: str, out: Path, size: int | None, seed: int, as_json: boo
     """
     from nanoflux_local.examples.review import export_blind
 
-    summary = export_blind(home(), run, out, size or 0, seed)
+    summary = export_blind(current_home(), run, out, size or 0, seed)
     if as_json:
         print_json(summary)
     else:
@@ -218,8 +223,8 @@ def import_review(file: Path, reviewer: str, as_json: bool) -> None:
     from nanoflux_local.examples.review import import_blind, summarize_agreement
     from nanoflux_local.ledger.views import LedgerView
 
-    imported = import_blind(home(), file, reviewer)
-    with LedgerView(home().ledger) as view:
+    imported = import_blind(current_home(), file, reviewer)
+    with LedgerView(current_home().ledger) as view:
         agreements = {run: summarize_agreement(view, run) for run in imported["runs"]}
     if as_json:
         shown = {run: asdict(agreement) if agreement else None for run, agreement in agreements.items()}

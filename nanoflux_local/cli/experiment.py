@@ -6,8 +6,8 @@ import click
 
 from nanoflux_local.cli.common import (
     Bar,
+    current_home,
     end_at_sigterm,
-    home,
     launch_detached,
     print_json,
     print_table,
@@ -34,11 +34,11 @@ def list_experiments(as_json: bool) -> None:
     from nanoflux_local.experiments.experiment import list_experiments as load_experiments
     from nanoflux_local.experiments.grid import grids, load_grid
 
-    place = home()
+    home = current_home()
     shipped = [
         {"grid": name, "title": grid.title, "scales": list(grid.scales)} for name, grid in map(load_grid, grids())
     ]
-    experiments = load_experiments(place) if place.ledger.exists() else []
+    experiments = load_experiments(home) if home.ledger.exists() else []
     if as_json:
         print_json({"grids": shipped, "experiments": experiments})
         return
@@ -69,7 +69,7 @@ def describe_cells(cells: dict[str, int]) -> str:
 @with_json
 def run(name: str, scale: str, run: str, ray: str, detach: bool, as_json: bool) -> None:
     """Run an experiment; run the same command again to run the cells that remain."""
-    from nanoflux_local.experiments import experiment as life
+    from nanoflux_local.experiments import experiment as lifecycle
     from nanoflux_local.experiments.planning import make_plan
     from nanoflux_local.ledger.views import LedgerView
 
@@ -78,13 +78,13 @@ def run(name: str, scale: str, run: str, ray: str, detach: bool, as_json: bool) 
             "--ray and --detach cannot be combined",
             "leave out one of them; with --ray, detach the command with your shell or scheduler",
         )
-    place = home().prepare()
+    home = current_home().prepare()
     if run:
-        with LedgerView(place.ledger) as view:
+        with LedgerView(home.ledger) as view:
             run = str(view.find_run(run)["id"])
     plan = make_plan(name, scale, run)
-    experiment = life.create(place, plan)
-    _do(place, experiment, ray, detach, as_json)
+    experiment = lifecycle.create(home, plan)
+    _run_cells(home, experiment, ray, detach, as_json)
 
 
 @command.command()
@@ -95,34 +95,34 @@ def resume(name: str, detach: bool, as_json: bool) -> None:
     """Resume an experiment: run the cells of its plan that remain."""
     from nanoflux_local.experiments.experiment import summary
 
-    place = home()
-    _do(place, summary(place, name)["experiment"], "", detach, as_json)
+    home = current_home()
+    _run_cells(home, summary(home, name)["experiment"], "", detach, as_json)
 
 
-def _do(place: Home, experiment: str, ray: str, detach: bool, as_json: bool) -> None:
+def _run_cells(home: Home, experiment: str, ray: str, detach: bool, as_json: bool) -> None:
     """Run the remaining cells of an experiment here or in a separate process."""
     from nanoflux_local import jobs
-    from nanoflux_local.experiments import experiment as life
+    from nanoflux_local.experiments import experiment as lifecycle
 
     if detach:
-        launch_detached(place, jobs.Work(jobs.EXPERIMENT, experiment))
+        launch_detached(home, jobs.Work(jobs.EXPERIMENT, experiment))
         if as_json:
-            print_json(life.summary(place, experiment))
+            print_json(lifecycle.summary(home, experiment))
         return
-    cells = len(life.plan_of(place, experiment).cells)
+    cells = len(lifecycle.plan_of(home, experiment).cells)
     say(f"{experiment}: {cells} cells; stop with Ctrl-C, resume with `nanoflux experiment resume {experiment}`")
     end_at_sigterm()
     bar = Bar(experiment)
-    workers = _workers(place, ray, bar)
+    workers = _workers(home, ray, bar)
     try:
-        life.carry_on(place, experiment, workers, lambda cell, status: say(f"{cell.id}: {status}"))
+        lifecycle.carry_on(home, experiment, workers, lambda cell, status: say(f"{cell.id}: {status}"))
     finally:
         workers.close()
         bar.close()
-    _show(place, experiment, as_json)
+    _show(home, experiment, as_json)
 
 
-def _workers(place: Home, ray: str, bar: Bar) -> "Workers":
+def _workers(home: Home, ray: str, bar: Bar) -> "Workers":
     from nanoflux_local.experiments.experiment import Here
 
     def report_status(cell: "Cell", status: str) -> None:
@@ -131,8 +131,8 @@ def _workers(place: Home, ray: str, bar: Bar) -> "Workers":
     if ray:
         from nanoflux_local.experiments.on_ray import OnRay
 
-        return OnRay(place, ray, report_status)
-    return Here(place, lambda label, done, total: bar.show(done, total, label), report_status)
+        return OnRay(home, ray, report_status)
+    return Here(home, lambda label, done, total: bar.show(done, total, label), report_status)
 
 
 @command.command()
@@ -140,12 +140,12 @@ def _workers(place: Home, ray: str, bar: Bar) -> "Workers":
 @with_json
 def show(name: str, as_json: bool) -> None:
     """Show an experiment's results so far: accuracies with intervals, paired tests, cost, remaining cells."""
-    place = home()
-    if not place.ledger.exists():
+    home = current_home()
+    if not home.ledger.exists():
         raise NothingMatchedError(
             f"no experiment {name!r} in this home", "list experiments with `nanoflux experiment list`"
         )
-    _show(place, name, as_json)
+    _show(home, name, as_json)
 
 
 @command.command()
@@ -155,14 +155,14 @@ def stop(name: str) -> None:
     from nanoflux_local import jobs
     from nanoflux_local.experiments.experiment import summary
 
-    place = home()
-    say(jobs.ask(place, jobs.Work(jobs.EXPERIMENT, summary(place, name)["experiment"]), "stop"))
+    home = current_home()
+    say(jobs.ask(home, jobs.Work(jobs.EXPERIMENT, summary(home, name)["experiment"]), "stop"))
 
 
-def _show(place: Home, name: str, as_json: bool) -> None:
+def _show(home: Home, name: str, as_json: bool) -> None:
     from nanoflux_local.experiments.results import results
 
-    experiment_results = results(place, name)
+    experiment_results = results(home, name)
     if as_json:
         print_json(experiment_results)
     else:

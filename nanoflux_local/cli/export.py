@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import build_choice, home, print_json, print_table, say, with_choice, with_json
+from nanoflux_local.cli.common import build_choice, current_home, print_json, print_table, say, with_choice, with_json
 
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet")
 
@@ -34,7 +34,7 @@ def command(run: str, kind: str, out: Path, seed: int, as_json: bool, **choice: 
     """
     from nanoflux_local.examples.export import export
 
-    summary = export(home(), run, kind, out, build_choice(choice, seed))
+    summary = export(current_home(), run, kind, out, build_choice(choice, seed))
     if as_json:
         print_json(summary)
         return

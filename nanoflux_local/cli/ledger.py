@@ -1,16 +1,16 @@
-"""`nanoflux ledger`: the one file that remembers everything: its size, its compaction, its backups."""
+"""`nanoflux ledger`: show, compact and back up the one file that records everything."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, current_home, print_json, print_table, say, with_json
 
 
 @click.group(name="ledger")
 def command() -> None:
-    """The ledger: every call, run and result, in one file."""
+    """Show, compact and back up the ledger: one file with every call, run and result."""
 
 
 @command.command()
@@ -20,7 +20,7 @@ def show(as_json: bool) -> None:
     from nanoflux_local.ledger.compaction import file_bytes
     from nanoflux_local.ledger.views import LedgerView
 
-    path = home().ledger
+    path = current_home().ledger
     with LedgerView(path) as view:
         row_counts = view.contents()
         contents = {
@@ -41,20 +41,21 @@ def show(as_json: bool) -> None:
 @command.command()
 @with_json
 def compact(as_json: bool) -> None:
-    """Pack what calls said; while nothing is worked on, give the room back too.
+    """Compress the texts of calls, and shrink the file if no run, training or evaluation is active.
 
-    Safe beside a run, and to kill: whatever is not packed stays as it was, and the next compaction goes on.
+    Safe while a run is active, and safe to kill: calls that are not yet compressed stay unchanged, and the next
+    compaction resumes with them.
     """
     from nanoflux_local import jobs
-    from nanoflux_local.ledger.compaction import compact as compacted
+    from nanoflux_local.ledger.compaction import compact as compact_ledger
     from nanoflux_local.ledger.views import LedgerView
 
-    place = home()
-    with LedgerView(place.ledger) as view:
-        working = jobs.at_work(place, view)
+    home = current_home()
+    with LedgerView(home.ledger) as view:
+        active = jobs.at_work(home, view)
     bar = Bar("packed")
     try:
-        result = compacted(place.ledger, not working, bar.show)
+        result = compact_ledger(home.ledger, not active, bar.show)
     finally:
         bar.close()
     if as_json:
@@ -63,27 +64,27 @@ def compact(as_json: bool) -> None:
         print_table(
             ("packed", f"{result.packed} calls"),
             [
-                ("their texts", f"{result.texts_before} bytes, now {result.texts_after}"),
-                ("the file", f"{result.bytes_before} bytes, now {result.bytes_after}"),
+                ("texts of calls", f"{result.texts_before} bytes, now {result.texts_after}"),
+                ("ledger file", f"{result.bytes_before} bytes, now {result.bytes_after}"),
             ],
         )
-    if working:
-        say(f"{working[0]} is being worked on: the file keeps its size until a compaction with nothing at work")
+    if active:
+        say(f"the file keeps its size while {active[0]} is active; compact it again afterwards to shrink it")
 
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @with_json
 def backup(file: Path, as_json: bool) -> None:
-    """Copy the ledger to FILE as it is now, also while runs go on; the copy is checked, and nothing is overwritten.
+    """Back up the ledger to the new FILE, also while runs are active, and verify the copy.
 
-    It is restored by putting it in the ledger's place: NANOFLUX_HOME/ledger.db.
+    To restore it, copy FILE to NANOFLUX_HOME/ledger.db.
     """
     from nanoflux_local.ledger.backup import back_up
     from nanoflux_local.ledger.views import LedgerView
 
-    path = home().ledger
-    with LedgerView(path):  # says what is wrong with the ledger before anything is written
+    path = current_home().ledger
+    with LedgerView(path):  # an unreadable ledger fails here, before anything is written
         pass
     bar = Bar("copied")
     try:
@@ -93,4 +94,4 @@ def backup(file: Path, as_json: bool) -> None:
     if as_json:
         print_json({"backup": str(file), "bytes": size})
     else:
-        say(f"{file}: {size} bytes, checked")
+        say(f"{file}: {size} bytes, verified")

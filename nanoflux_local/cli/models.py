@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from nanoflux_local.cli import servers
-from nanoflux_local.cli.common import Bar, home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, current_home, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.plan import command as plan
 from nanoflux_local.cli.rehearse import command as rehearse
 from nanoflux_local.errors import NanofluxError
@@ -24,17 +24,17 @@ def list_models(as_json: bool) -> None:
     from nanoflux_models.manifest import list_manifests
     from nanoflux_models.weights import list_installed
 
-    here = {record.name: record for record in list_installed(home().root)}
+    installed = {record.name: record for record in list_installed(current_home().root)}
     entries = [
         {
             "name": manifest.name,
             "kind": manifest.kind,
             "licence": manifest.licence,
-            "installed": manifest.name in here,
-            "revision": here[manifest.name].revision if manifest.name in here else "",
+            "installed": manifest.name in installed,
+            "revision": installed[manifest.name].revision if manifest.name in installed else "",
             "description": manifest.description,
         }
-        for manifest in list_manifests(home().root)
+        for manifest in list_manifests(current_home().root)
     ]
     if as_json:
         print_json(entries)
@@ -60,11 +60,11 @@ def pull(names: tuple[str, ...]) -> None:
     """Download, verify and install the weights of NAMES from the sources in their manifests."""
     from nanoflux_models.weights import pull as fetch
 
-    place = home().prepare()
+    home = current_home().prepare()
     for name in names:
         bar = TransferBar(f"downloading {name}")
         try:
-            fetch(name, place.root, say, bar.show)
+            fetch(name, home.root, say, bar.show)
         finally:
             bar.close()
 
@@ -98,7 +98,7 @@ def import_(path: str, name: str, template: Path | None) -> None:
     """Import weights from PATH: a directory of safetensors files or a GGUF file."""
     from nanoflux_models.weights import import_path
 
-    import_path(Path(path), name, home().prepare().root, say, template)
+    import_path(Path(path), name, current_home().prepare().root, say, template)
 
 
 @command.command()
@@ -109,7 +109,7 @@ def show(name: str, as_json: bool) -> None:
     from nanoflux_models.manifest import load_manifest, path_of
     from nanoflux_models.weights import list_installed
 
-    root = home().root
+    root = current_home().root
     manifest, path = load_manifest(name, root), path_of(name, root)
     revisions = {record.name: record.revision for record in list_installed(root)}
     if as_json:
@@ -129,8 +129,8 @@ def verify(name: str | None, as_json: bool) -> None:
     from nanoflux_models.weights import list_installed
     from nanoflux_models.weights import verify as check
 
-    names = [name] if name else [record.name for record in list_installed(home().root)]
-    problems = {each: check(each, home().root) for each in names}
+    names = [name] if name else [record.name for record in list_installed(current_home().root)]
+    problems = {each: check(each, current_home().root) for each in names}
     if as_json:
         print_json(problems)
     for each, faults in problems.items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import home, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
 from nanoflux_local.errors import NanofluxError, UsageError
 from nanoflux_models.placement import ACTIVATIONS_GIB, ASLEEP_GIB, CUDA_GIB, GRAPHS_GIB, LIMIT, Plan, Server
 
@@ -25,13 +25,16 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
     from nanoflux_local.endpoints.managed.launches import plan_servers
     from nanoflux_models.manifest import list_manifests
 
-    sizes = _sizes(gpus)
-    wanted = _workloads(profile, sequences, context)
-    weights_gib = {m.name: m.memory.weights_gib for m in list_manifests(home().root) if m.memory and m.kind == "chat"}
-    smaller = {name: gib for name, gib in weights_gib.items() if name not in wanted}
-    result = plan_servers(wanted.values(), sizes, smaller, whole=True)
+    sizes = _parse_gpu_sizes(gpus)
+    workload_by_model = _workloads(profile, sequences, context)
+    manifests = list_manifests(current_home().root)
+    weights_gib = {m.name: m.memory.weights_gib for m in manifests if m.memory and m.kind == "chat"}
+    smaller = {name: gib for name, gib in weights_gib.items() if name not in workload_by_model}
+    result = plan_servers(workload_by_model.values(), sizes, smaller, whole=True)
     if as_json:
-        asked = {name: {"sequences": each.sequences, "context": each.context} for name, each in wanted.items()}
+        asked = {
+            name: {"sequences": each.sequences, "context": each.context} for name, each in workload_by_model.items()
+        }
         print_json(
             {
                 "profile": profile,
@@ -42,10 +45,10 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
                 "margins": _MARGINS,
             }
         )
-    elif result.fits and not wanted:
+    elif result.fits and not workload_by_model:
         say(f"{profile} places no model on a GPU.")
     elif result.fits:
-        _print_plan(result, wanted)
+        _print_plan(result, workload_by_model)
     if not result.fits:
         raise NanofluxError(result.refusal, "choose a configuration that fits: " + "; ".join(result.would_fit))
 
@@ -59,21 +62,21 @@ _MARGINS = {
 }
 
 
-def _print_plan(result: Plan, wanted: "Mapping[str, Workload]") -> None:
+def _print_plan(result: Plan, workload_by_model: "Mapping[str, Workload]") -> None:
     print_table(
         ("model", "GPUs", "tensor", "utilisation", "weights", "adapters", "KV GiB", "overhead", "requests",
          "takes turns"),
         [(s.name, ",".join(map(str, s.gpus)), s.tensor, f"{s.utilisation:.2f}", f"{s.weights_gib:.1f}",
           f"{s.lora_gib:.1f}" if s.lora_gib else "none", f"{s.kv_gib:.1f}", f"{s.overhead_gib:.1f}",
-          _requests(s, wanted[s.name]), s.shares or "no") for s in result.servers],
+          _requests(s, workload_by_model[s.name]), s.shares or "no") for s in result.servers],
     )  # fmt: skip
     say(
         f"GiB of memory. A server's overhead on each GPU: {CUDA_GIB:g} for CUDA, {ACTIVATIONS_GIB:g} for activations, "
         f"{GRAPHS_GIB:g} for CUDA graphs. {1 - LIMIT:.0%} of each GPU is left to the driver, and {ASLEEP_GIB:g} to "
-        "each server that sleeps there."
+        "each server that sleeps on it."
     )
     for server in result.servers:
-        asked = wanted[server.name]
+        asked = workload_by_model[server.name]
         if server.requests < asked.sequences:
             say(
                 f"{server.name}: {server.requests} of the {asked.sequences} requests at once fit if all fill their "
@@ -95,7 +98,7 @@ def _workloads(profile: str, sequences: int | None, context: int | None) -> "dic
     from nanoflux_local.endpoints.managed.launches import CONCURRENCY, workloads
     from nanoflux_local.run.binding import load_profile
 
-    values = load_profile(profile, home())
+    values = load_profile(profile, current_home())
     tables = (values, values.get("without_programs", {}))
     bound = [role["endpoint"] for table in tables for role in table.get("roles", {}).values()]
     bound += [name for table in tables for name in table.get("judge", {}).get("panel", ())]
@@ -105,22 +108,22 @@ def _workloads(profile: str, sequences: int | None, context: int | None) -> "dic
         where = f"profile {profile}: endpoints.{name}"
         chosen.append(validated(EndpointConfig, endpoints[name], where))
         check_endpoint(chosen[-1], where)
-    by_model = workloads(chosen, values.get("concurrency", CONCURRENCY), home())
+    by_model = workloads(chosen, values.get("concurrency", CONCURRENCY), current_home())
     return {
         name: replace(each, sequences=sequences or each.sequences, context=context or each.context)
         for name, each in by_model.items()
     }
 
 
-def _sizes_here() -> list[float]:
-    """GiB of this machine's GPUs; warns about those whose memory the driver does not report.
+def _detect_gpu_sizes() -> list[float]:
+    """The memory of this machine's GPUs in GiB, with a warning for each GPU whose driver does not report it.
 
     Raises:
         UsageError: no GPU reports its memory.
     """
     from nanoflux_models.gpus import found_gpus, survey_gpus
 
-    survey, fix = survey_gpus(), "state the memory of each GPU in GiB, for instance --gpus 40,40"
+    survey, fix = survey_gpus(), "pass the memory of each GPU in GiB, e.g. --gpus 40,40"
     if not survey.gpus:
         reason = survey.problem or "nvidia-smi lists none"
         raise UsageError(f"no GPU on this machine: {reason}", fix)
@@ -130,17 +133,17 @@ def _sizes_here() -> list[float]:
     if len(survey.unstated) == len(survey.gpus):
         raise UsageError(unstated, fix)
     if unstated:
-        say(f"{unstated}. It is left out of the plan; {fix}")
+        say(f"{unstated}. The plan leaves it out; {fix}")
     return found_gpus()
 
 
-def _sizes(gpus: str) -> list[float]:
+def _parse_gpu_sizes(gpus: str) -> list[float]:
     if not gpus:
-        return _sizes_here()
+        return _detect_gpu_sizes()
     try:
         sizes = [float(part) for part in gpus.split(",")]
     except ValueError:
         sizes = []
     if not sizes or not all(0 < size < 10_000 for size in sizes):
-        raise UsageError(f"--gpus {gpus!r} is not a list of sizes in GiB", "write for instance --gpus 40,40")
+        raise UsageError(f"--gpus {gpus!r} is not a list of sizes in GiB", "write e.g. --gpus 40,40")
     return sizes

@@ -1,10 +1,10 @@
-"""`nanoflux models rehearse`: a profile walked end to end on stand-ins, before its weights are here."""
+"""`nanoflux models rehearse`: run a profile end to end on stand-ins, before its weights are installed."""
 
 from typing import TYPE_CHECKING
 
 import click
 
-from nanoflux_local.cli.common import end_at_sigterm, home, plain, print_json, say, with_json
+from nanoflux_local.cli.common import current_home, end_at_sigterm, plain, print_json, say, with_json
 from nanoflux_local.errors import NanofluxError
 
 if TYPE_CHECKING:
@@ -13,32 +13,36 @@ if TYPE_CHECKING:
 
 @click.command("rehearse")
 @click.argument("profiles", nargs=-1, required=True, metavar="PROFILE…")
-@click.option("--full-size", is_flag=True, help="True sizes with random weights on this machine's GPUs, and figures.")
+@click.option(
+    "--full-size", is_flag=True, help="Use the true sizes with random weights on this machine's GPUs, and measure them."
+)
 @click.option("--keep", is_flag=True, help="Keep the scratch home, with its ledger and server logs.")
 @with_json
 def command(profiles: tuple[str, ...], full_size: bool, keep: bool, as_json: bool) -> None:
-    """Walk PROFILE end to end on tiny stand-ins of its models: plan, serve, turns, train, evaluate, stop.
+    """Rehearse PROFILE end to end on tiny stand-ins of its models: plan, serve, turns, train, evaluate, stop.
 
-    Everything but the weights is real. Works in a scratch home; no run of yours is touched. Of several profiles each
-    model is proved once. Exit code 1 if a step failed.
+    Everything but the weights is real. Works in a scratch home and leaves your own home unchanged. A model that several
+    profiles use is rehearsed once. Exit code 1 if a step failed.
     """
     end_at_sigterm()
-    reports = _full_size(profiles) if full_size else _walk(profiles, keep)
+    reports = _measure_full_size(profiles) if full_size else _walk(profiles, keep)
     if as_json:
         documents = [report.to_json() for report in reports]
         print_json(documents[0] if len(documents) == 1 else documents)
     failed = [step for report in reports for step in report.steps if step.outcome == "failed"]
     if failed:
         first = f"{failed[0].name} {failed[0].model}".rstrip()
-        raise NanofluxError(f"{len(failed)} steps failed, the first of them: {first}", "its line above says why")
+        raise NanofluxError(
+            f"{len(failed)} steps failed, the first of them: {first}", "read the reason in its line above"
+        )
 
 
 def _walk(profiles: tuple[str, ...], keep: bool) -> "list[Report]":
     from nanoflux_local.rehearsal.stage import Stage
     from nanoflux_local.rehearsal.walk import rehearse_all
 
-    stage = Stage(home())
-    reports = _reports(profiles)
+    stage = Stage(current_home())
+    reports = _make_reports(profiles)
     try:
         rehearse_all(stage, reports)
     finally:
@@ -48,15 +52,15 @@ def _walk(profiles: tuple[str, ...], keep: bool) -> "list[Report]":
     return reports
 
 
-def _full_size(profiles: tuple[str, ...]) -> "list[Report]":
+def _measure_full_size(profiles: tuple[str, ...]) -> "list[Report]":
     from nanoflux_local.rehearsal.full_size import measure_all
 
-    reports = _reports(profiles)
-    measure_all(home(), reports)
+    reports = _make_reports(profiles)
+    measure_all(current_home(), reports)
     return reports
 
 
-def _reports(profiles: tuple[str, ...]) -> "list[Report]":
+def _make_reports(profiles: tuple[str, ...]) -> "list[Report]":
     from nanoflux_local.rehearsal.steps import Report
 
     return [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from nanoflux_local.cli.common import home
+from nanoflux_local.cli.common import current_home
 from nanoflux_local.errors import NothingMatchedError
 
 
@@ -26,8 +26,8 @@ def command(name: str, out: Path | None) -> None:
     from nanoflux_local.report.experiment_report import write_experiment_report
     from nanoflux_local.report.run_report import write_report
 
-    place = home()
-    with LedgerView(place.ledger) as view:
+    home = current_home()
+    with LedgerView(home.ledger) as view:
         try:
             subject, of_run = str(view.find_run(name)["id"]), True
         except NothingMatchedError as missing:
@@ -35,6 +35,6 @@ def command(name: str, out: Path | None) -> None:
                 subject, of_run = str(find(view, name)["id"]), False
             except NothingMatchedError:
                 raise missing from None
-    folder = out or place.reports / subject
-    page = write_report(place.ledger, subject, folder) if of_run else write_experiment_report(place, subject, folder)
+    folder = out or home.reports / subject
+    page = write_report(home.ledger, subject, folder) if of_run else write_experiment_report(home, subject, folder)
     click.echo(page)

@@ -1,13 +1,13 @@
-"""`nanoflux rounds`: series of runs, each played with what the last one taught; `run start --rounds N` begins one."""
+"""`nanoflux rounds`: series of runs in which each run's examples train the defender of the next one."""
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from nanoflux_local.cli.common import (
     Bar,
+    current_home,
     end_at_sigterm,
-    home,
     launch_detached,
     print_json,
     print_table,
@@ -19,23 +19,23 @@ from nanoflux_local.paths import Home
 
 @click.group(name="rounds")
 def command() -> None:
-    """Self-improvement, begun by `run start --rounds N`: list, show, pause, stop, resume."""
+    """List, show, pause, stop and resume self-improvement series, which `run start --rounds N` starts."""
 
 
 @command.command("list")
 @with_json
 def list_series(as_json: bool) -> None:
-    """All series, newest first."""
+    """List all series, newest first."""
     from nanoflux_local.run import rounds
 
-    place = home()
-    listed = rounds.list_series(place) if place.ledger.exists() else []
+    home = current_home()
+    summaries = rounds.list_series(home) if home.ledger.exists() else []
     if as_json:
-        print_json(listed)
+        print_json(summaries)
         return
     rows = [
         [each["series"], each["name"], each["status"], f"{len(each['rounds'])} of {each['of']}", each["adapter"] or "–"]
-        for each in listed
+        for each in summaries
     ]
     print_table(("series", "name", "status", "rounds", "adapter"), rows)
 
@@ -44,63 +44,67 @@ def list_series(as_json: bool) -> None:
 @click.argument("series")
 @with_json
 def show(series: str, as_json: bool) -> None:
-    """A series with its curve: accuracy on dev before and after each round."""
-    show_series(home(), series, as_json)
+    """Show a series: accuracy on dev items before and after each round."""
+    show_series(current_home(), series, as_json)
 
 
 @command.command()
 @click.argument("series")
 def pause(series: str) -> None:
-    """Let what is under way drain, then pause."""
-    _ask(series, "pause")
+    """Pause a series after the turns and training steps in progress."""
+    _request_end(series, "pause")
 
 
 @command.command()
 @click.argument("series")
 def stop(series: str) -> None:
-    """Let what is under way drain, then stop; a second stop ends at once. `resume` goes on all the same."""
-    _ask(series, "stop")
+    """Stop a series after the turns and training steps in progress; a second stop ends it at once.
+
+    Both lose nothing: `rounds resume` continues the series.
+    """
+    _request_end(series, "stop")
 
 
 @command.command()
 @click.argument("series")
-@click.option("--detach", is_flag=True, help="In a process of its own that outlives this terminal.")
+@click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
 @with_json
 def resume(series: str, detach: bool, as_json: bool) -> None:
-    """Go on with a series where it stopped."""
-    place = home()
-    play(place, _id(place, series), detach)
-    show_series(place, series, as_json)
+    """Resume a series where it stopped."""
+    home = current_home()
+    play(home, _find_id(home, series), detach)
+    show_series(home, series, as_json)
 
 
-def play(place: Home, series: str, detach: bool) -> None:
-    """Play a series here, or in a process of its own."""
+def play(home: Home, series: str, detach: bool) -> None:
+    """Play a series in this process, or in a separate one."""
     from nanoflux_local import jobs
     from nanoflux_local.run import rounds
 
     work = jobs.Work(jobs.SERIES, series)
     if detach:
-        launch_detached(place, work, "played")
+        launch_detached(home, work)
         return
-    say(f"{work}; stop with Ctrl-C, go on with `nanoflux rounds resume {series}`")
+    say(f"{work}; stop with Ctrl-C, resume with `nanoflux rounds resume {series}`")
     end_at_sigterm()
     bar = Bar("rounds")
     try:
-        rounds.carry_on(place, series, lambda step, done, total: bar.show(done, total, step))
+        rounds.carry_on(home, series, lambda step, done, total: bar.show(done, total, step))
     finally:
         bar.close()
 
 
-def show_series(place: Home, series: str, as_json: bool) -> None:
+def show_series(home: Home, series: str, as_json: bool) -> None:
+    """Print a series as a table or as JSON."""
     from nanoflux_local.run import rounds
 
-    summary = rounds.show(place, series)
+    summary = rounds.show(home, series)
     if as_json:
         print_json(summary)
         return
-    said = f": {summary['message']}" if summary["message"] else ""
-    named = f" ({summary['name']})" if summary["name"] else ""
-    click.echo(f"{summary['series']}{named} {summary['status']}{said}")
+    name = f" ({summary['name']})" if summary["name"] else ""
+    message = f": {summary['message']}" if summary["message"] else ""
+    click.echo(f"{summary['series']}{name} {summary['status']}{message}")
     rows = [
         [
             str(entry["round"]), entry["run"], str(entry["kept"]), _accuracy_text(entry["before"]),
@@ -117,16 +121,16 @@ def _accuracy_text(strict: dict[str, Any] | None) -> str:
     return "–" if strict is None else f"{strict['mean']:.1%}"
 
 
-def _ask(series: str, wish: Any) -> None:
+def _request_end(series: str, wish: Literal["pause", "stop"]) -> None:
     from nanoflux_local import jobs
 
-    place = home()
-    say(jobs.ask(place, jobs.Work(jobs.SERIES, _id(place, series)), wish))
+    home = current_home()
+    say(jobs.ask(home, jobs.Work(jobs.SERIES, _find_id(home, series)), wish))
 
 
-def _id(place: Home, series: str) -> str:
+def _find_id(home: Home, series: str) -> str:
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.rounds import find
 
-    with LedgerView(place.ledger) as view:
+    with LedgerView(home.ledger) as view:
         return str(find(view, series)["id"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nanoflux_local.cli.common import Bar, home, launch_detached, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import Bar, current_home, launch_detached, plain, print_json, print_table, say, with_json
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
 
@@ -21,39 +21,48 @@ if TYPE_CHECKING:
     from nanoflux_local.run.trial import PanelAgreement, TrialResult
 
 SHOWN = 10
-"""At most this many attempts or reasons are listed in a table; `--json` has all of them."""
+"""Maximum number of attempts or reasons in a table; `--json` prints all of them."""
 
 
 @click.group(name="run")
 def command() -> None:
-    """Start, watch, steer and check generation runs."""
+    """Start, watch, steer and verify generation runs."""
 
 
 @command.command()
-@click.option("--domain", help="One of `nanoflux domains list`, your own among them.")
-@click.option("--profile", help="Which endpoints play: a name or a .toml file [default: embedded].")
+@click.option("--domain", help="Domain of the questions; `nanoflux domains list` lists them.")
+@click.option("--profile", help="Profile with the endpoints and roles: a name or a .toml file [default: embedded].")
 @click.option(
-    "--fork", metavar="RUN", help="Begin with RUN's settings instead, and reuse every call that still applies."
+    "--fork", metavar="RUN", help="Start from the settings of RUN and reuse every recorded call that still applies."
 )
-@click.option("--config", "config_file", type=click.Path(dir_okay=False), help="A TOML file of settings.")
+@click.option("--config", "config_file", type=click.Path(dir_okay=False), help="TOML file with settings.")
 @click.option("--examples", type=click.IntRange(1), help="Stop at this many kept examples [default: 200].")
 @click.option("--max-turns", type=click.IntRange(1), help="Stop at this many turns [default: 1000].")
-@click.option("--seed", type=click.IntRange(0), help="The run's seed [default: 0].")
-@click.option("--concurrency", type=click.IntRange(1, 1024), help="Requests under way at once; changes no result.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the run [default: 0].")
 @click.option(
-    "--budget-usd", type=click.FloatRange(0), help="Pause before the calls could cost more dollars than this."
+    "--concurrency",
+    type=click.IntRange(1, 1024),
+    help="Maximum number of concurrent requests; does not change the result.",
 )
-@click.option("--name", default="", help="A name for people.")
 @click.option(
-    "--novel-against", multiple=True, metavar="RUN", help="What RUN has asked counts as asked before; may be repeated."
+    "--budget-usd", type=click.FloatRange(0), help="Pause before the calls could cost more than this many dollars."
+)
+@click.option("--name", default="", help="Name of the run, shown in lists.")
+@click.option(
+    "--novel-against", multiple=True, metavar="RUN", help="Run whose questions count as already asked; repeatable."
 )
 @click.option("--rounds", type=click.IntRange(1), metavar="N",
-              help="Train the defender on what was kept and play again: N times, while it helps on dev.")  # fmt: skip
-@click.option("--dev", default="", metavar="DATASET", help="The benchmark whose dev items say whether a round helped.")
-@click.option("--dev-items", type=click.IntRange(1), help="How many of them [default: all].")
-@click.option("--train-set", multiple=True, metavar="KEY=VALUE", help="A setting of the rounds' trainings.")
+              help="Train the defender on the kept examples and play again: up to N rounds, while dev accuracy "
+              "rises.")  # fmt: skip
+@click.option("--dev", default="", metavar="DATASET", help="Benchmark whose dev items measure each round.")
+@click.option("--dev-items", type=click.IntRange(1), help="Number of dev items [default: all].")
+@click.option(
+    "--train-set", multiple=True, metavar="KEY=VALUE", help="Setting of the trainings between rounds; repeatable."
+)
 @click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8; repeatable."
+)
 @with_json
 def start(
     domain: str | None,
@@ -75,32 +84,32 @@ def start(
     from nanoflux_local.run import binding, runs
 
     if not domain and not fork:
-        raise click.UsageError("Missing option '--domain' (or '--fork', to begin with another run's settings).")
+        raise click.UsageError("Missing option '--domain' (or '--fork', to start from another run's settings).")
     if fork and (domain or profile):
-        raise click.UsageError("A fork keeps the domain and the profile of its run: change single settings with --set.")
+        raise click.UsageError("--fork keeps the domain and the profile of its run: change single settings with --set.")
     overrides: dict[str, Any] = read_toml(Path(config_file)) if config_file else {}
     overrides = merged(overrides, parse_settings(settings))
     flags = {"target": numbers["examples"], **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")}}
     overrides = merged(overrides, {key: value for key, value in flags.items() if value is not None})
     if budget_usd is not None:
         overrides = merged(overrides, {"budget": {"usd": budget_usd}})
-    place = home().prepare()
+    home = current_home().prepare()
     if novel_against:
-        overrides = merged(overrides, {"novel_against": _freeze_questions(place, novel_against)})
-    fork = _find_id(place, fork) if fork else ""
+        overrides = merged(overrides, {"novel_against": _freeze_questions(home, novel_against)})
+    fork = _find_id(home, fork) if fork else ""
     if fork:
-        config = runs.fork_config(place, fork, overrides)
+        config = runs.fork_config(home, fork, overrides)
     else:
-        config = binding.resolve(str(domain), profile or "embedded", overrides, place)
+        config = binding.resolve(str(domain), profile or "embedded", overrides, home)
     if numbers["rounds"]:
         options = {"rounds": numbers["rounds"], "dev": dev, "dev_items": numbers["dev_items"] or 0, "name": name}
-        _start_rounds(place, config, options, train_set, detach, as_json)
+        _start_rounds(home, config, options, train_set, detach, as_json)
         return
     if dev or train_set or numbers["dev_items"]:
-        raise click.UsageError("--dev, --dev-items and --train-set are for rounds: add --rounds N.")
-    run = asyncio.run(runs.start(place, config, name, fork))
-    _play_or_detach(place, run, detach)
-    show_run(place, run, as_json)
+        raise click.UsageError("--dev, --dev-items and --train-set apply to rounds only: add --rounds N.")
+    run = asyncio.run(runs.start(home, config, name, fork))
+    _play_or_detach(home, run, detach)
+    show_run(home, run, as_json)
 
 
 @command.command()
@@ -109,10 +118,10 @@ def start(
 @with_json
 def resume(run: str, detach: bool, as_json: bool) -> None:
     """Resume a run from its last committed turn."""
-    place = home()
-    run = _find_id(place, run)
-    _play_or_detach(place, run, detach)
-    show_run(place, run, as_json)
+    home = current_home()
+    run = _find_id(home, run)
+    _play_or_detach(home, run, detach)
+    show_run(home, run, as_json)
 
 
 def _start_rounds(
@@ -135,7 +144,7 @@ def _start_rounds(
 
 
 def _freeze_questions(home: Home, runs: tuple[str, ...]) -> dict[str, Any]:
-    """The questions that these runs have asked so far, as a run's configuration stores them."""
+    """Freeze the questions that these runs have asked so far, in the form that a run's configuration stores."""
     from nanoflux_local.ledger.asked import freeze
     from nanoflux_local.ledger.views import LedgerView
 
@@ -150,7 +159,7 @@ def _play_or_detach(home: Home, run: str, detach: bool) -> None:
         return
     from nanoflux_local import jobs
 
-    launch_detached(home, jobs.Work(jobs.RUN, run), "played")
+    launch_detached(home, jobs.Work(jobs.RUN, run))
 
 
 @command.command()
@@ -172,9 +181,9 @@ def stop(run: str, as_json: bool) -> None:
 def _request_end(run: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
     from nanoflux_local import jobs
 
-    place = home()
-    run = _find_id(place, run)
-    message = jobs.ask(place, jobs.Work(jobs.RUN, run), wish)
+    home = current_home()
+    run = _find_id(home, run)
+    message = jobs.ask(home, jobs.Work(jobs.RUN, run), wish)
     if as_json:
         print_json({"run": run, "message": message})
     else:
@@ -194,9 +203,9 @@ def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
     from nanoflux_local.run import runs
 
     changes = parse_settings(settings)
-    place = home()
-    run = _find_id(place, run)
-    config = runs.change(place, run, changes).model_dump(mode="json", include=set(LIVE))
+    home = current_home()
+    run = _find_id(home, run)
+    config = runs.change(home, run, changes).model_dump(mode="json", include=set(LIVE))
     if as_json:
         print_json({"run": run, **config})
     else:
@@ -204,8 +213,9 @@ def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 def play(home: Home, run: str) -> None:
-    """Play a run to its end with a progress bar. Ctrl-C and SIGTERM stop it and lose nothing. Long waits for a server
-    are reported.
+    """Play a run to its end with a progress bar and report long waits for a server.
+
+    Ctrl-C and SIGTERM stop it; nothing is lost.
     """
     from nanoflux_local.run import runs
     from nanoflux_local.run.engine import RunProgress
@@ -224,8 +234,9 @@ def play(home: Home, run: str) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """Handle SIGTERM like Ctrl-C, which asyncio turns into a cancellation. Background jobs of a shell ignore SIGINT, so
-    that there the interrupt is raised directly.
+    """Handle SIGTERM like Ctrl-C, which asyncio turns into a cancellation.
+
+    Background jobs of a shell ignore SIGINT; in them, the interrupt is raised directly.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         raise KeyboardInterrupt
@@ -239,15 +250,15 @@ def list_runs(as_json: bool) -> None:
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.run.overview import load_listed_run
 
-    place = home()
-    with LedgerView(place.ledger) as view:
+    home = current_home()
+    with LedgerView(home.ledger) as view:
         ids = [row["id"] for row in view.rows("SELECT id FROM runs ORDER BY rowid DESC")]
-        listed = [load_listed_run(place, view, run) for run in ids]
+        listed = [load_listed_run(home, view, run) for run in ids]
     if as_json:
         print_json([{**run.to_json(), "worker": asdict(worker) if worker else None} for run, worker in listed])
         return
     if not listed:
-        raise NothingMatchedError("there are no runs yet", "start one: nanoflux run start --domain starter")
+        raise NothingMatchedError("there are no runs yet", "start one with `nanoflux run start --domain starter`")
     print_table(
         ("run", "name", "domain", "status", "turns", "kept", "target"),
         [[run.run, run.name, run.domain, run.status, run.turns, run.kept, run.target] for run, _ in listed],
@@ -259,7 +270,7 @@ def list_runs(as_json: bool) -> None:
 @with_json
 def show(run: str, as_json: bool) -> None:
     """Show a run's state, its funnel, its calls and its digest."""
-    show_run(home(), run, as_json)
+    show_run(current_home(), run, as_json)
 
 
 def show_run(home: Home, run: str, as_json: bool) -> None:
@@ -302,26 +313,26 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
         *_panel_rows(overview.panel),
         *_review_rows(overview.review),
         *_forecast_rows(overview.forecast),
-        ("repeatable", "yes" if run.repeatable else "no: an endpoint does not promise equal replies"),
+        ("repeatable", "yes" if run.repeatable else "no: an endpoint does not guarantee equal replies"),
         ("digest", run.digest),
     ]
 
 
 def _describe_usage(run: "RunSummary") -> str:
-    """Tokens read and written, and how many of the written ones were reasoning, if the endpoints report it."""
+    """Prompt and completion tokens, and how many of the completion tokens were reasoning if the endpoints report it."""
     usage = run.usage
     reasoning = f", of them {usage.reasoning_tokens} in reasoning" if usage.reasoning_tokens else ""
     return f"{usage.prompt_tokens} read, {usage.completion_tokens} written{reasoning}"
 
 
 def _describe_dollars(run: "RunSummary") -> str:
-    """The cost of the calls, and the most that failed requests may have cost."""
-    lost = f", and at most {run.lost.usd:.4f} for replies that were lost" if run.lost.usd else ""
+    """The cost of the calls, and an upper bound on the cost of failed requests."""
+    lost = f", and at most {run.lost.usd:.4f} for lost replies" if run.lost.usd else ""
     return f"{run.usage.usd:.4f}{lost}"
 
 
 def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str, object]]:
-    """Why attempts had nothing to read, the most frequent reasons first."""
+    """Why attempts had no readable reply, most frequent reasons first."""
     if not count_by_reason:
         return []
     rows = [(f"  {count}", reason) for reason, count in list(count_by_reason.items())[:SHOWN]]
@@ -353,7 +364,7 @@ def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
 
 
 def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
-    """The judge's rates on solutions known to be right or wrong, without and with its checks if it has any."""
+    """The judge's error rates on solutions whose correctness is certain, without and with its checks if it has any."""
     if trial is None:
         return []
     unjudged = f", {trial.unjudged} not judged" if trial.unjudged else ""
@@ -403,7 +414,7 @@ def verify(run: str, as_json: bool) -> None:
     from nanoflux_local.ledger.verify import verify_run
     from nanoflux_local.ledger.views import LedgerView
 
-    with LedgerView(home().ledger) as view:
+    with LedgerView(current_home().ledger) as view:
         run = str(view.find_run(run)["id"])
         problems = list(verify_run(view, run))
     if as_json:
@@ -412,34 +423,44 @@ def verify(run: str, as_json: bool) -> None:
         for problem in problems:
             click.echo(plain(problem))
     if problems:
-        raise LedgerError(f"run {run}: {len(problems)} things do not match", "restore a backup of the ledger")
+        raise LedgerError(
+            f"run {run}: {len(problems)} records do not match their hashes", "restore a backup of the ledger"
+        )
     say(f"run {run}: every hash matches")
 
 
 @command.command()
 @click.argument("run")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="What if, e.g. novelty.question=0.8?")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Setting to change, e.g. novelty.question=0.8; repeatable.",
+)
 @with_json
 def replay(run: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Replay a run from the ledger alone, with no endpoint, and compare the digests.
 
-    With --set: show what would have been kept under other thresholds, judge's rules or retries, and which calls are
-    missing.
+    With --set: show which examples would have been kept under other thresholds, judge rules or retries, and which
+    calls are missing.
     """
     from nanoflux_local.run import runs
 
-    place = home()
-    run = _find_id(place, run)
+    home = current_home()
+    run = _find_id(home, run)
     if settings:
-        _show_what_if(place, run, settings, as_json)
+        _show_what_if(home, run, settings, as_json)
         return
-    result = asyncio.run(runs.replay(place, run))
+    result = asyncio.run(runs.replay(home, run))
     if as_json:
         print_json(asdict(result))
     else:
         say(f"{result.kept} kept in {result.turns} turns, digest {result.digest}")
     if not result.same:
-        raise LedgerError("the replay gives another dataset than the run", f"see `nanoflux run verify {run}`")
+        raise LedgerError(
+            f"the replay of run {run} gives a different dataset", f"look for damage with `nanoflux run verify {run}`"
+        )
 
 
 def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool) -> None:
@@ -462,11 +483,11 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
     if needed.turns:
         calls = ", ".join(f"{entry.calls} {entry.role} {entry.kind}".replace("  ", " ") for entry in needed.by)
         say(f"{needed.turns} turns need calls that were never made and count as not kept: at least {calls};")
-        say(f"about {needed.expected} calls are expected, if these turns continue as the recorded ones did")
+        say(f"about {needed.expected} calls are expected if these turns continue like the recorded ones")
     if what_if.complete:
         say(f"digest {what_if.digest}" + (", as recorded" if what_if.same else ""))
     else:
-        say(f"the ledger does not hold all of it; play it: {fork_command(run, changes)}")
+        say(f"the ledger lacks some of these calls; make them with: {fork_command(run, changes)}")
 
 
 def _find_id(home: Home, run: str) -> str:

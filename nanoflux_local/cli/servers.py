@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nanoflux_local.cli.common import home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
 from nanoflux_local.errors import NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.paths import Home
 from nanoflux_models.server_record import ServerRecord
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 FOLLOW_S = 0.3
 
 
-def _supervisor(place: Home) -> Supervisor:
+def _supervisor(home: Home) -> Supervisor:
     """The supervisor of this home's servers, after ending processes that a crash left behind."""
-    supervisor = Supervisor(place.root)
+    supervisor = Supervisor(home.root)
     for swept in supervisor.sweep():
         say(f"ended leftover processes of the server {swept.name}")
     return supervisor
@@ -67,16 +67,16 @@ def serve(
     from nanoflux_local.adapters.store import find_adapter
     from nanoflux_local.config import EndpointConfig
 
-    place = home().prepare()
-    supervisor = _supervisor(place)
-    folders = [find_adapter(place.adapters, adapter) for adapter in adapters]
+    home = current_home().prepare()
+    supervisor = _supervisor(home)
+    folders = [find_adapter(home.adapters, adapter) for adapter in adapters]
     config = EndpointConfig(interface="vllm", model=name, python=python, context=context, args=args)
     if folders and lora is False:
         raise UsageError("--adapter and --no-lora contradict each other", "leave out one of them")
-    record = _start_server(supervisor, place, config, folders, name, port, gpu_memory, lora=lora, owned=False)
+    record = _start_server(supervisor, home, config, folders, name, port, gpu_memory, lora=lora, owned=False)
     try:
         for folder in folders:
-            record = _load(supervisor, record, folder, place)
+            record = _load(supervisor, record, folder, home)
     except BaseException:
         supervisor.stop(record)
         raise
@@ -89,7 +89,7 @@ def serve(
 
 def _start_server(
     supervisor: Supervisor,
-    place: Home,
+    home: Home,
     config: "EndpointConfig",
     folders: Sequence[Path],
     name: str,
@@ -105,14 +105,14 @@ def _start_server(
     from nanoflux_local.endpoints.managed.launches import Workload, launch_for, rank_for, seats, with_lora
     from nanoflux_models.manifest import load_manifest
 
-    manifest = load_manifest(config.model, place.root)
+    manifest = load_manifest(config.model, home.root)
     if folders or lora:
-        with_lora(manifest, place)
-    rank = rank_for(folders) if folders or _takes_adapters(manifest, place, lora) else 0
+        with_lora(manifest, home)
+    rank = rank_for(folders) if folders or _takes_adapters(manifest, home, lora) else 0
     seat = replace(seats([Workload(manifest, rank=rank)])[config.model][0], sequences=0)
     if gpu_memory:
         seat = replace(seat, utilisation=gpu_memory)
-    launch = launch_for(config, place, seat, sleeps=False, rank=rank)
+    launch = launch_for(config, home, seat, sleeps=False, rank=rank)
     for node, words in enumerate(launch.other_nodes(), start=1):
         say(f"start on machine {node}: {shlex.join(words)}")
     while not (turn := supervisor.take_turn()):
@@ -124,7 +124,7 @@ def _start_server(
     return started.record
 
 
-def _takes_adapters(manifest: "Manifest", place: Home, lora: bool | None) -> bool:
+def _takes_adapters(manifest: "Manifest", home: Home, lora: bool | None) -> bool:
     """Whether to reserve memory for adapters: the user's choice, else no for a mixture of experts (vLLM for CPUs
     crashes on its adapters, and on GPUs their buffers take 0.8 GiB for gpt-oss-20b)."""
     from nanoflux_models.architecture import has_experts
@@ -132,16 +132,16 @@ def _takes_adapters(manifest: "Manifest", place: Home, lora: bool | None) -> boo
 
     if lora is not None:
         return lora
-    return manifest.lora is not None and not has_experts(weights_dir(manifest.name, place.root))
+    return manifest.lora is not None and not has_experts(weights_dir(manifest.name, home.root))
 
 
-def _load(supervisor: Supervisor, record: ServerRecord, folder: Path, place: Home) -> ServerRecord:
+def _load(supervisor: Supervisor, record: ServerRecord, folder: Path, home: Home) -> ServerRecord:
     """Load an adapter on a server and probe it.
 
     Raises:
         RefusedError: the adapter fails the probe.
     """
-    probe = _probe(record, folder, place)
+    probe = _probe(record, folder, home)
     if not probe.passed:
         raise RefusedError(
             f"adapter {folder.name[:12]} fails the probe: {probe.verdict}", "train it again or use another adapter"
@@ -150,7 +150,7 @@ def _load(supervisor: Supervisor, record: ServerRecord, folder: Path, place: Hom
     return supervisor.note_proved(record, probe.adapter)
 
 
-def _probe(record: ServerRecord, folder: Path, place: Home) -> "Probe":
+def _probe(record: ServerRecord, folder: Path, home: Home) -> "Probe":
     from nanoflux_local.adapters.hash import adapter_hash
     from nanoflux_models.control import Control
     from nanoflux_models.probe import probe
@@ -158,14 +158,14 @@ def _probe(record: ServerRecord, folder: Path, place: Home) -> "Probe":
 
     control, name = Control(record.url), adapter_hash(folder)
     control.load_adapter(name, folder)
-    return probe(control, record.model, weights_dir(record.model, place.root), folder, name)
+    return probe(control, record.model, weights_dir(record.model, home.root), folder, name)
 
 
 @click.command()
 @with_json
 def ps(as_json: bool) -> None:
     """List the servers of this home and their state."""
-    servers = [_describe_server(record) for record in _supervisor(home()).servers()]
+    servers = [_describe_server(record) for record in _supervisor(current_home()).servers()]
     if as_json:
         print_json(servers)
         return
@@ -211,7 +211,7 @@ def logs(name: str, lines: int, follow: bool, as_json: bool) -> None:
     """Print the last lines of the log of the server NAME."""
     from nanoflux_models.server_record import log_path
 
-    path = log_path(home().root, name)
+    path = log_path(current_home().root, name)
     if not path.is_file():
         raise NothingMatchedError(f"no log of a server {name!r} in this home", "list servers with `nanoflux models ps`")
     if follow and as_json:
@@ -236,7 +236,7 @@ def _follow_lines(path: Path, offset: int, name: str) -> Iterator[str]:
     with path.open("r", encoding="utf-8", errors="replace") as file:
         file.seek(offset)
         while True:
-            record = find(home().root, name)
+            record = find(current_home().root, name)
             more = file.readlines()
             yield from (line.rstrip("\n") for line in more)
             if not more and not (record and record.alive):
@@ -252,7 +252,7 @@ def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Stop the servers NAMES with their child processes, and wait until their ports are free."""
     if bool(names) == everything:
         raise UsageError("stop needs either names of servers or --all", "list servers with `nanoflux models ps`")
-    supervisor = _supervisor(home())
+    supervisor = _supervisor(current_home())
     chosen = supervisor.servers() if everything else [supervisor.find(name) for name in names]
     for record in chosen:
         supervisor.stop(record)
@@ -278,17 +278,17 @@ def probe_command(adapter: str, python: str, args: tuple[str, ...], as_json: boo
     from nanoflux_local.adapters.store import find_adapter, read_adapter
     from nanoflux_local.config import EndpointConfig
 
-    place = home().prepare()
-    folder = find_adapter(place.adapters, adapter)
+    home = current_home().prepare()
+    folder = find_adapter(home.adapters, adapter)
     base = read_adapter(folder).base.name
-    supervisor = _supervisor(place)
+    supervisor = _supervisor(home)
     running = next(
         (r for r in supervisor.servers() if r.model == base and r.owner is None and r.alive and r.rank), None
     )
     config = EndpointConfig(interface="vllm", model=base, python=python, args=args)
-    record = running or _start_server(supervisor, place, config, [folder], f"{base}@{os.getpid()}", owned=True)
+    record = running or _start_server(supervisor, home, config, [folder], f"{base}@{os.getpid()}", owned=True)
     try:
-        probe = _probe(record, folder, place)
+        probe = _probe(record, folder, home)
     finally:
         if running is None:
             supervisor.stop(record)

@@ -30,22 +30,26 @@ if TYPE_CHECKING:
     from nanoflux_local.train.trainings import TrainingData
 
 SHOWN = 20
-"""Findings that a table shows; `--json` has all."""
+"""Maximum number of findings in a table; `--json` prints all of them."""
 
 
 @click.command(name="train")
 @click.argument("run", required=False)
-@click.option("--data", type=click.Path(dir_okay=False, path_type=Path), help="A JSON lines file, instead of a run.")
-@click.option("--base", default="smollm2-135m", show_default=True, help="The model to train an adapter for.")
-@click.option("--qlora", is_flag=True, help="Hold the base in 4 bits (bitsandbytes, NF4).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any training setting, e.g. epochs=3.")
+@click.option(
+    "--data", type=click.Path(dir_okay=False, path_type=Path), help="JSON Lines file of rows, instead of a run."
+)
+@click.option("--base", default="smollm2-135m", show_default=True, help="Model to train an adapter for.")
+@click.option("--qlora", is_flag=True, help="Load the base model in 4 bits (bitsandbytes, NF4).")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any training setting, e.g. epochs=3; repeatable."
+)
 @with_choice
 @click.option("--dry-run", is_flag=True, help="Audit the examples and print the plan; train nothing.")
 @click.option(
     "--tensorboard",
     type=click.Path(file_okay=False),
     default="",
-    help="A folder for TensorBoard event files.",
+    help="Directory for TensorBoard event files.",
 )
 @click.option(
     "--launch",
@@ -80,7 +84,7 @@ def command(
         raise UsageError(
             "--launch and --detach cannot be combined", "use --launch alone, and detach it with your shell or scheduler"
         )
-    home = common.home()
+    home = common.current_home()
     stated = train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
     chosen = trainings.with_targets(home, base, stated)
     rows = _data(home, run, data, build_choice(choice, chosen.seed))
@@ -92,23 +96,26 @@ def command(
         show_audit(report, as_json)
         return
     board = str(Path(tensorboard).absolute()) if tensorboard else ""
-    work(home, trainings.create(home, base, chosen, rows, board), detach, as_json, launch)
+    train_and_report(home, trainings.create(home, base, chosen, rows, board), detach, as_json, launch)
 
 
 def _data(home: Home, run: str | None, file: Path | None, choice: "Choice") -> "TrainingData":
     from nanoflux_local.train import trainings
 
     if (run is None) == (file is None):
-        raise UsageError("name either a run or a file with --data", "nanoflux train RUN, or nanoflux train --data FILE")
+        raise UsageError(
+            "train needs either a run or --data FILE", "write `nanoflux train RUN` or `nanoflux train --data FILE`"
+        )
     if run is not None:
         return trainings.data_of_run(home, run, choice)
     assert file is not None
     return trainings.data_of_file(home, file, choice)
 
 
-def work(home: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
-    """Train in this process, in a detached one or in those that `accelerate launch` starts, and print the outcome. Of
-    several processes that train together none prints; the one that launched them does.
+def train_and_report(home: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
+    """Train in this process, in a detached one or in those that `accelerate launch` starts, and print the outcome.
+
+    Only the launching process prints; the processes that train together do not.
     """
     from nanoflux_local.train.team import size
 
@@ -136,7 +143,7 @@ def _show_result(result: "TrainingOutcome | TrainingSummary", as_json: bool) -> 
 
 
 def carry_on(home: Home, training: str, launch: str = "") -> "TrainingOutcome | TrainingSummary":
-    """Train with a progress bar; Ctrl-C and SIGTERM end it with its last checkpoint kept."""
+    """Train with a progress bar; Ctrl-C and SIGTERM end the training and keep its last checkpoint."""
     from nanoflux_local.train import trainings
     from nanoflux_local.train.team import follows
 
@@ -153,7 +160,7 @@ def carry_on(home: Home, training: str, launch: str = "") -> "TrainingOutcome | 
 
 
 def report_step(bar: Bar, event: "TrainEvent") -> None:
-    """Show a step as progress; the other events are in the ledger."""
+    """Show a step as progress; other events go to the ledger only."""
     from nanoflux_local.train.events import StepEvent
 
     if isinstance(event, StepEvent):
@@ -175,7 +182,7 @@ def show_training(outcome: "TrainingOutcome") -> None:
             ("seconds", f"{outcome.seconds:.0f}"),
         ],
     )
-    say(plain(f"see it with `nanoflux adapters show {outcome.adapter[:12]}`"))
+    say(plain(f"show its record with `nanoflux adapters show {outcome.adapter[:12]}`"))
 
 
 def show_state(summary: "TrainingSummary") -> None:
@@ -202,7 +209,7 @@ def show_state(summary: "TrainingSummary") -> None:
 def _describe_system(rows: int) -> str:
     if not rows:
         return "unchanged"
-    return f"prepended to the user's message in {rows} rows: the base's chat template takes none"
+    return f"prepended to the user's message in {rows} rows: the chat template of the base model accepts none"
 
 
 def show_audit(audit: "Audit", as_json: bool) -> None:
@@ -214,7 +221,7 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
 
     cut = f"{audit.cut_rows} rows lose {audit.cut_tokens} tokens, at most {audit.cut_most}"
     print_table(
-        ("audit", "what a training would do"),
+        ("audit", "planned training"),
         [
             ("rows", f"{audit.rows}, of which {audit.usable} are trained on and {audit.validation} validated on"),
             ("tokens", f"{audit.tokens.total} an epoch; median {audit.tokens.median:.0f}, most {audit.tokens.most}"),
@@ -241,5 +248,5 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
     for line in lines[:SHOWN]:
         click.echo(plain(line))
     if len(lines) > SHOWN:
-        click.echo(f"… and {len(lines) - SHOWN} more; --json has all")
+        click.echo(f"… and {len(lines) - SHOWN} more; --json prints all of them")
     click.echo(f"\nThe first example as the model sees it:\n{plain(audit.rendered)}")

@@ -21,12 +21,14 @@ def list_all(as_json: bool) -> None:
     """List all trainings, newest first."""
     from nanoflux_local.train.trainings import list_trainings
 
-    summaries = list_trainings(common.home())
+    summaries = list_trainings(common.current_home())
     if as_json:
         print_json([summary.to_json() for summary in summaries])
         return
     if not summaries:
-        raise NothingMatchedError("there are no trainings yet", "start one: nanoflux train RUN --base smollm2-135m")
+        raise NothingMatchedError(
+            "there are no trainings yet", "start one with `nanoflux train RUN --base smollm2-135m`"
+        )
     print_table(
         ("training", "base", "rows", "status", "step", "steps", "adapter"),
         [
@@ -47,7 +49,7 @@ def show(training: str, curve: bool, as_json: bool) -> None:
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.train import trainings
 
-    home = common.home()
+    home = common.current_home()
     summary = trainings.summarize_training(home, training)
     if not (as_json or curve):
         show_state(summary)
@@ -66,10 +68,10 @@ def show(training: str, curve: bool, as_json: bool) -> None:
 @with_json
 def resume(training: str, detach: bool, as_json: bool) -> None:
     """Resume a training from its last checkpoint."""
-    from nanoflux_local.cli.train import work
+    from nanoflux_local.cli.train import train_and_report
 
-    home = common.home()
-    work(home, _find_id(home, training), detach, as_json)
+    home = common.current_home()
+    train_and_report(home, _find_id(home, training), detach, as_json)
 
 
 @command.command()
@@ -77,7 +79,7 @@ def resume(training: str, detach: bool, as_json: bool) -> None:
 @with_json
 def pause(training: str, as_json: bool) -> None:
     """Pause a training: finish the current step and write a checkpoint."""
-    _ask(training, "pause", as_json)
+    _request_end(training, "pause", as_json)
 
 
 @command.command()
@@ -85,13 +87,13 @@ def pause(training: str, as_json: bool) -> None:
 @with_json
 def stop(training: str, as_json: bool) -> None:
     """Stop a training after the current step, with a checkpoint; a second stop ends it at once."""
-    _ask(training, "stop", as_json)
+    _request_end(training, "stop", as_json)
 
 
-def _ask(training: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
+def _request_end(training: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
     from nanoflux_local import jobs
 
-    home = common.home()
+    home = common.current_home()
     training = _find_id(home, training)
     message = jobs.ask(home, jobs.Work(jobs.TRAINING, training), wish)
     if as_json:

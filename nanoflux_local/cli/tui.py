@@ -1,26 +1,28 @@
-"""`nanoflux tui`: becomes the terminal application, which stands on top of all this and is a program of its own."""
+"""`nanoflux tui`: replaces this process by the terminal application, a separate program."""
 
 import os
 import sys
 
 import click
 
-from nanoflux_local.cli.common import home
+from nanoflux_local.cli.common import current_home
 from nanoflux_models.child import module_command
 
 
 @click.command(name="tui")
-@click.option("--web", "in_browser", is_flag=True, help="In a browser of this machine, behind a token.")
-@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Of --web [default: any that is free].")
-@click.option("--tour", is_flag=True, help="A guided tour with scripted models: needs nothing, leaves nothing.")
-@click.option("--light", is_flag=True, help="Begin with the light theme.")
+@click.option("--web", "in_browser", is_flag=True, help="Serve it to a browser on this machine, protected by a token.")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port of --web [default: a free one].")
+@click.option(
+    "--tour", is_flag=True, help="Show a guided tour with scripted models; it needs no weights and leaves no files."
+)
+@click.option("--light", is_flag=True, help="Start with the light theme.")
 def command(in_browser: bool, port: int, tour: bool, light: bool) -> None:
-    """The control room: watch and steer runs, read examples, train, compare, manage servers.
+    """Open the terminal application: watch and steer runs, read examples, train, compare, manage servers.
 
-    Closing it stops nothing. The same as `nanoflux-tui`.
+    Closing it stops no run. `nanoflux-tui` is the same program.
     """
-    chosen = {"--web": in_browser, "--tour": tour, "--light": light}
-    words = [*(flag for flag, wanted in chosen.items() if wanted), *(["--port", str(port)] if port else [])]
+    flags = {"--web": in_browser, "--tour": tour, "--light": light}
+    arguments = [*(flag for flag, is_set in flags.items() if is_set), *(["--port", str(port)] if port else [])]
     sys.stdout.flush()
-    application = module_command("nanoflux_tui", "--home", str(home().root), *words)
+    application = module_command("nanoflux_tui", "--home", str(current_home().root), *arguments)
     os.execv(application[0], application)

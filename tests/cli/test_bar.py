@@ -5,7 +5,7 @@ import pytest
 from nanoflux_local.cli.common import Bar
 
 
-def test_each_step_is_told_by_tenths(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bar_reports_every_tenth_of_each_step(capsys: pytest.CaptureFixture[str]) -> None:
     bar = Bar("series")
     for step, total in (("examples", 20), ("steps", 4)):
         for done in range(1, total + 1):

@@ -30,8 +30,8 @@ def parrot() -> Iterator[tuple[str, list[str]]]:
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"] or 0))
             heard.append(str(self.headers))
-            told = f"Incorrect API key provided: {' and '.join(CANARIES)} in {self.headers}"
-            body = json.dumps({"error": {"message": told, "type": "authentication_error", "code": told}}).encode()
+            message = f"Incorrect API key provided: {' and '.join(CANARIES)} in {self.headers}"
+            body = json.dumps({"error": {"message": message, "type": "authentication_error", "code": message}}).encode()
             self.send_response(401, "No " + CANARIES[0])
             self.send_header("X-Request-Id", CANARIES[0])
             self.send_header("Content-Length", str(len(body)))
@@ -67,7 +67,7 @@ def ended(show: Callable[[], Any]) -> Any:
         ("search", "google"),
     ],
 )
-def test_no_secret_is_anywhere_after_a_run_whose_endpoint_failed(
+def test_secrets_stay_out_of_all_files_after_endpoint_errors(
     role: str, interface: str, parrot: tuple[str, list[str]], nanoflux: Callable[..., Any],
     scripted: tuple[str, ...], tmp_path: Path
 ) -> None:  # fmt: skip
@@ -92,9 +92,9 @@ def test_no_secret_is_anywhere_after_a_run_whose_endpoint_failed(
     ]
     sent = IN_FILE if interface == "anthropic_messages" else ENVIRONMENT["OPENAI_API_KEY"]
     assert heard and any(sent in headers for headers in heard), "the key was sent, and came back"
-    told = "refuses the request" if role == "search" else "Incorrect API key"
-    assert shown[0].code == 1 and told in shown[0].err
-    assert shown[2].json["status"] == "failed" and told in shown[2].json["message"]
+    message = "refuses the request" if role == "search" else "Incorrect API key"
+    assert shown[0].code == 1 and message in shown[0].err
+    assert shown[2].json["status"] == "failed" and message in shown[2].json["message"]
     for each in shown:
         assert not [secret for secret in CANARIES if secret in each.out + each.err]
     assert shown[-1].code == 0, shown[-1].err

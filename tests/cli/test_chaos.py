@@ -25,7 +25,7 @@ def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> objec
 
 
 @pytest.mark.parametrize("harm", ["killed_in_transaction", "power_cut", "disk_full", "clock_jumps", "two_workers"])
-def test_a_run_that_was_hurt_ends_as_the_one_that_was_not(
+def test_run_under_faults_gives_the_undisturbed_dataset(
     chaos: ModuleType, matrix: object, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chaos, "_mount", lambda *_: False)  # a limit on files fills up too, and needs no right

@@ -49,7 +49,7 @@ def splits(command: Command, name: str) -> dict[str, int]:
     return next(entry["splits"] for entry in command("data", "list") if entry["name"] == name)
 
 
-def test_a_dataset_comes_in_one_split_at_a_time(tmp_path: Path, command: Command, called: Callable) -> None:
+def test_data_import_adds_one_split_at_a_time(tmp_path: Path, command: Command, called: Callable) -> None:
     train, test = rows(tmp_path / "train.jsonl", *QUESTIONS[:3]), rows(tmp_path / "test.jsonl", QUESTIONS[3])
     assert command("data", "import", "doses", train)["imported"]
     assert command("data", "import", "doses", test)["imported"]
@@ -64,7 +64,7 @@ def test_a_dataset_comes_in_one_split_at_a_time(tmp_path: Path, command: Command
     assert splits(command, "doses") == {"train": 3, "test": 1}
 
 
-def test_another_name_keeps_both(tmp_path: Path, command: Command, called: Callable) -> None:
+def test_data_import_under_another_name_keeps_both(tmp_path: Path, command: Command, called: Callable) -> None:
     train = rows(tmp_path / "train.jsonl", *QUESTIONS)
     command("data", "import", "doses", train)
     assert command("data", "import", "doses", train, "--as", "doses-2")["dataset"] == "doses-2"
@@ -75,9 +75,7 @@ def test_another_name_keeps_both(tmp_path: Path, command: Command, called: Calla
         assert ended.code == 2 and f"no data can be imported as {name!r}" in ended.err
 
 
-def test_a_corrected_file_replaces_the_items_and_runs_keep_theirs(
-    tmp_path: Path, command: Command, called: Callable
-) -> None:
+def test_data_import_replaces_items_and_runs_keep_theirs(tmp_path: Path, command: Command, called: Callable) -> None:
     train = rows(tmp_path / "train.jsonl", *QUESTIONS)
     (tmp_path / "home" / "domains").mkdir(parents=True)
     (tmp_path / "home" / "domains" / "doses.toml").write_text(DOMAIN)
@@ -103,14 +101,14 @@ def test_a_corrected_file_replaces_the_items_and_runs_keep_theirs(
     assert not command("data", "import", "doses", train, "--replace")["imported"], "this content is here already"
 
 
-def test_an_import_reports_answers_below_the_tolerance(tmp_path: Path, command: Command, called: Callable) -> None:
+def test_data_import_reports_answers_below_tolerance(tmp_path: Path, command: Command, called: Callable) -> None:
     path = rows(tmp_path / "train.jsonl", ("How much?", 3.2e-7), ("And how much?", 1e-6))
     ended = called(tmp_path / "home", "data", "import", "doses", str(path))
     assert f"1 answers are below 1e-6 and compared relatively: {path}, line 1" in ended.err
     assert command("data", "import", "doses", path)["below_tolerance"] == 1
 
 
-def test_a_question_with_two_answers_is_refused_or_left_out(tmp_path: Path, command: Command, called: Callable) -> None:
+def test_contradictory_question_is_refused_or_left_out(tmp_path: Path, command: Command, called: Callable) -> None:
     path = rows(tmp_path / "train.jsonl", ("How much?", 5), ("Who?", "he"), ("how  much?", 6), ("Who?", "she"))
     ended = called(tmp_path / "home", "data", "import", "doses", str(path))
     assert ended.code == 2
@@ -119,7 +117,7 @@ def test_a_question_with_two_answers_is_refused_or_left_out(tmp_path: Path, comm
     assert (result["items"], result["skipped"]) == (3, 1), "free texts may say one thing in two ways"
 
 
-def test_a_benchmark_with_two_answers_to_one_question_is_reported(tmp_path: Path, called: Callable) -> None:
+def test_benchmark_with_contradictory_answers_is_reported(tmp_path: Path, called: Callable) -> None:
     row = {"question": "How much?", "answer": "#### 5"}
     path = tmp_path / "train.jsonl"
     path.write_text(f"{json.dumps(row)}\n{json.dumps({**row, 'answer': '#### 6'})}\n")

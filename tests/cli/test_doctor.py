@@ -36,13 +36,11 @@ def stand_in(folder: Path, name: str, text: str) -> Path:
 
 
 def named(ended: Any, name: str) -> dict[str, Any]:
-    (found,) = [check for check in ended.json["checks"] if check["name"] == name]
-    return dict(found)
+    (check_entry,) = [check for check in ended.json["checks"] if check["name"] == name]
+    return dict(check_entry)
 
 
-def test_every_check_has_its_line_and_a_home_that_is_not_there_stays_so(
-    nanoflux: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_doctor_prints_every_check_and_creates_no_home(nanoflux: Callable[..., Any], tmp_path: Path) -> None:
     ended = nanoflux(tmp_path / "home", "doctor", "--json")
     assert list(ended.json) == ["ok", "checks"]
     assert [check["name"] for check in ended.json["checks"]] == NAMES
@@ -56,7 +54,7 @@ def test_every_check_has_its_line_and_a_home_that_is_not_there_stays_so(
     assert {line.split()[0] for line in lines} <= {"ok", "hint", "fix"}
 
 
-def test_what_is_broken_is_named_with_its_fix(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
+def test_doctor_names_each_problem_with_its_fix(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
     home.chmod(0o755)
     (home / "ledger.db").write_bytes(b"no ledger" * 999)
     (home / "weights" / "broken").mkdir(parents=True)
@@ -69,21 +67,21 @@ def test_what_is_broken_is_named_with_its_fix(home: Path, nanoflux: Callable[...
         "weights": ("broken: no usable record", "nanoflux models verify"),
         "vllm": ("NANOFLUX_VLLM_PYTHON", "make vllm"),
     }
-    for name, (found, fix) in expected.items():
+    for name, (text, fix) in expected.items():
         check = named(ended, name)
-        assert not check["ok"] and found in check["found"] and fix in check["fix"], check
+        assert not check["ok"] and text in check["found"] and fix in check["fix"], check
     shown = nanoflux(home, "doctor")
     assert f"fix    home        {home} is accessible to other users (mode 0755)  → run `chmod 700 {home}`" in shown.out
 
 
-def test_an_open_guard_is_advice(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
+def test_doctor_reports_an_open_guard_as_a_hint(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
     check = named(nanoflux(home, "doctor", "--json", NANOFLUX_ALLOW_HOSTS="mirror.example"), "guard")
     assert check["ok"] and "mirror.example" in check["found"] and "unset NANOFLUX_ALLOW_HOSTS" in check["fix"]
     check = named(nanoflux(home, "doctor", "--json"), "guard")
     assert check["ok"] and check["found"] == "open: loopback only, until a profile names a host"
 
 
-def test_a_guard_that_does_not_hold_is_to_be_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
     assert safety.guard().ok
@@ -95,7 +93,7 @@ def test_a_guard_that_does_not_hold_is_to_be_mended(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
-def test_damaged_weights_are_found(harm: str, minilm_dir: Path, tmp_path: Path) -> None:
+def test_doctor_detects_damaged_weights(harm: str, minilm_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "home" / "weights" / minilm_dir.name
     shutil.copytree(minilm_dir, copy)
     assert possessions.weights(Home(tmp_path / "home")).ok
@@ -109,7 +107,7 @@ def test_damaged_weights_are_found(harm: str, minilm_dir: Path, tmp_path: Path) 
     assert not check.ok and str(victim) in check.found
 
 
-def test_weights_too_large_to_hash_are_held_to_their_sizes(
+def test_doctor_compares_only_sizes_of_large_weights(
     minilm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(possessions, "HASHED_GIB", 0.0)
@@ -120,9 +118,7 @@ def test_weights_too_large_to_hash_are_held_to_their_sizes(
     assert "has 5 bytes" in possessions.weights(Home(tmp_path)).found
 
 
-def test_gpus_are_told_with_their_driver_and_a_torch_that_sees_none_is_to_be_mended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_fails_if_torch_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA A100-SXM4-40GB, 40960, 570.86.10'")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     assert machine.gpus() == Check("gpus", True, "NVIDIA A100-SXM4-40GB, 40960 MiB, driver 570.86.10")
@@ -132,7 +128,7 @@ def test_gpus_are_told_with_their_driver_and_a_torch_that_sees_none_is_to_be_men
     assert software.torch().ok
 
 
-def test_a_card_without_a_driver_is_to_be_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_fails_on_a_gpu_without_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(machine, "_cards", lambda: 2)
@@ -172,7 +168,7 @@ def test_doctor_and_plan_agree_on_an_odd_nvidia_smi(
     assert re.search(doctor, f"{check.word} {check.found} {check.fix}"), check
 
 
-def test_versions_are_held_against_those_that_were_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     pins = packages.tested_versions()
     monkeypatch.setattr(packages, "tested_versions", lambda: {**pins, "click": "0.1", "numpy": "0.2"})
     check = software.versions()
@@ -183,7 +179,7 @@ def test_versions_are_held_against_those_that_were_tested(monkeypatch: pytest.Mo
     assert software.versions().ok and len(pins) > 50
 
 
-def test_a_home_over_the_network_is_to_be_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_fails_on_a_network_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
     assert possessions.folder(Home(tmp_path)).ok
     monkeypatch.setattr(possessions, "_file_system", lambda _: "nfs4")
@@ -196,19 +192,19 @@ def test_doctor_loads_no_torch() -> None:
         "import sys\nfrom nanoflux_local.cli.main import main\n"
         "try:\n    main(['doctor'])\nexcept SystemExit:\n    print('torch' in sys.modules)"
     )
-    told = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=120)
-    assert told.splitlines()[-1] == "False"
+    output = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=120)
+    assert output.splitlines()[-1] == "False"
 
 
-def test_licences_of_packages_and_models_are_listed(home: Path, nanoflux: Callable[..., Any]) -> None:
-    found = nanoflux(home, "doctor", "--licences", "--json").json
-    by_name = {package["name"]: package for package in found["packages"]}
+def test_doctor_lists_licences_of_packages_and_models(home: Path, nanoflux: Callable[..., Any]) -> None:
+    document = nanoflux(home, "doctor", "--licences", "--json").json
+    by_name = {package["name"]: package for package in document["packages"]}
     assert {"nanoflux-local", "torch", "numpy", "click"} <= set(by_name) and by_name["click"][
         "licence"
     ] == "BSD-3-Clause"
-    assert all(package["licence"] for package in found["packages"]) and "ruff" not in by_name
+    assert all(package["licence"] for package in document["packages"]) and "ruff" not in by_name
     assert {"smollm2-135m": "Apache-2.0"}.items() <= {
-        model["name"]: model["licence"] for model in found["models"]
+        model["name"]: model["licence"] for model in document["models"]
     }.items()
     shown = nanoflux(home, "doctor", "--licences")
     assert "gemma-3-4b-it" in shown.out and "to be accepted first" in shown.out and shown.code == 0
@@ -228,14 +224,14 @@ def test_licences_of_packages_and_models_are_listed(home: Path, nanoflux: Callab
         ([], "not stated"),
     ],
 )
-def test_a_licence_is_told_by_its_name(fields: list[tuple[str, str]], licence: str) -> None:
+def test_licence_is_shown_by_name(fields: list[tuple[str, str]], licence: str) -> None:
     metadata = Message()
     for key, value in fields:
         metadata[key] = value
     assert packages.licence(metadata) == licence
 
 
-def test_a_built_wheel_carries_the_tested_versions(tmp_path: Path) -> None:
+def test_wheel_contains_the_tested_versions(tmp_path: Path) -> None:
     script = f"from hatchling.build import build_wheel; build_wheel({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=True, capture_output=True, timeout=120)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:

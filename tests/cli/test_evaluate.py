@@ -11,9 +11,7 @@ ON = ("eval", "--profile", "scripted", "--data", "starter-easy", "--limit", "6",
 PROMISED = {"eval", "model", "adapter", "data", "n", "strict", "soft", "unscored", "runs"}
 
 
-def test_endpoints_of_a_profile_are_evaluated_strictly_and_softly_and_compared(
-    tmp_path: Path, called: Callable
-) -> None:
+def test_eval_scores_profile_endpoints_strictly_and_softly(tmp_path: Path, called: Callable) -> None:
     one = called(tmp_path, *ON, "--endpoint", "duelist-a", "--mode", "soft").json
     other = called(tmp_path, *ON, "--endpoint", "duelist-b").json
     assert one.keys() >= PROMISED and (one["n"], one["runs"]) == (6, 2)
@@ -23,7 +21,7 @@ def test_endpoints_of_a_profile_are_evaluated_strictly_and_softly_and_compared(
     assert called(tmp_path, "compare", one["eval"], other["eval"]).out.count("\n") == 2
 
 
-def test_a_soft_accuracy_is_corrected_by_the_judges_own_trial(tmp_path: Path, called: Callable) -> None:
+def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, called: Callable) -> None:
     start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1")
     for name, seed, trial in (("tried", 10, 4), ("guessed", 13, 4), ("untried", 7, 0)):
         called(tmp_path, *start, "--name", name, "--seed", str(seed), "--set", f"judge.trial={trial}")
@@ -31,16 +29,18 @@ def test_a_soft_accuracy_is_corrected_by_the_judges_own_trial(tmp_path: Path, ca
     trial = called(tmp_path, "run", "show", "tried", "--json").json["judge_trial"]["judge"]
     right, wrong = trial["specificity"]["share"], trial["sensitivity"]["share"]
     assert right + wrong > 1, "a judge that knows something"
-    found = called(tmp_path, *soft, "tried").json["soft"]
-    low, high = found["corrected"]["ci95"]
-    mean = round(found["mean"] * 6) / 6
-    assert found["corrected"]["estimate"] == pytest.approx(min(1, max(0, (mean + wrong - 1) / (right + wrong - 1))))
-    assert low <= found["corrected"]["estimate"] <= high
+    soft_accuracy = called(tmp_path, *soft, "tried").json["soft"]
+    low, high = soft_accuracy["corrected"]["ci95"]
+    mean = round(soft_accuracy["mean"] * 6) / 6
+    assert soft_accuracy["corrected"]["estimate"] == pytest.approx(
+        min(1, max(0, (mean + wrong - 1) / (right + wrong - 1)))
+    )
+    assert low <= soft_accuracy["corrected"]["estimate"] <= high
     assert "no better than chance" in called(tmp_path, *soft, "guessed").err
     assert "has no judge trial" in called(tmp_path, *soft, "untried").err
 
 
-def test_a_domain_of_ones_own_asks_with_its_prompts(tmp_path: Path, called: Callable) -> None:
+def test_eval_uses_the_prompts_of_a_user_domain(tmp_path: Path, called: Callable) -> None:
     (tmp_path / "domains").mkdir()
     (tmp_path / "domains" / "bare.toml").write_text(
         'extends = "starter"\nevaluates = ["starter-easy"]\nexamples = []\n'
@@ -57,8 +57,8 @@ def test_a_domain_of_ones_own_asks_with_its_prompts(tmp_path: Path, called: Call
     assert longest["bare"] < longest["starter"], "without the worked example the prompt is shorter"
 
 
-def test_what_is_missing_is_named(tmp_path: Path, called: Callable) -> None:
-    for arguments, told in (
+def test_eval_names_missing_options_and_items(tmp_path: Path, called: Callable) -> None:
+    for arguments, message in (
         (("--runs", "1"), "needs either --model or --endpoint"),
         (("--endpoint", "duelist-a"), "need a profile"),
         (("--endpoint", "nobody", "--profile", "scripted"), "no endpoint 'nobody'"),
@@ -67,4 +67,4 @@ def test_what_is_missing_is_named(tmp_path: Path, called: Callable) -> None:
         (("--model", "m", "--domain", "nothing"), "no domain 'nothing'"),
     ):
         ended = called(tmp_path, "eval", "--data", "starter", *arguments)
-        assert ended.code == 2 and told in ended.err
+        assert ended.code == 2 and message in ended.err

@@ -41,26 +41,24 @@ def test_help_offers_every_format() -> None:
 
 
 @pytest.mark.parametrize("kind", LINES)
-def test_the_rows_of_a_run_come_back_through_train_data(
-    home: Path, tmp_path: Path, called: Callable[..., Any], kind: str
-) -> None:
+def test_exported_rows_load_with_train_data(home: Path, tmp_path: Path, called: Callable[..., Any], kind: str) -> None:
     out = tmp_path / "new" / "rows.jsonl"
     ended = called(home, "export", "tour", "--format", kind, "-o", str(out), "--json")
     assert ended.code == 0, ended.err
-    found, rows = json.loads(ended.out), read_rows(out)
+    exported, rows = json.loads(ended.out), read_rows(out)
     of_run = data_of_run(Home(home), "tour").rows
     assert [(row.prompt, row.completion) for row in rows] == [(row.prompt, row.completion) for row in of_run]
-    assert found["data_digest"] == data_digest(rows) == data_digest(of_run)
-    assert found["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert exported["data_digest"] == data_digest(rows) == data_digest(of_run)
+    assert exported["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     summary = json.loads(called(home, "run", "show", "tour", "--json").out)
-    assert (found["digest"], found["rows"]) == (summary["digest"], summary["kept"])
+    assert (exported["digest"], exported["rows"]) == (summary["digest"], summary["kept"])
     keys = {tuple(json.loads(line)) for line in out.read_text("utf-8").splitlines()}
     assert len(keys) == 1 and {"id", "turn", "reason"} < set(*keys), "one table: every row has the same keys"
     named = called(home, "examples", "show", rows[0].id, "--json")
     assert json.loads(named.out)["id"] == rows[0].id, "a row leads back to the turn that made it"
 
 
-def test_parquet_has_the_same_rows_and_their_parts(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
+def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
     out = tmp_path / "rows.parquet"
     assert called(home, "export", "tour", "--format", "parquet", "-o", str(out)).code == 0
     table = pyarrow.parquet.read_table(out).to_pylist()
@@ -71,7 +69,7 @@ def test_parquet_has_the_same_rows_and_their_parts(home: Path, tmp_path: Path, c
 
 
 @pytest.mark.parametrize("kind", LINES)
-def test_a_system_message_and_worked_examples_are_kept(tmp_path: Path, kind: str) -> None:
+def test_export_keeps_system_message_and_worked_examples(tmp_path: Path, kind: str) -> None:
     example = TrainingExample(DIALOGUE, "4", "mine")
     path = tmp_path / "rows.jsonl"
     path.write_bytes(dataset._line({"id": "mine", **dataset.FORMATS[kind](example)}))
@@ -79,31 +77,30 @@ def test_a_system_message_and_worked_examples_are_kept(tmp_path: Path, kind: str
     assert len(path.read_text("utf-8").splitlines()) == 1, "a reader that splits at U+2028 finds whole rows"
 
 
-def test_the_card_says_what_made_it_and_the_choice_holds(
-    home: Path, tmp_path: Path, called: Callable[..., Any]
-) -> None:
+def test_card_records_origin_and_choice(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
     out = tmp_path / "few.jsonl"
     options = ("--reason", "kept_failed", "--where", "turn > 1 OR 'a|b' = ''", "--size", "3", "--seed", "5")
     ended = called(home, "export", "tour", "-o", str(out), *options, "--json")
     assert ended.code == 0, ended.err
-    found, card = json.loads(ended.out), out.with_suffix(".md").read_text("utf-8")
-    assert found["rows"] == 3 and found["reasons"] == {"kept_failed": 3} and found["levels"] == {}
+    exported, card = json.loads(ended.out), out.with_suffix(".md").read_text("utf-8")
+    assert exported["rows"] == 3 and exported["reasons"] == {"kept_failed": 3} and exported["levels"] == {}
     assert all(json.loads(line)["turn"] > 1 for line in out.read_text("utf-8").splitlines())
-    for told in (
-        found["run"], found["digest"], found["sha256"], "kept_failed 3", "not scored", "drawn by seed 5", "duelist-a",
+    for text in (
+        exported["run"], exported["digest"], exported["sha256"],
+        "kept_failed 3", "not scored", "drawn by seed 5", "duelist-a",
         "Apache-2.0", 'load_dataset("json", data_files="few.jsonl"', r"'a\|b'",
     ):  # fmt: skip
-        assert told in card, told
+        assert text in card, text
     again = tmp_path / "again" / "few.jsonl"
     assert called(home, "export", "tour", "-o", str(again), *options).code == 0
     assert (again.read_bytes(), again.with_suffix(".md").read_text("utf-8")) == (out.read_bytes(), card)
 
 
-def test_levels_are_counted_where_there_are_any(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
+def test_card_counts_levels(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
     change(home, "UPDATE examples SET level = 3 + (turn > 2)")
     out = tmp_path / "rows.jsonl"
-    found = json.loads(called(home, "export", "tour", "-o", str(out), "--json").out)
-    assert set(found["levels"]) == {"3", "4"} and sum(found["levels"].values()) == found["rows"]
+    exported = json.loads(called(home, "export", "tour", "-o", str(out), "--json").out)
+    assert set(exported["levels"]) == {"3", "4"} and sum(exported["levels"].values()) == exported["rows"]
     assert {json.loads(line)["level"] for line in out.read_text("utf-8").splitlines()} == {3, 4}
 
 
@@ -123,7 +120,7 @@ def test_levels_are_counted_where_there_are_any(home: Path, tmp_path: Path, call
         (("tour", "-o", "x.jsonl", "--format", "csv"), 2, "csv"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_written_is_told_and_leaves_nothing(
+def test_unwritable_export_is_reported_and_leaves_no_file(
     home: Path, tmp_path: Path, called: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...], code: int, said: str,
 ) -> None:  # fmt: skip
@@ -138,7 +135,7 @@ def test_what_cannot_be_written_is_told_and_leaves_nothing(
     assert {path.name: path.read_text() for path in folder.iterdir()} == before
 
 
-def test_a_disk_that_fills_up_leaves_neither_file(
+def test_full_disk_leaves_no_export_files(
     home: Path, tmp_path: Path, called: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = files.write_atomically
@@ -155,7 +152,7 @@ def test_a_disk_that_fills_up_leaves_neither_file(
     assert list(folder.iterdir()) == []
 
 
-def test_what_looks_like_a_secret_is_refused_and_named(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
+def test_export_refuses_a_secret_and_names_it(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
     change(home, "UPDATE examples SET question = question || ' sk-abcdefghijklmnop1234' WHERE turn = 1")
     out = tmp_path / "rows.jsonl"
     for kind in FORMATS:
@@ -167,6 +164,6 @@ def test_what_looks_like_a_secret_is_refused_and_named(home: Path, tmp_path: Pat
     assert "sk-abc" not in out.read_text("utf-8")
 
 
-def test_a_lone_surrogate_is_refused_by_its_example() -> None:
+def test_export_refuses_a_lone_surrogate() -> None:
     with pytest.raises(DataError, match="example e-7 contains a lone surrogate"):
         dataset._line({"id": "e-7", "output": "half \ud83d"})

@@ -33,7 +33,7 @@ def first(home: Home) -> dict[str, Any]:
     return played(home, binding.resolve("starter-genetics", "scripted", settings, home))
 
 
-def test_a_fork_asks_only_what_its_changes_change(home: Home) -> None:
+def test_fork_sends_only_changed_requests(home: Home) -> None:
     origin = first(home)
     changes = {"novelty": {"question": 0.4}}
     fork = played(home, runs.fork_config(home, origin["run"], changes), origin["run"])
@@ -45,14 +45,14 @@ def test_a_fork_asks_only_what_its_changes_change(home: Home) -> None:
     assert fork["calls"]["made"] + fork["calls"]["remembered"] == alone["calls"]["made"]
 
 
-def test_a_fork_of_other_thresholds_for_solutions_asks_nothing_at_all(home: Home) -> None:
+def test_fork_with_another_solution_threshold_sends_no_request(home: Home) -> None:
     origin = first(home)
     fork = played(home, runs.fork_config(home, origin["run"], {"novelty": {"solution": 0.2}}), origin["run"])
     assert fork["calls"]["made"] == 0 and fork["calls"]["remembered"] == origin["calls"]["made"]
     assert fork["kept"] < origin["kept"]
 
 
-def test_a_fork_keeps_every_setting_that_is_not_changed_and_refuses_what_is_unknown(home: Home) -> None:
+def test_fork_keeps_other_settings_and_refuses_unknown_keys(home: Home) -> None:
     origin = first(home)
     with LedgerView(home.ledger) as view:
         frozen = RunConfig.model_validate_json(view.find_run(origin["run"])["config"])
@@ -63,7 +63,7 @@ def test_a_fork_keeps_every_setting_that_is_not_changed_and_refuses_what_is_unkn
         runs.fork_config(home, origin["run"], {"domain": "starter"})
 
 
-def test_another_embedder_brings_its_own_thresholds_unless_some_are_named(home: Home) -> None:
+def test_fork_with_another_embedder_uses_its_thresholds(home: Home) -> None:
     origin = first(home)
     minilm = {"endpoints": {"minilm": {"interface": "embedder", "model": "all-minilm-l6-v2"}}, "embedder": "minilm"}
     assert runs.fork_config(home, origin["run"], minilm).novelty.question == 0.85
@@ -71,7 +71,7 @@ def test_another_embedder_brings_its_own_thresholds_unless_some_are_named(home: 
     assert (named.question, named.solution) == (0.5, 0.75)
 
 
-def test_what_decides_a_run_is_refused_with_the_fork_that_would_change_it(home: Home, called: Callable) -> None:
+def test_run_set_refuses_a_frozen_setting_and_prints_the_fork(home: Home, called: Callable) -> None:
     origin = first(home)
     settings = {"novelty": {"question": 0.4}, "domain": "it's", "budgets": {"ANSWER": 5}, "concurrency": 2}
     assert parse_settings(spelled(settings)) == settings
@@ -93,16 +93,16 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("words", "code", "told"), WRONG)
-def test_a_fork_that_cannot_be_is_refused(
-    home: Home, called: Callable, words: tuple[str, ...], code: int, told: str
+@pytest.mark.parametrize(("words", "code", "message"), WRONG)
+def test_impossible_fork_is_refused(
+    home: Home, called: Callable, words: tuple[str, ...], code: int, message: str
 ) -> None:
     run = first(home)["run"]
     ended = called(home.root, "run", "start", *(run if word == "RUN" else word for word in words))
-    assert (ended.code, ended.out) == (code, "") and told in ended.err
+    assert (ended.code, ended.out) == (code, "") and message in ended.err
 
 
-def test_the_table_names_the_run_that_a_fork_came_from(home: Home, called: Callable) -> None:
+def test_run_table_names_the_origin_of_a_fork(home: Home, called: Callable) -> None:
     run = first(home)["run"]
     ended = called(home.root, "run", "start", "--fork", run, "--max-turns", "3")
     assert any(line.split() == ["fork", "of", run] for line in ended.out.splitlines()), ended.out

@@ -71,7 +71,7 @@ def harmed(
     return home, kept[0]
 
 
-def test_a_terminal_shows_it_harmlessly(harmed: tuple[Path, str], nanoflux: Callable[..., Any]) -> None:
+def test_hostile_reply_is_harmless_on_a_terminal(harmed: tuple[Path, str], nanoflux: Callable[..., Any]) -> None:
     home, example = harmed
     for words in (("examples", "show", example), ("examples", "list", "r"), ("run", "show", "r"), ("run", "list")):
         for more in ((), ("--json",)):
@@ -82,7 +82,7 @@ def test_a_terminal_shows_it_harmlessly(harmed: tuple[Path, str], nanoflux: Call
     assert "=cmd|" in nanoflux(home, "examples", "show", example).out
 
 
-def test_exports_hold_it_to_the_letter_in_rows_that_nothing_breaks(
+def test_hostile_reply_is_exported_verbatim(
     harmed: tuple[Path, str], harm: str, nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
     """The formats are JSON lines and Parquet: no spreadsheet computes their cells, and no row ends early."""
@@ -93,13 +93,13 @@ def test_exports_hold_it_to_the_letter_in_rows_that_nothing_breaks(
         rows = pyarrow.parquet.read_table(out).to_pylist() if kind == "parquet" else None
         lines = [] if rows is not None else out.read_bytes().split(b"\n")[:-1]
         rows = [json.loads(line) for line in lines] if rows is None else rows
-        told = json.dumps(rows, ensure_ascii=False)
-        assert len(rows) == 1 and json.dumps(harm.strip(), ensure_ascii=False)[1:-1] in told
+        serialized = json.dumps(rows, ensure_ascii=False)
+        assert len(rows) == 1 and json.dumps(harm.strip(), ensure_ascii=False)[1:-1] in serialized
         card = out.with_suffix(".md").read_text(encoding="utf-8")
         assert not ACTING.search(card) and "<script" not in card
 
 
-def test_the_report_of_a_line_of_megabytes_stays_a_page(
+def test_report_of_a_huge_line_stays_small(
     harmed: tuple[Path, str], nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
     ended = nanoflux(harmed[0], "report", "r", "-o", str(tmp_path / "report"))
@@ -127,7 +127,7 @@ def shown(tmp_path: Path) -> Callable[[Path], str]:
     return show
 
 
-def test_nothing_of_it_runs_in_a_browser(
+def test_hostile_reply_runs_no_script_in_a_browser(
     harmed: tuple[Path, str], shown: Callable[[Path], str], nanoflux: Callable[..., Any], tmp_path: Path
 ) -> None:
     unescaped = tmp_path / "unescaped.html"

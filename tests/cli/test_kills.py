@@ -44,11 +44,13 @@ def disturbed(kills: ModuleType, folder: Path, settings: tuple[str, ...], times:
     assert kills.wrongs(one, other, killed, concurrency) == []
 
 
-def test_a_run_killed_at_random_moments_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
+def test_run_killed_at_random_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
     disturbed(kills, tmp_path, kills.scripted(60, 8, 0.02), times=6, concurrency=8)
 
 
-def test_so_does_a_run_whose_programs_are_in_the_sandbox_when_it_is_killed(kills: ModuleType, tmp_path: Path) -> None:
+def test_run_killed_with_programs_in_the_sandbox_gives_the_undisturbed_dataset(
+    kills: ModuleType, tmp_path: Path
+) -> None:
     profile = tmp_path / "programs.toml"
     profile.write_text(PROGRAMS)
     settings = kills.scripted(14, 4, 0.05, str(profile))

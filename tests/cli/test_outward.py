@@ -39,7 +39,7 @@ TRACED = "connect,sendto,sendmsg,sendmmsg"
 
 
 @pytest.mark.parametrize("how", ["openly", "wrapped"])
-def test_a_library_that_reaches_out_ends_the_command_with_the_refusal(how: str, tmp_path: Path) -> None:
+def test_connection_of_a_library_ends_the_command(how: str, tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", REACHING, how],
         env={"HF_HOME": str(tmp_path)},
@@ -52,7 +52,7 @@ def test_a_library_that_reaches_out_ends_the_command_with_the_refusal(how: str, 
     assert "NANOFLUX_ALLOW_HOSTS=huggingface.co" in ended.stderr and "Traceback" not in ended.stderr
 
 
-def test_a_library_that_keeps_a_refusal_to_itself_is_told_of(tmp_path: Path) -> None:
+def test_swallowed_refusal_of_a_library_is_reported(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", REACHING, "quietly"],
         env={"HF_HOME": str(tmp_path)},
@@ -111,11 +111,11 @@ def leads_away(line: str) -> bool:
         ('1 sendto(4, "x", 1, 0, NULL, 0) = 1', False),
     ],
 )
-def test_the_reading_of_a_trace(line: str, away: bool) -> None:
+def test_trace_reader_lists_remote_addresses(line: str, away: bool) -> None:
     assert leads_away(line) is away
 
 
-def test_the_trace_would_show_it(traced: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_trace_records_a_connection(traced: Callable[..., list[str]], tmp_path: Path) -> None:
     """A program in place of the command, without the guard: a name is sent into the void."""
     strace, log = shutil.which("strace"), tmp_path / "trace"
     script = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
@@ -125,14 +125,14 @@ def test_the_trace_would_show_it(traced: Callable[..., list[str]], tmp_path: Pat
     assert any(map(leads_away, log.read_text().splitlines()))
 
 
-def test_a_scripted_run_connects_to_nothing_outside(
+def test_scripted_run_makes_no_outside_connection(
     traced: Callable[..., list[str]], scripted: tuple[str, ...], tmp_path: Path
 ) -> None:
     assert traced(tmp_path / "home", *scripted, "--max-turns", "4") == []
 
 
 @pytest.mark.real_model
-def test_models_generate_train_and_are_evaluated_without_a_connection_outside(
+def test_model_run_training_and_evaluation_make_no_outside_connection(
     traced: Callable[..., list[str]], test_home: Path, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
 ) -> None:
     """The demo's steps on two examples: its models, its sandbox, its training, its evaluation, its report."""

@@ -84,7 +84,7 @@ def evaluate(provider: Provider, tmp_path: Path, called: Callable) -> Callable[.
     return run
 
 
-def test_an_exhausted_quota_fails_with_its_cause_and_is_resumed(
+def test_eval_with_exhausted_quota_fails_and_resumes(
     provider: Provider, evaluate: Callable, called: Callable, tmp_path: Path
 ) -> None:
     provider.refuse = lambda number, _: QUOTA if number > 5 else None
@@ -113,7 +113,7 @@ def test_an_exhausted_quota_fails_with_its_cause_and_is_resumed(
     assert called(tmp_path / "home", "compare", result["eval"], whole["eval"]).code == 0
 
 
-def test_a_wrong_key_stops_at_once_and_is_the_message(provider: Provider, evaluate: Callable) -> None:
+def test_eval_stops_at_once_on_a_wrong_key(provider: Provider, evaluate: Callable) -> None:
     provider.refuse = lambda *_: KEY
     ended = evaluate()
     assert ended.code == 1 and ended.out == ""
@@ -121,7 +121,7 @@ def test_a_wrong_key_stops_at_once_and_is_the_message(provider: Provider, evalua
     assert "same command again" in ended.err and provider.asked == 1
 
 
-def test_a_refused_prompt_costs_its_own_item_alone(provider: Provider, evaluate: Callable) -> None:
+def test_refused_prompt_leaves_only_its_item_unscored(provider: Provider, evaluate: Callable) -> None:
     numbers: dict[str, int] = {}
 
     def refuse(_: int, body: str) -> tuple[int, str, str] | None:

@@ -35,7 +35,7 @@ def shares(profile: str, gpus: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("profile", PLANNED)
 @pytest.mark.parametrize("gpus", ["40", "40,40", "80", "24"])
-def test_a_plan_or_a_clear_refusal(profile: str, gpus: str) -> None:
+def test_plan_fits_or_explains_its_refusal(profile: str, gpus: str) -> None:
     done = planned(profile, "--gpus", gpus)
     if done.exit_code == 0:
         assert "utilisation" in done.stdout and "qwen3-32b-awq" in done.stdout
@@ -44,7 +44,7 @@ def test_a_plan_or_a_clear_refusal(profile: str, gpus: str) -> None:
         assert "do not fit" in done.exception.message and "GPUs of" in done.exception.fix
 
 
-def test_one_gpu_of_40_gib_takes_turns_and_two_need_not() -> None:
+def test_plan_shares_one_40_gib_gpu_and_separates_two() -> None:
     assert set(shares("a100-40g-x1", "40").values()) == {"gpu0"}
     assert set(shares("a100-40g-x2", "40,40").values()) == {""}
     assert set(shares("a100-40g-x4", "40,40,40,40").values()) == {""}
@@ -69,7 +69,7 @@ def test_plan_is_for_the_requests_and_context_of_the_profile() -> None:
     ("profile", "gpus"),
     [("a100-40g-x1", "40"), ("a100-40g-x2", "40,40"), ("a100-40g-x4", "40,40,40,40"), ("hybrid", "40")],
 )
-def test_every_margin_of_a_packaged_profile_adds_up_to_its_share(profile: str, gpus: str) -> None:
+def test_plan_margins_add_up_to_the_share_of_each_gpu(profile: str, gpus: str) -> None:
     servers = plan_of(profile, gpus)
     margins = servers.pop("")["margins"]
     overhead = margins["cuda_gib"] + margins["activations_gib"] + margins["graphs_gib"]
@@ -81,7 +81,7 @@ def test_every_margin_of_a_packaged_profile_adds_up_to_its_share(profile: str, g
         assert server["utilisation"] <= margins["limit"]
 
 
-def test_a_model_that_is_awake_alone_gets_the_whole_card() -> None:
+def test_plan_gives_the_whole_gpu_to_the_awake_model() -> None:
     x1, x4 = plan_of("a100-40g-x1", "40"), plan_of("a100-40g-x4", "40,40,40,40")
     assert {x1[name]["utilisation"] for name in x1 if name} == {0.87}, "the card less two that sleep there"
     assert {x4[name]["utilisation"] for name in x4 if name} == {0.92}
@@ -94,7 +94,7 @@ def test_requests_that_do_not_fit_at_once_are_stated() -> None:
     assert "qwen3-32b-awq: 3 of the 32 requests at once fit" in done.stderr
 
 
-def test_a_panels_models_want_their_place_too(home: Home) -> None:
+def test_plan_includes_the_models_of_a_panel(home: Home) -> None:
     mine = home.root / "mine.toml"
     second = '[endpoints.second]\ninterface = "vllm"\nmodel = "deepseek-r1-distill-qwen-14b"\n'
     mine.write_text(
@@ -104,13 +104,13 @@ def test_a_panels_models_want_their_place_too(home: Home) -> None:
     assert set(shares(str(mine), "80,80")) - set(alone) == {"deepseek-r1-distill-qwen-14b"}
 
 
-def test_24_gib_are_too_few_for_a_32b_model() -> None:
+def test_plan_refuses_a_32b_model_on_24_gib() -> None:
     done = planned("a100-40g-x1", "--gpus", "24")
     assert isinstance(done.exception, NanofluxError)
     assert "2 GPUs of 24 GiB" in done.exception.fix and "medgemma-4b-it" in done.exception.fix
 
 
-def test_nothing_to_place_and_nowhere_to_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_without_models_or_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert planned("hosted", "--gpus", "40").exit_code == 0
     monkeypatch.setenv("PATH", "")
     for arguments in ((), ("--gpus", "many"), ("--gpus", "-4")):
@@ -119,7 +119,7 @@ def test_nothing_to_place_and_nowhere_to_place(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("profile", profiles())
-def test_every_packaged_profile_resolves_without_weights(profile: str, home: Home) -> None:
+def test_packaged_profiles_resolve_without_weights(profile: str, home: Home) -> None:
     assert resolve("starter", profile, {}, home).profile == profile
 
 
@@ -128,7 +128,9 @@ def test_every_packaged_profile_resolves_without_weights(profile: str, home: Hom
     ("line", "interface"),
     [("roles.attacker.endpoint=claude", "anthropic_messages"), ("roles.judge.endpoint=o-judge", "openai_responses")],
 )
-def test_one_line_swaps_a_role_for_a_hosted_model(profile: str, line: str, interface: str, home: Home) -> None:
+def test_role_is_replaced_by_a_hosted_model_with_one_setting(
+    profile: str, line: str, interface: str, home: Home
+) -> None:
     config = resolve("starter", profile, parse_setting(line), home)
     role = line.split(".")[1]
     assert config.endpoints[getattr(config.roles, role).endpoint].interface == interface

@@ -20,36 +20,43 @@ DOCUMENTS = [
 
 
 def test_run_show_has_every_promised_key_and_its_funnel_adds_up(original: Path, nanoflux: Callable) -> None:
-    found = nanoflux(original, "run", "show", "tour", "--json").json
-    assert found.keys() >= SHOW_KEYS
-    assert list(found["funnel"]) == FUNNEL_KEYS
-    assert found["funnel"]["attempts"] == sum(found["funnel"][outcome] for outcome in OUTCOMES) >= found["turns"]
-    assert found["kept"] == found["funnel"]["kept_failed"] + found["funnel"]["kept_novel"] > 0
-    assert found["calls"].keys() >= {"made", "remembered"} and found["calls"]["made"] > 0
-    assert found["usage"].keys() >= {"prompt_tokens", "completion_tokens", "usd"}
-    assert found["usage"]["prompt_tokens"] > found["usage"]["completion_tokens"] > 0
-    assert (found["domain"], found["status"], found["turns"], found["target"]) == ("starter-genetics", "done", 12, 200)
-    assert len(found["digest"]) == 64 and found["seconds"] > 0
+    document = nanoflux(original, "run", "show", "tour", "--json").json
+    assert document.keys() >= SHOW_KEYS
+    assert list(document["funnel"]) == FUNNEL_KEYS
+    assert (
+        document["funnel"]["attempts"] == sum(document["funnel"][outcome] for outcome in OUTCOMES) >= document["turns"]
+    )
+    assert document["kept"] == document["funnel"]["kept_failed"] + document["funnel"]["kept_novel"] > 0
+    assert document["calls"].keys() >= {"made", "remembered"} and document["calls"]["made"] > 0
+    assert document["usage"].keys() >= {"prompt_tokens", "completion_tokens", "usd"}
+    assert document["usage"]["prompt_tokens"] > document["usage"]["completion_tokens"] > 0
+    assert (document["domain"], document["status"], document["turns"], document["target"]) == (
+        "starter-genetics",
+        "done",
+        12,
+        200,
+    )
+    assert len(document["digest"]) == 64 and document["seconds"] > 0
     listed = nanoflux(original, "run", "list", "--json").json
-    assert found.pop("forecast")["reason"]
-    assert [found.pop(key) for key in ("judge_trial", "panel", "review")] == [None, None, None]
-    assert sum(found.pop("unread").values()) == found["funnel"]["unparsed"] + found["funnel"]["failed"]
-    assert found.pop("refused") == {}
-    assert listed == [found]
+    assert document.pop("forecast")["reason"]
+    assert [document.pop(key) for key in ("judge_trial", "panel", "review")] == [None, None, None]
+    assert sum(document.pop("unread").values()) == document["funnel"]["unparsed"] + document["funnel"]["failed"]
+    assert document.pop("refused") == {}
+    assert listed == [document]
 
 
-def test_the_table_says_the_same(original: Path, nanoflux: Callable) -> None:
-    found = nanoflux(original, "run", "show", "tour", "--json").json
+def test_run_table_agrees_with_json(original: Path, nanoflux: Callable) -> None:
+    document = nanoflux(original, "run", "show", "tour", "--json").json
     table = nanoflux(original, "run", "show", "tour")
     lines = dict(line.split(maxsplit=1) for line in table.out.splitlines() if len(line.split()) == 2)
-    assert lines["digest"] == found["digest"] and lines["run"] == found["run"]
-    assert lines["attempts"] == str(found["funnel"]["attempts"])
-    assert f"{found['kept']} of 200 in 12 turns" in table.out
+    assert lines["digest"] == document["digest"] and lines["run"] == document["run"]
+    assert lines["attempts"] == str(document["funnel"]["attempts"])
+    assert f"{document['kept']} of 200 in 12 turns" in table.out
     row = nanoflux(original, "run", "list").out.splitlines()[1].split()
-    assert row == [found["run"], "tour", "starter-genetics", "done", "12", str(found["kept"]), "200"]
+    assert row == [document["run"], "tour", "starter-genetics", "done", "12", str(document["kept"]), "200"]
 
 
-def test_json_is_one_document_on_stdout_and_the_rest_goes_to_stderr(
+def test_json_document_is_alone_on_stdout(
     home: Path, tmp_path: Path, nanoflux: Callable, together: Callable, scripted: tuple[str, ...]
 ) -> None:
     started = nanoflux(tmp_path / "new", *scripted, "--max-turns", "3", "--json")
@@ -60,7 +67,7 @@ def test_json_is_one_document_on_stdout_and_the_rest_goes_to_stderr(
         assert ended.json
 
 
-def test_examples_can_be_listed_and_followed_back_to_their_seeds(original: Path, nanoflux: Callable) -> None:
+def test_examples_show_names_seeds_and_calls(original: Path, nanoflux: Callable) -> None:
     listed = nanoflux(original, "examples", "list", "tour", "--json").json
     kept = nanoflux(original, "run", "show", "tour", "--json").json["kept"]
     assert len(listed) == kept and [entry["turn"] for entry in listed] == sorted(entry["turn"] for entry in listed)
@@ -83,7 +90,7 @@ def test_examples_can_be_listed_and_followed_back_to_their_seeds(original: Path,
     assert len(table.splitlines()) == kept + 1 and listed[0]["id"] in table
 
 
-def test_a_run_that_kept_nothing_has_no_examples_to_list(
+def test_examples_list_of_an_empty_run_exits_with_4(
     tmp_path: Path, nanoflux: Callable, scripted: tuple[str, ...]
 ) -> None:
     settings = ("--max-turns", "1", "--set", "novelty.question=-1", "--set", "novelty.solution=-1")
@@ -93,7 +100,7 @@ def test_a_run_that_kept_nothing_has_no_examples_to_list(
     assert nanoflux(tmp_path, "examples", "list", "none", "--json").json == []
 
 
-def test_verify_and_replay_say_yes_and_no(home: Path, nanoflux: Callable) -> None:
+def test_verify_and_replay_detect_a_changed_record(home: Path, nanoflux: Callable) -> None:
     digest = nanoflux(home, "run", "show", "tour", "--json").json["digest"]
     clean, same = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
     assert (clean.code, clean.json["ok"], clean.json["problems"]) == (0, True, [])
@@ -105,21 +112,21 @@ def test_verify_and_replay_say_yes_and_no(home: Path, nanoflux: Callable) -> Non
     bad, missing = (nanoflux(home, "run", word, "tour", "--json") for word in ("verify", "replay"))
     assert bad.code == 1 and not bad.json["ok"]
     count = len(bad.json["problems"])
-    assert count >= 3 and f"{count} things do not match" in bad.err
-    told = nanoflux(home, "run", "verify", "tour")
-    assert told.code == 1 and told.out.splitlines() == bad.json["problems"]
+    assert count >= 3 and f"{count} records do not match" in bad.err
+    plain_output = nanoflux(home, "run", "verify", "tour")
+    assert plain_output.code == 1 and plain_output.out.splitlines() == bad.json["problems"]
     assert missing.code == 1 and "does not remember a" in missing.err and missing.out == ""
 
 
-def test_a_replay_of_another_dataset_fails(home: Path, nanoflux: Callable) -> None:
+def test_replay_with_another_digest_fails(home: Path, nanoflux: Callable) -> None:
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("""UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
     connection.close()
     ended = nanoflux(home, "run", "replay", "tour", "--json")
-    assert ended.code == 1 and not ended.json["same"] and "another dataset" in ended.err
+    assert ended.code == 1 and not ended.json["same"] and "a different dataset" in ended.err
 
 
-def test_a_benchmark_is_imported_once_and_can_be_shown(tmp_path: Path, nanoflux: Callable) -> None:
+def test_data_import_is_repeatable_and_shown(tmp_path: Path, nanoflux: Callable) -> None:
     rows = [{"input": f"What is {n} plus {n}? {'word ' * n}", "code": f"def solution():\n    return {n} + {n}",
              "target": 2 * n} for n in range(2, 10)]  # fmt: skip
     (tmp_path / "hard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -136,7 +143,7 @@ def test_a_benchmark_is_imported_once_and_can_be_shown(tmp_path: Path, nanoflux:
     assert shown[0]["question"] in nanoflux(tmp_path / "home", "data", "show", "gsmhard").out
 
 
-def test_an_import_tells_of_restated_questions_and_skipped_rows(tmp_path: Path, nanoflux: Callable) -> None:
+def test_data_import_reports_restated_and_skipped_rows(tmp_path: Path, nanoflux: Callable) -> None:
     easy = [{"question": f"How many apples has {name}, who had 3?", "answer": "#### 3"} for name in ("Ann", "Bo")]
     hard = [{"input": "How many apples has Ann, who had 71234?", "code": "def solution():\n    return 71234",
              "target": 71234}]  # fmt: skip
@@ -153,15 +160,15 @@ def test_an_import_tells_of_restated_questions_and_skipped_rows(tmp_path: Path, 
     assert "1 items restate test items of gsm8k" in restated.err
 
 
-def test_built_in_benchmarks_are_listed_with_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:
-    found = nanoflux(tmp_path / "home", "data", "list", "--json").json
-    assert {entry["name"] for entry in found} >= {"starter", "starter-genetics", "starter-medicine"}
-    assert all(entry["splits"]["train"] > 0 and entry["splits"]["test"] > 0 for entry in found)
+def test_data_list_needs_no_ledger(tmp_path: Path, nanoflux: Callable) -> None:
+    document = nanoflux(tmp_path / "home", "data", "list", "--json").json
+    assert {entry["name"] for entry in document} >= {"starter", "starter-genetics", "starter-medicine"}
+    assert all(entry["splits"]["train"] > 0 and entry["splits"]["test"] > 0 for entry in document)
     assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
-def test_any_text_can_be_printed(home: Path, nanoflux: Callable, encoding: str) -> None:
+def test_print_json_accepts_any_text(home: Path, nanoflux: Callable, encoding: str) -> None:
     """Escapes, accents and lone surrogates, in a table and as JSON, for terminals of any encoding."""
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("UPDATE turns SET record = replace(record, 'How many', '\\u001b[31m \\ud800 ünï 😀 How')")
@@ -176,7 +183,7 @@ def test_any_text_can_be_printed(home: Path, nanoflux: Callable, encoding: str) 
         assert "\x1b" not in shown.out
 
 
-def test_a_what_if_tells_who_comes_and_goes_and_what_it_needs(home: Path, called: Callable) -> None:
+def test_what_if_lists_changes_and_missing_calls(home: Path, called: Callable) -> None:
     answered = called(home, "run", "replay", "tour", "--set", "novelty.solution=-1")
     gone = [line for line in answered.out.splitlines() if line.startswith("goes")]
     assert answered.code == 0 and "kept_novel" in answered.out and "kept_failed" not in answered.out
@@ -184,7 +191,7 @@ def test_a_what_if_tells_who_comes_and_goes_and_what_it_needs(home: Path, called
     open_ = called(home, "run", "replay", "tour", "--set", "novelty.question=0.3")
     assert "need calls that were never made" in open_.err and "attacker chat" in open_.err
     assert "run start --fork starter-genetics-" in open_.err and open_.code == 0
-    found = called(home, "run", "replay", "tour", "--set", "novelty.question=0.3", "--json").json
-    assert found["digest"] is None and found["needed"]["turns"] == len(found["unknown"]) > 0
+    document = called(home, "run", "replay", "tour", "--set", "novelty.question=0.3", "--json").json
+    assert document["digest"] is None and document["needed"]["turns"] == len(document["unknown"]) > 0
     refused = called(home, "run", "replay", "tour", "--set", "seed=3")
     assert (refused.code, refused.out) == (3, "") and "--fork" in refused.err

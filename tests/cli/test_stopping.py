@@ -62,7 +62,7 @@ def ignore_ctrl_c() -> None:
     [(signal.SIGINT, {}), (signal.SIGTERM, {}), (signal.SIGTERM, {"preexec_fn": ignore_ctrl_c})],
     ids=["Ctrl-C", "SIGTERM", "SIGTERM in the background"],
 )
-def test_an_interrupt_keeps_everything_up_to_then(
+def test_interrupt_keeps_committed_turns(
     tmp_path: Path,
     nanoflux: Callable,
     background: Callable,
@@ -83,7 +83,7 @@ def test_an_interrupt_keeps_everything_up_to_then(
     assert (resumed.code, resumed.json["digest"]) == (0, digest), resumed.err
 
 
-def test_a_second_worker_is_refused_and_the_first_goes_on(
+def test_second_worker_is_refused(
     tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str], digest: str
 ) -> None:
     process = background(tmp_path, *slow, *delayed(0.3), "--json")  # it outlasts two commands on a busy machine
@@ -97,7 +97,7 @@ def test_a_second_worker_is_refused_and_the_first_goes_on(
     assert json.loads(out)["digest"] == digest
 
 
-def test_a_killed_run_says_that_it_was_interrupted(
+def test_killed_run_is_reported_as_interrupted(
     tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str]
 ) -> None:
     process = background(tmp_path, *slow)
@@ -108,7 +108,7 @@ def test_a_killed_run_says_that_it_was_interrupted(
     assert (shown["status"], shown["message"]) == ("interrupted", "its process ended; resume it")
 
 
-def test_a_reader_that_goes_ends_a_listing_quietly(home: Path, background: Callable) -> None:
+def test_listing_ends_quietly_on_a_closed_pipe(home: Path, background: Callable) -> None:
     process = background(home, "data", "show", "starter", "--limit", "1000", "--json")
     os.read(process.stdout.fileno(), 1)
     process.stdout.close()
@@ -116,7 +116,7 @@ def test_a_reader_that_goes_ends_a_listing_quietly(home: Path, background: Calla
     assert process.wait(30) == 1 and err == ""
 
 
-def test_a_run_whose_messages_nobody_reads_any_more_can_be_resumed(
+def test_run_with_closed_stderr_can_be_resumed(
     tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str], digest: str
 ) -> None:
     process = background(tmp_path, *slow)
@@ -166,7 +166,7 @@ def full_disks(tmp_path_factory: pytest.TempPathFactory, scripted: tuple[str, ..
 
 
 @pytest.mark.parametrize("size", SIZES, ids=SIZES.get)
-def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_room(full_disks: dict, size: str) -> None:
+def test_run_resumes_after_a_full_disk(full_disks: dict, size: str) -> None:
     done = full_disks[size]
     codes = [line for line in done.stdout.splitlines() if line.startswith("code=")]
     assert codes == ["code=1", "code=0", "code=0"], done.stdout + done.stderr

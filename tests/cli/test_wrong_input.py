@@ -178,14 +178,12 @@ def wrong(give: Callable, name: str, folder: Path, home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_named_and_leaves_nothing_behind(
-    folder: Path, tmp_path: Path, called: Callable, name: str
-) -> None:
+def test_wrong_input_is_named_and_creates_nothing(folder: Path, tmp_path: Path, called: Callable, name: str) -> None:
     wrong(called, name, folder, tmp_path / "home")
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_so_it_is_in_a_process_of_its_own(folder: Path, tmp_path: Path, nanoflux: Callable, name: str) -> None:
+def test_wrong_input_is_named_in_a_subprocess(folder: Path, tmp_path: Path, nanoflux: Callable, name: str) -> None:
     wrong(nanoflux, name, folder, tmp_path / "home")
 
 
@@ -195,7 +193,7 @@ def test_so_it_is_in_a_process_of_its_own(folder: Path, tmp_path: Path, nanoflux
      ("examples", "show"), ("report",), ("train",)],
     ids=" ".join,
 )  # fmt: skip
-def test_what_is_not_there_is_not_matched(home: Path, called: Callable, arguments: tuple[str, ...]) -> None:
+def test_missing_names_exit_with_4(home: Path, called: Callable, arguments: tuple[str, ...]) -> None:
     assert_told(called(home, *arguments, "nobody"), 4, "no (run|example) 'nobody'")
 
 
@@ -203,9 +201,7 @@ def test_what_is_not_there_is_not_matched(home: Path, called: Callable, argument
 
 
 @pytest.mark.parametrize("arguments", [("run", "list"), (*START,), ("run", "resume", "tour")], ids=lambda a: a[1])
-def test_a_ledger_from_a_newer_version_is_left_alone(
-    home: Path, nanoflux: Callable, arguments: tuple[str, ...]
-) -> None:
+def test_newer_ledger_is_refused_unchanged(home: Path, nanoflux: Callable, arguments: tuple[str, ...]) -> None:
     with sqlite3.connect(home / "ledger.db") as connection:
         connection.execute("INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('nanoflux', 'm901_x')")
     connection.close()
@@ -215,7 +211,7 @@ def test_a_ledger_from_a_newer_version_is_left_alone(
 
 
 @pytest.mark.parametrize("arguments", [("run", "list"), (*START,)], ids=lambda a: a[1])
-def test_a_file_that_is_no_ledger_is_left_alone(tmp_path: Path, nanoflux: Callable, arguments: tuple[str, ...]) -> None:
+def test_foreign_file_is_refused_unchanged(tmp_path: Path, nanoflux: Callable, arguments: tuple[str, ...]) -> None:
     (tmp_path / "ledger.db").write_text("dear diary\n" * 100)
     assert_told(nanoflux(tmp_path, *arguments), 1, "not a readable ledger.*restore a backup")
     assert (tmp_path / "ledger.db").read_text() == "dear diary\n" * 100
@@ -224,14 +220,14 @@ def test_a_file_that_is_no_ledger_is_left_alone(tmp_path: Path, nanoflux: Callab
 # Homes
 
 
-def test_a_home_below_a_file_cannot_be(tmp_path: Path, nanoflux: Callable) -> None:
+def test_home_below_a_file_is_refused(tmp_path: Path, nanoflux: Callable) -> None:
     (tmp_path / "file").write_text("mine")
     ended = nanoflux(tmp_path / "file" / "home", *START)
     assert_told(ended, 2, r"home folder .*/file/home cannot be written: Not a directory.*--home or NANOFLUX_HOME")
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_home_that_is_mounted_read_only_is_named(tmp_path: Path, nanoflux: Callable) -> None:
+def test_read_only_home_is_named(tmp_path: Path, nanoflux: Callable) -> None:
     """For root too, which no permission keeps out."""
     script = f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec "$@"'
     if subprocess.run(
@@ -242,7 +238,7 @@ def test_a_home_that_is_mounted_read_only_is_named(tmp_path: Path, nanoflux: Cal
     assert_told(ended, 2, "cannot be written: Read-only file system")
 
 
-def test_a_home_of_somebody_else_is_named(tmp_path: Path, nanoflux: Callable) -> None:
+def test_home_of_another_user_is_named(tmp_path: Path, nanoflux: Callable) -> None:
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
     if (
         nobody
@@ -253,7 +249,7 @@ def test_a_home_of_somebody_else_is_named(tmp_path: Path, nanoflux: Callable) ->
     assert_told(nanoflux(tmp_path / "home", *START, prefix=nobody), 2, "cannot be written: Permission denied")
 
 
-def test_a_user_without_a_home_directory_is_told_what_to_set(tmp_path: Path, nanoflux: Callable) -> None:
+def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callable) -> None:
     """As in a container: no HOME, and no entry for the account."""
     nobody = ("unshare", "-U", "--map-user=54321", "--map-group=54321")
     if subprocess.run([*nobody, "true"], capture_output=True).returncode:
@@ -270,7 +266,7 @@ def test_a_user_without_a_home_directory_is_told_what_to_set(tmp_path: Path, nan
 # Other programs' output
 
 
-def test_a_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callable, tiny_base: Path) -> None:
+def test_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callable, tiny_base: Path) -> None:
     """Libraries draw bars of their own while they read and convert weights."""
     (tmp_path / "rows.jsonl").write_text(
         '{"prompt": "1 and 1?", "completion": "2"}\n{"prompt": "2?", "completion": "3"}\n'
@@ -283,7 +279,7 @@ def test_a_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Calla
         assert ended.code == 0 and not re.search(r"[\r\x1b]|\d%\|", ended.out + ended.err), ended.err
 
 
-def test_colours_of_other_programs_are_taken_out_of_messages() -> None:
+def test_colour_codes_are_removed_from_messages() -> None:
     assert plain("\x1b[31mError\x1b[0m: \x1b[1;4mgone\x1b[m") == "Error: gone"
     assert plain("\x1b]0;title\x07") == "�]0;title�", "what is no colour stays visible"
 
@@ -302,7 +298,7 @@ judge = {{ endpoint = "server" }}
 """
 
 
-def test_a_port_that_does_not_answer_is_named_and_the_run_can_go_on(tmp_path: Path, nanoflux: Callable) -> None:
+def test_unreachable_port_is_named_and_the_run_resumes(tmp_path: Path, nanoflux: Callable) -> None:
     with socket.socket() as taken:  # bound and not listening: whoever connects is refused
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
