@@ -1,4 +1,4 @@
-"""The attacker as a model (paper §3, A.2.1): seeds in, a new question with its solution and answer out."""
+"""The attacker as a model (paper §3, A.2.1): it builds a new question with its solution and answer from seeds."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from nanoflux_local.transcript import Attack, Seed
 
 @dataclass(frozen=True, slots=True)
 class ModelAttacker:
-    """Stitches concepts by prompt. A reply that cannot be read is one attempt, and not asked again."""
+    """Stitches concepts by prompt. An unreadable reply ends the attempt; it is not requested again."""
 
     domain: Domain
     player: Player
@@ -41,7 +41,7 @@ class ModelAttacker:
 
 
 def attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Message, ...]:
-    """The conversation an attacker sees: worked attacks first, where the domain has any."""
+    """The conversation that the attacker sees: the domain's worked attacks, then the prompt with the seeds."""
     messages: list[Message] = []
     for worked in domain.attacks:
         material = [Seed(str(number), domain.name, text, "") for number, text in enumerate(worked.material)]
@@ -55,16 +55,16 @@ def _prompt_message(domain: Domain, seeds: Sequence[Seed], first: bool) -> Messa
 
 
 def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
-    """The attack in a reply; its answer must be of the domain's kind and is rewritten in its plain form."""
+    """Read the attack in a reply. Its answer must be of the domain's kind and is rewritten in its plain form."""
     sections = read_sections(text, domain.sections.attacker, once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return sections
     bracketed = {name: content for name, content in sections.items() if re.fullmatch(r"\[[^][]*\]", content)}
-    if bracketed:  # the prompt describes each section in brackets, and small models write between them
-        own = refuse_descriptions(bracketed, _prompt_message(domain, (), first=True).content.__contains__)
-        if isinstance(own, Unparsed):
-            return own
-        sections |= {name: content[1:-1].strip() for name, content in own.items()}
+    if bracketed:  # the prompt describes sections in brackets, and small models keep the brackets
+        kept_sections = refuse_descriptions(bracketed, _prompt_message(domain, (), first=True).content.__contains__)
+        if isinstance(kept_sections, Unparsed):
+            return kept_sections
+        sections |= {name: content[1:-1].strip() for name, content in kept_sections.items()}
     answer = plain_answer(domain, sections["ANSWER"])
     if answer is None:
         return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}")
@@ -76,7 +76,7 @@ def read_attack(domain: Domain, text: str) -> Attack | Unparsed:
 
 
 def plain_answer(domain: Domain, text: str) -> str | None:
-    """An answer in its machine-readable form (SPEC §6), or None where the text does not state exactly one."""
+    """Read an answer in its machine-readable form (SPEC §6); None if the text does not state exactly one."""
     if domain.answer == "number":
         number = read_number(text)
         return None if number is None else answer_number(number)

@@ -1,4 +1,4 @@
-"""What all roles share: who plays, the seeds of a turn's draws, and asking until a reply can be read."""
+"""What all roles share: the player, the random draws of an attempt, and requests repeated until a reply is readable."""
 
 import random
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from nanoflux_local.roles.sections import Refused, Unparsed
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict
 
 T = TypeVar("T")
-Ask = Callable[[int], ChatRequest]
-"""A request that lacks only its seed."""
+MakeRequest = Callable[[int], ChatRequest]
+"""Makes the request for a sampling seed."""
 _AS_JSON = (
     "Give the sections as one JSON object instead: each section's name is a key, spaces in it become underscores, "
     "and its text is the value."
@@ -24,7 +24,9 @@ _AS_JSON = (
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """The source of everything random in one attempt: (run seed, turn, attempt), so that repeats stay repeats."""
+    """The source of everything random in one attempt. It depends only on (run seed, turn, attempt), so that a replay
+    draws the same values.
+    """
 
     run_seed: int
     turn: int
@@ -35,12 +37,12 @@ class Draw:
         return derive_seed(self.run_seed, self.turn, self.attempt, step, retry)
 
     def rng(self, step: str) -> random.Random:
-        """A generator for one step of a built-in program."""
+        """A random generator for one step of a built-in program."""
         return random.Random(self.seed(step))
 
 
 class Judge(Protocol):
-    """Validates attacks and evaluates defences; `evidence` is what the informing checks looked up."""
+    """Validates attacks and evaluates defences. `evidence` comes from the checks that inform the judge."""
 
     @property
     def name(self) -> str: ...
@@ -56,10 +58,10 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """A model in a role: the endpoint's name in the profile, its identity, and how its replies are drawn.
+    """A model in a role: its endpoint's name in the profile, its identity, and how its replies are sampled.
 
-    A `structured` one is asked for the same sections as the keys of a JSON object, which its server sees to. One that
-    `thinks` reasons before it answers, within the room that its endpoint's `reasoning_tokens` add to `sampling`.
+    A `structured` player is asked for a JSON object with the sections as keys, and its server enforces the form. A
+    player that `thinks` reasons before it answers; `sampling.max_tokens` includes its endpoint's `reasoning_tokens`.
     """
 
     name: str
@@ -69,31 +71,32 @@ class Player:
     thinks: bool = False
 
     def request(self, messages: tuple[Message, ...], seed: int, sections: tuple[str, ...]) -> ChatRequest:
-        """The request for a reply of these sections."""
+        """The request for a reply with these sections."""
         if not self.structured:
             return ChatRequest(self.identity, messages, self.sampling, seed)
-        asked = replace(messages[-1], content=f"{messages[-1].content}\n\n{_AS_JSON}")
-        return ChatRequest(self.identity, (*messages[:-1], asked), self.sampling, seed, sections)
+        last = replace(messages[-1], content=f"{messages[-1].content}\n\n{_AS_JSON}")
+        return ChatRequest(self.identity, (*messages[:-1], last), self.sampling, seed, sections)
 
-    def asking(self, messages: tuple[Message, ...], sections: tuple[str, ...]) -> Ask:
+    def request_maker(self, messages: tuple[Message, ...], sections: tuple[str, ...]) -> MakeRequest:
+        """The same request for any seed."""
         return lambda seed: self.request(messages, seed, sections)
 
     @property
     def continues(self) -> bool:
-        """Whether the endpoint goes on with a reply that was begun for it, as a last message of the assistant. A reply
-        that is begun with its answer leaves no place for thoughts.
+        """Whether the endpoint can continue a reply whose beginning is sent as a last assistant message. A player that
+        thinks is never continued: a reply that begins with its answer leaves no place for reasoning.
         """
         return not self.thinks and continues_replies(self.identity.interface)
 
     def continuation(
-        self, messages: tuple[Message, ...], begun: str, seed: int, max_tokens: int, stop: tuple[str, ...]
+        self, messages: tuple[Message, ...], beginning: str, seed: int, max_tokens: int, stop: tuple[str, ...]
     ) -> ChatRequest:
-        """The request for what follows `begun`."""
+        """The request for the text that follows `beginning`."""
         sampling = replace(self.sampling, max_tokens=max_tokens, stop=(*stop, *self.sampling.stop))
-        return ChatRequest(self.identity, (*messages, Message("assistant", begun)), sampling, seed)
+        return ChatRequest(self.identity, (*messages, Message("assistant", beginning)), sampling, seed)
 
     def find_cut(self, reply: ChatReply) -> Unparsed | None:
-        """Why a reply that ended inside its reasoning holds no answer, with the key to raise; None for any other."""
+        """Why a reply that ended inside its reasoning has no answer, and which setting to raise; None for others."""
         if not ends_in_reasoning(storable(reply.text), reply.finish):
             return None
         tokens, key = reply.completion_tokens or reply.reasoning_tokens, f"endpoints.{self.name}.reasoning_tokens"
@@ -101,11 +104,11 @@ class Player:
             return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens; raise {key}")
         if self.thinks:
             return Unparsed(f"ended inside its reasoning after {tokens} tokens, without an answer")
-        return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens, where a stop string may stand; set {key}")
+        return Unparsed(f"{CUT_IN_REASONING} after {tokens} tokens, perhaps at a stop string; set {key}")
 
 
 async def ask(request: ChatRequest, call: Call) -> ChatReply | Refused:
-    """The reply to a request, or why the endpoint refuses its prompt."""
+    """Send a request. Returns the reply, or why the endpoint refuses the prompt."""
     try:
         return await call(request)
     except PromptRefusedError as error:
@@ -114,15 +117,15 @@ async def ask(request: ChatRequest, call: Call) -> ChatReply | Refused:
 
 async def ask_until_read(
     player: Player,
-    make_request: Ask,
+    make_request: MakeRequest,
     read: Callable[[ChatReply], T | Unparsed],
     draw: Draw,
     step: str,
     retries: int,
     call: Call,
 ) -> T | Unparsed:
-    """Ask, and ask again with another seed while the reply cannot be read; at most `retries` more times (SPEC §6). A
-    prompt that is refused is not asked again: no seed changes it.
+    """Send a request, and repeat it with another seed while the reply is unreadable, at most `retries` more times
+    (SPEC §6). A refused prompt is not repeated: another seed does not change it.
     """
     read_reply: T | Unparsed = Unparsed("not asked")
     for retry in range(retries + 1):

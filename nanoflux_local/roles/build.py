@@ -1,6 +1,6 @@
-"""Builds the judge of a run from its configuration: a program, a model or a panel, with its checks and its rater.
+"""Builds a run's judge and rater from its configuration. The judge is a program, a model or a panel, with checks.
 
-Needs identities, not endpoints, so that a replay can build the judge too.
+Needs identities and no live endpoints, so that a replay can build the judge too.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ from nanoflux_local.roles.quality import Rater
 def build_judge(
     config: RunConfig, domain: Domain, identities: Mapping[str, Identity], player: Callable[[str], Player]
 ) -> Judge:
-    """The judge of a run. `player` binds an endpoint's name; in a panel, the endpoint of the judge's role runs the
-    checks.
+    """Build the judge of a run. `player` binds an endpoint's name to the judge's role. A panel's checks are run by the
+    endpoint of the judge's role.
 
     Raises:
         ConfigError: `judge.checks` names a check that does not exist.
-        RefusedError: the run was started without a panel member or a tool that is now asked for.
+        RefusedError: the run was started without a panel member or a tool that the configuration needs.
     """
     rules, chair = config.judge, config.roles.judge.endpoint
     if chair == PROGRAM:
@@ -39,6 +39,6 @@ def build_judge(
 
 
 def build_rater(config: RunConfig, domain: Domain, player: Callable[[str], Player]) -> Rater | None:
-    """The judge as rater of the kept examples' reasoning, or None if it is a program or rates nothing."""
+    """Build the rater of kept examples' reasoning, or None if `judge.quality` is off or a program judges."""
     chair = config.roles.judge.endpoint
     return Rater(domain, player(chair), config.retries.parse) if config.judge.quality and chair != PROGRAM else None

@@ -1,6 +1,6 @@
 """A judge with checks: some inform it before it judges, the others examine what it accepted.
 
-Owns how findings change a verdict. Each check is a separate look, and none of them guesses.
+Owns how findings change a verdict. Checks are independent of each other and of the judge.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Finding, 
 
 @dataclass(frozen=True, slots=True)
 class CheckingJudge:
-    """Judges as `judge` does, with the findings of `checks` in its verdict."""
+    """Wraps `judge`: adds the findings of `checks` to its verdicts, and rejects an attack that a check contradicts."""
 
     judge: Judge
     checks: tuple[Check, ...] = ()
@@ -26,9 +26,9 @@ class CheckingJudge:
     async def validate(
         self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
     ) -> Verdict | Doubt | Unparsed:
-        """A question that the judge rejects stays rejected; one that it accepts is rejected if a check contradicts it.
+        """Reject an attack that the judge rejects or that a check contradicts.
 
-        The judge never sees what the later checks find, so its word and theirs stay independent.
+        The judge never sees the findings of the checks after it, so that verdict and findings stay independent.
         """
         informing = [check for check in self.checks if check.informs]
         findings = [await check.examine(attack, draw, call) for check in informing]

@@ -1,4 +1,4 @@
-"""The defender (paper §3, A.2.2): sees the question alone and answers in sections, each within its token budget."""
+"""The defender (paper §3, A.2.2): sees only the question and answers in sections, each within its token budget."""
 
 import re
 from dataclasses import dataclass, replace
@@ -7,19 +7,19 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, CutRequest, Message, storable
-from nanoflux_local.roles.base import Ask, Draw, Player, ask_until_read
+from nanoflux_local.roles.base import Draw, MakeRequest, Player, ask_until_read
 from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descriptions, sections_text
 from nanoflux_local.transcript import Defence
 
 OVERHEAD_TOKENS = 32
-"""Room for the sections' names beside their budgets."""
+"""Tokens for the sections' names, on top of their budgets."""
 DEFAULT_BUDGET = 500
 _LENGTH = re.compile(r"\(at most \d+ tokens\)")
-"""How the prompt's description of a section ends: a section that holds it is the description, given back."""
+"""The end of the prompt's description of a section. A reply's section with these words repeats the description."""
 
 
 def defender_messages(domain: Domain, budgets: dict[str, int], question: str) -> tuple[Message, ...]:
-    """The conversation a defender sees; the same one trains and evaluates the tuned model."""
+    """The conversation that the defender sees. The tuned model is trained and evaluated with the same one."""
     messages: list[Message] = []
     for example in domain.examples:
         messages.append(_prompt_message(domain, budgets, example.question, first=not messages))
@@ -33,13 +33,13 @@ def _prompt_message(domain: Domain, budgets: dict[str, int], question: str, firs
 
 
 def reply_budget(domain: Domain, budgets: dict[str, int]) -> int:
-    """Tokens that a whole reply may take."""
+    """The most tokens of a whole reply."""
     return sum(budgets.get(name, DEFAULT_BUDGET) for name in domain.sections.defender) + OVERHEAD_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
 class Defender:
-    """Solves a question; what cannot be read is asked again."""
+    """Solves a question; an unreadable reply is requested again."""
 
     domain: Domain
     player: Player
@@ -53,28 +53,30 @@ class Defender:
     async def defend(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed:
         messages = defender_messages(self.domain, self.budgets, question)
         if self.player.continues:
-            return await self._by_sections(messages, draw, call)
-        asked = self.player.asking(messages, self.domain.sections.defender)
-        sections = await ask_until_read(self.player, asked, self._read_reply, draw, "defence", self.retries, call)
+            return await self._defend_by_sections(messages, draw, call)
+        make_request = self.player.request_maker(messages, self.domain.sections.defender)
+        sections = await ask_until_read(
+            self.player, make_request, self._read_reply, draw, "defence", self.retries, call
+        )
         if isinstance(sections, Unparsed):
             return sections
-        cut = {name: await self._within_budget(name, text, call) for name, text in sections.items()}
+        cut = {name: await self._cut_to_budget(name, text, call) for name, text in sections.items()}
         over = tuple(name for name, text in sections.items() if cut[name] != text)
         return Defence(cut["SOLUTION"], cut["ANSWER"], cut.get("ANALYSIS", ""), over)
 
-    async def _by_sections(self, messages: tuple[Message, ...], draw: Draw, call: Call) -> Defence | Unparsed:
-        """Ask section by section: each is begun with its name and ends at its budget, so that none can be missing.
+    async def _defend_by_sections(self, messages: tuple[Message, ...], draw: Draw, call: Call) -> Defence | Unparsed:
+        """Ask for one section after the other. Each request ends with the section's name, so no section can be missing.
 
-        This is how the budgets are enforced where an endpoint goes on with a begun reply; a small model that rambles
-        still comes to an answer.
+        An endpoint that continues replies enforces the budgets this way; a small model that rambles still reaches its
+        answer.
         """
         texts: dict[str, str] = {}
         cut: list[str] = []
         for name in self.domain.sections.defender:
             reply = await ask_until_read(
                 self.player,
-                self._section(messages, texts, name),
-                _not_empty,
+                self._section_request(messages, texts, name),
+                _refuse_empty,
                 draw,
                 f"defence-{name}",
                 self.retries,
@@ -86,20 +88,20 @@ class Defender:
             cut += [name] if reply.finish == "length" else []
         return Defence(texts["SOLUTION"], texts["ANSWER"], texts.get("ANALYSIS", ""), tuple(cut))
 
-    def _section(self, messages: tuple[Message, ...], texts: dict[str, str], name: str) -> Ask:
-        """The request for one section, after those that were told: it ends where the next one would begin."""
+    def _section_request(self, messages: tuple[Message, ...], texts: dict[str, str], name: str) -> MakeRequest:
+        """The request for the section after those in `texts`. The reply stops before the next section's name."""
         names = self.domain.sections.defender
         stop = tuple(f"\n{later}:" for later in names[names.index(name) + 1 :]) or ("\n",)
-        begun = sections_text({**texts, name: ""}).rstrip()
+        beginning = sections_text({**texts, name: ""}).rstrip()
         budget = self.budgets.get(name, DEFAULT_BUDGET)
-        return lambda seed: self.player.continuation(messages, begun, seed, budget, stop)
+        return lambda seed: self.player.continuation(messages, beginning, seed, budget, stop)
 
     def _read_reply(self, reply: ChatReply) -> dict[str, str] | Unparsed:
         sections = read_sections(reply.text, self.domain.sections.defender, once=("ANSWER",))
         return sections if isinstance(sections, Unparsed) else refuse_descriptions(sections, _LENGTH.search)
 
-    async def _within_budget(self, name: str, text: str, call: Call) -> str:
-        """The part of a section that lies within its budget, counted with the endpoint's own tokenizer."""
+    async def _cut_to_budget(self, name: str, text: str, call: Call) -> str:
+        """The beginning of a section that is within its budget, counted with the endpoint's tokenizer."""
         budget = self.budgets.get(name)
         if budget is None or len(text.encode()) <= budget:  # a token is at least one byte
             return text
@@ -110,5 +112,5 @@ def _visible(reply: ChatReply) -> str:
     return storable(strip_reasoning(reply.text)).strip()
 
 
-def _not_empty(reply: ChatReply) -> ChatReply | Unparsed:
+def _refuse_empty(reply: ChatReply) -> ChatReply | Unparsed:
     return reply if _visible(reply) else Unparsed("nothing was written")

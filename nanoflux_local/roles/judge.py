@@ -1,6 +1,6 @@
-"""The judge as a model (paper §3, A.2.3-4): validates attacks and evaluates defences; low confidence asks again.
+"""The judge as a model (paper §3, A.2.3-4): validates attacks and evaluates defences; low confidence is asked again.
 
-It never guesses: a reply without a readable decision and confidence is `Unparsed`, three doubtful ones are `Doubt`.
+It never guesses: a reply without a readable decision and confidence is `Unparsed`, too many doubtful ones are `Doubt`.
 """
 
 import re
@@ -17,7 +17,7 @@ from nanoflux_local.roles.base import Draw, Player, ask_until_read
 from nanoflux_local.roles.sections import Unparsed, read_sections
 from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict
 
-Read = Callable[[ChatReply], Verdict | Unparsed]
+ReadVerdict = Callable[[ChatReply], Verdict | Unparsed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class ModelJudge:
     async def validate(
         self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
     ) -> Verdict | Doubt | Unparsed:
-        """VALID only if the question is clear and sufficient, and solution and answer hold (paper A.2.4)."""
+        """Decide whether the question is clear and sufficient, and its solution and answer right (paper A.2.4)."""
         prompt = self.domain.render("validation", {"attack": attack, "evidence": evidence})
         return await self._ask_until_confident(prompt, self._read_validation, draw, "validation", call)
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
-        """Strict: the right answer by valid steps. Soft: a sound approach (paper §3, A.2.3)."""
+        """Decide whether the answer is right by valid steps (strict) and the approach sound (soft; paper A.2.3)."""
         prompt = self.domain.render("evaluation", {"attack": attack, "defence": defence})
         verdict = await self._ask_until_confident(prompt, self._read_evaluation, draw, "evaluation", call)
         if not isinstance(verdict, Verdict):
@@ -52,7 +52,7 @@ class ModelJudge:
         return verdict
 
     async def _ask_until_confident(
-        self, prompt: str, read: Read, draw: Draw, step: str, call: Call
+        self, prompt: str, read: ReadVerdict, draw: Draw, step: str, call: Call
     ) -> Verdict | Doubt | Unparsed:
         confidences: list[float] = []
         for strike in range(self.rules.strikes):
@@ -60,8 +60,10 @@ class ModelJudge:
             if confidences:
                 text += "\n\n" + self.domain.render("confidence", {"confidence": confidences[-1]})
             sections = getattr(self.domain.sections, step)
-            asked = self.player.asking((Message("user", text),), sections)
-            verdict = await ask_until_read(self.player, asked, read, draw, f"{step}-{strike}", self.retries, call)
+            make_request = self.player.request_maker((Message("user", text),), sections)
+            verdict = await ask_until_read(
+                self.player, make_request, read, draw, f"{step}-{strike}", self.retries, call
+            )
             if isinstance(verdict, Unparsed):
                 return verdict
             if verdict.confidence >= self.rules.confidence:
@@ -87,7 +89,7 @@ class ModelJudge:
 
 
 def read_verdict(sections: dict[str, str], yes: str, no: str) -> Verdict | Unparsed:
-    """Decision, confidence and explanation; anything but exactly one of `yes` and `no` is no decision."""
+    """Read decision, confidence and explanation. A decision is exactly one of the words `yes` and `no`."""
     decision = _first_word(sections["DECISION"])
     others = {yes, no} & set(re.findall(r"[A-Z]+", sections["DECISION"].upper()))
     if decision not in (yes, no) or len(others) > 1:
@@ -99,7 +101,7 @@ def read_verdict(sections: dict[str, str], yes: str, no: str) -> Verdict | Unpar
 
 
 def read_confidence(text: str) -> float | None:
-    """A confidence in [0, 1]; "95%" is 0.95. A bare 95, "1/10" and "0,95" are no confidences."""
+    """Read a confidence in [0, 1]; "95%" is 0.95. A bare 95, "1/10" and "0,95" give None."""
     match = re.match(r"[\s*_`(]*(\d+(?:\.\d+)?|\.\d+)(?![.,]?\d|\s*(?:/|out\s+of\b))\s*(%?)", text)
     if match is None:
         return None
@@ -108,7 +110,7 @@ def read_confidence(text: str) -> float | None:
 
 
 def same_answer(domain: Domain, answer: str, expected: str) -> bool | None:
-    """Whether two answers are the same where a machine can tell; None for free text."""
+    """Whether two numbers or letters are the same answer; None in a domain of free text, which needs a judge."""
     if domain.answer == "text":
         return None
     if domain.answer == "choice":

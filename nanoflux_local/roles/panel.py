@@ -1,7 +1,7 @@
-"""A panel: several judges on the same thing, each by itself; its word is the majority's, or its least sure member's.
+"""A panel: several judges decide independently; the verdict is the majority's, or that of the least confident member.
 
-Each member's vote stands in the verdict. A member that could not judge has no vote; where the votes settle nothing, the
-panel is in doubt.
+The verdict records each member's vote. A member without a verdict has no vote. If the votes settle nothing, the panel
+is in doubt.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Rule = Literal["majority", "minimum"]
 
 @dataclass(frozen=True, slots=True)
 class PanelJudge:
-    """Its members are asked one after another, so that a turn's calls stay in order."""
+    """Asks its members one after another, so that a turn's calls are always made in the same order."""
 
     members: tuple[Judge, ...]
     rule: Rule = "majority"
@@ -30,45 +30,47 @@ class PanelJudge:
     async def validate(
         self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
     ) -> Verdict | Doubt | Unparsed:
-        return self._word([await member.validate(attack, draw, call, evidence) for member in self.members])
+        return self._combine([await member.validate(attack, draw, call, evidence) for member in self.members])
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
-        return self._word([await member.evaluate(attack, defence, draw, call) for member in self.members])
+        return self._combine([await member.evaluate(attack, defence, draw, call) for member in self.members])
 
-    def _word(self, heard: Sequence[Verdict | Doubt | Unparsed]) -> Verdict | Doubt | Unparsed:
-        if all(isinstance(result, Unparsed) for result in heard):
-            return heard[0]
-        return combine_verdicts(self.rule, [member.name for member in self.members], heard)
+    def _combine(self, results: Sequence[Verdict | Doubt | Unparsed]) -> Verdict | Doubt | Unparsed:
+        if all(isinstance(result, Unparsed) for result in results):
+            return results[0]
+        return combine_verdicts(self.rule, [member.name for member in self.members], results)
 
 
-def combine_verdicts(rule: Rule, names: Sequence[str], heard: Sequence[Verdict | Doubt | Unparsed]) -> Verdict | Doubt:
-    """The panel's word. By majority: what more than half of all members say, with the mean of their confidences. By
-    the least sure: positive where all say so, with the lowest confidence, and in doubt where any could not judge.
+def combine_verdicts(
+    rule: Rule, names: Sequence[str], results: Sequence[Verdict | Doubt | Unparsed]
+) -> Verdict | Doubt:
+    """Combine the members' results. "majority": the decision of more than half of all members, with the mean of their
+    confidences. "minimum": positive if all members are, with the lowest confidence; in doubt if any has no verdict.
     """
-    votes = tuple(_vote(name, result) for name, result in zip(names, heard, strict=True))
-    verdicts = [result for result in heard if isinstance(result, Verdict)]
+    votes = tuple(_build_vote(name, result) for name, result in zip(names, results, strict=True))
+    verdicts = [result for result in results if isinstance(result, Verdict)]
     positive = [verdict for verdict in verdicts if verdict.positive]
     negative = [verdict for verdict in verdicts if not verdict.positive]
     if rule == "minimum":
-        if len(verdicts) < len(heard):
-            return _doubt(heard)
+        if len(verdicts) < len(results):
+            return _combine_doubt(results)
         side, confidence = negative or positive, min(verdict.confidence for verdict in verdicts)
     else:
         side = max(positive, negative, key=len)
-        if 2 * len(side) <= len(heard):
-            return _doubt(heard)
+        if 2 * len(side) <= len(results):
+            return _combine_doubt(results)
         confidence = sum(verdict.confidence for verdict in side) / len(side)
     return Verdict(
         side is not negative and bool(positive),
         round(confidence, 4),
         side[0].explanation,
-        soft=_most([verdict.soft for verdict in verdicts]),
+        soft=_majority_reading([verdict.soft for verdict in verdicts]),
         asked=max(verdict.asked for verdict in side),
         votes=votes,
     )
 
 
-def _vote(name: str, result: Verdict | Doubt | Unparsed) -> Vote:
+def _build_vote(name: str, result: Verdict | Doubt | Unparsed) -> Vote:
     if isinstance(result, Verdict):
         return Vote(name, result.positive, result.confidence, result.explanation)
     if isinstance(result, Doubt):
@@ -76,15 +78,15 @@ def _vote(name: str, result: Verdict | Doubt | Unparsed) -> Vote:
     return Vote(name, None, 0.0, result.reason)
 
 
-def _doubt(heard: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
+def _combine_doubt(results: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
     return Doubt(tuple(
         result.confidence if isinstance(result, Verdict) else max(result.confidences)
-        for result in heard if not isinstance(result, Unparsed)
+        for result in results if not isinstance(result, Unparsed)
     ))  # fmt: skip
 
 
-def _most(readings: Sequence[bool | None]) -> bool | None:
-    """The soft reading of more than half of those that read it at all; None where they are even."""
+def _majority_reading(readings: Sequence[bool | None]) -> bool | None:
+    """The soft reading of more than half of the members that gave one; None if they are even."""
     read = [reading for reading in readings if reading is not None]
     yes = sum(read)
     return None if 2 * yes == len(read) else 2 * yes > len(read)

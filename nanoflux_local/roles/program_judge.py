@@ -1,6 +1,6 @@
-"""The built-in judge: validates by running the solution's program, evaluates by comparing answers. Believes nobody.
+"""The built-in judge: a program that validates by running the attack's program, and evaluates by comparing answers.
 
-It judges answers only: reasoning is not looked at, so `soft` stays unjudged.
+It judges answers only. It does not read the reasoning, so its verdicts have no `soft` reading.
 """
 
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from nanoflux_local.transcript import Attack, Conclusion, Defence, Exhibit, Find
 
 @dataclass(frozen=True, slots=True)
 class ProgramJudge:
-    """Needs attacks that carry a program."""
+    """Judges attacks that carry a program."""
 
     sandbox: Identity
     wall_s: float
     name: str = PROGRAM
 
     async def validate(self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()) -> Verdict:
-        """VALID when the program runs and its last line is the attack's answer within SPEC §6's tolerance."""
-        del draw, evidence  # nothing here is random, or believed
+        """Accept the attack if its program runs and the last line printed is its answer (tolerance: SPEC §6)."""
+        del draw, evidence  # a program neither draws nor reads evidence
         reply = await call(PythonRequest(self.sandbox, attack.program, self.wall_s))
         if reply.status != "ok":
-            why = f"the program ended with {reply.status}"
-            return Verdict(False, 1.0, why, findings=(_finding("not checked", reply.stderr.strip()[-400:]),))
+            explanation = f"the program ended with {reply.status}"
+            return Verdict(False, 1.0, explanation, findings=(_finding("not checked", reply.stderr.strip()[-400:]),))
         printed = reply.stdout.strip().splitlines()[-1:] or [""]
         agrees = same_number(printed[0], attack.answer)
         detail = f"the program printed {printed[0][:80]}, the attack says {attack.answer}"
         return Verdict(agrees, 1.0, detail, findings=(_finding("supports" if agrees else "contradicts", detail),))
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict:
-        """CORRECT when the defender's answer is one number that agrees with the attack's."""
+        """Accept the defence if its answer is one number that equals the attack's."""
         del draw, call
         right = same_number(defence.answer, attack.answer)
         stated = "no single number" if read_number(defence.answer) is None else defence.answer[:80]

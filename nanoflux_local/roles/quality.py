@@ -1,6 +1,7 @@
 """Reasoning quality (paper A.4): five dimensions from 1 to 5, their weighted mean, and its level, L1 to L5.
 
-Rates the solutions of kept examples; a rating that cannot be read is none, and changes nothing but the level.
+Rates the solutions of kept examples. Ratings do not affect which are kept. An example without a readable rating
+has no level.
 """
 
 import re
@@ -16,14 +17,14 @@ from nanoflux_local.transcript import Attack, Quality
 WEIGHTS = {"ORGANIZATION": 1.2, "TRANSITIONS": 1.0, "VERIFICATION": 1.0, "ELABORATION": 0.8, "CLARITY": 0.9}
 SECTIONS = (*WEIGHTS, "EXPLANATION")
 LEVELS = (1.5, 2.5, 3.5, 4.5)
-"""Where L2, L3, L4 and L5 begin."""
+"""The lowest scores of L2, L3, L4 and L5."""
 ACCEPTABLE = 3.0
 _RATING = re.compile(r"[\s*_`(]*([1-5](?:\.\d+)?)(?![\d.]*\d|\s*(?:-|–|to)\s*\d)(?:\s*(?:/|out\s+of)\s*5\b)?(?!\s*/)")
 
 
 @dataclass(frozen=True, slots=True)
 class Rater:
-    """The judge as a rater of reasoning."""
+    """Asks the judge's endpoint to rate reasoning."""
 
     domain: Domain
     player: Player
@@ -35,8 +36,8 @@ class Rater:
 
     async def rate(self, attack: Attack, draw: Draw, call: Call) -> Quality | Unparsed:
         prompt = self.domain.render("quality", {"attack": attack})
-        asked = self.player.asking((Message("user", prompt),), SECTIONS)
-        return await ask_until_read(self.player, asked, self._read_rating, draw, "quality", self.retries, call)
+        make_request = self.player.request_maker((Message("user", prompt),), SECTIONS)
+        return await ask_until_read(self.player, make_request, self._read_rating, draw, "quality", self.retries, call)
 
     @staticmethod
     def _read_rating(reply: ChatReply) -> Quality | Unparsed:
@@ -54,7 +55,7 @@ class Rater:
 
 
 def read_rating(text: str) -> float | None:
-    """A rating from 1 to 5 ("4", "4.5", "**4**", "4/5"); "3-4", "4/10" and "very good" are none."""
+    """Read a rating from 1 to 5 ("4", "4.5", "**4**", "4/5"); "3-4", "4/10" and "very good" give None."""
     match = _RATING.match(text)
     value = float(match[1]) if match else None
     return value if value is not None and value <= 5 else None
@@ -68,4 +69,4 @@ def weighted_mean(scores: dict[str, float]) -> float:
 
 def level_of(score: float) -> int:
     """L1 < 1.5 ≤ L2 < 2.5 ≤ L3 < 3.5 ≤ L4 < 4.5 ≤ L5, as a number."""
-    return 1 + sum(score >= begin for begin in LEVELS)
+    return 1 + sum(score >= lowest for lowest in LEVELS)

@@ -1,6 +1,6 @@
-"""Replies read by section (the rules are those of the command line's page): the one parser of every role.
+"""Reads the named sections of a reply, for every role.
 
-It finds sections and refuses to guess: a missing section, or two different texts where one was asked, is `Unparsed`.
+It never guesses: a reply without a section, or with two different texts for a section that decides, is `Unparsed`.
 """
 
 import json
@@ -14,7 +14,7 @@ from nanoflux_local.records import storable
 from nanoflux_local.reply_end import before_next_turn
 
 Names = tuple[tuple[str, ...], ...]
-"""Sections by the words of their names."""
+"""Section names, each split into its words."""
 _BETWEEN = re.compile(r"[\s_]+")
 _OPENING_FENCE = re.compile(r"(```|~~~)\w*\s*")
 _JSON_FENCE = re.compile(r"```(?:json)?[ \t]*\r?\n\s*(\{.*?\})\s*```", re.DOTALL | re.IGNORECASE)
@@ -22,22 +22,22 @@ _JSON_FENCE = re.compile(r"```(?:json)?[ \t]*\r?\n\s*(\{.*?\})\s*```", re.DOTALL
 
 @dataclass(frozen=True, slots=True)
 class Unparsed:
-    """A reply that could not be read, with what was missing. It is never a judgement."""
+    """A reply that could not be read, with the reason. It is never a judgement."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused(Unparsed):
-    """There is no reply to read: the endpoint refuses the prompt, with its reason."""
+    """There is no reply: the endpoint refused the prompt, for this reason."""
 
 
 def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> dict[str, str] | Unparsed:
-    """Every named section's text, or `Unparsed`.
+    """Read the text of every named section, or say why the reply is unreadable.
 
-    `names` are the sections that must be there, in any order. A section that is opened again keeps its first text;
-    those in `once` decide something, so a second, different text makes the reply unreadable. What a model invents
-    behind a complete reply (the next user's turn) is not read.
+    All `names` must be present, in any order. If a section occurs twice, its first text counts; the sections in `once`
+    decide something, so a second, different text makes the reply unreadable. An invented next turn of the
+    conversation after a complete reply is ignored.
     """
     visible = _unfenced(strip_reasoning(storable(text)))
     texts_by_name = _best_reading(visible, names, once)
@@ -51,9 +51,10 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
 
 
 def _best_reading(visible: str, names: Sequence[str], once: Sequence[str]) -> dict[str, list[str]]:
-    """The first reading that has every section, each in `once` with one text; otherwise the first that comes close.
+    """The first reading with every section and a single text for each in `once`; failing that, the first with every
+    section; failing that, the first with any.
 
-    Headings with a colon come before bare ones: where they suffice, "**Answer**" alone on a line is text.
+    Headings with a colon are tried before bare ones: if they suffice, "**Answer**" alone on a line is text.
     """
     readings = [
         read(part, names)
@@ -76,7 +77,7 @@ def _contradictory(texts_by_name: dict[str, list[str]], once: Sequence[str]) -> 
 
 
 def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str], object]) -> dict[str, str] | Unparsed:
-    """The sections, unless one is what the prompt says of it: small models give that back."""
+    """The sections, unless one repeats the prompt's description of it, as small models do."""
     copied = next((name for name, text in sections.items() if is_description(text)), None)
     if copied is None:
         return sections
@@ -84,14 +85,15 @@ def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str]
 
 
 def sections_text(sections: Mapping[str, str]) -> str:
-    """Sections as a reply writes them."""
+    """Write sections in the form that a reply has."""
     return "\n".join(f"{name}: {text}" for name, text in sections.items())
 
 
 def read_tags(text: str, names: Sequence[str]) -> str | Unparsed:
-    """A text that consists of XML elements, each once and with words in it, in their order and one spelling.
+    """Read a text of XML elements that each occur once and are not empty. Returns them in the order and spelling of
+    `names`.
 
-    What stands outside them is left out; a model's angle brackets inside an element are text.
+    Text outside the elements is dropped; angle brackets inside an element are text.
     """
     texts_by_name = [re.findall(rf"<{name}>(.*?)</{name}>", text, re.DOTALL | re.IGNORECASE) for name in names]
     wrong = [name for name, texts in zip(names, texts_by_name, strict=True) if len(texts) != 1 or not texts[0].strip()]
@@ -105,7 +107,7 @@ def _bare(value: str) -> str:
 
 
 def _unfenced(text: str) -> str:
-    """The text without a code fence around the whole of it, closed or cut off. A fence inside is part of the text."""
+    """The text without a code fence that encloses all of it, closed or not. A fence inside the text stays."""
     first, *body = text.strip().split("\n")
     fence = _OPENING_FENCE.fullmatch(first)
     if fence is None:
@@ -137,14 +139,14 @@ def _under(headings: Callable[[Names], re.Pattern[str]], text: str, names: Seque
 
 @cache
 def _heading(names: Names) -> re.Pattern[str]:
-    """A line that opens one of these sections."""
-    # ASCII: "DECİSİON" is no spelling of ours
+    """Matches a line that opens one of these sections."""
+    # ASCII, so that "DECİSİON" does not match
     return re.compile(_with_colon(names), re.IGNORECASE | re.MULTILINE | re.ASCII)
 
 
 @cache
 def _bare_heading(names: Names) -> re.Pattern[str]:
-    """The same, or a line that holds nothing but the name, marked as a heading or in capitals."""
+    """Matches such a line, or a line with nothing but the name, marked as a heading or in capitals."""
     number = r"(?:\d+[.)][ \t*_]*)?"
     spelled, end = _spelled(names), r"[ \t]*\r?$"
     marked = rf"^[ \t>]*(?:#+[ \t]*[*_]*|[*_]{{2}}|\d+[.)][ \t]*[*_]{{2}})[ \t]*{number}({spelled})[ \t#*_]*{end}"
@@ -162,17 +164,17 @@ def _spelled(names: Names) -> str:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """A section's name as its words in upper case: "Knowledge_Map" and "KNOWLEDGE MAP" are one name."""
+    """The words of a section's name in upper case: "Knowledge_Map" and "KNOWLEDGE MAP" are the same name."""
     return tuple(_BETWEEN.split(name.upper()))
 
 
 def _from_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """Sections as the keys of one JSON object, which is what structured output gives."""
+    """Sections as the keys of one JSON object, the form of structured output."""
     stripped = text.strip()
     if not stripped.startswith("{"):
         return {}
     try:
-        pairs = json.loads(stripped, object_pairs_hook=list)  # pairs, because a key may be given twice
+        pairs = json.loads(stripped, object_pairs_hook=list)  # pairs, because a key may occur twice
     except (ValueError, RecursionError):
         return {}
     texts_by_name: dict[str, list[str]] = {}
@@ -184,6 +186,6 @@ def _from_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _from_fenced_json(text: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """The same, where words stand around the object."""
+    """Sections of a fenced JSON object with text around it."""
     fenced = _JSON_FENCE.search(text)
     return _from_json(fenced[1], names) if fenced else {}

@@ -1,7 +1,7 @@
 """The built-in attacker: chains the programs of seeds into one multi-hop question (concept stitching, paper §3).
 
-The result of one part becomes a quantity of the next, in the text and in the program; the answer comes from running
-the program in the sandbox, never from adding up texts.
+The result of one part becomes a quantity of the next, in the text and in the program. The answer is computed by running
+the program in the sandbox.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Seed
 
 NAMES = "XYZUVWKMNPQRSTBCDEFGHJL"
-"""Names for results; no "A" and no "I", which read as words."""
+"""Names for results, without "A" and "I", which are words."""
 LARGEST_RATIO = 100
-"""A foreign story takes an earlier whole result as it is up to this many times the number it replaces."""
+"""A story that was not written for chains takes a whole result up to this many times the number that it replaces; a
+larger one is fitted."""
 FITTED = "def fit(x):\n    return math.floor(abs(x) + 0.5) % 1000 + 1\n"
 FITTED_TEXT = (
     "Take this answer without its sign, round it to the nearest whole number (halves up), divide that by 1000, and "
@@ -29,14 +30,14 @@ FITTED_TEXT = (
 
 
 def result_name(number: int) -> str:
-    """The name of a part's result: a letter, with a number behind it when the letters run out."""
+    """The name of a part's result: a letter, with a number after it once all letters are used."""
     round_, letter = divmod(number, len(NAMES))
     return f"{NAMES[letter]}{round_ + 1 if round_ else ''}"
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
-    """What a traced run of a chain gave: every part's variables, and which links had to be fitted."""
+class Trace:
+    """The values of a chain's run: every part's variables, the links between parts, and which links were fitted."""
 
     variables: tuple[dict[str, float], ...]
     links: tuple[float, ...]
@@ -45,7 +46,7 @@ class Traced:
 
 @dataclass(frozen=True, slots=True)
 class StitchingAttacker:
-    """Needs seeds with programs; asks no model."""
+    """Builds attacks from seeds with programs; asks no model."""
 
     source: SeedSource
     sandbox: Identity
@@ -57,17 +58,17 @@ class StitchingAttacker:
         if parts is None:
             return Unparsed("no order of these seeds lets each result feed the next")
         reply = await call(PythonRequest(self.sandbox, tracing_program(parts), self.wall_s))
-        traced = read_trace(parts, reply)
-        if isinstance(traced, Unparsed):
-            return traced
-        answer = plain_number(traced.variables[-1]["answer"])
+        trace = read_trace(parts, reply)
+        if isinstance(trace, Unparsed):
+            return trace
+        answer = plain_number(trace.variables[-1]["answer"])
         return Attack(
-            question_text(parts, traced), solution_text(parts, traced), answer, answer_program(parts, traced)
+            question_text(parts, trace), solution_text(parts, trace), answer, answer_program(parts, trace)
         )  # fmt: skip
 
 
 def _functions(parts: Sequence[Part]) -> str:
-    """One function per part; from the second on, its slot is the parameter."""
+    """Python source with one function per part; from the second part on, its slot is the parameter."""
     blocks = ["import math\n", FITTED]
     for number, part in enumerate(parts):
         parameter = part.slot if number else ""
@@ -79,8 +80,8 @@ def _functions(parts: Sequence[Part]) -> str:
 def tracing_program(parts: Sequence[Part]) -> str:
     """A program that prints each variable of each part, and decides which links must be fitted.
 
-    Lines read `0 rolls 12`, then `link 12 direct`. A result is linked as it is when it is a positive whole number
-    of a size that the next story bears; else it is fitted.
+    It prints lines such as `0 rolls 12`, then `link 12 direct`. A positive whole result that is not too large for the
+    next story is linked directly; any other is fitted.
     """
     program = [_functions(parts), "def show(number, variables):"]
     program += ["    for name, value in variables.items():", "        print(number, name, repr(value))\n\n"]
@@ -96,8 +97,8 @@ def tracing_program(parts: Sequence[Part]) -> str:
     return "\n".join(program) + "\n"
 
 
-def read_trace(parts: Sequence[Part], reply: PythonReply) -> Traced | Unparsed:
-    """The trace as values. What a program prints is only text: numbers are read by our own parser."""
+def read_trace(parts: Sequence[Part], reply: PythonReply) -> Trace | Unparsed:
+    """Read the values that the tracing program printed. It is untrusted, so our own parser reads the numbers."""
     if reply.status != "ok":
         return Unparsed(f"the chained program ended with {reply.status}: {reply.stderr.strip()[-200:]}")
     variables: list[dict[str, float]] = [{} for _ in parts]
@@ -107,24 +108,24 @@ def read_trace(parts: Sequence[Part], reply: PythonReply) -> Traced | Unparsed:
         first, second, third = line.split(" ", 2)
         value = read_number(second if first == "link" else third)
         if value is None:
-            return Unparsed(f"the chained program printed {line[:80]!r}, which is no number")
+            return Unparsed(f"the chained program printed {line[:80]!r}, which is not a number")
         if first == "link":
             links.append(value)
             fitted.append(third == "fitted")
         else:
             variables[int(first)][second] = value
-    return Traced(tuple(variables), tuple(links), tuple(fitted))
+    return Trace(tuple(variables), tuple(links), tuple(fitted))
 
 
-def question_text(parts: Sequence[Part], traced: Traced) -> str:
-    """The parts' texts, each result named where it is used next."""
+def question_text(parts: Sequence[Part], trace: Trace) -> str:
+    """The parts' texts, each followed by a name for its result, which the next part uses."""
     sentences: list[str] = []
     for number, part in enumerate(parts):
         text = part.text(result_name(number - 1) if number else "").strip()
         name = result_name(number)
         if number + 1 == len(parts):
             sentences.append(f"{text} {part.ask}".strip())
-        elif traced.fitted[number]:
+        elif trace.fitted[number]:
             sentences.append(f"{text} {FITTED_TEXT.format(name=name)}")
         else:
             sentences.append(f"{text} Call {part.result or 'the answer to this'} {name}.")
@@ -133,28 +134,28 @@ def question_text(parts: Sequence[Part], traced: Traced) -> str:
     return "\n".join(f"Part {number}. {text}" for number, text in enumerate(sentences, 1))
 
 
-def solution_text(parts: Sequence[Part], traced: Traced) -> str:
-    """The parts' explanations with their numbers, one line a part."""
+def solution_text(parts: Sequence[Part], trace: Trace) -> str:
+    """The parts' explanations with their numbers, one line per part."""
     steps: list[str] = []
     for number, part in enumerate(parts):
-        lines = " ".join(fill(line, traced.variables[number]) for line in part.lines)
+        lines = " ".join(fill(line, trace.variables[number]) for line in part.lines)
         if number + 1 < len(parts):
-            lines += " " + _link_text(traced, number)
+            lines += " " + _link_text(trace, number)
         steps.append(lines.strip())
     return "\n".join(steps)
 
 
-def _link_text(traced: Traced, number: int) -> str:
-    name, link = result_name(number), plain_number(traced.links[number])
-    if not traced.fitted[number]:
+def _link_text(trace: Trace, number: int) -> str:
+    name, link = result_name(number), plain_number(trace.links[number])
+    if not trace.fitted[number]:
         return f"So {name} = {link}."
-    raw = plain_number(abs(traced.variables[number]["answer"]))
+    raw = plain_number(abs(trace.variables[number]["answer"]))
     whole = plain_number(float(int(link) - 1))
     return f"Rounded, {raw} leaves the remainder {whole} when divided by 1000, so {name} = {whole} + 1 = {link}."
 
 
-def answer_program(parts: Sequence[Part], traced: Traced) -> str:
-    """The program that is kept with the example: the parts, the links as the text tells them, the answer printed."""
+def answer_program(parts: Sequence[Part], trace: Trace) -> str:
+    """The program of the attack: the parts, linked as in the question, and the answer printed at the end."""
     program = [_functions(parts)]
     for number in range(len(parts)):
         argument = result_name(number - 1) if number else ""
@@ -162,5 +163,5 @@ def answer_program(parts: Sequence[Part], traced: Traced) -> str:
         if number + 1 == len(parts):
             program.append(f"print(repr({result}))")
         else:
-            program.append(f"{result_name(number)} = {'fit' if traced.fitted[number] else 'int'}({result})")
+            program.append(f"{result_name(number)} = {'fit' if trace.fitted[number] else 'int'}({result})")
     return "\n".join(program) + "\n"

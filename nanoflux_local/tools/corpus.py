@@ -1,6 +1,6 @@
-"""The lab's own search engine: its documents in an SQLite full-text index, which is what an air-gapped judge uses.
+"""The local search engine: a lab's documents in an SQLite full-text index, for fact checks without a network.
 
-Owns the file `corpus.db` of a home. Adding is all or nothing; a file that is added again replaces what it said before.
+Owns the file `corpus.db` of a home. Adding is all or nothing. A file that is added again replaces its former content.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_local.records import digest
-from nanoflux_local.tools.documents import Document, found_files, read_document
+from nanoflux_local.tools.documents import Document, list_documents, read_document
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
@@ -31,7 +31,7 @@ CREATE VIRTUAL TABLE IF NOT EXISTS passages USING fts5 (
 SNIPPET_TOKENS = 48
 MOST_WORDS = 16
 STEPS = 10_000
-"""Steps of SQLite's machine between two looks at the clock."""
+"""Instructions of SQLite's virtual machine between two checks of the time limit."""
 _COMMON = frozenset([
     "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "have", "how", "in", "is", "it",
     "its", "not", "of", "on", "or", "that", "the", "their", "this", "to", "was", "were", "what", "when",
@@ -40,8 +40,8 @@ _COMMON = frozenset([
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One passage that answers a query: its document's title, where it stands, and the words around the hits."""
+class SearchHit:
+    """A passage that matches a query: its document's title, its place, and the words around the matches."""
 
     title: str
     place: str
@@ -49,17 +49,17 @@ class Found:
 
 
 class Corpus:
-    """An index, opened for reading or, with `write`, for adding to it.
+    """The index, opened for reading or, with `write`, for adding documents.
 
     Raises:
-        NothingMatchedError: there is none to read.
-        DataError: the file is no index.
+        NothingMatchedError: the corpus is empty.
+        DataError: the file is not an index.
     """
 
     def __init__(self, path: Path, write: bool = False) -> None:
         self.path = path
         if not write and not path.exists():
-            fix = "add documents: nanoflux corpus add PATH; a run without fact checks: --set judge.fact_check=false"
+            fix = "add documents: nanoflux corpus add PATH; or turn fact checks off: --set judge.fact_check=false"
             raise NothingMatchedError("the search corpus is empty", fix)
         with self._translate_errors():
             mode = "rwc" if write else "ro"
@@ -86,28 +86,28 @@ class Corpus:
         except sqlite3.DatabaseError as error:
             if "interrupted" in str(error):
                 raise TimeoutError from error
-            raise DataError(f"{self.path}: {error}", "move it away and add the documents again") from error
+            raise DataError(f"{self.path}: {error}", "move the file away and add the documents again") from error
 
     def add(self, paths: Sequence[Path]) -> dict[str, int]:
-        """Take documents in, all or nothing; returns how many were new, replaced or here already, and the passages.
+        """Add documents, all or nothing. Returns how many were added, replaced and unchanged, and all passages.
 
         Raises:
-            DataError: a file cannot be read as what it is said to be.
-            NothingMatchedError: there are no documents.
+            DataError: a file is missing or is not of the format that its suffix names.
+            NothingMatchedError: a directory holds no documents.
         """
-        counted = {"added": 0, "replaced": 0, "unchanged": 0, "passages": 0}
+        counts = {"added": 0, "replaced": 0, "unchanged": 0, "passages": 0}
         with self._translate_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                for path in found_files(paths):
+                for path in list_documents(paths):
                     document = read_document(path)
-                    counted[self._put(document)] += 1
+                    counts[self._put(document)] += 1
                 self._connection.execute("COMMIT")
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
-            (counted["passages"],) = self._connection.execute("SELECT count(*) FROM passages").fetchone()
-        return counted
+            (counts["passages"],) = self._connection.execute("SELECT count(*) FROM passages").fetchone()
+        return counts
 
     def _put(self, document: Document) -> str:
         stored = self._connection.execute(
@@ -129,26 +129,26 @@ class Corpus:
         return "replaced" if stored else "added"
 
     def documents(self) -> list[dict[str, Any]]:
-        """What is in it, by source."""
+        """Its documents, ordered by source, each with its hash and number of passages."""
         with self._translate_errors():
             rows = self._connection.execute("SELECT source, sha256, size FROM documents ORDER BY source")
             return [dict(zip(("source", "sha256", "passages"), row, strict=True)) for row in rows]
 
     def digest(self) -> str:
-        """Stands for everything that decides what is found: the names and bytes of its documents."""
+        """A hash of the names and contents of its documents: everything that decides the results of a search."""
         return digest([[Path(each["source"]).name, each["sha256"]] for each in self.documents()])[:16]
 
-    def search(self, query: str, top: int, timeout_s: float = 30.0) -> list[Found]:
-        """The best passages that hold a word of the query, or two of three and more, by BM25 (title counts double).
+    def search(self, query: str, top: int, timeout_s: float = 30.0) -> list[SearchHit]:
+        """The best passages with a word of the query (with two, if it has three or more), by BM25 with titles twice.
 
         Raises:
-            TimeoutError: it took longer than `timeout_s`.
+            TimeoutError: the search took longer than `timeout_s`.
             UsageError: the query holds no word.
         """
         until = time.monotonic() + timeout_s
-        asked = terms(query)
-        if not asked:
-            raise UsageError(f"the query {query!r} holds no word to search for", "name what to look for")
+        words = terms(query)
+        if not words:
+            raise UsageError(f"the query {query!r} holds no word to search for", "search for a word")
         self._connection.set_progress_handler(lambda: time.monotonic() > until, STEPS)
         with self._translate_errors():
             rows = self._connection.execute(
@@ -156,16 +156,16 @@ class Corpus:
                 f" snippet(passages, 1, '', '', '…', {SNIPPET_TOKENS})"
                 " FROM passages JOIN documents ON documents.id = passages.document WHERE passages MATCH ?"
                 " ORDER BY bm25(passages, 2.0, 1.0), passages.rowid LIMIT ?",
-                (_matching(asked), top),
+                (_match_expression(words), top),
             ).fetchall()
         return [
-            Found(title, f"{Path(source).name}, {place}", " ".join(snippet.split()))
+            SearchHit(title, f"{Path(source).name}, {place}", " ".join(snippet.split()))
             for title, source, place, snippet in rows
         ]
 
 
-def _matching(words: Sequence[str]) -> str:
-    """The index's own query. One of many words is chance: "body" is no find for "Lewy body dementia prevalence"."""
+def _match_expression(words: Sequence[str]) -> str:
+    """The FTS5 query. Of three or more words two must match: "body" alone is no match for "Lewy body dementia"."""
     quoted = [f'"{word}"' for word in words]
     if len(quoted) < 3:
         return " OR ".join(quoted)
@@ -173,6 +173,6 @@ def _matching(words: Sequence[str]) -> str:
 
 
 def terms(query: str) -> list[str]:
-    """The query's words that can tell passages apart; common ones only where there are no others."""
+    """The query's words without common ones; all words if every word is common."""
     words = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))
     return [word for word in words if word not in _COMMON] or words

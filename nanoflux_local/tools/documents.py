@@ -1,7 +1,7 @@
-"""Documents of a lab as passages to search: plain text, Markdown, HTML, PDF and JSON Lines, told by the file's suffix.
+"""Splits documents into passages to search: plain text, Markdown, HTML, PDF and JSON Lines, by the file's suffix.
 
-Reads text and nothing else: no script, no link, no image is followed. A file that is not what its suffix says, or too
-large to be read in bounded memory, is refused by name.
+Reads only text: no script is run, and no link or image is followed. A file that is not of its suffix's format, or too
+large to read in bounded memory, is refused, and the error names it.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from nanoflux_local.records import storable
 from nanoflux_local.text_files import EncodingError, decode_utf8
 
 LARGEST = 64 * 2**20
-"""Bytes of one file."""
+"""The largest file that is read, in bytes."""
 WORDS = 180
-"""A passage is as many whole paragraphs as have at most these words; a longer paragraph is cut at sentences."""
+"""The most words of a passage. It consists of whole paragraphs; a longer paragraph is cut between sentences."""
 TEXTS = ("text", "content", "body", "passage", "abstract", "solution", "answer")
 TITLES = ("title", "name", "question", "id")
 UNREAD = ("script", "style", "head", "template", "noscript")
@@ -29,7 +29,7 @@ BLOCKS = ("p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section",
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Some paragraphs of a document; `place` says where they stand in it ("page 3", "line 12", "part 2")."""
+    """Some paragraphs of a document; `place` is their position in it ("page 3", "line 12", "part 2")."""
 
     title: str
     place: str
@@ -38,19 +38,19 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One file: where it lies, the hash of its bytes, its passages."""
+    """One file: its absolute path, the SHA-256 of its bytes, and its passages."""
 
     source: str
     sha256: str
     passages: tuple[Passage, ...]
 
 
-def found_files(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and those of known kinds in the folders named; hidden ones are left out.
+def list_documents(paths: Sequence[Path]) -> list[Path]:
+    """The files among `paths`, and the documents in the directories among them, without hidden ones.
 
     Raises:
-        DataError: a named file is missing or of no known kind.
-        NothingMatchedError: a folder holds no documents.
+        DataError: a file is missing, or its suffix is not supported.
+        NothingMatchedError: a directory holds no documents.
     """
     files: list[Path] = []
     for path in paths:
@@ -61,12 +61,17 @@ def found_files(paths: Sequence[Path]) -> list[Path]:
                 if entry.suffix.lower() in READERS and entry.is_file() and not _hidden(entry.relative_to(path))
             ]
             if not inside:
-                raise NothingMatchedError(f"{path} holds no documents", f"known are: {', '.join(sorted(READERS))}")
+                raise NothingMatchedError(
+                    f"{path} holds no documents", f"add files that end in {', '.join(sorted(READERS))}"
+                )
             files += inside
         elif not path.exists():
-            raise DataError(f"{path}: there is no such file", "name files or folders of documents")
+            raise DataError(f"{path}: there is no such file", "name files or directories of documents")
         elif path.suffix.lower() not in READERS:
-            raise DataError(f"{path}: documents end in {', '.join(sorted(READERS))}", "convert it, or leave it out")
+            raise DataError(
+                f"{path}: its suffix is not supported",
+                f"convert it to a file that ends in {', '.join(sorted(READERS))}",
+            )
         else:
             files.append(path)
     return list(dict.fromkeys(files))
@@ -77,20 +82,24 @@ def _hidden(path: Path) -> bool:
 
 
 def read_document(path: Path) -> Document:
-    """A file's passages.
+    """Read a file and split it into passages.
 
     Raises:
-        DataError: it cannot be read, is too large, or is not what its suffix says.
+        DataError: the file cannot be read, is too large, or is not of its suffix's format.
     """
     try:
         if path.stat().st_size > LARGEST:
-            raise DataError(f"{path}: is larger than {LARGEST // 2**20} MiB", "split it; nothing was added")
+            raise DataError(
+                f"{path}: larger than {LARGEST // 2**20} MiB", "split the file and add the parts; nothing was added"
+            )
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}", "name a file that can be read") from error
     passages = tuple(READERS[path.suffix.lower()](path, content))
     if not passages:
-        raise DataError(f"{path}: holds no text", "a scanned document needs text recognition first; or leave it out")
+        raise DataError(
+            f"{path}: the file holds no text", "run text recognition on a scanned document first, or leave it out"
+        )
     return Document(str(path.resolve()), hashlib.sha256(content).hexdigest(), passages)
 
 
@@ -98,7 +107,7 @@ def _decode_text(path: Path, content: bytes) -> str:
     try:
         return storable(decode_utf8(content))
     except EncodingError as error:
-        raise DataError(f"{path}: {error}", "convert it to UTF-8; nothing was added") from None
+        raise DataError(f"{path}: {error}", "convert the file to UTF-8; nothing was added") from None
 
 
 def _read_text(path: Path, content: bytes) -> Iterator[Passage]:
@@ -106,45 +115,45 @@ def _read_text(path: Path, content: bytes) -> Iterator[Passage]:
 
 
 def _read_markdown(path: Path, content: bytes) -> Iterator[Passage]:
-    """Under the titles of their headings."""
-    title, begun = path.stem, list[str]()
+    """Passages titled by the heading above them."""
+    title, section = path.stem, list[str]()
     for line in [*_decode_text(path, content).splitlines(), "# "]:
         if re.match(r"#{1,6}\s", line):
-            yield from _parts(title, "\n".join(begun))
-            title, begun = line.lstrip("#").strip(" #") or path.stem, []
+            yield from _parts(title, "\n".join(section))
+            title, section = line.lstrip("#").strip(" #") or path.stem, []
         else:
-            begun.append(line)
+            section.append(line)
 
 
 class _Text(HTMLParser):
-    """The text of a page, a line break where a block ends."""
+    """Collects the text of a page, with an empty line between blocks."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self.title: list[str] = []
-        self._unread: list[str] = []
+        self._open_unread: list[str] = []
         self._in_title = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         del attrs
         self._in_title = tag == "title"
         if tag in UNREAD:
-            self._unread.append(tag)
+            self._open_unread.append(tag)
         elif tag in BLOCKS:
             self.parts.append("\n\n")
 
     def handle_endtag(self, tag: str) -> None:
         self._in_title = False
-        if tag in self._unread:
-            del self._unread[self._unread.index(tag) :]
+        if tag in self._open_unread:
+            del self._open_unread[self._open_unread.index(tag) :]
         elif tag in BLOCKS:
             self.parts.append("\n\n")
 
     def handle_data(self, data: str) -> None:
         if self._in_title:
             self.title.append(data)
-        elif not self._unread:
+        elif not self._open_unread:
             self.parts.append(data)
 
 
@@ -156,37 +165,42 @@ def _read_html(path: Path, content: bytes) -> Iterator[Passage]:
 
 
 def _read_pdf(path: Path, content: bytes) -> Iterator[Passage]:
-    """Page by page, by the text that the file holds."""
+    """The text of each page; a scanned page without text gives none."""
     import io
     import logging
 
     import pypdf
 
-    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of each irregular byte
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it logs a warning for each irregular byte
     try:
         reader = pypdf.PdfReader(io.BytesIO(content))
         pages = [page.extract_text() for page in reader.pages]
         title = str((reader.metadata.title if reader.metadata else "") or path.stem)
-    except Exception as error:  # noqa: BLE001 - whatever a damaged or hostile file makes of its reader
-        raise DataError(f"{path}: is no readable PDF: {error}"[:300], "mend it; nothing was added") from None
+    except Exception as error:  # noqa: BLE001 - a damaged or hostile file can make the library raise anything
+        raise DataError(
+            f"{path}: not a readable PDF: {error}"[:300], "repair the file or leave it out; nothing was added"
+        ) from None
     for number, text in enumerate(pages, 1):
         for passage in _parts(title, storable(text)):
             yield Passage(passage.title, f"page {number}", passage.text)
 
 
 def _read_json_lines(path: Path, content: bytes) -> Iterator[Passage]:
-    """An object a line, with its text under one of the usual keys."""
+    """One object per line, with its text under one of the keys in `TEXTS`."""
     for number, line in enumerate(_decode_text(path, content).splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            raise DataError(f"{path}, line {number}: is no JSON", "correct the line; nothing was added") from None
+            raise DataError(f"{path}, line {number}: not valid JSON", "correct the line; nothing was added") from None
         texts = _texts_of(row, TEXTS) if isinstance(row, dict) else []
         if not texts:
             keys = ", ".join(TEXTS)
-            raise DataError(f"{path}, line {number}: has no text", f"give it a key of {keys}; nothing was added")
+            raise DataError(
+                f"{path}, line {number}: the object has no text",
+                f"add a text under one of the keys {keys}; nothing was added",
+            )
         title = (_texts_of(row, TITLES) or [path.stem])[0]
         for passage in _parts(" ".join(title.split())[:200], "\n".join(texts)):
             yield Passage(passage.title, f"line {number}", passage.text)
@@ -197,18 +211,18 @@ def _texts_of(row: dict[str, Any], keys: Iterable[str]) -> list[str]:
 
 
 def _parts(title: str, text: str) -> Iterator[Passage]:
-    """The text's paragraphs in passages of at most `WORDS` words."""
+    """Group the text's paragraphs into passages of at most `WORDS` words."""
     pieces = [piece for paragraph in re.split(r"\n\s*\n", text) for piece in _pieces(paragraph.split())]
-    number, begun = 1, list[str]()
+    number, words = 1, list[str]()
     for piece in [*pieces, []]:
-        if begun and (not piece or len(begun) + len(piece) > WORDS):
-            yield Passage(title, f"part {number}", " ".join(begun))
-            number, begun = number + 1, []
-        begun += piece
+        if words and (not piece or len(words) + len(piece) > WORDS):
+            yield Passage(title, f"part {number}", " ".join(words))
+            number, words = number + 1, []
+        words += piece
 
 
 def _pieces(words: list[str]) -> Iterator[list[str]]:
-    """A paragraph, cut after the last sentence that fits where it is too long."""
+    """A paragraph, cut after the last sentence that fits if it is longer than `WORDS` words."""
     while len(words) > WORDS:
         ends = [place for place in range(WORDS // 2, WORDS) if words[place].endswith((".", "!", "?"))]
         cut = ends[-1] + 1 if ends else WORDS

@@ -1,4 +1,4 @@
-"""Programs for judges and attackers: run in the sandbox, answered as remembered calls."""
+"""Runs the programs of judges and attackers in the sandbox; each run answers a remembered call."""
 
 from nanoflux_local.errors import RefusedError
 from nanoflux_local.records import Identity, PythonReply, PythonRequest, digest
@@ -6,16 +6,16 @@ from nanoflux_sandbox import Limits, Sandbox
 
 
 class PythonTool:
-    """Runs programs in one sandbox. It never runs one that cannot be contained."""
+    """Runs programs in one sandbox. Without isolation it refuses to run any."""
 
     def __init__(self, workers: int | None = None) -> None:
         self._sandbox = Sandbox(workers=workers)
 
     async def identity(self) -> Identity:
-        """The sandbox as the endpoint of Python requests: its layers, and everything that decides results.
+        """The sandbox as the endpoint of Python requests: its layers and everything else that decides results.
 
         Raises:
-            SandboxError: nothing can be contained on this machine.
+            SandboxError: this machine cannot isolate programs.
         """
         backend = await self._sandbox.identity()
         return Identity("sandbox", backend.backend, revision=digest(backend.as_dict())[:16])
@@ -24,11 +24,13 @@ class PythonTool:
         """Run one program.
 
         Raises:
-            RefusedError: the sandbox became unavailable; that is no verdict on the program, so it is not remembered.
+            RefusedError: the sandbox became unavailable. This says nothing about the program, so no reply is stored.
         """
         result = await self._sandbox.run(request.code, Limits(wall_s=request.wall_s))
         if result.status == "unavailable":
-            raise RefusedError(f"the sandbox is unavailable: {result.detail}", "see `nanoflux sandbox check`")
+            raise RefusedError(
+                f"the sandbox is unavailable: {result.detail}", "run nanoflux sandbox check, and repair what it names"
+            )
         return PythonReply(
             result.status,
             result.exit_code,

@@ -1,7 +1,8 @@
 """Search engines for the judge: the local corpus, DuckDuckGo, a lab's SearXNG, Google's Custom Search.
 
-However a search ends, it ends as a reply: found, nothing, timeout, refused by the guard, failed. Only what would fail
-every time, as a wrong key, ends the run. Naming an engine in the configuration is the consent for its host.
+Every search ends as a reply: results, no results, timeout, refused by the guard, or failed. Only a fault that would
+repeat in every search, such as a wrong key, ends the run. Naming an engine in the configuration is the consent for its
+host.
 """
 
 import asyncio
@@ -25,11 +26,11 @@ GOOGLE = "https://customsearch.googleapis.com"
 DUCKDUCKGO = "html.duckduckgo.com"
 REFUSED_KEYS = (401, 403)
 LONGEST = 600
-"""Characters of a snippet: a page may say anything at any length."""
+"""The most characters of a snippet, since a page may be of any length."""
 
 
 class SearchTool(Protocol):
-    """Answers queries. `identity` holds what decides its answers, as far as that can be known."""
+    """Answers queries. `identity` holds what decides its answers, as far as this machine can see it."""
 
     identity: Identity
 
@@ -39,10 +40,10 @@ class SearchTool(Protocol):
 
 
 def search_tool(config: SearchConfig, corpus: Path) -> SearchTool:
-    """The engine of a configuration.
+    """Build the engine of a configuration.
 
     Raises:
-        ConfigError: a key is missing, or a library.
+        ConfigError: a key or a library is missing.
         NothingMatchedError: the corpus is empty.
     """
     if config.engine == "corpus":
@@ -53,25 +54,25 @@ def search_tool(config: SearchConfig, corpus: Path) -> SearchTool:
     return SearXNG(config.url, key) if config.engine == "searxng" else Google(config.url or GOOGLE, config.cx, key)
 
 
-async def run_search(look: Callable[[], Awaitable[list[Result]]], timeout_s: float, key: Key) -> SearchReply:
-    """A search's end as a reply, whatever it was.
+async def run_search(search: Callable[[], Awaitable[list[Result]]], timeout_s: float, key: Key) -> SearchReply:
+    """Run a search and report its end as a reply.
 
     Raises:
-        EndpointError: the engine refuses the key: every other query would fail as well.
+        EndpointError: the engine refuses the key, so that every other query would fail as well.
     """
-    began = time.monotonic()
+    start = time.monotonic()
 
     def reply(outcome: Any, detail: str = "", results: list[Result] | None = None) -> SearchReply:
-        kept = tuple((title, place, said[:LONGEST]) for title, place, said in results or ())
-        return SearchReply(outcome, key.mask(redact(detail))[:300], kept, round(time.monotonic() - began, 3))
+        shortened = tuple((title, place, snippet[:LONGEST]) for title, place, snippet in results or ())
+        return SearchReply(outcome, key.mask(redact(detail))[:300], shortened, round(time.monotonic() - start, 3))
 
     try:
-        results = await asyncio.wait_for(look(), timeout_s)
+        results = await asyncio.wait_for(search(), timeout_s)
     except EndpointError:
         raise
     except TimeoutError:
         return reply("timeout", f"no answer within {timeout_s:g} s")
-    except Exception as error:  # noqa: BLE001 - libraries have many ways to say that nothing came
+    except Exception as error:  # noqa: BLE001 - the libraries raise many kinds of errors
         refusal = guard.refusal_in(error)
         if refusal is not None:
             return reply("refused", refusal.message)
@@ -81,28 +82,28 @@ async def run_search(look: Callable[[], Awaitable[list[Result]]], timeout_s: flo
 
 
 class CorpusSearch:
-    """The local corpus. Another document in it makes it another engine, so that a run knows what it searched."""
+    """The local corpus. Its identity includes a hash of its documents, so that a run records what it searched."""
 
     def __init__(self, path: Path) -> None:
         self._corpus = Corpus(path)
         self.identity = Identity("search", "corpus", self._corpus.digest())
 
     async def search(self, request: SearchRequest) -> SearchReply:
-        async def look() -> list[Result]:
+        async def find_results() -> list[Result]:
             try:
                 passages = await asyncio.to_thread(self._corpus.search, request.query, request.top, request.timeout_s)
             except UsageError:
                 return []
             return [(each.title, each.place, each.snippet) for each in passages]
 
-        return await run_search(look, request.timeout_s + 1, Key())  # the index keeps its time itself
+        return await run_search(find_results, request.timeout_s + 1, Key())  # the index enforces the time limit itself
 
     async def close(self) -> None:
         self._corpus.close()
 
 
 class DuckDuckGo:
-    """By the library `ddgs`, which reads the engine's page. It connects by native code, unseen by the guard."""
+    """Searches with the library `ddgs`, which reads the engine's page. Its native code connects past the guard."""
 
     def __init__(self) -> None:
         try:
@@ -115,7 +116,7 @@ class DuckDuckGo:
         self.identity = Identity("search", "duckduckgo")
 
     async def search(self, request: SearchRequest) -> SearchReply:
-        def asked() -> list[Result]:
+        def query_engine() -> list[Result]:
             try:
                 hits = self._ddgs.DDGS(timeout=max(1, round(request.timeout_s))).text(
                     request.query, max_results=request.top, backend="duckduckgo"
@@ -126,14 +127,14 @@ class DuckDuckGo:
                 raise
             return [(str(each["title"]), str(each["href"]), str(each["body"])) for each in hits]
 
-        return await run_search(lambda: asyncio.to_thread(asked), request.timeout_s, Key())
+        return await run_search(lambda: asyncio.to_thread(query_engine), request.timeout_s, Key())
 
     async def close(self) -> None:
         return
 
 
 class _Served:
-    """An engine behind HTTP that answers in JSON."""
+    """Base of the engines that answer in JSON over HTTP."""
 
     def __init__(self, name: str, url: str, key: Key, variant: str) -> None:
         self._url, self._key = url.rstrip("/"), key
@@ -149,13 +150,13 @@ class _Served:
         if reply.status_code in REFUSED_KEYS:
             raise EndpointError(
                 f"the search engine {self.identity.model} refuses the request ({reply.status_code})",
-                "check search.key_env or key_file, and what the engine allows",
+                "check search.key_env or search.key_file, and the permissions of the key",
             )
         if reply.status_code != 200:
             raise ValueError(f"the engine answered with status {reply.status_code}")
         value = reply.json()
         if not isinstance(value, dict):
-            raise ValueError("the engine's answer is no JSON object")
+            raise ValueError("the engine's answer is not a JSON object")
         return value
 
     async def close(self) -> None:
@@ -169,34 +170,34 @@ class SearXNG(_Served):
         super().__init__("searxng", url, key, urlsplit(url).netloc)
 
     async def search(self, request: SearchRequest) -> SearchReply:
-        async def look() -> list[Result]:
+        async def find_results() -> list[Result]:
             headers = {"Authorization": f"Bearer {self._key.text}"} if self._key else {}
             query = {"q": request.query, "format": "json"}
             body = await self._get("/search", query, headers, request.timeout_s)
-            return _results(body.get("results"), ("title", "url", "content"), request.top)
+            return _read_results(body.get("results"), ("title", "url", "content"), request.top)
 
-        return await run_search(look, request.timeout_s, self._key)
+        return await run_search(find_results, request.timeout_s, self._key)
 
 
 class Google(_Served):
-    """Google's Custom Search JSON API. The key goes in a header, so that no address holds it."""
+    """Google's Custom Search JSON API. The key is sent in a header, so that no address contains it."""
 
     def __init__(self, url: str, cx: str, key: Key) -> None:
         self._cx = cx
         super().__init__("google", url, key, cx)
 
     async def search(self, request: SearchRequest) -> SearchReply:
-        async def look() -> list[Result]:
+        async def find_results() -> list[Result]:
             query = {"q": request.query, "cx": self._cx, "num": min(10, request.top)}
             headers = {"X-Goog-Api-Key": self._key.text}
             body = await self._get("/customsearch/v1", query, headers, request.timeout_s)
-            return _results(body.get("items"), ("title", "link", "snippet"), request.top)
+            return _read_results(body.get("items"), ("title", "link", "snippet"), request.top)
 
-        return await run_search(look, request.timeout_s, self._key)
+        return await run_search(find_results, request.timeout_s, self._key)
 
 
-def _results(entries: Any, keys: tuple[str, str, str], top: int) -> list[Result]:
-    """What an engine's answer lists; entries of another shape are passed over."""
+def _read_results(entries: Any, keys: tuple[str, str, str], top: int) -> list[Result]:
+    """The results in an engine's answer; entries of another shape are skipped."""
     rows = [row for row in entries if isinstance(row, dict)] if isinstance(entries, list) else []
-    told_rows = [tuple(" ".join(str(row.get(key) or "").split()) for key in keys) for row in rows]
-    return [(title, place, said) for title, place, said in told_rows if place][:top]
+    results = [tuple(" ".join(str(row.get(key) or "").split()) for key in keys) for row in rows]
+    return [(title, place, snippet) for title, place, snippet in results if place][:top]

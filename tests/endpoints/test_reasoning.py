@@ -151,6 +151,4 @@ async def test_thoughts_that_a_stop_string_ended_name_the_key_to_set(server) -> 
     """A server looks for stop strings in the thoughts too, and its endpoint states no room for any."""
     reply = await ask_server(server, None, reply_of(None, "Okay, let me", "stop"))
     cut = Player("judge", Identity("openai_chat", "m"), Sampling()).find_cut(reply)
-    assert cut is not None and cut.reason.endswith(
-        "where a stop string may stand; set endpoints.judge.reasoning_tokens"
-    )
+    assert cut is not None and cut.reason.endswith("perhaps at a stop string; set endpoints.judge.reasoning_tokens")

@@ -1,4 +1,4 @@
-"""Shared by the roles' tests: a call that answers from a script and notes what it was asked."""
+"""Shared by the roles' tests: a call that answers from a script and records the requests."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Script = Iterable[str] | Callable[[ChatRequest], str]
 
 @dataclass
 class ScriptedCall:
-    """Answers chat requests with the script's texts in order (or by a function), cuts by words; both are noted."""
+    """Answers chat requests with the script's texts in order (or by a function), cuts texts by words, records both."""
 
     script: Script
     asked: list[ChatRequest] = field(default_factory=list)

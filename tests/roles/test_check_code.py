@@ -7,7 +7,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
-from nanoflux_local.roles.checks.code import LONGEST, CodeCheck, asking, read_program
+from nanoflux_local.roles.checks.code import LONGEST, CodeCheck, print_answer, read_program
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Finding
@@ -17,8 +17,8 @@ ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "6 * 7 = 42", "4
 VALID = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
 
 
-def program(given="rows, each = 6, 7", steps="eggs = rows * each", check="answer = eggs") -> str:
-    return f"# VARIABLES\n{given}\n# STEPS\n{steps}\n# CHECK\n{check}"
+def program(variables="rows, each = 6, 7", steps="eggs = rows * each", check="answer = eggs") -> str:
+    return f"# VARIABLES\n{variables}\n# STEPS\n{steps}\n# CHECK\n{check}"
 
 
 def fenced(code: str) -> str:
@@ -54,10 +54,10 @@ READABLE = [
 
 
 @pytest.mark.parametrize("text", READABLE)
-def test_a_program_of_the_form_is_read_from_messy_replies(text):
-    found = read(text)
-    assert isinstance(found, str), found
-    assert "answer =" in found and "```" not in found
+def test_code_program_is_read_from_messy_replies(text):
+    result = read(text)
+    assert isinstance(result, str), result
+    assert "answer =" in result and "```" not in result
 
 
 UNREADABLE = {
@@ -69,7 +69,7 @@ UNREADABLE = {
     program(steps="(" * 300): "it is no Python",
     program(steps="eggs = " + "-" * 7000 + "1"): "it is no Python",
     program(steps="eggs = 1\x00"): "it is no Python",
-    program(given="pass"): "names no quantity",
+    program(variables="pass"): "names no quantity",
     program(steps="eggs = 42"): "calculates nothing",
     program("first_quantity = ...", "first_result = ...", "answer = first_result"): "calculates nothing",
     program(check="answer = 42"): "not from a bare value",
@@ -81,22 +81,22 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize(("code", "why"), UNREADABLE.items())
-def test_what_is_not_of_the_form_or_states_its_answer_is_refused(code, why):
-    found = read(fenced(code))
-    assert isinstance(found, Unparsed) and why in found.reason
+def test_code_program_of_another_form_is_refused(code, why):
+    result = read(fenced(code))
+    assert isinstance(result, Unparsed) and why in result.reason
 
 
-def test_a_program_cut_at_the_reply_limit_says_so():
+def test_code_program_cut_at_token_limit_is_reported():
     assert read(f"CODE:\n```python\n{program()}", "length") == Unparsed("it is too long and was cut off")
 
 
 @pytest.mark.parametrize("text", ["CODE: NONE", "none", "CODE:\n```\nNONE\n```", "CODE: **NONE**."])
-def test_a_judge_may_say_that_nothing_is_calculated(text):
+def test_code_reply_none_means_nothing_to_calculate(text):
     assert read(text) == "NONE"
 
 
 class Outside:
-    """Programs by script; a run prints what the program would, or ends as it is told to."""
+    """Programs by script; a run prints what the program would, or ends with `status`."""
 
     def __init__(self, *replies: str, printed: str = "42", status: str = "ok", stderr: str = "") -> None:
         self.replies, self.printed, self.status, self.stderr = list(replies), printed, status, stderr
@@ -119,23 +119,23 @@ def check(player, domain=GSMHARD, retries=2) -> CodeCheck:
 
 
 @pytest.mark.parametrize(
-    ("printed", "found"),
+    ("printed", "conclusion"),
     [("42", "supports"), ("42.0", "supports"), ("42.00001", "supports"), ("42.0001", "contradicts"),
      ("-42", "contradicts"), ("nan", "not checked"), ("inf", "not checked"), ("True", "not checked"),
      ("", "not checked")],
 )  # fmt: skip
-async def test_the_answer_is_compared_here_and_no_number_is_no_finding(player, printed, found):
+async def test_code_check_compares_answers(player, printed, conclusion):
     outside = Outside(fenced(program()), printed=printed)
     finding = await check(player).examine(ATTACK, DRAW, outside)
-    assert (finding.check, finding.conclusion) == ("code", found)
+    assert (finding.check, finding.conclusion) == ("code", conclusion)
     assert [exhibit.text for exhibit in finding.evidence] == [program() + "\n"]
     assert (outside.ran[0].endpoint, outside.ran[0].wall_s) == (SANDBOX, 2.5)
-    if found != "not checked":
+    if conclusion != "not checked":
         assert finding.reason == f"the program gives {printed}, the solution says 42"
 
 
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
-async def test_a_program_that_fails_is_asked_for_again_with_what_was_wrong(player, status):
+async def test_code_check_repeats_failed_program_with_its_fault(player, status):
     outside = Outside(fenced(program()), status=status, stderr="Traceback\nNameError: eggs")
     finding = await check(player).examine(ATTACK, DRAW, outside)
     assert (finding.conclusion, finding.reason) == ("not checked", f"it ended with {status}: NameError: eggs")
@@ -143,39 +143,39 @@ async def test_a_program_that_fails_is_asked_for_again_with_what_was_wrong(playe
     assert "NameError: eggs" not in outside.prompts[0] and "NameError: eggs" in outside.prompts[2]
 
 
-async def test_what_cannot_be_read_is_asked_for_again_and_never_run(player):
+async def test_code_check_never_runs_unreadable_program(player):
     outside = Outside("no", fenced(program(check="answer = 42")), fenced(program()))
     assert (await check(player).examine(ATTACK, DRAW, outside)).conclusion == "supports"
     assert len(outside.ran) == 1
     assert "bare value" in outside.prompts[2]
 
 
-async def test_a_judge_that_writes_no_program_has_not_checked(player):
+async def test_code_check_without_program_concludes_nothing(player):
     finding = await check(player, retries=1).examine(ATTACK, DRAW, Outside("I would rather not"))
     assert finding.conclusion == "not checked" and "must open its parts" in finding.reason and not finding.evidence
 
 
-async def test_nothing_to_calculate_is_not_checked_and_asked_once(player):
+async def test_code_check_asks_once_if_nothing_is_calculated(player):
     outside = Outside("CODE: NONE")
     finding = await check(player).examine(ATTACK, DRAW, outside)
     assert (finding.conclusion, finding.reason) == ("not checked", "the judge found nothing to calculate")
     assert len(outside.prompts) == 1 and not outside.ran
 
 
-async def test_the_judge_is_not_shown_the_authors_answer_apart_from_the_solution(player):
+async def test_code_prompt_omits_authors_answer(player):
     outside = Outside(fenced(program()))
     await check(player).examine(Attack("Q?", "the steps", "77.5"), DRAW, outside)
     assert "the steps" in outside.prompts[0] and "77.5" not in outside.prompts[0]
 
 
-@pytest.mark.parametrize(("printed", "found"), [("B", "supports"), ("(c)", "contradicts"), ("Z", "not checked")])
-async def test_letters_are_compared_in_a_domain_of_choices(player, printed, found):
+@pytest.mark.parametrize(("printed", "conclusion"), [("B", "supports"), ("(c)", "contradicts"), ("Z", "not checked")])
+async def test_code_check_compares_letters(player, printed, conclusion):
     outside = Outside(fenced(program(check="answer = 'AB'[eggs > 40]")), printed=printed)
     genetics = load_domain("starter-genetics")
-    assert (await check(player, genetics).examine(Attack("Q", "S", "B"), DRAW, outside)).conclusion == found
+    assert (await check(player, genetics).examine(Attack("Q", "S", "B"), DRAW, outside)).conclusion == conclusion
 
 
-async def test_free_text_is_not_checked_and_nothing_is_asked(player):
+async def test_code_check_skips_free_text(player):
     outside = Outside("no")
     finding = await check(player, GSMHARD.model_copy(update={"answer": "text"})).examine(ATTACK, DRAW, outside)
     assert finding.conclusion == "not checked" and not outside.prompts
@@ -186,18 +186,19 @@ def judge(player, code=True) -> CheckingJudge:
 
 
 @pytest.mark.parametrize(
-    ("printed", "valid", "found"), [("42", True, "supports"), ("41", False, "contradicts"), ("?", True, "not checked")]
+    ("printed", "valid", "conclusion"),
+    [("42", True, "supports"), ("41", False, "contradicts"), ("?", True, "not checked")],
 )
-async def test_a_judge_cannot_pass_what_its_own_program_contradicts(player, printed, valid, found):
+async def test_contradicting_check_rejects_accepted_attack(player, printed, valid, conclusion):
     verdict = await judge(player).validate(ATTACK, DRAW, Outside(VALID, fenced(program()), printed=printed))
     finding = verdict.finding("code")
-    assert (verdict.positive, finding.conclusion) == (valid, found)
+    assert (verdict.positive, finding.conclusion) == (valid, conclusion)
     assert [exhibit.text for exhibit in finding.evidence] == [program() + "\n"]
-    assert verdict.explanation.startswith("[the program disagrees]") is (found == "contradicts")
+    assert verdict.explanation.startswith("[the program disagrees]") is (conclusion == "contradicts")
     assert finding.reason
 
 
-async def test_what_the_judge_rejects_needs_no_program(player):
+async def test_rejected_attack_is_not_checked(player):
     outside = Outside(VALID.replace("VALID", "INVALID"))
     verdict = await judge(player).validate(ATTACK, DRAW, outside)
     assert not verdict.positive
@@ -205,13 +206,13 @@ async def test_what_the_judge_rejects_needs_no_program(player):
     assert len(outside.prompts) == 1
 
 
-async def test_without_the_check_the_verdict_is_the_judges_word(player):
+async def test_verdict_without_checks_is_the_judges(player):
     outside = Outside(VALID)
     verdict = await judge(player, code=False).validate(ATTACK, DRAW, outside)
     assert (verdict.positive, verdict.findings) == (True, ())
     assert len(outside.prompts) == 1
 
 
-def test_a_program_cannot_print_the_mark_of_its_answer():
-    assert asking(program()).startswith(program())
-    assert asking(program()).split("'")[1] != asking(program(check="answer = eggs + 1")).split("'")[1]
+def test_answer_mark_depends_on_program():
+    assert print_answer(program()).startswith(program())
+    assert print_answer(program()).split("'")[1] != print_answer(program(check="answer = eggs + 1")).split("'")[1]

@@ -1,4 +1,4 @@
-"""The fact check: what is looked up, what of it the judge is shown, and that every end of a search is told."""
+"""The fact check: its queries, what the judge sees of the results, and how each outcome of a search is reported."""
 
 import pytest
 
@@ -53,14 +53,14 @@ READ = {
 
 
 @pytest.mark.parametrize(("text", "queries"), READ.items())
-async def test_queries_are_read_one_a_line(player, text, queries):
+async def test_fact_queries_are_read_one_per_line(player, text, queries):
     outside = Outside(text)
     finding = await facts(player).examine(ATTACK, DRAW, outside)
     assert [search.query for search in finding.evidence] == [request.query for request in outside.searches] == queries
     assert all((request.endpoint, request.top, request.timeout_s) == (ENGINE, 4, 30.0) for request in outside.searches)
 
 
-async def test_no_more_is_looked_up_than_is_allowed_and_no_essay(player):
+async def test_fact_queries_are_limited_in_number_and_length(player):
     outside = Outside("QUERIES:\nfound\nnothing\ntimeout")
     finding = await facts(player, queries=2).examine(ATTACK, DRAW, outside)
     assert len(finding.evidence) == 2 and finding.reason == "2 searches: 1 found, 1 found nothing"
@@ -69,7 +69,7 @@ async def test_no_more_is_looked_up_than_is_allowed_and_no_essay(player):
     assert len(long.searches[0].query) == LONGEST_QUERY
 
 
-async def test_every_end_is_told_in_the_verdict_and_to_the_judge(player):
+async def test_search_outcomes_reach_verdict_and_judge(player):
     outside = Outside("QUERIES:\n" + "\n".join(list(ENDS)[:5]), VALID)
     judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (facts(player),))
     verdict = await judge.validate(ATTACK, DRAW, outside)
@@ -87,19 +87,19 @@ async def test_every_end_is_told_in_the_verdict_and_to_the_judge(player):
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
-    [("QUERIES: NONE", "nothing to look up, says the judge"), ("no", "nothing was looked up: missing section QUERIES")],
+    ("reply", "reason"),
+    [("QUERIES: NONE", "the judge named nothing to look up"), ("no", "nothing was looked up: missing section QUERIES")],
 )
-async def test_where_nothing_is_looked_up_the_turn_goes_on_and_says_so(player, reply, told):
+async def test_fact_check_without_queries_keeps_verdict(player, reply, reason):
     outside = Outside(*[reply] * (1 if "NONE" in reply else 2), VALID)
     judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (facts(player),))
     verdict = await judge.validate(ATTACK, DRAW, outside)
     finding = verdict.finding("facts")
-    assert verdict.positive and finding.reason == told and not finding.evidence
+    assert verdict.positive and finding.reason == reason and not finding.evidence
     assert "looked up about it" not in outside.prompts[-1]
 
 
-async def test_what_was_found_stays_with_the_turn(player):
+async def test_search_results_are_stored_with_turn(player):
     judge = CheckingJudge(ModelJudge(MEDICINE, player, JudgeRules(), 1), (facts(player),))
     verdict = await judge.validate(ATTACK, DRAW, Outside("QUERIES: found", VALID))
     record = TurnRecord(0, "a", "d", "j", (Attempt(0, ("s",), "invalid", attack=ATTACK, validation=verdict),))

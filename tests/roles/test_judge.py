@@ -1,4 +1,4 @@
-"""The model as judge: decisions, confidences, strikes, and where it is overruled (paper §3, A.2.3-4; SPEC §2)."""
+"""The model as judge: decisions, confidences, strikes, and when it is overruled (paper §3, A.2.3-4; SPEC §2)."""
 
 import pytest
 
@@ -39,7 +39,7 @@ DECISIONS = {
 
 
 @pytest.mark.parametrize(("text", "positive"), DECISIONS.items())
-def test_a_decision_is_exactly_one_of_the_two_words(text, positive):
+def test_decision_is_exactly_one_word(text, positive):
     verdict = read_verdict({"DECISION": text, "CONFIDENCE": "0.9", "EXPLANATION": "e"}, "VALID", "INVALID")
     if positive is None:
         assert isinstance(verdict, Unparsed)
@@ -57,17 +57,17 @@ CONFIDENCES = {
 
 
 @pytest.mark.parametrize(("text", "value"), CONFIDENCES.items())
-def test_confidences_are_numbers_from_0_to_1(text, value):
+def test_confidence_is_number_from_0_to_1(text, value):
     assert read_confidence(text) == (value if value is None else pytest.approx(value))
 
 
-def test_an_unreadable_confidence_is_no_judgement():
+def test_verdict_with_unreadable_confidence_is_unparsed():
     verdict = read_verdict({"DECISION": "VALID", "CONFIDENCE": "high", "EXPLANATION": "e"}, "VALID", "INVALID")
     assert verdict == Unparsed("CONFIDENCE is not a number from 0 to 1: 'high'")
 
 
 @pytest.mark.parametrize("positive", [True, False])
-async def test_a_confident_first_word_is_the_verdict(player, scripted, positive):
+async def test_confident_validation_is_the_verdict(player, scripted, positive):
     call = scripted([validation("VALID" if positive else "INVALID")])
     assert await judge(player).validate(ATTACK, DRAW, call) == Verdict(positive, 0.95, "so")
     assert ATTACK.question in call.prompts[0]
@@ -75,13 +75,13 @@ async def test_a_confident_first_word_is_the_verdict(player, scripted, positive)
     assert call.asked[0].sampling == player.sampling
 
 
-async def test_confidence_at_the_bar_is_enough(player, scripted):
+async def test_confidence_equal_to_limit_suffices(player, scripted):
     call = scripted([validation(confidence="0.9")])
     assert (await judge(player).validate(ATTACK, DRAW, call)).confidence == 0.9
 
 
 @pytest.mark.parametrize("mode", ["validate", "evaluate"])
-async def test_doubt_asks_again_with_a_changed_prompt_that_names_it(player, scripted, mode):
+async def test_doubtful_judge_is_asked_again_with_its_confidence(player, scripted, mode):
     reply = validation if mode == "validate" else evaluation
     call = scripted([reply(confidence="0.5"), reply(confidence="0.89"), reply(confidence="0.93")])
     arguments = (ATTACK,) if mode == "validate" else (ATTACK, DEFENCE)
@@ -94,13 +94,13 @@ async def test_doubt_asks_again_with_a_changed_prompt_that_names_it(player, scri
 
 
 @pytest.mark.parametrize("strikes", [1, 2, 3])
-async def test_doubt_is_bounded_and_is_no_verdict(player, scripted, strikes):
+async def test_doubt_ends_after_strikes(player, scripted, strikes):
     call = scripted(lambda _: validation(confidence="0.6"))
     assert await judge(player, strikes=strikes).validate(ATTACK, DRAW, call) == Doubt((0.6,) * strikes)
     assert len(call.asked) == strikes
 
 
-async def test_what_cannot_be_read_is_asked_again_twice_with_other_seeds(player, scripted):
+async def test_unreadable_verdict_is_requested_again(player, scripted):
     call = scripted(["no", validation("VALID or INVALID"), validation("INVALID")])
     verdict = await judge(player).validate(ATTACK, DRAW, call)
     assert verdict == Verdict(False, 0.95, "so", asked=1)
@@ -108,32 +108,32 @@ async def test_what_cannot_be_read_is_asked_again_twice_with_other_seeds(player,
     assert len({request.seed for request in call.asked}) == 3
 
 
-async def test_a_judge_that_is_never_readable_is_unparsed(player, scripted):
+async def test_judge_that_stays_unreadable_is_unparsed(player, scripted):
     call = scripted(lambda _: "no")
     assert isinstance(await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call), Unparsed)
     assert len(call.asked) == 3
 
 
 @pytest.mark.parametrize("reply", [evaluation("maybe"), evaluation(confidence="high"), "no"])
-async def test_an_unreadable_evaluation_is_no_judgement_whatever_the_answer(player, scripted, reply):
+async def test_unreadable_evaluation_of_wrong_answer_is_unparsed(player, scripted, reply):
     call = scripted(lambda _: reply)
     assert isinstance(await judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call), Unparsed)
     assert len(call.asked) == 3
 
 
-async def test_a_doubtful_evaluation_is_no_judgement_whatever_the_answer(player, scripted):
+async def test_doubtful_evaluation_of_wrong_answer_is_doubt(player, scripted):
     call = scripted(lambda _: evaluation(confidence="0.6"))
     assert await judge(player).evaluate(ATTACK, Defence("s", "43"), DRAW, call) == Doubt((0.6, 0.6, 0.6))
 
 
-async def test_every_strike_has_its_own_reasks(player, scripted):
+async def test_each_strike_has_its_own_retries(player, scripted):
     doubt = validation(confidence="0.5")
     call = scripted(["no", "no", doubt, "no", "no", doubt, "no", "no", "no"])
     assert isinstance(await judge(player).validate(ATTACK, DRAW, call), Unparsed)
     assert len({request.seed for request in call.asked}) == 9
 
 
-async def test_the_two_modes_never_share_a_seed(player, scripted):
+async def test_validation_and_evaluation_use_different_seeds(player, scripted):
     asked = scripted(lambda request: validation() if "VALID or" in request.messages[-1].content else evaluation())
     await judge(player).validate(ATTACK, DRAW, asked)
     await judge(player).evaluate(ATTACK, DEFENCE, DRAW, asked)
@@ -153,21 +153,21 @@ async def test_the_two_modes_never_share_a_seed(player, scripted):
         ("INCORRECT", "43", False),
     ],
 )
-async def test_a_judge_cannot_make_another_number_right(player, scripted, decision, answer, positive):
+async def test_judge_cannot_accept_different_number(player, scripted, decision, answer, positive):
     verdict = await judge(player).evaluate(ATTACK, Defence("s", answer), DRAW, scripted([evaluation(decision)]))
     assert verdict.positive is positive
     assert verdict.explanation.startswith("[the answers differ]") is (decision == "CORRECT" and not positive)
 
 
 @pytest.mark.parametrize(("answer", "positive"), [("(b)", True), ("C", False), ("B or C", False)])
-async def test_a_judge_cannot_make_another_letter_right(player, scripted, answer, positive):
+async def test_judge_cannot_accept_different_letter(player, scripted, answer, positive):
     genetics = load_domain("starter-genetics")
     attack = Attack("Which?", "because", "B")
     verdict = await judge(player, genetics).evaluate(attack, Defence("s", answer), DRAW, scripted([evaluation()]))
     assert verdict.positive is positive
 
 
-async def test_in_free_text_the_judge_decides(player, scripted):
+async def test_judge_decides_about_free_text(player, scripted):
     domain = GSMHARD.model_copy(update={"answer": "text"})
     assert same_answer(domain, "a mutation", "the mutation") is None
     verdict = await judge(player, domain).evaluate(ATTACK, Defence("s", "other"), DRAW, scripted([evaluation()]))
@@ -184,12 +184,12 @@ async def test_in_free_text_the_judge_decides(player, scripted):
         ("not sound", None),
     ],
 )
-async def test_the_soft_reading_is_the_word_on_the_reasoning(player, scripted, quality, soft):
+async def test_soft_reading_is_read_from_reasoning_quality(player, scripted, quality, soft):
     call = scripted([evaluation("INCORRECT", quality=quality)])
     verdict = await judge(player).evaluate(ATTACK, DEFENCE, DRAW, call)
     assert (verdict.positive, verdict.soft) == (False, soft)
 
 
-async def test_an_overruled_verdict_keeps_its_soft_reading(player, scripted):
+async def test_overruled_verdict_keeps_soft_reading(player, scripted):
     verdict = await judge(player).evaluate(ATTACK, Defence("s", "41"), DRAW, scripted([evaluation()]))
     assert (verdict.positive, verdict.soft) == (False, True)

@@ -1,4 +1,4 @@
-"""A panel's word: by majority or by its least sure member; votes are kept, and a missing one is no vote."""
+"""The panel: combines verdicts by majority or by the least confident member, and records the votes."""
 
 import pytest
 
@@ -33,25 +33,26 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    ("rule", "heard", "expected"), [(rule, heard, end) for rule, cases in CASES.items() for heard, end in cases.items()]
+    ("rule", "results", "expected"),
+    [(rule, results, end) for rule, cases in CASES.items() for results, end in cases.items()],
 )
-def test_the_panels_word(rule, heard, expected):
-    found = combine_verdicts(rule, [f"j{number}" for number in range(len(heard))], heard)
+def test_panel_combines_votes(rule, results, expected):
+    combined = combine_verdicts(rule, [f"j{number}" for number in range(len(results))], results)
     if expected is None:
-        assert isinstance(found, Doubt)
+        assert isinstance(combined, Doubt)
         return
-    assert (found.positive, found.confidence) == expected
-    assert [vote.positive for vote in found.votes] == [getattr(result, "positive", None) for result in heard]
-    assert found.explanation == ("holds" if expected[0] else "fails")
+    assert (combined.positive, combined.confidence) == expected
+    assert [vote.positive for vote in combined.votes] == [getattr(result, "positive", None) for result in results]
+    assert combined.explanation == ("holds" if expected[0] else "fails")
 
 
 @pytest.mark.parametrize(
     ("readings", "soft"),
     [((True, True, False), True), ((False, False, True), False), ((True, False), None), ((None,), None)],
 )
-def test_the_soft_reading_is_that_of_most(readings, soft):
-    heard = [yes(soft=reading) for reading in readings]
-    assert combine_verdicts("majority", ["j"] * len(heard), heard).soft is soft
+def test_panel_soft_reading_is_the_majoritys(readings, soft):
+    results = [yes(soft=reading) for reading in readings]
+    assert combine_verdicts("majority", ["j"] * len(results), results).soft is soft
 
 
 class Member:
@@ -67,7 +68,7 @@ class Member:
         return self.result
 
 
-async def test_every_member_judges_the_same_and_an_unreadable_panel_is_no_judgement():
+async def test_panel_asks_every_member():
     members = (Member("one", yes()), Member("two", yes()), Member("three", no()))
     panel, call = PanelJudge(members), Call
     attack, defence, draw = Attack("Q", "S", "A"), Defence("s", "a"), Draw(1, 2, 3)

@@ -19,7 +19,7 @@ REPLY = "QUESTION: Q?\nSOLUTION: S\nANSWER: $1,234.0\nREFLECTION: R"
 SEEDS = (Seed("a", "x", "Question {{ 7*7 }}?", "1"), Seed("b", "x", "Which?", "B", options={"A": "ant", "B": "bee"}))
 
 
-async def test_the_attacker_sees_every_seed_and_its_reply_becomes_an_attack(player, scripted):
+async def test_attacker_prompt_holds_every_seed(player, scripted):
     call = scripted([REPLY])
     attack = await ModelAttacker(GSMHARD, player).attack(SEEDS, DRAW, call)
     assert attack == Attack("Q?", "S", "1234", notes={"REFLECTION": "R"})
@@ -28,7 +28,7 @@ async def test_the_attacker_sees_every_seed_and_its_reply_becomes_an_attack(play
     assert (call.asked[0].endpoint, call.asked[0].sampling) == (player.identity, player.sampling)
 
 
-async def test_an_unreadable_attack_is_not_asked_again(player, scripted):
+async def test_unreadable_attack_is_not_requested_again(player, scripted):
     call = scripted(["nothing"])
     assert isinstance(await ModelAttacker(GSMHARD, player).attack(SEEDS, DRAW, call), Unparsed)
     assert len(call.asked) == 1
@@ -46,13 +46,13 @@ async def test_an_unreadable_attack_is_not_asked_again(player, scripted):
         (GSMHARD.model_copy(update={"answer": "text"}), " ", None),
     ],
 )
-def test_an_answer_is_of_the_domains_kind_or_none(domain, answer, plain):
+def test_attack_answer_is_read_by_domain(domain, answer, plain):
     assert plain_answer(domain, answer) == plain
     attack = read_attack(domain, REPLY.replace("$1,234.0", answer))
     assert isinstance(attack, Unparsed) if plain is None else attack.answer == plain
 
 
-def test_an_attack_with_two_answers_is_unreadable():
+def test_attack_with_two_answers_is_unparsed():
     assert isinstance(read_attack(GSMHARD, f"{REPLY}\nANSWER: 7"), Unparsed)
 
 
@@ -60,7 +60,7 @@ def defender(player, domain=GSMHARD, budgets=None, retries=2) -> Defender:
     return Defender(domain, player, domain.budgets if budgets is None else budgets, retries)
 
 
-async def test_the_defender_sees_the_question_alone(player, scripted):
+async def test_defender_prompt_holds_only_the_question(player, scripted):
     call = scripted(["ANALYSIS: a\nSOLUTION: s\nANSWER: 4"])
     assert await defender(player).defend("What is 2 {{ + }} 2?", DRAW, call) == Defence("s", "4", "a")
     shown = [message.content for message in call.asked[0].messages if "What is 2 {{ + }} 2?" in message.content]
@@ -68,14 +68,14 @@ async def test_the_defender_sees_the_question_alone(player, scripted):
     assert call.cuts == []
 
 
-async def test_sections_over_their_budget_are_cut_and_named(player, scripted):
+async def test_defence_sections_over_budget_are_cut(player, scripted):
     call = scripted([f"ANALYSIS: {'a ' * 30}\nSOLUTION: {'s ' * 3}\nANSWER: {'4 ' * 20}"])
     defence = await defender(player, budgets={"ANALYSIS": 5, "SOLUTION": 5, "ANSWER": 2}).defend("Q", DRAW, call)
     assert defence == Defence("s s s", "4 4", "a a a a a", cut=("ANALYSIS", "ANSWER"))
     assert [(cut.budget, cut.endpoint) for cut in call.cuts] == [(5, player.identity), (2, player.identity)]
 
 
-async def test_what_surely_fits_is_not_counted_and_what_may_not_is(player, scripted):
+async def test_short_defence_section_is_not_counted(player, scripted):
     """A token is at least one byte: three bytes of "≈" may be three tokens."""
     call = scripted(["ANALYSIS: ab\nSOLUTION: ≈\nANSWER: 4"])
     defence = await defender(player, budgets={"ANALYSIS": 2, "SOLUTION": 2, "ANSWER": 2}).defend("Q", DRAW, call)
@@ -84,17 +84,17 @@ async def test_what_surely_fits_is_not_counted_and_what_may_not_is(player, scrip
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-async def test_an_unreadable_defence_is_asked_again_within_bounds(player, scripted, retries):
+async def test_unreadable_defence_is_requested_again(player, scripted, retries):
     call = scripted(lambda _: "ANSWER: 4")
     assert isinstance(await defender(player, retries=retries).defend("Q", DRAW, call), Unparsed)
     assert len(call.asked) == 1 + retries
     assert len({request.seed for request in call.asked}) == 1 + retries
 
 
-async def test_the_prompts_own_descriptions_are_no_defence(player, scripted):
-    """As small models give them back: taken for an answer, each would be a defender that failed."""
-    told = defender_messages(GSMHARD, GSMHARD.budgets, "Q")[0].content
-    copied = "\n".join(line for line in told.splitlines() if line.startswith(("ANALYSIS:", "SOLUTION:", "ANSWER:")))
+async def test_copied_prompt_is_no_defence(player, scripted):
+    """Small models repeat the prompt's description of the sections; read as an answer, it would count as a failure."""
+    prompt = defender_messages(GSMHARD, GSMHARD.budgets, "Q")[0].content
+    copied = "\n".join(line for line in prompt.splitlines() if line.startswith(("ANALYSIS:", "SOLUTION:", "ANSWER:")))
     call = scripted(lambda _: copied)
     defence = await defender(player, retries=1).defend("Q", DRAW, call)
     assert isinstance(defence, Unparsed)
@@ -103,7 +103,7 @@ async def test_the_prompts_own_descriptions_are_no_defence(player, scripted):
     assert isinstance(await defender(player).defend("Q", DRAW, scripted(lambda _: half)), Unparsed)
 
 
-def test_worked_examples_are_turns_of_the_conversation():
+def test_worked_examples_are_earlier_messages():
     examples = [
         {"question": f"Solved {n}?", "sections": {"SOLUTION": f"{n} + {n}", "ANSWER": f"{2 * n}"}} for n in (1, 2)
     ]
@@ -122,7 +122,7 @@ def test_worked_examples_are_turns_of_the_conversation():
     assert [rule in message.content for message in alone] == [True]
 
 
-def test_a_reply_has_room_for_every_section():
+def test_reply_budget_covers_every_section():
     budgets = {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
     assert reply_budget(GSMHARD, budgets) == 500 + 1500 + 100 + OVERHEAD_TOKENS
     assert reply_budget(STARTER, budgets) == 1500 + 100 + OVERHEAD_TOKENS
@@ -150,7 +150,7 @@ def ran(status="ok", stdout="42\n", stderr=""):
         ("nan\n", "42", False),
     ],
 )
-async def test_the_program_judge_believes_the_last_line_alone(stdout, claimed, valid):
+async def test_program_judge_reads_last_line(stdout, claimed, valid):
     attack = Attack("Q", "S", claimed, "print(42)")
     verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, ran(stdout=stdout))
     assert (verdict.positive, verdict.finding("code").conclusion) == (valid, "supports" if valid else "contradicts")
@@ -159,7 +159,7 @@ async def test_the_program_judge_believes_the_last_line_alone(stdout, claimed, v
 
 
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
-async def test_a_program_that_did_not_finish_proves_nothing(status):
+async def test_program_judge_rejects_failed_program(status):
     attack = Attack("Q", "S", "42", "print(42)")
     verdict = await ProgramJudge(SANDBOX, 2.5).validate(attack, DRAW, ran(status, stderr="Boom"))
     finding = verdict.finding("code")
@@ -171,13 +171,13 @@ async def test_a_program_that_did_not_finish_proves_nothing(status):
 @pytest.mark.parametrize(
     ("answer", "right"), [("42", True), ("$42.00", True), ("42.001", False), ("none", False), ("42 or 43", False)]
 )
-async def test_the_program_judge_compares_numbers(answer, right):
+async def test_program_judge_compares_numbers(answer, right):
     verdict = await ProgramJudge(SANDBOX, 2.5).evaluate(Attack("Q", "S", "42"), Defence("s", answer), DRAW, ran())
     assert (verdict.positive, verdict.soft, verdict.confidence) == (right, None, 1.0)
     assert ("no single number" if answer in ("none", "42 or 43") else answer) in verdict.explanation
 
 
-def test_draws_differ_in_every_part_and_repeat():
+def test_draw_seeds_differ_and_repeat():
     seeds = {Draw(*key).seed(step, retry) for key in [(1, 2, 3), (2, 2, 3), (1, 1, 3), (1, 2, 2)]
              for step in ("attack", "defence") for retry in range(3)}  # fmt: skip
     assert len(seeds) == 24
@@ -186,19 +186,19 @@ def test_draws_differ_in_every_part_and_repeat():
 
 
 @pytest.mark.parametrize("name", ["QUESTION", "SOLUTION", "REFLECTION"])
-def test_a_description_given_back_is_no_section(name):
+def test_copied_description_is_unparsed(name):
     sections = {"QUESTION": "Q?", "SOLUTION": "[2] * 3 = [6]", "ANSWER": "6", "REFLECTION": "r"}
-    told = "\n".join(f"{key}: {text}" for key, text in sections.items())
-    assert isinstance(read_attack(GSMHARD, told), Attack)
-    found = read_attack(
-        GSMHARD, told.replace(f"{name}: {sections[name]}", f"{name}: [where a solver is likely to slip]")
+    reply = "\n".join(f"{key}: {text}" for key, text in sections.items())
+    assert isinstance(read_attack(GSMHARD, reply), Attack)
+    attack = read_attack(
+        GSMHARD, reply.replace(f"{name}: {sections[name]}", f"{name}: [where a solver is likely to slip]")
     )
-    assert found == Unparsed(f"{name} is the prompt's own description: '[where a solver is likely to slip]'")
+    assert attack == Unparsed(f"{name} is the prompt's own description: '[where a solver is likely to slip]'")
 
 
-def test_words_of_its_own_between_the_prompts_brackets_are_a_section():
-    found = read_attack(GSMHARD, "QUESTION: [How many?]\nSOLUTION: 2 * 3 = 6\nANSWER: [6]\nREFLECTION: [ the units ]")
-    assert found == Attack("How many?", "2 * 3 = 6", "6", notes={"REFLECTION": "the units"})
+def test_bracketed_text_is_read_as_section():
+    attack = read_attack(GSMHARD, "QUESTION: [How many?]\nSOLUTION: 2 * 3 = 6\nANSWER: [6]\nREFLECTION: [ the units ]")
+    assert attack == Attack("How many?", "2 * 3 = 6", "6", notes={"REFLECTION": "the units"})
 
 
 TAGGED = (
@@ -207,13 +207,13 @@ TAGGED = (
 )
 
 
-def test_a_tagged_solution_is_kept_in_one_spelling():
+def test_tagged_solution_is_normalized():
     attack = read_attack(load_domain("genomebench"), f"QUESTION: Q?\nSOLUTION: {TAGGED}\nANSWER: c\nREFLECTION: r")
     assert isinstance(attack, Attack) and attack.answer == "C"
-    told = (
+    reply = (
         "<hypothesis>h</hypothesis>\n<evidence>e < 5</evidence>\n<mechanism>m</mechanism>\n<conclusion>c</conclusion>"
     )
-    assert attack.solution == told
+    assert attack.solution == reply
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,6 @@ def test_a_tagged_solution_is_kept_in_one_spelling():
         (TAGGED + "<evidence>f</evidence>", "evidence"),
     ],
 )
-def test_a_tagged_solution_without_one_of_its_elements_is_unreadable(solution, missing):
-    found = read_attack(load_domain("genomebench"), f"QUESTION: Q?\nSOLUTION: {solution}\nANSWER: C\nREFLECTION: r")
-    assert found == Unparsed(f"SOLUTION: no single element <{missing}>")
+def test_tagged_solution_lacking_element_is_unparsed(solution, missing):
+    attack = read_attack(load_domain("genomebench"), f"QUESTION: Q?\nSOLUTION: {solution}\nANSWER: C\nREFLECTION: r")
+    assert attack == Unparsed(f"SOLUTION: no single element <{missing}>")

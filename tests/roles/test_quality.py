@@ -1,4 +1,4 @@
-"""Reasoning quality: the weights and levels of the paper's A.4, and what is a rating."""
+"""Reasoning quality: the weights and levels of the paper's A.4, and how a rating is read."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def reply(*ratings: object) -> str:
     return "\n".join([*lines, "EXPLANATION: it checks nothing"])
 
 
-def test_the_specifications_example_is_3_8_and_l4():
+def test_quality_score_of_specified_example():
     score = weighted_mean(dict(zip(map(str.lower, WEIGHTS), (4, 4, 3, 4, 4), strict=True)))
     assert (round(score, 1), level_of(score)) == (3.8, 4)
     assert sum(WEIGHTS.values()) == pytest.approx(4.9)
@@ -26,7 +26,7 @@ def test_the_specifications_example_is_3_8_and_l4():
     ("score", "level"),
     [(1, 1), (1.4999, 1), (1.5, 2), (2.4999, 2), (2.5, 3), (3.4999, 3), (3.5, 4), (4.4999, 4), (4.5, 5), (5, 5)],
 )
-def test_levels_begin_where_the_paper_says(score, level):
+def test_quality_level_limits(score, level):
     assert level_of(score) == level
 
 
@@ -39,11 +39,11 @@ RATINGS = {
 
 
 @pytest.mark.parametrize(("text", "value"), RATINGS.items())
-def test_a_rating_is_one_number_from_1_to_5(text, value):
+def test_rating_is_one_number_from_1_to_5(text, value):
     assert read_rating(text) == value
 
 
-async def test_ratings_are_read_and_what_cannot_be_read_is_asked_again(player, scripted):
+async def test_unreadable_rating_is_requested_again(player, scripted):
     call = scripted(["no", reply(4, 4, "6", 4, 4), reply(4, 4, "3/5", 4, 4)])
     quality = await Rater(load_built_in("gsmhard"), player, 2).rate(ATTACK, DRAW, call)
     assert (quality.level, quality.explanation) == (4, "it checks nothing")
@@ -51,8 +51,8 @@ async def test_ratings_are_read_and_what_cannot_be_read_is_asked_again(player, s
     assert len({request.seed for request in call.asked}) == 3
 
 
-async def test_a_judge_that_never_rates_gives_no_level(player, scripted):
-    found = await Rater(load_built_in("gsmhard"), player, 1).rate(
+async def test_rater_that_stays_unreadable_is_unparsed(player, scripted):
+    rating = await Rater(load_built_in("gsmhard"), player, 1).rate(
         ATTACK, DRAW, scripted(lambda _: reply(4, 4, "?", 4, 4))
     )
-    assert isinstance(found, Unparsed) and "VERIFICATION is not a number from 1 to 5" in found.reason
+    assert isinstance(rating, Unparsed) and "VERIFICATION is not a number from 1 to 5" in rating.reason

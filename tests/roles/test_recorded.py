@@ -1,5 +1,5 @@
-"""What small models really wrote: replies of SmolLM2-135M and Qwen2.5-Coder 0.5B and 1.5B to our own prompts, recorded,
-each with what the parsers make of it. A change of a parser shows here as readings that come or go.
+"""Recorded replies of SmolLM2-135M and Qwen2.5-Coder 0.5B and 1.5B to our prompts, each with what the parsers read.
+A change of a parser shows here as readings that appear or disappear.
 """
 
 import json
@@ -23,7 +23,7 @@ WORDS = {"validation": ("VALID", "INVALID"), "evaluation": ("CORRECT", "INCORREC
 
 
 def read(row: dict[str, Any]) -> dict[str, Any]:
-    """What is read in a reply by whoever asked for it: an answer, a decision, a program; or why nothing is."""
+    """What the parser of the row's role reads: an answer, a decision or a program, or why it reads nothing."""
     domain, text = load_domain(row["domain"]), row["text"]
     if row["role"] == "attacker":
         attack = read_attack(domain, text)
@@ -48,15 +48,15 @@ def recorded() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_readings_are_as_recorded() -> None:
-    """None more and none fewer: a parser that reads more than before is a change to look at, too."""
+def test_recorded_replies_keep_their_readings() -> None:
+    """A parser that reads more replies than before is a change to review, too."""
     different = [
         (number, row["read"], read(row)) for number, row in enumerate(recorded(), 1) if read(row) != row["read"]
     ]
     assert different == []
 
 
-def test_there_are_enough_of_them_and_the_log_states_the_share() -> None:
+def test_recorded_replies_match_shares_in_log() -> None:
     rows = recorded()
     understood = [row for row in rows if "unread" not in row["read"]]
     assert len({row["text"] for row in rows}) == len(rows) >= 100
@@ -71,8 +71,8 @@ def test_there_are_enough_of_them_and_the_log_states_the_share() -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in recorded() if row["role"] in WORDS], ids=lambda row: row["text"][:20])
-def test_a_judgement_that_is_read_states_its_decision_once(row: dict[str, Any]) -> None:
-    """Nothing is guessed: the word that was read is in the reply behind the section's name, and the other is not."""
+def test_recorded_judgement_states_decision_once(row: dict[str, Any]) -> None:
+    """The decision that was read follows the section's name in the reply, and the opposite word does not."""
     if "unread" in row["read"]:
         return
     yes, no = WORDS[row["role"]]

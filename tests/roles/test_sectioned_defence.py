@@ -1,4 +1,4 @@
-"""A defender whose endpoint goes on with begun replies is asked section by section."""
+"""A defender whose endpoint continues replies is asked section by section."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,13 +29,13 @@ def script(asked: list[ChatRequest], texts: list[str], finish: str = "stop") -> 
     return call
 
 
-async def test_each_section_is_begun_bounded_and_stopped_by_the_next() -> None:
+async def test_sectioned_defence_bounds_each_section() -> None:
     asked: list[ChatRequest] = []
-    found = await defender().defend("How many?", Draw(1, 2, 0), script(asked, [" count", " 2 + 2 = 4", " 4"]))
-    assert found == Defence("2 + 2 = 4", "4", "count")
-    begun = [request.messages[-1] for request in asked]
-    assert [message.role for message in begun] == ["assistant"] * 3
-    assert [message.content for message in begun] == [
+    defence = await defender().defend("How many?", Draw(1, 2, 0), script(asked, [" count", " 2 + 2 = 4", " 4"]))
+    assert defence == Defence("2 + 2 = 4", "4", "count")
+    beginnings = [request.messages[-1] for request in asked]
+    assert [message.role for message in beginnings] == ["assistant"] * 3
+    assert [message.content for message in beginnings] == [
         "ANALYSIS:",
         "ANALYSIS: count\nSOLUTION:",
         "ANALYSIS: count\nSOLUTION: 2 + 2 = 4\nANSWER:",
@@ -46,20 +46,20 @@ async def test_each_section_is_begun_bounded_and_stopped_by_the_next() -> None:
     assert len({request.seed for request in asked}) == 3
 
 
-async def test_a_section_that_ran_to_its_budget_is_marked() -> None:
-    found = await defender().defend("How many?", Draw(1, 2, 0), script([], ["a", "b", "c"], finish="length"))
-    assert isinstance(found, Defence)
-    assert found.cut == ("ANALYSIS", "SOLUTION", "ANSWER")
+async def test_sectioned_defence_marks_cut_sections() -> None:
+    defence = await defender().defend("How many?", Draw(1, 2, 0), script([], ["a", "b", "c"], finish="length"))
+    assert isinstance(defence, Defence)
+    assert defence.cut == ("ANALYSIS", "SOLUTION", "ANSWER")
 
 
-async def test_an_empty_section_is_asked_again_with_another_seed() -> None:
+async def test_sectioned_defence_repeats_empty_section() -> None:
     asked: list[ChatRequest] = []
-    found = await defender().defend("How many?", Draw(1, 2, 0), script(asked, ["count", " \n", "steps", "4"]))
-    assert found == Defence("steps", "4", "count")
+    defence = await defender().defend("How many?", Draw(1, 2, 0), script(asked, ["count", " \n", "steps", "4"]))
+    assert defence == Defence("steps", "4", "count")
     assert asked[1].messages == asked[2].messages and asked[1].seed != asked[2].seed
 
 
-@pytest.mark.parametrize("told", [[], ["count"], ["count", "steps"]])
-async def test_a_section_that_stays_empty_is_no_reply(told: list[str]) -> None:
-    found = await defender().defend("How many?", Draw(1, 2, 0), script([], [*told, "", "<think>hm", "\n"]))
-    assert found == Unparsed(f"section {DOMAIN.sections.defender[len(told)]}: nothing was written")
+@pytest.mark.parametrize("earlier", [[], ["count"], ["count", "steps"]])
+async def test_sectioned_defence_with_empty_section_is_unparsed(earlier: list[str]) -> None:
+    defence = await defender().defend("How many?", Draw(1, 2, 0), script([], [*earlier, "", "<think>hm", "\n"]))
+    assert defence == Unparsed(f"section {DOMAIN.sections.defender[len(earlier)]}: nothing was written")

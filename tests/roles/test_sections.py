@@ -1,4 +1,4 @@
-"""Replies read by section: what opens one, what hides one, and what is refused rather than guessed."""
+"""Replies read by section: what opens a section, what hides one, and which replies are refused."""
 
 import json
 
@@ -56,13 +56,13 @@ GOOD = {"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4"}
         "<think>{}</think>\n" + json.dumps(GOOD),
     ],
 )
-def test_messy_replies_hold_the_same_sections(text):
+def test_sections_are_read_from_messy_replies(text):
     assert read_sections(text, NAMES, once=("ANSWER",)) == GOOD
 
 
 @pytest.mark.parametrize("spelling", ["KNOWLEDGE_MAP", "KNOWLEDGE MAP", "knowledge_map", "**Knowledge  Map**"])
 @pytest.mark.parametrize("name", ["KNOWLEDGE_MAP", "KNOWLEDGE MAP"])
-def test_names_of_two_words_are_one_name_however_they_are_joined(spelling, name):
+def test_section_name_of_two_words_is_read_in_any_spelling(spelling, name):
     assert read_sections(f"{spelling}: x", (name,)) == {name: "x"}
     assert read_sections(json.dumps({spelling.strip("*"): "x"}), (name,)) == {name: "x"}
 
@@ -80,7 +80,7 @@ def test_names_of_two_words_are_one_name_however_they_are_joined(spelling, name)
         "- ANSWER: 5",
     ],
 )
-def test_a_name_inside_running_text_opens_nothing(line):
+def test_section_name_in_running_text_is_text(line):
     text = f"ANALYSIS: a\nSOLUTION: s\n{line}\nANSWER: 4"
     assert read_sections(text, NAMES, once=("ANSWER",)) == {**GOOD, "SOLUTION": f"s\n{line}"}
 
@@ -113,19 +113,19 @@ def test_a_name_inside_running_text_opens_nothing(line):
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_what_is_missing_is_named(text, missing):
+def test_missing_sections_are_named(text, missing):
     assert read_sections(text, NAMES) == Unparsed(f"missing section {missing}")
 
 
-def test_of_a_section_that_is_opened_twice_the_first_text_stays():
+def test_repeated_section_keeps_first_text():
     text = "ANALYSIS: a\nSOLUTION: s\nSOLUTION: t\nANSWER: 4"
     assert read_sections(text, NAMES, once=("ANSWER",)) == GOOD
 
 
 @pytest.mark.parametrize("again", ["4", " 4. ", "**4**", "`4`", "4\n"])
-def test_deciding_twice_the_same_is_one_decision(again):
-    found = read_sections(f"ANALYSIS: a\nSOLUTION: s\nANSWER: 4\nANSWER: {again}", NAMES, once=("ANSWER",))
-    assert found == GOOD
+def test_repeated_equal_decision_is_read(again):
+    sections = read_sections(f"ANALYSIS: a\nSOLUTION: s\nANSWER: 4\nANSWER: {again}", NAMES, once=("ANSWER",))
+    assert sections == GOOD
 
 
 @pytest.mark.parametrize(
@@ -138,34 +138,34 @@ def test_deciding_twice_the_same_is_one_decision(again):
         '{"ANALYSIS": "a", "SOLUTION": "s", "ANSWER": "4", "answer": "5"}',
     ],
 )
-def test_deciding_twice_differently_is_unreadable(text):
+def test_contradictory_decisions_are_unparsed(text):
     assert read_sections(text, NAMES, once=("ANSWER",)) == Unparsed(
         "section ANSWER is given twice with different texts"
     )
 
 
-def test_an_invented_next_problem_is_no_second_answer():
+def test_invented_next_problem_is_ignored():
     text = "ANALYSIS: a\nSOLUTION: s\nANSWER: 4\n\nProblem: another\nSOLUTION: t\nANSWER: 5"
     assert read_sections(text, ("SOLUTION", "ANSWER"), once=("ANSWER",)) == {"SOLUTION": "s", "ANSWER": "4"}
 
 
-def test_a_label_of_prose_stays_in_its_section():
+def test_label_in_prose_stays_in_its_section():
     text = "ANALYSIS: a\nSOLUTION: s\nProblem: the units differ\nANSWER: 4"
     assert read_sections(text, NAMES) == {**GOOD, "SOLUTION": "s\nProblem: the units differ"}
 
 
 @pytest.mark.parametrize("line", ["**Answer**", "## Answer", "ANSWER"])
-def test_headings_without_a_colon_are_text_where_all_have_one(line):
+def test_bare_heading_is_text_if_others_have_colons(line):
     text = f"ANALYSIS: a\nSOLUTION: s\n{line}\n5\nANSWER: 4"
     assert read_sections(text, NAMES, once=("ANSWER",)) == {**GOOD, "SOLUTION": f"s\n{line}\n5"}
 
 
-def test_a_fence_inside_a_reply_stays():
+def test_fence_inside_reply_stays():
     text = "```\nANALYSIS: a\n```\nSOLUTION: s\n```\nx\n```\nANSWER: 4"
     assert read_sections(text, ("SOLUTION",)) == {"SOLUTION": "s\n```\nx\n```\nANSWER: 4"}
 
 
-def test_a_lone_surrogate_in_a_reply_does_not_break_it():
+def test_lone_surrogate_is_replaced():
     assert read_sections("ANALYSIS: a\nSOLUTION: \ud800s\nANSWER: 4", NAMES) == {**GOOD, "SOLUTION": "?s"}
 
 
@@ -200,5 +200,5 @@ def test_a_lone_surrogate_in_a_reply_does_not_break_it():
         ("2 < 3 and 3 > 2", "2 < 3 and 3 > 2"),
     ],
 )
-def test_reasoning_is_not_read(text, visible):
+def test_reasoning_is_stripped(text, visible):
     assert strip_reasoning(text) == visible

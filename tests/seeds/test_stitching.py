@@ -231,7 +231,7 @@ def test_a_trace_that_did_not_finish_is_not_read(status):
 def test_a_result_that_is_no_number_is_no_trace(sandbox):
     part = Part("last", "", "", "", "", "", "", (("answer", "1e308 * 10"),), (), False)
     assert read_trace([part], sandbox.run(tracing_program([part]))) == Unparsed(
-        "the chained program printed '0 answer inf', which is no number"
+        "the chained program printed '0 answer inf', which is not a number"
     )
 
 

@@ -1,4 +1,4 @@
-"""The local corpus: every kind of document, what is found in it, and files that are not what they say."""
+"""The local corpus: every kind of document, searches, and malformed files."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def corpus(folder: Path, tmp_path: Path) -> Corpus:
 
 
 @pytest.mark.parametrize(
-    ("query", "title", "place", "said"),
+    ("query", "title", "place", "snippet"),
     [
         ("what lowers glucose", "insulin", "insulin.txt, part 1", "Insulin lowers blood glucose. Glucagon raises it."),
         ("pace of the heart", "Rhythm", "heart.md, part 1", "The sinoatrial node sets the pace of the heart."),
@@ -76,27 +76,27 @@ def corpus(folder: Path, tmp_path: Path) -> Corpus:
         ('"quoted" OR (mitral) *', "Valves", "heart.md, part 1", "The mitral valve has two cusps."),
     ],
 )  # fmt: skip
-def test_each_kind_of_document_is_found_with_its_source(corpus, query, title, place, said) -> None:
+def test_corpus_finds_every_kind_of_document(corpus, query, title, place, snippet) -> None:
     best = corpus.search(query, 5)[0]
-    assert (best.title, best.place, best.snippet) == (title, place, said)
+    assert (best.title, best.place, best.snippet) == (title, place, snippet)
 
 
-def test_what_is_not_there_is_not_found_and_top_holds(corpus: Corpus) -> None:
+def test_corpus_search_limits_results(corpus: Corpus) -> None:
     assert corpus.search("quasar", 5) == []
     assert len(corpus.search("insulin alveoli", 1)) == 1 and len(corpus.search("insulin alveoli", 5)) == 2
-    assert corpus.search("blood pressure in the UK", 5) == [], "one word of three is chance"
+    assert corpus.search("blood pressure in the UK", 5) == [], "one word of three is no match"
     with pytest.raises(UsageError, match="holds no word"):
         corpus.search(" ?! ", 5)
     assert terms("What is the Vitamin in it?") == ["vitamin"] and terms("who is it") == ["who", "is", "it"]
 
 
-def test_a_search_that_takes_too_long_says_so(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corpus_search_times_out(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nanoflux_local.tools.corpus.STEPS", 1)
     with pytest.raises(TimeoutError):
         corpus.search("the insulin node", 5, timeout_s=-1)
 
 
-def test_adding_again_changes_nothing_and_another_content_replaces(corpus: Corpus, folder: Path) -> None:
+def test_corpus_add_replaces_changed_documents(corpus: Corpus, folder: Path) -> None:
     before = corpus.digest()
     assert corpus.add([folder])["unchanged"] == 5 and corpus.digest() == before
     (folder / "insulin.txt").write_text("Insulin is a peptide.")
@@ -109,34 +109,34 @@ MALFORMED = {
     "latin.txt": (b"caf\xe9", "line 1 is not UTF-8 (byte 0xe9)"),
     "empty.md": (b"", "holds no text"),
     "scan.pdf": (pdf(""), "holds no text"),
-    "no.pdf": (b"hello", "is no readable PDF"),
-    "cut.pdf": (pdf("text")[:200], "is no readable PDF"),
-    "cut.jsonl": (b'{"text": "a"}\n{"text": ', "line 2: is no JSON"),
-    "deep.jsonl": (b"[" * 100_000, "line 1: is no JSON"),
-    "list.jsonl": (b"[1]", "line 1: has no text"),
-    "other.jsonl": (b'{"label": "a"}', "line 1: has no text"),
+    "no.pdf": (b"hello", "not a readable PDF"),
+    "cut.pdf": (pdf("text")[:200], "not a readable PDF"),
+    "cut.jsonl": (b'{"text": "a"}\n{"text": ', "line 2: not valid JSON"),
+    "deep.jsonl": (b"[" * 100_000, "line 1: not valid JSON"),
+    "list.jsonl": (b"[1]", "line 1: the object has no text"),
+    "other.jsonl": (b'{"label": "a"}', "line 1: the object has no text"),
 }
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_file_is_named_and_nothing_is_added(corpus: Corpus, folder: Path, name: str) -> None:
-    content, told = MALFORMED[name]
+def test_corpus_add_refuses_malformed_file(corpus: Corpus, folder: Path, name: str) -> None:
+    content, message = MALFORMED[name]
     before = corpus.digest()
     (folder / "aaa.txt").write_text("A good file before it.")
     (folder / name).write_bytes(content)
     with pytest.raises(DataError) as error:
         corpus.add([folder])
-    assert name in error.value.message and told in error.value.message
+    assert name in error.value.message and message in error.value.message
     assert corpus.digest() == before
 
 
-def test_a_file_too_large_is_refused_unread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_document_too_large_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "LARGEST", 10)
     with pytest.raises(DataError, match="larger than"):
         read_document(folder / "insulin.txt")
 
 
-def test_long_paragraphs_are_cut_at_sentences(tmp_path: Path) -> None:
+def test_document_paragraph_is_cut_between_sentences(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("One sentence of five words. " * 100)
     passages = read_document(path).passages
@@ -150,7 +150,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return int(ended.value.code or 0), *capsys.readouterr()
 
 
-def test_the_commands(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corpus_commands(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
     code, _, err = run(capsys, "corpus", "search", "heart")
     assert code == 4 and "corpus is empty" in err
@@ -164,7 +164,7 @@ def test_the_commands(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.
     code, out, _ = run(capsys, "corpus", "show")
     assert code == 0 and "kidney.pdf" in out
     code, _, err = run(capsys, "corpus", "add", str(folder / "picture.png"))
-    assert code == 2 and "documents end in" in err
+    assert code == 2 and "its suffix is not supported" in err
     assert run(capsys, "corpus", "add", str(folder / "missing.txt"))[0] == 2
     assert (tmp_path / "home" / "corpus.db").stat().st_mode & 0o077 == 0
     (tmp_path / "home" / "corpus.db").write_text("no index")
@@ -172,7 +172,7 @@ def test_the_commands(folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.
     assert code == 2 and "not a database" in err
 
 
-def test_a_folder_without_documents_matches_nothing(tmp_path: Path) -> None:
+def test_corpus_add_of_empty_directory_matches_nothing(tmp_path: Path) -> None:
     with (
         Corpus(tmp_path / "c.db", write=True) as corpus,
         pytest.raises(NothingMatchedError, match="holds no documents"),

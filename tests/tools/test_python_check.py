@@ -1,4 +1,4 @@
-"""The sandbox as remembered calls: one reply for every way a program can end, and none when nothing can contain it."""
+"""The sandbox as a tool: a reply for every way a program can end, and none if nothing can isolate it."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from nanoflux_sandbox import Result
 
 
 class Bench:
-    """A tool on an event loop of its own: one pool, started once, serves every test."""
+    """A tool with a separate event loop, so that one pool serves every test."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -36,7 +36,7 @@ def bench():
     bench.close()
 
 
-def test_what_a_program_prints_comes_back(bench):
+def test_python_tool_returns_output(bench):
     reply = bench.run("import sys\nprint(6 * 7)\nprint('θ≈', file=sys.stderr)")
     assert (reply.status, reply.exit_code, reply.stdout, reply.stderr) == ("ok", 0, "42\n", "θ≈\n")
     assert not reply.truncated and 0 < reply.wall_s < 5
@@ -54,35 +54,35 @@ def test_what_a_program_prints_comes_back(bench):
         ("x = 1\0", "error"),
     ],
 )
-def test_every_end_has_its_word(bench, code, status):
+def test_python_tool_reports_every_status(bench, code, status):
     reply = bench.run(code, wall_s=0.5 if status == "timeout" else 10)
     assert reply.status == status
     assert reply.exit_code != 0
 
 
-def test_a_program_that_dies_harms_no_later_one(bench):
+def test_python_tool_survives_dying_program(bench):
     bench.run("import os\nos._exit(9)")
     assert bench.run("print(1)").stdout == "1\n"
 
 
-def test_programs_do_not_see_each_other(bench):
+def test_python_tool_isolates_programs(bench):
     bench.run("import builtins\nbuiltins.left = 5")
     assert bench.run("print(left)").status == "error"
 
 
-def test_math_numpy_and_sympy_are_there(bench):
+def test_python_tool_offers_libraries(bench):
     code = "import math, numpy, sympy\nprint(math.sqrt(16), int(numpy.sum([1, 2])), sympy.simplify('1/3 + 1/6'))"
     assert bench.run(code, wall_s=30).stdout == "4.0 3 1/2\n"
 
 
-def test_the_identity_pins_what_decides_results(bench):
+def test_python_tool_identity_ignores_worker_count(bench):
     other = PythonTool(workers=2)
-    assert bench.wait(other.identity()) == bench.identity, "the number of workers decides no result"
+    assert bench.wait(other.identity()) == bench.identity, "results do not depend on the number of workers"
     assert bench.identity.interface == "sandbox" and len(bench.identity.revision) == 16
     bench.wait(other.close())
 
 
-def test_concurrent_programs_get_their_own_replies(bench):
+def test_python_tool_runs_programs_concurrently(bench):
     async def together():
         requests = [PythonRequest(bench.identity, f"print({number})") for number in range(12)]
         return await asyncio.gather(*map(bench.tool.run, requests))
@@ -90,7 +90,7 @@ def test_concurrent_programs_get_their_own_replies(bench):
     assert [reply.stdout for reply in bench.wait(together())] == [f"{number}\n" for number in range(12)]
 
 
-def test_no_sandbox_is_no_verdict(bench, monkeypatch):
+def test_python_tool_refuses_without_sandbox(bench, monkeypatch):
     async def unavailable(code, limits):
         return Result("unavailable", None, "", "", False, 0.0, "none", detail="no namespaces")
 

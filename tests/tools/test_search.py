@@ -1,4 +1,4 @@
-"""Search engines, each against a local server of ours: what they are asked, and every way a search can end."""
+"""Search engines against a local server: their requests, and every way a search can end."""
 
 import json
 import threading
@@ -21,7 +21,7 @@ KEY = "canary-search-key-77"
 
 
 class Engine:
-    """Answers every request with `status` and `body` after `delay_s`, and notes what it was asked."""
+    """Answers every request with `status` and `body` after `delay_s`, and records the requests."""
 
     def __init__(self) -> None:
         self.status, self.body, self.delay_s = 200, b"{}", 0.0
@@ -79,7 +79,7 @@ def listed(tool: Any, *rows: Any) -> bytes:
     ).encode()
 
 
-async def test_results_come_with_their_sources_and_no_more_than_were_asked_for(served: Any, engine: Engine) -> None:
+async def test_search_results_have_sources_and_limit(served: Any, engine: Engine) -> None:
     engine.body = listed(
         served, ("One", "http://a", "said\n twice"), 7, ("No place",), ("Two", "http://b", "x" * 5000), ("3", "c", "")
     )
@@ -100,14 +100,14 @@ ENDS = {
     "too many": ((429, b"{}", 0), "failed", "status 429"),
     "a redirect": ((302, b"", 0), "failed", "status 302"),
     "no JSON": ((200, b"<html>", 0), "failed", "JSONDecodeError"),
-    "a list": ((200, b"[]", 0), "failed", "no JSON object"),
+    "a list": ((200, b"[]", 0), "failed", "not a JSON object"),
     "the key repeated": ((200, KEY.encode(), 0), "failed", ""),
     "slow": ((200, b"{}", 1.5), "timeout", "no answer within 0.3 s"),
 }
 
 
 @pytest.mark.parametrize("name", ENDS)
-async def test_every_end_is_a_reply_of_its_own(served: Any, engine: Engine, name: str) -> None:
+async def test_search_outcome_is_reported(served: Any, engine: Engine, name: str) -> None:
     (engine.status, engine.body, engine.delay_s), outcome, detail = ENDS[name]
     reply = await ask(served, timeout_s=0.3 if engine.delay_s else 20.0)
     assert reply.outcome == outcome and detail in reply.detail and not reply.results
@@ -116,27 +116,27 @@ async def test_every_end_is_a_reply_of_its_own(served: Any, engine: Engine, name
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_a_refused_key_ends_the_run_and_is_not_shown(served: Any, engine: Engine, status: int) -> None:
+async def test_search_with_refused_key_raises(served: Any, engine: Engine, status: int) -> None:
     engine.status, engine.body = status, KEY.encode()
     with pytest.raises(EndpointError, match="refuses the request") as error:
         await ask(served)
     assert KEY not in str(error.value)
 
 
-async def test_an_engine_that_is_not_there_is_a_failed_search(served: Any, engine: Engine) -> None:
+async def test_search_without_server_fails(served: Any, engine: Engine) -> None:
     engine.server.shutdown()
     engine.server.server_close()
     assert (await ask(served)).outcome in ("failed", "timeout")
 
 
-async def test_the_guard_refuses_a_way_that_nobody_named(
+async def test_search_through_unnamed_proxy_is_refused(
     served: Any, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://198.51.100.7:3128")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
-    monkeypatch.setattr(served, "_url", "http://engine.example")  # what is on this machine is asked directly
+    monkeypatch.setattr(served, "_url", "http://engine.example")  # loopback addresses bypass the proxy
     reply = await ask(served)
     assert (reply.outcome, "198.51.100.7" in reply.detail) == ("refused", True)
     assert not engine.asked
@@ -148,7 +148,7 @@ PAGE = """<html><body><div class="body"><h2><a href="http://a">One</a></h2><a hr
 
 @pytest.fixture
 def duckduckgo(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> DuckDuckGo:
-    """The real library against our server."""
+    """The real library against the local server."""
     engines = pytest.importorskip("ddgs.engines.duckduckgo")
     monkeypatch.setattr(engines.Duckduckgo, "search_url", f"{engine.url}/html/")
     engine.headers = {"Content-Type": "text/html"}
@@ -156,21 +156,21 @@ def duckduckgo(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> DuckDuckGo:
     return DuckDuckGo()
 
 
-async def test_duckduckgo_by_the_library(duckduckgo: DuckDuckGo, engine: Engine) -> None:
+async def test_duckduckgo_search_returns_results(duckduckgo: DuckDuckGo, engine: Engine) -> None:
     reply = await ask(duckduckgo)
     assert reply.outcome == "found", reply
     assert {place for _, place, _ in reply.results} == {"http://a", "http://b"}
     assert engine.asked[0][1]["q"] == ["heart rate"]
 
 
-async def test_duckduckgo_with_nothing_slow_and_broken(duckduckgo: DuckDuckGo, engine: Engine) -> None:
+async def test_duckduckgo_search_reports_failures(duckduckgo: DuckDuckGo, engine: Engine) -> None:
     engine.body = b"<html><body></body></html>"
     assert (await ask(duckduckgo)).outcome == "nothing"
     engine.delay_s = 1.5
     assert (await ask(duckduckgo, timeout_s=0.3)).outcome == "timeout"
 
 
-async def test_the_corpus_as_an_engine(tmp_path: Path) -> None:
+async def test_corpus_is_a_search_engine(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The sinoatrial node sets the heart rate.")
     with Corpus(tmp_path / "c.db", write=True) as corpus:
         corpus.add([tmp_path / "a.txt"])
@@ -187,19 +187,19 @@ async def test_the_corpus_as_an_engine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [({"engine": "searxng"}, "needs the url"), ({"engine": "google", "cx": "c"}, "key_env or key_file"),
      ({"engine": "google", "key_env": "K"}, "needs cx"),
      ({"engine": "searxng", "url": "http://me:secret@host"}, "may hold no user"),
      ({"engine": "bing"}, "Input should be")],
 )  # fmt: skip
-def test_a_configuration_that_cannot_work_is_refused(values: dict[str, str], told: str) -> None:
-    with pytest.raises(ValueError, match=told) as error:
+def test_search_config_refuses_incomplete_values(values: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
         SearchConfig(**values)
     assert "secret" not in str(error.value)
 
 
-def test_a_key_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_without_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SEARCH_KEY", raising=False)
     with pytest.raises(ConfigError, match="SEARCH_KEY is not set"):
         search_tool(SearchConfig(engine="google", cx="c", key_env="SEARCH_KEY"), Path("none"))

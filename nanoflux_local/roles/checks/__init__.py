@@ -1,1 +1,1 @@
-"""The checks of a question and its solution. Each is one module that says everything about itself; see `base`."""
+"""The checks of a question and its solution: one module for each; `base` says what a check is."""

@@ -1,7 +1,7 @@
-"""What a check is, and which ones exist: every module of this package with a `CHECK` is one.
+"""What a check is, and which checks exist: every module of this package that sets `CHECK` is one.
 
-A check looks at an attack by its own means and concludes "supports", "contradicts" or "not checked". It never decides
-about the turn: `checking.CheckingJudge` does, from the judge's verdict and all findings.
+A check examines an attack and concludes "supports", "contradicts" or "not checked". It never decides about the turn:
+`checking.CheckingJudge` does, from the judge's verdict and all findings.
 """
 
 import pkgutil
@@ -26,7 +26,7 @@ SEARCH = "search"
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """What a check is built from. `player` is the judge's endpoint; `identities` are the run's, by name."""
+    """What a check is built from. `player` is the judge's endpoint; `identities` are the recorded ones, by name."""
 
     config: RunConfig
     domain: Domain
@@ -43,11 +43,12 @@ class CheckContext:
 
 
 class Check(Protocol):
-    """One kind of look at an attack.
+    """An independent test of an attack.
 
-    `name` is the check's name in settings, findings and tables, `title` the one for people. A check that `informs` runs
-    before the judge, who sees its evidence; any other runs on what the judge accepted, and the judge never sees it.
-    `tools` are the identities it needs (`SANDBOX`, `SEARCH`); `objection` opens a verdict that it overturned.
+    `name` is the check's name in settings, findings and tables; `title` is its name in sentences. A check that
+    `informs` runs before the judge, which sees its evidence. Any other check runs on an attack that the judge accepted,
+    and the judge never sees its findings. `tools` are the identities it needs (`SANDBOX`, `SEARCH`); `objection` is put
+    before the explanation of a verdict that the check overturned.
     """
 
     name: ClassVar[str]
@@ -71,7 +72,7 @@ class Check(Protocol):
         ...
 
     async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
-        """Look at an attack. A look that fails is "not checked" with its reason, never a conclusion."""
+        """Examine an attack. A failure is "not checked" with its reason, never a conclusion."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""The judge's code check (paper §3, A.1): the judge writes a program of a fixed form, the sandbox runs it, we compare.
+"""The code check (paper §3, A.1): the judge writes a program of a fixed form, and the sandbox runs it.
 
-The program follows the solution's steps from the problem's own quantities; the answer is compared here, never by the
-program. What cannot be run, or computes nothing, is "not checked" with its reason: no program is an opinion.
+The program repeats the solution's steps, starting from the problem's quantities. This module compares the answers; the
+program never does. A program that fails or computes nothing gives "not checked" with the reason.
 """
 
 import ast
@@ -24,7 +24,7 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding
 
 PARTS = ("VARIABLES", "STEPS", "CHECK")
 LONGEST = 8000
-"""Characters of a program: what is longer checks nothing that a person could follow, and is not parsed."""
+"""The most characters of a program. A longer one could not be reviewed by a person, and is not parsed."""
 NONE = "NONE"
 _BLOCK = re.compile(
     r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE
@@ -36,7 +36,7 @@ _CALCULATES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compare, ast
 
 @dataclass(frozen=True, slots=True)
 class CodeCheck:
-    """Asks for a program until one gives an answer, at most `retries` more times, each time with the previous fault."""
+    """Asks for a program until one gives an answer, at most `retries` more times, and names the previous fault."""
 
     name: ClassVar[str] = "code"
     title: ClassVar[str] = "code check"
@@ -61,7 +61,7 @@ class CodeCheck:
         return cls(context.domain, context.player, sandbox, config.sandbox_wall_s, config.retries.parse)
 
     async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
-        """Whether the author's answer is what the solution's steps give (SPEC §2). The evidence is the last program."""
+        """Compare the author's answer with that of the solution's steps (SPEC §2). The evidence is the last program."""
         if self.domain.answer == "text":
             return self._finding("not checked", "a program cannot tell whether two texts say the same")
         problem, program = "", ""
@@ -78,7 +78,7 @@ class CodeCheck:
                 problem = written.reason
                 continue
             program = written
-            printed = await call(PythonRequest(self.sandbox, asking(program), self.wall_s))
+            printed = await call(PythonRequest(self.sandbox, print_answer(program), self.wall_s))
             answer = self._read_answer(program, printed)
             if isinstance(answer, str):
                 return self._compare(answer, attack, program)
@@ -86,7 +86,7 @@ class CodeCheck:
         return self._finding("not checked", problem, program)
 
     def _read_answer(self, program: str, reply: PythonReply) -> str | Unparsed:
-        """What the program computed, in the answer's plain form. What it printed is only ever text."""
+        """Read what the program computed, in the answer's plain form. Its output is treated as text."""
         if reply.status != "ok":
             last_words = reply.stderr.strip().splitlines()[-1:] or ["nothing was said"]
             return Unparsed(f"it ended with {reply.status}: {last_words[0][:200]}")
@@ -108,9 +108,9 @@ class CodeCheck:
 
 
 def read_program(reply: ChatReply) -> str | Unparsed:
-    """The one program of a reply, in the fixed form; `NONE` where the judge says that nothing is calculated.
+    """Read the program of a reply, in the fixed form; `NONE` if the judge says that nothing is calculated.
 
-    Blocks without a part are remarks or output; a program may stand in several blocks, each with its parts.
+    Blocks without a part are remarks or output. A program may be split over several blocks, each with its parts.
     """
     text = strip_reasoning(storable(reply.text))
     sections = read_sections(text, ("CODE",))
@@ -119,12 +119,14 @@ def read_program(reply: ChatReply) -> str | Unparsed:
     blocks = [block for block in blocks if _PART.search(block)] or blocks
     if not blocks and reply.finish == "length":
         return Unparsed("it is too long and was cut off")
-    program = "\n".join(blocks) or code.strip().partition("\n```")[0].strip(" `\n")  # a fence that was never opened
-    return NONE if program.strip(" .#*\n").upper() == NONE else in_form(program)
+    program = "\n".join(blocks) or code.strip().partition("\n```")[0].strip(
+        " `\n"
+    )  # a closing fence without an opening one
+    return NONE if program.strip(" .#*\n").upper() == NONE else validate_form(program)
 
 
-def in_form(program: str) -> str | Unparsed:
-    """The program, if it has its parts in order and calculates its answer from names. It is parsed, never run here."""
+def validate_form(program: str) -> str | Unparsed:
+    """The program, if its parts are in order and it calculates its answer from names. It is parsed here, never run."""
     if len(program) > LONGEST:
         return Unparsed(f"it is longer than {LONGEST} characters")
     headings = list(_PART.finditer(program))
@@ -135,11 +137,11 @@ def in_form(program: str) -> str | Unparsed:
         tree = ast.parse(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return Unparsed(f"it is no Python: {error}"[:200])
-    return _calculating(program, tree, marks)
+    return _refuse_stated_answer(program, tree, marks)
 
 
-def _calculating(program: str, tree: ast.Module, marks: Mapping[str, int]) -> str | Unparsed:
-    """Refuse a program that states its answer: it would agree with whatever was copied into it."""
+def _refuse_stated_answer(program: str, tree: ast.Module, marks: Mapping[str, int]) -> str | Unparsed:
+    """Refuse a program that states its answer: it would agree with any answer that was copied into it."""
     if not any(_names(node, ast.Store) for node in tree.body if marks["VARIABLES"] < node.lineno < marks["STEPS"]):
         return Unparsed("# VARIABLES names no quantity of the problem")
     calculated: set[str] = set()
@@ -163,8 +165,8 @@ def _names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:
     return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, use)}
 
 
-def asking(program: str) -> str:
-    """The program, with its answer printed at the end behind a mark that it cannot know."""
+def print_answer(program: str) -> str:
+    """The program with a last line that prints its answer, after a mark that the program cannot contain."""
     value = "answer if isinstance(answer, (int, str)) else float(answer)"
     return f"{program}\n\nprint()\nprint({_mark(program)!r}, {value})\n"
 

@@ -1,4 +1,4 @@
-"""The judge's fact check (paper §3): it names what to look up, an engine answers, the results go into its prompt.
+"""The fact check (paper §3): the judge writes queries, a search engine answers them, the results go into its prompt.
 
 Owns the queries and how their results are reported. It concludes nothing: a search that timed out, found nothing,
 failed or was refused is reported as such, to the judge and in the finding.
@@ -32,7 +32,7 @@ OUTCOME_WORDS: dict[SearchOutcome, str] = {
 
 @dataclass(frozen=True, slots=True)
 class FactCheck:
-    """Looks up at most `queries` things, `top` results each, in at most `timeout_s` seconds each."""
+    """Runs at most `queries` searches, each with at most `top` results and `timeout_s` seconds."""
 
     name: ClassVar[str] = "facts"
     title: ClassVar[str] = "fact check"
@@ -62,16 +62,18 @@ class FactCheck:
         )
 
     async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
-        """The searches as evidence, one for each query. The judge draws the conclusion."""
+        """Search for the judge's queries. The searches are the evidence; the judge draws the conclusion."""
         prompt = self.domain.render("claims", {"attack": attack, "queries": self.queries})
-        asked = self.player.asking((Message("user", prompt),), ("QUERIES",))
-        queries = await ask_until_read(self.player, asked, self._read, draw, "claims", self.retries, call)
+        make_request = self.player.request_maker((Message("user", prompt),), ("QUERIES",))
+        queries = await ask_until_read(
+            self.player, make_request, self._read_queries, draw, "claims", self.retries, call
+        )
         if isinstance(queries, Unparsed):
             return Finding(self.name, "not checked", f"nothing was looked up: {queries.reason}")
         searches = tuple([await self._search(query, call) for query in queries])
         counts = Counter(search.outcome for search in searches)
         outcomes = ", ".join(f"{counts[name]} {words}" for name, words in OUTCOME_WORDS.items() if counts[name])
-        reason = f"{len(searches)} searches: {outcomes}" if searches else "nothing to look up, says the judge"
+        reason = f"{len(searches)} searches: {outcomes}" if searches else "the judge named nothing to look up"
         return Finding(self.name, "not checked", reason, searches)
 
     async def _search(self, query: str, call: Call) -> Exhibit:
@@ -79,12 +81,14 @@ class FactCheck:
         results = tuple(Source(*result) for result in reply.results)
         return Exhibit("search", query, reply.outcome, reply.detail, results)
 
-    def _read(self, reply: ChatReply) -> tuple[str, ...] | Unparsed:
+    def _read_queries(self, reply: ChatReply) -> tuple[str, ...] | Unparsed:
         sections = read_sections(reply.text, ("QUERIES",))
         if isinstance(sections, Unparsed):
             return sections
         lines = [line for line in sections["QUERIES"].splitlines() if line.strip()]
-        if len(lines) == 1 and len(listed := _SEPARATOR.split(lines[0])) > 2:  # small models list them in one line
+        if (
+            len(lines) == 1 and len(listed := _SEPARATOR.split(lines[0])) > 2
+        ):  # small models list all queries on one line
             lines = listed
         lines = [_MARK.sub("", line).strip(' \t*"`') for line in lines]
         queries = tuple(dict.fromkeys(line[:LONGEST_QUERY] for line in lines if line))
