@@ -40,17 +40,17 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("text", "expected"), TABLE)
-def test_reads_the_one_number_that_is_stated(text, expected):
+def test_read_number_returns_the_one_stated_number(text, expected):
     found = read_number(text)
     assert found == (None if expected is None else pytest.approx(expected, rel=1e-12))
 
 
-def test_what_is_as_long_as_a_book_is_no_answer():
+def test_answer_of_book_length_is_not_read():
     assert read_number("42" + " " * 10_000) == 42
     assert read_number("42" + " " * 10_000_000) is None
 
 
-def test_the_table_of_numbers_is_broad():
+def test_number_cases_cover_every_notation():
     assert len(TABLE) >= 60
 
 
@@ -88,7 +88,7 @@ def test_the_table_of_numbers_is_broad():
         "18. A",
     ],
 )
-def test_a_degenerate_answer_is_read_at_once(run):
+def test_degenerate_answer_is_read_quickly(run):
     started = time.process_time()  # of this process: other work does not count
     for text in (run * 8000, f"x{run * 8000}y"):
         read_number(text)
@@ -109,11 +109,11 @@ CHOICES = {
 
 
 @pytest.mark.parametrize(("text", "expected"), CHOICES.items(), ids=repr)
-def test_reads_the_one_letter_that_an_answer_opens_with(text, expected):
+def test_read_choice_returns_the_letter_that_an_answer_opens_with(text, expected):
     assert read_choice(text, "ABCD") == expected
 
 
-def test_only_the_domains_letters_are_choices():
+def test_read_choice_accepts_only_the_letters_of_the_domain():
     assert read_choice("E", "ABCDE") == "E"
     assert read_choice("D", "ABC") is None
     assert read_choice("B. E", "ABCD") == "B", "a text that is a letter outside the choices is a text"
@@ -149,7 +149,7 @@ def test_only_the_domains_letters_are_choices():
         (math.inf, 1.0, False),
     ],
 )
-def test_numbers_agree_within_the_stated_tolerance(found, expected, agree):
+def test_numbers_agree_within_the_tolerance(found, expected, agree):
     assert numbers_agree(found, expected) is agree
 
 
@@ -160,7 +160,7 @@ def test_numbers_agree_within_the_stated_tolerance(found, expected, agree):
         (1e-7, "0"), (1 / 3, "0.333333"), (-2.50, "-2.5"), (1e16, "10000000000000000"), (10**30, "1" + "0" * 30),
     ],
 )  # fmt: skip
-def test_plain_numbers_have_no_exponent_and_no_idle_zeros(value, text):
+def test_plain_number_has_no_exponent_and_no_trailing_zeros(value, text):
     assert plain_number(value) == text
 
 
@@ -173,22 +173,22 @@ def test_plain_numbers_have_no_exponent_and_no_idle_zeros(value, text):
         (12345678901234567890, "12345678901234567890"), (5e-324, "5e-324"),
     ],
 )  # fmt: skip
-def test_exact_numbers_keep_every_digit(value, text):
+def test_exact_number_keeps_every_digit(value, text):
     assert exact_number(value) == text
     assert read_number(text) == float(value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, Decimal("NaN"), Decimal("Infinity")])
-def test_what_is_not_finite_has_no_exact_text(value):
+def test_exact_number_refuses_values_that_are_not_finite(value):
     with pytest.raises(ValueError, match="not a finite number"):
         exact_number(value)
 
 
 @pytest.mark.parametrize(("value", "text"), [(1 / 3, "0.333333"), (3.2e-7, "3.2e-7"), (0.0, "0"), (1e-6, "0.000001")])
-def test_a_read_number_is_plain_unless_that_would_lose_it(value, text):
+def test_answer_number_is_plain_unless_rounding_would_lose_it(value, text):
     assert answer_number(value) == text
 
 
 @pytest.mark.parametrize("value", [-9867630.0, 0.333333, 1e12, -0.5, 7, 3431580.25])
-def test_what_is_written_plainly_is_read_back(value):
+def test_plain_number_is_read_back(value):
     assert numbers_agree(read_number(plain_number(value)), value)

@@ -31,9 +31,7 @@ def summary(home: Home, run: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("budget", [{"tokens": 12_000}, {"roles": {"judge": {"tokens": 9_000}}}])
-def test_a_budget_pauses_a_run_that_then_goes_on_as_if_there_had_been_none(
-    tmp_path: Path, budget: dict[str, Any]
-) -> None:
+def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Path, budget: dict[str, Any]) -> None:
     free, capped = (Home(tmp_path / name).prepare() for name in ("free", "capped"))
     expected = started(free)
     asyncio.run(runs.carry_on(free, expected))
@@ -61,7 +59,7 @@ def purse(ledger: Ledger, budget: Budget, worst: Cost) -> Purse:
     return Purse.of(ledger, "r", budget, lambda _: worst)
 
 
-async def test_calls_under_way_hold_what_they_could_cost_and_give_back_the_rest(tmp_path: Path) -> None:
+async def test_call_reserves_its_largest_cost_and_releases_the_rest(tmp_path: Path) -> None:
     """Ten calls of at most a dollar each, that cost a tenth: no more than three at once under a cap of three."""
     under_way = most = 0
 
@@ -82,7 +80,7 @@ async def test_calls_under_way_hold_what_they_could_cost_and_give_back_the_rest(
     assert held.accounts[""].reserved == Cost()
 
 
-async def test_a_role_is_charged_for_its_own_calls_alone_and_a_failed_call_gives_all_back(tmp_path: Path) -> None:
+async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_reservation(tmp_path: Path) -> None:
     async def answer(request: ChatRequest) -> Reply:
         return ChatReply("", "stop", usd=1.0)
 
@@ -105,7 +103,7 @@ async def test_a_role_is_charged_for_its_own_calls_alone_and_a_failed_call_gives
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("refused_parameter", True), ("server_error", False)])
-async def test_a_cap_that_falls_during_a_call_ends_its_retries_but_loses_no_reply(
+async def test_cap_lowered_during_a_call_ends_its_retries_and_keeps_its_reply(
     tmp_path: Path, kind: FaultKind, kept: bool
 ) -> None:
     """A refused parameter is reported when the reply is there already."""
@@ -125,7 +123,7 @@ async def test_a_cap_that_falls_during_a_call_ends_its_retries_but_loses_no_repl
                 await asked
 
 
-async def test_hours_that_are_over_stop_the_next_call(tmp_path: Path) -> None:
+async def test_spent_hours_refuse_the_next_call(tmp_path: Path) -> None:
     async def answer(request: ChatRequest) -> Reply:
         return ChatReply("", "stop", seconds=3600)
 
@@ -145,7 +143,7 @@ SERVED = {"interface": "openai_chat", "model": "m", "url": "http://127.0.0.1:9/v
 
 
 @pytest.mark.parametrize("budget", [{"usd": 1.0}, {"roles": {"attacker": {"usd": 1.0}}}])
-def test_a_cap_in_dollars_over_calls_of_unknown_price_is_refused(tmp_path: Path, budget: dict[str, Any]) -> None:
+def test_dollar_cap_over_unpriced_calls_is_refused(tmp_path: Path, budget: dict[str, Any]) -> None:
     def resolved(endpoint: dict[str, Any]) -> RunConfig:
         overrides = {"endpoints": {"far": endpoint}, "roles": {"judge": {"endpoint": "far"}}, "budget": budget}
         return binding.resolve("starter-genetics", "scripted", overrides, Home(tmp_path))
@@ -156,7 +154,7 @@ def test_a_cap_in_dollars_over_calls_of_unknown_price_is_refused(tmp_path: Path,
     assert binding.bind(config, Home(tmp_path)).endpoints["far"].price.cost(1_000_000, 500_000) == 6
 
 
-def test_a_cap_in_dollars_holds_back_a_call_that_could_cost_more(tmp_path: Path) -> None:
+def test_dollar_cap_refuses_a_call_that_could_exceed_it(tmp_path: Path) -> None:
     """The whole way: price, reservation, pause; nothing listens at the address, and nothing is asked there."""
     home = Home(tmp_path).prepare()
     run = started(

@@ -58,17 +58,17 @@ def other_embedder(home) -> dict:
         ("a=", {"a": ""}),
     ],
 )
-def test_settings_are_nested_toml_or_bare_words(text, value):
+def test_parse_setting_reads_nested_toml_and_bare_words(text, value):
     assert parse_setting(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "seed", "=3", "  = 3"])
-def test_a_setting_without_key_or_value_is_refused(text):
+def test_setting_without_key_or_value_is_refused(text):
     with pytest.raises(ConfigError, match="is not KEY=VALUE"):
         parse_setting(text)
 
 
-def test_later_values_win_table_by_table_and_change_no_input():
+def test_merged_prefers_later_values_and_changes_no_input():
     base, over = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4}
     assert merged(base, over) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
     assert (base, over) == ({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4})
@@ -87,7 +87,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize(("setting", "said"), UNKNOWN.items())
-def test_an_unknown_key_is_named_with_the_known_ones(home, setting, said):
+def test_unknown_key_is_named_with_the_valid_keys(home, setting, said):
     with pytest.raises(ConfigError) as caught:
         resolve("starter", "embedded", parse_setting(setting), home)
     key, known = said
@@ -123,7 +123,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("setting", "said"), WRONG.items())
-def test_a_wrong_value_is_named_by_its_key(home, setting, said):
+def test_invalid_value_is_named_by_its_key(home, setting, said):
     with pytest.raises(ConfigError) as caught:
         resolve("starter", "embedded", parse_setting(setting), home)
     assert said in caught.value.message
@@ -138,7 +138,7 @@ def test_a_wrong_value_is_named_by_its_key(home, setting, said):
         ("../starter", "embedded", ""),
     ],
 )
-def test_unknown_domains_and_profiles_list_the_known(home, domain, profile, known):
+def test_unknown_domain_or_profile_lists_the_valid_names(home, domain, profile, known):
     with pytest.raises(ConfigError) as caught:
         resolve(domain, profile, {}, home)
     assert known in caught.value.fix
@@ -148,7 +148,7 @@ def test_unknown_domains_and_profiles_list_the_known(home, domain, profile, know
     ("domain", "seeds", "theta"),
     [("gsmhard", (5, 7), 0.85), ("starter-genetics", (5, 7), 0.80), ("starter-medicine", (7, 12), 0.75)],
 )
-def test_a_domain_brings_the_papers_numbers(home, domain, seeds, theta):
+def test_domain_defaults_are_the_papers_numbers(home, domain, seeds, theta):
     """SPEC §2; an embedder without a manifest has no thresholds of its own, so the paper's hold."""
     config = resolve(domain, "scripted", {}, home)
     assert (config.seeds.min, config.seeds.max) == seeds
@@ -160,23 +160,23 @@ def test_a_domain_brings_the_papers_numbers(home, domain, seeds, theta):
 
 
 @pytest.mark.parametrize(("domain", "expected"), [("starter", (0.61, 0.51)), ("gsmhard", (0.62, 0.52))])
-def test_thresholds_come_from_the_manifest_of_the_embedder_that_is_used(home, other_embedder, domain, expected):
+def test_thresholds_come_from_the_manifest_of_the_chosen_embedder(home, other_embedder, domain, expected):
     config = resolve(domain, "embedded", other_embedder, home)
     assert (config.novelty.question, config.novelty.solution) == expected
 
 
-def test_an_embedder_changed_in_place_brings_its_thresholds_too(home, other_embedder):
+def test_embedder_changed_in_place_brings_its_thresholds(home, other_embedder):
     config = resolve("starter", "embedded", {"endpoints": {"minilm": {"model": "other-embedder"}}}, home)
     assert config.novelty.question == 0.61
 
 
-def test_a_stated_threshold_wins_over_the_manifest(home, other_embedder):
+def test_stated_threshold_wins_over_the_manifest(home, other_embedder):
     config = resolve("starter", "embedded", {**other_embedder, "novelty": {"question": 0.7}}, home)
     assert (config.novelty.question, config.novelty.solution) == (0.7, 0.51)
 
 
 @pytest.mark.parametrize("domain", ["starter", "gsmhard"])
-def test_seeds_with_programs_are_played_by_programs(home, domain):
+def test_domain_with_programs_is_played_by_programs(home, domain):
     roles = resolve(domain, "embedded", {}, home).roles
     assert [getattr(roles, role).endpoint for role in ("attacker", "defender", "judge")] == [
         "program",
@@ -186,7 +186,7 @@ def test_seeds_with_programs_are_played_by_programs(home, domain):
 
 
 @pytest.mark.parametrize("domain", ["starter-genetics", "starter-medicine"])
-def test_a_domain_without_programs_takes_the_profiles_models(home, domain):
+def test_domain_without_programs_takes_the_models_of_the_profile(home, domain):
     roles = resolve(domain, "embedded", {}, home).roles
     assert {getattr(roles, role).endpoint for role in ("attacker", "defender", "judge")} == {"smollm2"}
     assert roles.attacker.sampling.temperature == 0.8
@@ -200,19 +200,19 @@ def test_a_domain_without_programs_takes_the_profiles_models(home, domain):
         ("starter", "attacker", "smollm2", "can judge only what a program attacked with"),
     ],
 )
-def test_programs_play_only_where_there_are_programs(home, domain, role, endpoint, said):
+def test_program_role_is_refused_for_a_domain_without_programs(home, domain, role, endpoint, said):
     with pytest.raises(ConfigError, match=said):
         resolve(domain, "embedded", {"roles": {role: {"endpoint": endpoint}}}, home)
 
 
-def test_a_configuration_is_frozen_and_survives_being_stored(home):
+def test_configuration_is_frozen_and_survives_json(home):
     config = resolve("starter", "embedded", {"seed": 5}, home)
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 6
     assert validated(RunConfig, config.model_dump(mode="json"), "stored") == config
 
 
-def test_changed_prompts_refuse_an_old_run(home):
+def test_changed_prompts_refuse_an_earlier_run(home):
     config = resolve("starter", "scripted", {}, home)
     identities = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
     assert rules_for(config, identities, home).config == config
@@ -221,7 +221,7 @@ def test_changed_prompts_refuse_an_old_run(home):
         rules_for(old, identities, home)
 
 
-def test_a_byte_order_mark_in_toml_is_passed_over(tmp_path):
+def test_toml_may_open_with_a_byte_order_mark(tmp_path):
     path = tmp_path / "run.toml"
     path.write_bytes(b"\xef\xbb\xbfa = 1\n")
     assert read_toml(path) == {"a": 1}
@@ -238,7 +238,7 @@ def test_a_byte_order_mark_in_toml_is_passed_over(tmp_path):
         (None, "No such file"),
     ],
 )
-def test_a_bad_toml_file_is_named_with_its_line(tmp_path, content, said):
+def test_invalid_toml_is_named_with_its_line(tmp_path, content, said):
     path = tmp_path / "run.toml"
     if content is not None:
         path.write_bytes(content)
@@ -247,14 +247,14 @@ def test_a_bad_toml_file_is_named_with_its_line(tmp_path, content, said):
     assert str(path) in caught.value.message and said in caught.value.message
 
 
-def test_a_profile_may_be_a_file(tmp_path):
+def test_profile_may_be_a_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('embedder = "x"\n')
     assert load_profile(str(path)) == {"embedder": "x"}
 
 
 @pytest.mark.parametrize("count", [5, 6, 12])
-def test_a_fixed_number_of_seeds_is_a_range_of_one(home, count):
+def test_seed_count_may_be_fixed(home, count):
     """The complexity ablation fixes n (SPEC §2)."""
     config = resolve("starter-medicine", "scripted", {"seeds": {"min": count, "max": count}}, home)
     assert config.seeds.min == config.seeds.max == count
@@ -267,18 +267,18 @@ def test_a_fixed_number_of_seeds_is_a_range_of_one(home, count):
         ({"interface": "embedder", "model": "m"}, "endpoints.x: the interface 'embedder' cannot play a role"),
     ],
 )
-def test_an_endpoint_that_cannot_play_says_why(home, values, said):
+def test_unusable_endpoint_is_refused_with_the_reason(home, values, said):
     with pytest.raises(ConfigError, match=said):
         build_endpoint("x", EndpointConfig(**values), home)
 
 
-def test_a_chat_model_is_no_embedder(home):
+def test_chat_model_as_embedder_is_refused(home):
     with pytest.raises(ConfigError, match="cannot be an endpoint of interface 'openai_chat'"):
         build_embedder(EndpointConfig(interface="openai_chat", model="m"), home)
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 7, 8, 9])
-async def test_a_cut_is_the_longest_beginning_within_the_budget(budget):
+async def test_cut_is_the_longest_beginning_within_the_budget(budget):
     """Counted with the endpoint's own tokenizer, here words (SPEC §2)."""
     text = "one two three four five six seven eight"
     endpoint = ScriptedEndpoint("fake")

@@ -42,7 +42,7 @@ def generate(home: Home, domain: str = "starter", **settings: object) -> dict[st
         return view.summarize_run(run).to_json()
 
 
-def test_concurrency_changes_nothing(home: Home) -> None:
+def test_concurrency_does_not_change_the_dataset(home: Home) -> None:
     one = generate(home, target=3, concurrency=1)
     other_home = Home(home.root.parent / "other").prepare()
     (other_home.root / "weights").symlink_to(home.root / "weights")
@@ -52,7 +52,7 @@ def test_concurrency_changes_nothing(home: Home) -> None:
         assert one[key] == many[key]
 
 
-def test_from_generation_to_report(home: Home, tmp_path: Path) -> None:
+def test_embedded_profile_runs_from_generation_to_report(home: Home, tmp_path: Path) -> None:
     run = str(generate(home, target=4, concurrency=16)["run"])
     name, domain, rows = run_examples(home, run)
     held = validation_examples(home, domain)[:2]
@@ -79,7 +79,7 @@ def test_from_generation_to_report(home: Home, tmp_path: Path) -> None:
     assert "95% interval" in page and "exact McNemar" in page and page.count('class="example"') >= 3
 
 
-def test_a_domain_without_programs_is_played_by_the_small_model(home: Home) -> None:
+def test_domain_without_programs_is_played_by_the_small_model(home: Home) -> None:
     found = generate(
         home,
         "starter-medicine",
@@ -92,7 +92,7 @@ def test_a_domain_without_programs_is_played_by_the_small_model(home: Home) -> N
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the benchmark files are not beside the project")
-def test_gsmhard_from_the_official_file(home: Home) -> None:
+def test_gsmhard_is_generated_from_the_official_file(home: Home) -> None:
     def nanoflux(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "nanoflux_local.cli", *words],

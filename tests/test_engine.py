@@ -122,7 +122,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> World:
     raise AssertionError("no run had every outcome")
 
 
-async def test_the_run_that_all_others_are_held_against_has_every_outcome(straight: World) -> None:
+async def test_reference_run_has_every_outcome(straight: World) -> None:
     funnel = straight.summary()["funnel"]
     assert all(funnel[outcome] for outcome in REACHED), funnel
     assert len(straight.asked) == len(set(straight.asked)) == straight.summary()["calls"]["made"]
@@ -130,7 +130,7 @@ async def test_the_run_that_all_others_are_held_against_has_every_outcome(straig
 
 
 @pytest.mark.parametrize("concurrency", [2, 8, 64])
-async def test_concurrency_changes_nothing(straight: World, tmp_path: Path, concurrency: int) -> None:
+async def test_concurrency_does_not_change_the_dataset(straight: World, tmp_path: Path, concurrency: int) -> None:
     world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=concurrency)
     await world.play(dawdling(concurrency))
     assert world.records() == straight.records()
@@ -145,7 +145,7 @@ async def test_concurrency_changes_nothing(straight: World, tmp_path: Path, conc
         assert found["calls"]["wasted"] > 0, "no guess was wrong, so nothing was tested"
 
 
-async def test_the_next_turn_to_commit_waits_for_none_after_it(straight: World, tmp_path: Path) -> None:
+async def test_next_turn_to_commit_waits_for_no_later_turn(straight: World, tmp_path: Path) -> None:
     async def steadily(_: Request[Any]) -> None:
         await asyncio.sleep(0.01)
 
@@ -178,7 +178,7 @@ class PassingTime(asyncio.SelectorEventLoop):
         return self._now
 
 
-def test_unlucky_turns_go_first_so_that_none_is_waited_for_alone(tmp_path: Path) -> None:
+def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -> None:
     """200 turns of up to six attempts, a server of 32 places, a second a request: little over the shortest time."""
     places, requests = asyncio.Semaphore(32), 0
 
@@ -205,7 +205,7 @@ def test_unlucky_turns_go_first_so_that_none_is_waited_for_alone(tmp_path: Path)
     assert 1.0 <= seconds / (requests / 32) < 1.06
 
 
-async def test_as_many_turns_are_under_way_as_was_asked_for(tmp_path: Path) -> None:
+async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) -> None:
     world = await World.make(tmp_path, max_turns=6, concurrency=4)
     under_way, most = 0, 0
 
@@ -221,7 +221,7 @@ async def test_as_many_turns_are_under_way_as_was_asked_for(tmp_path: Path) -> N
     assert [progress.turns for progress in world.told] == [1, 2, 3, 4, 5, 6]
 
 
-async def test_a_drain_near_the_end_does_not_wait_for_all_that_have_begun(straight: World, tmp_path: Path) -> None:
+async def test_drain_near_the_end_does_not_wait_for_every_started_turn(straight: World, tmp_path: Path) -> None:
     world = await World.make(tmp_path, seed=straight.seed, max_turns=20, concurrency=4)  # all begin at once
     async with world.engine(dawdling(0)) as engine:
         playing = asyncio.create_task(engine.play())
@@ -237,7 +237,7 @@ async def test_a_drain_near_the_end_does_not_wait_for_all_that_have_begun(straig
 
 
 @pytest.mark.parametrize("concurrency", [1, 16])
-async def test_it_stops_at_the_target(straight: World, tmp_path: Path, concurrency: int) -> None:
+async def test_engine_stops_at_the_target(straight: World, tmp_path: Path, concurrency: int) -> None:
     world = await World.make(tmp_path, seed=straight.seed, target=5, max_turns=40, concurrency=concurrency)
     await world.play(dawdling(1))
     records = world.records()
@@ -247,7 +247,7 @@ async def test_it_stops_at_the_target(straight: World, tmp_path: Path, concurren
     assert (last.kept, last.target, last.turns, last.record) == (5, 5, len(records), records[-1])
 
 
-async def test_it_stops_at_the_turn_limit_and_plays_no_turn_beyond_it(straight: World, tmp_path: Path) -> None:
+async def test_engine_plays_no_turn_beyond_the_turn_limit(straight: World, tmp_path: Path) -> None:
     world = await World.make(tmp_path, seed=straight.seed, max_turns=6, concurrency=64)
     seeds: set[int] = set()
 
@@ -262,7 +262,7 @@ async def test_it_stops_at_the_turn_limit_and_plays_no_turn_beyond_it(straight: 
     assert [turn for turn, drawn in attacks.items() if drawn & seeds] == list(range(6))
 
 
-async def test_a_finished_run_asks_nothing_more(tmp_path: Path) -> None:
+async def test_finished_run_makes_no_call(tmp_path: Path) -> None:
     world = await World.make(tmp_path, max_turns=4)
     await world.play()
     before, world.asked = world.records(), []
@@ -270,7 +270,7 @@ async def test_a_finished_run_asks_nothing_more(tmp_path: Path) -> None:
     assert world.asked == [] and world.records() == before
 
 
-async def test_the_funnel_adds_up_to_the_attempts(straight: World) -> None:
+async def test_funnel_adds_up_to_the_attempts(straight: World) -> None:
     funnel = straight.summary()["funnel"]
     assert sum(funnel[outcome] for outcome in OUTCOMES) == funnel["attempts"]
     counted = Counter(attempt.outcome for record in straight.records() for attempt in record.attempts)
@@ -279,9 +279,7 @@ async def test_the_funnel_adds_up_to_the_attempts(straight: World) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-async def test_after_failures_in_the_middle_it_goes_on_and_asks_nothing_twice(
-    straight: World, tmp_path: Path, concurrency: int
-) -> None:
+async def test_resume_after_failures_repeats_no_call(straight: World, tmp_path: Path, concurrency: int) -> None:
     """An endpoint that breaks for good after some calls, time and again."""
     world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=concurrency)
     for limit in (0, 1, 17, 40, 90):
@@ -305,7 +303,7 @@ async def test_after_failures_in_the_middle_it_goes_on_and_asks_nothing_twice(
     assert world.summary()["digest"] == straight.summary()["digest"]
 
 
-async def test_what_was_kept_before_a_failure_counts_towards_the_target(straight: World, tmp_path: Path) -> None:
+async def test_examples_kept_before_a_failure_count_towards_the_target(straight: World, tmp_path: Path) -> None:
     world, left = await World.make(tmp_path, seed=straight.seed, target=6, max_turns=40, concurrency=1), 30
 
     async def before(request: Request[Any]) -> None:
@@ -323,7 +321,7 @@ async def test_what_was_kept_before_a_failure_counts_towards_the_target(straight
     assert world.records() == straight.records()[: len(world.records())]
 
 
-async def test_a_failure_ahead_of_the_committer_is_not_the_runs(straight: World, tmp_path: Path) -> None:
+async def test_failure_of_a_speculative_turn_does_not_fail_the_run(straight: World, tmp_path: Path) -> None:
     """The first call of each turn that runs ahead fails; the committer makes it again."""
     world = await World.make(tmp_path, seed=straight.seed, max_turns=12, concurrency=8)
     failed: set[str] = set()
@@ -339,7 +337,7 @@ async def test_a_failure_ahead_of_the_committer_is_not_the_runs(straight: World,
     assert world.records() == straight.records()[:12]
 
 
-async def test_cancelling_leaves_no_task_behind_and_keeps_what_was_committed(straight: World, tmp_path: Path) -> None:
+async def test_cancel_leaves_no_task_and_keeps_committed_turns(straight: World, tmp_path: Path) -> None:
     world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=8)
     task = asyncio.create_task(world.play(dawdling(3)))
     while len(world.told) < 5:
@@ -353,7 +351,7 @@ async def test_cancelling_leaves_no_task_behind_and_keeps_what_was_committed(str
     assert world.records() == straight.records()
 
 
-async def test_a_turn_committed_is_told_only_after_it_is_on_disk(tmp_path: Path) -> None:
+async def test_progress_is_reported_after_the_commit(tmp_path: Path) -> None:
     world = await World.make(tmp_path, max_turns=5)
     await world.play()
     assert [progress.record for progress in world.told] == world.records()

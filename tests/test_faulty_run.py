@@ -65,7 +65,7 @@ def summary(home: Home, run: str) -> dict[str, Any]:
         return view.summarize_run(run).to_json()
 
 
-def test_two_hundred_turns_at_forty_percent_faults_give_the_dataset_of_none(tmp_path: Path, fake_server) -> None:
+def test_faults_in_forty_percent_of_requests_do_not_change_the_dataset(tmp_path: Path, fake_server) -> None:
     whole, _ = fake_server()
     rates = {**dict.fromkeys(TROUBLES, 0.078), "stall": 0.01}
     broken, server = fake_server(Chaos(rates, seed=3, thinking=0.3, retry_after_s=0.01))
@@ -82,7 +82,7 @@ def test_two_hundred_turns_at_forty_percent_faults_give_the_dataset_of_none(tmp_
     assert sum(counted.values()) >= sum(done.values()) - 16
 
 
-def test_alone_every_fault_is_counted_exactly_and_the_next_start_sees_them(tmp_path: Path, fake_server, called) -> None:
+def test_every_fault_is_counted_and_kept_across_restarts(tmp_path: Path, fake_server, called) -> None:
     rates = dict.fromkeys(("rate_limited", "server_error", "reset", "garbled", "empty"), 0.08)
     url, server = fake_server(Chaos(rates, seed=5, retry_after_s=0.01))  # type: ignore[arg-type]
     home = Home(tmp_path)
@@ -100,7 +100,7 @@ def test_alone_every_fault_is_counted_exactly_and_the_next_start_sees_them(tmp_p
     assert any(raw for raw in kept) and {"attacker", "defender", "judge"} & roles
 
 
-def test_structured_replies_give_the_sections_that_headings_give(tmp_path: Path, fake_server) -> None:
+def test_structured_replies_give_the_same_sections_as_headings(tmp_path: Path, fake_server) -> None:
     """The same script in JSON: what is read is the same, up to what the request's own words change."""
     url, _ = fake_server()
     home = Home(tmp_path)
@@ -113,7 +113,7 @@ def test_structured_replies_give_the_sections_that_headings_give(tmp_path: Path,
     assert sum(text.startswith("{") for _, text in calls) > len(calls) / 2
 
 
-def test_a_replica_that_dies_and_comes_back_loses_nothing(tmp_path: Path, fake_server, monkeypatch) -> None:
+def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkeypatch) -> None:
     monkeypatch.setattr(replicas, "BACK_S", 0.05)
     alone, _ = fake_server()
     expected = played(Home(tmp_path / "one"), served(alone), max_turns=30, concurrency=8)
@@ -138,7 +138,7 @@ def test_a_replica_that_dies_and_comes_back_loses_nothing(tmp_path: Path, fake_s
 # Budgets
 
 
-def test_attempts_that_failed_count_against_a_budget_and_the_run_can_go_on(tmp_path: Path, fake_server) -> None:
+def test_failed_attempts_count_against_the_budget_and_the_run_resumes(tmp_path: Path, fake_server) -> None:
     url, server = fake_server(Chaos({"reset": 1.0}))
     home = Home(tmp_path)
     run = started(home, served(url, price=PRICE), max_turns=3, concurrency=1, budget={"usd": 30.0})
@@ -157,7 +157,7 @@ def test_attempts_that_failed_count_against_a_budget_and_the_run_can_go_on(tmp_p
     assert summary(home, run)["status"] == "done"
 
 
-def test_a_role_s_budget_counts_that_role_s_lost_attempts_alone(tmp_path: Path, fake_server) -> None:
+def test_role_budget_counts_only_the_lost_attempts_of_the_role(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(Chaos({"garbled": 0.5}, seed=1))
     home = Home(tmp_path)
     caps = {"roles": {"judge": {"tokens": 40_000}}}
@@ -195,7 +195,7 @@ ECHOES = {
 @pytest.mark.parametrize("place", ["variable", "file"])
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("interface", ["openai_chat", "openai_responses", "anthropic_messages", "openai_embeddings"])
-def test_a_key_is_nowhere_whatever_a_server_does_with_it(
+def test_api_key_is_stored_nowhere_when_a_server_repeats_it(
     interface: str, echo: str, place: str, server, tmp_path: Path, monkeypatch, caplog, called
 ) -> None:
     if place == "file" and echo not in ("refused", "as the reply"):
@@ -230,7 +230,7 @@ def test_a_key_is_nowhere_whatever_a_server_does_with_it(
         assert file.is_dir() or CANARY.encode() not in file.read_bytes(), file
 
 
-def test_an_error_s_whole_history_holds_no_key(server, monkeypatch) -> None:
+def test_chained_errors_hold_no_api_key(server, monkeypatch) -> None:
     """Not only its message: a traceback prints what an exception came from."""
     import traceback
 

@@ -20,7 +20,7 @@ def observed(rng: np.random.Generator, chance: float, turns: int) -> forecast.Tu
 
 
 @pytest.mark.parametrize(("chance", "turns"), [(0.3, 30), (0.7, 60)])
-def test_the_intervals_hold_the_truth_as_often_as_they_say(chance: float, turns: int) -> None:
+def test_forecast_intervals_have_their_stated_coverage(chance: float, turns: int) -> None:
     rng, missing, trials, inside = np.random.default_rng(7), 40, 200, np.zeros(2)
     for _ in range(trials):
         spans = asdict(forecast.predict(observed(rng, chance, turns), missing, 10**6))
@@ -31,7 +31,7 @@ def test_the_intervals_hold_the_truth_as_often_as_they_say(chance: float, turns:
     assert ((inside / trials > 0.83) & (inside / trials < 0.97)).all(), inside / trials
 
 
-def test_a_turn_limit_cuts_what_is_spent_and_lowers_the_chance() -> None:
+def test_turn_limit_caps_the_forecast_and_lowers_the_chance() -> None:
     turns = observed(np.random.default_rng(1), 0.5, 100)
     free, tight = (asdict(forecast.predict(turns, 50, limit)) for limit in (10**6, 90))
     assert free["reaches_target"] == 1.0 and free["turns"]["low"] < 100 < free["turns"]["high"]
@@ -58,7 +58,7 @@ def played(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
         return run, {**summary.to_json(), "forecast": asdict(prediction)}
 
 
-def test_a_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
+def test_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
     _, summary = played(home, max_turns=30)
     prediction = summary["forecast"]
     assert prediction["reason"] == "" and prediction["kept_per_hour"] == pytest.approx(
@@ -72,19 +72,19 @@ def test_a_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
     assert prediction["usd"] == {"expected": 0.0, "low": 0.0, "high": 0.0}
 
 
-def test_a_run_that_remembers_everything_is_told_what_its_calls_would_cost(home: Home) -> None:
+def test_forecast_counts_remembered_calls_at_full_cost(home: Home) -> None:
     _, first = played(home, max_turns=30)
     _, again = played(home, max_turns=30)
     assert again["calls"]["made"] == 0
     assert again["forecast"]["tokens"] == first["forecast"]["tokens"]
 
 
-def test_it_is_too_early_after_a_few_turns(home: Home) -> None:
+def test_forecast_is_withheld_after_a_few_turns(home: Home) -> None:
     _, found = played(home, max_turns=5)
     assert found["forecast"]["turns"] is None and "too early" in found["forecast"]["reason"]
 
 
-def test_the_table_shows_it_while_there_is_something_to_expect(home: Home) -> None:
+def test_run_show_prints_the_forecast_until_the_run_ends(home: Home) -> None:
     def shown() -> str:
         return CliRunner().invoke(nanoflux, ["run", "show", run], env={"NANOFLUX_HOME": str(home.root)}).output
 

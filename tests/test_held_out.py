@@ -52,19 +52,19 @@ async def embedded(held: HeldOut, *vectors: list[float]) -> HeldOut:
         ("Something else.", "", ""),
     ],
 )
-def test_the_same_words_and_thirteen_in_a_row_are_found(question: str, solution: str, told: str) -> None:
+def test_equal_text_or_thirteen_shared_words_repeat_an_item(question: str, solution: str, told: str) -> None:
     found = HeldOut(ITEMS).find_repeat(attack(question, solution), AWAY, 0.85)
     assert found.startswith(told) if told else found == ""
 
 
-async def test_what_is_nearer_than_the_threshold_repeats_the_first_nearest() -> None:
+async def test_question_above_the_threshold_repeats_the_nearest_item() -> None:
     held = await embedded(HeldOut(ITEMS), [1, 0, 0], [1, 0, 0])
     vector = np.array([0.86, np.sqrt(1 - 0.86**2), 0], dtype=np.float32)
     assert held.find_repeat(attack("Else"), vector, 0.85) == "repeats gsm8k-test-1: similarity 0.86"
     assert held.find_repeat(attack("Else"), vector, 0.86) == ""
 
 
-def test_phrases_of_training_items_are_nobodys() -> None:
+def test_phrases_of_training_items_identify_no_item() -> None:
     phrase = "which of the following is the most likely cause of the findings in this patient"
     items = [Seed("medqa-test-1", "medqa", f"A man coughs; {phrase}?", "A")]
     question = attack(f"A woman sneezes; {phrase}?")
@@ -117,7 +117,7 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("held_out")
-def test_no_kept_example_repeats_a_test_item_and_each_hit_is_listed(leaking: tuple[Home, dict[str, Any]]) -> None:
+def test_kept_examples_repeat_no_test_item_and_hits_are_listed(leaking: tuple[Home, dict[str, Any]]) -> None:
     home, before = leaking
     found = play(home, concurrency=1)
     items = {hit["reason"].split(":")[0] for hit in found["contaminated"]}
@@ -133,7 +133,7 @@ def test_no_kept_example_repeats_a_test_item_and_each_hit_is_listed(leaking: tup
 
 
 @pytest.mark.usefixtures("held_out")
-def test_the_digest_is_the_same_at_any_concurrency_and_again_from_memory(
+def test_digest_is_equal_at_any_concurrency_and_on_replay(
     leaking: tuple[Home, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, _ = leaking
@@ -145,7 +145,9 @@ def test_the_digest_is_the_same_at_any_concurrency_and_again_from_memory(
 
 
 @pytest.mark.usefixtures("held_out")
-def test_run_show_names_each_hit(leaking: tuple[Home, dict[str, Any]], capfd: pytest.CaptureFixture[str]) -> None:
+def test_run_show_names_each_held_out_hit(
+    leaking: tuple[Home, dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
     home, _ = leaking
     found = play(home)
     show_run(home, found["run"], False)
@@ -155,13 +157,13 @@ def test_run_show_names_each_hit(leaking: tuple[Home, dict[str, Any]], capfd: py
 
 
 @pytest.mark.usefixtures("held_out")
-def test_what_is_held_out_is_a_setting(leaking: tuple[Home, dict[str, Any]]) -> None:
+def test_held_out_datasets_are_a_setting(leaking: tuple[Home, dict[str, Any]]) -> None:
     home, before = leaking
     found = play(home, held_out=[])
     assert found["digest"] == before["digest"] and found["funnel"]["contaminated"] == 0
 
 
-def test_a_benchmark_that_the_seeds_restate_is_named_and_not_held_out(
+def test_benchmark_restated_by_the_seeds_is_named_and_not_held_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As GSM-Hard's items have the words of GSM8K's test set."""
@@ -180,7 +182,7 @@ def test_a_benchmark_that_the_seeds_restate_is_named_and_not_held_out(
     assert binding.resolve("gsmhard", str(profile), {}, home).held_out == ()
 
 
-def test_an_excerpt_carries_what_a_run_was_held_out_from(leaking: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
+def test_excerpt_carries_the_held_out_datasets(leaking: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
     from nanoflux_local.ledger.excerpt import write_excerpt
 
     home, _ = leaking
@@ -191,7 +193,9 @@ def test_an_excerpt_carries_what_a_run_was_held_out_from(leaking: tuple[Home, di
         assert [entry["name"] for entry in view.datasets()] == ["genomebench", "medqa"]
 
 
-def test_medicine_draws_on_what_is_here_and_says_what_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_medicine_uses_installed_datasets_and_names_missing_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     home, unchecked = Home(tmp_path).prepare(), {"judge": {"fact_check": False}}
     with pytest.raises(NothingMatchedError, match="'medqa' has no train items"):
         asyncio.run(runs.start(home, binding.resolve("multimedqa", "scripted", unchecked, home)))
@@ -207,7 +211,7 @@ def test_medicine_draws_on_what_is_here_and_says_what_is_not(tmp_path: Path, cap
     assert binding.resolve("multimedqa", "scripted", unchecked, home).datasets == ("medqa", "pubmedqa", "liveqa")
 
 
-def test_a_run_does_not_go_on_with_another_domain(tmp_path: Path) -> None:
+def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     (tmp_path / "domains").mkdir()
     file = tmp_path / "domains" / "mine.toml"

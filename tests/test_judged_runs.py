@@ -55,7 +55,7 @@ def attempts(checked: tuple[Home, str]) -> list[Attempt]:
         return [attempt for record in view.turn_records(run) for attempt in record.attempts if attempt.validation]
 
 
-def test_each_finding_stands_in_the_turn_with_its_program_and_what_it_changes(checked: tuple[Home, str]) -> None:
+def test_finding_is_recorded_with_its_program_and_its_effect(checked: tuple[Home, str]) -> None:
     attempt_by_conclusion = {}
     for attempt in attempts(checked):
         finding = attempt.validation.finding("code")
@@ -70,12 +70,12 @@ def test_each_finding_stands_in_the_turn_with_its_program_and_what_it_changes(ch
         assert list(verify_run(view, run)) == []
 
 
-def test_the_pace_changes_nothing(checked: tuple[Home, str], tmp_path: Path) -> None:
+def test_judged_run_is_equal_at_any_concurrency(checked: tuple[Home, str], tmp_path: Path) -> None:
     elsewhere = Home(tmp_path / "home").prepare()
     assert digest(elsewhere, played(elsewhere, concurrency=16)) == digest(*checked)
 
 
-def test_it_is_judged_again_with_nothing_but_the_ledger(checked: tuple[Home, str], alone: None) -> None:
+def test_judged_run_replays_from_the_ledger(checked: tuple[Home, str], alone: None) -> None:
     assert asyncio.run(runs.replay(*checked)).same
     without = asyncio.run(replay_with(*checked, {"judge": {"code_check": False}}))
     overruled = sum(attempt.validation.finding("code").conclusion == "contradicts" for attempt in attempts(checked))
@@ -94,9 +94,7 @@ def test_replay_refuses_a_tool_that_the_run_was_started_without(tmp_path: Path, 
     assert "--fork" in refused.value.fix
 
 
-def test_kept_reasoning_has_its_level_and_a_panel_its_agreement(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = Home(tmp_path / "home").prepare()
     endpoint = {"interface": "scripted", "model": "second-arbiter"}
     judge = {"code_check": False, "quality": True, "panel": ["second"]}
@@ -126,7 +124,7 @@ def test_kept_reasoning_has_its_level_and_a_panel_its_agreement(
         assert any("says level" in problem for problem in verify_run(view, run))
 
 
-def test_facts_are_looked_up_in_the_corpus_and_again_without_it(
+def test_fact_check_searches_the_corpus_and_replays_without_it(
     tmp_path: Path,
 ) -> None:
     home = Home(tmp_path / "home").prepare()

@@ -29,7 +29,7 @@ class Queue:
         return asyncio.create_task(visit())
 
 
-def test_the_smallest_rank_goes_first_and_equals_by_arrival() -> None:
+def test_limiter_admits_the_smallest_rank_then_the_earliest_arrival() -> None:
     async def play() -> list[str]:
         queue = Queue(1)
         visits = [queue.come("first", 9)]
@@ -44,7 +44,7 @@ def test_the_smallest_rank_goes_first_and_equals_by_arrival() -> None:
     assert asyncio.run(play()) == ["first", "unranked", "a", "b", "late"]
 
 
-def test_ranks_that_changed_count_once_the_room_is_told() -> None:
+def test_limiter_reorder_applies_changed_ranks() -> None:
     async def play() -> list[str]:
         queue = Queue(1)
         order = {"a": 1, "b": 2}
@@ -67,7 +67,7 @@ def test_ranks_that_changed_count_once_the_room_is_told() -> None:
     assert asyncio.run(play()) == ["holder", "b", "a"]
 
 
-def test_who_goes_away_while_waiting_leaves_its_place_to_the_next() -> None:
+def test_limiter_passes_the_slot_of_a_cancelled_task_on() -> None:
     async def play() -> tuple[list[str], int]:
         queue = Queue(1)
         holder = queue.come("holder")
@@ -84,7 +84,7 @@ def test_who_goes_away_while_waiting_leaves_its_place_to_the_next() -> None:
     assert asyncio.run(play()) == (["holder", "next"], 0)
 
 
-def test_more_room_lets_more_in_at_once() -> None:
+def test_limiter_resize_admits_waiting_tasks() -> None:
     async def play() -> int:
         queue = Queue(1)
         visits = [queue.come(str(number), number) for number in range(4)]

@@ -49,7 +49,7 @@ def problems(home: Home, run: str) -> list[str]:
         return list(verify_run(view, run))
 
 
-def test_what_another_run_asked_counts_as_asked_before(home: Home) -> None:
+def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None:
     """The same seed asks the same questions: alone they are kept again, held against the first run none is."""
     first, alone = played(home, "first"), played(home, "alone")
     against = played(home, "against", ("first",))
@@ -63,14 +63,14 @@ def test_what_another_run_asked_counts_as_asked_before(home: Home) -> None:
     assert problems(home, against) == []
 
 
-def test_the_dataset_is_the_same_at_any_concurrency_and_replayed(home: Home) -> None:
+def test_novel_against_run_is_equal_at_any_concurrency_and_on_replay(home: Home) -> None:
     played(home, "first")
     found = [played(home, f"at-{at}", ("first",), seed=4, concurrency=at) for at in (1, 8, 64)]
     assert len({summary(home, run)["digest"] for run in found}) == 1
     assert asyncio.run(runs.replay(home, found[-1])).same
 
 
-def test_a_run_that_goes_on_changes_nothing_for_those_held_against_its_beginning(home: Home) -> None:
+def test_resumed_run_does_not_change_runs_frozen_against_its_beginning(home: Home) -> None:
     first = played(home, "first")
     against = played(home, "against", ("first",), turns=6, seed=4)
     before = summary(home, against)["digest"]
@@ -87,7 +87,7 @@ def config_of(home: Home, run: str) -> dict[str, Any]:
     return runs.load_run(home, run)[0].model_dump(mode="json")
 
 
-def test_with_another_embedder_the_questions_are_embedded_anew_and_none_is_called_wasted(home: Home) -> None:
+def test_another_embedder_embeds_the_questions_again_and_wastes_none(home: Home) -> None:
     first = played(home, "first")
     with LedgerView(home.ledger) as view:
         questions = set(questions_of(view, first, 12))
@@ -101,7 +101,7 @@ def test_with_another_embedder_the_questions_are_embedded_anew_and_none_is_calle
     assert summary(home, against)["calls"]["wasted"] == summary(home, same)["calls"]["wasted"] == 0
 
 
-def test_questions_that_were_changed_are_found_and_refused(home: Home) -> None:
+def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
     first = played(home, "first")
     against = played(home, "against", ("first",), turns=4, seed=4)
     runs.change(home, against, {"max_turns": 8})
@@ -116,14 +116,14 @@ def test_questions_that_were_changed_are_found_and_refused(home: Home) -> None:
         asyncio.run(runs.carry_on(home, against))
 
 
-def test_what_a_run_is_held_against_is_fixed(home: Home) -> None:
+def test_novel_against_is_fixed_once_the_run_started(home: Home) -> None:
     played(home, "first")
     against = played(home, "against", ("first",), turns=2, seed=4)
     with pytest.raises(RefusedError, match="novel_against affects the result"):
         runs.change(home, against, {"novel_against": {"first": {"turns": 1, "questions": ""}}})
 
 
-def test_a_run_that_is_not_there_or_has_asked_nothing_cannot_be_held_against(home: Home) -> None:
+def test_novel_against_refuses_missing_and_empty_runs(home: Home) -> None:
     config = binding.resolve("starter-genetics", "scripted", SETTINGS, home)
     asyncio.run(runs.start(home, config, "empty"))
     with LedgerView(home.ledger) as view:

@@ -39,7 +39,7 @@ def filled(vectors: np.ndarray) -> NoveltyIndex:
 
 
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 600])
-def test_the_nearest_is_what_brute_force_finds(count):
+def test_nearest_equals_brute_force(count):
     vectors, queries = unit_vectors(count), unit_vectors(4, seed=1)
     index = filled(vectors)
     assert len(index) == count
@@ -47,25 +47,25 @@ def test_the_nearest_is_what_brute_force_finds(count):
         assert index.history().nearest(query) == brute_force(vectors, query)
 
 
-def test_each_row_finds_itself():
+def test_nearest_of_an_indexed_vector_is_one():
     vectors = unit_vectors(300)
     history = filled(vectors).history()
     assert [history.nearest(vector) for vector in vectors] == pytest.approx([1.0] * 300, abs=1e-6)
 
 
-def test_all_similarities_negative_is_not_none():
+def test_nearest_of_opposite_vectors_is_negative():
     """The largest of negative cosines is still the nearest."""
     vector = unit_vectors(1)[0]
     assert filled(-vector[None, :]).history().nearest(vector) == pytest.approx(-1.0, abs=1e-6)
     assert EMPTY.plus(-vector).nearest(vector) == pytest.approx(-1.0, abs=1e-6)
 
 
-def test_where_nothing_was_before_nothing_is_near():
+def test_nearest_is_none_without_earlier_questions():
     assert EMPTY.nearest(unit_vectors(1)[0]) is None
     assert NoveltyIndex().history().nearest(unit_vectors(1)[0]) is None
 
 
-def test_old_histories_stay_true_while_the_index_grows():
+def test_history_does_not_change_while_the_index_grows():
     vectors, query = unit_vectors(1200), unit_vectors(1, seed=1)[0]
     index, histories = NoveltyIndex(), []
     for count, vector in enumerate(vectors):
@@ -78,7 +78,7 @@ def test_old_histories_stay_true_while_the_index_grows():
         assert history.nearest(query) == answered
 
 
-def test_a_turns_own_questions_count_beside_the_earlier_ones():
+def test_questions_of_the_turn_itself_count_as_earlier():
     vectors, own = unit_vectors(5), unit_vectors(3, seed=2)
     history = filled(vectors).history().plus(own[0]).plus(own[1])
     for query in unit_vectors(10, seed=3):
@@ -87,20 +87,20 @@ def test_a_turns_own_questions_count_beside_the_earlier_ones():
     assert history.plus(own[2]).nearest(own[2]) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_plus_changes_no_one_else():
+def test_plus_leaves_the_original_history_unchanged():
     index = filled(unit_vectors(5))
     history = index.history()
     one, other = history.plus(unit_vectors(1, seed=4)[0]), history.plus(unit_vectors(1, seed=5)[0])
     assert (len(history.own), len(one.own), len(other.own), len(index)) == (0, 1, 1, 5)
 
 
-def test_similarity_is_the_cosine_of_unit_vectors_rounded():
+def test_similarity_is_the_rounded_cosine():
     one, other = unit_vectors(2)
     assert similarity(one, other) == brute_force(one[None, :], other)
     assert similarity(one, -one) == pytest.approx(-1.0, abs=1e-6)
 
 
-def test_growing_copies_no_row_that_is_there():
+def test_growing_the_index_copies_no_row():
     vectors = unit_vectors(700)
     index = filled(vectors[:300])
     early = index.history()
@@ -111,7 +111,7 @@ def test_growing_copies_no_row_that_is_there():
     assert all(np.shares_memory(one, other) for one, other in zip(early.blocks, late.blocks, strict=False))
 
 
-def test_the_nearest_does_not_depend_on_what_else_is_there():
+def test_nearest_does_not_depend_on_other_rows():
     """A matrix product's last bits do: here they lie within the bound, and the answer is the same to the bit."""
     vectors, query = unit_vectors(600, dimensions=33, seed=6), unit_vectors(1, dimensions=33, seed=7)[0]
     near = query + 0.01 * vectors
@@ -127,7 +127,7 @@ def test_the_nearest_does_not_depend_on_what_else_is_there():
         assert filled(mixed).history().nearest(query) == best
 
 
-def test_a_product_that_is_off_by_the_bound_changes_no_answer(monkeypatch: pytest.MonkeyPatch):
+def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pytest.MonkeyPatch):
     """Whatever row the product puts first within its error, the truly nearest one is the answer."""
     query = unit_vectors(1)[0]
     other = unit_vectors(1, seed=1)[0]

@@ -48,7 +48,7 @@ def show(home: Home, run: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_server_that_is_busy_for_long_pauses_the_run(tmp_path: Path, fake_server, concurrency: int) -> None:
+def test_busy_server_pauses_the_run(tmp_path: Path, fake_server, concurrency: int) -> None:
     url, server = fake_server(Chaos({"rate_limited": 1.0}, retry_after_s=43200))
     home = Home(tmp_path)
     run = begin(home, url, concurrency=concurrency, max_turns=4)
@@ -66,7 +66,7 @@ def silent_attacker(prompt: str, rng: Random) -> str:
     return f"Here is my key {KEY}, and nothing that was asked for." if "QUESTION:" in text else text
 
 
-def test_unread_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tmp_path: Path, fake_server) -> None:
+def test_unreadable_replies_pause_the_run_at_the_same_turn_at_any_concurrency(tmp_path: Path, fake_server) -> None:
     shown = []
     for concurrency in (1, 8):
         url, server = fake_server(server=FakeServer(script=silent_attacker))
@@ -94,7 +94,7 @@ def play_on(home: Home, run: str) -> dict[str, Any]:
     raise AssertionError("the run pauses time and again")
 
 
-def test_a_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_server) -> None:
+def test_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(Chaos({"empty": 1.0}))
     home = Home(tmp_path)
     run = begin(home, url, concurrency=8, pause_after_unread=4, retries={"validation": 1})
@@ -103,7 +103,7 @@ def test_a_server_that_always_answers_empty_pauses_the_run(tmp_path: Path, fake_
     assert show(home, run)["status"] == "paused"
 
 
-def test_a_limit_of_zero_never_pauses_and_can_be_set_while_a_run_is_paused(tmp_path: Path, fake_server) -> None:
+def test_limit_of_zero_never_pauses_and_can_be_set_on_a_paused_run(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(server=FakeServer(script=silent_attacker))
     home = Home(tmp_path)
     run = begin(home, url, concurrency=2, pause_after_unread=4, max_turns=6, retries={"validation": 1})
@@ -150,7 +150,7 @@ def turn(number: int, *attempts: Attempt, attacker: str = "a") -> TurnRecord:
     return TurnRecord(number, attacker, "d", "judge", attempts)
 
 
-def test_a_streak_is_of_one_step_and_one_player() -> None:
+def test_streak_counts_one_step_of_one_player() -> None:
     streaks = Streaks()
     for number in range(4):  # two attackers that take turns, of whom one is never read
         found = streaks.add(turn(number, UNPARSED if number % 2 else READ, attacker="ab"[number % 2]), 3)
@@ -160,7 +160,7 @@ def test_a_streak_is_of_one_step_and_one_player() -> None:
     assert found is not None and (found.step, found.player, found.attempts) == ("attack", "b", 3)
 
 
-def test_a_streak_ends_with_what_is_read_and_is_reported_at_each_multiple() -> None:
+def test_streak_ends_at_a_readable_reply_and_is_reported_at_each_multiple() -> None:
     streaks = Streaks()
     assert streaks.add(turn(0, UNPARSED, UNPARSED), 3) is None
     assert streaks.add(turn(1, UNPARSED, UNPARSED, READ), 3) is None

@@ -61,17 +61,17 @@ def test_canonical_json_is_sorted_tight_and_utf8(value, text):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, {"x": [math.nan]}])
-def test_what_json_cannot_hold_is_refused(value):
+def test_canonical_json_refuses_nan_and_infinities(value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(value)
 
 
-def test_lone_surrogates_hash_and_stay_apart_from_their_escapes():
+def test_lone_surrogates_hash_differently_from_their_escapes():
     texts = ["\ud800", "\\ud800", "\udfff", "?", "\ud83d\ude00", "😀"]
     assert len({digest(text) for text in texts}) == len(texts)
 
 
-def test_keys_are_pinned():
+def test_request_keys_are_pinned():
     """A changed key would make every ledger forget its calls."""
     assert digest({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
     assert CHAT.key() == "6bc48be25cdf1fb797fffd49fa6650c4d0054703815e804564673af094b2f4d3"
@@ -94,11 +94,11 @@ def test_keys_are_pinned():
           for key, value in {"temperature": 0.6, "top_p": 0.8, "max_tokens": 65, "stop": ()}.items()),
     ],
 )  # fmt: skip
-def test_everything_that_decides_a_reply_is_in_its_key(changed):
+def test_request_key_depends_on_every_field(changed):
     assert changed.key() != CHAT.key()
 
 
-def test_requests_of_different_kinds_never_share_a_key():
+def test_request_kinds_never_share_a_key():
     """A cut and an embedding of one text differ although their fields could agree."""
     keys = [EmbedRequest(WHO, "x").key(), CutRequest(WHO, "x", 5).key(), CutRequest(WHO, "x", 6).key()]
     assert len(set(keys)) == 3
@@ -129,7 +129,7 @@ def test_embeddings_survive_bit_for_bit():
     assert np.array_equal(read, vector)
 
 
-def test_seeds_are_pinned_wide_and_apart():
+def test_derived_seeds_are_pinned_and_spread_over_63_bits():
     assert derive_seed(1, 2, 0, "attack", 0) == derive_seed(1, 2, 0, "attack", 0)
     assert derive_seed("split", "x") == 5332339655490169114
     seeds = {derive_seed(run, turn, step) for run in range(10) for turn in range(100) for step in ("a", "b")}
@@ -165,7 +165,7 @@ def test_verdict_of_an_older_version_is_read_as_findings():
     assert verdict_from_json(positive=True, confidence=1.0, explanation="e", check="not checked").findings == ()
 
 
-def test_records_never_change():
+def test_records_are_immutable():
     for record in (WHO, CHAT, CHAT.messages[0], CHAT.sampling, turn(), turn().last, Example.of(turn())):
         with pytest.raises(AttributeError):
             setattr(record, next(iter(record.__slots__)), None)
@@ -220,20 +220,20 @@ def test_pass_rate_counts_the_first_defence_and_every_judged_sample():
         ("failed", True, "failed"),
     ],
 )
-def test_a_turn_ends_as_its_last_attempt_did(outcome, has_defence, expected):
+def test_turn_outcome_follows_its_last_attempt(outcome, has_defence, expected):
     assert outcome in OUTCOMES
     record = turn(outcome=outcome, **({} if has_defence else {"defence": None}))
     assert record.outcome == expected
     assert record.kept is (expected == "kept")
 
 
-def test_an_example_is_the_attackers_text_and_only_of_kept_turns():
+def test_example_is_the_attackers_text_of_a_kept_turn():
     assert Example.of(turn()) == Example(3, "Q", "S", "4", "kept_failed")
     with pytest.raises(ValueError, match="turn 3 was not kept"):
         Example.of(turn(outcome="defender_right"))
 
 
-def test_the_digest_of_a_dataset_sees_order_and_every_field():
+def test_dataset_digest_depends_on_order_and_every_field():
     one, other = Example(0, "Q", "S", "4", "kept_failed"), Example(1, "Q2", "S", "5", "kept_novel")
     digests = [dataset_digest(d) for d in ([], [one], [one, other], [other, one], [one, one])]
     changed = {"turn": 9, "question": "x", "solution": "x", "answer": "x", "reason": "x"}

@@ -76,7 +76,7 @@ def stop_at(turn: int) -> Any:
     return on_progress
 
 
-def test_a_run_goes_on_past_refused_prompts_and_gives_one_dataset(tmp_path: Path, fake_server) -> None:
+def test_run_continues_past_refused_prompts_with_one_dataset(tmp_path: Path, fake_server) -> None:
     url, server = fake_server(server=Refusing(share=8))
     home = Home(tmp_path / "one")
     run = begin(home, url, concurrency=1)
@@ -107,7 +107,7 @@ def test_a_run_goes_on_past_refused_prompts_and_gives_one_dataset(tmp_path: Path
     assert asyncio.run(runs.replay(home, run)).same
 
 
-def test_texts_that_the_embedder_refuses_fail_their_turns_alone(tmp_path: Path, fake_server) -> None:
+def test_texts_refused_by_the_embedder_fail_only_their_turns(tmp_path: Path, fake_server) -> None:
     url, _ = fake_server(server=Refusing(texts=15))
     embedder = {"hashing": {"interface": "openai_embeddings", "url": url}}
     shown = []
@@ -122,9 +122,7 @@ def test_texts_that_the_embedder_refuses_fail_their_turns_alone(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_a_server_that_refuses_everything_stops_the_run_and_spoils_little(
-    tmp_path: Path, fake_server, concurrency: int
-) -> None:
+def test_server_that_refuses_everything_stops_the_run_early(tmp_path: Path, fake_server, concurrency: int) -> None:
     url, server = fake_server(server=Refusing(share=100))
     home = Home(tmp_path)
     run = begin(home, url, concurrency=concurrency, max_turns=12)
@@ -139,7 +137,7 @@ def test_a_server_that_refuses_everything_stops_the_run_and_spoils_little(
     assert sum(mended["refused"].values()) <= 4
 
 
-def test_a_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server) -> None:
+def test_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_server) -> None:
     """The judge's evaluations alone are refused: what attacks, defends and validates was answered."""
     turns = []
     for concurrency in (1, 8):
@@ -195,7 +193,7 @@ def test_a_step_that_is_always_refused_pauses_the_run(tmp_path: Path, fake_serve
         (503, "Loading model", (), ""),
     ],
 )  # fmt: skip
-def test_the_cause_of_a_refusal_is_read_from_each_providers_words(
+def test_refusal_cause_is_read_from_each_providers_message(
     status: int, words: str, codes: tuple[str, ...], cause: str
 ) -> None:
     kind: FaultKind | None = "server_error" if status >= 500 else None

@@ -44,7 +44,7 @@ def helped(home: Home, series: str) -> None:
 
 
 @pytest.mark.real_model
-def test_a_round_trains_on_what_it_kept_and_the_next_plays_against_its_adapter(home: Home) -> None:
+def test_round_trains_on_its_examples_and_the_next_plays_its_adapter(home: Home) -> None:
     series = rounds.create(home, plan(home))
     rounds.carry_on(home, series)
     found = rounds.show(home, series)
@@ -70,7 +70,7 @@ def test_a_round_trains_on_what_it_kept_and_the_next_plays_against_its_adapter(h
 
 
 @pytest.mark.real_model
-def test_a_series_that_ended_in_a_run_goes_on_with_that_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_series_continues_its_unfinished_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     series = rounds.create(home, plan(home, rounds=1))
 
     def stopped(what: str, done: int, total: int) -> None:
@@ -88,7 +88,7 @@ def test_a_series_that_ended_in_a_run_goes_on_with_that_run(home: Home, monkeypa
 
 
 @pytest.mark.real_model
-def test_pausing_a_series_drains_the_run_that_is_under_way(home: Home) -> None:
+def test_pause_of_a_series_drains_its_run(home: Home) -> None:
     asked_for = plan(home)
     one_by_one = asked_for.config.model_copy(update={"concurrency": 1})
     series = rounds.create(home, asked_for.model_copy(update={"config": one_by_one}))
@@ -107,7 +107,7 @@ def test_pausing_a_series_drains_the_run_that_is_under_way(home: Home) -> None:
         assert view.find_run(found["rounds"][0]["run"])["status"] == "paused"
 
 
-def test_a_defender_that_takes_no_adapter_and_items_that_are_not_there_are_refused(home: Home) -> None:
+def test_rounds_refuse_a_defender_without_adapters_and_missing_dev_items(home: Home) -> None:
     scripted = binding.resolve("starter-genetics", "scripted", {}, home)
     with pytest.raises(UsageError, match="takes no adapter"):
         rounds.create(home, rounds.Rounds(config=scripted, rounds=1, dev="starter-genetics"))
@@ -118,7 +118,7 @@ def test_a_defender_that_takes_no_adapter_and_items_that_are_not_there_are_refus
 
 
 @pytest.mark.real_model
-def test_a_series_is_found_by_its_id_by_the_beginning_of_it_and_by_the_newest_of_its_name(home: Home) -> None:
+def test_series_is_found_by_id_prefix_and_newest_name(home: Home) -> None:
     made = [rounds.create(home, plan(home, name=name)) for name in ("improve", "improve", "")]
     for asked, found in ((made[0], made[0]), (made[0][:-1], made[0]), ("improve", made[1]), (made[2], made[2])):
         assert rounds.show(home, asked)["series"] == found

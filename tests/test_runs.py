@@ -70,7 +70,7 @@ def edit(home: Home, sql: str) -> None:
 # Starting
 
 
-def test_a_run_is_recorded_with_all_that_decides_it(home: Home) -> None:
+def test_run_records_everything_that_decides_it(home: Home) -> None:
     run = started(home, "mine", seed=9)
     with LedgerView(home.ledger) as view:
         row = view.find_run("mine")
@@ -99,7 +99,7 @@ UNPLAYABLE = {
 
 
 @pytest.mark.parametrize(("domain", "profile", "settings", "error", "told"), UNPLAYABLE.values(), ids=UNPLAYABLE)
-def test_what_cannot_be_played_is_refused_before_it_is_written(home: Home, domain, profile, settings, error, told):
+def test_unplayable_run_is_refused_before_it_is_stored(home: Home, domain, profile, settings, error, told):
     with pytest.raises(error) as refused:
         config = binding.resolve(domain, profile, settings, home)
         asyncio.run(runs.start(home, config))
@@ -110,25 +110,25 @@ def test_what_cannot_be_played_is_refused_before_it_is_written(home: Home, domai
 # Playing
 
 
-def test_a_run_that_was_played_says_so(home: Home) -> None:
+def test_played_run_is_done_with_its_working_time(home: Home) -> None:
     found = summary(home, played(home))
     assert (found["status"], found["turns"], found["message"], found["repeatable"]) == ("done", 6, "", True)
     assert found["seconds"] > 0
     assert rows(home, "SELECT kind, state FROM jobs") == [("run", "done")]
 
 
-def test_the_same_settings_again_ask_nothing_and_give_the_same(home: Home) -> None:
+def test_equal_settings_make_no_call_and_give_the_same_dataset(home: Home) -> None:
     first, second = (summary(home, played(home, name)) for name in ("first", "second"))
     assert second["digest"] == first["digest"]
     assert second["calls"] == {"made": 0, "remembered": first["calls"]["made"] - first["calls"]["wasted"], "wasted": 0}
     assert second["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
 
 
-def test_another_seed_is_another_dataset(home: Home) -> None:
+def test_different_seed_gives_a_different_dataset(home: Home) -> None:
     assert summary(home, played(home))["digest"] != summary(home, played(home, seed=1))["digest"]
 
 
-def test_a_failure_is_written_down_and_the_run_goes_on_from_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_is_recorded_and_the_run_resumes_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     run, other = started(home, max_turns=20, concurrency=1), Home(home.root / "undisturbed").prepare()
     answer, left = ScriptedEndpoint.chat, 30
 
@@ -153,7 +153,7 @@ def test_a_failure_is_written_down_and_the_run_goes_on_from_there(home: Home, mo
     assert rows(home, "SELECT state FROM jobs ORDER BY id") == [("failed",), ("done",)]
 
 
-def test_a_cancelled_run_is_interrupted(home: Home) -> None:
+def test_cancelled_run_is_interrupted(home: Home) -> None:
     run = started(home, endpoints={"duelist-a": {"delay_s": 0.01}})
 
     async def cancel_soon() -> None:
@@ -173,7 +173,7 @@ def test_a_cancelled_run_is_interrupted(home: Home) -> None:
 # One process at a time
 
 
-def test_a_run_is_held_by_one_worker(home: Home) -> None:
+def test_run_is_played_by_one_worker(home: Home) -> None:
     run = started(home)
     assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
     with jobs.working_on(home, jobs.Work(jobs.RUN, run)):
@@ -186,7 +186,7 @@ def test_a_run_is_held_by_one_worker(home: Home) -> None:
     assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
 
 
-def test_whoever_only_looks_never_keeps_a_worker_out(home: Home) -> None:
+def test_reader_does_not_block_a_worker(home: Home) -> None:
     run, looking = started(home), threading.Event()
     with jobs.working_on(home, jobs.Work(jobs.RUN, run)):
         pass
@@ -208,14 +208,14 @@ def test_whoever_only_looks_never_keeps_a_worker_out(home: Home) -> None:
             thread.join()
 
 
-def test_the_lock_is_the_kernels_and_its_file_means_nothing(home: Home) -> None:
+def test_lock_is_held_by_the_kernel_not_by_its_file(home: Home) -> None:
     run = started(home)
     home.lock(f"run-{run}").write_text("left behind by a process that was killed")
     assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
     asyncio.run(runs.carry_on(home, run))
 
 
-def test_a_ledger_carried_to_another_home_can_be_resumed_there(home: Home, tmp_path: Path) -> None:
+def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path) -> None:
     run = started(home)
     there = Home(tmp_path / "elsewhere")
     there.root.mkdir()
@@ -231,7 +231,7 @@ def test_a_ledger_carried_to_another_home_can_be_resumed_there(home: Home, tmp_p
 @pytest.mark.parametrize(
     ("kind", "named"), [(ScriptedEndpoint, "duelist-a|duelist-b|arbiter"), (HashingEmbedder, "embedder")]
 )
-def test_a_run_is_not_resumed_on_other_models(home: Home, monkeypatch: pytest.MonkeyPatch, kind: type, named: str):
+def test_resume_on_other_models_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch, kind: type, named: str):
     run = started(home)
     build = kind.__init__
 
@@ -247,7 +247,7 @@ def test_a_run_is_not_resumed_on_other_models(home: Home, monkeypatch: pytest.Mo
     asyncio.run(runs.carry_on(home, run))
 
 
-def test_a_run_is_not_resumed_on_other_prompts(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_on_other_prompts_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     run = played(home)
     domain = binding.load_domain("starter-genetics")
     other = domain.model_copy(update={"prompts": {**domain.prompts, "attacker": "Ask something."}})
@@ -280,7 +280,7 @@ def replayed(home: Home, run: str) -> dict[str, Any]:
     return asdict(asyncio.run(runs.replay(home, run)))
 
 
-def test_a_replay_gives_the_dataset_again_with_no_endpoint_and_writes_nothing(
+def test_replay_gives_the_same_dataset_without_endpoints_or_writes(
     home: Home, remove_endpoints: Callable[[], None]
 ) -> None:
     run = played(home, max_turns=15)
@@ -295,9 +295,7 @@ def test_a_replay_gives_the_dataset_again_with_no_endpoint_and_writes_nothing(
 
 
 @pytest.mark.parametrize("kind", ["chat", "embed"])
-def test_a_replay_that_misses_a_call_names_its_kind(
-    home: Home, remove_endpoints: Callable[[], None], kind: str
-) -> None:
+def test_replay_names_the_kind_of_a_missing_call(home: Home, remove_endpoints: Callable[[], None], kind: str) -> None:
     run = played(home)
     remove_endpoints()
     edit(home, f"DELETE FROM calls WHERE kind = '{kind}'")
@@ -305,13 +303,13 @@ def test_a_replay_that_misses_a_call_names_its_kind(
         replayed(home, run)
 
 
-def test_a_replay_of_changed_turns_is_not_the_same(home: Home) -> None:
+def test_replay_of_changed_turns_is_not_the_same(home: Home) -> None:
     run = played(home)
     edit(home, """UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
     result = replayed(home, run)
     assert not result["same"] and result["digest"] == summary(home, run)["digest"] != result["recorded_digest"]
 
 
-def test_a_run_without_turns_cannot_be_replayed(home: Home) -> None:
+def test_replay_of_a_run_without_turns_is_refused(home: Home) -> None:
     with pytest.raises(NothingMatchedError, match="has no turns to replay"):
         replayed(home, started(home))

@@ -158,7 +158,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("world", "outcomes", "turn", "calls"), ENDS.values(), ids=ENDS)
-async def test_every_way_a_turn_can_end(play, world, outcomes, turn, calls):
+async def test_turn_ends_in_every_outcome(play, world, outcomes, turn, calls):
     world = replace(world, asked=[], embedded=[], vectors=dict(world.vectors))
     record = await play(world)
     assert [attempt.outcome for attempt in record.attempts] == outcomes
@@ -169,7 +169,7 @@ async def test_every_way_a_turn_can_end(play, world, outcomes, turn, calls):
     assert len(set(seeds)) == len(seeds), "each request of a turn has a seed of its own"
 
 
-async def test_a_kept_attempt_holds_everything_that_made_it(play):
+async def test_kept_attempt_records_every_step(play):
     world = World(evaluation=[evaluation("INCORRECT", 0.6), evaluation("INCORRECT", 0.99)])
     last = (await play(world)).last
     assert last.attack == Attack("Question 0", "their way", "4", notes={"REFLECTION": "r"})
@@ -192,11 +192,11 @@ async def test_a_kept_attempt_holds_everything_that_made_it(play):
         (World(evaluation=["no"]), "evaluation: missing section ANALYSIS"),
     ],
 )
-async def test_a_rejection_says_why(play, world, reason):
+async def test_rejection_records_its_reason(play, world, reason):
     assert (await play(world)).last.reason.startswith(reason)
 
 
-async def test_the_bounds_come_from_the_configuration(play):
+async def test_retry_bounds_come_from_the_configuration(play):
     world = World(attack=["no"])
     assert len((await play(world, retries={"validation": 0})).attempts) == 1
     world = World(defence=["no"])
@@ -209,7 +209,7 @@ async def test_the_bounds_come_from_the_configuration(play):
     assert (await play(world, judge={"confidence": 0.5})).kept
 
 
-async def test_strikes_ask_with_a_changed_prompt(play):
+async def test_each_strike_asks_with_a_changed_prompt(play):
     world = World(evaluation=[evaluation("INCORRECT", 0.5), evaluation("INCORRECT", 0.6), evaluation("INCORRECT")])
     await play(world)
     first, second, third = world.prompts("evaluation")
@@ -217,7 +217,7 @@ async def test_strikes_ask_with_a_changed_prompt(play):
     assert len({first, second, third}) == 3
 
 
-async def test_re_asking_an_unreadable_reply_changes_the_seed_alone(play):
+async def test_retry_of_an_unreadable_reply_changes_only_the_seed(play):
     world = World(defence=["no"])
     await play(world)
     assert len(set(world.prompts("defence"))) == 1
@@ -226,7 +226,7 @@ async def test_re_asking_an_unreadable_reply_changes_the_seed_alone(play):
 @pytest.mark.parametrize(
     ("cosine", "outcome"), [(0.84, "kept_failed"), (0.85, "kept_failed"), (0.86, "novelty_rejected")]
 )
-async def test_a_question_too_near_to_an_earlier_turns_is_rejected(play, cosine, outcome):
+async def test_question_near_an_earlier_turns_question_is_rejected(play, cosine, outcome):
     """Above θq it is rejected, at θq it is not."""
     history = History((np.stack([axis(5), axis(0), axis(6)]),))
     world = World(vectors={"Question 0": leaning(cosine, 0, 1)})
@@ -235,7 +235,7 @@ async def test_a_question_too_near_to_an_earlier_turns_is_rejected(play, cosine,
     assert world.count("validation") == 1, "a rejected question costs no judgement"
 
 
-async def test_questions_of_the_same_turn_count_as_earlier_ones(play):
+async def test_questions_of_the_same_turn_count_as_earlier(play):
     """Rejected or not, whatever passed parsing was generated before (SPEC §6)."""
     world = World(
         attack=[attack("First"), attack("Second"), attack("Third"), attack("Fourth")],
@@ -250,19 +250,19 @@ async def test_questions_of_the_same_turn_count_as_earlier_ones(play):
 @pytest.mark.parametrize(
     ("cosine", "outcome"), [(0.74, "kept_novel"), (0.75, "defender_right"), (0.76, "defender_right")]
 )
-async def test_a_right_defence_is_kept_only_below_the_solution_threshold(play, cosine, outcome):
+async def test_correct_defence_is_kept_only_below_the_solution_threshold(play, cosine, outcome):
     world = World(defence=[defence()], evaluation=[evaluation()], vectors=near("their way", "our way", cosine))
     last = (await play(world)).last
     assert (last.outcome, last.solution_similarity) == (outcome, pytest.approx(cosine, abs=1e-6))
 
 
-async def test_a_failed_defence_needs_no_second_novelty_check(play):
+async def test_failed_defence_needs_no_second_novelty_check(play):
     world = World()
     await play(world)
     assert world.embedded == ["Question 0"]
 
 
-async def test_seeds_come_without_replacement_within_a_turn(play):
+async def test_seeds_are_drawn_without_replacement_within_a_turn(play):
     record = await play(World(attack=["no"]), seeds={"min": 2, "max": 5}, seed=4)
     drawn = [seed for attempt in record.attempts for seed in attempt.seeds]
     assert len(set(drawn)) == len(drawn)
@@ -270,14 +270,14 @@ async def test_seeds_come_without_replacement_within_a_turn(play):
     assert len({len(attempt.seeds) for attempt in record.attempts}) > 1, "their number is drawn too"
 
 
-async def test_the_attacker_is_shown_the_seeds_that_are_recorded(play, tmp_path):
+async def test_attacker_sees_the_recorded_seeds(play, tmp_path):
     world = World()
     record = await play(world)
     assert len(record.last.seeds) in (2, 3)
     assert world.prompts("attack")[0].count("Material ") == len(record.last.seeds)
 
 
-async def test_two_models_swap_attack_and_defence_each_turn(tmp_path):
+async def test_two_models_swap_roles_each_turn(tmp_path):
     played = rules(tmp_path)
     for number in range(4):
         world = World(attack=[attack(f"Turn {number}")])
@@ -289,7 +289,7 @@ async def test_two_models_swap_attack_and_defence_each_turn(tmp_path):
         assert asked["validation"] == asked["evaluation"] == "arbiter"
 
 
-def test_a_swap_keeps_each_roles_own_sampling(tmp_path):
+def test_swap_keeps_the_sampling_of_each_role(tmp_path):
     for cast in rules(tmp_path).casts:
         assert cast.attacker.player.sampling.temperature == 0.8
         assert cast.defender.player.sampling.temperature == 0.7
@@ -302,13 +302,13 @@ def test_a_swap_keeps_each_roles_own_sampling(tmp_path):
         ("scripted", {"roles": {"attacker": {"endpoint": "duelist-b"}}}, ("duelist-b", "duelist-b", "arbiter")),
     ],
 )
-def test_a_program_or_one_model_alone_does_not_swap(tmp_path, profile, overrides, names):
+def test_program_or_single_model_does_not_swap(tmp_path, profile, overrides, names):
     played = rules(tmp_path, profile, **overrides)
     assert [(cast.attacker.name, cast.defender.name, cast.judge.name) for cast in played.casts] == [names]
     assert played.cast(0) == played.cast(1)
 
 
-async def test_the_same_arguments_give_the_same_record(play):
+async def test_equal_arguments_give_an_equal_record(play):
     worlds = [World(attack=["no", attack(), attack()], validation=[validation("INVALID"), validation()]) for _ in "ab"]
     one, other = [await play(world, number=7) for world in worlds]
     assert one == other
@@ -317,14 +317,14 @@ async def test_the_same_arguments_give_the_same_record(play):
 
 
 @pytest.mark.parametrize("changed", [{"number": 9}, {"seed": 1}])
-async def test_another_turn_or_run_asks_other_things(play, changed):
+async def test_different_turn_or_run_makes_different_requests(play, changed):
     one, other = World(), World()
     first, second = await play(one, number=7), await play(other, **{"number": 7, **changed})
     assert first.last.seeds != second.last.seeds
     assert not {request.seed for _, request in one.asked} & {request.seed for _, request in other.asked}
 
 
-async def test_the_history_of_a_turn_is_not_changed_by_it(play):
+async def test_turn_does_not_change_its_history(play):
     history = History((axis(0)[None, :],))
     await play(World(), history=history)
     assert ([block.shape for block in history.blocks], history.own) == ([(1, DIMENSIONS)], ())
@@ -334,7 +334,7 @@ class Broken(Exception):
     """An endpoint that fails."""
 
 
-async def test_a_failing_call_ends_no_turn_as_anything(play):
+async def test_failing_call_raises_and_gives_no_record(play):
     """Infrastructure is never an outcome: it passes through to the engine."""
 
     class Dead(World):
@@ -345,7 +345,7 @@ async def test_a_failing_call_ends_no_turn_as_anything(play):
         await play(Dead())
 
 
-async def test_hand_made_players_are_enough(tmp_path):
+async def test_turn_plays_with_hand_made_players(tmp_path):
     """The protocol asks nothing of its players but the four methods."""
 
     class Player:

@@ -49,7 +49,7 @@ def asked(home: Home, run: str, **settings: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("settings", [{"novelty": {"solution": 0.3}}, {"max_turns": 9}, {"target": 4}])
-def test_what_the_ledger_can_answer_is_what_playing_it_gives(
+def test_replay_with_settings_equals_playing_them(
     home: Home, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     run, elsewhere = played(home), Home(home.root / "elsewhere").prepare()
@@ -67,7 +67,7 @@ def test_what_the_ledger_can_answer_is_what_playing_it_gives(
     assert found["same"] == (found["digest"] == digest(home, run))
 
 
-def test_a_turn_that_needs_a_call_is_counted_and_the_others_go_on(home: Home) -> None:
+def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home) -> None:
     run = played(home)
     found = asked(home, run, novelty={"question": 0.4})
     assert not found["complete"] and found["digest"] is None and found["same"] is None
@@ -86,19 +86,19 @@ def test_a_turn_that_needs_a_call_is_counted_and_the_others_go_on(home: Home) ->
     assert all(turn not in unknown for turn in (*come, *(example["turn"] for example in found["go"])))
 
 
-def test_a_question_that_would_be_let_pass_needs_its_judge(home: Home) -> None:
+def test_question_accepted_only_by_the_change_misses_its_judge(home: Home) -> None:
     run = played(home, novelty={"question": 0.4})
     found = asked(home, run, novelty={"question": 0.99})
     assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in found["needed"]["by"]}
 
 
-def test_more_turns_than_were_played_are_not_made_up(home: Home) -> None:
+def test_replay_stops_at_the_first_unplayed_turn_that_misses_a_call(home: Home) -> None:
     run = played(home)
     found = asked(home, run, max_turns=TURNS + 5)
     assert (found["turns"], found["complete"], found["go"], found["come"]) == (TURNS, False, [], [])
 
 
-def test_nothing_changed_is_the_same_dataset_and_nothing_is_written(home: Home) -> None:
+def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home) -> None:
     run = played(home)
     before = home.ledger.read_bytes()
     found = asked(home, run, concurrency=3)
@@ -116,14 +116,14 @@ def test_nothing_changed_is_the_same_dataset_and_nothing_is_written(home: Home) 
         {"reply_tokens": 99},
     ],
 )
-def test_what_stands_in_the_requests_is_refused_with_the_fork(home: Home, settings: dict[str, Any]) -> None:
+def test_setting_of_the_requests_is_refused_with_the_fork_command(home: Home, settings: dict[str, Any]) -> None:
     run = played(home, max_turns=2)
     with pytest.raises(RefusedError, match="no remembered call applies") as refused:
         asked(home, run, **settings)
     assert refused.value.exit_code == 3 and f"run start --fork {run} --set {next(iter(settings))}" in refused.value.fix
 
 
-def test_a_wrong_key_and_a_run_without_turns_are_said(home: Home) -> None:
+def test_unknown_key_and_run_without_turns_are_refused(home: Home) -> None:
     run = started(home)
     with pytest.raises(NothingMatchedError, match="has no turns"):
         asked(home, run, novelty={"question": 0.4})
