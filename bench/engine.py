@@ -29,7 +29,7 @@ from typing import Any
 
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 SUPPORT = Path(__file__).with_name("support")
 SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 0.88}}
@@ -60,7 +60,7 @@ def play(given: argparse.Namespace, url: str) -> dict[str, Any]:
     """One run in a new home: wall and processor seconds of its playing, and its summary."""
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder)).prepare()
-        config = binding.resolve("starter-genetics", "scripted", settings(given, url), home)
+        config = configs.resolve("starter-genetics", "scripted", settings(given, url), home)
         run = asyncio.run(runs.start(home, config))
         if url:
             import openai  # its import is no turn's cost

@@ -29,7 +29,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity, Message, Sampling, canonical_json, digest
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 MARK = 7_777_777_777_777
 SETTINGS = {"seeds": {"min": 2}, "target": 10**6, "concurrency": 8}
@@ -40,7 +40,7 @@ CALL_COLUMNS = (
 
 def played(home: Home, turns: int, seed: int, name: str = "") -> str:
     """One scripted run."""
-    config = binding.resolve("starter-genetics", "scripted", {**SETTINGS, "max_turns": turns, "seed": seed}, home)
+    config = configs.resolve("starter-genetics", "scripted", {**SETTINGS, "max_turns": turns, "seed": seed}, home)
 
     async def play() -> str:
         run = await runs.start(home, config, name)

@@ -37,7 +37,7 @@ from nanoflux_local.errors import EndpointError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Fault, Message, Sampling
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_models import guard
 
 VERSION = "1.106.12"
@@ -224,7 +224,7 @@ def play(url: str, folder: Path) -> str:
         "roles": {role: {"endpoint": role, "sampling": {"temperature": 0.7}} for role in roles},
         "target": 3, "max_turns": 40,
     }  # fmt: skip
-    config = binding.resolve("starter", "scripted", settings, home)
+    config = configs.resolve("starter", "scripted", settings, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:

@@ -32,7 +32,7 @@ from pathlib import Path
 import psutil
 
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 QUIET_S, WITHIN_S = 0.08, 60.0
 SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 1.0}, "concurrency": 8}
@@ -97,7 +97,7 @@ class Terminal:
 def play(home: Home, turns: int, target: int, seed: int) -> tuple[str, float]:
     """One scripted run, and the seconds that it took."""
     chosen = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
-    config = binding.resolve("starter-genetics", "scripted", chosen, home)
+    config = configs.resolve("starter-genetics", "scripted", chosen, home)
 
     async def played() -> tuple[str, float]:
         run = await runs.start(home, config)

@@ -14,14 +14,14 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, FaultKind, Identity, Message, Reply
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import binding, configs, runs
 from nanoflux_local.run.budget import Cost, Purse
 
 REQUEST = ChatRequest(Identity("test", "m"), (Message("user", "hello"),))
 
 
 def started(home: Home, **settings: Any) -> str:
-    config = binding.resolve("starter-genetics", "scripted", {"max_turns": 12, "seeds": {"min": 2}, **settings}, home)
+    config = configs.resolve("starter-genetics", "scripted", {"max_turns": 12, "seeds": {"min": 2}, **settings}, home)
     return asyncio.run(runs.start(home, config))
 
 
@@ -146,7 +146,7 @@ SERVED = {"interface": "openai_chat", "model": "m", "url": "http://127.0.0.1:9/v
 def test_dollar_cap_over_unpriced_calls_is_refused(tmp_path: Path, budget: dict[str, Any]) -> None:
     def resolved(endpoint: dict[str, Any]) -> RunConfig:
         overrides = {"endpoints": {"far": endpoint}, "roles": {"judge": {"endpoint": "far"}}, "budget": budget}
-        return binding.resolve("starter-genetics", "scripted", overrides, Home(tmp_path))
+        return configs.resolve("starter-genetics", "scripted", overrides, Home(tmp_path))
 
     with pytest.raises(ConfigError, match=r"endpoints\.far\.price is unknown"):
         resolved(SERVED)

@@ -10,7 +10,8 @@ from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import CutRequest, Identity
-from nanoflux_local.run.binding import Bound, load_profile, resolve, rules_for
+from nanoflux_local.run.binding import Bound, rules_for
+from nanoflux_local.run.configs import load_profile, resolve
 from nanoflux_local.tools.python_check import PythonTool
 
 MANIFEST = """

@@ -21,7 +21,7 @@ from nanoflux_local.errors import LedgerError, NanofluxError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.train import trainings
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.settings import TrainSettings
@@ -217,7 +217,7 @@ def test_tensorboard_has_the_curves_where_it_is_asked_for(home: Home, tmp_path: 
 
 def test_the_choice_of_a_runs_examples_is_recorded_with_the_adapter(home: Home) -> None:
     settings = {"max_turns": 16, "target": 16, "concurrency": 4, "seeds": {"min": 2}}
-    run = asyncio.run(runs.start(home, binding.resolve("starter-genetics", "scripted", settings, home)))
+    run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
     asyncio.run(runs.carry_on(home, run))
     kept = [row.id for row in trainings.data_of_run(home, run).rows]
     choice = Choice(reason="kept_failed", where="turn > 0", size=3)

@@ -15,7 +15,7 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.trainings import run_examples, train_adapter, validation_examples
 
@@ -33,7 +33,7 @@ def home(tmp_path: Path, test_home: Path, smollm2_dir: Path, minilm_dir: Path) -
 
 
 def generate(home: Home, domain: str = "starter", **settings: object) -> dict[str, object]:
-    config = binding.resolve(domain, "embedded", {"seed": 7, **settings}, home)
+    config = configs.resolve(domain, "embedded", {"seed": 7, **settings}, home)
 
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))

@@ -19,7 +19,7 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Reply, Request, derive_seed
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import binding, configs, runs
 from nanoflux_local.run.engine import Engine, RunProgress
 from nanoflux_local.transcript import OUTCOMES, TurnRecord
 
@@ -48,7 +48,7 @@ class World:
     @classmethod
     async def make(cls, root: Path, **settings: Any) -> "World":
         home = Home(root).prepare()
-        config = binding.resolve("starter-genetics", "scripted", {**HARD, **settings}, home)
+        config = configs.resolve("starter-genetics", "scripted", {**HARD, **settings}, home)
         return cls(home, await runs.start(home, config), config.seed)
 
     @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ from nanoflux_local.endpoints.remote import replicas, retries
 from nanoflux_local.errors import BudgetError, EndpointError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 PRICE = {"prompt": 1000, "completion": 1000}
 
@@ -36,7 +36,7 @@ def served(url: str, **more: Any) -> dict[str, Any]:
 
 def started(home: Home, endpoints: dict[str, Any], **settings: Any) -> str:
     values = {"endpoints": endpoints, "seed": 7, "target": 10_000, "reply_tokens": 200, **settings}
-    return asyncio.run(runs.start(home.prepare(), binding.resolve("starter-genetics", "scripted", values, home)))
+    return asyncio.run(runs.start(home.prepare(), configs.resolve("starter-genetics", "scripted", values, home)))
 
 
 def played(home: Home, endpoints: dict[str, Any], **settings: Any) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def test_api_key_is_stored_nowhere_when_a_server_repeats_it(
     end = {"interface": interface, "url": server.url, **key}
     names = ["hashing"] if interface == "openai_embeddings" else ["duelist-a", "duelist-b", "arbiter"]
     settings = {"endpoints": dict.fromkeys(names, end), "max_turns": 1, "concurrency": 2}
-    run = asyncio.run(runs.start(home, binding.resolve("starter-genetics", "scripted", settings, home)))
+    run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
     ended = called(home.root, "run", "resume", run)
     readable = echo == "as the reply" and interface == "openai_embeddings"  # a vector; no chat reply holds a section
     assert ended.code == (0 if readable else 1), ended.err

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, forecast, runs
+from nanoflux_local.run import configs, forecast, runs
 
 
 def observed(rng: np.random.Generator, chance: float, turns: int) -> forecast.Turns:
@@ -48,7 +48,7 @@ def home(tmp_path: Path) -> Home:
 def played(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
     """A run that stops where it is told to, and what is said of it with the target it had in mind."""
     shared = {"seed": 5, "seeds": {"min": 2}, "concurrency": 1}
-    config = binding.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
+    config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     runs.change(home, run, {"max_turns": 1000, "target": 200})

@@ -17,7 +17,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import EmbedReply, Identity
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import binding, configs, runs
 from nanoflux_local.run.held_out import GRAM, HeldOut, grams
 from nanoflux_local.transcript import Attack, Seed
 
@@ -87,7 +87,7 @@ SETTINGS = {"datasets": ["genomebench"], "target": 100, "max_turns": 12, "seeds"
 
 
 def play(home: Home, **changes: Any) -> dict[str, Any]:
-    config = binding.resolve("starter-genetics", "scripted", {**SETTINGS, **changes}, home)
+    config = configs.resolve("starter-genetics", "scripted", {**SETTINGS, **changes}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
@@ -113,7 +113,8 @@ def leaking(tmp_path: Path) -> tuple[Home, dict[str, Any]]:
 def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The domain of these runs evaluates on that benchmark."""
     domain = binding.load_domain("starter-genetics").model_copy(update={"evaluates": ("genomebench",)})
-    monkeypatch.setattr(binding, "load_domain", lambda *_: domain)
+    for module in (configs, binding):
+        monkeypatch.setattr(module, "load_domain", lambda *_: domain)
 
 
 @pytest.mark.usefixtures("held_out")
@@ -173,13 +174,13 @@ def test_benchmark_restated_by_the_seeds_is_named_and_not_held_out(
             (Seed("gsmhard-2", "gsmhard", "Else?", "2"), "test")]  # fmt: skip
     _import(home, "gsmhard", hard)
     _import(home, "gsm8k", [(ITEMS[0], "test")])
-    config = binding.resolve("gsmhard", "scripted", {}, home)
+    config = configs.resolve("gsmhard", "scripted", {}, home)
     assert config.held_out == ("gsmhard",)
     assert "1 of the seeds restate test items of gsm8k" in caplog.text
-    assert binding.resolve("gsmhard", "scripted", {"held_out": ["gsm8k"]}, home).held_out == ("gsm8k",)
+    assert configs.resolve("gsmhard", "scripted", {"held_out": ["gsm8k"]}, home).held_out == ("gsm8k",)
     profile = tmp_path / "ours.toml"
     profile.write_text(f"held_out = []\n{(resources.files('nanoflux_local.profiles') / 'scripted.toml').read_text()}")
-    assert binding.resolve("gsmhard", str(profile), {}, home).held_out == ()
+    assert configs.resolve("gsmhard", str(profile), {}, home).held_out == ()
 
 
 def test_excerpt_carries_the_held_out_datasets(leaking: tuple[Home, dict[str, Any]], tmp_path: Path) -> None:
@@ -198,17 +199,17 @@ def test_medicine_uses_installed_datasets_and_names_missing_ones(
 ) -> None:
     home, unchecked = Home(tmp_path).prepare(), {"judge": {"fact_check": False}}
     with pytest.raises(NothingMatchedError, match="'medqa' has no train items"):
-        asyncio.run(runs.start(home, binding.resolve("multimedqa", "scripted", unchecked, home)))
+        asyncio.run(runs.start(home, configs.resolve("multimedqa", "scripted", unchecked, home)))
     for name in ("pubmedqa", "liveqa"):
         seeds = [(Seed(f"{name}-{n}", name, f"Is {name} {n} so?", "A"), "train") for n in range(12)]
         _import(home, name, [*seeds, (Seed(f"{name}-t", name, f"What else of {name}?", "B"), "test")])
-    config = binding.resolve("multimedqa", "scripted", unchecked, home)
+    config = configs.resolve("multimedqa", "scripted", unchecked, home)
     assert config.datasets == ("pubmedqa", "liveqa") and config.held_out == ("pubmedqa", "liveqa")
     assert "no seeds come from medqa, medmcqa, mmlu, medicationqa, healthsearchqa" in caplog.text
-    fork = binding.derived(config, {"seed": 3}, home)
+    fork = configs.derive_config(config, {"seed": 3}, home)
     _import(home, "medqa", [(Seed("medqa-1", "medqa", "Which?", "A"), "train")])
     assert fork.datasets == config.datasets, "what is imported later changes neither a run nor its forks"
-    assert binding.resolve("multimedqa", "scripted", unchecked, home).datasets == ("medqa", "pubmedqa", "liveqa")
+    assert configs.resolve("multimedqa", "scripted", unchecked, home).datasets == ("medqa", "pubmedqa", "liveqa")
 
 
 def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:
     (tmp_path / "domains").mkdir()
     file = tmp_path / "domains" / "mine.toml"
     file.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\n')
-    run = asyncio.run(runs.start(home, binding.resolve("mine", "scripted", {"max_turns": 2}, home)))
+    run = asyncio.run(runs.start(home, configs.resolve("mine", "scripted", {"max_turns": 2}, home)))
     file.write_text('extends = "starter-genetics"\nfocus = "Ask for the effect."\n')
     with pytest.raises(RefusedError, match="the domain 'mine' is not as it was"):
         asyncio.run(runs.carry_on(home, run))

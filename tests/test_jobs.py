@@ -18,7 +18,7 @@ from nanoflux_local.errors import RefusedError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 SLOW = {"duelist-a": {"delay_s": 0.4}, "duelist-b": {"delay_s": 0.4}}
 
@@ -30,7 +30,7 @@ def home(tmp_path: Path) -> Home:
 
 def started(home: Home, **settings: Any) -> str:
     shared = {"max_turns": 30, "target": 30, "concurrency": 4, "seeds": {"min": 2}}
-    config = binding.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
+    config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
     return asyncio.run(runs.start(home, config))
 
 
@@ -162,12 +162,12 @@ def test_of_many_that_start_the_same_run_at_once_one_plays_and_the_others_are_re
 MEMORY = """
 import asyncio, json, re, sys
 from pathlib import Path
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 home = Home(Path(sys.argv[1])).prepare()
 settings = {"max_turns": 1000, "target": 1000, "concurrency": 16, "seeds": {"min": 2}, "retries": {"validation": 0}}
-run = asyncio.run(runs.start(home, binding.resolve("starter-genetics", "scripted", settings, home)))
+run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
 asyncio.run(runs.carry_on(home, run))
 with LedgerView(home.ledger) as view:
     turns = view.summarize_run(run).to_json()["turns"]

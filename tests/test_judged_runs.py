@@ -14,7 +14,7 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.run.trial import summarize_panel
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.tools.corpus import Corpus
@@ -26,7 +26,7 @@ SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries"
 
 
 def played(home: Home, **settings: Any) -> str:
-    run = asyncio.run(runs.start(home, binding.resolve("starter", "scripted", {**SETTINGS, **settings}, home)))
+    run = asyncio.run(runs.start(home, configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home)))
     asyncio.run(runs.carry_on(home, run))
     return run
 

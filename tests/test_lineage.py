@@ -10,14 +10,14 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.examples.lineage import lineage
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.run.novelty import similarity
 from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
 
 
 def test_the_nearest_held_out_items_are_named(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
-    config = binding.resolve("starter", "scripted", {"target": 1, "seed": 7, "held_out": ["starter-easy"]}, home)
+    config = configs.resolve("starter", "scripted", {"target": 1, "seed": 7, "held_out": ["starter-easy"]}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:

@@ -12,7 +12,7 @@ from nanoflux_local.ledger.asked import freeze, questions_of
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 SETTINGS = {"seeds": {"min": 2}, "target": 1000, "retries": {"validation": 2}}
 
@@ -29,7 +29,7 @@ def played(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12
         with LedgerView(home.ledger) as view:
             frozen = {run: asked.model_dump() for run, asked in freeze(view, against).items()}
         overrides["novel_against"] = frozen
-    config = binding.resolve("starter-genetics", "scripted", overrides, home)
+    config = configs.resolve("starter-genetics", "scripted", overrides, home)
 
     async def play() -> str:
         run = await runs.start(home, config, name)
@@ -124,7 +124,7 @@ def test_novel_against_is_fixed_once_the_run_started(home: Home) -> None:
 
 
 def test_novel_against_refuses_missing_and_empty_runs(home: Home) -> None:
-    config = binding.resolve("starter-genetics", "scripted", SETTINGS, home)
+    config = configs.resolve("starter-genetics", "scripted", SETTINGS, home)
     asyncio.run(runs.start(home, config, "empty"))
     with LedgerView(home.ledger) as view:
         with pytest.raises(NothingMatchedError, match="has asked nothing yet"):

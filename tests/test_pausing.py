@@ -17,7 +17,7 @@ from nanoflux_local.errors import BusyError, UnreadError
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.run.streaks import Streaks
 from nanoflux_local.transcript import Attack, Attempt, Defence, TurnRecord, Verdict
 
@@ -34,7 +34,7 @@ def begin(home: Home, url: str, **settings: Any) -> str:
     here = {"interface": "openai_chat", "url": url, "timeout_s": 30.0}
     values = {"endpoints": dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), here), "seed": 7, "target": 10_000,
               "reply_tokens": 200, "max_turns": 24, **settings}  # fmt: skip
-    return asyncio.run(runs.start(home.prepare(), binding.resolve("starter-genetics", "scripted", values, home)))
+    return asyncio.run(runs.start(home.prepare(), configs.resolve("starter-genetics", "scripted", values, home)))
 
 
 def play(home: Home, run: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import FaultKind
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.run.engine import RunProgress
 
 OVERFLOW = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
@@ -53,7 +53,7 @@ def begin(home: Home, url: str, **settings: Any) -> str:
         **settings.pop("endpoints", {}),
     }
     values = {"endpoints": endpoints, "seed": 7, "target": 10_000, "reply_tokens": 200, "max_turns": 40, **settings}
-    return asyncio.run(runs.start(home.prepare(), binding.resolve("starter-genetics", "scripted", values, home)))
+    return asyncio.run(runs.start(home.prepare(), configs.resolve("starter-genetics", "scripted", values, home)))
 
 
 def play(home: Home, run: str, **more: Any) -> dict[str, Any]:

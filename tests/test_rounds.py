@@ -13,7 +13,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, rounds
+from nanoflux_local.run import configs, rounds
 
 TINY = {"endpoints": {"smollm2": {"model": "tiny"}}, "target": 3, "concurrency": 4, "reply_tokens": 24,
         "budgets": {"ANALYSIS": 8, "SOLUTION": 8, "ANSWER": 8}}  # fmt: skip
@@ -31,7 +31,7 @@ def home(tmp_path: Path, minilm_dir: Path, tiny_base: Path) -> Home:
 
 
 def plan(home: Home, **more: Any) -> rounds.Rounds:
-    config = binding.resolve("starter", "embedded", TINY, home)
+    config = configs.resolve("starter", "embedded", TINY, home)
     return rounds.Rounds(config=config, dev="starter", dev_items=2, train=QUICK, **{"rounds": 2, **more})
 
 
@@ -108,7 +108,7 @@ def test_pause_of_a_series_drains_its_run(home: Home) -> None:
 
 
 def test_rounds_refuse_a_defender_without_adapters_and_missing_dev_items(home: Home) -> None:
-    scripted = binding.resolve("starter-genetics", "scripted", {}, home)
+    scripted = configs.resolve("starter-genetics", "scripted", {}, home)
     with pytest.raises(UsageError, match="takes no adapter"):
         rounds.create(home, rounds.Rounds(config=scripted, rounds=1, dev="starter-genetics"))
     with pytest.raises(NanofluxError, match="nowhere"):

@@ -24,7 +24,7 @@ from nanoflux_local.errors import (
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import binding, configs, runs
 from nanoflux_models.errors import ModelsError
 
 
@@ -34,7 +34,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def configured(home: Home, **settings: Any) -> RunConfig:
-    return binding.resolve("starter-genetics", "scripted", {"max_turns": 6, **settings}, home)
+    return configs.resolve("starter-genetics", "scripted", {"max_turns": 6, **settings}, home)
 
 
 def started(home: Home, name: str = "", **settings: Any) -> str:
@@ -101,7 +101,7 @@ UNPLAYABLE = {
 @pytest.mark.parametrize(("domain", "profile", "settings", "error", "told"), UNPLAYABLE.values(), ids=UNPLAYABLE)
 def test_unplayable_run_is_refused_before_it_is_stored(home: Home, domain, profile, settings, error, told):
     with pytest.raises(error) as refused:
-        config = binding.resolve(domain, profile, settings, home)
+        config = configs.resolve(domain, profile, settings, home)
         asyncio.run(runs.start(home, config))
     assert told in str(refused.value)
     assert not home.ledger.exists() or rows(home, "SELECT * FROM runs") == []

@@ -19,7 +19,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
 from nanoflux_local.roles.sections import Unparsed
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.run.trial import Rates, Share, build_known_solutions, hold_trial, plant_fault, summarize_trial
 from nanoflux_local.seeds.source import Items
 from nanoflux_local.transcript import Attack, Doubt, Finding, Seed, Verdict
@@ -157,7 +157,7 @@ def test_unjudged_solutions_count_in_no_rate(held: Any) -> None:
 
 def test_run_holds_its_trial_once_and_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = Home(tmp_path / "home").prepare()
-    config = binding.resolve("starter-genetics", "scripted", {"max_turns": 2, "judge": {"trial": 5}}, home)
+    config = configs.resolve("starter-genetics", "scripted", {"max_turns": 2, "judge": {"trial": 5}}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:

@@ -8,7 +8,8 @@ import pytest
 
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, CutReply, CutRequest, EmbedReply, EmbedRequest, Identity
-from nanoflux_local.run.binding import resolve, rules_for
+from nanoflux_local.run.binding import rules_for
+from nanoflux_local.run.configs import resolve
 from nanoflux_local.run.novelty import History
 from nanoflux_local.run.turn import Cast, Rules, run_turn
 from nanoflux_local.transcript import Attack, Defence, TurnRecord, Verdict

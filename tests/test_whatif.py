@@ -11,7 +11,7 @@ from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import ConfigError, NothingMatchedError, RefusedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.transcript import TurnRecord
 
@@ -25,7 +25,7 @@ def home(tmp_path: Path) -> Home:
 
 def started(home: Home, **settings: Any) -> str:
     shared = {"max_turns": TURNS, "seed": 5, "seeds": {"min": 2}, "concurrency": 1}
-    return asyncio.run(runs.start(home, binding.resolve("starter-genetics", "scripted", {**shared, **settings}, home)))
+    return asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)))
 
 
 def played(home: Home, **settings: Any) -> str:

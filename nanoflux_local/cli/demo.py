@@ -42,10 +42,10 @@ def _pull_weights(home: Home) -> None:
 
 def _generate(home: Home) -> str:
     from nanoflux_local.cli.run import play, show_run
-    from nanoflux_local.run import binding, runs
+    from nanoflux_local.run import configs, runs
 
     say(f"2/5 generation: {EXAMPLES} examples that {MODEL} fails, or solves in a new way")
-    config = binding.resolve("starter", "embedded", {"target": EXAMPLES, "seed": SEED}, home)
+    config = configs.resolve("starter", "embedded", {"target": EXAMPLES, "seed": SEED}, home)
     run = asyncio.run(runs.start(home, config, "demo"))
     play(home, run)
     show_run(home, run, as_json=False)

@@ -311,7 +311,7 @@ def _build_model(
 
 
 def _build_profile_endpoint(home: Home, profile: str, name: str, reasoning_tokens: int | None) -> "Endpoint":
-    from nanoflux_local.run.binding import build_profile_endpoint
+    from nanoflux_local.run.configs import build_profile_endpoint
 
     settings = {} if reasoning_tokens is None else {"reasoning_tokens": reasoning_tokens}
     return build_profile_endpoint(profile, name, home, settings=settings)[0]
@@ -320,7 +320,7 @@ def _build_profile_endpoint(home: Home, profile: str, name: str, reasoning_token
 def _build_judge(home: Home, profile: str, name: str) -> "SoftJudge":
     """Build the judge of a profile: the endpoint `name`, or the one bound to the judge's role."""
     from nanoflux_local.evaluate.soft import SoftJudge
-    from nanoflux_local.run.binding import build_profile_endpoint
+    from nanoflux_local.run.configs import build_profile_endpoint
 
     endpoint, config = build_profile_endpoint(profile, name, home, role="judge")
     return SoftJudge(name or "judge", endpoint, config.structured)

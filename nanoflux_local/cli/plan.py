@@ -96,7 +96,7 @@ def _workloads(profile: str, sequences: int | None, context: int | None) -> "dic
     from nanoflux_local.config import EndpointConfig, validated
     from nanoflux_local.endpoints.build import check_endpoint
     from nanoflux_local.endpoints.managed.launches import CONCURRENCY, workloads
-    from nanoflux_local.run.binding import load_profile
+    from nanoflux_local.run.configs import load_profile
 
     values = load_profile(profile, current_home())
     tables = (values, values.get("without_programs", {}))

@@ -81,7 +81,7 @@ def start(
 ) -> None:
     """Start a generation run."""
     from nanoflux_local.config import merged, parse_settings, read_toml
-    from nanoflux_local.run import binding, runs
+    from nanoflux_local.run import configs, runs
 
     if not domain and not fork:
         raise click.UsageError("Missing option '--domain' (or '--fork', to start from another run's settings).")
@@ -100,7 +100,7 @@ def start(
     if fork:
         config = runs.fork_config(home, fork, overrides)
     else:
-        config = binding.resolve(str(domain), profile or "embedded", overrides, home)
+        config = configs.resolve(str(domain), profile or "embedded", overrides, home)
     if numbers["rounds"]:
         options = {"rounds": numbers["rounds"], "dev": dev, "dev_items": numbers["dev_items"] or 0, "name": name}
         _start_rounds(home, config, options, train_set, detach, as_json)

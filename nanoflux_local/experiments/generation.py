@@ -8,7 +8,7 @@ from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 
 def runs_of(home: Home, plan: Plan) -> dict[int, str]:
@@ -39,7 +39,7 @@ def generate_run(home: Home, plan: Plan, seed_count: int, on_step: OnStep) -> st
     if not run:
         fixed = {"seeds": {"min": seed_count, "max": seed_count}} if seed_count else {}
         settings = merged(merged({"target": plan.scale.examples}, plan.scale.run), fixed)
-        config = binding.resolve(plan.scale.domain, plan.scale.profile, settings, home)
+        config = configs.resolve(plan.scale.domain, plan.scale.profile, settings, home)
         run = asyncio.run(runs.start(home, config, name))
     asyncio.run(runs.carry_on(home, run, lambda progress: on_step("examples", progress.kept, progress.target)))
     return run

@@ -17,7 +17,7 @@ from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.stage import LEAN, Stage
 from nanoflux_local.rehearsal.steps import Report, StepSkipped
-from nanoflux_local.run.binding import resolve
+from nanoflux_local.run.configs import resolve
 from nanoflux_models.control import Control
 from nanoflux_models.gpus import found_gpus, query_gpus
 from nanoflux_models.launch import Launch, Seat

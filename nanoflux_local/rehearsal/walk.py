@@ -26,7 +26,7 @@ from nanoflux_local.rehearsal.stage import Stage
 from nanoflux_local.rehearsal.steps import Report, StepSkipped
 from nanoflux_local.rehearsal.teaching import phrases, teach
 from nanoflux_local.run import runs
-from nanoflux_local.run.binding import load_profile, resolve
+from nanoflux_local.run.configs import load_profile, resolve
 from nanoflux_local.seeds.datasets import load_items, seed_datasets, seed_source
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import train_settings

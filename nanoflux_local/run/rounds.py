@@ -26,7 +26,8 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import runs
-from nanoflux_local.run.binding import bind, derived
+from nanoflux_local.run.binding import bind
+from nanoflux_local.run.configs import derive_config
 from nanoflux_local.seeds.datasets import items_here, load_items
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import train_settings
@@ -194,7 +195,7 @@ class _Series:
             with LedgerView(self.home.ledger) as view:
                 asked = freeze(view, [each.run for each in earlier])
             changes["novel_against"] = {run: before.model_dump() for run, before in asked.items()}
-        return derived(config, changes, self.home)
+        return derive_config(config, changes, self.home)
 
     def _tuned_defender(self, adapter: str) -> dict[str, Any]:
         """An endpoint of its own for the adapter: what else uses the model plays on without it."""
@@ -214,7 +215,7 @@ class _Series:
         return asyncio.run(self._evaluate(adapter, lambda done, total: self.on_step(label, done, total)))
 
     async def _evaluate(self, adapter: str, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
-        config = derived(self.plan.config, self._tuned_defender(adapter), self.home)
+        config = derive_config(self.plan.config, self._tuned_defender(adapter), self.home)
         bound = bind(config, self.home)
         try:
             endpoint = bound.endpoints[TUNED]

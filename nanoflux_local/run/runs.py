@@ -22,17 +22,9 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
-from nanoflux_local.run.binding import (
-    Bound,
-    bind,
-    derived,
-    environment,
-    recorded_identities,
-    refuse_drift,
-    rules_for,
-    validate_run,
-)
+from nanoflux_local.run.binding import Bound, bind, environment, recorded_identities, refuse_drift, rules_for
 from nanoflux_local.run.budget import Cost, Purse, prompt_bound
+from nanoflux_local.run.configs import derive_config, validate_run
 from nanoflux_local.run.engine import Engine, RunProgress, index_questions, index_questions_of_other_runs
 from nanoflux_local.run.novelty import NoveltyIndex
 from nanoflux_local.run.overflow import refuse_overflows
@@ -159,7 +151,7 @@ def fork_config(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
         NothingMatchedError: there is no such run.
         ConfigError: an unknown key, or a value out of range.
     """
-    return derived(load_run(home, run)[0], changes, home)
+    return derive_config(load_run(home, run)[0], changes, home)
 
 
 def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:

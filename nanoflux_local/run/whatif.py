@@ -28,7 +28,8 @@ from nanoflux_local.records import (
     SearchRequest,
     Vector,
 )
-from nanoflux_local.run.binding import derived, rules_for
+from nanoflux_local.run.binding import rules_for
+from nanoflux_local.run.configs import derive_config
 from nanoflux_local.run.engine import index_questions, index_questions_of_other_runs
 from nanoflux_local.run.novelty import History, NoveltyIndex
 from nanoflux_local.run.runs import fork_command, load_run
@@ -166,7 +167,7 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
     config, identities, committed = load_run(home, run)
     if not committed:
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
-    changed = derived(config, settings, home)
+    changed = derive_config(config, settings, home)
     _refuse_unanswerable(run, config, changed, settings)
     misses = Misses()
     with Ledger(home.ledger) as ledger:

@@ -13,7 +13,7 @@ from nanoflux_local.config import RunConfig, parse_settings, spelled
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def played(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, An
 
 def first(home: Home) -> dict[str, Any]:
     settings = {"max_turns": 20, "seed": 5, "seeds": {"min": 2}, "concurrency": 1}
-    return played(home, binding.resolve("starter-genetics", "scripted", settings, home))
+    return played(home, configs.resolve("starter-genetics", "scripted", settings, home))
 
 
 def test_fork_sends_only_changed_requests(home: Home) -> None:

@@ -12,7 +12,7 @@ from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.config import parse_setting
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
-from nanoflux_local.run.binding import profiles, resolve
+from nanoflux_local.run.configs import list_profiles, resolve
 
 PLANNED = ("a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid")
 
@@ -118,7 +118,7 @@ def test_plan_without_models_or_without_gpus(monkeypatch: pytest.MonkeyPatch) ->
         assert isinstance(done.exception, NanofluxError) and done.exception.exit_code == 2
 
 
-@pytest.mark.parametrize("profile", profiles())
+@pytest.mark.parametrize("profile", list_profiles())
 def test_packaged_profiles_resolve_without_weights(profile: str, home: Home) -> None:
     assert resolve("starter", profile, {}, home).profile == profile
 

@@ -21,7 +21,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.report.experiment_report import write_experiment_report
 from nanoflux_local.roles import checks
 from nanoflux_local.roles.checks.base import check_kinds
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.run.trial import summarize_trial
 from nanoflux_local.seeds import benchmarks
 from nanoflux_local.seeds.benchmarks.base import all_benchmarks
@@ -68,7 +68,7 @@ def test_check_is_one_new_module(add_module: AddModule, tmp_path: Path) -> None:
     add_module(checks, "units", example("A check"))
     home = Home(tmp_path / "home").prepare()
     judge = {"checks": ["units", "code"], "trial": 2}
-    config = binding.resolve("starter", "scripted", {"target": 2, "seed": 5, "max_turns": 8, "judge": judge}, home)
+    config = configs.resolve("starter", "scripted", {"target": 2, "seed": 5, "max_turns": 8, "judge": judge}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
@@ -118,14 +118,14 @@ def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) 
         "endpoints": {"parrot": {"interface": "echo", "model": "parrot"}},
         "roles": {"judge": {"endpoint": "parrot"}},
     }
-    config = binding.resolve("starter", "scripted", {"seed": 5, "max_turns": 3, **echo}, home)
+    config = configs.resolve("starter", "scripted", {"seed": 5, "max_turns": 3, **echo}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
         assert view.summarize_run(run).to_json()["calls"]["made"] > 0
     assert asyncio.run(runs.replay(home, run)).same
     with pytest.raises(ConfigError, match=r"endpoints\.parrot: structured: the interface 'echo' gives no structured"):
-        binding.derived(config, {"endpoints": {"parrot": {"structured": True}}}, home)
+        configs.derive_config(config, {"endpoints": {"parrot": {"structured": True}}}, home)
 
 
 def test_unknown_endpoint_kind_is_refused_with_the_names(tmp_path: Path) -> None:
@@ -133,14 +133,14 @@ def test_unknown_endpoint_kind_is_refused_with_the_names(tmp_path: Path) -> None
     with pytest.raises(
         ConfigError, match=r"endpoints\.arbiter\.interface: there is no endpoint kind 'echo'"
     ) as refused:
-        binding.resolve("starter", "scripted", endpoint, Home(tmp_path))
+        configs.resolve("starter", "scripted", endpoint, Home(tmp_path))
     assert "openai_chat" in refused.value.fix and "merged" not in refused.value.fix
 
 
 def test_kind_of_one_command_is_refused_in_a_profile(tmp_path: Path) -> None:
     endpoint = {"endpoints": {"arbiter": {"interface": "merged"}}}
     with pytest.raises(ConfigError, match="'merged' cannot be part of a profile"):
-        binding.resolve("starter", "scripted", endpoint, Home(tmp_path))
+        configs.resolve("starter", "scripted", endpoint, Home(tmp_path))
 
 
 def test_benchmark_is_one_new_module(
@@ -165,12 +165,12 @@ def test_benchmark_is_one_new_module(
     assert code == 3 and "riddles is published on huggingface.co (example/riddles)" in output
     domain = load_domain("gsmhard", tmp_path / "home")
     assert seed_datasets(domain) == ("gsmhard", "riddles") and find_licence("riddles") == "CC-BY-4.0"
-    config = binding.resolve("gsmhard", "scripted", {}, Home(tmp_path / "home"))
+    config = configs.resolve("gsmhard", "scripted", {}, Home(tmp_path / "home"))
     assert config.datasets == ("riddles",)
 
 
 def test_unknown_check_is_refused_with_the_names(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
-    config = binding.resolve("starter", "scripted", {"judge": {"checks": ["unit"]}}, home)
+    config = configs.resolve("starter", "scripted", {"judge": {"checks": ["unit"]}}, home)
     with pytest.raises(Exception, match=r"judge\.checks: there is no check 'unit'"):
         asyncio.run(runs.start(home, config))

@@ -16,7 +16,7 @@ from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 KEY = "sk-very-secret-123456"
 
@@ -225,7 +225,7 @@ def test_key_is_in_no_row_log_or_error(
     home = Home(tmp_path).prepare()
     model = {"interface": "openai_chat", "url": server.url, "key_env": "SOME_KEY"}
     settings = {"endpoints": {"duelist-a": model, "arbiter": model}, "max_turns": 2}
-    config = binding.resolve("starter-genetics", "scripted", settings, home)
+    config = configs.resolve("starter-genetics", "scripted", settings, home)
     run = asyncio.run(runs.start(home, config))
     refused = answer()[0] != 200
     if refused:

@@ -16,7 +16,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.reasoning import ends_in_reasoning, strip_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling
 from nanoflux_local.roles.base import Draw, Player
-from nanoflux_local.run.binding import derived, resolve
+from nanoflux_local.run.configs import derive_config, resolve
 from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 
@@ -118,9 +118,9 @@ def test_room_for_thoughts_comes_from_the_manifest_unless_stated(home: Home) -> 
 
 def test_fork_with_another_model_gets_its_room_and_otherwise_keeps_the_recorded_one(home: Home) -> None:
     config = resolve("starter", "a100-40g-x1", {"endpoints": {"qwen3": {"reasoning_tokens": 0}}}, home)
-    kept = derived(config, {"seed": 7}, home)
+    kept = derive_config(config, {"seed": 7}, home)
     assert kept.endpoints == config.endpoints
-    changed = derived(config, {"endpoints": {"gemma": {"model": "deepseek-r1-distill-qwen-14b"}}}, home)
+    changed = derive_config(config, {"endpoints": {"gemma": {"model": "deepseek-r1-distill-qwen-14b"}}}, home)
     assert changed.endpoints["gemma"].reasoning_tokens == 8192 and changed.endpoints["qwen3"].reasoning_tokens == 0
 
 

@@ -24,7 +24,7 @@ from nanoflux_local.endpoints.remote.served import ServedEndpoint
 from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
-from nanoflux_local.run import binding
+from nanoflux_local.run import configs
 
 CLIENTS = (OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint)
 GOOD = {
@@ -343,7 +343,7 @@ def test_profile_binds_each_role_to_its_client(
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-1111111111")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-2222222222")
     home = Home(tmp_path)
-    config = binding.resolve("starter-genetics", profile, {"max_turns": 1, **change}, home)
+    config = configs.resolve("starter-genetics", profile, {"max_turns": 1, **change}, home)
     bound = [config.endpoints[getattr(config.roles, role).endpoint] for role in ("attacker", "defender", "judge")]
     assert tuple(end.interface for end in bound) == roles
     for end in bound:
@@ -357,7 +357,7 @@ def test_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monk
     monkeypatch.setenv("OPENAI_API_KEY", "sk-2222222222")
     with pytest.raises(ConfigError, match="ANTHROPIC_API_KEY is not set"):
         home = Home(tmp_path)
-        config = binding.resolve("starter-genetics", "hosted", {"max_turns": 1}, home)
+        config = configs.resolve("starter-genetics", "hosted", {"max_turns": 1}, home)
         build_endpoint("claude", config.endpoints["claude"], home)
 
 

@@ -16,7 +16,7 @@ from nanoflux_local.errors import ConfigError, EndpointError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Message, Sampling
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 
 class Sleepy(ScriptedEndpoint):
@@ -127,7 +127,7 @@ def sleepy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TimeShared]]:
 
 def played(root: Path, **settings: Any) -> dict[str, Any]:
     home = Home(root).prepare()
-    config = binding.resolve("starter-genetics", "scripted", {"max_turns": 40, **settings}, home)
+    config = configs.resolve("starter-genetics", "scripted", {"max_turns": 40, **settings}, home)
 
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))

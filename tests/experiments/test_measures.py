@@ -11,7 +11,7 @@ from nanoflux_local.experiments.kinds.discriminativity import distances, of_run
 from nanoflux_local.experiments.kinds.judge import judge_rates
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 
 def unit(rows: list[list[float]]) -> np.ndarray:
@@ -39,7 +39,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     """A scripted run whose judge writes programs and holds a trial."""
     home = Home(tmp_path_factory.mktemp("judged")).prepare()
     judge = {"trial": 3, "code_check": True}
-    config = binding.resolve("starter", "scripted", {"target": 6, "seed": 7, "judge": judge}, home)
+    config = configs.resolve("starter", "scripted", {"target": 6, "seed": 7, "judge": judge}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     return home, run
@@ -58,7 +58,7 @@ def test_the_judge_is_told_with_the_code_check_and_without(played) -> None:
 
 def test_a_run_without_a_trial_has_nothing_to_tell(tmp_path) -> None:
     home = Home(tmp_path).prepare()
-    config = binding.resolve("starter", "scripted", {"target": 1, "seed": 7}, home)
+    config = configs.resolve("starter", "scripted", {"target": 1, "seed": 7}, home)
     run = asyncio.run(runs.start(home, config))
     with pytest.raises(NothingMatchedError, match="has no judge trial"):
         judge_rates(home, Condition(name="c"), run)

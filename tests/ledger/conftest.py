@@ -10,7 +10,7 @@ import pytest
 
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.transcript import Attack, Attempt, Defence, Outcome, TurnRecord, Verdict
 
 CONFIG = {"domain": "starter-genetics", "target": 5, "max_turns": 9, "seed": 0}
@@ -67,7 +67,7 @@ class Played:
 def original(tmp_path_factory: pytest.TempPathFactory) -> Played:
     """Played once; whoever changes it takes `played`."""
     home = Home(tmp_path_factory.mktemp("played") / "home").prepare()
-    config = binding.resolve("starter-genetics", "scripted", SETTINGS, home)
+    config = configs.resolve("starter-genetics", "scripted", SETTINGS, home)
 
     async def play() -> str:
         run = await runs.start(home, config, "tour")

@@ -18,7 +18,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 
 WHO = Identity("scripted", "m")
 
@@ -107,7 +107,7 @@ def test_a_reply_that_cannot_be_unpacked_is_an_error_with_a_way_out(ledger: Ledg
 def test_a_run_goes_on_while_its_ledger_is_compacted(played, small_batches) -> None:
     """The run's worker is a process of its own; its dataset is the one that it would have been."""
     settings = {"max_turns": 12, "seed": 11}
-    config = binding.resolve("starter-genetics", "scripted", settings, played.home)
+    config = configs.resolve("starter-genetics", "scripted", settings, played.home)
     run = asyncio.run(runs.start(played.home, config))
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(played.home.root), "run", "resume", run]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:

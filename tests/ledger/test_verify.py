@@ -15,7 +15,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import canonical_json, digest
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.transcript import Seed, TurnRecord
 
 EDITED = [
@@ -140,7 +140,7 @@ def test_other_runs_are_not_this_runs_business_but_their_calls_are(played) -> No
 
     async def play(name: str, seed: int) -> None:
         settings = {**recorded, "max_turns": 3, "seed": seed}
-        config = binding.resolve("starter-genetics", "scripted", settings, played.home)
+        config = configs.resolve("starter-genetics", "scripted", settings, played.home)
         await runs.carry_on(played.home, await runs.start(played.home, config, name))
 
     asyncio.run(play("same", 7))

@@ -31,7 +31,7 @@ from nanoflux_local.reasoning import answer_start
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.run import runs
-from nanoflux_local.run.binding import resolve
+from nanoflux_local.run.configs import resolve
 from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import load_manifest

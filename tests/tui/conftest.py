@@ -16,7 +16,7 @@ from textual.widgets import Input
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_tui.app import NanofluxApp
 from nanoflux_tui.widgets.bars import ErrorBar
 
@@ -27,7 +27,7 @@ SETTINGS = {"seeds": {"min": 2}, "concurrency": 4}
 def play(home: Home, name: str, turns: int, target: int, seed: int) -> str:
     """Generate a scripted run until it is done."""
     settings = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
-    config = binding.resolve("starter-genetics", "scripted", settings, home)
+    config = configs.resolve("starter-genetics", "scripted", settings, home)
 
     async def generate() -> str:
         run = await runs.start(home, config, name)

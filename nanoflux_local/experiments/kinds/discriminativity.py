@@ -33,7 +33,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import EmbedRequest, derive_seed
 from nanoflux_local.roles.sections import Unparsed, read_sections
-from nanoflux_local.run import binding
+from nanoflux_local.run import configs
 
 Matrix = npt.NDArray[np.float64]
 KEYS = ("pairs", "centres", "each")
@@ -148,7 +148,7 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
 
 async def _embed_solutions(home: Home, plan: Plan, pairs: Sequence[Solutions]) -> tuple[Matrix, Matrix]:
     """Unit vectors of the right and of the wrong solutions, each of shape (pairs, dimensions)."""
-    profile = binding.load_profile(plan.scale.profile, home)
+    profile = configs.load_profile(plan.scale.profile, home)
     name = profile["embedder"]
     embedder = build_embedder(validated(EndpointConfig, profile["endpoints"][name], f"endpoints.{name}"), home)
     try:

@@ -25,7 +25,7 @@ from nanoflux_local.experiments.tables import TableColumn, points
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding
+from nanoflux_local.run import configs
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import train_settings
 from nanoflux_local.train.summary import TrainingSummary
@@ -162,7 +162,7 @@ def _endpoint(home: Home, plan: Plan, condition: Condition, adapter: str) -> End
     scale = plan.scale
     if condition.source == "endpoint":
         assert scale.frontier is not None
-        return binding.build_profile_endpoint(scale.frontier.profile, scale.frontier.endpoint, home)[0]
+        return configs.build_profile_endpoint(scale.frontier.profile, scale.frontier.endpoint, home)[0]
     return build_model_endpoint(scale.base, adapter, home, scale.via, scale.args)
 
 

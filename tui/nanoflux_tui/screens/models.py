@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 
-from nanoflux_local.run.binding import profiles
+from nanoflux_local.run.configs import list_profiles
 from nanoflux_models.gpus import query_gpus, survey_gpus
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.server_record import log_path, records
@@ -196,7 +196,7 @@ starting anything. Pull downloads and checks weights; verify hashes every byte o
 
     def action_plan(self) -> None:
         fields = (
-            Field("profile", "profile", "a100-40g-x2", options=profiles(self.home)),
+            Field("profile", "profile", "a100-40g-x2", options=list_profiles(self.home)),
             Field("gpus", "GiB of each GPU", "", "detected, or e.g. 40,40"),
         )
         self.app.push_screen(FormDialog("Plan models on GPUs", fields, "Plan"), self._plan)

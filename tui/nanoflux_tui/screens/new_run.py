@@ -55,9 +55,9 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
 
     def compose_body(self) -> ComposeResult:
         from nanoflux_local.domains.own import known_domains
-        from nanoflux_local.run.binding import profiles
+        from nanoflux_local.run.configs import list_profiles
 
-        domains, profile_names = known_domains(self.home.root), profiles(self.home)
+        domains, profile_names = known_domains(self.home.root), list_profiles(self.home)
         with VerticalScroll(id="form", can_focus=False):
             with Horizontal(classes="words"):
                 yield Label("Generate examples for domain")
@@ -237,8 +237,8 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
 
 
 def _resolve_config(home: Home, domain: str, profile: str, settings: dict[str, Any]) -> "RunConfig":
-    from nanoflux_local.run import binding
+    from nanoflux_local.run import configs
 
     if Path(profile).suffix == ".toml":
         profile = str(Path(profile).expanduser())
-    return binding.resolve(domain, profile, settings, home)
+    return configs.resolve(domain, profile, settings, home)

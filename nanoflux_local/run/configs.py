@@ -1,0 +1,205 @@
+"""Configurations: from a domain, a profile and overrides to the frozen configuration of a run.
+
+The domain gives the defaults, the profile the models, overrides the rest; what depends on a chosen model (novelty
+thresholds, prices, tokens for reasoning) is looked up and written down, so that later changes elsewhere change no run.
+"""
+
+import logging
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.config import PROGRAM, EndpointConfig, RunConfig, merged, read_toml, validated
+from nanoflux_local.domains.base import Domain, Sections
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.endpoints.base import Endpoint
+from nanoflux_local.endpoints.build import (
+    build_endpoint,
+    check_endpoint,
+    check_endpoints,
+    complete_endpoint,
+    lacks_price,
+    manifest_reasoning_room,
+    reasoning_room,
+)
+from nanoflux_local.endpoints.prices import price_of
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.paths import Home
+from nanoflux_local.records import digest
+from nanoflux_local.seeds.datasets import held_out_here, seed_datasets, with_seeds
+from nanoflux_models.manifest import load_manifest
+
+
+def list_profiles(home: Home | None = None) -> list[str]:
+    """The names of the profiles that ship, and of the user's own under `<home>/profiles`."""
+    return sorted(_profile_paths(home))
+
+
+def load_profile(name: str, home: Home | None = None) -> dict[str, Any]:
+    """A profile by its name, where the user's own hides one that ships, or any other by its path.
+
+    Raises:
+        ConfigError: there is no such profile, or it is not TOML.
+    """
+    paths = _profile_paths(home)
+    if name in paths:
+        return read_toml(paths[name])
+    if name.endswith(".toml"):
+        return read_toml(Path(name))
+    raise ConfigError(
+        f"there is no profile {name!r}", f"choose one of: {', '.join(sorted(paths))}, or name a .toml file"
+    )
+
+
+def _profile_paths(home: Home | None) -> dict[str, Path]:
+    shipped = Path(str(resources.files("nanoflux_local.profiles")))
+    folders = [shipped, *([home.profiles] if home else [])]
+    return {path.stem: path for folder in folders for path in folder.glob("*.toml")}
+
+
+def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], home: Home) -> RunConfig:
+    """The frozen configuration: domain, then profile, then the embedder's thresholds, then `overrides`.
+
+    Raises:
+        ConfigError: a name, key or value is wrong; the message says where.
+    """
+    domain = load_domain(domain_name, home.root)
+    profile = load_profile(profile_name, home)
+    without_programs = profile.pop("without_programs", {})
+    if not isinstance(without_programs, dict):
+        raise ConfigError(f"profile {profile_name}: without_programs is not a table", "correct the profile")
+    values = merged(domain.defaults(), profile)
+    if not domain.programs:
+        values = merged(values, without_programs)
+    values = merged(values, {"profile": profile_name, "domain_hash": domain.hash})
+    values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
+    chosen = validate_run({**merged(values, overrides), "budget": {}})  # prices are added below
+    values = merged(values, {"novelty": _thresholds(chosen.endpoints[chosen.embedder], domain, home)})
+    values = merged(values, {"endpoints": _listed_prices(chosen, home)})
+    values = merged(values, {"endpoints": _reasoning_rooms(chosen.endpoints, home)})
+    config = validate_run(merged(values, overrides))
+    _refuse_unplayable(config, domain)
+    # Written down, so that what is imported later changes neither.
+    datasets = config.datasets or with_seeds(home.ledger, seed_datasets(domain))
+    held_out = config.held_out
+    if "held_out" not in config.model_fields_set:
+        held_out = held_out_here(home.ledger, datasets, (*seed_datasets(domain), *domain.evaluates))
+    return config.model_copy(update={"datasets": datasets, "held_out": held_out})
+
+
+def validate_run(values: Mapping[str, Any], where: str = "the configuration") -> RunConfig:
+    """Build a run's configuration and check its endpoints against their kinds.
+
+    Raises:
+        ConfigError: a key or value is wrong; the message begins with `where`.
+    """
+    config = validated(RunConfig, values, where)
+    check_endpoints(config, where)
+    return config
+
+
+def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
+    """The configuration of another run with changes on top. Novelty thresholds belong to an embedder (SPEC §6), room
+    for thoughts to a model: with another one come its own, unless `changes` name some.
+
+    Raises:
+        ConfigError: a name, key or value is wrong; the message says where.
+    """
+    domain = load_domain(config.domain, home.root)
+    values = merged(config.model_dump(mode="json"), changes)
+    changed = validate_run(values)
+    if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:
+        values = merged(values, {"novelty": _thresholds(changed.endpoints[changed.embedder], domain, home)})
+    values = merged(values, {"endpoints": _renewed_rooms(config, changed, changes, home)})
+    changed = validate_run(merged(values, changes))
+    _refuse_unplayable(changed, domain)
+    return changed
+
+
+def _listed_prices(config: RunConfig, home: Home) -> dict[str, Any]:
+    """Prices of the endpoints that name none, so that a run keeps the prices that it was started with."""
+    unpriced = {name: endpoint for name, endpoint in config.endpoints.items() if lacks_price(endpoint)}
+    prices = {name: price_of(endpoint, home.root) for name, endpoint in unpriced.items()}
+    return {name: {"price": price.model_dump()} for name, price in prices.items() if price is not None}
+
+
+def _reasoning_rooms(endpoints: Mapping[str, EndpointConfig], home: Home) -> dict[str, Any]:
+    """Room for thoughts, from the manifests of the models of this machine, for the endpoints that state none."""
+    return {name: {"reasoning_tokens": reasoning_room(endpoint, home)} for name, endpoint in endpoints.items()}
+
+
+def _renewed_rooms(config: RunConfig, changed: RunConfig, changes: Mapping[str, Any], home: Home) -> dict[str, Any]:
+    """Room for thoughts for the endpoints that changed their model, unless `changes` state some."""
+    models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
+    stated = changes.get("endpoints", {})
+    return {
+        name: {"reasoning_tokens": manifest_reasoning_room(endpoint, home)}
+        for name, endpoint in changed.endpoints.items()
+        if endpoint.model != models.get(name) and "reasoning_tokens" not in stated.get(name, {})
+    }
+
+
+def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
+    """What a configuration cannot say by itself: whether it suits its domain."""
+    if config.domain != domain.name:
+        raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
+    sections = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # a profile budgets for every domain
+    unknown = [name for name in config.budgets if name not in sections]
+    if unknown:
+        keys = ", ".join(sections)
+        raise ConfigError(f"the configuration: unknown key 'budgets.{unknown[0]}'", f"known keys there: {keys}")
+    programs = [role for role in ("attacker", "judge") if getattr(config.roles, role).endpoint == PROGRAM]
+    if programs and not domain.programs:
+        raise ConfigError(
+            f"the seeds of {domain.name!r} carry no programs, so no program can be the {programs[0]}",
+            f"name a model: --set roles.{programs[0]}.endpoint=NAME",
+        )
+    if config.roles.attacker.endpoint != PROGRAM and config.roles.judge.endpoint == PROGRAM:
+        raise ConfigError(
+            "a program can judge only what a program attacked with", "name a model: --set roles.judge.endpoint=NAME"
+        )
+
+
+def _thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[str, float]:
+    """Thresholds belong to an embedding model (SPEC §6): its manifest's, where it states any."""
+    if endpoint.interface != "embedder":
+        return {}
+    if endpoint.model == domain.novelty.embedder:
+        return domain.novelty.model_dump(exclude={"embedder"})
+    embedder = load_manifest(endpoint.model, home.root).embedder
+    if embedder is None:
+        return {}
+    if embedder.thresholds is None:
+        logging.getLogger(__name__).warning(
+            "%s has no calibrated novelty thresholds; those of the domain hold, which belong to another embedder",
+            endpoint.model,
+        )
+        return {}
+    stated = embedder.thresholds
+    return {
+        kind: table.get(domain.name, table["default"])
+        for kind, table in (("question", stated.question), ("solution", stated.solution))
+    }
+
+
+def build_profile_endpoint(
+    profile: str, name: str, home: Home, role: str = "", settings: Mapping[str, Any] | None = None
+) -> tuple[Endpoint, EndpointConfig]:
+    """Build an endpoint of a profile, and return it with its configuration: the endpoint `name`, or the one that plays
+    `role` if `name` is "". `settings` override the profile's.
+
+    Raises:
+        ConfigError: the profile has no such endpoint, or a program plays the role.
+    """
+    values = load_profile(profile, home)
+    name = name or str(values.get("roles", {}).get(role, {}).get("endpoint", ""))
+    endpoints = values.get("endpoints", {})
+    if name not in endpoints:
+        fix = f"name one of: {', '.join(sorted(endpoints))}"
+        raise ConfigError(f"profile {profile} has no endpoint {name!r}{f' to play {role}' if role else ''}", fix)
+    where = f"profile {profile}: endpoints.{name}"
+    config = validated(EndpointConfig, {**endpoints[name], **(settings or {})}, where)
+    check_endpoint(config, where)
+    config = complete_endpoint(config, home)
+    return build_endpoint(name, config, home), config
