@@ -24,7 +24,7 @@ from pathlib import Path
 import kills
 from kills import Trial, disturb, scripted, wrongs
 
-from nanoflux_local.jobs import RUN, Work, with_worker
+from nanoflux_local.jobs import RUN, Work, check_work
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
@@ -236,8 +236,8 @@ def _played(trial: Trial) -> tuple[int, str]:
 
 def _status(trial: Trial) -> list[str]:
     with LedgerView(trial.home / "ledger.db") as view:
-        found = view.summarize_run(kills.NAME).to_json()
-        return [with_worker(Home(trial.home), view, Work(RUN, found["run"]), found)["status"]]
+        summary = view.summarize_run(kills.NAME).to_json()
+        return [check_work(Home(trial.home), view, Work(RUN, summary["run"]), summary).status]
 
 
 def _mount(folder: Path, kib: int, how: str = "") -> bool:

@@ -1,14 +1,14 @@
-"""The one vocabulary of failure: what happened, where, and what to do; each class knows its exit code.
+"""The errors that a user sees: what happened, where, and what to do. Each class has its exit code.
 
-Owns the classes that reach a user. A programming error is not one of them and keeps its traceback.
+A programming error is none of these classes and keeps its traceback.
 """
 
 
 class NanofluxError(Exception):
-    """Base of every failure that is shown to a user as a message rather than a traceback.
+    """Base of every error that is shown as a message rather than a traceback.
 
-    `message` says what happened and where; `fix` says what to do about it. Work that ends with an error that `pauses`
-    is paused rather than failed: time or a changed setting mends it.
+    `message` says what happened and where; `fix` says what to do, in the imperative. Work that ends with an error whose
+    `pauses` is true is paused rather than failed: waiting or a changed setting solves it.
     """
 
     exit_code = 1
@@ -34,23 +34,23 @@ class ConfigError(UsageError):
 
 
 class DataError(UsageError):
-    """A data file that cannot be read as what it was said to be."""
+    """A data file that cannot be read in the expected format."""
 
 
 class RefusedError(NanofluxError):
-    """Refused by a rule: air gap, budget, missing isolation, an adapter that does nothing."""
+    """Refused by a rule: air gap, budget, missing isolation, an adapter without effect."""
 
     exit_code = 3
 
 
 class BudgetError(RefusedError):
-    """The next call could cost more than the run may spend: the run pauses and can be resumed."""
+    """The next call could exceed the run's budget: the run pauses and can be resumed."""
 
     pauses = True
 
 
 class NothingMatchedError(NanofluxError):
-    """The request was understood and nothing answers to it."""
+    """A valid request that matches nothing: no such run, model, item or row."""
 
     exit_code = 4
 
@@ -60,19 +60,19 @@ class LedgerError(NanofluxError):
 
 
 class EndpointError(NanofluxError):
-    """A model endpoint did not give a usable reply. Infrastructure: never scored, never kept."""
+    """A model endpoint gave no usable reply: an infrastructure failure, which is never scored or kept."""
 
 
 class EndpointRefusedError(EndpointError):
-    """An endpoint refuses every request until its user mends something: a wrong key, an exhausted quota, no such model,
-    no chat template.
+    """An endpoint refuses every request until its user corrects something: a wrong key, an exhausted quota, an unknown
+    model, a missing chat template.
     """
 
 
 class PromptRefusedError(EndpointError):
-    """An endpoint refuses this one prompt for good: it is too long, a content filter rejects it. Others may pass.
+    """An endpoint permanently refuses this prompt, but not others: it is too long, or a content filter rejects it.
 
-    `cause` names the kind of refusal in a few words, `detail` holds the provider's own.
+    `cause` names the kind of refusal in a few words; `detail` is the provider's message.
     """
 
     def __init__(self, cause: str, detail: str, fix: str = "") -> None:
@@ -82,16 +82,16 @@ class PromptRefusedError(EndpointError):
 
 
 class BusyError(EndpointError):
-    """An endpoint asks to be left alone for longer than a call waits."""
+    """An endpoint asks for a longer pause than a call waits."""
 
     pauses = True
 
 
 class UnreadError(NanofluxError):
-    """Too many replies in a row gave nothing to read: the run pauses before it spends more."""
+    """Too many replies in a row could not be read: the run pauses before it spends more."""
 
     pauses = True
 
 
 class ReplayMissError(NanofluxError):
-    """A replay needed a call that the ledger does not remember."""
+    """A replay needs a call that the ledger does not have."""

@@ -1,7 +1,4 @@
-"""Files that are either there in full or not at all.
-
-Owns the one way this room writes: beside the target, flushed to the disk, then renamed.
-"""
+"""Atomic writes of files and directories: written next to the target, flushed to disk, then renamed."""
 
 import os
 import tempfile
@@ -13,7 +10,7 @@ from nanoflux_local.errors import NanofluxError, UsageError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` is the old file or the new one, whatever happens. Raises OSError."""
+    """Replace `path` by `content`, so that a crash leaves the old file or the new one. Raises OSError."""
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
@@ -28,7 +25,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or a folder: a rename is durable once its folder is."""
+    """Flush a file or a directory to disk; a rename is durable once its directory is flushed."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -38,9 +35,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """An empty folder that becomes `target` by one rename where the block ends well, and leaves nothing otherwise.
+    """An empty directory that is renamed to `target` when the block succeeds, and deleted when it fails.
 
-    Raises UsageError where `target` exists, NanofluxError where nothing can be written there.
+    Raises UsageError if `target` exists, NanofluxError if it cannot be written.
     """
     _refuse_existing(target)
     try:
@@ -51,19 +48,18 @@ def new_folder(target: Path) -> Iterator[Path]:
             yield folder
             for path in folder.rglob("*"):
                 sync(path)
-            _refuse_existing(target)  # it may have come meanwhile
+            _refuse_existing(target)  # another process may have created it meanwhile
             folder.rename(target)
             sync(target.parent)
     except OSError as error:
-        what = f"{target} cannot be written: {error.strerror or error}"
-        raise NanofluxError(what, "free space or name another place with -o; nothing was left behind") from error
+        raise _unwritable(target, error) from error
 
 
 def write_new(files: dict[Path, bytes]) -> None:
-    """Write files that belong together, none over another: first all of them beside their places, then each renamed,
-    the last in order last. What fails leaves none of them; only a kill between two renames can leave the first.
+    """Write new files that belong together: all of them to temporary names, then each renamed, in order. An error
+    removes them all; only a kill between two renames can leave some.
 
-    Raises UsageError where one exists, NanofluxError where one cannot be written.
+    Raises UsageError if one exists, NanofluxError if one cannot be written.
     """
     placed: list[Path] = []
     *_, last = files
@@ -72,27 +68,31 @@ def write_new(files: dict[Path, bytes]) -> None:
     try:
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(_beside(path), content)
+            write_atomically(_temporary(path), content)
         for path in files:
-            _refuse_existing(path)  # it may have come meanwhile
-            _beside(path).rename(path)
+            _refuse_existing(path)  # another process may have created it meanwhile
+            _temporary(path).rename(path)
             placed.append(path)
         for folder in {path.parent for path in files}:
             sync(folder)
     except BaseException as error:
-        for path in (*map(_beside, files), *placed):
+        for path in (*map(_temporary, files), *placed):
             with suppress(OSError):
                 path.unlink()
         if not isinstance(error, OSError):
             raise
-        what = f"{last} cannot be written: {error.strerror or error}"
-        raise NanofluxError(what, "free space or name another place with -o; nothing was left behind") from error
+        raise _unwritable(last, error) from error
 
 
-def _beside(path: Path) -> Path:
+def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
+
+
+def _unwritable(path: Path, error: OSError) -> NanofluxError:
+    message = f"{path} cannot be written: {error.strerror or error}"
+    return NanofluxError(message, "free some disk space, or name another place with -o; no partial output is left")
 
 
 def _refuse_existing(target: Path) -> None:
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target} exists", "name a new place with -o; nothing is ever overwritten")
+        raise UsageError(f"{target} exists, and nothing is overwritten", "name a new place with -o")

@@ -1,9 +1,8 @@
-"""Jobs: the processes that work on runs, trainings and the like, held by a lock, watched by a heartbeat, and asked to
-pause or stop.
+"""Jobs: the worker processes of runs, trainings, evaluations, series and experiments: locks, heartbeats, stop requests.
 
-Whoever asks writes one word into the row of the worker's job; the worker looks a few times a second. The lock is the
-kernel's and dies with its process, so that a crash or a reboot leaves nothing to clean up. Loads no model library:
-work is watched and stopped in a fraction of a second.
+A process that wants a worker to pause or stop writes the request into the row of the worker's job, which the worker
+polls. The lock is the kernel's and is released when its process ends, so a crash or a reboot leaves nothing to clean
+up. Imports no model library, so that work is listed and stopped in a fraction of a second.
 """
 
 import asyncio
@@ -24,20 +23,25 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_models.child import module_command
 
-Wish = Literal["", "pause", "stop", "end"]
-LOOKS, PAUSE_S = 10, 0.02
-"""Whoever only asks whether something is worked on holds its lock for a moment: worth a few looks before refusing."""
-POLL_S, BEAT_S, STALLED_S = 0.2, 5.0, 30.0
-"""How often a worker looks for wishes, how often it says that it lives, and after what silence it counts as stalled."""
+StopRequest = Literal["", "pause", "stop", "end"]
+"""What a worker is asked to do: nothing, pause, stop after the work in progress, or end at once."""
+LOCK_TRIES, RETRY_S = 10, 0.02
+"""Tries at a lock and seconds between them: `has_worker` holds the lock for a moment, so one failed try proves nothing.
+"""
+POLL_S, HEARTBEAT_S, STALLED_S = 0.2, 5.0, 30.0
+"""Seconds between two polls for stop requests, between two heartbeats, and without one until a worker counts as
+stalled.
+"""
 LAUNCH_S = 60.0
+"""Seconds that a detached worker may take to start."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of long work: its name in jobs, locks and messages, the table of its rows (id, status, message), the
-    column of that table that says how to work, and the command with `show` and `resume`. An evaluation has none: the
-    command that began it goes on with it.
+class JobKind:
+    """A kind of long work: its name in jobs, locks and messages, the table of its rows (id, status, message), that
+    table's column of settings, and the command group with `show` and `resume`. An evaluation has no such group: `eval`
+    with the same arguments resumes it.
     """
 
     name: str
@@ -46,18 +50,18 @@ class Kind:
     command: str
 
 
-RUN = Kind("run", "runs", "config", "run")
-TRAINING = Kind("training", "trainings", "settings", "trainings")
-EVALUATION = Kind("evaluation", "evaluations", "settings", "")
-SERIES = Kind("series", "series", "settings", "rounds")
-EXPERIMENT = Kind("experiment", "experiments", "plan", "experiment")
+RUN = JobKind("run", "runs", "config", "run")
+TRAINING = JobKind("training", "trainings", "settings", "trainings")
+EVALUATION = JobKind("evaluation", "evaluations", "settings", "")
+SERIES = JobKind("series", "series", "settings", "rounds")
+EXPERIMENT = JobKind("experiment", "experiments", "plan", "experiment")
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One run, or one training: what a process can hold."""
+    """One run, training, evaluation, series or experiment."""
 
-    kind: Kind
+    kind: JobKind
     id: str
 
     def __str__(self) -> str:
@@ -67,46 +71,46 @@ class Work:
         return home.lock(f"{self.kind.name}-{self.id}")
 
     def log(self, home: Home) -> Path:
-        """Where a detached worker's messages go."""
+        """The log file of a detached worker."""
         return home.root / "logs" / f"{self.kind.name}-{self.id}.log"
 
     def busy_error(self) -> RefusedError:
         message = f"another process is working on {self}"
         if not self.kind.command:
-            return RefusedError(message, "wait until it has ended")
+            return RefusedError(message, "wait until it ends")
         return RefusedError(message, f"watch it with `nanoflux {self.kind.command} show {self.id}`")
 
 
 @contextmanager
-def working_on(home: Home, work: Work) -> Iterator[None]:
-    """Hold some work for this process. The lock is the kernel's, so that it dies with the process, however it ends.
+def hold_lock(home: Home, work: Work) -> Iterator[None]:
+    """Hold the lock of some work for this process.
 
     Raises:
-        RefusedError: another process works on it.
+        RefusedError: another process holds the lock.
     """
     path = work.lock(home)
-    path.parent.mkdir(mode=0o700, exist_ok=True)  # a ledger that was carried to another home brings no locks
+    path.parent.mkdir(mode=0o700, exist_ok=True)  # a ledger copied into another home directory has no locks
     with path.open("w") as file:
-        if not _locked(file, fcntl.LOCK_EX, LOOKS):
+        if not _try_lock(file, fcntl.LOCK_EX, LOCK_TRIES):
             raise work.busy_error()
         yield
 
 
-def is_worked_on(home: Home, work: Work) -> bool:
-    """Whether a process holds it just now."""
+def has_worker(home: Home, work: Work) -> bool:
+    """Whether a process holds the lock of this work."""
     path = work.lock(home)
     if not path.exists():
         return False
     with path.open() as file:
-        return not _locked(file, fcntl.LOCK_SH)
+        return not _try_lock(file, fcntl.LOCK_SH)
 
 
-def _locked(file: IO[str], how: int, looks: int = 1) -> bool:
-    for look in range(looks):
-        if look:
-            time.sleep(PAUSE_S)
+def _try_lock(file: IO[str], mode: int, tries: int = 1) -> bool:
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(RETRY_S)
         try:
-            fcntl.flock(file, how | fcntl.LOCK_NB)
+            fcntl.flock(file, mode | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         return True
@@ -114,46 +118,46 @@ def _locked(file: IO[str], how: int, looks: int = 1) -> bool:
 
 
 def boot_id() -> str:
-    """What tells this start of the machine from others, or "" where the kernel does not say."""
+    """The id of the machine's current boot, or "" if the kernel has none."""
     return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
 
 
 @dataclass(slots=True)
-class Stint:
-    """A process's work on something: its job, and the status and message with which it ends."""
+class ActiveJob:
+    """The job of this process: its row id, and the status and message to record when it ends."""
 
-    job: int
+    id: int
     status: str = "interrupted"
     message: str = ""
 
 
 @contextmanager
-def stint(ledger: Ledger, work: Work) -> Iterator[Stint]:
-    """Write down that this process works on it and, whatever happens, how that ended. Whoever works says how; an error
-    that nobody spoke for makes it "failed", or "paused" if the error `pauses`.
+def record_job(ledger: Ledger, work: Work) -> Iterator[ActiveJob]:
+    """Record that this process does some work and, in every case, how that ended: with the status that the block set;
+    after an error "failed", or "paused" if the error `pauses`; else "interrupted".
     """
-    active = Stint(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id(), work.kind.table))
-    began = time.monotonic()
+    job = ActiveJob(ledger.start_job(work.kind.name, work.id, os.getpid(), boot_id(), work.kind.table))
+    start = time.monotonic()
     try:
-        yield active
+        yield job
     except NanofluxError as error:
-        if active.status == "interrupted":
-            active.status, active.message = "paused" if error.pauses else "failed", error.message
+        if job.status == "interrupted":
+            job.status, job.message = "paused" if error.pauses else "failed", error.message
         raise
     finally:
-        ledger.set_status(work.kind.table, work.id, active.status, active.message, time.monotonic() - began)
-        ledger.finish_job(active.job, active.status, active.message)
+        ledger.set_status(work.kind.table, work.id, job.status, job.message, time.monotonic() - start)
+        ledger.finish_job(job.id, job.status, job.message)
 
 
-class Watch:
-    """The worker's side: a heartbeat, and the wishes and settings of others, while it works."""
+class Heartbeat:
+    """A worker's heartbeat, which also polls for stop requests and changed settings from other processes."""
 
     def __init__(
         self,
         ledger: Ledger,
         job: int,
         work: Work,
-        on_wish: Callable[[Wish], None],
+        on_request: Callable[[StopRequest], None],
         on_settings: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._ledger = ledger
@@ -161,53 +165,53 @@ class Watch:
         table, column = work.kind.table, work.kind.settings
         self._sql = f"SELECT jobs.wish, {table}.{column} FROM jobs, {table} WHERE jobs.id = ? AND {table}.id = ?"
         self._subject = work.id
-        self._on_wish, self._on_settings = on_wish, on_settings
-        self._beaten, self._wish, self._settings = time.monotonic(), "", self._look()[1]
+        self._on_request, self._on_settings = on_request, on_settings
+        self._last_beat, self._request, self._settings = time.monotonic(), "", self._read()[1]
 
-    async def keep(self) -> None:
-        """Look until cancelled. Each wish is told once, and the settings (their JSON) where they have changed."""
+    async def run(self) -> None:
+        """Poll until cancelled. Calls back once for each new request, and with the settings' JSON when they change."""
         while True:
             await asyncio.sleep(POLL_S)
-            self._tell()
+            self._poll()
 
-    def keep_until(self, ended: threading.Event) -> None:
-        """The same from a thread."""
+    def run_until(self, ended: threading.Event) -> None:
+        """Poll, from a thread, until `ended` is set."""
         while not ended.wait(POLL_S):
-            self._tell()
+            self._poll()
 
-    def _tell(self) -> None:
-        wish, settings = self._look()
-        if wish != self._wish:
-            self._wish = wish
-            self._on_wish(wish)
+    def _poll(self) -> None:
+        request, settings = self._read()
+        if request != self._request:
+            self._request = request
+            self._on_request(request)
         if settings != self._settings:
             self._settings = settings
             self._on_settings(settings)
-        if time.monotonic() - self._beaten >= BEAT_S:
-            self._beaten = time.monotonic()
+        if time.monotonic() - self._last_beat >= HEARTBEAT_S:
+            self._last_beat = time.monotonic()
             self._ledger.beat(self._job)
 
-    def _look(self) -> tuple[Wish, str]:
-        wish, settings = self._ledger.rows(self._sql, self._job, self._subject)[0]
-        return wish, str(settings)
+    def _read(self) -> tuple[StopRequest, str]:
+        request, settings = self._ledger.rows(self._sql, self._job, self._subject)[0]
+        return request, str(settings)
 
 
 @contextmanager
-def watched(ledger: Path, job: int, work: Work, on_wish: Callable[[Wish], None]) -> Iterator[None]:
-    """`Watch` from a thread with a connection of its own, for work that leaves no time in its thread. Where looking
-    fails, `on_wish` is told to stop, and the failure is raised when the block is left.
+def heartbeat_thread(ledger: Path, job: int, work: Work, on_request: Callable[[StopRequest], None]) -> Iterator[None]:
+    """Run a `Heartbeat` in a separate thread with its own connection, for work that blocks its thread. If the heartbeat
+    fails, `on_request` gets "stop", and the error is raised at the end of the block.
     """
     ended, failures = threading.Event(), list[NanofluxError]()
 
-    def keep() -> None:
+    def beat() -> None:
         try:
-            with Ledger(ledger) as own:
-                Watch(own, job, work, on_wish).keep_until(ended)
+            with Ledger(ledger) as connection:
+                Heartbeat(connection, job, work, on_request).run_until(ended)
         except NanofluxError as error:
             failures.append(error)
-            on_wish("stop")
+            on_request("stop")
 
-    thread = threading.Thread(target=keep, name=f"watch {work}", daemon=True)
+    thread = threading.Thread(target=beat, name=f"heartbeat of {work}", daemon=True)
     thread.start()
     try:
         yield
@@ -218,16 +222,16 @@ def watched(ledger: Path, job: int, work: Work, on_wish: Callable[[Wish], None])
         raise failures[0]
 
 
-def at_work(home: Home, view: LedgerView) -> list[Work]:
-    """Everything that a process is working on just now."""
+def running_work(home: Home, view: LedgerView) -> list[Work]:
+    """All work that has a worker."""
     kinds = {kind.name: kind for kind in (RUN, TRAINING, EVALUATION, SERIES, EXPERIMENT)}
     rows = view.rows("SELECT DISTINCT kind, subject FROM jobs WHERE state = 'running'")
     running = [Work(kinds[row["kind"]], row["subject"]) for row in rows if row["kind"] in kinds]
-    return [work for work in running if is_worked_on(home, work)]
+    return [work for work in running if has_worker(home, work)]
 
 
 def current_job(view: LedgerView, work: Work) -> dict[str, Any] | None:
-    """The newest job of a piece of work."""
+    """The newest job of some work, or None."""
     sql = "SELECT * FROM jobs WHERE kind = ? AND subject = ? ORDER BY id DESC"
     row = view.row(sql, work.kind.name, work.id)
     return dict(row) if row else None
@@ -235,17 +239,17 @@ def current_job(view: LedgerView, work: Work) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """The process that works on something, and the pending request to it ("" if there is none)."""
+    """The process that does some work; `wish` is the pending request to stop it ("" if there is none)."""
 
     pid: int
     heartbeat_at: str
-    wish: str
+    wish: StopRequest
 
 
 @dataclass(frozen=True, slots=True)
 class WorkState:
-    """The status of work as its process shows it. `message` is "" if the recorded message applies; `seconds` is how
-    long the current worker has been at it.
+    """The current state of some work: what its row says, corrected by the state of its process. `seconds` is the
+    working time so far.
     """
 
     status: str
@@ -253,103 +257,94 @@ class WorkState:
     seconds: float = 0.0
     worker: Worker | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """The keys `status`, `message`, `seconds` and `worker` of every listing with `--json`."""
+        return asdict(self)
 
-def check_worker(home: Home, view: LedgerView, work: Work, status: str) -> WorkState:
-    """The state of work whose row says `status`. Work that is "running" without a process was killed and is
-    "interrupted"; a process that has been silent for `STALLED_S` seconds is "stalled".
+
+def check_work(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any]) -> WorkState:
+    """The state of work whose ledger row has this `status`, `message` and `seconds`. Work that is "running" without a
+    process was killed and is "interrupted"; without a heartbeat for `STALLED_S` seconds it is "stalled".
     """
+    status, message, seconds = row["status"], row["message"], row["seconds"]
     job = current_job(view, work)
-    has_process = is_worked_on(home, work)
-    silent = _since(job, "beat_s")
-    message = ""
+    has_process = has_worker(home, work)
+    silence_s = _seconds_since(job, "beat_s")
     if status == "running" and not has_process:
-        how = "resume it" if work.kind.command else "the same command goes on with it"
-        status, message = "interrupted", f"its process ended; {how}"
-    elif status == "running" and silent > STALLED_S:
-        status, message = "stalled", f"its process has said nothing for {silent:.0f} s"
+        fix = "resume it" if work.kind.command else "run the same command again to resume"
+        status, message = "interrupted", f"its process ended; {fix}"
+    elif status == "running" and silence_s > STALLED_S:
+        status, message = "stalled", f"its process has given no sign of life for {silence_s:.0f} s"
     if job is None or not has_process:
-        return WorkState(status, message)
-    return WorkState(status, message, _since(job, "began_s"), Worker(job["pid"], job["heartbeat_at"], job["wish"]))
+        return WorkState(status, message, seconds)
+    worker = Worker(job["pid"], job["heartbeat_at"], job["wish"])
+    return WorkState(status, message, round(seconds + _seconds_since(job, "began_s"), 3), worker)
 
 
-def with_worker(home: Home, view: LedgerView, work: Work, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the ledger as `--json` shows it: with the status that `check_worker` gives, and the worker."""
-    state = check_worker(home, view, work, row["status"])
-    shown = {**row, "status": state.status, "worker": None}
-    if state.message:
-        shown["message"] = state.message
-    if state.worker is not None:
-        shown["worker"] = asdict(state.worker)
-        shown["seconds"] = round(row.get("seconds", 0.0) + state.seconds, 3)
-    return shown
-
-
-def _since(job: dict[str, Any] | None, column: str) -> float:
-    """Seconds since, on the machine's steady clock, which nobody sets; 0 where they were of an earlier start of it."""
+def _seconds_since(job: dict[str, Any] | None, column: str) -> float:
+    """Seconds since a job's time in `column`, by the machine's monotonic clock; 0 unless it runs since this boot."""
     if job is None or job["state"] != "running" or job["boot"] != boot_id():
         return 0.0
     return max(0.0, time.monotonic() - float(job[column]))
 
 
-def ask(home: Home, work: Work, wish: Literal["pause", "stop"]) -> str:
-    """Ask a worker to drain: what is under way is committed and nothing new is begun. Where it drains already, a
-    second `stop` ends it at once, and a pause becomes a stop. Returns what was done, for people.
+def request_stop(home: Home, work: Work, request: Literal["pause", "stop"]) -> str:
+    """Ask a worker to drain: to commit the work in progress and start nothing new. While it drains, a second "stop"
+    ends it at once, and "stop" replaces an earlier "pause". Returns a sentence for the user.
     """
-    if not is_worked_on(home, work):
-        return _settle(home, work, wish)
-    job = _held_job(home, work)
-    effective_wish: Wish = wish
-    if wish == "stop" and job["wish"] in ("stop", "end"):
-        effective_wish = "end"
-    if wish == "pause" and job["wish"]:
-        return f"{work} is draining already"
+    if not has_worker(home, work):
+        return _set_idle_status(home, work, request)
+    job = _wait_for_job(home, work)
+    effective: StopRequest = request
+    if request == "stop" and job["wish"] in ("stop", "end"):
+        effective = "end"
+    if request == "pause" and job["wish"]:
+        return f"{work} is already draining"
     with Ledger(home.ledger) as ledger:
-        ledger.wish(job["id"], effective_wish)
-    return f"{work} " + ("ends now" if effective_wish == "end" else f"drains, then it is {_WISHED[effective_wish]}")
+        ledger.request_stop(job["id"], effective)
+    return f"{work} " + ("ends now" if effective == "end" else f"drains, then it is {status_after(effective)}")
 
 
-_WISHED = {"pause": "paused", "stop": "stopped", "end": "stopped"}
+def status_after(request: StopRequest) -> str:
+    """The status of work that ended because of this request."""
+    return {"pause": "paused", "stop": "stopped", "end": "stopped"}[request]
 
 
-def status_of(wish: Wish) -> str:
-    """The status of work that ended because someone wished it."""
-    return _WISHED[wish]
-
-
-def _held_job(home: Home, work: Work) -> dict[str, Any]:
-    """The job of the process that holds it; it takes the lock a moment before it writes the row."""
-    until = time.monotonic() + LOOKS * PAUSE_S * 10
+def _wait_for_job(home: Home, work: Work) -> dict[str, Any]:
+    """The job of the process that holds the lock, which takes the lock a moment before it records the job."""
+    until = time.monotonic() + LOCK_TRIES * RETRY_S * 10
     while True:
         with LedgerView(home.ledger) as view:
             job = current_job(view, work)
         if job and job["state"] == "running" and job["boot"] == boot_id() and Path(f"/proc/{job['pid']}").exists():
             return job
         if time.monotonic() > until:
-            raise RefusedError(f"the process that works on {work} is only starting", "ask again in a moment")
-        time.sleep(PAUSE_S)
+            raise RefusedError(f"the worker of {work} is still starting", "try again in a moment")
+        time.sleep(RETRY_S)
 
 
-def _settle(home: Home, work: Work, wish: Literal["pause", "stop"]) -> str:
-    """No process works on it: what is left to do is to say so in its row, unless it has ended by itself."""
+def _set_idle_status(home: Home, work: Work, request: Literal["pause", "stop"]) -> str:
+    """Set the status of work without a worker, unless it is done."""
+    status = status_after(request)
     with LedgerView(home.ledger) as view:
         row = view.row(f"SELECT status FROM {work.kind.table} WHERE id = ?", work.id)
     if row is None:
         raise NothingMatchedError(f"there is no {work}", f"see `nanoflux {work.kind.command} list`")
-    if row["status"] in ("done", _WISHED[wish]):
-        return f"{work} is {row['status']} already"
-    with working_on(home, work), Ledger(home.ledger) as ledger:
-        ledger.set_status(work.kind.table, work.id, _WISHED[wish])
-    return f"{work} is {_WISHED[wish]}; no process was working on it"
+    if row["status"] in ("done", status):
+        return f"{work} is already {row['status']}"
+    with hold_lock(home, work), Ledger(home.ledger) as ledger:
+        ledger.set_status(work.kind.table, work.id, status)
+    return f"{work} is {status}; no process was working on it"
 
 
 def launch(home: Home, work: Work) -> int:
-    """Work in a process of its own session, which outlives this terminal. Returns its pid once it holds the work.
+    """Start a detached worker, which outlives this terminal. Returns its pid once it holds the lock.
 
     Raises:
-        RefusedError: another process works on it.
-        NanofluxError: the worker ended before it held it; the message is the end of its log.
+        RefusedError: the work already has a worker.
+        NanofluxError: the worker did not start; the message ends with its log.
     """
-    if is_worked_on(home, work):
+    if has_worker(home, work):
         raise work.busy_error()
     log = work.log(home)
     log.parent.mkdir(mode=0o700, exist_ok=True)
@@ -359,18 +354,18 @@ def launch(home: Home, work: Work) -> int:
         log_start = file.tell()
         worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
     until = time.monotonic() + LAUNCH_S
-    while not _has_begun(home, work, worker.pid):
+    while not _has_started(home, work, worker.pid):
         code = worker.poll()
-        if code is not None and not _has_begun(home, work, worker.pid):
+        if code is not None and not _has_started(home, work, worker.pid):
             tail = log.read_text(errors="replace")[log_start:].strip()[-500:]
-            raise NanofluxError(f"the worker of {work} ended at once ({code}): {tail}", f"see {log}")
+            raise NanofluxError(f"the worker of {work} ended at once with exit code {code}: {tail}", f"read {log}")
         if time.monotonic() > until:
-            raise NanofluxError(f"the worker of {work} (pid {worker.pid}) has not begun yet", f"see {log}")
-        time.sleep(PAUSE_S)
+            raise NanofluxError(f"the worker of {work} (pid {worker.pid}) has not started yet", f"read {log}")
+        time.sleep(RETRY_S)
     return worker.pid
 
 
-def _has_begun(home: Home, work: Work, pid: int) -> bool:
+def _has_started(home: Home, work: Work, pid: int) -> bool:
     with LedgerView(home.ledger) as view:
         job = current_job(view, work)
     return job is not None and job["pid"] == pid and job["boot"] == boot_id()

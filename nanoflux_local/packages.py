@@ -1,7 +1,7 @@
-"""The Python packages that this one stands on: which it needs, which versions are here, under which licences.
+"""The Python packages that this project requires: installed versions, licences, and unmet requirements.
 
-Reads what installers wrote beside each package; imports none of them and asks no index. The versions that were tested
-together are in `constraints.txt`, which the wheel carries.
+Reads the metadata of installed packages, without importing them or contacting an index. The versions that were tested
+together are in `constraints.txt`, which is part of the wheel.
 """
 
 import re
@@ -13,12 +13,12 @@ from pathlib import Path
 
 PROJECT = "nanoflux-local"
 _SHORT = 60
-"""Characters: what is longer in the field for a licence's name is its text."""
+"""Characters: a longer value in the licence field is the licence's text rather than its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One installed package; `version` is "" where it is needed and not here."""
+    """One required package; `version` is "" if it is not installed."""
 
     name: str
     version: str
@@ -26,51 +26,51 @@ class Package:
 
 
 def constraints_file() -> Path:
-    """The versions that were tested together: in the wheel beside this module, in a checkout at its root."""
+    """The file of tested versions: next to this module in a wheel, at the root in a checkout."""
     carried = Path(__file__).with_name("constraints.txt")
     return carried if carried.is_file() else Path(__file__).parents[1] / "constraints.txt"
 
 
 def tested_versions() -> dict[str, str]:
-    """By name, the version that was tested."""
+    """The tested version of each package, by name."""
     pins = re.findall(r"^([\w.-]+)==(\S+)", constraints_file().read_text("utf-8"), re.MULTILINE)
-    return {normal(name): version for name, version in pins}
+    return {normalize_name(name): version for name, version in pins}
 
 
 def needed_packages(project: str = PROJECT) -> list[Package]:
-    """Everything that `project` needs to run here, itself among it, by name: its requirements, and theirs."""
+    """`project` and everything that it requires on this platform, directly or indirectly, sorted by name."""
     packages: dict[str, Package] = {}
     waiting = [project]
     while waiting:
-        name = normal(waiting.pop())
+        name = normalize_name(waiting.pop())
         if name in packages:
             continue
         try:
-            here = distribution(name)
+            installed = distribution(name)
         except PackageNotFoundError:
             packages[name] = Package(name, "", "")
             continue
-        packages[name] = Package(name, here.version, licence(_metadata(here)))
-        waiting += [required for required, _ in requirements(here.requires or ())]
+        packages[name] = Package(name, installed.version, licence(_metadata(installed)))
+        waiting += [required for required, _ in requirements(installed.requires or ())]
     return [packages[name] for name in sorted(packages)]
 
 
-def unmet(project: str = PROJECT) -> list[str]:
-    """Its own requirements that what is installed does not meet, each in words."""
+def unmet_requirements(project: str = PROJECT) -> list[str]:
+    """The direct requirements of `project` that the installed packages do not meet, one sentence each."""
     problems = []
     for name, specifier in requirements(distribution(project).requires or ()):
         try:
             version = distribution(name).version
         except PackageNotFoundError:
-            problems.append(f"{name} is missing")
+            problems.append(f"{name} is not installed")
             continue
         if not _within(version, specifier):
-            problems.append(f"{name} is {version}, and must be {specifier}")
+            problems.append(f"{name} is {version}, but must be {specifier}")
     return problems
 
 
 def requirements(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Name and bounds of those requirements that hold here, without those of extras."""
+    """Name and version bounds of the requirements that apply on this platform, without those of extras."""
     from packaging.requirements import Requirement  # deferred: only doctor and bundles read requirements
 
     for line in lines:
@@ -80,9 +80,9 @@ def requirements(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def licence(metadata: Message) -> str:
-    """The licence that a package states, by its name where it has one."""
+    """The licence that a package's metadata states, as a short name if possible."""
     stated = metadata.get("License-Expression") or metadata.get("License") or ""
-    stated = "" if stated == "UNKNOWN" else stated  # what old tools wrote where nothing was said
+    stated = "" if stated == "UNKNOWN" else stated  # written by old tools for an empty field
     if stated and "\n" not in stated and len(stated) <= _SHORT:
         return str(stated)
     classified = [
@@ -92,13 +92,13 @@ def licence(metadata: Message) -> str:
     return " or ".join(classified) or first[:_SHORT] or "not stated"
 
 
-def normal(name: str) -> str:
-    """A package's name in the one form in which indexes compare it."""
+def normalize_name(name: str) -> str:
+    """A package's name in the normalized form (PEP 503) in which indexes compare names."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _metadata(here: Distribution) -> Message:
-    return here.metadata  # type: ignore[return-value]  # typed by a protocol, and a Message at run time
+def _metadata(installed: Distribution) -> Message:
+    return installed.metadata  # type: ignore[return-value]  # typed by a protocol, and a Message at run time
 
 
 def _within(version: str, specifier: str) -> bool:

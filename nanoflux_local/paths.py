@@ -1,4 +1,4 @@
-"""Where things live: one home folder, private to its user. Owns the names inside it and nothing of their content."""
+"""The home directory, private to its user, and the paths inside it."""
 
 import os
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from nanoflux_local.errors import UsageError
 
 
 def default_home() -> Path:
-    """`NANOFLUX_HOME`, or the XDG data folder of this user.
+    """`NANOFLUX_HOME`, else the user's XDG data directory.
 
     Raises:
         UsageError: neither is set, and this user has no home directory.
@@ -21,29 +21,29 @@ def default_home() -> Path:
     try:
         return platformdirs.user_data_path("nanoflux")
     except RuntimeError as error:
-        raise _homeless("where to keep its state is not known") from error
+        raise _no_user_home("there is no default place for the home directory") from error
 
 
 def expand_user(path: str | Path) -> Path:
     """The path with a leading `~` replaced by the user's home directory.
 
     Raises:
-        UsageError: this user has none.
+        UsageError: the user has no home directory.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise _homeless(f"{path} cannot be expanded") from error
+        raise _no_user_home(f"{path} cannot be expanded") from error
 
 
-def _homeless(consequence: str) -> UsageError:
-    what = "HOME is not set, and the system knows no home directory of this user"
-    return UsageError(f"{what}: {consequence}", "set HOME or NANOFLUX_HOME, or give --home DIR")
+def _no_user_home(consequence: str) -> UsageError:
+    cause = "HOME is not set, and the system has no home directory for this user"
+    return UsageError(f"{cause}: {consequence}", "set HOME or NANOFLUX_HOME, or pass --home DIR")
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The home folder. Every other module asks it for paths instead of joining names itself."""
+    """The home directory. Other modules take paths from it instead of joining names themselves."""
 
     root: Path
 
@@ -65,7 +65,7 @@ class Home:
 
     @property
     def profiles(self) -> Path:
-        """The user's own profiles, found by their file's name; a bundle carries them here."""
+        """The user's own profiles, one file each; a bundle installs its profiles here."""
         return self.root / "profiles"
 
     @property
@@ -76,10 +76,10 @@ class Home:
         return self.root / "locks" / f"{name}.lock"
 
     def prepare(self) -> "Home":
-        """Create the folder, readable by its owner alone, and make sure that it can be written.
+        """Create the directory, readable by its owner only, and check that it can be written.
 
         Raises:
-            UsageError: the folder cannot be created or written; nothing is left behind.
+            UsageError: the directory cannot be created or written.
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ class Home:
             probe.unlink()
         except OSError as error:
             raise UsageError(
-                f"the home folder {self.root} cannot be written: {error.strerror or error}",
-                "name another with --home or NANOFLUX_HOME, or mend its permissions",
+                f"the home directory {self.root} cannot be written: {error.strerror or error}",
+                "name another with --home or NANOFLUX_HOME, or correct its permissions",
             ) from error
         return self

@@ -1,7 +1,7 @@
-"""Secrets out of messages: the one place that knows which texts are secret, used wherever a message leaves this code.
+"""Removes secrets from messages, log records and tracebacks before they are shown or stored.
 
-A secret is a key that was read, the value of an environment variable whose name says so, or what looks like one of
-the usual keys. Only messages go through here; what a model wrote is never changed.
+Secrets are the keys that were read, the values of environment variables with names such as `API_KEY`, and texts in the
+form of well-known keys. The output of models is never changed.
 """
 
 import logging
@@ -15,7 +15,7 @@ from typing import Any
 MARK = "[secret]"
 SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)\Z", re.IGNORECASE)
 SHORTEST = 8
-"""Shorter values are words, or nobody's secret; taking them out would make messages unreadable."""
+"""Characters. Shorter values are probably words, and removing them would make messages unreadable."""
 LOOKS_SECRET = re.compile(
     r"\b(?:sk|pk|rk)-[\w-]{16,}"  # OpenAI, Anthropic and many like them
     r"|\bhf_[A-Za-z0-9]{16,}"
@@ -26,30 +26,30 @@ LOOKS_SECRET = re.compile(
     r"|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"
 )
 
-_known: set[str] = set()
+_registered: set[str] = set()
 
 
-def know(secret: str) -> None:
-    """Take this text out of every message from now on."""
+def register_secret(secret: str) -> None:
+    """Remove this text from every later message."""
     if len(secret) >= SHORTEST:
-        _known.add(secret)
+        _registered.add(secret)
 
 
 def redact(message: str) -> str:
-    """The message with a mark in the place of every secret."""
-    for secret in sorted(_known | _of_environment(), key=len, reverse=True):
+    """The message with every secret replaced by `MARK`."""
+    for secret in sorted(_registered | _environment_secrets(), key=len, reverse=True):
         message = message.replace(secret, MARK)
     return LOOKS_SECRET.sub(MARK, message)
 
 
 def install() -> None:
-    """From now on no log line and no traceback of this process shows a secret."""
-    if logging.getLogRecordFactory() is not _record:
-        logging.setLogRecordFactory(_record)
-        sys.excepthook = _show
+    """Redact every later log record and uncaught exception of this process."""
+    if logging.getLogRecordFactory() is not _make_record:
+        logging.setLogRecordFactory(_make_record)
+        sys.excepthook = _print_exception
 
 
-def _of_environment() -> set[str]:
+def _environment_secrets() -> set[str]:
     return {
         value.strip()
         for name, value in os.environ.items()
@@ -57,12 +57,12 @@ def _of_environment() -> set[str]:
     }
 
 
-def _record(*arguments: Any, **named: Any) -> logging.LogRecord:
-    """A log record without secrets; its arguments stay apart where there was none to take out."""
-    record = logging.LogRecord(*arguments, **named)
+def _make_record(*arguments: Any, **keywords: Any) -> logging.LogRecord:
+    """A log record without secrets. Its arguments are merged into the message only if a secret was removed."""
+    record = logging.LogRecord(*arguments, **keywords)
     try:
         message = record.getMessage()
-    except (TypeError, ValueError):  # a library's own mistake, which logging reports in its own way
+    except (TypeError, ValueError):  # a library's wrong format arguments, which logging itself reports
         return record
     clean = redact(message)
     if clean != message:
@@ -72,5 +72,5 @@ def _record(*arguments: Any, **named: Any) -> logging.LogRecord:
     return record
 
 
-def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))

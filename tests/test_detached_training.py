@@ -95,7 +95,7 @@ def test_a_training_that_is_killed_keeps_its_id_and_its_curve(home: Home, weight
     pid = jobs.launch(home, work(training))
     until(lambda: trainings.summarize_training(home, training).step >= 3)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not jobs.is_worked_on(home, work(training)))
+    until(lambda: not jobs.has_worker(home, work(training)))
     assert trainings.create(home, BASE, QUICK, data()) == training
     result = finish(home, training)
     summary = trainings.summarize_training(home, training)
@@ -130,8 +130,8 @@ def test_a_detached_training_is_paused_and_goes_on_without_its_file(home: Home, 
     assert begun.returncode == 0, begun.stderr
     training = json.loads(begun.stdout)["training"]
     path.unlink()  # the training has its rows
-    assert "drains" in jobs.ask(home, work(training), "pause")
-    until(lambda: not jobs.is_worked_on(home, work(training)))
+    assert "drains" in jobs.request_stop(home, work(training), "pause")
+    until(lambda: not jobs.has_worker(home, work(training)))
     paused = trainings.summarize_training(home, training)
     assert paused.status == "paused" and paused.worker is None and paused.step < 300
     assert (home.root / "trainings" / training / "checkpoint.pt").exists()
@@ -143,7 +143,7 @@ def test_a_detached_training_is_paused_and_goes_on_without_its_file(home: Home, 
     assert {"adapter", "base", "examples", "tokens", "truncated", "steps", "train_loss", "val_loss", "flops",
             "tokens_per_s", "seconds"} <= result.keys()  # fmt: skip
     assert result["steps"] == 240 and {"6nd", "measured"} <= result["flops"].keys()
-    assert "done already" in jobs.ask(home, work(training), "stop")
+    assert "already done" in jobs.request_stop(home, work(training), "stop")
 
 
 def test_a_stop_drains_with_a_checkpoint_and_a_second_one_ends_at_once(home: Home) -> None:
@@ -153,20 +153,20 @@ def test_a_stop_drains_with_a_checkpoint_and_a_second_one_ends_at_once(home: Hom
     assert (trainings.summarize_training(home, training).worker or {})["wish"] == ""
     with pytest.raises(NanofluxError, match="another process is working on training"):
         trainings.carry_on(home, training)
-    assert "drains" in jobs.ask(home, work(training), "stop")
-    until(lambda: not jobs.is_worked_on(home, work(training)))
+    assert "drains" in jobs.request_stop(home, work(training), "stop")
+    until(lambda: not jobs.has_worker(home, work(training)))
     stopped = trainings.summarize_training(home, training)
     assert stopped.status == "stopped"
     job = jobs.launch(home, work(training))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "is_worked_on", lambda *_: True)
+        patch.setattr(jobs, "has_worker", lambda *_: True)
         with Ledger(home.ledger) as ledger:
             with ledger.transaction():  # so that it holds no lock of the ledger
                 os.kill(job, signal.SIGSTOP)  # so that both stops are there before it looks
-            assert "drains" in jobs.ask(home, work(training), "stop")
-            assert "ends now" in jobs.ask(home, work(training), "stop")
+            assert "drains" in jobs.request_stop(home, work(training), "stop")
+            assert "ends now" in jobs.request_stop(home, work(training), "stop")
         os.kill(job, signal.SIGCONT)
-    until(lambda: not jobs.is_worked_on(home, work(training)))
+    until(lambda: not jobs.has_worker(home, work(training)))
     ended = trainings.summarize_training(home, training)
     assert ended.status == "stopped" and ended.step >= stopped.step
 
@@ -176,7 +176,7 @@ def test_a_signal_ends_a_training_that_says_so(home: Home) -> None:
     pid = jobs.launch(home, work(training))
     until(lambda: trainings.summarize_training(home, training).step >= 1)
     os.kill(pid, signal.SIGTERM)
-    until(lambda: not jobs.is_worked_on(home, work(training)))
+    until(lambda: not jobs.has_worker(home, work(training)))
     assert trainings.summarize_training(home, training).status == "interrupted"
 
 

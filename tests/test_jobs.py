@@ -40,7 +40,8 @@ def work(run: str) -> jobs.Work:
 
 def shown(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
-        return jobs.with_worker(home, view, work(run), view.summarize_run(run).to_json())
+        summary = view.summarize_run(run).to_json()
+        return {**summary, **jobs.check_work(home, view, work(run), summary).to_json()}
 
 
 def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -81,16 +82,16 @@ def test_a_detached_run_is_paused_steered_resumed_and_ends_as_one_played_in_one_
 def test_a_second_stop_ends_at_once_and_a_killed_worker_shows_as_interrupted(home: Home) -> None:
     run = started(home, endpoints={"duelist-a": {"delay_s": 60}})
     jobs.launch(home, work(run))
-    assert "drains" in jobs.ask(home, work(run), "stop")
+    assert "drains" in jobs.request_stop(home, work(run), "stop")
     assert shown(home, run)["status"] == "running"
-    assert "now" in jobs.ask(home, work(run), "stop")
-    until(lambda: not jobs.is_worked_on(home, work(run)))
+    assert "now" in jobs.request_stop(home, work(run), "stop")
+    until(lambda: not jobs.has_worker(home, work(run)))
     assert shown(home, run)["status"] == "stopped"
     pid = jobs.launch(home, work(run))
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not jobs.is_worked_on(home, work(run)))
+    until(lambda: not jobs.has_worker(home, work(run)))
     assert shown(home, run)["status"] == "interrupted"
-    assert "no process" in jobs.ask(home, work(run), "pause")
+    assert "no process" in jobs.request_stop(home, work(run), "pause")
     assert shown(home, run)["status"] == "paused"
 
 
@@ -110,7 +111,7 @@ def edit(ledger: Ledger, sql: str, *values: object) -> None:
 
 def test_a_worker_that_has_been_silent_is_stalled_not_dead(home: Home) -> None:
     run = started(home)
-    with Ledger(home.ledger) as ledger, jobs.working_on(home, work(run)):
+    with Ledger(home.ledger) as ledger, jobs.hold_lock(home, work(run)):
         job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
         ledger.set_run_status(run, "running")
         assert shown(home, run)["status"] == "running"
@@ -121,7 +122,7 @@ def test_a_worker_that_has_been_silent_is_stalled_not_dead(home: Home) -> None:
 @pytest.mark.parametrize("at", ["2020-01-01T00:00:00.000+00:00", "2040-01-01T00:00:00.000+00:00"])
 def test_a_clock_that_is_set_makes_no_healthy_worker_look_stalled_or_busy(home: Home, at: str) -> None:
     run = started(home)
-    with Ledger(home.ledger) as ledger, jobs.working_on(home, work(run)):
+    with Ledger(home.ledger) as ledger, jobs.hold_lock(home, work(run)):
         job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
         ledger.set_run_status(run, "running")
         edit(ledger, "UPDATE jobs SET heartbeat_at = ?, started_at = ? WHERE id = ?", at, at, job)
@@ -135,7 +136,7 @@ def test_a_run_of_an_earlier_start_of_the_machine_is_interrupted_and_goes_on(hom
         ledger.set_run_status(run, "running")
         edit(ledger, "UPDATE jobs SET began_s = began_s + 1e9, beat_s = beat_s + 1e9 + 7")
     assert shown(home, run)["status"] == "interrupted"
-    assert "no process" in jobs.ask(home, work(run), "pause")
+    assert "no process" in jobs.request_stop(home, work(run), "pause")
     assert shown(home, run)["status"] == "paused"
     asyncio.run(runs.carry_on(home, run))
     found = shown(home, run)

@@ -109,10 +109,11 @@ def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
         connection.execute("DELETE FROM turn_calls WHERE turn = (SELECT max(id) FROM turns WHERE run = ?)", (first,))
         connection.execute("DELETE FROM turns WHERE run = ? AND number = 11", (first,))
     connection.close()
-    assert f"run {against}: run {first} did not ask the questions that this run was held against" in problems(
-        home, against
+    assert (
+        f"run {against}: the questions of run {first} have changed since this run was compared with them"
+        in problems(home, against)
     )
-    with pytest.raises(RefusedError, match=f"run {first} did not ask"):
+    with pytest.raises(RefusedError, match=f"the questions of run {first} have changed"):
         asyncio.run(runs.carry_on(home, against))
 
 
@@ -127,7 +128,7 @@ def test_novel_against_refuses_missing_and_empty_runs(home: Home) -> None:
     config = configs.resolve("starter-genetics", "scripted", SETTINGS, home)
     asyncio.run(runs.start(home, config, "empty"))
     with LedgerView(home.ledger) as view:
-        with pytest.raises(NothingMatchedError, match="has asked nothing yet"):
+        with pytest.raises(NothingMatchedError, match="has no questions yet"):
             freeze(view, ("empty",))
         with pytest.raises(NothingMatchedError, match="there is no run"):
             freeze(view, ("nobody",))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.redaction import MARK, know, redact
+from nanoflux_local.redaction import MARK, redact, register_secret
 
 SECRETS = {
     "named by its variable": "canary-7f3a9c21",
@@ -60,7 +60,7 @@ def test_short_values_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_key_that_was_read_from_a_file_is_known_too() -> None:
-    know("canary from a file")
+    register_secret("canary from a file")
     assert redact("it was: canary from a file!") == f"it was: {MARK}!"
 
 

@@ -96,7 +96,7 @@ def test_pause_of_a_series_drains_its_run(home: Home) -> None:
 
     def pausing(what: str, done: int, total: int) -> None:
         if "examples" in what and not asked:
-            asked.append(jobs.ask(home, jobs.Work(jobs.SERIES, series), "pause"))
+            asked.append(jobs.request_stop(home, jobs.Work(jobs.SERIES, series), "pause"))
             time.sleep(1)  # the worker looks a few times a second
 
     rounds.carry_on(home, series, pausing)

@@ -175,32 +175,32 @@ def test_cancelled_run_is_interrupted(home: Home) -> None:
 
 def test_run_is_played_by_one_worker(home: Home) -> None:
     run = started(home)
-    assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
-    with jobs.working_on(home, jobs.Work(jobs.RUN, run)):
-        assert jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
-        assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, "another"))
+    assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
+    with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
+        assert jobs.has_worker(home, jobs.Work(jobs.RUN, run))
+        assert not jobs.has_worker(home, jobs.Work(jobs.RUN, "another"))
         with pytest.raises(RefusedError, match="another process is working on") as refused:
             asyncio.run(runs.carry_on(home, run))
         assert refused.value.exit_code == 3
         assert summary(home, run)["turns"] == 0
-    assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
+    assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
 
 
 def test_reader_does_not_block_a_worker(home: Home) -> None:
     run, looking = started(home), threading.Event()
-    with jobs.working_on(home, jobs.Work(jobs.RUN, run)):
+    with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
         pass
 
     def look() -> None:
         while not looking.is_set():
-            jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
+            jobs.has_worker(home, jobs.Work(jobs.RUN, run))
 
     threads = [threading.Thread(target=look) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
         for _ in range(200):
-            with jobs.working_on(home, jobs.Work(jobs.RUN, run)):
+            with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
                 pass
     finally:
         looking.set()
@@ -211,7 +211,7 @@ def test_reader_does_not_block_a_worker(home: Home) -> None:
 def test_lock_is_held_by_the_kernel_not_by_its_file(home: Home) -> None:
     run = started(home)
     home.lock(f"run-{run}").write_text("left behind by a process that was killed")
-    assert not jobs.is_worked_on(home, jobs.Work(jobs.RUN, run))
+    assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
     asyncio.run(runs.carry_on(home, run))
 
 
@@ -220,7 +220,7 @@ def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path)
     there = Home(tmp_path / "elsewhere")
     there.root.mkdir()
     there.ledger.write_bytes(home.ledger.read_bytes())
-    assert not jobs.is_worked_on(there, jobs.Work(jobs.RUN, run))
+    assert not jobs.has_worker(there, jobs.Work(jobs.RUN, run))
     asyncio.run(runs.carry_on(there, run))
     assert summary(there, run)["status"] == "done"
 

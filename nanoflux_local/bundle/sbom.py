@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local import __version__
-from nanoflux_local.packages import PROJECT, licence, normal
+from nanoflux_local.packages import PROJECT, licence, normalize_name
 from nanoflux_models.record import WeightsRecord, sha256_file
 
 
@@ -30,7 +30,7 @@ def bill(wheels: Iterable[Path], models: Iterable[WeightsRecord]) -> str:
 
 def _package(path: Path) -> dict[str, Any]:
     metadata = _metadata(path)
-    name, version = normal(str(metadata["Name"])), str(metadata["Version"])
+    name, version = normalize_name(str(metadata["Name"])), str(metadata["Version"])
     return {
         "type": "library",
         "name": name,

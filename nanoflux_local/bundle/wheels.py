@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
-from nanoflux_local.packages import PROJECT, constraints_file, normal
+from nanoflux_local.packages import PROJECT, constraints_file, normalize_name
 from nanoflux_models.child import module_command
 from nanoflux_models.record import sha256_file
 
@@ -68,11 +68,11 @@ def lock(folder: Path) -> str:
     lines: dict[str, str] = {}
     for path in sorted(folder.glob("*.whl")):
         name, version = path.name.split("-")[:2]
-        if normal(name) in lines:
+        if normalize_name(name) in lines:
             raise RefusedError(
                 f"{folder} has two versions of {name}", "remove that directory, then run the command again"
             )
-        lines[normal(name)] = f"{normal(name)}=={version} --hash=sha256:{sha256_file(path)}\n"
+        lines[normalize_name(name)] = f"{normalize_name(name)}=={version} --hash=sha256:{sha256_file(path)}\n"
     return "".join(lines[name] for name in sorted(lines))
 
 

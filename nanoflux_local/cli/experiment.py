@@ -156,7 +156,7 @@ def stop(name: str) -> None:
     from nanoflux_local.experiments.experiment import summary
 
     home = current_home()
-    say(jobs.ask(home, jobs.Work(jobs.EXPERIMENT, summary(home, name)["experiment"]), "stop"))
+    say(jobs.request_stop(home, jobs.Work(jobs.EXPERIMENT, summary(home, name)["experiment"]), "stop"))
 
 
 def _show(home: Home, name: str, as_json: bool) -> None:

@@ -121,11 +121,11 @@ def _accuracy_text(strict: dict[str, Any] | None) -> str:
     return "–" if strict is None else f"{strict['mean']:.1%}"
 
 
-def _request_end(series: str, wish: Literal["pause", "stop"]) -> None:
+def _request_end(series: str, request: Literal["pause", "stop"]) -> None:
     from nanoflux_local import jobs
 
     home = current_home()
-    say(jobs.ask(home, jobs.Work(jobs.SERIES, _find_id(home, series)), wish))
+    say(jobs.request_stop(home, jobs.Work(jobs.SERIES, _find_id(home, series)), request))
 
 
 def _find_id(home: Home, series: str) -> str:

@@ -178,12 +178,12 @@ def stop(run: str, as_json: bool) -> None:
     _request_end(run, "stop", as_json)
 
 
-def _request_end(run: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
+def _request_end(run: str, request: Literal["pause", "stop"], as_json: bool) -> None:
     from nanoflux_local import jobs
 
     home = current_home()
     run = _find_id(home, run)
-    message = jobs.ask(home, jobs.Work(jobs.RUN, run), wish)
+    message = jobs.request_stop(home, jobs.Work(jobs.RUN, run), request)
     if as_json:
         print_json({"run": run, "message": message})
     else:

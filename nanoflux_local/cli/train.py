@@ -201,7 +201,7 @@ def show_state(summary: "TrainingSummary") -> None:
             ("dev loss", " → ".join(f"{value:.3f}" for value in dev_losses) or "none"),
             ("adapter", summary.adapter[:16] or "none yet"),
             ("seconds", f"{summary.seconds:.0f}"),
-            ("process", f"{worker['pid']} {worker['wish']}".strip() if worker else "none"),
+            ("process", f"{worker.pid} {worker.wish}".strip() if worker else "none"),
         ],
     )
 

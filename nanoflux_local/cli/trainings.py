@@ -90,12 +90,12 @@ def stop(training: str, as_json: bool) -> None:
     _request_end(training, "stop", as_json)
 
 
-def _request_end(training: str, wish: Literal["pause", "stop"], as_json: bool) -> None:
+def _request_end(training: str, request: Literal["pause", "stop"], as_json: bool) -> None:
     from nanoflux_local import jobs
 
     home = common.current_home()
     training = _find_id(home, training)
-    message = jobs.ask(home, jobs.Work(jobs.TRAINING, training), wish)
+    message = jobs.request_stop(home, jobs.Work(jobs.TRAINING, training), request)
     if as_json:
         print_json({"training": training, "message": message})
     else:

@@ -73,7 +73,7 @@ def vllm(home: Home) -> Check:
 def versions() -> Check:
     """Missing or out-of-range packages are problems; versions that merely differ from the tested ones are advice."""
     fix = f"run `pip install -c {packages.constraints_file()} {packages.PROJECT}`"
-    broken, here, pins = packages.unmet(), packages.needed_packages(), packages.tested_versions()
+    broken, here, pins = packages.unmet_requirements(), packages.needed_packages(), packages.tested_versions()
     broken += [f"{each.name} is missing" for each in here if not each.version and each.name in pins]
     if broken:
         return Check("versions", False, _list_some(list(dict.fromkeys(broken))), fix)

@@ -21,7 +21,7 @@ from nanoflux_local.evaluate.scoring import Mark, score_reply
 from nanoflux_local.evaluate.shortfall import Shortfall, describe_causes
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.evaluate.summary import EvaluationSummary, describe_missing, measure_accuracy
-from nanoflux_local.jobs import EVALUATION, Watch, Work, stint, working_on
+from nanoflux_local.jobs import EVALUATION, Heartbeat, Work, hold_lock, record_job
 from nanoflux_local.ledger.calls import RememberedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
@@ -168,10 +168,10 @@ async def evaluate(
     model = plan.identity
     work = Work(EVALUATION, plan.id)
     async with _hold_evaluation(Home(ledger.path.parent), work):
-        ledger.bury_jobs(EVALUATION.name, EVALUATION.table, plan.id)
+        ledger.close_dead_jobs(EVALUATION.name, EVALUATION.table, plan.id)
         ledger.start_evaluation(plan.id, model.model, model.adapter, plan.data, plan.split, settings)
-        with stint(ledger, work) as job:
-            heartbeat = asyncio.create_task(Watch(ledger, job.job, work, lambda _: None).keep())
+        with record_job(ledger, work) as job:
+            heartbeat = asyncio.create_task(Heartbeat(ledger, job.id, work, lambda _: None).run())
             try:
                 summary = summarize(plan, *await _collect_marks(ledger, endpoint, plan, on_progress))
             finally:
@@ -198,7 +198,7 @@ async def _hold_evaluation(home: Home, work: Work) -> AsyncIterator[None]:
     with ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(working_on(home, work))
+                stack.enter_context(hold_lock(home, work))
             except RefusedError:
                 await asyncio.sleep(WAIT_S)
             else:

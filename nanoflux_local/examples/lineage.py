@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError
-from nanoflux_local.ledger.packing import CALLS, OF_KEY
+from nanoflux_local.ledger.packing import CALLS, WITH_KEY
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import EmbedReply, EmbedRequest, Identity
@@ -122,7 +122,7 @@ def near(home: Home, view: LedgerView, run: str, question: str) -> list[dict[str
 
 
 def _vector(view: LedgerView, embedder: Identity, text: str) -> Any:
-    row = view.row(f"SELECT reply FROM {CALLS} WHERE {OF_KEY}", EmbedRequest(embedder, text).key())
+    row = view.row(f"SELECT reply FROM {CALLS} WHERE {WITH_KEY}", EmbedRequest(embedder, text).key())
     with suppress(ValueError, TypeError):
         return EmbedReply.from_json(json.loads(row["reply"])).vector if row else None
     return None

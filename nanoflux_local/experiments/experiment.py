@@ -11,7 +11,16 @@ from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedErr
 from nanoflux_local.experiments.cells import do_cell, result_of
 from nanoflux_local.experiments.grid import GENERATE, Cell, Plan
 from nanoflux_local.experiments.kinds.base import OnStep
-from nanoflux_local.jobs import EXPERIMENT, Wish, Work, status_of, stint, watched, with_worker, working_on
+from nanoflux_local.jobs import (
+    EXPERIMENT,
+    StopRequest,
+    Work,
+    check_work,
+    heartbeat_thread,
+    hold_lock,
+    record_job,
+    status_after,
+)
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -62,8 +71,8 @@ def carry_on(home: Home, experiment: str, workers: Workers, on_cell: OnCell = la
         NanofluxError: cells failed; the others are done, and the next call retries the failed ones.
     """
     work = Work(EXPERIMENT, experiment)
-    with working_on(home, work), Ledger(home.ledger) as ledger:
-        ledger.bury_jobs(EXPERIMENT.name, EXPERIMENT.table, experiment)
+    with hold_lock(home, work), Ledger(home.ledger) as ledger:
+        ledger.close_dead_jobs(EXPERIMENT.name, EXPERIMENT.table, experiment)
         _Execution(home, ledger, experiment, workers, on_cell).play(work)
 
 
@@ -74,16 +83,17 @@ class _Execution:
         self.home, self.ledger, self.id = home, ledger, experiment
         self.workers, self.on_cell = workers, on_cell
         self.plan = plan_of(home, experiment)
-        self.wished: list[Wish] = []
+        self.requests: list[StopRequest] = []
         self.failed: list[str] = []
 
     def play(self, work: Work) -> None:
-        with stint(self.ledger, work) as job:
-            with watched(self.home.ledger, job.job, work, self._wish):
+        with record_job(self.ledger, work) as job:
+            with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
                 self._do([cell for cell in self._remaining_cells() if cell.condition == GENERATE])
                 if not self.failed:  # cells that use a run's examples need the finished run
                     self._do([cell for cell in self._remaining_cells() if cell.condition != GENERATE])
-            job.status = status_of(self.wished[-1]) if self.wished else "failed" if self.failed else "done"
+            ended = status_after(self.requests[-1]) if self.requests else "done"
+            job.status = "failed" if self.failed and not self.requests else ended
             job.message = "; ".join(self.failed)
         if self.failed:
             fix = "fix the causes, then run the same command again to resume"
@@ -98,9 +108,9 @@ class _Execution:
     def _do(self, cells: Sequence[Cell]) -> None:
         for cell in cells:
             self.ledger.set_cell(self.id, cell.id, "waiting")
-        for cell, outcome in self.workers.do(self.plan, cells) if cells and not self.wished else ():
+        for cell, outcome in self.workers.do(self.plan, cells) if cells and not self.requests else ():
             self._write(cell, outcome)
-            if self.wished:
+            if self.requests:
                 return
 
     def _write(self, cell: Cell, outcome: dict[str, Any] | Exception) -> None:
@@ -111,9 +121,9 @@ class _Execution:
         self.ledger.set_cell(self.id, cell.id, status, message, result)
         self.on_cell(cell, status)
 
-    def _wish(self, wish: Wish) -> None:
-        if wish:
-            self.wished.append(wish)
+    def _handle_request(self, request: StopRequest) -> None:
+        if request:
+            self.requests.append(request)
 
 
 def _outcome(cell: Cell, outcome: dict[str, Any] | Exception) -> tuple[str, str]:
@@ -171,7 +181,7 @@ def _summary(home: Home, view: LedgerView, row: dict[str, Any]) -> dict[str, Any
     values = {key: row[key] for key in ("name", "scale", "status", "message", "created_at")}
     values = {"experiment": row["id"], **values, "seconds": round(row["seconds"], 3)}
     values["cells"] = board.cells_by_status(view, row["id"])
-    return with_worker(home, view, Work(EXPERIMENT, row["id"]), values)
+    return {**values, **check_work(home, view, Work(EXPERIMENT, row["id"]), values).to_json()}
 
 
 def summary(home: Home, name: str) -> dict[str, Any]:

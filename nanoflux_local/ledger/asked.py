@@ -1,7 +1,7 @@
-"""What other runs asked: a run can be held novel against them too (`RunConfig.novel_against`).
+"""The questions of earlier runs, which a run can be required to differ from (`RunConfig.novel_against`).
 
-Of each it freezes how many turns counted and the hash of their questions. Turns are only ever added, so a run that goes
-on changes nothing for whoever was held against its beginning.
+For each earlier run, the number of its turns and the hash of their questions are frozen. A run only gains turns, so
+continuing an earlier run changes nothing for the runs that were compared with it.
 """
 
 import json
@@ -14,10 +14,10 @@ from nanoflux_local.records import digest
 
 
 def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
-    """What these runs have asked so far, by their ids.
+    """Freeze the questions that these runs have asked so far, by run id.
 
     Raises:
-        NothingMatchedError: there is no such run, or it has asked nothing yet.
+        NothingMatchedError: there is no such run, or it has no questions yet.
     """
     frozen = {}
     for name in runs:
@@ -26,23 +26,25 @@ def freeze(view: LedgerView, runs: Iterable[str]) -> dict[str, FrozenQuestions]:
         turns = row["turns"] if row else 0
         questions = list(questions_of(view, run, turns))
         if not questions:
-            raise NothingMatchedError(f"run {run} has asked nothing yet", "let it play some turns, or leave it out")
+            raise NothingMatchedError(
+                f"run {run} has no questions yet", "wait until it has committed a turn, or leave it out"
+            )
         frozen[run] = FrozenQuestions(turns=turns, questions=digest(questions))
     return frozen
 
 
 def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> tuple[str, ...]:
-    """The questions that were frozen, run by run.
+    """The frozen questions, run by run.
 
     Raises:
-        RefusedError: a run is gone, or did not ask them.
+        RefusedError: a run's questions do not match their hash.
     """
     earlier: list[str] = []
-    for run, asked in frozen.items():
-        questions = list(questions_of(view, run, asked.turns))
-        if digest(questions) != asked.questions:
+    for run, expected in frozen.items():
+        questions = list(questions_of(view, run, expected.turns))
+        if digest(questions) != expected.questions:
             raise RefusedError(
-                f"run {run} did not ask the questions that this run is held against",
+                f"the questions of run {run} have changed since this run was compared with them",
                 f"see `nanoflux run verify {run}`, restore a backup, or start a new run",
             )
         earlier += questions
@@ -50,10 +52,10 @@ def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> t
 
 
 def questions_of(view: LedgerView, run: str, turns: int) -> Iterator[str]:
-    """The questions of a run's first turns that passed parsing, kept or not (SPEC §6)."""
+    """The questions of a run's first `turns` turns, of all attempts that could be parsed (SPEC §6)."""
     for row in view.rows("SELECT record FROM turns WHERE run = ? AND number < ? ORDER BY number", run, turns):
         try:
             attempts = json.loads(row["record"])["attempts"]
         except (ValueError, LookupError):
-            continue  # damaged: what is missing then shows in the hash
+            continue  # damaged: the hash of the questions reveals it
         yield from (attempt["attack"]["question"] for attempt in attempts if attempt["attack"])

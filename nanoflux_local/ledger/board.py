@@ -1,7 +1,7 @@
-"""The board: what somebody who watches everything wants to see of it, read a window at a time.
+"""The board: the lists of runs, trainings, evaluations, experiments and examples, read one window at a time.
 
-A ledger may hold thousands of runs and a hundred thousand examples; nothing here reads more than keys of all of them,
-and rows of those that are looked at. What a row's worker is doing is not the ledger's to say.
+A ledger may hold thousands of runs and a hundred thousand examples. Each list reads only the keys of all its rows, and
+the rows that are on screen. Whether a worker is alive is not stored in the ledger; `jobs` determines it.
 """
 
 import json
@@ -16,7 +16,7 @@ from nanoflux_local.ledger.views import LedgerView
 
 Sort = Literal["run", "training", "evaluation", "experiment"]
 FADES = timedelta(days=1)
-"""How long something that failed stands above everything else; after that it lies where its time puts it."""
+"""How long failed work stays at the top of the board; afterwards its time decides its place."""
 _RANKS = {"running": 1, "paused": 2, "created": 3, "interrupted": 2, "failed": 2}
 _ENDED = 4
 _WORD = ", ".join(
@@ -24,7 +24,7 @@ _WORD = ", ".join(
     f" ORDER BY id DESC LIMIT 1) AS {name}"
     for column, name in (("nullif(verdict, 'open')", "review"), ("note", "note"))
 )
-"""What somebody has said last of an example."""
+"""The newest review of an example."""
 _ALL = """
     SELECT 'run' AS sort, rowid AS row, status, updated_at FROM runs
     UNION ALL SELECT 'training', rowid, status, updated_at FROM trainings
@@ -35,7 +35,7 @@ _ALL = """
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What stands in one line of the board, with the status that decides its place."""
+    """One line of the board: a table's row, and the status that decides its place."""
 
     sort: Sort
     row: int
@@ -44,7 +44,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: `done` of `total` examples, steps, replies or cells; `about` says what it works with."""
+    """The text of one line: `done` of `total` examples, steps, replies or cells; `about` names its model and data."""
 
     sort: Sort
     id: str
@@ -59,8 +59,7 @@ class Line:
 
 
 def keys(view: LedgerView, moment: datetime | None = None) -> list[Key]:
-    """Everything that there is, what needs somebody first: what failed lately, what runs, what waits, then the rest,
-    each by its time."""
+    """All lines by urgency: recent failures, running work, waiting work, then the rest; the newest first in each."""
     fresh = _fresh_since(moment)
     rows = sorted(view.rows(_ALL), key=lambda row: str(row["updated_at"]), reverse=True)
     rows.sort(key=lambda row: _rank(row["status"], str(row["updated_at"]) >= fresh))
@@ -72,7 +71,7 @@ def _fresh_since(moment: datetime | None = None) -> str:
 
 
 def is_fresh(updated_at: str) -> bool:
-    """Whether what went wrong then still stands above everything else."""
+    """Whether a failure at that time still stays at the top of the board."""
     return updated_at >= _fresh_since()
 
 
@@ -82,10 +81,10 @@ def _rank(status: str, fresh: bool) -> int:
     return _RANKS.get(status, _ENDED)
 
 
-def lines(view: LedgerView, wanted: Iterable[Key]) -> list[Line]:
-    """The lines of these keys, in their order; what has gone since is left out."""
+def lines(view: LedgerView, board_keys: Iterable[Key]) -> list[Line]:
+    """The lines of these keys, in order, without those that were deleted since."""
     readers = {"run": _run, "training": _training, "evaluation": _evaluation, "experiment": _experiment}
-    board_lines = (readers[key.sort](view, key.row) for key in wanted)
+    board_lines = (readers[key.sort](view, key.row) for key in board_keys)
     return [line for line in board_lines if line is not None]
 
 
@@ -118,7 +117,7 @@ def _training(view: LedgerView, row: int) -> Line | None:
 
 
 def last_step(view: LedgerView, training: str) -> dict[str, Any]:
-    """The newest step of a training as it was told; {} where there is none."""
+    """The newest recorded step of a training; {} if there is none."""
     event_row = view.row(
         "SELECT event FROM training_events WHERE training = ? AND kind = 'step' ORDER BY id DESC LIMIT 1", training
     )
@@ -167,13 +166,13 @@ def experiment(view: LedgerView, name: str) -> dict[str, Any] | None:
 
 
 def cells_by_status(view: LedgerView, experiment: str) -> dict[str, int]:
-    """How many cells of an experiment there are of each status, in the order in which they come."""
+    """The number of cells by status, in the order of the experiment."""
     sql = "SELECT status, count(*) AS n FROM cells WHERE experiment = ? GROUP BY status ORDER BY min(position)"
     return {row["status"]: row["n"] for row in view.rows(sql, experiment)}
 
 
 def count_settled(cells: Mapping[str, int]) -> int:
-    """How many cells need nothing more."""
+    """The number of cells that need no more work."""
     return cells.get("done", 0) + cells.get("left out", 0)
 
 
@@ -184,8 +183,8 @@ def cells(view: LedgerView, experiment: str) -> list[dict[str, Any]]:
 
 
 def example_keys(view: LedgerView, run: str = "", words: str = "", reason: str = "") -> "array[int]":
-    """Row ids of the examples that hold all of `words` in their question, solution or answer; of one run in turn order,
-    or of all runs, the newest run first."""
+    """Row ids of the examples that contain all of `words` in their question, solution or answer: of one run in turn
+    order, or of all runs, the newest first."""
     clauses, values = ["1"], list[object]()
     if run:
         clauses.append("run = ?")
@@ -202,23 +201,23 @@ def example_keys(view: LedgerView, run: str = "", words: str = "", reason: str =
 
 
 def _literal(word: str) -> str:
-    """A word for LIKE that stands for itself."""
+    """A word with LIKE's wildcards escaped."""
     return word.replace("!", "!!").replace("%", "!%").replace("_", "!_")
 
 
-def example_rows(view: LedgerView, wanted: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """The examples with these row ids, each with the beginning of its texts alone."""
-    marks = ",".join("?" * len(wanted))
+def example_rows(view: LedgerView, row_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The examples with these row ids, their texts shortened."""
+    marks = ",".join("?" * len(row_ids))
     rows = view.rows(
         "SELECT rowid AS row, id, run, turn, reason, level, substr(question, 1, 400) AS question,"
         f" substr(answer, 1, 80) AS answer, {_WORD} FROM examples WHERE rowid IN ({marks})",
-        *wanted,
+        *row_ids,
     )
     return {row["row"]: dict(row) for row in rows}
 
 
-def example_whole(view: LedgerView, row: int) -> dict[str, Any] | None:
-    """One example with the record of the turn that made it, and what tools were asked: (kind, request, reply)."""
+def full_example(view: LedgerView, row: int) -> dict[str, Any] | None:
+    """One example with the record of its turn and the tool calls: (kind, request, reply) of each."""
     example = view.row(
         f"SELECT examples.*, {_WORD}, turns.record, turns.id AS turn_row FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.rowid = ?",
@@ -226,13 +225,13 @@ def example_whole(view: LedgerView, row: int) -> dict[str, Any] | None:
     )
     if example is None:
         return None
-    tools = view.rows(
+    rows = view.rows(
         f"SELECT kind, request, reply FROM turn_calls JOIN {CALLS} AS calls ON calls.id = turn_calls.call"
         " WHERE turn = ? AND kind NOT IN ('chat', 'embed', 'cut') ORDER BY position",
         example["turn_row"],
     )
-    asked = [(row["kind"], json.loads(row["request"]), json.loads(row["reply"])) for row in tools]
-    return {**dict(example), "record": json.loads(example["record"]) if example["record"] else None, "tools": asked}
+    tools = [(row["kind"], json.loads(row["request"]), json.loads(row["reply"])) for row in rows]
+    return {**dict(example), "record": json.loads(example["record"]) if example["record"] else None, "tools": tools}
 
 
 def evaluations(view: LedgerView) -> list[dict[str, Any]]:
@@ -245,7 +244,7 @@ def evaluations(view: LedgerView) -> list[dict[str, Any]]:
 
 
 def flips(view: LedgerView, a: str, b: str) -> list[dict[str, Any]]:
-    """Items whose share of right replies differs between two evaluations, those that `b` gained last."""
+    """Items whose share of right replies differs between two evaluations; those that improve in `b` come last."""
     rows = view.rows(
         "SELECT first.item, avg(first.verdict = 'right') AS a, avg(second.verdict = 'right') AS b"
         " FROM evaluation_items AS first JOIN evaluation_items AS second"

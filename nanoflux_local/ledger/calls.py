@@ -1,4 +1,4 @@
-"""Remembered calls: the only way out of a turn. A reply is committed under its request's hash before it is used."""
+"""Remembered calls: a turn's only access to the outside. A reply is committed under its request's hash before use."""
 
 import asyncio
 import math
@@ -17,30 +17,31 @@ from nanoflux_local.records import EmbedRequest, Identity, Refusal, Reply, Reque
 R = TypeVar("R", bound=Reply)
 Answer = Callable[[Any], Awaitable[Reply]]
 RECENT = 2048
-"""Replies that are kept in memory besides, so that a turn played again reads and parses nothing."""
+"""Replies that are also kept in memory, so that replaying a turn reads and parses nothing."""
 ROLE: ContextVar[str] = ContextVar("role", default="")
-"""The role that calls are made for. No request holds it, since it does not decide the reply; budgets and sums do."""
+"""The role that makes the current calls. It is not part of a request, since it does not affect the reply; budgets and
+sums use it."""
 
 EARLIER = "earlier"
-"""Stands for a role where calls only tell what other runs asked, or what is held out: no turn uses them, and none is
-wasted.
+"""The role of calls that embed the questions of other runs and held-out items: no turn uses them, and they do not count
+as wasted.
 """
 
-TOGETHER = 64
-"""Texts that are embedded at once, and share a commit where that is called for."""
+EMBED_BATCH = 64
+"""Texts that are embedded concurrently, so that their replies can share a commit."""
 
 FIRST_REFUSED = 3
-"""Prompts that an endpoint which has never answered may refuse: from then on it is the endpoint that is at fault, not
-what it is asked, and nothing more is remembered as refused.
+"""Refused prompts after which an endpoint that has never answered counts as misconfigured: the refusals are then an
+error of the endpoint, not of the prompts.
 """
 
 TRIAL = "trial"
-"""Stands for a role where the judge judges what is known: the run's trial uses these calls, and no turn does."""
+"""The role of calls in which the judge judges solutions of known worth: the run's trial uses them, and no turn does."""
 
 
 @contextmanager
 def acting_as(role: str) -> Iterator[None]:
-    """Calls made inside are this role's, also in the tasks that they start."""
+    """Attribute calls made inside, and in tasks started inside, to this role."""
     token = ROLE.set(role)
     try:
         yield
@@ -49,33 +50,33 @@ def acting_as(role: str) -> Iterator[None]:
 
 
 class Call(Protocol):
-    """What a turn is given to reach the outside with."""
+    """Sends a turn's requests."""
 
     async def __call__(self, request: Request[R]) -> R:
-        """The reply of `request`.
+        """The reply to `request`, remembered or new.
 
         Raises:
-            PromptRefusedError: the endpoint refuses this prompt for good, now or as the ledger remembers.
-            EndpointError: no usable reply came.
+            PromptRefusedError: the endpoint refuses this prompt permanently, now or in a remembered call.
+            EndpointError: the endpoint gave no usable reply.
             RefusedError: a rule forbids the call.
-            ReplayMissError: nothing is remembered and nothing may be called.
+            ReplayMissError: the reply is not remembered, and a replay calls no endpoint.
         """
         ...
 
 
 async def embed_texts(embedder: Identity, texts: Sequence[str], call: Call) -> AsyncIterator[Vector | None]:
-    """The unit vectors of texts that no turn asks, in their order: remembered calls, or made anew. None for a text that
-    the embedder refuses.
+    """The unit vectors of texts outside any turn, in order, remembered or new; None for a text that the embedder
+    refuses.
     """
-    for start in range(0, len(texts), TOGETHER):
-        part = texts[start : start + TOGETHER]
+    for start in range(0, len(texts), EMBED_BATCH):
+        part = texts[start : start + EMBED_BATCH]
         with acting_as(EARLIER):
-            vectors = await asyncio.gather(*(_vector(EmbedRequest(embedder, text), call) for text in part))
+            vectors = await asyncio.gather(*(_embed(EmbedRequest(embedder, text), call) for text in part))
         for vector in vectors:
             yield vector
 
 
-async def _vector(request: EmbedRequest, call: Call) -> Vector | None:
+async def _embed(request: EmbedRequest, call: Call) -> Vector | None:
     try:
         return (await call(request)).vector
     except PromptRefusedError:
@@ -83,19 +84,19 @@ async def _vector(request: EmbedRequest, call: Call) -> Vector | None:
 
 
 @dataclass(slots=True)
-class _Shared:
-    """A request under way: its one task, and how many wait for it."""
+class _Pending:
+    """A pending request: its only task, and how many callers wait for it."""
 
     task: asyncio.Task[tuple[int, Reply]]
-    wanted: int = 0
+    waiters: int = 0
     sent: bool = False
 
 
 class RememberedCalls:
-    """Answers from the ledger, or asks once and remembers. Equal requests under way share one call.
+    """Replies from the ledger, or from an endpoint and then remembered. Equal concurrent requests share one call.
 
-    `answers` maps a request's kind to what answers it; an empty mapping is a replay, where a miss is an error. `room`
-    says how many are under way at once, from their sending until their replies are on disk.
+    `answers` maps a request's kind to the function that answers it; with an empty mapping (a replay) a request that is
+    not remembered is an error. `limiter` bounds the concurrent calls, from sending until their replies are on disk.
     """
 
     def __init__(self, ledger: Ledger, run: str, answers: Mapping[str, Answer]) -> None:
@@ -103,26 +104,26 @@ class RememberedCalls:
         self._run = run
         self._answers = answers
         self.limiter = Limiter(math.inf)
-        self._under_way: dict[str, _Shared] = {}
+        self._pending: dict[str, _Pending] = {}
         self._recent: OrderedDict[Request[Any], tuple[int, Reply]] = OrderedDict()
-        self._waiting: list[tuple[Request[Any], Reply, str, asyncio.Future[tuple[int, Reply]]]] = []
-        self._broken: Exception | None = None
-        self._answering: set[tuple[str, Identity]] = set()
-        self._refused: Counter[tuple[str, Identity]] = Counter()
+        self._uncommitted: list[tuple[Request[Any], Reply, str, asyncio.Future[tuple[int, Reply]]]] = []
+        self._commit_error: Exception | None = None
+        self._answered: set[tuple[str, Identity]] = set()
+        self._refusals: Counter[tuple[str, Identity]] = Counter()
 
     async def ask(self, request: Request[R]) -> tuple[int, R]:
         """The call's row id in the ledger, and its reply.
 
         Raises:
-            PromptRefusedError: the endpoint refuses the prompt, now or as the ledger remembers.
+            PromptRefusedError: the endpoint refuses the prompt, now or in a remembered call.
         """
         row, reply = await self.settle(request)
-        refuse_refusal(reply)
+        raise_refusal(reply)
         return row, cast(R, reply)
 
     async def settle(self, request: Request[Any]) -> tuple[int, Reply]:
-        """The call's row id in the ledger, and what it came to: its reply, or a `Refusal`."""
-        remembered = self._recent.get(request)  # the committer asks again what a guess asked a moment ago
+        """The call's row id in the ledger, and its reply or `Refusal`."""
+        remembered = self._recent.get(request)  # committing a speculative turn repeats its requests
         if remembered is None:
             remembered = self._ledger.recall(request) or await self._share(request)
             self._recent[request] = remembered
@@ -131,103 +132,103 @@ class RememberedCalls:
         return remembered
 
     async def _share(self, request: Request[Any]) -> tuple[int, Reply]:
-        """Wait for one task per request: whoever is cancelled while waiting does not end it for the others. What nobody
-        waits for any more is not sent; what was sent is remembered.
+        """Wait for the one task of a request. A cancelled waiter leaves the task running for the others. A request that
+        nobody waits for any more is not sent; the reply of one that was sent is remembered.
         """
         key = request.key()
-        shared = self._under_way.get(key)
-        if shared is None:
-            shared = self._under_way[key] = _Shared(asyncio.create_task(self._send(request)))
-            shared.task.add_done_callback(lambda done: self._finish(key, done))
-        shared.wanted += 1
+        pending = self._pending.get(key)
+        if pending is None:
+            pending = self._pending[key] = _Pending(asyncio.create_task(self._send(request)))
+            pending.task.add_done_callback(lambda done: self._finish(key, done))
+        pending.waiters += 1
         try:
-            return await asyncio.shield(shared.task)
+            return await asyncio.shield(pending.task)
         finally:
-            shared.wanted -= 1
-            if not shared.wanted and not shared.sent and not shared.task.done():
-                del self._under_way[key]
-                shared.task.cancel()
+            pending.waiters -= 1
+            if not pending.waiters and not pending.sent and not pending.task.done():
+                del self._pending[key]
+                pending.task.cancel()
 
     def _finish(self, key: str, task: asyncio.Task[tuple[int, Reply]]) -> None:
-        if key in self._under_way and self._under_way[key].task is task:
-            del self._under_way[key]
+        if key in self._pending and self._pending[key].task is task:
+            del self._pending[key]
         if not task.cancelled():
-            task.exception()  # marks it as seen: everyone who waited may have been cancelled
+            task.exception()  # mark it as retrieved: every waiter may have been cancelled
 
     async def _send(self, request: Request[Any]) -> tuple[int, Reply]:
         answer = self._answers.get(request.kind)
         if answer is None:
             raise ReplayMissError(
                 f"the ledger does not remember a {request.kind} call that this run needs ({request.key()[:12]})",
-                "replay with the settings of the run, or resume it with its endpoints",
+                "replay with the settings of the run, or resume the run with its endpoints",
             )
         async with self.limiter:
-            if self._broken is not None:  # a reply that cannot be kept is not worth asking for
-                raise self._broken
-            self._under_way[request.key()].sent = True
+            if self._commit_error is not None:  # do not pay for a reply that cannot be stored
+                raise self._commit_error
+            self._pending[request.key()].sent = True
             return await self._commit(request, await self._answer(request, answer))
 
     async def _answer(self, request: Request[Any], answer: Answer) -> Reply:
-        """The reply, or the refusal that stands for it.
+        """The endpoint's reply, or its refusal of the prompt.
 
         Raises:
-            EndpointRefusedError: the endpoint has refused everything that it was asked.
+            EndpointRefusedError: the endpoint has refused every prompt so far.
         """
         try:
             reply = await answer(request)
         except PromptRefusedError as error:
-            self._refuse_hopeless(request, error)
+            self._count_refusal(request, error)
             return Refusal(error.cause, error.detail)
-        self._answering.add((request.kind, request.endpoint))
+        self._answered.add((request.kind, request.endpoint))
         return reply
 
-    def _refuse_hopeless(self, request: Request[Any], error: PromptRefusedError) -> None:
-        """Raise where an endpoint refuses one prompt after the other and has not answered any."""
-        model, asked = request.endpoint.model, (request.kind, request.endpoint)
-        if asked in self._answering or self._ledger.has_answer(self._run, request.kind, model):
-            self._answering.add(asked)
+    def _count_refusal(self, request: Request[Any], error: PromptRefusedError) -> None:
+        """Raise EndpointRefusedError if the endpoint has refused `FIRST_REFUSED` prompts and answered none."""
+        model, source = request.endpoint.model, (request.kind, request.endpoint)
+        if source in self._answered or self._ledger.has_answer(self._run, request.kind, model):
+            self._answered.add(source)
             return
-        self._refused[asked] += 1
-        if self._refused[asked] >= FIRST_REFUSED:
+        self._refusals[source] += 1
+        if self._refusals[source] >= FIRST_REFUSED:
             raise EndpointRefusedError(
                 f"{model} has answered nothing and refuses every prompt: {error.detail}",
-                error.fix or "correct the endpoint's settings; then `nanoflux run resume`",
+                error.fix or "correct the endpoint's settings, then resume with `nanoflux run resume`",
             )
 
     async def _commit(self, request: Request[Any], reply: Reply) -> tuple[int, Reply]:
-        """Wait until the reply is on disk. Replies that came at the same time share one transaction: what a commit
-        costs is mostly its wait for the disk, and under load that wait would be paid for each.
+        """Wait until the reply is on disk. Replies that arrive together share one transaction, since most of the cost
+        of a commit is waiting for the disk.
         """
         written: asyncio.Future[tuple[int, Reply]] = asyncio.get_running_loop().create_future()
-        if not self._waiting:
+        if not self._uncommitted:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._waiting.append((request, reply, ROLE.get(), written))
+        self._uncommitted.append((request, reply, ROLE.get(), written))
         return await written
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        entries, self._uncommitted = self._uncommitted, []
         try:
-            stored = self._ledger.remember_all(self._run, [entry[:3] for entry in waiting])
-        except Exception as error:  # noqa: BLE001 - whoever waits for the reply raises it
-            self._broken = error
-            for *_, written in waiting:
+            stored = self._ledger.remember_all(self._run, [entry[:3] for entry in entries])
+        except Exception as error:  # noqa: BLE001 - raised in every caller that waits for its reply
+            self._commit_error = error
+            for *_, written in entries:
                 if not written.done():
                     written.set_exception(error)
             return
-        for (*_, written), result in zip(waiting, stored, strict=True):
-            if not written.done():  # cancelled meanwhile; its reply is remembered all the same
+        for (*_, written), result in zip(entries, stored, strict=True):
+            if not written.done():  # the caller was cancelled meanwhile; its reply is remembered
                 written.set_result(result)
 
     async def close(self) -> None:
-        """Cancel what is still under way; what has been answered is remembered."""
-        tasks = [shared.task for shared in self._under_way.values()]
+        """Cancel the pending requests. Replies that have arrived are remembered."""
+        tasks = [pending.task for pending in self._pending.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class TracedCalls:
-    """The `Call` of one turn: passes requests on and notes, in order, which remembered calls the turn rests on."""
+    """The `Call` of one turn: forwards requests and records, in order, the calls that the turn uses."""
 
     def __init__(self, calls: RememberedCalls) -> None:
         self._calls = calls
@@ -236,15 +237,11 @@ class TracedCalls:
     async def __call__(self, request: Request[R]) -> R:
         row, reply = await self._calls.settle(request)
         self.ids.append(row)
-        refuse_refusal(reply)
+        raise_refusal(reply)
         return cast(R, reply)
 
 
-def refuse_refusal(reply: Reply) -> None:
-    """Raise a refusal that is remembered as the endpoint did when it was asked.
-
-    Raises:
-        PromptRefusedError: it is one.
-    """
+def raise_refusal(reply: Reply) -> None:
+    """Raise PromptRefusedError if `reply` is a remembered refusal."""
     if isinstance(reply, Refusal):
         raise PromptRefusedError(reply.refused, reply.detail)

@@ -1,8 +1,7 @@
-"""Compaction: packs what calls said (`packing`), in short transactions beside whatever else goes on, and gives the room
-back to the file system when nothing else does.
+"""Compaction: compresses the texts of calls (`packing`) in short transactions, and can shrink the file afterwards.
 
-Each transaction moves some calls whole, so that a kill at any moment leaves every call readable and the rest to the
-next compaction. It changes no hash, and never what a call said: bytes that are no valid text any more move as they are.
+Each transaction moves complete calls, so a kill at any moment leaves every call readable and the rest for the next
+compaction. No text and no hash changes: bytes that are no longer valid text are moved unchanged.
 """
 
 import fcntl
@@ -16,16 +15,16 @@ from nanoflux_local.ledger.packing import NO_DICTIONARY, Packer, stored_dictiona
 from nanoflux_local.ledger.store import Ledger, now
 
 BATCH = 1000
-"""Calls in one transaction: some tens of milliseconds that a run's own writes wait at most."""
+"""Calls in one transaction, which delays a run's writes by some tens of milliseconds."""
 SAMPLES, WORTH_A_DICTIONARY = 2000, 1000
-"""Calls that a dictionary is trained on, and how many must be waiting for one to be worth its place."""
+"""Calls that a dictionary is trained on, and the number of unpacked calls from which a new one saves space."""
 
 UNPACKED = "NOT EXISTS (SELECT 1 FROM packs WHERE packs.call = calls.id)"
 
 
 @dataclass(frozen=True, slots=True)
-class Compacted:
-    """What a compaction did. `bytes` are those of the ledger's files; `texts` those of the texts that were packed."""
+class Compaction:
+    """The result of a compaction: bytes of the packed texts and of the ledger's files, before and after."""
 
     packed: int
     texts_before: int
@@ -37,27 +36,27 @@ class Compacted:
 
 def compact(
     path: Path, shrink: bool = True, on_progress: Callable[[int, int], None] = lambda _done, _total: None
-) -> Compacted:
-    """Pack every call that is not packed yet; with `shrink`, rebuild the file without the room that this leaves.
+) -> Compaction:
+    """Pack every unpacked call; with `shrink`, rebuild the file without the space that this frees.
 
     Raises:
         RefusedError: another process is compacting the ledger.
-        LedgerError: the disk is full, or the ledger is locked for long; what was packed stays packed.
+        LedgerError: the disk is full, or the ledger stays locked; calls packed so far stay packed.
     """
-    with _alone(path), Ledger(path) as ledger:
+    with compaction_lock(path), Ledger(path) as ledger:
         before = file_bytes(path)
         total = ledger.rows("SELECT (SELECT count(*) FROM calls) - (SELECT count(*) FROM packs)")[0][0]
         last = ledger.rows("SELECT coalesce(max(id), 0) FROM calls")[0][0]
-        dictionary = _dictionary(ledger, total)
+        dictionary = _choose_dictionary(ledger, total)
         packer = Packer(stored_dictionary(ledger.connection, dictionary))
         packed = texts_before = texts_after = 0
-        for batch in _waiting(ledger, last):
+        for batch in _read_unpacked(ledger, last):
             sizes = _pack(ledger, packer, dictionary, batch)
             packed, texts_before, texts_after = packed + len(batch), texts_before + sizes[0], texts_after + sizes[1]
             on_progress(packed, total)
         if shrink:
             ledger.shrink()
-        return Compacted(packed, texts_before, texts_after, before, file_bytes(path), shrink)
+        return Compaction(packed, texts_before, texts_after, before, file_bytes(path), shrink)
 
 
 def file_bytes(path: Path) -> int:
@@ -67,7 +66,8 @@ def file_bytes(path: Path) -> int:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def compaction_lock(path: Path) -> Iterator[None]:
+    """Hold the lock that allows one compaction of a ledger at a time. Raises RefusedError if another process has it."""
     with path.with_suffix(".compact").open("w") as gate:
         try:
             fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,13 +76,13 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _dictionary(ledger: Ledger, waiting: int) -> int:
-    """The dictionary to pack with: a new one where many calls wait, else the newest, else none."""
-    if waiting >= WORTH_A_DICTIONARY:
+def _choose_dictionary(ledger: Ledger, unpacked: int) -> int:
+    """The dictionary to pack with: a new one if many calls are unpacked, else the newest, else none."""
+    if unpacked >= WORTH_A_DICTIONARY:
         rows = ledger.rows(
             f"SELECT CAST(request AS BLOB), CAST(reply AS BLOB) FROM calls WHERE id % ? = 0 AND {UNPACKED}"
             " ORDER BY id DESC LIMIT ?",
-            max(1, waiting // SAMPLES),
+            max(1, unpacked // SAMPLES),
             SAMPLES,
         )
         content = train_packing_dictionary(text for row in rows for text in row)
@@ -93,8 +93,8 @@ def _dictionary(ledger: Ledger, waiting: int) -> int:
     return int(newest[0][0])
 
 
-def _waiting(ledger: Ledger, last: int) -> Iterator[list[tuple[int, bytes, bytes]]]:
-    """The calls up to `last` that are not packed, a batch at a time."""
+def _read_unpacked(ledger: Ledger, last: int) -> Iterator[list[tuple[int, bytes, bytes]]]:
+    """The unpacked calls up to `last`, in batches of (id, request, reply)."""
     after = 0
     while True:
         batch = ledger.rows(
@@ -111,7 +111,7 @@ def _waiting(ledger: Ledger, last: int) -> Iterator[list[tuple[int, bytes, bytes
 
 
 def _pack(ledger: Ledger, packer: Packer, dictionary: int, batch: list[tuple[int, bytes, bytes]]) -> tuple[int, int]:
-    """Move a batch, all or nothing; the bytes of its texts before and after."""
+    """Move a batch, all or none. Returns the bytes of its texts before and after."""
     packed = [(call, dictionary, packer.pack(request), packer.pack(reply)) for call, request, reply in batch]
     with ledger.transaction() as connection:
         connection.executemany("INSERT INTO packs (call, dictionary, request, reply) VALUES (?,?,?,?)", packed)

@@ -1,6 +1,6 @@
-"""Datasets in a ledger: the files that each is made of, and the items of former versions, which runs rest on.
+"""Datasets in a ledger: their files, their items, and the former versions that runs use.
 
-A replaced version stays under the name `NAME@HASH`, and every run from before is pinned to it.
+A replaced version is kept as `NAME@HASH`, and every existing run is pinned to it.
 """
 
 import sqlite3
@@ -16,29 +16,32 @@ Rows = Sequence[tuple[Seed, str]]
 
 
 def holds_files(connection: sqlite3.Connection, name: str, source_hash: str) -> bool:
-    """Whether files of this content are part of the dataset."""
+    """Whether files with this content are part of the dataset."""
     sql = "SELECT 1 FROM dataset_files WHERE dataset = ? AND source_hash = ?"
     return connection.execute(sql, (name, source_hash)).fetchone() is not None
 
 
 def refuse_clash(connection: sqlite3.Connection, name: str, items: Rows) -> None:
-    """Raise UsageError where the dataset has items of the same split already, or an item of the same id."""
+    """Raise UsageError if the dataset already has items of the same split, or an item with the same id."""
     row = connection.execute("SELECT source FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
         return
-    here = dict(connection.execute("SELECT id, split FROM items WHERE dataset = ?", (name,)))
-    splits = sorted({split for _, split in items} & set(here.values()))
-    twice = next((item.id for item, _ in items if item.id in here), "")
-    clash = f"has {' and '.join(splits)} items already" if splits else f"has an item {twice!r} already" if twice else ""
-    if clash:
-        raise UsageError(
-            f"{name} {clash}, from other content ({row[0]})",
-            "add --replace to put these files in the place of all that is there, or --as NAME to keep both",
-        )
+    split_by_id = dict(connection.execute("SELECT id, split FROM items WHERE dataset = ?", (name,)))
+    splits = sorted({split for _, split in items} & set(split_by_id.values()))
+    duplicate = next((item.id for item, _ in items if item.id in split_by_id), "")
+    if not (splits or duplicate):
+        return
+    clash = f"{' and '.join(splits)} items" if splits else f"an item {duplicate!r}"
+    raise UsageError(
+        f"{name} already has {clash}, from other content ({row[0]})",
+        "replace the whole dataset with --replace, or import these files under another name with --as NAME",
+    )
 
 
 def set_aside(connection: sqlite3.Connection, name: str) -> str:
-    """Keep the dataset as a former version and pin every run so far to it; returns the version's name, "" for none."""
+    """Keep the dataset as a former version and pin every existing run to it. Returns the version's name, "" if the
+    dataset does not exist.
+    """
     row = connection.execute("SELECT source_hash FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
         return ""
@@ -63,7 +66,7 @@ def add_files(
     skipped: int,
     moment: str,
 ) -> None:
-    """Add the items of some files to a dataset, which is made where it is not there."""
+    """Add the items of some files to a dataset, which is created if it does not exist."""
     row = connection.execute("SELECT source, items, skipped FROM datasets WHERE name = ?", (name,)).fetchone()
     if row is None:
         values = (name, source, source_hash, len(items), skipped, moment)

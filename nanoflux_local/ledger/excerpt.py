@@ -1,7 +1,7 @@
-"""An excerpt: a ledger with some runs and benchmarks alone, and all that these rest on: it verifies and replays.
+"""An excerpt: a ledger with only some runs and benchmarks, and everything needed to verify and replay them.
 
-It is a checked backup from which the rest is taken out again; the ledger itself is only read. Jobs, series and
-experiments stay behind: they belong to the machine that worked on them.
+It is a checked backup from which the other rows are deleted; the ledger itself is only read. Jobs, series and
+experiments are left out, since they belong to the machine that worked on them.
 """
 
 import sqlite3
@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from nanoflux_local.ledger.backup import back_up
-from nanoflux_local.ledger.store import told_as_ledger_errors
+from nanoflux_local.ledger.store import translate_sqlite_errors
 
 _SEEDS = """SELECT dataset FROM items WHERE id IN (
     SELECT seed.value FROM turns, json_each(iif(json_valid(turns.record), turns.record, '{}'), '$.attempts') AS attempt,
@@ -19,7 +19,7 @@ _HELD_OUT = "SELECT held.value FROM runs, json_each(runs.config, '$.held_out') A
 _KEPT_EVALUATIONS = """SELECT id FROM evaluations WHERE adapter IN adapters UNION
     SELECT base.id FROM evaluations AS base JOIN evaluations AS tuned USING (model, data, split, settings)
     WHERE base.adapter = '' AND tuned.adapter IN adapters"""
-_CUT = f"""
+_DELETIONS = f"""
 DELETE FROM turn_calls WHERE turn IN (SELECT id FROM turns WHERE run NOT IN wanted_runs);
 DELETE FROM turns WHERE run NOT IN wanted_runs;
 DELETE FROM examples WHERE run NOT IN wanted_runs;
@@ -57,21 +57,21 @@ def write_excerpt(ledger: Path, target: Path, runs: Collection[str], datasets: C
 
     Raises:
         RefusedError: `target` exists.
-        LedgerError: it could not be written.
+        LedgerError: the excerpt could not be written.
     """
     back_up(ledger, target)
     try:
-        with told_as_ledger_errors(target), closing(sqlite3.connect(target, isolation_level=None)) as copy:
-            _cut(copy, runs, datasets)
+        with translate_sqlite_errors(target), closing(sqlite3.connect(target, isolation_level=None)) as copy:
+            _delete_others(copy, runs, datasets)
     except BaseException:
-        target.unlink(missing_ok=True)  # it still holds what was not asked for
+        target.unlink(missing_ok=True)  # it still has rows that must not leave this machine
         raise
 
 
-def _cut(copy: sqlite3.Connection, runs: Collection[str], datasets: Collection[str]) -> None:
+def _delete_others(copy: sqlite3.Connection, runs: Collection[str], datasets: Collection[str]) -> None:
     copy.execute("PRAGMA temp_store = MEMORY")
     for table, names in (("wanted_runs", runs), ("wanted_datasets", datasets)):
         copy.execute(f"CREATE TEMP TABLE {table} (name TEXT PRIMARY KEY)")
         copy.executemany(f"INSERT INTO {table} VALUES (?)", [(name,) for name in names])
-    copy.executescript(_CUT)
-    copy.execute("VACUUM")  # what was taken out is not in the file any more
+    copy.executescript(_DELETIONS)
+    copy.execute("VACUUM")  # removes the deleted rows from the file itself

@@ -1,8 +1,8 @@
-"""Packed texts: what a call said, compressed in a table of its own, and read as if it had never been moved.
+"""Packed texts: the requests and replies of calls, compressed in a separate table and read as if they were not.
 
-A call's row keeps everything that is looked up, filtered or summed; compaction moves its request and reply, which are
-most of a ledger, out of the pages that a run reads. Hashes are over the canonical JSON, so packing changes none. Owns
-the format; decides neither what is packed nor when.
+A call's row keeps every column that is looked up, filtered or summed. Its request and reply, which make up most of a
+ledger, move out of the pages that a run reads. Hashes cover the canonical JSON, so packing changes none. This module
+defines the format; `compaction` decides which calls are packed.
 """
 
 import sqlite3
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from zstandard import ZstdCompressionDict, ZstdCompressor, ZstdDecompressor, ZstdError, train_dictionary
 
 DICTIONARY_BYTES = 112_640
-"""The size that zstd's authors found best: a few thousand prompts share more than that seldom."""
+"""The size that zstd's authors recommend."""
 LEVEL = 3
 NO_DICTIONARY = 0
 CALLS = (
@@ -21,14 +21,14 @@ CALLS = (
     " iif(packs.call IS NULL, calls.reply, unpacked(packs.dictionary, packs.reply)) AS reply"
     " FROM calls LEFT JOIN packs ON packs.call = calls.id)"
 )
-"""Calls with their texts, packed or not: to stand after FROM on a connection that `read_packed` has prepared."""
-OF_KEY = "substr(key, 1, 10) = substr(?1, 1, 10) AND +key = ?1"
-"""The call with a key, for WHERE: the index holds the first ten digits. The plus keeps SQLite from putting the key into
-the first comparison too, which then would hold for every row."""
+"""All calls with their texts, packed or not: for FROM, on a connection prepared by `add_unpack_function`."""
+WITH_KEY = "substr(key, 1, 10) = substr(?1, 1, 10) AND +key = ?1"
+"""Selects the call with a key, for WHERE. The index holds the first ten digits; the plus keeps SQLite from substituting
+the key into the first comparison, which would then be true for every row."""
 
 
-def read_packed(connection: sqlite3.Connection) -> None:
-    """Teach a connection the function that `CALLS` needs."""
+def add_unpack_function(connection: sqlite3.Connection) -> None:
+    """Define the SQL function that `CALLS` uses."""
     unpackers: dict[int, ZstdDecompressor] = {}
 
     def unpack(dictionary: int, packed: bytes) -> str:
@@ -37,16 +37,16 @@ def read_packed(connection: sqlite3.Connection) -> None:
                 unpackers[dictionary] = ZstdDecompressor(dict_data=stored_dictionary(connection, dictionary))
             return unpackers[dictionary].decompress(packed).decode("utf-8", "replace")
         except (ZstdError, LookupError, MemoryError):
-            return ""  # was damaged on disk: matches no hash, which is how `verify` finds it
+            return ""  # damaged on disk: matches no hash, so `verify` reports it
 
     connection.create_function("unpacked", 2, unpack)
 
 
 def stored_dictionary(connection: sqlite3.Connection, dictionary: int) -> ZstdCompressionDict | None:
-    """A dictionary by its id; none for texts that were packed without.
+    """A dictionary by its id, or None for texts that were packed without one.
 
     Raises:
-        LookupError: it is not there.
+        LookupError: the ledger has no such dictionary.
     """
     if dictionary == NO_DICTIONARY:
         return None
@@ -57,7 +57,7 @@ def stored_dictionary(connection: sqlite3.Connection, dictionary: int) -> ZstdCo
 
 
 def train_packing_dictionary(samples: Iterable[bytes]) -> bytes | None:
-    """A dictionary of what texts have in common, or None where they are too few or too short for one."""
+    """A compression dictionary trained on `samples`, or None if they are too few or too short."""
     try:
         return bytes(train_dictionary(DICTIONARY_BYTES, list(samples)).as_bytes())
     except ZstdError:
@@ -65,7 +65,7 @@ def train_packing_dictionary(samples: Iterable[bytes]) -> bytes | None:
 
 
 class Packer:
-    """Packs texts with one dictionary, and proves of each that it can be read again."""
+    """Packs texts with one dictionary, and checks of each that it unpacks to the same bytes."""
 
     def __init__(self, dictionary: ZstdCompressionDict | None) -> None:
         self._compressor = ZstdCompressor(level=LEVEL, dict_data=dictionary)
@@ -74,5 +74,5 @@ class Packer:
     def pack(self, text: bytes) -> bytes:
         packed = self._compressor.compress(text)
         if self._decompressor.decompress(packed) != text:
-            raise AssertionError("a packed text reads differently")  # a broken library must destroy nothing
+            raise AssertionError("a packed text unpacks differently")  # a broken library must not destroy data
         return packed

@@ -1,7 +1,7 @@
-"""The tables, as migrations applied in order. A migration that was released is never edited: add the next one.
+"""The tables, as migrations that are applied in order. Never edit a released migration: add a new one.
 
-Documents (configs, records, requests, replies) are canonical JSON with their SHA-256 beside them; what is filtered
-or summed has columns of its own.
+Documents (configurations, records, requests, replies) are canonical JSON, stored with their SHA-256. Values that are
+filtered or summed also have columns.
 """
 
 from sqlite_utils import Database
@@ -185,8 +185,8 @@ def m005_jobs(db: Database) -> None:
 
 @migrations()
 def m012_control(db: Database) -> None:
-    """What is asked of a worker stands in its job's row, so that nothing asked of an earlier one is left over; the
-    role that a call was made for is what budgets by role add up."""
+    """A request to a worker to pause or stop is stored in its job's row, so that a later worker does not see it. A
+    call's role lets budgets by role add up its cost."""
     db.executescript(
         """
         ALTER TABLE jobs ADD COLUMN wish TEXT NOT NULL DEFAULT '';
@@ -197,7 +197,7 @@ def m012_control(db: Database) -> None:
 
 @migrations()
 def m014_faults(db: Database) -> None:
-    """Attempts at a server that failed: what was asked again gave a reply of its own, and this is what it took."""
+    """Failed requests and their cost. A retry that succeeds is stored as a call."""
     db.executescript(
         """
         CREATE TABLE faults (
@@ -220,8 +220,8 @@ def m014_faults(db: Database) -> None:
 
 @migrations()
 def m017_trainings(db: Database) -> None:
-    """A training is work like a run: it says why it ended, and how long it was worked on over all its processes.
-    `plan` is what it rests on beside its settings, so that whoever has its id can go on with it."""
+    """A training records why it ended and its working time over all its processes. `plan` is what a resume needs
+    besides the settings."""
     db.executescript(
         """
         ALTER TABLE trainings ADD COLUMN message TEXT NOT NULL DEFAULT '';
@@ -233,8 +233,8 @@ def m017_trainings(db: Database) -> None:
 
 @migrations()
 def m016_rounds(db: Database) -> None:
-    """A series of rounds and its curve. A job's seconds are those of the machine's steady clock, which nobody sets: its
-    silence and its work are told by them."""
+    """A series of rounds and its curve. A job's seconds come from the machine's monotonic clock; its working time and
+    the age of its heartbeat are computed from them."""
     db.executescript(
         """
         ALTER TABLE jobs ADD COLUMN began_s REAL NOT NULL DEFAULT 0.0;
@@ -265,11 +265,11 @@ def m016_rounds(db: Database) -> None:
 
 @migrations()
 def m015_size(db: Database) -> None:
-    """At a million calls: what a run's summary needs is read from indexes alone, since a row with its texts fills a
-    page. A turn's row says how its attempts ended, how many calls it used, and how many of these the run made for
-    itself and used first here (`fresh`). Packed texts lie in a table of their own; their columns in `calls` are then
-    empty. Of environments, only those written from now on have a hash: one made up later would prove nothing. CROSS
-    JOIN keeps SQLite from going through all turns of a run for each of its calls.
+    """For a million calls: a run's summary is read from indexes alone, since a row with its texts fills a page. A
+    turn's row has the outcomes of its attempts, the number of calls it used, and how many of these the run made and
+    used first in this turn (`fresh`). Packed texts are in a separate table; their columns in `calls` are then empty.
+    Environments recorded earlier get no hash: one computed later would prove nothing. CROSS JOIN keeps SQLite from
+    scanning all turns of a run for each of its calls.
     """
     db.executescript(
         """
@@ -311,8 +311,8 @@ def m015_size(db: Database) -> None:
 
 @migrations()
 def m008_experiments(db: Database) -> None:
-    """A reply's soft mark beside its strict one ("" where no judge was asked). An experiment is a grid of cells, each
-    done by itself, so that what was killed goes on with the cell that it was at."""
+    """A reply's soft mark next to its strict one ("" if no judge was asked). An experiment is a grid of cells that run
+    separately, so that a killed experiment resumes at the cell it had reached."""
     db.executescript(
         """
         ALTER TABLE evaluation_items ADD COLUMN soft TEXT NOT NULL DEFAULT '';
@@ -345,8 +345,8 @@ def m008_experiments(db: Database) -> None:
 
 @migrations()
 def m018_judged(db: Database) -> None:
-    """What is known of the judge and by others than the judge: how it judged solutions of known worth, the level of an
-    example's reasoning, and the words of people. Reviews are only ever added; `attempt` is the one that was looked at.
+    """The judge's verdicts on solutions of known worth, the level of an example's reasoning, and the reviews by people.
+    Reviews are only added; `attempt` is the reviewed one.
     """
     db.executescript(
         """
@@ -378,7 +378,7 @@ def m018_judged(db: Database) -> None:
 
 @migrations()
 def m019_evaluations(db: Database) -> None:
-    """An evaluation is work as a training is: it says why it ended, and how long it was worked on."""
+    """An evaluation records why it ended and its working time, like a training."""
     db.executescript(
         """
         ALTER TABLE evaluations ADD COLUMN message TEXT NOT NULL DEFAULT '';
@@ -389,9 +389,9 @@ def m019_evaluations(db: Database) -> None:
 
 @migrations()
 def m020_short_keys(db: Database) -> None:
-    """Keys are hashes, so that at a million calls each new one falls on an index page of its own. An index of their
-    first digits alone is a fourth as large, and its pages are split a fourth as often. A few keys share these digits:
-    whoever looks one up compares all of it (`packing.OF_KEY`), and the writer looks before it inserts.
+    """Keys are hashes, so at a million calls almost every new one touches a different index page. An index of their
+    first ten digits is a fourth as large, and its pages are split a fourth as often. Keys may share these digits: a
+    lookup compares the whole key (`packing.WITH_KEY`), and the writer looks a key up before it inserts it.
     """
     db.executescript(
         """
@@ -423,7 +423,7 @@ def m020_short_keys(db: Database) -> None:
 
 @migrations()
 def m021_reasoning(db: Database) -> None:
-    """How many of the tokens that a call wrote were thoughts; few calls have any, so the index holds those alone."""
+    """The reasoning tokens among a call's completion tokens. Few calls have any, so the index holds only those."""
     db.executescript(
         """
         ALTER TABLE calls ADD COLUMN reasoning_tokens INTEGER NOT NULL DEFAULT 0;
@@ -434,7 +434,7 @@ def m021_reasoning(db: Database) -> None:
 
 @migrations()
 def m022_dataset_files(db: Database) -> None:
-    """A dataset may come in several files, and be replaced: `pinned` says which version a run from before reads."""
+    """A dataset may consist of several files, and be replaced: `pinned` names the version that an older run uses."""
     db.executescript(
         """
         CREATE TABLE dataset_files (

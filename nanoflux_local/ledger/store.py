@@ -1,6 +1,6 @@
-"""The writer: the one class that changes a ledger. WAL, short transactions, each committed before anything is shown.
+"""The writer: the only class that changes a ledger, in short transactions, each committed before its result is shown.
 
-It refuses a ledger from a newer version, and it never rewrites what a call or a turn has recorded.
+It refuses a ledger from a newer version, and never rewrites a recorded call or turn.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from sqlite_utils import Database
 
 from nanoflux_local.errors import LedgerError
 from nanoflux_local.ledger import datasets
-from nanoflux_local.ledger.packing import CALLS, OF_KEY, read_packed
+from nanoflux_local.ledger.packing import CALLS, WITH_KEY, add_unpack_function
 from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.records import Fault, Reply, Request, canonical_json, costs, digest, storable
 from nanoflux_local.redaction import redact
@@ -27,17 +27,17 @@ from nanoflux_local.transcript import Example, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
 Table = Literal["runs", "trainings", "evaluations", "series", "experiments"]
-"""The tables whose rows have a status, a message and the seconds that were worked on them."""
+"""Tables whose rows have a status, a message and the seconds of work spent on them."""
 
 
 def now() -> str:
-    """The time as the ledger writes it: UTC, ISO 8601, milliseconds."""
+    """The current time in the ledger's format: UTC, ISO 8601, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @contextmanager
-def told_as_ledger_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's exceptions into messages that say which file and what to do."""
+def translate_sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's exceptions into a LedgerError that names the file and the fix."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -49,22 +49,22 @@ def told_as_ledger_errors(path: Path) -> Iterator[None]:
         if "locked" in text or "busy" in text:
             raise LedgerError(f"{path} is locked by another process", "wait for it to end, then try again") from error
         if "malformed" in text:
-            raise LedgerError(f"{path}: {text}", "find what was damaged with `nanoflux run verify RUN`") from error
-        raise LedgerError(f"{path}: {text}", "check the permissions of the file and its folder") from error
+            raise LedgerError(f"{path}: {text}", "find the damage with `nanoflux run verify RUN`") from error
+        raise LedgerError(f"{path}: {text}", "check the permissions of the file and its directory") from error
     except sqlite3.DatabaseError as error:
         raise LedgerError(
-            f"{path} is not a readable ledger: {error}", "restore a backup, or move it away to start afresh"
+            f"{path} is not a readable ledger: {error}", "restore a backup, or move the file away to start a new ledger"
         ) from error
 
 
 def refuse_newer(database: Database, path: Path) -> None:
-    """Raise when the file holds migrations that this version does not know."""
+    """Raise LedgerError if the file has migrations that this version does not define."""
     applied = {migration.name for migration in migrations.applied(database)}
     ours = {migration.name for migration in migrations._migrations}
     unknown = sorted(applied - ours)
     if unknown:
         raise LedgerError(
-            f"{path} was written by a newer version of NanoFlux (it holds {unknown[-1]})",
+            f"{path} was written by a newer version of NanoFlux (it has the migration {unknown[-1]})",
             "update NanoFlux, or name another home with --home",
         )
 
@@ -78,10 +78,10 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with told_as_ledger_errors(path):
+        with translate_sqlite_errors(path):
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
             path.chmod(0o600)
-            read_packed(self._connection)
+            add_unpack_function(self._connection)
             self._database = Database(self._connection)
             if not self._is_in_use():
                 self._prepare()
@@ -89,8 +89,9 @@ class Ledger:
             self._connection.execute("PRAGMA foreign_keys = ON")
 
     def _is_in_use(self) -> bool:
-        """Whether someone has it open, as this version writes it. Then nobody waits here for another process that
-        opens it, which may be a stopped one. Without a log there is no look: it could get in the way of `_prepare`.
+        """Whether another process has this ledger open in this version's schema. If so, `_prepare` and its lock are
+        skipped: the process that holds the lock may be suspended. Without a write-ahead log the answer is False, since
+        reading the schema could disturb another process's `_prepare`.
         """
         if not Path(f"{self.path}-wal").exists():
             return False
@@ -99,14 +100,14 @@ class Ledger:
 
     def _prepare(self) -> None:
         with self.path.with_suffix(".migrate").open("w") as gate:
-            # Two processes may open a new ledger at the same moment, and a change of journal mode waits for no one.
+            # Two processes may open a new ledger at once, and changing the journal mode ignores the busy timeout.
             fcntl.flock(gate, fcntl.LOCK_EX)
             refuse_newer(self._database, self.path)
             self._connection.execute("PRAGMA journal_mode = WAL")
             pending = [migration.name for migration in migrations.pending(self._database)]
             if pending:
                 migrations.apply(self._database)
-            if pending and "m001_calls" not in pending:  # one that was written anew, and its log with it
+            if pending and "m001_calls" not in pending:  # an older ledger was rewritten: its log is as large
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def __enter__(self) -> Self:
@@ -120,40 +121,40 @@ class Ledger:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """For reading beside the writer's own transactions."""
+        """The writer's connection, for reads outside its transactions."""
         return self._connection
 
     def shrink(self) -> None:
-        """Rebuild the file without the room that nothing uses; whoever else writes waits meanwhile. It happens whole
-        or not at all, and needs as much free disk again as the file is going to take.
+        """Rebuild the file without its unused pages, atomically. Other writers wait meanwhile, and the disk must have
+        room for a second copy.
         """
-        with told_as_ledger_errors(self.path):
+        with translate_sqlite_errors(self.path):
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction; it is on disk when the block is left, or not at all."""
-        with told_as_ledger_errors(self.path):
+        """One write transaction: on disk when the block ends, or undone if it raises."""
+        with translate_sqlite_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:  # a full disk has rolled back already
+                if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
 
     def rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Read through the writer's own connection."""
-        with told_as_ledger_errors(self.path):
+        """Run a query on the writer's connection."""
+        with translate_sqlite_errors(self.path):
             return self._connection.execute(sql, values).fetchall()
 
     # Calls
 
     def recall(self, request: Request[Any]) -> tuple[int, Reply] | None:
-        """The remembered reply of a request with its row id, or None."""
-        rows = self.rows(f"SELECT id, reply FROM {CALLS} WHERE {OF_KEY}", request.key())
+        """The call's row id and the stored reply to a request, or None."""
+        rows = self.rows(f"SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", request.key())
         if not rows:
             return None
         row, text = rows[0]
@@ -162,16 +163,16 @@ class Ledger:
         except (ValueError, TypeError) as error:
             raise LedgerError(
                 f"{self.path}: the reply of call {row} cannot be read",
-                "find what was damaged with `nanoflux run verify RUN`",
+                "find the damage with `nanoflux run verify RUN`",
             ) from error
 
     def remember(self, run: str, request: Request[Any], reply: Reply, role: str = "") -> tuple[int, Reply]:
-        """Commit a reply under its request's hash, with the role that the call was made for."""
+        """Commit a reply under its request's hash, with the role that made the call."""
         return self.remember_all(run, [(request, reply, role)])[0]
 
     def remember_all(self, run: str, calls: Sequence[tuple[Request[Any], Reply, str]]) -> list[tuple[int, Reply]]:
-        """Commit replies, all or nothing. The first one under a hash stands, so what is returned is what is stored:
-        another process may have been quicker.
+        """Commit replies, all or none. Returns the stored replies: if another process committed a reply to the same
+        request first, that one is kept.
         """
         moment = now()
         with self.transaction() as connection:
@@ -183,17 +184,17 @@ class Ledger:
         stored = self.recall(request)
         if stored is not None:
             return stored
-        asked, body = request.to_json(), reply.to_json()
+        request_json, body = request.to_json(), reply.to_json()
         text = canonical_json(body)
-        if "\\ud" in text:  # as it will be read: paired surrogates are one
+        if "\\ud" in text:  # store it as it will be read: a pair of surrogates becomes one character
             body = json.loads(text)
             text, reply = canonical_json(body), request.read_reply(body)
         spent = costs(body)
         row = connection.execute(
             "INSERT INTO calls (key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens,"
             " usd, seconds, at, role, reasoning_tokens) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (request.key(), request.kind, asked["endpoint"]["model"], run,
-             canonical_json(asked), text, hashlib.sha256(text.encode()).hexdigest(), spent["prompt_tokens"],
+            (request.key(), request.kind, request_json["endpoint"]["model"], run,
+             canonical_json(request_json), text, hashlib.sha256(text.encode()).hexdigest(), spent["prompt_tokens"],
              spent["completion_tokens"], spent["usd"], spent["seconds"], moment, role,
              spent["reasoning_tokens"]),
         ).lastrowid  # fmt: skip
@@ -201,7 +202,7 @@ class Ledger:
         return row, reply
 
     def last_reply(self, calls: Sequence[int]) -> str:
-        """The text of the last chat reply among these calls, "" if it is a refusal or there is none."""
+        """The text of the last chat reply among these calls; "" if that is a refusal, or no call is a chat."""
         for call in reversed(calls):
             (kind, reply), *_ = self.rows(f"SELECT kind, reply FROM {CALLS} WHERE id = ?", call)
             if kind == "chat":
@@ -209,12 +210,12 @@ class Ledger:
         return ""
 
     def has_answer(self, run: str, kind: str, model: str) -> bool:
-        """Whether a run holds any reply of this model to a request of this kind that is no refusal."""
+        """Whether this model ever answered a request of this kind in the run, refusals aside."""
         answered = f"SELECT 1 FROM {CALLS} WHERE run = ? AND kind = ? AND model = ? AND reply NOT LIKE ? LIMIT 1"
         return bool(self.rows(answered, run, kind, model, '%"refused":%'))
 
     def add_fault(self, run: str, fault: Fault, role: str = "") -> None:
-        """Commit a failed attempt, as it happens: it may have cost something, and a kill must not hide that."""
+        """Commit a failed request as soon as it fails: it may have cost something, and a kill must not hide that."""
         values = asdict(fault)
         values.update(told=storable(fault.told), raw=storable(fault.raw), run=run, role=role, at=now())
         with self.transaction() as connection:
@@ -235,11 +236,11 @@ class Ledger:
             )  # fmt: skip
 
     def set_run_status(self, run: str, status: str, message: str = "", seconds: float = 0.0) -> None:
-        """Move a run to `status`; `seconds` of work are added to what it has taken so far."""
+        """Set a run's status and message, and add `seconds` to its working time."""
         self.set_status("runs", run, status, message, seconds)
 
     def set_status(self, table: Table, subject: str, status: str, message: str = "", seconds: float = 0.0) -> None:
-        """The same for whatever has a status."""
+        """Set the status and message of a row of `table`, and add `seconds` to its working time."""
         with self.transaction() as connection:
             self._set_status(connection, table, subject, status, message, seconds)
 
@@ -252,7 +253,7 @@ class Ledger:
         )
 
     def commit_turn(self, run: str, record: TurnRecord, calls: Sequence[int]) -> None:
-        """Commit one turn with its calls and its example, all or nothing."""
+        """Commit one turn with its calls and its example, all or none."""
         body = record.to_json()
         with self.transaction() as connection:
             turn = connection.execute(
@@ -272,8 +273,8 @@ class Ledger:
             connection.execute("UPDATE runs SET updated_at = ? WHERE id = ?", (now(), run))
 
     def _is_fresh(self, connection: sqlite3.Connection, run: str, call: int) -> bool:
-        """Whether the run made this call and none of its turns has used it yet. From the call to its few turns: CROSS
-        JOIN keeps SQLite from going through all turns of the run instead.
+        """Whether the run made this call and none of its turns has used it yet. CROSS JOIN makes SQLite start at the
+        call and its few turns instead of scanning all turns of the run.
         """
         used = "SELECT 1 FROM turn_calls CROSS JOIN turns ON turns.id = turn_calls.turn WHERE call = ? AND run = ?"
         row = connection.execute(
@@ -292,7 +293,7 @@ class Ledger:
         )  # fmt: skip
 
     def add_trial(self, run: str, number: int, worth: str, record: dict[str, Any]) -> None:
-        """Commit how the judge judged a solution that is known to be "good" or "bad"."""
+        """Commit the judge's verdict on a solution whose worth ("good" or "bad") is known."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO trials VALUES (?,?,?,?,?,?)",
@@ -300,35 +301,36 @@ class Ledger:
             )
 
     def add_reviews(self, run: str, reviews: Sequence[tuple[int, int, str, str]], reviewer: str, blind: bool) -> None:
-        """Commit a person's words, all or nothing: (turn, attempt, word, note) of each."""
+        """Commit a reviewer's verdicts, all or none, each as (turn, attempt, verdict, note)."""
         with self.transaction() as connection:
             connection.executemany(
                 "INSERT INTO reviews (run, turn, attempt, reviewer, verdict, note, blind, at) VALUES (?,?,?,?,?,?,?,?)",
                 [
-                    (run, turn, attempt, reviewer, word, note, int(blind), now())
-                    for turn, attempt, word, note in reviews
+                    (run, turn, attempt, reviewer, verdict, note, int(blind), now())
+                    for turn, attempt, verdict, note in reviews
                 ],
             )
 
     # Benchmarks
 
     def has_dataset(self, name: str, source_hash: str) -> bool:
-        """Whether files of this very content are here under `name`."""
+        """Whether files with this content are already imported as `name`."""
         with self.transaction() as connection:
             return datasets.holds_files(connection, name, source_hash)
 
     def refuse_clash(self, name: str, items: datasets.Rows) -> None:
-        """Raise UsageError where these items cannot be added to the dataset: it has their split or their ids."""
+        """Raise UsageError if the dataset already has items of the same split, or with the same ids."""
         with self.transaction() as connection:
             datasets.refuse_clash(connection, name, items)
 
     def import_dataset(
         self, name: str, source: str, source_hash: str, items: datasets.Rows, skipped: int, replace: bool = False
     ) -> bool:
-        """Store a benchmark's items with their splits, all or nothing. False if this very content is here already.
+        """Store a benchmark's items with their splits, all or none. Returns False if the same content is already
+        imported.
 
-        A dataset may come in one split at a time. With `replace` the new items take the place of all others under the
-        name; those stay as a former version, which the runs so far go on reading.
+        A dataset may be imported one split at a time. With `replace` the new items replace all others of that name; the
+        former version stays for the runs that use it.
 
         Raises:
             UsageError: the name has items of the same split, or of the same id, and `replace` is not set.
@@ -347,7 +349,7 @@ class Ledger:
     def create_training(
         self, training: str, run: str, base: str, data_hash: str, settings: dict[str, Any], plan: dict[str, Any]
     ) -> None:
-        """Write a training down; one that is there already keeps its curve, and takes the plan for what is left."""
+        """Record a training. An existing one keeps its curve and gets the new plan for its remaining steps."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO trainings (id, run, base, status, adapter, data_hash, settings, result, started_at,"
@@ -366,7 +368,7 @@ class Ledger:
     def finish_training(
         self, training: str, status: str, adapter: str, result: dict[str, Any], message: str = "", seconds: float = 0.0
     ) -> None:
-        """How a process's work on a training ended; `seconds` are added to what it has taken so far."""
+        """Record how one process's work on a training ended, and add `seconds` to its working time."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE trainings SET status = ?, adapter = ?, result = ?, message = ?, seconds = seconds + ?,"
@@ -377,7 +379,7 @@ class Ledger:
     def start_evaluation(
         self, evaluation: str, model: str, adapter: str, data: str, split: str, settings: dict[str, Any]
     ) -> None:
-        """Write an evaluation down; one that is there already stays as it is: its id is the hash of what decides it."""
+        """Record an evaluation. An existing one is unchanged: its id is the hash of its settings."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO evaluations (id, model, adapter, data, split, status, settings, result,"
@@ -404,8 +406,8 @@ class Ledger:
     # Jobs
 
     def start_job(self, kind: str, subject: str, pid: int, boot: str, table: Table | None = None) -> int:
-        """Record a process that works on `subject`; `boot` tells this start of the machine from others. With `table`,
-        the subject's row there is running from the same moment: whoever sees the one sees the other.
+        """Record a process that works on `subject`; `boot` identifies the current boot of the machine. With `table`,
+        the subject's row there is set to "running" in the same transaction.
         """
         with self.transaction() as connection:
             row = connection.execute(
@@ -419,15 +421,16 @@ class Ledger:
         return row
 
     def beat(self, job: int) -> None:
-        """The job's process is alive and not stuck."""
+        """Record a heartbeat of the job's process."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE jobs SET heartbeat_at = ?, beat_s = ? WHERE id = ?", (now(), time.monotonic(), job)
             )
 
-    def bury_jobs(self, kind: str, table: Table, subject: str) -> None:
-        """Close the jobs of processes that were killed, and count what they worked up to their last beat. For whoever
-        holds the subject's lock: only then is it known that they are gone."""
+    def close_dead_jobs(self, kind: str, table: Table, subject: str) -> None:
+        """Close the jobs of killed processes and add their time up to the last heartbeat. Call only while holding the
+        subject's lock, which proves that they have ended.
+        """
         dead = "kind = ? AND subject = ? AND state = 'running'"
         with self.transaction() as connection:
             connection.execute(
@@ -437,13 +440,13 @@ class Ledger:
             )
             connection.execute(f"UPDATE jobs SET state = 'interrupted' WHERE {dead}", (kind, subject))
 
-    def wish(self, job: int, wish: str) -> None:
-        """Ask something of the process that holds `job`; it looks a few times a second."""
+    def request_stop(self, job: int, request: str) -> None:
+        """Ask the process of `job` to pause, stop or end; it polls a few times a second."""
         with self.transaction() as connection:
-            connection.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, job))
+            connection.execute("UPDATE jobs SET wish = ? WHERE id = ?", (request, job))
 
     def reconfigure_run(self, run: str, config: dict[str, Any]) -> None:
-        """Write a run's configuration with other values of what may change while it is played."""
+        """Store a run's configuration with new values of the settings that may change during the run."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE runs SET config = ?, config_hash = ?, target = ?, max_turns = ?, updated_at = ? WHERE id = ?",
@@ -460,7 +463,7 @@ class Ledger:
     # Experiments
 
     def create_experiment(self, experiment: str, name: str, scale: str, plan: dict[str, Any]) -> None:
-        """Write an experiment down with its cells; one that is there already stays as it is."""
+        """Record an experiment with its cells. An existing one is unchanged."""
         with self.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO experiments VALUES (?,?,?,'created','',?,0.0,?,?)",
@@ -477,7 +480,7 @@ class Ledger:
     def set_cell(
         self, experiment: str, cell: str, status: str, message: str = "", result: dict[str, Any] | None = None
     ) -> None:
-        """How far a cell is, and what came of it."""
+        """Set the status, message and result of a cell."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE cells SET status = ?, message = ?, result = ?, at = ? WHERE experiment = ? AND id = ?",
@@ -493,7 +496,7 @@ class Ledger:
             )
 
     def start_round(self, series: str, number: int, run: str) -> None:
-        """Write a round down before anything of it is done; one that is there already stays as it is."""
+        """Record a round before its work starts. An existing one is unchanged."""
         with self.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO rounds VALUES (?,?,?,'','','{}',?)", (series, number, run, now()))
 

@@ -1,4 +1,4 @@
-"""What the ledger says about one run: the sums over its turns, calls and faults, as `LedgerView` reads them."""
+"""The summary of one run: its state and the sums over its turns, calls and faults, as `LedgerView` reads them."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

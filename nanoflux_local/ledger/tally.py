@@ -17,7 +17,7 @@ from nanoflux_local.records import derive_seed
 from nanoflux_local.transcript import TurnRecord, turn_from_json
 
 MOST = 500
-"""Turns that one update reads: a long run takes several updates, between which a screen stays responsive."""
+"""Turns that one update reads, so that a screen stays responsive while it reads a long run."""
 EVENTS, RECENT_S, LOOKED_AT = 300, 60.0, 400
 STEPS = ("attack", "validation-0", "defence", "evaluation-0")
 
@@ -53,9 +53,9 @@ class Usage:
 
 @dataclass(slots=True)
 class Tally:
-    """The sums over a run, whose `seed` and attempts a turn (at most) are given. `similarities` are those of questions
-    to the nearest earlier one, `confidences` of verdicts; `kept_by_turn` has for each committed turn how many were kept
-    up to it.
+    """The sums over a run with a given `seed` and at most `attempts` attempts per turn. `similarities` has each
+    question's cosine similarity to the nearest earlier one, `confidences` those of the verdicts, and `kept_by_turn` the
+    number of kept turns up to each committed turn.
     """
 
     run: str
@@ -76,7 +76,7 @@ class Tally:
     _last_fault: int = 0
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
     _steps: dict[int, UnderWay] = field(default_factory=dict)
-    _known_to: int = 0
+    _seeded_turns: int = 0
     _newest: dict[int, UnderWay] = field(default_factory=dict)
 
     def update(self, view: LedgerView) -> bool:
@@ -129,15 +129,15 @@ class Tally:
                 used.completion_tokens += row["written"]
                 used.usd += row["usd"]
                 used.seconds += row["seconds"]
-            self._place(view, last)
+            self._locate_calls(view, last)
             self._last_call = last
         self._samples.append((time.monotonic(), self.tokens))
         while len(self._samples) > 2 and self._samples[-1][0] - self._samples[0][0] > RECENT_S:
             self._samples.popleft()
 
-    def _place(self, view: LedgerView, last: int) -> None:
+    def _locate_calls(self, view: LedgerView, last: int) -> None:
         """Note which turns the newest calls were made for."""
-        self._know(self.turns + LOOKED_AT // len(STEPS))
+        self._derive_seeds(self.turns + LOOKED_AT // len(STEPS))
         for row in view.rows(
             "SELECT json_extract(iif(json_valid(request), request, '{}'), '$.seed') AS seed FROM calls"
             " WHERE run = ? AND id > ? AND id <= ? AND kind = 'chat' ORDER BY id DESC LIMIT ?",
@@ -150,13 +150,13 @@ class Tally:
             if newest is None or (place.attempt, STEPS.index(place.step)) > (newest.attempt, STEPS.index(newest.step)):
                 self._newest[place.turn] = place
 
-    def _know(self, until: int) -> None:
-        """The seeds of turns up to here; those of committed turns are forgotten."""
-        for turn in range(max(self._known_to, self.turns), until):
+    def _derive_seeds(self, until: int) -> None:
+        """Derive the seeds of the turns below `until`, and drop those of committed turns."""
+        for turn in range(max(self._seeded_turns, self.turns), until):
             for attempt in range(self.attempts):
                 for step in STEPS:
                     self._steps[derive_seed(self.seed, turn, attempt, step, 0)] = UnderWay(turn, attempt, step)
-        self._known_to = max(self._known_to, until)
+        self._seeded_turns = max(self._seeded_turns, until)
         if len(self._steps) > 8 * LOOKED_AT * self.attempts:
             self._steps = {seed: place for seed, place in self._steps.items() if place.turn >= self.turns}
 
@@ -178,15 +178,14 @@ class Tally:
 
     @property
     def tokens_per_s(self) -> float:
-        """Over the last minute that was watched; 0 before there are two looks at it."""
+        """The mean over the last minute of updates; 0 before the second update."""
         if len(self._samples) < 2:
             return 0.0
-        (began, first), (ended, last) = self._samples[0], self._samples[-1]
-        return (last - first) / (ended - began) if ended > began else 0.0
+        (start, first), (end, last) = self._samples[0], self._samples[-1]
+        return (last - first) / (end - start) if end > start else 0.0
 
     def under_way(self, width: int) -> Iterator[UnderWay]:
-        """The turns that are being played: those of which something was answered, and the next `width`, which have
-        probably been begun; the one that is committed next first."""
+        """The turns in progress, in order: those with a reply, and the next `width`, which have probably started."""
         for turn in sorted({*range(self.turns, self.turns + width), *self._newest}):
             yield self._newest.get(turn, UnderWay(turn, 0, ""))
 

@@ -1,4 +1,4 @@
-"""Verification: derives every hash of a run again from what is stored, and says what does not match."""
+"""Verification: recomputes every hash of a run from the stored rows, and reports those that do not match."""
 
 import json
 from collections.abc import Iterator
@@ -13,18 +13,21 @@ from nanoflux_local.transcript import KEPT, Example
 
 
 def verify_run(view: LedgerView, run: str) -> Iterator[str]:
-    """One line for each thing of a run that does not match; streams, and holds one row at a time."""
+    """One line for each mismatch in a run. Streams: only one row is in memory at a time."""
     stored = view.find_run(run)
     config = _json(stored["config"])
     if digest(config) != stored["config_hash"]:
         yield f"run {stored['id']}: the configuration does not match its hash"
     elif stored["status"] == "done":
         yield from _end(view, stored["id"], config)
-    if stored["environment_hash"] not in ("", digest(_json(stored["environment"]))):  # "": from before it had a hash
+    if stored["environment_hash"] not in (
+        "",
+        digest(_json(stored["environment"])),
+    ):  # "": written before environments had a hash
         yield f"run {stored['id']}: the environment does not match its hash"
-    for other, asked in config.get("novel_against", {}).items():
-        if digest(list(questions_of(view, other, asked["turns"]))) != asked["questions"]:
-            yield f"run {stored['id']}: run {other} did not ask the questions that this run was held against"
+    for other, frozen in config.get("novel_against", {}).items():
+        if digest(list(questions_of(view, other, frozen["turns"]))) != frozen["questions"]:
+            yield f"run {stored['id']}: the questions of run {other} have changed since this run was compared with them"
     yield from _calls(view, stored["id"])
     yield from _turns(view, stored["id"])
     yield from _seeds(view, stored["id"])
@@ -35,7 +38,7 @@ def verify_run(view: LedgerView, run: str) -> Iterator[str]:
 
 
 def _calls(view: LedgerView, run: str) -> Iterator[str]:
-    """The calls made for the run, and those of other runs that its turns rest on."""
+    """The calls made for the run, and those of other runs that its turns use."""
     for row in view.rows(f"SELECT * FROM {CALLS} WHERE run = ?", run):
         yield from _call(row)
     others = (
@@ -49,7 +52,7 @@ def _calls(view: LedgerView, run: str) -> Iterator[str]:
         " WHERE turns.run = ? AND turn_calls.call NOT IN (SELECT id FROM calls)",
         run,
     ):
-        yield f"turn {row['number']}: rests on call {row['call']}, which is missing"
+        yield f"turn {row['number']}: uses call {row['call']}, which is missing"
 
 
 def _call(row: Row) -> Iterator[str]:
@@ -82,17 +85,19 @@ def _turns(view: LedgerView, run: str) -> Iterator[str]:
             yield f"turn {row['number']}: the record does not match its hash"
             continue
         if bool(row["kept"]) != (_outcome(record) in KEPT):
-            yield f"turn {row['number']}: kept says {bool(row['kept'])}, its last attempt ended as {_outcome(record)}"
+            outcome = _outcome(record)
+            yield f"turn {row['number']}: the column kept is {bool(row['kept'])}, but its outcome is {outcome}"
         if row["attempts"].split() != [attempt["outcome"] for attempt in record["attempts"]]:
             yield f"turn {row['number']}: the column attempts differs from the record"
         if row["uses"] != row["used"]:
-            yield f"turn {row['number']}: says it used {row['uses']} calls, and rests on {row['used']}"
+            yield f"turn {row['number']}: the column uses is {row['uses']}, but the turn uses {row['used']} calls"
     yield from _fresh(view, run)
 
 
 def _fresh(view: LedgerView, run: str) -> Iterator[str]:
-    """A call that a run made and used is counted by one of its turns, the first that used it (CROSS JOIN
-    keeps the order: from a call to its few turns)."""
+    """Each call that a run made and used is counted by exactly one of its turns, the first that used it. CROSS JOIN
+    makes SQLite start at a call and its few turns.
+    """
     counted = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", run)
     used = view.row(
         "SELECT count(*) AS n FROM calls WHERE run = ? AND EXISTS (SELECT 1 FROM turn_calls CROSS JOIN turns"
@@ -100,11 +105,11 @@ def _fresh(view: LedgerView, run: str) -> Iterator[str]:
         run,
     )
     if counted and used and counted["n"] != used["n"]:
-        yield f"run {run}: its turns count {counted['n']} calls of their own, and use {used['n']}"
+        yield f"run {run}: its turns count {counted['n']} of the run's calls, but use {used['n']}"
 
 
 def _seeds(view: LedgerView, run: str) -> Iterator[str]:
-    """The imported items that the run's questions were made of; built-in seeds are part of the version."""
+    """The imported items that served as seeds of the run; built-in seeds are part of the installed version."""
     rows = view.rows(
         "SELECT dataset, id, record, record_hash FROM items WHERE id IN (SELECT seed.value FROM turns,"
         " json_each(iif(json_valid(turns.record), turns.record, '{}'), '$.attempts') AS attempt,"
@@ -117,7 +122,7 @@ def _seeds(view: LedgerView, run: str) -> Iterator[str]:
 
 
 def _examples(view: LedgerView, run: str) -> Iterator[str]:
-    """Every kept turn has exactly its example, and every example its kept turn."""
+    """Every kept turn has its example, and every example its kept turn."""
     rows = view.rows(
         "SELECT examples.*, turns.record AS record FROM examples LEFT JOIN turns"
         " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ?",
@@ -133,7 +138,7 @@ def _examples(view: LedgerView, run: str) -> Iterator[str]:
         if (record.get("attempts") or [{}])[-1].get("quality"):
             level = record["attempts"][-1]["quality"]["level"]
             if row["level"] != level:
-                yield f"example {row['id']}: says level {row['level']}, its turn says {level}"
+                yield f"example {row['id']}: the column level is {row['level']}, but its turn was rated {level}"
         if recorded != (example.question, example.solution, example.answer, example.reason):
             yield f"example {row['id']}: differs from turn {row['turn']}"
     for row in view.rows(
@@ -146,10 +151,10 @@ def _examples(view: LedgerView, run: str) -> Iterator[str]:
 
 
 def _end(view: LedgerView, run: str, config: dict[str, Any]) -> Iterator[str]:
-    """A run is done at its target or its turn limit: whoever cut off its last turns shows here."""
+    """A finished run has reached its target or its turn limit; otherwise its last turns were deleted."""
     row = view.row("SELECT count(*) AS turns, coalesce(sum(kept), 0) AS kept FROM turns WHERE run = ?", run)
     if row and row["kept"] < config["target"] and row["turns"] < config["max_turns"]:
-        yield f"run {run}: is done, but holds {row['turns']} turns with {row['kept']} kept"
+        yield f"run {run}: is done, but has only {row['turns']} turns, {row['kept']} of them kept"
 
 
 def _outcome(record: dict[str, Any]) -> str:
@@ -158,7 +163,7 @@ def _outcome(record: dict[str, Any]) -> str:
 
 
 def _json(text: str) -> dict[str, Any]:
-    """A stored document; one that is not JSON any more matches no hash."""
+    """A stored document; {} if it is no longer JSON, which matches no hash."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -11,9 +11,9 @@ from typing import Any, Self
 from sqlite_utils import Database
 
 from nanoflux_local.errors import LedgerError, NothingMatchedError
-from nanoflux_local.ledger.packing import read_packed
+from nanoflux_local.ledger.packing import add_unpack_function
 from nanoflux_local.ledger.schema import migrations
-from nanoflux_local.ledger.store import BUSY_TIMEOUT_S, Ledger, refuse_newer, told_as_ledger_errors
+from nanoflux_local.ledger.store import BUSY_TIMEOUT_S, Ledger, refuse_newer, translate_sqlite_errors
 from nanoflux_local.ledger.summary import AttemptEnd, CallCounts, LostCost, RunSummary, TokenUsage
 from nanoflux_local.reasoning import CUT_IN_REASONING
 from nanoflux_local.transcript import OUTCOMES, Example, Seed, TurnRecord, dataset_digest, turn_from_json
@@ -33,19 +33,19 @@ class LedgerView:
         self.path = path
         if not path.exists():
             raise NothingMatchedError(
-                f"there is no ledger at {path} yet", "start a run, or name another home with --home"
+                f"there is no ledger at {path} yet", "start a run, or name another home directory with --home"
             )
-        with told_as_ledger_errors(path):
+        with translate_sqlite_errors(path):
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=wait_s, isolation_level=None
             )
             self._connection.row_factory = sqlite3.Row
             self._connection.text_factory = _text
-            read_packed(self._connection)
+            add_unpack_function(self._connection)
             database = Database(self._connection)
             refuse_newer(database, path)
             unfinished = bool(migrations.pending(database))
-        if unfinished:  # an older version, or another process is creating it: the writer handles both
+        if unfinished:  # an older version, or another process is creating the file: the writer handles both
             Ledger(path).close()
 
     def __enter__(self) -> Self:
@@ -55,7 +55,7 @@ class LedgerView:
         self._connection.close()
 
     def rows(self, sql: str, *values: object) -> Iterator[sqlite3.Row]:
-        with told_as_ledger_errors(self.path):
+        with translate_sqlite_errors(self.path):
             yield from self._connection.execute(sql, values)
 
     def row(self, sql: str, *values: object) -> sqlite3.Row | None:
@@ -111,8 +111,8 @@ class LedgerView:
         return _select_attempts(rows, lambda attempt: CUT_IN_REASONING in attempt["reason"])
 
     def unread(self, run: str) -> dict[str, dict[str, int]]:
-        """How many attempts ended because there was nothing to read, by reason, the most frequent first: "unread" has
-        the replies that could not be read, "refused" the prompts that an endpoint refused.
+        """The number of attempts that ended without a readable reply, by reason, the most frequent first: "unread" has
+        the replies that could not be parsed, "refused" the prompts that an endpoint refused.
         """
         reasons_by_kind: dict[str, Counter[str]] = {"unread": Counter(), "refused": Counter()}
         for row in self.rows(
@@ -134,7 +134,7 @@ class LedgerView:
         return any(endpoint.get("price") for endpoint in endpoints.values())
 
     def levels(self, run: str) -> dict[str, int]:
-        """How many of the kept examples are of each level of reasoning, and how many were not rated ("unrated")."""
+        """The number of kept examples by level of reasoning, with the unrated ones as "unrated"."""
         count_by_level = {
             "unrated" if row["level"] is None else f"L{row['level']}": row["n"]
             for row in self.rows("SELECT level, count(*) AS n FROM examples WHERE run = ? GROUP BY level", run)
@@ -266,7 +266,7 @@ def _select_attempts(turns: Iterable[sqlite3.Row], accepts: Callable[[dict[str, 
 
 
 def _short_reason(reason: str, kind: str) -> str:
-    """A reason without the parts that differ between attempts: numbers, quotations, a provider's words."""
+    """A reason without the parts that differ between attempts: numbers, quotations, a provider's text."""
     if kind == "refused":
         return ": ".join(reason.split(": ")[:2])
     return re.sub(r"\d+", "N", re.split(r":? ['\"]", reason, maxsplit=1)[0])[:LONGEST_REASON]

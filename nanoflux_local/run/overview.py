@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nanoflux_local.evaluate.agreement import ReviewAgreement
-from nanoflux_local.jobs import RUN, Work, Worker, check_worker
+from nanoflux_local.jobs import RUN, Work, Worker, check_work
 from nanoflux_local.ledger.summary import RunSummary
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -34,12 +34,11 @@ class RunOverview:
 
 
 def load_listed_run(home: Home, view: LedgerView, run: str) -> tuple[RunSummary, Worker | None]:
-    """A run's summary with the status and the working time of this moment, and the worker that plays it."""
+    """A run's summary with its current status and working time, and its worker."""
     summary = view.summarize_run(run)
-    state = check_worker(home, view, Work(RUN, summary.run), summary.status)
-    seconds = round(summary.seconds + state.seconds, 3) if state.worker else summary.seconds
-    message = state.message or summary.message
-    return replace(summary, status=state.status, message=message, seconds=seconds), state.worker
+    row = {"status": summary.status, "message": summary.message, "seconds": summary.seconds}
+    state = check_work(home, view, Work(RUN, summary.run), row)
+    return replace(summary, status=state.status, message=state.message, seconds=state.seconds), state.worker
 
 
 def load_overview(home: Home, view: LedgerView, run: str, review: ReviewAgreement | None) -> RunOverview:

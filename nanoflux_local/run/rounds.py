@@ -20,7 +20,18 @@ from nanoflux_local.config import RunConfig, Strict, validated
 from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
-from nanoflux_local.jobs import RUN, SERIES, TRAINING, Wish, Work, status_of, stint, watched, with_worker, working_on
+from nanoflux_local.jobs import (
+    RUN,
+    SERIES,
+    TRAINING,
+    StopRequest,
+    Work,
+    check_work,
+    heartbeat_thread,
+    hold_lock,
+    record_job,
+    status_after,
+)
 from nanoflux_local.ledger.asked import freeze
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -83,8 +94,8 @@ def carry_on(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None
         NanofluxError: what stopped it; it can be resumed.
     """
     work = Work(SERIES, series)
-    with working_on(home, work), Ledger(home.ledger) as ledger:
-        ledger.bury_jobs(SERIES.name, SERIES.table, series)
+    with hold_lock(home, work), Ledger(home.ledger) as ledger:
+        ledger.close_dead_jobs(SERIES.name, SERIES.table, series)
         _Series(home, ledger, series, on_step).play(work)
 
 
@@ -110,18 +121,18 @@ class _Series:
         with LedgerView(home.ledger) as view:
             row = find(view, series)
         self.plan = validated(Rounds, json.loads(row["settings"]), f"series {series}")
-        self.wished: list[Wish] = []
+        self.requests: list[StopRequest] = []
         self.under_way: Work | None = None
 
     def play(self, work: Work) -> None:
-        with stint(self.ledger, work) as job:
+        with record_job(self.ledger, work) as job:
             try:
-                with watched(self.home.ledger, job.job, work, self._wish):
+                with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
                     job.message = self._play()
             except NanofluxError:
-                if not self.wished:  # a step that somebody ended says so in this way
+                if not self.requests:  # a run or training that was asked to stop raises an error too
                     raise
-            job.status = status_of(self.wished[-1]) if self.wished else "done"
+            job.status = status_after(self.requests[-1]) if self.requests else "done"
 
     def _play(self) -> str:
         """Round after round; returns why no further one is played."""
@@ -131,7 +142,7 @@ class _Series:
                 return f"round {number} did not help on dev; its adapter is not used"
             if number < len(done) and done[number].result:
                 continue
-            if self.wished:
+            if self.requests:
                 return ""
             self._round(number, done)
         return ""
@@ -156,7 +167,7 @@ class _Series:
         """Do one step; whoever stops it, or the series meanwhile, stops the series."""
         self.under_way = work
         try:
-            if not self.wished:
+            if not self.requests:
                 play()
         finally:
             self.under_way = None
@@ -236,15 +247,15 @@ class _Series:
         with LedgerView(self.home.ledger) as view:
             return rounds_of(view, self.id)
 
-    def _wish(self, wish: Wish) -> None:
-        """Told from another thread: what is under way drains first, and ends at a second word."""
-        if not wish:
+    def _handle_request(self, request: StopRequest) -> None:
+        """Pass the request on to the current run or training. Called from the heartbeat's thread."""
+        if not request:
             return
-        self.wished.append(wish)
+        self.requests.append(request)
         step = self.under_way
         if step is not None:
-            with suppress(NanofluxError):  # it is ending by itself
-                jobs.ask(self.home, step, "pause" if wish == "pause" else "stop")
+            with suppress(NanofluxError):  # it has just ended by itself
+                jobs.request_stop(self.home, step, "pause" if request == "pause" else "stop")
 
 
 def _dev_items(home: Home, plan: Rounds) -> list[Any]:
@@ -300,7 +311,7 @@ def show(home: Home, series: str) -> dict[str, Any]:
             "base": plan.base, "dev": plan.dev, "of": plan.rounds, "rounds": rounds,
             "adapter": helped[-1] if helped else "", "seconds": round(row["seconds"], 3),
         }  # fmt: skip
-        return with_worker(home, view, Work(SERIES, row["id"]), values)
+        return {**values, **check_work(home, view, Work(SERIES, row["id"]), values).to_json()}
 
 
 def list_series(home: Home) -> list[dict[str, Any]]:

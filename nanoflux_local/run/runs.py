@@ -16,7 +16,7 @@ from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote.listing import find_other_models
 from nanoflux_local.endpoints.remote.waits import log_wait, reporting_waits
 from nanoflux_local.errors import NothingMatchedError, RefusedError
-from nanoflux_local.jobs import RUN, Watch, Wish, Work, status_of, stint, working_on
+from nanoflux_local.jobs import RUN, Heartbeat, StopRequest, Work, hold_lock, record_job, status_after
 from nanoflux_local.ledger.calls import ROLE, RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -69,8 +69,8 @@ async def carry_on(
         RefusedError: another process plays it, or its models have changed since it was started.
         NanofluxError: the run stopped; it can be resumed.
     """
-    with working_on(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
-        ledger.bury_jobs(RUN.name, RUN.table, run)
+    with hold_lock(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
+        ledger.close_dead_jobs(RUN.name, RUN.table, run)
         config, identities, committed = load_run(home, run)
         bound = bind(config, home)
         try:
@@ -106,20 +106,20 @@ def _cost_bound(bound: Bound) -> Callable[[ChatRequest], Cost]:
 
 async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse) -> None:
     """Play, and record the run's status and its job in every case."""
-    with stint(ledger, Work(RUN, run)) as active:
-        active.status = await _play_steered(ledger, active.job, run, engine, purse)
+    with record_job(ledger, Work(RUN, run)) as job:
+        job.status = await _play_steered(ledger, job.id, run, engine, purse)
 
 
 async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:
     """Play while obeying requests of other processes (pause, stop, changed settings). Returns the final status."""
     playing = asyncio.create_task(engine.play())
-    wished: list[Wish] = []
+    requests: list[StopRequest] = []
 
-    def on_wish(wish: Wish) -> None:
-        wished.append(wish)
-        if wish == "end":
+    def on_request(request: StopRequest) -> None:
+        requests.append(request)
+        if request == "end":
             playing.cancel()
-        elif wish:
+        elif request:
             engine.drain()
 
     def on_settings(text: str) -> None:
@@ -127,20 +127,20 @@ async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purs
         engine.reconfigure(config)
         purse.change(config.budget)
 
-    watch = Watch(ledger, job, Work(RUN, run), on_wish, on_settings)
-    watching = asyncio.create_task(watch.keep())
+    heartbeat = Heartbeat(ledger, job, Work(RUN, run), on_request, on_settings)
+    watching = asyncio.create_task(heartbeat.run())
     try:
         await asyncio.wait([playing, watching], return_when=asyncio.FIRST_COMPLETED)
         if not playing.done():
-            watching.result()  # the watch failed, so the ledger is unusable: raise its error as the run's
-        if playing.cancelled() and "end" in wished:
-            return status_of("end")
+            watching.result()  # the heartbeat failed, so the ledger is unusable: raise its error as the run's
+        if playing.cancelled() and "end" in requests:
+            return status_after("end")
         await playing
     finally:
         for task in (playing, watching):
             task.cancel()
         await asyncio.gather(playing, watching, return_exceptions=True)
-    return "done" if engine.finished else status_of(wished[-1])
+    return "done" if engine.finished else status_after(requests[-1])
 
 
 def fork_config(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from nanoflux_local.jobs import TRAINING, Work, with_worker
+from nanoflux_local.jobs import TRAINING, Work, Worker, check_work
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
@@ -39,7 +39,7 @@ class TrainingSummary:
     settings: Mapping[str, Any]
     source: Mapping[str, Any]
     started_at: str
-    worker: Mapping[str, Any] | None
+    worker: Worker | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,4 +96,6 @@ def summarize_row(home: Home, view: LedgerView, row: Mapping[str, Any]) -> Train
         "source": json.loads(row["plan"]).get("source", {}),
         "started_at": row["started_at"],
     }
-    return TrainingSummary(**with_worker(home, view, Work(TRAINING, row["id"]), fields))
+    state = check_work(home, view, Work(TRAINING, row["id"]), fields)
+    current = {"status": state.status, "message": state.message, "seconds": state.seconds, "worker": state.worker}
+    return TrainingSummary(**{**fields, **current})

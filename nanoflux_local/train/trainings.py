@@ -20,7 +20,16 @@ from nanoflux_local.domains.base import Domain, load_built_in
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import LedgerError, NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import format_question
-from nanoflux_local.jobs import TRAINING, Wish, Work, boot_id, is_worked_on, status_of, watched, working_on
+from nanoflux_local.jobs import (
+    TRAINING,
+    StopRequest,
+    Work,
+    boot_id,
+    has_worker,
+    heartbeat_thread,
+    hold_lock,
+    status_after,
+)
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -221,7 +230,7 @@ def carry_on(home: Home, training: str, on_event: "OnEvent" = lambda _: None) ->
         _train(home, _load_row(home, training), lambda _: None, lambda: False)  # the first process writes the outcome
         return summarize_training(home, training)
     work = Work(TRAINING, training)
-    with working_on(home, work), Ledger(home.ledger) as ledger:
+    with hold_lock(home, work), Ledger(home.ledger) as ledger:
         row = _load_row(home, training)
         outcome = _load_outcome(home, row) or _Training(home, row, ledger, on_event).run(work)
     return outcome or summarize_training(home, training)
@@ -245,7 +254,7 @@ def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutco
     from nanoflux_local.train.launch import launch
 
     work = Work(TRAINING, training)
-    if is_worked_on(home, work):
+    if has_worker(home, work):
         raise work.busy_error()
     if outcome := _load_outcome(home, _load_row(home, training)):
         return outcome
@@ -278,7 +287,7 @@ class _Training:
         self.home, self.row, self.ledger, self.on_event = home, row, ledger, on_event
         self.id, self.plan = str(row["id"]), json.loads(row["plan"])
         self.settings = train_settings(json.loads(row["settings"]))
-        self.wishes: list[Wish] = []
+        self.requests: list[StopRequest] = []
         self.is_main = threading.current_thread() is threading.main_thread()
 
     def run(self, work: Work) -> TrainingOutcome | None:
@@ -288,13 +297,13 @@ class _Training:
         status, message, began = "interrupted", "", time.monotonic()
         result: dict[str, Any] = {}
         try:
-            with watched(self.home.ledger, job, work, self._wish):
+            with heartbeat_thread(self.home.ledger, job, work, self._handle_request):
                 trained = self._train()
             status, result = self._publish(trained)
         except KeyboardInterrupt:
-            if "end" not in self.wishes:
+            if "end" not in self.requests:
                 raise
-            status = status_of("end")
+            status = status_after("end")
         except NanofluxError as error:
             status, message = "failed", error.message
             raise
@@ -313,12 +322,12 @@ class _Training:
                 write_to_board(event)
                 self.on_event(event)
 
-            return _train(self.home, self.row, report, lambda: bool(self.wishes))
+            return _train(self.home, self.row, report, lambda: bool(self.requests))
 
     def _publish(self, trained: "TrainResult") -> tuple[str, dict[str, Any]]:
         """(status, result) of a training that came to an end or was asked to pause or stop."""
         if not trained.finished:
-            return status_of(self.wishes[-1]), {}
+            return status_after(self.requests[-1]), {}
         from nanoflux_local.train.publishing import publish
 
         base, run = self.row["base"], self.row["run"]
@@ -328,12 +337,13 @@ class _Training:
         result.pop("adapter_dir")
         return "done", json.loads(canonical_json(result))  # as it will be read from the ledger: lists, not tuples
 
-    def _wish(self, wish: Wish) -> None:
-        """Called from the watching thread. A drain takes effect after the step; an end interrupts the step, as Ctrl-C
-        would, if the main thread trains."""
-        if wish:
-            self.wishes.append(wish)
-        if wish == "end" and self.is_main:
+    def _handle_request(self, request: StopRequest) -> None:
+        """Called from the heartbeat's thread. A drain takes effect after the step; an end interrupts the step, as
+        Ctrl-C would, if the main thread trains.
+        """
+        if request:
+            self.requests.append(request)
+        if request == "end" and self.is_main:
             _thread.interrupt_main()
 
 

@@ -59,7 +59,7 @@ def test_data_import_adds_one_split_at_a_time(tmp_path: Path, command: Command, 
     rows(train, *QUESTIONS)
     ended = called(tmp_path / "home", "data", "import", "doses", str(train))
     assert ended.code == 2
-    assert "doses has train items already, from other content (train.jsonl, test.jsonl)" in ended.err
+    assert "doses already has train items, from other content (train.jsonl, test.jsonl)" in ended.err
     assert "--replace" in ended.err and "--as NAME" in ended.err
     assert splits(command, "doses") == {"train": 3, "test": 1}
 

@@ -173,7 +173,7 @@ def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.Monke
     monkeypatch.setattr(packages, "tested_versions", lambda: {**pins, "click": "0.1", "numpy": "0.2"})
     check = software.versions()
     assert check.ok and "(tested: 0.1)" in check.found and "pip install -c" in check.fix
-    monkeypatch.setattr(packages, "unmet", lambda: ["click is missing"])
+    monkeypatch.setattr(packages, "unmet_requirements", lambda: ["click is missing"])
     assert not software.versions().ok and "click is missing" in software.versions().found
     monkeypatch.undo()
     assert software.versions().ok and len(pins) > 50

@@ -148,7 +148,7 @@ def test_full_disk_leaves_no_export_files(
     monkeypatch.setattr(files, "write_atomically", full)
     folder = tmp_path / "out"
     ended = called(home, "export", "tour", "-o", str(folder / "rows.jsonl"))
-    assert ended.code == 1 and "No space left" in ended.err and "nothing was left behind" in ended.err
+    assert ended.code == 1 and "No space left" in ended.err and "no partial output is left" in ended.err
     assert list(folder.iterdir()) == []
 
 

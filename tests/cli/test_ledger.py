@@ -30,7 +30,7 @@ def test_ledger_show_compact_and_backup(called, ledger_json, home: Path, tmp_pat
     copy = tmp_path / "copy.db"
     assert ledger_json("backup", str(copy)) == {"backup": str(copy), "bytes": copy.stat().st_size}
     again = called(home, "ledger", "backup", str(copy))
-    assert again.code == 3 and "no backup is overwritten" in again.err
+    assert again.code == 3 and "a backup overwrites nothing" in again.err
     for words in (("show",), ("compact",), ("backup", str(tmp_path / "other.db"))):
         assert called(home, "ledger", *words).code == 0
 

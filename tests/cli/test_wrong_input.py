@@ -206,7 +206,9 @@ def test_newer_ledger_is_refused_unchanged(home: Path, nanoflux: Callable, argum
         connection.execute("INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('nanoflux', 'm901_x')")
     connection.close()
     before = (home / "ledger.db").read_bytes()
-    assert_told(nanoflux(home, *arguments), 1, r"written by a newer version of NanoFlux \(it holds m901_x\).*--home")
+    assert_told(
+        nanoflux(home, *arguments), 1, r"written by a newer version of NanoFlux \(it has the migration m901_x\).*--home"
+    )
     assert (home / "ledger.db").read_bytes() == before
 
 
@@ -223,7 +225,7 @@ def test_foreign_file_is_refused_unchanged(tmp_path: Path, nanoflux: Callable, a
 def test_home_below_a_file_is_refused(tmp_path: Path, nanoflux: Callable) -> None:
     (tmp_path / "file").write_text("mine")
     ended = nanoflux(tmp_path / "file" / "home", *START)
-    assert_told(ended, 2, r"home folder .*/file/home cannot be written: Not a directory.*--home or NANOFLUX_HOME")
+    assert_told(ended, 2, r"home directory .*/file/home cannot be written: Not a directory.*--home or NANOFLUX_HOME")
     assert (tmp_path / "file").read_text() == "mine"
 
 

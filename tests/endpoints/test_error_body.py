@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local.endpoints.remote.error_body import MAX_WORDS, parse_error, read_error
-from nanoflux_local.redaction import know
+from nanoflux_local.redaction import register_secret
 
 SEED = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": 7}]
 
@@ -81,6 +81,6 @@ def test_error_body_names_the_parameter_and_shows_no_secret() -> None:
     assert parse_error({"detail": SEED}).params == ("body", "seed")
     refusal = parse_error({"error": {"message": "no", "param": "max_tokens", "code": "Unsupported_Parameter"}})
     assert (refusal.params, refusal.codes) == (("max_tokens",), ("unsupported_parameter",))
-    know("tiny-little-secret")
+    register_secret("tiny-little-secret")
     echoed = parse_error({"error": {"message": "x" * (MAX_WORDS - 4) + "tiny-little-secret"}})
     assert "tiny" not in echoed.words and len(echoed.words) <= MAX_WORDS + 1

@@ -16,7 +16,7 @@ from nanoflux_local.evaluate.evaluation import choose_domain, evaluate, make_pla
 from nanoflux_local.evaluate.shortfall import Cause
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.experiments.tables import format_detectable
-from nanoflux_local.jobs import EVALUATION, Work, with_worker
+from nanoflux_local.jobs import EVALUATION, Work, check_work
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -194,7 +194,7 @@ async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path
     def read_row() -> dict:
         with LedgerView(home.ledger) as view:
             row = view.row("SELECT status, message, seconds FROM evaluations WHERE id = ?", plan.id)
-            return with_worker(home, view, Work(EVALUATION, plan.id), dict(row)) if row else {"status": "not started"}
+            return check_work(home, view, Work(EVALUATION, plan.id), dict(row)) if row else {"status": "not started"}
 
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(home.ledger)])
     while read_row()["status"] != "running":
@@ -204,7 +204,7 @@ async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path
     process.kill()
     process.wait()
     assert (read_row()["status"], read_row()["worker"]) == ("interrupted", None)
-    assert read_row()["message"] == "its process ended; the same command goes on with it"
+    assert read_row()["message"] == "its process ended; the run the same command again to resume"
     with Ledger(home.ledger) as ledger:
         assert (await evaluate(ledger, model, plan)).strict.mean == pytest.approx(1 / 2)
         assert ledger.rows("SELECT state FROM jobs ORDER BY id") == [("interrupted",), ("done",)]

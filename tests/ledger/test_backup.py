@@ -75,7 +75,7 @@ def test_nothing_is_overwritten(ledger: Ledger, path: Path, tmp_path: Path, kind
     else:
         taken.symlink_to(tmp_path / "elsewhere")
     before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(RefusedError, match="no backup is overwritten"):
+    with pytest.raises(RefusedError, match="a backup overwrites nothing"):
         back_up(path, taken)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert kind != "a file" or taken.read_text() == "precious"
@@ -83,7 +83,7 @@ def test_nothing_is_overwritten(ledger: Ledger, path: Path, tmp_path: Path, kind
 
 def test_a_name_that_somebody_took_meanwhile_is_theirs(ledger: Ledger, path: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.db"
-    with pytest.raises(RefusedError, match="no backup is overwritten"):
+    with pytest.raises(RefusedError, match="a backup overwrites nothing"):
         back_up(path, target, lambda *_: target.write_text("theirs"))
     assert target.read_text() == "theirs"
     assert not list(tmp_path.glob(".*"))

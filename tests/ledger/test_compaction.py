@@ -120,7 +120,7 @@ def test_a_run_goes_on_while_its_ledger_is_compacted(played, small_batches) -> N
 
 
 def test_two_compactions_at_once_are_refused(path: Path, ledger: Ledger) -> None:
-    with compaction._alone(path), pytest.raises(RefusedError, match="another process is compacting"):
+    with compaction.compaction_lock(path), pytest.raises(RefusedError, match="another process is compacting"):
         compact(path)
 
 

@@ -251,7 +251,7 @@ def test_a_ledger_from_a_newer_version_is_refused_and_left_alone(opened, ledger:
         )
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match=r"newer version of NanoFlux \(it holds m900_later\)") as told:
+    with pytest.raises(LedgerError, match=r"newer version of NanoFlux \(it has the migration m900_later\)") as told:
         opened(path)
     assert str(path) in told.value.message and "update" in told.value.fix
     assert path.read_bytes() == before

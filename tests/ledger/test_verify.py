@@ -81,24 +81,24 @@ DELETED = {
     "an example": (f"DELETE FROM examples WHERE turn = {KEPT}", "kept, but its example is missing"),
     "the first turn": ("DELETE FROM turns WHERE number = 0", "turn 0: missing"),
     "a turn in the middle": ("DELETE FROM turns WHERE number = 5", "turn 5: missing"),
-    "the last turn": ("DELETE FROM turns WHERE number = 15", "is done, but holds 15 turns"),
+    "the last turn": ("DELETE FROM turns WHERE number = 15", "is done, but has only 15 turns"),
     "the last turns and examples": (
-        "DELETE FROM turns WHERE number > 6; DELETE FROM examples WHERE turn > 6", "is done, but holds 7 turns"),
+        "DELETE FROM turns WHERE number > 6; DELETE FROM examples WHERE turn > 6", "is done, but has only 7 turns"),
     "a kept turn, its example left": (f"DELETE FROM turns WHERE number = {KEPT}", "differs from turn"),
     "a call that a turn rests on": ("DELETE FROM calls WHERE id = (SELECT min(call) FROM turn_calls)", "is missing"),
-    "a turn's being kept": (f"UPDATE turns SET kept = 0 WHERE number = {KEPT}", "kept says False"),
+    "a turn's being kept": (f"UPDATE turns SET kept = 0 WHERE number = {KEPT}", "the column kept is False"),
     "a call's tokens": ("UPDATE calls SET prompt_tokens = 1 + prompt_tokens WHERE kind = 'chat'",
                         "the column prompt_tokens differs"),
     "a call's price": ("UPDATE calls SET usd = 0.5 WHERE id = 1", "the column usd differs"),
     "a call's time": ("UPDATE calls SET seconds = 60 WHERE id = 1", "the column seconds differs"),
     "a call's model": ("UPDATE calls SET model = 'another' WHERE id = 1", "the column model differs"),
     "a turn's attempts": ("UPDATE turns SET attempts = 'failed failed' WHERE number = 2", "column attempts differs"),
-    "a turn's count of calls": ("UPDATE turns SET uses = uses + 1 WHERE number = 2", "turn 2: says it used"),
-    "a turn's count of new calls": ("UPDATE turns SET fresh = fresh + 1 WHERE number = 2", "calls of their own"),
+    "a turn's count of calls": ("UPDATE turns SET uses = uses + 1 WHERE number = 2", "turn 2: the column uses is"),
+    "a turn's count of new calls": ("UPDATE turns SET fresh = fresh + 1 WHERE number = 2", "calls, but use"),
     "which calls a turn used": (
         "DELETE FROM turn_calls WHERE position = 0 AND turn = (SELECT id FROM turns WHERE number = 3)",
-        "turn 3: says it used"),
-    "a turn's being dropped": ("UPDATE turns SET kept = 1 WHERE kept = 0", "kept says True"),
+        "turn 3: the column uses is"),
+    "a turn's being dropped": ("UPDATE turns SET kept = 1 WHERE kept = 0", "the column kept is True"),
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.ledger.packing import CALLS, OF_KEY
+from nanoflux_local.ledger.packing import CALLS, WITH_KEY
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
@@ -93,7 +93,7 @@ def test_what_a_summary_adds_up_is_read_from_indexes_alone(ledger: Ledger, path:
 
 def test_a_call_of_a_ledger_packed_or_not_is_found_by_its_key(ledger: Ledger, path: Path) -> None:
     with LedgerView(path) as view:
-        found = view.rows(f"EXPLAIN QUERY PLAN SELECT id, reply FROM {CALLS} WHERE {OF_KEY}", "x" * 64)
+        found = view.rows(f"EXPLAIN QUERY PLAN SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", "x" * 64)
         plan = [row["detail"] for row in found]
     assert plan[0].startswith("SEARCH calls USING INDEX calls_key") and plan[1].startswith(
         "SEARCH packs USING INTEGER PRIMARY KEY"

@@ -159,7 +159,7 @@ def test_dead_worker_is_listed_first_and_a_key_resumes_its_run(
 
     drive(home, flow, size=(120, 40))
     deadline = time.monotonic() + 60
-    while jobs.is_worked_on(home, jobs.Work(jobs.RUN, run)) and time.monotonic() < deadline:
+    while jobs.has_worker(home, jobs.Work(jobs.RUN, run)) and time.monotonic() < deadline:
         time.sleep(0.1)
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT status FROM runs WHERE id = ?", run)
@@ -173,7 +173,7 @@ def test_killed_evaluation_is_listed_first_and_as_interrupted(drive: Drive, home
     async def flow(driver: Any) -> None:
         await driver.wait_for("! interrupted")
         assert driver.app.screen.query_one("#board").key.sort == "evaluation"
-        await driver.wait_for("its process ended; the same command goes on with it")
+        await driver.wait_for("its process ended; run the same command again to resume")
         await driver.press("space")
         await driver.wait_for("To resume an evaluation")
         await driver.press("4")
@@ -199,11 +199,11 @@ def test_partial_evaluation_shows_its_share_and_message(drive: Drive, home: Home
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from nanoflux_local.jobs import RUN, Work, boot_id, working_on
+from nanoflux_local.jobs import RUN, Work, boot_id, hold_lock
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.paths import Home
 home, run = Home(Path(sys.argv[1])), sys.argv[2]
-with working_on(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
+with hold_lock(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
     ledger.start_job("run", run, os.getpid(), boot_id())
     ledger.set_run_status(run, "running")
     print("held", flush=True)

@@ -17,7 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
 from nanoflux_local.errors import NanofluxError
-from nanoflux_local.jobs import RUN, Work, ask, is_worked_on
+from nanoflux_local.jobs import RUN, Work, has_worker, request_stop
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -179,7 +179,7 @@ def _end_runs(home: Home) -> None:
         runs = [Work(RUN, row["id"]) for row in view.rows("SELECT id FROM runs")]
         deadline = time.monotonic() + ENDS_WITHIN_S
         for run in runs:
-            while is_worked_on(home, run) and time.monotonic() < deadline:
+            while has_worker(home, run) and time.monotonic() < deadline:
                 with suppress(NanofluxError):
-                    ask(home, run, "stop")  # the second request ends it at once
+                    request_stop(home, run, "stop")  # the second request ends it at once
                 time.sleep(0.1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import expand_user
-from nanoflux_local.redaction import know
+from nanoflux_local.redaction import register_secret
 
 
 class Key:
@@ -20,7 +20,7 @@ class Key:
 
     def __init__(self, text: str = "") -> None:
         self.text = text
-        know(text)
+        register_secret(text)
 
     def __repr__(self) -> str:
         return "[key]" if self.text else "[no key]"

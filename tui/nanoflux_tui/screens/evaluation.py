@@ -12,7 +12,7 @@ from textual.containers import VerticalScroll
 from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.evaluate.evaluation import PARTIAL
 from nanoflux_local.experiments.tables import format_detectable
-from nanoflux_local.jobs import EVALUATION, Work, with_worker
+from nanoflux_local.jobs import EVALUATION, Work, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.manifest import list_manifests
@@ -81,7 +81,9 @@ tests each pair of them (paired, with Holm's correction) and lists the items tha
     def _read_evaluations(self, view: LedgerView) -> list[dict[str, Any]]:
         """All evaluations; running ones with the state of their workers."""
         return [
-            with_worker(self.home, view, Work(EVALUATION, row["id"]), row) if row["status"] == "running" else row
+            {**row, **check_work(self.home, view, Work(EVALUATION, row["id"]), row).to_json()}
+            if row["status"] == "running"
+            else row
             for row in board.evaluations(view)
         ]
 

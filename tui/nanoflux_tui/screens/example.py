@@ -65,7 +65,7 @@ a note) is added to the ledger and changes nothing that was recorded."""
 
     async def load(self) -> None:
         key = self._keys[self._position]
-        example = await self.read_ledger(lambda view: board.example_whole(view, key))
+        example = await self.read_ledger(lambda view: board.full_example(view, key))
         if example == self._example and example is not None:
             return
         self._example = example

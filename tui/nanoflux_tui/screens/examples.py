@@ -154,7 +154,7 @@ it, d drops it, f marks it for fixing, and u undoes your last review."""
             panel.show("")
             return
         try:
-            example = await self.read_ledger(lambda view: board.example_whole(view, key))
+            example = await self.read_ledger(lambda view: board.full_example(view, key))
         except NanofluxError as error:
             self.show_error(error)
             return

@@ -15,7 +15,7 @@ from textual.containers import VerticalScroll
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.tables import PAIR_COLUMNS, TableColumn, notes, pair_rows
-from nanoflux_local.jobs import EXPERIMENT, Work, with_worker
+from nanoflux_local.jobs import EXPERIMENT, Work, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -87,7 +87,7 @@ def read_experiment(view: LedgerView, home: Home, experiment: str) -> dict[str, 
     row = board.experiment(view, experiment)
     if row is None:
         raise NothingMatchedError(f"experiment {experiment} is no longer in the ledger")
-    return with_worker(home, view, Work(EXPERIMENT, experiment), row)
+    return {**row, **check_work(home, view, Work(EXPERIMENT, experiment), row).to_json()}
 
 
 class ExperimentScreen(ExperimentBase):

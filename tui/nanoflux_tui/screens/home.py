@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
-from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, TRAINING, Kind, Work, is_worked_on, with_worker
+from nanoflux_local.jobs import EVALUATION, EXPERIMENT, RUN, TRAINING, JobKind, Work, check_work, has_worker
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_models.server_record import ServerRecord, records
@@ -29,7 +29,7 @@ EMPTY = """This home is empty.
 A run is a separate process: it continues when you close this application.
 `nanoflux-tui --tour` shows everything with scripted models; nothing needs to be installed.
 """
-KINDS: dict[str, Kind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
+KINDS: dict[str, JobKind] = {"run": RUN, "training": TRAINING, "evaluation": EVALUATION, "experiment": EXPERIMENT}
 """The kinds of work that a separate process does, by their names on the board."""
 
 
@@ -95,7 +95,7 @@ and the rest by time. Enter opens a line."""
             if key.status == "running" and key.sort in KINDS:
                 kind = KINDS[key.sort]
                 row = view.row(f"SELECT id, updated_at FROM {kind.table} WHERE rowid = ?", key.row)
-                if row is not None and not is_worked_on(self.home, Work(kind, row["id"])):
+                if row is not None and not has_worker(self.home, Work(kind, row["id"])):
                     key = replace(key, status="interrupted")
                     if board.is_fresh(row["updated_at"]):
                         keys.insert(0, key)
@@ -125,10 +125,10 @@ and the rest by time. Enter opens a line."""
         if recorded.status != "running":
             return recorded
         summary = {"status": recorded.status, "message": recorded.message, "seconds": recorded.seconds}
-        now = with_worker(self.home, view, Work(KINDS[recorded.sort], recorded.id), summary)
-        wish = now["worker"]["wish"] if now["worker"] else ""
-        status = "draining" if wish and now["status"] == "running" else now["status"]
-        return replace(recorded, status=status, message=now["message"], seconds=now["seconds"])
+        current = check_work(self.home, view, Work(KINDS[recorded.sort], recorded.id), summary)
+        draining = current.status == "running" and current.worker is not None and current.worker.wish
+        status = "draining" if draining else current.status
+        return replace(recorded, status=status, message=current.message, seconds=current.seconds)
 
     def _format_cells(self, entry: board.Line) -> Cells:
         colours = self.colours

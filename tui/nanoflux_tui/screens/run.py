@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 
-from nanoflux_local.jobs import RUN, Work, with_worker
+from nanoflux_local.jobs import RUN, Work, Worker, check_work
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
@@ -38,12 +38,12 @@ class RunState:
     status: str
     message: str
     seconds: float
-    worker: dict[str, Any] | None
+    worker: Worker | None
 
     @property
     def shown_status(self) -> str:
         """The status, or `draining` if the worker was asked to pause or stop."""
-        draining = self.worker and self.worker["wish"] and self.status == "running"
+        draining = self.worker and self.worker.wish and self.status == "running"
         return "draining" if draining else self.status
 
 
@@ -110,9 +110,8 @@ in progress and keep their results; a second stop ends the run at once."""
         self._tally.seed = int(config.get("seed", 0))
         self._tally.attempts = 1 + int(config["retries"]["validation"])
         more = self._tally.update(view)
-        summary = {"status": row["status"], "message": row["message"], "seconds": row["seconds"]}
-        current = with_worker(self.home, view, Work(RUN, row["id"]), summary)
-        state = RunState(row, config, current["status"], current["message"], current["seconds"], current["worker"])
+        current = check_work(self.home, view, Work(RUN, row["id"]), row)
+        state = RunState(row, config, current.status, current.message, current.seconds, current.worker)
         if not more:
             self._update_forecast(view, state)
         return state, more
@@ -221,7 +220,7 @@ in progress and keep their results; a second stop ends the run at once."""
 
     def action_stop(self) -> None:
         worker = self._state.worker if self._state else None
-        ending = worker is not None and worker["wish"] in ("stop", "end")
+        ending = worker is not None and worker.wish in ("stop", "end")
         question = (
             "End this run at once? Requests in flight are lost; every reply so far is kept."
             if ending

@@ -15,7 +15,7 @@ from textual_plotext import PlotextPlot
 from nanoflux_local.adapters.record import Adapter, DamagedAdapter
 from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.jobs import TRAINING, Work, with_worker
+from nanoflux_local.jobs import TRAINING, Work, check_work
 from nanoflux_local.ledger import board
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_tui.base import BaseScreen
@@ -99,8 +99,8 @@ replies of its base. m shows an adapter's full record."""
         row = view.row("SELECT * FROM trainings WHERE id = ?", training)
         if row is None:
             raise NothingMatchedError(f"training {training} is no longer in the ledger")
-        values = {**dict(row), **board.last_step(view, training)}
-        return with_worker(self.home, view, Work(TRAINING, training), values)
+        state = check_work(self.home, view, Work(TRAINING, training), dict(row))
+        return {**dict(row), **board.last_step(view, training), **state.to_json()}
 
     def _format_cells(self, training: dict[str, Any]) -> Cells:
         source = json.loads(training["plan"]).get("source", dict)
