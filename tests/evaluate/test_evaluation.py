@@ -204,7 +204,7 @@ async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path
     process.kill()
     process.wait()
     assert (read_row()["status"], read_row()["worker"]) == ("interrupted", None)
-    assert read_row()["message"] == "its process ended; the run the same command again to resume"
+    assert read_row()["message"] == "its process ended; run the same command again to resume"
     with Ledger(home.ledger) as ledger:
         assert (await evaluate(ledger, model, plan)).strict.mean == pytest.approx(1 / 2)
         assert ledger.rows("SELECT state FROM jobs ORDER BY id") == [("interrupted",), ("done",)]
