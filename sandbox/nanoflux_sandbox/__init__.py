@@ -16,6 +16,6 @@ never imports them.
 
 from nanoflux_sandbox.pool import Sandbox
 from nanoflux_sandbox.probe import probe
-from nanoflux_sandbox.records import Identity, Limits, Report, Result, SandboxError
+from nanoflux_sandbox.records import Limits, Report, Result, SandboxError, SandboxIdentity
 
-__all__ = ["Identity", "Limits", "Report", "Result", "Sandbox", "SandboxError", "probe"]
+__all__ = ["Limits", "Report", "Result", "Sandbox", "SandboxError", "SandboxIdentity", "probe"]

@@ -15,7 +15,7 @@ _TINY = "print(1)"
 _SOLVE = "import sympy as sp\nx = sp.symbols('x')\nprint(sp.solve(x**2 - 5*x + 6, x))"
 _BOUNDS_MS = {"overhead": (5.0, 15.0), "spare_waiting": (5.0, 15.0), "two_at_once": (None, 50.0), "solve": (20.0, None)}
 _APART_S = 0.02
-"""A pause long enough for the next guest to be forked, as between two programs of a judge."""
+"""Seconds between two programs, long enough for the next guest to be forked, as between two programs of a judge."""
 
 
 async def measure(calls: int = 200) -> dict[str, Any]:

@@ -28,7 +28,7 @@ _CLOSE_RANGE = 436
 _CANNOT_ENCLOSE = 111
 
 
-class Plan:
+class GuestSetup:
     """The data that all guests of one warm process share, prepared before the first fork."""
 
     def __init__(self, layers: frozenset[str]) -> None:
@@ -59,15 +59,15 @@ def _seed_generators() -> None:
         numpy_random.bit_generator.randbits = random.Random(0).getrandbits  # the entropy source of default_rng()
 
 
-def run_guest(plan: Plan, descriptors: list[int]) -> NoReturn:
+def run_guest(setup: GuestSetup, descriptors: list[int]) -> NoReturn:
     """Run one program on `descriptors` (input, output, error output) and exit. Never returns, never raises."""
     exit_process, code = os._exit, _CANNOT_ENCLOSE
     try:
         _keep_only(descriptors)
-        _isolate(plan)
+        _isolate(setup)
         os.write(1, READY)
-        source = _receive(plan)
-        plan.filter.apply()
+        source = _receive(setup)
+        setup.filter.apply()
         os.write(1, ENCLOSED)
         code = 1
         code = _run(source)
@@ -94,17 +94,17 @@ def _open_streams() -> None:
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
 
 
-def _isolate(plan: Plan) -> None:
+def _isolate(setup: GuestSetup) -> None:
     privileges.die_with_parent(signal.SIGKILL)
-    if plan.landlock:
+    if setup.landlock:
         landlock.deny_everything()
     privileges.drop_capabilities()
 
 
-def _receive(plan: Plan) -> bytes:
+def _receive(setup: GuestSetup) -> bytes:
     size, memory_bytes, cpu_s = HEADER.unpack(_read_exactly(HEADER.size))
     source = _read_exactly(size)
-    privileges.limit_resources(plan.mapped_bytes + memory_bytes, cpu_s)
+    privileges.limit_resources(setup.mapped_bytes + memory_bytes, cpu_s)
     return source
 
 

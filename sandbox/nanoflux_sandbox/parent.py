@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nanoflux_sandbox.verdict import End
+from nanoflux_sandbox.exit_status import GuestExit
 
 START_S = 60.0
 """Seconds that a warm process may take to import its libraries and isolate itself."""
@@ -28,12 +28,12 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC0", "HOME": "/"}
 
 
-class Died(Exception):
+class WarmProcessError(Exception):
     """The warm process ended, or never became ready; the message says why."""
 
 
-class Warm(NamedTuple):
-    """What a warm process reports when it is ready."""
+class WarmReport(NamedTuple):
+    """The report of a warm process when it is ready."""
 
     python: str
     machine: str
@@ -47,8 +47,8 @@ class Parent:
         self._layers = layers
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
-        self._ends: dict[int, asyncio.Future[End]] = {}
-        self._warm: asyncio.Future[Warm] = self._loop.create_future()
+        self._ends: dict[int, asyncio.Future[GuestExit]] = {}
+        self._warm: asyncio.Future[WarmReport] = self._loop.create_future()
         self._warm.add_done_callback(_mark_retrieved)
         self.alive = True
         self._control, child_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -62,18 +62,20 @@ class Parent:
         """Process id of the child that was started (the warm process itself, or the one that waits for it)."""
         return self._process.pid
 
-    async def warm(self) -> Warm:
-        """Wait until it can fork guests. Raises Died with the reason if it cannot."""
+    async def warm(self) -> WarmReport:
+        """Wait until it can fork guests. Raises WarmProcessError with the reason if it cannot."""
         try:
             return await asyncio.wait_for(asyncio.shield(self._warm), START_S)
         except TimeoutError:
             self.give_up("it did not become ready in time")
-            raise Died(f"the warm process took longer than {START_S:.0f} s to start") from None
+            raise WarmProcessError(f"the warm process took longer than {START_S:.0f} s to start") from None
 
-    def fork(self, descriptors: list[int]) -> tuple[int, asyncio.Future[End]]:
-        """Request a guest on `descriptors`. Returns its number and a future of its end, which may raise Died."""
+    def fork(self, descriptors: list[int]) -> tuple[int, asyncio.Future[GuestExit]]:
+        """Request a guest on `descriptors`. Returns its number and a future of its end, which may raise
+        WarmProcessError.
+        """
         number = next(self._numbers)
-        end: asyncio.Future[End] = self._loop.create_future()
+        end: asyncio.Future[GuestExit] = self._loop.create_future()
         end.add_done_callback(_mark_retrieved)
         self._ends[number] = end
         self._send({"do": "fork", "guest": number}, descriptors)
@@ -84,7 +86,7 @@ class Parent:
         self._send({"do": "start", "guest": number, "wall_s": wall_s})
 
     def kill(self, number: int) -> None:
-        """End a guest now."""
+        """Kill a guest now."""
         self._send({"do": "kill", "guest": number})
 
     def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
@@ -114,14 +116,14 @@ class Parent:
             case {"do": "end", "guest": number, "status": status, "cpu_s": cpu_s, "late": late}:
                 end = self._ends.pop(number, None)
                 if end is not None and not end.done():
-                    end.set_result(End(status, cpu_s, late))
+                    end.set_result(GuestExit(status, cpu_s, late))
             case {"do": "warm", "python": python, "machine": machine, "libraries": libraries}:
-                self._warm.set_result(Warm(python, machine, libraries))
+                self._warm.set_result(WarmReport(python, machine, libraries))
             case {"do": "failed", "reason": reason}:
                 self.give_up(reason)
 
     def give_up(self, reason: str) -> None:
-        """Treat the warm process as dead: kill it and raise Died in everything that waits for it."""
+        """Treat the warm process as dead: kill it and raise WarmProcessError in everything that waits for it."""
         if self.alive:
             self.alive = False
             self._loop.remove_reader(self._control)
@@ -131,7 +133,7 @@ class Parent:
         pending: list[asyncio.Future[Any]] = [self._warm, *self._ends.values()]
         for future in pending:
             if not future.done():
-                future.set_exception(Died(f"the warm process ended: {reason}"))
+                future.set_exception(WarmProcessError(f"the warm process ended: {reason}"))
         self._ends.clear()
 
     async def close(self) -> None:

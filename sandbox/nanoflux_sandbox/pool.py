@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Self
 
 from nanoflux_sandbox import tiers
-from nanoflux_sandbox.parent import Died
-from nanoflux_sandbox.records import Identity, Limits, Result, SandboxError, Status
-from nanoflux_sandbox.supply import Supply, Unavailable
+from nanoflux_sandbox.parent import WarmProcessError
+from nanoflux_sandbox.records import Limits, Result, SandboxError, SandboxIdentity, Status
+from nanoflux_sandbox.supply import Supply, UnavailableError
 
 _ATTEMPTS = 3
 """How often a program is tried if the warm process fails. A retry is safe: programs have no side effects."""
@@ -50,22 +50,24 @@ class Sandbox:
                 return _reject_long_source(source, limits, supply.tier) or await _run_with_retries(
                     supply, source, limits
                 )
-            except Unavailable as refusal:
+            except UnavailableError as refusal:
                 return _build_refusal("unavailable", str(refusal), supply.tier)
 
-    async def identity(self) -> Identity:
+    async def identity(self) -> SandboxIdentity:
         """What determines results: tier, versions, seeds. Raises SandboxError if no tier works on this machine."""
         supply = self._open_supply()
         try:
             await supply.start()
-        except Unavailable as refusal:
+        except UnavailableError as refusal:
             raise SandboxError(
                 f"this machine cannot isolate programs: {refusal}",
                 "Run `nanoflux sandbox check` to see which layers are missing.",
             ) from None
         assert supply.warm is not None
         python, machine, libraries = supply.warm
-        return Identity(backend=tiers.full_name(supply.tier), python=python, machine=machine, libraries=libraries)
+        return SandboxIdentity(
+            backend=tiers.full_name(supply.tier), python=python, machine=machine, libraries=libraries
+        )
 
     def _open_supply(self) -> Supply:
         loop = asyncio.get_running_loop()
@@ -76,6 +78,16 @@ class Sandbox:
         if self._loop is not loop:
             raise RuntimeError("a Sandbox belongs to the event loop that used it first; close it there")
         return self._supply
+
+    @property
+    def warm_pid(self) -> int | None:
+        """The process id of the warm process, or None if none is running."""
+        return self._supply.pid if self._loop is not None else None
+
+    @property
+    def starts(self) -> int:
+        """How many warm processes were started; more than one means that some were replaced."""
+        return self._supply.starts if self._loop is not None else 0
 
     async def close(self) -> None:
         """End all programs and processes. Idempotent; the next `run` starts them again."""
@@ -102,9 +114,9 @@ async def _run_with_retries(supply: Supply, source: bytes, limits: Limits) -> Re
             finally:
                 program.drop()
                 supply.restock()
-        except Died as error:
+        except WarmProcessError as error:
             reason = str(error)
-    raise Unavailable([f"tried {_ATTEMPTS} times: {reason}"])
+    raise UnavailableError([f"tried {_ATTEMPTS} times: {reason}"])
 
 
 def _reject_long_source(source: bytes, limits: Limits, tier: str) -> Result | None:

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from nanoflux_sandbox import selftest, tiers
-from nanoflux_sandbox.parent import Died, Parent
+from nanoflux_sandbox.parent import Parent, WarmProcessError
 from nanoflux_sandbox.records import Report
-from nanoflux_sandbox.supply import Supply, Unavailable
+from nanoflux_sandbox.supply import Supply, UnavailableError
 
 _T = TypeVar("_T")
 
@@ -35,7 +35,7 @@ async def _probe() -> Report:
     supply = Supply(tiers.AUTOMATIC, spares=0)
     try:
         await supply.start()
-    except Unavailable as refusal:
+    except UnavailableError as refusal:
         return Report(await _test_layers(), "none", False, refusal.reasons)
     finally:
         await supply.close()
@@ -58,7 +58,7 @@ async def _works(tier: str) -> bool:
     try:
         await parent.warm()
         await selftest.verify(parent, tiers.full_name(tier))
-    except Died:
+    except WarmProcessError:
         return False
     finally:
         await parent.close()

@@ -9,10 +9,10 @@ import os
 import struct
 import time
 
+from nanoflux_sandbox.exit_status import GuestExit, ProgramStatus, classify_exit
 from nanoflux_sandbox.output import Output
-from nanoflux_sandbox.parent import Died, Parent
+from nanoflux_sandbox.parent import Parent, WarmProcessError
 from nanoflux_sandbox.records import Limits, Result
-from nanoflux_sandbox.verdict import End, Verdict, derive_verdict
 
 GRACE_S = 0.4
 """Seconds past its limit after which a result is returned, even if the warm process has not ended the program."""
@@ -45,17 +45,19 @@ class Program:
         return self._parent.alive and not self._end.done()
 
     async def ready(self) -> None:
-        """Wait until the guest has isolated itself. Raises Died if it ended instead."""
+        """Wait until the guest has isolated itself. Raises WarmProcessError if it ended instead."""
         futures = (self._output.ready, self._end)
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED, timeout=STALL_S)
         if not any(future.done() for future in futures):
             self._parent.give_up("it does not fork")
         if self._end.done():
             self._end.result()
-            raise Died("a guest could not isolate itself")
+            raise WarmProcessError("a guest could not isolate itself")
 
     async def run(self, source: bytes, limits: Limits, backend: str) -> Result:
-        """Run `source` to its end or its limits. Raises Died if the warm process, not the program, failed."""
+        """Run `source` to its end or its limits. Raises WarmProcessError if not the program, but its host process
+        failed.
+        """
         cpu_limit_s = math.ceil(limits.wall_s if limits.cpu_s is None else limits.cpu_s)
         start = time.monotonic()
         self._output.allow(limits.output_bytes, limits.output_lines, lambda: self._parent.kill(self._number))
@@ -64,28 +66,28 @@ class Program:
         end = await self._wait_for_end(limits.wall_s + GRACE_S)
         wall_s = time.monotonic() - start
         self.drop()
-        verdict = self._verdict(end, limits, cpu_limit_s)
+        program = self._program_status(end, limits, cpu_limit_s)
         return Result(
-            status=verdict.status,
-            exit_code=verdict.exit_code,
+            status=program.status,
+            exit_code=program.exit_code,
             stdout=self._output.stdout,
             stderr=self._output.stderr,
             truncated=self._output.over,
             wall_s=wall_s,
             backend=backend,
-            detail=verdict.detail,
+            detail=program.detail,
         )
 
-    def _verdict(self, end: End | None, limits: Limits, cpu_limit_s: int) -> Verdict:
+    def _program_status(self, end: GuestExit | None, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
         if not self._output.enclosed:
             self._give_up_if_silent()
-            raise Died("a guest ended or stalled before its filter was active")
+            raise WarmProcessError("a guest ended or stalled before its filter was active")
         if end is None:
             self._loop.call_later(STALL_S, self._give_up_if_silent)
-            return Verdict("timeout", None, f"still running after {limits.wall_s:g} s, and given up")
-        return derive_verdict(end, limits, cpu_limit_s, self._output.over, self._output.stderr)
+            return ProgramStatus("timeout", None, f"still running after {limits.wall_s:g} s, and given up")
+        return classify_exit(end, limits, cpu_limit_s, self._output.over, self._output.stderr)
 
-    async def _wait_for_end(self, timeout_s: float) -> End | None:
+    async def _wait_for_end(self, timeout_s: float) -> GuestExit | None:
         await asyncio.wait((self._end,), timeout=timeout_s)
         return self._end.result() if self._end.done() else None
 
@@ -98,7 +100,7 @@ class Program:
             rest = rest[os.write(self._in, rest) :]
         except BlockingIOError:
             pass
-        except BrokenPipeError:  # the guest has ended; its end tells how
+        except BrokenPipeError:  # the guest has ended; its exit status says how
             rest = rest[:0]
         if rest:
             self._loop.add_writer(self._in, self._write_input, rest)

@@ -1,4 +1,5 @@
-"""The records of the sandbox: the `Limits` of a program, its `Result`, and the `Identity` that determines results.
+"""The records of the sandbox: the `Limits` of a program, its `Result`, and the `SandboxIdentity` that determines
+results.
 
 Frozen dataclasses whose only behaviour is validation.
 """
@@ -64,7 +65,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class SandboxIdentity:
     """What determines the results of a program: equal identities give equal results for equal sources."""
 
     backend: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 
-from nanoflux_sandbox.parent import Died, Parent
+from nanoflux_sandbox.parent import Parent, WarmProcessError
 from nanoflux_sandbox.program import Program
 from nanoflux_sandbox.records import Limits, Result
 
@@ -52,15 +52,15 @@ print("could trace")
 
 
 async def verify(parent: Parent, backend: str) -> None:
-    """Attack from inside a guest of `parent`. Raises Died with the attack that succeeded."""
+    """Attack from inside a guest of `parent`. Raises WarmProcessError with the attack that succeeded."""
     token = secrets.token_hex(8)
     forbidden = await _run(parent, _FORBIDDEN.replace("TOKEN", repr(token)), backend)
     if (forbidden.status, forbidden.stdout) != ("ok", f"{token} 42\n"):
         output = forbidden.stdout or forbidden.stderr or forbidden.detail
-        raise Died(f"the self-test failed: {forbidden.status}, {output}")
+        raise WarmProcessError(f"the self-test failed: {forbidden.status}, {output}")
     deadly = await _run(parent, _DEADLY, backend)
     if deadly.status != "killed" or deadly.stdout:
-        raise Died(f"the self-test failed: a deadly system call ended as {deadly.status}")
+        raise WarmProcessError(f"the self-test failed: a deadly system call ended as {deadly.status}")
 
 
 async def _run(parent: Parent, source: str, backend: str) -> Result:

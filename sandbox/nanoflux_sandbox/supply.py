@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from nanoflux_sandbox import selftest, tiers
-from nanoflux_sandbox.parent import Died, Parent, Warm
+from nanoflux_sandbox.parent import Parent, WarmProcessError, WarmReport
 from nanoflux_sandbox.program import Program
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """No tier works on this machine; `reasons` has one reason for each tier."""
 
     def __init__(self, reasons: list[str]) -> None:
@@ -26,16 +26,21 @@ class Supply:
         self._spares: list[Program] = []
         self._parent: Parent | None = None
         self._starting = asyncio.Lock()
-        self._refusal: Unavailable | None = None
+        self._refusal: UnavailableError | None = None
         self.tier = ""
         self.starts = 0
         """How many warm processes have passed the self-test; more than one means that some were replaced."""
-        self.warm: Warm | None = None
-        """What the last warm process reported when it was ready."""
+        self.warm: WarmReport | None = None
+        """The report of the last warm process."""
         self.reasons: list[str] = []
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the live warm process, or None."""
+        return self._parent.pid if self._parent is not None else None
+
     async def start(self) -> Parent:
-        """The live warm process, started if there is none. Raises Unavailable if no tier works."""
+        """The live warm process, started if there is none. Raises UnavailableError if no tier works."""
         async with self._starting:
             if self._refusal is not None:
                 raise self._refusal
@@ -51,20 +56,22 @@ class Supply:
             try:
                 self.warm = await parent.warm()
                 await selftest.verify(parent, tiers.full_name(tier))
-            except Died as error:
+            except WarmProcessError as error:
                 reasons.append(f"{tiers.full_name(tier)}: {error}")
                 await parent.close()
             else:
                 self.tier, self.reasons = tier, reasons
                 self.starts += 1
                 return parent
-        refusal = Unavailable(reasons)
+        refusal = UnavailableError(reasons)
         if not self.tier:  # it has never worked on this machine, so do not try again
             self._refusal = refusal
         raise refusal
 
     async def take(self) -> Program:
-        """A guest that waits for a program. Raises Unavailable, or Died if the warm process just failed."""
+        """A guest that waits for a program. Raises UnavailableError, or WarmProcessError if the warm process just
+        failed.
+        """
         parent = await self.start()
         program = self._take_spare() or Program(parent)
         try:
@@ -102,7 +109,7 @@ class Supply:
 
     async def close(self) -> None:
         """End every guest and the warm process; afterwards nothing can be started. Idempotent."""
-        self._refusal = Unavailable(
+        self._refusal = UnavailableError(
             ["the sandbox was closed"]
         )  # otherwise a running program would start another warm process
         async with self._starting:

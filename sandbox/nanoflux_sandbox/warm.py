@@ -37,7 +37,7 @@ class _Keeper:
     def __init__(self, control: socket.socket, caller: int, layers: frozenset[str]) -> None:
         self._control = control
         self._caller = caller
-        self._plan = guest.Plan(layers)
+        self._setup = guest.GuestSetup(layers)
         self._home = namespaces.open_pid_namespace() if "namespaces" in layers else None
         self._guests: dict[int, _Guest] = {}  # by pidfd
         self._events = select.poll()
@@ -84,7 +84,7 @@ class _Keeper:
             namespaces.isolate_next_child()
         pid = libc.fork()
         if pid == 0:
-            guest.run_guest(self._plan, descriptors)
+            guest.run_guest(self._setup, descriptors)
         if self._home is not None:
             namespaces.restore_pid_namespace(self._home)
         for descriptor in descriptors:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_suite import ATTACKS, Attack, Seen, plain
+from sandbox_suite import ATTACKS, Attack, Effects, plain
 from sandbox_suite.world import World
 
 _SUITE = Path(__file__).parent / "sandbox_suite"
@@ -34,7 +34,7 @@ def _run_suite(user: str, tier: str, tries: int = _TRIES) -> dict[str, Any]:
     return {row["attack"]: row for row in map(json.loads, done.stdout.splitlines())}
 
 
-def _run_plainly(attack: Attack, world: World) -> Seen:
+def _run_plainly(attack: Attack, world: World) -> Effects:
     for _ in range(_TRIES):
         seen = plain.run(attack, world)
         if attack.success(seen):
@@ -50,10 +50,10 @@ def runs() -> Iterator[dict[tuple[str, str], Future[dict[str, Any]]]]:
 
 
 @pytest.fixture(scope="module")
-def plainly() -> dict[str, Seen]:
+def plainly() -> dict[str, Effects]:
     """The effects of each attack without a sandbox, in three worlds in parallel."""
 
-    def run_share(number: int) -> dict[str, Seen]:
+    def run_share(number: int) -> dict[str, Effects]:
         world = World()
         try:
             return {name: _run_plainly(ATTACKS[name], world) for name in list(ATTACKS)[number::3]}
@@ -65,7 +65,7 @@ def plainly() -> dict[str, Seen]:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_attack_succeeds_in_a_plain_subprocess(name: str, plainly: dict[str, Seen]) -> None:
+def test_attack_succeeds_in_a_plain_subprocess(name: str, plainly: dict[str, Effects]) -> None:
     assert ATTACKS[name].success(plainly[name]), plainly[name]
 
 
@@ -79,7 +79,7 @@ def test_attack_is_contained_in_every_tier(
     attack = ATTACKS[name]
     assert row["result"]["backend"] == tier
     assert row["result"]["status"] != "unavailable"
-    assert not attack.success(Seen(**row["seen"])), row
+    assert not attack.success(Effects(**row["seen"])), row
     assert not row["seen"]["changes"]
     assert not attack.status or row["result"]["status"] in attack.status, row["result"]
 

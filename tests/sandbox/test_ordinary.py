@@ -12,13 +12,13 @@ _LIMITS = Limits(wall_s=20.0)
 
 @pytest.fixture(scope="module", params=["linux:namespaces+landlock+seccomp", "linux:landlock+seccomp"])
 def results(request: pytest.FixtureRequest) -> dict[str, Result]:
-    async def every() -> dict[str, Result]:
+    async def run_all() -> dict[str, Result]:
         programs = {**ORDINARY, **FAILING}
         async with Sandbox(backend=request.param) as sandbox:
             done = await asyncio.gather(*(sandbox.run(code, _LIMITS) for code, _ in programs.values()))
         return dict(zip(programs, done, strict=True))
 
-    return asyncio.run(every())
+    return asyncio.run(run_all())
 
 
 @pytest.mark.parametrize("name", ORDINARY)

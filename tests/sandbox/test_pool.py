@@ -44,8 +44,8 @@ def _resident_mb(pids: set[int]) -> float:
 
 
 def _warm(sandbox: Sandbox) -> int:
-    assert sandbox._supply._parent is not None
-    return sandbox._supply._parent.pid
+    assert sandbox.warm_pid is not None
+    return sandbox.warm_pid
 
 
 async def test_sixty_four_concurrent_programs_give_correct_results() -> None:
@@ -64,7 +64,7 @@ async def test_pool_runs_at_most_its_workers_at_once() -> None:
             most = max(most, len(_find_descendants(_warm(sandbox))))
             await asyncio.sleep(0.05)
         await runs
-    assert 1 <= most <= 3  # two guests, and the warm process below the one that waits for it
+    assert 1 <= most <= 3  # two guests, and the warm process descendants the one that waits for it
 
 
 async def test_thousand_programs_leak_nothing() -> None:
@@ -72,12 +72,12 @@ async def test_thousand_programs_leak_nothing() -> None:
         for n in range(50):
             await sandbox.run(f"print({n})")
         await asyncio.sleep(0.3)
-        before = await _held(sandbox)
+        before = await _measure_resources(sandbox)
         for n in range(1000):
             result = await sandbox.run(f"x = bytearray(1 << 20)\nprint({n})")
             assert result.stdout == f"{n}\n"
         await asyncio.sleep(0.3)
-        after = await _held(sandbox)
+        after = await _measure_resources(sandbox)
     assert after["descriptors"] == before["descriptors"]
     assert after["warm descriptors"] == before["warm descriptors"]
     assert after["mounts"] == before["mounts"]
@@ -92,15 +92,15 @@ def _open_files(pid: int) -> int:
         return 0
 
 
-async def _held(sandbox: Sandbox) -> dict[str, float]:
-    below = _find_descendants(os.getpid())
-    descriptors = [_open_files(pid) for pid in below]
+async def _measure_resources(sandbox: Sandbox) -> dict[str, float]:
+    descendants = _find_descendants(os.getpid())
+    descriptors = [_open_files(pid) for pid in descendants]
     return {
         "descriptors": _open_files(os.getpid()),
         "warm descriptors": max(descriptors, default=0),
         "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
-        "processes": len(below),
-        "memory": _resident_mb({os.getpid(), *below}),
+        "processes": len(descendants),
+        "memory": _resident_mb({os.getpid(), *descendants}),
     }
 
 
@@ -171,10 +171,10 @@ async def test_close_ends_every_process_and_is_idempotent(started: float) -> Non
     await sandbox.close()
     result = await running
     assert (result.status, result.detail or result.stderr) == ("unavailable", "the sandbox was closed")
-    assert await _left(before) == set()
+    assert await _find_survivors(before) == set()
 
 
-async def _left(before: set[int]) -> set[int]:
+async def _find_survivors(before: set[int]) -> set[int]:
     """The descendants of this process that are still alive after the kernel had time to end them."""
     for _ in range(50):
         if not (left := _find_descendants(os.getpid()) - before):
@@ -192,13 +192,13 @@ async def test_closed_sandbox_starts_again() -> None:
 
 
 def test_sandbox_rejects_a_second_event_loop() -> None:
-    async def misused() -> None:
+    async def use_in_two_loops() -> None:
         async with Sandbox() as sandbox:
             await sandbox.identity()
             await asyncio.to_thread(asyncio.run, sandbox.run("print(1)"))
 
     with pytest.raises(RuntimeError, match="event loop"):
-        asyncio.run(misused())
+        asyncio.run(use_in_two_loops())
 
 
 _CALLER = """
@@ -224,14 +224,14 @@ def test_no_process_outlives_a_killed_caller(tier: str, stalled: bool) -> None:
     caller = subprocess.Popen([sys.executable, "-c", _CALLER, tier], stdout=subprocess.PIPE, text=True)
     assert caller.stdout is not None
     assert caller.stdout.readline() == "running\n"
-    below = _find_descendants(caller.pid)
-    assert len(below) >= 3
-    for pid in below if stalled else ():
+    descendants = _find_descendants(caller.pid)
+    assert len(descendants) >= 3
+    for pid in descendants if stalled else ():
         os.kill(pid, signal.SIGSTOP)
     caller.kill()
     caller.wait()
     time.sleep(1.0)
-    assert {pid for pid in below if _alive(pid)} == set()
+    assert {pid for pid in descendants if _alive(pid)} == set()
 
 
 def _alive(pid: int) -> bool:

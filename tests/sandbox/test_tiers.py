@@ -15,16 +15,16 @@ _SUITE = Path(__file__).parent / "sandbox_suite"
 _BECOME = str(_SUITE / "become.py")
 
 
-def _as(who: str, *arguments: str) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, _BECOME, who, sys.executable, "-m", "nanoflux_sandbox", *arguments, "--json"]
+def _run_as(role: str, *arguments: str) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, _BECOME, role, sys.executable, "-m", "nanoflux_sandbox", *arguments, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("who", ["root", "ordinary"])
-def test_both_users_reach_the_strongest_tier(who: str) -> None:
-    code, report = _as(who, "check")
+@pytest.mark.parametrize("role", ["root", "ordinary"])
+def test_both_users_reach_the_strongest_tier(role: str) -> None:
+    code, report = _run_as(role, "check")
     assert (code, report["backend"], report["safe"]) == (0, "linux:namespaces+landlock+seccomp", True), report
     assert report["layers"] == {"namespaces": True, "landlock": True, "seccomp": True}
     assert report["cases"] == {"run": report["cases"]["run"], "failed": 0}
@@ -32,7 +32,7 @@ def test_both_users_reach_the_strongest_tier(who: str) -> None:
 
 
 def test_without_user_namespaces_the_second_tier_is_used_and_reported() -> None:
-    code, report = _as("no-userns", "check")
+    code, report = _run_as("no-userns", "check")
     assert (code, report["backend"], report["safe"]) == (0, "linux:landlock+seccomp", True), report
     assert report["layers"]["namespaces"] is False
     assert any("namespaces" in reason for reason in report["reasons"])
@@ -40,13 +40,13 @@ def test_without_user_namespaces_the_second_tier_is_used_and_reported() -> None:
 
 def test_without_landlock_no_program_runs(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("print('ran')")
-    code, result = _as("no-landlock", "run", str(tmp_path / "program.py"))
+    code, result = _run_as("no-landlock", "run", str(tmp_path / "program.py"))
     assert (code, result["status"], result["stdout"]) == (3, "unavailable", "")
     assert "landlock" in result["stderr"]
 
 
 def test_check_without_landlock_fails_and_names_the_layer() -> None:
-    code, report = _as("no-landlock", "check")
+    code, report = _run_as("no-landlock", "check")
     assert (code, report["safe"], report["backend"]) == (3, False, "none")
     assert report["layers"] == {"namespaces": True, "landlock": False, "seccomp": True}
     assert report["reasons"]
@@ -54,7 +54,7 @@ def test_check_without_landlock_fails_and_names_the_layer() -> None:
 
 def test_weaker_tier_runs_only_by_name(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("print('ran')")
-    code, result = _as("no-landlock", "run", str(tmp_path / "program.py"), "--backend", "linux:namespaces+seccomp")
+    code, result = _run_as("no-landlock", "run", str(tmp_path / "program.py"), "--backend", "linux:namespaces+seccomp")
     assert (code, result["status"], result["stdout"]) == (0, "ok", "ran\n")
     assert result["backend"] == "linux:namespaces+seccomp"
 
@@ -62,7 +62,7 @@ def test_weaker_tier_runs_only_by_name(tmp_path: Path) -> None:
 def test_named_tier_is_never_replaced_by_a_weaker_one(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("print('ran')")
     strongest = "linux:namespaces+landlock+seccomp"
-    code, result = _as("no-userns", "run", str(tmp_path / "program.py"), "--backend", strongest)
+    code, result = _run_as("no-userns", "run", str(tmp_path / "program.py"), "--backend", strongest)
     assert (code, result["status"]) == (3, "unavailable")
 
 

@@ -1,6 +1,6 @@
 """Programs that attack their host, each with a test of its success, and the code that runs them."""
 
-from sandbox_suite.attack import Attack, Seen
+from sandbox_suite.attack import Attack, Effects
 from sandbox_suite.bombs import BOMBS
 from sandbox_suite.files import FILES
 from sandbox_suite.network import NETWORK
@@ -12,4 +12,4 @@ ATTACKS: dict[str, Attack] = {
     attack.name: attack for attack in (*FILES, *PROCESSES, *NETWORK, *SYSCALLS, *BOMBS, *VERDICTS)
 }
 
-__all__ = ["ATTACKS", "Attack", "Seen"]
+__all__ = ["ATTACKS", "Attack", "Effects"]

@@ -9,7 +9,7 @@ WALL_S = 0.7
 
 
 @dataclass(frozen=True)
-class Seen:
+class Effects:
     """The effects of an attack. `late` means that it still ran at its limit and had to be killed."""
 
     stdout: str
@@ -20,29 +20,29 @@ class Seen:
     """Changes in the world: files created, changed or deleted, messages received, the victim ended."""
 
 
-def token_printed(seen: Seen) -> bool:
+def token_printed(effects: Effects) -> bool:
     """The program reported that it succeeded."""
-    return "BREACH" in seen.stdout
+    return "BREACH" in effects.stdout
 
 
-def secret_printed(seen: Seen) -> bool:
+def secret_printed(effects: Effects) -> bool:
     """The program printed the content of a file of the host."""
-    return "the secret of the host" in seen.stdout
+    return "the secret of the host" in effects.stdout
 
 
-def changed(seen: Seen) -> bool:
+def world_changed(effects: Effects) -> bool:
     """The world has changed."""
-    return bool(seen.changes)
+    return bool(effects.changes)
 
 
-def outlasted(seen: Seen) -> bool:
+def needed_a_kill(effects: Effects) -> bool:
     """Only a kill ended the program."""
-    return seen.late
+    return effects.late
 
 
-def judged_right(seen: Seen) -> bool:
+def judged_right(effects: Effects) -> bool:
     """A wrong answer was accepted."""
-    return seen.verdict == "right"
+    return effects.verdict == "right"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Attack:
 
     name: str
     code: str
-    success: Callable[[Seen], bool] = token_printed
+    success: Callable[[Effects], bool] = token_printed
     status: tuple[str, ...] = ()
     """The statuses with which it may end in the sandbox; empty means any."""
     judged: bool = False

@@ -23,7 +23,7 @@ def _call(name: str, *arguments: object) -> None:
         raise OSError(ctypes.get_errno(), name)
 
 
-def _needed() -> list[Path]:
+def _interpreter_paths() -> list[Path]:
     here = Path(__file__).resolve()
     return [Path(sys.base_prefix), Path(sys.prefix), here.parents[3]]
 
@@ -32,12 +32,12 @@ def _closed_folder(path: Path) -> Path | None:
     return next((folder for folder in reversed([path, *path.parents]) if not folder.stat().st_mode & 0o001), None)
 
 
-def _open_up() -> None:
-    os.umask(0o022)  # our caller's may close what is made here
+def _expose_interpreter() -> None:
+    os.umask(0o022)  # the umask of the caller may hide new files from others
     _call("unshare", _NEW_NS)
     _call("mount", b"none", b"/", None, ctypes.c_ulong(_REC | _PRIVATE), None)
     closed: dict[Path, list[Path]] = {}
-    for path in _needed():
+    for path in _interpreter_paths():
         if folder := _closed_folder(path):
             closed.setdefault(folder, []).append(path)
     for folder, paths in closed.items():
@@ -67,23 +67,25 @@ def _without_landlock() -> None:
     _call("prctl", 22, ctypes.c_ulong(2), header, ctypes.c_ulong(0), ctypes.c_ulong(0))
 
 
-def become(who: str) -> None:
+def become(role: str) -> None:
     """Change the user or the layers of this process. Raises OSError if that is not allowed."""
-    if who == "no-userns":
+    if role == "no-userns":
         _root_of_a_namespace()
         Path("/proc/sys/user/max_user_namespaces").write_text("0")
-    elif who == "no-landlock":
+    elif role == "no-landlock":
         _without_landlock()
-    elif who == "root" and os.getuid() != 0:
+    elif role == "root" and os.getuid() != 0:
         _root_of_a_namespace()
-    elif who == "ordinary" and os.getuid() == 0:
-        _open_up()
+    elif role == "ordinary" and os.getuid() == 0:
+        _expose_interpreter()
         os.setgroups([])
         os.setresgid(_SOMEBODY, _SOMEBODY, _SOMEBODY)
         os.setresuid(_SOMEBODY, _SOMEBODY, _SOMEBODY)
         os.environ["HOME"] = "/"
         if not os.access(sys.executable, os.X_OK):
-            raise SystemExit(f"nobody else may enter {sys.prefix}: chmod -R a+rX it, and a+x the folder that holds it")
+            raise SystemExit(
+                f"other users cannot enter {sys.prefix}: run chmod -R a+rX it, and chmod a+x on the directory that contains it"
+            )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, Seen, changed, outlasted
+from sandbox_suite.attack import Attack, Effects, needed_a_kill, world_changed
 
 _SMALL = {"memory_mb": 256}
 
 
-def _flooded(seen: Seen) -> bool:
-    return len(seen.stdout) > 1_000_000 or seen.stdout.count("\n") > 50_000
+def _exceeds_output(effects: Effects) -> bool:
+    return len(effects.stdout) > 1_000_000 or effects.stdout.count("\n") > 50_000
 
 
 _ENDLESS = {
@@ -99,9 +99,9 @@ _FILLED = {
 }
 
 BOMBS = [
-    *(Attack(f"endless {name}", code, outlasted, ("timeout",)) for name, code in _ENDLESS.items()),
+    *(Attack(f"endless {name}", code, needed_a_kill, ("timeout",)) for name, code in _ENDLESS.items()),
     *(Attack(f"hungry {name}", code, status=("memory", "timeout"), limits=_SMALL) for name, code in _HUNGRY.items()),
-    *(Attack(f"flood {name}", code, _flooded, ("output",)) for name, code in _FLOODS.items()),
+    *(Attack(f"flood {name}", code, _exceeds_output, ("output",)) for name, code in _FLOODS.items()),
     *(Attack(name, code) for name, code in _COUNTED.items()),
-    *(Attack(name, code, changed) for name, code in _FILLED.items()),
+    *(Attack(name, code, world_changed) for name, code in _FILLED.items()),
 ]

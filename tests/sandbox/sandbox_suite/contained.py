@@ -1,7 +1,7 @@
 """Runs every attack in the sandbox, in a separate process: `python contained.py BACKEND`, results as JSON lines.
 
-A process of its own, so that it can run as any user and in any world, with secrets in its environment and with
-descriptors that a careless start would hand on.
+A separate process, so that it can run as any user, with secrets in its environment and with descriptors that a careless
+start would pass on.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from nanoflux_sandbox import Limits, Result, Sandbox
-from sandbox_suite import ATTACKS, Attack, Seen
+from sandbox_suite import ATTACKS, Attack, Effects
 from sandbox_suite.attack import WALL_S
 from sandbox_suite.world import SECRET, World
 
@@ -23,20 +23,20 @@ GRACE_S = 1.0
 """Twice the delay that the sandbox promises after its limit: several suites share the processors."""
 
 
-def judged(result: Result) -> str:
-    """The verdict as the core derives it: outside, from the status and the last printed line."""
+def judge_output(result: Result) -> str:
+    """The verdict, derived as in the code check: outside, from the status and the last printed line."""
     try:
         return "right" if result.status == "ok" and abs(float(result.stdout.split()[-1]) - 42) < 1e-6 else "wrong"
     except (ValueError, IndexError):
         return "wrong"
 
 
-async def _alone(sandbox: Sandbox, world: World, attack: Attack) -> dict:
+async def _run_attack(sandbox: Sandbox, world: World, attack: Attack) -> dict:
     limits = Limits(wall_s=WALL_S, **attack.limits)
-    began = time.monotonic()
+    start = time.monotonic()
     result = await sandbox.run(attack.source(world.words()), limits)
-    seconds = time.monotonic() - began
-    seen = Seen(result.stdout, seconds > WALL_S + GRACE_S, judged(result), world.changes())
+    seconds = time.monotonic() - start
+    seen = Effects(result.stdout, seconds > WALL_S + GRACE_S, judge_output(result), world.changes())
     return {"attack": attack.name, "seconds": seconds, "seen": asdict(seen), "result": result.as_dict()}
 
 
@@ -48,8 +48,8 @@ async def main(backend: str) -> None:
         async with Sandbox(backend=backend, workers=1) as sandbox:
             await sandbox.identity()
             for attack in ATTACKS.values():
-                print(json.dumps(await _alone(sandbox, world, attack)), flush=True)
-            print(json.dumps({"attack": "", "starts": sandbox._supply.starts, "uid": os.getuid()}))
+                print(json.dumps(await _run_attack(sandbox, world, attack)), flush=True)
+            print(json.dumps({"attack": "", "starts": sandbox.starts, "uid": os.getuid()}))
     finally:
         world.close()
 

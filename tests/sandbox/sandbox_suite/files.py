@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, changed, secret_printed
+from sandbox_suite.attack import Attack, secret_printed, world_changed
 
 _READS = {
     "read with open": "print(open(W['secret']).read())",
@@ -136,6 +136,6 @@ _LOOKS = {
 
 FILES = [
     *(Attack(name, code, secret_printed) for name, code in _READS.items()),
-    *(Attack(name, code, changed) for name, code in _CHANGES.items()),
+    *(Attack(name, code, world_changed) for name, code in _CHANGES.items()),
     *(Attack(name, code) for name, code in _LOOKS.items()),
 ]

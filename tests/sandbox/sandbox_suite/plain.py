@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sandbox_suite.attack import WALL_S, Attack, Seen, changed, outlasted
+from sandbox_suite.attack import WALL_S, Attack, Effects, needed_a_kill, world_changed
 from sandbox_suite.world import SECRET, World
 
 _JUDGE = str(Path(__file__).with_name("judge.py"))
@@ -16,7 +16,7 @@ _AFTERMATH_S = 0.5
 _PATIENCE_S = 30.0
 
 
-def run(attack: Attack, world: World) -> Seen:
+def run(attack: Attack, world: World) -> Effects:
     """Run an attack and return its effects on `world`, including those shortly after its end."""
     mine, verdicts = os.pipe()
     with tempfile.NamedTemporaryFile("w", suffix=".py") as program, os.fdopen(mine) as heard:
@@ -35,19 +35,19 @@ def run(attack: Attack, world: World) -> Seen:
             env={**os.environ, "HOST_SECRET": SECRET, "OPENBLAS_NUM_THREADS": "1"},
         )
         os.close(verdicts)
-        stdout, late = _ended(process, attack)
+        stdout, late = _wait_for_end(process, attack)
         verdict = heard.read().strip().rpartition("\n")[2] if attack.judged else ""
-        return Seen(stdout, late, verdict, world.changes())
+        return Effects(stdout, late, verdict, world.changes())
 
 
-def _ended(process: subprocess.Popen[str], attack: Attack) -> tuple[str, bool]:
+def _wait_for_end(process: subprocess.Popen[str], attack: Attack) -> tuple[str, bool]:
     late = False
     try:
-        stdout, _ = process.communicate(timeout=2 * WALL_S if attack.success is outlasted else _PATIENCE_S)
+        stdout, _ = process.communicate(timeout=2 * WALL_S if attack.success is needed_a_kill else _PATIENCE_S)
     except subprocess.TimeoutExpired:
         late = True
     try:
-        time.sleep(_AFTERMATH_S if attack.success is changed and not late else 0)
+        time.sleep(_AFTERMATH_S if attack.success is world_changed and not late else 0)
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass

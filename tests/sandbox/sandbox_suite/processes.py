@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, changed
+from sandbox_suite.attack import Attack, world_changed
 
 _SAID = {
     "fork": "import os\nif os.fork() == 0:\n    os._exit(0)\nprint('BREACH')",
@@ -91,5 +91,5 @@ _DONE = {
 
 PROCESSES = [
     *(Attack(name, code) for name, code in _SAID.items()),
-    *(Attack(name, code, changed) for name, code in _DONE.items()),
+    *(Attack(name, code, world_changed) for name, code in _DONE.items()),
 ]

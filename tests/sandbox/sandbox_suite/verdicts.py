@@ -6,7 +6,7 @@ outside. The expected number is nowhere in the guest.
 
 # ruff: noqa: E501 (programs are easier to read unbroken)
 
-from sandbox_suite.attack import Attack, changed, judged_right
+from sandbox_suite.attack import Attack, judged_right, world_changed
 
 _FORGERIES = {
     "the expected number from a frame": (
@@ -68,5 +68,5 @@ _UNPICKLED = (
 
 VERDICTS = [
     *(Attack(f"verdict: {name}", code, judged_right, judged=True) for name, code in _FORGERIES.items()),
-    Attack("verdict: an answer that runs when read", _UNPICKLED, changed, judged=True),
+    Attack("verdict: an answer that runs when read", _UNPICKLED, world_changed, judged=True),
 ]

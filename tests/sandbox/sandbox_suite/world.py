@@ -91,7 +91,7 @@ class World:
         """What an attack changed; restores it."""
         after = self._read_state()
         changed = [name for name in {*self._before, *after} if self._before.get(name, "-") != after.get(name, "-")]
-        changed += [name for name, listening in self._sockets.items() if self._reached(name, listening)]
+        changed += [name for name, listening in self._sockets.items() if self._is_reached(name, listening)]
         with contextlib.suppress(BlockingIOError):
             changed += ["inherited socket"] if self._receiver.recv(99) else []
         assert self._victim is not None
@@ -100,7 +100,7 @@ class World:
         self._build()
         return changed
 
-    def _reached(self, name: str, listening: socket.socket) -> bool:
+    def _is_reached(self, name: str, listening: socket.socket) -> bool:
         try:
             listening.recv(99) if name == "udp" else listening.accept()[0].close()
         except BlockingIOError:

@@ -1,0 +1,59 @@
+"""Derives a program's status from how its guest ended: outside the guest, from the kernel's report.
+
+Only one fact comes from the program's own output: whether its uncaught exception was a MemoryError. A program that
+fakes this only changes the name of its own failure.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from typing import NamedTuple
+
+from nanoflux_sandbox.records import Limits, Status
+
+_MEMORY_ERROR = re.compile(r"(?:^|\n)(?:(?:[\w.]+\.)?_?(?:Array)?MemoryError\b|OSError: \[Errno 12\])[^\n]*\s*$")
+
+
+class GuestExit(NamedTuple):
+    """How a guest ended: its wait status, processor seconds, and whether it was killed for exceeding its time."""
+
+    status: int
+    cpu_s: float
+    late: bool
+
+
+class ProgramStatus(NamedTuple):
+    """The part of a `Result` that says how the program ended."""
+
+    status: Status
+    exit_code: int | None
+    detail: str = ""
+
+
+def classify_exit(guest: GuestExit, limits: Limits, cpu_limit_s: int, over: bool, stderr: str) -> ProgramStatus:
+    """How a guest's program ended; `over` means that its output was cut."""
+    if over:
+        return ProgramStatus(
+            "output", None, f"more output than {limits.output_bytes} bytes or {limits.output_lines} lines"
+        )
+    if os.WIFSIGNALED(guest.status):
+        return _classify_signal(guest, limits, cpu_limit_s)
+    code = os.WEXITSTATUS(guest.status)
+    if code == 0:
+        return ProgramStatus("ok", 0)
+    if code == 1 and _MEMORY_ERROR.search(stderr):
+        return ProgramStatus("memory", 1, f"more than {limits.memory_mb} MiB of memory")
+    return ProgramStatus("error", code, f"the program ended with exit code {code}")
+
+
+def _classify_signal(guest: GuestExit, limits: Limits, cpu_limit_s: int) -> ProgramStatus:
+    number = os.WTERMSIG(guest.status)
+    if guest.late:
+        return ProgramStatus("timeout", None, f"still running after {limits.wall_s:g} s")
+    if number in (signal.SIGKILL, signal.SIGXCPU) and guest.cpu_s > cpu_limit_s - 0.1:
+        return ProgramStatus("timeout", None, f"more than {cpu_limit_s} s of processor time")
+    if number == signal.SIGSYS:
+        return ProgramStatus("killed", None, "the program made a system call that no legitimate program makes")
+    return ProgramStatus("killed", None, f"ended by {signal.Signals(number).name}")
