@@ -83,9 +83,8 @@ def become(role: str) -> None:
         os.setresuid(_SOMEBODY, _SOMEBODY, _SOMEBODY)
         os.environ["HOME"] = "/"
         if not os.access(sys.executable, os.X_OK):
-            raise SystemExit(
-                f"other users cannot enter {sys.prefix}: run chmod -R a+rX it, and chmod a+x on the directory that contains it"
-            )
+            fix = "run chmod -R a+rX on it, and chmod a+x on its parents"
+            raise SystemExit(f"other users cannot enter {sys.prefix}: {fix}")
 
 
 if __name__ == "__main__":
