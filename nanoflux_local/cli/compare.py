@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from nanoflux_local.evaluate.comparison import Comparison
 
 
+FLIPS = 20
+"""Maximum number of flipped items that are listed; `--json` and `nanoflux eval items` list all of them."""
+
+
 @click.command(name="compare")
 @click.argument("evaluations", nargs=-1, required=True)
 @click.option(
@@ -17,16 +21,26 @@ if TYPE_CHECKING:
 )
 @with_json
 def command(evaluations: tuple[str, ...], partial: bool, as_json: bool) -> None:
-    """Compare all pairs of EVALUATIONS with paired tests (second minus first)."""
+    """Compare all pairs of EVALUATIONS with paired tests, and list the items that flip.
+
+    Each difference is an evaluation minus its base. Evaluations without an adapter come first, the others in the order
+    of the command line; the base of a pair is the one that comes first.
+    """
+    from nanoflux_local.cli.evaluations import show_flips
     from nanoflux_local.evaluate.comparison import compare
+    from nanoflux_local.evaluate.items import load_questions
     from nanoflux_local.ledger.views import LedgerView
 
     with LedgerView(current_home().ledger) as view:
         comparison = compare(view, evaluations, partial)
+        questions = load_questions(view, comparison.pairs[0].a)
     if as_json:
         print_json(comparison.as_json())
-    else:
-        show_comparison(comparison)
+        return
+    show_comparison(comparison)
+    if len(comparison.pairs) == 1 and (pair := comparison.pairs[0]).flips:
+        click.echo()
+        show_flips(pair.flips, pair.a, pair.b, questions, FLIPS)
 
 
 def show_comparison(comparison: "Comparison") -> None:
@@ -35,11 +49,13 @@ def show_comparison(comparison: "Comparison") -> None:
 
     print_table(
         (
-            "a",
-            "b",
+            "base",
+            "compared",
             "items",
-            "b − a",
+            "difference",
             "95% interval",
+            "gained",
+            "lost",
             "McNemar p",
             "Holm p",
             "bootstrap p",
@@ -53,6 +69,8 @@ def show_comparison(comparison: "Comparison") -> None:
                 pair.n,
                 f"{pair.difference:+.1%}",
                 f"{pair.ci95[0]:+.1%} to {pair.ci95[1]:+.1%}",
+                pair.gained,
+                pair.lost,
                 f"{pair.mcnemar_p:.3g}",
                 f"{pair.holm_p:.3g}",
                 f"{pair.bootstrap_p:.3g}",

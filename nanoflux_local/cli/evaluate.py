@@ -1,4 +1,4 @@
-"""`nanoflux eval`: evaluate a model, an adapter or an endpoint of a profile on held-out items."""
+"""`nanoflux eval`: evaluate a model, an adapter or an endpoint of a profile on held-out items; list evaluations."""
 
 import asyncio
 import json
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nanoflux_local.cli import evaluations
 from nanoflux_local.cli.common import Bar, current_home, print_json, print_table, with_json
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
@@ -39,12 +40,12 @@ class AdapterKind(click.ParamType[str]):
         return adapter_kinds()
 
 
-@click.command(name="eval")
+@click.group(name="eval", invoke_without_command=True, subcommand_metavar="[list | show | items]")
 @click.option("--model", default="", help="Name of an installed model, e.g. smollm2-135m.")
 @click.option("--adapter", default="", help="Hash of an adapter, or its first characters.")
 @click.option("--profile", default="", help="Profile that defines --endpoint and the judge of --mode soft.")
 @click.option("--endpoint", default="", help="Endpoint of the profile to evaluate instead of --model.")
-@click.option("--data", required=True, help="Benchmark; `nanoflux data list` lists them.")
+@click.option("--data", default="", help="Benchmark; `nanoflux data list` lists them.")
 @click.option("--split", default="test", show_default=True, help="Split of the benchmark.")
 @click.option("--domain", default="", help="Domain that supplies the prompts [default: the benchmark's].")
 @click.option("--limit", type=click.IntRange(1), help="Number of items, from the start of the split [default: all].")
@@ -87,7 +88,9 @@ class AdapterKind(click.ParamType[str]):
     help="Run whose judge trial is used to correct the soft accuracy for the judge's errors.",
 )
 @with_json
+@click.pass_context
 def command(
+    context: click.Context,
     model: str,
     adapter: str,
     profile: str,
@@ -109,8 +112,12 @@ def command(
     """Evaluate a model: strictly (the exact letter, or the number within tolerance) and optionally softly, by a judge.
 
     Run the same command again to resume an interrupted evaluation; a finished one makes no request. If replies are
-    missing, the command says why and exits with 1.
+    missing, the command says why and exits with 1. `eval list`, `eval show` and `eval items` read finished evaluations.
     """
+    if context.invoked_subcommand:
+        return
+    if not data:
+        raise click.UsageError("Missing option '--data'.")
     if runs > 1 and temperature == 0:
         raise UsageError(
             "with --temperature 0 every run gives the same replies", "use --runs 1 or a temperature above 0"
@@ -324,3 +331,7 @@ def _build_judge(home: Home, profile: str, name: str) -> "SoftJudge":
 
     endpoint, config = build_profile_endpoint(profile, name, home, role="judge")
     return SoftJudge(name or "judge", endpoint, config.structured)
+
+
+for each in (evaluations.list_evaluations, evaluations.show, evaluations.items):
+    command.add_command(each)

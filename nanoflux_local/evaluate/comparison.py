@@ -1,6 +1,7 @@
 """Comparisons of finished evaluations, item by item: paired tests with Holm's correction and the detectable difference.
 
-Only the same items are compared. An item that one side could not score is left out on both sides and counted.
+Only the same items are compared. An item that one side could not score is left out on both sides and counted. Each
+difference is that of an evaluation minus its base (`items.order_base_first`).
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any
 
 from nanoflux_local.errors import NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import PARTIAL
+from nanoflux_local.evaluate.items import Flip, find_flips, order_base_first
 from nanoflux_local.evaluate.statistics import compare_paired, holm, paired_t
 from nanoflux_local.evaluate.summary import describe_missing, missing_causes
 from nanoflux_local.ledger.views import LedgerView
@@ -30,7 +32,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The paired tests of two sides, b minus a, over the `n` items that both scored.
+    """The paired tests of two sides, b minus its base a, over the `n` items that both scored, and the `flips`.
 
     `holm_p` is McNemar's p corrected over the pairs of one comparison. `paired_t_p` is None without a t-test over runs,
     `minimum_detectable` if no item differs. `data` names the benchmark in an experiment, which may have several.
@@ -48,11 +50,22 @@ class Pair:
     left_out: int
     holm_p: float
     data: str = ""
+    flips: tuple[Flip, ...] = ()
+
+    @property
+    def gained(self) -> int:
+        """The number of items on which b is better than a."""
+        return sum(flip.is_gained for flip in self.flips)
+
+    @property
+    def lost(self) -> int:
+        """The number of items on which b is worse than a."""
+        return len(self.flips) - self.gained
 
     def as_json(self) -> dict[str, Any]:
-        """A pair of `compare --json`, or with `data` of `experiment show --json`."""
-        values = {**asdict(self), "ci95": list(self.ci95)}
-        data = values.pop("data")
+        """A pair of `experiment show --json`; with `data` if it names a benchmark."""
+        values = {**asdict(self), "ci95": list(self.ci95), "gained": self.gained, "lost": self.lost}
+        data, _ = values.pop("data"), values.pop("flips")
         return {"data": data, **values} if data else values
 
 
@@ -64,12 +77,18 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """What `compare --json` prints."""
-        return {"pairs": [pair.as_json() for pair in self.pairs]}
+        return {
+            "pairs": [
+                {**pair.as_json(), "flips": [{"item": f.item, "a": f.base, "b": f.other} for f in pair.flips]}
+                for pair in self.pairs
+            ]
+        }
 
 
 def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False) -> Comparison:
     """Compare all pairs of evaluations with paired tests and Holm's correction over these pairs.
 
+    Evaluations without an adapter come first, so that a tuned model is compared with its base whatever the order.
     Evaluations with missing replies are refused unless `partial`; their missing items are then left out on both sides.
 
     Raises:
@@ -81,7 +100,8 @@ def compare(view: LedgerView, evaluations: Sequence[str], partial: bool = False)
         raise UsageError(
             "a comparison needs two different evaluations", "take their ids from the output of `nanoflux eval`"
         )
-    sides = [load_side(view, name, partial) for name in dict.fromkeys(evaluations)]
+    ordered = order_base_first(view, list(dict.fromkeys(evaluations)))
+    sides = [load_side(view, name, partial) for name in ordered]
     return Comparison(correct_pairs([compare_sides(a, b) for index, a in enumerate(sides) for b in sides[index + 1 :]]))
 
 
@@ -117,7 +137,13 @@ def compare_sides(a: Side, b: Side, data: str = "") -> Pair:
         left_out=len(asked) - len(shared),
         holm_p=paired.mcnemar_p,
         data=data,
+        flips=tuple(find_flips(_shares(a.marks), _shares(b.marks))),
     )
+
+
+def _shares(marks: Marks) -> dict[str, float]:
+    """The share of right replies of each item that has a mark."""
+    return {item: sum(repeats) / len(repeats) for item, repeats in marks.items() if repeats}
 
 
 def correct_pairs(pairs: Sequence[Pair]) -> tuple[Pair, ...]:

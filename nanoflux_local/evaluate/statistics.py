@@ -14,6 +14,8 @@ RESAMPLES = 10_000
 CONFIDENCE = 0.95
 POWER = 0.8
 FOLDS = 5
+ROUNDING = 1e-12
+"""Differences of accuracies that are closer than this are equal: they differ by rounding alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,41 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
     means = _resampled_means(np.asarray(values, dtype=np.float64), seed)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def accuracy_interval(rates: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of an accuracy, the mean of the items' shares of right replies, each in [0, 1].
+
+    The percentile bootstrap over items; if all items have the same share, resampling cannot show any uncertainty, and
+    the Wilson interval of as many items is used instead (Wilson 1927).
+    """
+    if len(set(rates)) > 1:
+        return bootstrap_interval(rates)
+    return _wilson_bounds(rates[0], len(rates))
+
+
+def _wilson_bounds(share: float, n: int) -> tuple[float, float]:
+    """The 95% Wilson score interval of a share of n that need not be a whole number of items."""
+    z = _normal(CONFIDENCE)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _difference_interval(differences: Floats, means: Floats) -> tuple[float, float]:
+    """The 95% interval of a mean difference of paired shares: percentile bootstrap from the resampled `means`.
+
+    If all items have the same difference, resampling cannot show any uncertainty; the adjusted Wald interval is used
+    instead, which adds half an item to each of the four cells (Agresti and Min 2005, Statistics in Medicine 24:729).
+    """
+    if float(np.ptp(differences)) > 0.0:
+        low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return float(low), float(high)
+    n = len(differences) + 2
+    gained, lost = (len(differences) * max(0.0, sign * float(differences[0])) + 0.5 for sign in (1, -1))
+    middle = (gained - lost) / n
+    half = _normal(CONFIDENCE) * math.sqrt(gained + lost - (gained - lost) ** 2 / n) / n
+    return max(-1.0, middle - half), min(1.0, middle + half)
 
 
 def _resampled_means(values: Floats, seed: int) -> Floats:
@@ -109,7 +146,7 @@ def paired_t(a: Sequence[float], b: Sequence[float]) -> PairedT | None:
     from scipy.stats import ttest_rel
 
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
-    if len(differences) < 2 or float(np.ptp(differences)) == 0.0:
+    if len(differences) < 2 or float(np.ptp(differences)) < ROUNDING:
         return None
     test = ttest_rel(b, a)
     interval = test.confidence_interval(CONFIDENCE)
@@ -182,12 +219,11 @@ def compare_paired(a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], see
     exact = [sum(more) * (unit // len(more)) - sum(less) * (unit // len(less)) for less, more in zip(a, b, strict=True)]
     differences = np.array(exact, dtype=np.float64) / unit
     means = _resampled_means(differences, seed)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Paired(
         n=len(differences),
         difference=float(differences.mean()),
-        ci95=(float(low), float(high)),
+        ci95=_difference_interval(differences, means),
         bootstrap_p=min(1.0, 2 * (tail + 1) / (RESAMPLES + 1)),
         mcnemar_p=mcnemar_exact(exact),
         minimum_detectable=minimum_detectable(differences.tolist()),

@@ -9,7 +9,7 @@ import numpy as np
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.evaluate.scoring import Mark
 from nanoflux_local.evaluate.shortfall import Cause, describe_causes
-from nanoflux_local.evaluate.statistics import bootstrap_interval
+from nanoflux_local.evaluate.statistics import accuracy_interval
 
 NOT_RECORDED = "cause not recorded"
 """The cause of missing replies in results of older versions, which stored only their number."""
@@ -136,7 +136,7 @@ def measure_accuracy(marks: Sequence[Sequence[Mark]]) -> Accuracy | None:
         n=len(rates),
         mean=float(np.mean(rates)),
         sd=float(np.std(by_run, ddof=1)) if len(by_run) > 1 else 0.0,
-        ci95=bootstrap_interval(rates),
+        ci95=accuracy_interval(rates),
         unscored=sum(mark == "unscored" for repeats in marks for mark in repeats),
         by_run=by_run,
     )

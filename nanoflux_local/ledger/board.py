@@ -241,16 +241,3 @@ def evaluations(view: LedgerView) -> list[dict[str, Any]]:
         " FROM evaluations ORDER BY rowid DESC"
     )
     return [{**dict(row), "result": json.loads(row["result"]), "settings": json.loads(row["settings"])} for row in rows]
-
-
-def flips(view: LedgerView, a: str, b: str) -> list[dict[str, Any]]:
-    """Items whose share of right replies differs between two evaluations; those that improve in `b` come last."""
-    rows = view.rows(
-        "SELECT first.item, avg(first.verdict = 'right') AS a, avg(second.verdict = 'right') AS b"
-        " FROM evaluation_items AS first JOIN evaluation_items AS second"
-        " ON second.evaluation = ? AND second.item = first.item AND second.repeat = first.repeat"
-        " WHERE first.evaluation = ? GROUP BY first.item HAVING a <> b ORDER BY b - a, first.item",
-        b,
-        a,
-    )
-    return [dict(row) for row in rows]

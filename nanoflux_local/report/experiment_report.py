@@ -18,7 +18,7 @@ from nanoflux_local.experiments.results import results
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report import plots
-from nanoflux_local.report.flips import find_flips
+from nanoflux_local.report.flips import gather_flips
 from nanoflux_local.report.page import render_page, write_whole
 from nanoflux_local.report.run_report import list_outcomes
 from nanoflux_local.report.tables import as_csv, as_markdown
@@ -148,7 +148,7 @@ def _flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
     pair = contents["pairs"][0]
     entries = {entry["condition"]: entry for entry in contents["conditions"]}
     before, after = (entries[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
-    return {**find_flips(view, before, after), "a": entries[pair["a"]]["title"], "b": entries[pair["b"]]["title"]}
+    return {**gather_flips(view, before, after), "a": entries[pair["a"]]["title"], "b": entries[pair["b"]]["title"]}
 
 
 def _plots(view: LedgerView, plan: Plan, contents: dict[str, Any]) -> list[dict[str, str]]:

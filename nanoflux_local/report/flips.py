@@ -1,66 +1,51 @@
-"""Flips: the items that one side of a comparison got right and the other did not, each with both replies."""
+"""The flipped items of a comparison as a page shows them: each with its question, gold answer and both replies."""
 
-import json
-from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
-from nanoflux_local.evaluate.evaluation import format_question
-from nanoflux_local.ledger.packing import CALLS
+from nanoflux_local.evaluate.items import (
+    RULE,
+    Flip,
+    ItemRecord,
+    list_flips,
+    list_items,
+    load_item,
+    load_questions,
+)
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.seeds.datasets import items_here
-from nanoflux_local.transcript import Seed
 
 SHOWN = 8
 """Number of items of each kind on a page; the counts cover all."""
 
 
-def find_flips(view: LedgerView, before: str, after: str) -> dict[str, Any]:
-    """The items gained and lost from one evaluation to another in their first repeat, with both replies."""
-    one, other = _replies(view, before), _replies(view, after)
-    shared = sorted(one.keys() & other.keys())
-    gained = [item for item in shared if one[item]["verdict"] != "right" and other[item]["verdict"] == "right"]
-    lost = [item for item in shared if one[item]["verdict"] == "right" and other[item]["verdict"] != "right"]
-    items = _items(view, before)
+def gather_flips(view: LedgerView, base: str, other: str) -> dict[str, Any]:
+    """The items gained and lost from the evaluation `base` to the evaluation `other`, with both sides' replies."""
+    flips = list_flips(view, base, other)
+    questions = load_questions(view, base)
+    scored = [{score.item for score in list_items(view, each) if score.scored} for each in (base, other)]
+    by_kind = {
+        "gained": [flip for flip in flips if flip.is_gained],
+        "lost": [flip for flip in flips if not flip.is_gained],
+    }
+
+    def show(flip: Flip) -> dict[str, Any]:
+        before, after = (load_item(view, evaluation, flip.item, questions) for evaluation in (base, other))
+        return {
+            "item": flip.item,
+            "question": before.question,
+            "answer": before.answer,
+            "before": _show_side(before, flip.base),
+            "after": _show_side(after, flip.other),
+        }
+
     return {
-        "items": len(shared),
-        "gained": len(gained),
-        "lost": len(lost),
-        "shown": {
-            kind: [_flip_entry(view, items, item, one[item], other[item]) for item in items_of_kind[:SHOWN]]
-            for kind, items_of_kind in (("gained", gained), ("lost", lost))
-        },
+        "rule": RULE,
+        "items": len(scored[0] & scored[1]),
+        **{kind: len(flips_of_kind) for kind, flips_of_kind in by_kind.items()},
+        "shown": {kind: [show(flip) for flip in flips_of_kind[:SHOWN]] for kind, flips_of_kind in by_kind.items()},
     }
 
 
-def _replies(view: LedgerView, evaluation: str) -> dict[str, dict[str, Any]]:
-    rows = view.rows(
-        "SELECT item, reading, verdict, call FROM evaluation_items WHERE evaluation = ? AND repeat = 0", evaluation
-    )
-    return {row["item"]: dict(row) for row in rows}
-
-
-def _items(view: LedgerView, evaluation: str) -> dict[str, Seed]:
-    """The items asked, if their benchmark is still in this home."""
-    row = view.row("SELECT data, split FROM evaluations WHERE id = ?", evaluation)
-    return {item.id: item for item in items_here(view.path, row["data"], row["split"])} if row else {}
-
-
-def _flip_entry(
-    view: LedgerView, items: Mapping[str, Seed], name: str, one: dict[str, Any], other: dict[str, Any]
-) -> dict[str, Any]:
-    item = items.get(name)
-    return {
-        "item": name,
-        "question": format_question(item) if item else "(the benchmark is no longer in this home)",
-        "answer": item.answer if item else "",
-        "before": {**one, "reply": _text(view, one["call"])},
-        "after": {**other, "reply": _text(view, other["call"])},
-    }
-
-
-def _text(view: LedgerView, call: int) -> str:
-    row = view.row(f"SELECT reply FROM {CALLS} WHERE id = ?", call)
-    with suppress(ValueError, LookupError):  # damaged on disk: `ledger verify` reports it
-        return str(json.loads(row["reply"])["text"]) if row else ""
-    return ""
+def _show_side(record: ItemRecord, share: float) -> dict[str, Any]:
+    """One side of a flip: its share of right replies, and its first reply that has a mark."""
+    reply = next(reply for reply in record.replies if reply.mark != "unscored")
+    return {"share": f"{share:.0%} right", "verdict": reply.mark, "reading": reply.reading, "reply": reply.text}

@@ -9,7 +9,7 @@ from nanoflux_local import __version__
 from nanoflux_local.evaluate.comparison import compare
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
-from nanoflux_local.report.flips import find_flips
+from nanoflux_local.report.flips import gather_flips
 from nanoflux_local.report.page import render_page, write_whole
 from nanoflux_local.run.trial import Rates, summarize_trial
 from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
@@ -58,7 +58,7 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
         "training": training,
         "evaluations": evaluations,
         "comparison": _comparison(view, evaluations),
-        "flips": find_flips(view, *(entry["id"] for entry in evaluations)) if len(evaluations) == 2 else None,
+        "flips": gather_flips(view, *(entry["id"] for entry in evaluations)) if len(evaluations) == 2 else None,
         "accuracy_plot": plots.accuracies([_bar(entry) for entry in evaluations]) if evaluations else "",
         "examples": _examples(view, summary.run),
     }

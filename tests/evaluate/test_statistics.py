@@ -8,6 +8,7 @@ from scipy import stats
 
 from nanoflux_local.evaluate.statistics import (
     RESAMPLES,
+    accuracy_interval,
     bootstrap_interval,
     compare_paired,
     correct_prevalence,
@@ -227,7 +228,8 @@ def test_mcnemar_has_its_nominal_level(runs_a, runs_b):
 
 def test_compare_paired_of_equal_conditions_gives_p_one():
     paired = compare_paired(marks("1 0 1 0 1"), marks("1 0 1 0 1"))
-    assert (paired.difference, paired.ci95, paired.mcnemar_p, paired.bootstrap_p) == (0.0, (0.0, 0.0), 1.0, 1.0)
+    assert (paired.difference, paired.mcnemar_p, paired.bootstrap_p) == (0.0, 1.0, 1.0)
+    assert paired.ci95[0] == -paired.ci95[1] < 0
 
 
 def test_compare_paired_never_reports_a_p_of_zero():
@@ -316,3 +318,26 @@ def test_correct_prevalence_interval_has_its_nominal_coverage():
         corrected = correct_prevalence(int(rng.binomial(300, 0.6 * 0.9 + 0.4 * 0.2)), 300, *known)
         covered += corrected is not None and corrected.ci95[0] <= 0.6 <= corrected.ci95[1]
     assert covered / 400 == pytest.approx(0.95, abs=0.03)
+
+
+def test_accuracy_interval_of_equal_shares_is_wilsons():
+    """Four of four right: the bootstrap would claim exactly 100%."""
+    low, high = accuracy_interval([1.0] * 4)
+    assert (low, high) == pytest.approx(wilson(4, 4)) and low < 0.6 and high == 1.0
+    assert accuracy_interval([0.0] * 10) == pytest.approx(wilson(0, 10))
+    assert accuracy_interval([0.5] * 8) == pytest.approx(wilson(4, 8))
+    mixed = [0.0, 1.0, 1.0, 0.5]
+    assert accuracy_interval(mixed) == bootstrap_interval(mixed)
+
+
+def test_paired_interval_without_any_flip_has_a_width():
+    """Agresti and Min's adjusted interval; it shrinks with the number of items and holds the difference."""
+    few, many = (compare_paired([[True]] * n, [[True]] * n).ci95 for n in (4, 400))
+    assert few == pytest.approx((-1.96 / 6, 1.96 / 6), abs=1e-3) and many[1] < 0.005
+    low, high = compare_paired([[False]] * 5, [[True]] * 5).ci95
+    assert 0 < low < 1 and high == 1.0
+
+
+def test_paired_t_of_differences_equal_up_to_rounding_is_not_computed():
+    """1/12 and 3/12 − 2/12 differ in their last bit; the test would divide by that."""
+    assert paired_t([0.0, 2 / 12], [1 / 12, 3 / 12]) is None

@@ -15,7 +15,7 @@ from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.errors import UsageError
 from nanoflux_local.evaluate.comparison import Pair, Side, compare_sides, correct_pairs, load_side
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
-from nanoflux_local.evaluate.statistics import bootstrap_interval, split_folds, t_interval
+from nanoflux_local.evaluate.statistics import accuracy_interval, split_folds, t_interval
 from nanoflux_local.experiments.compute import generation_cost, times_less
 from nanoflux_local.experiments.generation import runs_of
 from nanoflux_local.experiments.grid import Condition, Plan, Scale
@@ -198,7 +198,7 @@ def _accuracy(view: LedgerView, cells: Sequence[CellResult], split: str, data: s
         "n": len(rates),
         "mean": float(np.mean(list(rates.values()))),
         "sd": float(np.std(side.by_run, ddof=1)) if len(side.by_run) > 1 else None,
-        "ci95": list(bootstrap_interval(list(rates.values()))),
+        "ci95": list(accuracy_interval(list(rates.values()))),
         "by_seed": list(side.by_run),
         "folds": {"means": means, "sd": float(np.std(means, ddof=1)), "ci95": list(t_interval(means))}
         if len(means) > 1

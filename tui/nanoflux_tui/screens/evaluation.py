@@ -11,6 +11,7 @@ from textual.containers import VerticalScroll
 
 from nanoflux_local.adapters.store import list_adapters
 from nanoflux_local.evaluate.evaluation import PARTIAL
+from nanoflux_local.evaluate.items import list_flips
 from nanoflux_local.experiments.tables import format_detectable
 from nanoflux_local.jobs import EVALUATION, Work, check_work
 from nanoflux_local.ledger import board
@@ -144,12 +145,13 @@ tests each pair of them (paired, with Holm's correction) and lists the items tha
         if not result.ok or not comparison:
             panel.show(Text(f"✗ {sanitize(result.stderr, 1_000)}", style=self.colours["error"]))
             return
-        panel.show(self._format_pairs(comparison["pairs"]))
-        if len(self._marked_ids) == 2:
-            self._show_flips(*self._marked_ids)
+        pairs = comparison["pairs"]
+        panel.show(self._format_pairs(pairs))
+        if len(pairs) == 1:
+            self._show_flips(pairs[0]["a"], pairs[0]["b"])
 
     def _format_pairs(self, pairs: Sequence[dict[str, Any]]) -> Text:
-        head = f"{'second − first':<36}  {'95% interval':<18}{'McNemar p':>10}{'Holm p':>8}{'detectable':>12}\n"
+        head = f"{'evaluation − base':<36}  {'95% interval':<18}{'McNemar p':>10}{'Holm p':>8}{'detectable':>12}\n"
         text = Text.assemble((head, self.colours["secondary"]))
         for pair in pairs:
             low, high = pair["ci95"]
@@ -172,14 +174,14 @@ tests each pair of them (paired, with Holm's correction) and lists the items tha
         row = self._rows_by_id.get(evaluation, dict)
         return format_line(row["adapter"][:12] or row["model"], 12) if row else evaluation
 
-    def _show_flips(self, a: str, b: str) -> None:
-        self.run_worker(self._read_flips(a, b), group="flips", exclusive=True, exit_on_error=False)
+    def _show_flips(self, base: str, other: str) -> None:
+        self.run_worker(self._read_flips(base, other), group="flips", exclusive=True, exit_on_error=False)
 
-    async def _read_flips(self, a: str, b: str) -> None:
-        flipped_items = await self.read_ledger(lambda view: board.flips(view, a, b)) or []
+    async def _read_flips(self, base: str, other: str) -> None:
+        flips = await self.read_ledger(lambda view: list_flips(view, base, other)) or []
         self.query_one("#flips").display = True
         self.query_one("#flips", Panel).show(
-            charts.draw_flips(flipped_items, self._short_name(a), self._short_name(b), self.colours)
+            charts.draw_flips(flips, self._short_name(base), self._short_name(other), self.colours)
         )
 
     @on(WindowTable.RowSelected)

@@ -13,6 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 
 from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.evaluate.items import list_flips
 from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.tables import PAIR_COLUMNS, TableColumn, notes, pair_rows
 from nanoflux_local.jobs import EXPERIMENT, Work, check_work
@@ -203,8 +204,10 @@ cell by cell; after an interruption it resumes at its next cell."""
             return
         pair, by_name = results["pairs"][0], {entry["condition"]: entry for entry in results["conditions"]}
         a, b = (by_name[pair[side]]["test"][pair["data"]]["evaluations"][0] for side in ("a", "b"))
-        rows = await self.read_ledger(lambda view: board.flips(view, a, b)) or []
-        panel.show(charts.draw_flips(rows, pair["a"], pair["b"], self.colours), f"Items that flipped on {pair['data']}")
+        flips = await self.read_ledger(lambda view: list_flips(view, a, b)) or []
+        panel.show(
+            charts.draw_flips(flips, pair["a"], pair["b"], self.colours), f"Items that flipped on {pair['data']}"
+        )
 
 
 def format_progress(experiment: dict[str, Any], width: int, style: str) -> Text:

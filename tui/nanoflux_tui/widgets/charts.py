@@ -1,10 +1,10 @@
 """Charts made of characters: each is a function of figures and a width, and labels what it shows."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.text import Text
 
+from nanoflux_local.evaluate.items import RULE, Flip
 from nanoflux_local.ledger.tally import STEPS, Event, Tally, UnderWay
 from nanoflux_tui.text import format_clock, format_count, format_duration, format_line
 from nanoflux_tui.theme import OUTCOMES, Colours, draw_bar
@@ -127,18 +127,19 @@ def draw_usage(tally: Tally, colours: Colours) -> Text:
     return text[:-1]
 
 
-def draw_flips(rows: Sequence[Mapping[str, Any]], a: str, b: str, colours: Colours) -> Text:
-    """The items whose share of correct replies fell or rose from `a` to `b`; items that fell come first."""
-    lost, gained = (sum((row["b"] > row["a"]) == up for row in rows) for up in (False, True))
+def draw_flips(flips: Sequence[Flip], base: str, other: str, colours: Colours) -> Text:
+    """The items whose share of right replies fell or rose from `base` to `other`; lost items come first."""
+    lost = sum(not flip.is_gained for flip in flips)
     items = "item" if lost == 1 else "items"
-    text = Text.assemble((f"{b} lost {lost} {items} and gained {gained} against {a}\n", "bold"))
-    for row in rows[:MAX_FLIPS]:
-        up = row["b"] > row["a"]
-        text.append("▲ gained " if up else "▼ lost   ", style=colours["success" if up else "error"])
-        text.append(f"{format_line(row['item'], 40):<32} {row['a']:>4.0%} → {row['b']:>4.0%}\n")
-    if len(rows) > MAX_FLIPS:
-        text.append(f"… and {len(rows) - MAX_FLIPS} more")
-    text.rstrip()
+    text = Text.assemble((f"{other} lost {lost} {items} and gained {len(flips) - lost} against {base}\n", "bold"))
+    for flip in flips[:MAX_FLIPS]:
+        text.append(
+            "▲ gained " if flip.is_gained else "▼ lost   ", style=colours["success" if flip.is_gained else "error"]
+        )
+        text.append(f"{format_line(flip.item, 40):<32} {flip.base:>4.0%} → {flip.other:>4.0%}\n")
+    if len(flips) > MAX_FLIPS:
+        text.append(f"… and {len(flips) - MAX_FLIPS} more\n")
+    text.append(RULE, style=colours["muted"])
     return text
 
 

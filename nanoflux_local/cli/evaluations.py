@@ -1,0 +1,230 @@
+"""`nanoflux eval list / show / items`: the evaluations of this home, their items, and the items that flip."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.errors import NothingMatchedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from nanoflux_local.evaluate.items import Flip, ItemRecord, ItemScore
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.transcript import Seed
+
+SAMPLING = ("temperature", "top_p", "max_tokens")
+SHOWN = 60
+"""Maximum characters of a question in a table."""
+
+
+@click.command("list")
+@with_json
+def list_evaluations(as_json: bool) -> None:
+    """List all evaluations, newest first."""
+    from nanoflux_local.ledger import board
+    from nanoflux_local.ledger.views import LedgerView
+
+    home = current_home()
+    if not home.ledger.exists():
+        evaluations = []
+    else:
+        with LedgerView(home.ledger) as view:
+            evaluations = [_summarize(row) for row in board.evaluations(view)]
+    if as_json:
+        print_json(evaluations)
+        return
+    if not evaluations:
+        raise NothingMatchedError("there are no evaluations", "start one with `nanoflux eval --model NAME --data NAME`")
+    print_table(
+        ("eval", "model", "adapter", "data", "items", "runs", "correct", "95% interval", "status"),
+        [
+            [each["eval"], each["model"], each["adapter"][:12] or "none", f"{each['data']} {each['split']}",
+             each["items"], each["runs"], *_accuracy_cells(each["strict"]), each["status"]]
+            for each in evaluations
+        ],
+    )  # fmt: skip
+
+
+def _summarize(row: "Mapping[str, Any]") -> dict[str, Any]:
+    """An evaluation as `eval list --json` prints it."""
+    settings, result = row["settings"], row["result"]
+    return {
+        "eval": row["id"],
+        **{key: row[key] for key in ("model", "adapter", "data", "split", "status", "message")},
+        "items": settings.get("n"),
+        "runs": settings.get("runs"),
+        "strict": result.get("strict"),
+        "seconds": row["seconds"],
+        "started_at": row["started_at"],
+    }
+
+
+def _accuracy_cells(strict: "Mapping[str, Any] | None") -> list[str]:
+    if strict is None:
+        return ["–", "–"]
+    low, high = strict["ci95"]
+    return [f"{strict['mean']:.1%}", f"{low:.1%} to {high:.1%}"]
+
+
+@click.command()
+@click.argument("evaluation")
+@with_json
+def show(evaluation: str, as_json: bool) -> None:
+    """Show an evaluation: its settings, its accuracy and its missing replies."""
+    from nanoflux_local.evaluate.items import find_evaluation
+    from nanoflux_local.ledger.views import LedgerView
+
+    with LedgerView(current_home().ledger) as view:
+        row = find_evaluation(view, evaluation)
+    settings, result = row["settings"], row["result"]
+    if as_json:
+        print_json({**_summarize(row), **result, "settings": settings})
+        return
+    sampling = settings.get("sampling", {})
+    correct, interval = _accuracy_cells(result.get("strict"))
+    soft = result.get("soft")
+    print_table(
+        ("eval", row["id"]),
+        [
+            ("model", f"{row['model']}{' + ' + row['adapter'][:16] if row['adapter'] else ''}"),
+            ("data", f"{row['data']} {row['split']}, {settings.get('n')} items, {settings.get('runs')} runs"),
+            ("sampling", ", ".join(f"{key.replace('_', ' ')} {sampling[key]}" for key in SAMPLING if key in sampling)),
+            ("status", f"{row['status']} {row['message']}".strip()),
+            ("strict", correct),
+            ("95% interval", interval),
+            *([("soft", f"{soft['mean']:.1%}, judged by {soft['judge']}")] if soft else []),
+            ("by run", ", ".join(f"{share:.1%}" for share in result.get("by_run", ())) or "–"),
+            ("no answer read", result.get("unanswered", "–")),
+            ("unscored", result.get("unscored", "–")),
+        ],
+    )
+    say(f"list its items with `nanoflux eval items {row['id']}`")
+
+
+@click.command()
+@click.argument("evaluation")
+@click.option("--flips", "other", default="", metavar="EVAL", help="List only the items that flip between the two.")
+@click.option("--item", default="", help="Show one item in full: question, gold answer and all replies.")
+@with_json
+def items(evaluation: str, other: str, item: str, as_json: bool) -> None:
+    """List the items of EVALUATION with the share of right replies.
+
+    With --flips: list the items whose share differs between EVALUATION and EVAL, lost ones first. The base is the one
+    without an adapter; if that does not decide, it is EVALUATION.
+    """
+    from nanoflux_local.evaluate.items import find_evaluation, order_base_first
+    from nanoflux_local.ledger.views import LedgerView
+
+    with LedgerView(current_home().ledger) as view:
+        names = [find_evaluation(view, name)["id"] for name in (evaluation, other) if name]
+        names = order_base_first(view, names)
+        if item:
+            _show_item(view, names, item, as_json)
+        elif other:
+            _show_flips(view, names[0], names[1], as_json)
+        else:
+            _show_items(view, names[0], as_json)
+
+
+def _show_items(view: "LedgerView", evaluation: str, as_json: bool) -> None:
+    from nanoflux_local.evaluate.items import list_items, load_questions
+
+    scores, questions = list_items(view, evaluation), load_questions(view, evaluation)
+    if as_json:
+        print_json({"eval": evaluation, "items": [_item_json(score) for score in scores]})
+        return
+    if not scores:
+        raise NothingMatchedError(f"evaluation {evaluation} has no replies yet", "run the same `nanoflux eval` again")
+    print_table(
+        ("item", "right", "answers read", "question"),
+        [
+            [score.item, f"{score.right}/{score.scored}", ", ".join(map(repr, score.readings)),
+             _begin(questions, score.item)]
+            for score in scores
+        ],
+    )  # fmt: skip
+
+
+def _item_json(score: "ItemScore") -> dict[str, Any]:
+    return {
+        "item": score.item,
+        "right": score.right,
+        "scored": score.scored,
+        "asked": score.asked,
+        "readings": list(score.readings),
+    }
+
+
+def _begin(questions: "Mapping[str, Seed]", item: str) -> str:
+    """The beginning of an item's question, on one line."""
+    text = " ".join(questions[item].question.split()) if item in questions else ""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _show_flips(view: "LedgerView", base: str, other: str, as_json: bool) -> None:
+    from nanoflux_local.evaluate.items import list_flips, load_item, load_questions
+
+    flips, questions = list_flips(view, base, other), load_questions(view, base)
+    if as_json:
+        entries = []
+        for flip in flips:
+            records = [load_item(view, evaluation, flip.item, questions) for evaluation in (base, other)]
+            entries.append({
+                "item": flip.item, "base": flip.base, "other": flip.other, "gained": flip.is_gained,
+                "question": records[0].question, "answer": records[0].answer,
+                "replies": {"base": _replies_json(records[0]), "other": _replies_json(records[1])},
+            })  # fmt: skip
+        print_json({"base": base, "other": other, "flips": entries})
+        return
+    if not flips:
+        say(f"no item flips between {base} (base) and {other}")
+        return
+    show_flips(flips, base, other, questions)
+    say(f"show an item in full with `nanoflux eval items {base} --flips {other} --item ITEM`")
+
+
+def show_flips(flips: "Sequence[Flip]", base: str, other: str, questions: "Mapping[str, Seed]", limit: int = 0) -> None:
+    """Print flipped items as a table, at most `limit` of them (0: all), and the rule that counts them."""
+    from nanoflux_local.evaluate.items import RULE
+
+    gained = sum(flip.is_gained for flip in flips)
+    shown = flips[:limit] if limit else flips
+    click.echo(f"{other} against {base} (base): {gained} gained, {len(flips) - gained} lost")
+    print_table(
+        ("flip", "item", "base", "compared", "question"),
+        [
+            ["gained" if flip.is_gained else "lost", flip.item, f"{flip.base:.0%}", f"{flip.other:.0%}",
+             _begin(questions, flip.item)]
+            for flip in shown
+        ],
+    )  # fmt: skip
+    if len(shown) < len(flips):
+        click.echo(f"… and {len(flips) - len(shown)} more: nanoflux eval items {base} --flips {other}")
+    say(RULE)
+
+
+def _show_item(view: "LedgerView", evaluations: list[str], item: str, as_json: bool) -> None:
+    from nanoflux_local.evaluate.items import load_item
+
+    records = {evaluation: load_item(view, evaluation, item) for evaluation in evaluations}
+    first = records[evaluations[0]]
+    if as_json:
+        replies = {evaluation: _replies_json(record) for evaluation, record in records.items()}
+        print_json({"item": item, "question": first.question, "answer": first.answer, "replies": replies})
+        return
+    click.echo(plain(f"[{item}] {first.question}\n\nExpected: {first.answer}"))
+    for evaluation, record in records.items():
+        for reply in record.replies:
+            soft = f", {reply.soft} by the judge" if reply.soft else ""
+            read = f", read {reply.reading}" if reply.reading else ""
+            click.echo(plain(f"\nEvaluation {evaluation}, run {reply.repeat + 1}: {reply.mark}{soft}{read}"))
+            click.echo(plain(reply.text))
+
+
+def _replies_json(record: "ItemRecord") -> list[dict[str, Any]]:
+    return [
+        {"run": each.repeat, "mark": each.mark, "soft": each.soft or None, "reading": each.reading, "reply": each.text}
+        for each in record.replies
+    ]

@@ -1,0 +1,171 @@
+"""The items of an evaluation with their marks and replies, and the items that flip between two evaluations.
+
+One rule for the command line, the report and the terminal application. Of two evaluations, the **base** is the
+reference: the one without an adapter if only one has none, otherwise the one named first. An item **flips** if its
+share of right replies, over its scored repeats, differs: it is **gained** if the share is higher than in the base and
+**lost** if it is lower. These shares are those that the paired tests compare. Items that one side could not score are
+left out.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.evaluate.evaluation import format_question
+from nanoflux_local.ledger.packing import CALLS
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.seeds.datasets import items_here
+from nanoflux_local.transcript import Seed
+
+RULE = (
+    "An item is gained if its share of right replies over its repeats is higher than in the base evaluation, and lost"
+    " if it is lower."
+)
+"""The rule of `list_flips` in one sentence, for the places that show flips."""
+NO_QUESTION = "(the benchmark is no longer in this home)"
+
+
+@dataclass(frozen=True, slots=True)
+class ItemScore:
+    """The marks of one item: `right` of `scored` replies; `asked` includes replies without a mark."""
+
+    item: str
+    right: int
+    scored: int
+    asked: int
+    readings: tuple[str, ...]
+
+    @property
+    def share(self) -> float | None:
+        """The share of right replies; None if no reply was scored."""
+        return self.right / self.scored if self.scored else None
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """An item whose share of right replies differs between two evaluations."""
+
+    item: str
+    base: float
+    other: float
+
+    @property
+    def is_gained(self) -> bool:
+        """Whether the other evaluation is better than the base on this item."""
+        return self.other > self.base
+
+
+@dataclass(frozen=True, slots=True)
+class ItemReply:
+    """One reply to an item: its strict mark, its soft mark ("" without a judge), the answer read from it, its text."""
+
+    repeat: int
+    mark: str
+    soft: str
+    reading: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRecord:
+    """An item with its question (and options), its gold answer, and its replies in one evaluation."""
+
+    item: str
+    question: str
+    answer: str
+    replies: tuple[ItemReply, ...]
+
+
+def find_evaluation(view: LedgerView, name: str) -> dict[str, Any]:
+    """The row of an evaluation, by its id or the first characters of it; `settings` and `result` are decoded.
+
+    Raises:
+        NothingMatchedError: no evaluation, or more than one, has an id that starts so.
+    """
+    rows = list(view.rows("SELECT * FROM evaluations WHERE substr(id, 1, ?) = ?", len(name), name)) if name else []
+    exact = [row for row in rows if row["id"] == name]
+    if len(exact or rows) != 1:
+        problem = f"{len(rows)} evaluations have ids that start with {name!r}" if rows else f"no evaluation {name!r}"
+        raise NothingMatchedError(f"{problem} in this home", "list evaluations with `nanoflux eval list`")
+    row = dict((exact or rows)[0])
+    return {**row, "settings": json.loads(row["settings"]), "result": json.loads(row["result"])}
+
+
+def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
+    """Evaluations in the order of a comparison: those without an adapter first, otherwise as named."""
+    marks = ",".join("?" * len(evaluations))
+    tuned = {row["id"] for row in view.rows(f"SELECT id FROM evaluations WHERE adapter <> '' AND id IN ({marks})",
+                                            *evaluations)}  # fmt: skip
+    return sorted(evaluations, key=lambda evaluation: evaluation in tuned)
+
+
+def list_items(view: LedgerView, evaluation: str) -> list[ItemScore]:
+    """The items of an evaluation, ordered by name."""
+    rows = view.rows(
+        "SELECT item, verdict, reading FROM evaluation_items WHERE evaluation = ? ORDER BY item, repeat", evaluation
+    )
+    rows_by_item: dict[str, list[Any]] = {}
+    for row in rows:
+        rows_by_item.setdefault(row["item"], []).append(row)
+    return [_score_item(item, replies) for item, replies in rows_by_item.items()]
+
+
+def _score_item(item: str, rows: Sequence[Any]) -> ItemScore:
+    marks = [row["verdict"] for row in rows]
+    scored = len(marks) - marks.count("unscored")
+    return ItemScore(item, marks.count("right"), scored, len(marks), tuple(row["reading"] for row in rows))
+
+
+def list_flips(view: LedgerView, base: str, other: str) -> list[Flip]:
+    """The items that flip from the evaluation `base` to the evaluation `other`, in the order of `find_flips`."""
+    base_shares, other_shares = (
+        {score.item: score.share for score in list_items(view, evaluation) if score.share is not None}
+        for evaluation in (base, other)
+    )
+    return find_flips(base_shares, other_shares)
+
+
+def find_flips(base: Mapping[str, float], other: Mapping[str, float]) -> list[Flip]:
+    """The flips between two sets of shares by item: lost items first, the largest change first, then by name."""
+    shared = base.keys() & other.keys()
+    flips = [Flip(item, base[item], other[item]) for item in shared if base[item] != other[item]]
+    return sorted(flips, key=lambda flip: (flip.is_gained, -abs(flip.other - flip.base), flip.item))
+
+
+def load_questions(view: LedgerView, evaluation: str) -> dict[str, Seed]:
+    """The asked items by name, if their benchmark is still in this home."""
+    row = find_evaluation(view, evaluation)
+    return {item.id: item for item in items_here(view.path, row["data"], row["split"])}
+
+
+def load_item(view: LedgerView, evaluation: str, item: str, questions: Mapping[str, Seed] | None = None) -> ItemRecord:
+    """An item with all its replies; pass `questions` from `load_questions` to load several items.
+
+    Raises:
+        NothingMatchedError: the evaluation has no reply to this item.
+    """
+    rows = view.rows(
+        f"SELECT repeat, verdict, soft, reading, calls.reply FROM evaluation_items LEFT JOIN {CALLS} AS calls"
+        " ON calls.id = evaluation_items.call WHERE evaluation = ? AND item = ? ORDER BY repeat",
+        evaluation,
+        item,
+    )
+    replies = tuple(
+        ItemReply(row["repeat"], row["verdict"], row["soft"], row["reading"], _reply_text(row["reply"])) for row in rows
+    )
+    if not replies:
+        raise NothingMatchedError(
+            f"evaluation {evaluation} has no item {item!r}", f"list its items with `nanoflux eval items {evaluation}`"
+        )
+    seed = (load_questions(view, evaluation) if questions is None else questions).get(item)
+    return ItemRecord(item, format_question(seed) if seed else NO_QUESTION, seed.answer if seed else "", replies)
+
+
+def _reply_text(reply: str | None) -> str:
+    """The text of a stored reply; "" if it is damaged on disk, which `run verify` reports."""
+    with suppress(ValueError, LookupError, TypeError):
+        return str(json.loads(reply or "")["text"])
+    return ""
