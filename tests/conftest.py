@@ -1,6 +1,4 @@
-"""Shared by all tests: no call leaves this machine; a home with the real small models, pulled once and found intact
-afterwards.
-"""
+"""Fixtures of all tests: no connection leaves this machine; a home with the real small models, pulled once."""
 
 import asyncio
 import json
@@ -22,7 +20,7 @@ from nanoflux_models import guard
 # Before anything imports torch: tests often share their cores with other work.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
-# A shell has its background jobs ignore Ctrl-C, and whatever they start: the tests of it would wait for ever.
+# Background jobs of a shell ignore Ctrl-C, and so do their children: the tests of Ctrl-C would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -35,13 +33,13 @@ LONG = (
     "test_served.py", "test_thinking.py", "test_attacks.py",
     "test_embedded.py", "test_faulty_run.py", "test_outward.py", "test_hostile.py",
 )  # fmt: skip
-"""Files that take minutes, begun first, those that keep all cores busy beside those that wait: no process is left with
-a long one while the others have nothing to do."""
+"""Files that take minutes. They start first, busy ones next to waiting ones, so that no process is left with a long one
+at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where processes share the suite, a file at a time each (`--dist loadfile`)."""
+    """Sort the files if several processes share the suite, one file at a time each (`--dist loadfile`)."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
@@ -55,16 +53,16 @@ def test_home() -> Path:
 @pytest.fixture(scope="session")
 def smollm2_dir(test_home: Path) -> Path:
     """The installed weights of the small chat model."""
-    return _pulled("smollm2-135m", test_home)
+    return _pull("smollm2-135m", test_home)
 
 
 @pytest.fixture(scope="session")
 def minilm_dir(test_home: Path) -> Path:
     """The installed weights of the small embedder."""
-    return _pulled("all-minilm-l6-v2", test_home)
+    return _pull("all-minilm-l6-v2", test_home)
 
 
-def _pulled(name: str, home: Path) -> Path:
+def _pull(name: str, home: Path) -> Path:
     from nanoflux_models.weights import pull
 
     return pull(name, home)
@@ -77,7 +75,7 @@ TEMPLATE = (
 
 
 def make_base(folder: Path) -> Path:
-    """A base small enough to train in a second, made here: nothing is downloaded, no real weights are needed."""
+    """A new base model that trains in a second, without a download."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -112,12 +110,13 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 PLANTED = ("types", "random", "tokenize", "nanoflux_local", "huggingface_hub", "accelerate", "pip", "torch", "textual")
-"""Names that Python, a library or this project imports: files so named in the working folder must not be run."""
+"""Modules that Python, a library or this project imports: files of these names in the working directory must not run.
+"""
 
 
 @pytest.fixture(scope="module")
 def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder with files named like modules; fails the test if one of them was executed."""
+    """A working directory with files named like modules; the test fails if one of them was executed."""
     folder = tmp_path_factory.mktemp("working")
     executed = folder / "executed.txt"
     for name in PLANTED:
@@ -128,7 +127,7 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _umask() -> Iterator[None]:
-    """A command run inside this process closes what it writes to others; no later test sees that."""
+    """Restore the umask, which a command that runs in this process may have changed."""
     mask = os.umask(0o022)
     os.umask(mask)
     yield
@@ -136,7 +135,7 @@ def _umask() -> Iterator[None]:
 
 
 class FakeServers:
-    """Running fake servers, in a loop of their own. `servers(chaos)` gives the address of one more, and the server."""
+    """Running fake servers on a separate event loop. `servers(chaos)` starts one and returns its address and itself."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -152,7 +151,7 @@ class FakeServers:
         self._run(server.stop())
 
     def again(self, server: FakeServer, url: str) -> None:
-        """Start it where it was."""
+        """Restart a server at its former address."""
         self._run(server.start(urlsplit(url).port or 0))
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -173,7 +172,7 @@ def fake_server() -> Iterator[FakeServers]:
     servers.close()
 
 
-def encoded(code: int, body: Any) -> tuple[int, bytes]:
+def encode_answer(code: int, body: Any) -> tuple[int, bytes]:
     return code, body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
@@ -182,8 +181,8 @@ class _Listening(ThreadingHTTPServer):
 
 
 class Server:
-    """A server on a loopback port: answers what `answers` holds, the last one for ever, or what `choose` makes of a
-    request's body, and notes what came.
+    """A server on a loopback port. It gives the `answers` in order and repeats the last one, or answers with `choose`
+    of a request's body, and records the requests.
     """
 
     def __init__(self) -> None:
@@ -203,7 +202,7 @@ class Server:
                 server.headers.append({key.lower(): value for key, value in self.headers.items()})
                 server.paths.append(self.path)
                 if server.choose is not None:
-                    code, body = encoded(*server.choose(request))
+                    code, body = encode_answer(*server.choose(request))
                 else:
                     code, body = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
                 self.send_response(code)
@@ -222,7 +221,7 @@ class Server:
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, *answers: tuple[int, Any]) -> None:
-        self.answers = [encoded(code, body) for code, body in answers]
+        self.answers = [encode_answer(code, body) for code, body in answers]
 
     def close(self) -> None:
         self._http.shutdown()
@@ -231,7 +230,7 @@ class Server:
 
 @pytest.fixture(scope="session")
 def new_server() -> type[Server]:
-    """For whoever needs a server longer than one test; closes it himself."""
+    """The class of servers, for fixtures with a wider scope, which close theirs."""
     return Server
 
 

@@ -1,4 +1,4 @@
-"""The choice of examples: by reason, by any expression over the ledger, by size; recorded, and told when wrong."""
+"""The choice of training examples: by reason, by an SQL expression, by size; recorded with the training."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +39,7 @@ def turns(view: LedgerView, choice: Choice) -> list[int]:
     return [example.turn for example in choose(view, "run", choice)[0]]
 
 
-def test_reason_and_expression_must_both_hold(view: LedgerView) -> None:
+def test_choice_combines_reason_and_expression(view: LedgerView) -> None:
     assert turns(view, Choice()) == list(range(20))
     assert turns(view, Choice(reason="kept_novel")) == [0, 3, 6, 9, 12, 15, 18]
     assert turns(view, Choice(reason="kept_novel", where="turn > 10")) == [12, 15, 18]
@@ -47,19 +47,19 @@ def test_reason_and_expression_must_both_hold(view: LedgerView) -> None:
     assert turns(view, Choice(where="turn < 2 OR turn = 5")) == [0, 1, 5]
 
 
-def test_an_expression_stays_inside_its_run_and_its_brackets(view: LedgerView) -> None:
+def test_expression_cannot_leave_its_run_or_its_brackets(view: LedgerView) -> None:
     assert turns(view, Choice(where="turn < 3 -- the first three")) == [0, 1, 2]
     assert turns(view, Choice(where="1 OR run = 'other'")) == list(range(20))
 
 
-def test_the_size_is_drawn_by_seed_in_turn_order(view: LedgerView) -> None:
+def test_size_is_drawn_by_seed_in_turn_order(view: LedgerView) -> None:
     first = turns(view, Choice(size=5))
     assert first == sorted(first) == turns(view, Choice(size=5)) and len(set(first)) == 5
     assert turns(view, Choice(size=5, seed=1)) != first
     assert turns(view, Choice(size=20)) == list(range(20))
 
 
-def test_what_was_chosen_is_recorded(view: LedgerView) -> None:
+def test_choice_is_recorded(view: LedgerView) -> None:
     _, record = choose(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))
     assert record["query"].startswith("SELECT * FROM examples WHERE run = ? AND reason = ? AND (turn > 4")
     assert record["values"] == ["run", "kept_failed"]
@@ -69,7 +69,7 @@ def test_what_was_chosen_is_recorded(view: LedgerView) -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ("colour = 'red'", "no such column: colour"),
         ("turn >", "syntax error"),
@@ -77,21 +77,21 @@ def test_what_was_chosen_is_recorded(view: LedgerView) -> None:
         ("1) UNION DELETE FROM examples --", "syntax error"),
     ],
 )
-def test_what_is_no_expression_is_told_and_changes_nothing(view: LedgerView, where: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
+def test_invalid_expression_is_refused_and_changes_nothing(view: LedgerView, where: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
         choose(view, "run", Choice(where=where))
     assert "reason" in caught.value.fix
     assert len(turns(view, Choice())) == 20
 
 
-def test_nothing_or_too_little_is_not_trained_on(view: LedgerView) -> None:
+def test_training_refuses_too_few_examples(view: LedgerView) -> None:
     with pytest.raises(NothingMatchedError, match=r"turn > 99"):
         choose(view, "run", Choice(where="turn > 99"))
     with pytest.raises(NothingMatchedError, match="21 examples are asked for and 20"):
         choose(view, "run", Choice(size=21))
 
 
-def test_levels_are_refused_until_there_are_some(path: Path, view: LedgerView) -> None:
+def test_levels_are_refused_for_unrated_examples(path: Path, view: LedgerView) -> None:
     with pytest.raises(RefusedError, match="no quality levels"):
         choose(view, "run", Choice(level=4))
     with Ledger(path) as ledger, ledger.transaction() as connection:

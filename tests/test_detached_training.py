@@ -1,4 +1,4 @@
-"""A training is work like a run: one id whatever happens to its processes, watched, paused, stopped and resumed."""
+"""Detached trainings: one id across processes, listed, paused, stopped and resumed like runs."""
 
 import asyncio
 import importlib.util
@@ -30,7 +30,7 @@ from nanoflux_local.train.summary import TrainingOutcome
 BASE = "tiny"
 QUICK = TrainSettings(epochs=3, batch=2, learning_rate=3e-3, threads=1, checkpoint_every=2)
 LONG = QUICK.model_copy(update={"epochs": 400})
-"""More than a test waits for: a training that is always found under way."""
+"""Epochs for a training that outlasts any test."""
 
 
 def support() -> Any:
@@ -44,7 +44,7 @@ def support() -> Any:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """A home's folder of weights that holds the tiny base, as an import leaves it, beside that of its manifest."""
+    """A directory of weights with the imported tiny base, next to the directory with its manifest."""
     from nanoflux_models.weights import import_path
 
     root = tmp_path_factory.mktemp("weights")
@@ -90,7 +90,7 @@ def cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_a_training_that_is_killed_keeps_its_id_and_its_curve(home: Home, weights: Path, tmp_path: Path) -> None:
+def test_killed_training_keeps_its_id_and_curve(home: Home, weights: Path, tmp_path: Path) -> None:
     training = trainings.create(home, BASE, QUICK, data())
     pid = jobs.launch(home, work(training))
     until(lambda: trainings.summarize_training(home, training).step >= 3)
@@ -102,34 +102,34 @@ def test_a_training_that_is_killed_keeps_its_id_and_its_curve(home: Home, weight
     assert (summary.status, summary.adapter, summary.step) == ("done", result.adapter, result.steps)
     with LedgerView(home.ledger) as view:
         curve = view.training_curve(training)
-        told = view.row("SELECT count(*) AS n FROM training_events WHERE kind = 'step'")
+        events = view.row("SELECT count(*) AS n FROM training_events WHERE kind = 'step'")
     steps = [event["step"] for kind, event in curve if kind == "step"]
     assert steps == list(range(1, result.steps + 1))
-    assert told is not None and told["n"] >= len(steps)
+    assert events is not None and events["n"] >= len(steps)
     other = home_with(tmp_path / "other", weights)
     assert finish(other, trainings.create(other, BASE, QUICK, data())).adapter == result.adapter
 
 
-def test_the_same_again_is_answered_from_the_ledger(home: Home) -> None:
+def test_repeated_training_is_answered_from_the_ledger(home: Home) -> None:
     rows = data()
-    told: list[object] = []
-    first = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), told.append, rows.source)
+    events: list[object] = []
+    first = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), events.append, rows.source)
     again = trainings.train_adapter(home, "", BASE, QUICK, rows.rows, (), lambda _: pytest.fail("trained"), rows.source)
-    assert told and again == first
+    assert events and again == first
     manifest = read_adapter(home.adapters / first.adapter).manifest
     assert (manifest["training"], manifest["source"]) == (first.document["training"], {"file": "sums.jsonl"})
     assert first.document["attention"] == "nanoflux_cpu" and first.document["padding_free"] is False
 
 
-def test_a_detached_training_is_paused_and_goes_on_without_its_file(home: Home, tmp_path: Path) -> None:
+def test_paused_training_resumes_without_its_source_file(home: Home, tmp_path: Path) -> None:
     path = tmp_path / "sums.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"{n} + 1?", "completion": str(n + 1)}) + "\n" for n in range(9)))
     settings = [f"--set={key}={value}" for key, value in QUICK.model_dump(exclude_defaults=True).items()]
     command = ("train", "--data", str(path), "--base", BASE, *settings, "--set=epochs=60", "--json")
-    begun = cli(home, *command, "--detach")
-    assert begun.returncode == 0, begun.stderr
-    training = json.loads(begun.stdout)["training"]
-    path.unlink()  # the training has its rows
+    started = cli(home, *command, "--detach")
+    assert started.returncode == 0, started.stderr
+    training = json.loads(started.stdout)["training"]
+    path.unlink()  # the training has a copy of its rows
     assert "drains" in jobs.request_stop(home, work(training), "pause")
     until(lambda: not jobs.has_worker(home, work(training)))
     paused = trainings.summarize_training(home, training)
@@ -146,11 +146,12 @@ def test_a_detached_training_is_paused_and_goes_on_without_its_file(home: Home, 
     assert "already done" in jobs.request_stop(home, work(training), "stop")
 
 
-def test_a_stop_drains_with_a_checkpoint_and_a_second_one_ends_at_once(home: Home) -> None:
+def test_stop_writes_a_checkpoint_and_a_second_stop_ends_at_once(home: Home) -> None:
     training = trainings.create(home, BASE, LONG, data())
     jobs.launch(home, work(training))
     until(lambda: trainings.summarize_training(home, training).step >= 1)
-    assert (trainings.summarize_training(home, training).worker or {})["wish"] == ""
+    worker = trainings.summarize_training(home, training).worker
+    assert worker is not None and worker.wish == ""
     with pytest.raises(NanofluxError, match="another process is working on training"):
         trainings.carry_on(home, training)
     assert "drains" in jobs.request_stop(home, work(training), "stop")
@@ -161,8 +162,8 @@ def test_a_stop_drains_with_a_checkpoint_and_a_second_one_ends_at_once(home: Hom
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "has_worker", lambda *_: True)
         with Ledger(home.ledger) as ledger:
-            with ledger.transaction():  # so that it holds no lock of the ledger
-                os.kill(job, signal.SIGSTOP)  # so that both stops are there before it looks
+            with ledger.transaction():  # so that the suspended worker holds no lock of the ledger
+                os.kill(job, signal.SIGSTOP)  # so that both requests are there before the worker polls
             assert "drains" in jobs.request_stop(home, work(training), "stop")
             assert "ends now" in jobs.request_stop(home, work(training), "stop")
         os.kill(job, signal.SIGCONT)
@@ -171,7 +172,7 @@ def test_a_stop_drains_with_a_checkpoint_and_a_second_one_ends_at_once(home: Hom
     assert ended.status == "stopped" and ended.step >= stopped.step
 
 
-def test_a_signal_ends_a_training_that_says_so(home: Home) -> None:
+def test_signal_ends_a_training_and_is_reported(home: Home) -> None:
     training = trainings.create(home, BASE, LONG, data())
     pid = jobs.launch(home, work(training))
     until(lambda: trainings.summarize_training(home, training).step >= 1)
@@ -180,7 +181,7 @@ def test_a_signal_ends_a_training_that_says_so(home: Home) -> None:
     assert trainings.summarize_training(home, training).status == "interrupted"
 
 
-def test_rows_that_were_changed_are_not_trained_on(home: Home) -> None:
+def test_changed_rows_are_not_trained_on(home: Home) -> None:
     training = trainings.create(home, BASE, QUICK, data())
     rows = home.root / "trainings" / training / trainings.TRAIN
     rows.write_text(rows.read_text().replace("ANSWER", "GUESS"))
@@ -192,30 +193,30 @@ def test_rows_that_were_changed_are_not_trained_on(home: Home) -> None:
         trainings.carry_on(home, training)
 
 
-def test_a_run_or_a_file_and_what_each_can_be_asked(home: Home, tmp_path: Path) -> None:
+def test_training_source_is_a_run_or_a_file(home: Home, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     assert cli(home, "train").returncode == 2
     assert cli(home, "train", "run", "--data", str(tmp_path / "rows.jsonl")).returncode == 2
-    asked = cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--where", "turn < 3")
-    assert asked.returncode == 2 and "no query" in asked.stderr
-    shown = cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--base", BASE, "--dry-run")
-    assert shown.returncode == 0, shown.stderr
-    assert "<|im_start|>user\na<|im_end|>" in shown.stdout and "validated on" in shown.stdout
+    refused = cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--where", "turn < 3")
+    assert refused.returncode == 2 and "no query" in refused.stderr
+    preview = cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--base", BASE, "--dry-run")
+    assert preview.returncode == 0, preview.stderr
+    assert "<|im_start|>user\na<|im_end|>" in preview.stdout and "validated on" in preview.stdout
     assert cli(home, "trainings", "show", "nothing").returncode == 4
 
 
-def test_tensorboard_has_the_curves_where_it_is_asked_for(home: Home, tmp_path: Path) -> None:
+def test_tensorboard_receives_the_curves_on_request(home: Home, tmp_path: Path) -> None:
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     rows = data()
     training = trainings.create(home, BASE, QUICK, rows, str(tmp_path / "board"))
     result = finish(home, training)
-    found = accumulators.EventAccumulator(str(tmp_path / "board" / training)).Reload()
-    losses = [point.value for point in found.Scalars("train/loss")]
+    board = accumulators.EventAccumulator(str(tmp_path / "board" / training)).Reload()
+    losses = [point.value for point in board.Scalars("train/loss")]
     assert losses == pytest.approx(list(result.train_losses))
-    assert len(found.Scalars("validation/loss")) == QUICK.epochs + 1
+    assert len(board.Scalars("validation/loss")) == QUICK.epochs + 1
 
 
-def test_the_choice_of_a_runs_examples_is_recorded_with_the_adapter(home: Home) -> None:
+def test_choice_of_examples_is_recorded_with_the_adapter(home: Home) -> None:
     settings = {"max_turns": 16, "target": 16, "concurrency": 4, "seeds": {"min": 2}}
     run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
     asyncio.run(runs.carry_on(home, run))
@@ -228,7 +229,7 @@ def test_the_choice_of_a_runs_examples_is_recorded_with_the_adapter(home: Home) 
     source = read_adapter(home.adapters / result.adapter).manifest["source"]
     assert (source["run"], source["rows"], source["values"]) == (run, 3, [run, "kept_failed"])
     assert "turn > 0" in source["query"] and len(source["ids_digest"]) == 64
-    asked = ("train", run, "--base", BASE, "--set=max_length=4096", "--dry-run")
-    audited = cli(home, *asked, "--where", "turn > 0", "--size", "2", "--json")
+    command = ("train", run, "--base", BASE, "--set=max_length=4096", "--dry-run")
+    audited = cli(home, *command, "--where", "turn > 0", "--size", "2", "--json")
     assert audited.returncode == 0 and json.loads(audited.stdout)["rows"] == 2, audited.stderr
-    assert cli(home, *asked, "--level", "4").returncode == 3
+    assert cli(home, *command, "--level", "4").returncode == 3

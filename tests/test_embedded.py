@@ -73,14 +73,14 @@ def test_embedded_profile_runs_from_generation_to_report(home: Home, tmp_path: P
 
         again = evaluate(home, "smollm2-135m", "", "starter-easy", "test", 4, runs=1, temperature=0.0)
         assert again == summaries[0]
-        asked = view.row("SELECT count(*) AS n FROM calls")
-        assert asked is not None and asked["n"] == made["n"], "a finished evaluation asks nothing again"
+        total = view.row("SELECT count(*) AS n FROM calls")
+        assert total is not None and total["n"] == made["n"], "a finished evaluation sends no request again"
     page = write_report(home.ledger, run, tmp_path / "report").read_text()
     assert "95% interval" in page and "exact McNemar" in page and page.count('class="example"') >= 3
 
 
 def test_domain_without_programs_is_played_by_the_small_model(home: Home) -> None:
-    found = generate(
+    summary = generate(
         home,
         "starter-medicine",
         max_turns=1,
@@ -88,7 +88,7 @@ def test_domain_without_programs_is_played_by_the_small_model(home: Home) -> Non
         retries={"validation": 0, "parse": 0},
         pause_after_unread=0,
     )
-    assert found["turns"] == 1 and found["funnel"]["attempts"] == 1  # type: ignore[index]
+    assert summary["turns"] == 1 and summary["funnel"]["attempts"] == 1  # type: ignore[index]
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the benchmark files are not beside the project")
@@ -107,10 +107,10 @@ def test_gsmhard_is_generated_from_the_official_file(home: Home) -> None:
     again = nanoflux("data", "import", "gsmhard", str(path)).stderr
     assert "nothing changed" in again and "checking" not in again, "a known file's programs are not run again"
     words = ("run", "start", "--domain", "gsmhard", "--examples", "2", "--seed", "1", "--json")
-    found = json.loads(nanoflux(*words).stdout)
-    assert found["kept"] == 2 and found["status"] == "done"
+    summary = json.loads(nanoflux(*words).stdout)
+    assert summary["kept"] == 2 and summary["status"] == "done"
     with LedgerView(home.ledger) as view:
-        for record in view.turn_records(found["run"]):
+        for record in view.turn_records(summary["run"]):
             for attempt in record.attempts:
                 if attempt.validation is not None:
                     assert attempt.validation.finding("code").conclusion == "supports"

@@ -1,4 +1,4 @@
-"""What starting costs: help and imports load none of the heavy libraries, and every command has its help."""
+"""The cost of starting: help and imports load no heavy library, and every command has its help."""
 
 import json
 import resource
@@ -55,8 +55,8 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-def loaded(*arguments: str) -> tuple[str, set[str]]:
-    """What a command prints in a new process, and the libraries that it loaded."""
+def run_and_list_modules(*arguments: str) -> tuple[str, set[str]]:
+    """The output of a command in a new process, and the top-level modules that it imported."""
     done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout, set(json.loads(done.stderr.splitlines()[-1]))
@@ -64,12 +64,12 @@ def loaded(*arguments: str) -> tuple[str, set[str]]:
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("--version",), ("run", "--help"), ("run", "start", "--help")])
 def test_help_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
-    text, modules = loaded(*arguments)
+    text, modules = run_and_list_modules(*arguments)
     assert "click" in modules and bool(text) == bool(arguments)
     assert not HEAVY & modules
 
 
-def test_help_lists_every_noun_and_answers_in_a_third_of_a_second_of_work() -> None:
+def test_help_lists_every_noun_within_a_third_of_a_cpu_second() -> None:
     spent = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -80,7 +80,7 @@ def test_help_lists_every_noun_and_answers_in_a_third_of_a_second_of_work() -> N
     assert all(f"  {noun} " in text for noun in NOUNS)
 
 
-def test_every_command_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     from nanoflux_local.cli.main import main
 
     for command in COMMANDS:
@@ -92,7 +92,7 @@ def test_every_command_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
             assert len(text.splitlines()) > 4, "a command without a word about what it does"
 
 
-def test_the_commands_above_are_all_there_are() -> None:
+def test_listed_commands_are_complete() -> None:
     import click
 
     from nanoflux_local.cli.main import nanoflux
@@ -102,6 +102,6 @@ def test_the_commands_above_are_all_there_are() -> None:
             return [path]
         context = click.Context(group)
         below = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
-        return [path, *(found for name, command in below if command for found in walk(command, (*path, name)))]
+        return [path, *(inner for name, command in below if command for inner in walk(command, (*path, name)))]
 
     assert sorted(walk(nanoflux, ())) == sorted(COMMANDS)

@@ -1,4 +1,4 @@
-"""Detached workers: seen, steered, paused and stopped from other processes, and nothing is lost by any of it."""
+"""Detached workers: listed, reconfigured, paused and stopped from other processes, without any loss."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def started(home: Home, **settings: Any) -> str:
+def start(home: Home, **settings: Any) -> str:
     shared = {"max_turns": 30, "target": 30, "concurrency": 4, "seeds": {"min": 2}}
     config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
     return asyncio.run(runs.start(home, config))
@@ -38,7 +38,7 @@ def work(run: str) -> jobs.Work:
     return jobs.Work(jobs.RUN, run)
 
 
-def shown(home: Home, run: str) -> dict[str, Any]:
+def show(home: Home, run: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         summary = view.summarize_run(run).to_json()
         return {**summary, **jobs.check_work(home, view, work(run), summary).to_json()}
@@ -56,52 +56,52 @@ def cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_a_detached_run_is_paused_steered_resumed_and_ends_as_one_played_in_one_go(home: Home) -> None:
-    plain = started(home)
+def test_paused_and_reconfigured_run_ends_with_the_digest_of_an_uninterrupted_one(home: Home) -> None:
+    plain = start(home)
     asyncio.run(runs.carry_on(home, plain))
-    run = started(home, endpoints=SLOW)
+    run = start(home, endpoints=SLOW)
     with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
-        connection.execute("DELETE FROM turn_calls")  # so that nothing is remembered and the worker takes its time
+        connection.execute("DELETE FROM turn_calls")  # so that no call is remembered and the worker is slow
         connection.execute("DELETE FROM calls")
-    assert jobs.launch(home, work(run)) == (shown(home, run)["worker"] or {}).get("pid")
+    assert jobs.launch(home, work(run)) == (show(home, run)["worker"] or {}).get("pid")
     with pytest.raises(RefusedError, match="another process"):
         jobs.launch(home, work(run))
     assert cli(home, "resume", run).returncode == 3
     assert cli(home, "pause", run).returncode == 0
-    until(lambda: shown(home, run)["status"] == "paused")
-    found = shown(home, run)
-    assert 0 < found["turns"] < 30 and found["worker"] is None
+    until(lambda: show(home, run)["status"] == "paused")
+    paused = show(home, run)
+    assert 0 < paused["turns"] < 30 and paused["worker"] is None
     assert cli(home, "set", run, "seed=5").returncode == 3
     assert cli(home, "set", run, "concurrency=16").returncode == 0
     done = cli(home, "resume", run, "--detach", "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["run"] == run
-    until(lambda: shown(home, run)["status"] == "done")
-    assert shown(home, run)["digest"] == shown(home, plain)["digest"]
+    until(lambda: show(home, run)["status"] == "done")
+    assert show(home, run)["digest"] == show(home, plain)["digest"]
 
 
-def test_a_second_stop_ends_at_once_and_a_killed_worker_shows_as_interrupted(home: Home) -> None:
-    run = started(home, endpoints={"duelist-a": {"delay_s": 60}})
+def test_second_stop_ends_at_once_and_a_killed_worker_is_interrupted(home: Home) -> None:
+    run = start(home, endpoints={"duelist-a": {"delay_s": 60}})
     jobs.launch(home, work(run))
     assert "drains" in jobs.request_stop(home, work(run), "stop")
-    assert shown(home, run)["status"] == "running"
+    assert show(home, run)["status"] == "running"
     assert "now" in jobs.request_stop(home, work(run), "stop")
     until(lambda: not jobs.has_worker(home, work(run)))
-    assert shown(home, run)["status"] == "stopped"
+    assert show(home, run)["status"] == "stopped"
     pid = jobs.launch(home, work(run))
     os.kill(pid, signal.SIGKILL)
     until(lambda: not jobs.has_worker(home, work(run)))
-    assert shown(home, run)["status"] == "interrupted"
+    assert show(home, run)["status"] == "interrupted"
     assert "no process" in jobs.request_stop(home, work(run), "pause")
-    assert shown(home, run)["status"] == "paused"
+    assert show(home, run)["status"] == "paused"
 
 
-def test_a_worker_that_is_seen_is_running_from_that_moment(home: Home) -> None:
-    """So that one which is killed just then is interrupted, and not what its run was before."""
-    run = started(home)
+def test_recorded_worker_is_running_at_once(home: Home) -> None:
+    """A worker that is killed right after it is recorded leaves its run interrupted, not in its earlier status."""
+    run = start(home)
     with Ledger(home.ledger) as ledger:
         ledger.set_run_status(run, "stopped")
         ledger.start_job("run", run, os.getpid(), jobs.boot_id(), "runs")
-    assert shown(home, run)["status"] == "interrupted", "running, and nobody holds it"
+    assert show(home, run)["status"] == "interrupted", "recorded as running, without a process"
 
 
 def edit(ledger: Ledger, sql: str, *values: object) -> None:
@@ -109,49 +109,49 @@ def edit(ledger: Ledger, sql: str, *values: object) -> None:
         connection.execute(sql, values)
 
 
-def test_a_worker_that_has_been_silent_is_stalled_not_dead(home: Home) -> None:
-    run = started(home)
+def test_worker_without_heartbeat_is_stalled(home: Home) -> None:
+    run = start(home)
     with Ledger(home.ledger) as ledger, jobs.hold_lock(home, work(run)):
         job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
         ledger.set_run_status(run, "running")
-        assert shown(home, run)["status"] == "running"
+        assert show(home, run)["status"] == "running"
         edit(ledger, "UPDATE jobs SET beat_s = beat_s - 31 WHERE id = ?", job)
-        assert shown(home, run)["status"] == "stalled"
+        assert show(home, run)["status"] == "stalled"
 
 
-@pytest.mark.parametrize("at", ["2020-01-01T00:00:00.000+00:00", "2040-01-01T00:00:00.000+00:00"])
-def test_a_clock_that_is_set_makes_no_healthy_worker_look_stalled_or_busy(home: Home, at: str) -> None:
-    run = started(home)
+@pytest.mark.parametrize("moment", ["2020-01-01T00:00:00.000+00:00", "2040-01-01T00:00:00.000+00:00"])
+def test_changed_wall_clock_affects_no_worker_state(home: Home, moment: str) -> None:
+    run = start(home)
     with Ledger(home.ledger) as ledger, jobs.hold_lock(home, work(run)):
         job = ledger.start_job("run", run, os.getpid(), jobs.boot_id())
         ledger.set_run_status(run, "running")
-        edit(ledger, "UPDATE jobs SET heartbeat_at = ?, started_at = ? WHERE id = ?", at, at, job)
-        assert shown(home, run)["status"] == "running" and 0 <= shown(home, run)["seconds"] < 30
+        edit(ledger, "UPDATE jobs SET heartbeat_at = ?, started_at = ? WHERE id = ?", moment, moment, job)
+        assert show(home, run)["status"] == "running" and 0 <= show(home, run)["seconds"] < 30
 
 
-def test_a_run_of_an_earlier_start_of_the_machine_is_interrupted_and_goes_on(home: Home) -> None:
-    run = started(home)
+def test_run_of_an_earlier_boot_is_interrupted_and_resumes(home: Home) -> None:
+    run = start(home)
     with Ledger(home.ledger) as ledger:
-        ledger.start_job("run", run, 1, "another boot")  # a process that lives, under a number that was another's then
+        ledger.start_job("run", run, 1, "another boot")  # pid 1 is alive, but the job is of another boot
         ledger.set_run_status(run, "running")
         edit(ledger, "UPDATE jobs SET began_s = began_s + 1e9, beat_s = beat_s + 1e9 + 7")
-    assert shown(home, run)["status"] == "interrupted"
+    assert show(home, run)["status"] == "interrupted"
     assert "no process" in jobs.request_stop(home, work(run), "pause")
-    assert shown(home, run)["status"] == "paused"
+    assert show(home, run)["status"] == "paused"
     asyncio.run(runs.carry_on(home, run))
-    found = shown(home, run)
-    assert found["status"] == "done" and 7 < found["seconds"] < 60
+    finished = show(home, run)
+    assert finished["status"] == "done" and 7 < finished["seconds"] < 60
     with LedgerView(home.ledger) as view:
         assert [row["state"] for row in view.rows("SELECT state FROM jobs ORDER BY id")] == ["interrupted", "done"]
 
 
-def test_of_many_that_start_the_same_run_at_once_one_plays_and_the_others_are_refused(home: Home) -> None:
-    run = started(home, endpoints={"duelist-a": {"delay_s": 600}})
+def test_concurrent_starts_of_one_run_leave_one_worker(home: Home) -> None:
+    run = start(home, endpoints={"duelist-a": {"delay_s": 600}})
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "run", "resume", run]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(4)]
     try:
         until(lambda: sum(process.poll() == 3 for process in processes) == 3)
-        assert shown(home, run)["status"] == "running"
+        assert show(home, run)["status"] == "running"
     finally:
         for process in processes:
             process.kill()
@@ -178,7 +178,7 @@ print(json.dumps([turns, peak, "torch" in sys.modules]))
 """
 
 
-def test_a_thousand_turns_fit_in_300_mb_without_torch(tmp_path: Path) -> None:
+def test_thousand_turns_fit_in_300_mb_without_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     turns, kib, torch = json.loads(done.stdout)

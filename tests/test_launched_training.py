@@ -1,4 +1,4 @@
-"""Two processes train one adapter through `accelerate launch`: to rounding what one trains, told and kept once."""
+"""Two processes train one adapter through `accelerate launch`: as one process does up to rounding, recorded once."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ from nanoflux_local.train.rows import write_rows
 TWO = "--multi_gpu --num_processes 2 --main_process_port 0"  # a CPU counts as a device
 KEYS = ("epochs=2", "batch=4", "learning_rate=3e-3", "dtype=float32", "threads=1", "checkpoint_every=2", "dropout=0")
 CLOSE = 2e-3
-"""How far losses and weights may lie apart: the same sums in another order, over 8 steps of Adam."""
+"""Tolerance of losses and weights: the same sums in a different order, over 8 steps of Adam."""
 
 
 def support() -> Any:
@@ -35,7 +35,7 @@ def support() -> Any:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """A folder with the installed tiny base in `weights`, and rows of odd number and uneven length."""
+    """A directory with the installed tiny base in `weights`, and an odd number of rows of different lengths."""
     from nanoflux_models.weights import import_path
 
     root = tmp_path_factory.mktemp("launched")
@@ -69,11 +69,11 @@ def start(
     )
 
 
-def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
+def wait_for_result(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
-    found: dict[str, Any] = json.loads(out)
-    return found
+    result: dict[str, Any] = json.loads(out)
+    return result
 
 
 def weights(home: Home, adapter: str) -> bytes:
@@ -82,16 +82,16 @@ def weights(home: Home, adapter: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def two(place: Path, hostile_folder: Path) -> tuple[Home, dict[str, Any]]:
-    """A home in which two processes trained, and what that printed. Files of the working folder are not executed."""
+    """A home in which two processes trained, and the printed result; no file of the working directory is executed."""
     home = new_home(place, "two")
-    return home, ended(start(home, place, "--launch", TWO, "--json", cwd=hostile_folder))
+    return home, wait_for_result(start(home, place, "--launch", TWO, "--json", cwd=hostile_folder))
 
 
-def test_two_processes_train_what_one_does(place: Path, two: tuple[Home, dict[str, Any]]) -> None:
+def test_two_processes_train_the_same_adapter_as_one(place: Path, two: tuple[Home, dict[str, Any]]) -> None:
     from safetensors.torch import load
 
     alone = new_home(place, "alone")
-    one = ended(start(alone, place, "--json"))
+    one = wait_for_result(start(alone, place, "--json"))
     home, both = two
     assert (one["processes"], both["processes"]) == (1, 2) and one["training"] == both["training"]
     assert all(one[key] == both[key] for key in ("examples", "steps", "tokens", "truncated"))
@@ -106,16 +106,18 @@ def test_two_processes_train_what_one_does(place: Path, two: tuple[Home, dict[st
     assert read_adapter(home.adapters / both["adapter"]).manifest["hardware"]["processes"] == 2
 
 
-def test_the_curve_is_told_once_and_again_is_answered_at_once(place: Path, two: tuple[Home, dict[str, Any]]) -> None:
+def test_curve_is_recorded_once_and_a_repeat_is_answered_at_once(place: Path, two: tuple[Home, dict[str, Any]]) -> None:
     home, both = two
     with LedgerView(home.ledger) as view:
-        told = [row["step"] for row in view.rows("SELECT step FROM training_events WHERE kind = 'step' ORDER BY id")]
+        steps = [row["step"] for row in view.rows("SELECT step FROM training_events WHERE kind = 'step' ORDER BY id")]
         jobs = list(view.rows("SELECT state FROM jobs"))
-    assert told == list(range(1, both["steps"] + 1)) and len(jobs) == 1
-    assert ended(start(home, place, "--launch", "--no_such_option", "--json"))["adapter"] == both["adapter"]
+    assert steps == list(range(1, both["steps"] + 1)) and len(jobs) == 1
+    assert wait_for_result(start(home, place, "--launch", "--no_such_option", "--json"))["adapter"] == both["adapter"]
 
 
-def test_a_kill_of_all_and_the_same_command_give_the_same_bits(place: Path, two: tuple[Home, dict[str, Any]]) -> None:
+def test_resume_after_a_kill_of_all_processes_gives_the_same_bits(
+    place: Path, two: tuple[Home, dict[str, Any]]
+) -> None:
     home = new_home(place, "killed")
     process = start(home, place, "--launch", TWO, "--json")
     while not list(home.root.glob("trainings/*/checkpoint.pt")):
@@ -123,14 +125,13 @@ def test_a_kill_of_all_and_the_same_command_give_the_same_bits(place: Path, two:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    found = ended(start(home, place, "--launch", TWO, "--json"))
-    assert found["adapter"] == two[1]["adapter"] and weights(home, found["adapter"]) == weights(
-        two[0], found["adapter"]
-    )
+    result = wait_for_result(start(home, place, "--launch", TWO, "--json"))
+    assert result["adapter"] == two[1]["adapter"]
+    assert weights(home, result["adapter"]) == weights(two[0], result["adapter"])
 
 
-def test_sigterm_ends_all_of_them_and_keeps_the_checkpoint(place: Path) -> None:
-    """Also where SIGINT is ignored, as a shell has it for its background jobs."""
+def test_sigterm_ends_all_processes_and_keeps_the_checkpoint(place: Path) -> None:
+    """Even if SIGINT is ignored, as in background jobs of a shell."""
     home = new_home(place, "ended")
     process = start(
         home, place, "--launch", TWO, "--set", "epochs=9000", prefix=("sh", "-c", 'trap "" INT; "$@"', "sh")
@@ -149,13 +150,13 @@ def test_sigterm_ends_all_of_them_and_keeps_the_checkpoint(place: Path) -> None:
     assert row is not None and row["status"] == "interrupted"
 
 
-def test_what_the_launcher_refuses_is_told(place: Path) -> None:
+def test_launcher_errors_are_reported(place: Path) -> None:
     home = new_home(place, "refused")
-    for words, code, said in (
+    for words, code, message in (
         (("--launch", "--no_such_option"), 1, "accelerate launch ended with"),
         (("--launch", "'half"), 2, "cannot be read"),
         (("--launch", TWO, "--detach"), 2, "cannot be combined"),
     ):
         process = start(home, place, *words)
         _, err = process.communicate(timeout=300)
-        assert process.returncode == code and said in err, err
+        assert process.returncode == code and message in err, err

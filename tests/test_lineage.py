@@ -1,4 +1,4 @@
-"""Lineage: the held-out items that an example came near, by the embeddings that its own run made."""
+"""Lineage: the held-out items nearest to an example, by the embeddings of its run."""
 
 import asyncio
 from pathlib import Path
@@ -15,7 +15,7 @@ from nanoflux_local.run.novelty import similarity
 from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
 
 
-def test_the_nearest_held_out_items_are_named(tmp_path: Path) -> None:
+def test_lineage_names_the_nearest_held_out_items(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     config = configs.resolve("starter", "scripted", {"target": 1, "seed": 7, "held_out": ["starter-easy"]}, home)
     run = asyncio.run(runs.start(home, config))

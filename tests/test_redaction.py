@@ -18,15 +18,15 @@ SECRETS = {
     "a bearer's": "canary.eyJhbGciOi.abc-def",
     "a password in an address": "canary:hunter22",
 }
-TOLD = {
+MESSAGES = {
     "named by its variable": "the server says: canary-7f3a9c21 is no key",
     "a bearer's": "Authorization: Bearer canary.eyJhbGciOi.abc-def",
     "a password in an address": "http://canary:hunter22@proxy.lab:3128/ does not answer",
 }
 
 
-def told(kind: str) -> str:
-    return TOLD.get(kind, f"Incorrect API key provided: {SECRETS[kind]}. You can find it in")
+def message_with(kind: str) -> str:
+    return MESSAGES.get(kind, f"Incorrect API key provided: {SECRETS[kind]}. You can find it in")
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +35,9 @@ def variable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", SECRETS)
-def test_a_secret_is_taken_out_of_a_message_and_the_rest_stays(kind: str) -> None:
-    clean = redact(told(kind))
-    assert clean == told(kind).replace(SECRETS[kind], MARK) and MARK in clean
+def test_redact_removes_secrets_and_keeps_the_rest(kind: str) -> None:
+    clean = redact(message_with(kind))
+    assert clean == message_with(kind).replace(SECRETS[kind], MARK) and MARK in clean
 
 
 @pytest.mark.parametrize(
@@ -49,22 +49,22 @@ def test_a_secret_is_taken_out_of_a_message_and_the_rest_stays(kind: str) -> Non
         "user@lab.example wrote",
     ],
 )
-def test_ordinary_text_is_left_alone(text: str) -> None:
+def test_redact_keeps_ordinary_text(text: str) -> None:
     assert redact(text) == text
 
 
-def test_short_values_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_values_are_not_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMPTY_KEY", "")
     monkeypatch.setenv("SORT_KEY", "name")
     assert redact("sorted by name") == "sorted by name"
 
 
-def test_a_key_that_was_read_from_a_file_is_known_too() -> None:
+def test_registered_key_is_redacted() -> None:
     register_secret("canary from a file")
     assert redact("it was: canary from a file!") == f"it was: {MARK}!"
 
 
-def test_of_two_secrets_the_longer_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longer_secret_is_redacted_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTHER_TOKEN", SECRETS["named by its variable"] + "-and-more")
     assert redact(f"a {SECRETS['named by its variable']}-and-more b") == f"a {MARK} b"
 
@@ -85,9 +85,9 @@ raise RuntimeError(" ".join(texts))
 """
 
 
-def test_log_lines_and_tracebacks_show_none() -> None:
+def test_log_lines_and_tracebacks_show_no_secrets() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SPEAKING, *map(told, SECRETS)],
+        [sys.executable, "-c", SPEAKING, *map(message_with, SECRETS)],
         env={**os.environ, "LAB_MODEL_KEY": SECRETS["named by its variable"]},
         capture_output=True,
         text=True,
@@ -98,10 +98,10 @@ def test_log_lines_and_tracebacks_show_none() -> None:
     assert "canary" not in done.stderr.replace("".join(map(str, sys.argv)), "")
 
 
-def test_the_message_of_a_run_is_written_without(tmp_path: Path) -> None:
+def test_run_message_is_stored_without_secrets(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.db") as ledger:
         ledger.create_run("run", "name", {"domain": "starter", "target": 1, "max_turns": 1}, {})
-        ledger.set_run_status("run", "failed", " ".join(map(told, SECRETS)))
+        ledger.set_run_status("run", "failed", " ".join(map(message_with, SECRETS)))
     assert "does not answer" in str(Ledger(tmp_path / "ledger.db").rows("SELECT message FROM runs"))
     for path in tmp_path.iterdir():
         assert b"canary" not in path.read_bytes()

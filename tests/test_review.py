@@ -1,4 +1,4 @@
-"""People's words: written down, blind, taken back whole, and held against the judge's."""
+"""Human reviews: blind export, import, and agreement with the judge."""
 
 import json
 from collections.abc import Callable
@@ -20,15 +20,15 @@ TURNS = 12
 
 
 def turn(number: int) -> TurnRecord:
-    """Every third question was rejected, and then another one was kept."""
+    """A kept turn; in every third one a first question was rejected."""
 
     def attempt(place: int, accepted: bool) -> Attempt:
         attack = Attack(f"Question {number}.{place}", "a solution", "4")
-        told = Attempt(place, ("s",), "invalid", attack=attack, validation=Verdict(accepted, 0.95, "SECRET REASON"))
+        rejected = Attempt(place, ("s",), "invalid", attack=attack, validation=Verdict(accepted, 0.95, "SECRET REASON"))
         if not accepted:
-            return told
+            return rejected
         verdict = Verdict(False, 0.95, "it fails")
-        return Attempt(place, ("s",), "kept_failed", "", attack, None, told.validation, Defence("d", "5"), verdict)
+        return Attempt(place, ("s",), "kept_failed", "", attack, None, rejected.validation, Defence("d", "5"), verdict)
 
     attempts = [attempt(0, True)] if number % 3 else [attempt(0, False), attempt(1, True)]
     return TurnRecord(number, "one", "other", "judge", tuple(attempts))
@@ -44,19 +44,19 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
-def exported(home: Home, **options: Any) -> list[dict[str, Any]]:
+def export(home: Home, **options: Any) -> list[dict[str, Any]]:
     out = home.root / f"blind-{len(list(home.root.iterdir()))}.jsonl"
     review.export_blind(home, "run", out, **options)
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
-def filled(home: Home, rows: list[dict[str, Any]], word: Callable[[dict[str, Any]], str]) -> Path:
+def write_verdicts(home: Home, rows: list[dict[str, Any]], verdict: Callable[[dict[str, Any]], str]) -> Path:
     path = home.root / "filled.jsonl"
-    path.write_text("\n".join(json.dumps({**row, "verdict": word(row)}) for row in rows))
+    path.write_text("\n".join(json.dumps({**row, "verdict": verdict(row)}) for row in rows))
     return path
 
 
-def rejected(row: dict[str, Any]) -> bool:
+def was_rejected(row: dict[str, Any]) -> bool:
     number, place = row["question"].removeprefix("Question ").split(".")
     return int(number) % 3 == 0 and place == "0"
 
@@ -68,39 +68,41 @@ def agreement_of(home: Home, reviewer: str) -> dict[str, Any]:
     return asdict(agreement.reviewers[reviewer])
 
 
-def test_the_export_is_blind_mixed_and_whole(home: Home) -> None:
-    rows = exported(home)
-    assert len(rows) == TURNS + 4 and sum(map(rejected, rows)) == 4
+def test_review_export_is_blind_shuffled_and_complete(home: Home) -> None:
+    rows = export(home)
+    assert len(rows) == TURNS + 4 and sum(map(was_rejected, rows)) == 4
     assert set(rows[0]) == {"id", "question", "solution", "answer", "verdict", "note"}
     assert "SECRET" not in str(rows) and not any(row["verdict"] or row["note"] for row in rows)
-    assert [row["id"] for row in rows] != [row["id"] for row in exported(home, seed=1)]
-    assert len(exported(home, size=5)) == 5
+    assert [row["id"] for row in rows] != [row["id"] for row in export(home, seed=1)]
+    assert len(export(home, size=5)) == 5
     with pytest.raises(NothingMatchedError, match="16 judged questions, fewer than the 99 needed"):
-        exported(home, size=99)
+        export(home, size=99)
     with pytest.raises(UsageError):
         review.export_blind(home, "run", home.root / "blind-3.jsonl") or review.export_blind(
             home, "run", home.root / "blind-3.jsonl"
         )
 
 
-def test_a_person_who_agrees_and_one_who_is_chance(home: Home) -> None:
-    rows = exported(home)
-    agreeing = filled(home, rows, lambda row: "drop" if rejected(row) else "keep")
+def test_agreement_of_a_careful_and_a_random_reviewer(home: Home) -> None:
+    rows = export(home)
+    agreeing = write_verdicts(home, rows, lambda row: "drop" if was_rejected(row) else "keep")
     assert review.import_blind(home, agreeing, "ada") == {"reviewer": "ada", "taken": 16, "open": 0, "runs": ["run"]}
-    found = agreement_of(home, "ada")
-    assert (found["agree"], found["reviewed"], found["kappa"]) == (16, 16, 1)
-    review.import_blind(home, filled(home, rows, lambda _: "keep"), "bo")
+    ada = agreement_of(home, "ada")
+    assert (ada["agree"], ada["reviewed"], ada["kappa"]) == (16, 16, 1)
+    review.import_blind(home, write_verdicts(home, rows, lambda _: "keep"), "bo")
     assert agreement_of(home, "bo")["kappa"] == 0 and agreement_of(home, "bo")["agree"] == 12
     half = iter(["fix", "keep"] * 8)
-    review.import_blind(home, filled(home, rows, lambda _: next(half)), "cy")
+    review.import_blind(home, write_verdicts(home, rows, lambda _: next(half)), "cy")
     low, high = agreement_of(home, "cy")["ci95"]
     assert low < agreement_of(home, "cy")["kappa"] < high and agreement_of(home, "cy")["fix"] == 8
 
 
-def test_the_newest_word_counts_and_what_is_open_is_left_out(home: Home) -> None:
-    rows = exported(home)
-    review.import_blind(home, filled(home, rows, lambda _: "drop"), "ada")
-    again = review.import_blind(home, filled(home, rows, lambda row: "" if rejected(row) else "keep"), "ada")
+def test_newest_verdict_counts_and_open_ones_are_ignored(home: Home) -> None:
+    rows = export(home)
+    review.import_blind(home, write_verdicts(home, rows, lambda _: "drop"), "ada")
+    again = review.import_blind(
+        home, write_verdicts(home, rows, lambda row: "" if was_rejected(row) else "keep"), "ada"
+    )
     assert (again["taken"], again["open"]) == (12, 4)
     assert agreement_of(home, "ada")["agree"] == 16
 
@@ -114,18 +116,20 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_named_and_nothing_of_it_is_taken(home: Home, name: str) -> None:
-    line, why = BROKEN[name]
-    path = filled(home, exported(home, size=1), lambda _: "keep")
+def test_broken_review_file_is_named_and_imports_nothing(home: Home, name: str) -> None:
+    line, message = BROKEN[name]
+    path = write_verdicts(home, export(home, size=1), lambda _: "keep")
     path.write_text(f"{path.read_text()}\n{line}\n")
     with pytest.raises(DataError) as error:
         review.import_blind(home, path)
-    assert why in error.value.message
+    assert message in error.value.message
     with LedgerView(home.ledger) as view:
         assert review.summarize_agreement(view, "run") is None
 
 
-def test_an_example_is_reviewed_shown_and_listed(home: Home, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+def test_review_is_shown_with_the_example_and_listed(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
     from nanoflux_local.cli.main import main
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -150,7 +154,7 @@ def test_an_example_is_reviewed_shown_and_listed(home: Home, capsys: pytest.Capt
     assert run("examples", "review", name, "--verdict", "perhaps")[0] == 2
     out = home.root / "r.jsonl"
     assert run("examples", "export-review", "run", "-o", str(out), "--size", "6")[0] == 0
-    path = filled(home, [json.loads(line) for line in out.read_text().splitlines()], lambda _: "keep")
+    path = write_verdicts(home, [json.loads(line) for line in out.read_text().splitlines()], lambda _: "keep")
     code, out, _ = run("examples", "import-review", str(path), "--json", "--reviewer", "bo")
     assert code == 0 and json.loads(out)["agreement"]["run"]["reviewers"]["bo"]["reviewed"] == 6
     assert "kappa" in run("examples", "import-review", str(path), "--reviewer", "bo")[2]

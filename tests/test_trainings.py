@@ -10,7 +10,7 @@ from nanoflux_local.train.audit import audit
 from nanoflux_local.train.settings import TrainSettings
 
 
-def test_an_example_that_holds_a_test_question_is_named_before_training(tmp_path: Path, smollm2_dir: Path) -> None:
+def test_leaked_test_question_is_named_before_training(tmp_path: Path, smollm2_dir: Path) -> None:
     domain, home = load_domain("starter"), Home(tmp_path)
     held_out = trainings.held_out_questions(home, domain)
     (leak, *_), (fresh, *_) = (load_items(home.ledger, "starter", split) for split in ("test", "train"))
@@ -23,5 +23,5 @@ def test_an_example_that_holds_a_test_question_is_named_before_training(tmp_path
     assert audit(TrainSettings(val_fraction=0), rows, (), smollm2_dir, held_out).leaked == (1,)
 
 
-def test_a_benchmark_that_is_not_here_can_leak_nothing(tmp_path: Path) -> None:
+def test_missing_benchmark_is_not_searched_for_leaks(tmp_path: Path) -> None:
     assert trainings.held_out_questions(Home(tmp_path), load_domain("gsmhard")) == []

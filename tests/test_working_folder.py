@@ -40,7 +40,7 @@ def test_only_the_child_module_names_the_interpreter() -> None:
     assert naming == NAMES_THE_INTERPRETER.keys(), "build the command with nanoflux_models.child.module_command"
 
 
-def test_no_module_is_started_without_the_safe_path() -> None:
+def test_modules_are_started_with_the_safe_path() -> None:
     """`-m MODULE` of this installation is written by `module_command` alone; other programs inherit the setting."""
     own = {"models/nanoflux_models/child.py", "models/nanoflux_models/launch.py", "nanoflux_local/train/launch.py"}
     for room in ROOMS:
@@ -51,12 +51,12 @@ def test_no_module_is_started_without_the_safe_path() -> None:
             assert "-m" not in words or str(path.relative_to(PROJECT)) in own, path
 
 
-def test_a_python_command_ignores_the_working_folder(hostile_folder: Path) -> None:
+def test_python_command_ignores_the_working_folder(hostile_folder: Path) -> None:
     for command in (python_command("-c", "import random, types"), module_command("tokenize", "--help")):
         subprocess.run(command, cwd=hostile_folder, check=True, capture_output=True, timeout=60)
 
 
-def test_the_safe_path_reaches_children_of_children(hostile_folder: Path) -> None:
+def test_safe_path_reaches_grandchildren(hostile_folder: Path) -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import random, types'], check=True)"
     subprocess.run([sys.executable, "-P", "-c", code], cwd=hostile_folder, check=True, env={**os.environ, **SAFE_PATH})
 
@@ -73,7 +73,7 @@ def cli(folder: Path, home: Path, *words: str, **variables: str) -> subprocess.C
     )
 
 
-def test_a_detached_run_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path) -> None:
+def test_detached_run_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path) -> None:
     start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1", "--detach", "--json")
     done = cli(hostile_folder, tmp_path, *start)
     assert done.returncode == 0, done.stderr
@@ -94,7 +94,7 @@ def test_command_runner_of_the_application_ignores_the_working_folder(
 
 
 @pytest.mark.parametrize("model", ["smollm2-135m", "gemma-3-4b-it"], ids=["pip", "the hub's client"])
-def test_a_pull_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path, model: str) -> None:
+def test_pull_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path, model: str) -> None:
     """Both clients fail to reach an index here, and say so: they ran, and nothing else did."""
     nowhere = "http://127.0.0.1:9"
     closed = {"PIP_INDEX_URL": f"{nowhere}/simple", "PIP_RETRIES": "0", "HF_ENDPOINT": nowhere, "PIP_NO_CACHE_DIR": "1"}
@@ -102,9 +102,7 @@ def test_a_pull_ignores_the_working_folder(hostile_folder: Path, tmp_path: Path,
     assert done.returncode == 1 and re.search("could not be downloaded|cannot be reached", done.stderr), done.stderr
 
 
-def test_the_check_of_the_guard_ignores_the_working_folder(
-    hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_guard_check_ignores_the_working_folder(hostile_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nanoflux_local.doctor import safety
 
     monkeypatch.chdir(hostile_folder)

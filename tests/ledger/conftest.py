@@ -1,4 +1,4 @@
-"""Shared by the ledger's tests: a new ledger, turns to commit, and one whole run to read and to tamper with."""
+"""Fixtures of the ledger's tests: a new ledger, turns to commit, and a finished run to read and to tamper with."""
 
 import asyncio
 import shutil
@@ -15,7 +15,7 @@ from nanoflux_local.transcript import Attack, Attempt, Defence, Outcome, TurnRec
 
 CONFIG = {"domain": "starter-genetics", "target": 5, "max_turns": 9, "seed": 0}
 SETTINGS = {"seed": 7, "max_turns": 16, "judge": {"strikes": 1}, "retries": {"parse": 0, "validation": 0}}
-"""One attempt a turn and no second questions, so that some turns are kept and some are not."""
+"""One attempt per turn and one judgement per question, so that some turns are kept and some are not."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def make_turn(number: int, *outcomes: Outcome, question: str = "How many?") -> TurnRecord:
-    """A turn whose attempts ended so; the last one carries everything that a kept turn has."""
+    """A turn whose attempts have these outcomes; every attempt has all the fields of a kept one."""
     attempts = tuple(
         Attempt(
             place, ("seed-1", "seed-2"), outcome,
@@ -65,7 +65,7 @@ class Played:
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Played:
-    """Played once; whoever changes it takes `played`."""
+    """A run that is generated once per session. Tests that change it use `played`."""
     home = Home(tmp_path_factory.mktemp("played") / "home").prepare()
     config = configs.resolve("starter-genetics", "scripted", SETTINGS, home)
 
@@ -79,6 +79,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Played:
 
 @pytest.fixture
 def played(original: Played, tmp_path: Path) -> Played:
-    """A copy of the run that a test may change."""
+    """A copy of the original run that a test may change."""
     shutil.copytree(original.home.root, tmp_path / "copy")
     return Played(Home(tmp_path / "copy"), original.run)

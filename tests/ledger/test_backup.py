@@ -1,4 +1,4 @@
-"""Backups: whole, private, of one moment however much is written meanwhile, and never over another file."""
+"""Backups: complete, private, consistent during concurrent writes, and never over another file."""
 
 import sqlite3
 import stat
@@ -16,7 +16,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 
 
-def test_a_backup_is_the_ledger_again(played, tmp_path: Path) -> None:
+def test_backup_equals_the_ledger(played, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     assert back_up(played.path, copy) == copy.stat().st_size
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
@@ -28,29 +28,29 @@ def test_a_backup_is_the_ledger_again(played, tmp_path: Path) -> None:
         restored.set_run_status(played.run, "paused")
 
 
-def test_a_backup_is_of_one_moment_while_a_writer_goes_on(
+def test_backup_is_a_consistent_snapshot_during_writes(
     ledger: Ledger, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends although the ledger changes at each of its steps, and holds all that was committed when it began."""
+    """The backup ends although the ledger changes at each of its steps, and has all that was committed at its start."""
     monkeypatch.setattr(backup, "STEP_PAGES", 5)
     for seed in range(400):
         ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("x" * 500, "stop"))
     ended, written = threading.Event(), []
 
     def write() -> None:
-        with Ledger(path) as own:
+        with Ledger(path) as writing:
             while not ended.is_set():
                 seed = 400 + len(written)
                 ask = ChatRequest(Identity("scripted", "m"), (), seed=seed)
-                written.append(own.remember("run", ask, ChatReply("y" * 500, "stop"))[0])
+                written.append(writing.remember("run", ask, ChatReply("y" * 500, "stop"))[0])
 
     writer = threading.Thread(target=write)
     writer.start()
     steps = []
 
     def on_step(done: int, total: int) -> None:
-        known = len(written)
-        while writer.is_alive() and len(written) == known:
+        count = len(written)
+        while writer.is_alive() and len(written) == count:
             pass  # the writer commits between any two steps
         steps.append((done, total))
 
@@ -58,15 +58,15 @@ def test_a_backup_is_of_one_moment_while_a_writer_goes_on(
     ended.set()
     writer.join()
     with LedgerView(tmp_path / "copy.db") as view:
-        found = [row["id"] for row in view.rows("SELECT id FROM calls ORDER BY id")]
+        ids = [row["id"] for row in view.rows("SELECT id FROM calls ORDER BY id")]
         assert list(verify_run(view, "run")) == []
-    assert found == list(range(1, len(found) + 1)) and len(found) >= 400
+    assert ids == list(range(1, len(ids) + 1)) and len(ids) >= 400
     assert len(steps) > 10 and len(written) >= len(steps)
-    assert len({total for _, total in steps}) == 1, "of one moment"
+    assert len({total for _, total in steps}) == 1, "one snapshot"
 
 
 @pytest.mark.parametrize("kind", ["a file", "a folder", "a dangling link"])
-def test_nothing_is_overwritten(ledger: Ledger, path: Path, tmp_path: Path, kind: str) -> None:
+def test_backup_overwrites_nothing(ledger: Ledger, path: Path, tmp_path: Path, kind: str) -> None:
     taken = tmp_path / "taken"
     if kind == "a file":
         taken.write_text("precious")
@@ -81,7 +81,7 @@ def test_nothing_is_overwritten(ledger: Ledger, path: Path, tmp_path: Path, kind
     assert kind != "a file" or taken.read_text() == "precious"
 
 
-def test_a_name_that_somebody_took_meanwhile_is_theirs(ledger: Ledger, path: Path, tmp_path: Path) -> None:
+def test_backup_spares_a_file_created_meanwhile(ledger: Ledger, path: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.db"
     with pytest.raises(RefusedError, match="a backup overwrites nothing"):
         back_up(path, target, lambda *_: target.write_text("theirs"))
@@ -89,12 +89,12 @@ def test_a_name_that_somebody_took_meanwhile_is_theirs(ledger: Ledger, path: Pat
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_backup_into_a_folder_that_is_not_there_is_an_error(ledger: Ledger, path: Path, tmp_path: Path) -> None:
+def test_backup_into_a_missing_directory_is_an_error(ledger: Ledger, path: Path, tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot be written"):
         back_up(path, tmp_path / "no" / "copy.db")
 
 
-def test_a_damaged_ledger_gives_no_backup(played, tmp_path: Path) -> None:
+def test_damaged_ledger_is_not_backed_up(played, tmp_path: Path) -> None:
     with sqlite3.connect(played.path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         root, size = (connection.execute(sql).fetchone()[0] for sql in (

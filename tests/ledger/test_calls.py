@@ -1,4 +1,4 @@
-"""Remembered calls: asked once, shared while under way, committed before anyone sees the reply."""
+"""Remembered calls: sent once, shared while pending, committed before the reply is returned."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def chat(text: str = "hello", seed: int = 0) -> ChatRequest:
 
 
 class Slow:
-    """An endpoint that answers when told to, and counts how often it was asked."""
+    """An endpoint that answers once its gate is open, and records its requests."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.asked: list[ChatRequest] = []
@@ -48,7 +48,7 @@ async def until_asked(slow: Slow, times: int = 1) -> None:
         await asyncio.sleep(0)
 
 
-async def test_equal_requests_under_way_share_one_call(remember: Remember) -> None:
+async def test_equal_concurrent_requests_share_one_call(remember: Remember) -> None:
     slow = Slow()
     calls = remember(slow)
     waiting = [asyncio.create_task(calls.ask(chat())) for _ in range(5)]
@@ -62,7 +62,7 @@ async def test_equal_requests_under_way_share_one_call(remember: Remember) -> No
     assert slow.asked == [chat(), chat(seed=1)]
 
 
-async def test_whoever_is_cancelled_while_waiting_ends_nothing_for_the_others(remember: Remember) -> None:
+async def test_cancelled_waiter_leaves_the_call_to_the_others(remember: Remember) -> None:
     slow = Slow()
     calls = remember(slow)
     first, second = (asyncio.create_task(calls.ask(chat())) for _ in range(2))
@@ -75,9 +75,7 @@ async def test_whoever_is_cancelled_while_waiting_ends_nothing_for_the_others(re
     assert len(slow.asked) == 1
 
 
-async def test_a_call_whose_only_waiter_is_cancelled_is_remembered_all_the_same(
-    remember: Remember, ledger: Ledger
-) -> None:
+async def test_sent_call_is_remembered_after_its_only_waiter_is_cancelled(remember: Remember, ledger: Ledger) -> None:
     slow = Slow()
     calls = remember(slow)
     waiting = asyncio.create_task(calls.ask(chat()))
@@ -89,7 +87,7 @@ async def test_a_call_whose_only_waiter_is_cancelled_is_remembered_all_the_same(
     assert (await calls.ask(chat()))[1].text == "reply 1"
 
 
-async def test_what_nobody_waits_for_any_more_is_not_sent(remember: Remember) -> None:
+async def test_unsent_call_without_waiters_is_dropped(remember: Remember) -> None:
     slow = Slow()
     calls = remember(slow)
     calls.limiter.resize(1)
@@ -102,10 +100,10 @@ async def test_what_nobody_waits_for_any_more_is_not_sent(remember: Remember) ->
     slow.gate.set()
     await asyncio.gather(first, kept)
     assert dropped.cancelled() and slow.asked == [chat("first"), chat("shared")]
-    assert (await calls.ask(chat("dropped")))[1].text == "reply 3", "who asks for it again gets it"
+    assert (await calls.ask(chat("dropped")))[1].text == "reply 3", "a later request is sent"
 
 
-async def test_who_asks_as_another_gives_up_is_answered(remember: Remember) -> None:
+async def test_request_repeated_after_a_dropped_call_is_answered(remember: Remember) -> None:
     slow = Slow()
     calls = remember(slow)
     calls.limiter.resize(1)
@@ -118,12 +116,12 @@ async def test_who_asks_as_another_gives_up_is_answered(remember: Remember) -> N
     assert (await again)[1].text == "reply 2" and (await first)[1].text == "reply 1"
 
 
-async def test_a_failure_reaches_everyone_and_is_not_remembered(remember: Remember, ledger: Ledger) -> None:
+async def test_failure_reaches_every_waiter_and_is_not_remembered(remember: Remember, ledger: Ledger) -> None:
     slow = Slow(EndpointError("no luck"))
     slow.gate.set()
     calls = remember(slow)
-    found = await asyncio.gather(*(calls.ask(chat()) for _ in range(3)), return_exceptions=True)
-    assert [str(error) for error in found] == ["no luck"] * 3
+    errors = await asyncio.gather(*(calls.ask(chat()) for _ in range(3)), return_exceptions=True)
+    assert [str(error) for error in errors] == ["no luck"] * 3
     assert ledger.rows("SELECT count(*) FROM calls") == [(0,)]
     slow.failure = None
     assert (await calls.ask(chat()))[1].text == "reply 2"
@@ -138,21 +136,21 @@ async def test_a_failure_reaches_everyone_and_is_not_remembered(remember: Rememb
         (CutRequest(WHO, "x", 1), "cut"),
     ],
 )
-async def test_a_replay_that_misses_says_what_it_missed(ledger: Ledger, request_, kind: str) -> None:
+async def test_replay_miss_names_the_kind_and_the_key(ledger: Ledger, request_, kind: str) -> None:
     with pytest.raises(ReplayMissError, match=f"does not remember a {kind} call .*{request_.key()[:12]}"):
         await RememberedCalls(ledger, "run", {}).ask(request_)
 
 
-async def test_a_reply_is_committed_before_anyone_has_it(remember: Remember, path: Path) -> None:
+async def test_reply_is_committed_before_it_is_returned(remember: Remember, path: Path) -> None:
     async def answer(request: ChatRequest) -> ChatReply:
         return ChatReply("x", "stop")
 
     await remember(answer).ask(chat())
-    with Ledger(path) as another:  # another process, as far as SQLite can tell
+    with Ledger(path) as another:  # like another process, to SQLite
         assert another.recall(chat()) == (1, ChatReply("x", "stop"))
 
 
-async def test_no_reply_is_given_out_that_could_not_be_committed(
+async def test_uncommitted_reply_is_not_returned(
     remember: Remember, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow()
@@ -162,7 +160,7 @@ async def test_no_reply_is_given_out_that_could_not_be_committed(
         await remember(slow).ask(chat())
 
 
-async def test_nothing_more_is_asked_once_a_reply_could_not_be_kept(
+async def test_failed_commit_stops_further_calls(
     remember: Remember, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow()
@@ -176,12 +174,10 @@ async def test_nothing_more_is_asked_once_a_reply_could_not_be_kept(
         with pytest.raises(OSError, match="disk"):
             await calls.ask(chat("never sent"))
     assert [request.messages[0].content for request in slow.asked] == ["before", "lost"]
-    assert await calls.ask(chat("before")) == kept  # what is remembered is still given
+    assert await calls.ask(chat("before")) == kept  # a remembered reply is still returned
 
 
-async def test_a_reply_that_another_process_stored_first_is_the_one_that_is_used(
-    remember: Remember, path: Path
-) -> None:
+async def test_reply_stored_first_by_another_process_is_used(remember: Remember, path: Path) -> None:
     async def answer(request: ChatRequest) -> ChatReply:
         with Ledger(path) as another:
             another.remember("other run", request, ChatReply("theirs", "stop"))
@@ -190,7 +186,7 @@ async def test_a_reply_that_another_process_stored_first_is_the_one_that_is_used
     assert (await remember(answer).ask(chat()))[1].text == "theirs"
 
 
-async def test_closing_cancels_what_is_under_way_and_leaves_no_task(remember: Remember, ledger: Ledger) -> None:
+async def test_close_cancels_pending_calls_and_leaves_no_task(remember: Remember, ledger: Ledger) -> None:
     slow = Slow()
     calls = remember(slow)
     waiting = asyncio.create_task(calls.ask(chat()))
@@ -202,7 +198,7 @@ async def test_closing_cancels_what_is_under_way_and_leaves_no_task(remember: Re
     assert ledger.recall(chat()) is None
 
 
-async def test_a_turns_calls_are_noted_in_the_order_in_which_it_used_them(remember: Remember) -> None:
+async def test_traced_calls_are_listed_in_order_of_use(remember: Remember) -> None:
     slow = Slow()
     slow.gate.set()
     calls = remember(slow)

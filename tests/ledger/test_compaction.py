@@ -1,4 +1,4 @@
-"""Compaction: whatever is packed reads as before, at any moment, beside any other work, and after any kill."""
+"""Compaction: packed calls read as before, at any time, during other work, and after any kill."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ WHO = Identity("scripted", "m")
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a run of a few hundred calls is packed in many transactions, with a dictionary of its own."""
+    """Pack a run of a few hundred calls in many transactions, with a trained dictionary."""
     monkeypatch.setattr(compaction, "BATCH", 10)
     monkeypatch.setattr(compaction, "WORTH_A_DICTIONARY", 50)
 
@@ -40,12 +40,12 @@ def problems(path: Path) -> list[str]:
         return [line for row in list(view.rows("SELECT id FROM runs")) for line in verify_run(view, row["id"])]
 
 
-def test_packed_calls_read_as_before_and_take_less_room(played, small_batches) -> None:
+def test_packed_calls_are_smaller_and_read_the_same(played, small_batches) -> None:
     before, replayed = texts(played.path), asyncio.run(runs.replay(played.home, played.run))
-    found = compact(played.path)
-    assert found.packed == len(before) > 50
-    assert found.texts_after < found.texts_before / 2
-    assert found.bytes_after == file_bytes(played.path) < found.bytes_before
+    result = compact(played.path)
+    assert result.packed == len(before) > 50
+    assert result.texts_after < result.texts_before / 2
+    assert result.bytes_after == file_bytes(played.path) < result.bytes_before
     assert texts(played.path) == before
     assert problems(played.path) == []
     assert asyncio.run(runs.replay(played.home, played.run)) == replayed and replayed.same
@@ -54,14 +54,14 @@ def test_packed_calls_read_as_before_and_take_less_room(played, small_batches) -
         assert list(view.rows("SELECT id FROM calls WHERE request <> '' OR reply <> ''")) == []
 
 
-def test_packing_twice_does_nothing_the_second_time(played) -> None:
+def test_second_compaction_packs_nothing(played) -> None:
     compact(played.path)
     again = compact(played.path)
     assert (again.packed, again.texts_before, again.texts_after) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("text", ["", "\ud800 middle \udfff", "\x00\u2028", "α" * 2**20], ids=ascii)
-def test_any_text_is_packed_without_a_dictionary_and_remembered(ledger: Ledger, path: Path, text: str) -> None:
+def test_pack_without_a_dictionary_keeps_any_text(ledger: Ledger, path: Path, text: str) -> None:
     ask = ChatRequest(WHO, (Message("user", text),))
     stored = ledger.remember("run", ask, ChatReply(text, "stop"))
     assert compact(path).packed == 1
@@ -69,7 +69,7 @@ def test_any_text_is_packed_without_a_dictionary_and_remembered(ledger: Ledger, 
     assert ledger.remember("run", ask, ChatReply("another", "stop")) == stored
 
 
-def test_bytes_that_are_no_text_any_more_are_moved_as_they_are(ledger: Ledger, path: Path) -> None:
+def test_pack_keeps_damaged_bytes_unchanged(ledger: Ledger, path: Path) -> None:
     """Compaction neither hides damage nor stops at it."""
     ledger.remember("run", ChatRequest(WHO, ()), ChatReply("x", "stop"))
     ledger.remember("run", ChatRequest(WHO, (), seed=1), ChatReply("x", "stop"))
@@ -82,30 +82,30 @@ def test_bytes_that_are_no_text_any_more_are_moved_as_they_are(ledger: Ledger, p
 
 
 @pytest.mark.parametrize("column", ["request", "reply", "dictionary"])
-def test_a_damaged_pack_is_found_and_stops_no_reader(played, small_batches, column: str) -> None:
+def test_damaged_pack_is_reported_and_stops_no_reader(played, small_batches, column: str) -> None:
     compact(played.path)
     with sqlite3.connect(played.path) as connection:
         wrong = "99" if column == "dictionary" else f"substr({column}, 1, length({column}) - 3) || x'000000'"
         connection.execute(f"UPDATE packs SET {column} = CAST({wrong} AS {'INTEGER' if wrong == '99' else 'BLOB'})"
                            " WHERE call = 5")  # fmt: skip
     connection.close()
-    told = problems(played.path)
-    assert told and all(line.startswith("call 5: the re") for line in told)
+    lines = problems(played.path)
+    assert lines and all(line.startswith("call 5: the re") for line in lines)
 
 
-def test_a_reply_that_cannot_be_unpacked_is_an_error_with_a_way_out(ledger: Ledger, path: Path) -> None:
+def test_unreadable_pack_is_an_error_with_a_fix(ledger: Ledger, path: Path) -> None:
     ask = ChatRequest(WHO, ())
     ledger.remember("run", ask, ChatReply("x", "stop"))
     compact(path)
     with ledger.transaction() as connection:
         connection.execute("UPDATE packs SET reply = x'00'")
-    with pytest.raises(LedgerError, match="the reply of call 1 cannot be read") as told:
+    with pytest.raises(LedgerError, match="the reply of call 1 cannot be read") as raised:
         ledger.recall(ask)
-    assert "nanoflux run verify" in told.value.fix
+    assert "nanoflux run verify" in raised.value.fix
 
 
-def test_a_run_goes_on_while_its_ledger_is_compacted(played, small_batches) -> None:
-    """The run's worker is a process of its own; its dataset is the one that it would have been."""
+def test_run_continues_during_a_compaction(played, small_batches) -> None:
+    """The run's worker is a separate process; its dataset does not change."""
     settings = {"max_turns": 12, "seed": 11}
     config = configs.resolve("starter-genetics", "scripted", settings, played.home)
     run = asyncio.run(runs.start(played.home, config))
@@ -119,7 +119,7 @@ def test_a_run_goes_on_while_its_ledger_is_compacted(played, small_batches) -> N
     assert asyncio.run(runs.replay(played.home, run)).same
 
 
-def test_two_compactions_at_once_are_refused(path: Path, ledger: Ledger) -> None:
+def test_concurrent_compaction_is_refused(path: Path, ledger: Ledger) -> None:
     with compaction.compaction_lock(path), pytest.raises(RefusedError, match="another process is compacting"):
         compact(path)
 
@@ -157,7 +157,7 @@ else:
 @pytest.mark.parametrize(
     ("moment", "where"), [(1, "between"), (5, "between"), (1, "inside"), (5, "inside"), (1, "end")]
 )
-def test_a_compaction_that_is_killed_loses_nothing_and_the_next_one_goes_on(
+def test_killed_compaction_loses_nothing_and_the_next_one_resumes(
     played, small_batches, moment: int, where: str
 ) -> None:
     before = texts(played.path)

@@ -1,4 +1,4 @@
-"""The power goes while a run commits: a smaller form of the benchmark, and that it sees what it looks for."""
+"""Simulated power cuts while a run commits: a small form of the benchmark, and a check that it detects losses."""
 
 import importlib.util
 import random
@@ -16,18 +16,18 @@ def cuts() -> ModuleType:
     spec = importlib.util.spec_from_file_location("bench_power_cut", BENCH)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
 
-def test_what_was_shown_is_there_after_a_power_cut_and_after_a_kill_inside_a_transaction(cuts: ModuleType) -> None:
+def test_shown_rows_survive_a_power_cut_and_a_kill_inside_a_transaction(cuts: ModuleType) -> None:
     found = cuts.measured(cuts=6, inside=2, turns=10, seed=0)
     assert found["wrong"] == []
     assert found["copies"] == 6 and found["turns_at_the_cut"]["most"] > 0
 
 
-def test_a_disk_that_lost_what_it_said_it_had_written_is_noticed(cuts: ModuleType, tmp_path: Path) -> None:
+def test_bench_detects_a_disk_that_lost_flushed_writes(cuts: ModuleType, tmp_path: Path) -> None:
     """The log cut short of what was durable: the simulation tells it from a cut that may happen."""
     digest = cuts.finish(tmp_path / "plain", 10)
     copies = cuts.cut_copies(tmp_path / "run", 10, 8, random.Random(0), tmp_path)

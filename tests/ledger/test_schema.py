@@ -1,4 +1,4 @@
-"""The schema, pinned: a released migration is never edited, and a new one changes `schema.sql` on purpose."""
+"""The pinned schema: no released migration is edited, and a new one must change `schema.sql` too."""
 
 import sqlite3
 from pathlib import Path
@@ -29,7 +29,7 @@ RELEASED = [
 
 
 def schema(path: Path) -> str:
-    """Every CREATE statement of a ledger, whatever its white space."""
+    """Every CREATE statement of a ledger, with normalized white space."""
     with sqlite3.connect(path) as connection:
         rows = connection.execute(
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY tbl_name, type DESC, name"
@@ -37,24 +37,24 @@ def schema(path: Path) -> str:
         return "\n".join(" ".join(sql.split()) + ";" for (sql,) in rows) + "\n"
 
 
-def test_the_tables_and_indexes_are_the_pinned_ones(ledger: Ledger, path: Path) -> None:
+def test_schema_equals_the_pinned_one(ledger: Ledger, path: Path) -> None:
     assert schema(path) == PINNED.read_text()
 
 
-def test_the_migrations_are_applied_in_their_released_order(ledger: Ledger, path: Path) -> None:
+def test_migrations_are_applied_in_their_released_order(ledger: Ledger, path: Path) -> None:
     with sqlite3.connect(path) as connection:
         applied = [name for (name,) in connection.execute("SELECT name FROM _sqlite_migrations ORDER BY id")]
     assert applied == [migration.name for migration in migrations._migrations] == RELEASED
 
 
-def test_opening_again_changes_nothing(ledger: Ledger, path: Path) -> None:
+def test_reopening_a_ledger_changes_nothing(ledger: Ledger, path: Path) -> None:
     ledger.close()
     before = path.read_bytes()
     Ledger(path).close()
     assert path.read_bytes() == before
 
 
-def test_a_ledger_from_before_turns_counted_their_calls_counts_them_when_it_is_opened(played) -> None:
+def test_migration_counts_the_calls_of_older_turns(played) -> None:
     columns = ("attempts", "uses", "fresh")
     with LedgerView(played.path) as view:
         summary = view.summarize_run("tour").to_json()

@@ -10,18 +10,18 @@ from nanoflux_local.records import ChatReply, ChatRequest, Identity, derive_seed
 from nanoflux_local.transcript import TurnRecord
 
 
-def asked(ledger: Ledger, turn: int, attempt: int, step: str) -> None:
+def add_call(ledger: Ledger, turn: int, attempt: int, step: str) -> None:
     seed = derive_seed(7, turn, attempt, step, 0)
     ledger.remember("run", ChatRequest(Identity("scripted", "m"), (), seed=seed), ChatReply("yes", "stop"))
 
 
-def test_turns_under_way_are_those_of_which_something_was_answered_and_the_next(
+def test_turns_in_progress_are_those_with_replies_and_the_next(
     ledger: Ledger, path: Path, turn: Callable[..., TurnRecord]
 ) -> None:
     ledger.commit_turn("run", turn(0, "invalid", "kept_failed"), [])
-    asked(ledger, 1, 0, "attack")
-    asked(ledger, 1, 8, "validation-0")  # of a run whose turns may have more attempts than the usual six
-    asked(ledger, 5, 0, "attack")
+    add_call(ledger, 1, 0, "attack")
+    add_call(ledger, 1, 8, "validation-0")  # of a run whose turns may have more attempts than the usual six
+    add_call(ledger, 5, 0, "attack")
     tally = Tally("run", seed=7, attempts=9)
     with LedgerView(path) as view:
         assert not tally.update(view)

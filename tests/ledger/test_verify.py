@@ -1,4 +1,4 @@
-"""Verification: clean where nothing was touched, and one line at the right place for each kind of tampering."""
+"""Verification: silent on an untouched run, and one line at the right place for each kind of tampering."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ EDITED = [
 
 @contextmanager
 def tampered(played) -> Iterator[sqlite3.Connection]:
-    """The ledger as somebody with a database editor has it: no foreign keys, no questions."""
+    """The ledger in a database editor: without foreign keys or checks."""
     connection = sqlite3.connect(played.path)
     connection.row_factory = sqlite3.Row
     connection.text_factory = bytes
@@ -51,15 +51,15 @@ def problems(played) -> list[str]:
         return list(verify_run(view, "tour"))
 
 
-def test_a_run_that_nobody_touched_is_clean(played) -> None:
+def test_verify_finds_nothing_in_an_untouched_run(played) -> None:
     assert problems(played) == []
     with LedgerView(played.path) as view:
         assert view.summarize_run("tour").to_json()["kept"] >= 3, "the tests below need examples"
 
 
 @pytest.mark.parametrize("put", [b"#", b'"', b"7", b"\xff"], ids=["letter", "quote", "digit", "no UTF-8"])
-@pytest.mark.parametrize(("table", "column", "told"), EDITED, ids=[f"{t}.{c}" for t, c, _ in EDITED])
-def test_one_changed_byte_is_found_wherever_it_is(played, table: str, column: str, told: str, put: bytes) -> None:
+@pytest.mark.parametrize(("table", "column", "problem"), EDITED, ids=[f"{t}.{c}" for t, c, _ in EDITED])
+def test_verify_finds_one_changed_byte_anywhere(played, table: str, column: str, problem: str, put: bytes) -> None:
     rng = random.Random(f"{table}{column}{put!r}")
     for _ in range(6):
         with tampered(played) as connection:
@@ -70,7 +70,7 @@ def test_one_changed_byte_is_found_wherever_it_is(played, table: str, column: st
             update = f"UPDATE {table} SET {column} = CAST(? AS TEXT) WHERE rowid = ?"
             connection.execute(update, (changed, row["place"]))
         names = {key: value.decode() if isinstance(value, bytes) else value for key, value in dict(row).items()}
-        assert told.format(**names) in problems(played)
+        assert problem.format(**names) in problems(played)
         with tampered(played) as connection:
             connection.execute(update, (text, row["place"]))
     assert problems(played) == []
@@ -85,7 +85,7 @@ DELETED = {
     "the last turns and examples": (
         "DELETE FROM turns WHERE number > 6; DELETE FROM examples WHERE turn > 6", "is done, but has only 7 turns"),
     "a kept turn, its example left": (f"DELETE FROM turns WHERE number = {KEPT}", "differs from turn"),
-    "a call that a turn rests on": ("DELETE FROM calls WHERE id = (SELECT min(call) FROM turn_calls)", "is missing"),
+    "a call that a turn uses": ("DELETE FROM calls WHERE id = (SELECT min(call) FROM turn_calls)", "is missing"),
     "a turn's being kept": (f"UPDATE turns SET kept = 0 WHERE number = {KEPT}", "the column kept is False"),
     "a call's tokens": ("UPDATE calls SET prompt_tokens = 1 + prompt_tokens WHERE kind = 'chat'",
                         "the column prompt_tokens differs"),
@@ -102,14 +102,14 @@ DELETED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("sql", "told"), DELETED.values(), ids=DELETED)
-def test_what_is_gone_or_turned_round_is_found(played, sql: str, told: str) -> None:
+@pytest.mark.parametrize(("sql", "message"), DELETED.values(), ids=DELETED)
+def test_verify_finds_deleted_and_edited_rows(played, sql: str, message: str) -> None:
     with tampered(played) as connection:
         connection.executescript(sql)
-    assert any(told in problem for problem in problems(played))
+    assert any(message in problem for problem in problems(played))
 
 
-def test_an_example_rewritten_with_its_hash_still_differs_from_its_turn(played) -> None:
+def test_example_rewritten_with_its_hash_differs_from_its_turn(played) -> None:
     with tampered(played) as connection:
         row = connection.execute("SELECT * FROM examples ORDER BY turn LIMIT 1").fetchone()
         content = {key: row[key].decode() for key in ("question", "solution", "reason")} | {"turn": row["turn"]}
@@ -120,19 +120,19 @@ def test_an_example_rewritten_with_its_hash_still_differs_from_its_turn(played) 
     assert problems(played) == [f"example {row['id'].decode()}: differs from turn {row['turn']}"]
 
 
-def test_a_turn_rewritten_with_its_hash_still_differs_from_its_example(played) -> None:
+def test_turn_rewritten_with_its_hash_differs_from_its_example(played) -> None:
     with tampered(played) as connection:
         row = connection.execute("SELECT record, number FROM turns WHERE kept = 1 ORDER BY number LIMIT 1").fetchone()
         record = json.loads(row["record"])
         record["attempts"][-1]["attack"]["solution"] += " So there."
         values = (canonical_json(record), digest(record), row["number"])
         connection.execute("UPDATE turns SET record = ?, record_hash = ? WHERE number = ?", values)
-    found = problems(played)
-    assert len(found) == 1 and found[0].endswith(f"differs from turn {row['number']}")
+    lines = problems(played)
+    assert len(lines) == 1 and lines[0].endswith(f"differs from turn {row['number']}")
 
 
-def test_other_runs_are_not_this_runs_business_but_their_calls_are(played) -> None:
-    """A second run that rests on the first one's calls is told when those change; a third that does not is clean."""
+def test_verify_covers_calls_reused_from_other_runs(played) -> None:
+    """A changed call is reported in every run that uses it, and in no other."""
 
     with LedgerView(played.path) as view:
         config = json.loads(view.find_run("tour")["config"])
@@ -153,19 +153,17 @@ def test_other_runs_are_not_this_runs_business_but_their_calls_are(played) -> No
         assert list(verify_run(view, "unlike")) == []
 
 
-def test_a_turn_that_cannot_be_read_is_named_where_it_is_needed(played) -> None:
+def test_unreadable_turn_is_named(played) -> None:
     with tampered(played) as connection:
         connection.execute("UPDATE turns SET record = substr(record, 2) WHERE number = 3")
     unread = pytest.raises(LedgerError, match=f"turn 3 of run {played.run} cannot be read")
-    with LedgerView(played.path) as view, unread as told:
+    with LedgerView(played.path) as view, unread as raised:
         view.turn_records(played.run)
-    assert "nanoflux run verify" in told.value.fix
+    assert "nanoflux run verify" in raised.value.fix
 
 
-def test_an_imported_item_that_the_runs_questions_were_made_of_is_held_against_its_hash(
-    ledger: Ledger, path: Path, turn: Callable[..., TurnRecord]
-) -> None:
-    """Items that no question was made of are not this run's business."""
+def test_verify_checks_the_imported_seeds_of_a_run(ledger: Ledger, path: Path, turn: Callable[..., TurnRecord]) -> None:
+    """Items that were not seeds of the run are not checked."""
     ledger.commit_turn("run", turn(0, "kept_failed"), [])
     items = [(Seed(name, "bench", "How many?", "4"), "train") for name in ("seed-1", "not used")]
     ledger.import_dataset("bench", "bench.jsonl", "hash", items, 0)
@@ -176,7 +174,7 @@ def test_an_imported_item_that_the_runs_questions_were_made_of_is_held_against_i
         assert list(verify_run(view, "run")) == ["item seed-1 of bench: the record does not match its hash"]
 
 
-def test_a_run_from_before_environments_had_a_hash_is_not_blamed_for_it(played) -> None:
+def test_verify_accepts_an_older_run_without_an_environment_hash(played) -> None:
     with tampered(played) as connection:
         connection.execute("UPDATE runs SET environment_hash = ''")
     assert problems(played) == []

@@ -1,4 +1,4 @@
-"""The readers: runs by any of their names, funnels that add up, calls and usage counted once."""
+"""The readers: runs by id, prefix or name, funnels that add up, calls and usage counted once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +16,18 @@ MakeTurn = Callable[..., TurnRecord]
 CONFIG = {"domain": "starter", "target": 5, "max_turns": 9}
 
 
-def test_a_run_is_found_by_id_by_beginning_and_by_the_newest_of_a_name(ledger: Ledger, path: Path) -> None:
+def test_find_run_accepts_id_prefix_and_newest_name(ledger: Ledger, path: Path) -> None:
     for run, name in (("alpha-1", "mine"), ("alpha-2", "mine"), ("beta-1", "alpha-1")):
         ledger.create_run(run, name, CONFIG, {})
     with LedgerView(path) as view:
-        for asked, found in (("alpha-1", "alpha-1"), ("mine", "alpha-2"), ("be", "beta-1"), ("a name", "run")):
-            assert view.find_run(asked)["id"] == found
-        for asked in ("alpha", "alpha-3", "%", "' OR 1 --", "", "min"):
+        for name, run in (("alpha-1", "alpha-1"), ("mine", "alpha-2"), ("be", "beta-1"), ("a name", "run")):
+            assert view.find_run(name)["id"] == run
+        for name in ("alpha", "alpha-3", "%", "' OR 1 --", "", "min"):
             with pytest.raises(NothingMatchedError, match="there is no run"):
-                view.find_run(asked)
+                view.find_run(name)
 
 
-def test_the_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
+def test_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
     ledger.create_run("other", "other", CONFIG, {})
     ledger.commit_turn("other", turn(0, "invalid", "kept_novel"), [])
     ledger.commit_turn("run", turn(0, "unparsed", "novelty_rejected", "kept_failed"), [])
@@ -43,7 +43,7 @@ def test_the_funnel_counts_every_attempt_of_a_run_once(ledger: Ledger, path: Pat
     assert list(funnel) == ["attempts", *OUTCOMES]
 
 
-def test_calls_are_counted_as_made_remembered_and_wasted(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
+def test_summary_counts_made_remembered_and_wasted_calls(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
     who = Identity("scripted", "m")
     ledger.create_run("old", "old", CONFIG, {})
     asks = [ChatRequest(who, (), seed=seed) for seed in range(4)]
@@ -51,23 +51,21 @@ def test_calls_are_counted_as_made_remembered_and_wasted(ledger: Ledger, path: P
     own, wasted = (ledger.remember("run", ask, ChatReply("x", "stop", 10, 1, usd=0.5))[0] for ask in asks[1:3])
     ledger.commit_turn("run", turn(0, "kept_failed"), [old, own, own])
     with LedgerView(path) as view:
-        found = view.summarize_run("run").to_json()
+        summary = view.summarize_run("run").to_json()
     assert wasted != own
-    assert found["calls"] == {"made": 2, "remembered": 2, "wasted": 1}
-    assert found["usage"] == {"prompt_tokens": 20, "completion_tokens": 2, "usd": 1.0, "reasoning_tokens": 0}
+    assert summary["calls"] == {"made": 2, "remembered": 2, "wasted": 1}
+    assert summary["usage"] == {"prompt_tokens": 20, "completion_tokens": 2, "usd": 1.0, "reasoning_tokens": 0}
 
 
-def test_an_empty_run_has_a_summary(ledger: Ledger, path: Path) -> None:
+def test_empty_run_has_a_summary(ledger: Ledger, path: Path) -> None:
     with LedgerView(path) as view:
-        found = view.summarize_run("run").to_json()
-    assert (found["turns"], found["kept"], found["funnel"]["attempts"]) == (0, 0, 0)
-    assert found["digest"] == dataset_digest([])
-    assert found["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
+        summary = view.summarize_run("run").to_json()
+    assert (summary["turns"], summary["kept"], summary["funnel"]["attempts"]) == (0, 0, 0)
+    assert summary["digest"] == dataset_digest([])
+    assert summary["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
 
 
-def test_turns_and_examples_come_in_turn_order_whatever_order_they_were_written_in(
-    ledger: Ledger, path: Path, turn: MakeTurn
-) -> None:
+def test_turns_and_examples_are_read_in_turn_order(ledger: Ledger, path: Path, turn: MakeTurn) -> None:
     for number in (2, 0, 1):
         ledger.commit_turn("run", turn(number, "kept_failed"), [])
     with LedgerView(path) as view:
@@ -84,17 +82,17 @@ def test_turns_and_examples_come_in_turn_order_whatever_order_they_were_written_
         ("SELECT role, sum(usd), sum(seconds) FROM calls WHERE run = 'run' GROUP BY role", "calls_run"),
     ],
 )
-def test_what_a_summary_adds_up_is_read_from_indexes_alone(ledger: Ledger, path: Path, sql: str, index: str) -> None:
-    """At a million calls, rows with their texts would be gigabytes."""
+def test_summary_queries_use_covering_indexes(ledger: Ledger, path: Path, sql: str, index: str) -> None:
+    """At a million calls, reading rows with their texts would read gigabytes."""
     with LedgerView(path) as view:
         plan = [row["detail"] for row in view.rows(f"EXPLAIN QUERY PLAN {sql}")]
     assert f"USING COVERING INDEX {index} (run=?)" in plan[0]
 
 
-def test_a_call_of_a_ledger_packed_or_not_is_found_by_its_key(ledger: Ledger, path: Path) -> None:
+def test_call_lookup_uses_the_key_index(ledger: Ledger, path: Path) -> None:
     with LedgerView(path) as view:
-        found = view.rows(f"EXPLAIN QUERY PLAN SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", "x" * 64)
-        plan = [row["detail"] for row in found]
+        rows = view.rows(f"EXPLAIN QUERY PLAN SELECT id, reply FROM {CALLS} WHERE {WITH_KEY}", "x" * 64)
+        plan = [row["detail"] for row in rows]
     assert plan[0].startswith("SEARCH calls USING INDEX calls_key") and plan[1].startswith(
         "SEARCH packs USING INTEGER PRIMARY KEY"
     )

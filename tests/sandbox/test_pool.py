@@ -220,7 +220,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("tier", ["linux:namespaces+landlock+seccomp", "linux:landlock+seccomp"])
 @pytest.mark.parametrize("stalled", [False, True])
-def test_no_process_outlives_a_killed_caller(tier: str, stalled: bool) -> None:
+def test_processes_end_with_a_killed_caller(tier: str, stalled: bool) -> None:
     caller = subprocess.Popen([sys.executable, "-c", _CALLER, tier], stdout=subprocess.PIPE, text=True)
     assert caller.stdout is not None
     assert caller.stdout.readline() == "running\n"

@@ -23,7 +23,7 @@ def _run_as(role: str, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("role", ["root", "ordinary"])
-def test_both_users_reach_the_strongest_tier(role: str) -> None:
+def test_strongest_tier_works_as_root_and_as_an_ordinary_user(role: str) -> None:
     code, report = _run_as(role, "check")
     assert (code, report["backend"], report["safe"]) == (0, "linux:namespaces+landlock+seccomp", True), report
     assert report["layers"] == {"namespaces": True, "landlock": True, "seccomp": True}
@@ -31,14 +31,14 @@ def test_both_users_reach_the_strongest_tier(role: str) -> None:
     assert report["cases"]["run"] >= 30
 
 
-def test_without_user_namespaces_the_second_tier_is_used_and_reported() -> None:
+def test_second_tier_is_used_and_reported_without_user_namespaces() -> None:
     code, report = _run_as("no-userns", "check")
     assert (code, report["backend"], report["safe"]) == (0, "linux:landlock+seccomp", True), report
     assert report["layers"]["namespaces"] is False
     assert any("namespaces" in reason for reason in report["reasons"])
 
 
-def test_without_landlock_no_program_runs(tmp_path: Path) -> None:
+def test_program_does_not_run_without_landlock(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("print('ran')")
     code, result = _run_as("no-landlock", "run", str(tmp_path / "program.py"))
     assert (code, result["status"], result["stdout"]) == (3, "unavailable", "")
