@@ -60,7 +60,14 @@ class LedgerError(NanofluxError):
 
 
 class EndpointError(NanofluxError):
-    """A model endpoint gave no usable reply: an infrastructure failure, which is never scored or kept."""
+    """A model endpoint gave no usable reply: an infrastructure failure, which is never scored or kept.
+
+    `address` is that of the server. `setting` names the setting of the endpoint that may have to change: "url",
+    "model", or "".
+    """
+
+    address = ""
+    setting = ""
 
 
 class EndpointRefusedError(EndpointError):

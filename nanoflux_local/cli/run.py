@@ -115,13 +115,36 @@ def start(
 @command.command()
 @click.argument("run")
 @click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Setting to change first, e.g. endpoints.judge.url=http://host:8000/v1; repeatable.")  # fmt: skip
 @with_json
-def resume(run: str, detach: bool, as_json: bool) -> None:
-    """Resume a run from its last committed turn."""
+def resume(run: str, detach: bool, settings: tuple[str, ...], as_json: bool) -> None:
+    """Resume a run from its last committed turn.
+
+    With --set: first change what `run set` can change, or how a server is reached (url, urls, key_env, key_file,
+    timeout_s, capacity of an endpoint). A new address needs an endpoint with a `revision`, which identifies the model.
+    """
     home = current_home()
     run = _find_id(home, run)
+    _change_before_resume(home, run, settings)
     _play_or_detach(home, run, detach)
     show_run(home, run, as_json)
+
+
+def _change_before_resume(home: Home, run: str, settings: tuple[str, ...]) -> None:
+    from nanoflux_local.config import parse_settings
+    from nanoflux_local.errors import ConfigError
+    from nanoflux_local.run import runs
+    from nanoflux_local.run.addresses import move_endpoints
+
+    changes = parse_settings(settings)
+    endpoints = changes.pop("endpoints", {})
+    if not isinstance(endpoints, dict) or not all(isinstance(table, dict) for table in endpoints.values()):
+        raise ConfigError("endpoints needs a name and a key", "write e.g. --set endpoints.judge.url=URL")
+    if changes:
+        runs.change(home, run, changes)
+    if endpoints:
+        asyncio.run(move_endpoints(home, run, endpoints))
 
 
 def _start_rounds(
@@ -465,7 +488,7 @@ def replay(run: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool) -> None:
     from nanoflux_local.config import parse_settings
-    from nanoflux_local.run.runs import fork_command
+    from nanoflux_local.run.commands import fork_command
     from nanoflux_local.run.whatif import replay_with
 
     changes = parse_settings(settings)

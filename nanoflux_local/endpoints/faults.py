@@ -109,7 +109,8 @@ class ClassifiedFault:
     """What one failed attempt looks like. `kind` is None for what asking again cannot mend.
 
     `status` is the HTTP status that it came with or states (0: none), `codes` are the provider's own, `words` its
-    message; `fix` says what to do about it if that is clear from the fault alone.
+    message; `fix` says what to do about it if that is clear from the fault alone. `setting` names the
+    setting of the endpoint that the fix corrects ("url" or "model").
     """
 
     kind: FaultKind | None
@@ -121,6 +122,7 @@ class ClassifiedFault:
     codes: tuple[str, ...] = ()
     words: str = ""
     fix: str = ""
+    setting: str = ""
 
     @property
     def gone(self) -> bool:
@@ -135,7 +137,8 @@ def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> Classif
     if isinstance(error, NoAnswerError):
         return ClassifiedFault(None, f"sent no answer: {error}", words=str(error))
     if isinstance(error, WebPageError):
-        return ClassifiedFault(None, f"answered with a web page: {error}", status=200, fix=_fix_of_address(error.url))
+        return ClassifiedFault(None, f"answered with a web page: {error}", status=200, setting="url",
+                               fix=_fix_of_address(error.url))  # fmt: skip
     if isinstance(error, StatedError):
         return _classify_status(error.body.status, error.body, None)
     if isinstance(error, GarbledError):
@@ -173,9 +176,12 @@ def _by_status(error: Any) -> ClassifiedFault:
     if fault.status in REDIRECTS:
         target = urlsplit(str(response.headers.get("location", ""))[:300])._replace(query="", fragment="").geturl()
         fix = "redirects are not followed: name the address that the server moved to as the endpoint's url"
-        return replace(fault, message=f"answered {fault.status}: a redirect to {redact(target)}", fix=fix)
+        return replace(
+            fault, message=f"answered {fault.status}: a redirect to {redact(target)}", fix=fix, setting="url"
+        )
     if fault.status in NOT_FOUND:
-        return replace(fault, fix=_fix_of_address(str(response.request.url), fault.words))
+        setting = "model" if _names_model(fault.words) else "url"
+        return replace(fault, fix=_fix_of_address(str(response.request.url), fault.words), setting=setting)
     return fault
 
 
@@ -193,12 +199,17 @@ def _classify_status(status: int, body: ErrorBody, wait: float | None) -> Classi
     )
 
 
+def _names_model(words: str) -> bool:
+    """Whether a server's message says that the model is missing, rather than the path."""
+    return "model" in words.lower()
+
+
 def _fix_of_address(asked: str, words: str = "") -> str:
     """The fix for a 404 or 405: the path of the url is wrong more often than the model's name."""
     parts = urlsplit(asked)
     route = next((route for route in ROUTES if parts.path.endswith(route)), "")
     base = parts._replace(path=parts.path.removesuffix(route), query="", fragment="").geturl()
-    if "model" in words.lower():
+    if _names_model(words):
         return "correct the endpoint's model: the server does not have it"
     if re.search(r"/v\d", parts.path):
         return f"correct the endpoint's url: no model answers at {parts.path}"

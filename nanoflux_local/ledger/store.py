@@ -445,13 +445,18 @@ class Ledger:
         with self.transaction() as connection:
             connection.execute("UPDATE jobs SET wish = ? WHERE id = ?", (request, job))
 
-    def reconfigure_run(self, run: str, config: dict[str, Any]) -> None:
+    def reconfigure_run(self, run: str, config: dict[str, Any], environment: dict[str, Any] | None = None) -> None:
         """Store a run's configuration with new values of the settings that may change during the run."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE runs SET config = ?, config_hash = ?, target = ?, max_turns = ?, updated_at = ? WHERE id = ?",
                 (canonical_json(config), digest(config), config["target"], config["max_turns"], now(), run),
             )
+            if environment is not None:
+                connection.execute(
+                    "UPDATE runs SET environment = ?, environment_hash = ? WHERE id = ?",
+                    (canonical_json(environment), digest(environment), run),
+                )
 
     def finish_job(self, job: int, state: str, message: str = "") -> None:
         with self.transaction() as connection:

@@ -5,17 +5,16 @@ import asyncio
 import json
 import os
 import secrets
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.config import LIVE, RunConfig, merged, spelled, validated
+from nanoflux_local.config import LIVE, RunConfig, merged, validated
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote.listing import find_other_models
 from nanoflux_local.endpoints.remote.waits import log_wait, reporting_waits
-from nanoflux_local.errors import NothingMatchedError, RefusedError
+from nanoflux_local.errors import EndpointError, NothingMatchedError, RefusedError
 from nanoflux_local.jobs import RUN, Heartbeat, StopRequest, Work, hold_lock, record_job, status_after
 from nanoflux_local.ledger.calls import ROLE, RememberedCalls, TracedCalls
 from nanoflux_local.ledger.store import Ledger
@@ -24,6 +23,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
 from nanoflux_local.run.binding import Bound, bind, environment, recorded_identities, refuse_drift, rules_for
 from nanoflux_local.run.budget import Cost, Purse, prompt_bound
+from nanoflux_local.run.commands import fork_command, write_fix
 from nanoflux_local.run.configs import derive_config, validate_run
 from nanoflux_local.run.engine import Engine, RunProgress, index_questions, index_questions_of_other_runs
 from nanoflux_local.run.novelty import NoveltyIndex
@@ -88,6 +88,9 @@ async def carry_on(
             engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, prepare)
             with reporting_faults(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):
                 await _play(ledger, run, engine, purse)
+        except EndpointError as error:
+            error.fix = write_fix(error, run, config)
+            raise
         finally:
             await bound.close()
 
@@ -181,12 +184,6 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
         if row["status"] == "done" and kept < new.target and (new.target, new.max_turns) != (old.target, old.max_turns):
             ledger.set_run_status(run, "paused", "its end was moved; resume it")
     return new
-
-
-def fork_command(run: str, settings: Mapping[str, Any]) -> str:
-    """The command that starts a fork with these settings."""
-    words = [word for setting in spelled(settings) for word in ("--set", setting)]
-    return shlex.join(["nanoflux", "run", "start", "--fork", run, *words])
 
 
 def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list[TurnRecord]]:

@@ -29,10 +29,11 @@ from nanoflux_local.records import (
     Vector,
 )
 from nanoflux_local.run.binding import rules_for
+from nanoflux_local.run.commands import fork_command
 from nanoflux_local.run.configs import derive_config
 from nanoflux_local.run.engine import index_questions, index_questions_of_other_runs
 from nanoflux_local.run.novelty import History, NoveltyIndex
-from nanoflux_local.run.runs import fork_command, load_run
+from nanoflux_local.run.runs import load_run
 from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 

@@ -184,14 +184,17 @@ class Service:
         if fault.kind == "rate_limited":
             hours = f"{PATIENCE_S / 3600:g} h"
             return BusyError(f"{message}, for {hours} on end", "resume later with `nanoflux run resume`")
-        proxy, fix = proxy_for(replica.url), fault.fix or "see the server's log"
+        proxy, fix, setting = proxy_for(replica.url), fault.fix or "see the server's log", fault.setting
         if fault.kind == "unreachable" and proxy is not None:
             host = urlsplit(replica.url).hostname
             fix = f"start the proxy, unset {proxy.variable}, or add {host} to NO_PROXY"
         elif fault.kind == "unreachable":
-            fix = "start the server, or correct the endpoint's url"
-        failure = EndpointRefusedError if fault.kind is None else EndpointError
-        return failure(message, f"{fix}; then `nanoflux run resume`")
+            fix, setting = "start the server, or correct the endpoint's url", "url"
+        error = (EndpointRefusedError if fault.kind is None else EndpointError)(
+            message, f"{fix}; then `nanoflux run resume`"
+        )
+        error.address, error.setting = replica.url, setting
+        return error
 
     def _connect_replicas(self) -> list[Replica]:
         if not self._replicas:

@@ -1,0 +1,97 @@
+"""Addresses of a run's endpoints: how a server is reached may change when the run is resumed, the model may not."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nanoflux_local.config import RunConfig, merged, validated
+from nanoflux_local.errors import RefusedError
+from nanoflux_local.jobs import RUN, Work, hold_lock
+from nanoflux_local.ledger.store import Ledger, now
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import Identity
+from nanoflux_local.run.binding import bind, recorded_identities
+from nanoflux_local.run.commands import fork_command
+from nanoflux_local.run.configs import validate_run
+
+ADDRESS_KEYS = ("url", "urls", "key_env", "key_file", "timeout_s", "capacity")
+"""The settings of an endpoint that say how to reach its server, not which model answers."""
+EMPTY = {"url": {"urls": []}, "urls": {"url": ""}}
+"""Each form of the address replaces the other one."""
+
+Changes = Mapping[str, Mapping[str, Any]]
+"""New values by endpoint and key."""
+
+
+async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
+    """Change how the servers of a run are reached (`ADDRESS_KEYS`), and record the change in the run.
+
+    Refused unless every identity stays the one that the run was started with. The identity of an endpoint without a
+    `revision` contains its address.
+
+    Raises:
+        RefusedError: a change could bring another model, or another process plays the run.
+        ConfigError: a value cannot be used.
+    """
+    with hold_lock(home, Work(RUN, run)):
+        with LedgerView(home.ledger) as view:
+            row = view.find_run(run)
+        config, environment = (
+            validated(RunConfig, json.loads(row["config"]), f"run {run}"),
+            json.loads(row["environment"]),
+        )
+        _refuse_other_keys(run, config, changes)
+        values = config.model_dump(mode="json")
+        for name, settings in changes.items():
+            for key in settings:
+                values = merged(values, {"endpoints": {name: EMPTY.get(key, {})}})
+            values = merged(values, {"endpoints": {name: settings}})
+        moved = validate_run(values)
+        await _refuse_other_models(home, run, moved, recorded_identities(environment), changes)
+        if moves := _list_moves(config, moved):
+            environment["moves"] = [*environment.get("moves", []), {"at": now(), **moves}]
+            with Ledger(home.ledger) as ledger:
+                ledger.reconfigure_run(row["id"], moved.model_dump(mode="json"), environment)
+    return moved
+
+
+def _refuse_other_keys(run: str, config: RunConfig, changes: Changes) -> None:
+    for name, settings in changes.items():
+        for key in settings:
+            if key not in ADDRESS_KEYS or name not in config.endpoints:
+                raise RefusedError(
+                    f"endpoints.{name}.{key} affects the result of run {run}, so it is fixed once the run has started",
+                    f"fork the run, which reuses every call that still applies: {_fork(run, changes)}",
+                )
+
+
+async def _refuse_other_models(
+    home: Home, run: str, config: RunConfig, recorded: Mapping[str, Identity], changes: Changes
+) -> None:
+    bound = bind(config, home)
+    try:
+        current = await bound.identities()
+    finally:
+        await bound.close()
+    for name, identity in recorded.items():
+        if current.get(name) != identity:
+            raise RefusedError(
+                f"{name} of run {run} states no revision, so its address identifies its model",
+                f"fork the run, which asks the model at the new address: {_fork(run, changes)}",
+            )
+
+
+def _fork(run: str, changes: Changes) -> str:
+    return fork_command(run, {"endpoints": {name: dict(settings) for name, settings in changes.items()}})
+
+
+def _list_moves(old: RunConfig, new: RunConfig) -> dict[str, Any]:
+    """The changed settings by key, each as [old value, new value]."""
+    before, after = (config.model_dump(mode="json")["endpoints"] for config in (old, new))
+    return {
+        f"endpoints.{name}.{key}": [before[name][key], after[name][key]]
+        for name in after
+        for key in ADDRESS_KEYS
+        if before[name][key] != after[name][key]
+    }

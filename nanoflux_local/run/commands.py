@@ -1,0 +1,46 @@
+"""The commands that messages about a run offer to its user: how to resume it, and how to change a setting of it."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from nanoflux_local.config import RunConfig, spelled
+from nanoflux_local.errors import EndpointError
+
+
+def fork_command(run: str, settings: Mapping[str, Any]) -> str:
+    """The command that starts a fork with these settings."""
+    return shlex.join(["nanoflux", "run", "start", "--fork", run, *_set_options(settings)])
+
+
+def resume_command(run: str, settings: Mapping[str, Any]) -> str:
+    """The command that resumes a run with these settings, which `addresses.move_endpoints` must allow."""
+    return shlex.join(["nanoflux", "run", "resume", run, *_set_options(settings)])
+
+
+def _set_options(settings: Mapping[str, Any]) -> list[str]:
+    return [word for setting in spelled(settings) for word in ("--set", setting)]
+
+
+def write_fix(error: EndpointError, run: str, config: RunConfig) -> str:
+    """The fix of an endpoint's error with the exact commands for this run.
+
+    An address can change on resume if the endpoint has a `revision`, which then identifies the model; every other
+    setting that the error is about needs a fork.
+    """
+    advice = error.fix.partition("; then `nanoflux run resume`")[0]
+    endpoints = [name for name, endpoint in config.endpoints.items() if error.address in endpoint.addresses]
+    if not error.setting or not endpoints:
+        return error.fix
+    endpoint = config.endpoints[endpoints[0]]
+    value: Any = error.setting.upper()
+    key = error.setting
+    if key == "url" and endpoint.urls:
+        key, value = "urls", [value]
+    settings = {"endpoints": {endpoints[0]: {key: value}}}
+    if error.setting == "url" and endpoint.revision:
+        change = f"to change the url: `{resume_command(run, settings)}`"
+    else:
+        reason = ", because the endpoint states no revision" if error.setting == "url" else ""
+        change = f"to change the {error.setting}, fork the run{reason}: `{fork_command(run, settings)}`"
+    return f"{advice}; to try again: `{resume_command(run, {})}`; {change}"

@@ -1,0 +1,118 @@
+"""A server that moves: `run resume --set endpoints.X.url=…`, and the commands that messages offer for it."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.cli.main import main
+from nanoflux_local.ledger.views import LedgerView
+
+PROFILE = """
+embedder = "hashing"
+[endpoints]
+hashing = {{ interface = "scripted", model = "hashing" }}
+server = {{ interface = "openai_chat", model = "m", url = "{url}"{revision} }}
+[roles]
+attacker = {{ endpoint = "server" }}
+defender = {{ endpoint = "server" }}
+judge = {{ endpoint = "server" }}
+"""
+DEAD = "http://127.0.0.1:9/v1"
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """`command("run", …)` in this process on a home of the test: exit code, stdout, stderr."""
+    monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path / "home"))
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        return (int(ended.value.code or 0), *capfd.readouterr())
+
+    return call
+
+
+def start_on_dead_server(command, tmp_path: Path, revision: str) -> tuple[int, str, str]:
+    profile = tmp_path / "server.toml"
+    profile.write_text(PROFILE.format(url=DEAD, revision=revision))
+    words = ("--name", "r", "--concurrency", "1", "--max-turns", "2")
+    return command("run", "start", "--domain", "starter-genetics", "--profile", str(profile), *words)
+
+
+def offered_command(message: str, which: str) -> list[str]:
+    """The offered command that starts with these words, without `nanoflux`."""
+    match = re.search(f"nanoflux ({which}[^`\n]*)", message)
+    assert match, message
+    return shlex.split(match[1])
+
+
+def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp_path: Path, fake_server) -> None:
+    code, _, message = start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
+    assert code == 1 and "does not answer" in message
+    offered = offered_command(message, "run resume [^`]*--set ")
+    assert offered[-1] == "endpoints.server.url=URL"
+    url, server = fake_server()
+    code, output, message = command(*offered[:-1], f"endpoints.server.url={url}", "--json")
+    assert code in (0, 1) and json.loads(output)["turns"] == 2 and server.requests, message
+    with LedgerView(tmp_path / "home" / "ledger.db") as view:
+        row = view.find_run("r")
+    config, environment = json.loads(row["config"]), json.loads(row["environment"])
+    assert config["endpoints"]["server"]["url"] == url
+    (move,) = environment["moves"]
+    assert move["endpoints.server.url"] == [DEAD, url] and move["at"]
+    assert command("run", "verify", "r")[0] == 0
+    assert command("run", "replay", "r")[0] == 0
+
+
+def test_run_without_a_revision_is_forked_to_a_new_address(command, tmp_path: Path, fake_server) -> None:
+    code, _, message = start_on_dead_server(command, tmp_path, "")
+    assert code == 1 and "states no revision" in message
+    offered = offered_command(message, "run start --fork")
+    url, _ = fake_server()
+    refused = command("run", "resume", "r", "--set", f"endpoints.server.url={url}")
+    assert refused[0] == 3 and "its address identifies its model" in refused[2]
+    assert offered_command(refused[2], "run start --fork")[-1] == f"endpoints.server.url={url}"
+    code, output, message = command(*offered[:-1], f"endpoints.server.url={url}", "--json")
+    assert json.loads(output)["turns"] == 2, message
+
+
+def test_resume_refuses_another_model_and_unknown_endpoints(command, tmp_path: Path) -> None:
+    start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
+    for setting in ("endpoints.server.model=other", "endpoints.other.url=http://127.0.0.1:9/v1", "seed=3"):
+        code, output, message = command("run", "resume", "r", "--set", setting)
+        assert (code, output) == (3, "") and "is fixed once the run has started" in message
+        assert offered_command(message, "run start --fork")[-1] == setting
+    assert command("run", "resume", "r", "--set", "endpoints.server=3")[0] == 2
+    code, _, message = command("run", "resume", "r", "--set", "endpoints.server.url=http://u:p@h/v1")
+    assert code == 2 and "may hold no user" in message
+
+
+def test_resume_sets_live_settings_first(command, tmp_path: Path, fake_server) -> None:
+    start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
+    url, _ = fake_server()
+    settings = ("--set", f"endpoints.server.urls=['{url}']", "--set", "max_turns=1")
+    _, output, _ = command("run", "resume", "r", *settings, "--json")
+    assert json.loads(output)["turns"] == 1
+    with LedgerView(tmp_path / "home" / "ledger.db") as view:
+        server = json.loads(view.find_run("r")["config"])["endpoints"]["server"]
+    assert (server["url"], server["urls"]) == ("", [url])
+
+
+def test_missing_model_is_changed_by_a_fork(command, tmp_path: Path, fake_server) -> None:
+    from nanoflux_local.errors import EndpointRefusedError
+    from nanoflux_local.paths import Home
+    from nanoflux_local.run.commands import write_fix
+    from nanoflux_local.run.runs import load_run
+
+    start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
+    config, _, _ = load_run(Home(tmp_path / "home"), "r")
+    error = EndpointRefusedError("answered 404", "correct the endpoint's model; then `nanoflux run resume`")
+    assert write_fix(error, "r", config) == error.fix, "an error without an address is left as it is"
+    error.address, error.setting = DEAD, "model"
+    fix = write_fix(error, "r", config)
+    assert offered_command(fix, "run start --fork")[-1] == "endpoints.server.model=MODEL"
+    assert offered_command(fix, "run resume") == ["run", "resume", "r"]
