@@ -28,6 +28,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
+TrialKind = Literal["slip", "answer", "mistake", "removed", "changed", "own"]
+"""The kinds of known solutions that a judge's trial may have besides the data set's own solutions (`run.trials`)."""
+
+
 class SeedCount(Strict):
     """How many seed questions go into one new question: uniform over [min, max] (paper §3)."""
 
@@ -54,7 +58,8 @@ class JudgeRules(Strict):
     `confidence` is the bar, `strikes` the number of low-confidence evaluations that discards a question. `code_check`
     has a model judge verify what it accepts by a program (paper §3), `fact_check` has it look up what a question claims
     before it judges; `checks` names further checks (`roles.checks`). `trial` is the number of right solutions, and of
-    wrong ones, on which the judge's own error rates are measured. `quality` has it rate the reasoning of kept examples
+    wrong ones, on which the judge's own error rates are measured, and `trial_kinds` the kinds of these solutions (not
+    stated, as in older runs: planted faults only). `quality` has it rate the reasoning of kept examples
     (A.4). `panel` names endpoints that judge in addition to the role's own. The check `blind` has `solutions` solutions
     written from the question alone, at most `programs` of them as programs (where the domain calculates), by the
     endpoints in `solvers` in turn (none: the judge's); it supports an answer that at least `agreeing` of them give.
@@ -64,6 +69,7 @@ class JudgeRules(Strict):
     strikes: int = Field(default=3, ge=1)
     code_check: bool = False
     trial: int = Field(default=0, ge=0, le=1000)
+    trial_kinds: tuple[TrialKind, ...] = ("slip", "answer")
     quality: bool = False
     fact_check: bool = False
     checks: tuple[str, ...] = ()
@@ -78,6 +84,8 @@ class JudgeRules(Strict):
     def _reachable(self) -> "JudgeRules":
         if self.agreeing > self.solutions:
             raise ValueError("agreeing is larger than solutions")
+        if not set(self.trial_kinds) - {"own"}:
+            raise ValueError("trial_kinds names no kind of wrong solution")
         return self
 
 

@@ -11,7 +11,7 @@ from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import runs
-from nanoflux_local.run.trial import summarize_trial
+from nanoflux_local.run.trials.result import summarize_trial
 
 FIXTURES = Path(__file__).with_name("fixtures")
 RUN = "starter-68593da9"

@@ -15,7 +15,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report.run_report import write_report
 from nanoflux_local.run import configs, runs
-from nanoflux_local.run.trial import summarize_panel
+from nanoflux_local.run.agreement import summarize_panel
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.tools.corpus import Corpus
 from nanoflux_local.tools.python_check import PythonTool
@@ -121,7 +121,7 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("UPDATE examples SET level = 6 - level WHERE level <> 3")
     with LedgerView(home.ledger) as view:
-        assert any("says level" in problem for problem in verify_run(view, run))
+        assert any("the column level is" in problem for problem in verify_run(view, run))
 
 
 def test_fact_check_searches_the_corpus_and_replays_without_it(

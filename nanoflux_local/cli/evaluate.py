@@ -154,7 +154,7 @@ def _correct(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction"
     from nanoflux_local.evaluate.statistics import correct_prevalence
     from nanoflux_local.evaluate.summary import Correction
     from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.run.trial import summarize_trial
+    from nanoflux_local.run.trials.result import summarize_trial
 
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)

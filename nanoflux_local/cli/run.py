@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from nanoflux_local.config import RunConfig
     from nanoflux_local.evaluate.agreement import ReviewAgreement
     from nanoflux_local.ledger.summary import RunSummary
+    from nanoflux_local.run.agreement import PanelAgreement
     from nanoflux_local.run.forecast import Forecast, Span
     from nanoflux_local.run.overview import RunOverview
-    from nanoflux_local.run.trial import PanelAgreement, TrialResult
+    from nanoflux_local.run.trials.result import TrialResult
 
 SHOWN = 10
 """Maximum number of attempts or reasons in a table; `--json` prints all of them."""
@@ -392,16 +393,20 @@ def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
         return []
     unjudged = f", {trial.unjudged} not judged" if trial.unjudged else ""
     if trial.without_check is None or trial.with_check is None:
-        return [("judge's trial", trial.judge.describe() + unjudged)]
-    return [
-        ("judge's trial", f"{trial.solutions} known solutions{unjudged}"),
-        ("  its word alone", trial.without_check.describe()),
-        ("  with the checks", trial.with_check.describe()),
-        *(
-            (f"  {name} check alone", f"{rates.describe()}; concluded on {rates.concluded}")
-            for name, rates in trial.checks.items()
-        ),
+        rows: list[tuple[str, object]] = [("judge's trial", trial.judge.describe() + unjudged)]
+    else:
+        rows = [
+            ("judge's trial", f"{trial.solutions} known solutions{unjudged}"),
+            ("  its word alone", trial.without_check.describe()),
+            ("  with the checks", trial.with_check.describe()),
+        ]
+    rows += [
+        (f"  {name} check alone", f"{rates.describe()}; concluded on {rates.concluded}")
+        for name, rates in trial.checks.items()
+        if trial.with_check
     ]
+    rows += [(f"  {title}", share) for title, share in trial.judge.describe_kinds()]
+    return [*rows, *((f"  {title}", share) for title, share in trial.describe_prediction())]
 
 
 def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from nanoflux_local.config import SeedCount, Strict, merged, validated
+from nanoflux_local.config import SeedCount, Strict, TrialKind, merged, validated
 from nanoflux_local.records import digest
 
 AnswerKind = Literal["number", "choice", "text"]
@@ -104,6 +104,17 @@ class Domain(Strict):
         return "The answer is one short phrase."
 
     @property
+    def trial_kinds(self) -> tuple[TrialKind, ...]:
+        """The kinds of known solutions that a program can make or mark here: replies need answers that are numbers or
+        letters, and only questions with numbers have quantities to remove and to change.
+        """
+        if self.answer == "text":
+            return ("slip", "answer")
+        if self.answer == "choice":
+            return ("slip", "answer", "mistake", "own")
+        return ("slip", "answer", "mistake", "removed", "changed", "own")
+
+    @property
     def hash(self) -> str:
         """Of all that decides what is asked, beside the prompts and what a run's configuration holds itself."""
         held = {
@@ -137,6 +148,7 @@ class Domain(Strict):
                 "confidence": self.confidence,
                 "code_check": self.code_check,
                 "trial": self.trial,
+                "trial_kinds": list(self.trial_kinds),
                 "quality": self.quality,
                 "fact_check": self.fact_check,
             },

@@ -16,6 +16,8 @@ POWER = 0.8
 FOLDS = 5
 ROUNDING = 1e-12
 """Differences of accuracies that are closer than this are equal: they differ by rounding alone."""
+PREDICTIONS = 2_000
+"""Draws of a judge's sensitivity and specificity behind a predicted share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ def split_folds(names: Sequence[str], count: int = FOLDS) -> list[list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Prevalence:
-    """A share corrected for the judge's errors, with its 95% interval; both lie in [0, 1]."""
+    """A share estimated in spite of the judge's errors, with its 95% interval; both lie in [0, 1]."""
 
     estimate: float
     ci95: tuple[float, float]
@@ -202,6 +204,45 @@ def correct_prevalence(
     half = _normal(CONFIDENCE) * math.sqrt(variance)
     low, middle, high = (min(1.0, max(0.0, value)) for value in (estimate - half, estimate, estimate + half))
     return Prevalence(middle, (low, high))
+
+
+def predict_right_share(
+    rights: tuple[int, int], wrongs: tuple[int, int], passed: tuple[int, int], kept: tuple[int, int] | None = None
+) -> Prevalence:
+    """The share of right questions among those that an erring judge lets pass, each count as (hits, n).
+
+    On known solutions the judge accepted some of the `rights` (specificity Sp) and rejected some of the `wrongs`
+    (sensitivity Se). Of unknown questions it let `passed` pass. If a share π of these is right, it lets pass
+    a = π·Sp + (1−π)·(1−Se) of them, and by Bayes' rule ρ = π·Sp / a of what passes is right. Of what passes, `kept`
+    counts the questions that become examples; with it, all wrong ones are taken to be among them, so that
+    (K − (1−ρ)·A) / K of K kept out of A passed are right.
+
+    The interval is the 95% credible one, the estimate the posterior median: uniform prior on π, Jeffreys priors on Sp
+    and Se, a binomial likelihood of `passed`, and with `kept` a uniform prior on how often right questions are kept.
+    """
+    rng = np.random.default_rng(0)
+    specificity, sensitivity = (
+        rng.beta(hits + 0.5, n - hits + 0.5, (PREDICTIONS, 1)).clip(1e-9, 1 - 1e-9) for hits, n in (rights, wrongs)
+    )
+    prevalence = np.linspace(0, 1, 201)[np.newaxis]
+    chance = prevalence * specificity + (1 - prevalence) * (1 - sensitivity)
+    share = prevalence * specificity / chance
+    weight = passed[0] * np.log(chance) + (passed[1] - passed[0]) * np.log1p(-chance)
+    if kept is not None:
+        wrong = (1 - share) * kept[1]
+        weight += np.where(wrong <= kept[0], -np.log(kept[1] - np.minimum(wrong, kept[0]) + 1), -np.inf)
+        share = 1 - wrong / kept[0]
+    low, middle, high = _weighted_quantiles(share, np.exp(weight - weight.max()))
+    return Prevalence(middle, (low, high))
+
+
+def _weighted_quantiles(values: Floats, weights: Floats) -> list[float]:
+    """The lower end, the middle and the upper end of the central 95% of weighted values."""
+    order = np.argsort(values, axis=None)
+    cumulated = np.cumsum(weights.ravel()[order])
+    tail = (1 - CONFIDENCE) / 2
+    places = np.searchsorted(cumulated, np.array([tail, 0.5, 1 - tail]) * cumulated[-1])
+    return [float(value) for value in values.ravel()[order][places]]
 
 
 def _normal(confidence: float) -> float:

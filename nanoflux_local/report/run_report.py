@@ -11,7 +11,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import gather_flips
 from nanoflux_local.report.page import render_page, write_whole
-from nanoflux_local.run.trial import Rates, summarize_trial
+from nanoflux_local.run.trials.result import Rates, summarize_trial
 from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
 
 SHOWN_EXAMPLES = 3

@@ -50,5 +50,20 @@ class CheckingJudge:
                 verdict = replace(verdict, positive=False, explanation=explanation)
         return replace(verdict, findings=tuple(findings))
 
+    async def validate_and_examine(
+        self, attack: Attack, draw: Draw, call: Call
+    ) -> tuple[Verdict | Doubt | Unparsed, tuple[Finding, ...]]:
+        """The judge's own verdict, and the findings of all checks, whatever the judge and the other checks conclude.
+
+        A turn stops at the first rejection; to measure the judge and each check separately, all of them are needed.
+        """
+        findings = {check.name: await check.examine(attack, draw, call) for check in self.checks if check.informs}
+        evidence = tuple(exhibit for finding in findings.values() for exhibit in finding.evidence)
+        verdict = await self.judge.validate(attack, draw, call, evidence)
+        for check in self.checks:
+            if not check.informs:
+                findings[check.name] = await check.examine(attack, draw, call)
+        return verdict, tuple(findings.values())
+
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
         return await self.judge.evaluate(attack, defence, draw, call)

@@ -149,6 +149,13 @@ def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
     if unknown:
         keys = ", ".join(sections)
         raise ConfigError(f"the configuration: unknown key 'budgets.{unknown[0]}'", f"known keys there: {keys}")
+    unmarked = [kind for kind in config.judge.trial_kinds if kind not in domain.trial_kinds]
+    if unmarked:
+        kinds = ", ".join(domain.trial_kinds)
+        raise ConfigError(
+            f"judge.trial_kinds: the domain {domain.name!r} has no solutions of the kind {unmarked[0]!r}",
+            f"choose from: {kinds}",
+        )
     programs = [role for role in ("attacker", "judge") if getattr(config.roles, role).endpoint == PROGRAM]
     if programs and not domain.programs:
         raise ConfigError(

@@ -8,8 +8,9 @@ from nanoflux_local.jobs import RUN, Work, Worker, check_work
 from nanoflux_local.ledger.summary import RunSummary
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run.agreement import PanelAgreement, summarize_panel
 from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
-from nanoflux_local.run.trial import PanelAgreement, TrialResult, summarize_panel, summarize_trial
+from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from nanoflux_local.run.configs import derive_config, validate_run
 from nanoflux_local.run.engine import Engine, RunProgress, index_questions, index_questions_of_other_runs
 from nanoflux_local.run.novelty import NoveltyIndex
 from nanoflux_local.run.overflow import refuse_overflows
-from nanoflux_local.run.trial import hold_trial
+from nanoflux_local.run.trials.session import hold_trial
 from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 
@@ -75,7 +75,7 @@ async def carry_on(
         bound = bind(config, home)
         try:
             refuse_drift(identities, await bound.identities())
-            rules = rules_for(config, identities, home)
+            rules, domain = rules_for(config, identities, home), load_domain(config.domain, home.root)
             purse = Purse.of(ledger, run, config.budget, _cost_bound(bound))
             calls = RememberedCalls(ledger, run, purse.guard(bound.answers()))
             capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
@@ -83,7 +83,7 @@ async def carry_on(
             async def prepare() -> None:
                 for line in [] if engine.finished else await find_other_models(bound.endpoints):
                     report(line)
-                await hold_trial(ledger, run, rules, calls, lambda: engine.draining)
+                await hold_trial(ledger, run, rules, domain, calls, lambda: engine.draining)
 
             engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, prepare)
             with reporting_faults(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):

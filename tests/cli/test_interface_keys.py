@@ -19,16 +19,18 @@ SUMMARY = {
     "usage": "prompt_tokens completion_tokens usd reasoning_tokens",
     "lost": "tokens usd",
 }
-RATES = "sensitivity specificity errors caught"
+RATES = "sensitivity specificity errors caught passed"
 SHOW = {
     **SUMMARY,
     "": f"{SUMMARY['']} forecast judge_trial panel review unread refused",
     "forecast": "kept_per_hour reason level reaches_target turns seconds tokens usd",
     "forecast.turns": "expected low high",
-    "judge_trial": "solutions unjudged checked without_check with_check judge checks",
+    "judge_trial": "solutions unjudged checked without_check with_check judge checks kinds predicted",
+    "judge_trial.predicted": "judged accepted among_accepted among_kept",
     "judge_trial.judge": RATES,
     "judge_trial.judge.sensitivity": "n share ci95",
     "judge_trial.judge.caught": "slip answer",
+    "judge_trial.judge.passed": "reference own",
     "review.reviewers.ada": "reviewed keep drop fix agree kappa ci95",
 }
 REPLAY = {"": "run turns kept digest recorded_digest same"}

@@ -22,7 +22,7 @@ from nanoflux_local.report.experiment_report import write_experiment_report
 from nanoflux_local.roles import checks
 from nanoflux_local.roles.checks.base import check_kinds
 from nanoflux_local.run import configs, runs
-from nanoflux_local.run.trial import summarize_trial
+from nanoflux_local.run.trials.result import summarize_trial
 from nanoflux_local.seeds import benchmarks
 from nanoflux_local.seeds.benchmarks.base import all_benchmarks
 from nanoflux_local.seeds.datasets import find_licence, seed_datasets

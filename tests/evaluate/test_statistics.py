@@ -16,6 +16,7 @@ from nanoflux_local.evaluate.statistics import (
     mcnemar_exact,
     minimum_detectable,
     paired_t,
+    predict_right_share,
     split_folds,
     t_interval,
     wilson,
@@ -341,3 +342,38 @@ def test_paired_interval_without_any_flip_has_a_width():
 def test_paired_t_of_differences_equal_up_to_rounding_is_not_computed():
     """1/12 and 3/12 − 2/12 differ in their last bit; the test would divide by that."""
     assert paired_t([0.0, 2 / 12], [1 / 12, 3 / 12]) is None
+
+
+def test_predict_right_share_matches_bayes_rule_for_large_counts():
+    n, right, specificity, sensitivity = 10**6, 0.6, 0.9, 0.7
+    accepted = right * specificity + (1 - right) * (1 - sensitivity)
+    counts = (round(n * specificity), n), (round(n * sensitivity), n)
+    among_accepted = predict_right_share(*counts, (round(n * accepted), n))
+    expected = right * specificity / accepted
+    assert among_accepted.estimate == pytest.approx(expected, abs=0.01)
+    assert among_accepted.ci95 == pytest.approx((expected, expected), abs=0.02)
+    kept = round(n * accepted / 2)
+    among_kept = predict_right_share(*counts, (round(n * accepted), n), (kept, round(n * accepted)))
+    assert among_kept.estimate == pytest.approx(1 - 2 * (1 - expected), abs=0.02), "every wrong question is kept"
+
+
+def test_predict_right_share_of_a_guessing_judge_says_nothing():
+    low, high = predict_right_share((50, 100), (50, 100), (50, 100)).ci95
+    assert low < 0.1 and high > 0.9
+
+
+def test_predict_right_share_of_a_judge_that_catches_everything():
+    assert predict_right_share((200, 200), (200, 200), (50, 100)).ci95[0] > 0.95
+
+
+def test_predict_right_share_interval_has_its_nominal_coverage():
+    rng, covered, trials = np.random.default_rng(5), 0, 60
+    for _ in range(trials):
+        right, specificity, sensitivity = rng.uniform(0, 1), rng.uniform(0.6, 1), rng.uniform(0.6, 1)
+        accepted = right * specificity + (1 - right) * (1 - sensitivity)
+        counts = [
+            (int(rng.binomial(n, share)), n) for n, share in ((50, specificity), (50, sensitivity), (80, accepted))
+        ]
+        low, high = predict_right_share(*counts).ci95
+        covered += low <= right * specificity / accepted <= high
+    assert covered / trials == pytest.approx(0.95, abs=0.06)

@@ -14,7 +14,7 @@ from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, Exp
 from nanoflux_local.experiments.tables import TableColumn, percent
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run.trial import summarize_trial
+from nanoflux_local.run.trials.result import summarize_trial
 
 KEYS = ("rates", "solutions", "unjudged")
 

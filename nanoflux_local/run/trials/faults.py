@@ -1,0 +1,164 @@
+"""Faults that a program plants: a wrong result in a right solution, a quantity of its question removed or changed."""
+
+import random
+import re
+from dataclasses import dataclass, replace
+
+from nanoflux_local.answers import plain_number, read_number
+from nanoflux_local.evaluate.evaluation import format_question
+from nanoflux_local.transcript import Attack, Seed
+
+_NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+_QUANTITY = re.compile(rf"(?<![\w.,/:$#-])\$?{_NUMBER}%?(?![\w%/:-]|[.,]\d)")
+_OPERANDS = re.compile(rf"(?:(?<=[-+*/×(])|(?<=[-+*/×(]\s)|(?<=[-+*/×]\s\$)|(?<=[-+*/×(]\$))({_NUMBER}|\.\d+)")
+_LEFT_OPERANDS = re.compile(rf"({_NUMBER}|(?<!\d)\.\d+)%?(?=\s?[-+*/×])")
+_RESULTS = re.compile(rf"=\s*\$?\s*({_NUMBER}|\.\d+)")
+_DETERMINER = re.compile(
+    r"an?|the|th(?:is|at|ese|ose)|his|hers?|their|its|my|our|your|another|other|first|last|next|all|each|every|no|both"
+    r"|some|any|remaining",
+    re.IGNORECASE,
+)
+"""Words after which "a certain number of" would be ungrammatical."""
+_NO_NOUN = re.compile(
+    r"of|and|or|to|in|more|less|fewer|as|than|by|at|the|for|from|on|with|is|was|are|were|has|does|his|its|this|us|yes|plus"
+    r"|minus|per|each|every|who|which|that|if|when|then|so|but|out",
+    re.IGNORECASE,
+)
+"""Words that end the search for the plural noun which a number counts."""
+_PLURAL = re.compile(r"people|children|men|women|feet|[a-z-]+[^s']s")
+_AFTER_AMOUNT = re.compile(
+    r"each|per|an?|for|in|from|to|of|and|or|every|at|more|less|when|if|as|with|by|total|after|before|but|so|while|who"
+    r"|which|that|extra|on|off",
+    re.IGNORECASE,
+)
+"""Words that may follow "a certain amount" and "a certain percentage"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number in a question: its span, its text with its currency or percent sign, and its value."""
+
+    start: int
+    end: int
+    text: str
+    value: float
+
+
+def plant_fault(right: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack:
+    """The solution with a wrong answer. A "slip" also changes the result that the solution states; with "answer" the
+    stated answer contradicts the steps.
+    """
+    if seed.options:
+        wrong = rng.choice([letter for letter in seed.options if letter != seed.answer])
+        stated = f"The answer is {wrong}. {seed.options[wrong]}"
+        return replace(right, answer=wrong, solution=f"{right.solution}\n{stated}" if fault == "answer" else stated)
+    value = read_number(right.answer)
+    if value is None:
+        return replace(right, answer=f"not {right.answer}", solution=f"{right.solution}\nSo the opposite holds.")
+    wrong = plain_number(_draw_wrong_number(value, rng))
+    return replace(right, answer=wrong, solution=_replace_result(right, wrong) if fault == "slip" else right.solution)
+
+
+def _draw_wrong_number(value: float, rng: random.Random) -> float:
+    """A different number of the same kind (integer or 2 decimals), close enough to come from a slip."""
+    shift = rng.choice([-1, 1]) * rng.uniform(0.02, 0.3) * abs(value)
+    if value == int(value):
+        return int(value) + (round(shift) or rng.choice([-2, -1, 1, 2]))
+    return round(value + shift, 2) if round(value + shift, 2) != round(value, 2) else value + 1
+
+
+def _replace_result(right: Attack, wrong: str) -> str:
+    """The solution with the last occurrence of its answer replaced, or with the wrong answer appended."""
+    stated = re.escape(right.answer) if "," in right.answer else "(?:,?)".join(map(re.escape, right.answer))
+    places = list(re.finditer(rf"(?<![\d.,]){stated}(?![\d]|[.,]\d)", right.solution))
+    if not places:
+        return f"{right.solution}\nSo the answer is {wrong}."
+    return right.solution[: places[-1].start()] + wrong + right.solution[places[-1].end() :]
+
+
+def find_quantities(seed: Seed) -> list[Quantity]:
+    """The quantities that the solution needs from the question: they stand there once, the solution calculates with
+    them, and none is the result of a calculation, so that nothing else in the question implies them.
+    """
+    quantities = [
+        Quantity(match.start(), match.end(), match[0], _value(match[0].strip("$%")))
+        for match in _QUANTITY.finditer(seed.question)
+    ]
+    values = [quantity.value for quantity in quantities]
+    texts = (*_OPERANDS.findall(seed.solution), *_LEFT_OPERANDS.findall(seed.solution))
+    operands = {_value(text) for text in texts}
+    results = {_value(text) for text in _RESULTS.findall(seed.solution)}
+    return [
+        quantity
+        for quantity in quantities
+        if values.count(quantity.value) == 1
+        and quantity.value not in results
+        and (quantity.value in operands or ("%" in quantity.text and quantity.value / 100 in operands))
+    ]
+
+
+def _value(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
+    """The question without one quantity that its solution needs, "48 friends" as "a certain number of friends". None if
+    no quantity can be removed so that the sentence stays grammatical.
+    """
+    replacements = [(quantity, _indefinite(seed.question, quantity)) for quantity in find_quantities(seed)]
+    replacements = [(quantity, words) for quantity, words in replacements if words]
+    if not replacements:
+        return None
+    quantity, words = rng.choice(replacements)
+    return seed.question[: quantity.start] + words + seed.question[quantity.end :]
+
+
+def _indefinite(question: str, quantity: Quantity) -> str:
+    """The words that can stand for a quantity, "" if none can."""
+    before, after = question[: quantity.start], question[quantity.end :]
+    previous = re.search(r"([A-Za-z']+)\s+$", before)
+    if previous and _DETERMINER.fullmatch(previous[1]):
+        return ""
+    following = re.match(r"((?:\s+[A-Za-z'-]+){1,3})", after)
+    nouns = following[1].split() if following else []
+    if "$" in quantity.text or "%" in quantity.text:
+        if nouns and not _AFTER_AMOUNT.fullmatch(nouns[0]):
+            return ""
+        words = "a certain percentage" if "%" in quantity.text else "a certain amount"
+    elif quantity.value > 1 and _counts_plural(nouns):
+        words = "a certain number of"
+    else:
+        return ""
+    return words.capitalize() if re.search(r"(?:^|[.!?]\s+)$", before) else words
+
+
+def _counts_plural(words: list[str]) -> bool:
+    """Whether the words after a number lead to a plural noun."""
+    for word in words:
+        if _NO_NOUN.fullmatch(word):
+            return False
+        if _PLURAL.fullmatch(word):
+            return True
+    return False
+
+
+def change_quantity(seed: Seed, rng: random.Random) -> str | None:
+    """The question with another value for one quantity that its solution needs. None if it has no such quantity."""
+    quantities = [quantity for quantity in find_quantities(seed) if quantity.value >= 2]
+    if not quantities:
+        return None
+    quantity = rng.choice(quantities)
+    changed = quantity.value
+    while changed == quantity.value or changed < 2 or (quantity.value < 100 <= changed and "%" in quantity.text):
+        changed = _draw_wrong_number(quantity.value, rng)
+    number = f"{changed:,}" if "," in quantity.text else plain_number(changed)
+    money, percent = "$" * quantity.text.startswith("$"), "%" * quantity.text.endswith("%")
+    return seed.question[: quantity.start] + money + number + percent + seed.question[quantity.end :]
+
+
+def break_question(right: Attack, seed: Seed, fault: str, rng: random.Random) -> Attack | None:
+    """The solution under a question that no longer gives it: a quantity is "removed" or "changed". None if the question
+    has no quantity for that.
+    """
+    question = remove_quantity(seed, rng) if fault == "removed" else change_quantity(seed, rng)
+    return None if question is None else replace(right, question=format_question(replace(seed, question=question)))

@@ -1,0 +1,129 @@
+"""Replies of a run's models to train items whose answers are known: real mistakes, and right solutions in their words.
+
+Items are asked in batches of a fixed size, so that which replies a trial has does not depend on the concurrency.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.evaluate.evaluation import format_question
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.judge import same_answer
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.run.turn import Defender, Rules
+from nanoflux_local.seeds.source import SeedSource
+from nanoflux_local.transcript import Attack, Seed
+
+T = TypeVar("T")
+TURN = -1
+"""The turn number in the trial's draws: no turn of the run has it, so the draws differ from every turn's."""
+MOST_ITEMS = 8
+"""Items that are asked at most for each reply that is wanted: a strong model makes few mistakes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedReply:
+    """A model's solution of a train item, under the item's question, and whether its answer is the item's."""
+
+    seed: str
+    author: str
+    attack: Attack
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """The replies that a trial uses, in the order of their items, and how many items were asked for them."""
+
+    mistakes: tuple[MarkedReply, ...] = ()
+    rights: tuple[MarkedReply, ...] = ()
+    asked: int = 0
+
+
+def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> list[Seed]:
+    """Draw different seeds that state an answer; fewer than `count` if they run out."""
+    used: set[str] = set()
+    chosen: list[Seed] = []
+    while len(chosen) < count:
+        (seed,) = source.draw(1, rng, used)
+        if seed.id in used:
+            break  # every seed has been drawn
+        used.add(seed.id)
+        chosen += [seed] if seed.answer else []
+    return chosen
+
+
+async def collect_replies(
+    rules: Rules, domain: Domain, mistakes: int, rights: int, call: Call, stopping: Callable[[], bool]
+) -> Replies | None:
+    """Ask the run's models train items in turn until there are enough wrong and right replies, or `MOST_ITEMS` items
+    were asked for each. None if the run stops meanwhile.
+
+    Raises:
+        NanofluxError: an endpoint failed.
+    """
+    wanted = max(mistakes, rights)
+    rng = Draw(rules.config.seed, TURN, 0).rng("trial-replies")
+    items = draw_answered_seeds(rules.seeds, MOST_ITEMS * wanted, rng)
+    defenders = list({cast.defender.name: cast.defender for cast in rules.casts}.values())
+    marked: list[MarkedReply] = []
+    asked = 0
+
+    async def ask(number: int) -> MarkedReply | None:
+        defender, draw = defenders[number % len(defenders)], Draw(rules.config.seed, TURN, number)
+        return await _ask_and_mark(domain, defender, items[number], draw, call)
+
+    while asked < len(items) and (_count(marked, right=False) < mistakes or _count(marked, right=True) < rights):
+        if stopping():
+            return None
+        numbers = range(asked, min(asked + wanted, len(items)))
+        replies = await run_bounded([partial(ask, number) for number in numbers], rules.config.concurrency)
+        marked += [reply for reply in replies if reply is not None]
+        asked = numbers.stop
+    return Replies(
+        tuple([reply for reply in marked if not reply.right][:mistakes]),
+        tuple([reply for reply in marked if reply.right][:rights]),
+        asked,
+    )
+
+
+def _count(marked: Sequence[MarkedReply], right: bool) -> int:
+    return sum(reply.right is right for reply in marked)
+
+
+async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Draw, call: Call) -> MarkedReply | None:
+    """A model's solution of an item with its mark; None if its reply or its answer cannot be read."""
+    question = format_question(seed)
+    defence = await defender.defend(question, draw, call)
+    if isinstance(defence, Unparsed):
+        return None
+    lettered = domain.lettered(seed.options)
+    answer = plain_answer(lettered, defence.answer)
+    right = same_answer(lettered, answer, seed.answer) if answer is not None else None
+    if answer is None or right is None or not defence.solution.strip():
+        return None
+    return MarkedReply(seed.id, defender.name, Attack(question, defence.solution, answer), right)
+
+
+async def run_bounded(jobs: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
+    """The results of all jobs in their order, at most `limit` of them at once. One that fails cancels the others."""
+    slots = asyncio.Semaphore(limit)
+
+    async def run(job: Callable[[], Awaitable[T]]) -> T:
+        async with slots:
+            return await job()
+
+    tasks = [asyncio.create_task(run(job)) for job in jobs]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

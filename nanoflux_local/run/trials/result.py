@@ -1,0 +1,273 @@
+"""The result of a run's trial: error rates of the judge's word, of each check and of all together, by kind of solution.
+
+Sensitivity is the share of wrong solutions that are rejected, specificity the share of right ones that are accepted,
+each with its 95% Wilson interval. Solutions without a verdict count in neither and are reported separately.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanoflux_local.evaluate.statistics import Prevalence, predict_right_share, wilson
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.run.trials.solutions import PLANTED, RIGHT_KINDS
+from nanoflux_local.transcript import Conclusion, Finding, verdict_from_json
+
+KIND_TEXT = {
+    "reference": "solutions of the data set",
+    "own": "right replies of the run's models",
+    "slip": "changed results",
+    "answer": "contradicting answers",
+    "mistake": "real mistakes",
+    "removed": "questions without a needed quantity",
+    "changed": "questions with a changed quantity",
+}
+CONCLUSIONS: tuple[Conclusion, ...] = ("supports", "contradicts", "not checked")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSolution:
+    """A solution of the trial with the judge's own decision (None: it had none) and the findings of the checks."""
+
+    kind: str
+    word: bool | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def right(self) -> bool:
+        return self.kind in RIGHT_KINDS
+
+    @property
+    def accepted(self) -> bool | None:
+        """Whether the judge accepts the solution and no check contradicts it."""
+        contradicted = any(finding.conclusion == "contradicts" for finding in self.findings)
+        return None if self.word is None else self.word and not contradicted
+
+    def conclude(self, check: str) -> Conclusion:
+        """What a check concluded about the solution."""
+        conclusions = (finding.conclusion for finding in self.findings if finding.check == check)
+        return next(conclusions, "not checked")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of `n` solutions with its 95% Wilson interval; both are None if `n` is 0."""
+
+    n: int
+    share: float | None
+    ci95: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The error rates of one way to accept solutions. `caught` has the share of rejected solutions for each kind of
+    wrong ones, `passed` the share of accepted solutions for each kind of right ones.
+    """
+
+    sensitivity: Share
+    specificity: Share
+    errors: int
+    caught: dict[str, Share]
+    passed: dict[str, Share]
+
+    def describe(self) -> str:
+        """Sensitivity and specificity in words, with their intervals."""
+        rejected, accepted = describe_share(self.sensitivity, "wrong"), describe_share(self.specificity, "right")
+        return f"rejects {rejected}, accepts {accepted}"
+
+    def describe_kinds(self) -> list[tuple[str, str]]:
+        """The accepted and the rejected solutions of each kind, as titles and counts; empty if there are only planted
+        faults.
+        """
+        kinds = [("accepted", self.passed), ("rejected", self.caught)]
+        if not set(self.caught) - set(PLANTED):
+            return []
+        return [
+            (verb, "; ".join(describe_share(share, KIND_TEXT[kind]) for kind, share in shares.items() if share.n))
+            for verb, shares in kinds
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRates(Rates):
+    """The rates of one check by itself, among the `concluded` solutions that it supports or contradicts.
+
+    `findings` counts its conclusions by kind of solution. The same check gives two rules over all solutions:
+    `unless_contradicted` accepts what it does not contradict, `if_supported` only what it supports.
+    """
+
+    concluded: int
+    findings: dict[str, dict[str, int]]
+    unless_contradicted: Rates
+    if_supported: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The share of right examples that the trial predicts among the questions that passed validation (`accepted` of
+    `judged`), and among those that were `kept`; None while there is none.
+    """
+
+    judged: int
+    accepted: int
+    among_accepted: Prevalence | None
+    among_kept: Prevalence | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """The outcome of a run's trial. `judge` has the rates that count; `without_check` and `with_check` are None if
+    the judge has no checks, or is a program. `kinds` counts the solutions by kind.
+    """
+
+    solutions: int
+    unjudged: int
+    checked: int
+    without_check: Rates | None
+    with_check: Rates | None
+    judge: Rates
+    checks: dict[str, CheckRates]
+    kinds: dict[str, int] = field(default_factory=dict)
+    predicted: Prediction | None = None
+
+    def describe_prediction(self) -> list[tuple[str, str]]:
+        """The predicted shares of right examples, as titles and percentages; empty while nothing has been judged."""
+        if self.predicted is None:
+            return []
+        shares = [
+            (f"of {self.predicted.accepted} that passed", self.predicted.among_accepted),
+            ("of those kept", self.predicted.among_kept),
+        ]
+        texts = [
+            f"{share.estimate:.0%} ({share.ci95[0]:.0%} to {share.ci95[1]:.0%}) {group}"
+            for group, share in shares
+            if share
+        ]
+        return [("predicted right", ", ".join(texts))] if texts else []
+
+
+def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
+    """The result of a run's trial, or None if the run held none: `judge_trial` in `run show --json`."""
+    rows = view.rows("SELECT record FROM trials WHERE run = ? ORDER BY number", run)
+    judged = [read_record(json.loads(row["record"])) for row in rows]
+    if not judged:
+        return None
+    config = json.loads(view.find_run(run)["config"])
+    checks = config["judge"].get("code_check", False) or config["judge"].get("checks")
+    has_checks = bool(checks) and config["roles"]["judge"]["endpoint"] != "program"
+    rates = measure_rates(judged, lambda solution: solution.accepted)
+    return TrialResult(
+        solutions=len(judged),
+        unjudged=sum(solution.word is None for solution in judged),
+        checked=sum(solution.conclude("code") != "not checked" for solution in judged),
+        without_check=measure_rates(judged, lambda solution: solution.word) if has_checks else None,
+        with_check=rates if has_checks else None,
+        judge=rates,
+        checks={name: _measure_check(judged, name) for name in _list_checks(judged)},
+        kinds=dict(Counter(solution.kind for solution in judged)),
+        predicted=_predict(judged, view.funnel(run), config.get("keep", "failed")),
+    )
+
+
+def read_record(record: Mapping[str, Any]) -> JudgedSolution:
+    """A stored record of a trial. Records of older versions name no kind, and their checks saw only what the judge
+    accepted.
+    """
+    kind = record.get("kind") or record["fault"] or "reference"
+    if record["verdict"] is None:
+        return JudgedSolution(kind, None, ())
+    verdict = verdict_from_json(**record["verdict"])
+    return JudgedSolution(kind, record.get("word", verdict.accepted_by_judge), verdict.findings)
+
+
+def _list_checks(judged: Sequence[JudgedSolution]) -> list[str]:
+    """The checks that reached a conclusion on any solution of the trial."""
+    findings = [finding for solution in judged for finding in solution.findings]
+    return sorted({finding.check for finding in findings if finding.conclusion != "not checked"})
+
+
+def _measure_check(judged: Sequence[JudgedSolution], check: str) -> CheckRates:
+    concluded = [solution for solution in judged if solution.conclude(check) != "not checked"]
+    if_supported = measure_rates(judged, lambda solution: solution.conclude(check) == "supports")
+    rates = measure_rates(concluded, lambda solution: solution.conclude(check) == "supports")
+    counts = Counter((solution.kind, solution.conclude(check)) for solution in judged)
+    return CheckRates(
+        sensitivity=rates.sensitivity,
+        specificity=rates.specificity,
+        errors=rates.errors,
+        caught=rates.caught,
+        passed=rates.passed,
+        concluded=len(concluded),
+        findings={
+            kind: {conclusion.replace(" ", "_"): counts[kind, conclusion] for conclusion in CONCLUSIONS}
+            for kind in dict.fromkeys(solution.kind for solution in judged)
+        },
+        unless_contradicted=measure_rates(judged, lambda solution: solution.conclude(check) != "contradicts"),
+        if_supported=if_supported,
+    )
+
+
+def measure_rates(judged: Sequence[JudgedSolution], accept: Callable[[JudgedSolution], bool | None]) -> Rates:
+    """The rates of a rule; solutions for which `accept` returns None count in none of them."""
+    decisions = [(solution, accept(solution)) for solution in judged]
+    right = [(solution.kind, accepted) for solution, accepted in decisions if solution.right and accepted is not None]
+    wrong = [
+        (solution.kind, not accepted) for solution, accepted in decisions if not solution.right and accepted is not None
+    ]
+    faults = dict.fromkeys([*PLANTED, *(kind for kind, _ in wrong)])
+    return Rates(
+        sensitivity=measure_share(rejected for _, rejected in wrong),
+        specificity=measure_share(accepted for _, accepted in right),
+        errors=sum(not rejected for _, rejected in wrong) + sum(not accepted for _, accepted in right),
+        caught={kind: measure_share(rejected for each, rejected in wrong if each == kind) for kind in faults},
+        passed={
+            kind: measure_share(accepted for each, accepted in right if each == kind)
+            for kind in dict.fromkeys(kind for kind, _ in right)
+        },
+    )
+
+
+def measure_share(hits: Iterable[bool]) -> Share:
+    """The share of hits, with its Wilson interval."""
+    outcomes = list(hits)
+    if not outcomes:
+        return Share(0, None, None)
+    return Share(len(outcomes), sum(outcomes) / len(outcomes), wilson(sum(outcomes), len(outcomes)))
+
+
+def describe_share(share: Share, noun: str) -> str:
+    """A share as its counts, with the interval in percent."""
+    if share.share is None or share.ci95 is None:
+        return f"0 of 0 {noun}"
+    low, high = share.ci95
+    return f"{round(share.share * share.n)} of {share.n} {noun} ({low:.0%} to {high:.0%})"
+
+
+def _predict(judged: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: str) -> Prediction | None:
+    """Predict the share of right examples from the trial's rates and the run's acceptance rate.
+
+    Planted faults are left out if there are others: an attacker makes mistakes and incomplete questions, and planted
+    slips are easier to catch. If the defender must fail once, every wrong question that passes validation is taken to
+    be kept; if it must also succeed once, wrong ones are taken to be kept as often as right ones.
+    """
+    decided = [solution for solution in judged if solution.accepted is not None]
+    right = [solution for solution in decided if solution.right]
+    wrong = [solution for solution in decided if not solution.right]
+    wrong = [solution for solution in wrong if solution.kind not in PLANTED] or wrong
+    kept = funnel["kept_failed"] + funnel["kept_novel"]
+    accepted = kept + funnel["defender_right"] + funnel.get("unproven", 0)
+    if not right or not wrong:
+        return None
+    counts = (
+        (sum(bool(solution.accepted) for solution in right), len(right)),
+        (sum(not solution.accepted for solution in wrong), len(wrong)),
+    )
+    validated = accepted + funnel["invalid"]
+    if not accepted:
+        return Prediction(validated, 0, None, None)
+    among_accepted = among_kept = predict_right_share(*counts, (accepted, validated))
+    if kept and keep == "failed":
+        among_kept = predict_right_share(*counts, (accepted, validated), (kept, accepted))
+    return Prediction(validated, accepted, among_accepted, among_kept if kept else None)

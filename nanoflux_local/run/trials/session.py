@@ -1,0 +1,68 @@
+"""Holds a run's trial before its first turn: the judge judges solutions of known correctness, and each check examines
+them.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import TRIAL, Call, RememberedCalls, TracedCalls, acting_as
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.checking import CheckingJudge
+from nanoflux_local.run.trials.replies import TURN, run_bounded
+from nanoflux_local.run.trials.solutions import KnownSolution, build_known_solutions
+from nanoflux_local.run.turn import Rules
+from nanoflux_local.transcript import Doubt, Finding, Verdict
+
+
+async def hold_trial(
+    ledger: Ledger, run: str, rules: Rules, domain: Domain, calls: RememberedCalls, stopping: Callable[[], bool]
+) -> None:
+    """Judge the trial's remaining solutions at the run's concurrency. Each verdict is committed when it arrives.
+
+    Raises:
+        NanofluxError: an endpoint or the sandbox failed; committed verdicts stay.
+    """
+    if not rules.config.judge.trial:
+        return
+    judged_numbers = {row[0] for row in ledger.rows("SELECT number FROM trials WHERE run = ?", run)}
+    with acting_as(TRIAL):
+        solutions = await build_known_solutions(rules, domain, TracedCalls(calls), stopping) or []
+
+    async def judge_and_commit(solution: KnownSolution) -> None:
+        if stopping():
+            return
+        with acting_as(TRIAL):
+            record = await judge_solution(rules, solution, TracedCalls(calls))
+        ledger.add_trial(run, solution.number, "good" if solution.right else "bad", record)
+
+    remaining = [solution for solution in solutions if solution.number not in judged_numbers]
+    await run_bounded([partial(judge_and_commit, solution) for solution in remaining], rules.config.concurrency)
+
+
+async def judge_solution(rules: Rules, solution: KnownSolution, call: Call) -> dict[str, Any]:
+    """The trial record to store. `word` is the judge's own decision, None without one, for the reason in `unjudged`;
+    the findings of all checks stand in `verdict`.
+    """
+    draw, judge = Draw(rules.config.seed, TURN, solution.number), rules.cast(0).judge
+    findings: tuple[Finding, ...] = ()
+    if isinstance(judge, CheckingJudge):
+        result, findings = await judge.validate_and_examine(solution.attack, draw, call)
+    else:
+        result = await judge.validate(solution.attack, draw, call)
+    record = {
+        "seed": solution.seed,
+        "kind": solution.kind,
+        "fault": "" if solution.right else solution.kind,
+        "author": solution.author,
+        "attack": asdict(solution.attack),
+    }
+    if isinstance(result, Verdict):
+        verdict = replace(result, findings=findings or result.findings)
+        return {**record, "word": result.positive, "verdict": asdict(verdict), "unjudged": ""}
+    reason = "in doubt" if isinstance(result, Doubt) else result.reason
+    verdict = Verdict(positive=False, confidence=0.0, explanation="", findings=findings)
+    return {**record, "word": None, "verdict": asdict(verdict), "unjudged": reason}

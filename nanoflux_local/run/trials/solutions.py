@@ -1,0 +1,116 @@
+"""The solutions of a trial, each known to be right or wrong, determined by the run's seed.
+
+Right ones are the data set's own ("reference") and right replies of the run's models ("own"). Wrong ones are real
+mistakes of these models ("mistake"), broken questions ("removed", "changed") and planted faults ("slip", "answer").
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Literal
+
+from nanoflux_local.config import PROGRAM, RunConfig, TrialKind
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.evaluate.evaluation import format_question
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.run.trials.faults import break_question, plant_fault
+from nanoflux_local.run.trials.replies import TURN, MarkedReply, Replies, collect_replies, draw_answered_seeds
+from nanoflux_local.run.turn import Rules
+from nanoflux_local.transcript import Attack, Seed
+
+Kind = Literal["reference"] | TrialKind
+RIGHT_KINDS: tuple[Kind, ...] = ("reference", "own")
+PLANTED: tuple[Kind, ...] = ("slip", "answer")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSolution:
+    """A solution known to be right or wrong, by its kind. `author` names the model that wrote it, if one did."""
+
+    number: int
+    seed: str
+    kind: Kind
+    attack: Attack
+    author: str = ""
+
+    @property
+    def right(self) -> bool:
+        return self.kind in RIGHT_KINDS
+
+
+def list_kinds(config: RunConfig, domain: Domain) -> tuple[Kind, ...]:
+    """The kinds of solutions in a run's trial. A program that judges runs the programs of solutions, which only planted
+    faults keep.
+    """
+    kinds: tuple[Kind, ...] = tuple(kind for kind in config.judge.trial_kinds if kind in domain.trial_kinds)
+    if config.roles.judge.endpoint == PROGRAM:
+        kinds = tuple(kind for kind in kinds if kind in PLANTED) or PLANTED
+    return ("reference", *kinds)
+
+
+async def build_known_solutions(
+    rules: Rules, domain: Domain, call: Call, stopping: Callable[[], bool]
+) -> list[KnownSolution] | None:
+    """Build `judge.trial` right and as many wrong solutions, their kinds in turn; fewer if seeds or mistakes run out.
+    Right ones have even numbers, wrong ones odd numbers. None if the run stops meanwhile.
+
+    Raises:
+        NanofluxError: an endpoint that is asked for replies failed.
+    """
+    rng = Draw(rules.config.seed, TURN, 0).rng("trial")
+    seeds = draw_answered_seeds(rules.seeds, rules.config.judge.trial, rng)
+    kinds = list_kinds(rules.config, domain)
+    rights = list(islice(cycle(kind for kind in kinds if kind in RIGHT_KINDS), len(seeds)))
+    faults = list(islice(cycle(kind for kind in kinds if kind not in RIGHT_KINDS), len(seeds)))
+    replies = await collect_replies(rules, domain, faults.count("mistake"), rights.count("own"), call, stopping)
+    if replies is None:
+        return None
+    right = _build_right(seeds, rights, replies)
+    wrong = _build_wrong(rules.config.seed, seeds, faults, replies, rng)
+    return sorted([*right, *wrong], key=lambda solution: solution.number)
+
+
+def _build_right(seeds: Sequence[Seed], kinds: Sequence[Kind], replies: Replies) -> Iterator[KnownSolution]:
+    """The right solutions; the data set's where the models gave too few right replies."""
+    own = iter(replies.rights)
+    for number, (seed, kind) in enumerate(zip(seeds, kinds, strict=True)):
+        reply = next(own, None) if kind == "own" else None
+        if reply is not None:
+            yield _of_reply(2 * number, "own", reply)
+        else:
+            yield KnownSolution(2 * number, seed.id, "reference", _of_seed(seed))
+
+
+def _build_wrong(
+    run_seed: int, seeds: Sequence[Seed], kinds: Sequence[Kind], replies: Replies, rng: random.Random
+) -> Iterator[KnownSolution]:
+    """The wrong solutions. A seed whose question cannot be broken is replaced by the next one that can."""
+    mistakes = iter(replies.mistakes)
+    broken: set[tuple[str, Kind]] = set()
+    for place, kind in enumerate(kinds):
+        number = 2 * place + 1
+        if kind in PLANTED:
+            attack = plant_fault(_of_seed(seeds[place]), seeds[place], kind, rng)
+            yield KnownSolution(number, seeds[place].id, kind, attack)
+        elif kind == "mistake":
+            yield from (_of_reply(number, kind, reply) for reply in islice(mistakes, 1))
+        else:
+            rng_of_solution = Draw(run_seed, TURN, number).rng("trial")
+            for seed in [*seeds[place:], *seeds[:place]]:
+                attack_or_none = break_question(_of_seed(seed), seed, kind, rng_of_solution)
+                if attack_or_none is not None and (seed.id, kind) not in broken:
+                    broken.add((seed.id, kind))
+                    yield KnownSolution(number, seed.id, kind, attack_or_none)
+                    break
+
+
+def _of_reply(number: int, kind: Kind, reply: MarkedReply) -> KnownSolution:
+    return KnownSolution(number, reply.seed, kind, reply.attack, reply.author)
+
+
+def _of_seed(seed: Seed) -> Attack:
+    """The data set's solution: the seed's text, else its program, else a sentence that states its answer."""
+    stated = f"The answer is {seed.answer}. {seed.options.get(seed.answer, '')}".strip()
+    return Attack(format_question(seed), seed.solution or seed.program or stated, seed.answer, seed.program)

@@ -1,0 +1,179 @@
+"""The solutions of a trial: their kinds, where they come from, and that the run's seed alone determines them."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from nanoflux_local.answers import same_number
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.errors import ConfigError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import ChatReply, ChatRequest, CutReply, CutRequest, Identity
+from nanoflux_local.run import configs, runs
+from nanoflux_local.run.binding import rules_for
+from nanoflux_local.run.trials.replies import MOST_ITEMS
+from nanoflux_local.run.trials.solutions import KnownSolution, build_known_solutions
+from nanoflux_local.run.turn import Rules
+from nanoflux_local.seeds.source import Items
+from nanoflux_local.transcript import Seed
+
+IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
+FORMER = Path(__file__).parents[1] / "fixtures" / "ledger-before-findings.db.zst"
+FORMER_RUN = "starter-68593da9"
+
+
+def make_item(number: int) -> Seed:
+    boxes, pens, lost = number + 20, number + 300, number + 2
+    total = boxes * pens
+    question = f"Ann packs {boxes} boxes of {pens} pens and loses {lost} pens. How many pens are left?"
+    solution = f"{boxes} * {pens} = {total}\n{total} - {lost} = {total - lost}"
+    return Seed(f"item-{number}", "d", question, str(total - lost), solution)
+
+
+ITEMS = [make_item(number) for number in range(60)]
+BY_QUESTION = {item.question: item for item in ITEMS}
+
+
+class Models:
+    """Answers train items: rightly if the item's number is even, else wrongly; every fifth reply is unreadable."""
+
+    def __init__(self) -> None:
+        self.requests: list[ChatRequest] = []
+
+    async def __call__(self, request: Any) -> Any:
+        if isinstance(request, CutRequest):
+            return CutReply(request.text, exact=True)
+        self.requests.append(request)
+        question = request.messages[-1].content.rpartition("Problem: ")[2]
+        item = BY_QUESTION[question]
+        number = int(item.id.removeprefix("item-"))
+        if number % 5 == 4:
+            return ChatReply("SOLUTION: it depends\nANSWER: many", "stop")
+        answer = item.answer if number % 2 == 0 else str(int(item.answer) + 7)
+        return ChatReply(f"SOLUTION: by {request.endpoint.model}\nANSWER: {answer}", "stop")
+
+
+def make_rules(tmp_path: Path, items: list[Seed] = ITEMS, **judge: Any) -> Rules:
+    settings = {"seed": 3, "judge": {"trial": 20, **judge}}
+    rules = rules_for(configs.resolve("starter", "scripted", settings, Home(tmp_path)), IDENTITIES, Home(tmp_path))
+    return replace(rules, seeds=Items(items))
+
+
+async def build(rules: Rules, models: Models | None = None) -> list[KnownSolution]:
+    domain = load_domain(rules.config.domain)
+    solutions = await build_known_solutions(rules, domain, models or Models(), lambda: False)
+    assert solutions is not None
+    return solutions
+
+
+async def test_trial_has_every_kind_of_the_domain_in_turn(tmp_path: Path) -> None:
+    solutions = await build(make_rules(tmp_path))
+    kinds = Counter(solution.kind for solution in solutions)
+    assert kinds == {"reference": 10, "own": 10, "slip": 4, "answer": 4, "mistake": 4, "removed": 4, "changed": 4}
+    assert all(solution.right is (solution.number % 2 == 0) for solution in solutions)
+    assert [solution.number for solution in solutions] == list(range(40))
+
+
+async def test_replies_are_marked_by_their_answers(tmp_path: Path) -> None:
+    for solution in await build(make_rules(tmp_path)):
+        answer = BY_QUESTION[solution.attack.question].answer if solution.author else ""
+        if solution.kind in ("own", "mistake"):
+            assert solution.author in ("duelist-a", "duelist-b")
+            assert solution.attack.solution == f"by {solution.author}"
+            assert same_number(solution.attack.answer, answer) is (solution.kind == "own")
+        else:
+            assert not solution.author
+
+
+async def test_both_models_of_a_run_write_replies(tmp_path: Path) -> None:
+    solutions = await build(make_rules(tmp_path))
+    assert {solution.author for solution in solutions if solution.author} == {"duelist-a", "duelist-b"}
+
+
+async def test_broken_questions_keep_their_solutions(tmp_path: Path) -> None:
+    by_id = {item.id: item for item in ITEMS}
+    broken = [each for each in await build(make_rules(tmp_path)) if each.kind in ("removed", "changed")]
+    for solution in broken:
+        item = by_id[solution.seed]
+        assert (solution.attack.solution, solution.attack.answer) == (item.solution, item.answer)
+        assert solution.attack.question != item.question
+        assert ("a certain number of" in solution.attack.question) is (solution.kind == "removed")
+    assert len({(solution.seed, solution.kind) for solution in broken}) == len(broken)
+
+
+async def test_solutions_are_equal_at_any_concurrency(tmp_path: Path) -> None:
+    rules = make_rules(tmp_path)
+    one, many = (
+        replace(rules, config=rules.config.model_copy(update={"concurrency": concurrency})) for concurrency in (1, 64)
+    )
+    models = Models(), Models()
+    assert await build(one, models[0]) == await build(many, models[1])
+    assert sorted(request.key() for request in models[0].requests) == sorted(
+        request.key() for request in models[1].requests
+    )
+
+
+async def test_models_that_make_no_mistakes_are_asked_a_bounded_number_of_items(tmp_path: Path) -> None:
+    rules = make_rules(tmp_path, ITEMS[::2], trial=5, trial_kinds=["mistake", "changed"])
+    models = Models()
+    solutions = await build(rules, models)
+    assert [solution.kind for solution in solutions if not solution.right] == ["changed", "changed"]
+    assert len({request.messages[-1].content for request in models.requests}) <= 3 * MOST_ITEMS
+
+
+async def test_planted_trial_asks_no_model_and_comes_in_pairs(tmp_path: Path) -> None:
+    models = Models()
+    solutions = await build(make_rules(tmp_path, trial=4, trial_kinds=["slip", "answer"]), models)
+    assert [solution.kind for solution in solutions] == ["reference", "slip", "reference", "answer"] * 2
+    assert models.requests == []
+
+
+async def test_trial_shrinks_to_the_seeds_with_answers(tmp_path: Path) -> None:
+    items = [*ITEMS[:9], replace(ITEMS[9], answer="")]
+    solutions = await build(make_rules(tmp_path, items, trial=50, trial_kinds=["slip", "answer"]))
+    assert len(solutions) == 18 and len({solution.seed for solution in solutions}) == 9
+
+
+async def test_stopping_run_builds_no_trial(tmp_path: Path) -> None:
+    rules = make_rules(tmp_path)
+    assert await build_known_solutions(rules, load_domain("starter"), Models(), lambda: True) is None
+
+
+async def test_former_trial_is_rebuilt_identically(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    with FORMER.open("rb") as packed, home.ledger.open("wb") as ledger:
+        shutil.copyfileobj(zstandard.ZstdDecompressor().stream_reader(packed), ledger)
+    config, identities, _ = runs.load_run(home, FORMER_RUN)
+    assert config.judge.trial_kinds == ("slip", "answer")
+    with LedgerView(home.ledger) as view:
+        rows = view.rows("SELECT number, record FROM trials WHERE run = ? ORDER BY number", FORMER_RUN)
+        records = [(row["number"], json.loads(row["record"])) for row in rows]
+    solutions = await build(rules_for(config, identities, home))
+    assert [(each.number, each.seed, each.kind) for each in solutions] == [
+        (number, record["seed"], record["fault"] or "reference") for number, record in records
+    ]
+    assert [each.attack.answer for each in solutions] == [record["attack"]["answer"] for _, record in records]
+
+
+def test_trial_kinds_must_suit_the_domain(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no solutions of the kind 'removed'"):
+        configs.resolve("starter-genetics", "scripted", {"judge": {"trial_kinds": ["removed"]}}, Home(tmp_path))
+    with pytest.raises(ConfigError, match="trial_kinds names no kind of wrong solution"):
+        configs.resolve("starter", "scripted", {"judge": {"trial_kinds": ["own"]}}, Home(tmp_path))
+
+
+async def test_judging_program_gets_planted_faults_only(tmp_path: Path) -> None:
+    config = configs.resolve("starter", "embedded", {"judge": {"trial": 4}}, Home(tmp_path))
+    assert config.roles.judge.endpoint == "program"
+    identities = {name: Identity("scripted", name) for name in (*config.players, "embedder", "sandbox")}
+    models = Models()
+    solutions = await build(rules_for(config, identities, Home(tmp_path)), models)
+    assert {solution.kind for solution in solutions} == {"reference", "slip", "answer"} and not models.requests
+    assert all(solution.attack.program for solution in solutions)

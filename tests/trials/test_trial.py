@@ -1,0 +1,222 @@
+"""A run's trial: it is held once, its rates are right, and the run's pages show it."""
+
+import asyncio
+import json
+import sqlite3
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.cli.run import show_run
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.ledger.calls import RememberedCalls
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import Identity
+from nanoflux_local.report.run_report import write_report
+from nanoflux_local.roles.checking import CheckingJudge
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.run import configs, runs
+from nanoflux_local.run.binding import rules_for
+from nanoflux_local.run.trials.result import Rates, Share, TrialResult, measure_rates, read_record, summarize_trial
+from nanoflux_local.run.trials.session import hold_trial
+from nanoflux_local.run.turn import Cast
+from nanoflux_local.seeds.source import Items
+from nanoflux_local.transcript import Attack, Doubt, Finding, Seed, Verdict
+
+IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
+SEEDS = [
+    Seed(f"sum-{number}", "d", f"How much are {number} and 4?", str(number + 4), f"{number} + 4 = {number + 4}")
+    for number in range(20, 29)
+]
+
+
+@dataclass
+class Judge:
+    """Judges by `accept`, and counts its judgements."""
+
+    accept: Any
+    name: str = "judge"
+    judged: int = 0
+
+    async def validate(self, attack: Attack, draw: Any, call: Any, evidence: Any = ()) -> Any:
+        self.judged += 1
+        return self.accept(attack)
+
+
+@dataclass
+class Check:
+    """A check that concludes by `conclude`, and records what it examined."""
+
+    conclude: Any
+    name: str = "units"
+    title: str = "unit check"
+    informs: bool = False
+    examined: list[Attack] = field(default_factory=list)
+
+    async def examine(self, attack: Attack, draw: Any, call: Any) -> Finding:
+        self.examined.append(attack)
+        return Finding(self.name, self.conclude(attack))
+
+
+def is_right(attack: Attack) -> bool:
+    return any(attack.answer == seed.answer and attack.question == seed.question for seed in SEEDS)
+
+
+def word(positive: bool) -> Verdict:
+    return Verdict(positive, 0.95, "so")
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Any:
+    """Holds a trial of four right and four wrong solutions twice, and returns its result."""
+    count = iter(range(100))
+
+    def hold(accept: Any, check: Check | None = None, concurrency: int = 1) -> TrialResult:
+        judge, path = Judge(accept), tmp_path / f"{next(count)}.db"
+        settings = {"seed": 5, "concurrency": concurrency, "judge": {"trial": 4, "trial_kinds": ["slip", "answer"]}}
+        if check:
+            settings["judge"] |= {"checks": ["code"]}
+        config = configs.resolve("starter", "scripted", settings, Home(tmp_path))
+        rules = rules_for(config, {**IDENTITIES, "sandbox": Identity("python", "sandbox")}, Home(tmp_path))
+        cast = Cast(rules.cast(0).attacker, rules.cast(0).defender, CheckingJudge(judge, (check,)) if check else judge)
+        rules = replace(rules, seeds=Items(SEEDS), casts=[cast])
+        with Ledger(path) as ledger:
+            ledger.create_run("run", "", config.model_dump(mode="json"), {})
+            calls = RememberedCalls(ledger, "run", {})
+            for _ in range(2):
+                asyncio.run(hold_trial(ledger, "run", rules, load_domain("starter"), calls, lambda: False))
+        assert judge.judged == 8, "a judged solution is not judged again"
+        with LedgerView(path) as view:
+            result = summarize_trial(view, "run")
+        assert result is not None
+        return result
+
+    return hold
+
+
+def shares(rates: Rates | None) -> tuple[Any, Any]:
+    assert rates is not None
+    return rates.sensitivity.share, rates.specificity.share
+
+
+def test_trial_rates_a_perfect_and_an_inverted_judge(hold: Any) -> None:
+    perfect = hold(lambda attack: word(is_right(attack)))
+    assert shares(perfect.judge) == (1, 1) and perfect.judge.errors == 0
+    low, high = perfect.judge.sensitivity.ci95
+    assert (round(low, 4), high) == (0.5101, 1.0)  # Wilson's interval of 4 of 4
+    inverted = hold(lambda attack: word(not is_right(attack)), concurrency=8)
+    assert shares(inverted.judge) == (0, 0) and inverted.judge.errors == 8
+    assert perfect.kinds == inverted.kinds == {"reference": 4, "slip": 2, "answer": 2}
+
+
+def test_trial_rates_the_judge_with_and_without_checks(hold: Any) -> None:
+    check = Check(lambda attack: "supports" if is_right(attack) else "contradicts")
+    result = hold(lambda attack: word(True), check)
+    assert shares(result.without_check) == (0, 1) and result.without_check.errors == 4
+    assert shares(result.with_check) == (1, 1) and result.with_check.errors == 0
+    assert list(result.checks) == ["units"] and result.checks["units"].concluded == 8
+    assert shares(result.checks["units"]) == (1, 1)
+    assert hold(lambda attack: word(True)).with_check is None
+
+
+def test_checks_examine_solutions_that_the_judge_rejects(hold: Any) -> None:
+    check = Check(lambda attack: "supports" if is_right(attack) else "not checked")
+    result = hold(lambda attack: word(False), check)
+    assert len(check.examined) == 8
+    assert shares(result.without_check) == shares(result.with_check) == (1, 0)
+    units = result.checks["units"]
+    assert units.concluded == 4
+    assert units.findings == {
+        "reference": {"supports": 4, "contradicts": 0, "not_checked": 0},
+        "slip": {"supports": 0, "contradicts": 0, "not_checked": 2},
+        "answer": {"supports": 0, "contradicts": 0, "not_checked": 2},
+    }
+    assert shares(units.unless_contradicted) == (0, 1) and shares(units.if_supported) == (1, 1)
+
+
+def test_unjudged_solutions_count_in_no_rate_of_the_judge(hold: Any) -> None:
+    check = Check(lambda attack: "contradicts")
+    result = hold(lambda attack: word(True) if is_right(attack) else Doubt((0.5,)), check)
+    assert (result.solutions, result.unjudged) == (8, 4)
+    assert result.judge.sensitivity == Share(0, None, None)
+    assert result.checks["units"].concluded == 8, "the check has its own word"
+    assert hold(lambda _: Unparsed("no")).unjudged == 8
+
+
+def test_rates_are_reported_by_kind_of_solution() -> None:
+    def make_record(kind: str, positive: bool) -> dict[str, Any]:
+        return {"kind": kind, "fault": "", "verdict": asdict(word(positive)), "word": positive, "unjudged": ""}
+
+    right = [("reference", True), ("own", True), ("own", False)]
+    wrong = [("mistake", True), ("mistake", False), ("slip", False)]
+    judged = [read_record(make_record(*each)) for each in (*right, *wrong)]
+    rates = measure_rates(judged, lambda solution: solution.accepted)
+    passed, caught = (
+        {kind: (share.n, share.share) for kind, share in shares.items()} for shares in (rates.passed, rates.caught)
+    )
+    assert passed == {"reference": (1, 1), "own": (2, 0.5)}
+    assert caught == {"slip": (1, 1), "answer": (0, None), "mistake": (2, 0.5)}
+    assert rates.errors == 2
+    titles = dict(rates.describe_kinds())
+    assert titles["rejected"].startswith("1 of 1 changed results (21% to 100%); 1 of 2 real mistakes")
+
+
+def test_former_record_gives_the_judges_word_from_its_verdict() -> None:
+    overturned = Verdict(False, 0.95, "so", findings=(Finding("code", "contradicts"),))
+    record = {"seed": "s", "fault": "slip", "attack": {}, "verdict": json.loads(json.dumps(asdict(overturned)))}
+    solution = read_record(record)
+    assert (solution.kind, solution.word, solution.accepted) == ("slip", True, False)
+    assert read_record({**record, "fault": "", "verdict": None}).word is None
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    """A scripted run with a trial of all kinds, whose judge writes programs."""
+    home = Home(tmp_path_factory.mktemp("played")).prepare()
+    judge = {"trial": 10, "code_check": True}
+    config = configs.resolve("starter", "scripted", {"max_turns": 12, "seed": 7, "judge": judge}, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
+    return home, run
+
+
+def test_run_holds_its_trial_once_and_shows_it(played: tuple[Home, str], capsys: pytest.CaptureFixture[str]) -> None:
+    home, run = played
+    with LedgerView(home.ledger) as view:
+        result, summary = summarize_trial(view, run), view.summarize_run(run).to_json()
+        roles = {row["role"] for row in view.rows("SELECT role FROM calls WHERE run = ?", run)}
+        assert list(verify_run(view, run)) == []
+    assert result is not None and result.predicted is not None
+    assert result.kinds["reference"] >= 5 and {"slip", "answer", "removed", "changed"} <= set(result.kinds)
+    assert summary["calls"]["wasted"] == 0 and "trial" in roles
+    capsys.readouterr()
+    show_run(home, run, as_json=False)
+    text = capsys.readouterr().out
+    assert "judge's trial" in text and "code check alone" in text and "questions without a needed quantity" in text
+    page = write_report(home.ledger, run, home.root / "report").read_text()
+    assert "The judge on known solutions" in page and "questions with a changed quantity" in page
+
+
+def test_prediction_uses_the_observed_acceptance(played: tuple[Home, str]) -> None:
+    home, run = played
+    with LedgerView(home.ledger) as view:
+        result, funnel = summarize_trial(view, run), view.funnel(run)
+    assert result is not None and result.predicted is not None
+    predicted = result.predicted
+    assert predicted.judged == predicted.accepted + funnel["invalid"] > 0
+    for share in (predicted.among_accepted, predicted.among_kept):
+        assert share is not None and 0 <= share.ci95[0] <= share.estimate <= share.ci95[1] <= 1
+
+
+def test_changed_trial_record_is_reported(played: tuple[Home, str]) -> None:
+    home, run = played
+    with sqlite3.connect(home.ledger) as connection:
+        connection.execute("UPDATE trials SET record = replace(record, 'confidence', 'Confidence') WHERE number = 0")
+    with LedgerView(home.ledger) as view:
+        problems = list(verify_run(view, run))
+    assert problems == ["solution 0 of the judge's trial: the record does not match its hash"]
