@@ -157,7 +157,10 @@ def _describe_validation(verdict: dict[str, Any]) -> str:
 def _describe_exhibit(exhibit: "Exhibit") -> str:
     """A program or solution as a block of text; a search or quotation in one line."""
     if exhibit.kind in ("program", "solution"):
-        return f"\n{exhibit.text}\n" + (f"= {exhibit.outcome}\n" if exhibit.outcome else "")
+        agreement = {True: "agrees", False: "disagrees", None: "counts for neither side"}[exhibit.agrees]
+        author = f" ({exhibit.author}, {agreement})" if exhibit.author else ""
+        outcome = f"= {exhibit.outcome}" if exhibit.outcome else exhibit.detail
+        return f"\n{exhibit.text}\n" + (f"{outcome}{author}\n" if outcome else "")
     results = "; ".join(f"{result.title} ({result.place})" for result in exhibit.results)
     return f"  {exhibit.text!r}: {results or exhibit.outcome} {exhibit.detail}".rstrip()
 

@@ -91,8 +91,9 @@ def _requests(server: Server, asked: "Workload") -> str:
 
 
 def _workloads(profile: str, sequences: int | None, context: int | None) -> "dict[str, Workload]":
-    """The workload of each model that the profile's roles and judge panel serve through managed vLLM; a model that
-    several of them use is one server."""
+    """The workload of each model that managed vLLM serves for the profile's roles, judge panel and solvers. A model
+    that several of them use is one server.
+    """
     from nanoflux_local.config import EndpointConfig, validated
     from nanoflux_local.endpoints.build import check_endpoint
     from nanoflux_local.endpoints.managed.launches import CONCURRENCY, workloads
@@ -101,7 +102,8 @@ def _workloads(profile: str, sequences: int | None, context: int | None) -> "dic
     values = load_profile(profile, current_home())
     tables = (values, values.get("without_programs", {}))
     bound = [role["endpoint"] for table in tables for role in table.get("roles", {}).values()]
-    bound += [name for table in tables for name in table.get("judge", {}).get("panel", ())]
+    judges = [table.get("judge", {}) for table in tables]
+    bound += [name for judge in judges for key in ("panel", "solvers") for name in judge.get(key, ())]
     endpoints = values.get("endpoints", {})
     chosen = []
     for name in [name for name in dict.fromkeys(bound) if name in endpoints]:

@@ -16,7 +16,10 @@ from nanoflux_local.config import SeedCount, Strict, TrialKind, merged, validate
 from nanoflux_local.records import digest
 
 AnswerKind = Literal["number", "choice", "text"]
-PROMPTS = ("attacker", "defender", "validation", "evaluation", "confidence", "code", "quality", "claims")
+PROMPTS = (
+    "attacker", "defender", "validation", "evaluation", "confidence", "code", "quality", "claims", "blind",
+    "blind_program", "answerable",
+)  # fmt: skip
 
 
 class Sections(Strict):

@@ -24,6 +24,9 @@ GIVEN = {
     "code": {"attack", "problem"},
     "quality": {"attack"},
     "claims": {"attack", "queries"},
+    "blind": {"question"},
+    "blind_program": {"question"},
+    "answerable": {"question"},
 }
 """What each prompt is given beside `domain`."""
 NEEDED = {

@@ -25,16 +25,18 @@ def build_judge(
 
     Raises:
         ConfigError: `judge.checks` names a check that does not exist.
-        RefusedError: the run was started without a panel member or a tool that the configuration needs.
+        RefusedError: the run was started without a panel member, a solver or a tool that the configuration needs.
     """
     rules, chair = config.judge, config.roles.judge.endpoint
     if chair == PROGRAM:
         return ProgramJudge(identities[SANDBOX], config.sandbox_wall_s)
-    for name in rules.panel:
-        recorded_identity(identities, name, "panel", "[…]")
+    for setting in ("panel", "solvers"):
+        for name in getattr(rules, setting):
+            recorded_identity(identities, name, setting, "[…]")
     members = tuple(ModelJudge(domain, player(name), rules, config.retries.parse) for name in (chair, *rules.panel))
     judge: Judge = members[0] if len(members) == 1 else PanelJudge(members, rules.panel_rule)
-    checks = build_checks(CheckContext(config, domain, player(chair), identities))
+    solvers = tuple(map(player, rules.solvers or (chair,)))
+    checks = build_checks(CheckContext(config, domain, player(chair), solvers, identities))
     return CheckingJudge(judge, checks) if checks else judge
 
 

@@ -50,6 +50,6 @@ def _typical_requests(
     for name in (defender, attacker) if swapping else (defender,):
         yield "defender", name, defender_messages(domain, config.budgets, longest.question), answer
     judged = domain.render("evaluation", {"attack": attack, "defence": Defence(longest.solution, longest.answer)})
-    for name in (config.roles.judge.endpoint, *config.judge.panel):
+    for name in dict.fromkeys((config.roles.judge.endpoint, *config.judge.panel, *config.judge.solvers)):
         if name != PROGRAM:
             yield "judge", name, (Message("user", judged),), config.reply_tokens

@@ -43,6 +43,7 @@ VALUES = {
     "code": {"attack": ATTACK, "problem": "it is no Python"},
     "quality": {"attack": ATTACK},
     "claims": {"attack": ATTACK, "queries": 5},
+    **{key: {"question": ATTACK.question} for key in ("blind", "blind_program", "answerable")},
 }
 SHOWN = {
     "attacker": ["Seed question {{ one }}?", "Seed question two?", "A. an ant", "B. a bee", "11"],
@@ -53,6 +54,9 @@ SHOWN = {
     "quality": [ATTACK.question, ATTACK.solution, *SECTIONS],
     "claims": [ATTACK.question, ATTACK.solution, ATTACK.answer, "QUERIES:", "at most 5"],
     "code": [ATTACK.question, ATTACK.solution, "it is no Python", "# VARIABLES", "# STEPS", "# CHECK"],
+    "blind": [ATTACK.question, "SOLUTION:", "ANSWER:"],
+    "blind_program": [ATTACK.question, "# VARIABLES", "# STEPS", "# CHECK"],
+    "answerable": [ATTACK.question, "ASKED:", "GIVEN:", "MISSING:", "CONTRADICTION:"],
 }
 SHORT = ("gsmhard-short", "starter")
 EACH = list(itertools.product(built_in(), PROMPTS))

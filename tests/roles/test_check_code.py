@@ -7,7 +7,8 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import ChatReply, Identity, PythonReply, PythonRequest
 from nanoflux_local.roles.base import Draw
 from nanoflux_local.roles.checking import CheckingJudge
-from nanoflux_local.roles.checks.code import LONGEST, CodeCheck, print_answer, read_program
+from nanoflux_local.roles.checks.code import CodeCheck
+from nanoflux_local.roles.checks.programs import LONGEST, print_answer, read_program
 from nanoflux_local.roles.judge import ModelJudge
 from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.transcript import Attack, Finding

@@ -14,7 +14,7 @@ import pytest
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.records import ChatReply
 from nanoflux_local.roles.attacker import read_attack
-from nanoflux_local.roles.checks.code import read_program
+from nanoflux_local.roles.checks.programs import read_program
 from nanoflux_local.roles.judge import read_verdict
 from nanoflux_local.roles.sections import Unparsed, read_sections
 

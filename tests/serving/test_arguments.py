@@ -28,7 +28,7 @@ for words in json.load(sys.stdin):
                  found.distributed_executor_backend, found.gpu_memory_utilization, found.max_model_len, found.host,
                  found.max_num_seqs, bool(found.enable_lora),
                  found.language_model_only or (found.limit_mm_per_prompt or {}).get("image") == 0,
-                 found.nnodes, found.node_rank, found.master_addr, found.headless])
+                 found.nnodes, found.node_rank, found.master_addr, found.headless, found.enable_prefix_caching])
 json.dump(read, sys.stdout)
 """
 
@@ -68,7 +68,8 @@ def test_vllm_reads_the_arguments_of_every_model_in_the_catalog(vllm_python: str
         expected = [[launch.model], 2, 1, None, 0.4, launch.length, "127.0.0.1", 24, launch.rank > 0]
         assert found[:9] == expected and found[9] is True, "no tower but the text's is loaded"
     assert read[-3][:7] == [[wide.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
-    assert [found[10:] for found in read[-2:]] == [[2, 0, "10.0.0.1", False], [2, 1, "10.0.0.1", True]]
+    assert {found[14] for found in read} == {None}, "vLLM decides about prefix caching: on if the model supports it"
+    assert [found[10:14] for found in read[-2:]] == [[2, 0, "10.0.0.1", False], [2, 1, "10.0.0.1", True]]
 
 
 def test_server_without_adapters_sets_nothing_aside_for_them(vllm_python: str, tmp_path: Path) -> None:

@@ -26,20 +26,23 @@ SEARCH = "search"
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """What a check is built from. `player` is the judge's endpoint; `identities` are the recorded ones, by name."""
+    """What a check is built from. `player` is the judge's endpoint, `solvers` those that write blind solutions;
+    `identities` are the recorded ones, by name.
+    """
 
     config: RunConfig
     domain: Domain
     player: Player
+    solvers: tuple[Player, ...]
     identities: Mapping[str, Identity]
 
-    def tool(self, name: str, setting: str) -> Identity:
-        """The identity of the sandbox or the search engine.
+    def tool(self, name: str, setting: str, value: str = "true") -> Identity:
+        """The identity of the sandbox or the search engine, which `judge.SETTING=VALUE` needs.
 
         Raises:
             RefusedError: the run was started without that tool, so none of its replies are in the ledger.
         """
-        return recorded_identity(self.identities, name, setting)
+        return recorded_identity(self.identities, name, setting, value)
 
 
 class Check(Protocol):

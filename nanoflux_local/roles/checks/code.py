@@ -4,34 +4,19 @@ The program repeats the solution's steps, starting from the problem's quantities
 program never does. A program that fails or computes nothing gives "not checked" with the reason.
 """
 
-import ast
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from nanoflux_local.config import JudgeRules
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
-from nanoflux_local.reasoning import strip_reasoning
-from nanoflux_local.records import ChatReply, Identity, Message, PythonReply, PythonRequest, digest, storable
-from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.records import Identity, Message
 from nanoflux_local.roles.base import Draw, Player, ask
 from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext
+from nanoflux_local.roles.checks.programs import NONE, read_program, run_program
 from nanoflux_local.roles.judge import same_answer
-from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
+from nanoflux_local.roles.sections import Refused, Unparsed
 from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding
-
-PARTS = ("VARIABLES", "STEPS", "CHECK")
-LONGEST = 8000
-"""The most characters of a program. A longer one could not be reviewed by a person, and is not parsed."""
-NONE = "NONE"
-_BLOCK = re.compile(
-    r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE | re.IGNORECASE
-)
-_WORD = "|".join(PARTS)
-_PART = re.compile(rf"^[ \t]*#[ \t#*]*(?:\d+[.)][ \t]*)?(?:({_WORD})\b.*|((?i:{_WORD}))[ \t:*]*)$", re.MULTILINE)
-_CALCULATES = (ast.BinOp, ast.UnaryOp, ast.AugAssign, ast.Call, ast.Compare, ast.IfExp, ast.Subscript)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +63,11 @@ class CodeCheck:
                 problem = written.reason
                 continue
             program = written
-            printed = await call(PythonRequest(self.sandbox, print_answer(program), self.wall_s))
-            answer = self._read_answer(program, printed)
+            answer = await run_program(program, self.domain, self.sandbox, self.wall_s, call)
             if isinstance(answer, str):
                 return self._compare(answer, attack, program)
             problem = answer.reason
         return self._finding("not checked", problem, program)
-
-    def _read_answer(self, program: str, reply: PythonReply) -> str | Unparsed:
-        """Read what the program computed, in the answer's plain form. Its output is treated as text."""
-        if reply.status != "ok":
-            last_words = reply.stderr.strip().splitlines()[-1:] or ["nothing was said"]
-            return Unparsed(f"it ended with {reply.status}: {last_words[0][:200]}")
-        *_, last = ["", *reply.stdout.splitlines()]
-        mark, _, printed = last.partition(" ")
-        if mark != _mark(program):
-            return Unparsed("it ended before its answer was read")
-        answer = plain_answer(self.domain, printed)
-        return Unparsed(f"it gives {printed[:80]!r}, which is no {self.domain.answer}") if answer is None else printed
 
     def _compare(self, answer: str, attack: Attack, program: str) -> Finding:
         agrees = same_answer(self.domain, answer, attack.answer)
@@ -105,74 +77,6 @@ class CodeCheck:
     def _finding(self, conclusion: Conclusion, reason: str, program: str = "") -> Finding:
         evidence = (Exhibit("program", program),) if program else ()
         return Finding(self.name, conclusion, reason, evidence)
-
-
-def read_program(reply: ChatReply) -> str | Unparsed:
-    """Read the program of a reply, in the fixed form; `NONE` if the judge says that nothing is calculated.
-
-    Blocks without a part are remarks or output. A program may be split over several blocks, each with its parts.
-    """
-    text = strip_reasoning(storable(reply.text))
-    sections = read_sections(text, ("CODE",))
-    code = text if isinstance(sections, Unparsed) or _BLOCK.search(text) else sections["CODE"]
-    blocks = _BLOCK.findall(f"{code}\n")
-    blocks = [block for block in blocks if _PART.search(block)] or blocks
-    if not blocks and reply.finish == "length":
-        return Unparsed("it is too long and was cut off")
-    program = "\n".join(blocks) or code.strip().partition("\n```")[0].strip(
-        " `\n"
-    )  # a closing fence without an opening one
-    return NONE if program.strip(" .#*\n").upper() == NONE else validate_form(program)
-
-
-def validate_form(program: str) -> str | Unparsed:
-    """The program, if its parts are in order and it calculates its answer from names. It is parsed here, never run."""
-    if len(program) > LONGEST:
-        return Unparsed(f"it is longer than {LONGEST} characters")
-    headings = list(_PART.finditer(program))
-    marks = {(mark[1] or mark[2]).upper(): program.count("\n", 0, mark.start()) + 1 for mark in headings}
-    if tuple(marks) != PARTS or len(headings) != len(PARTS):
-        return Unparsed(f"the comment lines {', '.join(f'# {part}' for part in PARTS)} must open its parts, in order")
-    try:
-        tree = ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        return Unparsed(f"it is no Python: {error}"[:200])
-    return _refuse_stated_answer(program, tree, marks)
-
-
-def _refuse_stated_answer(program: str, tree: ast.Module, marks: Mapping[str, int]) -> str | Unparsed:
-    """Refuse a program that states its answer: it would agree with any answer that was copied into it."""
-    if not any(_names(node, ast.Store) for node in tree.body if marks["VARIABLES"] < node.lineno < marks["STEPS"]):
-        return Unparsed("# VARIABLES names no quantity of the problem")
-    calculated: set[str] = set()
-    for node in tree.body:
-        if _calculates(node) or _names(node, ast.Load) & calculated:
-            calculated |= _names(node, ast.Store)
-        else:
-            calculated -= _names(node, ast.Store)
-    if not calculated:
-        return Unparsed("it calculates nothing from the variables")
-    if "answer" not in calculated:
-        return Unparsed("`answer` must be set in # CHECK from a calculated name, not from a bare value")
-    return program
-
-
-def _calculates(node: ast.stmt) -> bool:
-    return any(isinstance(each, _CALCULATES) and _names(each, ast.Load) for each in ast.walk(node))
-
-
-def _names(node: ast.AST, use: type[ast.expr_context]) -> set[str]:
-    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, use)}
-
-
-def print_answer(program: str) -> str:
-    """The program with a last line that prints its answer, after a mark that the program cannot contain."""
-    value = "answer if isinstance(answer, (int, str)) else float(answer)"
-    return f"{program}\n\nprint()\nprint({_mark(program)!r}, {value})\n"
-
-
-def _mark(program: str) -> str:
-    return f"answer-{digest(program)[:16]}"
 
 
 CHECK: type[Check] = CodeCheck

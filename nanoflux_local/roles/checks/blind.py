@@ -1,0 +1,247 @@
+"""The blind check: solutions written from the question alone, some in words and some as programs run in the sandbox.
+
+A check that follows the author's solution repeats its misreadings. A blind solution cannot: its request contains
+neither the author's solution nor the answer. Owns the requests, how each reply is read, and what the answers conclude.
+A solution that cannot be read counts neither for nor against the author.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.reasoning import strip_reasoning
+from nanoflux_local.records import ChatReply, Identity, Message, storable
+from nanoflux_local.roles.attacker import plain_answer
+from nanoflux_local.roles.base import Draw, Player, ask
+from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext
+from nanoflux_local.roles.checks.programs import NONE, read_program, run_program
+from nanoflux_local.roles.judge import same_answer
+from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
+from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding
+
+CANNOT = "CANNOT BE ANSWERED"
+"""The reply that the prompts offer for a broken question, and the outcome of a solution that gives it."""
+TEMPERATURE = 0.7
+"""The temperature of solvers if the judge's is 0, at which all solutions would be the same."""
+_UNANSWERABLE = re.compile(rf"^[\s>*_`#]*{CANNOT}\b[\s,.:;*_–—-]*(?:because\b)?(.*)", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswerable:
+    """A solver's word that the question cannot be answered, with its reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What some blind solutions say. `opposition` are the most solutions that give one and the same other answer; that
+    the question cannot be answered counts as an answer.
+    """
+
+    solutions: int
+    agreeing: int
+    agreeing_programs: int
+    disagreeing: int
+    opposition: tuple[Exhibit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlindCheck:
+    """Has `solutions` solutions written, at most `programs` of them as programs, until the conclusion is certain.
+
+    Supports an answer that at least `agreeing` solutions give, one of them a program if programs are asked for.
+    Contradicts it if more than half of `solutions` give the same other answer, or say that the question cannot be
+    answered.
+    """
+
+    name: ClassVar[str] = "blind"
+    title: ClassVar[str] = "blind check"
+    informs: ClassVar[bool] = False
+    tools: ClassVar[tuple[str, ...]] = (SANDBOX,)
+    objection: ClassVar[str] = "blind solutions disagree"
+
+    domain: Domain
+    solvers: tuple[Player, ...]
+    sandbox: Identity
+    wall_s: float
+    solutions: int
+    programs: int
+    agreeing: int
+
+    @classmethod
+    def enabled(cls, rules: JudgeRules) -> bool:
+        """Whether "blind" is among `judge.checks`."""
+        return cls.name in rules.checks
+
+    @classmethod
+    def build(cls, context: CheckContext) -> "BlindCheck":
+        rules = context.config.judge
+        return cls(
+            domain=context.domain,
+            solvers=tuple(_vary_replies(player) for player in context.solvers),
+            sandbox=context.tool(SANDBOX, "checks", '["blind"]'),
+            wall_s=context.config.sandbox_wall_s,
+            solutions=rules.solutions,
+            programs=min(rules.programs, rules.solutions) if context.domain.answer == "number" else 0,
+            agreeing=rules.agreeing,
+        )
+
+    async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
+        """Have the question solved until no further solution can change the conclusion. Every solution is evidence."""
+        assignments = self.assign_solutions()
+        exhibits: list[Exhibit] = []
+        while not self._is_certain(exhibits, assignments[len(exhibits) :]):
+            is_program, solver = assignments[len(exhibits)]
+            solve = self._write_program if is_program else self._write_words
+            exhibit = await solve(attack.question, solver, draw.seed("blind", len(exhibits)), call)
+            exhibits.append(self._compare(exhibit, attack.answer))
+        tally = self._count(exhibits)
+        conclusion = self._conclude(tally)
+        return Finding(self.name, conclusion, _explain(conclusion, tally, attack.answer), tuple(exhibits))
+
+    def assign_solutions(self) -> list[tuple[bool, Player]]:
+        """Whether each solution is a program, and who writes it. Programs and words alternate and start at different
+        solvers, so that the first two solutions differ in method and, with several solvers, in author.
+        """
+        order = [(2 * number, True, number) for number in range(self.programs)]
+        order += [(2 * number + 1, False, number + 1) for number in range(self.solutions - self.programs)]
+        return [(is_program, self.solvers[number % len(self.solvers)]) for _, is_program, number in sorted(order)]
+
+    async def _write_words(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
+        reply = await self._ask("blind", ("SOLUTION", "ANSWER"), question, solver, seed, call)
+        if isinstance(reply, Refused):
+            return Exhibit("solution", "", detail=reply.reason, author=solver.name)
+        text = storable(strip_reasoning(reply.text)).strip()
+        answer, detail = _outcome(solver.find_cut(reply) or read_answer(self.domain, text))
+        sections = read_sections(text, ("SOLUTION", "ANSWER"))
+        solution = text if isinstance(sections, Unparsed) else sections["SOLUTION"]
+        return Exhibit("solution", solution, answer, detail, author=solver.name)
+
+    async def _write_program(self, question: str, solver: Player, seed: int, call: Call) -> Exhibit:
+        reply = await self._ask("blind_program", ("CODE",), question, solver, seed, call)
+        if isinstance(reply, Refused):
+            return Exhibit("program", "", detail=reply.reason, author=solver.name)
+        program = solver.find_cut(reply) or read_program(reply)
+        if isinstance(program, str) and program != NONE:
+            printed = await run_program(program, self.domain, self.sandbox, self.wall_s, call)
+            answer, detail = _outcome(printed)
+            return Exhibit("program", program, plain_answer(self.domain, answer) or "", detail, author=solver.name)
+        text = storable(strip_reasoning(reply.text)).strip()
+        sections = read_sections(text, ("CODE",))
+        text = text if isinstance(sections, Unparsed) else sections["CODE"]
+        unread = program if isinstance(program, Unparsed) else Unparsed("it calculates nothing")
+        answer, detail = _outcome(read_unanswerable(text) or unread)
+        return Exhibit("program", text, answer, detail, author=solver.name)
+
+    async def _ask(
+        self, prompt: str, sections: tuple[str, ...], question: str, solver: Player, seed: int, call: Call
+    ) -> ChatReply | Refused:
+        """Ask for a solution. The prompt is rendered with the question and nothing else of the attack."""
+        text = self.domain.render(prompt, {"question": question})
+        return await ask(solver.request((Message("user", text),), seed, sections), call)
+
+    def _compare(self, exhibit: Exhibit, expected: str) -> Exhibit:
+        """The exhibit with whether its answer is the author's. Short texts that differ may still mean the same."""
+        if not exhibit.outcome:
+            return exhibit
+        if exhibit.outcome == CANNOT:
+            return replace(exhibit, agrees=False)
+        if self.domain.answer != "text":
+            return replace(exhibit, agrees=same_answer(self.domain, exhibit.outcome, expected))
+        if _normalize(exhibit.outcome) == _normalize(expected):
+            return replace(exhibit, agrees=True)
+        return replace(exhibit, detail="it is worded differently")
+
+    def _count(self, exhibits: Sequence[Exhibit]) -> Tally:
+        agreeing = [exhibit for exhibit in exhibits if exhibit.agrees]
+        others = [exhibit for exhibit in exhibits if exhibit.agrees is False]
+        groups = [tuple(other for other in others if self._is_same(other.outcome, one.outcome)) for one in others]
+        return Tally(
+            solutions=len(exhibits),
+            agreeing=len(agreeing),
+            agreeing_programs=sum(exhibit.kind == "program" for exhibit in agreeing),
+            disagreeing=len(others),
+            opposition=max(groups, key=len, default=()),
+        )
+
+    def _is_same(self, answer: str, other: str) -> bool:
+        return answer == other or (CANNOT not in (answer, other) and same_answer(self.domain, answer, other) is True)
+
+    def _conclude(self, tally: Tally) -> Conclusion:
+        if 2 * len(tally.opposition) > self.solutions:
+            return "contradicts"
+        enough = tally.agreeing >= self.agreeing and (tally.agreeing_programs or not self.programs)
+        return "supports" if enough else "not checked"
+
+    def _is_certain(self, exhibits: Sequence[Exhibit], left: Sequence[tuple[bool, Player]]) -> bool:
+        """Whether the conclusion stays the same whatever the solutions that are `left` say."""
+        tally = self._count(exhibits)
+        conclusion = self._conclude(tally)
+        could_contradict = 2 * (len(tally.opposition) + len(left)) > self.solutions
+        if conclusion == "contradicts" or not left:
+            return True
+        if conclusion == "supports":
+            return not could_contradict
+        program_possible = tally.agreeing_programs or not self.programs or any(is_program for is_program, _ in left)
+        could_support = tally.agreeing + len(left) >= self.agreeing and program_possible
+        return not could_contradict and not could_support
+
+
+def _explain(conclusion: Conclusion, tally: Tally, expected: str) -> str:
+    total = f"of {tally.solutions} blind solutions"
+    if conclusion == "supports":
+        return f"{tally.agreeing} {total} give {expected[:80]}, {tally.agreeing_programs} of them by a program"
+    if conclusion == "contradicts":
+        first = tally.opposition[0]
+        if first.outcome == CANNOT:
+            return f"{len(tally.opposition)} {total} say that the question cannot be answered: {first.detail}"
+        return f"{len(tally.opposition)} {total} give {first.outcome[:80]}, the author says {expected[:80]}"
+    unread = tally.solutions - tally.agreeing - tally.disagreeing
+    return f"{total} {tally.agreeing} agree, {tally.disagreeing} disagree and {unread} could not be read"
+
+
+def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:
+    """Read the answer of a solution in words, in its plain form, or that the question cannot be answered."""
+    sections = read_sections(text, ("ANSWER",), once=("ANSWER",))
+    if isinstance(sections, Unparsed):
+        return read_unanswerable(text) or sections
+    unanswerable = read_unanswerable(sections["ANSWER"])
+    if unanswerable is not None:
+        opens_section = _UNANSWERABLE.match(sections["ANSWER"])
+        return unanswerable if opens_section else Unparsed("ANSWER gives an answer and says that there is none")
+    answer = plain_answer(domain, sections["ANSWER"])
+    return Unparsed(f"ANSWER is not a {domain.answer}: {sections['ANSWER'][:80]!r}") if answer is None else answer
+
+
+def read_unanswerable(text: str) -> Unanswerable | None:
+    """A line that says that the question cannot be answered. One that ends in "…" only repeats the prompt."""
+    match = _UNANSWERABLE.search(text)
+    if match is None or match[1].strip() in ("…", "..."):
+        return None
+    return Unanswerable(match[1].strip(" *_`\"'")[:300] or "no reason given")
+
+
+def _outcome(result: str | Unanswerable | Unparsed) -> tuple[str, str]:
+    """The outcome and detail of an exhibit; no outcome if the solution could not be read."""
+    if isinstance(result, str):
+        return result, ""
+    return (CANNOT if isinstance(result, Unanswerable) else ""), result.reason
+
+
+def _vary_replies(player: Player) -> Player:
+    """The player at a temperature at which its solutions differ."""
+    temperature = player.sampling.temperature or TEMPERATURE
+    return replace(player, sampling=replace(player.sampling, temperature=temperature))
+
+
+def _normalize(text: str) -> str:
+    """A short text in lower case, without punctuation and articles."""
+    return " ".join(word for word in re.findall(r"\w+", text.casefold()) if word not in ("a", "an", "the"))
+
+
+CHECK: type[Check] = BlindCheck

@@ -1,0 +1,211 @@
+"""The blind check: what solvers see, how their solutions are read, what the answers conclude, and when it stops."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.errors import PromptRefusedError
+from nanoflux_local.records import ChatReply, ChatRequest, Identity, PythonReply, PythonRequest, Sampling
+from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.roles.checks.blind import CANNOT, BlindCheck, Unanswerable, read_answer
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.transcript import Attack, Exhibit
+
+GSMHARD, GENETICS, SANDBOX, DRAW = (
+    load_domain("gsmhard"),
+    load_domain("genomebench"),
+    Identity("sandbox", "s"),
+    Draw(1, 2, 3),
+)
+TEXT = GSMHARD.model_copy(update={"answer": "text"})
+ATTACK = Attack("A box holds 6 rows of 7 eggs. How many eggs?", "SECRET STEPS 6 * 7 = 42", "42")
+BROKEN = "no"
+
+
+def words(answer: str) -> str:
+    return f"SOLUTION: step by step to {answer}\nANSWER: {answer}"
+
+
+def program(answer: str) -> str:
+    return f"CODE:\n```python\n# VARIABLES\none = 1\n# STEPS\nresult = one * {answer}\n# CHECK\nanswer = result\n```"
+
+
+class Solvers:
+    """Answers with `answers` in order, as the request asks: in words, or as a program that the sandbox then runs."""
+
+    def __init__(self, answers: Sequence[str], status: str = "ok") -> None:
+        self.answers, self.status = list(answers), status
+        self.asked: list[ChatRequest] = []
+        self.ran: list[PythonRequest] = []
+
+    async def __call__(self, request):
+        if isinstance(request, PythonRequest):
+            self.ran.append(request)
+            mark = request.code.rpartition("print('")[2].partition("'")[0]
+            value = request.code.partition("one * ")[2].partition("\n")[0]
+            return PythonReply(self.status, 0, f"{mark} {value}\n", "Traceback\nKeyError: 1", False, "b")
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if answer == "refused":
+            raise PromptRefusedError("prompt too long", "shorten it")
+        if answer == BROKEN or CANNOT in answer:
+            return ChatReply(answer, "stop")
+        return ChatReply(program(answer) if "# VARIABLES" in request.messages[-1].content else words(answer), "stop")
+
+    @property
+    def methods(self) -> str:
+        """p for each program and w for each solution in words that was asked for."""
+        return "".join("p" if "# VARIABLES" in request.messages[-1].content else "w" for request in self.asked)
+
+
+def player(name: str) -> Player:
+    return Player(name, Identity("scripted", name), Sampling(0.0, 1.0, 256))
+
+
+def blind(domain=GSMHARD, names=("arbiter",), solutions=4, programs=2, agreeing=2) -> BlindCheck:
+    return BlindCheck(domain, tuple(map(player, names)), SANDBOX, 2.5, solutions, programs, agreeing)
+
+
+CONCLUSIONS = [
+    # the answers in the order p w p w; the conclusion; how many were asked for
+    ("42 42", "supports", 2),
+    ("41 42 42", "supports", 3),
+    ("41 42 41 42", "not checked", 4),  # the two that agree are in words
+    ("no 42 no 42", "not checked", 3),  # no program is left that could agree
+    ("41 41 41", "contradicts", 3),
+    ("41 41 42 41", "contradicts", 4),
+    ("41 43 44 45", "not checked", 3),  # neither side can win any more
+    ("41 43 41 42", "not checked", 4),
+    ("CANNOT CANNOT CANNOT", "contradicts", 3),
+    ("CANNOT CANNOT 42 42", "supports", 4),
+    ("no no no no", "not checked", 3),
+    ("42.0000001 42", "supports", 2),
+]
+
+
+@pytest.mark.parametrize(("answers", "conclusion", "asked"), CONCLUSIONS)
+async def test_blind_check_concludes_and_stops(answers, conclusion, asked):
+    said = [f"{CANNOT}, because the rows are missing" if word == "CANNOT" else word for word in answers.split()]
+    solvers = Solvers(said)
+    finding = await blind().examine(ATTACK, DRAW, solvers)
+    assert (finding.check, finding.conclusion, len(solvers.asked)) == ("blind", conclusion, asked), finding.reason
+    assert solvers.methods == "pwpw"[:asked]
+    assert len(finding.evidence) == asked
+    assert len({request.seed for request in solvers.asked}) == asked
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ("42 42", "2 of 2 blind solutions give 42, 1 of them by a program"),
+        ("41 41 41", "3 of 3 blind solutions give 41, the author says 42"),
+        ("41 42 41 no", "of 4 blind solutions 1 agree, 2 disagree and 1 could not be read"),
+    ],
+)
+async def test_blind_check_reports_counts(answers, reason):
+    assert (await blind().examine(ATTACK, DRAW, Solvers(answers.split()))).reason == reason
+
+
+async def test_blind_requests_hold_neither_solution_nor_answer():
+    solvers = Solvers(["41", "43", "42", "42"])
+    await blind(solutions=4, agreeing=3).examine(
+        replace(ATTACK, answer="4242", notes={"HINT": "SECRET"}), DRAW, solvers
+    )
+    assert len(solvers.asked) >= 2
+    for request in solvers.asked:
+        text = "\n".join(message.content for message in request.messages)
+        assert ATTACK.question in text and "SECRET" not in text and "4242" not in text
+        assert text.rindex(CANNOT) > max(text.rfind("ANSWER: the"), text.rfind("CODE:\n")), "offered after the form"
+
+
+async def test_blind_check_keeps_every_solution_as_evidence():
+    solvers = Solvers(["42", "no", f"CODE: {CANNOT}: no rows", "41"])
+    first, second, third, fourth = (await blind(names=("one", "two")).examine(ATTACK, DRAW, solvers)).evidence
+    assert (first.kind, first.outcome, first.agrees, first.author) == ("program", "42", True, "one")
+    assert first.text.startswith("# VARIABLES") and "one * 42" in first.text
+    assert second == Exhibit("solution", "no", "", "missing section ANSWER", author="two", agrees=None)
+    assert third == Exhibit("program", f"{CANNOT}: no rows", CANNOT, "no rows", author="two", agrees=False)
+    assert fourth == Exhibit("solution", "step by step to 41", "41", author="one", agrees=False)
+
+
+@pytest.mark.parametrize("status", ["error", "timeout", "memory", "killed"])
+async def test_blind_program_that_fails_counts_for_neither_side(status):
+    solvers = Solvers(["41", "41", "41", "41"], status)
+    finding = await blind().examine(ATTACK, DRAW, solvers)
+    assert finding.conclusion == "not checked"
+    assert [exhibit.agrees for exhibit in finding.evidence if exhibit.kind == "program"] == [None] * len(solvers.ran)
+    assert finding.evidence[0].detail == f"it ended with {status}: KeyError: 1"
+
+
+async def test_blind_solver_that_refuses_the_prompt_is_unread():
+    finding = await blind().examine(ATTACK, DRAW, Solvers(["refused", "42", "42"]))
+    assert finding.conclusion == "supports"
+    assert (finding.evidence[0].agrees, finding.evidence[0].detail) == (None, "prompt too long: shorten it")
+
+
+async def test_blind_solvers_take_turns_in_author_and_method():
+    def order(*names: str) -> list[tuple[bool, str]]:
+        return [(is_program, solver.name) for is_program, solver in blind(names=names).assign_solutions()]
+
+    assert order("one") == [(True, "one"), (False, "one"), (True, "one"), (False, "one")]
+    assert order("one", "two") == [(True, "one"), (False, "two"), (True, "two"), (False, "one")]
+    assert order("one", "two", "three") == [(True, "one"), (False, "two"), (True, "two"), (False, "three")]
+
+
+@pytest.mark.parametrize(
+    ("answers", "conclusion"),
+    [("B (b)", "supports"), ("C C C", "contradicts"), ("C D C B", "not checked"), ("B,C 12 B C", "not checked")],
+)
+async def test_blind_check_compares_letters_without_programs(answers, conclusion):
+    solvers = Solvers(answers.split())
+    finding = await blind(GENETICS, programs=0).examine(Attack("Which?", "because", "B"), DRAW, solvers)
+    assert finding.conclusion == conclusion
+    assert set(solvers.methods) == {"w"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "conclusion"),
+    [
+        (["The Mitral valve.", "mitral valve"], "supports"),
+        (["aorta", "aorta", "aorta", "aorta"], "not checked"),
+        ([f"{CANNOT}, because it names no patient"] * 3, "contradicts"),
+    ],
+)
+async def test_blind_check_never_takes_other_words_for_another_answer(answers, conclusion):
+    finding = await blind(TEXT, programs=0).examine(
+        Attack("Which?", "because", "the mitral valve"), DRAW, Solvers(answers)
+    )
+    assert finding.conclusion == conclusion
+
+
+READ = {
+    "SOLUTION: s\nANSWER: 42": "42",
+    "<think>ANSWER: 3</think>**SOLUTION:** s\n**ANSWER:** $42.0": "42",
+    '{"SOLUTION": "s", "ANSWER": "42"}': "42",
+    f"SOLUTION: s\nANSWER: {CANNOT}, because the price is missing.": Unanswerable("the price is missing."),
+    f"SOLUTION: s\nANSWER: **{CANNOT.title()}** because no price": Unanswerable("no price"),
+    f"SOLUTION: s\nANSWER: {CANNOT}": Unanswerable("no reason given"),
+    f"{CANNOT}, because nobody says how many": Unanswerable("nobody says how many"),
+    f'{{"SOLUTION": "s", "ANSWER": "{CANNOT}, because no price"}}': Unanswerable("no price"),
+}
+UNREADABLE = {
+    f"SOLUTION: s\nANSWER: {CANNOT}, because …": "ANSWER is not a number",
+    f"SOLUTION: s\nANSWER: 42\n{CANNOT}, because 3 of 4 are missing": "gives an answer and says that there is none",
+    "SOLUTION: s\nANSWER: 42\nANSWER: 43": "given twice",
+    "SOLUTION: s\nANSWER: the answer alone": "ANSWER is not a number",
+    "It cannot be answered.": "missing section ANSWER",
+    "": "missing section ANSWER",
+}
+
+
+@pytest.mark.parametrize(("text", "answer"), READ.items())
+def test_blind_answer_is_read(text, answer):
+    assert read_answer(GSMHARD, text) == answer
+
+
+@pytest.mark.parametrize(("text", "reason"), UNREADABLE.items())
+def test_blind_answer_is_never_guessed(text, reason):
+    answer = read_answer(GSMHARD, text)
+    assert isinstance(answer, Unparsed) and reason in answer.reason

@@ -1,0 +1,119 @@
+"""Runs whose judge uses several checks: the same at any concurrency, and replayed from the ledger alone."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.cli.main import main
+from nanoflux_local.errors import RefusedError
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.run import binding, runs
+from nanoflux_local.run.whatif import replay_with
+from nanoflux_local.transcript import Attempt
+
+CHECKS = ["blind"]
+SETTINGS = {
+    "max_turns": 10,
+    "seed": 5,
+    "retries": {"parse": 0},
+    "endpoints": {name: {"interface": "scripted", "model": f"{name}-solver"} for name in ("second", "unused")},
+    "judge": {"checks": CHECKS, "code_check": True, "solvers": ["arbiter", "second"], "trial": 2},
+}
+
+
+def play(home: Home, concurrency: int) -> str:
+    config = binding.resolve("starter", "scripted", {**SETTINGS, "concurrency": concurrency}, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
+    return run
+
+
+@pytest.fixture(scope="module")
+def checked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    home = Home(tmp_path_factory.mktemp("checked") / "home").prepare()
+    return home, play(home, concurrency=1)
+
+
+def digest(home: Home, run: str) -> str:
+    with LedgerView(home.ledger) as view:
+        return str(view.summarize_run(run).to_json()["digest"])
+
+
+def judged_attempts(home: Home, run: str) -> list[Attempt]:
+    with LedgerView(home.ledger) as view:
+        return [attempt for record in view.turn_records(run) for attempt in record.attempts if attempt.validation]
+
+
+@pytest.mark.parametrize("concurrency", [8, 64])
+def test_checked_run_digest_does_not_depend_on_concurrency(
+    checked_run: tuple[Home, str], tmp_path: Path, concurrency: int
+) -> None:
+    home = Home(tmp_path / "home").prepare()
+    assert digest(home, play(home, concurrency)) == digest(*checked_run)
+
+
+def test_checked_run_replays_and_verifies(checked_run: tuple[Home, str]) -> None:
+    home, run = checked_run
+    assert asyncio.run(runs.replay(home, run)).same
+    with LedgerView(home.ledger) as view:
+        assert list(verify_run(view, run)) == []
+
+
+def test_checked_run_records_every_finding(checked_run: tuple[Home, str]) -> None:
+    conclusions: Counter[tuple[str, str]] = Counter()
+    for attempt in judged_attempts(*checked_run):
+        findings = attempt.validation.findings
+        assert {finding.check for finding in findings} == {*CHECKS, "code"}
+        assert all(finding.reason for finding in findings)
+        conclusions.update((finding.check, finding.conclusion) for finding in findings)
+        contradicted = any(finding.conclusion == "contradicts" for finding in findings)
+        assert not contradicted or attempt.outcome == "invalid"
+    assert conclusions["blind", "supports"] and conclusions["blind", "not checked"], conclusions
+
+
+def test_checked_run_has_blind_solutions_of_every_solver(checked_run: tuple[Home, str]) -> None:
+    findings = [attempt.validation.finding("blind") for attempt in judged_attempts(*checked_run)]
+    exhibits = [exhibit for finding in findings for exhibit in finding.evidence]
+    assert {(exhibit.kind, exhibit.author) for exhibit in exhibits} == {
+        (kind, author) for kind in ("program", "solution") for author in ("arbiter", "second")
+    }
+    assert {exhibit.agrees for exhibit in exhibits} == {True, False, None}
+
+
+def test_blind_requests_in_the_ledger_hold_no_solution(checked_run: tuple[Home, str]) -> None:
+    """The requests as they were recorded, found by their seeds, which no other step draws."""
+    home, _ = checked_run
+    with LedgerView(home.ledger) as view:
+        requests = [row["request"] for row in view.rows("SELECT request FROM calls WHERE kind = 'chat'")]
+    blind = [request for request in map(str, requests) if "CANNOT BE ANSWERED" in request]
+    solutions = [attempt.attack.solution for attempt in judged_attempts(*checked_run)]
+    assert len(blind) > 10
+    assert not [request for request in blind for solution in solutions if solution in request]
+
+
+def test_other_blind_settings_replay_from_the_ledger(checked_run: tuple[Home, str]) -> None:
+    whatif = asyncio.run(replay_with(*checked_run, {"judge": {"agreeing": 1}}))
+    assert whatif.needed.turns == 0 or whatif.needed.by[0].role == "judge"
+    with pytest.raises(RefusedError, match=r"which judge\.solvers needs"):
+        asyncio.run(replay_with(*checked_run, {"judge": {"solvers": ["unused"]}}))
+
+
+def test_checked_run_is_shown_with_its_blind_solutions(
+    checked_run: tuple[Home, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, run = checked_run
+    monkeypatch.setenv("NANOFLUX_HOME", str(home.root))
+    with LedgerView(home.ledger) as view:
+        example = next(iter(view.rows("SELECT id FROM examples WHERE run = ? ORDER BY turn", run)))["id"]
+    for arguments, shown in (
+        (("run", "show", run), "blind"),
+        (("examples", "show", str(example)), "Blind check: "),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        output = capsys.readouterr().out
+        assert ended.value.code == 0 and shown in output, output
