@@ -180,9 +180,9 @@ async def outcome(client: type[ServedEndpoint], name: str, url: str) -> tuple[st
 
     def note(fault: Fault) -> None:
         if fault.kind == "refused_parameter":
-            adjusted.append(fault.told.partition("as with ")[2].partition(", which")[0])
+            adjusted.append(fault.message.partition("as with ")[2].partition(", which")[0])
         else:
-            raise _FirstFaultError(f"{fault.kind}|{fault.told}")
+            raise _FirstFaultError(f"{fault.kind}|{fault.message}")
 
     messages = (Message("system", "Be terse."), Message("user", "What is 3 * 6?"))
     request = ChatRequest(endpoint.identity, messages, Sampling(0.7, 0.95, 64, ("\n\n",)), 2**62 + 1)

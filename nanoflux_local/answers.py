@@ -17,7 +17,7 @@ TOLERANCE = 1e-6
 """SPEC §6: |a − b| ≤ 1e-6 · max(1, |b|)."""
 
 LONGEST = 20_000
-"""Characters: what is longer is no answer, and is not searched for one."""
+"""Characters: a longer text is not searched for an answer."""
 _NUMBER = re.compile(
     r"""(?<![\w.])
     (?P<sign>[-+−–](?=[\d.$€£¥])|(?<!\w\s)[-+−](?=\s))?  # a spaced dash after a word is punctuation
@@ -57,7 +57,7 @@ _ITEM_ONE = re.compile(r"\W*1[.)]\s+\w")
 _ASIDE = re.compile(
     r"(?<=[^\s*×·/+\-−=^(])\s+\((?!\s*or\b)(?![\d\s.,$]*[-+−*×·/][\d\s.,$+*×·/−-]*\))[^()]*\)(?!\s*[-+−*×·/^\d])"
 )
-"""A remark in brackets behind a value or a word. A calculation in brackets, or "(or 20)", is no remark."""
+"""A remark in brackets after a value or a word. A calculation in brackets, or "(or 20)", is not a remark."""
 _UNEQUAL = re.compile(r"!=|≠|\\neq?\b")
 _EQUALS = re.compile(r"(?<![<>])=")
 _REASON = re.compile(
@@ -69,7 +69,7 @@ _REMARK = re.compile(
     rf"|,\s+{_FOLLOWS}(?=[A-Za-z][^\d=]{{0,60}}=)|,?\s+(?:not|rather\s+than|instead\s+of)\b",
     re.IGNORECASE,
 )
-"""Where a remark begins behind a value: a next sentence, a dash, ", n = 9", "not 20"; but not a conclusion ("so …")."""
+"""Where a remark after a value begins: a next sentence, a dash, ", n = 9", "not 20"; but not a conclusion ("so …")."""
 _CHOICE = re.compile(r"^[\s(\[{<*_\"'`]*([A-Za-z])(?=[ \t]*(?:\n|$)|[)\]}>.:,;*_\"'`]|\s+[-–—]\s|\s+\()")
 _LETTERS_ALONE = re.compile(r"(?:[\W_]+(?:(?:and|or)[\W_]+)?[A-Za-z])+[\W_]*", re.IGNORECASE)
 _MARK = re.compile(r"(?<!\w)([A-J])[*_]{0,3}[.):](?=\s|[*_])")
@@ -82,7 +82,7 @@ _OWN_VERDICT = re.compile(
     r"(?<!\w)([A-J])[*_]{0,3}[.):][ \t]*[^.;\n]{0,200}?(?<![\s(][A-J])\s(?:is|was)\s+"
     r"(?:(?:clearly|definitely|also|the)\s+)*(?:(?P<yes>correct|right)|(?P<no>incorrect|wrong|not\s+(?:correct|right)))\b"
 )
-"""A verdict in the sentence of an option: "A. ant is wrong"."""
+"""A verdict in an option's sentence: "A. ant is wrong"."""
 _SHORT_VERDICT = re.compile(
     r"(?<!\w)([A-J])[*_]{0,3}[.):]\s*[*_]{0,3}(?:(?P<yes>correct|right)|(?P<no>incorrect|wrong))[*_]{0,3}\s*(?=[.,;!\n]|$)",
     re.IGNORECASE,
@@ -91,13 +91,13 @@ _DISMISSED = re.compile(r"\b(?:wrong|incorrect|not|false|because)\b", re.IGNOREC
 _TOGETHER = re.compile(r"\W*(?:both|all|neither|none)\b", re.IGNORECASE)
 _FURTHER = re.compile(r"(?:\b(?:and|or)\b|[,/&])\s*\(?([A-J])\b(?=\)\s*\w|:\s*\w|\s*\(\w)")
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | dict.fromkeys(map(ord, "‐‑﹣"), "-")
-"""Full-width characters and hyphens that are typed for a minus, as ASCII."""
+"""Full-width characters, and hyphens typed as a minus, to ASCII."""
 
 
 def numbers_agree(value: float, expected: float) -> bool:
     """Whether two numbers are the same answer (paper A.1, SPEC §6). NaN and infinities agree with nothing.
 
-    The tolerance of 1e-6 would make 0 right for every expected number below it: those are compared relatively.
+    Expected numbers below the tolerance of 1e-6 are compared relatively; otherwise 0 would agree with all of them.
     """
     if not (math.isfinite(value) and math.isfinite(expected)):
         return False
@@ -133,7 +133,7 @@ def _half_unit(text: str) -> float:
 
 
 def float_or_none(text: str) -> float | None:
-    """The number that the whole text is, NaN and infinities included; None for any other text."""
+    """The text as a number, NaN and infinities included, or None if it is anything else."""
     try:
         return float(text)
     except ValueError:
@@ -141,15 +141,15 @@ def float_or_none(text: str) -> float | None:
 
 
 def read_number(text: str) -> float | None:
-    """The one number that an answer states, or None if there is none or if there are several different ones.
+    """The one number that an answer states, or None if it states none or several different ones.
 
-    The first line with a number decides, and on it the value that stands first: a next turn, control tokens, remarks in
-    brackets and checks behind it change nothing. "3 * 4 = 12" states what stands after the last "=" of that line. Text
-    that does not open with a value states what it puts into a box (\\boxed).
+    The first line with a number decides, and on that line the first value: a next turn, control tokens, remarks in
+    brackets and checks after it are ignored. "3 * 4 = 12" states the value after the last "=" of the line. Text that
+    does not open with a value states the value in its box (\\boxed).
 
     Understands signs, thousands separators, decimals, fractions and mixed numbers, scientific notation, "2.5 million",
-    money and LaTeX, in ASCII and full-width characters; units and words around the number are passed over. What would
-    have to be calculated (9 + 9, roots, π, ±) is no number, and neither is a run of digits in an unknown notation
+    money and LaTeX, in ASCII and full-width characters; units and words around the number are ignored. An
+    expression to calculate (9 + 9, roots, π, ±) is not a number, and neither are digits in an unknown notation
     ("1.234.567").
     """
     if len(text) > LONGEST:
@@ -171,14 +171,14 @@ def read_number(text: str) -> float | None:
 
 
 def _deciding_lines(text: str) -> str:
-    """The first line with a number, and those after it where all are bare numbers: these are several answers."""
+    """The first line with a number; if several lines are bare numbers, all of them, since they are several answers."""
     lines = [line for line in _equations_joined(text.split("\n")) if _DIGIT.search(line)]
     bare = list(itertools.takewhile(_is_bare, lines))
     return " ; ".join(bare) if len(bare) > 1 else lines[0] if lines else ""
 
 
 def _equations_joined(lines: Iterable[str]) -> list[str]:
-    """Stripped lines without blank ones; those that break before or after "=" are one."""
+    """The stripped lines without blank ones; lines that break before or after "=" are joined."""
     joined: list[str] = []
     for line in filter(None, map(str.strip, lines)):
         if joined and (joined[-1].endswith("=") or line.lstrip("&\\ ").startswith("=")):
@@ -194,13 +194,13 @@ def _is_bare(line: str) -> bool:
 
 
 def _end_of_lead(text: str) -> int:
-    """Where the text goes on behind words like "The answer is"."""
+    """The index after opening words like "The answer is"."""
     lead = _LEAD.match(text)
     return lead.end() if lead else 0
 
 
 def _value_after_equals(line: str) -> float | None:
-    """The one number behind the last "=" of a line in plain spelling."""
+    """The one number after the last "=" of a line in plain spelling."""
     plain = _UNIT_POWER.sub("", _EQUALS.split(line)[-1])
     if _NOT_EVALUATED.search(plain):
         return None
@@ -225,7 +225,7 @@ def _plain(text: str) -> str:
 
 
 def _is_operation(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
-    """Whether two numbers follow each other with nothing but a sign of arithmetic between them."""
+    """Whether only an arithmetic operator stands between two numbers."""
     between = text[one.end() : other.start()].strip()
     sign = between or (other["sign"] or "").strip()
     return bool(sign) and _OPERATION.fullmatch(sign) is not None
@@ -271,7 +271,7 @@ def read_choice(text: str, letters: str) -> str | None:
 
 
 def _verdicts(text: str) -> tuple[set[str], set[str]]:
-    """The letters that a text calls right, and those that it calls wrong."""
+    """The letters that a text calls right, and the letters that it calls wrong."""
     verdicts = [*_VERDICT.finditer(text), *_OWN_VERDICT.finditer(text)]
     short = list(_SHORT_VERDICT.finditer(text))
     if any(each["yes"] for each in short) and any(each["no"] for each in short):  # one alone may be an option's text
@@ -280,7 +280,7 @@ def _verdicts(text: str) -> tuple[set[str], set[str]]:
 
 
 def _are_options_listed(text: str, letters: str) -> bool:
-    """Whether the options stand there again in their order: line by line, or several on one line.
+    """Whether the text lists the options again in their order: line by line, or several on one line.
 
     "A. ant" before "B. bee is wrong" is an answer and its explanation.
     """
@@ -291,7 +291,7 @@ def _are_options_listed(text: str, letters: str) -> bool:
 
 
 def _letters_alone(text: str, end: int) -> set[str]:
-    """The letters behind the first one, where nothing but letters stands there: "A, C"."""
+    """The letters after the first one if the text holds only letters: "A, C"."""
     alone = _LETTERS_ALONE.fullmatch(text, end)
     return set(re.findall(r"\b[A-Z]\b", alone[0].upper())) if alone else set()
 
@@ -305,7 +305,7 @@ def plain_number(x: float) -> str:
 
 
 def exact_number(x: float | Decimal) -> str:
-    """A number with every digit that it has: 0.00025033 is "0.00025033", 3.2e-7 is "3.2e-7"; no exponent from 1e-6 up.
+    """A number with all of its digits: 0.00025033 is "0.00025033", 3.2e-7 is "3.2e-7"; no exponent from 1e-6 up.
 
     Raises ValueError for NaN and infinities.
     """
@@ -321,5 +321,5 @@ def exact_number(x: float | Decimal) -> str:
 
 
 def answer_number(x: float) -> str:
-    """A number that was read in an answer: plain, and exact where six decimals would lose all of it."""
+    """A number read from an answer: plain, but exact if six decimals would round it to 0."""
     return exact_number(x) if is_below_tolerance(x) else plain_number(x)

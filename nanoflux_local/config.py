@@ -1,4 +1,4 @@
-"""The frozen configuration of a run: what decides its result, validated once, stored whole.
+"""The frozen configuration of a run: every setting that decides its result, validated once and stored whole.
 
 Values come from the domain, then the profile, then a file, then `--set`; unknown keys are errors that name the key.
 """
@@ -24,7 +24,7 @@ PROGRAM = "program"
 class Strict(BaseModel):
     """Base of every configuration model: frozen, and unknown keys are errors."""
 
-    # An error that repeats what was given could repeat a password.
+    # An error that repeats its input could repeat a password.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
@@ -55,14 +55,16 @@ class Novelty(Strict):
 class JudgeRules(Strict):
     """How a judge works.
 
-    `confidence` is the bar, `strikes` the number of low-confidence evaluations that discards a question. `code_check`
-    has a model judge verify what it accepts by a program (paper §3), `fact_check` has it look up what a question claims
-    before it judges; `checks` names further checks (`roles.checks`). `trial` is the number of right solutions, and of
-    wrong ones, on which the judge's own error rates are measured, and `trial_kinds` the kinds of these solutions (not
-    stated, as in older runs: planted faults only). `quality` has it rate the reasoning of kept examples
-    (A.4). `panel` names endpoints that judge in addition to the role's own. The check `blind` has `solutions` solutions
-    written from the question alone, at most `programs` of them as programs (where the domain calculates), by the
-    endpoints in `solvers` in turn (none: the judge's); it supports an answer that at least `agreeing` of them give.
+    A judgement below `confidence` is asked again; after `strikes` of them the question is discarded. `code_check` makes
+    a model judge verify what it accepts by a program (paper §3), `fact_check` makes it search for the claims of a
+    question before it judges; `checks` names further checks (`roles.checks`). `trial` is the number of right solutions,
+    and of wrong ones, on which the judge's error rates are measured, `trial_kinds` the kinds of these solutions (empty,
+    as in older runs: planted faults only). `quality` makes it rate the reasoning of kept examples (A.4). `panel` names
+    endpoints that judge in addition to the endpoint of the role.
+
+    The check `blind` has `solutions` solutions written from the question alone, at most `programs` of them as programs
+    (where the domain calculates), by the endpoints in `solvers` in turn (none: the judge's); it supports an answer that
+    at least `agreeing` of them give.
     """
 
     confidence: float = Field(default=0.9, ge=0, le=1)
@@ -90,8 +92,8 @@ class JudgeRules(Strict):
 
 
 class SearchConfig(Strict):
-    """What answers the judge's queries: the local corpus, DuckDuckGo, a SearXNG at `url`, or Google's Custom Search of
-    the engine `cx`, whose key is in `key_env` or `key_file`. Naming an engine is the consent for its host.
+    """The search engine for the judge's queries: the local corpus, DuckDuckGo, a SearXNG at `url`, or Google's Custom
+    Search with the engine id `cx` and a key in `key_env` or `key_file`. Naming an engine permits requests to its host.
     """
 
     engine: Literal["corpus", "duckduckgo", "searxng", "google"] = "corpus"
@@ -114,17 +116,17 @@ class SearchConfig(Strict):
 
 
 class Retries(Strict):
-    """Bounds: new attempts after rejected questions (paper A.1), and re-asks after a reply that cannot be read."""
+    """Retry limits: new attempts after rejected questions (paper A.1), and retries of a reply that cannot be read."""
 
     validation: int = Field(default=5, ge=0)
     parse: int = Field(default=2, ge=0)
 
 
 class Price(Strict):
-    """What an endpoint charges, in US dollars per million tokens read and written.
+    """The price of an endpoint in US dollars per million prompt tokens and completion tokens.
 
-    `cached` is the price of those tokens read that the server had cached, where it is another. Tokens of reasoning are
-    written like any others, whether they are shown or not.
+    `cached` is the price of cached prompt tokens, if it differs. Reasoning tokens are charged as completion tokens,
+    whether the reply shows them or not.
     """
 
     prompt: float = Field(ge=0)
@@ -132,7 +134,7 @@ class Price(Strict):
     cached: float | None = Field(default=None, ge=0)
 
     def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
-        """US dollars for these tokens; those cached are some of the prompt's."""
+        """US dollars for these tokens; the cached tokens are part of the prompt tokens."""
         cached = min(cached_tokens, prompt_tokens)
         price = self.prompt if self.cached is None else self.cached
         return (self.prompt * (prompt_tokens - cached) + price * cached + self.completion * completion_tokens) / 1e6
@@ -148,12 +150,12 @@ def refuse_secrets(url: str) -> None:
 
 
 class Send(Strict):
-    """What the server of an endpoint may be sent. What is not set follows from the model's name, and from what the
-    server refuses.
+    """Which parameters a server accepts. Those that are not set are derived from the model's name, and from the
+    parameters that the server refuses.
 
-    `seed` may be left out (false) or shortened ("int32"), `stop` left out or limited to so many strings, `max_tokens`
-    sent under its other name; `temperature_with_top_p = false` sends the one of the two that is set to something;
-    `system = false` puts the system message's text at the beginning of the first user message.
+    `seed` may be omitted (false) or shortened ("int32"), `stop` omitted or limited to a number of strings, `max_tokens`
+    sent under its other name; `temperature_with_top_p = false` sends only the one of the two that differs from its
+    default; `system = false` moves the system message's text to the beginning of the first user message.
     """
 
     seed: bool | Literal["int32"] | None = None
@@ -166,18 +168,19 @@ class Send(Strict):
 
 
 class EndpointConfig(Strict):
-    """What answers for a role, or embeds. `interface` names its kind (`endpoints.kinds`).
+    """A model that plays a role, or an embedder. `interface` names its kind (`endpoints.kinds`).
 
-    Of servers: `url`, or `urls` of several that share the requests as one; `key_env` or `key_file` names the key's
-    place; `revision` pins the model where the address does not; `capacity` is how many requests one server gets at
-    once at most, `timeout_s` the shortest time limit of a reply; `structured` asks for sections as JSON; `send` says
-    which parameters the server takes;
-    `reasoning_tokens` are allowed on top of a reply's own, for a model that thinks before it answers; not stated, they
-    are those of the model's manifest, written into the run when it starts. Stop strings then end the answer alone.
+    For servers: `url`, or `urls` of several replicas that share the requests; `key_env` or `key_file` says where the
+    API key is; `revision` pins the model if the address does not; `capacity` limits the concurrent requests per server,
+    `timeout_s` is the shortest timeout of a reply; `structured` requests sections as JSON; `send` says which parameters
+    the server accepts. `reasoning_tokens` are allowed in addition to a reply's own tokens, for a model that reasons
+    before it answers; the default is that of the model's manifest, recorded with the run when it starts. Stop strings
+    then end only the answer.
+
     Endpoints with the same `shares` take turns on one GPU: all but one of them sleep. `python`, `context` (tokens) and
-    `args` are for managed servers: the interpreter that has vLLM, the longest conversation, and vLLM's own arguments;
-    `batch_invariant` has such a server answer alike whatever else is in a batch, which needs a GPU of compute
-    capability 8.0.
+    `args` are for managed servers: the interpreter that has vLLM, the longest conversation, and arguments of vLLM;
+    `batch_invariant` makes such a server's replies independent of the other requests in a batch, which needs a GPU of
+    compute capability 8.0.
     """
 
     interface: str
@@ -212,7 +215,7 @@ class EndpointConfig(Strict):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where its servers are; none means the maker's own."""
+        """The addresses of its servers; none means the provider's default address."""
         return self.urls or ((self.url,) if self.url else ())
 
 
@@ -222,7 +225,7 @@ class RoleSampling(Strict):
 
 
 class RoleConfig(Strict):
-    """A role's binding to an endpoint by name, or to "program"."""
+    """The endpoint that plays a role, by its name, or "program"."""
 
     endpoint: str
     sampling: RoleSampling = RoleSampling()
@@ -235,9 +238,9 @@ class Roles(Strict):
 
 
 class Caps(Strict):
-    """Hard caps, each where it is named: US dollars, tokens read and written, and hours.
+    """Hard caps on US dollars, prompt and completion tokens, and hours; None is no cap.
 
-    A run's hours are those it is worked on; a role's are those that its calls took.
+    A run's hours are its working time; a role's hours are the total duration of its calls.
     """
 
     usd: float | None = Field(default=None, ge=0)
@@ -254,30 +257,30 @@ class RoleCaps(Strict):
 
 
 class Budget(Caps):
-    """What a run may spend, and each of its roles."""
+    """The caps of a run and of each of its roles."""
 
     roles: RoleCaps = RoleCaps()
 
 
 class FrozenQuestions(Strict):
-    """What another run asked in its first `turns`: the SHA-256 of its questions, in order."""
+    """The questions of another run's first `turns` turns, as the SHA-256 of the texts in order."""
 
     turns: int = Field(ge=0)
     questions: str
 
 
 LIVE = ("concurrency", "target", "max_turns", "budget", "pause_after_unread", "pause_when_saturated")
-"""The settings that may change while a run is played: none of them changes what a turn gives."""
+"""The settings that may change while a run is played, since none of them affects the result of a turn."""
 
 
 class RunConfig(Strict):
-    """Everything that decides a run's turns, and what does not (`LIVE`): how many, how fast, and at what cost.
+    """Everything that decides a run's turns, and the settings that do not (`LIVE`): number, pace and cost of its turns.
 
-    `budgets` are tokens by section of the defender; `reply_tokens` bounds the replies that have none, attacks and
-    judgements. The questions of the runs in `novel_against` count as asked before. Seeds are drawn from the train
-    items of `datasets` (none named: the domain's), and no question may repeat a test item of those in `held_out`. The
-    run pauses after `pause_after_unread` attempts in a row that got nothing to read at one step from one model: replies
-    that cannot be read, or prompts that are refused; 0 never pauses it.
+    `budgets` are the token budgets of the defender's sections; `reply_tokens` limits attacks and judgements, whose
+    sections have none. The questions of the runs in `novel_against` count as asked before. Seeds are drawn from the
+    train items of `datasets` (default: the domain's), and no question may repeat a test item of the datasets in
+    `held_out`. The run pauses after `pause_after_unread` attempts in a row without a readable reply at one step from
+    one model, unreadable replies and refused prompts alike; 0 never pauses it.
 
     `rules` names the set of rules from which its other settings were filled in (`run.rule_sets`). The defender answers
     each question `samples` times. `keep` says which questions become examples: "failed" those that the defender's first
@@ -335,14 +338,14 @@ class RunConfig(Strict):
 
     @property
     def players(self) -> tuple[str, ...]:
-        """The endpoints that play a role, sit in the judge's panel, or write blind solutions."""
+        """The names of the endpoints that play a role, judge in the panel, or write blind solutions."""
         named = (*(getattr(self.roles, role).endpoint for role in ROLES), *self.judge.panel, *self.judge.solvers)
         return tuple(name for name in dict.fromkeys(named) if name != PROGRAM)
 
     def sampling(self, role: str, max_tokens: int, stop: tuple[str, ...] = ()) -> Sampling:
-        """How a role's replies are drawn: `max_tokens` are those of the reply itself."""
-        chosen: RoleSampling = getattr(self.roles, role).sampling
-        return Sampling(chosen.temperature, chosen.top_p, max_tokens, stop)
+        """How a role's replies are sampled."""
+        sampling: RoleSampling = getattr(self.roles, role).sampling
+        return Sampling(sampling.temperature, sampling.top_p, max_tokens, stop)
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -357,7 +360,7 @@ def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        errors = error.errors()  # a misspelt key is missing under its right name too: the misspelling is what to tell
+        errors = error.errors()  # a misspelt key is also missing under its right name: report the misspelling
         first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
@@ -368,7 +371,7 @@ def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """The keys of the table at `path`; in a table of tables (`endpoints.NAME`) every name has the same keys."""
+    """The valid keys of the table at `path`; in a table of tables (`endpoints.NAME`) every name has the same keys."""
     for part in path:
         field = model.model_fields.get(str(part))
         if field is not None:
@@ -394,7 +397,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_setting(text: str) -> dict[str, Any]:
-    """`novelty.question=0.8` as a nested table. Values are TOML; a bare word is a string.
+    """Parse `novelty.question=0.8` as a nested table. Values are TOML; a bare word is a string.
 
     Raises:
         ConfigError: there is no "=" or no key.
@@ -413,7 +416,7 @@ def parse_setting(text: str) -> dict[str, Any]:
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """Several of them as one nested table; of two for the same key the later one holds.
+    """Parse several settings as one nested table; of two values for the same key the later one wins.
 
     Raises:
         ConfigError: like `parse_setting`.
@@ -425,7 +428,7 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def spelled(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """A nested table as the KEY=VALUE words that `parse_settings` reads back, for commands that are offered."""
+    """A nested table as the KEY=VALUE words that `parse_settings` reads, for the commands that messages suggest."""
     words: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -436,7 +439,7 @@ def spelled(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _toml(value: Any) -> str:
-    """A plain value as TOML: JSON's numbers, booleans, strings and lists are TOML's too, and a word needs no quotes."""
+    """A JSON value as TOML: numbers, booleans, strings and lists are spelled alike, and a word needs no quotes."""
     if isinstance(value, str) and parse_setting(f"key={value}") == {"key": value}:
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -446,6 +449,6 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `over` on top, table by table."""
     result = dict(base)
     for key, value in over.items():
-        below = result.get(key)
-        result[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        former = result.get(key)
+        result[key] = merged(former, value) if isinstance(former, Mapping) and isinstance(value, Mapping) else value
     return result

@@ -1,7 +1,7 @@
-"""Reasoning blocks: how they stand in a raw reply, and the reply without them.
+"""Reasoning blocks: how they are marked in a raw reply, and the reply without them.
 
-Some models think in tags or channels of their own; some servers send the thoughts separately. A raw reply holds both in
-tags.
+Some models put their reasoning into tags or channels; some servers send it separately, and the raw reply then holds it
+in tags.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 TAGS = ("think", "thinking", "reasoning")
 CUT_IN_REASONING = "cut inside its reasoning"
-"""How the reason reads of a reply that had no room left to come to its answer."""
+"""The reason stated for a reply that reached its token limit before its answer."""
 _FURTHER_TAGS = ("thought", "thoughts", "seed:think")
 _SPELLINGS = (
     *((f"<{tag}>", f"</{tag}>") for tag in (*TAGS, *_FURTHER_TAGS)),
@@ -33,26 +33,26 @@ _CHANNEL = re.compile(
 )
 """A message of OpenAI's harmony format, which gpt-oss writes."""
 _BARE_CHANNELS = re.compile(r"\A\s*analysis(?=[A-Z\s]).*?assistantfinal", re.DOTALL)
-"""The same format behind a server that drops the special tokens."""
+"""The same format from a server that drops the special tokens."""
 
 
 def strip_reasoning(text: str) -> str:
-    """The reply without its reasoning blocks; a block that never closes hides everything after it.
+    """Remove the reasoning blocks of a reply; an unclosed block hides everything after it.
 
-    Chat templates that open the block themselves leave only its closing tag in the reply. Of a reply in channels the
-    final one is visible.
+    Some chat templates open the block in the prompt, so that the reply holds only its closing tag. Of a reply in
+    channels the final one remains.
     """
     visible = _BLOCK.sub("", _final_channel(text))
     closed = _CLOSED.search(visible)
     return visible[closed.end() :] if closed else visible
 
 
-def with_reasoning(thoughts: str, text: str) -> str:
-    """A raw reply of separately sent thoughts and the text that they led to; `strip_reasoning` removes them again."""
-    if not thoughts:
+def with_reasoning(reasoning: str, text: str) -> str:
+    """The raw reply for reasoning that was sent separately and the text after it; `strip_reasoning` removes it."""
+    if not reasoning:
         return text
-    tag = next((tag for tag in TAGS if f"</{tag}>" not in thoughts.lower()), TAGS[0])  # thoughts may speak of tags
-    return f"<{tag}>\n{thoughts}\n</{tag}>\n{text}"
+    tag = next((tag for tag in TAGS if f"</{tag}>" not in reasoning.lower()), TAGS[0])  # reasoning may mention tags
+    return f"<{tag}>\n{reasoning}\n</{tag}>\n{text}"
 
 
 def opened_block(prompt: str) -> str:
@@ -73,8 +73,8 @@ def answer_start(text: str) -> int:
 
 
 def cut_answer(text: str, stop: Sequence[str]) -> str:
-    """A raw reply up to the first stop string of its answer. A stop string inside the reasoning ends nothing: it says
-    where an answer ends, and models think in paragraphs. Neither does a blank line below a heading ("## ANSWER").
+    """A raw reply up to the first stop string of its answer. Stop strings inside the reasoning are skipped, since
+    models reason in paragraphs, and so is a blank line below a heading ("## ANSWER").
     """
     start = answer_start(text)
     ends = [index for string in stop if (index := _find_stop(text, string, start)) >= 0]
@@ -82,7 +82,7 @@ def cut_answer(text: str, stop: Sequence[str]) -> str:
 
 
 def _find_stop(text: str, string: str, start: int) -> int:
-    """The index of the first `string` that ends something, or -1."""
+    """The index of the first `string` that ends the answer, or -1."""
     index = text.find(string, start)
     while index >= 0 and not string.strip() and _HEADING.fullmatch(text[start:index].rpartition("\n")[2]):
         index = text.find(string, index + len(string))
@@ -90,8 +90,8 @@ def _find_stop(text: str, string: str, start: int) -> int:
 
 
 def ends_in_reasoning(text: str, finish: str) -> bool:
-    """Whether a raw reply ended before its answer began: it holds reasoning alone, or no character and yet was cut at
-    its limit (`finish` "length"), as by servers that count thoughts and keep them to themselves.
+    """Whether a raw reply ended before its answer: it holds only reasoning, or it is empty although it reached its
+    token limit (`finish` "length"), as with servers that count reasoning tokens and do not send them.
     """
     visible = strip_reasoning(text)
     return not visible.strip() and (visible != text or (finish == "length" and not text))

@@ -1,7 +1,7 @@
-"""The records that cross room borders: requests, their replies, and how both become bytes and hashes.
+"""The records that modules exchange: requests, their replies, and how both become bytes and hashes.
 
-A request carries everything that decides its answer, so that its hash can stand for it (the ledger remembers replies
-under that hash). Records are frozen, flat and plain JSON; nothing here reaches outside.
+A request carries everything that decides its reply, so the ledger can remember the reply under the request's hash.
+Records are frozen, flat and plain JSON; this module does no I/O.
 """
 
 import base64
@@ -25,20 +25,20 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 SearchOutcome = Literal["found", "nothing", "timeout", "refused", "failed"]
 Vector = npt.NDArray[np.float32]
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-"""Made once: `json.dumps` with arguments of its own makes one for every text."""
+"""Created once: `json.dumps` with these arguments would create an encoder for every text."""
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, UTF-8 as it is. Refuses NaN and infinities.
+    """The canonical JSON text of a value: sorted keys, no spaces, characters unescaped. Refuses NaN and infinities.
 
-    A lone surrogate, which a model can emit and UTF-8 cannot hold, is written as its escape.
+    A lone surrogate, which a model can emit and UTF-8 cannot encode, is written as its escape.
     """
     text = _CANONICAL.encode(value)
     return text if text.isascii() else _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def storable(text: str) -> str:
-    """The text with "?" for each lone surrogate, which no file could hold; JSON can spell one in plain letters."""
+    """The text with "?" for each lone surrogate: JSON can escape one, but no UTF-8 file can hold it."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -54,14 +54,14 @@ def derive_seed(*parts: int | str) -> int:
 
 @cache
 def _names(kind: type[object]) -> tuple[str, ...]:
-    """The fields of a record's type; none where it is no record."""
+    """The field names of a record's type; none for other types."""
     return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it. `dataclasses.asdict` copies what cannot change, which was an eighth of a call's cost."""
+    """A value in JSON's types. `dataclasses.asdict` would also copy immutable values: an eighth of a call's cost."""
     kind = value.__class__
-    names = () if kind is str else _names(kind)  # most of what a record holds is text
+    names = () if kind is str else _names(kind)  # most values in a record are text
     if names:
         return {name: plain(getattr(value, name)) for name in names}
     return [plain(entry) for entry in value] if isinstance(value, tuple) else value
@@ -76,7 +76,7 @@ class Message:
 
 
 def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """For chat templates without a system role: the system's text opens the first message of the user."""
+    """The messages for a chat template without a system role: the system text opens the first user message."""
     system = [message.content for message in messages if message.role == "system"]
     rest = [message for message in messages if message.role != "system"]
     if system and rest:
@@ -86,7 +86,7 @@ def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a reply is drawn. `temperature` 0 is greedy; `stop` strings end the reply and are not part of it."""
+    """How a reply is sampled. `temperature` 0 is greedy; `stop` strings end the reply and are not part of it."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -96,7 +96,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who answers: everything about an endpoint, an embedder or a sandbox that decides its replies.
+    """Everything about an endpoint, an embedder or a sandbox that decides its replies.
 
     `model` is a name for people; `revision` pins its content (a digest of the weights, a hosted model's version);
     `adapter` is a LoRA's content hash or ""; `variant` names what else changes the bits (precision, batch shape).
@@ -111,14 +111,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One failed attempt at a server: its kind, what was told, and an unusable reply as it came.
+    """One failed request to a server: its kind, a message for people, and the raw text of an unusable reply.
 
-    `tokens` and `usd` are what it may have cost all the same: a server charges for a reply that never arrived whole.
+    `tokens` and `usd` are what it may have cost: servers also charge for replies that never arrived whole.
     """
 
     model: str
     kind: FaultKind
-    told: str
+    message: str
     raw: str = ""
     seconds: float = 0.0
     tokens: int = 0
@@ -130,7 +130,7 @@ R = TypeVar("R", bound="Reply")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Base of the replies; all are flat and turn into JSON and back."""
+    """Base of the replies; all are flat and convert to JSON and back."""
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = plain(self)
@@ -143,12 +143,12 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply(Reply):
-    """What a model said. `text` is raw: nothing is stripped before it is remembered.
+    """A model's reply. `text` is raw: nothing is stripped before it is remembered.
 
-    Token counts are the endpoint's own (0 where it gives none); `seconds` is the time the request took; `usd` its
-    price (0 for local models). `finish` "length" marks a reply cut at `max_tokens`, "refused" one that its maker held
-    back; what was said until then is all there is. `reasoning_tokens` are those of the completion tokens that were
-    thoughts, 0 where neither the server nor a tokenizer here can count them.
+    Token counts are the endpoint's (0 if it reports none); `seconds` is the duration of the request; `usd` its price
+    (0 for local models). `finish` is "length" for a reply cut at `max_tokens` and "refused" for one that the provider
+    broke off; `text` holds what came before. `reasoning_tokens` is the part of the completion tokens spent on
+    reasoning, 0 if neither the server nor a local tokenizer can count them.
     """
 
     text: str
@@ -160,7 +160,7 @@ class ChatReply(Reply):
     reasoning_tokens: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Without `reasoning_tokens` where there are none: such replies read as those of older ledgers do."""
+        """Omits `reasoning_tokens` if there are none, so that the JSON equals that of ledgers from before the field."""
         value: dict[str, Any] = plain(self)
         if not self.reasoning_tokens:
             del value["reasoning_tokens"]
@@ -169,9 +169,9 @@ class ChatReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class Refusal(Reply):
-    """Stands for the reply to a prompt that an endpoint refused for good, so that no resume meets it anew.
+    """Remembered in place of a reply when an endpoint refuses a prompt for good, so that no resume sends it again.
 
-    `refused` names the cause in a few words ("prompt too long"), `detail` holds the provider's own.
+    `refused` names the cause in a few words ("prompt too long"), `detail` is the provider's message.
     """
 
     refused: str
@@ -195,7 +195,7 @@ class EmbedReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class PythonReply(Reply):
-    """What a sandboxed program did. `status` is the sandbox's word; `stdout` and `stderr` are only ever text."""
+    """The result of a sandboxed program. `status` is the sandbox's; `stdout` and `stderr` are only ever text."""
 
     status: str
     exit_code: int | None
@@ -208,7 +208,7 @@ class PythonReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class CutReply(Reply):
-    """The longest beginning of a text that fits a budget. `exact` is False where the endpoint has no tokenizer."""
+    """The longest prefix of a text that fits a budget. `exact` is False if the endpoint has no tokenizer."""
 
     text: str
     exact: bool
@@ -216,7 +216,7 @@ class CutReply(Reply):
 
 @dataclass(frozen=True, slots=True)
 class SearchReply(Reply):
-    """What a search came to: results as (title, place, snippet), or why there are none."""
+    """The results of a search as (title, place, snippet), or why there are none."""
 
     outcome: SearchOutcome
     detail: str = ""
@@ -225,11 +225,11 @@ class SearchReply(Reply):
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "SearchReply":
-        return cls(**{**value, "results": tuple((title, place, said) for title, place, said in value["results"])})
+        return cls(**{**value, "results": tuple((title, place, snippet) for title, place, snippet in value["results"])})
 
 
 def costs(reply: Mapping[str, Any]) -> dict[str, float]:
-    """What a reply (its JSON) says that it cost: the columns by which calls are summed. 0 where it says nothing."""
+    """The cost of a reply by its JSON, in the columns over which calls are summed; 0 for what it does not state."""
     return {
         "prompt_tokens": reply.get("prompt_tokens", 0),
         "completion_tokens": reply.get("completion_tokens", 0),
@@ -256,20 +256,20 @@ class Request(Generic[R]):
         return _key(self)
 
     def read_reply(self, value: dict[str, Any]) -> Reply:
-        """A stored reply to this request as a record: of its reply type, or a `Refusal`."""
+        """Parse a stored reply to this request: a record of its reply type, or a `Refusal`."""
         return Refusal.from_json(value) if "refused" in value else self.reply_type.from_json(value)
 
 
-@lru_cache(maxsize=1024)  # a call's key is asked for several times from its first thought to its row
+@lru_cache(maxsize=1024)  # each call needs its key several times before it is stored
 def _key(request: Request[Any]) -> str:
     return digest({"kind": request.kind, **request.to_json()})
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest(Request[ChatReply]):
-    """One chat completion. `seed` keeps repeats apart and makes sampling repeatable where the endpoint can.
+    """One chat completion. `seed` distinguishes repeats, and makes sampling repeatable if the endpoint supports seeds.
 
-    `sections` are the keys of the one JSON object that the reply must be, where the endpoint can see to that.
+    `sections` are the keys of the JSON object that the reply must be, if the endpoint can enforce that.
     """
 
     kind: ClassVar[str] = "chat"
@@ -282,7 +282,7 @@ class ChatRequest(Request[ChatReply]):
     sections: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Without `sections` where there are none, so that requests of older ledgers keep their keys."""
+        """Omits `sections` if there are none, so that requests of earlier ledgers keep their keys."""
         value: dict[str, Any] = plain(self)
         if not self.sections:
             del value["sections"]
@@ -290,7 +290,7 @@ class ChatRequest(Request[ChatReply]):
 
     @property
     def prompt_bytes(self) -> int:
-        """Length of the messages' texts in UTF-8."""
+        """Length of the message texts in UTF-8."""
         return sum(len(message.content.encode("utf-8", "replace")) for message in self.messages)
 
 
@@ -319,7 +319,7 @@ class PythonRequest(Request[PythonReply]):
 
 @dataclass(frozen=True, slots=True)
 class CutRequest(Request[CutReply]):
-    """A text held against a token budget, counted with the endpoint's own tokenizer (paper §3: response budgets)."""
+    """A text to cut to a token budget, counted with the endpoint's tokenizer (paper §3: response budgets)."""
 
     kind: ClassVar[str] = "cut"
     reply_type: ClassVar[type[Reply]] = CutReply

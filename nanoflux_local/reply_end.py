@@ -1,6 +1,6 @@
 """Where a reply ends: at a control token that the server left in its text, or where the model invents the next turn.
 
-Models that miss their stop token go on with a made-up user, whose words are no part of the reply.
+Models that miss their stop token continue with an invented user message, which is not part of the reply.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Text files of users: UTF-8, with or without the byte order mark of some editors; other encodings are named."""
+"""Text files written by users: UTF-8, with or without a byte order mark; errors name any other encoding."""
 
 import codecs
 from pathlib import Path
@@ -9,20 +9,20 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-"""The mark of UTF-32 begins with that of UTF-16: the longer ones come first."""
+"""The UTF-32 marks come first, since they begin with those of UTF-16."""
 
 
 class EncodingError(ValueError):
-    """A file is not UTF-8; the text says what it is instead, as far as that shows."""
+    """A file is not UTF-8; the message names its encoding if that can be recognised."""
 
 
 def read_utf8(path: Path) -> str:
-    """A file's text without its byte order mark. Raises OSError, and EncodingError for another encoding."""
+    """Read a file's text without its byte order mark. Raises OSError, and EncodingError for another encoding."""
     return decode_utf8(path.read_bytes())
 
 
 def decode_utf8(content: bytes) -> str:
-    """The same of bytes. Raises EncodingError."""
+    """Decode UTF-8 text without its byte order mark, with plain line feeds. Raises EncodingError."""
     encoding = encoding_by_mark(content)
     if encoding:
         raise EncodingError(
@@ -37,5 +37,5 @@ def decode_utf8(content: bytes) -> str:
 
 
 def encoding_by_mark(content: bytes) -> str:
-    """ "UTF-16" or "UTF-32" where the first bytes are such a byte order mark, otherwise ""."""
+    """Return "UTF-16" or "UTF-32" if the content opens with such a byte order mark, otherwise ""."""
     return next((name for mark, name in _MARKS.items() if content.startswith(mark)), "")

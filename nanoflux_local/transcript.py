@@ -1,6 +1,6 @@
-"""What a turn writes down: attacks, defences, verdicts, attempts and the examples that come of them.
+"""The records of a turn: attacks, defences, verdicts, attempts and the examples that result.
 
-Plain frozen records with no behaviour beyond JSON and hashes; whoever audits a run reads these.
+Plain frozen records with no behaviour beyond JSON and hashes; an audit of a run reads these.
 """
 
 from collections.abc import Iterable
@@ -26,14 +26,14 @@ KEPT: tuple[Outcome, ...] = ("kept_failed", "kept_novel")
 TurnOutcome = Literal["kept", "dropped", "exhausted", "failed"]
 Conclusion = Literal["supports", "contradicts", "not checked"]
 Step = Literal["attack", "embedding", "validation", "defence", "evaluation"]
-"""The steps of an attempt at which an endpoint is asked."""
+"""The steps of an attempt that send requests to an endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """One item of a source benchmark. `options` maps letters to texts and is empty where there is no choice.
+    """One item of a source benchmark. `options` maps letters to texts and is empty for items without a choice.
 
-    `program` is Python that prints the answer as its last line, or "" where the item carries none.
+    `program` is Python that prints the answer as its last line, or "" if the item has none.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Defence:
-    """The defender's sections. `cut` names those that ran over their token budget and were cut there."""
+    """The defender's sections. `cut` names those that exceeded their token budget and were cut there."""
 
     solution: str
     answer: str
@@ -68,7 +68,7 @@ class Defence:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One result of a search: its title, where it stands, and the words that answer the query."""
+    """One result of a search: its title, its address, and the passage that answers the query."""
 
     title: str
     place: str
@@ -95,7 +95,7 @@ class Exhibit:
 
     @property
     def query(self) -> str:
-        """The text of a search, by the name that prompts use."""
+        """The text of a search, under the name that prompts use."""
         return self.text
 
 
@@ -111,7 +111,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """A panel member's word; `positive` is None where it had none."""
+    """A panel member's judgement; `positive` is None if it gave none."""
 
     judge: str
     positive: bool | None
@@ -124,7 +124,7 @@ class Verdict:
     """A judgement: VALID/INVALID of an attack, or CORRECT/INCORRECT of a defence (`positive`, the strict reading).
 
     `soft` is the lenient reading (None if it was not judged); `confidence` lies in [0, 1]; `asked` counts the
-    evaluations until one was confident. `findings` are those of the checks, in the order in which they ran; `votes`
+    evaluations up to the confident one. `findings` are those of the checks, in the order in which they ran; `votes`
     are those of a panel's members.
     """
 
@@ -142,7 +142,7 @@ class Verdict:
 
     @property
     def accepted_by_judge(self) -> bool:
-        """What the judge said before any check overturned it: only what it accepts can be contradicted."""
+        """Whether the judge accepted before any check overturned it: checks contradict only what it accepts."""
         return self.positive or any(finding.conclusion == "contradicts" for finding in self.findings)
 
 
@@ -169,7 +169,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """The judge stayed below the confidence bar in every evaluation it was asked for: no judgement."""
+    """The judge stayed below the required confidence in every evaluation: no judgement."""
 
     confidences: tuple[float, ...]
 
@@ -208,7 +208,7 @@ class Attempt:
 
     @property
     def silent_at(self) -> Step | Literal[""]:
-        """The step that gave nothing to read: a prompt that was refused, or replies that could not be read."""
+        """The step that gave no readable reply: its prompt was refused, or its replies could not be read."""
         if self.refused or self.outcome not in ("unparsed", "failed"):
             return self.refused
         parts: dict[Step, object] = {"attack": self.attack, "validation": self.validation, "defence": self.defence}
@@ -216,7 +216,7 @@ class Attempt:
 
     @property
     def heard_at(self) -> tuple[Step, ...]:
-        """The steps that gave something to read."""
+        """The steps that gave a readable reply."""
         doubted = self.outcome == "low_confidence"
         parts: dict[Step, object] = {
             "attack": self.attack,
@@ -229,7 +229,7 @@ class Attempt:
 
     @property
     def rejected(self) -> bool:
-        """The question did not get as far as a defender, so that the attacker may try again."""
+        """Whether the question was rejected before the defence, so that the attacker may try again."""
         if self.outcome == "low_confidence":
             return self.defence is None
         return self.outcome in ("unparsed", "novelty_rejected", "contaminated", "invalid")
@@ -237,7 +237,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """One turn (paper §3). `attacker` and `defender` name who played, since they swap."""
+    """One turn (paper §3). `attacker` and `defender` name the endpoints that played, since these swap roles."""
 
     number: int
     attacker: str
@@ -268,7 +268,7 @@ class TurnRecord:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A kept turn: what a model is trained on."""
+    """The training example of a kept turn."""
 
     turn: int
     question: str
@@ -289,12 +289,12 @@ class Example:
 
 
 def dataset_digest(examples: Iterable[Example]) -> str:
-    """SHA-256 over the kept examples in order: equal digests mean equal datasets."""
+    """SHA-256 over the kept examples in order; equal digests mean equal datasets."""
     return digest([plain(example) for example in examples])
 
 
 def turn_from_json(value: dict[str, Any]) -> TurnRecord:
-    """A stored turn record as records again."""
+    """Parse a stored turn record."""
     attempts = tuple(_attempt(attempt) for attempt in value["attempts"])
     return TurnRecord(**{**value, "attempts": attempts})
 
@@ -319,7 +319,7 @@ def _sample(value: dict[str, Any]) -> Sample:
 
 
 def verdict_from_json(**value: Any) -> Verdict:
-    """A stored verdict as a record again. Verdicts of older versions have fewer keys, and one field for each check."""
+    """Parse a stored verdict. Verdicts of earlier versions have fewer keys, and one field for each check."""
     findings = tuple(_finding(finding) for finding in value.pop("findings", ())) or _former_findings(value)
     former = ("check", "check_detail", "program", "searches", "lookup")
     value = {key: item for key, item in value.items() if key not in former}
@@ -335,7 +335,7 @@ def _finding(value: dict[str, Any]) -> Finding:
 
 
 def _former_findings(value: dict[str, Any]) -> tuple[Finding, ...]:
-    """The findings in a verdict that was stored before there were findings."""
+    """The findings of a verdict from a version that stored one field for each check."""
     findings: list[Finding] = []
     if value.get("lookup"):
         searches = tuple(

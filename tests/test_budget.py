@@ -54,30 +54,30 @@ def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Pat
     assert summary(capped, run)["digest"] == summary(free, expected)["digest"]
 
 
-def purse(ledger: Ledger, budget: Budget, worst: Cost) -> Purse:
+def make_purse(ledger: Ledger, budget: Budget, largest_cost: Cost) -> Purse:
     ledger.create_run("r", "r", {"domain": "d", "target": 1, "max_turns": 1}, {})
-    return Purse.of(ledger, "r", budget, lambda _: worst)
+    return Purse.load(ledger, "r", budget, lambda _: largest_cost)
 
 
 async def test_call_reserves_its_largest_cost_and_releases_the_rest(tmp_path: Path) -> None:
     """Ten calls of at most a dollar each, that cost a tenth: no more than three at once under a cap of three."""
-    under_way = most = 0
+    in_flight = most = 0
 
     async def answer(request: ChatRequest) -> Reply:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
         await asyncio.sleep(0.001)
-        under_way -= 1
+        in_flight -= 1
         return ChatReply("", "stop", usd=0.1)
 
     with Ledger(tmp_path / "ledger.db") as ledger:
-        held = purse(ledger, Budget(usd=3.0), Cost(usd=1.0))
-        call = held.guard({"chat": answer})["chat"]
+        purse = make_purse(ledger, Budget(usd=3.0), Cost(usd=1.0))
+        call = purse.guard({"chat": answer})["chat"]
         await asyncio.gather(*(call(REQUEST) for _ in range(10)))
     assert most == 3
-    assert held.accounts[""].spent.usd == pytest.approx(1.0)
-    assert held.accounts[""].reserved == Cost()
+    assert purse.accounts[""].spent.usd == pytest.approx(1.0)
+    assert purse.accounts[""].reserved == Cost()
 
 
 async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_reservation(tmp_path: Path) -> None:
@@ -88,18 +88,18 @@ async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_rese
         raise OSError("gone")
 
     with Ledger(tmp_path / "ledger.db") as ledger:
-        held = purse(ledger, Budget.model_validate({"roles": {"judge": {"usd": 1.5}}}), Cost(usd=1.0))
-        call = held.guard({"chat": answer})["chat"]
+        purse = make_purse(ledger, Budget.model_validate({"roles": {"judge": {"usd": 1.5}}}), Cost(usd=1.0))
+        call = purse.guard({"chat": answer})["chat"]
         with acting_as("judge"):
             with pytest.raises(OSError, match="gone"):
-                await held.guard({"chat": broken})["chat"](REQUEST)
+                await purse.guard({"chat": broken})["chat"](REQUEST)
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.usd"):
                 await call(REQUEST)
         with acting_as("attacker"):
             await call(REQUEST)
             await call(REQUEST)
-    assert held.accounts["judge"].spent.usd == 1.0
+    assert purse.accounts["judge"].spent.usd == 1.0
 
 
 @pytest.mark.parametrize(("kind", "kept"), [("refused_parameter", True), ("server_error", False)])
@@ -109,13 +109,13 @@ async def test_cap_lowered_during_a_call_ends_its_retries_and_keeps_its_reply(
     """A refused parameter is reported when the reply is there already."""
 
     async def answer(request: ChatRequest) -> Reply:
-        held.change(Budget(usd=0.5))
+        purse.set_budget(Budget(usd=0.5))
         FAULT_LISTENER.get()(Fault("m", kind, "x"))
         return ChatReply("paid", "stop", usd=1.0)
 
     with Ledger(tmp_path / "ledger.db") as ledger:
-        held = purse(ledger, Budget(usd=1.0), Cost(usd=1.0))
-        asked = held.guard({"chat": answer})["chat"](REQUEST)
+        purse = make_purse(ledger, Budget(usd=1.0), Cost(usd=1.0))
+        asked = purse.guard({"chat": answer})["chat"](REQUEST)
         if kept:
             assert (await asked) == ChatReply("paid", "stop", usd=1.0)
         else:
@@ -128,13 +128,13 @@ async def test_spent_hours_refuse_the_next_call(tmp_path: Path) -> None:
         return ChatReply("", "stop", seconds=3600)
 
     with Ledger(tmp_path / "ledger.db") as ledger:
-        held = purse(ledger, Budget.model_validate({"roles": {"judge": {"hours": 1}}}), Cost())
-        call = held.guard({"chat": answer})["chat"]
+        purse = make_purse(ledger, Budget.model_validate({"roles": {"judge": {"hours": 1}}}), Cost())
+        call = purse.guard({"chat": answer})["chat"]
         with acting_as("judge"):
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.hours"):
                 await call(REQUEST)
-        held.change(Budget(**Caps(hours=0).model_dump()))
+        purse.set_budget(Budget(**Caps(hours=0).model_dump()))
         with pytest.raises(BudgetError, match=r"budget\.hours"):
             await call(REQUEST)
 

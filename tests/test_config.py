@@ -198,7 +198,7 @@ def test_domain_without_programs_takes_the_models_of_the_profile(home, domain):
     [
         ("starter-genetics", "attacker", "program", "carry no programs, so no program can be the attacker"),
         ("starter-genetics", "judge", "program", "carry no programs, so no program can be the judge"),
-        ("starter", "attacker", "smollm2", "can judge only what a program attacked with"),
+        ("starter", "attacker", "smollm2", "can judge only the questions of a program"),
     ],
 )
 def test_program_role_is_refused_for_a_domain_without_programs(home, domain, role, endpoint, said):

@@ -73,7 +73,7 @@ class World:
         await bound.close()
 
     def hear(self, progress: RunProgress) -> None:
-        self.told.append(progress)
+        self.reported.append(progress)
         self.on_disk.append(len(self.records()))
 
     async def play(self, before: Before = at_once) -> None:
@@ -218,19 +218,19 @@ async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) ->
 
     await world.play(before)
     assert most == 4
-    assert [progress.turns for progress in world.told] == [1, 2, 3, 4, 5, 6]
+    assert [progress.turns for progress in world.reported] == [1, 2, 3, 4, 5, 6]
 
 
 async def test_drain_near_the_end_does_not_wait_for_every_started_turn(straight: World, tmp_path: Path) -> None:
     world = await World.make(tmp_path, seed=straight.seed, max_turns=20, concurrency=4)  # all begin at once
     async with world.engine(dawdling(0)) as engine:
         playing = asyncio.create_task(engine.play())
-        while not world.told:
+        while not world.reported:
             await asyncio.sleep(0)
-        begun = len(world.told)
+        begun = len(world.reported)
         engine.drain()
         await playing
-    assert begun < len(world.told) <= begun + 4
+    assert begun < len(world.reported) <= begun + 4
     await world.play()
     assert world.records() == straight.records()[:20]
     assert len(world.asked) == len(set(world.asked)), "an equal call was made twice"
@@ -243,7 +243,7 @@ async def test_engine_stops_at_the_target(straight: World, tmp_path: Path, concu
     records = world.records()
     assert sum(record.kept for record in records) == 5 and records[-1].kept
     assert records == straight.records()[: len(records)]
-    last = world.told[-1]
+    last = world.reported[-1]
     assert (last.kept, last.target, last.turns, last.record) == (5, 5, len(records), records[-1])
 
 
@@ -340,7 +340,7 @@ async def test_failure_of_a_speculative_turn_does_not_fail_the_run(straight: Wor
 async def test_cancel_leaves_no_task_and_keeps_committed_turns(straight: World, tmp_path: Path) -> None:
     world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=8)
     task = asyncio.create_task(world.play(dawdling(3)))
-    while len(world.told) < 5:
+    while len(world.reported) < 5:
         await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -354,5 +354,5 @@ async def test_cancel_leaves_no_task_and_keeps_committed_turns(straight: World, 
 async def test_progress_is_reported_after_the_commit(tmp_path: Path) -> None:
     world = await World.make(tmp_path, max_turns=5)
     await world.play()
-    assert [progress.record for progress in world.told] == world.records()
+    assert [progress.record for progress in world.reported] == world.records()
     assert world.on_disk == [1, 2, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""Rounds: a run, an adapter of what it kept, the next run against it; what does not help on dev ends the series."""
+"""Rounds: each run's examples train the next run's defender, and a round that does not help on dev ends the series."""
 
 import json
 import time
@@ -35,8 +35,8 @@ def plan(home: Home, **more: Any) -> rounds.Rounds:
     return rounds.Rounds(config=config, dev="starter", dev_items=2, train=QUICK, **{"rounds": 2, **more})
 
 
-def helped(home: Home, series: str) -> None:
-    """Say of the first round that it helped: an untrained base of a few thousand weights learns nothing."""
+def mark_helpful(home: Home, series: str) -> None:
+    """Record that the first round helped: an untrained base of a few thousand weights learns nothing."""
     with Ledger(home.ledger) as ledger, ledger.transaction() as connection:
         (text,) = connection.execute("SELECT result FROM rounds WHERE series = ?", (series,)).fetchone()
         changed = json.dumps({**json.loads(text), "helped": True})
@@ -47,44 +47,44 @@ def helped(home: Home, series: str) -> None:
 def test_round_trains_on_its_examples_and_the_next_plays_its_adapter(home: Home) -> None:
     series = rounds.create(home, plan(home))
     rounds.carry_on(home, series)
-    found = rounds.show(home, series)
-    (first,) = found["rounds"]
-    assert (found["status"], found["adapter"]) == ("done", ""), "no better than before, so it is not used"
-    assert "round 1 did not help" in found["message"]
-    assert first["kept"] == 3 and first["helped"] is False and first["after"]["mean"] <= first["before"]["mean"]
-    helped(home, series)
+    summary = rounds.summarize_series(home, series)
+    (first,) = summary.rounds
+    assert (summary.status, summary.adapter) == ("done", ""), "no better than before, so it is not used"
+    assert "round 1 did not help" in summary.message
+    assert first.kept == 3 and first.helped is False and first.after["mean"] <= first.before["mean"]
+    mark_helpful(home, series)
     rounds.carry_on(home, series)
-    found = rounds.show(home, series)
-    first, second = found["rounds"]
-    assert found["adapter"] == first["adapter"] and second["kept"] == 3
+    summary = rounds.summarize_series(home, series)
+    first, second = summary.rounds
+    assert summary.adapter == first.adapter and second.kept == 3
     with LedgerView(home.ledger) as view:
-        one, two = (json.loads(view.find_run(each["run"])["config"]) for each in (first, second))
-        questions = [{example.question for example in view.examples(each["run"])} for each in (first, second)]
+        one, two = (json.loads(view.find_run(each.run)["config"]) for each in (first, second))
+        questions = [{example.question for example in view.examples(each.run)} for each in (first, second)]
         training = [json.loads(row["plan"]) for row in view.rows("SELECT plan FROM trainings ORDER BY rowid")][-1]
-        assert list(verify_run(view, second["run"])) == []
-    assert two["seed"] == one["seed"] + 1 and list(two["novel_against"]) == [first["run"]]
+        assert list(verify_run(view, second.run)) == []
+    assert two["seed"] == one["seed"] + 1 and list(two["novel_against"]) == [first.run]
     assert two["roles"]["defender"]["endpoint"] == "tuned"
-    assert two["endpoints"]["tuned"]["adapter"] == first["adapter"]
+    assert two["endpoints"]["tuned"]["adapter"] == first.adapter
     assert not questions[0] & questions[1]
-    assert training["source"]["runs"] == [first["run"], second["run"]], "all rounds so far"
+    assert training["source"]["runs"] == [first.run, second.run], "all rounds so far"
 
 
 @pytest.mark.real_model
 def test_resumed_series_continues_its_unfinished_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     series = rounds.create(home, plan(home, rounds=1))
 
-    def stopped(what: str, done: int, total: int) -> None:
-        if "examples" in what and done == 1:
+    def stopped(step: str, done: int, total: int) -> None:
+        if "examples" in step and done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         rounds.carry_on(home, series, stopped)
-    found = rounds.show(home, series)
-    assert found["status"] == "interrupted" and found["rounds"][0]["kept"] >= 1
+    summary = rounds.summarize_series(home, series)
+    assert summary.status == "interrupted" and summary.rounds[0].kept >= 1
     rounds.carry_on(home, series)
-    again = rounds.show(home, series)
-    assert again["status"] == "done" and len(again["rounds"]) == 1
-    assert again["rounds"][0]["run"] == found["rounds"][0]["run"] and again["rounds"][0]["kept"] == 3
+    resumed = rounds.summarize_series(home, series)
+    assert resumed.status == "done" and len(resumed.rounds) == 1
+    assert resumed.rounds[0].run == summary.rounds[0].run and resumed.rounds[0].kept == 3
 
 
 @pytest.mark.real_model
@@ -94,17 +94,17 @@ def test_pause_of_a_series_drains_its_run(home: Home) -> None:
     series = rounds.create(home, asked_for.model_copy(update={"config": one_by_one}))
     asked: list[str] = []
 
-    def pausing(what: str, done: int, total: int) -> None:
-        if "examples" in what and not asked:
+    def pausing(step: str, done: int, total: int) -> None:
+        if "examples" in step and not asked:
             asked.append(jobs.request_stop(home, jobs.Work(jobs.SERIES, series), "pause"))
             time.sleep(1)  # the worker looks a few times a second
 
     rounds.carry_on(home, series, pausing)
-    found = rounds.show(home, series)
-    assert "drains" in asked[0] and found["status"] == "paused"
-    assert found["rounds"][0]["adapter"] == ""
+    summary = rounds.summarize_series(home, series)
+    assert "drains" in asked[0] and summary.status == "paused"
+    assert summary.rounds[0].adapter == ""
     with LedgerView(home.ledger) as view:
-        assert view.find_run(found["rounds"][0]["run"])["status"] == "paused"
+        assert view.find_run(summary.rounds[0].run)["status"] == "paused"
 
 
 def test_rounds_refuse_a_defender_without_adapters_and_missing_dev_items(home: Home) -> None:
@@ -120,8 +120,8 @@ def test_rounds_refuse_a_defender_without_adapters_and_missing_dev_items(home: H
 @pytest.mark.real_model
 def test_series_is_found_by_id_prefix_and_newest_name(home: Home) -> None:
     made = [rounds.create(home, plan(home, name=name)) for name in ("improve", "improve", "")]
-    for asked, found in ((made[0], made[0]), (made[0][:-1], made[0]), ("improve", made[1]), (made[2], made[2])):
-        assert rounds.show(home, asked)["series"] == found
-    assert [each["name"] for each in rounds.list_series(home)] == ["", "improve", "improve"]
+    for asked, series in ((made[0], made[0]), (made[0][:-1], made[0]), ("improve", made[1]), (made[2], made[2])):
+        assert rounds.summarize_series(home, asked).series == series
+    assert [each.name for each in rounds.summarize_all_series(home)] == ["", "improve", "improve"]
     with pytest.raises(NanofluxError, match="no series of rounds 'improv'"):
-        rounds.show(home, "improv")
+        rounds.summarize_series(home, "improv")

@@ -1,5 +1,6 @@
 """`nanoflux rounds`: series of runs in which each run's examples train the defender of the next one."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import click
@@ -29,12 +30,12 @@ def list_series(as_json: bool) -> None:
     from nanoflux_local.run import rounds
 
     home = current_home()
-    summaries = rounds.list_series(home) if home.ledger.exists() else []
+    summaries = rounds.summarize_all_series(home) if home.ledger.exists() else []
     if as_json:
-        print_json(summaries)
+        print_json([summary.to_json() for summary in summaries])
         return
     rows = [
-        [each["series"], each["name"], each["status"], f"{len(each['rounds'])} of {each['of']}", each["adapter"] or "–"]
+        [each.series, each.name, each.status, f"{len(each.rounds)} of {each.of}", each.adapter or "–"]
         for each in summaries
     ]
     print_table(("series", "name", "status", "rounds", "adapter"), rows)
@@ -98,26 +99,26 @@ def show_series(home: Home, series: str, as_json: bool) -> None:
     """Print a series as a table or as JSON."""
     from nanoflux_local.run import rounds
 
-    summary = rounds.show(home, series)
+    summary = rounds.summarize_series(home, series)
     if as_json:
-        print_json(summary)
+        print_json(summary.to_json())
         return
-    name = f" ({summary['name']})" if summary["name"] else ""
-    message = f": {summary['message']}" if summary["message"] else ""
-    click.echo(f"{summary['series']}{name} {summary['status']}{message}")
+    name = f" ({summary.name})" if summary.name else ""
+    message = f": {summary.message}" if summary.message else ""
+    click.echo(f"{summary.series}{name} {summary.status}{message}")
     rows = [
         [
-            str(entry["round"]), entry["run"], str(entry["kept"]), _accuracy_text(entry["before"]),
-            _accuracy_text(entry["after"]), entry["adapter"] or "–",
+            str(round_.round), round_.run, str(round_.kept), _accuracy_text(round_.before),
+            _accuracy_text(round_.after), round_.adapter or "–",
         ]
-        for entry in summary["rounds"]
+        for round_ in summary.rounds
     ]  # fmt: skip
-    print_table(("round", "run", "kept", f"{summary['dev']} before", "after", "adapter"), rows)
-    if summary["adapter"]:
-        click.echo(f"best adapter: {summary['adapter']} for {summary['base']}")
+    print_table(("round", "run", "kept", f"{summary.dev} before", "after", "adapter"), rows)
+    if summary.adapter:
+        click.echo(f"best adapter: {summary.adapter} for {summary.base}")
 
 
-def _accuracy_text(strict: dict[str, Any] | None) -> str:
+def _accuracy_text(strict: Mapping[str, Any] | None) -> str:
     return "–" if strict is None else f"{strict['mean']:.1%}"
 
 

@@ -160,7 +160,7 @@ def _start_rounds(
     from nanoflux_local.seeds.datasets import seed_datasets
 
     domain = load_domain(config.domain, home.root)
-    dev = options["dev"] or rounds.default_dev(home, config, (*domain.evaluates, *seed_datasets(domain)))
+    dev = options["dev"] or rounds.choose_dev(home, config, (*domain.evaluates, *seed_datasets(domain)))
     plan = rounds.Rounds(config=config, train=parse_settings(settings), **{**options, "dev": dev})
     series = rounds.create(home, plan)
     play_series(home, series, detach)

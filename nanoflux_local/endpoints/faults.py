@@ -43,10 +43,10 @@ FaultListener = Callable[[Fault], None]
 
 
 def _log(fault: Fault) -> None:
-    logging.getLogger(__name__).warning("%s: %s: %s", fault.model, fault.kind, fault.told)
+    logging.getLogger(__name__).warning("%s: %s: %s", fault.model, fault.kind, fault.message)
 
 
-FAULT_LISTENER: ContextVar[FaultListener] = ContextVar("told", default=_log)
+FAULT_LISTENER: ContextVar[FaultListener] = ContextVar("fault_listener", default=_log)
 """The listener that faults are reported to. An error it raises ends the call: so a budget stops a retry."""
 
 

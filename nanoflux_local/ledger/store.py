@@ -217,7 +217,7 @@ class Ledger:
     def add_fault(self, run: str, fault: Fault, role: str = "") -> None:
         """Commit a failed request as soon as it fails: it may have cost something, and a kill must not hide that."""
         values = asdict(fault)
-        values.update(told=storable(fault.told), raw=storable(fault.raw), run=run, role=role, at=now())
+        values.update(told=storable(fault.message), raw=storable(fault.raw), run=run, role=role, at=now())
         with self.transaction() as connection:
             connection.execute(
                 "INSERT INTO faults (run, role, model, kind, told, raw, tokens, usd, seconds, at)"

@@ -1,6 +1,7 @@
-"""Binding: from a frozen configuration to live endpoints, rules and the answers of remembered calls.
+"""Binding: from a frozen configuration to live endpoints, and to the rules by which turns are played.
 
-Identities are written into the run, so that a resume on changed weights is refused and a replay needs no endpoint.
+The identities of models and tools are recorded with the run, so that a resume on changed weights is refused and a
+replay needs no endpoint.
 """
 
 import platform
@@ -10,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from nanoflux_local.config import PROGRAM, ROLES, RunConfig
+from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Embedder, Endpoint
 from nanoflux_local.endpoints.build import (
@@ -44,7 +46,7 @@ from nanoflux_local.tools.search import SearchTool, search_tool
 
 @dataclass(slots=True)
 class Bound:
-    """Live endpoints by name in the configuration. `close` ends everything that was started."""
+    """Live endpoints by their names in the configuration. `close` ends every process that they started."""
 
     endpoints: dict[str, Endpoint]
     embedder: Embedder
@@ -53,7 +55,7 @@ class Bound:
     search: SearchTool | None = None
 
     async def identities(self) -> dict[str, Identity]:
-        """Every endpoint's identity, the embedder's and, where a program plays, the sandbox's among them."""
+        """The identities of the endpoints and the embedder, and of the sandbox and the search engine if used."""
         identities = {name: endpoint.identity for name, endpoint in self.endpoints.items()}
         identities["embedder"] = self.embedder.identity
         if self.programs:
@@ -67,7 +69,7 @@ class Bound:
         return all(endpoint.repeatable for endpoint in self.endpoints.values())
 
     def answers(self) -> dict[str, Answer]:
-        """What answers each kind of request."""
+        """The function that answers each kind of request."""
         answers: dict[str, Answer] = {
             "chat": self._chat,
             "embed": self.embedder.embed,
@@ -80,13 +82,13 @@ class Bound:
         return await self.by_identity(request.endpoint).chat(request)
 
     async def _cut(self, request: CutRequest) -> CutReply:
-        """The longest beginning within the budget, by bisection over the endpoint's own count."""
+        """The longest prefix within the budget, by bisection over the endpoint's token counts."""
         endpoint = self.by_identity(request.endpoint)
         exact = endpoint.count_tokens("") is not None
 
         def fits(length: int) -> bool:
-            counted = endpoint.count_tokens(request.text[:length])
-            return (length // 3 if counted is None else counted) <= request.budget
+            tokens = endpoint.count_tokens(request.text[:length])
+            return (length // 3 if tokens is None else tokens) <= request.budget
 
         if fits(len(request.text)):
             return CutReply(request.text, exact)
@@ -110,7 +112,7 @@ class Bound:
 
 
 def bind(config: RunConfig, home: Home) -> Bound:
-    """The endpoints that a configuration uses; models are loaded at their first call.
+    """Build the endpoints that a configuration uses; models are loaded at their first call.
 
     Raises:
         ConfigError: a key or url is missing.
@@ -126,20 +128,13 @@ def bind(config: RunConfig, home: Home) -> Bound:
 
 
 def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
-    """The rules of a run; needs identities, not endpoints, so that a replay can make them too."""
+    """Build the rules of a run from identities instead of endpoints, so that a replay can build them too.
+
+    Raises:
+        RefusedError: the domain or one of its prompts has changed since the run was started.
+    """
     domain = load_domain(config.domain, home.root)
-    texts = {name: digest(text) for name, text in domain.prompts.items()}
-    changed = [name for name in texts if config.prompts.get(name, texts[name]) != texts[name]]  # older runs know fewer
-    if changed:
-        raise RefusedError(
-            f"the prompt {changed[0]!r} of {domain.name!r} is not the one this run was started with",
-            "run it with the version of NanoFlux that started it, or start a new run",
-        )
-    if config.domain_hash not in ("", domain.hash):  # "": from before it was written down
-        raise RefusedError(
-            f"the domain {domain.name!r} is not as it was when this run was started",
-            "restore its file, run it with the version of NanoFlux that started it, or start a new run",
-        )
+    _refuse_changed_domain(config, domain)
     chained = config.roles.attacker.endpoint == PROGRAM
     datasets = config.datasets or seed_datasets(domain)
     source = seed_source(home.ledger, datasets, chained)
@@ -155,22 +150,37 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
         return ModelAttacker(domain, player("attacker", name, config.reply_tokens))
 
     def defender(name: str) -> Defender:
-        playing = player("defender", name, reply_budget(domain, config.budgets), domain.stop)
-        return Defender(domain, playing, config.budgets, config.retries.parse)
+        defending = player("defender", name, reply_budget(domain, config.budgets), domain.stop)
+        return Defender(domain, defending, config.budgets, config.retries.parse)
 
     def judging(name: str) -> Player:
         return player("judge", name, config.reply_tokens)
 
-    one, other = config.roles.attacker.endpoint, config.roles.defender.endpoint
-    arbiter, rater = build_judge(config, domain, identities, judging), build_rater(config, domain, judging)
-    casts = [Cast(attacker(one), defender(other), arbiter, rater)]
-    if PROGRAM not in (one, other) and one != other:  # two models swap after each turn (paper §3)
-        casts.append(Cast(attacker(other), defender(one), arbiter, rater))
+    first, second = config.roles.attacker.endpoint, config.roles.defender.endpoint
+    judge, rater = build_judge(config, domain, identities, judging), build_rater(config, domain, judging)
+    casts = [Cast(attacker(first), defender(second), judge, rater)]
+    if PROGRAM not in (first, second) and first != second:  # two models swap after each turn (paper §3)
+        casts.append(Cast(attacker(second), defender(first), judge, rater))
     questions: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:
             questions = load_questions(view, config.novel_against)
     return Rules(config, source, casts, identities["embedder"], questions, _held_out(config, datasets, home))
+
+
+def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
+    digests = {name: digest(text) for name, text in domain.prompts.items()}
+    changed = [name for name in digests if config.prompts.get(name, digests[name]) != digests[name]]
+    if changed:  # a run of an earlier version has digests of fewer prompts
+        raise RefusedError(
+            f"the prompt {changed[0]!r} of {domain.name!r} is not the one this run was started with",
+            "run it with the version of NanoFlux that started it, or start a new run",
+        )
+    if config.domain_hash not in ("", domain.hash):  # "" in runs of versions that did not record it
+        raise RefusedError(
+            f"the domain {domain.name!r} is not as it was when this run was started",
+            "restore its file, run it with the version of NanoFlux that started it, or start a new run",
+        )
 
 
 def _held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> HeldOut:
@@ -180,7 +190,7 @@ def _held_out(config: RunConfig, datasets: Sequence[str], home: Home) -> HeldOut
 
 
 def environment(identities: Mapping[str, Identity], repeatable: bool, forked_from: str = "") -> dict[str, Any]:
-    """What a run records about where it was made, and of which run it is a fork."""
+    """What a run records about the machine that started it, and the run it was forked from."""
     return {
         "forked_from": forked_from,
         "identities": {name: asdict(identity) for name, identity in identities.items()},
@@ -196,7 +206,7 @@ def recorded_identities(stored: Mapping[str, Any]) -> dict[str, Identity]:
 
 
 def refuse_drift(recorded: Mapping[str, Identity], current: Mapping[str, Identity]) -> None:
-    """Resuming on another model, revision or sandbox would give another dataset under the same name.
+    """Refuse a resume on another model, revision or sandbox: it would give another dataset under the same name.
 
     Raises:
         RefusedError: an identity differs from the one that the run was started with.

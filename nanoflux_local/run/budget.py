@@ -1,7 +1,7 @@
-"""Budgets: caps on what a run and its roles may spend, held by a reservation before each call goes out.
+"""Budgets: caps on what a run and its roles may spend, kept by reserving each call's largest cost before it goes out.
 
-A call reserves the most it could cost; when its reply is there, what it did cost takes the reservation's place. So a
-cap is never passed, however many calls are under way. Owns no prices: what answers a request knows its own.
+A call reserves the most it could cost; when its reply arrives, its actual cost replaces the reservation. A cap is
+therefore never exceeded, however many calls are in flight. This module knows no prices: each endpoint knows its own.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, Reply
 
 PER_MESSAGE = 16
-"""Tokens that a chat template may put around one message."""
+"""Tokens that a chat template may add to one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,50 +38,53 @@ class Cost:
 
 @dataclass(slots=True)
 class Account:
-    """What one holder of caps has spent, and what its calls under way may spend yet."""
+    """What a run or a role has spent, and what its calls in flight may still cost. `key` opens the names of its caps
+    in `budget` ("" for the run, "roles.judge." for a role).
+    """
 
-    name: str
+    key: str
     caps: Caps
     spent: Cost = Cost()
     reserved: Cost = Cost()
-    under_way: int = 0
+    in_flight: int = 0
 
-    def over(self, worst: Cost) -> str:
-        """The name of a cap that a call of at most `worst` could pass, or ""."""
-        least = self.spent.plus(self.reserved).plus(worst)
-        if self.caps.usd is not None and least.usd > self.caps.usd + 1e-9:
+    def exceeded_cap(self, cost: Cost) -> str:
+        """The name of a cap that a call of at most `cost` could exceed, or ""."""
+        total = self.spent.plus(self.reserved).plus(cost)
+        if self.caps.usd is not None and total.usd > self.caps.usd + 1e-9:
             return "usd"
-        if self.caps.tokens is not None and least.tokens > self.caps.tokens:
+        if self.caps.tokens is not None and total.tokens > self.caps.tokens:
             return "tokens"
         if self.caps.hours is not None and self.spent.seconds >= self.caps.hours * 3600:
             return "hours"
         return ""
 
 
-Worst = Callable[[ChatRequest], Cost]
+CostBound = Callable[[ChatRequest], Cost]
+"""Returns the most that a request can cost."""
 
 
-def prompt_bound(request: ChatRequest) -> int:
-    """Tokens that the messages can come to at most: no tokenizer makes more of a text than its bytes."""
+def bound_prompt_tokens(request: ChatRequest) -> int:
+    """The most tokens that the messages can have: no tokenizer makes more tokens of a text than it has bytes."""
     return request.prompt_bytes + PER_MESSAGE * len(request.messages)
 
 
 @dataclass(slots=True)
 class Purse:
-    """The accounts of one run. `worst` bounds a request's cost; `began` is when this process took the run up."""
+    """The accounts of one run. `bound_cost` gives the most that a request can cost."""
 
     budget: Budget
-    worst: Worst
+    bound_cost: CostBound
     accounts: dict[str, Account] = field(default_factory=dict)
     _settled: asyncio.Event = field(default_factory=asyncio.Event)
-    _began: float = field(default_factory=time.monotonic)
+    _started: float = field(default_factory=time.monotonic)
     _earlier_s: float = 0.0
     _capped: bool = True
 
     @classmethod
-    def of(cls, ledger: Ledger, run: str, budget: Budget, worst: Worst) -> "Purse":
-        """With what the run has spent so far: its remembered calls, and attempts that failed and may have cost."""
-        spent = {
+    def load(cls, ledger: Ledger, run: str, budget: Budget, bound_cost: CostBound) -> "Purse":
+        """A purse with what the run has spent so far: its remembered calls, and failed attempts that may have cost."""
+        spent_by_role = {
             role: Cost(usd, tokens, seconds)
             for role, usd, tokens, seconds in ledger.rows(
                 "SELECT role, sum(usd), sum(tokens), sum(seconds) FROM ("
@@ -90,82 +93,83 @@ class Purse:
                 run,
             )
         }
-        purse = cls(budget, worst, _earlier_s=ledger.rows("SELECT seconds FROM runs WHERE id = ?", run)[0][0])
+        purse = cls(budget, bound_cost, _earlier_s=ledger.rows("SELECT seconds FROM runs WHERE id = ?", run)[0][0])
         total = Cost()
-        for cost in spent.values():
+        for cost in spent_by_role.values():
             total = total.plus(cost)
-        purse.accounts = {role: Account(f"roles.{role}.", Caps(), spent.get(role, Cost())) for role in ROLES}
+        purse.accounts = {role: Account(f"roles.{role}.", Caps(), spent_by_role.get(role, Cost())) for role in ROLES}
         purse.accounts[""] = Account("", Caps(), total)
-        purse.change(budget)
+        purse.set_budget(budget)
         return purse
 
-    def change(self, budget: Budget) -> None:
-        """Other caps from now on."""
+    def set_budget(self, budget: Budget) -> None:
+        """Apply other caps from now on."""
         self.budget = budget
         self._capped = budget != Budget()
         for role in ROLES:
             self.accounts[role].caps = getattr(budget.roles, role)
-        self.accounts[""].caps = budget.model_copy(update={"hours": None})  # a run's hours are the clock's
+        self.accounts[""].caps = budget.model_copy(update={"hours": None})  # a run's hours are wall-clock time
         self._settled.set()
 
     def guard(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:
-        """The same answers, each call of which is reserved first."""
+        """The same answers; each call reserves its cost first."""
         return {kind: self._guard_answer(answer) for kind, answer in answers.items()}
 
     def _guard_answer(self, answer: Answer) -> Answer:
         async def call(request: Any) -> Reply:
-            mine = [self.accounts[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.accounts]
-            worst = self._bound(request)
-            await self._reserve(mine, worst)
+            charged = [self.accounts[name] for name in dict.fromkeys(("", ROLE.get())) if name in self.accounts]
+            largest_cost = self._bound_request(request)
+            await self._reserve(charged, largest_cost)
             listener = FAULT_LISTENER.get()
-            with reporting_faults(lambda fault: self._lost(mine, fault, listener)):
-                return await self._spend(mine, worst, answer(request))
+            with reporting_faults(lambda fault: self._charge_failure(charged, fault, listener)):
+                return await self._charge_reply(charged, largest_cost, answer(request))
 
         return call
 
-    def _lost(self, mine: list[Account], fault: Fault, listener: FaultListener) -> None:
-        """A failed attempt may have cost something all the same, and the next one will: its reservation stands.
+    def _charge_failure(self, charged: list[Account], fault: Fault, listener: FaultListener) -> None:
+        """Charge a failed attempt for what it may have cost; the reservation stays, since the retry may cost as much.
 
         Raises:
-            BudgetError: there is no room left for it.
+            BudgetError: the retry no longer fits.
         """
         listener(fault)
-        if fault.kind == "refused_parameter":  # sent again already, and free
+        if fault.kind == "refused_parameter":  # sent again without the parameter already, and free
             return
-        for account in mine:
+        for account in charged:
             account.spent = account.spent.plus(Cost(fault.usd, fault.tokens, fault.seconds))
-        for account in mine:
-            cap = account.over(Cost())
+        for account in charged:
+            cap = account.exceeded_cap(Cost())
             if cap:
-                raise self._budget_error(f"{account.name}{cap}", getattr(account.caps, cap))
+                raise self._budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
 
-    def _bound(self, request: Any) -> Cost:
-        """The costliest this call can be; nothing is counted where nothing is capped."""
+    def _bound_request(self, request: Any) -> Cost:
+        """The most that a call can cost; not computed while nothing is capped."""
         if not isinstance(request, ChatRequest) or not self._capped:
             return Cost()
-        return self.worst(request)
+        return self.bound_cost(request)
 
-    async def _reserve(self, mine: list[Account], worst: Cost) -> None:
-        """Take `worst` from every account, waiting for calls under way to give back what they did not need.
+    async def _reserve(self, charged: list[Account], largest_cost: Cost) -> None:
+        """Reserve `largest_cost` in every account, waiting for calls in flight to release what they did not need.
 
         Raises:
-            BudgetError: it does not fit, and nothing is under way that could make room.
+            BudgetError: the cost does not fit, and no call in flight could make room for it.
         """
         while True:
-            self._refuse_late()
-            full = next(((account, cap) for account in mine if (cap := account.over(worst))), None)
+            self._refuse_spent_hours()
+            full = next(((account, cap) for account in charged if (cap := account.exceeded_cap(largest_cost))), None)
             if full is None:
                 break
             account, cap = full
-            if cap == "hours" or not account.under_way:
-                raise self._budget_error(f"{account.name}{cap}", getattr(account.caps, cap))
+            if cap == "hours" or not account.in_flight:
+                raise self._budget_error(f"{account.key}{cap}", getattr(account.caps, cap))
             self._settled.clear()
             await self._settled.wait()
-        for account in mine:
-            account.reserved = account.reserved.plus(worst)
-            account.under_way += 1
+        for account in charged:
+            account.reserved = account.reserved.plus(largest_cost)
+            account.in_flight += 1
 
-    async def _spend(self, mine: list[Account], worst: Cost, answer: Awaitable[Reply]) -> Reply:
+    async def _charge_reply(self, charged: list[Account], largest_cost: Cost, answer: Awaitable[Reply]) -> Reply:
+        """Await the reply, then replace the reservation by its actual cost."""
         cost = Cost()
         try:
             reply = await answer
@@ -173,19 +177,19 @@ class Purse:
                 cost = Cost(reply.usd, reply.prompt_tokens + reply.completion_tokens, reply.seconds)
             return reply
         finally:
-            for account in mine:
-                account.reserved = account.reserved.minus(worst) if account.under_way > 1 else Cost()
+            for account in charged:
+                account.reserved = account.reserved.minus(largest_cost) if account.in_flight > 1 else Cost()
                 account.spent = account.spent.plus(cost)
-                account.under_way -= 1
+                account.in_flight -= 1
             self._settled.set()
 
-    def _refuse_late(self) -> None:
+    def _refuse_spent_hours(self) -> None:
         hours = self.budget.hours
-        if hours is not None and self._earlier_s + time.monotonic() - self._began >= hours * 3600:
+        if hours is not None and self._earlier_s + time.monotonic() - self._started >= hours * 3600:
             raise self._budget_error("hours", hours)
 
     def _budget_error(self, cap: str, limit: float) -> BudgetError:
         return BudgetError(
-            f"the next call could pass budget.{cap} = {limit:g}; the run is paused",
+            f"the next call could exceed budget.{cap} = {limit:g}; the run is paused",
             f"raise it with `nanoflux run set RUN budget.{cap}=…`, then `nanoflux run resume RUN`",
         )

@@ -32,12 +32,13 @@ from nanoflux_models.manifest import load_manifest
 
 
 def list_profiles(home: Home | None = None) -> list[str]:
-    """The names of the profiles that ship, and of the user's own under `<home>/profiles`."""
+    """The names of the shipped profiles and of those in `<home>/profiles`."""
     return sorted(_profile_paths(home))
 
 
 def load_profile(name: str, home: Home | None = None) -> dict[str, Any]:
-    """A profile by its name, where the user's own hides one that ships, or any other by its path.
+    """Load a profile by its name, or by its path if that ends in ".toml". A profile in `<home>/profiles` replaces a
+    shipped one of the same name.
 
     Raises:
         ConfigError: there is no such profile, or it is not TOML.
@@ -74,13 +75,13 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
         values = merged(values, without_programs)
     values = merged(values, {"profile": profile_name, "domain_hash": domain.hash})
     values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
-    chosen = validate_run({**merged(values, overrides), "budget": {}})  # prices are added below
-    values = merged(values, {"novelty": _thresholds(chosen.endpoints[chosen.embedder], domain, home)})
-    values = merged(values, {"endpoints": _listed_prices(chosen, home)})
-    values = merged(values, {"endpoints": _reasoning_rooms(chosen.endpoints, home)})
+    draft = validate_run({**merged(values, overrides), "budget": {}})  # a cap in dollars needs the prices added below
+    values = merged(values, {"novelty": _find_thresholds(draft.endpoints[draft.embedder], domain, home)})
+    values = merged(values, {"endpoints": _find_prices(draft, home)})
+    values = merged(values, {"endpoints": _find_reasoning_tokens(draft.endpoints, home)})
     config = validate_run(merged(values, overrides))
     _refuse_unplayable(config, domain)
-    # Written down, so that what is imported later changes neither.
+    # Recorded with the run, so that datasets imported later change neither.
     datasets = config.datasets or with_seeds(home.ledger, seed_datasets(domain))
     held_out = config.held_out
     if "held_out" not in config.model_fields_set:
@@ -100,8 +101,8 @@ def validate_run(values: Mapping[str, Any], where: str = "the configuration") ->
 
 
 def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
-    """The configuration of another run with changes on top. Novelty thresholds belong to an embedder (SPEC §6), room
-    for thoughts to a model: with another one come its own, unless `changes` name some.
+    """The configuration of another run with changes applied. Novelty thresholds belong to an embedder (SPEC §6),
+    reasoning tokens to a model: if `changes` replace either, they are looked up again unless `changes` state them.
 
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
@@ -110,27 +111,29 @@ def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> 
     values = merged(config.model_dump(mode="json"), changes)
     changed = validate_run(values)
     if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:
-        values = merged(values, {"novelty": _thresholds(changed.endpoints[changed.embedder], domain, home)})
-    values = merged(values, {"endpoints": _renewed_rooms(config, changed, changes, home)})
+        values = merged(values, {"novelty": _find_thresholds(changed.endpoints[changed.embedder], domain, home)})
+    values = merged(values, {"endpoints": _replace_reasoning_tokens(config, changed, changes, home)})
     changed = validate_run(merged(values, changes))
     _refuse_unplayable(changed, domain)
     return changed
 
 
-def _listed_prices(config: RunConfig, home: Home) -> dict[str, Any]:
-    """Prices of the endpoints that name none, so that a run keeps the prices that it was started with."""
+def _find_prices(config: RunConfig, home: Home) -> dict[str, Any]:
+    """Look up the prices of endpoints that state none, so that a run keeps the prices it was started with."""
     unpriced = {name: endpoint for name, endpoint in config.endpoints.items() if lacks_price(endpoint)}
     prices = {name: price_of(endpoint, home.root) for name, endpoint in unpriced.items()}
     return {name: {"price": price.model_dump()} for name, price in prices.items() if price is not None}
 
 
-def _reasoning_rooms(endpoints: Mapping[str, EndpointConfig], home: Home) -> dict[str, Any]:
-    """Room for thoughts, from the manifests of the models of this machine, for the endpoints that state none."""
+def _find_reasoning_tokens(endpoints: Mapping[str, EndpointConfig], home: Home) -> dict[str, Any]:
+    """Look up the reasoning tokens of endpoints that state none, in the manifests of local models."""
     return {name: {"reasoning_tokens": reasoning_room(endpoint, home)} for name, endpoint in endpoints.items()}
 
 
-def _renewed_rooms(config: RunConfig, changed: RunConfig, changes: Mapping[str, Any], home: Home) -> dict[str, Any]:
-    """Room for thoughts for the endpoints that changed their model, unless `changes` state some."""
+def _replace_reasoning_tokens(
+    config: RunConfig, changed: RunConfig, changes: Mapping[str, Any], home: Home
+) -> dict[str, Any]:
+    """Look up the reasoning tokens of endpoints whose model changed, unless `changes` state them."""
     models = {name: endpoint.model for name, endpoint in config.endpoints.items()}
     stated = changes.get("endpoints", {})
     return {
@@ -141,7 +144,7 @@ def _renewed_rooms(config: RunConfig, changed: RunConfig, changes: Mapping[str, 
 
 
 def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
-    """What a configuration cannot say by itself: whether it suits its domain."""
+    """Refuse a configuration that does not suit its domain, which it cannot check by itself."""
     if config.domain != domain.name:
         raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
     sections = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # a profile budgets for every domain
@@ -164,12 +167,14 @@ def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
         )
     if config.roles.attacker.endpoint != PROGRAM and config.roles.judge.endpoint == PROGRAM:
         raise ConfigError(
-            "a program can judge only what a program attacked with", "name a model: --set roles.judge.endpoint=NAME"
+            "a program can judge only the questions of a program", "name a model: --set roles.judge.endpoint=NAME"
         )
 
 
-def _thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[str, float]:
-    """Thresholds belong to an embedding model (SPEC §6): its manifest's, where it states any."""
+def _find_thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[str, float]:
+    """The novelty thresholds of an embedding model (SPEC §6): the domain's for its own embedder, else those of the
+    model's manifest; {} if there are none.
+    """
     if endpoint.interface != "embedder":
         return {}
     if endpoint.model == domain.novelty.embedder:
@@ -179,7 +184,7 @@ def _thresholds(endpoint: EndpointConfig, domain: Domain, home: Home) -> dict[st
         return {}
     if embedder.thresholds is None:
         logging.getLogger(__name__).warning(
-            "%s has no calibrated novelty thresholds; those of the domain hold, which belong to another embedder",
+            "%s has no calibrated novelty thresholds; those of the domain are used, which belong to another embedder",
             endpoint.model,
         )
         return {}

@@ -1,16 +1,17 @@
-"""Rounds (self-improvement): what a run kept trains an adapter, which is the defender of the next round's run, for as
-long as it helps on dev items.
+"""Rounds (self-improvement): each round's examples train an adapter, which is the defender of the next round's run, as
+long as the adapter helps on dev items.
 
-Every step has an id in the ledger before it is begun, so that a series that was killed goes on where it was. An adapter
-learns from all rounds so far and starts from the base, and a round's questions are novel against those of all before.
+Every step has an id in the ledger before it starts, so that a killed series resumes at that step. Each adapter is
+trained from the base model on the examples of all rounds so far, and a round's questions must be novel against those of
+all earlier rounds.
 """
 
 import asyncio
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import Field
@@ -42,16 +43,18 @@ from nanoflux_local.run.configs import derive_config
 from nanoflux_local.seeds.datasets import items_here, load_items
 from nanoflux_local.train import trainings
 from nanoflux_local.train.settings import train_settings
+from nanoflux_local.transcript import Seed
 
 TUNED = "tuned"
-"""The endpoint that plays the defender once there is an adapter."""
+"""The endpoint that plays the defender with an adapter."""
 OnStep = Callable[[str, int, int], None]
-"""Told what is being done, and how much of it: (what, done, total)."""
+"""Called with the step in progress, and how much of it is done: (step, done, total)."""
 
 
 class Rounds(Strict):
-    """What decides a series: the first round's run, how many rounds at most, the benchmark whose dev items say whether
-    a round helped, how many of them (0: all), and what is set of the training. `name` is for people.
+    """The settings of a series. `config` is that of the first round's run, `rounds` the largest number of rounds. Dev
+    items of the benchmark `dev` decide whether a round helped; `dev_items` limits their number (0: all). `train` holds
+    training settings; `name` is for people.
     """
 
     config: RunConfig
@@ -63,45 +66,45 @@ class Rounds(Strict):
 
     @property
     def base(self) -> str:
-        """The model that is tuned: the defender's."""
+        """The model to tune, which is the defender's."""
         return self.config.endpoints[self.config.roles.defender.endpoint].model
 
 
-def create(home: Home, plan: Rounds) -> str:
-    """Write a series down, and return its id; `carry_on` plays it.
+def create(home: Home, settings: Rounds) -> str:
+    """Create a series and return its id; `carry_on` plays it.
 
     Raises:
         UsageError: the defender takes no adapter, or there are no dev items.
     """
-    interface = plan.config.endpoints[plan.config.roles.defender.endpoint].interface
+    interface = settings.config.endpoints[settings.config.roles.defender.endpoint].interface
     choices = adapter_kinds(in_profiles=True)
     if interface not in choices:
         fix = f"bind the defender to an endpoint whose interface is {' or '.join(choices)}"
         raise UsageError(f"rounds tune the defender, and an endpoint of {interface} takes no adapter", fix)
-    train_settings(plan.train)
-    _dev_items(home, plan)
+    train_settings(settings.train)
+    _load_dev_items(home, settings)
     series = f"series-{secrets.token_hex(4)}"
     with Ledger(home.ledger) as ledger:
-        ledger.start_series(series, plan.model_dump(mode="json"))
+        ledger.start_series(series, settings.model_dump(mode="json"))
     return series
 
 
 def carry_on(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
-    """Play the rounds that are left, until one does not help.
+    """Play the remaining rounds, until one does not help.
 
     Raises:
-        RefusedError: another process works on it, or a round's run or training was stopped.
-        NanofluxError: what stopped it; it can be resumed.
+        RefusedError: another process plays the series, or a round's run or training was stopped.
+        NanofluxError: the series stopped; it can be resumed.
     """
     work = Work(SERIES, series)
     with hold_lock(home, work), Ledger(home.ledger) as ledger:
         ledger.close_dead_jobs(SERIES.name, SERIES.table, series)
-        _Series(home, ledger, series, on_step).play(work)
+        _SeriesWorker(home, ledger, series, on_step).play(work)
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What is known of one round; `result` is {} until it is done."""
+    """One round of a series; `result` is {} until the round is done."""
 
     number: int
     run: str
@@ -113,47 +116,47 @@ class Round:
         return bool(self.result.get("helped"))
 
 
-class _Series:
-    """One series while this process works on it."""
+class _SeriesWorker:
+    """Plays one series in this process."""
 
     def __init__(self, home: Home, ledger: Ledger, series: str, on_step: OnStep) -> None:
         self.home, self.ledger, self.id, self.on_step = home, ledger, series, on_step
         with LedgerView(home.ledger) as view:
             row = find(view, series)
-        self.plan = validated(Rounds, json.loads(row["settings"]), f"series {series}")
+        self.settings = validated(Rounds, json.loads(row["settings"]), f"series {series}")
         self.requests: list[StopRequest] = []
-        self.under_way: Work | None = None
+        self.current_step: Work | None = None
 
     def play(self, work: Work) -> None:
         with record_job(self.ledger, work) as job:
             try:
                 with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
-                    job.message = self._play()
+                    job.message = self._play_rounds()
             except NanofluxError:
                 if not self.requests:  # a run or training that was asked to stop raises an error too
                     raise
             job.status = status_after(self.requests[-1]) if self.requests else "done"
 
-    def _play(self) -> str:
-        """Round after round; returns why no further one is played."""
-        for number in range(self.plan.rounds):
-            done = self._rounds()
-            if number and not done[number - 1].helped:
+    def _play_rounds(self) -> str:
+        """Play round after round; returns why the series ended early, or ""."""
+        for number in range(self.settings.rounds):
+            rounds = self._load_rounds()
+            if number and not rounds[number - 1].helped:
                 return f"round {number} did not help on dev; its adapter is not used"
-            if number < len(done) and done[number].result:
+            if number < len(rounds) and rounds[number].result:
                 continue
             if self.requests:
                 return ""
-            self._round(number, done)
+            self._play_round(number, rounds)
         return ""
 
-    def _round(self, number: int, done: list[Round]) -> None:
-        earlier = done[:number]
-        run = done[number].run if number < len(done) else self._new_run(number, earlier)
+    def _play_round(self, number: int, rounds: list[Round]) -> None:
+        earlier = rounds[:number]
+        run = rounds[number].run if number < len(rounds) else self._start_run(number, earlier)
         self.ledger.start_round(self.id, number, run)
-        self._finish(Work(RUN, run), lambda: self._generate(number, run))
-        training = self._training(number, [*(each.run for each in earlier), run])
-        self._finish(Work(TRAINING, training), lambda: self._train(number, training))
+        self._finish_step(Work(RUN, run), lambda: self._generate(number, run))
+        training = self._create_training(number, [*(round_.run for round_ in earlier), run])
+        self._finish_step(Work(TRAINING, training), lambda: self._train(number, training))
         with LedgerView(self.home.ledger) as view:
             adapter = str(trainings.find_training(view, training)["adapter"])
         self.ledger.set_round_adapter(self.id, number, adapter)
@@ -163,106 +166,111 @@ class _Series:
         result = {"training": training, "before": before, "after": after, "helped": means[1] > means[0]}
         self.ledger.finish_round(self.id, number, after["eval"], result)
 
-    def _finish(self, work: Work, play: Callable[[], None]) -> None:
-        """Do one step; whoever stops it, or the series meanwhile, stops the series."""
-        self.under_way = work
+    def _finish_step(self, work: Work, play: Callable[[], None]) -> None:
+        """Play one step to its end.
+
+        Raises:
+            RefusedError: the step was paused or stopped before its end, which stops the series.
+        """
+        self.current_step = work
         try:
             if not self.requests:
                 play()
         finally:
-            self.under_way = None
+            self.current_step = None
         with LedgerView(self.home.ledger) as view:
             row = view.row(f"SELECT status FROM {work.kind.table} WHERE id = ?", work.id)
         if row is None or row["status"] != "done":
             state = row["status"] if row else "gone"
-            fix = f"`nanoflux {SERIES.command} resume {self.id}` goes on with it"
-            raise RefusedError(f"{work} is {state}, and the series waits for it", fix)
+            raise RefusedError(
+                f"{work} is {state}, and the series waits for it",
+                f"resume both with `nanoflux {SERIES.command} resume {self.id}`",
+            )
 
     def _generate(self, number: int, run: str) -> None:
         label = f"round {number + 1}: examples"
         asyncio.run(runs.carry_on(self.home, run, lambda progress: self.on_step(label, progress.kept, progress.target)))
 
     def _train(self, number: int, training: str) -> None:
-        def tell(event: Any) -> None:
+        def report_step(event: Any) -> None:
             if hasattr(event, "steps"):
                 self.on_step(f"round {number + 1}: steps", event.step, event.steps)
 
-        trainings.carry_on(self.home, training, tell)
+        trainings.carry_on(self.home, training, report_step)
 
-    def _new_run(self, number: int, earlier: list[Round]) -> str:
-        """The round's run, by its name: one that was made a moment before a kill is found again."""
+    def _start_run(self, number: int, earlier: list[Round]) -> str:
+        """Start the round's run, or return the one of its name that was started just before a kill."""
         name = f"{self.id}-round-{number + 1}"
         with LedgerView(self.home.ledger) as view:
             row = view.row("SELECT id FROM runs WHERE name = ?", name)
         if row is not None:
             return str(row["id"])
-        return asyncio.run(runs.start(self.home, self._config(number, earlier), name))
+        return asyncio.run(runs.start(self.home, self._derive_config(number, earlier), name))
 
-    def _config(self, number: int, earlier: list[Round]) -> RunConfig:
-        config = self.plan.config
+    def _derive_config(self, number: int, earlier: list[Round]) -> RunConfig:
+        config = self.settings.config
         changes: dict[str, Any] = {"seed": config.seed + number}
         if earlier:
             changes |= self._tuned_defender(earlier[-1].adapter)
             with LedgerView(self.home.ledger) as view:
-                asked = freeze(view, [each.run for each in earlier])
-            changes["novel_against"] = {run: before.model_dump() for run, before in asked.items()}
+                questions_by_run = freeze(view, [round_.run for round_ in earlier])
+            changes["novel_against"] = {run: questions.model_dump() for run, questions in questions_by_run.items()}
         return derive_config(config, changes, self.home)
 
     def _tuned_defender(self, adapter: str) -> dict[str, Any]:
-        """An endpoint of its own for the adapter: what else uses the model plays on without it."""
-        base = self.plan.config.endpoints[self.plan.config.roles.defender.endpoint].model_dump(mode="json")
+        """The settings of a separate endpoint for the adapter: other roles of the model play without it."""
+        config = self.settings.config
+        base = config.endpoints[config.roles.defender.endpoint].model_dump(mode="json")
         return {"endpoints": {TUNED: {**base, "adapter": adapter}}, "roles": {"defender": {"endpoint": TUNED}}}
 
-    def _training(self, number: int, made: list[str]) -> str:
-        parts = [trainings.data_of_run(self.home, run) for run in made]
+    def _create_training(self, number: int, run_ids: list[str]) -> str:
+        parts = [trainings.data_of_run(self.home, run) for run in run_ids]
         data = trainings.TrainingData(
-            [row for each in parts for row in each.rows], parts[-1].validation, parts[-1].run,
-            {"series": self.id, "round": number + 1, "runs": made}, parts[-1].held_out,
+            [row for part in parts for row in part.rows], parts[-1].validation, parts[-1].run,
+            {"series": self.id, "round": number + 1, "runs": run_ids}, parts[-1].held_out,
         )  # fmt: skip
-        return trainings.create(self.home, self.plan.base, train_settings(self.plan.train), data)
+        return trainings.create(self.home, self.settings.base, train_settings(self.settings.train), data)
 
     def _measure_on_dev(self, number: int, adapter: str) -> dict[str, Any]:
         label = f"round {number + 1}: dev items {'with' if adapter else 'without'} an adapter"
         return asyncio.run(self._evaluate(adapter, lambda done, total: self.on_step(label, done, total)))
 
     async def _evaluate(self, adapter: str, on_progress: Callable[[int, int], None]) -> dict[str, Any]:
-        config = derive_config(self.plan.config, self._tuned_defender(adapter), self.home)
+        config = derive_config(self.settings.config, self._tuned_defender(adapter), self.home)
         bound = bind(config, self.home)
         try:
             endpoint = bound.endpoints[TUNED]
-            items = _dev_items(self.home, self.plan)
-            domain = self.plan.config.domain
-            dev, home = self.plan.dev, self.home.root
-            room = endpoint.context.reasoning
+            items = _load_dev_items(self.home, self.settings)
             plan = make_plan(
-                endpoint.identity, dev, "dev", items, 1, 0.0, root=home, domain_name=domain, reasoning_tokens=room
-            )
+                endpoint.identity, self.settings.dev, "dev", items, 1, 0.0, root=self.home.root,
+                domain_name=self.settings.config.domain, reasoning_tokens=endpoint.context.reasoning,
+            )  # fmt: skip
             summary = await evaluate(self.ledger, endpoint, plan, on_progress)
             summary.require_whole(allow_refused=True)
             return summary.as_json()
         finally:
             await bound.close()
 
-    def _rounds(self) -> list[Round]:
+    def _load_rounds(self) -> list[Round]:
         with LedgerView(self.home.ledger) as view:
-            return rounds_of(view, self.id)
+            return load_rounds(view, self.id)
 
     def _handle_request(self, request: StopRequest) -> None:
         """Pass the request on to the current run or training. Called from the heartbeat's thread."""
         if not request:
             return
         self.requests.append(request)
-        step = self.under_way
+        step = self.current_step
         if step is not None:
             with suppress(NanofluxError):  # it has just ended by itself
                 jobs.request_stop(self.home, step, "pause" if request == "pause" else "stop")
 
 
-def _dev_items(home: Home, plan: Rounds) -> list[Any]:
-    items = load_items(home.ledger, plan.dev, "dev")
+def _load_dev_items(home: Home, settings: Rounds) -> list[Seed]:
+    items = load_items(home.ledger, settings.dev, "dev")
     if not items:
-        raise UsageError(f"{plan.dev} has no dev items", "name another benchmark with --dev")
-    return items[: plan.dev_items or None]
+        raise UsageError(f"{settings.dev} has no dev items", "name another benchmark with --dev")
+    return items[: settings.dev_items or None]
 
 
 _FIND = """
@@ -273,7 +281,7 @@ _FIND = """
 
 
 def find(view: LedgerView, series: str) -> dict[str, Any]:
-    """A series by its id, its name (the newest that has it), or the beginning of its id.
+    """Find a series by its id, its name (the newest of that name), or the beginning of its id.
 
     Raises:
         NothingMatchedError: there is none.
@@ -284,45 +292,84 @@ def find(view: LedgerView, series: str) -> dict[str, Any]:
     return dict(row)
 
 
-def rounds_of(view: LedgerView, series: str) -> list[Round]:
-    """The rounds that were begun, in order."""
+def load_rounds(view: LedgerView, series: str) -> list[Round]:
+    """Load the rounds of a series that have started, in order."""
     rows = view.rows("SELECT * FROM rounds WHERE series = ? ORDER BY number", series)
     return [Round(row["number"], row["run"], row["adapter"], json.loads(row["result"])) for row in rows]
 
 
-def show(home: Home, series: str) -> dict[str, Any]:
-    """A series with its curve: what each round kept, and strict accuracy on dev before and after it. `adapter` is that
-    of the last round that helped.
+@dataclass(frozen=True, slots=True)
+class RoundSummary:
+    """One round (counted from 1): what its run kept, and strict accuracy on dev `before` and `after` its training, None
+    until both are measured.
+    """
+
+    round: int
+    run: str
+    kept: int
+    adapter: str
+    helped: bool | None
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSummary:
+    """The state of a series of at most `of` rounds. `adapter` is that of the last round that helped, or ""."""
+
+    series: str
+    name: str
+    status: str
+    message: str
+    base: str
+    dev: str
+    of: int
+    rounds: tuple[RoundSummary, ...]
+    adapter: str
+    seconds: float
+    worker: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "rounds": [asdict(round_) for round_ in self.rounds]}
+
+
+def summarize_series(home: Home, series: str) -> SeriesSummary:
+    """Summarize a series by its id, its name, or the beginning of its id.
+
+    Raises:
+        NothingMatchedError: there is none.
     """
     with LedgerView(home.ledger) as view:
         row = find(view, series)
-        plan = validated(Rounds, json.loads(row["settings"]), f"series {row['id']}")
-        rounds = [
-            {
-                "round": each.number + 1, "run": each.run, "kept": len(view.examples(each.run)),
-                "adapter": each.adapter, "helped": each.result.get("helped"),
-                **{key: each.result[key]["strict"] if each.result else None for key in ("before", "after")},
-            }
-            for each in rounds_of(view, row["id"])
-        ]  # fmt: skip
-        helped = [each["adapter"] for each in rounds if each["helped"]]
-        values = {
-            "series": row["id"], "name": plan.name, "status": row["status"], "message": row["message"],
-            "base": plan.base, "dev": plan.dev, "of": plan.rounds, "rounds": rounds,
-            "adapter": helped[-1] if helped else "", "seconds": round(row["seconds"], 3),
+        settings = validated(Rounds, json.loads(row["settings"]), f"series {row['id']}")
+        rounds = tuple(_summarize_round(view, round_) for round_ in load_rounds(view, row["id"]))
+        helpful_adapters = [round_.adapter for round_ in rounds if round_.helped]
+        fields = {
+            "series": row["id"], "name": settings.name, "status": row["status"], "message": row["message"],
+            "base": settings.base, "dev": settings.dev, "of": settings.rounds, "rounds": rounds,
+            "adapter": helpful_adapters[-1] if helpful_adapters else "", "seconds": round(row["seconds"], 3),
         }  # fmt: skip
-        return {**values, **check_work(home, view, Work(SERIES, row["id"]), values).to_json()}
+        state = check_work(home, view, Work(SERIES, row["id"]), fields)
+        return SeriesSummary(**{**fields, **state.to_json()})
 
 
-def list_series(home: Home) -> list[dict[str, Any]]:
-    """All series, newest first."""
+def _summarize_round(view: LedgerView, round_: Round) -> RoundSummary:
+    before, after = (round_.result[key]["strict"] if round_.result else None for key in ("before", "after"))
+    return RoundSummary(
+        round_.number + 1, round_.run, len(view.examples(round_.run)), round_.adapter, round_.result.get("helped"),
+        before, after,
+    )  # fmt: skip
+
+
+def summarize_all_series(home: Home) -> list[SeriesSummary]:
+    """Summarize all series, newest first."""
     with LedgerView(home.ledger) as view:
         ids = [row["id"] for row in view.rows("SELECT id FROM series ORDER BY rowid DESC")]
-    return [show(home, series) for series in ids]
+    return [summarize_series(home, series) for series in ids]
 
 
-def default_dev(home: Home, config: RunConfig, datasets: tuple[str, ...]) -> str:
-    """The first benchmark of a domain that has dev items.
+def choose_dev(home: Home, config: RunConfig, datasets: tuple[str, ...]) -> str:
+    """Choose the first benchmark of a domain that has dev items.
 
     Raises:
         UsageError: none has.
@@ -330,4 +377,4 @@ def default_dev(home: Home, config: RunConfig, datasets: tuple[str, ...]) -> str
     for name in datasets:
         if items_here(home.ledger, name, "dev"):
             return name
-    raise UsageError(f"no benchmark of {config.domain} has dev items here", "name one with --dev, or import one")
+    raise UsageError(f"no installed benchmark of {config.domain} has dev items", "name one with --dev, or import one")

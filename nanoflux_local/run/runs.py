@@ -1,5 +1,7 @@
-"""A run's life: start, play, change, fork, replay. One process plays a run at a time; a kill at any moment loses only
-the requests in flight."""
+"""The life cycle of a run: start, play, change, fork, replay.
+
+One process plays a run at a time; a kill at any moment loses only the requests in flight.
+"""
 
 import asyncio
 import json
@@ -22,7 +24,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import ChatRequest, Identity
 from nanoflux_local.run.binding import Bound, bind, environment, recorded_identities, refuse_drift, rules_for
-from nanoflux_local.run.budget import Cost, Purse, prompt_bound
+from nanoflux_local.run.budget import Cost, Purse, bound_prompt_tokens
 from nanoflux_local.run.commands import fork_command, write_fix
 from nanoflux_local.run.configs import derive_config, validate_run
 from nanoflux_local.run.engine import Engine, RunProgress, index_questions, index_questions_of_other_runs
@@ -76,7 +78,7 @@ async def carry_on(
         try:
             refuse_drift(identities, await bound.identities())
             rules, domain = rules_for(config, identities, home), load_domain(config.domain, home.root)
-            purse = Purse.of(ledger, run, config.budget, _cost_bound(bound))
+            purse = Purse.load(ledger, run, config.budget, _bound_costs(bound))
             calls = RememberedCalls(ledger, run, purse.guard(bound.answers()))
             capacity = sum(endpoint.capacity for endpoint in bound.endpoints.values()) or os.cpu_count() or 1
 
@@ -95,26 +97,27 @@ async def carry_on(
             await bound.close()
 
 
-def _cost_bound(bound: Bound) -> Callable[[ChatRequest], Cost]:
+def _bound_costs(bound: Bound) -> Callable[[ChatRequest], Cost]:
     """A function that bounds a request's cost: its prompt by its bytes, its reply by `max_tokens`."""
 
-    def worst(request: ChatRequest) -> Cost:
+    def bound_cost(request: ChatRequest) -> Cost:
         endpoint = bound.by_identity(request.endpoint)
-        bytes_, written = prompt_bound(request), request.sampling.max_tokens
+        prompt_tokens, completion_tokens = bound_prompt_tokens(request), request.sampling.max_tokens
         price = getattr(endpoint, "price", None)  # local models have none
-        return Cost(price.cost(bytes_, written) if price else 0.0, bytes_ + written)
+        usd = price.cost(prompt_tokens, completion_tokens) if price else 0.0
+        return Cost(usd, prompt_tokens + completion_tokens)
 
-    return worst
+    return bound_cost
 
 
 async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse) -> None:
-    """Play, and record the run's status and its job in every case."""
+    """Play, and record the run's status and its job however it ends."""
     with record_job(ledger, Work(RUN, run)) as job:
         job.status = await _play_steered(ledger, job.id, run, engine, purse)
 
 
 async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:
-    """Play while obeying requests of other processes (pause, stop, changed settings). Returns the final status."""
+    """Play while applying what other processes request (pause, stop, changed settings). Returns the final status."""
     playing = asyncio.create_task(engine.play())
     requests: list[StopRequest] = []
 
@@ -128,7 +131,7 @@ async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purs
     def on_settings(text: str) -> None:
         config = validated(RunConfig, json.loads(text), "the changed configuration")
         engine.reconfigure(config)
-        purse.change(config.budget)
+        purse.set_budget(config.budget)
 
     heartbeat = Heartbeat(ledger, job, Work(RUN, run), on_request, on_settings)
     watching = asyncio.create_task(heartbeat.run())

@@ -177,7 +177,7 @@ def test_refused_parameter_is_learned_and_reported_once(
     first, *later = server.bodies
     assert later == [{**{name: value for name, value in first.items() if name not in gone}, **new}] * 2
     assert set(gone) <= set(first)
-    assert [fault.kind for fault in faults] == ["refused_parameter"] and "as with send = {" in faults[0].told
+    assert [fault.kind for fault in faults] == ["refused_parameter"] and "as with send = {" in faults[0].message
     assert caplog.text.count("as with send = {") == 1
 
 

@@ -69,7 +69,7 @@ def test_unusable_embedding_is_asked_for_again(server: Any, status: int, body: A
     server.answer((status, body), (200, embedding([3, 4])))
     with reporting_faults(faults.append):
         assert np.allclose(embed(server.url).vector, [0.6, 0.8])
-    assert [fault.kind for fault in faults] == [kind] and words in faults[0].told
+    assert [fault.kind for fault in faults] == [kind] and words in faults[0].message
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_recorded_reply_is_read_as_what_it_is(peer: Peer, shape: Shape) -> None:
             assert len(peer.server.bodies) == retries.EMPTY_ATTEMPTS
         case Again(kind, words):
             assert reply.text == "yes" and len(peer.server.bodies) == 2
-            assert [fault.kind for fault in faults] == [kind] and words in faults[0].told
+            assert [fault.kind for fault in faults] == [kind] and words in faults[0].message
 
 
 # Mutations
