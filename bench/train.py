@@ -43,14 +43,14 @@ def write_data(count: int, folder: Path) -> None:
     from nanoflux_local.records import derive_seed
     from nanoflux_local.seeds.benchmarks.starter import starter_items
     from nanoflux_local.seeds.source import instance
-    from nanoflux_local.train.trainings import training_example
+    from nanoflux_local.train.trainings import build_training_example
 
     templates = [each for each in load_templates() if each.split == "train"]
     drawn = [(each, number) for number in range(-(-count // len(templates))) for each in templates][:count]
     items = [instance(each, random.Random(derive_seed("bench", each.id, number)), number) for each, number in drawn]
     domain = load_domain("starter")
     for name, chosen in ((TRAIN, items), (HELD, starter_items("dev")[:HELD_OUT])):
-        rows = [training_example(domain, domain.budgets, i.question, i.solution, i.answer, i.id) for i in chosen]
+        rows = [build_training_example(domain, domain.budgets, i.question, i.solution, i.answer, i.id) for i in chosen]
         write_rows(folder / name, rows)
 
 

@@ -80,7 +80,7 @@ def work(training: str) -> jobs.Work:
 
 
 def finish(home: Home, training: str) -> TrainingOutcome:
-    outcome = trainings.carry_on(home, training)
+    outcome = trainings.resume_training(home, training)
     assert isinstance(outcome, TrainingOutcome)
     return outcome
 
@@ -91,12 +91,12 @@ def cli(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_killed_training_keeps_its_id_and_curve(home: Home, weights: Path, tmp_path: Path) -> None:
-    training = trainings.create(home, BASE, QUICK, data())
+    training = trainings.create_training(home, BASE, QUICK, data())
     pid = jobs.launch(home, work(training))
     until(lambda: trainings.summarize_training(home, training).step >= 3)
     os.kill(pid, signal.SIGKILL)
     until(lambda: not jobs.has_worker(home, work(training)))
-    assert trainings.create(home, BASE, QUICK, data()) == training
+    assert trainings.create_training(home, BASE, QUICK, data()) == training
     result = finish(home, training)
     summary = trainings.summarize_training(home, training)
     assert (summary.status, summary.adapter, summary.step) == ("done", result.adapter, result.steps)
@@ -107,7 +107,7 @@ def test_killed_training_keeps_its_id_and_curve(home: Home, weights: Path, tmp_p
     assert steps == list(range(1, result.steps + 1))
     assert events is not None and events["n"] >= len(steps)
     other = home_with(tmp_path / "other", weights)
-    assert finish(other, trainings.create(other, BASE, QUICK, data())).adapter == result.adapter
+    assert finish(other, trainings.create_training(other, BASE, QUICK, data())).adapter == result.adapter
 
 
 def test_repeated_training_is_answered_from_the_ledger(home: Home) -> None:
@@ -147,13 +147,13 @@ def test_paused_training_resumes_without_its_source_file(home: Home, tmp_path: P
 
 
 def test_stop_writes_a_checkpoint_and_a_second_stop_ends_at_once(home: Home) -> None:
-    training = trainings.create(home, BASE, LONG, data())
+    training = trainings.create_training(home, BASE, LONG, data())
     jobs.launch(home, work(training))
     until(lambda: trainings.summarize_training(home, training).step >= 1)
     worker = trainings.summarize_training(home, training).worker
     assert worker is not None and worker.wish == ""
     with pytest.raises(NanofluxError, match="another process is working on training"):
-        trainings.carry_on(home, training)
+        trainings.resume_training(home, training)
     assert "drains" in jobs.request_stop(home, work(training), "stop")
     until(lambda: not jobs.has_worker(home, work(training)))
     stopped = trainings.summarize_training(home, training)
@@ -173,7 +173,7 @@ def test_stop_writes_a_checkpoint_and_a_second_stop_ends_at_once(home: Home) -> 
 
 
 def test_signal_ends_a_training_and_is_reported(home: Home) -> None:
-    training = trainings.create(home, BASE, LONG, data())
+    training = trainings.create_training(home, BASE, LONG, data())
     pid = jobs.launch(home, work(training))
     until(lambda: trainings.summarize_training(home, training).step >= 1)
     os.kill(pid, signal.SIGTERM)
@@ -182,15 +182,15 @@ def test_signal_ends_a_training_and_is_reported(home: Home) -> None:
 
 
 def test_changed_rows_are_not_trained_on(home: Home) -> None:
-    training = trainings.create(home, BASE, QUICK, data())
+    training = trainings.create_training(home, BASE, QUICK, data())
     rows = home.root / "trainings" / training / trainings.TRAIN
     rows.write_text(rows.read_text().replace("ANSWER", "GUESS"))
     with pytest.raises(LedgerError, match="are not those of"):
-        trainings.carry_on(home, training)
+        trainings.resume_training(home, training)
     assert trainings.summarize_training(home, training).status == "failed"
     rows.unlink()
     with pytest.raises(LedgerError, match="are gone"):
-        trainings.carry_on(home, training)
+        trainings.resume_training(home, training)
 
 
 def test_training_source_is_a_run_or_a_file(home: Home, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_training_source_is_a_run_or_a_file(home: Home, tmp_path: Path) -> None:
 def test_tensorboard_receives_the_curves_on_request(home: Home, tmp_path: Path) -> None:
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     rows = data()
-    training = trainings.create(home, BASE, QUICK, rows, str(tmp_path / "board"))
+    training = trainings.create_training(home, BASE, QUICK, rows, str(tmp_path / "board"))
     result = finish(home, training)
     board = accumulators.EventAccumulator(str(tmp_path / "board" / training)).Reload()
     losses = [point.value for point in board.Scalars("train/loss")]
@@ -220,12 +220,12 @@ def test_choice_of_examples_is_recorded_with_the_adapter(home: Home) -> None:
     settings = {"max_turns": 16, "target": 16, "concurrency": 4, "seeds": {"min": 2}}
     run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
     asyncio.run(runs.carry_on(home, run))
-    kept = [row.id for row in trainings.data_of_run(home, run).rows]
+    kept = [row.id for row in trainings.load_run_data(home, run).rows]
     choice = Choice(reason="kept_failed", where="turn > 0", size=3)
-    chosen = trainings.data_of_run(home, run, choice)
+    chosen = trainings.load_run_data(home, run, choice)
     assert len(chosen.rows) == 3 and {row.id for row in chosen.rows} < set(kept) - {"turn-0"}
     short = QUICK.model_copy(update={"epochs": 1, "max_length": 2048})
-    result = finish(home, trainings.create(home, BASE, short, chosen))
+    result = finish(home, trainings.create_training(home, BASE, short, chosen))
     source = read_adapter(home.adapters / result.adapter).manifest["source"]
     assert (source["run"], source["rows"], source["values"]) == (run, 3, [run, "kept_failed"])
     assert "turn > 0" in source["query"] and len(source["ids_digest"]) == 64

@@ -7,7 +7,7 @@ import pytest
 
 from nanoflux_local.endpoints.scripted import HashingEmbedder
 from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.examples.lineage import lineage
+from nanoflux_local.examples.lineage import trace_lineage
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
@@ -23,10 +23,10 @@ def test_lineage_names_the_nearest_held_out_items(tmp_path: Path) -> None:
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, question FROM examples")
         assert row is not None
-        near = lineage(home, view, row["id"])["near"]
+        near = trace_lineage(home, view, row["id"]).near
         with pytest.raises(NothingMatchedError, match="no example 'x'"):
-            lineage(home, view, "x")
+            trace_lineage(home, view, "x")
     vector = HashingEmbedder("hashing-embedder").vector
     alike = {item.id: similarity(vector(row["question"]), vector(item.question)) for item in easy_items("test")}
-    assert [entry["similarity"] for entry in near] == sorted(alike.values(), reverse=True)[:3]
-    assert all(alike[entry["item"]] == entry["similarity"] for entry in near)
+    assert [entry.similarity for entry in near] == sorted(alike.values(), reverse=True)[:3]
+    assert all(alike[entry.item] == entry.similarity for entry in near)

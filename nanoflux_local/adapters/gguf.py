@@ -1,9 +1,9 @@
-"""A merged model as one GGUF file, for llama.cpp and what is built on it.
+"""A merged model as one GGUF file, for llama.cpp and programs built on it.
 
-Owns the writing of llama-shaped models through the `gguf` package, which knows the tensors' names and reads the
-vocabulary; the package index has no kept converter that can be installed beside it. Refuses every other architecture,
-scaled rotary positions, biases, and a tokenizer whose way of splitting text has no name here. Nothing is left unless
-the file, read back through transformers, holds the same weights and splits text alike.
+Owns the writing of Llama-architecture models through the `gguf` package, which maps tensor names and reads the
+vocabulary; the package index has no maintained converter. Refuses every other architecture, scaled rotary positions,
+biases, and a tokenizer whose text splitting has no name here. The file is kept only if it reads back through
+transformers with the same weights and the same tokens.
 """
 
 import json
@@ -22,7 +22,7 @@ from nanoflux_models.errors import ModelsError
 
 _FIX = "export safetensors, or `adapters merge` and convert the folder with llama.cpp's convert_hf_to_gguf.py"
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-# What llama.cpp calls a way of splitting text before the merges, by what tokenizer.json says of it.
+# llama.cpp's names of the pre-tokenizers in tokenizer.json.
 _SPLITS = {
     "gpt-2": [_BYTES],
     "smollm": [{"type": "Digits", "individual_digits": True}, _BYTES],
@@ -35,7 +35,7 @@ def export_gguf(adapter: Adapter, base: Path, target: Path) -> tuple[MergeRecord
 
     Raises:
         UsageError: `target` exists, or this model cannot be written as GGUF here.
-        NanofluxError: the file read back is not what was written.
+        NanofluxError: the file does not read back as it was written.
     """
     with new_folder(target) as folder, tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as scratch:
         merged = Path(scratch) / "merged"
@@ -76,8 +76,8 @@ def _refuse_other_shapes(config: dict[str, Any]) -> None:
         "its rotary positions are scaled": rope.get("rope_type", "default") != "default",
         "its layers have biases": config.get("attention_bias") or config.get("mlp_bias"),
     }
-    for reason, holds in reasons.items():
-        if holds:
+    for reason, applies in reasons.items():
+        if applies:
             raise UsageError(f"this model cannot be written as GGUF: {reason}", _FIX)
 
 
@@ -128,12 +128,12 @@ def _split_name(model: Path) -> str:
     for name, split in _SPLITS.items():
         if parts == split:
             return name
-    problem = "this model cannot be written as GGUF: its tokenizer splits text in a way that llama.cpp has no name for"
+    problem = "this model cannot be written as GGUF: llama.cpp has no name for the way its tokenizer splits text"
     raise UsageError(problem, _FIX)
 
 
 def _drop_offsets(part: dict[str, Any]) -> dict[str, Any]:
-    """A step of the splitting without the key that changes only the offsets, not the pieces."""
+    """A pre-tokenizer step without the key that changes offsets but not pieces."""
     return {key: value for key, value in part.items() if key != "trim_offsets"}
 
 
@@ -155,15 +155,15 @@ class _Tensors:
         """GGUF's name, shape, numpy type, bytes and stored type."""
         import numpy as np
 
-        stored, kind = self._file_by_name[name].get_slice(name), self._kind(name)
-        called = self._map.get_name(name, try_suffixes=(".weight",))
-        if called is None:
+        tensor_slice, kind = self._file_by_name[name].get_slice(name), self._kind(name)
+        gguf_name = self._map.get_name(name, try_suffixes=(".weight",))
+        if gguf_name is None:
             raise UsageError(f"this model cannot be written as GGUF: it has a tensor {name!r}", _FIX)
-        shape = list(stored.get_shape())
-        return called, shape, np.dtype(np.float32), int(np.prod(shape)) * (4 if kind.name == "F32" else 2), kind
+        shape = list(tensor_slice.get_shape())
+        return gguf_name, shape, np.dtype(np.float32), int(np.prod(shape)) * (4 if kind.name == "F32" else 2), kind
 
     def data(self, name: str) -> Any:
-        """The values as they are stored; queries and keys with their halves interleaved, as llama.cpp turns them."""
+        """The stored values; query and key rows are interleaved in the order of llama.cpp's rotary embedding."""
         from gguf import quants
 
         weight = self._file_by_name[name].get_tensor(name).float().numpy()
@@ -176,9 +176,9 @@ class _Tensors:
     def _kind(self, name: str) -> Any:
         from gguf import GGMLQuantizationType
 
-        stored = self._file_by_name[name].get_slice(name)
-        matrix = len(stored.get_shape()) > 1  # llama.cpp keeps norms in 32 bits
-        return GGMLQuantizationType[stored.get_dtype() if matrix else "F32"]
+        tensor_slice = self._file_by_name[name].get_slice(name)
+        matrix = len(tensor_slice.get_shape()) > 1  # llama.cpp keeps norms in 32 bits
+        return GGMLQuantizationType[tensor_slice.get_dtype() if matrix else "F32"]
 
 
 def _interleave_halves(weight: Any, heads: int) -> Any:
@@ -187,7 +187,7 @@ def _interleave_halves(weight: Any, heads: int) -> Any:
 
 
 def _check_reads_back(model: Path, file: Path, scratch: Path) -> None:
-    """The file as `models import` would take it in: the same weights in bf16, the same tokens."""
+    """Refuse a file that `models import` would not read back with the same weights in bf16 and the same tokens."""
     import torch
     from transformers import AutoTokenizer
 
@@ -199,7 +199,7 @@ def _check_reads_back(model: Path, file: Path, scratch: Path) -> None:
     same = written.keys() == read.keys() and all(torch.equal(written[name], read[name]) for name in written)
     ours, theirs = (AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in (model, scratch))
     if not same or ours.encode(PROBE) != theirs.encode(PROBE):
-        raise NanofluxError("the GGUF file read back is not the model that was written", _FIX)
+        raise NanofluxError("the GGUF file does not read back as the model that was written", _FIX)
 
 
 def _weights(folder: Path) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""The name of an adapter: the hash of what it does. Owns the two file names of PEFT's format and nothing else."""
+"""The hash that names an adapter, and the two file names of PEFT's format."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ def adapter_hash(folder: Path) -> str:
     """SHA-256, in hex, over an adapter's weights and its canonical PEFT config; manifest and card do not count.
 
     Raises:
-        DataError: `folder` is no adapter.
+        DataError: `folder` is not an adapter.
     """
     try:
         weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is no adapter: {error}", f"an adapter holds {WEIGHTS} and {CONFIG}") from error
+        raise DataError(f"{folder} is not an adapter: {error}", f"name a folder with {WEIGHTS} and {CONFIG}") from error
     return hashlib.sha256(f"{weights}\n{canonical_json(config)}".encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""Adapters of other trainers: a PEFT folder, checked against its installed base and sealed like one trained here.
+"""Adapters of other trainers: a PEFT folder is checked against its installed base and sealed like one trained here.
 
-Owns what is taken and what is refused. An adapter is taken if everything that can use one here gives the same model:
-PEFT in this process, a merge, and vLLM. PEFT itself says which tensors its config asks for on that base (built without
-weights), and the file must hold exactly these. Pickled weights are never read: unpickling executes them.
+Owns the rules of acceptance. An adapter is accepted if PEFT in this process, a merge and vLLM all give the same model
+with it. PEFT itself lists the tensors that the config requires on that base (built without weights), and the file must
+contain exactly these. Pickled weights are never read, because unpickling executes code.
 """
 
 import json
@@ -29,37 +29,37 @@ MAX_RANK = 512
 """The highest rank that vLLM serves."""
 PICKLED = "adapter_model.bin"
 SHOWN = 3
-"""Tensors that a message names before it only counts them."""
+"""The number of tensors that a message names; further ones are counted."""
 _MERGE = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
 _REBASED = ("pissa", "olora", "loftq", "corda")
-"""Ways to begin a LoRA that also change the base's weights: the adapter is not relative to the base as published."""
+"""Initialisations of a LoRA that also change the base's weights: the adapter does not fit the published base."""
 _PLAIN = {
     "use_dora": "it is a DoRA, whose magnitudes vLLM does not serve",
     "lora_bias": "its LoRA layers have biases, which vLLM does not serve",
     "use_qalora": "it is a QA-LoRA, which vLLM does not serve",
     "use_bdlora": "its LoRA is block-diagonal",
-    "alora_invocation_tokens": "it is an activated LoRA, which works only after its own tokens",
+    "alora_invocation_tokens": "it is an activated LoRA, which has an effect only after its invocation tokens",
     "layer_replication": "it repeats layers of its base",
     "trainable_token_indices": "it also trained embeddings of single tokens",
     "target_parameters": "it adapts parameters that are not linear layers (a mixture's experts)",
     "megatron_config": "it was trained with Megatron's own layers",
 }
-"""Keys of a LoRA config that must be unset, and what it means if one is not."""
+"""Keys of a LoRA config that must be unset, and the reason for refusal if one is set."""
 
 
 def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "", name: str = "") -> Path:
-    """Seal the PEFT folder `source` as `adapters_dir/<hash>` with a record that says it was imported; returns it.
+    """Seal the PEFT folder `source` as `adapters_dir/<hash>` with a record of the import; return that folder.
 
-    `base` is an installed model; without it the config's own hint must name one. The source is left as it is.
+    `base` is an installed model; if it is empty, the config's own hint must name one. The source is not changed.
 
     Raises:
-        UsageError: `name` is none that can be told from a path or a pattern.
-        DataError: the folder is no PEFT LoRA, cannot be used here, or was not trained on that base.
-        NothingMatchedError: no base was named and the hint names none that is installed.
+        UsageError: `name` could be mistaken for a path or a pattern.
+        DataError: the folder is not a PEFT LoRA, cannot be used here, or was not trained on that base.
+        NothingMatchedError: no base was named, and the hint names no installed model.
         ModelsError: the base is not installed.
     """
     if name and not NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot name an adapter", "take letters, digits, '.', '_' and '-'")
+        raise UsageError(f"{name!r} cannot name an adapter", "use letters, digits, '.', '_' and '-'")
     config = _read_config(source)
     refuse_unusable(config)
     hint = str(config.get("base_model_name_or_path") or "")
@@ -85,25 +85,25 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
 
 
 def _without_folders(hint: str) -> str:
-    """A hint as a hub's name; of a path on the trainer's machine only the last part is kept."""
+    """The hint; if it is a path on the trainer's machine, only its last part."""
     return Path(hint).name if Path(hint).is_absolute() else hint
 
 
 def refuse_unusable(config: Mapping[str, Any]) -> None:
-    """Refuse a LoRA config that some user of adapters here would apply otherwise, or not at all.
+    """Refuse a LoRA config that PEFT, a merge and vLLM would not all apply in the same way.
 
     Raises:
-        DataError: with every reason.
+        DataError: the config cannot be used; the message states every reason.
     """
     reasons = [reason for key, reason in _PLAIN.items() if config.get(key)]
     if config.get("modules_to_save"):
         modules = ", ".join(map(str, config["modules_to_save"]))
-        reasons.append(f"it also holds whole modules ({modules}; modules_to_save), which vLLM does not serve")
+        reasons.append(f"it also contains whole modules ({modules}; modules_to_save), which vLLM does not serve")
     if config.get("bias", "none") != "none":
         reasons.append(f"it also trained biases of its base (bias = {config['bias']!r})")
-    begun = config.get("init_lora_weights")
-    if isinstance(begun, str) and begun.lower().startswith(_REBASED):
-        reasons.append(f"it began as {begun}, which changes the base's weights too")
+    initialisation = config.get("init_lora_weights")
+    if isinstance(initialisation, str) and initialisation.lower().startswith(_REBASED):
+        reasons.append(f"it was initialised as {initialisation}, which changes the base's weights too")
     rank = highest_rank(config)
     if rank > MAX_RANK:
         reasons.append(f"its rank is {rank}, and vLLM serves {MAX_RANK} at most")
@@ -114,22 +114,24 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
 def _read_config(source: Path) -> dict[str, Any]:
     """The config of a PEFT LoRA folder with safetensors. Raises DataError."""
     if not source.is_dir():
-        raise DataError(f"{source} is no folder", f"name the folder that holds {CONFIG} and {WEIGHTS}")
+        raise DataError(f"{source} is not a folder", f"name the folder with {CONFIG} and {WEIGHTS}")
     if not (source / WEIGHTS).is_file():
         if (source / PICKLED).is_file():
             fix = "save it again with PEFT's save_pretrained, which writes safetensors"
-            raise DataError(f"{source / PICKLED} is pickled: reading it would execute it", fix)
-        raise DataError(f"{source} holds no {WEIGHTS}", "name the folder that PEFT's save_pretrained wrote")
+            raise DataError(f"{source / PICKLED} is pickled, and reading it would execute its code", fix)
+        raise DataError(f"{source} has no {WEIGHTS}", "name the folder that PEFT's save_pretrained wrote")
     try:
         config: Any = json.loads((source / CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{source / CONFIG} cannot be read: {error}", "copy the whole folder again") from error
     if not isinstance(config, dict) or str(config.get("peft_type", "")).upper() != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise DataError(f"{source / CONFIG} is not that of a LoRA (peft_type: {kind!r})", _MERGE)
-    wrong = [key for key in ("r", "lora_alpha") if isinstance(config.get(key), bool) or not _is_number(config.get(key))]
-    if wrong:
-        raise DataError(f"{source / CONFIG} has no usable number for {', '.join(wrong)}", "copy the folder again")
+        raise DataError(f"{source / CONFIG} is not the config of a LoRA (peft_type: {kind!r})", _MERGE)
+    unusable = [
+        key for key in ("r", "lora_alpha") if isinstance(config.get(key), bool) or not _is_number(config.get(key))
+    ]
+    if unusable:
+        raise DataError(f"{source / CONFIG} has no usable number for {', '.join(unusable)}", "copy the folder again")
     return config
 
 
@@ -138,23 +140,24 @@ def _is_number(value: object) -> bool:
 
 
 def _hinted_base(hint: str, home: Path) -> str:
-    """The installed model that a config's `base_model_name_or_path` means: by our name, or by the hub's.
+    """The installed model that a config's `base_model_name_or_path` names, by its name here or on the hub.
 
-    Raises NothingMatchedError where none or several are meant.
+    Raises:
+        NothingMatchedError: it names none, or several.
     """
     names = [record.name for record in list_installed(home)]
-    meant = [name for name in names if hint and _is_meant(name, hint, home)]
-    if len(meant) == 1:
-        return meant[0]
+    matches = [name for name in names if hint and _is_hinted(name, hint, home)]
+    if len(matches) == 1:
+        return matches[0]
     raise NothingMatchedError(
-        f"the adapter was trained on {hint!r}, and no installed model is known by that name"
+        f"the adapter was trained on {hint!r}, and no installed model has that name"
         if hint
         else "the adapter does not say what it was trained on",
-        f"name its base with --base; installed are: {', '.join(names) or 'none'}",
+        f"name its base with --base; installed models: {', '.join(names) or 'none'}",
     )
 
 
-def _is_meant(name: str, hint: str, home: Path) -> bool:
+def _is_hinted(name: str, hint: str, home: Path) -> bool:
     try:
         repo = str(getattr(load_model(name, home).source, "repo", ""))
     except ModelsError:
@@ -165,51 +168,51 @@ def _is_meant(name: str, hint: str, home: Path) -> bool:
 
 def _compare_tensors(source: Path, config: Mapping[str, Any], base: Path, name: str) -> None:
     """Refuse an adapter whose tensors are not those that its config asks for on `base`. Raises DataError."""
-    shapes = _saved_shapes(source / WEIGHTS)
+    shapes = _read_saved_shapes(source / WEIGHTS)
     whole = [tensor for tensor in shapes if ".lora_A." not in tensor and ".lora_B." not in tensor]
     if whole:
-        what = "embedding layers" if all("embed" in tensor for tensor in whole) else "tensors beside its LoRA"
-        raise DataError(f"the adapter also holds {what}, which vLLM does not serve: {_name_some(whole)}", _MERGE)
-    wanted = _wanted_shapes(config, base, name)
-    other = [
-        f"{tensor} is {_text(shapes[tensor])}, {name} takes {_text(wanted[tensor])}"
-        for tensor in sorted(shapes.keys() & wanted.keys())
-        if shapes[tensor] != wanted[tensor]
+        kind = "embedding layers" if all("embed" in tensor for tensor in whole) else "tensors other than its LoRA"
+        raise DataError(f"the adapter also contains {kind}, which vLLM does not serve: {_name_some(whole)}", _MERGE)
+    required = _list_required_shapes(config, base, name)
+    differences = [
+        f"{tensor} is {_format_shape(shapes[tensor])}, {name} requires {_format_shape(required[tensor])}"
+        for tensor in sorted(shapes.keys() & required.keys())
+        if shapes[tensor] != required[tensor]
     ]
     problems = {
-        "sizes that differ": other,
-        f"tensors for layers that {name} has not": sorted(shapes.keys() - wanted.keys()),
-        "no tensors for": sorted(wanted.keys() - shapes.keys()),
+        "sizes that differ": differences,
+        f"tensors for layers that {name} lacks": sorted(shapes.keys() - required.keys()),
+        "no tensors for": sorted(required.keys() - shapes.keys()),
     }
-    found = [f"{what}: {_name_some(tensors)}" for what, tensors in problems.items() if tensors]
-    if found:
+    reasons = [f"{problem}: {_name_some(tensors)}" for problem, tensors in problems.items() if tensors]
+    if reasons:
         raise DataError(
-            f"the adapter was not trained on {name}: it has {'; '.join(found)}",
+            f"the adapter was not trained on {name}: it has {'; '.join(reasons)}",
             "name the model it was trained on with --base",
         )
 
 
-def _saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Each tensor's shape, read from the header; every value must be a finite number."""
+def _read_saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Each tensor's shape, read from the file; every value must be a finite number."""
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
     try:
         with safe_open(str(path), framework="pt") as file:
-            for tensor in file.keys():  # noqa: SIM118 - it is no mapping
+            for tensor in file.keys():  # noqa: SIM118 - not a mapping
                 value = file.get_tensor(tensor)
                 if not value.is_floating_point() or not bool(value.isfinite().all()):
-                    raise DataError(f"{tensor} of the adapter holds values that are no numbers", "train it again")
+                    raise DataError(f"{tensor} of the adapter has values that are not finite numbers", "train it again")
                 shapes[tensor] = tuple(value.shape)
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}", "copy the whole folder again") from error
     if not shapes:
-        raise DataError(f"{path} holds no tensors", "copy the whole folder again")
+        raise DataError(f"{path} has no tensors", "copy the whole folder again")
     return shapes
 
 
-def _wanted_shapes(config: Mapping[str, Any], base: Path, name: str) -> dict[str, tuple[int, ...]]:
-    """The tensors that PEFT makes for this config on a base without weights, with their shapes."""
+def _list_required_shapes(config: Mapping[str, Any], base: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """The tensors and shapes that PEFT creates for this config on a base without weights."""
     go_offline()
     import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -228,7 +231,7 @@ def _wanted_shapes(config: Mapping[str, Any], base: Path, name: str) -> dict[str
     return {tensor: tuple(value.shape) for tensor, value in state.items()}
 
 
-def _text(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape))
 
 
@@ -246,8 +249,8 @@ tags: [lora, nanoflux-local]
 ---
 # LoRA adapter {manifest["adapter"][:12]} for {base}
 
-Imported into NanoFlux Local as {manifest["imported"]["name"]!r}. It was trained elsewhere, on data unknown here:
+Imported into NanoFlux Local as {manifest["imported"]["name"]!r}. It was trained elsewhere, on unknown data:
 r = {settings["r"]}, alpha = {settings["alpha"]:g}.
 
-`{MANIFEST}` holds the record. Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.
+`{MANIFEST}` contains the record. Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.
 """

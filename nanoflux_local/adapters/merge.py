@@ -1,8 +1,8 @@
-"""An adapter merged into its base: a model folder that loads like any other, with a record of what it was made of.
+"""An adapter merged into its base: a model folder that loads like any other, with a record of its parts.
 
-Owns the merge (PEFT does the arithmetic), its proof, and its record. Refuses a base other than the one the adapter
-was trained on, weights that are stored quantised, and a merged model that does not answer as base and adapter do; a
-refusal leaves nothing behind.
+Owns the merge (PEFT does the arithmetic), its check and its record. Refuses a base other than the one the adapter was
+trained on, quantised weights, and a merged model whose output differs from that of base and adapter. A refusal leaves
+no files behind.
 """
 
 import json
@@ -24,8 +24,8 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
 RECORD = "nanoflux-merged.json"
-# Mean Kullback-Leibler divergence over the probe's tokens, in nats, that rounding alone may cause. Two orders above
-# what was measured in float32; in 16 bits five times what was, which is twice that of the base's own rounding.
+# The largest mean Kullback-Leibler divergence over the probe's tokens, in nats, that rounding may cause: 100 times the
+# value measured in float32; in 16 bits 5 times the measured value, which is twice that of the base's own rounding.
 TOLERANCE = {"float32": 1e-6, "bfloat16": 0.02, "float16": 0.02}
 _PROBE = (
     "A farmer has 12345 apples and sells 6.5 percent of them. How many are left?\n"
@@ -35,7 +35,7 @@ _PROBE = (
 
 @dataclass(frozen=True, slots=True)
 class MergeCheck:
-    """The proof of a merge on the probe text. Distances are mean Kullback-Leibler divergences in nats a token, `dtype`
+    """The check of a merge on the probe text. Distances are mean Kullback-Leibler divergences in nats a token, `dtype`
     is the precision of the merged weights, `tolerance` the distance that rounding alone may cause."""
 
     dtype: str
@@ -51,7 +51,7 @@ class MergeCheck:
 
 @dataclass(frozen=True, slots=True)
 class MergeRecord:
-    """What a merged model was made of; `nanoflux-merged.json` in its folder."""
+    """The parts of a merged model; `nanoflux-merged.json` in its folder."""
 
     adapter: str
     base: BaseModel
@@ -73,7 +73,7 @@ def read_merge_record(folder: Path) -> MergeRecord:
     """The record of the merged model in `folder`.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the record cannot be read.
     """
     path = folder / RECORD
     try:
@@ -88,7 +88,7 @@ def find_base(adapter: Adapter, home: Path) -> Path:
     """The folder of an adapter's installed base.
 
     Raises:
-        RefusedError: another revision is installed.
+        RefusedError: another revision of the base is installed.
         ModelsError: the base is not installed.
     """
     name, trained_on = adapter.base.name, adapter.base.revision
@@ -107,7 +107,7 @@ def merge(adapter: Adapter, base: Path, target: Path) -> MergeRecord:
 
     Raises:
         UsageError: `target` exists, or the adapter cannot be merged.
-        RefusedError: the merged model does not answer as base and adapter do.
+        RefusedError: the output of the merged model differs from that of base and adapter.
     """
     _refuse_quantised(base)
     with new_folder(target) as folder:
@@ -122,12 +122,12 @@ def merge(adapter: Adapter, base: Path, target: Path) -> MergeRecord:
 def _refuse_quantised(base: Path) -> None:
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     if config.get("quantization_config"):
-        problem = f"the weights of {base.name} are stored quantised, and adding to them would round most of it away"
+        problem = f"the weights of {base.name} are quantised, and adding the adapter would lose most of it to rounding"
         raise UsageError(problem, "serve base and adapter together, or train on the model's unquantised weights")
 
 
 def _write_merged_weights(adapter: Path, base: Path, folder: Path) -> MergeCheck:
-    """Save the merged weights into `folder` and return the proof."""
+    """Save the merged weights into `folder` and return the check."""
     go_offline()
     import torch
     from peft import PeftModel
@@ -136,32 +136,36 @@ def _write_merged_weights(adapter: Path, base: Path, folder: Path) -> MergeCheck
     with _hide_progress_bars(), torch.no_grad():
         ids = AutoTokenizer.from_pretrained(base, local_files_only=True)(_PROBE, return_tensors="pt")["input_ids"]
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True).eval()
-        untuned = _log_shares(model, ids)
+        untuned = _log_probabilities(model, ids)
         tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
-        apart = _log_shares(tuned, ids)
+        adapted = _log_probabilities(tuned, ids)
         try:
             merged = tuned.merge_and_unload(safe_merge=True)
         except ValueError as error:
             raise UsageError(f"the adapter cannot be merged: {error}", "serve base and adapter together") from error
-        check = _check_distances(str(merged.dtype).removeprefix("torch."), untuned, apart, _log_shares(merged, ids))
+        check = _check_distances(
+            str(merged.dtype).removeprefix("torch."), untuned, adapted, _log_probabilities(merged, ids)
+        )
         merged.save_pretrained(str(folder))
     for path in folder.iterdir():
         path.chmod(0o644)
     return check
 
 
-def _log_shares(model: Any, ids: Any) -> Any:
+def _log_probabilities(model: Any, ids: Any) -> Any:
     return model(input_ids=ids).logits[0].float().log_softmax(-1)
 
 
-def _check_distances(dtype: str, untuned: Any, apart: Any, merged: Any) -> MergeCheck:
-    """Measure how far the merged model is from base and adapter, and how far these are from the base alone."""
-    off, effect = (float((apart.exp() * (apart - other)).sum(-1).mean()) for other in (merged, untuned))
+def _check_distances(dtype: str, untuned: Any, adapted: Any, merged: Any) -> MergeCheck:
+    """Measure the distance of the merged model from base and adapter, and the distance of both from the base alone."""
+    distance, effect = (float((adapted.exp() * (adapted - other)).sum(-1).mean()) for other in (merged, untuned))
     tolerance = TOLERANCE.get(dtype, 0.02)
-    if not off <= tolerance:
-        problem = f"the merged model is {off:.2g} nats a token from base and adapter; rounding explains {tolerance:g}"
+    if not distance <= tolerance:
+        problem = (
+            f"the merged model is {distance:.2g} nats a token from base and adapter; rounding explains {tolerance:g}"
+        )
         raise RefusedError(problem, "serve base and adapter together; nothing was written")
-    return MergeCheck(dtype, max(0.0, off), effect, tolerance)
+    return MergeCheck(dtype, max(0.0, distance), effect, tolerance)
 
 
 @contextmanager
@@ -199,10 +203,10 @@ tags: [merged, nanoflux-local]
 Made by NanoFlux Local from {name} (revision {revision}, licence: {_licence(base)}) and the
 LoRA adapter {record.adapter}. Weights in {check.dtype}.
 
-On a probe text the merged model is {check.nats_from_adapter:.2g} nats a token from base and adapter apart (at most
-{check.tolerance:g} is allowed, for rounding), which are {check.nats_from_base:.2g} from the base alone.
+On a probe text, the merged model differs by {check.nats_from_adapter:.2g} nats a token from base and unmerged adapter
+(rounding may cause {check.tolerance:g}), which differ by {check.nats_from_base:.2g} from the base alone.
 
-`{RECORD}` holds this as data. `nanoflux models import FOLDER --name NAME` installs it.
+`{RECORD}` contains this as data. `nanoflux models import FOLDER --name NAME` installs it.
 """
 
 

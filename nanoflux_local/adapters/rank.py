@@ -1,4 +1,4 @@
-"""The rank of a LoRA, as servers must allow for it: the highest of its layers, read from PEFT's config."""
+"""The rank that a server must allow for a LoRA: the highest of its layers, read from PEFT's config."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ def read_rank(adapter: Path) -> int:
     """The highest rank of the adapter in this folder.
 
     Raises:
-        DataError: its config cannot be read, or states no rank.
+        DataError: the config cannot be read, or states no rank.
     """
     path = adapter / CONFIG
     try:

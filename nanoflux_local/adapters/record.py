@@ -1,6 +1,6 @@
-"""An adapter as other rooms see it: typed fields over the manifest, whose JSON stays exactly as it was written.
+"""The record of an adapter: typed fields over its manifest, whose JSON is kept unchanged.
 
-Owns the reading of a manifest's fields. Opens no file: `adapters.store` reads and checks them.
+Reads the fields of a manifest. Opens no file: `adapters.store` reads and checks them.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class LoraShape:
 
 @dataclass(frozen=True, slots=True)
 class ImportRecord:
-    """How an adapter of another trainer was named here, and the base that its own config named ("" for none)."""
+    """The name of an imported adapter, and the base that its own config named ("" for none)."""
 
     name: str
     base_hint: str
@@ -41,7 +41,7 @@ class ImportRecord:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """How an adapter was trained here. Losses in nats per label token, `dev_losses` from before the first epoch on."""
+    """How an adapter was trained here. Losses in nats per label token, `dev_losses` start before the first epoch."""
 
     run: str
     examples: int
@@ -61,7 +61,7 @@ class TrainingRecord:
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
-        """Raises KeyError and TypeError if a field is missing or is of another kind."""
+        """Raises KeyError and TypeError if a field is missing or has another type."""
         data, settings, losses = manifest["data"], manifest["settings"], manifest["losses"]
         dev_losses = (losses["initial_val_loss"], *losses["val_losses"])
         return cls(
@@ -114,7 +114,7 @@ class Adapter:
 
     @classmethod
     def from_manifest(cls, folder: Path, manifest: Mapping[str, Any], probe: Mapping[str, Any] | None) -> Self:
-        """Raises DataError if a field is missing or is of another kind."""
+        """Raises DataError if a field is missing or has another type."""
         try:
             base, settings, imported = manifest["base"], manifest["settings"], manifest.get("imported")
             return cls(
@@ -134,7 +134,7 @@ class Adapter:
 
     @property
     def id(self) -> str:
-        """The beginning of the hash, as messages and file names show it."""
+        """The first characters of the hash, as shown in messages and file names."""
         return self.hash[:12]
 
     def to_json(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class DamagedAdapter:
-    """A folder among the adapters whose content or manifest cannot be trusted; its name is the hash it had."""
+    """A folder among the adapters whose content does not match its manifest; its name is the hash it had."""
 
     hash: str
     problem: str

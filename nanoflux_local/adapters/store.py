@@ -1,7 +1,7 @@
-"""Adapters: a folder in PEFT's format with its training record, named by the hash of its content.
+"""The directory of adapters: each is a folder in PEFT's format with its record, named by the hash of its content.
 
-Owns the folder's layout, its hash and the manifest. Never overwrites: a folder appears by one rename,
-and its name proves what is in it.
+Owns the folder's layout and the manifest. Never overwrites: a folder is created by one rename, and its name verifies
+its content.
 """
 
 import json
@@ -23,7 +23,7 @@ _PACKAGES = ("nanoflux-local", "torch", "transformers", "peft")
 
 
 def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """PEFT's two files, byte for byte the same for the same weights and config (PEFT's own order is not fixed)."""
+    """Write PEFT's two files; equal weights and config give equal bytes (PEFT's own order is not fixed)."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read: {error}", fix) from error
     if manifest.get("adapter") != adapter_hash(folder):
         fix = "copy the adapter again, or train it again: its files were changed"
-        raise DataError(f"adapter {folder} is not what its manifest says", fix)
+        raise DataError(f"the files of adapter {folder} do not match its manifest", fix)
     return manifest
 
 
@@ -110,7 +110,7 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
             f"no adapter {prefix!r} in {adapters_dir}", "choose one that `nanoflux adapters list` shows"
         )
     if len(matches) > 1:
-        raise DataError(f"{prefix!r} names {len(matches)} adapters", "give more characters of the hash")
+        raise DataError(f"{prefix!r} names {len(matches)} adapters", "type more characters of the hash")
     return matches[0]
 
 
@@ -138,7 +138,9 @@ def _move_or_complete(folder: Path, target: Path) -> Path:
     """Rename `folder` to `target`; if the same content is there already, only add the files that `target` lacks."""
     if target.exists():
         if adapter_hash(target) != target.name:
-            raise RefusedError(f"{target} exists and its content was changed", "move it away, then publish again")
+            raise RefusedError(
+                f"{target} exists and its content was changed", "move the folder away, then publish again"
+            )
         for name in (MANIFEST, CARD):
             if not (target / name).exists():
                 write_atomically(target / name, (folder / name).read_bytes())

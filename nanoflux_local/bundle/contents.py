@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class BundleRequest:
     """The requested contents by name."""
 
     models: tuple[str, ...] = ()
@@ -49,46 +49,51 @@ class Contents:
     about: dict[str, Any]
 
 
-def gather(wanted: Wanted, home: Home, scratch: Path) -> Contents:
+def gather(request: BundleRequest, home: Home, scratch: Path) -> Contents:
     """Gather and verify everything that was requested.
 
     Raises:
         NanofluxError, ModelsError: something is missing, damaged, or could not be downloaded.
     """
-    python, platform = wanted.python or wheels.this_python(), wanted.platform or wheels.this_platform()
-    runs, adapters = _runs(wanted, home)  # first, so that an unknown name leaves no directory behind
+    python, platform = request.python or wheels.this_python(), request.platform or wheels.this_platform()
+    runs, adapters = _runs(request, home)  # first, so that an unknown name leaves no directory behind
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = {**_weights(wanted, home), **_profiles(wanted), **_ledger(wanted, home, scratch, runs)}
-    files |= _corpus(home, scratch) if wanted.corpus else {}
+    files = {**_weights(request, home), **_profiles(request), **_ledger(request, home, scratch, runs)}
+    files |= _corpus(home, scratch) if request.corpus else {}
     files |= _domains(home, runs)
     for name in adapters:
         files |= _tree(home.adapters / name, f"home/adapters/{name}")
     for run in runs:
         files |= _report(home, scratch, run)
-    about: dict[str, Any] = {"nanoflux": __version__, "models": list(wanted.models), "runs": runs, "adapters": adapters}
-    about |= {"datasets": list(wanted.datasets), "profiles": [path.name for path in wanted.profiles]}
-    if wanted.software:
-        wheels.collect(scratch / "wheels", wanted.wheel, wanted.extras, python, platform)
+    about: dict[str, Any] = {
+        "nanoflux": __version__,
+        "models": list(request.models),
+        "runs": runs,
+        "adapters": adapters,
+    }
+    about |= {"datasets": list(request.datasets), "profiles": [path.name for path in request.profiles]}
+    if request.software:
+        wheels.collect(scratch / "wheels", request.wheel, request.extras, python, platform)
         files |= _software(scratch, "") | _tree(docs_folder(), "docs")
-        if wanted.vllm:
-            wheels.collect_listed(scratch / "vllm-wheels", wanted.vllm, python, platform)
+        if request.vllm:
+            wheels.collect_requirements(scratch / "vllm-wheels", request.vllm, python, platform)
             files |= _software(scratch, "vllm-")
         about |= {"python": python, "platform": platform}
     if not files:
         raise UsageError("the bundle would be empty", "add --model, --data, --profile or --export")
-    files["sbom.json"] = _write_text(scratch / "sbom.json", _bill(wanted, home, scratch))
+    files["sbom.json"] = _write_text(scratch / "sbom.json", _render_sbom(request, home, scratch))
     return Contents(files, about)
 
 
 def docs_folder() -> Path:
-    """The documents: in the wheel beside this package, in a checkout at its root."""
-    carried = Path(__file__).parents[1] / "docs"
-    return carried if carried.is_dir() else packages.constraints_file().parent / "docs"
+    """The documentation: inside the package in a wheel, at the root of a checkout."""
+    packaged = Path(__file__).parents[1] / "docs"
+    return packaged if packaged.is_dir() else packages.constraints_file().parent / "docs"
 
 
-def _weights(wanted: Wanted, home: Home) -> dict[str, Path]:
+def _weights(request: BundleRequest, home: Home) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    for name in wanted.models:
+    for name in request.models:
         folder = weights_dir(name, home.root)
         damaged = problems(folder)
         if damaged:
@@ -100,43 +105,43 @@ def _weights(wanted: Wanted, home: Home) -> dict[str, Path]:
     return files
 
 
-def _profiles(wanted: Wanted) -> dict[str, Path]:
-    missing = [path for path in wanted.profiles if path.suffix != ".toml" or not path.is_file()]
+def _profiles(request: BundleRequest) -> dict[str, Path]:
+    missing = [path for path in request.profiles if path.suffix != ".toml" or not path.is_file()]
     if missing:
         raise UsageError(
             f"{missing[0]} is not a profile file", "pass a .toml file; the built-in profiles are in the wheel already"
         )
-    return {f"home/profiles/{path.name}": path for path in wanted.profiles}
+    return {f"home/profiles/{path.name}": path for path in request.profiles}
 
 
-def _runs(wanted: Wanted, home: Home) -> tuple[list[str], list[str]]:
-    """The ids of the wanted runs, and the adapters: those wanted, and those trained on these runs or used in them."""
+def _runs(request: BundleRequest, home: Home) -> tuple[list[str], list[str]]:
+    """The ids of the requested runs; the requested adapters, and those trained on these runs or used by them."""
     from nanoflux_local.ledger.views import LedgerView
 
-    named = {find_adapter(home.adapters, name).name for name in wanted.adapters}
-    if not wanted.runs and not wanted.datasets:
+    named = {find_adapter(home.adapters, name).name for name in request.adapters}
+    if not request.runs and not request.datasets:
         return [], sorted(named)
     with LedgerView(home.ledger) as view:
         imported = {entry["name"] for entry in view.datasets()}
-        for name in wanted.datasets:
+        for name in request.datasets:
             if name not in imported:
                 fix = (
                     f"choose one of: {', '.join(sorted(imported)) or '(none imported)'}; built-in ones are in the wheel"
                 )
                 raise NothingMatchedError(f"no imported benchmark {name!r} in this home", fix)
-        runs = [view.find_run(name)["id"] for name in wanted.runs]
+        runs = [view.find_run(name)["id"] for name in request.runs]
         trained = [
             row["adapter"]
             for run in runs
             for row in view.rows("SELECT adapter FROM trainings WHERE run = ? AND status = 'done'", run)
         ]
-        played = [name for run in runs for name in _playing_adapters(view, run, home)]
-    kept = {name for name in (*trained, *played) if (home.adapters / name).is_dir()}
-    return list(dict.fromkeys(runs)), sorted(named | kept)
+        used = [name for run in runs for name in _list_used_adapters(view, run, home)]
+    present = {name for name in (*trained, *used) if (home.adapters / name).is_dir()}
+    return list(dict.fromkeys(runs)), sorted(named | present)
 
 
-def _playing_adapters(view: "LedgerView", run: str, home: Home) -> list[str]:
-    """The hashes of the adapters that a run's endpoints name; one that is no longer here is passed over."""
+def _list_used_adapters(view: "LedgerView", run: str, home: Home) -> list[str]:
+    """The hashes of the adapters that a run's endpoints name; those that no longer exist are skipped."""
     endpoints = json.loads(view.find_run(run)["config"]).get("endpoints", {}).values()
     hashes = []
     for name in filter(None, (endpoint.get("adapter") for endpoint in endpoints)):
@@ -146,7 +151,7 @@ def _playing_adapters(view: "LedgerView", run: str, home: Home) -> list[str]:
 
 
 def _domains(home: Home, runs: list[str]) -> dict[str, Path]:
-    """The user's own domains that these runs were made with: without them they could not be replayed."""
+    """The user's own domains that these runs used; the runs cannot be replayed without them."""
     from nanoflux_local.domains.own import files_of
     from nanoflux_local.ledger.views import LedgerView
 
@@ -157,19 +162,19 @@ def _domains(home: Home, runs: list[str]) -> dict[str, Path]:
     return {f"home/domains/{path.name}": path for name in sorted(names) for path in files_of(name, home.root)}
 
 
-def _ledger(wanted: Wanted, home: Home, scratch: Path, runs: list[str]) -> dict[str, Path]:
+def _ledger(request: BundleRequest, home: Home, scratch: Path, runs: list[str]) -> dict[str, Path]:
     from nanoflux_local.ledger.excerpt import write_excerpt
 
-    if not runs and not wanted.datasets:
+    if not runs and not request.datasets:
         return {}
     target = scratch / "ledger.db"
     target.unlink(missing_ok=True)
-    write_excerpt(home.ledger, target, runs, wanted.datasets)
+    write_excerpt(home.ledger, target, runs, request.datasets)
     return {"home/ledger.db": target}
 
 
 def _corpus(home: Home, scratch: Path) -> dict[str, Path]:
-    """The documents that fact checks search."""
+    """The search corpus of fact checks."""
     if not home.corpus.is_file():
         raise NothingMatchedError("no search corpus in this home", "add documents with `nanoflux corpus add PATH`")
     target = scratch / "corpus.db"
@@ -184,23 +189,23 @@ def _report(home: Home, scratch: Path, run: str) -> dict[str, Path]:
     return {f"home/reports/{run}/index.html": write_report(home.ledger, run, scratch / "reports" / run)}
 
 
-def _software(scratch: Path, which: str) -> dict[str, Path]:
-    """The wheels of one environment, and the list that pins them."""
-    folder, listed = scratch / f"{which}wheels", f"{which}requirements.txt"
+def _software(scratch: Path, prefix: str) -> dict[str, Path]:
+    """The wheels of one environment, and the requirements file that pins them."""
+    folder, requirements = scratch / f"{prefix}wheels", f"{prefix}requirements.txt"
     return {
-        listed: _write_text(scratch / listed, wheels.lock(folder)),
+        requirements: _write_text(scratch / requirements, wheels.pin_wheels(folder)),
         **{f"{folder.name}/{path.name}": path for path in folder.glob("*.whl")},
     }
 
 
-def _bill(wanted: Wanted, home: Home, scratch: Path) -> str:
-    records = [read_record(weights_dir(name, home.root)) for name in wanted.models]
-    folders = [scratch / name for name in ("wheels", "vllm-wheels")] if wanted.software else []
-    return sbom.bill([path for folder in folders for path in folder.glob("*.whl")], records)
+def _render_sbom(request: BundleRequest, home: Home, scratch: Path) -> str:
+    records = [read_record(weights_dir(name, home.root)) for name in request.models]
+    folders = [scratch / name for name in ("wheels", "vllm-wheels")] if request.software else []
+    return sbom.render_sbom([path for folder in folders for path in folder.glob("*.whl")], records)
 
 
 def _tree(folder: Path, name: str) -> dict[str, Path]:
-    """The files of a folder; links in it are followed, and lie in the bundle as what they lead to."""
+    """The files of a folder; links in it are followed and replaced by their targets."""
     return {f"{name}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
 
 

@@ -16,8 +16,8 @@ from nanoflux_local.packages import PROJECT, licence, normalize_name
 from nanoflux_models.record import WeightsRecord, sha256_file
 
 
-def bill(wheels: Iterable[Path], models: Iterable[WeightsRecord]) -> str:
-    """The document, as JSON."""
+def render_sbom(wheels: Iterable[Path], models: Iterable[WeightsRecord]) -> str:
+    """The bill of materials as JSON."""
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -52,7 +52,9 @@ def _model(record: WeightsRecord) -> dict[str, Any]:
 
 
 def _metadata(path: Path) -> Message:
-    """What a wheel says of itself."""
+    """The metadata of a wheel."""
     with zipfile.ZipFile(path) as wheel:
-        place = next(name for name in wheel.namelist() if name.count("/") == 1 and name.endswith(".dist-info/METADATA"))
-        return HeaderParser().parsestr(wheel.read(place).decode("utf-8", "replace"))
+        member = next(
+            name for name in wheel.namelist() if name.count("/") == 1 and name.endswith(".dist-info/METADATA")
+        )
+        return HeaderParser().parsestr(wheel.read(member).decode("utf-8", "replace"))

@@ -1,7 +1,7 @@
-"""The wheels of a bundle: this project and all it needs, for a named platform and Python, each pinned by its SHA-256.
+"""The wheels of a bundle: this project and its dependencies, for a platform and a Python, each pinned by its SHA-256.
 
-pip downloads them, so that its index, mirror and proxy count, and its cache; what lies in the folder is not fetched
-again.
+pip downloads them with its configured index, mirror, proxy and cache; wheels that are already in the directory are not
+fetched again.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from nanoflux_models.child import module_command
 from nanoflux_models.record import sha256_file
 
 OLDEST_GLIBC = {"x86_64": 5}
-"""Of the tags `manylinux_2_N`: the first, by machine. Others began with 17."""
+"""The first N of the tags `manylinux_2_N`, by machine; 17 for all others."""
 LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -28,42 +28,46 @@ def this_python() -> str:
 
 
 def this_platform() -> str:
-    """The one that wheels for this machine are of, as pip's tags call it."""
+    """The platform tag of wheels for this machine."""
     return re.sub(r"[.-]", "_", sysconfig.get_platform())
 
 
 def collect(folder: Path, wheel: Path | None, extras: Sequence[str], python: str, platform: str) -> None:
-    """Download into `folder`; `wheel` is the project's own, built from this checkout where none is named.
+    """Download into `folder`; `wheel` is the project's own, which is built from this checkout if it is None.
 
     Raises:
-        NanofluxError: pip could not build or find one.
+        NanofluxError: pip could not build or find a wheel.
     """
     own = str(wheel or _build_wheel(folder.parent / "own")) + (f"[{','.join(extras)}]" if extras else "")
     _download(folder, ["-c", str(constraints_file()), own, "pip"], python, platform)
 
 
-def collect_listed(folder: Path, listed: Path, python: str, platform: str) -> None:
-    """Download what a whole environment's list names (`pip freeze --all`), and nothing that the list leaves out.
+def collect_requirements(folder: Path, requirements: Path, python: str, platform: str) -> None:
+    """Download exactly the packages in a requirements file of a whole environment (`pip freeze --all`).
 
     Raises:
-        NanofluxError: pip could not find one.
+        NanofluxError: pip could not find a wheel.
     """
-    _download(folder, ["--no-deps", "-r", str(listed)], python, platform)
+    _download(folder, ["--no-deps", "-r", str(requirements)], python, platform)
 
 
 def _download(folder: Path, requirements: Sequence[str], python: str, platform: str) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     words = ["download", "--dest", str(folder), "--find-links", str(folder), "--only-binary=:all:", *requirements]
     if (python, platform) != (this_python(), this_platform()):
-        words += ["--implementation=cp", f"--python-version={python}", *(f"--platform={tag}" for tag in tags(platform))]
-    _pip(words, "the wheels could not be downloaded; those that were are kept")
+        words += [
+            "--implementation=cp",
+            f"--python-version={python}",
+            *(f"--platform={tag}" for tag in compatible_tags(platform)),
+        ]
+    _pip(words, "the wheels could not be downloaded; those already downloaded are kept")
 
 
-def lock(folder: Path) -> str:
-    """Requirements that name each wheel of a folder by its version and its SHA-256.
+def pin_wheels(folder: Path) -> str:
+    """Requirements that pin each wheel of a directory by its version and SHA-256.
 
     Raises:
-        RefusedError: there are two versions of one package, left from another bundle.
+        RefusedError: the directory has two versions of a package, one of them left from another bundle.
     """
     lines: dict[str, str] = {}
     for path in sorted(folder.glob("*.whl")):
@@ -76,11 +80,11 @@ def lock(folder: Path) -> str:
     return "".join(lines[name] for name in sorted(lines))
 
 
-def tags(platform: str) -> list[str]:
-    """The platforms whose wheels run on `platform`: of an older C library too.
+def compatible_tags(platform: str) -> list[str]:
+    """The platform tags whose wheels run on `platform`, including those for an older C library.
 
     Raises:
-        UsageError: it is none that wheels are made for.
+        UsageError: `platform` is not a wheel platform.
     """
     match = re.fullmatch(r"(?:manylinux_2_(\d+)|linux)_(x86_64|aarch64)", platform)
     if match is None:
@@ -96,16 +100,16 @@ def tags(platform: str) -> list[str]:
 def _build_wheel(folder: Path) -> Path:
     root = constraints_file().parent
     if not (root / "pyproject.toml").is_file():
-        fix = "pass with --wheel the file that NanoFlux was installed from"
+        fix = "pass the wheel that NanoFlux was installed from with --wheel"
         raise UsageError(f"the wheel of {PROJECT} cannot be built outside a checkout", fix)
-    apart = [] if importlib.util.find_spec("hatchling") is None else ["--no-build-isolation"]
-    _pip(["wheel", "--no-deps", *apart, "--wheel-dir", str(folder), str(root)], f"{PROJECT} could not be built")
+    isolation = [] if importlib.util.find_spec("hatchling") is None else ["--no-build-isolation"]
+    _pip(["wheel", "--no-deps", *isolation, "--wheel-dir", str(folder), str(root)], f"{PROJECT} could not be built")
     return max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime)
 
 
 def _pip(words: Sequence[str], failure: str) -> None:
     command = module_command("pip", *words, "--no-input", "--disable-pip-version-check", "--quiet")
-    done = subprocess.run(
+    process = subprocess.run(
         command,
         env=dict(os.environ),
         capture_output=True,
@@ -114,8 +118,8 @@ def _pip(words: Sequence[str], failure: str) -> None:
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    if done.returncode:
-        tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
+    if process.returncode:
+        tail = "\n".join((process.stderr or process.stdout).strip().splitlines()[-3:])
         raise NanofluxError(
             f"{failure}:\n{tail}", "check the network and the package index, then run the command again"
         )

@@ -75,13 +75,13 @@ def create(
     platform: str | None, part_size: int, sign: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Create a bundle. Run the command again to resume the downloads of an interrupted one."""
-    from nanoflux_local.bundle import carried
-    from nanoflux_local.bundle.contents import Wanted, gather
-    from nanoflux_local.bundle.writer import refuse_taken, write_bundle
+    from nanoflux_local.bundle import installer
+    from nanoflux_local.bundle.contents import BundleRequest, gather
+    from nanoflux_local.bundle.writer import refuse_existing, write_bundle
 
-    refuse_taken(out)
+    refuse_existing(out)
     scratch = out.with_name(f"{out.name}.making")
-    wanted = Wanted(
+    wanted = BundleRequest(
         models, datasets, profiles, runs, software, wheel, extras, vllm, corpus, python or "", platform or "", adapters
     )
     if software:
@@ -95,14 +95,14 @@ def create(
     finally:
         bar.close()
     if sign:
-        carried.sign(out, sign)
+        installer.sign(out, sign)
     shutil.rmtree(scratch)
     if as_json:
         names = [head.part(number).name for number in range(1, len(head.parts) + 1)]
         size = sum(part.bytes for part in head.parts)
         print_json({"bundle": str(out), "parts": names, "files": len(head.files), "bytes": size, **contents.about})
     else:
-        say(carried.verify_bundle(out))
+        say(installer.verify_bundle(out))
         say(f"copy it with its parts, then run on the other machine: python3 {out.name} install")
 
 
@@ -112,16 +112,16 @@ def create(
 @with_json
 def verify(file: Path, signers: Path | None, as_json: bool) -> None:
     """Verify every part and file of the bundle FILE and name each damaged part."""
-    from nanoflux_local.bundle import carried
+    from nanoflux_local.bundle import installer
 
     if as_json:
-        signer = carried.check_signature(file, signers) if signers else None
-        problems = carried.problems(carried.read_head(file))
+        signer = installer.check_signature(file, signers) if signers else None
+        problems = installer.find_problems(installer.read_head(file))
         print_json({"ok": not problems, "problems": problems, "signed_by": signer})
         if problems:
             raise click.exceptions.Exit(1)
         return
-    say(carried.verify_bundle(file, signers))
+    say(installer.verify_bundle(file, signers))
 
 
 @command.command()
@@ -134,6 +134,6 @@ def install(file: Path, to: Path, signers: Path | None) -> None:
 
     On a machine without NanoFlux, run `python3 FILE install`.
     """
-    from nanoflux_local.bundle import carried
+    from nanoflux_local.bundle import installer
 
-    say(f"installed: {carried.install(file, to, say, signers)}")
+    say(f"installed: {installer.install(file, to, say, signers)}")

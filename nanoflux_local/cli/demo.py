@@ -58,11 +58,11 @@ def _train(home: Home, run: str) -> str:
     from nanoflux_local.train.settings import TrainSettings
 
     say(f"3/5 training: LoRA on {MODEL} with the paper's settings")
-    name, domain, rows = trainings.run_examples(home, run)
+    name, domain, rows = trainings.load_run_examples(home, run)
     bar = Bar("training")
     try:
         outcome = trainings.train_adapter(
-            home, name, MODEL, TrainSettings(), rows, trainings.validation_examples(home, domain),
+            home, name, MODEL, TrainSettings(), rows, trainings.load_validation_examples(home, domain),
             lambda event: report_step(bar, event),
         )  # fmt: skip
     finally:

@@ -12,6 +12,7 @@ from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
     from nanoflux_local.evaluate.agreement import ReviewerAgreement
+    from nanoflux_local.examples.lineage import Lineage
     from nanoflux_local.transcript import Exhibit
 
 WORDS = ("keep", "drop", "fix", "open")
@@ -69,7 +70,7 @@ def show(example: str, as_json: bool) -> None:
     Prints the turn (seeds, attack, defence, verdicts, checks, ratings, reviews), its calls, the trainings that used the
     example, and the held-out items nearest to it. `--json` includes every prompt, reply and program in full.
     """
-    from nanoflux_local.examples.lineage import lineage
+    from nanoflux_local.examples.lineage import trace_lineage
     from nanoflux_local.examples.review import reviews_of
     from nanoflux_local.ledger.views import LedgerView
 
@@ -87,10 +88,10 @@ def show(example: str, as_json: bool) -> None:
         record = json.loads(row["record"])
         attempt_key = (record["number"], record["attempts"][-1]["number"])
         reviews = reviews_of(view, row["run"]).get(attempt_key, {})
-        origin = lineage(home, view, example)
+        lineage = trace_lineage(home, view, example)
     if as_json:
         entry = {"id": row["id"], "run": row["run"], "level": row["level"], "reviews": reviews}
-        print_json({**entry, "turn": record, "lineage": origin})
+        print_json({**entry, "turn": record, "lineage": lineage.to_json()})
         return
     last = record["attempts"][-1]
     click.echo(f"example {row['id']} of run {row['run']}, turn {record['number']}: {last['outcome']}")
@@ -110,34 +111,20 @@ def show(example: str, as_json: bool) -> None:
     ):
         if text:
             click.echo(f"\n{title}:\n{plain(text)}")
-    _show_lineage(origin)
+    _show_lineage(lineage)
 
 
-def _show_lineage(origin: dict[str, Any]) -> None:
+def _show_lineage(lineage: "Lineage") -> None:
     """Print the calls in order, the trainings that used the example, and the nearest held-out items."""
     click.echo("\nCalls of this turn (--json prints them in full):")
     print_table(
         ("call", "role", "kind", "model", "outcome"),
-        [
-            [call["call"], call["role"], call["kind"], call["model"], _describe_outcome(call)[:SHOWN_TEXT]]
-            for call in origin["calls"]
-        ],
+        [[call.call, call.role, call.kind, call.model, call.outcome[:SHOWN_TEXT]] for call in lineage.calls],
     )
-    for training in origin["trainings"]:
-        click.echo(
-            f"trained on by {training['id']} ({training['status']}), adapter {training['adapter'][:16] or 'none'}"
-        )
-    for item in origin["near"]:
-        click.echo(
-            plain(f"near held-out item {item['item']} of {item['dataset']}: similarity {item['similarity']:.3f}")
-        )
-
-
-def _describe_outcome(call: dict[str, Any]) -> str:
-    """The outcome of a call in one line."""
-    if "status" in call:
-        return f"{call['status']}: {call['stdout']}"
-    return str(call.get("reason") or call.get("reply", call.get("text", "damaged on disk")))
+    for training in lineage.trainings:
+        click.echo(f"trained on by {training.id} ({training.status}), adapter {training.adapter[:16] or 'none'}")
+    for item in lineage.near:
+        click.echo(plain(f"near held-out item {item.item} of {item.dataset}: similarity {item.similarity:.3f}"))
 
 
 def _describe_validation(verdict: dict[str, Any]) -> str:
@@ -186,9 +173,9 @@ def _describe_quality(attempt: dict[str, Any]) -> str:
 @with_json
 def review(example: str, verdict: Any, note: str, reviewer: str, as_json: bool) -> None:
     """Record your verdict on an example. Earlier verdicts are kept; the newest counts."""
-    from nanoflux_local.examples.review import review as add_review
+    from nanoflux_local.examples.review import record_review
 
-    entry = add_review(current_home(), example, verdict, note, reviewer)
+    entry = record_review(current_home(), example, verdict, note, reviewer)
     if as_json:
         print_json(entry)
     else:

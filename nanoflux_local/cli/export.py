@@ -36,11 +36,11 @@ def command(run: str, kind: str, out: Path, seed: int, as_json: bool, **choice: 
 
     summary = export(current_home(), run, kind, out, build_choice(choice, seed))
     if as_json:
-        print_json(summary)
+        print_json(summary.to_json())
         return
-    counts = ", ".join(f"{reason} {count}" for reason, count in summary["reasons"].items())
+    counts = ", ".join(f"{reason} {count}" for reason, count in summary.reasons.items())
     print_table(
-        ("exported", summary["file"]),
-        [("rows", f"{summary['rows']} ({counts})"), ("digest", summary["digest"]), ("SHA-256", summary["sha256"])],
+        ("exported", summary.file),
+        [("rows", f"{summary.rows} ({counts})"), ("digest", summary.digest), ("SHA-256", summary.sha256)],
     )
-    say(f"card: {summary['card']}")
+    say(f"card: {summary.card}")

@@ -78,15 +78,15 @@ def command(
     """
     from nanoflux_local.config import parse_settings
     from nanoflux_local.train import trainings
-    from nanoflux_local.train.settings import train_settings
+    from nanoflux_local.train.settings import parse_train_settings
 
     if launch and detach:
         raise UsageError(
             "--launch and --detach cannot be combined", "use --launch alone, and detach it with your shell or scheduler"
         )
     home = common.current_home()
-    stated = train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
-    chosen = trainings.with_targets(home, base, stated)
+    stated = parse_train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
+    chosen = trainings.apply_manifest_targets(home, base, stated)
     rows = _data(home, run, data, build_choice(choice, chosen.seed))
     if dry_run:
         from nanoflux_local.train.audit import audit
@@ -96,7 +96,7 @@ def command(
         show_audit(report, as_json)
         return
     board = str(Path(tensorboard).absolute()) if tensorboard else ""
-    train_and_report(home, trainings.create(home, base, chosen, rows, board), detach, as_json, launch)
+    train_and_report(home, trainings.create_training(home, base, chosen, rows, board), detach, as_json, launch)
 
 
 def _data(home: Home, run: str | None, file: Path | None, choice: "Choice") -> "TrainingData":
@@ -107,9 +107,9 @@ def _data(home: Home, run: str | None, file: Path | None, choice: "Choice") -> "
             "train needs either a run or --data FILE", "write `nanoflux train RUN` or `nanoflux train --data FILE`"
         )
     if run is not None:
-        return trainings.data_of_run(home, run, choice)
+        return trainings.load_run_data(home, run, choice)
     assert file is not None
-    return trainings.data_of_file(home, file, choice)
+    return trainings.load_file_data(home, file, choice)
 
 
 def train_and_report(home: Home, training: str, detach: bool, as_json: bool, launch: str = "") -> None:
@@ -117,7 +117,7 @@ def train_and_report(home: Home, training: str, detach: bool, as_json: bool, lau
 
     Only the launching process prints; the processes that train together do not.
     """
-    from nanoflux_local.train.team import size
+    from nanoflux_local.train.team import count_processes
 
     if detach:
         from nanoflux_local import jobs
@@ -127,7 +127,7 @@ def train_and_report(home: Home, training: str, detach: bool, as_json: bool, lau
         result: TrainingOutcome | TrainingSummary = trainings.summarize_training(home, training)
     else:
         result = carry_on(home, training, launch)
-    if size() == 1:
+    if count_processes() == 1:
         _show_result(result, as_json)
 
 
@@ -145,16 +145,16 @@ def _show_result(result: "TrainingOutcome | TrainingSummary", as_json: bool) -> 
 def carry_on(home: Home, training: str, launch: str = "") -> "TrainingOutcome | TrainingSummary":
     """Train with a progress bar; Ctrl-C and SIGTERM end the training and keep its last checkpoint."""
     from nanoflux_local.train import trainings
-    from nanoflux_local.train.team import follows
+    from nanoflux_local.train.team import is_follower
 
     end_at_sigterm()
     if launch:
         return trainings.launch_processes(home, training, launch)
     bar = Bar(training)
-    if not follows():
+    if not is_follower():
         say(f"{training}; stop with Ctrl-C, resume with `nanoflux trainings resume {training}`")
     try:
-        return trainings.carry_on(home, training, lambda event: report_step(bar, event))
+        return trainings.resume_training(home, training, lambda event: report_step(bar, event))
     finally:
         bar.close()
 

@@ -1,9 +1,11 @@
-"""Lineage of a kept example: its seeds, the calls that produced it, the trainings that used it, and the held-out items
-nearest to it. Reads the ledger and the rows of trainings; calls no model.
+"""The lineage of a kept example: its seeds, the calls that produced it, the trainings that used it, and the held-out
+items nearest to it. Reads the ledger and the rows of trainings; calls no model.
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError
@@ -20,8 +22,80 @@ NEAR = 3
 """Number of nearest held-out items to list."""
 
 
-def lineage(home: Home, view: LedgerView, example: str) -> dict[str, Any]:
-    """The lineage of an example, as in `examples show --json`.
+@dataclass(frozen=True, slots=True)
+class SeedOrigin:
+    """A seed of an example. A built-in template has only an id; its other fields are empty."""
+
+    id: str
+    dataset: str = ""
+    split: str = ""
+    question: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self) if self.dataset else {"id": self.id}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """A call of a turn. `content` has its request and reply under the keys of its kind (see `_describe_call`)."""
+
+    call: int
+    kind: str
+    role: str
+    model: str
+    content: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"call": self.call, "kind": self.kind, "role": self.role, "model": self.model, **self.content}
+
+    @property
+    def outcome(self) -> str:
+        """How the call ended, in a few words: the status of a program, the reason of a refusal, or the reply."""
+        if "status" in self.content:
+            return f"{self.content['status']}: {self.content['stdout']}"
+        text = self.content.get("reply", self.content.get("text", "damaged on disk"))
+        return str(self.content.get("reason") or text)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingUse:
+    """A training that used an example; `adapter` is "" before it is done."""
+
+    id: str
+    base: str
+    status: str
+    adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class NearItem:
+    """A held-out item and the cosine similarity of its question to an example's, rounded to 6 digits."""
+
+    item: str
+    dataset: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The lineage of an example, as in `examples show --json`."""
+
+    seeds: tuple[SeedOrigin, ...]
+    calls: tuple[RecordedCall, ...]
+    trainings: tuple[TrainingUse, ...]
+    near: tuple[NearItem, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "seeds": [seed.to_json() for seed in self.seeds],
+            "calls": [call.to_json() for call in self.calls],
+            "trainings": [asdict(training) for training in self.trainings],
+            "near": [asdict(item) for item in self.near],
+        }
+
+
+def trace_lineage(home: Home, view: LedgerView, example: str) -> Lineage:
+    """Trace an example to its seeds and calls, and on to the trainings that used it and the nearest held-out items.
 
     Raises:
         NothingMatchedError: the example is unknown.
@@ -36,16 +110,16 @@ def lineage(home: Home, view: LedgerView, example: str) -> dict[str, Any]:
             f"no example {example!r} in this home", "list a run's examples with `nanoflux examples list RUN`"
         )
     last = json.loads(row["record"])["attempts"][-1]
-    return {
-        "seeds": [_describe_seed(view, row["run"], name) for name in last["seeds"]],
-        "calls": calls_of(view, row["turn_id"]),
-        "trainings": _trainings(home, view, row["run"], f"turn-{row['turn']}"),
-        "near": near(home, view, row["run"], last["attack"]["question"]),
-    }
+    return Lineage(
+        seeds=tuple(_find_seed(view, row["run"], name) for name in last["seeds"]),
+        calls=tuple(_list_calls(view, row["turn_id"])),
+        trainings=tuple(_list_trainings(home, view, row["run"], f"turn-{row['turn']}")),
+        near=tuple(_find_near_items(home, view, row["run"], last["attack"]["question"])),
+    )
 
 
-def _describe_seed(view: LedgerView, run: str, name: str) -> dict[str, Any]:
-    """A seed with its question if its benchmark is imported, else its name (built-in templates have only a name)."""
+def _find_seed(view: LedgerView, run: str, name: str) -> SeedOrigin:
+    """A seed with its question if its benchmark is imported, otherwise only its id."""
     row = view.row(
         "SELECT dataset, split, record FROM items WHERE id = ?"
         " ORDER BY dataset IN (SELECT version FROM pinned WHERE run = ?) DESC, instr(dataset, '@') LIMIT 1",
@@ -53,75 +127,67 @@ def _describe_seed(view: LedgerView, run: str, name: str) -> dict[str, Any]:
         run,
     )
     if row is None:
-        return {"id": name}
-    return {
-        "id": name,
-        "dataset": row["dataset"],
-        "split": row["split"],
-        "question": json.loads(row["record"])["question"],
-    }
+        return SeedOrigin(name)
+    return SeedOrigin(name, row["dataset"], row["split"], json.loads(row["record"])["question"])
 
 
-def calls_of(view: LedgerView, turn: int) -> list[dict[str, Any]]:
+def _list_calls(view: LedgerView, turn: int) -> list[RecordedCall]:
     """The calls of a turn in order, each with its request and reply."""
     rows = view.rows(
         f"SELECT whole.id, kind, role, model, request, reply FROM turn_calls JOIN {CALLS} AS whole"
         " ON whole.id = turn_calls.call WHERE turn = ? ORDER BY position",
         turn,
     )
-    return [
-        {"call": row["id"], "kind": row["kind"], "role": row["role"], "model": row["model"], **_describe_call(row)}
-        for row in rows
-    ]
+    return [RecordedCall(row["id"], row["kind"], row["role"], row["model"], _describe_call(row)) for row in rows]
 
 
 def _describe_call(row: Any) -> dict[str, Any]:
     """Request and reply of a call by its kind; for an embedding, only the text."""
     try:
-        asked, came = json.loads(row["request"]), json.loads(row["reply"])
-    except ValueError:  # damaged on disk: `run verify` finds it
+        request, reply = json.loads(row["request"]), json.loads(row["reply"])
+    except ValueError:  # damaged on disk: `run verify` reports it
         return {"damaged": True}
-    if "refused" in came:
-        asked_for = {"prompt": asked["messages"]} if row["kind"] == "chat" else {"text": asked.get("text", "")}
-        return {**asked_for, "reply": "", "finish": "refused", "reason": f"{came['refused']}: {came['detail']}"}
+    if "refused" in reply:
+        request_text = {"prompt": request["messages"]} if row["kind"] == "chat" else {"text": request.get("text", "")}
+        return {**request_text, "reply": "", "finish": "refused", "reason": f"{reply['refused']}: {reply['detail']}"}
     if row["kind"] == "chat":
-        return {"prompt": asked["messages"], "reply": came["text"], "finish": came["finish"]}
+        return {"prompt": request["messages"], "reply": reply["text"], "finish": reply["finish"]}
     if row["kind"] == "python":
-        return {"code": asked["code"], **{key: came[key] for key in ("status", "stdout", "stderr")}}
-    return {"text": asked.get("text", "")}
+        return {"code": request["code"], **{key: reply[key] for key in ("status", "stdout", "stderr")}}
+    return {"text": request.get("text", "")}
 
 
-def _trainings(home: Home, view: LedgerView, run: str, name: str) -> list[dict[str, Any]]:
-    """The trainings that used the row of this name; trainings without stored rows are skipped."""
+def _list_trainings(home: Home, view: LedgerView, run: str, name: str) -> list[TrainingUse]:
+    """The trainings that used the row with this name; trainings without stored rows are skipped."""
     trainings = []
     for row in view.rows("SELECT id, base, status, adapter FROM trainings WHERE run = ? ORDER BY rowid", run):
         with suppress(NanofluxError, OSError):
             if any(example.id == name for example in read_rows(home.root / "trainings" / row["id"] / TRAIN)):
-                trainings.append({key: row[key] for key in ("id", "base", "status", "adapter")})
+                trainings.append(TrainingUse(row["id"], row["base"], row["status"], row["adapter"]))
     return trainings
 
 
-def near(home: Home, view: LedgerView, run: str, question: str) -> list[dict[str, Any]]:
-    """The held-out items nearest to a question, by the run's embeddings; [] if the run held none out."""
+def _find_near_items(home: Home, view: LedgerView, run: str, question: str) -> list[NearItem]:
+    """The held-out items nearest to a question, by the run's embeddings; [] if the run has no held-out items."""
     row = view.find_run(run)
     recorded = json.loads(row["environment"])["identities"].get("embedder")
     identity = Identity(**recorded) if recorded else None
-    own = _vector(view, identity, question) if identity else None
-    if identity is None or own is None:
+    question_vector = _load_vector(view, identity, question) if identity else None
+    if identity is None or question_vector is None:
         return []
     pinned = view.pinned(row["id"])
     held_out = [pinned.get(dataset, dataset) for dataset in json.loads(row["config"]).get("held_out", ())]
     measured = [
-        (similarity(own, vector), item)
+        (similarity(question_vector, vector), item)
         for dataset in held_out
-        for item in items_here(home.ledger, dataset, "test")  # a run may be carried here without its benchmarks
-        if (vector := _vector(view, identity, item.question)) is not None
+        for item in items_here(home.ledger, dataset, "test")  # a run may have been moved here without its benchmarks
+        if (vector := _load_vector(view, identity, item.question)) is not None
     ]
     nearest = sorted(measured, key=lambda pair: (-pair[0], pair[1].id))[:NEAR]
-    return [{"item": item.id, "dataset": item.dataset, "similarity": alike} for alike, item in nearest]
+    return [NearItem(item.id, item.dataset, cosine) for cosine, item in nearest]
 
 
-def _vector(view: LedgerView, embedder: Identity, text: str) -> Any:
+def _load_vector(view: LedgerView, embedder: Identity, text: str) -> Any:
     row = view.row(f"SELECT reply FROM {CALLS} WHERE {WITH_KEY}", EmbedRequest(embedder, text).key())
     with suppress(ValueError, TypeError):
         return EmbedReply.from_json(json.loads(row["reply"])).vector if row else None

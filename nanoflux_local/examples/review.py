@@ -1,7 +1,7 @@
-"""Reviews by people of what the judge decided: of one example, or blind of many, and the agreement with the judge.
+"""People's reviews of the judge's decisions: of one example or, blind, of many, and the agreement with the judge.
 
-A blind export has accepted and rejected questions, shuffled and without verdicts, so that agreement can be compared
-with chance. Reviews are only ever added; of several by one person on a question the newest counts.
+A blind export contains accepted and rejected questions, shuffled and without verdicts, so that agreement can be
+compared with chance. Reviews are only added; if one person reviews a question several times, the newest counts.
 """
 
 import getpass
@@ -21,15 +21,15 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed, digest, storable
 from nanoflux_local.text_files import EncodingError, read_utf8
 
-Word = Literal["keep", "drop", "fix"]
-WORDS: tuple[Word, ...] = ("keep", "drop", "fix")
-TAKEN_BACK = "open"
+ReviewVerdict = Literal["keep", "drop", "fix"]
+VERDICTS: tuple[ReviewVerdict, ...] = ("keep", "drop", "fix")
+WITHDRAWN = "open"
 """The verdict that withdraws a reviewer's earlier verdict; the earlier one stays in the ledger."""
 LONGEST_NOTE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedQuestion:
     """A question that the judge accepted or rejected, under an id that reveals neither."""
 
     id: str
@@ -42,14 +42,14 @@ class Judged:
     answer: str
 
 
-def judged_questions(view: LedgerView, run: str) -> Iterator[Judged]:
+def list_judged_questions(view: LedgerView, run: str) -> Iterator[JudgedQuestion]:
     """Every question of a run with a verdict of the judge, in turn order."""
     for record in view.turn_records(run):
         for attempt in record.attempts:
             if attempt.attack is None or attempt.validation is None:
                 continue
             attack, place = attempt.attack, [run, record.number, attempt.number]
-            yield Judged(
+            yield JudgedQuestion(
                 digest(place)[:16], run, record.number, attempt.number, attempt.validation.positive,
                 attack.question, attack.solution, attack.answer,
             )  # fmt: skip
@@ -63,8 +63,8 @@ def default_reviewer() -> str:
         return "me"
 
 
-def review(
-    home: Home, example: str, word: Word | Literal["open"], note: str = "", reviewer: str = ""
+def record_review(
+    home: Home, example: str, verdict: ReviewVerdict | Literal["open"], note: str = "", reviewer: str = ""
 ) -> dict[str, Any]:
     """Record a person's verdict on one example.
 
@@ -83,12 +83,12 @@ def review(
     last = len(attempts["attempts"].split()) - 1
     with Ledger(home.ledger) as ledger:
         ledger.add_reviews(
-            row["run"], [(row["turn"], last, word, stored_note)], reviewer or default_reviewer(), blind=False
+            row["run"], [(row["turn"], last, verdict, stored_note)], reviewer or default_reviewer(), blind=False
         )
     return {
         "example": row["id"],
         "run": row["run"],
-        "verdict": word,
+        "verdict": verdict,
         "note": stored_note,
         "reviewer": reviewer or default_reviewer(),
     }
@@ -102,7 +102,7 @@ def export_blind(home: Home, run: str, out: Path, size: int = 0, seed: int = 0) 
         UsageError: the file exists.
     """
     with LedgerView(home.ledger) as view:
-        judged = list(judged_questions(view, view.find_run(run)["id"]))
+        judged = list(list_judged_questions(view, view.find_run(run)["id"]))
     if not judged or size > len(judged):
         raise NothingMatchedError(
             f"run {run} has {len(judged)} judged questions, fewer than the {size or 'one'} needed",
@@ -124,11 +124,11 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
     Raises:
         DataError: a line cannot be read, or its question is unknown; the message names the line.
     """
-    rows = _answers(path)
+    rows = _read_filled_rows(path)
     with LedgerView(home.ledger) as view:
         runs = [row["id"] for row in view.rows("SELECT id FROM runs")]
         wanted = {row["id"] for _, row in rows}
-        judged_by_id = {each.id: each for run in runs for each in judged_questions(view, run) if each.id in wanted}
+        judged_by_id = {each.id: each for run in runs for each in list_judged_questions(view, run) if each.id in wanted}
     by_run: dict[str, list[tuple[int, int, str, str]]] = {}
     for number, row in rows:
         if row["id"] not in judged_by_id:
@@ -143,16 +143,16 @@ def import_blind(home: Home, path: Path, reviewer: str = "") -> dict[str, Any]:
     with Ledger(home.ledger) as ledger:
         for run, reviews in by_run.items():
             ledger.add_reviews(run, reviews, reviewer or default_reviewer(), blind=True)
-    taken = sum(map(len, by_run.values()))
+    imported = sum(map(len, by_run.values()))
     return {
         "reviewer": reviewer or default_reviewer(),
-        "taken": taken,
-        "open": len(rows) - taken,
+        "taken": imported,
+        "open": len(rows) - imported,
         "runs": sorted(by_run),
     }
 
 
-def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _read_filled_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
         lines = read_utf8(path).splitlines()
     except (OSError, EncodingError) as error:
@@ -167,9 +167,9 @@ def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             raise DataError(f"{path}, line {number}: not JSON", "correct the line; nothing was imported") from None
-        fit = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("id", "verdict"))
-        if not fit or row["verdict"] not in ("", *WORDS):
-            fix = f"set verdict to one of {', '.join(WORDS)}, or leave it empty; nothing was imported"
+        has_keys = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("id", "verdict"))
+        if not has_keys or row["verdict"] not in ("", *VERDICTS):
+            fix = f"set verdict to one of {', '.join(VERDICTS)}, or leave it empty; nothing was imported"
             raise DataError(f"{path}, line {number}: `id` or `verdict` is missing or wrong", fix)
         numbered_rows.append((number, row))
     return numbered_rows
@@ -177,26 +177,26 @@ def _answers(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 def reviews_of(view: LedgerView, run: str) -> dict[tuple[int, int], dict[str, dict[str, Any]]]:
     """The newest verdict of each reviewer, by turn and attempt."""
-    words_by_place: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
+    verdicts_by_place: dict[tuple[int, int], dict[str, dict[str, Any]]] = {}
     columns = "turn, attempt, reviewer, verdict, note, blind, at"
     for row in view.rows(f"SELECT {columns} FROM reviews WHERE run = ? ORDER BY id", run):
         review_entry = {"verdict": row["verdict"], "note": row["note"], "blind": bool(row["blind"]), "at": row["at"]}
-        words = words_by_place.setdefault((row["turn"], row["attempt"]), {})
-        words[row["reviewer"]] = review_entry
-        if row["verdict"] == TAKEN_BACK:
-            del words[row["reviewer"]]
-    return {place: words for place, words in words_by_place.items() if words}
+        verdicts = verdicts_by_place.setdefault((row["turn"], row["attempt"]), {})
+        verdicts[row["reviewer"]] = review_entry
+        if row["verdict"] == WITHDRAWN:
+            del verdicts[row["reviewer"]]
+    return {place: verdicts for place, verdicts in verdicts_by_place.items() if verdicts}
 
 
 def summarize_agreement(view: LedgerView, run: str) -> ReviewAgreement | None:
-    """How far each reviewer agrees with the judge: `review` in `run show --json`. A "keep" agrees with a judge that
-    accepts, "drop" and "fix" with one that rejects. None if the run has no reviews.
+    """How far each reviewer agrees with the judge (`review` in `run show --json`): "keep" agrees with an acceptance,
+    "drop" and "fix" with a rejection. None if the run has no reviews.
     """
     reviews = reviews_of(view, run)
     if not reviews:
         return None
-    accepted = {(each.turn, each.attempt): each.accepted for each in judged_questions(view, run)}
-    people = sorted({name for words in reviews.values() for name in words})
+    accepted = {(each.turn, each.attempt): each.accepted for each in list_judged_questions(view, run)}
+    people = sorted({name for verdicts in reviews.values() for name in verdicts})
     return ReviewAgreement({name: _compare_with_judge(name, reviews, accepted) for name in people})
 
 
@@ -204,17 +204,17 @@ def _compare_with_judge(
     name: str, reviews: dict[tuple[int, int], dict[str, dict[str, Any]]], accepted: dict[tuple[int, int], bool]
 ) -> ReviewerAgreement:
     pairs: Sequence[tuple[bool, bool]] = [
-        (accepted[place], words[name]["verdict"] == "keep")
-        for place, words in reviews.items()
-        if name in words and place in accepted
+        (accepted[place], verdicts[name]["verdict"] == "keep")
+        for place, verdicts in reviews.items()
+        if name in verdicts and place in accepted
     ]
     kappa, ci95 = cohen_kappa(pairs) or (None, None)
-    words = [reviewers[name]["verdict"] for reviewers in reviews.values() if name in reviewers]
+    verdicts = [reviewers[name]["verdict"] for reviewers in reviews.values() if name in reviewers]
     return ReviewerAgreement(
         reviewed=len(pairs),
-        keep=words.count("keep"),
-        drop=words.count("drop"),
-        fix=words.count("fix"),
+        keep=verdicts.count("keep"),
+        drop=verdicts.count("drop"),
+        fix=verdicts.count("fix"),
         agree=sum(judge == person for judge, person in pairs),
         kappa=kappa,
         ci95=ci95,

@@ -19,7 +19,7 @@ from nanoflux_local.seeds.datasets import items_here, load_items, seed_datasets
 from nanoflux_local.seeds.splits import stem
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.train.trainings import TrainingData, data_of_run, training_example, validation_examples
+from nanoflux_local.train.trainings import TrainingData, build_training_example, load_run_data, load_validation_examples
 from nanoflux_local.transcript import Seed
 
 
@@ -33,7 +33,7 @@ def rows_of(home: Home, plan: Plan, condition: Condition, seed: int, runs: dict[
     run = runs.get(condition.seed_count, "")
     size = _size(home, plan, condition, run)
     if condition.source == "run":
-        return data_of_run(home, run, Choice(level=condition.level, size=size, seed=seed))
+        return load_run_data(home, run, Choice(level=condition.level, size=size, seed=seed))
     domain = load_domain(plan.scale.domain, home.root)
     items, repeated = train_items(home, plan, domain)
     if size > len(items):
@@ -50,7 +50,7 @@ def rows_of(home: Home, plan: Plan, condition: Condition, seed: int, runs: dict[
         "domain": domain.name,
     }
     source |= {"rows": len(taken), "of": len(items), "repeated": repeated, "seed": 0 if whole else seed}
-    return TrainingData(_examples(domain, taken), validation_examples(home, domain), "", source)
+    return TrainingData(_examples(domain, taken), load_validation_examples(home, domain), "", source)
 
 
 def train_items(home: Home, plan: Plan, domain: Domain) -> tuple[list[Seed], int]:
@@ -84,7 +84,7 @@ def asked_items(home: Home, plan: Plan, data: str, split: str) -> list[Seed]:
 
 def _examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:
     return [
-        training_example(domain, domain.budgets, format_question(item), item.solution, item.answer, item.id)
+        build_training_example(domain, domain.budgets, format_question(item), item.solution, item.answer, item.id)
         for item in items
     ]
 

@@ -29,8 +29,8 @@ from nanoflux_local.run import runs
 from nanoflux_local.run.configs import load_profile, resolve
 from nanoflux_local.seeds.datasets import load_items, seed_datasets, seed_source
 from nanoflux_local.train import trainings
-from nanoflux_local.train.settings import train_settings
-from nanoflux_local.train.targets import adapted_by
+from nanoflux_local.train.settings import parse_train_settings
+from nanoflux_local.train.targets import resolve_targets
 from nanoflux_models.control import Control
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.gpus import found_gpus
@@ -257,7 +257,7 @@ def _play(act: _Act, stage: Stage) -> str:
 
 def _export(act: _Act, stage: Stage) -> str:
     out = stage.home.root / f"{act.run}.jsonl"
-    return f"{export(stage.home, act.run, 'chat', out)['rows']} rows"
+    return f"{export(stage.home, act.run, 'chat', out).rows} rows"
 
 
 def _train_and_compare(act: _Act, stage: Stage, report: Report) -> None:
@@ -277,10 +277,10 @@ def _train_and_compare(act: _Act, stage: Stage, report: Report) -> None:
 
 def _train(act: _Act, stage: Stage) -> str:
     """LoRA with the default settings on the few rows that were kept."""
-    settings = trainings.with_targets(stage.home, act.base, train_settings({}))
-    data = trainings.data_of_run(stage.home, act.run)
+    settings = trainings.apply_manifest_targets(stage.home, act.base, parse_train_settings({}))
+    data = trainings.load_run_data(stage.home, act.run)
     data = replace(data, validation=data.validation[:VALIDATED])
-    adapted = adapted_by(weights_dir(act.base, stage.home.root), settings.target_modules)
+    adapted = resolve_targets(weights_dir(act.base, stage.home.root), settings.target_modules)
     outcome = trainings.train_adapter(
         stage.home, data.run, act.base, settings, data.rows, data.validation, source=data.source
     )

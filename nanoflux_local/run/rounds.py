@@ -42,7 +42,7 @@ from nanoflux_local.run.binding import bind
 from nanoflux_local.run.configs import derive_config
 from nanoflux_local.seeds.datasets import items_here, load_items
 from nanoflux_local.train import trainings
-from nanoflux_local.train.settings import train_settings
+from nanoflux_local.train.settings import parse_train_settings
 from nanoflux_local.transcript import Seed
 
 TUNED = "tuned"
@@ -81,7 +81,7 @@ def create(home: Home, settings: Rounds) -> str:
     if interface not in choices:
         fix = f"bind the defender to an endpoint whose interface is {' or '.join(choices)}"
         raise UsageError(f"rounds tune the defender, and an endpoint of {interface} takes no adapter", fix)
-    train_settings(settings.train)
+    parse_train_settings(settings.train)
     _load_dev_items(home, settings)
     series = f"series-{secrets.token_hex(4)}"
     with Ledger(home.ledger) as ledger:
@@ -196,7 +196,7 @@ class _SeriesWorker:
             if hasattr(event, "steps"):
                 self.on_step(f"round {number + 1}: steps", event.step, event.steps)
 
-        trainings.carry_on(self.home, training, report_step)
+        trainings.resume_training(self.home, training, report_step)
 
     def _start_run(self, number: int, earlier: list[Round]) -> str:
         """Start the round's run, or return the one of its name that was started just before a kill."""
@@ -224,12 +224,12 @@ class _SeriesWorker:
         return {"endpoints": {TUNED: {**base, "adapter": adapter}}, "roles": {"defender": {"endpoint": TUNED}}}
 
     def _create_training(self, number: int, run_ids: list[str]) -> str:
-        parts = [trainings.data_of_run(self.home, run) for run in run_ids]
+        parts = [trainings.load_run_data(self.home, run) for run in run_ids]
         data = trainings.TrainingData(
             [row for part in parts for row in part.rows], parts[-1].validation, parts[-1].run,
             {"series": self.id, "round": number + 1, "runs": run_ids}, parts[-1].held_out,
         )  # fmt: skip
-        return trainings.create(self.home, self.settings.base, train_settings(self.settings.train), data)
+        return trainings.create_training(self.home, self.settings.base, parse_train_settings(self.settings.train), data)
 
     def _measure_on_dev(self, number: int, adapter: str) -> dict[str, Any]:
         label = f"round {number + 1}: dev items {'with' if adapter else 'without'} an adapter"

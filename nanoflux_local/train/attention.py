@@ -1,8 +1,9 @@
-"""Causal attention for training on a CPU: torch's forward pass, and a way back in a few large products.
+"""Causal attention for training on a CPU: torch's forward pass, and a backward pass in a few large products.
 
-Owns one autograd step and its registration with transformers. On the CPU torch's own backward of attention takes four
-times its forward (measured at 200 to 500 tokens, bfloat16); recomputing the probabilities and multiplying takes about
-once. Masked, windowed or cached attention, long rows and GPUs keep transformers' own way.
+Owns one autograd function and its registration with transformers. On a CPU, torch's own backward pass of attention
+takes four times as long as its forward pass (measured at 200 to 500 tokens, bfloat16); recomputing the probabilities
+and multiplying takes about as long as the forward pass. Masked, windowed or cached attention, long rows and GPUs use
+transformers' own attention.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NAME = "nanoflux_cpu"
-_LONGEST = 1024  # tokens; beyond, the square of them is not worth holding even for a moment
+_LONGEST = 1024  # tokens; for longer rows, the matrix of tokens × tokens takes too much memory
 
 
 class CausalAttention(torch.autograd.Function):
@@ -28,7 +29,7 @@ class CausalAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out = ctx.saved_tensors
-        # The heads that share a key head become more rows of one product; their key gradients are summed by it too.
+        # Query heads that share a key head become rows of one product, which also sums their key gradients.
         rows = (*k.shape[:2], -1, k.shape[-1])
         query, grad, result = q.reshape(rows), grads[0].reshape(rows), out.reshape(rows)
         share = _probabilities(query * ctx.scale, k)
@@ -38,7 +39,7 @@ class CausalAttention(torch.autograd.Function):
 
 
 def _probabilities(query: Tensor, k: Tensor) -> Tensor:
-    """Causal softmax for rows that hold several heads of the same tokens one after another."""
+    """Causal softmax of rows that hold several heads of the same tokens, one head after another."""
     tokens = k.shape[2]
     future = torch.full((tokens, tokens), -torch.inf, dtype=k.dtype).triu_(1)
     return (query @ k.mT).add_(future.repeat(query.shape[2] // tokens, 1)).softmax(-1)
@@ -50,7 +51,7 @@ def attend(
     """transformers' attention interface: (batch, heads, tokens, d) in, (batch, tokens, heads, d) out."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if _others_case(module, query, key, attention_mask, kwargs):
+    if _needs_transformers(module, query, key, attention_mask, kwargs):
         result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         return result
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
@@ -58,7 +59,9 @@ def attend(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _others_case(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
+def _needs_transformers(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
+) -> bool:
     causal = kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
     whole = mask is None and query.shape[2] == key.shape[2] <= _LONGEST
     extra = kwargs.get("dropout") or kwargs.get("softcap") or kwargs.get("position_bias") is not None
@@ -66,7 +69,7 @@ def _others_case(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | N
 
 
 def register() -> str:
-    """Make the attention known to transformers; returns the name to load a model with."""
+    """Register the attention with transformers and return the name that selects it when a model is loaded."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

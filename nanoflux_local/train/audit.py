@@ -1,7 +1,7 @@
-"""What a training would do, said before it starts: tokens, cuts, labels, bad rows, FLOPs, time and memory.
+"""The audit of a training before it starts: tokens, cuts, labels, unusable rows, FLOPs, time and memory.
 
-Owns the rules for which rows can be trained on. Changes nothing, loads no weights; over-long examples are never cut
-without being counted here (SPEC §3).
+Owns the rules for which rows can be trained on. Changes nothing and loads no weights; every over-long example that is
+cut is counted here (SPEC §3).
 """
 
 import re
@@ -16,9 +16,9 @@ from nanoflux_local.train import estimate
 from nanoflux_local.train.data import Codec, Encoded, TrainingExample, data_digest, split
 from nanoflux_local.train.flops import expected_flops, parameters, six_nd
 from nanoflux_local.train.settings import TrainSettings
-from nanoflux_local.train.targets import adapted_by
+from nanoflux_local.train.targets import resolve_targets
 
-_KEY = 6  # words of a prompt that are looked up; few prompts begin alike
+_KEY = 6  # the first words of a held-out prompt by which it is looked up; few prompts share them
 
 Problem = Literal[
     "wrong role order",
@@ -35,8 +35,8 @@ Problem = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One row (from 0) with a problem. `dropped` rows are not trained on; the others are only named."""
+class RowFinding:
+    """A row (from 0) with a problem. `dropped` rows are not trained on; others are only reported."""
 
     row: int
     id: str
@@ -51,10 +51,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The rows that can be trained on, as tokens, and what is wrong with any row."""
+    """The rows that can be trained on, as tokens, and the problems of all rows."""
 
     rows: tuple[Encoded, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[RowFinding, ...]
 
     @property
     def dropped(self) -> int:
@@ -65,86 +65,94 @@ class Selection:
         return sum(row.cut > 0 for row in self.rows)
 
 
-def select(examples: Sequence[TrainingExample], codec: Codec, settings: TrainSettings) -> Selection:
-    """Encode what can be trained on and name the rest.
+def select_rows(examples: Sequence[TrainingExample], codec: Codec, settings: TrainSettings) -> Selection:
+    """Encode the rows that can be trained on and report the others.
 
-    Raises RefusedError where settings refuse such rows, DataError where nothing is left to train on.
+    Raises:
+        RefusedError: the settings refuse unusable rows, and there are some.
+        DataError: no row can be trained on.
     """
     rows: list[Encoded] = []
-    findings: list[Finding] = _duplicates(examples)
+    findings: list[RowFinding] = _find_duplicates(examples)
     for number, example in enumerate(examples):
         encoded, problem, detail = _examine(example, number, codec, settings)
         if problem:
-            findings.append(Finding(number, example.id, problem, detail, dropped=True))
+            findings.append(RowFinding(number, example.id, problem, detail, dropped=True))
         elif encoded:
             rows.append(encoded)
             if controls := codec.controls_in(example):
                 detail = f"{', '.join(controls)} in a message is learnt as text"
-                findings.append(Finding(number, example.id, "control token", detail, dropped=False))
+                findings.append(RowFinding(number, example.id, "control token", detail, dropped=False))
             if encoded.cut:
                 detail = f"{encoded.cut} tokens over max_length {settings.max_length}"
-                findings.append(Finding(number, example.id, "cut", detail, dropped=False))
+                findings.append(RowFinding(number, example.id, "cut", detail, dropped=False))
     selection = Selection(tuple(rows), tuple(sorted(findings, key=lambda f: f.row)))
-    _refuse(selection, settings)
+    _refuse_unusable(selection, settings)
     return selection
 
 
-def prepare(
+def prepare_rows(
     settings: TrainSettings,
     examples: Sequence[TrainingExample],
     validation: Sequence[TrainingExample],
     codec: Codec,
 ) -> tuple[Selection, Selection]:
-    """(train, validation) as `lora.train` uses them; without `validation`, `val_fraction` of the usable rows is it.
+    """(train, validation) as `lora.train` uses them; without `validation`, `val_fraction` of usable rows is held out.
 
-    No row is on both sides: rows with the same tokens are held out together, and a row that `validation` holds too is
-    not trained on. Row numbers stay those of the caller's lists. Raises like `select`.
+    No row is in both parts: rows with the same tokens are held out together, and a row that is also in `validation` is
+    not trained on. Row numbers refer to the caller's lists. Raises like `select_rows`.
     """
-    chosen = select(examples, codec, settings)
+    usable = select_rows(examples, codec, settings)
     if validation:
-        held_out = select(validation, codec, settings)
-        return _without(chosen, held_out, examples), held_out
-    contents = list(dict.fromkeys(row.ids for row in chosen.rows))
+        held_out = select_rows(validation, codec, settings)
+        return _drop_twins(usable, held_out, examples), held_out
+    contents = list(dict.fromkeys(row.ids for row in usable.rows))
     held_ids = set(split(contents, settings.val_fraction, settings.seed)[1])
-    train = tuple(row for row in chosen.rows if row.ids not in held_ids)
-    held = tuple(row for row in chosen.rows if row.ids in held_ids)
+    train = tuple(row for row in usable.rows if row.ids not in held_ids)
+    held = tuple(row for row in usable.rows if row.ids in held_ids)
     if settings.early_stopping and not held:
         raise UsageError(
-            "early_stopping watches the validation loss, and there is no row to validate on",
-            "raise val_fraction, or leave early_stopping at 0",
+            "early_stopping needs a validation loss, and there is no row to validate on",
+            "raise val_fraction, or set early_stopping=0",
         )
-    return Selection(train, chosen.findings), Selection(held, ())
+    return Selection(train, usable.findings), Selection(held, ())
 
 
-def _without(chosen: Selection, held: Selection, examples: Sequence[TrainingExample]) -> Selection:
-    """`chosen` without the rows that are validated on. Raises DataError where nothing is left."""
-    taken = {row.ids: row.row for row in held.rows}
-    twins = [row for row in chosen.rows if row.ids in taken]
-    if len(twins) == len(chosen.rows):
-        raise DataError("every row to train on is also given for validation", "give other rows for one of them")
+def _drop_twins(usable: Selection, held: Selection, examples: Sequence[TrainingExample]) -> Selection:
+    """`usable` without the rows that are also in `held`. Raises DataError if none is left."""
+    held_row_by_ids = {row.ids: row.row for row in held.rows}
+    twins = [row for row in usable.rows if row.ids in held_row_by_ids]
+    if len(twins) == len(usable.rows):
+        raise DataError("every training row is also a validation row", "pass other rows for training or validation")
     findings = [
-        Finding(row.row, examples[row.row].id, "in validation", f"the same as its row {taken[row.ids]}", dropped=True)
+        RowFinding(
+            row.row,
+            examples[row.row].id,
+            "in validation",
+            f"the same as its row {held_row_by_ids[row.ids]}",
+            dropped=True,
+        )
         for row in twins
     ]
-    rows = tuple(row for row in chosen.rows if row.ids not in taken)
-    return Selection(rows, tuple(sorted((*chosen.findings, *findings), key=lambda finding: finding.row)))
+    rows = tuple(row for row in usable.rows if row.ids not in held_row_by_ids)
+    return Selection(rows, tuple(sorted((*usable.findings, *findings), key=lambda finding: finding.row)))
 
 
 def _examine(
     example: TrainingExample, row: int, codec: Codec, settings: TrainSettings
 ) -> tuple[Encoded | None, Problem | None, str]:
-    """(tokens, None, "") of a usable row, otherwise (None, problem, detail)."""
+    """(tokens, None, "") for a usable row, otherwise (None, problem, detail)."""
     roles = [message.role for message in example.prompt]
     if not _in_order(roles):
-        return None, "wrong role order", f"{', '.join(roles) or 'no message'}; system? (user assistant)* user is needed"
+        return None, "wrong role order", f"{', '.join(roles) or 'no message'}; must be: system? (user assistant)* user"
     if not example.completion.strip():
-        return None, "empty answer", "nothing to learn"
+        return None, "empty answer", "it has nothing to learn"
     try:
         whole = codec.encode(example, row)
     except DataError as error:
         return None, "refused by the template", error.message
     except UnicodeEncodeError as error:
-        return None, "lone surrogate", f"{error.object[error.start]!r} is no character"
+        return None, "lone surrogate", f"{error.object[error.start]!r} is not a character"
     over = len(whole.ids) - settings.max_length
     if over > 0 and settings.overlong != "truncate":
         return None, "too long", f"{len(whole.ids)} tokens, {over} over max_length"
@@ -158,34 +166,36 @@ def _in_order(roles: Sequence[str]) -> bool:
     return len(turns) % 2 == 1 and all(role == ("user", "assistant")[i % 2] for i, role in enumerate(turns))
 
 
-def _duplicates(examples: Sequence[TrainingExample]) -> list[Finding]:
-    first: dict[str, int] = {}
-    found: list[Finding] = []
+def _find_duplicates(examples: Sequence[TrainingExample]) -> list[RowFinding]:
+    first_row_by_key: dict[str, int] = {}
+    duplicates: list[RowFinding] = []
     for row, example in enumerate(examples):
         key = data_digest([example])
-        if key in first:
-            found.append(Finding(row, example.id, "duplicate", f"the same as row {first[key]}", dropped=False))
-        first.setdefault(key, row)
-    return found
+        if key in first_row_by_key:
+            duplicates.append(
+                RowFinding(row, example.id, "duplicate", f"the same as row {first_row_by_key[key]}", dropped=False)
+            )
+        first_row_by_key.setdefault(key, row)
+    return duplicates
 
 
-def _refuse(selection: Selection, settings: TrainSettings) -> None:
+def _refuse_unusable(selection: Selection, settings: TrainSettings) -> None:
     bad = [f for f in selection.findings if f.dropped]
     if not selection.rows:
         reasons = "\n".join(f"  {finding}" for finding in bad[:10]) or "  there are no examples"
-        raise DataError(f"no example has a label left to learn:\n{reasons}", "mend the rows, or raise max_length")
+        raise DataError(f"no example has a label to learn:\n{reasons}", "correct the rows, or raise max_length")
     refused = bad if settings.bad_rows == "refuse" else [f for f in bad if f.problem == "too long"]
     if refused and "refuse" in (settings.bad_rows, settings.overlong):
         reasons = "\n".join(f"  {finding}" for finding in refused[:10])
         raise RefusedError(
-            f"{len(refused)} of the rows are refused by the settings:\n{reasons}",
-            "mend the rows, or set bad_rows=drop, overlong=truncate or a higher max_length",
+            f"the settings refuse {len(refused)} rows:\n{reasons}",
+            "correct the rows, or set bad_rows=drop, overlong=truncate or a higher max_length",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A handful of numbers told by their middle and ends."""
+    """The median, the extremes and the sum of some counts."""
 
     median: float
     least: int
@@ -199,12 +209,12 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What a training would do. Tokens and labels are after cutting, of the rows to be trained on, in one epoch.
+    """What a training would do. Tokens and labels are those of the usable rows in one epoch, after cutting.
 
-    In `system_merged` rows the system's text opens the user's message, since the base takes no system messages.
-    `cut_rows` rows lose `cut_tokens` tokens at `max_length`, `cut_most` of them from one row. `rendered` is the first
-    usable example as the model sees it. `seconds` and `memory_bytes` are rough: see `estimate`. `adapted` says to what
-    the LoRA's `adapted_tensors` tensors belong.
+    In `system_merged` rows the system's text is prepended to the user's message, since the base takes no system
+    messages. `cut_rows` rows lose `cut_tokens` tokens at `max_length`, at most `cut_most` in one row. `rendered` is the
+    first usable example as the model sees it. `seconds` and `memory_bytes` are rough: see `estimate`. `adapted` names
+    the part of the model that the LoRA's `adapted_tensors` tensors belong to.
     """
 
     rows: int
@@ -216,8 +226,8 @@ class Audit:
     cut_tokens: int
     cut_most: int
     overlong: str
-    findings: tuple[Finding, ...]
-    validation_findings: tuple[Finding, ...]
+    findings: tuple[RowFinding, ...]
+    validation_findings: tuple[RowFinding, ...]
     leaked: tuple[int, ...]
     system_merged: int
     rendered: str
@@ -242,24 +252,23 @@ def audit(
     base_dir: Path,
     held_out: Sequence[str] = (),
 ) -> Audit:
-    """Say what `lora.train` would do with the same arguments; reads tokenizer, config and weight headers only.
+    """Report what `lora.train` would do with the same arguments; reads tokenizer, config and weight headers only.
 
-    `held_out` are prompts of an evaluation split: rows that contain one are named in `leaked`. Raises what `train`
+    `held_out` are prompts of an evaluation split: rows that contain one are listed in `leaked`. Raises what `train`
     would raise for the same rows.
     """
     codec = Codec.load(base_dir)
-    chosen, held = prepare(settings, examples, validation, codec)
-    adapted = adapted_by(base_dir, settings.target_modules)
-    lengths, cuts = [len(row.ids) for row in chosen.rows], [row.cut for row in chosen.rows]
-    tokens, labels = Spread.of(lengths), Spread.of([row.labels for row in chosen.rows])
+    usable, held = prepare_rows(settings, examples, validation, codec)
+    adapted = resolve_targets(base_dir, settings.target_modules)
+    lengths, cuts = [len(row.ids) for row in usable.rows], [row.cut for row in usable.rows]
+    tokens, labels = Spread.of(lengths), Spread.of([row.labels for row in usable.rows])
     work = expected_flops(base_dir, tokens.total, labels.total, tokens.total / len(lengths)) * settings.epochs
-    work *= (
-        1.5 if settings.gradient_checkpointing else 1.0
-    )  # the forward pass again: six products where there were four
+    if settings.gradient_checkpointing:
+        work *= 1.5  # the forward pass is repeated: six products instead of four
     size = parameters(base_dir)
     return Audit(
         rows=len(examples),
-        usable=len(chosen.rows),
+        usable=len(usable.rows),
         validation=len(held.rows),
         tokens=tokens,
         labels=labels,
@@ -267,18 +276,18 @@ def audit(
         cut_tokens=sum(cuts),
         cut_most=max(cuts),
         overlong=settings.overlong,
-        findings=chosen.findings,
+        findings=usable.findings,
         validation_findings=held.findings,
-        leaked=_leaked(examples, held_out),
-        system_merged=sum(codec.merges_system(examples[row.row]) for row in chosen.rows),
-        rendered=codec.text(examples[chosen.rows[0].row]),
+        leaked=_find_leaks(examples, held_out),
+        system_merged=sum(codec.merges_system(examples[row.row]) for row in usable.rows),
+        rendered=codec.text(examples[usable.rows[0].row]),
         steps=step_count(settings, len(lengths)),
         parameters=size,
         flops_6nd=six_nd(size, tokens.total * settings.epochs),
         flops_expected=work,
-        seconds=estimate.seconds(work, settings),
-        memory_bytes=estimate.memory(base_dir, settings, tokens.most, labels.most),
-        dtype=estimate.precision(settings),
+        seconds=estimate.estimate_seconds(work, settings),
+        memory_bytes=estimate.estimate_memory(base_dir, settings, tokens.most, labels.most),
+        dtype=estimate.choose_precision(settings),
         adapted_tensors=adapted.tensors,
         adapted=str(adapted),
     )
@@ -290,24 +299,26 @@ def step_count(settings: TrainSettings, rows: int) -> int:
     return settings.epochs * -(-batches // settings.gradient_accumulation)
 
 
-def _leaked(examples: Sequence[TrainingExample], held_out: Sequence[str]) -> tuple[int, ...]:
-    """Rows whose text holds a held-out prompt, both compared word by word, whatever their case and punctuation."""
-    begun: dict[tuple[str, ...], list[list[str]]] = {}
+def _find_leaks(examples: Sequence[TrainingExample], held_out: Sequence[str]) -> tuple[int, ...]:
+    """Rows whose text contains a held-out prompt, compared word by word without case and punctuation."""
+    prompts_by_start: dict[tuple[str, ...], list[list[str]]] = {}
     for words in map(_words, held_out):
         if words:
-            begun.setdefault(tuple(words[:_KEY]), []).append(words)
-    sizes = sorted({len(key) for key in begun})
+            prompts_by_start.setdefault(tuple(words[:_KEY]), []).append(words)
+    sizes = sorted({len(key) for key in prompts_by_start})
     texts = (_words(" ".join([*(m.content for m in e.prompt), e.completion])) for e in examples)
-    return tuple(row for row, text in enumerate(texts) if _holds(text, begun, sizes))
+    return tuple(row for row, text in enumerate(texts) if _contains_prompt(text, prompts_by_start, sizes))
 
 
-def _holds(text: list[str], begun: Mapping[tuple[str, ...], list[list[str]]], sizes: Sequence[int]) -> bool:
-    """Whether the words hold one of those that begin with a key: every place is looked up, not every prompt tried."""
+def _contains_prompt(
+    text: list[str], prompts_by_start: Mapping[tuple[str, ...], list[list[str]]], sizes: Sequence[int]
+) -> bool:
+    """Whether the text contains one of the prompts: each position is looked up once, instead of trying every prompt."""
     return any(
-        text[at : at + len(words)] == words
-        for at in range(len(text))
+        text[start : start + len(prompt)] == prompt
+        for start in range(len(text))
         for size in sizes
-        for words in begun.get(tuple(text[at : at + size]), ())
+        for prompt in prompts_by_start.get(tuple(text[start : start + size]), ())
     )
 
 

@@ -1,7 +1,7 @@
-"""TensorBoard, for those who have it: the curves of a training as event files beside the ledger.
+"""TensorBoard, if it is installed: the curves of a training as event files, in addition to the ledger.
 
-Owns the names of the curves. The ledger stays what is true: files of a training that is resumed drop the steps that are
-told again.
+Owns the names of the curves. The ledger is authoritative. When a training resumes, TensorBoard is told to discard the
+steps that are repeated.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ _CURVES = ("loss", "learning_rate", "grad_norm", "tokens_per_s")
 
 
 @contextmanager
-def board(folder: Path | None) -> Iterator[OnEvent]:
-    """What writes events into `folder`; nothing, where there is none.
+def open_board(folder: Path | None) -> Iterator[OnEvent]:
+    """A function that writes events into `folder`, or does nothing if `folder` is None.
 
     Raises:
         UsageError: tensorboard is not installed.
@@ -42,5 +42,5 @@ def _write(writer: Any, event: TrainEvent) -> None:
         writer.add_scalar("validation/loss", event.val_loss, event.step)
     elif isinstance(event, ResumeEvent):
         writer.purge_step = event.step + 1
-        writer.close()  # the next file begins with the note that drops what is told again
+        writer.close()  # the next file starts with the instruction to discard the steps after this one
     writer.flush()

@@ -1,7 +1,7 @@
-"""Checkpoints: the whole state of a training in one file that is either there in full or not at all.
+"""Checkpoints: the whole state of a training in one file, which is complete or absent.
 
-Owns the file's format and its atomic writing. Holds no random state: every step draws its seed from (seed, step), so
-the position is enough.
+Owns the file's format and its atomic writing. It needs no random state: every step derives its seed from (seed, step),
+so the position is enough.
 """
 
 import io
@@ -19,10 +19,10 @@ NAME = "checkpoint.pt"
 
 
 @dataclass
-class Progress:
-    """Where a training stands; all of `TrainResult` that is not known beforehand.
+class TrainingProgress:
+    """The position of a training and everything measured so far.
 
-    `flops` were measured on `counted` tokens: the first epoch's. `best_weights` serve early stopping only.
+    `flops` were measured on `counted` tokens, those of the first epoch. `best_weights` serve early stopping only.
     """
 
     step: int = 0
@@ -38,9 +38,9 @@ class Progress:
 
 
 def save(
-    folder: Path, fingerprint: str, progress: Progress, weights: dict[str, Tensor], optimizer: dict[str, Any]
+    folder: Path, fingerprint: str, progress: TrainingProgress, weights: dict[str, Tensor], optimizer: dict[str, Any]
 ) -> Path:
-    """Write the checkpoint of `folder`; the one before stays until this one is whole. Raises OSError."""
+    """Write the checkpoint of `folder`; the previous one stays until the new one is complete. Raises OSError."""
     buffer = io.BytesIO()
     state = {"fingerprint": fingerprint, "progress": vars(progress), "weights": weights, "optimizer": optimizer}
     torch.save(state, buffer)
@@ -48,24 +48,25 @@ def save(
     return folder / NAME
 
 
-def load(folder: Path, fingerprint: str) -> tuple[Progress, dict[str, Tensor], dict[str, Any]] | None:
-    """(progress, weights, optimizer state), or None where there is no checkpoint.
+def load(folder: Path, fingerprint: str) -> tuple[TrainingProgress, dict[str, Tensor], dict[str, Any]] | None:
+    """(progress, weights, optimizer state), or None if there is no checkpoint.
 
-    Raises RefusedError where the checkpoint belongs to other settings, data or base weights, NanofluxError where it
-    cannot be read.
+    Raises:
+        RefusedError: the checkpoint belongs to other settings, data or base weights.
+        NanofluxError: the checkpoint cannot be read.
     """
     path = folder / NAME
     if not path.exists():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        progress = Progress(**state["progress"])
+        progress = TrainingProgress(**state["progress"])
     except Exception as error:
         fix = "delete it to train from the start"
         raise NanofluxError(f"checkpoint {path} cannot be read: {error}", fix) from error
     if state["fingerprint"] != fingerprint:
         raise RefusedError(
             f"checkpoint {path} belongs to a training with other settings, data or base model",
-            "take another folder, or delete the checkpoint to train from the start",
+            "use another folder, or delete the checkpoint to train from the start",
         )
     return progress, state["weights"], state["optimizer"]

@@ -1,7 +1,7 @@
-"""The measured FLOPs: torch's own formulas, added up over the products that run.
+"""Measured FLOPs: torch's own formulas, summed over the products that are executed.
 
-Owns one dispatch mode. Unlike torch's `FlopCounterMode` it keeps no account by module (which costs a fifth of a step
-here) and knows the CPU's attention and the in-place product.
+Owns one dispatch mode. Unlike torch's `FlopCounterMode` it does not count by module (which takes a fifth of a step's
+time here), and it includes attention on CPUs and in-place products.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _FORMULAS = {
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts, in `total`, the FLOPs of matrix products and attentions inside its block, forward and backward."""
+    """Counts in `total` the FLOPs of matrix products and attention inside its block, forward and backward."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""Training examples and how they become tokens: the chat template, labels on the completion, batches by length.
+"""Training examples and their tokens: the chat template, labels on the completion, batches by length.
 
-Owns the boundary between prompt and completion and the order of batches. Refuses to decide what is a good example:
-`audit` names what cannot be used, and `lora` trains on the rest.
+Owns the boundary between prompt and completion and the order of batches. Does not decide which examples are usable:
+`audit` names the unusable ones, and `lora` trains on the rest.
 """
 
 import random
@@ -22,14 +22,15 @@ from nanoflux_models.offline import go_offline
 from nanoflux_models.record import read_record
 
 _PROBE = "completion"
-_STAND_IN = re.compile(r"\0(\d+)\0")
-"""What stands for the n-th control token while a template is filled in."""
+_PLACEHOLDER = re.compile(r"\0(\d+)\0")
+"""The placeholder of the n-th control token while a template is rendered."""
 _POOL = 8
+"""Batches in a pool, within which rows are sorted by length."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """One prompt and the completion the model shall learn. `id` is the caller's name for it."""
+    """A prompt and the completion to learn. `id` is the caller's name for the example."""
 
     prompt: tuple[Message, ...]
     completion: str
@@ -38,7 +39,7 @@ class TrainingExample:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """An example as tokens. Labels are `ids[prompt:]`; `cut` tokens beyond the limit are gone; `row` counts from 0."""
+    """An example as tokens. Labels are `ids[prompt:]`; `cut` tokens were removed at the limit; `row` counts from 0."""
 
     ids: tuple[int, ...]
     prompt: int
@@ -51,13 +52,13 @@ class Encoded:
 
 
 class Codec:
-    """Turns examples into tokens exactly as the model will meet them when it answers.
+    """Turns examples into the tokens that the model sees at inference.
 
-    Prompt and completion are tokenised apart, since at inference the prompt's tokens are fixed before the first token
-    of the answer exists. The completion ends with the template's end of turn, and nothing after it is learnt. Without a
-    `system_role` the text of a system message opens the first message of the user, as it does when the model is asked.
-    Control tokens spelled in a message ("<|im_end|>") are text of it: only the template and the end of turn give real
-    ones.
+    Prompt and completion are tokenised separately, since at inference the prompt's tokens are fixed before the first
+    token of the answer exists. The completion ends with the template's end of turn, and nothing after it is learnt.
+    Without a `system_role`, the text of a system message is prepended to the user's first message, as at inference.
+    Control tokens spelled out in a message ("<|im_end|>") are encoded as text; only the template and the end of turn
+    produce control tokens.
     """
 
     def __init__(self, tokenizer: Any, system_role: bool = True) -> None:
@@ -70,7 +71,7 @@ class Codec:
 
     @classmethod
     def load(cls, base_dir: Path) -> "Codec":
-        """The codec of the model in `base_dir`, read from disk only. Raises DataError where it has no tokenizer."""
+        """The codec of the model in `base_dir`, read from disk only. Raises DataError if it has no tokenizer."""
         go_offline()
         from transformers import AutoTokenizer
 
@@ -95,43 +96,43 @@ class Codec:
         return self.prompt_text(example.prompt) + example.completion + self.end
 
     def encode(self, example: TrainingExample, row: int, max_length: int | None = None) -> Encoded:
-        """Tokens of one example, its tail cut at `max_length`. Raises ValueError where the text cannot be encoded."""
-        as_text = [Message(message.role, self._with_stand_ins(message.content)) for message in example.prompt]
+        """Tokens of one example, its tail cut at `max_length`. Raises ValueError if the text cannot be encoded."""
+        as_text = [Message(message.role, self._with_placeholders(message.content)) for message in example.prompt]
         prompt = self._ids(self.prompt_text(as_text))
-        ids = prompt + self._ids(self._with_stand_ins(example.completion) + self.end)
+        ids = prompt + self._ids(self._with_placeholders(example.completion) + self.end)
         kept = ids if max_length is None else ids[:max_length]
         return Encoded(tuple(kept), len(prompt), len(ids) - len(kept), row)
 
     def _ids(self, text: str) -> list[int]:
-        text.encode()  # a lone surrogate is refused here, with its position, and not inside the tokenizer
+        text.encode()  # raises for a lone surrogate, with its position, before the tokenizer does
         ids: list[int] = []
-        for number, piece in enumerate(_STAND_IN.split(text)):  # text and stand-ins in turn
+        for number, piece in enumerate(_PLACEHOLDER.split(text)):  # text and placeholders alternate
             if number % 2 == 0:
-                ids += self._encode_example(piece, as_text=False)
+                ids += self._encode_piece(piece, as_text=False)
             elif int(piece) < len(self._controls):
-                ids += self._encode_example(self._controls[int(piece)], as_text=True)
+                ids += self._encode_piece(self._controls[int(piece)], as_text=True)
         return ids
 
-    def _encode_example(self, text: str, as_text: bool) -> list[int]:
-        """Tokens of a text; with `as_text` the control tokens in it are spelled out."""
+    def _encode_piece(self, text: str, as_text: bool) -> list[int]:
+        """Tokens of a text; with `as_text` the control tokens in it are encoded as ordinary text."""
         ids: list[int] = []
         if text:
             ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
         return ids
 
     def controls_in(self, example: TrainingExample) -> tuple[str, ...]:
-        """The control tokens that an example's messages spell, in order, each once."""
+        """The control tokens spelled out in an example's messages, in order and without duplicates."""
         texts = (*(message.content for message in example.prompt), example.completion)
         return tuple(dict.fromkeys(match[0] for text in texts for match in self._control.finditer(text)))
 
-    def _with_stand_ins(self, text: str) -> str:
+    def _with_placeholders(self, text: str) -> str:
         return self._control.sub(lambda match: f"\0{self._controls.index(match[0])}\0", text)
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         if not self.tokenizer.chat_template:
             raise DataError(
                 "the base model has no chat template",
-                "import it again with --chat-template FILE, or take an instruction-tuned model",
+                "import it again with --chat-template FILE, or use an instruction-tuned model",
             )
         try:
             rendered = self.tokenizer.apply_chat_template(
@@ -139,29 +140,29 @@ class Codec:
             )
         except TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
-            fix = "leave the row out, or import the model again with a template that takes it: --chat-template FILE"
+            fix = "remove the row, or import the model again with a template that accepts it: --chat-template FILE"
             raise DataError(f"the base model's chat template refuses {roles}: {error}", fix) from error
         return str(rendered)
 
     def _end_of_turn(self) -> str:
-        """What the template writes after an answer, without the line break that only parts messages."""
+        """The text that the template writes after an answer, without the line break between messages."""
         dialogue = [{"role": "user", "content": "prompt"}, {"role": "assistant", "content": _PROBE}]
         after = self._render(dialogue, add_generation_prompt=False).rpartition(_PROBE)[2].rstrip()
         return after or str(self.tokenizer.eos_token)
 
 
 def _takes_system(base_dir: Path) -> bool:
-    """Whether the model in `base_dir` is asked with system messages: its manifest and its template both take them."""
+    """Whether the model in `base_dir` receives system messages: its manifest and its template both accept them."""
     if not try_template(base_dir).system_role:
         return False
     try:
         return load_manifest(read_record(base_dir).name, base_dir.parents[1]).chat.system_role
     except ModelsError:
-        return True  # no installed model: its template alone decides
+        return True  # not an installed model: the template alone decides
 
 
 def data_digest(examples: Sequence[TrainingExample]) -> str:
-    """SHA-256 of prompts and completions in order; ids do not count."""
+    """SHA-256 of prompts and completions in order, without the ids."""
     return digest([[[asdict(m) for m in e.prompt], e.completion] for e in examples])
 
 
@@ -169,9 +170,9 @@ Item = TypeVar("Item")
 
 
 def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """(train, validation): `fraction` of the items, at least one where the fraction is positive, drawn by seed.
+    """(train, validation): `fraction` of the items is drawn by seed for validation, at least one if it is positive.
 
-    With fewer than two items nothing is held out, and one always stays to train on. Order is kept on both sides.
+    With fewer than two items nothing is held out, and at least one stays to train on. Both parts keep the order.
     """
     count = 0 if fraction == 0 or len(items) < 2 else min(len(items) - 1, max(1, round(fraction * len(items))))
     held = set(random.Random(derive_seed(seed, "split")).sample(range(len(items)), count))
@@ -179,11 +180,11 @@ def split(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple[Item
     return train, tuple(item for i, item in enumerate(items) if i in held)
 
 
-def batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices of one epoch's batches: each index once, alike lengths together, order fixed by (seed, epoch).
+def draw_batches(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Indices of one epoch's batches: each index once, similar lengths together, order fixed by (seed, epoch).
 
-    A shuffled epoch is cut into pools of a few batches and only a pool is sorted, so that batches differ from epoch to
-    epoch while little is padded.
+    A shuffled epoch is cut into pools of a few batches, and rows are sorted by length within a pool only, so that
+    batches differ between epochs and need little padding.
     """
     rng = random.Random(derive_seed(seed, "order", epoch))
     order = rng.sample(range(len(lengths)), len(lengths))

@@ -1,6 +1,6 @@
 """Rough time and memory of a training, for the audit.
 
-Owns two estimates and says what they rest on. They are for planning (minutes or hours? does it fit?), never a promise.
+Owns two estimates and their constants. They are for planning (minutes or hours? does it fit?) and are not guaranteed.
 """
 
 import time
@@ -9,48 +9,48 @@ from pathlib import Path
 from nanoflux_local.train.flops import head_weights, parameters, shape, stored_bytes
 from nanoflux_local.train.settings import TrainSettings
 
-_SHARE = 0.55  # of a training's time is spent in matrix products (profiled: SmolLM2-135M on CPU)
-_KEPT = 34  # values of hidden size that a layer keeps for the way back, for each token, counting its wider MLP
-_LIBRARIES = 600_000_000  # bytes of torch, transformers and peft themselves, in a process on a CPU
+_SHARE = 0.55  # share of a training's time spent in matrix products (profiled: SmolLM2-135M on CPU)
+_KEPT = 34  # vectors of hidden size that a layer keeps for the backward pass of each token, including its wider MLP
+_LIBRARIES = 600_000_000  # bytes that torch, transformers and peft take in a process on a CPU
 _FOUR_BITS = 0.516  # bytes a weight: half, an 8-bit scale for every 64 weights, a float for every 256 scales
 WITHIN = 1.5
-"""The factor that the memory estimate keeps, measured (docs/log.md); a test holds it."""
+"""The memory estimate is within this factor of the measured peak (docs/log.md); a test checks it."""
 
 
-def seconds(flops: float, settings: TrainSettings) -> float:
-    """Seconds for `flops`, from the speed of one matrix product measured now as training would compute it."""
+def estimate_seconds(flops: float, settings: TrainSettings) -> float:
+    """Seconds for `flops`, from the speed of a matrix product measured now in the training's precision and device."""
     return flops / _matrix_speed(settings) / _SHARE
 
 
-def precision(settings: TrainSettings) -> str:
-    """The base's precision as training would choose it here."""
+def choose_precision(settings: TrainSettings) -> str:
+    """The precision of the base that a training on this machine would choose."""
     from nanoflux_local.train.model import choose_device, choose_dtype
 
     return str(choose_dtype(settings.dtype, choose_device(settings.device))).removeprefix("torch.")
 
 
-def memory(base_dir: Path, settings: TrainSettings, longest: int, labels: int) -> int:
-    """Bytes at the peak, on the device that trains: the base, LoRA weights with their optimizer state, activations of a
-    batch, a slice of logits; on a CPU the libraries too, and the weights' file, which is mapped while it is read.
+def estimate_memory(base_dir: Path, settings: TrainSettings, longest: int, labels: int) -> int:
+    """Peak bytes on the device that trains: the base, LoRA weights with their optimizer state, the activations of a
+    batch, a slice of logits; on a CPU also the libraries and the weights' file, which is mapped while it is read.
 
-    Activations are counted for a batch of the longest rows; gradient checkpointing keeps one value a layer, and one
-    layer's all while it is computed again.
+    Activations are those of a batch of the longest rows. Gradient checkpointing keeps one vector per layer and token,
+    plus all activations of the one layer that is being recomputed.
     """
     from nanoflux_local.train.model import choose_device
 
-    form, width = shape(base_dir), 4 if precision(settings) == "float32" else 2
+    form, width = shape(base_dir), 4 if choose_precision(settings) == "float32" else 2
     whole = head_weights(base_dir) if settings.qlora else parameters(base_dir)
     base = whole * width + (parameters(base_dir) - whole) * _FOUR_BITS
     kept = form.layers + _KEPT if settings.gradient_checkpointing else form.layers * _KEPT
     activations = settings.batch * longest * form.hidden * kept * width
     adapter = 16 * settings.r * form.layers * form.hidden * 20  # A and B of seven layers; weights, gradient, AdamW
     logits = min(settings.batch * labels, 128) * form.vocabulary * 4 * 2
-    beside = _LIBRARIES + stored_bytes(base_dir) if choose_device(settings.device).type == "cpu" else 0
-    return int(base + adapter + activations + logits + beside)
+    on_cpu = _LIBRARIES + stored_bytes(base_dir) if choose_device(settings.device).type == "cpu" else 0
+    return int(base + adapter + activations + logits + on_cpu)
 
 
 def _matrix_speed(settings: TrainSettings) -> float:
-    """FLOP/s of a product of training's kind (1024 tokens, hidden 1024), best of four."""
+    """FLOP/s of a matrix product such as a training computes (1024 tokens, hidden size 1024), best of four."""
     import torch
 
     from nanoflux_local.train.model import choose_device, choose_dtype

@@ -1,6 +1,6 @@
-"""What a training tells while it runs, and what it leaves: plain frozen records.
+"""Events of a training and its result, as plain frozen records.
 
-Owns the vocabulary between the loop and whoever listens (a ledger, a terminal, a test). Holds no tensors.
+Owns the interface between the training loop and its listeners (a ledger, a terminal, a test). Holds no tensors.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class EpochEvent:
-    """The end of an epoch; epoch 0 is before the first step. `val_loss` is None where nothing is held out."""
+    """The end of an epoch; epoch 0 is before the first step. `val_loss` is None if nothing is held out."""
 
     epoch: int
     step: int
@@ -35,7 +35,7 @@ class EpochEvent:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointEvent:
-    """A checkpoint is on disk: a later run resumes after this step."""
+    """A checkpoint was written: the same training, started again, resumes after this step."""
 
     step: int
     path: str
@@ -43,7 +43,7 @@ class CheckpointEvent:
 
 @dataclass(frozen=True, slots=True)
 class ResumeEvent:
-    """A checkpoint was found: the steps after `step` follow, and may repeat some that were told before."""
+    """The training resumed from a checkpoint: the steps after `step` follow, and may repeat steps reported before."""
 
     step: int
     path: str
@@ -55,10 +55,10 @@ OnEvent = Callable[[TrainEvent], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a training did. Losses in nats per label token; `tokens` counts every pass over real tokens (no padding).
+    """The result of a training. Losses in nats per label token; `tokens` counts all passes, without padding.
 
-    `adapter_dir` holds PEFT's two files once `finished`; False means it was asked to stop and left a checkpoint.
-    The three counts of FLOPs are told apart in `flops`; `flops_explained` has its parts and their "total".
+    `adapter_dir` holds PEFT's two files once `finished`; False means that the training was asked to stop and left a
+    checkpoint. `flops` in the JSON explains the three counts of FLOPs; `flops_explained` has its parts and a "total".
     """
 
     finished: bool
@@ -98,7 +98,7 @@ class TrainResult:
         return self.val_losses[-1] if self.val_losses else None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON with INTERFACE's keys of `train --json` and the rest beside them."""
+        """Plain JSON: the promised keys of `train --json`, and all other fields."""
         record = asdict(self) | {"adapter_dir": str(self.adapter_dir), "tokens_per_s": self.tokens_per_s}
         record["train_loss"], record["val_loss"] = self.train_loss, self.val_loss
         record["flops"] = {name: record.pop(f"flops_{name}") for name in ("6nd", "measured", "explained")}

@@ -1,12 +1,12 @@
-"""FLOPs of a training, two ways: the 6·N·D convention, and the products that were really computed (SPEC §3).
+"""FLOPs of a training, counted in two ways: the 6·N·D convention, and the products actually computed (SPEC §3).
 
 6·N·D counts 2·N·D for the forward pass and 4·N·D for the backward pass of a model that trains every weight, with N all
-parameters of the base and D every real token of every epoch. The measured count (`counter`) adds up torch's own
-formulas over every matrix product and attention of the first epoch, forward and backward, padding included and
-elementwise work not; later epochs meet the same rows, so the sum is scaled by tokens. A LoRA training skips the frozen
-weights' gradients, a third of 6·N·D, and meets the head only where a label stands; attention, which 6·N·D leaves out,
-and the low-rank products come on top. `explained` derives from the architecture what the count should be, so that the
-two can be held against each other.
+parameters of the base and D all tokens of all epochs without padding. The measured count (`counter`) sums torch's own
+formulas over every matrix product and attention of the first epoch, forward and backward, with padding but without
+elementwise operations; later epochs have the same rows, so the sum is scaled by tokens. A LoRA training skips the
+gradients of frozen weights, a third of 6·N·D, and applies the head to label positions only; attention, which 6·N·D
+leaves out, and the low-rank products are added. `explain_flops` derives the expected count from the architecture, so
+that the measured count can be checked against it.
 """
 
 import json
@@ -33,8 +33,8 @@ def parameters(base_dir: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """The products of one position: weights of all linear layers, of their LoRA pairs, of the head; the width of
-    attention (heads × head size, summed over layers)."""
+    """The sizes that decide the FLOPs of a position: weights of all linear layers, of their LoRA pairs and of the head;
+    the width of attention (heads × head size, summed over layers)."""
 
     linear: int
     low_rank: int
@@ -44,19 +44,19 @@ class Matrices:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a training puts through them: positions with padding, their squares (rows × longest²), labels."""
+    """The amount of data a training processes: positions with padding, their squares (rows × longest²), labels."""
 
     positions: int
     squares: int
     labels: int
 
 
-def explained(matrices: Matrices, work: Work, checkpointing: bool = False) -> dict[str, float]:
-    """FLOPs that a LoRA training should count, by where they fall, and their sum as "total".
+def explain_flops(matrices: Matrices, work: Work, checkpointing: bool = False) -> dict[str, float]:
+    """The FLOPs expected of a LoRA training, by part, and their sum as "total".
 
-    A frozen matrix costs 2 a weight and position forward and 2 back (its own gradient, 2 more, is what LoRA saves); a
-    trained pair all 6; the head 4, at labels alone; attention 4 a square and width forward and 10 back, where it is
-    multiplied out again. Gradient checkpointing repeats the forward pass.
+    Per weight and position, a frozen matrix takes 2 FLOPs forward and 2 backward (LoRA saves the 2 of its gradient); a
+    trained pair takes 6; the head takes 4, at label positions only. Per square and width, attention takes 4 forward and
+    10 backward, where its probabilities are recomputed. Gradient checkpointing repeats the forward pass.
     """
     again = 1 if checkpointing else 0
     parts = {
@@ -69,27 +69,27 @@ def explained(matrices: Matrices, work: Work, checkpointing: bool = False) -> di
 
 
 def head_weights(base_dir: Path) -> int:
-    """Weights of the embeddings and the head: one matrix where they are tied, or two."""
+    """Weights of the embeddings and the head: one matrix if they are tied, otherwise two."""
     form = shape(base_dir)
     return form.vocabulary * form.hidden * (1 if form.tied else 2)
 
 
 def stored_bytes(base_dir: Path) -> int:
-    """What the weights take on the disk."""
+    """The size of the weights on disk, in bytes."""
     return sum(path.stat().st_size for path in _weights(base_dir))
 
 
 def base_identity(base_dir: Path) -> str:
-    """A digest of the base's configuration and of its tensors' names, types and places; cheap, reads no weights."""
+    """A digest of the base's configuration and of its tensors' names, types and offsets; reads no weights."""
     config = (base_dir / "config.json").read_text(encoding="utf-8")
     return digest([config, [[path.name, path.stat().st_size, _header(path)] for path in _weights(base_dir)]])
 
 
 def _weights(base_dir: Path) -> list[Path]:
-    found = sorted(base_dir.glob("*.safetensors"))
-    if not found:
-        raise DataError(f"{base_dir} holds no safetensors weights", "pull or import the model first")
-    return found
+    files = sorted(base_dir.glob("*.safetensors"))
+    if not files:
+        raise DataError(f"{base_dir} has no safetensors weights", "pull or import the model first")
+    return files
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _header(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What decides the size of a model's work: from its configuration, with its class's defaults, and its tensors."""
+    """The sizes of a model that decide its FLOPs and memory, from its configuration and its tensors."""
 
     hidden: int
     layers: int
@@ -113,8 +113,8 @@ class Shape:
 
 
 def shape(base_dir: Path) -> Shape:
-    """The shape of the model in `base_dir`. A hub's config leaves out what its class has as defaults, and a wrapper's
-    text model has a part of its own: transformers knows both.
+    """The shape of the model in `base_dir`, read through transformers: a hub's config leaves out the defaults of its
+    class, and the text model of a multimodal wrapper has a separate section.
 
     Raises:
         DataError: transformers cannot read the configuration.
@@ -133,8 +133,8 @@ def shape(base_dir: Path) -> Shape:
 
 
 def expected_flops(base_dir: Path, tokens: int, labels: int, length: float) -> float:
-    """What the measured count should come near: 4·N·D without embeddings and head, 4 for each label of the head, and
-    attention at `length` tokens a row (12 products of tokens × hidden a layer, forward and backward)."""
+    """An estimate of the measured count before training: 4·N·D without embeddings and head, 4 per label and weight of
+    the head, and attention for rows of `length` tokens, forward and backward."""
     form = shape(base_dir)
     head = form.vocabulary * form.hidden
     inner = parameters(base_dir) - head_weights(base_dir)

@@ -1,8 +1,9 @@
-"""The frozen base in four bits, as QLoRA has it: NF4 with its scales quantised again, through bitsandbytes.
+"""The frozen base in four bits, as in QLoRA: NF4 with double quantisation, through bitsandbytes.
 
-Owns how such a base is asked for and how its weights are made whole for a product. Refuses where bitsandbytes cannot
-work, with its reason. On a CPU bitsandbytes repacks a layer at its first use without gradients and has no way back
-through it, so that a training would silently lose its gradients after one validation: that is switched off here.
+Owns the quantisation config and the unpacking of weights for a product. Refuses with the reason if bitsandbytes cannot
+work here. On a CPU, bitsandbytes repacks a layer at its first use without gradients and then has no backward pass
+through it, so a training would silently lose its gradients after the first validation; `keep_gradients` turns the
+repacking off.
 """
 
 from collections.abc import Callable
@@ -15,19 +16,19 @@ from nanoflux_local.errors import RefusedError
 from nanoflux_models.offline import go_offline
 
 
-def quantization(dtype: torch.dtype) -> Any:
-    """What transformers needs to load a base in four bits that computes in `dtype`.
+def build_quantization(dtype: torch.dtype) -> Any:
+    """The config with which transformers loads a base in four bits that computes in `dtype`.
 
     Raises:
         RefusedError: bitsandbytes is not installed, or has no library for this machine.
     """
-    go_offline()  # bitsandbytes looks for kernels on the hub where the package `kernels` is installed
+    go_offline()  # bitsandbytes looks for kernels on the hub if the package `kernels` is installed
     try:
         from bitsandbytes import cextension
     except Exception as error:
-        raise _refused(str(error)) from error
+        raise _refusal(str(error)) from error
     if isinstance(cextension.lib, cextension.ErrorHandlerMockBNBNativeLibrary):
-        raise _refused("its native library does not load on this machine")
+        raise _refusal("its native library does not load on this machine")
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -38,13 +39,13 @@ def quantization(dtype: torch.dtype) -> Any:
     )
 
 
-def _refused(reason: str) -> RefusedError:
+def _refusal(reason: str) -> RefusedError:
     fix = "install bitsandbytes with a build for this machine, or train without qlora"
     return RefusedError(f"QLoRA needs bitsandbytes, which cannot be used here: {reason}", fix)
 
 
 def keep_gradients(model: Any) -> None:
-    """No layer of `model` is repacked for a CPU that only infers."""
+    """Keep the layers of `model` from being repacked for inference on a CPU."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -55,14 +56,14 @@ def is_four_bit(layer: Any) -> bool:
     return getattr(layer.weight, "quant_state", None) is not None
 
 
-def whole(layer: Any) -> Callable[[Tensor], Tensor] | None:
-    """What turns the stored weight of a layer into its matrix; None where it is stored whole."""
+def unpacker(layer: Any) -> Callable[[Tensor], Tensor] | None:
+    """The function that turns the stored weight of a layer into its matrix; None if it is stored unpacked."""
     if not is_four_bit(layer):
         return None
     from bitsandbytes.functional import dequantize_4bit
 
-    def unpacked(packed: Tensor) -> Tensor:
+    def unpack(packed: Tensor) -> Tensor:
         weight: Tensor = dequantize_4bit(packed, layer.weight.quant_state)
         return weight
 
-    return unpacked
+    return unpack

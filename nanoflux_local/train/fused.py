@@ -1,7 +1,7 @@
-"""The two pieces of arithmetic that training spends its time on, written so that nothing is computed twice.
+"""The two computations that dominate a training's time, written so that nothing is computed twice.
 
-Owns the LoRA layer as one autograd step, and the cross-entropy that never holds more than a slice of the logits.
-Both give the plain formulas' values to rounding (tests compare); neither knows of batches, models' names or settings.
+Owns the LoRA layer as one autograd function, and a cross-entropy that never holds more than a slice of the logits.
+Both give the values of the plain formulas up to rounding (tests compare them).
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanoflux_local.train.four_bit import whole
+from nanoflux_local.train.four_bit import unpacker
 
 _ROWS = 128
 
@@ -20,9 +20,9 @@ _ROWS = 128
 class LoraLinear(torch.autograd.Function):
     """y = x Wᵀ + b + scale · drop(x) Aᵀ Bᵀ, with W and b frozen and A (r, in), B (out, r) trained.
 
-    The low-rank products run in x's type, as under autocast; PEFT's own layer copies x to float32 and keeps the copy,
-    its dropped twin and the sum's parts for the way back. Here x, the dropped places and the (tokens, r) product stay.
-    `unpack` makes W of a weight that is stored in another form, once on each way, so that no whole W is kept.
+    The low-rank products run in x's type, as under autocast. PEFT's own layer copies x to float32 and keeps the copy, a
+    copy after dropout and the summands for the backward pass; this layer keeps x, the dropped positions and the
+    (tokens, r) product. `unpack` makes W from a weight stored in another form, once per pass, so that W is not kept.
     """
 
     @staticmethod
@@ -39,49 +39,49 @@ class LoraLinear(torch.autograd.Function):
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         a, b = a.to(x.dtype), b.to(x.dtype)
-        gone = dropped(flat, share) if share else None
-        low = _without(flat, gone) @ a.T
+        zeroed = draw_dropped(flat, share) if share else None
+        low = _zero(flat, zeroed) @ a.T
         matrix = unpack(weight).to(x.dtype) if unpack else weight
         y = F.linear(flat, matrix, bias).addmm_(low, b.T, alpha=scale)
-        ctx.save_for_backward(flat, weight, a, b, low, gone)
+        ctx.save_for_backward(flat, weight, a, b, low, zeroed)
         ctx.scale, ctx.shape, ctx.unpack = scale, x.shape, unpack
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        flat, weight, a, b, low, gone = ctx.saved_tensors
+        flat, weight, a, b, low, zeroed = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         grad_low = (grad @ b).mul_(ctx.scale)
-        grad_a = (grad_low.T @ _without(flat, gone)).float()
+        grad_a = (grad_low.T @ _zero(flat, zeroed)).float()
         grad_b = (low.T @ grad).T.float().mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            through = _without(grad_low @ a, gone)
+            through = _zero(grad_low @ a, zeroed)
             matrix = ctx.unpack(weight).to(grad.dtype) if ctx.unpack else weight
             grad_x = torch.mm(grad, matrix).add_(through).view(ctx.shape)
         return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
-def dropped(x: Tensor, share: float) -> Tensor:
-    """Flat indices of the values of x that dropout takes: each independently with probability `share`.
+def draw_dropped(x: Tensor, share: float) -> Tensor:
+    """Flat indices of the values of x that dropout sets to zero: each independently with probability `share`.
 
-    Throwing a Poisson number of darts, -ln(1 - share) a cell on average, leaves each cell unhit with probability
-    1 - share, independently of the others: the same law as a coin for each cell, at a twentieth of the random numbers
-    for the usual 0.05, and with indices in place of a mask to keep.
+    A Poisson number of uniformly drawn indices, -ln(1 - share) per value on average, misses each value with probability
+    1 - share, independently of the others. That is the distribution of one draw per value, with a twentieth of the
+    random numbers for a share of 0.05, and indices are kept instead of a mask.
     """
     darts = int(torch.poisson(torch.tensor(-math.log1p(-share) * x.numel(), dtype=torch.float64)))
     return torch.randint(x.numel(), (darts,), device=x.device)
 
 
-def _without(x: Tensor, gone: Tensor | None) -> Tensor:
-    return x if gone is None else x.flatten().index_fill(0, gone, 0).view_as(x)
+def _zero(x: Tensor, indices: Tensor | None) -> Tensor:
+    return x if indices is None else x.flatten().index_fill(0, indices, 0).view_as(x)
 
 
 class HeadLoss(torch.autograd.Function):
     """Sum of cross-entropies of hidden states (n, d) against labels (n,) through a frozen head (vocabulary, d).
 
-    Logits are made for a slice of rows at a time and turned into the gradient at once, so that memory does not grow
-    with labels × vocabulary and the way back costs nothing more.
+    Logits are computed for a slice of rows at a time and turned into the gradient at once, so that memory does not grow
+    with labels × vocabulary and the backward pass has nothing left to compute.
     """
 
     @staticmethod
@@ -107,7 +107,7 @@ class HeadLoss(torch.autograd.Function):
 
 
 def fuse(model: nn.Module, adapter: str = "default") -> int:
-    """Let every plain PEFT LoRA layer of `model` run as `LoraLinear`; returns how many. Others keep PEFT's own way."""
+    """Run every plain PEFT LoRA layer of `model` as `LoraLinear`; return how many. Other layers keep PEFT's forward."""
     from peft.tuners.lora.layer import LoraLayer
 
     layers = [m for m in model.modules() if isinstance(m, LoraLayer) and _plain(m, adapter)]
@@ -117,17 +117,17 @@ def fuse(model: nn.Module, adapter: str = "default") -> int:
 
 
 def _plain(layer: Any, adapter: str) -> bool:
-    """Frozen nn.Linear below, whole or in four bits; no DoRA or other variant, no LoRA bias."""
+    """Whether the layer adapts a frozen nn.Linear, unpacked or in four bits, without a LoRA variant or a LoRA bias."""
     base = layer.base_layer
-    linear = type(base) is nn.Linear or (isinstance(base, nn.Linear) and whole(base) is not None)
+    linear = type(base) is nn.Linear or (isinstance(base, nn.Linear) and unpacker(base) is not None)
     return linear and adapter not in layer.lora_variant and not layer.lora_bias[adapter]
 
 
 class _Fused:
-    """The forward pass of one PEFT layer, bound to its parts."""
+    """The forward pass of one PEFT layer, bound to its weights."""
 
     def __init__(self, layer: Any, adapter: str) -> None:
-        self.layer, self.base, self.unpack = layer, layer.base_layer, whole(layer.base_layer)
+        self.layer, self.base, self.unpack = layer, layer.base_layer, unpacker(layer.base_layer)
         self.a, self.b = layer.lora_A[adapter], layer.lora_B[adapter]
         self.share = float(getattr(layer.lora_dropout[adapter], "p", 0.0))
         self.scaling = float(layer.scaling[adapter])

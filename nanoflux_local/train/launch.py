@@ -1,6 +1,6 @@
-"""`accelerate launch` of a training: as many processes as its arguments say, each of which goes on with that training.
+"""Training in several processes, started by `accelerate launch`; each process resumes the same training.
 
-Owns the command and the end of its processes. Everything about machines, devices and ports is accelerate's own.
+Owns the command line and the termination of its processes. Machines, devices and ports are configured by accelerate.
 """
 
 import os
@@ -12,23 +12,23 @@ from pathlib import Path
 from nanoflux_local.errors import UsageError
 from nanoflux_models.child import module_command, safe_environment
 
-PATIENCE_S = 60.0
+TERMINATE_TIMEOUT_S = 60.0
 """The launcher itself gives its processes 30 seconds to end."""
 
 
 def launch(home: Path, training: str, arguments: str) -> int:
-    """Train in processes that `accelerate launch ARGUMENTS` starts, and return its exit code once all have ended. What
-    they print goes to stderr. Ctrl-C and SIGTERM end them, with the last checkpoint kept.
+    """Train in processes that `accelerate launch ARGUMENTS` starts, and return its exit code once all have ended. Their
+    output goes to stderr. Ctrl-C and SIGTERM end them, with the last checkpoint kept.
 
     Raises:
-        UsageError: the arguments are no shell words.
+        UsageError: the arguments cannot be split into shell words.
     """
     try:
         words = shlex.split(arguments)
     except ValueError as error:
         raise UsageError(f"--launch {arguments!r} cannot be read: {error}", "see `accelerate launch --help`") from error
-    each = ("-m", "nanoflux_local.cli", "--home", str(home), "trainings", "resume", training)
-    command = module_command("accelerate.commands.launch", *words, *each)
+    resume_command = ("-m", "nanoflux_local.cli", "--home", str(home), "trainings", "resume", training)
+    command = module_command("accelerate.commands.launch", *words, *resume_command)
     environment = safe_environment(os.environ)  # accelerate starts Pythons without our flags
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment)
     try:
@@ -37,6 +37,6 @@ def launch(home: Path, training: str, arguments: str) -> int:
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(PATIENCE_S)
+                process.wait(TERMINATE_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()

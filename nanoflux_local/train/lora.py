@@ -1,8 +1,8 @@
 """The training loop: LoRA on a frozen base, loss on completions only (paper §3, A.1; SPEC §3).
 
-Owns one training from rows to the adapter's two files, with every source of chance seeded: on one machine two runs
-give the same bits, and so does a run that was killed and resumed. Knows no ledger; reports through `on_event`. Refuses
-to go on after a loss that is not a number.
+Owns one training from rows to the adapter's two files. Every source of randomness is seeded: on one machine two runs
+give the same bits, and so does a run that was killed and resumed. Knows no ledger; reports through `on_event`. Stops
+with an error if the loss is not a number.
 """
 
 import errno
@@ -20,39 +20,39 @@ from nanoflux_local.adapters.store import write_weights
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.records import derive_seed, digest
 from nanoflux_local.train import checkpoint
-from nanoflux_local.train.audit import Selection, prepare
+from nanoflux_local.train.audit import Selection, prepare_rows
 from nanoflux_local.train.counter import FlopCounter
-from nanoflux_local.train.data import Codec, Encoded, TrainingExample, batches, data_digest
+from nanoflux_local.train.data import Codec, Encoded, TrainingExample, data_digest, draw_batches
 from nanoflux_local.train.events import CheckpointEvent, EpochEvent, OnEvent, ResumeEvent, StepEvent, TrainResult
-from nanoflux_local.train.flops import Work, base_identity, explained, parameters, six_nd
+from nanoflux_local.train.flops import Work, base_identity, explain_flops, parameters, six_nd
 from nanoflux_local.train.model import Completions, choose_device, choose_dtype, load_lora_weights, lora_weights
 from nanoflux_local.train.settings import TrainSettings
-from nanoflux_local.train.targets import adapted_by
-from nanoflux_local.train.team import Team, joined
+from nanoflux_local.train.targets import resolve_targets
+from nanoflux_local.train.team import Team, join_team
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimizer step of the plan: its epoch (from 1), the rows of each forward pass, and whether the epoch ends."""
+    """One optimizer step: its epoch (from 1), the rows of each forward pass, and whether it ends the epoch."""
 
     epoch: int
     parts: tuple[tuple[int, ...], ...]
     last: bool
 
 
-def plan(settings: TrainSettings, lengths: Sequence[int]) -> list[Step]:
-    """Every step of a training, fixed by settings and lengths alone, so that a step's number is a position."""
+def plan_steps(settings: TrainSettings, lengths: Sequence[int]) -> list[Step]:
+    """All steps of a training. Settings and lengths alone decide them, so that a step's number is a position."""
     steps: list[Step] = []
     for epoch in range(1, settings.epochs + 1):
-        cut = [tuple(b) for b in batches(lengths, settings.batch, settings.seed, epoch)]
+        batches = [tuple(batch) for batch in draw_batches(lengths, settings.batch, settings.seed, epoch)]
         size = settings.gradient_accumulation
-        parts = [tuple(cut[at : at + size]) for at in range(0, len(cut), size)]
+        parts = [tuple(batches[start : start + size]) for start in range(0, len(batches), size)]
         steps += [Step(epoch, part, last=number == len(parts)) for number, part in enumerate(parts, 1)]
     return steps
 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
-    """Rate of `step` (from 0): linear rise over the warm-up, then linear fall that would reach zero at `steps`."""
+    """The rate of `step` (from 0): a linear rise over the warm-up, then a linear fall to zero at `steps`."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / (settings.warmup_steps + 1)
     return settings.learning_rate * (steps - step) / max(1, steps - settings.warmup_steps)
@@ -69,37 +69,40 @@ def train(
 ) -> TrainResult:
     """Train a LoRA adapter of the model in `base_dir` and leave it in `out_dir/adapter` (paper §3, A.1).
 
-    Without `validation`, `val_fraction` of the examples is held out. A checkpoint in `out_dir` is resumed if it is of
-    this very training. `should_stop` is asked after each step; True ends with a checkpoint and `finished` False.
-    Raises DataError (nothing to train on), RefusedError (settings refuse a row; a checkpoint of another training), and
-    NanofluxError (loss not a number, out of memory, disk full), each with the last good checkpoint kept.
+    Without `validation`, `val_fraction` of the examples is held out. A checkpoint of the same training in `out_dir` is
+    resumed. `should_stop` is called after each step; True ends the training with a checkpoint and `finished` False.
+    If several processes train (`team`), each takes a share of every batch; only the first one calls `should_stop`,
+    reports events and writes files.
 
-    Among several processes (`team`) each takes a share of every batch; the first alone is asked, tells and writes.
+    Raises:
+        DataError: there is nothing to train on.
+        RefusedError: the settings refuse a row, or the checkpoint is of another training.
+        NanofluxError: the loss is not a number, memory ran out or the disk is full; the last good checkpoint is kept.
     """
-    chosen, held = prepare(settings, examples, validation, Codec.load(base_dir))
-    adapted_by(base_dir, settings.target_modules)  # refuses before weights are read
+    usable, held = prepare_rows(settings, examples, validation, Codec.load(base_dir))
+    resolve_targets(base_dir, settings.target_modules)  # refuses unusable targets before weights are read
     out_dir.mkdir(parents=True, exist_ok=True)
     digests = [data_digest(examples), data_digest(validation)]
     with (
         _fork_random_state(settings),
         _explain_shortages(out_dir),
-        joined(choose_device(settings.device).type == "cpu") as team,
+        join_team(choose_device(settings.device).type == "cpu") as team,
     ):
-        loop = _Loop(settings, chosen, held, base_dir, out_dir, on_event, team)
+        loop = _Loop(settings, usable, held, base_dir, out_dir, on_event, team)
         loop.fingerprint = _fingerprint(settings, digests, base_dir, team.size)
         finished = loop.run(should_stop)
-        return loop.result(finished, digests[0])
+        return loop.build_result(finished, digests[0])
 
 
 def _fingerprint(settings: TrainSettings, digests: list[str], base_dir: Path, processes: int) -> str:
-    """What a checkpoint belongs to: all that decides the weights, so not how often it is written."""
+    """Identifies the training of a checkpoint: everything that decides the weights, without how often it is written."""
     decisive = settings.model_dump(mode="json", exclude={"checkpoint_every"})
     return digest([decisive, digests, base_identity(base_dir), *([processes] if processes > 1 else [])])
 
 
 @contextmanager
 def _fork_random_state(settings: TrainSettings) -> Iterator[None]:
-    """The caller's random state and thread count come back afterwards."""
+    """Restore the caller's random state and thread count afterwards."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.set_num_threads(settings.threads or threads)
@@ -111,16 +114,16 @@ def _fork_random_state(settings: TrainSettings) -> Iterator[None]:
 
 @contextmanager
 def _explain_shortages(out_dir: Path) -> Iterator[None]:
-    """Memory and disk that run out become messages; the checkpoint before stays as it is."""
+    """Turn exhausted memory or disk space into a NanofluxError; the last checkpoint is not changed."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        fix = "free space, then run the same again"
+        fix = "free disk space, then run the same command again"
         raise NanofluxError(f"no space left to write in {out_dir}{_describe_checkpoint(out_dir)}", fix) from error
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         fix = "set a smaller batch with gradient_accumulation, a lower max_length, or gradient_checkpointing=true"
         raise NanofluxError(f"out of memory while training in {out_dir}{_describe_checkpoint(out_dir)}", fix) from error
@@ -131,12 +134,12 @@ def _describe_checkpoint(out_dir: Path) -> str:
 
 
 _NO_MEMORY = ("allocate memory", "bad_alloc", "could not create a primitive")
-"""What torch says of it on a CPU; the last is oneDNN's word, which gives no reason."""
+"""Parts of torch's messages for it on a CPU; the last is oneDNN's, which states no reason."""
 
 
-def _out_of_memory(error: Exception) -> bool:
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or any(words in str(error) for words in _NO_MEMORY)
+def _is_out_of_memory(error: Exception) -> bool:
+    has_type = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return has_type or any(words in str(error) for words in _NO_MEMORY)
 
 
 class _Loop:
@@ -145,35 +148,35 @@ class _Loop:
     def __init__(
         self,
         settings: TrainSettings,
-        chosen: Selection,
+        usable: Selection,
         held: Selection,
         base_dir: Path,
         out_dir: Path,
         on_event: OnEvent,
         team: Team,
     ) -> None:
-        self.settings, self.chosen, self.held, self.team = settings, chosen, held, team
+        self.settings, self.usable, self.held, self.team = settings, usable, held, team
         self.base_dir, self.out_dir = base_dir, out_dir
         self.on_event: OnEvent = on_event if team.rank == 0 else lambda _: None
-        self.rows = chosen.rows
+        self.rows = usable.rows
         self.fingerprint = ""
-        self.steps = plan(settings, [len(row.ids) for row in self.rows])
+        self.steps = plan_steps(settings, [len(row.ids) for row in self.rows])
         self.device = team.device or choose_device(settings.device)
         self.dtype = choose_dtype(settings.dtype, self.device)
         self.model = Completions(settings, base_dir, self.device, self.dtype)
         self.optimizer = torch.optim.AdamW(
             self.model.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        self.progress = checkpoint.Progress()
+        self.progress = checkpoint.TrainingProgress()
 
     def run(self, should_stop: Callable[[], bool]) -> bool:
-        """All steps that are left; False where it was stopped before the end."""
+        """Do the remaining steps; False if the training was stopped before the end."""
         self._resume()
         if self.progress.step == 0 and not self.progress.val_losses:
             self._end_epoch(0)
         while self.progress.step < len(self.steps) and not self._is_patience_exhausted():
             self._advance()
-            if self.progress.step < len(self.steps) and self.team.from_first(should_stop):
+            if self.progress.step < len(self.steps) and self.team.broadcast(should_stop):
                 self._save()
                 return False
         self._finish()
@@ -188,11 +191,11 @@ class _Loop:
             self._save()
 
     def _step(self, step: Step) -> None:
-        """One optimizer step, told as a StepEvent."""
+        """Do one optimizer step and report it as a StepEvent."""
         start, progress = time.perf_counter(), self.progress
         rate = learning_rate(self.settings, progress.step, len(self.steps))
-        mine = [self.team.rank] if self.team.rank else []  # whoever trains alone draws as the first of many does
-        torch.manual_seed(derive_seed(self.settings.seed, "step", progress.step, *mine))
+        rank = [self.team.rank] if self.team.rank else []  # a process alone draws as the first of several does
+        torch.manual_seed(derive_seed(self.settings.seed, "step", progress.step, *rank))
         with FlopCounter() if step.epoch == 1 else nullcontext() as counter:
             loss = self._accumulate(step)
         norm = float(nn.utils.clip_grad_norm_(self.model.trained, self.settings.max_grad_norm))
@@ -200,41 +203,41 @@ class _Loop:
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        tokens, seconds = sum(len(row.ids) for row in self._of(step)), time.perf_counter() - start
+        tokens, seconds = sum(len(row.ids) for row in self._rows_of(step)), time.perf_counter() - start
         progress.step += 1
         progress.tokens += tokens
         progress.seconds += seconds
         if counter is not None:
-            progress.flops += round(self.team.total(counter.total))
+            progress.flops += round(self.team.sum_values(counter.total))
             progress.counted += tokens
         progress.losses.append(loss)
         self.on_event(StepEvent(progress.step, len(self.steps), step.epoch, loss, rate, norm, tokens, tokens / seconds))
 
     def _accumulate(self, step: Step) -> float:
         """Gradients of the mean loss over all label tokens of the step; returns that loss."""
-        labels, total = sum(row.labels for row in self._of(step)), 0.0
+        labels, total = sum(row.labels for row in self._rows_of(step)), 0.0
         for part in step.parts:
-            if not (share := self.team.share(part)):
+            if not (share := self.team.own_share(part)):
                 continue
             loss = self.model.loss([self.rows[index] for index in share])
             (loss / labels).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        self.team.add_gradients(self.model.trained)
-        return self.team.total(total) / labels
+        self.team.sum_gradients(self.model.trained)
+        return self.team.sum_values(total) / labels
 
-    def _of(self, step: Step) -> list[Encoded]:
+    def _rows_of(self, step: Step) -> list[Encoded]:
         return [self.rows[index] for part in step.parts for index in part]
 
     def _check(self, loss: float, norm: float, step: Step) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            rows = sorted(row.row for row in self._of(step))
+            rows = sorted(row.row for row in self._rows_of(step))
             self._raise_diverged(f"loss {loss}, gradient norm {norm} at step {self.progress.step + 1} (rows {rows})")
 
-    def _raise_diverged(self, what: str) -> None:
-        """Raise; the checkpoint before is left as it is."""
+    def _raise_diverged(self, problem: str) -> None:
+        """Raise NanofluxError; the last checkpoint is not changed."""
         fix = "lower learning_rate, add warmup_steps, or set dtype=float32"
         raise NanofluxError(
-            f"the training diverged: {what} of {len(self.steps)} steps{_describe_checkpoint(self.out_dir)}", fix
+            f"the training diverged: {problem} of {len(self.steps)} steps{_describe_checkpoint(self.out_dir)}", fix
         )
 
     def _end_epoch(self, epoch: int) -> None:
@@ -251,35 +254,35 @@ class _Loop:
         self.on_event(EpochEvent(epoch, progress.step, progress.epoch_losses[-1] if losses else None, value))
 
     def _validate(self) -> float | None:
-        """Mean loss per label token of the held-out rows, without dropout."""
+        """The mean loss per label token of the held-out rows, without dropout."""
         rows = sorted(self.held.rows, key=lambda row: len(row.ids))
         if not rows:
             return None
         size = self.settings.batch
-        parts = self.team.share([rows[at : at + size] for at in range(0, len(rows), size)])
-        with self.model.quiet():
+        parts = self.team.own_share([rows[start : start + size] for start in range(0, len(rows), size)])
+        with self.model.inference_mode():
             total = sum(float(self.model.loss(part)) for part in parts)
-        return self.team.total(total) / sum(row.labels for row in rows)
+        return self.team.sum_values(total) / sum(row.labels for row in rows)
 
     def _is_patience_exhausted(self) -> bool:
-        """Early stopping: no better validation loss for that many epochs."""
+        """Whether early stopping applies: no better validation loss for `early_stopping` epochs."""
         patience, epochs = self.settings.early_stopping, len(self.progress.epoch_losses)
         return bool(patience) and bool(self.held.rows) and epochs - self.progress.best_epoch >= patience
 
     def _save(self) -> None:
         weights, optimizer = lora_weights(self.model.peft), self.optimizer.state_dict()
         if not all(bool(weight.isfinite().all()) for weight in weights.values()):
-            self._raise_diverged(f"weights that are no numbers after step {self.progress.step}")
+            self._raise_diverged(f"weights are not finite after step {self.progress.step}")
         if self.team.rank:
             return
         path = checkpoint.save(self.out_dir, self.fingerprint, self.progress, weights, optimizer)
         self.on_event(CheckpointEvent(self.progress.step, str(path)))
 
     def _resume(self) -> None:
-        found = self.team.from_first(lambda: checkpoint.load(self.out_dir, self.fingerprint))
-        if found is None:
+        saved = self.team.broadcast(lambda: checkpoint.load(self.out_dir, self.fingerprint))
+        if saved is None:
             return
-        self.progress, weights, optimizer = found
+        self.progress, weights, optimizer = saved
         load_lora_weights(self.model.peft, weights)
         self.optimizer.load_state_dict(optimizer)
         self.on_event(ResumeEvent(self.progress.step, str(self.out_dir / checkpoint.NAME)))
@@ -291,35 +294,37 @@ class _Loop:
         write_weights(self.out_dir / "adapter", weights, self.model.peft.peft_config["default"].to_dict())
 
     def _work(self) -> Work:
-        """What the steps done so far put through the model, padding included."""
-        done = [part for step in self.steps[: self.progress.step] for part in step.parts]
-        parts = [[self.rows[index] for index in share] for part in done for share in self.team.shares(part)]
-        padded = [(len(rows), max(len(row.ids) for row in rows)) for rows in parts]
+        """The amount of data that the steps so far put through the model, with padding."""
+        parts = [part for step in self.steps[: self.progress.step] for part in step.parts]
+        row_groups = [[self.rows[index] for index in share] for part in parts for share in self.team.all_shares(part)]
+        padded = [(len(rows), max(len(row.ids) for row in rows)) for rows in row_groups]
         return Work(
             positions=sum(count * longest for count, longest in padded),
             squares=sum(count * longest**2 for count, longest in padded),
-            labels=sum(row.labels for rows in parts for row in rows),
+            labels=sum(row.labels for rows in row_groups for row in rows),
         )
 
-    def result(self, finished: bool, data: str) -> TrainResult:
-        done = self.progress
+    def build_result(self, finished: bool, data: str) -> TrainResult:
+        progress = self.progress
         return TrainResult(
             finished=finished,
             adapter_dir=self.out_dir / "adapter",
             examples=len(self.rows),
             validation_examples=len(self.held.rows),
-            truncated=self.chosen.truncated,
-            dropped=self.chosen.dropped,
-            steps=done.step,
-            tokens=done.tokens,
-            train_losses=tuple(done.losses),
-            epoch_losses=tuple(done.epoch_losses),
-            val_losses=tuple(done.val_losses[1:]),
-            initial_val_loss=done.val_losses[0] if done.val_losses else None,
-            flops_6nd=six_nd(parameters(self.base_dir), done.tokens),
-            flops_measured=done.flops * done.tokens / max(1, done.counted),
-            flops_explained=explained(self.model.matrices(), self._work(), self.settings.gradient_checkpointing),
-            seconds=done.seconds,
+            truncated=self.usable.truncated,
+            dropped=self.usable.dropped,
+            steps=progress.step,
+            tokens=progress.tokens,
+            train_losses=tuple(progress.losses),
+            epoch_losses=tuple(progress.epoch_losses),
+            val_losses=tuple(progress.val_losses[1:]),
+            initial_val_loss=progress.val_losses[0] if progress.val_losses else None,
+            flops_6nd=six_nd(parameters(self.base_dir), progress.tokens),
+            flops_measured=progress.flops * progress.tokens / max(1, progress.counted),
+            flops_explained=explain_flops(
+                self.model.measure_matrices(), self._work(), self.settings.gradient_checkpointing
+            ),
+            seconds=progress.seconds,
             dtype=str(self.dtype).removeprefix("torch."),
             device=self.device.type,
             processes=self.team.size,

@@ -1,7 +1,7 @@
 """The model under training: a frozen base, its LoRA weights, and the loss on completions.
 
-Owns loading, precision, padding (none, where FlashAttention takes rows of any length) and which positions meet the
-head. Knows neither optimizer nor epochs.
+Owns loading, precision, padding (none with FlashAttention, which takes rows of any length) and the positions that the
+head is applied to. Knows neither optimizer nor epochs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,27 +19,27 @@ from nanoflux_local.records import derive_seed
 from nanoflux_local.train.attention import register as attention_name
 from nanoflux_local.train.data import Encoded
 from nanoflux_local.train.flops import Matrices
-from nanoflux_local.train.four_bit import keep_gradients, quantization
+from nanoflux_local.train.four_bit import build_quantization, keep_gradients
 from nanoflux_local.train.fused import HeadLoss, fuse
 from nanoflux_local.train.settings import TrainSettings
-from nanoflux_local.train.targets import adapted_in
+from nanoflux_local.train.targets import resolve_targets_in
 
-# A head that does more than one matrix product; such models take the plain way through their own forward.
+# Config keys of heads that do more than one matrix product; such models use their own forward pass.
 _HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU or else the CPU. Raises UsageError for a device that torch does not know."""
+    """`auto` is the first GPU, or else the CPU. Raises UsageError for a device that torch does not know."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"device {name!r} is unknown to torch", "take auto, cpu or cuda") from error
+        raise UsageError(f"torch does not know the device {name!r}", "use auto, cpu or cuda") from error
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The base's precision: `auto` is bfloat16 where the hardware multiplies it, float32 elsewhere."""
+    """The base's precision: `auto` is bfloat16 if the hardware multiplies it, otherwise float32."""
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     if device.type == "cuda":
@@ -49,7 +49,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """`auto` is the project's own on a CPU; on a GPU FlashAttention, where it is installed and the base is bfloat16."""
+    """`auto` is this project's own on a CPU; on a GPU it is FlashAttention if installed and the base is bfloat16."""
     if name != "auto":
         return name
     if device.type == "cpu":
@@ -73,7 +73,7 @@ def load_lora_weights(model: Any, weights: dict[str, Tensor]) -> None:
 
 
 class Completions:
-    """A base with LoRA weights that answers one question: the loss of rows, summed over their label tokens."""
+    """A base with LoRA weights; computes the loss of rows, summed over their label tokens."""
 
     def __init__(self, settings: TrainSettings, base_dir: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
@@ -85,7 +85,7 @@ class Completions:
         self.head = self.causal.get_output_embeddings()
         self.plain_head = _plain_head(self.causal, self.head)
         if settings.gradient_checkpointing:
-            newer = getattr(self.causal, "activation_checkpointing_enable", None)  # so called from transformers 5.23 on
+            newer = getattr(self.causal, "activation_checkpointing_enable", None)  # its name from transformers 5.23 on
             (newer or self.causal.gradient_checkpointing_enable)({"use_reentrant": False})
         fuse(self.peft)
         self.peft.train()
@@ -93,15 +93,15 @@ class Completions:
     def loss(self, rows: Sequence[Encoded]) -> Tensor:
         """Sum of cross-entropies in nats over the labels of `rows` (one forward pass; a scalar in float32).
 
-        Rows are padded on the right to the longest. No mask is needed: attention is causal, so no real token sees the
-        padding, and no label stands on it. Where `padding_free`, they are one row whose positions begin anew, which is
-        what tells the attention where each ends.
+        Rows are padded on the right to the longest. No mask is needed: attention is causal, so no token of a row
+        attends to padding, and no label is padding. If `padding_free`, the rows are joined into one row whose positions
+        restart at 0 for each, by which the attention separates them.
         """
-        given, positions, labels = self._join_rows(rows) if self.padding_free else self._pad_rows(rows)
+        inputs, positions, labels = self._join_rows(rows) if self.padding_free else self._pad_rows(rows)
         if not self.plain_head:
-            logits = self.causal(**given, use_cache=False).logits
+            logits = self.causal(**inputs, use_cache=False).logits
             return F.cross_entropy(logits.flatten(0, 1)[positions].float(), labels, reduction="sum")
-        hidden = self.causal.get_decoder()(**given, use_cache=False).last_hidden_state
+        hidden = self.causal.get_decoder()(**inputs, use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, positions)
         total: Tensor = HeadLoss.apply(chosen, self.head.weight, labels)  # type: ignore[no-untyped-call]
         return total
@@ -114,20 +114,21 @@ class Completions:
         return {"input_ids": ids.to(self.device)}, *self._labels(rows, starts, ids)
 
     def _join_rows(self, rows: Sequence[Encoded]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The same of one row that holds all: ids and positions are (1, tokens)."""
+        """The same for one row that joins all: ids and positions are (1, tokens)."""
         ids = torch.tensor([[token for row in rows for token in row.ids]])
-        places = torch.tensor([[place for row in rows for place in range(len(row.ids))]])
+        positions_in_rows = torch.tensor([[place for row in rows for place in range(len(row.ids))]])
         starts = list(accumulate((len(row.ids) for row in rows[:-1]), initial=0))
-        given = {"input_ids": ids.to(self.device), "position_ids": places.to(self.device)}
-        return given, *self._labels(rows, starts, ids)
+        inputs = {"input_ids": ids.to(self.device), "position_ids": positions_in_rows.to(self.device)}
+        return inputs, *self._labels(rows, starts, ids)
 
     def _labels(self, rows: Sequence[Encoded], starts: Sequence[int], ids: Tensor) -> tuple[Tensor, Tensor]:
-        begun = zip(starts, rows, strict=True)
-        at = [start + place for start, row in begun for place in range(row.prompt - 1, len(row.ids) - 1)]
-        positions = torch.tensor(at)
+        started_rows = zip(starts, rows, strict=True)
+        positions = torch.tensor(
+            [start + place for start, row in started_rows for place in range(row.prompt - 1, len(row.ids) - 1)]
+        )
         return positions.to(self.device), ids.flatten()[positions + 1].to(self.device)
 
-    def matrices(self) -> Matrices:
+    def measure_matrices(self) -> Matrices:
         """The sizes that decide the FLOPs of a step."""
         from peft.tuners.lora import LoraLayer
 
@@ -146,8 +147,8 @@ class Completions:
         )
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Neither dropout nor gradients."""
+    def inference_mode(self) -> Iterator[None]:
+        """Switch off dropout and gradients."""
         self.peft.eval()
         try:
             with torch.no_grad():
@@ -161,16 +162,16 @@ def _load(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: s
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    placed = {"quantization_config": quantization(dtype), "device_map": {"": device}} if qlora else {}
+    placement = {"quantization_config": build_quantization(dtype), "device_map": {"": device}} if qlora else {}
     try:
         base = AutoModelForCausalLM.from_pretrained(
-            base_dir, dtype=dtype, local_files_only=True, attn_implementation=attention, **placed
+            base_dir, dtype=dtype, local_files_only=True, attn_implementation=attention, **placement
         )
     except ImportError as error:
         raise UsageError(f"attention {attention!r} cannot be used: {error}", "leave attention at auto") from error
     except (OSError, ValueError) as error:
         fix = "name a folder in transformers' format"
-        raise DataError(f"{base_dir} holds no model to train: {error}", fix) from error
+        raise DataError(f"{base_dir} has no model to train: {error}", fix) from error
     if not qlora:
         return base.to(device)
     keep_gradients(base)
@@ -178,10 +179,10 @@ def _load(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: s
 
 
 def _with_lora(base: Any, settings: TrainSettings) -> Any:
-    """PEFT's model: base frozen, LoRA weights in float32, drawn by the settings' seed."""
+    """PEFT's model: a frozen base with LoRA weights in float32, initialised with the settings' seed."""
     from peft import LoraConfig, get_peft_model
 
-    modules = adapted_in(base, settings.target_modules).modules
+    modules = resolve_targets_in(base, settings.target_modules).modules
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.r,
@@ -197,7 +198,7 @@ def _with_lora(base: Any, settings: TrainSettings) -> Any:
 
 
 def _plain_head(causal: Any, head: Any) -> bool:
-    """Whether logits are hidden states times one frozen matrix and nothing else."""
+    """Whether logits are hidden states times one frozen matrix, with no further operation."""
     text = causal.config.get_text_config()
     extra = any(getattr(text, name, None) not in (None, 1.0) for name in _HEAD_EXTRAS)
     linear = type(head) is nn.Linear and getattr(head, "bias", None) is None

@@ -1,4 +1,4 @@
-"""Publishing: a finished training becomes a sealed adapter with its training record and a model card."""
+"""Publish a finished training as a sealed adapter with its training record and a model card."""
 
 import json
 import shutil
@@ -25,12 +25,15 @@ def publish(
 ) -> Path:
     """Seal a finished training as `adapters_dir/<hash>` with manifest and card, and return that folder.
 
-    `base` and `revision` name the base model for people and loaders; `extra` goes into the manifest (for instance the
-    run and the query that chose the examples). The same content twice gives the same folder, written once. Raises
-    DataError for an unfinished training, RefusedError where the folder exists with other content.
+    `base` and `revision` name the base model for people and loaders; `extra` is added to the manifest (for instance the
+    run and the query that chose the examples). The same content gives the same folder, which is written once.
+
+    Raises:
+        DataError: the training is not finished.
+        RefusedError: the folder exists with other content.
     """
     if not result.finished:
-        raise DataError("the training was stopped before its end", "run it again to resume it, then publish")
+        raise DataError("the training was stopped before its end", "resume the training, then publish it")
     adapters_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
         folder = Path(scratch) / "adapter"
@@ -41,7 +44,7 @@ def publish(
 
 
 def _copy(source: Path, folder: Path, base: str, revision: str) -> None:
-    """Weights as they are; the config with the base's name in place of this machine's path."""
+    """Copy the weights unchanged, and the config with the base's name instead of a path on this machine."""
     shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
     config = json.loads((source / CONFIG).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base, "revision": revision or None}

@@ -1,6 +1,6 @@
 """The settings of one training, with the paper's values as defaults (paper A.1; SPEC §3).
 
-Owns names, ranges and defaults. Refuses unknown keys and values out of range; decides nothing about hardware.
+Owns names, ranges and defaults. Refuses unknown keys and values out of range; makes no choice that depends on hardware.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Overlong = Literal["truncate", "drop", "refuse"]
 
 
 class TrainSettings(BaseModel):
-    """Everything that decides a training besides its data and its base model. Frozen; unknown keys are refused."""
+    """Everything that decides a training, except its data and its base model. Frozen; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,24 +44,26 @@ class TrainSettings(BaseModel):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="of the frozen base and the arithmetic; LoRA weights are always float32"
     )
-    qlora: bool = Field(False, description="hold the frozen base in 4 bits: NF4, its scales quantised again")
-    device: str = Field("auto", description="auto takes a GPU where there is one")
+    qlora: bool = Field(False, description="hold the frozen base in 4 bits: NF4 with double quantisation")
+    device: str = Field("auto", description="auto uses a GPU if there is one")
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        "auto", description="auto takes FlashAttention without padding on a GPU that has it, and torch's own elsewhere"
+        "auto",
+        description="auto uses FlashAttention without padding if a GPU and its package are present, else torch's own",
     )
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves torch's own choice")
     gradient_checkpointing: bool = Field(False, description="less memory for about a third more time")
     checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints")
 
 
-def train_settings(values: Mapping[str, Any]) -> TrainSettings:
-    """`TrainSettings` from plain values, for instance of `--set KEY=VALUE` (strings are read as their key's type).
+def parse_train_settings(values: Mapping[str, Any]) -> TrainSettings:
+    """`TrainSettings` from plain values, such as those of `--set KEY=VALUE` (strings are parsed as their key's type).
 
-    Raises ConfigError that names every wrong key.
+    Raises:
+        ConfigError: some keys are unknown or have unusable values; the message names each.
     """
     try:
         return TrainSettings.model_validate(dict(values))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors())
-        known = ", ".join(TrainSettings.model_fields)
-        raise ConfigError(f"training settings cannot be used: {wrong}", f"the keys are: {known}") from None
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'][:1]))}: {e['msg']}" for e in error.errors())
+        keys = ", ".join(TrainSettings.model_fields)
+        raise ConfigError(f"training settings cannot be used: {problems}", f"choose among the keys: {keys}") from None

@@ -1,6 +1,6 @@
-"""What other rooms learn of a training: its state at any time, and its outcome once it is done.
+"""The state of a training at any time, and its outcome once it is done.
 
-Owns the reading of both from the ledger's rows, and their JSON. Starts and changes nothing.
+Reads both from the ledger's rows and owns their JSON. Starts and changes nothing.
 """
 
 import json
@@ -17,9 +17,9 @@ _LAST_STEP = ("epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")
 
 @dataclass(frozen=True, slots=True)
 class TrainingSummary:
-    """The state of a training, as `trainings show --json` prints it. `step` is the last of `steps`; both are 0 before
-    the first, and the fields of the last step are None then. `val_losses` has one entry for each epoch, from the one
-    before the first step on. Losses in nats per label token. `worker` is None unless a process works on it."""
+    """The state of a training, as `trainings show --json` prints it. `step` is the last of `steps` done; before
+    the first step both are 0 and the fields of the last step are None. `val_losses` has one entry before the first step
+    and one for each epoch. Losses in nats per label token. `worker` is None unless a process works on the training."""
 
     training: str
     run: str
@@ -47,7 +47,7 @@ class TrainingSummary:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """What a finished training left, as `train --json` prints it; `document` is the whole record in the ledger."""
+    """The outcome of a finished training, as `train --json` prints it; `document` is the whole record in the ledger."""
 
     adapter: str
     base: str

@@ -1,7 +1,7 @@
-"""Which layers a LoRA adapts: names and expressions resolved against the base, and refused where they cannot work.
+"""Which layers a LoRA adapts: names and expressions, resolved against the base and refused if they cannot work.
 
-Owns the reading of `target_modules` and the count of what it adapts. Vision towers are refused: vLLM serves adapters of
-text towers alone, and a run asks in text. Needs the base's configuration and no weights.
+Owns the reading of `target_modules` and the count of adapted tensors. Vision towers are refused: vLLM serves adapters
+of text towers only, and the prompts of a run are text. Needs the base's configuration but no weights.
 """
 
 import re
@@ -14,15 +14,15 @@ from nanoflux_local.errors import UsageError
 
 ALL = "all-linear"
 _EXPRESSION = re.compile(r"[*+?()\[\]|\\^$]")
-"""What a plain name never holds. A dot is part of a name: `self_attn.q_proj`."""
+"""Characters that make a target an expression. A dot is part of a name: `self_attn.q_proj`."""
 _SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Adapted:
+class AdaptedLayers:
     """The layers that a LoRA adapts in one base: two tensors each.
 
-    `modules` is what PEFT is given: names, or one expression over full names. `tower` is the name of the text tower
+    `modules` is the value for PEFT: names, or one expression over full names. `tower` is the name of the text tower
     inside a multimodal wrapper, "" if the base is a text model throughout.
     """
 
@@ -38,17 +38,17 @@ class Adapted:
         return f"{self.tensors} tensors of {'the text tower' if self.tower else 'the model'}, two a layer"
 
 
-def adapted_by(base_dir: Path, targets: str | Sequence[str]) -> Adapted:
-    """What `targets` adapt in the model of `base_dir`, read from its configuration.
+def resolve_targets(base_dir: Path, targets: str | Sequence[str]) -> AdaptedLayers:
+    """The layers that `targets` adapt in the model of `base_dir`, read from its configuration.
 
     Raises:
         UsageError: a target matches no linear layer, or layers outside the text tower.
     """
-    return adapted_in(_outline(base_dir), targets)
+    return resolve_targets_in(_outline(base_dir), targets)
 
 
-def adapted_in(base: Any, targets: str | Sequence[str]) -> Adapted:
-    """What `targets` adapt in `base`, a model of transformers, loaded or on the meta device.
+def resolve_targets_in(base: Any, targets: str | Sequence[str]) -> AdaptedLayers:
+    """The layers that `targets` adapt in `base`, a model of transformers, loaded or on the meta device.
 
     Raises:
         UsageError: a target matches no linear layer, or layers outside the text tower.
@@ -57,9 +57,9 @@ def adapted_in(base: Any, targets: str | Sequence[str]) -> Adapted:
     if targets == ALL:
         inside = tuple(name for name in layers if not tower or name.startswith(f"{tower}."))
         if len(inside) == len(layers):
-            return Adapted(ALL, inside, tower)
+            return AdaptedLayers(ALL, inside, tower)
         modules = rf"{re.escape(tower)}\..*\.(?:{'|'.join(sorted(_endings(inside)))})"
-        return Adapted(modules, inside, tower)
+        return AdaptedLayers(modules, inside, tower)
     listed = (targets,) if isinstance(targets, str) else tuple(targets)
     names = (*layers, *_embeddings(base))
     for target in listed:
@@ -71,7 +71,7 @@ def adapted_in(base: Any, targets: str | Sequence[str]) -> Adapted:
             )
     chosen = tuple(name for name in names if any(_matches(target, name) for target in listed))
     _refuse_other_towers(chosen, tower, layers)
-    return Adapted(_for_peft(listed), chosen, tower)
+    return AdaptedLayers(_join_for_peft(listed), chosen, tower)
 
 
 def is_expression(target: str) -> bool:
@@ -79,8 +79,8 @@ def is_expression(target: str) -> bool:
     return _EXPRESSION.search(target) is not None
 
 
-def _for_peft(listed: tuple[str, ...]) -> str | tuple[str, ...]:
-    """PEFT takes a list of names or one expression."""
+def _join_for_peft(listed: tuple[str, ...]) -> str | tuple[str, ...]:
+    """The targets as PEFT accepts them: a list of names, or one expression."""
     if not any(map(is_expression, listed)):
         return listed
     if len(listed) == 1:
@@ -89,13 +89,15 @@ def _for_peft(listed: tuple[str, ...]) -> str | tuple[str, ...]:
 
 
 def _matches(target: str, name: str) -> bool:
-    """As PEFT matches: an expression against the whole name, a plain name against the end of it."""
+    """Whether PEFT would match: an expression matches a whole name, a plain name the end of it."""
     if not is_expression(target):
         return name == target or name.endswith(f".{target}")
     try:
         return re.fullmatch(target, name) is not None
     except re.error as error:
-        raise UsageError(f"target_modules: {target!r} is no regular expression: {error}", "correct it") from error
+        raise UsageError(
+            f"target_modules: {target!r} is not a regular expression: {error}", "correct the expression"
+        ) from error
 
 
 def _refuse_other_towers(chosen: Sequence[str], tower: str, layers: Sequence[str]) -> None:
@@ -104,7 +106,7 @@ def _refuse_other_towers(chosen: Sequence[str], tower: str, layers: Sequence[str
         raise UsageError(
             f"target_modules match {len(outside)} layers outside the text tower, such as {outside[0]}: vLLM refuses "
             "an adapter of a vision tower",
-            f"name the text tower's alone: target_modules={_example(tower, layers)!r}",
+            f"name only layers of the text tower: target_modules={_example(tower, layers)!r}",
         )
 
 
@@ -126,7 +128,7 @@ def _tower(base: Any) -> str:
 
 
 def _linear_layers(base: Any) -> tuple[str, ...]:
-    """The linear layers by full name, in order, without the head, as PEFT takes them for `all-linear`."""
+    """The linear layers by full name, in order and without the head, as PEFT chooses them for `all-linear`."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -135,14 +137,14 @@ def _linear_layers(base: Any) -> tuple[str, ...]:
 
 
 def _embeddings(base: Any) -> tuple[str, ...]:
-    """What PEFT adapts besides, if it is named."""
+    """The embedding layers, which PEFT adapts too if they are named."""
     from torch import nn
 
     return tuple(name for name, module in base.named_modules() if isinstance(module, nn.Embedding))
 
 
 def _outline(base_dir: Path) -> Any:
-    """The model of a folder without its weights: modules alone, in no memory."""
+    """The model of a folder on the meta device: modules without weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -1,8 +1,8 @@
 """Several processes that train one adapter together, on one machine or many, as `accelerate launch` starts them.
 
-Owns what they exchange: gradients and losses are added up; the first process's checkpoint and wish to stop hold for
-all. Every process holds the whole base and takes its share of each batch's rows, so settings mean the same for any
-number of processes. Where a program was started alone, nothing is imported and nothing exchanged.
+Owns their communication: gradients and losses are summed; the first process decides for all about checkpoints and
+stopping. Every process holds the whole base and takes a share of each batch's rows, so settings have the same meaning
+for any number of processes. A process that was started alone imports and exchanges nothing.
 """
 
 import os
@@ -17,44 +17,44 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 
-def size() -> int:
-    """How many processes train together, as the launcher tells each of them; 1 where there was none."""
+def count_processes() -> int:
+    """How many processes train together, by the launcher's environment variables; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE") or 1) if "LOCAL_RANK" in os.environ else 1
 
 
-def follows() -> bool:
-    """Whether this process trains beside a first one, which alone writes."""
-    return size() > 1 and int(os.environ.get("RANK") or 0) > 0
+def is_follower() -> bool:
+    """Whether this is one of several processes and not the first; only the first one writes."""
+    return count_processes() > 1 and int(os.environ.get("RANK") or 0) > 0
 
 
 class Team:
-    """This process among all; alone until `joined` says otherwise."""
+    """The processes that train together; this base class is a team of one."""
 
     rank, size = 0, 1
     device: "torch.device | None" = None
 
-    def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """What this process takes of them; all take some while there are enough."""
+    def own_share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items that this process works on; every process gets some if there are enough."""
         return items[self.rank :: self.size]
 
-    def shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
-        """Everybody's, without the empty ones."""
+    def all_shares(self, items: Sequence[Item]) -> list[Sequence[Item]]:
+        """The shares of all processes, without empty ones."""
         return [share for rank in range(self.size) if (share := items[rank :: self.size])]
 
-    def total(self, value: float) -> float:
-        """The sum of everybody's."""
+    def sum_values(self, value: float) -> float:
+        """The sum of the values of all processes."""
         return value
 
-    def add_gradients(self, weights: Sequence["Tensor"]) -> None:
-        """Every weight's gradient becomes the sum of everybody's."""
+    def sum_gradients(self, weights: Sequence["Tensor"]) -> None:
+        """Replace every weight's gradient by the sum over all processes."""
 
-    def from_first(self, make: Callable[[], Item]) -> Item:
-        """What the first process makes, for all."""
+    def broadcast(self, make: Callable[[], Item]) -> Item:
+        """Call `make` in the first process and return its result in all."""
         return make()
 
 
-class _Joined(Team):
-    """A process among several."""
+class _ProcessGroup(Team):
+    """A team of several processes."""
 
     def __init__(self, on_cpu: bool) -> None:
         from accelerate import PartialState
@@ -62,39 +62,39 @@ class _Joined(Team):
         state = PartialState(cpu=on_cpu)
         self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
 
-    def total(self, value: float) -> float:
+    def sum_values(self, value: float) -> float:
         import torch
         from accelerate.utils import reduce
 
         return float(reduce(torch.tensor(value, dtype=torch.float64, device=self.device), "sum"))
 
-    def add_gradients(self, weights: Sequence["Tensor"]) -> None:
-        """In one message, since the weights are many and small."""
+    def sum_gradients(self, weights: Sequence["Tensor"]) -> None:
+        """All gradients in one message, since the weights are many and small."""
         import torch
         from accelerate.utils import reduce
 
-        mine = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-        added = reduce(torch.cat([gradient.flatten() for gradient in mine]), "sum")
+        own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        added = reduce(torch.cat([gradient.flatten() for gradient in own]), "sum")
         for weight, part in zip(weights, added.split([weight.numel() for weight in weights]), strict=True):
             weight.grad = part.view_as(weight)
 
-    def from_first(self, make: Callable[[], Item]) -> Item:
+    def broadcast(self, make: Callable[[], Item]) -> Item:
         from accelerate.utils import broadcast_object_list
 
-        found: list[Item | None] = [make() if self.rank == 0 else None]
-        broadcast_object_list(found)
-        return found[0]  # type: ignore[return-value]
+        shared: list[Item | None] = [make() if self.rank == 0 else None]
+        broadcast_object_list(shared)
+        return shared[0]  # type: ignore[return-value]
 
 
 @contextmanager
-def joined(on_cpu: bool) -> Iterator[Team]:
-    """The team of this process while it trains."""
-    if size() == 1:
+def join_team(on_cpu: bool) -> Iterator[Team]:
+    """Join the team of this process while it trains."""
+    if count_processes() == 1:
         yield Team()
         return
     from accelerate import PartialState
 
     try:
-        yield _Joined(on_cpu)
+        yield _ProcessGroup(on_cpu)
     finally:
         PartialState().destroy_process_group()

@@ -1,8 +1,8 @@
-"""Trainings: examples to an adapter, with every curve point and the outcome in the ledger.
+"""Trainings: from examples to an adapter, with every point of the curves and the outcome in the ledger.
 
-A training's id is the digest of everything that decides its weights, and its rows are kept in its folder. The same
-command, or `trainings resume ID`, therefore resumes it, even if its run, its file or its process is gone. One process
-works on a training at a time.
+A training's id is the digest of everything that decides its weights, and its rows are stored in its folder. The same
+command, or `trainings resume ID`, therefore resumes it, even if its run, its file or its process no longer exists. One
+process works on a training at a time.
 """
 
 import _thread
@@ -37,12 +37,12 @@ from nanoflux_local.records import canonical_json, digest
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.roles.sections import sections_text
 from nanoflux_local.seeds.datasets import items_here, seed_datasets
-from nanoflux_local.train.choice import Choice, choose
+from nanoflux_local.train.choice import Choice, choose_examples
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows, write_rows
-from nanoflux_local.train.settings import TrainSettings, train_settings
+from nanoflux_local.train.settings import TrainSettings, parse_train_settings
 from nanoflux_local.train.summary import TrainingOutcome, TrainingSummary, summarize_row
-from nanoflux_local.train.team import follows
+from nanoflux_local.train.team import is_follower
 from nanoflux_models.manifest import load_manifest as load_model
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
@@ -52,14 +52,14 @@ if TYPE_CHECKING:
 
 VALIDATION_ITEMS = 12
 USUAL_TARGETS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-"""All linear layers of most text models: a manifest that names exactly these means `all-linear`."""
+"""All linear layers of most text models: a manifest that names exactly these layers means `all-linear`."""
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Rows and their origin: `run` ("" for a file), `source` as it is recorded with the adapter, and the test
-    questions that no row may hold (`held_out`).
+    """Rows and their origin: `run` ("" for a file), `source` as recorded with the adapter, and the test questions that
+    no row may contain (`held_out`).
     """
 
     rows: Sequence[TrainingExample]
@@ -69,50 +69,56 @@ class TrainingData:
     held_out: Sequence[str] = ()
 
 
-def data_of_run(home: Home, run: str, choice: Choice | None = None) -> TrainingData:
+def load_run_data(home: Home, run: str, choice: Choice | None = None) -> TrainingData:
     """A run's kept examples, all or as chosen, with its domain's dev items for validation.
 
     Raises:
-        NothingMatchedError: there is no such run, it kept nothing, or no example matches the choice.
+        NothingMatchedError: the run is unknown, it kept no examples, or none matches the choice.
     """
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
         if not view.row("SELECT 1 FROM examples WHERE run = ?", row["id"]):
-            raise NothingMatchedError(f"run {run} has kept no examples", f"see `nanoflux run show {run}`")
-        examples, chosen = choose(view, row["id"], choice or Choice())
+            raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
+        examples, choice_record = choose_examples(view, row["id"], choice or Choice())
     domain = load_domain(row["domain"], home.root)
     budgets = json.loads(row["config"])["budgets"]
     rows = [
-        training_example(domain, budgets, example.question, example.solution, example.answer, f"turn-{example.turn}")
+        build_training_example(
+            domain, budgets, example.question, example.solution, example.answer, f"turn-{example.turn}"
+        )
         for example in examples
     ]
-    source = {"run": row["id"], "domain": row["domain"], **chosen}
-    return TrainingData(rows, validation_examples(home, domain), row["id"], source, held_out_questions(home, domain))
+    source = {"run": row["id"], "domain": row["domain"], **choice_record}
+    return TrainingData(
+        rows, load_validation_examples(home, domain), row["id"], source, list_held_out_questions(home, domain)
+    )
 
 
-def data_of_file(home: Home, path: Path, choice: Choice | None = None) -> TrainingData:
-    """The rows of a file (docs/how-to/training.md), chosen and checked for leaked benchmark items.
+def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> TrainingData:
+    """The rows of a file (docs/how-to/training.md), with all test questions to check them for leaks.
 
     Raises:
-        DataError: the file or a row of it cannot be read.
-        UsageError: the choice is one that only the ledger can answer.
+        DataError: the file or one of its rows cannot be read.
+        UsageError: the choice has conditions that need the ledger.
     """
     choice = choice or Choice()
     if choice.reason or choice.level or choice.where:
-        raise UsageError("rows of a file have no reason, no level and no query", "choose by --size, or name a run")
-    matched = read_rows(path)
-    rows = choice.draw(matched)
-    source = {"file": path.name, "matched": len(matched), "size": choice.size, "seed": choice.seed, "rows": len(rows)}
-    return TrainingData(rows, source=source, held_out=_all_test_questions(home))
+        raise UsageError(
+            "rows of a file cannot be chosen by --reason, --level or --where", "choose by --size, or name a run"
+        )
+    all_rows = read_rows(path)
+    rows = choice.draw(all_rows)
+    source = {"file": path.name, "matched": len(all_rows), "size": choice.size, "seed": choice.seed, "rows": len(rows)}
+    return TrainingData(rows, source=source, held_out=_list_all_test_questions(home))
 
 
-def run_examples(home: Home, run: str) -> tuple[str, Domain, list[TrainingExample]]:
-    """A run's id, its domain, and its kept examples as rows to train on."""
-    data = data_of_run(home, run)
+def load_run_examples(home: Home, run: str) -> tuple[str, Domain, list[TrainingExample]]:
+    """A run's id, its domain, and its kept examples as training rows."""
+    data = load_run_data(home, run)
     return data.run, load_domain(data.source["domain"], home.root), list(data.rows)
 
 
-def training_example(
+def build_training_example(
     domain: Domain, budgets: dict[str, int], question: str, solution: str, answer: str, name: str
 ) -> TrainingExample:
     """The defender's own conversation as the prompt, the verified solution and answer as the completion."""
@@ -120,13 +126,13 @@ def training_example(
     return TrainingExample(defender_messages(domain, budgets, question), completion, name)
 
 
-def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
-    """Items of the domain's dev split that carry a solution, never test items; [] if there are none."""
+def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
+    """Items of the domain's dev split that have a solution; never test items. [] if there are none."""
     rows: list[TrainingExample] = []
     for dataset in seed_datasets(domain):
         items = [item for item in items_here(home.ledger, dataset, "dev") if item.solution]
         rows += [
-            training_example(
+            build_training_example(
                 domain.lettered(item.options),
                 domain.budgets,
                 format_question(item),
@@ -139,22 +145,22 @@ def validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:
     return rows
 
 
-def held_out_questions(home: Home, domain: Domain) -> list[str]:
-    """The questions of the test splits that measure an adapter of this domain, as far as they are imported."""
+def list_held_out_questions(home: Home, domain: Domain) -> list[str]:
+    """The questions of the test splits on which an adapter of this domain is evaluated, if they are imported."""
     names = (*seed_datasets(domain), *domain.evaluates)
     return [item.question for name in names for item in items_here(home.ledger, name, "test")]
 
 
-def _all_test_questions(home: Home) -> list[str]:
-    """The test questions of every benchmark that was imported, and of the built-in one."""
-    questions = held_out_questions(home, load_built_in("starter"))
+def _list_all_test_questions(home: Home) -> list[str]:
+    """The test questions of all imported benchmarks and of the built-in one."""
+    questions = list_held_out_questions(home, load_built_in("starter"))
     with suppress(NothingMatchedError), LedgerView(home.ledger) as view:
         questions += [item.question for entry in view.datasets() for item in view.items(entry["name"], "test")]
     return questions
 
 
-def with_targets(home: Home, base: str, settings: TrainSettings) -> TrainSettings:
-    """`settings` with the layers that the base's manifest names for a LoRA, unless they state some themselves.
+def apply_manifest_targets(home: Home, base: str, settings: TrainSettings) -> TrainSettings:
+    """`settings` with the LoRA targets of the base's manifest, unless `settings` already state targets.
 
     Raises:
         ModelsError: the base has no manifest.
@@ -165,15 +171,15 @@ def with_targets(home: Home, base: str, settings: TrainSettings) -> TrainSetting
     return settings.model_copy(update={"target_modules": lora.targets})
 
 
-def create(home: Home, base: str, settings: TrainSettings, data: TrainingData, tensorboard: str = "") -> str:
-    """Record a training with its rows and return its id; `carry_on` trains. A training that exists stays as it was.
+def create_training(home: Home, base: str, settings: TrainSettings, data: TrainingData, tensorboard: str = "") -> str:
+    """Record a training with its rows and return its id. An existing training is not changed.
 
     Raises:
         ModelsError: the base is not installed.
         OSError: the rows cannot be written.
     """
     revision = read_record(weights_dir(base, home.root)).revision
-    settings = with_targets(home, base, settings)
+    settings = apply_manifest_targets(home, base, settings)
     rows, validation = data_digest(data.rows), data_digest(data.validation)
     decisive = [base, revision, settings.model_dump(mode="json"), rows, validation, data.source]
     training = f"train-{digest(decisive)[:12]}"
@@ -199,35 +205,38 @@ def train_adapter(
 ) -> TrainingOutcome:
     """Train on these rows and publish the adapter under its hash.
 
-    `run` names the run that the rows come from ("" for none), `source` is recorded with the adapter. The same arguments
-    again resume a training that was killed or stopped from its last checkpoint; the outcome of a finished training is
-    read from the ledger.
+    `run` is the run that the rows come from ("" for none), `source` is recorded with the adapter. Called again with the
+    same arguments, it resumes a killed or stopped training from its last checkpoint, and reads the outcome of a
+    finished training from the ledger.
 
     Raises:
-        RefusedError: another process works on it, or it was asked to pause or stop; the last checkpoint is kept.
+        RefusedError: another process works on the training, or it was paused or stopped; the last checkpoint is kept.
         NanofluxError: the training failed; the last good checkpoint is kept.
     """
     data = TrainingData(rows, validation, run, source or {"run": run})
-    training = create(home, base, settings, data)
-    outcome = carry_on(home, training, on_event)
+    training = create_training(home, base, settings, data)
+    outcome = resume_training(home, training, on_event)
     if isinstance(outcome, TrainingSummary):
         raise RefusedError(
-            f"{training} was asked to end and is {outcome.status} at step {outcome.step}",
+            f"{training} was asked to end and is now {outcome.status} at step {outcome.step}",
             f"resume it with `nanoflux trainings resume {training}`",
         )
     return outcome
 
 
-def carry_on(home: Home, training: str, on_event: "OnEvent" = lambda _: None) -> TrainingOutcome | TrainingSummary:
-    """Train from the last checkpoint to the end, or until a pause or stop is asked for. Returns the outcome of a
-    finished training, and the state of one that was paused or stopped.
+def resume_training(
+    home: Home, training: str, on_event: "OnEvent" = lambda _: None
+) -> TrainingOutcome | TrainingSummary:
+    """Train from the last checkpoint, or from the start, until the end or until a pause or stop is requested.
+
+    Returns the outcome of a finished training, or the state of one that was paused or stopped.
 
     Raises:
-        RefusedError: another process works on it.
+        RefusedError: another process works on the training.
         NanofluxError: the training failed; the last good checkpoint is kept.
     """
-    if follows():
-        _train(home, _load_row(home, training), lambda _: None, lambda: False)  # the first process writes the outcome
+    if is_follower():
+        _train(home, _load_row(home, training), lambda _: None, lambda: False)  # only the first process writes
         return summarize_training(home, training)
     work = Work(TRAINING, training)
     with hold_lock(home, work), Ledger(home.ledger) as ledger:
@@ -240,15 +249,15 @@ def _train(home: Home, row: dict[str, Any], on_event: "OnEvent", should_stop: Ca
     from nanoflux_local.train.lora import train
 
     rows, validation = _load_rows(home, row, json.loads(row["plan"]))
-    settings, weights = train_settings(json.loads(row["settings"])), weights_dir(row["base"], home.root)
+    settings, weights = parse_train_settings(json.loads(row["settings"])), weights_dir(row["base"], home.root)
     return train(settings, rows, validation, weights, _folder(home, row["id"]), on_event, should_stop)
 
 
 def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutcome | TrainingSummary:
-    """`carry_on` in the processes that `accelerate launch ARGUMENTS` starts, here and perhaps on other machines.
+    """`resume_training` in the processes that `accelerate launch ARGUMENTS` starts, here and perhaps on other machines.
 
     Raises:
-        RefusedError: another process works on it.
+        RefusedError: another process works on the training.
         NanofluxError: the processes failed; the last good checkpoint is kept.
     """
     from nanoflux_local.train.launch import launch
@@ -263,7 +272,7 @@ def launch_processes(home: Home, training: str, arguments: str) -> TrainingOutco
         return outcome
     summary = summarize_training(home, training)
     if code:
-        fix = f"read its messages above; resume with `nanoflux trainings resume {training}` or the same command"
+        fix = f"read the messages above; resume with `nanoflux trainings resume {training}` or the same command"
         raise NanofluxError(f"accelerate launch ended with {code}: {summary.message or summary.status}", fix)
     return summary
 
@@ -274,27 +283,27 @@ def _load_row(home: Home, training: str) -> dict[str, Any]:
 
 
 def _load_outcome(home: Home, row: dict[str, Any]) -> TrainingOutcome | None:
-    """The outcome of a training that is done and whose adapter is installed; None of any other."""
+    """The outcome of a training that is done and whose adapter is present; otherwise None."""
     if row["status"] != "done" or not (home.adapters / row["adapter"]).is_dir():
         return None
     return TrainingOutcome.from_json(json.loads(row["result"]))
 
 
 class _Training:
-    """One training while this process works on it."""
+    """A training that this process works on."""
 
     def __init__(self, home: Home, row: dict[str, Any], ledger: Ledger, on_event: "OnEvent") -> None:
         self.home, self.row, self.ledger, self.on_event = home, row, ledger, on_event
         self.id, self.plan = str(row["id"]), json.loads(row["plan"])
-        self.settings = train_settings(json.loads(row["settings"]))
+        self.settings = parse_train_settings(json.loads(row["settings"]))
         self.requests: list[StopRequest] = []
         self.is_main = threading.current_thread() is threading.main_thread()
 
     def run(self, work: Work) -> TrainingOutcome | None:
-        """Train, recording status, job and outcome whatever happens; None if a pause or stop was asked for."""
+        """Train, and record status, job and outcome in any case; None if a pause or stop was requested."""
         job = self.ledger.start_job("training", self.id, os.getpid(), boot_id())
         self.ledger.set_status("trainings", self.id, "running")
-        status, message, began = "interrupted", "", time.monotonic()
+        status, message, start = "interrupted", "", time.monotonic()
         result: dict[str, Any] = {}
         try:
             with heartbeat_thread(self.home.ledger, job, work, self._handle_request):
@@ -308,13 +317,13 @@ class _Training:
             status, message = "failed", error.message
             raise
         finally:
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - start
             self.ledger.finish_training(self.id, status, str(result.get("adapter", "")), result, message, seconds)
             self.ledger.finish_job(job, status, message)
         return TrainingOutcome.from_json(result) if result else None
 
     def _train(self) -> "TrainResult":
-        with _board(self.plan["tensorboard"], self.id) as write_to_board:
+        with _open_board(self.plan["tensorboard"], self.id) as write_to_board:
 
             def report(event: "TrainEvent") -> None:
                 kind = type(event).__name__.removesuffix("Event").lower()
@@ -325,7 +334,7 @@ class _Training:
             return _train(self.home, self.row, report, lambda: bool(self.requests))
 
     def _publish(self, trained: "TrainResult") -> tuple[str, dict[str, Any]]:
-        """(status, result) of a training that came to an end or was asked to pause or stop."""
+        """(status, result) of a training that finished or was asked to pause or stop."""
         if not trained.finished:
             return status_after(self.requests[-1]), {}
         from nanoflux_local.train.publishing import publish
@@ -335,11 +344,11 @@ class _Training:
         folder = publish(trained, self.settings, self.home.adapters, base, self.plan["revision"], extra)
         result = {"adapter": folder.name, "base": base, "run": run, "training": self.id, **trained.to_json()}
         result.pop("adapter_dir")
-        return "done", json.loads(canonical_json(result))  # as it will be read from the ledger: lists, not tuples
+        return "done", json.loads(canonical_json(result))  # the form that is read from the ledger: lists, not tuples
 
     def _handle_request(self, request: StopRequest) -> None:
-        """Called from the heartbeat's thread. A drain takes effect after the step; an end interrupts the step, as
-        Ctrl-C would, if the main thread trains.
+        """Called from the heartbeat's thread. A pause or stop takes effect after the step; "end" interrupts the step as
+        Ctrl-C does, if the main thread trains.
         """
         if request:
             self.requests.append(request)
@@ -357,7 +366,7 @@ def _load_rows(
     """The rows and validation rows of a training, checked against the digests taken when it was created.
 
     Raises:
-        LedgerError: its files are gone or were changed.
+        LedgerError: the files are missing or were changed.
     """
     folder = _folder(home, row["id"])
     try:
@@ -366,25 +375,25 @@ def _load_rows(
         same = (data_digest(rows), data_digest(validation)) == (row["data_hash"], plan["validation_digest"])
     except (NanofluxError, OSError) as error:
         raise LedgerError(
-            f"the rows of {row['id']} are gone: {error}", "train again from the run or the file"
+            f"the rows of {row['id']} cannot be read: {error}", "train again from the run or the file"
         ) from error
     if not same:
         raise LedgerError(f"the rows in {folder} are not those of {row['id']}", "train again from the run or the file")
     return rows, validation
 
 
-def _board(folder: str, training: str) -> Any:
-    """TensorBoard's files in `folder`/`training`, if a folder was asked for."""
-    from nanoflux_local.train.board import board
+def _open_board(folder: str, training: str) -> Any:
+    """TensorBoard's files in `folder`/`training`, or nothing if `folder` is empty."""
+    from nanoflux_local.train.board import open_board
 
-    return board(Path(folder) / training if folder else None)
+    return open_board(Path(folder) / training if folder else None)
 
 
 def find_training(view: LedgerView, name: str) -> dict[str, Any]:
-    """A training by its id or the beginning of it.
+    """The training with this id or prefix of an id.
 
     Raises:
-        NothingMatchedError: there is none, or several.
+        NothingMatchedError: none matches, or several do.
     """
     if exact := view.row("SELECT * FROM trainings WHERE id = ?", name):
         return dict(exact)
@@ -396,7 +405,7 @@ def find_training(view: LedgerView, name: str) -> dict[str, Any]:
 
 
 def summarize_training(home: Home, name: str) -> TrainingSummary:
-    """The state of the training with this id or beginning of an id. Raises NothingMatchedError."""
+    """The state of the training with this id or prefix of an id. Raises NothingMatchedError."""
     with LedgerView(home.ledger) as view:
         return summarize_row(home, view, find_training(view, name))
 

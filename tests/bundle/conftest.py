@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.bundle import carried
+from nanoflux_local.bundle import installer
 from nanoflux_local.bundle.writer import write_bundle
 
 CONTENT = {
@@ -49,16 +49,16 @@ def forged(tmp_path: Path) -> Callable[..., Path]:
                 entry.size = len(content)
                 archive.addfile(entry, io.BytesIO(content))
         head = place / "forged.pyz"
-        carried.part_path(head, 1).write_bytes(packed.getvalue())
+        installer.part_path(head, 1).write_bytes(packed.getvalue())
         sums = {name: _sum(content) for name, content in named.items()}
-        head.write_bytes(carried.head_bytes(ABOUT, [_sum(packed.getvalue())], sums))
+        head.write_bytes(installer.head_bytes(ABOUT, [_sum(packed.getvalue())], sums))
         return head
 
     return make
 
 
-def _sum(content: bytes) -> carried.Sum:
-    return carried.Sum(len(content), hashlib.sha256(content).hexdigest())
+def _sum(content: bytes) -> installer.Checksum:
+    return installer.Checksum(len(content), hashlib.sha256(content).hexdigest())
 
 
 @pytest.fixture

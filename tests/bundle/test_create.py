@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local.adapters.store import seal
-from nanoflux_local.bundle import carried, contents, sbom, wheels
+from nanoflux_local.bundle import contents, installer, sbom, wheels
 from nanoflux_local.bundle.writer import write_bundle
 from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
 from nanoflux_local.ledger import excerpt
@@ -51,9 +51,7 @@ def alone(*words: str, cwd: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_software_is_carried_in_and_works_where_there_is_no_network(
-    command: Callable[..., Any], wheelhouse: Path, tmp_path: Path
-) -> None:
+def test_bundled_software_works_without_network(command: Callable[..., Any], wheelhouse: Path, tmp_path: Path) -> None:
     out, own = tmp_path / "medium" / "lab.pyz", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
     out.parent.mkdir()
     done = command(
@@ -61,9 +59,9 @@ def test_software_is_carried_in_and_works_where_there_is_no_network(
         index=wheelhouse,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["python"] == wheels.this_python() and len(told["parts"]) > 1
-    assert sorted(path.name for path in out.parent.iterdir()) == ["lab.pyz", *told["parts"]], "no scratch is left"
+    created = json.loads(done.stdout)
+    assert created["python"] == wheels.this_python() and len(created["parts"]) > 1
+    assert sorted(path.name for path in out.parent.iterdir()) == ["lab.pyz", *created["parts"]], "no scratch is left"
     alone(sys._base_executable, "-I", str(out), "install", "--to", "lab", cwd=tmp_path)
     lab = tmp_path / "lab"
     assert alone(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} found"]
@@ -79,7 +77,7 @@ def test_software_is_carried_in_and_works_where_there_is_no_network(
     assert not [path for path in made if b".lab.making-" in path.read_bytes()], "the scratch folder is not named"
 
 
-def test_vllm_is_carried_in_an_environment_of_its_own(
+def test_bundled_vllm_gets_a_separate_environment(
     command: Callable[..., Any], wheelhouse: Path, tmp_path: Path
 ) -> None:
     listed, own = tmp_path / "vllm.txt", wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
@@ -105,14 +103,12 @@ def test_vllm_is_carried_in_an_environment_of_its_own(
     assert sorted(path.name for path in (lab / "vllm/lib").glob("*/site-packages/*.dist-info")) == [
         "needed-0.1.0.dist-info"
     ], "nothing but what the list names"
-    assert alone(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} found by {lab / 'vllm/bin/python'}"]
+    assert alone(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} files_by_name by {lab / 'vllm/bin/python'}"]
     packed = json.loads((lab / "sbom.json").read_text())["components"]
     assert "more" in {each["name"] for each in packed}, "what the extra needs"
 
 
-def test_the_search_corpus_is_carried_and_searched_where_it_arrives(
-    command: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_bundled_search_corpus_can_be_searched(command: Callable[..., Any], tmp_path: Path) -> None:
     home, words = tmp_path / "home", ("bundle", "create", "-o", str(tmp_path / "lab.pyz"), "--no-software", "--corpus")
     refused = command(home, *words)
     assert refused.returncode == 4 and "corpus add" in refused.stderr and not list(tmp_path.glob("lab.pyz"))
@@ -120,35 +116,35 @@ def test_the_search_corpus_is_carried_and_searched_where_it_arrives(
     assert command(home, "corpus", "add", str(tmp_path / "facts.txt")).returncode == 0
     done = command(home, *words)
     assert done.returncode == 0, done.stderr
-    carried.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
-    found = command(tmp_path / "lab" / "home", "corpus", "search", "aspirin cyclooxygenase")
-    assert found.returncode == 0 and "irreversibly" in found.stdout, found.stderr
+    installer.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
+    search = command(tmp_path / "lab" / "home", "corpus", "search", "aspirin cyclooxygenase")
+    assert search.returncode == 0 and "irreversibly" in search.stdout, search.stderr
 
 
-def test_a_wheel_that_is_not_the_pinned_one_leaves_nothing(wheelhouse: Path, tmp_path: Path) -> None:
-    pinned = wheels.lock(wheelhouse).replace("needed==0.1.0 --hash=sha256:", "needed==0.1.0 --hash=sha256:0")
+def test_unpinned_wheel_leaves_no_installation(wheelhouse: Path, tmp_path: Path) -> None:
+    pinned = wheels.pin_wheels(wheelhouse).replace("needed==0.1.0 --hash=sha256:", "needed==0.1.0 --hash=sha256:0")
     (tmp_path / "requirements.txt").write_text(pinned[:-2] + "\n")
     files = {f"wheels/{path.name}": path for path in wheelhouse.iterdir()}
     about = {"python": wheels.this_python(), "platform": wheels.this_platform()}
     files["requirements.txt"] = tmp_path / "requirements.txt"
     write_bundle(tmp_path / "lab.pyz", files, about, 2**30)
     before = set(tmp_path.rglob("*"))
-    with pytest.raises(carried.BundleError, match="pip could not install"):
-        carried.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
+    with pytest.raises(installer.BundleError, match="pip could not install"):
+        installer.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
     assert set(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(("key", "value"), [("python", "3.99"), ("platform", "manylinux_2_28_riscv64")])
-def test_a_bundle_for_another_machine_is_refused(key: str, value: str, wheelhouse: Path, tmp_path: Path) -> None:
-    (tmp_path / "requirements.txt").write_text(wheels.lock(wheelhouse))
+def test_install_refuses_a_bundle_for_another_machine(key: str, value: str, wheelhouse: Path, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text(wheels.pin_wheels(wheelhouse))
     about = {"python": wheels.this_python(), "platform": wheels.this_platform(), key: value}
     write_bundle(tmp_path / "lab.pyz", {"requirements.txt": tmp_path / "requirements.txt"}, about, 2**30)
-    with pytest.raises(carried.BundleError, match=f"is for .*{value}") as told:
-        carried.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
-    assert told.value.exit_code == 3 and not (tmp_path / "lab").exists()
+    with pytest.raises(installer.BundleError, match=f"is for .*{value}") as refusal:
+        installer.install(tmp_path / "lab.pyz", tmp_path / "lab", lambda _: None)
+    assert refusal.value.exit_code == 3 and not (tmp_path / "lab").exists()
 
 
-def test_what_was_downloaded_is_not_fetched_again(
+def test_downloaded_wheels_are_not_fetched_again(
     wheelhouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = wheelhouse / "nanoflux_local-0.1.0-py3-none-any.whl"
@@ -165,24 +161,24 @@ def test_what_was_downloaded_is_not_fetched_again(
     assert len(list((tmp_path / "wheels").iterdir())) == 2
 
 
-def test_a_folder_with_two_versions_of_a_package_is_refused(wheelhouse: Path) -> None:
-    assert wheels.lock(wheelhouse).count("--hash=sha256:") == 4
+def test_two_versions_of_a_package_are_refused(wheelhouse: Path) -> None:
+    assert wheels.pin_wheels(wheelhouse).count("--hash=sha256:") == 4
     (wheelhouse / "needed-0.2.0-py3-none-any.whl").write_bytes(b"")
     with pytest.raises(RefusedError, match="two versions of needed"):
-        wheels.lock(wheelhouse)
+        wheels.pin_wheels(wheelhouse)
 
 
-def test_the_tags_of_a_platform_include_older_ones() -> None:
-    found = wheels.tags("manylinux_2_28_x86_64")
-    assert found[0] == "manylinux_2_28_x86_64" and "manylinux_2_17_x86_64" in found and "manylinux1_x86_64" in found
-    assert wheels.tags("manylinux_2_18_aarch64") == [
+def test_compatible_tags_include_older_platforms() -> None:
+    tags = wheels.compatible_tags("manylinux_2_28_x86_64")
+    assert tags[0] == "manylinux_2_28_x86_64" and {"manylinux_2_17_x86_64", "manylinux1_x86_64"} < set(tags)
+    assert wheels.compatible_tags("manylinux_2_18_aarch64") == [
         "manylinux_2_18_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64",
     ]  # fmt: skip
     with pytest.raises(UsageError, match="not a wheel platform"):
-        wheels.tags("win_amd64")
+        wheels.compatible_tags("win_amd64")
 
 
-def test_the_same_files_give_the_same_bundle(tmp_path: Path) -> None:
+def test_equal_files_give_equal_bundles(tmp_path: Path) -> None:
     source = tmp_path / "x"
     source.write_bytes(b"1" * 5000)
     made = []
@@ -196,11 +192,11 @@ def test_the_same_files_give_the_same_bundle(tmp_path: Path) -> None:
         write_bundle(tmp_path / "a" / "lab.pyz", {"home/x": source}, {}, 4000)
 
 
-def test_parts_of_a_creation_that_failed_are_swept(tmp_path: Path) -> None:
+def test_parts_of_a_failed_creation_are_removed(tmp_path: Path) -> None:
     source, out = tmp_path / "x", tmp_path / "lab.pyz"
     source.write_bytes(b"1" * 50_000)
     for number in range(1, 30):
-        carried.part_path(out, number).write_bytes(b"left by a killed creation")
+        installer.part_path(out, number).write_bytes(b"left by a killed creation")
     with pytest.raises(NanofluxError, match="No such file"):
         write_bundle(out, {"docs/x": source, "home/y": tmp_path / "gone"}, {}, 4000)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -217,9 +213,7 @@ def test_parts_of_a_creation_that_failed_are_swept(tmp_path: Path) -> None:
 # Runs travel out
 
 
-def test_a_run_travels_out_alone_and_verifies_and_replays_where_it_arrives(
-    command: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_bundled_run_verifies_and_replays_elsewhere(command: Callable[..., Any], tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out.pyz"
     for name, seed in (("tour", "7"), ("other", "8")):
         done = command(home, *SCRIPTED, "--max-turns", "6", "--seed", seed, "--name", name)
@@ -239,7 +233,7 @@ def test_a_run_travels_out_alone_and_verifies_and_replays_where_it_arrives(
     assert (there / "reports" / shown["run"] / "index.html").is_file()
 
 
-def test_a_run_takes_the_users_own_domain_along_and_no_other(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_bundled_run_includes_only_its_own_domain(command: Callable[..., Any], tmp_path: Path) -> None:
     lab, folder = tmp_path / "lab", tmp_path / "lab" / "domains"
     folder.mkdir(parents=True)
     (folder / "ours.toml").write_text('extends = "starter-genetics"\nprompt_files = { defender = "ours.md" }\n')
@@ -249,11 +243,16 @@ def test_a_run_takes_the_users_own_domain_along_and_no_other(command: Callable[.
     done = command(lab, *words, "--max-turns", "2", "--json")
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)["run"]
-    found = contents.gather(contents.Wanted(runs=(run,), software=False), Home(lab), tmp_path / "scratch").files
-    assert sorted(name for name in found if "domains" in name) == ["home/domains/ours.md", "home/domains/ours.toml"]
+    files_by_name = contents.gather(
+        contents.BundleRequest(runs=(run,), software=False), Home(lab), tmp_path / "scratch"
+    ).files
+    assert sorted(name for name in files_by_name if "domains" in name) == [
+        "home/domains/ours.md",
+        "home/domains/ours.toml",
+    ]
 
 
-def test_an_adapter_is_carried_by_its_hash_or_name(tmp_path: Path) -> None:
+def test_bundle_takes_an_adapter_by_hash_or_name(tmp_path: Path) -> None:
     home, made = Home(tmp_path / "home").prepare(), tmp_path / "made"
     made.mkdir()
     home.adapters.mkdir()
@@ -261,13 +260,13 @@ def test_an_adapter_is_carried_by_its_hash_or_name(tmp_path: Path) -> None:
     (made / "adapter_model.safetensors").write_bytes(b"weights")
     folder = seal(made, home.adapters, {"imported": {"name": "mine"}}, lambda _: "card")
     for name in ("mine", folder.name[:10]):
-        wanted = contents.Wanted(adapters=(name,), software=False)
+        wanted = contents.BundleRequest(adapters=(name,), software=False)
         gathered = contents.gather(wanted, home, tmp_path / name)
         assert gathered.about["adapters"] == [folder.name]
         assert f"home/adapters/{folder.name}/adapter_model.safetensors" in gathered.files
 
 
-def test_an_imported_benchmark_is_carried_in(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_bundled_benchmark_is_installed(command: Callable[..., Any], tmp_path: Path) -> None:
     home, rows = tmp_path / "home", tmp_path / "gsmhardv2.jsonl"
     item = {"input": "How many are 2 and 3?", "code": "def solution():\n    return 5\n", "target": 5.0}
     rows.write_text(json.dumps(item) + "\n")
@@ -276,18 +275,18 @@ def test_an_imported_benchmark_is_carried_in(command: Callable[..., Any], tmp_pa
     out = tmp_path / "in.pyz"
     done = command(home, "bundle", "create", "-o", str(out), "--no-software", "--data", "gsmhard")
     assert done.returncode == 0, done.stderr
-    carried.install(out, tmp_path / "lab", lambda _: None)
+    installer.install(out, tmp_path / "lab", lambda _: None)
     done = command(tmp_path / "lab" / "home", "data", "list", "--json")
     assert "gsmhard" in [each["name"] for each in json.loads(done.stdout)]
 
 
-def test_a_carried_profile_is_found_by_its_name(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_bundled_profile_is_found_by_its_name(command: Callable[..., Any], tmp_path: Path) -> None:
     own, out = tmp_path / "ours.toml", tmp_path / "in.pyz"
     own.write_text((files("nanoflux_local.profiles") / "scripted.toml").read_text())
     done = command(tmp_path / "home", "bundle", "create", "-o", str(out), "--no-software", "--profile", str(own))
     assert done.returncode == 0, done.stderr
     lab = tmp_path / "lab" / "home"
-    carried.install(out, tmp_path / "lab", lambda _: None)
+    installer.install(out, tmp_path / "lab", lambda _: None)
     words = ("run", "start", "--domain", "starter-genetics", "--set", "seeds.min=2", "--max-turns", "1")
     done = command(lab, *words, "--profile", "ours")
     assert done.returncode == 0, done.stderr
@@ -295,7 +294,7 @@ def test_a_carried_profile_is_found_by_its_name(command: Callable[..., Any], tmp
     assert unknown.returncode == 2 and "ours" in unknown.stderr and "scripted" in unknown.stderr
 
 
-def test_what_is_not_here_is_refused_and_nothing_is_made(command: Callable[..., Any], tmp_path: Path) -> None:
+def test_create_refuses_missing_contents(command: Callable[..., Any], tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "out.pyz"
     assert command(home, *SCRIPTED, "--max-turns", "1").returncode == 0
     asked = [
@@ -310,7 +309,7 @@ def test_what_is_not_here_is_refused_and_nothing_is_made(command: Callable[..., 
         assert not out.exists() and not list(tmp_path.glob("out.pyz.0*"))
 
 
-def test_an_excerpt_knows_every_table_of_the_ledger(tmp_path: Path) -> None:
+def test_excerpt_handles_every_table_of_the_ledger(tmp_path: Path) -> None:
     from nanoflux_local.ledger.store import Ledger
 
     with Ledger(tmp_path / "ledger.db"):
@@ -321,9 +320,9 @@ def test_an_excerpt_knows_every_table_of_the_ledger(tmp_path: Path) -> None:
     assert {name for name in unknown if not name.startswith(("sqlite_", "_sqlite"))} == set()
 
 
-def test_the_bill_of_materials_is_cyclonedx_and_the_same_for_the_same_contents(wheelhouse: Path) -> None:
-    text = sbom.bill(wheelhouse.glob("*.whl"), [])
-    assert text == sbom.bill(wheelhouse.glob("*.whl"), [])
+def test_bill_of_materials_is_reproducible_cyclonedx(wheelhouse: Path) -> None:
+    text = sbom.render_sbom(wheelhouse.glob("*.whl"), [])
+    assert text == sbom.render_sbom(wheelhouse.glob("*.whl"), [])
     bill = json.loads(text)
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
     (needed,) = [each for each in bill["components"] if each["name"] == "needed"]

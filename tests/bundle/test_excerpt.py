@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.bundle import contents
-from nanoflux_local.bundle.contents import Wanted, gather
+from nanoflux_local.bundle.contents import BundleRequest, gather
 from nanoflux_local.errors import LedgerError
 from nanoflux_local.ledger import excerpt
 from nanoflux_local.ledger.excerpt import write_excerpt
@@ -23,19 +23,19 @@ def home(tmp_path: Path) -> Home:
     """Two runs, each with a training, its adapter, and evaluations of it and of the untuned model."""
     place = Home(tmp_path / "home").prepare()
     with Ledger(place.ledger) as ledger:
-        for run, adapter, told in (("mine", "a" * 64, "my own"), ("theirs", "b" * 64, SECRET)):
-            ledger.create_run(run, run, {"domain": "starter", "target": 1, "max_turns": 1, "note": told}, {})
-            ledger.create_training(f"t-{run}", run, "base", adapter, {"note": told}, {})
-            ledger.add_training_event(f"t-{run}", "step", 1, {"step": 1, "loss": 1.0, "note": told})
-            ledger.finish_training(f"t-{run}", "done", adapter, {"note": told})
+        for run, adapter, note in (("mine", "a" * 64, "my own"), ("theirs", "b" * 64, SECRET)):
+            ledger.create_run(run, run, {"domain": "starter", "target": 1, "max_turns": 1, "note": note}, {})
+            ledger.create_training(f"t-{run}", run, "base", adapter, {"note": note}, {})
+            ledger.add_training_event(f"t-{run}", "step", 1, {"step": 1, "loss": 1.0, "note": note})
+            ledger.finish_training(f"t-{run}", "done", adapter, {"note": note})
             (place.adapters / adapter).mkdir(parents=True)
-            (place.adapters / adapter / "adapter_model.safetensors").write_text(told)
+            (place.adapters / adapter / "adapter_model.safetensors").write_text(note)
             for name, model, tuned in (("base", "m", ""), ("tuned", "m", adapter), ("lone", f"m-{run}", "")):
                 ledger.start_evaluation(f"e-{run}-{name}", model, tuned, f"data-{run}", "test", {"runs": 1})
-                request = ChatRequest(Identity("scripted", "m", adapter=tuned), (Message("user", f"{told} {name}"),))
-                call, _ = ledger.remember(f"e-{run}-{name}", request, ChatReply(told, "stop"))
-                ledger.add_evaluation_item(f"e-{run}-{name}", 0, "item", call, told, "right")
-                ledger.finish_evaluation(f"e-{run}-{name}", "done", {"note": told})
+                request = ChatRequest(Identity("scripted", "m", adapter=tuned), (Message("user", f"{note} {name}"),))
+                call, _ = ledger.remember(f"e-{run}-{name}", request, ChatReply(note, "stop"))
+                ledger.add_evaluation_item(f"e-{run}-{name}", 0, "item", call, note, "right")
+                ledger.finish_evaluation(f"e-{run}-{name}", "done", {"note": note})
     return place
 
 
@@ -44,7 +44,7 @@ def column(path: Path, sql: str) -> list[str]:
         return sorted(row[0] for row in ledger.execute(sql))
 
 
-def test_a_runs_training_and_the_evaluations_that_judge_it_go_with_it(home: Home, tmp_path: Path) -> None:
+def test_excerpt_includes_trainings_and_evaluations_of_a_run(home: Home, tmp_path: Path) -> None:
     target = tmp_path / "excerpt.db"
     write_excerpt(home.ledger, target, ["mine"], [])
     assert column(target, "SELECT id FROM runs") == ["mine"]
@@ -59,15 +59,17 @@ def test_a_runs_training_and_the_evaluations_that_judge_it_go_with_it(home: Home
         assert ledger.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_its_adapters_are_carried_and_no_other(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundle_includes_only_the_adapters_of_a_run(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(contents, "_report", lambda *_: {})  # its results here are made up
-    found = gather(Wanted(runs=("mine",), software=False), home, tmp_path / "scratch")
-    adapters = [name for name in found.files if name.startswith("home/adapters/")]
+    gathered = gather(BundleRequest(runs=("mine",), software=False), home, tmp_path / "scratch")
+    adapters = [name for name in gathered.files if name.startswith("home/adapters/")]
     assert adapters == [f"home/adapters/{'a' * 64}/adapter_model.safetensors"]
-    assert found.about["adapters"] == ["a" * 64] and found.about["runs"] == ["mine"]
+    assert gathered.about["adapters"] == ["a" * 64] and gathered.about["runs"] == ["mine"]
 
 
-def test_one_that_fails_leaves_no_copy_of_the_rest(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_excerpt_leaves_no_copy(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(excerpt, "_CUT", "DELETE FROM nowhere;")
     with pytest.raises(LedgerError):
         write_excerpt(home.ledger, tmp_path / "excerpt.db", ["mine"], [])

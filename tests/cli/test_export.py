@@ -19,7 +19,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.records import Message
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows
-from nanoflux_local.train.trainings import data_of_run
+from nanoflux_local.train.trainings import load_run_data
 
 LINES = [name for name in FORMATS if name != "parquet"]
 DIALOGUE = (
@@ -46,7 +46,7 @@ def test_exported_rows_load_with_train_data(home: Path, tmp_path: Path, called: 
     ended = called(home, "export", "tour", "--format", kind, "-o", str(out), "--json")
     assert ended.code == 0, ended.err
     exported, rows = json.loads(ended.out), read_rows(out)
-    of_run = data_of_run(Home(home), "tour").rows
+    of_run = load_run_data(Home(home), "tour").rows
     assert [(row.prompt, row.completion) for row in rows] == [(row.prompt, row.completion) for row in of_run]
     assert exported["data_digest"] == data_digest(rows) == data_digest(of_run)
     assert exported["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
@@ -62,7 +62,7 @@ def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path,
     out = tmp_path / "rows.parquet"
     assert called(home, "export", "tour", "--format", "parquet", "-o", str(out)).code == 0
     table = pyarrow.parquet.read_table(out).to_pylist()
-    for row, example in zip(table, data_of_run(Home(home), "tour").rows, strict=True):
+    for row, example in zip(table, load_run_data(Home(home), "tour").rows, strict=True):
         assert [Message(**message) for message in row["messages"][:-1]] == list(example.prompt)
         assert row["messages"][-1] == {"role": "assistant", "content": example.completion}
         assert row["solution"] in example.completion and row["answer"] in example.completion and row["question"]
@@ -72,7 +72,7 @@ def test_parquet_has_the_same_rows_and_their_columns(home: Path, tmp_path: Path,
 def test_export_keeps_system_message_and_worked_examples(tmp_path: Path, kind: str) -> None:
     example = TrainingExample(DIALOGUE, "4", "mine")
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(dataset._line({"id": "mine", **dataset.FORMATS[kind](example)}))
+    path.write_bytes(dataset._encode_line({"id": "mine", **dataset.FORMATS[kind](example)}))
     assert read_rows(path) == [example]
     assert len(path.read_text("utf-8").splitlines()) == 1, "a reader that splits at U+2028 finds whole rows"
 
@@ -111,10 +111,10 @@ def test_card_counts_levels(home: Path, tmp_path: Path, called: Callable[..., An
         (("tour", "-o", "taken.jsonl"), 2, "taken.jsonl exists"),
         (("tour", "-o", "half.jsonl"), 2, "half.md exists"),
         (("tour", "-o", "taken.jsonl/x.jsonl"), 1, "cannot be written"),
-        (("tour", "-o", "x.jsonl", "--where", "no(", ), 2, "--where is no expression"),
+        (("tour", "-o", "x.jsonl", "--where", "no(", ), 2, "--where is not a valid SQL expression"),
         (("tour", "-o", "x.jsonl", "--level", "3"), 3, "have no quality levels"),
-        (("tour", "-o", "x.jsonl", "--where", "turn < 0"), 4, "answers to"),
-        (("tour", "-o", "x.jsonl", "--size", "999"), 4, "999 examples are asked for"),
+        (("tour", "-o", "x.jsonl", "--where", "turn < 0"), 4, " matches: "),
+        (("tour", "-o", "x.jsonl", "--size", "999"), 4, "999 examples are requested"),
         (("nobody", "-o", "x.jsonl"), 4, "there is no run"),
         (("tour",), 2, "-o"),
         (("tour", "-o", "x.jsonl", "--format", "csv"), 2, "csv"),
@@ -166,4 +166,4 @@ def test_export_refuses_a_secret_and_names_it(home: Path, tmp_path: Path, called
 
 def test_export_refuses_a_lone_surrogate() -> None:
     with pytest.raises(DataError, match="example e-7 contains a lone surrogate"):
-        dataset._line({"id": "e-7", "output": "half \ud83d"})
+        dataset._encode_line({"id": "e-7", "output": "half \ud83d"})

@@ -118,9 +118,9 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "deep config": ((*START, "--config", "deep.toml"), 2, r"deep\.toml: .*nested too deep"),
     "deep setting": ((*START, "--set", f"seed={'[' * 5000}"), 2, "seed: "),
     "document in UTF-16": (("corpus", "add", "wide.txt"), 2, "the file is UTF-16.*iconv"),
-    "rows of no weight": ((*ROWS, "weight.jsonl", *BASE), 2, 'line 1: "weight": 0 says'),
-    "deep rows": ((*ROWS, "deep-rows.jsonl", *BASE), 2, "line 1 is no JSON.*nested too deep"),
-    "rows with a key twice": ((*ROWS, "twice-rows.jsonl", *BASE), 2, "'completion' is given twice"),
+    "rows of no weight": ((*ROWS, "weight.jsonl", *BASE), 2, 'line 1: "weight": 0 excludes'),
+    "deep rows": ((*ROWS, "deep-rows.jsonl", *BASE), 2, "line 1 is not JSON.*nested too deeply"),
+    "rows with a key twice": ((*ROWS, "twice-rows.jsonl", *BASE), 2, "'completion' appears twice"),
     "rows in UTF-16": ((*ROWS, "wide-rows.jsonl", *BASE), 2, "the file is UTF-16.*iconv"),
     "unknown benchmark": (("data", "show", "chess"), 4, "'chess' has no train items"),
     "unknown split": (("data", "show", "starter", "--split", "exam"), 2, "no split 'exam'.*train, dev, test"),
@@ -134,7 +134,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an adapter by its path": (("adapters", "show", "/tmp/x"), 2, "'/tmp/x' is a path.*adapters import /tmp/x"),
     "an adapter by a relative path": (("adapters", "merge", "../x", "-o", "out"), 2, "'../x' is a path"),
     "an adapter by a pattern": (("adapters", "export", "*", "-o", "out"), 4, "no adapter '\\*'"),
-    "an adapter to import that is no folder": (("adapters", "import", "good.jsonl"), 2, "is no folder"),
+    "an adapter to import that is no folder": (("adapters", "import", "good.jsonl"), 2, "is not a folder"),
     "an adapter to carry by its path": (
         ("bundle", "create", "-o", "b", "--no-software", "--adapter", "./x"), 2, "'./x' is a path"
     ),

@@ -3,7 +3,7 @@
 import pytest
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError
-from nanoflux_local.examples.lineage import lineage
+from nanoflux_local.examples.lineage import trace_lineage
 from nanoflux_local.experiments import cells
 from nanoflux_local.experiments.experiment import Here, carry_on, cells_of, create, find, list_experiments
 from nanoflux_local.experiments.grid import Plan
@@ -47,7 +47,7 @@ def test_what_cannot_be_met_is_left_out_with_its_reason(killed) -> None:
     home, _ = killed
     left_out = results(home, "small")["left_out"]
     assert set(left_out) == {"run-99-0", "run-99-1"}
-    assert all("99 examples are asked for and 3" in reason for reason in left_out.values())
+    assert all("99 examples are requested, but only 3" in reason for reason in left_out.values())
 
 
 def test_dev_chooses_and_test_only_reports(killed) -> None:
@@ -82,7 +82,7 @@ def test_an_example_leads_on_to_the_trainings_that_learned_from_it(killed) -> No
     found = {entry["condition"]: entry for entry in results(home, "small")["conditions"]}
     with LedgerView(home.ledger) as view:
         ids = [row["id"] for row in view.rows("SELECT id FROM examples ORDER BY turn")]
-        learned = [{entry["id"] for entry in lineage(home, view, name)["trainings"]} for name in ids]
+        learned = [{training.id for training in trace_lineage(home, view, name).trainings} for name in ids]
     assert len(ids) == 3 and all(set(found["run"]["trainings"]) <= trainings for trainings in learned)
     of_two = [sum(training in trainings for trainings in learned) for training in found["run-2"]["trainings"]]
     assert of_two == [2, 2], "each of the two seeds learned from two of the three"
@@ -94,7 +94,7 @@ def test_rerun_retries_only_the_cells_that_were_left_out(killed, plan: Plan, mon
 
     def train_condition(home, plan, condition, seed, on_step):
         called.append(condition.name)
-        raise NothingMatchedError("99 examples are asked for and 3 answer to the rest of the choice", "")
+        raise NothingMatchedError("99 examples are requested, but only 3 match the other conditions", "")
 
     monkeypatch.setattr(train, "train_condition", train_condition)
     carry_on(home, create(home, plan), Here(home))

@@ -8,7 +8,7 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.experiments.grid import GENERATE, Plan, grids, load_grid
 from nanoflux_local.experiments.paper import paper_figures
 from nanoflux_local.experiments.planning import make_plan
-from nanoflux_local.train.settings import train_settings
+from nanoflux_local.train.settings import parse_train_settings
 
 SHIPPED = ["complexity", "curves", "discriminativity", "judge", "quality", "size", "table1"]
 
@@ -23,7 +23,7 @@ def test_the_grids_of_the_paper_are_there_at_every_scale() -> None:
             assert len({cell.id for cell in plan.cells}) == len(plan.cells)
             assert len(plan.compared) > 0 or grid.kind != "train", "a table has its tests"
             assert Plan.model_validate_json(plan.model_dump_json()) == plan, "what is written down is the whole plan"
-            train_settings(plan.scale.train)
+            parse_train_settings(plan.scale.train)
 
 
 def test_table_1_has_random_examples_of_equal_number_as_a_standing_condition() -> None:

@@ -46,7 +46,7 @@ def test_the_page_answers_first_and_fetches_nothing(killed, tmp_path: Path) -> N
     shown = " ".join(page.text.split())
     answered = shown.index("the run's examples against the model as it is")
     assert answered < shown.index("Conditions") < shown.index("Paired tests") < shown.index("What it cost")
-    assert "run-99-0: 99 examples are asked for" in shown and "nanoflux experiment run small" in shown
+    assert "run-99-0: 99 examples are requested" in shown and "nanoflux experiment run small" in shown
     assert [tag for tag, _ in page.tags].count("svg") == 2, "accuracies and losses; one size makes no line"
 
 

@@ -28,7 +28,7 @@ def examples() -> list[TrainingExample]:
 
 @pytest.fixture(scope="session")
 def real_base(request: pytest.FixtureRequest) -> Path:
-    """SmolLM2-135M as a transformers folder, where the project's fixture gives it."""
+    """SmolLM2-135M as a transformers folder, if the project has that fixture."""
     try:
         return Path(request.getfixturevalue("smollm2_dir"))
     except pytest.FixtureLookupError:

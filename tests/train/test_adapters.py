@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from nanoflux_local.adapters.store import adapter_hash, export_peft, find_adapter, list_adapters, read_adapter
 from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError
-from nanoflux_local.train.audit import prepare
+from nanoflux_local.train.audit import prepare_rows
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.events import TrainResult
 from nanoflux_local.train.lora import train
@@ -31,7 +31,7 @@ def result(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> 
     return train(SETTINGS, examples, (), tiny_base, tmp_path / "work")
 
 
-def test_an_adapter_is_named_by_its_content(result: TrainResult, tmp_path: Path) -> None:
+def test_publishing_names_the_adapter_by_its_content(result: TrainResult, tmp_path: Path) -> None:
     home = tmp_path / "adapters"
     folder = publish(result, SETTINGS, home, "tiny", "rev", {"run": "r1"})
     assert folder.name == adapter_hash(folder) and list(home.iterdir()) == [folder]
@@ -45,7 +45,7 @@ def test_an_adapter_is_named_by_its_content(result: TrainResult, tmp_path: Path)
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
 
 
-def test_nothing_is_overwritten(result: TrainResult, tmp_path: Path) -> None:
+def test_publishing_never_overwrites(result: TrainResult, tmp_path: Path) -> None:
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
     stamp = (folder / "nanoflux.json").stat().st_mtime_ns
     assert publish(result, SETTINGS, tmp_path / "adapters", "tiny") == folder
@@ -53,15 +53,13 @@ def test_nothing_is_overwritten(result: TrainResult, tmp_path: Path) -> None:
     with (folder / "adapter_model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x7f")
-    with pytest.raises(DataError, match="not what its manifest says"):
+    with pytest.raises(DataError, match="do not match its manifest"):
         read_adapter(folder)
     with pytest.raises(RefusedError, match="content was changed"):
         publish(result, SETTINGS, tmp_path / "adapters", "tiny")
 
 
-def test_a_damaged_adapter_is_listed_as_such_beside_the_others(
-    result: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_list_marks_damaged_adapters(result: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
     whole = publish(result, SETTINGS, tmp_path / "adapters", "tiny", "rev", {"run": "r1"})
     damaged = whole.with_name("0" * 64)
@@ -74,24 +72,24 @@ def test_a_damaged_adapter_is_listed_as_such_beside_the_others(
         rf"^{whole.name[:16]} +tiny +{result.examples} +[0-9.]+ → [0-9.]+ +– +r1$", shown.stdout, re.MULTILINE
     ), shown.stdout
     assert re.search(rf"^{damaged.name[:16]} +damaged", shown.stdout, re.MULTILINE)
-    assert "not what its manifest says" in shown.stderr
+    assert "do not match its manifest" in shown.stderr
 
 
-def test_the_last_probe_is_kept_beside_the_record_and_told(
+def test_list_and_show_report_the_last_probe(
     result: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NANOFLUX_HOME", str(tmp_path))
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
     works = Probe(folder.name, tokens=72, difference=2.5, agreement=0.95, worst_gap=0.1, error=0.01)
     fails = replace(works, difference=0.0)
-    for found, word, verdict in ((works, "works", "it works"), (fails, "fails", "it does nothing")):
-        write_probe(folder, found, "tiny")
+    for probe, word, verdict in ((works, "works", "it works"), (fails, "fails", "it does nothing")):
+        write_probe(folder, probe, "tiny")
         listed, shown = (
             CliRunner().invoke(nanoflux, ["adapters", *words]) for words in (["list"], ["show", folder.name])
         )
         assert word in listed.stdout and verdict in shown.stdout, "the last one counts"
         record = json.loads(CliRunner().invoke(nanoflux, ["adapters", "show", folder.name, "--json"]).stdout)["probe"]
-        assert (record["passed"], record["verdict"], record["base"]) == (found.passed, found.verdict, "tiny")
+        assert (record["passed"], record["verdict"], record["base"]) == (probe.passed, probe.verdict, "tiny")
     assert adapter_hash(folder) == folder.name and read_adapter(folder).hash == folder.name
     before = (folder / PROBE).read_bytes()
     with monkeypatch.context() as patched, pytest.raises(ServerError, match=r"cannot be written.*No space left"):
@@ -99,7 +97,7 @@ def test_the_last_probe_is_kept_beside_the_record_and_told(
         write_probe(folder, works, "tiny")
     assert (folder / PROBE).read_bytes() == before and not list(folder.glob(".probe*")), "the old one, whole"
     export_peft(read_adapter(folder), tmp_path / "elsewhere")
-    assert not (tmp_path / "elsewhere" / PROBE).exists(), "what was found here says nothing of another machine"
+    assert not (tmp_path / "elsewhere" / PROBE).exists(), "a probe is valid for one machine"
     (folder / PROBE).write_text("[1]")
     assert list_adapters(tmp_path / "adapters")[0].to_json()["probe"] is None
 
@@ -108,7 +106,7 @@ def full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_the_wrong_folder_and_the_unknown_name_are_told(tmp_path: Path) -> None:
+def test_unknown_adapters_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no adapter"):
         adapter_hash(tmp_path)
     with pytest.raises(NothingMatchedError):
@@ -116,7 +114,7 @@ def test_the_wrong_folder_and_the_unknown_name_are_told(tmp_path: Path) -> None:
     assert list_adapters(tmp_path / "none") == []
 
 
-def test_an_unfinished_training_is_not_published(
+def test_publishing_refuses_an_unfinished_training(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     stopped = train(SETTINGS, examples, (), tiny_base, tmp_path, should_stop=lambda: True)
@@ -124,7 +122,7 @@ def test_an_unfinished_training_is_not_published(
         publish(stopped, SETTINGS, tmp_path / "adapters", "tiny")
 
 
-def test_plain_peft_loads_it_and_finds_the_loss_we_measured(
+def test_plain_peft_measures_the_recorded_loss(
     result: TrainResult, tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     from peft import PeftModel
@@ -133,7 +131,7 @@ def test_plain_peft_loads_it_and_finds_the_loss_we_measured(
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base), folder)
     codec, total, labels = Codec.load(tiny_base), 0.0, 0
-    for row in prepare(SETTINGS, examples, (), codec)[1].rows:
+    for row in prepare_rows(SETTINGS, examples, (), codec)[1].rows:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.prompt - 1 : -1]
         total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(row.ids[row.prompt :]), reduction="sum"))

@@ -1,4 +1,4 @@
-"""The audit names every bad row, counts every cut, and tells what training would do."""
+"""The audit names every unusable row, counts every cut, and predicts the training."""
 
 import json
 import subprocess
@@ -10,10 +10,10 @@ import pytest
 from nanoflux_local.errors import ConfigError, DataError, RefusedError, UsageError
 from nanoflux_local.records import Message
 from nanoflux_local.train import estimate
-from nanoflux_local.train.audit import Audit, audit, prepare
+from nanoflux_local.train.audit import Audit, audit, prepare_rows
 from nanoflux_local.train.data import Codec, TrainingExample
-from nanoflux_local.train.lora import plan, train
-from nanoflux_local.train.settings import TrainSettings, train_settings
+from nanoflux_local.train.lora import plan_steps, train
+from nanoflux_local.train.settings import TrainSettings, parse_train_settings
 
 USER = (Message("user", "How many?"),)
 
@@ -36,7 +36,7 @@ def seen(report: Audit) -> dict[int, tuple[str, bool]]:
     return {finding.row: (finding.problem, finding.dropped) for finding in report.findings}
 
 
-def test_each_bad_row_is_named(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
+def test_audit_names_each_unusable_row(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
     report = audit(TrainSettings(val_fraction=0), bad_rows, (), tiny_base)
     assert seen(report) == {
         4: ("empty answer", True),
@@ -53,14 +53,14 @@ def test_each_bad_row_is_named(tiny_base: Path, bad_rows: list[TrainingExample])
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_rows_that_spell_control_tokens_are_counted(tiny_base: Path, examples: list[TrainingExample]) -> None:
+def test_audit_reports_spelled_control_tokens(tiny_base: Path, examples: list[TrainingExample]) -> None:
     rows = [*examples[:3], TrainingExample(USER, "<|im_end|>\n<|im_start|>user", "spelled")]
     report = audit(TrainSettings(val_fraction=0), rows, (), tiny_base)
     assert seen(report) == {3: ("control token", False)} and report.usable == 4
     assert "row 3 (spelled): control token, <|im_end|>, <|im_start|> in a message" in str(report.findings[0])
 
 
-def test_rows_keep_the_callers_numbers_when_some_are_held_out(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
+def test_audit_keeps_row_numbers_when_rows_are_held_out(tiny_base: Path, bad_rows: list[TrainingExample]) -> None:
     whole = audit(TrainSettings(val_fraction=0), bad_rows, (), tiny_base)
     held = audit(TrainSettings(val_fraction=0.4), bad_rows, (), tiny_base)
     assert held.findings == whole.findings and (held.usable, held.validation) == (4, 2)
@@ -80,7 +80,7 @@ def test_overlong_rows_can_be_dropped_or_refused(tiny_base: Path, bad_rows: list
         audit(TrainSettings(val_fraction=0, bad_rows="refuse"), bad_rows, (), tiny_base)
 
 
-def test_no_label_at_all_is_refused(tiny_base: Path, bad_rows: list[TrainingExample], tmp_path: Path) -> None:
+def test_rows_without_labels_are_refused(tiny_base: Path, bad_rows: list[TrainingExample], tmp_path: Path) -> None:
     for rows in ([], bad_rows[7:]):
         with pytest.raises(DataError, match="no example has a label"):
             audit(TrainSettings(val_fraction=0), rows, (), tiny_base)
@@ -88,7 +88,7 @@ def test_no_label_at_all_is_refused(tiny_base: Path, bad_rows: list[TrainingExam
             train(TrainSettings(val_fraction=0), rows, (), tiny_base, tmp_path)
 
 
-def test_training_does_what_the_audit_said(
+def test_audit_predicts_the_training(
     tiny_base: Path, bad_rows: list[TrainingExample], examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(epochs=2, gradient_accumulation=2, max_length=128)
@@ -100,25 +100,25 @@ def test_training_does_what_the_audit_said(
     assert report.flops_6nd == result.flops_6nd
     assert result.flops_measured == pytest.approx(report.flops_expected, rel=0.35)
     assert report.seconds > 0 and report.memory_bytes > 0
-    assert report.steps == len(plan(settings, [1] * report.usable))
+    assert report.steps == len(plan_steps(settings, [1] * report.usable))
 
 
-def test_no_row_is_on_both_sides(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
-    """Twins are held out together, and a row that is given for validation is not trained on."""
+def test_validation_rows_are_not_trained_on(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+    """Equal rows are held out together, and a validation row is not trained on."""
     twice = [*examples, *examples]
     for seed in range(4):
-        chosen, held = prepare(TrainSettings(val_fraction=0.3, seed=seed), twice, (), Codec.load(tiny_base))
+        chosen, held = prepare_rows(TrainSettings(val_fraction=0.3, seed=seed), twice, (), Codec.load(tiny_base))
         assert held.rows and len(chosen.rows) + len(held.rows) == len(twice)
         assert not {row.ids for row in chosen.rows} & {row.ids for row in held.rows}
     report = audit(TrainSettings(), examples, examples[3:5], tiny_base)
     assert seen(report) == {3: ("in validation", True), 4: ("in validation", True)}
     result = train(TrainSettings(epochs=1), examples, examples[3:5], tiny_base, tmp_path)
     assert (result.examples, result.validation_examples) == (report.usable, 2) == (16, 2)
-    with pytest.raises(DataError, match="every row"):
+    with pytest.raises(DataError, match="every training row"):
         audit(TrainSettings(), examples[:2], examples, tiny_base)
 
 
-def test_a_leak_is_found_whatever_surrounds_it(tiny_base: Path, examples: list[TrainingExample]) -> None:
+def test_leaks_are_found_inside_other_text(tiny_base: Path, examples: list[TrainingExample]) -> None:
     asked = "If Ann has 3.5 apples, how many has she?"
     rows = [*examples, TrainingExample(USER, f'He said: "{asked.upper()}" Indeed.', "leak")]
     rows.append(TrainingExample(USER, asked.replace("Ann", "Bob"), "another question"))
@@ -126,12 +126,12 @@ def test_a_leak_is_found_whatever_surrounds_it(tiny_base: Path, examples: list[T
     assert audit(TrainSettings(val_fraction=0), rows, (), tiny_base, [asked, "?"]).leaked == (len(rows) - 2,)
 
 
-def test_the_estimate_follows_the_precision_and_what_is_kept(tiny_base: Path) -> None:
+def test_memory_estimate_depends_on_precision_and_activations(tiny_base: Path) -> None:
     def estimated(**settings: object) -> int:
-        return estimate.memory(tiny_base, TrainSettings(**settings), 512, 100)
+        return estimate.estimate_memory(tiny_base, TrainSettings(**settings), 512, 100)
 
     assert estimated(dtype="bfloat16") < estimated(dtype="float32")
-    assert estimated(dtype="auto") == estimated(dtype=estimate.precision(TrainSettings()))
+    assert estimated(dtype="auto") == estimated(dtype=estimate.choose_precision(TrainSettings()))
     assert estimated(qlora=True) < estimated()
     assert estimated(gradient_checkpointing=True, batch=8) < estimated(batch=8)
 
@@ -156,7 +156,7 @@ print(expected, peak)
 
 @pytest.mark.real_model
 @pytest.mark.parametrize("settings", ["{}", '{"dtype": "float32", "gradient_checkpointing": true}'])
-def test_the_memory_estimate_is_within_its_factor_of_the_peak(real_base: Path, tmp_path: Path, settings: str) -> None:
+def test_memory_estimate_is_near_the_measured_peak(real_base: Path, tmp_path: Path, settings: str) -> None:
     arguments = [str(Path(__file__).parent), str(real_base), str(tmp_path), settings]
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", MEASURED, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -164,7 +164,7 @@ def test_the_memory_estimate_is_within_its_factor_of_the_peak(real_base: Path, t
     assert expected / estimate.WITHIN < peak < expected * estimate.WITHIN
 
 
-def test_the_text_is_shown_and_leaks_are_named(tiny_base: Path, examples: list[TrainingExample]) -> None:
+def test_audit_renders_an_example_and_names_leaks(tiny_base: Path, examples: list[TrainingExample]) -> None:
     prompt = examples[2].prompt[0].content
     report = audit(TrainSettings(val_fraction=0), examples, (), tiny_base, held_out=[prompt.upper() + " ", ""])
     assert report.leaked == (2,)
@@ -173,9 +173,9 @@ def test_the_text_is_shown_and_leaks_are_named(tiny_base: Path, examples: list[T
 
 
 def test_settings_name_wrong_keys_and_values() -> None:
-    assert train_settings({"r": "16", "learning_rate": "1e-4"}).r == 16
+    assert parse_train_settings({"r": "16", "learning_rate": "1e-4"}).r == 16
     with pytest.raises(ConfigError, match=r"dropout: .*epoch: "):
-        train_settings({"epoch": 3, "dropout": 1.5})
+        parse_train_settings({"epoch": 3, "dropout": 1.5})
     paper = TrainSettings()
     assert (paper.r, paper.alpha, paper.dropout, paper.learning_rate) == (8, 32, 0.05, 2e-4)
     assert (paper.batch, paper.max_length, paper.epochs) == (4, 512, 5)

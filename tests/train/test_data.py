@@ -1,4 +1,4 @@
-"""Tokens, labels and batches: the boundary between prompt and completion, the order, the padding."""
+"""Tokens, labels and draw_batches: the boundary between prompt and completion, the order, the padding."""
 
 import random
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from nanoflux_local.records import Message
 from nanoflux_local.train.audit import audit
-from nanoflux_local.train.data import Codec, TrainingExample, batches, data_digest, split
+from nanoflux_local.train.data import Codec, TrainingExample, data_digest, draw_batches, split
 from nanoflux_local.train.settings import TrainSettings
 
 ALPHABET = [*"abc XYZ 0129\n\t.,:-(){}<|>é漢字😀  ", "<|im_end|>", "<|im_start|>", "ANSWER: "]
@@ -47,19 +47,19 @@ def check_boundary(codec: Codec, count: int) -> None:
         assert encoded.ids[-1] == codec.tokenizer.eos_token_id
 
 
-def test_the_boundary_is_that_of_inference(tiny_base: Path) -> None:
+def test_prompt_tokens_equal_those_of_inference(tiny_base: Path) -> None:
     check_boundary(Codec.load(tiny_base), 300)
 
 
 @pytest.mark.real_model
-def test_the_boundary_is_that_of_inference_for_the_real_tokenizer(real_base: Path) -> None:
+def test_prompt_tokens_equal_those_of_inference_for_the_real_tokenizer(real_base: Path) -> None:
     codec = Codec.load(real_base)
     assert codec.end == "<|im_end|>"
     check_boundary(codec, 300)
 
 
 @pytest.mark.real_model
-def test_control_tokens_in_a_message_are_text_for_the_real_tokenizer(real_base: Path) -> None:
+def test_control_tokens_in_a_message_are_encoded_as_text(real_base: Path) -> None:
     codec = Codec.load(real_base)
     spelled = TrainingExample((Message("user", "Say <|im_end|>"),), "<|im_start|>user\nNo<|endoftext|>")
     encoded = codec.encode(spelled, 0)
@@ -72,7 +72,7 @@ def test_control_tokens_in_a_message_are_text_for_the_real_tokenizer(real_base: 
     assert codec.controls_in(spelled) == ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
 
 
-def test_cutting_takes_the_tail_and_counts_it(tiny_base: Path) -> None:
+def test_encode_cuts_the_tail_and_counts_it(tiny_base: Path) -> None:
     codec = Codec.load(tiny_base)
     example = TrainingExample((Message("user", "q"),), "a" * 100)
     whole, cut = codec.encode(example, 0), codec.encode(example, 0, 60)
@@ -80,21 +80,21 @@ def test_cutting_takes_the_tail_and_counts_it(tiny_base: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 4])
-def test_batches_meet_every_row_once_and_pad_little(size: int) -> None:
+def test_batches_contain_every_row_once_with_little_padding(size: int) -> None:
     rng = random.Random(1)
     lengths = [rng.randint(50, 400) for _ in range(97)]
     for epoch in (1, 2):
-        cut = batches(lengths, size, 5, epoch)
+        cut = draw_batches(lengths, size, 5, epoch)
         assert sorted(i for batch in cut for i in batch) == list(range(97))
         assert all(len(batch) <= size for batch in cut)
         padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in cut)
         assert padded <= 1.1 * sum(lengths)
-    assert batches(lengths, size, 5, 1) == batches(lengths, size, 5, 1)
-    assert batches(lengths, size, 5, 1) != batches(lengths, size, 5, 2)
-    assert batches(lengths, size, 6, 1) != batches(lengths, size, 5, 1)
+    assert draw_batches(lengths, size, 5, 1) == draw_batches(lengths, size, 5, 1)
+    assert draw_batches(lengths, size, 5, 1) != draw_batches(lengths, size, 5, 2)
+    assert draw_batches(lengths, size, 6, 1) != draw_batches(lengths, size, 5, 1)
 
 
-def test_the_split_holds_out_by_seed(examples: list[TrainingExample]) -> None:
+def test_split_depends_on_the_seed(examples: list[TrainingExample]) -> None:
     train, held = split(examples, 0.1, 3)
     assert len(held) == 2 and {e.id for e in train} | {e.id for e in held} == {e.id for e in examples}
     assert split(examples, 0.1, 3) == (train, held)
@@ -102,7 +102,7 @@ def test_the_split_holds_out_by_seed(examples: list[TrainingExample]) -> None:
     assert split(examples[:1], 0.5, 3) == (tuple(examples[:1]), ())
 
 
-def test_the_digest_follows_content_and_order_only(examples: list[TrainingExample]) -> None:
+def test_data_digest_depends_on_content_and_order_only(examples: list[TrainingExample]) -> None:
     renamed = [TrainingExample(e.prompt, e.completion, "x") for e in examples]
     assert data_digest(examples) == data_digest(renamed) != data_digest(examples[::-1])
 
@@ -127,7 +127,7 @@ def install(base: Path, root: Path, template: str, system_role: bool) -> Path:
 
 
 @pytest.mark.parametrize(("refusing", "system_role"), [(True, True), (True, False), (False, False), (False, True)])
-def test_system_rows_are_trained_on_as_the_model_is_asked(
+def test_system_messages_are_encoded_as_at_inference(
     tiny_base: Path, tmp_path: Path, refusing: bool, system_role: bool
 ) -> None:
     """A template that refuses system messages, or a manifest that advises against them: both merge, and only they."""
@@ -141,15 +141,15 @@ def test_system_rows_are_trained_on_as_the_model_is_asked(
     merged = refusing or not system_role
     assert codec.merges_system(WITH_SYSTEM) is merged
     assert ("Be brief.\n\n1 and 2?" in codec.text(WITH_SYSTEM)) is merged
-    found = audit(SETTINGS, [WITH_SYSTEM, replace(WITH_SYSTEM, completion="4")], (), folder)
-    assert found.system_merged == (2 if merged else 0) and found.usable == 2 and not found.findings[1:]
+    report = audit(SETTINGS, [WITH_SYSTEM, replace(WITH_SYSTEM, completion="4")], (), folder)
+    assert report.system_merged == (2 if merged else 0) and report.usable == 2 and not report.findings[1:]
 
 
-def test_a_row_that_the_template_refuses_is_left_out_by_name(tiny_base: Path, tmp_path: Path) -> None:
+def test_rows_refused_by_the_template_are_named(tiny_base: Path, tmp_path: Path) -> None:
     refusing = "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('No bad words') }}{% endif %}"
     folder = install(tiny_base, tmp_path, refusing + (tiny_base / "chat_template.jinja").read_text(), True)
     rows = [TrainingExample((Message("user", text),), "3", text) for text in ("good", "bad", "fine")]
-    found = audit(SETTINGS, rows, (), folder)
-    (finding,) = found.findings
+    report = audit(SETTINGS, rows, (), folder)
+    (finding,) = report.findings
     assert (finding.id, finding.problem, finding.dropped) == ("bad", "refused by the template", True)
     assert "No bad words" in finding.detail

@@ -1,4 +1,4 @@
-"""A training that is killed, starved of disk or memory, or runs into NaN keeps its last good checkpoint."""
+"""A training that is killed, runs out of disk or memory, or diverges keeps its last good checkpoint."""
 
 import errno
 import random
@@ -37,7 +37,7 @@ train(TrainSettings(**{settings}), make_examples(18), (), Path(sys.argv[2]), Pat
 
 
 def run_child(base: Path, out: Path, kill_at: int) -> int:
-    """Train in a process of its own and SIGKILL it once it has told of step `kill_at`; returns its exit status."""
+    """Train in a separate process and SIGKILL it once it has reported step `kill_at`; returns its exit status."""
     code = CHILD.replace("{settings}", repr(SETTINGS))
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(base), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
@@ -52,7 +52,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-def test_kill_9_at_random_steps_then_resume_is_bit_equal(
+def test_resume_after_kill_gives_the_same_bits(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     whole = train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path / "whole")
@@ -78,15 +78,13 @@ def files_up_to(size: int) -> Iterator[None]:
 
 def begin(base: Path, examples: list[TrainingExample], out: Path) -> bytes:
     """Train two steps and stop; returns the checkpoint."""
-    told: list[TrainEvent] = []
-    stop = lambda: sum(isinstance(e, StepEvent) for e in told) >= 2  # noqa: E731
-    train(TrainSettings(**SETTINGS), examples, (), base, out, told.append, stop)
+    events: list[TrainEvent] = []
+    stop = lambda: sum(isinstance(e, StepEvent) for e in events) >= 2  # noqa: E731
+    train(TrainSettings(**SETTINGS), examples, (), base, out, events.append, stop)
     return (out / checkpoint.NAME).read_bytes()
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(
-    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
-) -> None:
+def test_full_disk_keeps_the_last_checkpoint(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
     good = begin(tiny_base, examples, tmp_path)
     with files_up_to(20_000), pytest.raises(NanofluxError, match=r"no space left.*checkpoint is kept"):
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
@@ -131,33 +129,33 @@ except NanofluxError as error:
 
 
 def starved(base: Path, out: Path, scarce: str, *prefix: str) -> subprocess.CompletedProcess[str]:
-    """Train in a process of its own in which something is used up after the second step; it says how it ended."""
+    """Train in a separate process in which disk or memory runs out after the second step; it prints its error."""
     settings = SETTINGS | {"batch": 8, "max_length": 2048, "val_fraction": 0}
     code = STARVED.replace("{scarce}", scarce).replace("{settings}", repr(settings))
     command = [*prefix, sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent), str(base), str(out)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_a_real_disk_that_fills_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
-    """A small tmpfs that something else fills after the first checkpoint: ENOSPC from the kernel."""
+def test_full_tmpfs_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
+    """A small tmpfs that fills up after the first checkpoint: ENOSPC from the kernel."""
     disk, saved = tmp_path / "disk", tmp_path / "saved.pt"
     disk.mkdir()
     mount = f'mount -t tmpfs -o size=4m none "{disk}" && "$@"; code=$?; cp "{disk}/checkpoint.pt" "{saved}"; exit $code'
     namespace = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
     if subprocess.run([*namespace, f'mount -t tmpfs none "{disk}"'], capture_output=True).returncode:
         pytest.skip("this machine lets no one mount a tmpfs")
-    told = starved(tiny_base, disk, "disk", *namespace, mount, "sh")
-    assert "no space left" in told.stdout and "checkpoint is kept" in told.stdout, told.stderr
+    process = starved(tiny_base, disk, "disk", *namespace, mount, "sh")
+    assert "no space left" in process.stdout and "checkpoint is kept" in process.stdout, process.stderr
     assert torch.load(saved, weights_only=True)["progress"]["step"] == 2
 
 
-def test_memory_that_is_really_used_up_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
-    told = starved(tiny_base, tmp_path, "memory")
-    assert "out of memory" in told.stdout and "checkpoint is kept" in told.stdout, told.stderr
+def test_exhausted_address_space_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
+    process = starved(tiny_base, tmp_path, "memory")
+    assert "out of memory" in process.stdout and "checkpoint is kept" in process.stdout, process.stderr
     assert torch.load(tmp_path / checkpoint.NAME, weights_only=True)["progress"]["step"] == 2
 
 
-def test_memory_that_runs_out_keeps_the_last_checkpoint(
+def test_out_of_memory_keeps_the_last_checkpoint(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = begin(tiny_base, examples, tmp_path)
@@ -168,7 +166,7 @@ def test_memory_that_runs_out_keeps_the_last_checkpoint(
     assert (tmp_path / checkpoint.NAME).read_bytes() == good
 
 
-def test_weights_that_overflow_never_reach_a_checkpoint(
+def test_infinite_weights_never_reach_a_checkpoint(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(**SETTINGS | {"learning_rate": 1e39, "warmup_steps": 6, "checkpoint_every": 1})
@@ -180,25 +178,25 @@ def test_weights_that_overflow_never_reach_a_checkpoint(
         assert all(weight.isfinite().all() for weight in state["weights"].values())
 
 
-def test_a_loss_that_is_no_number_ends_with_its_rows(
+def test_nan_loss_names_its_rows(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = begin(tiny_base, examples, tmp_path)
     true_loss = Completions.loss
-    monkeypatch.setattr(Completions, "loss", lambda *given: true_loss(*given) * float("nan"))
+    monkeypatch.setattr(Completions, "loss", lambda *arguments: true_loss(*arguments) * float("nan"))
     with pytest.raises(NanofluxError, match=r"loss nan.* at step 3 \(rows \[\d+, \d+\]\).*checkpoint is kept"):
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
     assert (tmp_path / checkpoint.NAME).read_bytes() == good
 
 
-def test_a_broken_checkpoint_is_named(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+def test_truncated_checkpoint_is_refused(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
     good = begin(tiny_base, examples, tmp_path)
     (tmp_path / checkpoint.NAME).write_bytes(good[: len(good) // 2])
     with pytest.raises(NanofluxError, match="cannot be read"):
         train(TrainSettings(**SETTINGS), examples, (), tiny_base, tmp_path)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file"
     files.write_atomically(target, b"old")
     with files_up_to(2), pytest.raises(OSError) as caught:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.train.flops import Matrices, Work, explained, parameters
+from nanoflux_local.train.flops import Matrices, Work, explain_flops, parameters
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
 
@@ -18,17 +18,19 @@ def longer(examples: list[TrainingExample]) -> list[TrainingExample]:
 
 
 @pytest.mark.parametrize("more", [{}, {"gradient_checkpointing": True}, {"target_modules": ("q_proj", "down_proj")}])
-def test_the_count_is_what_the_architecture_explains(
+def test_measured_flops_equal_the_expected_flops(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, more: dict
 ) -> None:
     result = train(TrainSettings(epochs=2, dtype="float32", **more), longer(examples), (), tiny_base, tmp_path)
     flops = result.to_json()["flops"]
-    assert flops["measured"] == pytest.approx(flops["explained"]["total"], rel=0.06)
-    assert sum(v for k, v in flops["explained"].items() if k != "total") == pytest.approx(flops["explained"]["total"])
+    assert flops["measured"] == pytest.approx(flops["explain_flops"]["total"], rel=0.06)
+    assert sum(v for k, v in flops["explain_flops"].items() if k != "total") == pytest.approx(
+        flops["explain_flops"]["total"]
+    )
 
 
 @pytest.mark.real_model
-def test_measured_and_6nd_agree_within_what_frozen_weights_explain(
+def test_measured_flops_agree_with_6nd_of_the_real_model(
     real_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     """SmolLM2: the count is within 2% of what the architecture explains, which is between 4 and 6 sixths of 6·N·D
@@ -42,8 +44,8 @@ def test_measured_and_6nd_agree_within_what_frozen_weights_explain(
     assert result.flops_explained["frozen"] == max(v for k, v in result.flops_explained.items() if k != "total")
 
 
-def test_what_lora_saves_is_a_third() -> None:
-    parts = explained(Matrices(linear=1000, low_rank=0, head=0, attention=0), Work(7, 0, 0))
+def test_expected_flops_of_each_part() -> None:
+    parts = explain_flops(Matrices(linear=1000, low_rank=0, head=0, attention=0), Work(7, 0, 0))
     assert parts["total"] == parts["frozen"] == 4 * 1000 * 7
-    whole = explained(Matrices(1000, 10, 500, 20), Work(7, 49, 3), checkpointing=True)
+    whole = explain_flops(Matrices(1000, 10, 500, 20), Work(7, 49, 3), checkpointing=True)
     assert whole == {"frozen": 42000, "low_rank": 560, "attention": 17640, "head": 6000, "total": 66200}

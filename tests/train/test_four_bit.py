@@ -1,4 +1,5 @@
-"""A base in four bits: the products of bitsandbytes' own layer, gradients that outlive a validation, refusals told."""
+"""A base in four bits: it equals bitsandbytes' own layers, keeps its gradients after a validation, and is refused
+without bitsandbytes."""
 
 import subprocess
 import sys
@@ -23,9 +24,7 @@ def gradients(model: Completions, rows: list) -> tuple[float, list[torch.Tensor]
     return loss.item(), [weight.grad.clone() for weight in model.trained]
 
 
-def test_losses_and_gradients_are_those_of_bitsandbytes_own_layers(
-    tiny_base: Path, examples: list[TrainingExample]
-) -> None:
+def test_four_bit_gradients_equal_those_of_bitsandbytes(tiny_base: Path, examples: list[TrainingExample]) -> None:
     settings = SETTINGS.model_copy(update={"dropout": 0.0})
     model = Completions(settings, tiny_base, torch.device("cpu"), torch.float32)
     layers = [module for module in model.peft.modules() if hasattr(module, "base_layer")]
@@ -47,7 +46,7 @@ def test_losses_and_gradients_are_those_of_bitsandbytes_own_layers(
         torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
 
 
-def test_it_learns_through_validations_and_repeats_itself(
+def test_four_bit_training_learns_and_is_reproducible(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     first = train(SETTINGS, examples, (), tiny_base, tmp_path / "one")
@@ -60,7 +59,9 @@ def test_it_learns_through_validations_and_repeats_itself(
 
 
 @pytest.mark.real_model
-def test_the_real_model_learns_in_four_bits(real_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+def test_four_bit_training_of_the_real_model_learns(
+    real_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
     settings = TrainSettings(qlora=True, epochs=2, learning_rate=1e-3)
     result = train(settings, examples, (), real_base, tmp_path)
     assert result.val_loss and result.initial_val_loss and result.val_loss < 0.8 * result.initial_val_loss
@@ -71,14 +72,14 @@ import sys
 sys.modules["bitsandbytes"] = None
 import torch
 from nanoflux_local.errors import RefusedError
-from nanoflux_local.train.four_bit import quantization
+from nanoflux_local.train.four_bit import build_quantization
 try:
-    quantization(torch.float32)
+    build_quantization(torch.float32)
 except RefusedError as error:
     print(error)
 """
 
 
-def test_without_bitsandbytes_it_is_refused_with_the_reason() -> None:
+def test_four_bit_without_bitsandbytes_is_refused() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     assert "QLoRA needs bitsandbytes" in done.stdout and "without qlora" in done.stdout, done.stderr

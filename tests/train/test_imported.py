@@ -54,7 +54,7 @@ def foreign(tiny_base: Path, tmp_path: Path) -> Callable[..., Path]:
      {"target_modules": "all-linear"}, {"layers_to_transform": [1]}, {"init_lora_weights": "gaussian"}],
     ids=["plain", "rslora", "rank by layer", "all-linear", "one layer", "gaussian"],
 )  # fmt: skip
-def test_an_imported_adapter_answers_as_plain_peft_loads_it(
+def test_imported_adapter_answers_as_in_plain_peft(
     home: Path, foreign: Callable[..., Path], tiny_base: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     from peft import PeftModel
@@ -75,9 +75,7 @@ def test_an_imported_adapter_answers_as_plain_peft_loads_it(
     assert record.adapter == folder.name and record.check.has_effect
 
 
-def test_the_record_says_that_it_was_imported_and_no_path_is_kept(
-    home: Path, foreign: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_import_records_name_and_base_without_paths(home: Path, foreign: Callable[..., Path], tmp_path: Path) -> None:
     source = foreign(base_name=str(tmp_path / "models" / "tiny"))
     before = {path.name: path.read_bytes() for path in source.iterdir()}
     folder = import_adapter(source, home, tmp_path / "adapters", name="mine")
@@ -98,12 +96,12 @@ def test_the_record_says_that_it_was_imported_and_no_path_is_kept(
     ("settings", "reason"),
     [({"use_dora": True}, "DoRA"), ({"modules_to_save": ["lm_head"]}, "whole modules .lm_head"),
      ({"bias": "lora_only"}, "biases of its base"), ({"lora_bias": True}, "LoRA layers have biases"),
-     ({"r": 600}, "its rank is 600, and vLLM serves 512"), ({"init_lora_weights": "pissa"}, "began as pissa"),
+     ({"r": 600}, "its rank is 600, and vLLM serves 512"), ({"init_lora_weights": "pissa"}, "initialised as pissa"),
      ({"target_modules": [*PROJECTIONS, "embed_tokens"]}, "embedding layers"),
      ({"trainable_token_indices": [3]}, "embeddings of single tokens")],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )  # fmt: skip
-def test_what_cannot_be_served_is_refused_with_its_reason(
+def test_import_refuses_what_cannot_be_served(
     home: Path, foreign: Callable[..., Path], tmp_path: Path, settings: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(DataError, match=reason):
@@ -111,9 +109,7 @@ def test_what_cannot_be_served_is_refused_with_its_reason(
     assert not list((tmp_path / "adapters").glob("*"))
 
 
-def test_another_models_adapter_is_refused_by_its_tensors(
-    home: Path, foreign: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_import_refuses_an_adapter_of_another_model(home: Path, foreign: Callable[..., Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     source = foreign()
@@ -131,9 +127,9 @@ def test_another_models_adapter_is_refused_by_its_tensors(
             import_adapter(source, home, tmp_path / "adapters", "tiny")
 
 
-def test_folders_that_are_no_lora_of_safetensors_are_refused(home: Path, tmp_path: Path) -> None:
+def test_import_refuses_other_folders(home: Path, tmp_path: Path) -> None:
     source = tmp_path / "odd"
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         import_adapter(source, home, tmp_path / "adapters", "tiny")
     source.mkdir()
     (source / "adapter_model.bin").write_bytes(b"\x80\x04")
@@ -141,7 +137,7 @@ def test_folders_that_are_no_lora_of_safetensors_are_refused(home: Path, tmp_pat
         import_adapter(source, home, tmp_path / "adapters", "tiny")
     (source / "adapter_model.safetensors").write_bytes(b"")
     for config, reason in (
-        ("not json", "cannot be read"), ("[]", "not that of a LoRA"), ('{"peft_type": "IA3"}', "peft_type: 'IA3'"),
+        ("not json", "cannot be read"), ("[]", "config of a LoRA"), ('{"peft_type": "IA3"}', "peft_type: 'IA3'"),
         ('{"peft_type": "LORA", "r": "x"}', "no usable number for r, lora_alpha"),
         (json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}), "cannot be read"),
     ):  # fmt: skip
@@ -150,36 +146,32 @@ def test_folders_that_are_no_lora_of_safetensors_are_refused(home: Path, tmp_pat
             import_adapter(source, home, tmp_path / "adapters", "tiny")
 
 
-def test_a_hint_that_names_no_installed_model_asks_for_the_base(
+def test_import_asks_for_the_base_without_a_usable_hint(
     home: Path, foreign: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(NothingMatchedError, match=r"'other/model'.*\n.*--base; installed are: tiny"):
+    with pytest.raises(NothingMatchedError, match=r"'other/model'.*\n.*--base; installed models: tiny"):
         import_adapter(foreign(base_name="other/model"), home, tmp_path / "adapters")
 
 
-def test_a_server_allows_for_the_highest_rank_of_an_adapters_layers(
-    home: Path, foreign: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_server_rank_is_the_highest_of_all_layers(home: Path, foreign: Callable[..., Path], tmp_path: Path) -> None:
     folder = import_adapter(foreign(rank_pattern={"q_proj": 40}), home, tmp_path / "adapters", "tiny")
     assert rank_for([folder]) == 64
 
 
 @pytest.mark.parametrize("name", ["a/b", "*", "../x", ".hidden"])
-def test_a_name_that_reads_as_a_path_or_a_pattern_is_refused(home: Path, tmp_path: Path, name: str) -> None:
+def test_import_refuses_names_like_paths_or_patterns(home: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="cannot name an adapter"):
         import_adapter(tmp_path, home, tmp_path / "adapters", "tiny", name)
 
 
 @pytest.mark.parametrize("word", ["*", "?", "[a-f]*", "", "../adapters"])
-def test_patterns_and_paths_match_no_adapter(
-    home: Path, foreign: Callable[..., Path], tmp_path: Path, word: str
-) -> None:
+def test_find_matches_no_pattern_or_path(home: Path, foreign: Callable[..., Path], tmp_path: Path, word: str) -> None:
     import_adapter(foreign(), home, tmp_path / "adapters", "tiny")
     with pytest.raises((NothingMatchedError, UsageError)):
         find_adapter(tmp_path / "adapters", word)
 
 
-def test_a_path_in_place_of_a_hash_names_the_import(tmp_path: Path) -> None:
+def test_find_given_a_path_suggests_the_import(tmp_path: Path) -> None:
     for word in (str(tmp_path), "./adapter", "some/folder", "~/adapter", ".."):
         with pytest.raises(UsageError, match=r"is a path.*\n.*adapters import"):
             find_adapter(tmp_path / "adapters", word)

@@ -1,4 +1,4 @@
-"""The loop: it learns, repeats itself bit for bit, and agrees with the plain way of computing the same."""
+"""The training loop: it learns, is reproducible bit for bit, and agrees with PEFT's own layers."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_2_available
 from nanoflux_local.errors import RefusedError, UsageError
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.events import CheckpointEvent, EpochEvent, ResumeEvent, StepEvent, TrainEvent
-from nanoflux_local.train.lora import learning_rate, plan, train
+from nanoflux_local.train.lora import learning_rate, plan_steps, train
 from nanoflux_local.train.model import Completions
 from nanoflux_local.train.settings import TrainSettings
 
@@ -23,21 +23,25 @@ def weights(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-def test_it_learns_and_tells_of_every_step(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
-    told: list[TrainEvent] = []
-    result = train(TrainSettings(**FAST | {"epochs": 6}), examples, (), tiny_base, tmp_path, told.append)
-    steps = [e for e in told if isinstance(e, StepEvent)]
-    epochs = [e for e in told if isinstance(e, EpochEvent)]
+def test_training_learns_and_reports_every_step(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
+) -> None:
+    events: list[TrainEvent] = []
+    result = train(TrainSettings(**FAST | {"epochs": 6}), examples, (), tiny_base, tmp_path, events.append)
+    steps = [e for e in events if isinstance(e, StepEvent)]
+    epochs = [e for e in events if isinstance(e, EpochEvent)]
     assert [s.step for s in steps] == list(range(1, result.steps + 1))
     assert [e.epoch for e in epochs] == list(range(7))
     assert result.finished and result.initial_val_loss and result.val_loss
     assert result.val_loss < result.initial_val_loss - 0.2
-    assert sum(isinstance(e, CheckpointEvent) for e in told) >= 6
+    assert sum(isinstance(e, CheckpointEvent) for e in events) >= 6
     assert {"train_loss", "val_loss", "flops", "tokens_per_s", "truncated", "steps"} <= result.to_json().keys()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_two_runs_are_bit_equal(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, dtype: str) -> None:
+def test_training_twice_gives_the_same_bits(
+    tiny_base: Path, examples: list[TrainingExample], tmp_path: Path, dtype: str
+) -> None:
     settings = TrainSettings(**FAST | {"dtype": dtype})
     for name in ("one", "two"):
         train(settings, examples, (), tiny_base, tmp_path / name)
@@ -46,19 +50,19 @@ def test_two_runs_are_bit_equal(tiny_base: Path, examples: list[TrainingExample]
     assert weights(tmp_path / "three") != weights(tmp_path / "one")
 
 
-def test_stopping_and_resuming_is_bit_equal(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+def test_training_resumed_gives_the_same_bits(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
     settings = TrainSettings(**FAST)
     train(settings, examples, (), tiny_base, tmp_path / "whole")
-    told: list[TrainEvent] = []
+    events: list[TrainEvent] = []
     for _ in range(20):
-        result = train(settings, examples, (), tiny_base, tmp_path / "parts", told.append, lambda: True)
+        result = train(settings, examples, (), tiny_base, tmp_path / "parts", events.append, lambda: True)
         if result.finished:
             break
-    assert sum(isinstance(e, ResumeEvent) for e in told) >= 5
+    assert sum(isinstance(e, ResumeEvent) for e in events) >= 5
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 
 
-def test_a_checkpoint_of_another_training_is_refused(
+def test_checkpoint_of_another_training_is_refused(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     train(TrainSettings(**FAST), examples, (), tiny_base, tmp_path)
@@ -66,12 +70,12 @@ def test_a_checkpoint_of_another_training_is_refused(
         train(TrainSettings(**FAST | {"r": 4}), examples, (), tiny_base, tmp_path)
 
 
-def test_an_unknown_target_is_named(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
+def test_unknown_target_is_named(tiny_base: Path, examples: list[TrainingExample], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nowhere"):
         train(TrainSettings(**FAST | {"target_modules": ("nowhere",)}), examples, (), tiny_base, tmp_path)
 
 
-def test_the_rate_falls_linearly_to_zero() -> None:
+def test_learning_rate_falls_linearly_to_zero() -> None:
     settings = TrainSettings()
     rates = [learning_rate(settings, step, 10) for step in range(10)]
     assert rates[0] == settings.learning_rate
@@ -80,9 +84,9 @@ def test_the_rate_falls_linearly_to_zero() -> None:
     assert [learning_rate(warm, step, 10) / 2e-4 for step in (0, 3, 4, 9)] == pytest.approx([0.2, 0.8, 1.0, 1 / 6])
 
 
-def test_the_plan_meets_every_row_once_an_epoch() -> None:
+def test_plan_contains_every_row_once_an_epoch() -> None:
     settings = TrainSettings(epochs=3, batch=4, gradient_accumulation=2)
-    steps = plan(settings, list(range(18)))
+    steps = plan_steps(settings, list(range(18)))
     for epoch in (1, 2, 3):
         rows = [row for step in steps if step.epoch == epoch for part in step.parts for row in part]
         assert sorted(rows) == list(range(18))
@@ -90,7 +94,7 @@ def test_the_plan_meets_every_row_once_an_epoch() -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_losses_and_gradients_are_those_of_the_plain_way(
+def test_losses_and_gradients_equal_those_of_peft(
     tiny_base: Path, examples: list[TrainingExample], checkpointing: bool
 ) -> None:
     """PEFT's own layers, logits everywhere, float32, no dropout: the same loss and gradients to rounding."""
@@ -114,28 +118,26 @@ def test_losses_and_gradients_are_those_of_the_plain_way(
         torch.testing.assert_close(ours, weight.grad, rtol=1e-3, atol=1e-4)
 
 
-def test_rows_in_one_without_padding_have_the_same_loss_and_gradients(
-    tiny_base: Path, examples: list[TrainingExample]
-) -> None:
-    """The way that FlashAttention takes, through torch's attention, which reads the same positions."""
+def test_joined_rows_have_the_same_loss_and_gradients(tiny_base: Path, examples: list[TrainingExample]) -> None:
+    """The path for FlashAttention, here with torch's attention, which reads the same positions."""
     settings = TrainSettings(dropout=0.0, attention="sdpa")
     model = Completions(settings, tiny_base, torch.device("cpu"), torch.float32)
     codec = Codec.load(tiny_base)
     rows = [codec.encode(example, i) for i, example in enumerate(examples[:5])]
     assert len({len(row.ids) for row in rows}) > 1
-    found = []
+    results = []
     for model.padding_free in (False, True):
         model.peft.zero_grad()
         loss = model.loss(rows)
         loss.backward()
-        found.append((loss.item(), [weight.grad.clone() for weight in model.trained]))
-    (padded, slopes), (joined, others) = found
+        results.append((loss.item(), [weight.grad.clone() for weight in model.trained]))
+    (padded, slopes), (joined, others) = results
     assert joined == pytest.approx(padded, rel=1e-5)
     for one, other in zip(slopes, others, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_attention_that_is_not_installed_is_told(
+def test_attention_that_is_not_installed_is_refused(
     tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     if is_flash_attn_2_available():
@@ -161,7 +163,7 @@ def test_early_stopping_keeps_the_best_epoch(tiny_base: Path, examples: list[Tra
     assert len(result.val_losses) == best + 2 < 12
 
 
-def test_importing_the_room_loads_no_torch() -> None:
+def test_importing_the_package_loads_no_torch() -> None:
     names = "audit data estimate events flops publishing settings summary trainings"
     imports = "; ".join(f"import nanoflux_local.train.{name}" for name in names.split())
     code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
@@ -169,14 +171,14 @@ def test_importing_the_room_loads_no_torch() -> None:
 
 
 @pytest.mark.real_model
-def test_the_real_model_learns_and_its_losses_are_those_of_the_plain_way(
+def test_training_of_the_real_model_learns_and_equals_peft(
     real_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(dropout=0.0)
     model = Completions(settings, real_base, torch.device("cpu"), torch.float32)
     codec = Codec.load(real_base)
     rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
-    with model.quiet():
+    with model.inference_mode():
         fast, plain = model.loss(rows), sum(plain_loss(model, row) for row in rows)
     assert fast.item() == pytest.approx(plain.item(), rel=1e-4)
     result = train(TrainSettings(epochs=2, learning_rate=1e-3), examples, (), real_base, tmp_path)

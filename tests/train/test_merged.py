@@ -72,7 +72,7 @@ def with_adapter(base: Path, adapter: Path) -> Any:
     return PeftModel.from_pretrained(loaded(base), adapter)
 
 
-def test_a_merged_model_answers_as_base_and_adapter_do(home: tuple[Path, Path], tmp_path: Path) -> None:
+def test_merged_model_answers_as_base_and_adapter(home: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home
     record = called("merge", adapter.name[:8], "-o", tmp_path / "out")
     tuned, base = logits(with_adapter(weights_dir("tiny", root), adapter)), logits(loaded(weights_dir("tiny", root)))
@@ -85,7 +85,7 @@ def test_a_merged_model_answers_as_base_and_adapter_do(home: tuple[Path, Path], 
     assert adapter.name in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_merged_model_can_be_installed_and_made_again(home: tuple[Path, Path], tmp_path: Path) -> None:
+def test_merge_is_reproducible_and_installable(home: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home
     for name in ("one", "two"):
         called("merge", adapter.name, "-o", tmp_path / name)
@@ -95,7 +95,7 @@ def test_a_merged_model_can_be_installed_and_made_again(home: tuple[Path, Path],
     assert torch.equal(logits(loaded(installed)), logits(loaded(tmp_path / "one")))
 
 
-def test_nothing_is_overwritten_and_nothing_half_is_left(home: tuple[Path, Path], tmp_path: Path) -> None:
+def test_merge_refuses_existing_targets_and_other_bases(home: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home
     (tmp_path / "there").mkdir()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
@@ -115,7 +115,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(home: tuple[Path, Path]
     assert sorted(tmp_path.iterdir()) == before and not any((tmp_path / "there").iterdir())
 
 
-def test_a_merge_that_answers_otherwise_is_refused(
+def test_merge_with_other_answers_is_refused(
     home: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One matrix comes out a little too large."""
@@ -134,7 +134,7 @@ def test_a_merge_that_answers_otherwise_is_refused(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_plain_peft_loads_an_exported_adapter(home: tuple[Path, Path], tmp_path: Path) -> None:
+def test_exported_adapter_loads_in_plain_peft(home: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home
     record = called("export", adapter.name, "-o", tmp_path / "out")
     assert record == {
@@ -147,7 +147,7 @@ def test_plain_peft_loads_an_exported_adapter(home: tuple[Path, Path], tmp_path:
     assert torch.equal(logits(with_adapter(base, tmp_path / "out")), logits(with_adapter(base, adapter)))
 
 
-def test_what_a_sealed_adapter_lacks_is_completed(
+def test_publishing_restores_missing_files(
     home: tuple[Path, Path], tiny_base: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     root, adapter = home
@@ -161,7 +161,7 @@ def test_what_a_sealed_adapter_lacks_is_completed(
     assert {path.name for path in adapter.iterdir()} == set(whole)
 
 
-def test_an_adapter_can_be_read_by_people(home: tuple[Path, Path]) -> None:
+def test_adapter_commands_describe_the_adapter(home: tuple[Path, Path]) -> None:
     listed = CliRunner().invoke(nanoflux, ["adapters", "list"]).stdout
     shown = CliRunner().invoke(nanoflux, ["adapters", "show", home[1].name[:6]]).stdout
     assert home[1].name[:16] in listed and " → " in listed
@@ -169,7 +169,7 @@ def test_an_adapter_can_be_read_by_people(home: tuple[Path, Path]) -> None:
     assert "of 6ND" in shown and "explains" in shown
 
 
-def test_a_gguf_file_holds_the_merged_model(home: tuple[Path, Path], tmp_path: Path) -> None:
+def test_gguf_file_contains_the_merged_model(home: tuple[Path, Path], tmp_path: Path) -> None:
     record = called("export", home[1].name, "-o", tmp_path / "out", "--format", "gguf")
     file = Path(record["file"])
     assert file.parent == tmp_path / "out" and file.name == f"tiny-{home[1].name[:12]}.gguf"
@@ -190,9 +190,7 @@ def test_a_gguf_file_holds_the_merged_model(home: tuple[Path, Path], tmp_path: P
         ({"attention_bias": True}, "biases"),
     ],
 )
-def test_what_cannot_be_gguf_is_refused_with_the_reason(
-    tiny_base: Path, tmp_path: Path, change: dict[str, Any], reason: str
-) -> None:
+def test_gguf_refuses_other_architectures(tiny_base: Path, tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_base, model)
     (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | change))
@@ -201,7 +199,7 @@ def test_what_cannot_be_gguf_is_refused_with_the_reason(
     assert not (tmp_path / "x.gguf").exists()
 
 
-def test_a_tokenizer_without_a_known_name_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+def test_gguf_refuses_unknown_tokenizers(tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base, tmp_path / "model")
     file = tmp_path / "model" / "tokenizer.json"
     tokenizer = json.loads(file.read_text())

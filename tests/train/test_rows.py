@@ -1,4 +1,4 @@
-"""Rows in files: three shapes, the bad row named by file and line, and the rows of a training as they were."""
+"""Rows in files: the three shapes, errors with file and line, and the stored rows of a training."""
 
 import json
 from pathlib import Path
@@ -35,46 +35,46 @@ def written(path: Path, *rows: Any) -> Path:
         ({"system": "Brief.", "instruction": "How many?", "output": "Two."}, (Message("system", "Brief."), *USER)),
     ],
 )
-def test_each_shape_is_read(tmp_path: Path, row: dict[str, Any], prompt: tuple[Message, ...]) -> None:
+def test_rows_are_read_in_each_shape(tmp_path: Path, row: dict[str, Any], prompt: tuple[Message, ...]) -> None:
     path = written(tmp_path / "rows.jsonl", "", row, {**row, "id": "mine"})
     assert read_rows(path) == [TrainingExample(prompt, "Two.", "line 2"), TrainingExample(prompt, "Two.", "mine")]
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
-        ("{half", "is no JSON"),
-        ("[1, 2]", "no JSON object"),
+        ("{half", "is not JSON"),
+        ("[1, 2]", "not a JSON object"),
         ({"question": "?", "answer": "!"}, "known shapes: its keys are question, answer"),
-        ({"messages": "hello"}, '"messages" is no list of messages'),
+        ({"messages": "hello"}, '"messages" is not a list of messages'),
         ({"messages": [{"role": "user"}]}, "is NoneType, not text"),
         ({"prompt": "How many?", "completion": 2}, '"completion" is int, not text'),
-        ({"completion": "Two."}, '"prompt" is no list'),
+        ({"completion": "Two."}, '"prompt" is not a list'),
         ({"prompt": "How many?", "completion": [ASKED]}, "not one message of the assistant"),
         ({"output": "Two."}, '"instruction" is NoneType'),
         (
             '{"prompt": "How many?", "completion": "Two.", "completion": "Three."}',
-            "the key 'completion' is given twice",
+            "the key 'completion' appears twice",
         ),
-        ('{"prompt": ' + "[" * 100_000, "nested too deep"),
-        ({"messages": [ASKED, {**TOLD, "weight": 0}]}, '"weight": 0 says that nothing is to be learnt'),
-        ({"prompt": "How many?", "completion": "Two.", "weight": 0}, '"weight": 0 says'),
+        ('{"prompt": ' + "[" * 100_000, "nested too deeply"),
+        ({"messages": [ASKED, {**TOLD, "weight": 0}]}, '"weight": 0 excludes it from the loss'),
+        ({"prompt": "How many?", "completion": "Two.", "weight": 0}, '"weight": 0 excludes'),
         ({"prompt": [ASKED], "completion": [{**TOLD, "weight": 0.5}]}, '"weight": 0.5 is neither 0 nor 1'),
     ],
 )
-def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, row: Any, said: str) -> None:
+def test_unreadable_row_is_named_by_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
     path = written(tmp_path / "rows.jsonl", {"prompt": "How many?", "completion": "Two."}, row)
-    with pytest.raises(DataError, match=rf"rows\.jsonl line 2.*{said}"):
+    with pytest.raises(DataError, match=rf"rows\.jsonl line 2.*{message}"):
         read_rows(path)
 
 
-def test_weights_of_one_and_of_earlier_answers_are_read(tmp_path: Path) -> None:
+def test_weights_of_one_and_of_earlier_answers_are_accepted(tmp_path: Path) -> None:
     messages = [ASKED, {**TOLD, "weight": 0}, ASKED, {**TOLD, "weight": 1}]
     (row,) = read_rows(written(tmp_path / "rows.jsonl", {"messages": messages, "weight": 1}))
     assert (len(row.prompt), row.completion) == (3, "Two.")
 
 
-def test_a_byte_order_mark_is_passed_over_and_utf_16_is_named(tmp_path: Path) -> None:
+def test_byte_order_mark_is_skipped_and_utf_16_refused(tmp_path: Path) -> None:
     text = json.dumps({"prompt": "How many?", "completion": "Two."})
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8-sig")
     assert read_rows(tmp_path / "rows.jsonl") == [TrainingExample(USER, "Two.", "line 1")]
@@ -83,7 +83,7 @@ def test_a_byte_order_mark_is_passed_over_and_utf_16_is_named(tmp_path: Path) ->
         read_rows(tmp_path / "rows.jsonl")
 
 
-def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
+def test_missing_empty_and_non_utf_8_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(tmp_path / "nowhere.jsonl")
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é"}'.encode("latin-1"))
@@ -93,7 +93,7 @@ def test_a_file_that_is_none_is_told(tmp_path: Path) -> None:
         read_rows(written(tmp_path / "empty.jsonl", "", "  "))
 
 
-def test_what_cannot_be_learnt_from_is_left_to_the_audit_by_row(tiny_base: Path, tmp_path: Path) -> None:
+def test_audit_names_unusable_rows_by_line(tiny_base: Path, tmp_path: Path) -> None:
     path = written(
         tmp_path / "rows.jsonl",
         {"prompt": "How many?", "completion": "Two."},
@@ -104,8 +104,8 @@ def test_what_cannot_be_learnt_from_is_left_to_the_audit_by_row(tiny_base: Path,
         {"messages": [ASKED, ASKED, TOLD]},
         {"messages": [ASKED, TOLD, ASKED]},
     )
-    found = audit(TrainSettings(val_fraction=0), read_rows(path), (), tiny_base).findings
-    assert [(finding.id, finding.problem) for finding in found] == [
+    findings = audit(TrainSettings(val_fraction=0), read_rows(path), (), tiny_base).findings
+    assert [(finding.id, finding.problem) for finding in findings] == [
         ("line 2", "empty answer"),
         ("line 3", "cut"),
         ("line 4", "duplicate"),
@@ -115,7 +115,7 @@ def test_what_cannot_be_learnt_from_is_left_to_the_audit_by_row(tiny_base: Path,
     ]
 
 
-def test_rows_are_kept_as_they_are(tmp_path: Path) -> None:
+def test_written_rows_read_back_equal(tmp_path: Path) -> None:
     rows = [
         TrainingExample((Message("system", "s"), *USER), "two\u2028lines\n", "one"),
         TrainingExample(USER, "half \ud83d of a smile", "two"),

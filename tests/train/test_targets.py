@@ -17,7 +17,7 @@ from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.flops import expected_flops, shape
 from nanoflux_local.train.lora import train
 from nanoflux_local.train.settings import TrainSettings
-from nanoflux_local.train.targets import ALL, adapted_by
+from nanoflux_local.train.targets import ALL, resolve_targets
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 from nanoflux_models.weights import import_path
@@ -74,15 +74,15 @@ def test_dry_run_counts_the_tensors_of_the_text_tower(home: Path, rows: Path) ->
         (r".*language_model.*\.q_proj", r".*language_model.*\.v_proj"),
     ],
 )
-def test_expressions_are_taken_as_a_string_and_in_a_list(gemma: Path, targets: str | tuple[str, ...]) -> None:
-    assert adapted_by(gemma, targets).tensors == 24
+def test_expressions_match_as_string_and_in_a_list(gemma: Path, targets: str | tuple[str, ...]) -> None:
+    assert resolve_targets(gemma, targets).tensors == 24
 
 
 def test_explicit_all_linear_stays_in_the_text_tower(
     gemma: Path, examples: list[TrainingExample], tmp_path: Path
 ) -> None:
     settings = TrainSettings(epochs=1, target_modules=ALL, max_length=256)
-    assert adapted_by(gemma, ALL).tensors == 84
+    assert resolve_targets(gemma, ALL).tensors == 84
     assert audit(settings, examples, (), gemma).adapted_tensors == 84
     train(settings, examples[:4], examples[4:5], gemma, tmp_path)
     with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as weights:
@@ -96,7 +96,7 @@ def test_explicit_all_linear_stays_in_the_text_tower(
         (("q_proj", "qkv_proj"), "qkv_proj"),
         (("q_proj",), "vision tower"),
         (r".*\.fc1", "outside the text tower"),
-        ("(q_proj", "no regular expression"),
+        ("(q_proj", "not a regular expression"),
     ],
 )
 def test_unusable_targets_are_refused_before_weights_are_read(
@@ -118,30 +118,30 @@ def test_fused_projections_are_listed_where_a_name_is_missing(tmp_path: Path) ->
         hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64, pad_token_id=0
     ).save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="q_proj") as refused:
-        adapted_by(tmp_path, ("q_proj",))
+        resolve_targets(tmp_path, ("q_proj",))
     assert "qkv_proj" in refused.value.fix
-    assert adapted_by(tmp_path, ALL).tensors == 8
+    assert resolve_targets(tmp_path, ALL).tensors == 8
 
 
-def test_text_models_keep_the_modules_they_had(tiny_base: Path) -> None:
-    adapted = adapted_by(tiny_base, ALL)
+def test_all_linear_of_a_text_model_stays_all_linear(tiny_base: Path) -> None:
+    adapted = resolve_targets(tiny_base, ALL)
     assert adapted.modules == ALL and adapted.tower == "" and adapted.tensors == 2 * 2 * 7
     assert "tensors of the model" in str(adapted)
 
 
-def test_checked_names_are_those_that_peft_adapts(gemma: Path) -> None:
+def test_resolved_layers_are_those_peft_adapts(gemma: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
-    adapted = adapted_by(gemma, (r".*language_model.*\.q_proj", r".*language_model.*\.down_proj"))
+    adapted = resolve_targets(gemma, (r".*language_model.*\.q_proj", r".*language_model.*\.down_proj"))
     assert isinstance(adapted.modules, str)
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=adapted.modules))
     names = {name.split(".lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
     assert names == {f"base_model.model.{layer}" for layer in adapted.layers}
 
 
-def test_sizes_that_a_hubs_config_leaves_out_are_those_of_its_class(gemma: Path) -> None:
+def test_shape_fills_in_the_defaults_of_the_config_class(gemma: Path) -> None:
     stated = json.loads((gemma / "config.json").read_text())
     assert "num_attention_heads" not in stated["text_config"] and "vocab_size" not in stated["text_config"]
     whole = shape(gemma)

@@ -27,7 +27,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run import configs
 from nanoflux_local.train import trainings
-from nanoflux_local.train.settings import train_settings
+from nanoflux_local.train.settings import parse_train_settings
 from nanoflux_local.train.summary import TrainingSummary
 
 TRAINED = ("run", "benchmark")
@@ -100,9 +100,9 @@ class TrainKind:
 def train_condition(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
     """Train the condition's rows under a seed; a finished training is read from the ledger."""
     rows = rows_of(home, plan, condition, seed, runs_of(home, plan))
-    settings = train_settings({**plan.scale.train, "seed": seed})
-    training = trainings.create(home, plan.scale.base, settings, rows)
-    outcome = trainings.carry_on(home, training, lambda event: _report_step(event, on_step))
+    settings = parse_train_settings({**plan.scale.train, "seed": seed})
+    training = trainings.create_training(home, plan.scale.base, settings, rows)
+    outcome = trainings.resume_training(home, training, lambda event: _report_step(event, on_step))
     if isinstance(outcome, TrainingSummary):
         raise KeyboardInterrupt  # the training was asked to pause or stop, and this cell ends with it
     kept = ("adapter", "tokens", "steps", "truncated", "seconds", "flops", "train_loss", "val_loss", "val_losses")

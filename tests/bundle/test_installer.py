@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_local.bundle import carried
-from nanoflux_local.bundle.carried import BundleError, part_path
+from nanoflux_local.bundle import installer
+from nanoflux_local.bundle.installer import BundleError, part_path
 
 PARTS = range(4)
 """Of the small bundle: its head, and three parts."""
@@ -29,29 +29,29 @@ def contents(folder: Path) -> dict[str, bytes]:
 def refused(head: Path, to: Path) -> str:
     """What an installation that must fail says; it may leave nothing behind."""
     before = everything(to.parent)
-    with pytest.raises(BundleError) as told:
-        carried.install(head, to, lambda _: None)
+    with pytest.raises(BundleError) as refusal:
+        installer.install(head, to, lambda _: None)
     assert everything(to.parent) == before, "something was written"
     with pytest.raises(BundleError):
-        carried.verify_bundle(head)
-    return str(told.value)
+        installer.verify_bundle(head)
+    return str(refusal.value)
 
 
 def file_of(head: Path, number: int) -> Path:
     return part_path(head, number) if number else head
 
 
-def test_it_is_installed_as_it_was_packed_and_for_its_owner_alone(bundle: Path, tmp_path: Path) -> None:
+def test_install_restores_the_files_for_the_owner_only(bundle: Path, tmp_path: Path) -> None:
     lab, source = tmp_path / "lab", tmp_path / "source"
-    carried.install(bundle, lab, lambda _: None)
+    installer.install(bundle, lab, lambda _: None)
     assert contents(lab) == contents(source) and len(contents(lab)) == 4
     assert all(path.stat().st_mode & 0o077 == 0 for path in [tmp_path / "lab", *everything(tmp_path / "lab")])
     assert not list(tmp_path.glob(".*")), "no scratch folder is left"
-    assert len(carried.read_head(bundle).parts) == len(PARTS) - 1
+    assert len(installer.read_head(bundle).parts) == len(PARTS) - 1
 
 
 @pytest.mark.parametrize("number", PARTS)
-def test_a_cut_anywhere_is_refused_and_names_the_part(number: int, bundle: Path, tmp_path: Path) -> None:
+def test_truncated_bundle_names_the_part(number: int, bundle: Path, tmp_path: Path) -> None:
     victim = file_of(bundle, number)
     content = victim.read_bytes()
     for place in [0, 1, len(content) - 1, *random.Random(number).sample(range(len(content)), 20)]:
@@ -60,7 +60,7 @@ def test_a_cut_anywhere_is_refused_and_names_the_part(number: int, bundle: Path,
 
 
 @pytest.mark.parametrize("number", PARTS)
-def test_a_flipped_bit_anywhere_is_refused_and_names_the_part(number: int, bundle: Path, tmp_path: Path) -> None:
+def test_flipped_bit_names_the_part(number: int, bundle: Path, tmp_path: Path) -> None:
     victim = file_of(bundle, number)
     content = victim.read_bytes()
     chance = random.Random(number)
@@ -72,20 +72,20 @@ def test_a_flipped_bit_anywhere_is_refused_and_names_the_part(number: int, bundl
 
 
 @pytest.mark.parametrize("number", PARTS)
-def test_a_missing_part_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
+def test_missing_part_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
     victim = file_of(bundle, number)
     victim.unlink()
     assert str(victim) in refused(bundle, tmp_path / "lab")
 
 
-def test_all_damaged_parts_are_named_and_a_sound_one_is_not(bundle: Path, tmp_path: Path) -> None:
+def test_only_damaged_parts_are_named(bundle: Path, tmp_path: Path) -> None:
     part_path(bundle, 1).unlink()
     part_path(bundle, 3).write_bytes(b"")
-    told = refused(bundle, tmp_path / "lab")
-    assert ".001: missing" in told and ".003: has 0 bytes" in told and ".002" not in told
+    message = refused(bundle, tmp_path / "lab")
+    assert ".001: missing" in message and ".003: has 0 bytes" in message and ".002" not in message
 
 
-def test_a_part_that_is_a_link_and_parts_in_the_wrong_order_are_refused(bundle: Path, tmp_path: Path) -> None:
+def test_linked_and_swapped_parts_are_refused(bundle: Path, tmp_path: Path) -> None:
     first, second = part_path(bundle, 1), part_path(bundle, 2)
     aside = first.rename(tmp_path / "aside")
     first.symlink_to(aside)
@@ -103,7 +103,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile
 
 
 @pytest.mark.parametrize(
-    ("entries", "told"),
+    ("entries", "reason"),
     [
         ([(entry("home/x", tarfile.SYMTYPE, "/etc"), b"")], "not a regular file"),
         ([(entry("home/x", tarfile.SYMTYPE, "../../outside"), b""), (entry("home/x/y"), b"1")], "not a regular file"),
@@ -119,12 +119,12 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile
         ([], "missing from the parts"),
     ],
 )
-def test_what_a_harmful_archive_holds_is_refused(
-    entries: list[tuple[tarfile.TarInfo, bytes]], told: str, forged: Callable[..., Path], tmp_path: Path
+def test_harmful_archives_are_refused(
+    entries: list[tuple[tarfile.TarInfo, bytes]], reason: str, forged: Callable[..., Path], tmp_path: Path
 ) -> None:
     head = forged(entries, {"home/x": b"1"})
     message = refused(head, tmp_path / "lab")
-    assert told in message and str(part_path(head, 1)) in message
+    assert reason in message and str(part_path(head, 1)) in message
 
 
 @pytest.mark.parametrize(
@@ -143,55 +143,51 @@ def test_what_a_harmful_archive_holds_is_refused(
         "",
     ],
 )
-def test_a_head_that_names_a_path_outside_is_refused(name: str, forged: Callable[..., Path], tmp_path: Path) -> None:
+def test_head_with_a_path_outside_is_refused(name: str, forged: Callable[..., Path], tmp_path: Path) -> None:
     head = forged([(entry(name or "x"), b"1")], {name: b"1"})
     assert "is outside the directories" in refused(head, tmp_path / "lab")
 
 
-def test_a_part_that_is_no_archive_is_refused(forged: Callable[..., Path], tmp_path: Path, bundle: Path) -> None:
+def test_part_that_is_not_an_archive_is_refused(forged: Callable[..., Path], tmp_path: Path, bundle: Path) -> None:
     head = forged([(entry("home/x"), b"1")], {"home/x": b"1"})
     for junk in (b"", b"junk" * 1000, part_path(head, 1).read_bytes()[:600]):
         part_path(head, 1).write_bytes(junk)
-        total = carried.Sum(len(junk), hashlib.sha256(junk).hexdigest())
-        head.write_bytes(carried.head_bytes({}, [total], {"home/x": carried.read_head(head).files["home/x"]}))
+        total = installer.Checksum(len(junk), hashlib.sha256(junk).hexdigest())
+        head.write_bytes(installer.head_bytes({}, [total], {"home/x": installer.read_head(head).files["home/x"]}))
         assert str(part_path(head, 1)) in refused(head, tmp_path / "lab")
 
 
-def test_nothing_is_installed_over_what_exists_and_what_a_killed_one_left_is_swept(
-    bundle: Path, tmp_path: Path
-) -> None:
+def test_install_never_overwrites_and_removes_leftovers(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "lab").mkdir()
-    with pytest.raises(BundleError, match="exists") as told:
-        carried.install(bundle, tmp_path / "lab", lambda _: None)
-    assert told.value.exit_code == 3 and not list((tmp_path / "lab").iterdir())
+    with pytest.raises(BundleError, match="exists") as refusal:
+        installer.install(bundle, tmp_path / "lab", lambda _: None)
+    assert refusal.value.exit_code == 3 and not list((tmp_path / "lab").iterdir())
     (tmp_path / "lab").rmdir()
     (tmp_path / ".lab.making-killed" / "home").mkdir(parents=True)
     (tmp_path / ".lab2.making-other").mkdir()
-    carried.install(bundle, tmp_path / "lab", lambda _: None)
+    installer.install(bundle, tmp_path / "lab", lambda _: None)
     assert not (tmp_path / ".lab.making-killed").exists() and (tmp_path / ".lab2.making-other").exists()
 
 
-def test_a_full_disk_is_said_before_anything_is_written(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_reported_before_writing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(carried.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(installer.shutil, "disk_usage", lambda _: usage)
     before = everything(tmp_path)
     with pytest.raises(BundleError, match="MiB needed"):
-        carried.install(bundle, tmp_path / "lab", lambda _: None)
+        installer.install(bundle, tmp_path / "lab", lambda _: None)
     assert everything(tmp_path) == before
 
 
-def test_a_failure_half_way_leaves_nothing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_install_leaves_no_files(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = everything(tmp_path)
 
-    def failing(head: carried.Head, scratch: Path) -> None:
+    def failing(head: installer.Head, scratch: Path) -> None:
         (scratch / "home").mkdir()
         raise OSError(28, "No space left on device", str(scratch))
 
-    monkeypatch.setattr(carried, "_unpack", failing)
+    monkeypatch.setattr(installer, "_unpack", failing)
     with pytest.raises(BundleError, match="No space left"):
-        carried.install(bundle, tmp_path / "lab", lambda _: None)
+        installer.install(bundle, tmp_path / "lab", lambda _: None)
     assert everything(tmp_path) == before
 
 
@@ -201,7 +197,7 @@ def run(head: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-def test_it_is_its_own_installer_with_the_exit_codes_of_the_command(bundle: Path, tmp_path: Path) -> None:
+def test_head_is_an_installer_with_the_same_exit_codes(bundle: Path, tmp_path: Path) -> None:
     done = run(bundle, "verify", cwd=tmp_path)
     assert done.returncode == 0 and "whole: 4 files in 3 parts" in done.stderr
     assert run(bundle, "install", "--to", "lab", cwd=tmp_path).returncode == 0
@@ -213,29 +209,29 @@ def test_it_is_its_own_installer_with_the_exit_codes_of_the_command(bundle: Path
     assert done.returncode == 1 and "lab.pyz.002: missing" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_head_and_its_parts_may_be_renamed_together(bundle: Path, tmp_path: Path) -> None:
+def test_head_and_parts_can_be_renamed_together(bundle: Path, tmp_path: Path) -> None:
     for number in reversed(PARTS):
         path = file_of(bundle, number)
         path.rename(path.with_name(path.name.replace("lab", "other")))
-    assert "whole" in carried.verify_bundle(bundle.with_name("other.pyz"))
+    assert "whole" in installer.verify_bundle(bundle.with_name("other.pyz"))
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed (Debian: openssh-client)")
-def test_a_signature_is_of_a_signer_over_all_that_the_head_names(bundle: Path, tmp_path: Path) -> None:
+def test_signature_covers_everything_the_head_names(bundle: Path, tmp_path: Path) -> None:
     for who in ("maker", "other"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / who)], check=True)
         public = (tmp_path / f"{who}.pub").read_text()
         (tmp_path / f"{who}.signers").write_text(f"{who}@lab {public}")
     with pytest.raises(BundleError, match="not signed by a signer"):
-        carried.verify_bundle(bundle, tmp_path / "maker.signers")
-    carried.sign(bundle, tmp_path / "maker")
-    assert carried.verify_bundle(bundle, tmp_path / "maker.signers").endswith("signed by maker@lab")
+        installer.verify_bundle(bundle, tmp_path / "maker.signers")
+    installer.sign(bundle, tmp_path / "maker")
+    assert installer.verify_bundle(bundle, tmp_path / "maker.signers").endswith("signed by maker@lab")
     for signers in ("other.signers", "no.signers"):
         with pytest.raises(BundleError, match="not signed by a signer"):
-            carried.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / signers)
-    head = carried.read_head(bundle)
-    bundle.write_bytes(carried.head_bytes({**head.about, "more": 1}, list(head.parts), head.files))
-    assert "whole" in carried.verify_bundle(bundle)
-    with pytest.raises(BundleError, match="not signed by a signer") as told:
-        carried.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")
-    assert told.value.exit_code == 3 and not (tmp_path / "lab").exists()
+            installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / signers)
+    head = installer.read_head(bundle)
+    bundle.write_bytes(installer.head_bytes({**head.about, "more": 1}, list(head.parts), head.files))
+    assert "whole" in installer.verify_bundle(bundle)
+    with pytest.raises(BundleError, match="not signed by a signer") as refusal:
+        installer.install(bundle, tmp_path / "lab", lambda _: None, tmp_path / "maker.signers")
+    assert refusal.value.exit_code == 3 and not (tmp_path / "lab").exists()

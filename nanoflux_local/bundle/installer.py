@@ -47,7 +47,7 @@ here=$(dirname "$(readlink -f "$0")")
 if [ -x "$here/vllm/bin/python" ]; then export NANOFLUX_VLLM_PYTHON="${NANOFLUX_VLLM_PYTHON:-$here/vllm/bin/python}"; fi
 NANOFLUX_HOME="${NANOFLUX_HOME:-$here/home}" exec "$here/venv/bin/python" -m nanoflux_local.cli "$@"
 """
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class BundleError(Exception):
@@ -62,7 +62,7 @@ class BundleError(Exception):
 
 
 @dataclass(frozen=True)
-class Sum:
+class Checksum:
     """Expected size and hash of a file."""
 
     bytes: int
@@ -75,8 +75,8 @@ class Head:
 
     path: Path
     about: dict[str, Any]
-    parts: tuple[Sum, ...]
-    files: dict[str, Sum]
+    parts: tuple[Checksum, ...]
+    files: dict[str, Checksum]
 
     @property
     def wheels(self) -> bool:
@@ -95,7 +95,7 @@ def part_path(head: Path, number: int) -> Path:
 # The head
 
 
-def head_bytes(about: dict[str, Any], parts: list[Sum], files: dict[str, Sum]) -> bytes:
+def head_bytes(about: dict[str, Any], parts: list[Checksum], files: dict[str, Checksum]) -> bytes:
     """A head: a program for Python, with the manifest in it and its own SHA-256 at its end."""
     manifest = {
         **about,
@@ -138,8 +138,8 @@ def read_head(path: Path) -> Head:
         head = Head(
             path,
             {key: value for key, value in manifest.items() if key not in ("parts", "files")},
-            tuple(Sum(int(part["bytes"]), str(part["sha256"])) for part in manifest["parts"]),
-            {str(name): Sum(int(each["bytes"]), str(each["sha256"])) for name, each in manifest["files"].items()},
+            tuple(Checksum(int(part["bytes"]), str(part["sha256"])) for part in manifest["parts"]),
+            {str(name): Checksum(int(each["bytes"]), str(each["sha256"])) for name, each in manifest["files"].items()},
         )
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path}: its manifest cannot be read: {error}", again) from error
@@ -164,7 +164,7 @@ def is_safe(name: str) -> bool:
 # The parts
 
 
-def problems(head: Head) -> list[str]:
+def find_problems(head: Head) -> list[str]:
     """The problems of a bundle: a line for each damaged part, else for their contents; empty if it is intact."""
     damaged_parts = [
         damage for number, total in enumerate(head.parts, 1) if (damage := _find_damage(head.part(number), total))
@@ -179,14 +179,14 @@ def problems(head: Head) -> list[str]:
     return []
 
 
-def _find_damage(path: Path, expected: Sum) -> str:
+def _find_damage(path: Path, expected: Checksum) -> str:
     """The problem of one part, "" if it is intact."""
     try:
-        kind = path.lstat()
-        if not stat.S_ISREG(kind.st_mode):
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
             return f"{path}: not a regular file"
-        if kind.st_size != expected.bytes:
-            return f"{path}: has {kind.st_size} bytes, should have {expected.bytes}"
+        if status.st_size != expected.bytes:
+            return f"{path}: has {status.st_size} bytes, should have {expected.bytes}"
         with path.open("rb") as file:
             same = hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256
     except FileNotFoundError:
@@ -249,7 +249,7 @@ def _members(head: Head) -> Iterator[tuple[str, Iterator[bytes]]]:
             while block := file.read(BLOCK):
                 total.update(block)
                 yield block
-            if Sum(member.size, total.hexdigest()) != head.files[member.name]:
+            if Checksum(member.size, total.hexdigest()) != head.files[member.name]:
                 refuse(f"{member.name!r} does not match its SHA-256 in the manifest")
 
         try:
@@ -291,27 +291,31 @@ def check_signature(head: Path, signers: Path) -> str:
     """
     signature = head.with_name(f"{head.name}.sig")
     refused = f"{head}: not signed by a signer in {signers}"
-    who = _ssh(["find-principals", "-s", str(signature), "-f", str(signers)], refused).split()[0]
-    words = ["-f", str(signers), "-I", who, "-n", NAMESPACE, "-s", str(signature)]
+    signer = _ssh(["find-principals", "-s", str(signature), "-f", str(signers)], refused).split()[0]
+    words = ["-f", str(signers), "-I", signer, "-n", NAMESPACE, "-s", str(signature)]
     _ssh(["verify", *words], refused, head)
-    return who
+    return signer
 
 
 def _ssh(words: list[str], refused: str, source: Path | None = None) -> str:
     try:
         with source.open("rb") if source else open(os.devnull, "rb") as file:  # noqa: PTH123 - one expression for both
-            done = subprocess.run(["ssh-keygen", "-Y", *words], stdin=file, capture_output=True, text=True, check=False)
+            process = subprocess.run(
+                ["ssh-keygen", "-Y", *words], stdin=file, capture_output=True, text=True, check=False
+            )
     except OSError as error:
         raise BundleError(f"{refused}: ssh-keygen: {error.strerror}", "install the OpenSSH client") from error
-    if done.returncode:
-        raise BundleError(f"{refused}: {done.stderr.strip()}", "use the right key; otherwise do not use this bundle", 3)
-    return done.stdout
+    if process.returncode:
+        raise BundleError(
+            f"{refused}: {process.stderr.strip()}", "use the right key; otherwise do not use this bundle", 3
+        )
+    return process.stdout
 
 
 # Installing
 
 
-def install(path: Path, to: Path, say: Say, signers: Path | None = None) -> Path:
+def install(path: Path, to: Path, report: Report, signers: Path | None = None) -> Path:
     """Install a bundle as the directory `to`, completely or not at all.
 
     Raises:
@@ -319,16 +323,16 @@ def install(path: Path, to: Path, say: Say, signers: Path | None = None) -> Path
     """
     to = to.expanduser().absolute()
     if signers:
-        say(f"signed by {check_signature(path, signers)}")
+        report(f"signed by {check_signature(path, signers)}")
     head = read_head(path)
     _refuse_unfit(head, to)
-    say(f"checking {len(head.parts)} parts")
+    report(f"checking {len(head.parts)} parts")
     refuse_damaged(head)
-    with _workshop(to) as scratch:
-        say("unpacking")
+    with _scratch_directory(to) as scratch:
+        report("unpacking")
         _unpack(head, scratch)
         if head.wheels:
-            say("installing the wheels")
+            report("installing the wheels")
             _make_environments(scratch, to, "vllm-requirements.txt" in head.files)
         scratch.rename(to)
     return to
@@ -338,7 +342,7 @@ def refuse_damaged(head: Head) -> None:
     """Raises:
     BundleError: the bundle is damaged.
     """
-    damaged = problems(head)
+    damaged = find_problems(head)
     if damaged:
         raise BundleError("\n".join(damaged), "copy the named files again; nothing was installed")
 
@@ -346,34 +350,37 @@ def refuse_damaged(head: Head) -> None:
 def _refuse_unfit(head: Head, to: Path) -> None:
     if os.path.lexists(to):
         raise BundleError(f"{to} already exists", "choose a new directory with --to", 3)
-    wanted, here = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
-    if head.wheels and wanted != here:
-        fix = f"run it with python{wanted}, or create a bundle with --python {here}"
-        raise BundleError(f"{head.path} is for Python {wanted}, but this is Python {here}", fix, 3)
+    bundled, here = head.about.get("python"), ".".join(platform.python_version_tuple()[:2])
+    if head.wheels and bundled != here:
+        fix = f"run it with python{bundled}, or create a bundle with --python {here}"
+        raise BundleError(f"{head.path} is for Python {bundled}, but this is Python {here}", fix, 3)
     machine = str(head.about.get("platform", ""))
     if head.wheels and not machine.endswith(platform.machine()):
         fix = "create a bundle with --platform for this machine"
         raise BundleError(f"{head.path} is for {machine}, but this machine is {platform.machine()}", fix, 3)
     size = sum(total.bytes for name, total in head.files.items()) * (ROOM if head.wheels else 1)
-    above = next(each for each in to.parents if each.exists())
-    free = shutil.disk_usage(above).free
+    existing_parent = next(each for each in to.parents if each.exists())
+    free = shutil.disk_usage(existing_parent).free
     if free < size:
-        raise BundleError(f"{above}: {free >> 20} MiB free, but {size >> 20} MiB needed", "free some disk space")
+        raise BundleError(
+            f"{existing_parent}: {free >> 20} MiB free, but {size >> 20} MiB needed", "free some disk space"
+        )
 
 
 @contextlib.contextmanager
-def _workshop(to: Path) -> Iterator[Path]:
-    """A private scratch folder beside `to`, one at a time; gone afterwards, and whatever a killed one left before."""
-    above = to.parent
+def _scratch_directory(to: Path) -> Iterator[Path]:
+    """A private scratch directory next to `to`, for one process at a time. It is removed afterwards, with anything that
+    a killed installation left."""
+    parent = to.parent
     mask = os.umask(0o077)
     try:
-        above.mkdir(parents=True, exist_ok=True)
-        lock = os.open(above, os.O_RDONLY)
+        parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(parent, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it however this process ends
-            for left_behind in above.glob(f".{to.name}.making-*"):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when this process ends
+            for left_behind in parent.glob(f".{to.name}.making-*"):
                 shutil.rmtree(left_behind, ignore_errors=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.making-", dir=above))
+            scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.making-", dir=parent))
             try:
                 yield scratch
             finally:
@@ -382,7 +389,7 @@ def _workshop(to: Path) -> Iterator[Path]:
             os.close(lock)
     except OSError as error:
         fix = "free disk space or fix the permissions, then install again; nothing was installed"
-        raise BundleError(f"{error.filename or above}: {error.strerror or error}", fix) from error
+        raise BundleError(f"{error.filename or parent}: {error.strerror or error}", fix) from error
     finally:
         os.umask(mask)
 
@@ -398,16 +405,16 @@ def _unpack(head: Head, scratch: Path) -> None:
 
 
 def _make_environments(scratch: Path, to: Path, vllm: bool) -> None:
-    """The suite's, and vLLM's beside it, which pins other versions; by the pip among the wheels: this Python may have
-    none."""
+    """Create the environment of the suite and the separate one of vLLM, which pins other versions. The pip among the
+    wheels installs both, since this Python may have none."""
     pip = next((scratch / "wheels").glob("pip-*.whl"), None)
     if pip is None:
         raise BundleError("the bundle has no wheel of pip", "create the bundle again")
     _make_environment(scratch / "venv", to, pip, scratch / "wheels", scratch / "requirements.txt")
     if vllm:
-        listed = scratch / "vllm-requirements.txt"
-        _make_environment(scratch / "vllm", to, pip, scratch / "vllm-wheels", listed, "--no-deps")
-        # It prints why, should torchvision not load; models that take no images are served all the same.
+        requirements = scratch / "vllm-requirements.txt"
+        _make_environment(scratch / "vllm", to, pip, scratch / "vllm-wheels", requirements, "--no-deps")
+        # It prints the reason if torchvision does not load; models that take no images can be served nevertheless.
         for operators in (scratch / "venv").glob("lib/python3*/site-packages/nanoflux_models/vision_operators.py"):
             subprocess.run([str(scratch / "vllm/bin/python"), "-P", str(operators)], check=False)
         shutil.rmtree(scratch / "vllm-wheels")
@@ -417,28 +424,28 @@ def _make_environments(scratch: Path, to: Path, vllm: bool) -> None:
     wrapper.chmod(0o700)
 
 
-def _make_environment(place: Path, to: Path, pip: Path, wheels: Path, listed: Path, *more: str) -> None:
-    """A virtual environment with what a list names in it."""
+def _make_environment(place: Path, to: Path, pip: Path, wheels: Path, requirements: Path, *options: str) -> None:
+    """Create a virtual environment with the packages of a requirements file."""
     scratch = place.parent
     venv.EnvBuilder(symlinks=True).create(place)
     command = [
         str(place / "bin/python"), "-I", str(pip / "pip"), "--isolated", "install", "--quiet", "--no-index",
         "--find-links", str(wheels), "--require-hashes", "--no-compile", "--no-cache-dir", "--no-input",
-        "--disable-pip-version-check", *more, "-r", str(listed),
+        "--disable-pip-version-check", *options, "-r", str(requirements),
     ]  # fmt: skip
     environment = {"PATH": os.environ.get("PATH", os.defpath), "PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(scratch)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        tail = "\n".join(done.stderr.strip().splitlines()[-5:])
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    if process.returncode:
+        tail = "\n".join(process.stderr.strip().splitlines()[-5:])
         raise BundleError(
             f"pip could not install the wheels:\n{tail}",
             "create a bundle for this machine with --python and --platform",
         )
-    _settle(place, str(scratch).encode(), str(to).encode())
+    _relocate(place, str(scratch).encode(), str(to).encode())
 
 
-def _settle(place: Path, made: bytes, final: bytes) -> None:
-    """Scripts of an environment name the folder that it was made in; they are told the one that it will be in."""
+def _relocate(place: Path, made: bytes, final: bytes) -> None:
+    """Replace, in the scripts of an environment, the directory it was created in by the one it will be moved to."""
     for path in [place / "pyvenv.cfg", *(place / "bin").iterdir()]:
         if path.is_file() and not path.is_symlink():
             path.write_bytes(path.read_bytes().replace(made, final))
@@ -454,15 +461,15 @@ def main(arguments: list[str] | None = None, head: Path | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     verify = commands.add_parser("verify", help="check every part and every file; name what is damaged")
     install_ = commands.add_parser("install", help="check, then install; nothing is left behind if it fails")
-    install_.add_argument("--to", type=Path, default=Path("nanoflux"), help="the folder to make [nanoflux]")
+    install_.add_argument("--to", type=Path, default=Path("nanoflux"), help="the directory to create [nanoflux]")
     for command in (verify, install_):
-        command.add_argument("--signers", type=Path, help="who may have signed it, as ssh-keygen reads them")
-    asked = parser.parse_args(arguments)
+        command.add_argument("--signers", type=Path, help="file of allowed signers, in the format of ssh-keygen")
+    options = parser.parse_args(arguments)
     try:
-        if asked.command == "verify":
-            _say(verify_bundle(path, asked.signers))
+        if options.command == "verify":
+            _say(verify_bundle(path, options.signers))
         else:
-            _say(f"installed: {install(path, asked.to, _say, asked.signers)}")
+            _say(f"installed: {install(path, options.to, _say, options.signers)}")
     except BundleError as error:
         _say(f"{path.name}: {error}")
         return error.exit_code
@@ -473,16 +480,16 @@ def main(arguments: list[str] | None = None, head: Path | None = None) -> int:
 
 
 def verify_bundle(path: Path, signers: Path | None = None) -> str:
-    """That a bundle is whole, in words.
+    """Verify a bundle and return a sentence that says so.
 
     Raises:
-        BundleError: it is not.
+        BundleError: the bundle is damaged.
     """
-    who = f", signed by {check_signature(path, signers)}" if signers else ""
+    signer = f", signed by {check_signature(path, signers)}" if signers else ""
     head = read_head(path)
     refuse_damaged(head)
     size = sum(part.bytes for part in head.parts) / 2**20
-    return f"{path}: whole: {len(head.files)} files in {len(head.parts)} parts, {size:.1f} MiB{who}"
+    return f"{path}: whole: {len(head.files)} files in {len(head.parts)} parts, {size:.1f} MiB{signer}"
 
 
 def _say(text: str) -> None:
@@ -490,6 +497,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):  # noqa: UP036 - whatever Python the lab has
+    if sys.version_info < (3, 11):  # noqa: UP036 - the lab may have an older Python
         sys.exit("Python 3.11 or later is needed: python3.11 FILE install")
     sys.exit(main())
