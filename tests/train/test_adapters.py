@@ -107,7 +107,7 @@ def full_disk(*_: object) -> None:
 
 
 def test_unknown_adapters_and_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no adapter"):
+    with pytest.raises(DataError, match="is not an adapter"):
         adapter_hash(tmp_path)
     with pytest.raises(NothingMatchedError):
         find_adapter(tmp_path, "abc")

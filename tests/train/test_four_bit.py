@@ -36,8 +36,8 @@ def test_four_bit_gradients_equal_those_of_bitsandbytes(tiny_base: Path, example
     codec = Codec.load(tiny_base)
     rows = [codec.encode(example, i) for i, example in enumerate(examples[:4])]
     ours, slopes = gradients(model, rows)
-    with model.quiet():
-        model.loss(rows)  # where bitsandbytes repacks a layer that only infers
+    with model.inference_mode():
+        model.loss(rows)  # bitsandbytes would repack the layers here
     for layer in layers:
         del layer.__dict__["forward"]
     theirs, others = gradients(model, rows)

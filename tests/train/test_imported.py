@@ -118,8 +118,8 @@ def test_import_refuses_an_adapter_of_another_model(home: Path, foreign: Callabl
     wrong = {
         "sizes that differ": {**tensors, first: torch.zeros(4, 99)},
         "no tensors for": {name: tensors[name] for name in tensors if name != first},
-        "layers that tiny has not": {**tensors, first.replace("layers.0", "layers.9"): tensors[first].clone()},
-        "no numbers": {**tensors, first: torch.full_like(tensors[first], float("nan"))},
+        "layers that tiny lacks": {**tensors, first.replace("layers.0", "layers.9"): tensors[first].clone()},
+        "not finite numbers": {**tensors, first: torch.full_like(tensors[first], float("nan"))},
     }
     for reason, changed in wrong.items():
         save_file(changed, source / "adapter_model.safetensors")
