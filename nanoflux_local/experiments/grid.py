@@ -28,7 +28,8 @@ class Condition(Strict):
     a number, "all", as many as the "run" kept, or as many as the rarest quality level has ("least").
 
     `each` repeats the condition for every value of the scale's list of that name, with "{value}" in `name` and `title`.
-    `benchmark` rows of the scale's `full` at most. `code_check` belongs to experiments on the judge.
+    `benchmark` rows of the scale's `full` at most. `code_check` and `check` belong to experiments on the judge: its
+    word together with its checks, or the check of this name by itself.
     """
 
     name: str = Field(min_length=1)
@@ -39,6 +40,7 @@ class Condition(Strict):
     level: int = Field(default=0, ge=0, le=5)
     seed_count: int = Field(default=0, ge=0)
     code_check: bool = False
+    check: str = ""
 
 
 class Frontier(Strict):

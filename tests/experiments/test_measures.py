@@ -45,6 +45,19 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     return home, run
 
 
+def test_judge_rates_of_a_check_by_itself(played) -> None:
+    home, run = played
+    result = judge_rates(home, Condition(name="c", check="code"), run)
+    assert sum(sum(counts.values()) for counts in result["findings"].values()) == result["solutions"]
+    contradicted = sum(counts["contradicts"] for counts in result["findings"].values())
+    rates = result["rates"]
+    assert sum(rates[name]["n"] for name in ("sensitivity", "specificity")) == result["solutions"]
+    rejected = round((rates["sensitivity"]["share"] or 0) * rates["sensitivity"]["n"])
+    assert 0 < rejected <= contradicted
+    with pytest.raises(NothingMatchedError, match="the blind check reached no conclusion"):
+        judge_rates(home, Condition(name="c", check="blind"), run)
+
+
 def test_the_judge_is_told_with_the_code_check_and_without(played) -> None:
     home, run = played
     alone, checked = (judge_rates(home, Condition(name="c", code_check=check), run) for check in (False, True))

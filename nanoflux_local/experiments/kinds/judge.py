@@ -1,4 +1,4 @@
-"""Experiments on the judge: its error rates on solutions of known correctness, alone and with its checks.
+"""Experiments on the judge: error rates of its word, of all checks together and of each check, on known solutions.
 
 Reads the judge trial of each run (see `trial`); it asks no judge itself.
 """
@@ -14,9 +14,10 @@ from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, Exp
 from nanoflux_local.experiments.tables import TableColumn, percent
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run.trials.result import summarize_trial
+from nanoflux_local.run.trials.result import Rates, TrialResult, summarize_trial
 
-KEYS = ("rates", "solutions", "unjudged")
+KEYS = ("rates", "solutions", "unjudged", "findings")
+BROKEN = ("removed", "changed")
 
 
 class JudgeKind:
@@ -28,6 +29,8 @@ class JudgeKind:
         TableColumn("judge", 16, share=1),
         TableColumn("wrong ones rejected", 22),
         TableColumn("right ones accepted", 22),
+        TableColumn("real mistakes rejected", 22, from_width=126),
+        TableColumn("broken questions rejected", 25, from_width=152),
         TableColumn("errors", 6, right=True, from_width=80),
         TableColumn("unjudged", 8, right=True, from_width=90),
     )
@@ -56,26 +59,62 @@ class JudgeKind:
 
 
 def judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
-    """The judge's sensitivity and specificity in a run's trial, each with its Wilson interval.
+    """The rates of a condition's rule in a run's trial, with Wilson intervals. A check by itself accepts what it does
+    not contradict; `findings` counts its conclusions by kind of solution.
 
     Raises:
-        NothingMatchedError: the run has no judge trial, or its judge has no checks.
+        NothingMatchedError: the run has no judge trial, or its judge lacks the checks.
     """
     with LedgerView(home.ledger) as view:
         trial = summarize_trial(view, run)
-    fix = "generate with a model as judge, and set judge.trial and judge.code_check"
     if trial is None:
+        fix = "generate with a model as judge, and set judge.trial and judge.code_check"
         raise NothingMatchedError(f"run {run} has no judge trial", fix)
+    check = trial.checks.get(condition.check)
+    return {
+        "run": run,
+        "solutions": trial.solutions,
+        "unjudged": trial.unjudged,
+        "rates": asdict(_select_rates(trial, condition, run)),
+        **({"findings": check.findings} if check else {}),
+    }
+
+
+def _select_rates(trial: TrialResult, condition: Condition, run: str) -> Rates:
+    """The rates of a condition's rule.
+
+    Raises:
+        NothingMatchedError: the judge lacks the checks, or they reached no conclusion.
+    """
+    if condition.check:
+        check = trial.checks.get(condition.check)
+        if check is None:
+            fix = f"generate with judge.checks = [{condition.check!r}]"
+            raise NothingMatchedError(
+                f"the {condition.check} check reached no conclusion in the trial of run {run}", fix
+            )
+        return check.unless_contradicted
     rates = trial.with_check if condition.code_check else trial.without_check
     if rates is None:
+        fix = "generate with a model as judge, and set judge.code_check or judge.checks"
         raise NothingMatchedError(f"the judge of run {run} has no checks, so there is nothing to compare", fix)
-    return {"run": run, "solutions": trial.solutions, "unjudged": trial.unjudged, "rates": asdict(rates)}
+    return rates
 
 
 def _row(entry: Mapping[str, Any]) -> list[object]:
     rates = entry.get("rates")
-    shares = [_share(rates[name]) for name in ("sensitivity", "specificity")] if rates else ["not done yet", ""]
-    return [entry["title"], *shares, rates["errors"] if rates else "", entry.get("unjudged", "")]
+    if not rates:
+        return [entry["title"], "not done yet", "", "", "", "", ""]
+    shares = [_share(rates[name]) for name in ("sensitivity", "specificity")]
+    kinds = [_counts(rates["caught"], names) for names in (("mistake",), BROKEN)]
+    return [entry["title"], *shares, *kinds, rates["errors"], entry.get("unjudged", "")]
+
+
+def _counts(caught: Mapping[str, Any], kinds: Sequence[str]) -> str:
+    """The rejected solutions of some kinds and their number, "" if the trial has none."""
+    shares = [caught[kind] for kind in kinds if kind in caught and caught[kind]["n"]]
+    rejected = sum(round(share["share"] * share["n"]) for share in shares)
+    return f"{rejected} of {sum(share['n'] for share in shares)}" if shares else ""
 
 
 def _share(share: Mapping[str, Any]) -> str:
