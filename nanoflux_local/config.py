@@ -7,13 +7,14 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import Sampling
+from nanoflux_local.suggestions import nearest, suggest
 from nanoflux_local.text_files import EncodingError, read_utf8
 
 ROLES = ("attacker", "defender", "judge")
@@ -323,17 +324,18 @@ class RunConfig(Strict):
         for role in ROLES:
             name = getattr(self.roles, role).endpoint
             if name != PROGRAM and name not in self.endpoints:
-                raise ValueError(f"roles.{role}.endpoint is {name!r}; known: {', '.join([PROGRAM, *self.endpoints])}")
+                choices = suggest(name, [PROGRAM, *self.endpoints], "known")
+                raise ValueError(f"roles.{role}.endpoint is {name!r}; {choices}")
         if self.roles.defender.endpoint == PROGRAM:
             raise ValueError("roles.defender.endpoint must be a model: no program can stand for the defender")
         for key in ("panel", "solvers"):
             for name in getattr(self.judge, key):
                 if name not in self.endpoints:
-                    raise ValueError(f"judge.{key} names {name!r}; known: {', '.join(self.endpoints)}")
+                    raise ValueError(f"judge.{key} names {name!r}; {suggest(name, self.endpoints, 'known')}")
         if self.judge.panel and self.roles.judge.endpoint == PROGRAM:
             raise ValueError("judge.panel: a program that judges needs no panel; name a model for roles.judge.endpoint")
         if self.embedder not in self.endpoints:
-            raise ValueError(f"embedder is {self.embedder!r}; known: {', '.join(self.endpoints)}")
+            raise ValueError(f"embedder is {self.embedder!r}; {suggest(self.embedder, self.endpoints, 'known')}")
         return self
 
     @property
@@ -364,20 +366,49 @@ def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
         first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known_keys = ", ".join(_known_keys(model, first["loc"][:-1]))
-            raise ConfigError(f"{where}: unknown key {key!r}", f"known keys there: {known_keys}") from error
+            raise ConfigError(f"{where}: unknown key {key!r}", suggest_key(model, key)) from error
         reason = str(first["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"{where}: {key + ': ' if key else ''}{reason}", "correct the value and try again") from error
 
 
-def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """The valid keys of the table at `path`; in a table of tables (`endpoints.NAME`) every name has the same keys."""
+def suggest_key(model: type[BaseModel], key: str) -> str:
+    """The fix for a dotted key that `model` does not have: the nearest key in its table, else that key in others."""
+    *path, name = key.split(".")
+    here = _list_keys(_table_at(model, path))
+    elsewhere = [other for other in _list_dotted_keys(model) if other.rpartition(".")[2] == name]
+    if not nearest(name, here) and elsewhere:
+        return f"did you mean {' or '.join(map(repr, elsewhere[:4]))}? keys there: {', '.join(here)}"
+    return suggest(name, here, "keys there")
+
+
+def _table_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """The model of the table at `path`; in a table of tables (`endpoints.NAME`) every name has the same model."""
     for part in path:
-        field = model.model_fields.get(str(part))
-        if field is not None:
-            kinds = (field.annotation, *get_args(field.annotation))
-            model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+        model = _table_of(model, part) or model
+    return model
+
+
+def _table_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The model of the table, or of each table, that `key` holds; None if it holds a plain value."""
+    field = model.model_fields.get(key)
+    kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _list_keys(model: type[BaseModel]) -> list[str]:
     return sorted(model.model_fields)
+
+
+def _list_dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """All keys of `model` and of the tables in it, "NAME" standing for the name of a table in a table of tables."""
+    keys: list[str] = []
+    for key, field in model.model_fields.items():
+        table = _table_of(model, key)
+        keys.append(f"{prefix}{key}")
+        if table is not None:
+            many = field.annotation is not table and get_origin(field.annotation) is dict
+            keys += _list_dotted_keys(table, f"{prefix}{key}.{'NAME.' if many else ''}")
+    return keys
 
 
 def read_toml(path: Path) -> dict[str, Any]:

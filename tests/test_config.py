@@ -83,7 +83,7 @@ UNKNOWN = {
     "roles.attacker.sampling.heat=1": ("'roles.attacker.sampling.heat'", "temperature, top_p"),
     "roles.poet.endpoint=x": ("'roles.poet'", "attacker, defender, judge"),
     "endpoints.minilm.modell=x": ("'endpoints.minilm.modell'", "adapter, args, batch_invariant, capacity, context"),
-    "budgets.POEM=5": ("'budgets.POEM'", "SOLUTION, ANSWER"),
+    "budgets.POEM=5": ("'budgets.POEM'", "ANSWER, SOLUTION"),
 }
 
 
@@ -113,11 +113,11 @@ WRONG = {
     "budgets.ANSWER=0": "budgets.ANSWER",
     "concurrency=0": "concurrency",
     "embedder=[1]": "embedder",
-    "embedder=nobody": "embedder is 'nobody'; known: smollm2, minilm",
+    "embedder=nobody": "embedder is 'nobody'; known: minilm, smollm2",
     "endpoints=1": "endpoints",
     "endpoints.x=1": "endpoints.x",
     "endpoints.x.model=y": "endpoints.x.interface",
-    "roles.judge.endpoint=nobody": "roles.judge.endpoint is 'nobody'; known: program, smollm2, minilm",
+    "roles.judge.endpoint=nobody": "roles.judge.endpoint is 'nobody'; known: minilm, program, smollm2",
     "roles.defender.endpoint=program": "roles.defender.endpoint must be a model",
     "domain=gsmhard": "the settings are for the domain 'gsmhard', not 'starter'",
 }

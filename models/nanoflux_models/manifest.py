@@ -4,6 +4,7 @@ Owns the schema and the lookup (the packaged catalog, then the user's `<home>/mo
 nothing and knows nothing of installed weights.
 """
 
+import difflib
 import re
 import tomllib
 from pathlib import Path
@@ -222,7 +223,10 @@ def path_of(name: str, home: Path) -> Path:
     """
     paths = _paths(home)
     if name not in paths:
-        raise ModelNotFoundError(f"There is no model called {name!r}.", f"Known here: {', '.join(sorted(paths))}.")
+        close = difflib.get_close_matches(name, paths, n=1)
+        question = f"Did you mean {close[0]!r}? " if close else ""
+        fix = f"{question}Known here: {', '.join(sorted(paths))}."
+        raise ModelNotFoundError(f"There is no model called {name!r}.", fix)
     return paths[name]
 
 

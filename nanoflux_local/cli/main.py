@@ -12,6 +12,7 @@ from nanoflux_local import __version__, redaction
 from nanoflux_local.cli.common import plain
 from nanoflux_local.endpoints.local.cores import share_cores
 from nanoflux_local.errors import NanofluxError, RefusedError
+from nanoflux_local.suggestions import nearest
 
 NOUNS = {
     "demo": ("demo", "Generate, train, evaluate and report with the embedded default model."),
@@ -52,6 +53,18 @@ class Nouns(click.Group):
         module = importlib.import_module(f"nanoflux_local.cli.{NOUNS[cmd_name][0]}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command, or name the nearest one; click knows only commands that are imported."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = nearest(args[0], NOUNS)
+            if close and args[0] not in NOUNS:
+                raise click.UsageError(f"No such command {args[0]!r}. Did you mean {close!r}?", ctx) from error
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print the table of commands without importing them."""

@@ -11,6 +11,7 @@ from typing import Any
 from nanoflux_local.config import read_toml
 from nanoflux_local.domains.base import PROMPTS, Domain, built_in, domain_on, load_built_in
 from nanoflux_local.errors import ConfigError
+from nanoflux_local.suggestions import suggest
 from nanoflux_local.text_files import EncodingError, read_utf8
 from nanoflux_local.transcript import Attack, Defence, Seed
 
@@ -54,8 +55,8 @@ def load_domain(name: str, root: Path | None = None) -> Domain:
         return load_built_in(name)
     if root and name in known_domains(root):
         return _read_domain(name, root / "domains" / f"{name}.toml")
-    names = ", ".join(known_domains(root))
-    raise ConfigError(f"there is no domain {name!r}", f"choose one of {names}, or write one: docs/how-to/domains.md")
+    fix = f"{suggest(name, known_domains(root))}; or write one: docs/how-to/domains.md"
+    raise ConfigError(f"there is no domain {name!r}", fix)
 
 
 def files_of(name: str, root: Path) -> list[Path]:
@@ -118,7 +119,8 @@ def _entries(path: Path, files: Any) -> list[tuple[str, str]]:
         raise ConfigError(f"{path}: prompt_files is no table of file names", 'write for instance attacker = "mine.md"')
     unknown = [prompt for prompt in files if prompt not in PROMPTS]
     if unknown:
-        raise ConfigError(f"{path}: unknown key 'prompt_files.{unknown[0]}'", f"known keys there: {', '.join(PROMPTS)}")
+        fix = suggest(unknown[0], PROMPTS, "keys there")
+        raise ConfigError(f"{path}: unknown key 'prompt_files.{unknown[0]}'", fix)
     return list(files.items())
 
 

@@ -14,6 +14,7 @@ from nanoflux_local.config import Strict, read_toml, validated
 from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import digest
+from nanoflux_local.suggestions import suggest
 
 Source = Literal["none", "benchmark", "run", "endpoint"]
 Scaled = Literal["", "sizes", "seed_counts", "levels"]
@@ -169,6 +170,6 @@ def load_grid(name: str) -> tuple[str, Grid]:
     elif name.endswith(".toml"):
         path = Path(name)
     else:
-        raise ConfigError(f"no grid {name!r}", f"choose one of {', '.join(grids())}, or pass a .toml file")
+        raise ConfigError(f"no grid {name!r}", f"{suggest(name, grids())}; or pass a .toml file")
     values = read_toml(path)
     return path.stem, validated(Grid, values, str(path))

@@ -28,6 +28,7 @@ from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
 from nanoflux_local.seeds.datasets import held_out_here, seed_datasets, with_seeds
+from nanoflux_local.suggestions import suggest
 from nanoflux_models.manifest import load_manifest
 
 
@@ -48,9 +49,7 @@ def load_profile(name: str, home: Home | None = None) -> dict[str, Any]:
         return read_toml(paths[name])
     if name.endswith(".toml"):
         return read_toml(Path(name))
-    raise ConfigError(
-        f"there is no profile {name!r}", f"choose one of: {', '.join(sorted(paths))}, or name a .toml file"
-    )
+    raise ConfigError(f"there is no profile {name!r}", f"{suggest(name, paths)}, or name a .toml file")
 
 
 def _profile_paths(home: Home | None) -> dict[str, Path]:
@@ -150,8 +149,8 @@ def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
     sections = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # a profile budgets for every domain
     unknown = [name for name in config.budgets if name not in sections]
     if unknown:
-        keys = ", ".join(sections)
-        raise ConfigError(f"the configuration: unknown key 'budgets.{unknown[0]}'", f"known keys there: {keys}")
+        fix = suggest(unknown[0], sections, "keys there")
+        raise ConfigError(f"the configuration: unknown key 'budgets.{unknown[0]}'", fix)
     unmarked = [kind for kind in config.judge.trial_kinds if kind not in domain.trial_kinds]
     if unmarked:
         kinds = ", ".join(domain.trial_kinds)
@@ -208,8 +207,8 @@ def build_profile_endpoint(
     name = name or str(values.get("roles", {}).get(role, {}).get("endpoint", ""))
     endpoints = values.get("endpoints", {})
     if name not in endpoints:
-        fix = f"name one of: {', '.join(sorted(endpoints))}"
-        raise ConfigError(f"profile {profile} has no endpoint {name!r}{f' to play {role}' if role else ''}", fix)
+        problem = f"profile {profile} has no endpoint {name!r}{f' to play {role}' if role else ''}"
+        raise ConfigError(problem, suggest(name, endpoints, "name one of"))
     where = f"profile {profile}: endpoints.{name}"
     config = validated(EndpointConfig, {**endpoints[name], **(settings or {})}, where)
     check_endpoint(config, where)

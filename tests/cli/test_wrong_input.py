@@ -51,9 +51,11 @@ FILES = {
 }
 SERVED = "endpoints.arbiter={ interface = 'openai_chat', model = 'm',"
 SET = [
-    ("sed=1", "unknown key 'sed'.*known keys there: .*seed"),
-    ("novelty.questoin=0.8", "unknown key 'novelty.questoin'.*question, solution"),
-    ("endpoints.arbiter.modle=x", "unknown key 'endpoints.arbiter.modle'.*model"),
+    ("sed=1", "unknown key 'sed'.*did you mean 'seed'. keys there: .*seed"),
+    ("question=0.8", "unknown key 'question'.*did you mean 'novelty.question'"),
+    ("temperature=1", "unknown key 'temperature'.*'roles.attacker.sampling.temperature' or "),
+    ("novelty.questoin=0.8", "unknown key 'novelty.questoin'.*did you mean 'question'. .*question, solution"),
+    ("endpoints.arbiter.modle=x", "unknown key 'endpoints.arbiter.modle'.*did you mean 'model'"),
     ("budgets.NOTES=5", "unknown key 'budgets.NOTES'"),
     ("judge.confidence", "'judge.confidence' is not KEY=VALUE"),
     ("=3", "is not KEY=VALUE"),
@@ -67,19 +69,22 @@ SET = [
     ("endpoints.arbiter.delay_s=inf", "endpoints.arbiter.delay_s: .*finite"),
     ("embedder=[1]", "embedder: .*string"),
     ("embedder=nobody", "embedder is 'nobody'; known: "),
-    ("roles.judge.endpoint=nobody", "roles.judge.endpoint is 'nobody'; known: program, "),
+    ("roles.judge.endpoint=nobody", "roles.judge.endpoint is 'nobody'; known: .*program"),
     ("roles.attacker.endpoint=program", "carry no programs"),
     ("domain=starter", "the settings are for the domain 'starter'"),
     (f"{SERVED} url = 'http://127.0.0.1:99999/v1' }}", "endpoints.arbiter: .*99999/v1 has no valid port.*1 to 65535"),
     (f"{SERVED} url = 'http://127.0.0.1:9/v1/chat/completions' }}", "which is added.*url = .http://127.0.0.1:9/v1."),
-    (f"{SERVED} url = 'http://127.0.0.1:9/v1', send = {{ sed = false }} }}", "unknown key .*known keys there: .*seed"),
+    (f"{SERVED} url = 'http://127.0.0.1:9/v1', send = {{ sed = false }} }}", "unknown key .*keys there: .*seed"),
     ("endpoints.arbiter.send.seed=false", "the interface 'scripted' has no such switches"),
 ]
 WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown command": (("fly",), 2, "No such command 'fly'"),
+    "misspelt command": (("rnu",), 2, "Did you mean 'run'"),
+    "misspelt profile": ((*START, "--profile", "scriptd"), 2, "did you mean 'scripted'"),
+    "misspelt domain": (("run", "start", "--domain", "gsmhrad"), 2, "did you mean 'gsmhard'"),
     "unknown option": (("run", "list", "--fast"), 2, "No such option"),
     "no domain": (("run", "start"), 2, "Missing option '--domain'"),
-    "unknown domain": (("run", "start", "--domain", "chess"), 2, "no domain 'chess'.*choose one of genomebench"),
+    "unknown domain": (("run", "start", "--domain", "chess"), 2, "no domain 'chess'.*choose one of: genomebench"),
     "unknown profile": ((*START, "--profile", "gpu"), 2, "no profile 'gpu'.*choose one of: .*embedded, .*scripted"),
     "missing profile file": ((*START, "--profile", "no.toml"), 2, r"no\.toml: No such file"),
     "profile of another shape": ((*START, "--profile", "flat.toml"), 2, "endpoints: .*valid dictionary"),
@@ -138,7 +143,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an adapter to carry by its path": (
         ("bundle", "create", "-o", "b", "--no-software", "--adapter", "./x"), 2, "'./x' is a path"
     ),
-    **{f"--set {text}": ((*START, "--set", text), 2, told) for text, told in SET},
+    **{f"--set {text}": ((*START, "--set", text), 2, message) for text, message in SET},
 }  # fmt: skip
 
 
@@ -162,18 +167,18 @@ def recorded(home: Path) -> list[tuple]:
         return connection.execute("SELECT id FROM runs UNION ALL SELECT name FROM datasets").fetchall()
 
 
-def assert_told(ended, code: int, told: str) -> None:
+def assert_error(ended, code: int, message: str) -> None:
     """One message, with its code, and not a traceback."""
     assert "Traceback" not in ended.err, ended.err
     assert ended.code == code, ended.err
     assert ended.out == ""
-    assert re.search(told, ended.err, re.DOTALL), ended.err
+    assert re.search(message, ended.err, re.DOTALL), ended.err
     assert len(ended.err.strip().splitlines()) <= 5, "more than one message"
 
 
 def wrong(give: Callable, name: str, folder: Path, home: Path) -> None:
-    words, code, told = WRONG[name]
-    assert_told(give(home, *(str(folder / word) if word in FILES else word for word in words)), code, told)
+    words, code, message = WRONG[name]
+    assert_error(give(home, *(str(folder / word) if word in FILES else word for word in words)), code, message)
     assert recorded(home) == []
 
 
@@ -194,7 +199,7 @@ def test_wrong_input_is_named_in_a_subprocess(folder: Path, tmp_path: Path, nano
     ids=" ".join,
 )  # fmt: skip
 def test_missing_names_exit_with_4(home: Path, called: Callable, arguments: tuple[str, ...]) -> None:
-    assert_told(called(home, *arguments, "nobody"), 4, "no (run|example) 'nobody'")
+    assert_error(called(home, *arguments, "nobody"), 4, "no (run|example) 'nobody'")
 
 
 # Ledgers
@@ -206,7 +211,7 @@ def test_newer_ledger_is_refused_unchanged(home: Path, nanoflux: Callable, argum
         connection.execute("INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('nanoflux', 'm901_x')")
     connection.close()
     before = (home / "ledger.db").read_bytes()
-    assert_told(
+    assert_error(
         nanoflux(home, *arguments), 1, r"written by a newer version of NanoFlux \(it has the migration m901_x\).*--home"
     )
     assert (home / "ledger.db").read_bytes() == before
@@ -215,7 +220,7 @@ def test_newer_ledger_is_refused_unchanged(home: Path, nanoflux: Callable, argum
 @pytest.mark.parametrize("arguments", [("run", "list"), (*START,)], ids=lambda a: a[1])
 def test_foreign_file_is_refused_unchanged(tmp_path: Path, nanoflux: Callable, arguments: tuple[str, ...]) -> None:
     (tmp_path / "ledger.db").write_text("dear diary\n" * 100)
-    assert_told(nanoflux(tmp_path, *arguments), 1, "not a readable ledger.*restore a backup")
+    assert_error(nanoflux(tmp_path, *arguments), 1, "not a readable ledger.*restore a backup")
     assert (tmp_path / "ledger.db").read_text() == "dear diary\n" * 100
 
 
@@ -225,7 +230,7 @@ def test_foreign_file_is_refused_unchanged(tmp_path: Path, nanoflux: Callable, a
 def test_home_below_a_file_is_refused(tmp_path: Path, nanoflux: Callable) -> None:
     (tmp_path / "file").write_text("mine")
     ended = nanoflux(tmp_path / "file" / "home", *START)
-    assert_told(ended, 2, r"home directory .*/file/home cannot be written: Not a directory.*--home or NANOFLUX_HOME")
+    assert_error(ended, 2, r"home directory .*/file/home cannot be written: Not a directory.*--home or NANOFLUX_HOME")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -237,7 +242,7 @@ def test_read_only_home_is_named(tmp_path: Path, nanoflux: Callable) -> None:
     ).returncode:
         pytest.skip("no user namespaces here, so nothing can be mounted")
     ended = nanoflux(tmp_path / "home", *START, prefix=("unshare", "-rm", "sh", "-c", script, "sh"))
-    assert_told(ended, 2, "cannot be written: Read-only file system")
+    assert_error(ended, 2, "cannot be written: Read-only file system")
 
 
 def test_home_of_another_user_is_named(tmp_path: Path, nanoflux: Callable) -> None:
@@ -248,7 +253,7 @@ def test_home_of_another_user_is_named(tmp_path: Path, nanoflux: Callable) -> No
     ):
         pytest.skip("run by root, and another user cannot reach this interpreter")
     tmp_path.chmod(0o555)
-    assert_told(nanoflux(tmp_path / "home", *START, prefix=nobody), 2, "cannot be written: Permission denied")
+    assert_error(nanoflux(tmp_path / "home", *START, prefix=nobody), 2, "cannot be written: Permission denied")
 
 
 def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callable) -> None:
@@ -257,11 +262,11 @@ def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callab
     if subprocess.run([*nobody, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")
     bare = (*nobody, "env", "-u", "HOME", "-u", "NANOFLUX_HOME", "-u", "XDG_DATA_HOME")
-    assert_told(
-        nanoflux("", "run", "list", prefix=bare), 2, "HOME is not set.*set HOME or NANOFLUX_HOME, or give --home"
+    assert_error(
+        nanoflux("", "run", "list", prefix=bare), 2, "HOME is not set.*set HOME or NANOFLUX_HOME, or pass --home"
     )
     tilde = (*bare, "NANOFLUX_HOME=~/nanoflux")
-    assert_told(nanoflux("", "run", "list", prefix=tilde), 2, "HOME is not set.*~/nanoflux cannot be expanded")
+    assert_error(nanoflux("", "run", "list", prefix=tilde), 2, "HOME is not set.*~/nanoflux cannot be expanded")
     assert nanoflux("", "--home", str(tmp_path / "home"), *START, "--examples", "1", prefix=bare).code == 0
 
 

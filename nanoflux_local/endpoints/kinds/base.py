@@ -14,6 +14,7 @@ from nanoflux_local.config import EndpointConfig
 from nanoflux_local.endpoints.base import Embedder, Endpoint
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import Home
+from nanoflux_local.suggestions import suggest
 
 
 class EndpointKind:
@@ -93,8 +94,8 @@ def find_kind(interface: str) -> EndpointKind:
     """
     kinds = endpoint_kinds()
     if interface not in kinds:
-        choices = ", ".join(kind.name for kind in kinds.values() if kind.in_profiles)
-        raise ConfigError(f"interface: there is no endpoint kind {interface!r}", f"choose from: {choices}")
+        fix = suggest(interface, (kind.name for kind in kinds.values() if kind.in_profiles))
+        raise ConfigError(f"interface: there is no endpoint kind {interface!r}", fix)
     return kinds[interface]
 
 

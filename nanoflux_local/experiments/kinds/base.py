@@ -16,6 +16,7 @@ from nanoflux_local.experiments.grid import Condition, Plan, Scale
 from nanoflux_local.experiments.tables import TableColumn
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.suggestions import suggest
 
 CellResult = dict[str, Any]
 """A cell's result as it is stored in the ledger; a stored one also has `condition`, `seed`, `status` and `message`."""
@@ -105,5 +106,5 @@ def find_kind(name: str) -> ExperimentKind:
     """
     kinds = experiment_kinds()
     if name not in kinds:
-        raise ConfigError(f"kind: unknown kind of experiment {name!r}", f"choose one of: {', '.join(kinds)}")
+        raise ConfigError(f"kind: unknown kind of experiment {name!r}", suggest(name, kinds))
     return kinds[name]

@@ -1,0 +1,22 @@
+"""Suggestions for misspelt names and keys: the nearest choice, and all of them."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+SIMILARITY = 0.6
+"""Least similarity of a suggestion (difflib's ratio, in [0, 1])."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The choice most similar to `name`, ignoring case; "" if none is similar."""
+    by_folded = {choice.casefold(): choice for choice in choices}
+    matches = get_close_matches(name.casefold(), by_folded, n=1, cutoff=SIMILARITY)
+    return by_folded[matches[0]] if matches else ""
+
+
+def suggest(name: str, choices: Iterable[str], introduction: str = "choose one of") -> str:
+    """A fix for an unknown name: "did you mean 'gsm8k'? choose one of: gsm8k, starter"."""
+    listed = sorted(choices)
+    close = nearest(name, listed)
+    question = f"did you mean {close!r}? " if close else ""
+    return f"{question}{introduction}: {', '.join(listed) or '(none)'}"
