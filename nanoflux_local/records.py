@@ -7,6 +7,7 @@ Records are frozen, flat and plain JSON; this module does no I/O.
 import base64
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -24,6 +25,7 @@ FaultKind = Literal[
 _SURROGATE = re.compile("[\ud800-\udfff]")
 SearchOutcome = Literal["found", "nothing", "timeout", "refused", "failed"]
 Vector = npt.NDArray[np.float32]
+SIMILARITY_DIGITS = 6
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 """Created once: `json.dumps` with these arguments would create an encoder for every text."""
 
@@ -191,6 +193,13 @@ class EmbedReply(Reply):
     @classmethod
     def of(cls, vector: Vector) -> "EmbedReply":
         return cls(base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode())
+
+
+def similarity(one: Vector, other: Vector) -> float:
+    """Cosine similarity of two unit vectors of shape (dimensions,), to 6 digits. Products of float32 are exact in
+    float64, and `fsum` rounds only once, so that two vectors give the same number in every process and on any machine.
+    """
+    return round(math.fsum((one.astype(np.float64) * other).tolist()), SIMILARITY_DIGITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.examples.lineage import trace_lineage
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.records import similarity
 from nanoflux_local.run import configs, runs
-from nanoflux_local.run.novelty import similarity
 from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
 
 

@@ -5,8 +5,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from nanoflux_local.records import similarity
 from nanoflux_local.run import novelty
-from nanoflux_local.run.novelty import History, NoveltyIndex, rounding_error, similarity
+from nanoflux_local.run.novelty import History, NoveltyIndex, rounding_error
 
 EMPTY = History()
 

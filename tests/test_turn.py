@@ -355,7 +355,7 @@ async def test_turn_plays_with_hand_made_players(tmp_path):
         async def attack(self, seeds, draw, call):
             return Attack(f"{draw.turn}-{draw.attempt}-{len(seeds)}", "s", "1")
 
-        async def validate(self, attack, draw, call):
+        async def validate(self, attack, draw, call, evidence=(), seeds=()):
             return Verdict(draw.attempt == 2, 1.0, "third time")
 
         async def defend(self, question, draw, call):

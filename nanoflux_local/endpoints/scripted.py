@@ -82,6 +82,8 @@ def duel(prompt: str, rng: random.Random) -> str:
         return "\n".join([*(f"{name}: {rng.randint(1, 5)}" for name in names), "EXPLANATION: by what is written."])
     if "QUERIES:" in prompt:
         return "QUERIES:\n" + ("NONE" if rng.random() < 0.2 else f"{rng.choice(_THINGS)}\n{rng.choice(_DEEDS)}")
+    if "CONTRADICTION:" in prompt:
+        return _premises(prompt, rng)
     if "# VARIABLES" in prompt:
         return _program(prompt, rng)
     if "VALID or INVALID" in prompt:
@@ -145,6 +147,15 @@ def _program(prompt: str, rng: random.Random) -> str:
     steps = f"# STEPS\ntotal = rows * each\nleft = {left}\n# CHECK\nanswer = left\n"
     program = f"# VARIABLES\nrows, each, lost = {rows}, {each}, {lost}\n{steps}"
     return f"CODE:\n```python\n{program if rng.random() < 0.875 else 'print(42)'}\n```"
+
+
+def _premises(prompt: str, rng: random.Random) -> str:
+    """The first sentence of the problem as what is given; one in eight misquotes it, one in eight misses something."""
+    statement = prompt.split("Problem:")[-1].strip().partition(".")[0]
+    kind = rng.randrange(8)
+    quoted = f"Nobody {statement}" if kind == 0 else statement
+    missing = "how many boxes there are" if kind == 1 else "NONE"
+    return f'ASKED: what is left\nGIVEN: "{quoted}"\nMISSING: {missing}\nCONTRADICTION: NONE'
 
 
 def _judgement(rng: random.Random, yes: str, no: str, chance: float, middle: str) -> str:

@@ -12,8 +12,7 @@ from nanoflux_local.errors import NanofluxError, NothingMatchedError
 from nanoflux_local.ledger.packing import CALLS, WITH_KEY
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.records import EmbedReply, EmbedRequest, Identity
-from nanoflux_local.run.novelty import similarity
+from nanoflux_local.records import EmbedReply, EmbedRequest, Identity, similarity
 from nanoflux_local.seeds.datasets import items_here
 from nanoflux_local.train.rows import read_rows
 from nanoflux_local.train.trainings import TRAIN

@@ -11,7 +11,7 @@ from nanoflux_local.ledger.calls import Call
 from nanoflux_local.reasoning import CUT_IN_REASONING, ends_in_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling, derive_seed, storable
 from nanoflux_local.roles.sections import Refused, Unparsed
-from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict
+from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Seed, Verdict
 
 T = TypeVar("T")
 MakeRequest = Callable[[int], ChatRequest]
@@ -42,13 +42,20 @@ class Draw:
 
 
 class Judge(Protocol):
-    """Validates attacks and evaluates defences. `evidence` comes from the checks that inform the judge."""
+    """Validates attacks and evaluates defences. `evidence` comes from checks that inform the judge; `seeds` are those
+    of the attack, for checks that compare it with them.
+    """
 
     @property
     def name(self) -> str: ...
 
     async def validate(
-        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
+        self,
+        attack: Attack,
+        draw: Draw,
+        call: Call,
+        evidence: tuple[Exhibit, ...] = (),
+        seeds: tuple[Seed, ...] = (),
     ) -> Verdict | Doubt | Unparsed: ...
 
     async def evaluate(

@@ -1,15 +1,16 @@
-"""A judge with checks: some inform it before it judges, the others examine what it accepted.
+"""A judge with checks: some screen attacks or inform the judge before it decides, others verify what it accepted.
 
 Owns how findings change a verdict. Checks are independent of each other and of the judge.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw, Judge
-from nanoflux_local.roles.checks.base import Check
+from nanoflux_local.roles.checks.base import Check, Stage
 from nanoflux_local.roles.sections import Unparsed
-from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Finding, Verdict
+from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Finding, Seed, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,31 +25,34 @@ class CheckingJudge:
         return self.judge.name
 
     async def validate(
-        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
+        self,
+        attack: Attack,
+        draw: Draw,
+        call: Call,
+        evidence: tuple[Exhibit, ...] = (),
+        seeds: tuple[Seed, ...] = (),
     ) -> Verdict | Doubt | Unparsed:
-        """Reject an attack that the judge rejects or that a check contradicts.
+        """Reject an attack that the judge rejects or that a check contradicts, with the findings of all checks.
 
         The judge never sees the findings of the checks after it, so that verdict and findings stay independent.
         """
-        informing = [check for check in self.checks if check.informs]
-        findings = [await check.examine(attack, draw, call) for check in informing]
-        evidence += tuple(exhibit for finding in findings for exhibit in finding.evidence)
+        screening, objector = await self._examine("screens", attack, draw, call, seeds)
+        if objector is not None:
+            contradiction = next(finding for finding in screening if finding.check == objector.name)
+            explanation = f"[{objector.objection}] {contradiction.reason}"
+            skipped = self._skip(("informs", "verifies"), f"the {objector.title}")
+            return Verdict(False, 1.0, explanation, asked=0, findings=(*screening, *skipped))
+        informing = [await check.examine(attack, draw, call, seeds) for check in self._at("informs")]
+        evidence += tuple(exhibit for finding in informing for exhibit in finding.evidence)
         verdict = await self.judge.validate(attack, draw, call, evidence)
         if not isinstance(verdict, Verdict):
             return verdict
-        rejected_by = "" if verdict.positive else "the judge"
-        for check in self.checks:
-            if check.informs:
-                continue
-            if rejected_by:
-                findings.append(Finding(check.name, "not checked", f"{rejected_by} had rejected it already"))
-                continue
-            findings.append(await check.examine(attack, draw, call))
-            if findings[-1].conclusion == "contradicts":
-                rejected_by = f"the {check.title}"
-                explanation = f"[{check.objection}] {verdict.explanation}"
-                verdict = replace(verdict, positive=False, explanation=explanation)
-        return replace(verdict, findings=tuple(findings))
+        if not verdict.positive:
+            return replace(verdict, findings=(*screening, *informing, *self._skip(("verifies",), "the judge")))
+        verifying, objector = await self._examine("verifies", attack, draw, call, seeds)
+        if objector is not None:
+            verdict = replace(verdict, positive=False, explanation=f"[{objector.objection}] {verdict.explanation}")
+        return replace(verdict, findings=(*screening, *informing, *verifying))
 
     async def validate_and_examine(
         self, attack: Attack, draw: Draw, call: Call
@@ -57,13 +61,38 @@ class CheckingJudge:
 
         A turn stops at the first rejection; to measure the judge and each check separately, all of them are needed.
         """
-        findings = {check.name: await check.examine(attack, draw, call) for check in self.checks if check.informs}
-        evidence = tuple(exhibit for finding in findings.values() for exhibit in finding.evidence)
+        before = [check for check in self.checks if check.stage != "verifies"]
+        findings = {check.name: await check.examine(attack, draw, call) for check in before}
+        evidence = tuple(exhibit for check in self._at("informs") for exhibit in findings[check.name].evidence)
         verdict = await self.judge.validate(attack, draw, call, evidence)
-        for check in self.checks:
-            if not check.informs:
-                findings[check.name] = await check.examine(attack, draw, call)
+        for check in self._at("verifies"):
+            findings[check.name] = await check.examine(attack, draw, call)
         return verdict, tuple(findings.values())
+
+    def _at(self, stage: Stage) -> list[Check]:
+        return [check for check in self.checks if check.stage == stage]
+
+    async def _examine(
+        self, stage: Stage, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...]
+    ) -> tuple[list[Finding], Check | None]:
+        """The findings of a stage's checks, and the check that contradicts the attack; those after it do not run."""
+        findings: list[Finding] = []
+        objector: Check | None = None
+        for check in self._at(stage):
+            if objector is not None:
+                findings.append(_skip_check(check, f"the {objector.title}"))
+                continue
+            findings.append(await check.examine(attack, draw, call, seeds))
+            if findings[-1].conclusion == "contradicts":
+                objector = check
+        return findings, objector
+
+    def _skip(self, stages: Sequence[Stage], rejected_by: str) -> list[Finding]:
+        return [_skip_check(check, rejected_by) for stage in stages for check in self._at(stage)]
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:
         return await self.judge.evaluate(attack, defence, draw, call)
+
+
+def _skip_check(check: Check, rejected_by: str) -> Finding:
+    return Finding(check.name, "not checked", f"{rejected_by} had rejected it already")

@@ -15,7 +15,7 @@ from nanoflux_local.records import ChatReply, Message
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
 from nanoflux_local.roles.sections import Unparsed, read_sections
-from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict
+from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Seed, Verdict
 
 ReadVerdict = Callable[[ChatReply], Verdict | Unparsed]
 
@@ -34,9 +34,15 @@ class ModelJudge:
         return self.player.name
 
     async def validate(
-        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
+        self,
+        attack: Attack,
+        draw: Draw,
+        call: Call,
+        evidence: tuple[Exhibit, ...] = (),
+        seeds: tuple[Seed, ...] = (),
     ) -> Verdict | Doubt | Unparsed:
         """Decide whether the question is clear and sufficient, and its solution and answer right (paper A.2.4)."""
+        del seeds
         prompt = self.domain.render("validation", {"attack": attack, "evidence": evidence})
         return await self._ask_until_confident(prompt, self._read_validation, draw, "validation", call)
 

@@ -11,7 +11,7 @@ from typing import Literal
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.roles.base import Draw, Judge
 from nanoflux_local.roles.sections import Unparsed
-from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Verdict, Vote
+from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Seed, Verdict, Vote
 
 Rule = Literal["majority", "minimum"]
 
@@ -28,8 +28,14 @@ class PanelJudge:
         return " + ".join(member.name for member in self.members)
 
     async def validate(
-        self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()
+        self,
+        attack: Attack,
+        draw: Draw,
+        call: Call,
+        evidence: tuple[Exhibit, ...] = (),
+        seeds: tuple[Seed, ...] = (),
     ) -> Verdict | Doubt | Unparsed:
+        del seeds
         return self._combine([await member.validate(attack, draw, call, evidence) for member in self.members])
 
     async def evaluate(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Verdict | Doubt | Unparsed:

@@ -10,7 +10,7 @@ from nanoflux_local.config import PROGRAM
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity, PythonRequest
 from nanoflux_local.roles.base import Draw
-from nanoflux_local.transcript import Attack, Conclusion, Defence, Exhibit, Finding, Verdict
+from nanoflux_local.transcript import Attack, Conclusion, Defence, Exhibit, Finding, Seed, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,16 @@ class ProgramJudge:
     wall_s: float
     name: str = PROGRAM
 
-    async def validate(self, attack: Attack, draw: Draw, call: Call, evidence: tuple[Exhibit, ...] = ()) -> Verdict:
+    async def validate(
+        self,
+        attack: Attack,
+        draw: Draw,
+        call: Call,
+        evidence: tuple[Exhibit, ...] = (),
+        seeds: tuple[Seed, ...] = (),
+    ) -> Verdict:
         """Accept the attack if its program runs and the last line printed is its answer (tolerance: SPEC §6)."""
-        del draw, evidence  # a program neither draws nor reads evidence
+        del draw, evidence, seeds  # a program neither draws nor reads evidence
         reply = await call(PythonRequest(self.sandbox, attack.program, self.wall_s))
         if reply.status != "ok":
             explanation = f"the program ended with {reply.status}"

@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 
 from nanoflux_local.ledger.calls import Call, embed_texts
-from nanoflux_local.records import Identity, Vector
-from nanoflux_local.run.novelty import Matrix, rounding_error, similarity
+from nanoflux_local.records import Identity, Vector, similarity
+from nanoflux_local.run.novelty import Matrix, rounding_error
 from nanoflux_local.seeds.splits import stem
 from nanoflux_local.transcript import Attack, Seed
 

@@ -5,18 +5,16 @@ bits depend on shapes, threads and the processor, and could move a similarity ac
 that are compared and stored are therefore recomputed for those rows alone, correctly rounded.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from nanoflux_local.records import Vector
+from nanoflux_local.records import Vector, similarity
 
 Matrix = npt.NDArray[np.float32]
 BLOCK_BYTES = 1 << 24
 """Rows are stored in blocks of this size, so that growing copies nothing and never holds two large matrices."""
-DIGITS = 6
 
 
 class NoveltyIndex:
@@ -75,10 +73,3 @@ def rounding_error(dimensions: int) -> float:
     not quite of unit length.
     """
     return dimensions * float(np.finfo(np.float32).eps)
-
-
-def similarity(one: Vector, other: Vector) -> float:
-    """Cosine similarity of two unit vectors, to 6 digits. Products of float32 are exact in float64, and `fsum`
-    rounds only once, so that two vectors give the same number in every process and on every machine.
-    """
-    return round(math.fsum((one.astype(np.float64) * other).tolist()), DIGITS)

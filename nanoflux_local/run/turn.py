@@ -11,11 +11,10 @@ from typing import Literal, Protocol
 from nanoflux_local.config import RunConfig
 from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call, acting_as
-from nanoflux_local.records import EmbedRequest, Identity, Vector
+from nanoflux_local.records import EmbedRequest, Identity, Vector, similarity
 from nanoflux_local.roles.base import Draw, Judge
 from nanoflux_local.roles.sections import Refused, Unparsed
 from nanoflux_local.run.held_out import HeldOut
-from nanoflux_local.run.novelty import similarity
 from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import KEPT, Attack, Attempt, Defence, Doubt, Quality, Seed, Step, TurnRecord, Verdict
 
@@ -127,7 +126,7 @@ async def play_attempt(
 
     # The judge validates the question and the attacker's solution.
     with acting_as("judge"):
-        validation = await cast.judge.validate(attack, draw, call)
+        validation = await cast.judge.validate(attack, draw, call, seeds=seeds)
     if not isinstance(validation, Verdict):
         return end_unjudged(attempt, "validation", validation), vector
     attempt = replace(attempt, validation=validation)

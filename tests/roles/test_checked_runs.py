@@ -11,11 +11,11 @@ from nanoflux_local.errors import RefusedError
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run import binding, runs
+from nanoflux_local.run import configs, runs
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.transcript import Attempt
 
-CHECKS = ["blind"]
+CHECKS = ["answerable", "blind", "restated"]
 SETTINGS = {
     "max_turns": 10,
     "seed": 5,
@@ -26,7 +26,7 @@ SETTINGS = {
 
 
 def play(home: Home, concurrency: int) -> str:
-    config = binding.resolve("starter", "scripted", {**SETTINGS, "concurrency": concurrency}, home)
+    config = configs.resolve("starter", "scripted", {**SETTINGS, "concurrency": concurrency}, home)
     run = asyncio.run(runs.start(home, config))
     asyncio.run(runs.carry_on(home, run))
     return run
@@ -72,7 +72,10 @@ def test_checked_run_records_every_finding(checked_run: tuple[Home, str]) -> Non
         conclusions.update((finding.check, finding.conclusion) for finding in findings)
         contradicted = any(finding.conclusion == "contradicts" for finding in findings)
         assert not contradicted or attempt.outcome == "invalid"
+    for conclusion in ("supports", "contradicts", "not checked"):
+        assert conclusions["answerable", conclusion], conclusions
     assert conclusions["blind", "supports"] and conclusions["blind", "not checked"], conclusions
+    assert conclusions["restated", "supports"], conclusions
 
 
 def test_checked_run_has_blind_solutions_of_every_solver(checked_run: tuple[Home, str]) -> None:

@@ -59,7 +59,7 @@ class Member:
     def __init__(self, name, result):
         self.name, self.result, self.asked = name, result, []
 
-    async def validate(self, attack, draw, call, evidence=()):
+    async def validate(self, attack, draw, call, evidence=(), seeds=()):
         self.asked.append((attack, draw, evidence))
         return self.result
 

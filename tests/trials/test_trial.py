@@ -43,7 +43,7 @@ class Judge:
     name: str = "judge"
     judged: int = 0
 
-    async def validate(self, attack: Attack, draw: Any, call: Any, evidence: Any = ()) -> Any:
+    async def validate(self, attack: Attack, draw: Any, call: Any, evidence: Any = (), seeds: Any = ()) -> Any:
         self.judged += 1
         return self.accept(attack)
 

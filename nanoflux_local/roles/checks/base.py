@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from nanoflux_local.config import JudgeRules, RunConfig
 from nanoflux_local.domains.base import Domain
@@ -17,11 +17,16 @@ from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity
 from nanoflux_local.roles.base import Draw, Player
-from nanoflux_local.transcript import Attack, Finding
+from nanoflux_local.transcript import Attack, Finding, Seed
 
 SANDBOX = "sandbox"
 SEARCH = "search"
-"""The names under which a run records the identities of the sandbox and of its search engine."""
+EMBEDDER = "embedder"
+"""The names under which a run records the identities of the sandbox, of its search engine and of its embedder."""
+Stage = Literal["screens", "informs", "verifies"]
+"""When a check runs. "screens": before the judge, which is not asked about a contradicted attack; "informs": before the
+judge, which sees the evidence; "verifies": on what the judge accepted, and the judge never sees the findings.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class CheckContext:
     identities: Mapping[str, Identity]
 
     def tool(self, name: str, setting: str, value: str = "true") -> Identity:
-        """The identity of the sandbox or the search engine, which `judge.SETTING=VALUE` needs.
+        """The identity of the sandbox, the search engine or the embedder, which `judge.SETTING=VALUE` needs.
 
         Raises:
             RefusedError: the run was started without that tool, so none of its replies are in the ledger.
@@ -48,15 +53,14 @@ class CheckContext:
 class Check(Protocol):
     """An independent test of an attack.
 
-    `name` is the check's name in settings, findings and tables; `title` is its name in sentences. A check that
-    `informs` runs before the judge, which sees its evidence. Any other check runs on an attack that the judge accepted,
-    and the judge never sees its findings. `tools` are the identities it needs (`SANDBOX`, `SEARCH`); `objection` is put
-    before the explanation of a verdict that the check overturned.
+    `name` is the check's name in settings, findings and tables; `title` is its name in sentences; `stage` says when it
+    runs. `tools` are the tools it needs (`SANDBOX`, `SEARCH`); `objection` is put before the explanation of a verdict
+    that the check overturned.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    informs: ClassVar[bool]
+    stage: ClassVar[Stage]
     tools: ClassVar[tuple[str, ...]]
     objection: ClassVar[str]
 
@@ -74,8 +78,11 @@ class Check(Protocol):
         """
         ...
 
-    async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
-        """Examine an attack. A failure is "not checked" with its reason, never a conclusion."""
+    async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
+        """Examine an attack that was built from `seeds`; a known solution of the trial has none.
+
+        A failure is "not checked" with its reason, never a conclusion.
+        """
         ...
 
 

@@ -17,11 +17,11 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Identity, Message, storable
 from nanoflux_local.roles.attacker import plain_answer
 from nanoflux_local.roles.base import Draw, Player, ask
-from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext
+from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, Stage
 from nanoflux_local.roles.checks.programs import NONE, read_program, run_program
 from nanoflux_local.roles.judge import same_answer
 from nanoflux_local.roles.sections import Refused, Unparsed, read_sections
-from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding
+from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 CANNOT = "CANNOT BE ANSWERED"
 """The reply that the prompts offer for a broken question, and the outcome of a solution that gives it."""
@@ -61,7 +61,7 @@ class BlindCheck:
 
     name: ClassVar[str] = "blind"
     title: ClassVar[str] = "blind check"
-    informs: ClassVar[bool] = False
+    stage: ClassVar[Stage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = (SANDBOX,)
     objection: ClassVar[str] = "blind solutions disagree"
 
@@ -91,8 +91,9 @@ class BlindCheck:
             agreeing=rules.agreeing,
         )
 
-    async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
+    async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Have the question solved until no further solution can change the conclusion. Every solution is evidence."""
+        del seeds
         assignments = self.assign_solutions()
         exhibits: list[Exhibit] = []
         while not self._is_certain(exhibits, assignments[len(exhibits) :]):

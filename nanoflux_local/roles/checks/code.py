@@ -12,11 +12,11 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import Identity, Message
 from nanoflux_local.roles.base import Draw, Player, ask
-from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext
+from nanoflux_local.roles.checks.base import SANDBOX, Check, CheckContext, Stage
 from nanoflux_local.roles.checks.programs import NONE, read_program, run_program
 from nanoflux_local.roles.judge import same_answer
 from nanoflux_local.roles.sections import Refused, Unparsed
-from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding
+from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class CodeCheck:
 
     name: ClassVar[str] = "code"
     title: ClassVar[str] = "code check"
-    informs: ClassVar[bool] = False
+    stage: ClassVar[Stage] = "verifies"
     tools: ClassVar[tuple[str, ...]] = (SANDBOX,)
     objection: ClassVar[str] = "the program disagrees"
 
@@ -45,8 +45,9 @@ class CodeCheck:
         config, sandbox = context.config, context.tool(SANDBOX, "code_check")
         return cls(context.domain, context.player, sandbox, config.sandbox_wall_s, config.retries.parse)
 
-    async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
+    async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Compare the author's answer with that of the solution's steps (SPEC §2). The evidence is the last program."""
+        del seeds
         if self.domain.answer == "text":
             return self._finding("not checked", "a program cannot tell whether two texts say the same")
         problem, program = "", ""

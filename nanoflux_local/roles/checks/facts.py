@@ -14,9 +14,9 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.ledger.calls import Call
 from nanoflux_local.records import ChatReply, Identity, Message, SearchOutcome, SearchRequest
 from nanoflux_local.roles.base import Draw, Player, ask_until_read
-from nanoflux_local.roles.checks.base import SEARCH, Check, CheckContext
+from nanoflux_local.roles.checks.base import SEARCH, Check, CheckContext, Stage
 from nanoflux_local.roles.sections import Unparsed, read_sections
-from nanoflux_local.transcript import Attack, Exhibit, Finding, Source
+from nanoflux_local.transcript import Attack, Exhibit, Finding, Seed, Source
 
 LONGEST_QUERY = 200
 _SEPARATOR = re.compile(r"\s*[;,]\s+")
@@ -36,7 +36,7 @@ class FactCheck:
 
     name: ClassVar[str] = "facts"
     title: ClassVar[str] = "fact check"
-    informs: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "informs"
     tools: ClassVar[tuple[str, ...]] = (SEARCH,)
     objection: ClassVar[str] = "the facts disagree"
 
@@ -61,8 +61,9 @@ class FactCheck:
             context.domain, context.player, engine, search.queries, search.top, search.timeout_s, config.retries.parse
         )
 
-    async def examine(self, attack: Attack, draw: Draw, call: Call) -> Finding:
+    async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
         """Search for the judge's queries. The searches are the evidence; the judge draws the conclusion."""
+        del seeds
         prompt = self.domain.render("claims", {"attack": attack, "queries": self.queries})
         make_request = self.player.request_maker((Message("user", prompt),), ("QUERIES",))
         queries = await ask_until_read(

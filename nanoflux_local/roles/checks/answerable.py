@@ -1,0 +1,140 @@
+"""The answerability check: whether a question gives what its answer needs, by quotations that a program looks up.
+
+The judge says what is asked, quotes what is given, and names what is missing or contradictory. A quotation that does
+not stand in the question voids its reply: a model that misquotes has not read the question. Owns the quotations and how
+they are looked up; whether the answer is right is for other checks.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import ChatReply, Message
+from nanoflux_local.roles.base import Draw, Player, ask_until_read
+from nanoflux_local.roles.checks.base import Check, CheckContext, Stage
+from nanoflux_local.roles.sections import Unparsed, read_sections, refuse_descriptions
+from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
+
+SECTIONS = ("ASKED", "GIVEN", "MISSING", "CONTRADICTION")
+COPIED = 20
+"""A section of more characters that stands in the prompt is the prompt's description, not an answer."""
+_QUOTED = re.compile('["\u201c\u201d\u00ab\u00bb]([^"\u201c\u201d\u00ab\u00bb]+)["\u201c\u201d\u00ab\u00bb]')
+_BULLET = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
+_NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
+_ELLIPSIS = re.compile(r"…|\.\.\.|\[\W*\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What a reply says of a question: the statements it quotes, and what is missing or contradictory ("": nothing)."""
+
+    given: tuple[str, ...]
+    missing: str
+    contradiction: str
+    contradictory: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerableCheck:
+    """Asks what the question gives, and again only while the reply cannot be read, at most `retries` more times."""
+
+    name: ClassVar[str] = "answerable"
+    title: ClassVar[str] = "answerability check"
+    stage: ClassVar[Stage] = "verifies"
+    tools: ClassVar[tuple[str, ...]] = ()
+    objection: ClassVar[str] = "it cannot be answered"
+
+    domain: Domain
+    player: Player
+    retries: int
+
+    @classmethod
+    def enabled(cls, rules: JudgeRules) -> bool:
+        """Whether "answerable" is among `judge.checks`."""
+        return cls.name in rules.checks
+
+    @classmethod
+    def build(cls, context: CheckContext) -> "AnswerableCheck":
+        return cls(context.domain, context.player, context.config.retries.parse)
+
+    async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
+        """Contradict a question that lacks something or contradicts itself. The evidence are the quotations."""
+        del seeds
+        prompt = self.domain.render("answerable", {"question": attack.question})
+
+        def read_reply(reply: ChatReply) -> Premises | Unparsed:
+            return read_premises(reply.text, prompt)
+
+        make_request = self.player.request_maker((Message("user", prompt),), SECTIONS)
+        premises = await ask_until_read(self.player, make_request, read_reply, draw, self.name, self.retries, call)
+        if isinstance(premises, Unparsed):
+            return Finding(self.name, "not checked", premises.reason)
+        quotations = (*premises.given, *premises.contradictory)
+        unfound = [quotation for quotation in quotations if not is_quoted_from(quotation, attack.question)]
+        conclusion, reason = _conclude(premises, unfound)
+        return Finding(self.name, conclusion, reason, tuple(_exhibit(each, each not in unfound) for each in quotations))
+
+
+def _conclude(premises: Premises, unfound: Sequence[str]) -> tuple[Conclusion, str]:
+    if unfound:
+        return "not checked", f"the judge quotes what the question does not say: {unfound[0][:120]!r}"
+    if premises.missing:
+        return "contradicts", f"missing: {premises.missing[:300]}"
+    if premises.contradictory:
+        return "contradicts", f"contradictory: {premises.contradiction[:300]}"
+    if premises.contradiction:
+        return "not checked", f"the judge names a contradiction without a quotation: {premises.contradiction[:120]!r}"
+    if not premises.given:
+        return "not checked", "the judge quotes nothing that is given"
+    return "supports", f"all {len(premises.given)} quoted statements stand in the question, and nothing is missing"
+
+
+def _exhibit(quotation: str, found_in_question: bool) -> Exhibit:
+    return Exhibit("quotation", quotation, "in the question" if found_in_question else "not in the question")
+
+
+def read_premises(text: str, prompt: str) -> Premises | Unparsed:
+    """Read the sections of a reply to `prompt`, whose own descriptions are no answer."""
+    sections = read_sections(text, SECTIONS, once=("MISSING", "CONTRADICTION"))
+    if isinstance(sections, Unparsed):
+        return sections
+    claims = {name: sections[name] for name in ("MISSING", "CONTRADICTION")}
+    kept_claims = refuse_descriptions(claims, lambda claim: len(claim) > COPIED and claim in prompt)
+    if isinstance(kept_claims, Unparsed):
+        return kept_claims
+    missing, contradiction = ("" if _NONE.match(claim) else claim for claim in kept_claims.values())
+    given = () if _NONE.match(sections["GIVEN"]) else _read_quotations(sections["GIVEN"])
+    return Premises(given, missing, contradiction, tuple(_QUOTED.findall(contradiction)))
+
+
+def _read_quotations(text: str) -> tuple[str, ...]:
+    """The texts between quotation marks; a line without any is a quotation as a whole."""
+    lines = [_BULLET.sub("", line).strip() for line in text.splitlines() if line.strip()]
+    return tuple(dict.fromkeys(quoted for line in lines for quoted in _QUOTED.findall(line) or [line]))
+
+
+def is_quoted_from(quotation: str, question: str) -> bool:
+    """Whether the words of a quotation stand in the question, in one piece or, around an ellipsis, in several. Case,
+    spaces, markup and punctuation between words do not matter.
+    """
+    text, start = f" {_plain_words(question)} ", 0
+    pieces = [words for piece in _ELLIPSIS.split(quotation) if (words := _plain_words(piece))]
+    for words in pieces:
+        place = text.find(f" {words} ", start)
+        if place < 0:
+            return False
+        start = place + len(words)
+    return bool(pieces)
+
+
+def _plain_words(text: str) -> str:
+    """The words and numbers of a text, in lower case and single spaces."""
+    return " ".join(re.findall(r"\d[\d,.]*\d|\w+", unicodedata.normalize("NFKC", text).casefold().replace("_", " ")))
+
+
+CHECK: type[Check] = AnswerableCheck

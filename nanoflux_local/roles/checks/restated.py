@@ -1,0 +1,89 @@
+"""The restatement check: a question that repeats one of the seeds it was built from is rejected before it is judged.
+
+Novelty compares a question with earlier questions only, so an attacker that copies a seed passes it. Owns both
+comparisons with the seeds, by words and by embedding. The trial's questions are benchmark items and have no seeds, so
+that there is nothing to compare them with.
+"""
+
+import re
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import ClassVar
+
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.errors import PromptRefusedError
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.records import EmbedRequest, Identity, Vector, similarity
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.checks.base import EMBEDDER, Check, CheckContext, Stage
+from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
+
+SAME_WORDS = 0.8
+"""The share of words in the same order from which a question is a restatement, every number counting as the same word:
+a seed with other numbers is no new question. GSM-Hard differs from GSM8K in its numbers only, and of 300 such pairs
+none is below 0.97; of 600 GSM8K questions and their nearest neighbours among 1,500, 99% are below 0.55.
+"""
+_WORD = re.compile(r"\d[\d,.]*\d|\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class RestatedCheck:
+    """Compares a question with its seeds: words against `SAME_WORDS`, embeddings against `threshold` (θq)."""
+
+    name: ClassVar[str] = "restated"
+    title: ClassVar[str] = "restatement check"
+    stage: ClassVar[Stage] = "screens"
+    tools: ClassVar[tuple[str, ...]] = ()
+    objection: ClassVar[str] = "it restates a seed"
+
+    embedder: Identity
+    threshold: float
+
+    @classmethod
+    def enabled(cls, rules: JudgeRules) -> bool:
+        """Whether "restated" is among `judge.checks`."""
+        return cls.name in rules.checks
+
+    @classmethod
+    def build(cls, context: CheckContext) -> "RestatedCheck":
+        return cls(context.tool(EMBEDDER, "checks", '["restated"]'), context.config.novelty.question)
+
+    async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
+        """Contradict a question that repeats a seed. The evidence is the most similar seed."""
+        del draw  # nothing is sampled
+        if not seeds:
+            return Finding(self.name, "not checked", "the question has no seeds")
+        share, closest = max(((word_overlap(attack.question, seed.question), seed) for seed in seeds), key=_first)
+        if share >= SAME_WORDS:
+            reason = f"{share:.0%} of its words are those of seed {closest.id} in the same order, numbers not compared"
+            return self._finding("contradicts", reason, closest)
+        try:
+            vector = await self._embed(attack.question, call)
+            vectors = [(await self._embed(seed.question, call), seed) for seed in seeds]
+        except PromptRefusedError as error:
+            return self._finding("not checked", f"the embedder refuses a text: {error.message}", closest)
+        cosine, nearest = max(((similarity(vector, other), seed) for other, seed in vectors), key=_first)
+        reason = f"its similarity to seed {nearest.id} is {cosine:g}"
+        return self._finding("contradicts" if cosine > self.threshold else "supports", reason, nearest)
+
+    async def _embed(self, text: str, call: Call) -> Vector:
+        return (await call(EmbedRequest(self.embedder, text))).vector
+
+    def _finding(self, conclusion: Conclusion, reason: str, seed: Seed) -> Finding:
+        return Finding(self.name, conclusion, reason, (Exhibit("quotation", seed.question, detail=f"seed {seed.id}"),))
+
+
+def word_overlap(one: str, other: str) -> float:
+    """The share of words that two texts have in the same order, from 0 to 1, with every number as the same word."""
+    return SequenceMatcher(None, _words(one), _words(other), autojunk=False).ratio()
+
+
+def _words(text: str) -> list[str]:
+    return ["0" if word[0].isdigit() else word for word in _WORD.findall(text.casefold())]
+
+
+def _first(pair: tuple[float, Seed]) -> float:
+    return pair[0]
+
+
+CHECK: type[Check] = RestatedCheck

@@ -1,0 +1,77 @@
+"""The answerability check: how its reply is read, how quotations are looked up, and what each reply concludes."""
+
+import pytest
+
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.checks.answerable import AnswerableCheck, is_quoted_from
+from nanoflux_local.transcript import Attack
+
+GSMHARD, DRAW = load_domain("gsmhard"), Draw(1, 2, 3)
+ATTACK = Attack("Ada packs 6 boxes of $7.50 eggs each.\nShe  **gives 5** away. How many boxes are left?", "SECRET", "1")
+
+
+def reply(given: str, missing: str = "NONE", contradiction: str = "NONE") -> str:
+    return f"ASKED: the boxes left\nGIVEN: {given}\nMISSING: {missing}\nCONTRADICTION: {contradiction}"
+
+
+BOXES, GIFT = '"Ada packs 6 boxes"', '"gives 5 away"'
+CONCLUSIONS = [
+    (reply(f"{BOXES}\n{GIFT}"), "supports", "all 2 quoted statements"),
+    (reply("1. Ada packs 6 boxes\n- gives 5 away"), "supports", "all 2 quoted statements"),
+    (reply("“ada packs 6 boxes of $7.50 eggs … she gives 5”"), "supports", "all 1 quoted statements"),
+    (f"**GIVEN:** {BOXES}\n**ASKED:** x\n**MISSING:** None.\n**CONTRADICTION:** *none*", "supports", "all 1 quoted"),
+    (reply(BOXES, "how many eggs are in a box"), "contradicts", "missing: how many eggs are in a box"),
+    (reply(BOXES, "NONE", f"{BOXES} and {GIFT}"), "contradicts", "contradictory: "),
+    (reply('"Ada packs 9 boxes"', "the price"), "not checked", "what the question does not say: 'Ada packs 9 boxes'"),
+    (reply(BOXES, "NONE", '"Ada packs 9 boxes"'), "not checked", "what the question does not say"),
+    (reply(BOXES, "NONE", "the two sentences"), "not checked", "names a contradiction without a quotation"),
+    (reply("NONE"), "not checked", "the judge quotes nothing that is given"),
+    (reply(BOXES) + "\nMISSING: the price", "not checked", "given twice"),
+    ("I would rather not say.", "not checked", "missing section ASKED"),
+    (reply(BOXES, "NONE, or what is needed and nowhere stated, so that no answer can be found"), "not checked",
+     "the prompt's own description"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "conclusion", "reason"), CONCLUSIONS)
+async def test_answerable_check_concludes(player, scripted, text, conclusion, reason):
+    call = scripted(lambda _: text)
+    finding = await AnswerableCheck(GSMHARD, player, 0).examine(ATTACK, DRAW, call)
+    assert (finding.check, finding.conclusion) == ("answerable", conclusion)
+    assert reason in finding.reason
+    assert len(call.asked) == 1 and ATTACK.question in call.prompts[0] and "SECRET" not in call.prompts[0]
+
+
+async def test_answerable_check_keeps_quotations_as_evidence(player, scripted):
+    text = reply(f'{BOXES}\n"nobody"')
+    finding = await AnswerableCheck(GSMHARD, player, 0).examine(ATTACK, DRAW, scripted([text]))
+    assert [(exhibit.kind, exhibit.text, exhibit.outcome) for exhibit in finding.evidence] == [
+        ("quotation", "Ada packs 6 boxes", "in the question"),
+        ("quotation", "nobody", "not in the question"),
+    ]
+
+
+async def test_unreadable_answerability_is_requested_again(player, scripted):
+    call = scripted(["no", reply(BOXES)])
+    assert (await AnswerableCheck(GSMHARD, player, 2).examine(ATTACK, DRAW, call)).conclusion == "supports"
+    assert len({request.seed for request in call.asked}) == 2
+
+
+@pytest.mark.parametrize(
+    ("quotation", "quoted"),
+    [
+        ("ADA packs 6 boxes", True),
+        ("packs 6 boxes of $7.50 eggs each. She gives", True),
+        ("She gives 5 away.", True),
+        ("Ada packs ... away", True),
+        ("away … Ada packs", False),  # in another order
+        ("Ada packs 6 box", False),  # no whole word
+        ("6 boxes of $7.5 eggs", False),
+        ("packs boxes", False),
+        ("…", False),
+        ("", False),
+    ],
+)
+def test_quotation_is_looked_up_by_words(quotation, quoted):
+    assert is_quoted_from(quotation, ATTACK.question) is quoted

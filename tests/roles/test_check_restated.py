@@ -1,0 +1,111 @@
+"""The restatement check: which questions repeat a seed, and what such a question still costs."""
+
+import numpy as np
+import pytest
+
+from nanoflux_local.config import JudgeRules
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.errors import PromptRefusedError
+from nanoflux_local.records import ChatReply, EmbedReply, EmbedRequest, Identity
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.checking import CheckingJudge
+from nanoflux_local.roles.checks.restated import SAME_WORDS, RestatedCheck, word_overlap
+from nanoflux_local.roles.judge import ModelJudge
+from nanoflux_local.transcript import Attack, Finding, Seed
+
+EMBEDDER, DRAW = Identity("embedder", "e"), Draw(1, 2, 3)
+SEEDS = (
+    Seed(
+        "oreos", "x", "James has 3 more than 2 times the number of Oreos Jordan has. How many does Jordan have?", "11"
+    ),
+    Seed("juniors", "x", "There are 500 students in a school. 40 percent are juniors. How many are juniors?", "200"),
+)
+VALID = "ANALYSIS: a\nVERIFICATION: v\nDECISION: VALID\nCONFIDENCE: 0.95\nEXPLANATION: so"
+
+
+class Outside:
+    """Embeds texts as unit vectors at a given cosine to the question's, and answers every prompt with VALID."""
+
+    def __init__(self, question: str, cosines: dict[str, float]) -> None:
+        self.cosines = {question: 1.0, **cosines}
+        self.embedded: list[EmbedRequest] = []
+        self.prompts: list[str] = []
+
+    async def __call__(self, request):
+        if isinstance(request, EmbedRequest):
+            self.embedded.append(request)
+            cosine = self.cosines.get(request.text, 0.1)
+            if cosine > 1:
+                raise PromptRefusedError("context", "too long")
+            return EmbedReply.of(np.array([cosine, (1 - cosine**2) ** 0.5], dtype=np.float32))
+        self.prompts.append(request.messages[-1].content)
+        return ChatReply(VALID, "stop")
+
+
+def check(threshold: float = 0.85) -> RestatedCheck:
+    return RestatedCheck(EMBEDDER, threshold)
+
+
+async def examine(question: str, cosines: dict[str, float] | None = None) -> Finding:
+    return await check().examine(Attack(question, "s", "1"), DRAW, Outside(question, cosines or {}), SEEDS)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        SEEDS[0].question,
+        SEEDS[0].question.upper().replace("?", " ?"),
+        SEEDS[0].question.replace("3", "1,250.5").replace("2", "17"),
+        SEEDS[0].question.replace("How many", "Tell me how many"),
+    ],
+)
+async def test_restated_seed_is_contradicted_by_its_words(question):
+    finding = await examine(question)
+    assert (finding.check, finding.conclusion) == ("restated", "contradicts")
+    assert "seed oreos" in finding.reason
+    assert [(exhibit.text, exhibit.detail) for exhibit in finding.evidence] == [(SEEDS[0].question, "seed oreos")]
+
+
+async def test_restated_seed_in_other_words_is_contradicted_by_its_embedding():
+    question = "Jordan owns some biscuits, and James owns twice that and three. What is Jordan's count?"
+    finding = await examine(question, {SEEDS[0].question: 0.9, SEEDS[1].question: 0.2})
+    assert finding.conclusion == "contradicts" and finding.reason == "its similarity to seed oreos is 0.9"
+    finding = await examine(question, {SEEDS[0].question: 0.8, SEEDS[1].question: 0.2})
+    assert finding.conclusion == "supports" and finding.reason == "its similarity to seed oreos is 0.8"
+
+
+async def test_question_stitched_from_several_seeds_is_no_restatement():
+    stitched = f"{SEEDS[0].question} Call that number X. {SEEDS[1].question.replace('500', 'X times 10')}"
+    assert (await examine(stitched)).conclusion == "supports"
+
+
+async def test_question_without_seeds_is_not_checked():
+    outside = Outside("Q?", {})
+    finding = await check().examine(Attack("Q?", "s", "1"), DRAW, outside)
+    assert (finding.conclusion, finding.reason) == ("not checked", "the question has no seeds")
+    assert not outside.embedded
+
+
+async def test_seed_that_the_embedder_refuses_is_not_checked():
+    finding = await examine("Another question entirely?", {SEEDS[1].question: 2.0})
+    assert (finding.conclusion, finding.reason) == ("not checked", "the embedder refuses a text: context: too long")
+
+
+def test_word_overlap_limit_separates_restatements_from_similar_questions():
+    """Pairs like those from which the limit was chosen: the same story with other numbers, and two of a kind."""
+    twin = "James has 7 more than 4 times the number of Oreos Jordan has. How many does James have?"
+    assert word_overlap(SEEDS[0].question, twin) > SAME_WORDS
+    one = "There are 500 students in a local high school. 40 percent are juniors. How many juniors are in sports?"
+    other = "There are 400 students in a local high school. 1/5 of the freshmen own a pet. How many do not own a pet?"
+    assert 0.4 < word_overlap(one, other) < SAME_WORDS
+
+
+async def test_restated_question_is_rejected_before_the_judge_is_asked(player):
+    judge = CheckingJudge(ModelJudge(load_domain("gsmhard"), player, JudgeRules(), 0), (check(),))
+    attack, outside = Attack(SEEDS[0].question, "s", "1"), Outside(SEEDS[0].question, {})
+    verdict = await judge.validate(attack, DRAW, outside, seeds=SEEDS)
+    assert (verdict.positive, verdict.asked, outside.prompts) == (False, 0, [])
+    assert verdict.explanation.startswith("[it restates a seed] ") and "seed oreos" in verdict.explanation
+    accepted = await judge.validate(attack, DRAW, outside)
+    assert accepted.positive and accepted.finding("restated").conclusion == "not checked"
+    assert len(outside.prompts) == 1
