@@ -10,6 +10,7 @@ from textual.widgets import Input, Select
 
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.run import configs, runs
 from nanoflux_tui.commands import CommandResult, CommandRunner
 from nanoflux_tui.screens.run import RunScreen
 from nanoflux_tui.tour import TourApp
@@ -73,6 +74,22 @@ def test_run_form_starts_a_run_that_keys_pause_resume_change_and_stop(drive: Dri
     with LedgerView(empty.ledger) as view:
         row = view.row("SELECT status, target FROM runs")
         assert row is not None and (row["status"], row["target"]) == ("stopped", 399)
+
+
+def test_run_screen_shows_the_judges_trial(drive: Drive, empty: Home) -> None:
+    async def generate() -> None:
+        judge = {"trial": 4, "trial_kinds": ["slip", "answer"]}
+        config = configs.resolve("starter-genetics", "scripted", {"max_turns": 6, "seed": 7, "judge": judge}, empty)
+        await runs.carry_on(empty, await runs.start(empty, config, "tried"))
+
+    asyncio.run(generate())
+
+    async def flow(driver: Any) -> None:
+        await driver.wait_for("tried")
+        await driver.press("enter")
+        await driver.wait_for("Judge's trial, 8 known solutions", "rejects ", "accepts ", "predicted right")
+
+    drive(empty, flow)
 
 
 def test_examples_are_filtered_while_typing_and_opened(drive: Drive, home: Home) -> None:

@@ -14,6 +14,7 @@ from nanoflux_local.jobs import RUN, Work, Worker, check_work
 from nanoflux_local.ledger.tally import Tally
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.run.forecast import Forecast, RunPosition, forecast
+from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.screens.dialogs import ConfirmDialog, Field, FormDialog, TextDialog
 from nanoflux_tui.screens.examples import ExamplesScreen
@@ -53,7 +54,8 @@ class RunScreen(BaseScreen):
     mode = "home"
     HELP = """A live run. Above: its progress, its speed, and a forecast of when it reaches its target. Below: the
 turns in progress, the outcomes of all attempts, the similarity of new questions to earlier ones (the
-line is the threshold), the judge's confidence, and the latest events. Pause and stop finish the turns
+line is the threshold), the judge's confidence, the trial of the judge on known solutions, and the latest
+events. Pause and stop finish the turns
 in progress and keep their results; a second stop ends the run at once."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
@@ -81,6 +83,7 @@ in progress and keep their results; a second stop ends the run at once."""
         self._state: RunState | None = None
         self._forecast: Forecast | None = None
         self._forecast_at, self._forecast_turns = 0.0, -1
+        self._trial: TrialResult | None = None
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="head", classes="plain")
@@ -89,6 +92,9 @@ in progress and keep their results; a second stop ends the run at once."""
                 yield Panel("Turns in progress", id="turns")
                 yield Panel("Outcomes of attempts", id="outcomes")
                 yield Panel("Calls", id="usage")
+                trial = Panel("Judge's trial", id="trial")
+                trial.display = False
+                yield trial
             with Vertical(id="right"):
                 yield Panel("Similarity", id="similarity")
                 yield Panel("Judge confidence", id="confidence")
@@ -117,7 +123,7 @@ in progress and keep their results; a second stop ends the run at once."""
         return state, more
 
     def _update_forecast(self, view: LedgerView, state: RunState) -> None:
-        """Make a new forecast if turns have finished since the last one and it is old enough."""
+        """Make a new forecast and read the trial again if turns have finished since the last, old enough forecast."""
         if self._tally.turns == self._forecast_turns or time.monotonic() - self._forecast_at < FORECAST_S:
             return
         fresh = view.row("SELECT coalesce(sum(fresh), 0) AS n FROM turns WHERE run = ?", self.run_id)
@@ -127,6 +133,7 @@ in progress and keep their results; a second stop ends the run at once."""
             state.seconds, calls_made=made, calls_wasted=made - (fresh["n"] if fresh else 0),
         ))  # fmt: skip
         self._forecast_at, self._forecast_turns = time.monotonic(), self._tally.turns
+        self._trial = summarize_trial(view, self.run_id)
 
     def _show_head(self) -> None:
         if self._state is not None:
@@ -192,6 +199,12 @@ in progress and keep their results; a second stop ends the run at once."""
         )
         self.query_one("#outcomes", Panel).show(lambda width: charts.draw_outcomes(tally.outcomes, colours, width))
         self.query_one("#usage", Panel).show(charts.draw_usage(tally, colours))
+        trial = self.query_one("#trial", Panel)
+        trial.display = self._trial is not None
+        if self._trial is not None:
+            trial.show(
+                charts.draw_trial(self._trial, colours), f"Judge's trial, {self._trial.solutions} known solutions"
+            )
         threshold = state.config["novelty"]["question"]
         self.query_one("#similarity", Panel).show(
             lambda width: charts.draw_histogram(tally.similarities, 0.0, 1.0, colours, width, threshold),

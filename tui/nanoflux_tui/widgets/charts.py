@@ -6,6 +6,7 @@ from rich.text import Text
 
 from nanoflux_local.evaluate.items import RULE, Flip
 from nanoflux_local.ledger.tally import STEPS, Event, Tally, UnderWay
+from nanoflux_local.run.trials.result import TrialResult, describe_share
 from nanoflux_tui.text import format_clock, format_count, format_duration, format_line
 from nanoflux_tui.theme import OUTCOMES, Colours, draw_bar
 
@@ -124,6 +125,20 @@ def draw_usage(tally: Tally, colours: Colours) -> Text:
             f"{format_line(role or 'embedder', 8):<9}{format_count(used.calls):>7}{prompt:>7}{output:>8}"
             f"{format_duration(used.seconds):>7}{used.usd:>8.2f}\n"
         )
+    return text[:-1]
+
+
+def draw_trial(trial: TrialResult, colours: Colours) -> Text:
+    """The judge's error rates on known solutions, the conclusions of its checks, and the predicted share."""
+    rates = trial.judge
+    text = Text()
+    for verb, share, noun in (("rejects", rates.sensitivity, "wrong"), ("accepts", rates.specificity, "right")):
+        text.append(f"{verb} {describe_share(share, noun)}\n")
+    for name, check in trial.checks.items():
+        totals = [sum(counts[key] for counts in check.findings.values()) for key in ("supports", "contradicts")]
+        text.append(f"{name}: {totals[0]} supported, {totals[1]} contradicted, of {trial.solutions}\n")
+    for title, shares in trial.describe_prediction():
+        text.append(f"{title}: {shares}\n", style=colours["secondary"])
     return text[:-1]
 
 
