@@ -1,15 +1,14 @@
-"""What the engine costs: 200 turns against a server of known speed, wall time over the ideal, and processor time.
+"""The cost of the engine: 200 turns against a server of known speed, as wall time over the ideal, and CPU time.
 
     python bench/engine.py                      # C = 32
-    python bench/engine.py --scripted           # no server and no client: the engine's own processor time
+    python bench/engine.py --scripted           # no server and no client: the CPU time of the engine alone
     python bench/engine.py --flawless           # every turn in one attempt, as in a plain pipeline
-    python bench/engine.py --peer PYTHON        # then as many calls by distilabel, from an environment of its own
+    python bench/engine.py --peer PYTHON        # then as many calls by distilabel, in its own environment
 
-The ideal is the service time of every call that was made, divided by C. The share of calls that no turn used is
-printed beside it: an engine could keep a server busy with waste. One question in ten is a near-duplicate: the scripted
-embedder finds all of these questions alike, so that the threshold stands where that many are rejected. The replies of
-`longest_turn_s` came one after the other whatever the engine did; it asks those first that have the longest way to go.
-The peer's environment: `pip install 'distilabel[openai]==1.5.3' requests` (which it imports and does not ask for).
+The ideal is the total service time of the calls, divided by C. The share of wasted calls is printed too, since an
+engine could keep a server busy with calls that no turn uses. The novelty threshold is set so that one question in ten
+is rejected as a near-duplicate. The calls of one turn are sequential, so `longest_turn_s` is a lower bound for any
+engine. The peer's environment: `pip install 'distilabel[openai]==1.5.3' requests` (an undeclared dependency).
 """
 
 import argparse
@@ -40,10 +39,10 @@ LONGEST = """
 """
 
 
-def settings(given: argparse.Namespace, url: str) -> dict[str, Any]:
-    shared = {**SETTINGS, "max_turns": given.turns, "target": given.turns, "seed": given.seed}
-    shared["concurrency"] = given.concurrency
-    if given.flawless:
+def settings(options: argparse.Namespace, url: str) -> dict[str, Any]:
+    shared = {**SETTINGS, "max_turns": options.turns, "target": options.turns, "seed": options.seed}
+    shared["concurrency"] = options.concurrency
+    if options.flawless:
         shared["novelty"] = {"question": 1.0}
     if not url:
         return shared
@@ -51,24 +50,24 @@ def settings(given: argparse.Namespace, url: str) -> dict[str, Any]:
     return {**shared, "endpoints": dict.fromkeys(("duelist-a", "duelist-b", "arbiter"), endpoint)}
 
 
-def spent() -> float:
+def cpu_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
-def play(given: argparse.Namespace, url: str) -> dict[str, Any]:
-    """One run in a new home: wall and processor seconds of its playing, and its summary."""
+def play(options: argparse.Namespace, url: str) -> dict[str, Any]:
+    """One run in a new home: its wall and CPU seconds, and its summary."""
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder)).prepare()
-        config = configs.resolve("starter-genetics", "scripted", settings(given, url), home)
+        config = configs.resolve("starter-genetics", "scripted", settings(options, url), home)
         run = asyncio.run(runs.start(home, config))
         if url:
-            import openai  # its import is no turn's cost
+            import openai  # do not count its import
 
             del openai
-        wall, processor = time.perf_counter(), spent()
+        wall, processor = time.perf_counter(), cpu_seconds()
         asyncio.run(runs.carry_on(home, run))
-        wall, processor = time.perf_counter() - wall, spent() - processor
+        wall, processor = time.perf_counter() - wall, cpu_seconds() - processor
         with LedgerView(home.ledger) as view:
             ((longest,),) = view.rows(LONGEST, run)
             return {"wall_s": wall, "cpu_s": processor, "longest": longest, **view.summarize_run(run).to_json()}
@@ -76,15 +75,15 @@ def play(given: argparse.Namespace, url: str) -> dict[str, Any]:
 
 def stats(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url.removesuffix("/v1") + "/stats") as reply:
-        found: dict[str, Any] = json.load(reply)
-    return found
+        figures: dict[str, Any] = json.load(reply)
+    return figures
 
 
 @contextmanager
-def serving(given: argparse.Namespace) -> Iterator[str]:
-    """The address of a server of its own."""
-    words = [sys.executable, str(SUPPORT / "token_server.py"), "--slots", str(given.slots)]
-    words += ["--token-s", str(given.token_s), *(["--flawless"] if given.flawless else [])]
+def serving(options: argparse.Namespace) -> Iterator[str]:
+    """Start a token server; yields its address."""
+    words = [sys.executable, str(SUPPORT / "token_server.py"), "--slots", str(options.slots)]
+    words += ["--token-s", str(options.token_s), *(["--flawless"] if options.flawless else [])]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
@@ -96,29 +95,35 @@ def serving(given: argparse.Namespace) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=200)
-    parser.add_argument("--concurrency", type=int, default=40, help="a few more than slots wait at the server")
+    parser.add_argument(
+        "--concurrency", type=int, default=40, help="maximum number of concurrent requests, a few more than the slots"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--token-s", type=float, default=0.02)
-    parser.add_argument("--flawless", action="store_true", help="models that are read at once, on new questions")
+    parser.add_argument(
+        "--flawless",
+        action="store_true",
+        help="scripted models whose every reply can be read and whose every question is new",
+    )
     parser.add_argument("--scripted", action="store_true")
     parser.add_argument("--peer", metavar="PYTHON")
-    given = parser.parse_args()
-    if given.scripted:
-        print(json.dumps(told(play(given, "")), indent=2))
+    options = parser.parse_args()
+    if options.scripted:
+        print(json.dumps(summarize(play(options, "")), indent=2))
         return
-    with serving(given) as url:
-        ours = {**told(play(given, url)), **beside(stats(url), given)}
+    with serving(options) as url:
+        ours = {**summarize(play(options, url)), **compare_with_ideal(stats(url), options)}
     print(json.dumps(ours, indent=2))
-    if given.peer:
-        with serving(given) as url:
-            theirs = {**peer(given, url, ours["chat_requests"]), **beside(stats(url), given)}
+    if options.peer:
+        with serving(options) as url:
+            theirs = {**run_peer(options, url, ours["chat_requests"]), **compare_with_ideal(stats(url), options)}
         print(json.dumps({"distilabel": theirs}, indent=2))
 
 
-def peer(given: argparse.Namespace, url: str, requests: int) -> dict[str, Any]:
-    """The same number of requests by distilabel, in steps of batches as large as the server takes."""
-    words = [given.peer, str(SUPPORT / "distilabel_duel.py"), url, str(requests // 4), str(given.slots)]
+def run_peer(options: argparse.Namespace, url: str, requests: int) -> dict[str, Any]:
+    """Send as many requests with distilabel, in batches as large as the server's slots."""
+    words = [options.peer, str(SUPPORT / "distilabel_duel.py"), url, str(requests // 4), str(options.slots)]
     with tempfile.TemporaryDirectory() as home:
         lines = subprocess.run(
             words,
@@ -128,17 +133,17 @@ def peer(given: argparse.Namespace, url: str, requests: int) -> dict[str, Any]:
             text=True,
             check=True,
         ).stdout.splitlines()
-    found: dict[str, Any] = json.loads(lines[-1])
+    figures: dict[str, Any] = json.loads(lines[-1])
     return {
-        "rows": found["rows"],
-        "wall_s": round(found["wall_s"], 2),
-        "cpu_ms_per_request": round(1000 * found["cpu_s"] / requests, 2),
+        "rows": figures["rows"],
+        "wall_s": round(figures["wall_s"], 2),
+        "cpu_ms_per_request": round(1000 * figures["cpu_s"] / requests, 2),
     }
 
 
-def beside(served: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
-    """The time from the first request to the last reply beside the shortest that it could have been."""
-    ideal = served["busy_s"] / given.slots
+def compare_with_ideal(served: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """The time from the first request to the last reply, over the shortest possible time."""
+    ideal = served["busy_s"] / options.slots
     return {
         "chat_requests": served["requests"],
         "ideal_s": round(ideal, 2),
@@ -147,17 +152,17 @@ def beside(served: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def told(found: dict[str, Any]) -> dict[str, Any]:
+def summarize(summary: dict[str, Any]) -> dict[str, Any]:
     return {
-        "turns": found["turns"],
-        "kept": found["kept"],
-        "attempts": found["funnel"]["attempts"],
-        "calls": found["calls"]["made"],
-        "wasted_share": found["wasted_share"],
-        "longest_turn_s": round(found["longest"], 2),
-        "wall_s": round(found["wall_s"], 2),
-        "cpu_ms_per_turn": round(1000 * found["cpu_s"] / found["turns"], 2),
-        "digest": found["digest"][:16],
+        "turns": summary["turns"],
+        "kept": summary["kept"],
+        "attempts": summary["funnel"]["attempts"],
+        "calls": summary["calls"]["made"],
+        "wasted_share": summary["wasted_share"],
+        "longest_turn_s": round(summary["longest"], 2),
+        "wall_s": round(summary["wall_s"], 2),
+        "cpu_ms_per_turn": round(1000 * summary["cpu_s"] / summary["turns"], 2),
+        "digest": summary["digest"][:16],
     }
 
 

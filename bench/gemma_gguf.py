@@ -1,9 +1,9 @@
-"""A pretrained Gemma from a GGUF, through the whole path: import with a chat template, train, merge, evaluate.
+"""A pretrained Gemma from a GGUF file: import with a chat template, train, merge, evaluate.
 
     python bench/gemma_gguf.py PATH/gemma3-270m-q4_k_m.gguf [--rows 20] [--epochs 3] [--limit 5] [--home FOLDER]
 
-Without the file it says so and ends: the weights are nobody's to ship here. A pretrained model has no chat template, so
-one is given to it at import. Prints the losses, the strict marks before and after, and the seconds of each step.
+Without the file it ends with a message, since the weights cannot be shipped. A pretrained model has no chat template,
+so the import sets one. Prints the losses, the strict marks before and after, and the seconds of each step.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def write_training_rows(path: Path, count: int) -> None:
 
 
 class Steps:
-    """Runs commands of the product in one home, and keeps how long each took."""
+    """Runs commands in one home, and records the seconds of each."""
 
     def __init__(self, home: Path) -> None:
         self.home, self.seconds = home, dict[str, float]()
@@ -64,10 +64,10 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--limit", type=int, default=5)
-    parser.add_argument("--home", type=Path, help="Keep the home here, and continue with what it has.")
+    parser.add_argument("--home", type=Path, help="Keep the home in this directory, and continue from its contents.")
     options = parser.parse_args()
     if options.gguf is None or not options.gguf.exists():
-        print(f"There is no {options.gguf or 'GGUF'} here; name that of {NAME}. Nothing was measured.")
+        print(f"There is no file {options.gguf or 'of a GGUF'}: name the GGUF of {NAME}. Nothing was measured.")
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         steps = Steps(options.home or Path(scratch) / "home")

@@ -1,11 +1,11 @@
-"""What a GPU does with Gemma 3 4B: the in-process endpoint, LoRA and QLoRA training, and the novelty index beside it.
+"""Gemma 3 4B on a GPU: the in-process endpoint, LoRA and QLoRA training, and the novelty index on the CPU.
 
     python bench/gpu.py [--size true|tiny] [--limit-s 480] [--rows 32] [--examples 64]
 
 The model has the published sizes and random weights drawn on the GPU, so nothing is downloaded; memory and speed are
-those of the real one. Prints one JSON document: tokens/s, peak memory by torch, and what nvidia-smi shows meanwhile.
-The novelty index is numpy's and runs on the processor; its query is measured while the GPU is idle. Parts that would
-begin after the limit are left out and named. `tiny` is for a processor, in seconds: its figures mean nothing.
+those of the real one. Prints one JSON document: tokens/s, torch's peak memory, and nvidia-smi's figures. The novelty
+index uses numpy on the CPU; its query is measured while the GPU is idle. Parts that would start after the limit are
+left out and named. `tiny` runs on a CPU in seconds, as a test of this file; its figures mean nothing.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from nanoflux_models.stand_ins import family_of, make_stand_in
 from nanoflux_models.weights import import_path
 
 MODEL = "gemma-3-4b-it"
-LOOK_S = 0.5
+SAMPLE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What is asked of the model: `rows` requests at once of `reply` tokens, `examples` of about 400 tokens."""
+    """The load: `rows` concurrent requests of `reply` tokens, and `examples` training rows of about 400 tokens."""
 
     true: bool
     rows: int
@@ -66,29 +66,29 @@ class Usage:
 
 
 @contextmanager
-def watched_gpu() -> Iterator[Usage]:
+def sampling_gpu() -> Iterator[Usage]:
     usage, done = Usage(), threading.Event()
     smi = shutil.which("nvidia-smi")
 
-    def look() -> None:
-        while smi and not done.wait(LOOK_S):
+    def sample() -> None:
+        while smi and not done.wait(SAMPLE_S):
             lines, _ = query_gpus(smi, "utilization.gpu,memory.used")
             figures = [float(part) for part in lines[0].split(",")] if lines else []
             if len(figures) == 2:
                 usage.utilisation.append(figures[0])
                 usage.memory_mib.append(figures[1])
 
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
     try:
         yield usage
     finally:
         done.set()
-        watcher.join()
+        sampler.join()
 
 
 def make_model(folder: Path, home: Path, size: Size, device: str) -> dict[str, Any]:
-    """Draw the weights and install them in `home`, where the endpoint and the trainer read them."""
+    """Draw the weights and install them in `home`, from which the endpoint and the trainer load them."""
     family = family_of(load_manifest(MODEL, folder).architecture)
     sizes = family.configuration(MODEL) if size.true else None
     texts = [f"What is {number} and {number}? ANSWER: {2 * number}" for number in range(100)]
@@ -99,7 +99,7 @@ def make_model(folder: Path, home: Path, size: Size, device: str) -> dict[str, A
 
 
 def decode(folder: Path, size: Size, device: str) -> dict[str, Any]:
-    """Tokens a second of the in-process endpoint with all its rows in use."""
+    """Tokens/s of the in-process endpoint with all its rows in use."""
     from nanoflux_local.endpoints.local.in_process import InProcessEndpoint
 
     async def ask_all() -> tuple[int, float]:
@@ -116,9 +116,9 @@ def decode(folder: Path, size: Size, device: str) -> dict[str, Any]:
                 for number in range(2 * size.rows)
             ]
             await endpoint.chat(requests[0])  # loads the model
-            began = time.perf_counter()
+            start = time.perf_counter()
             replies = await asyncio.gather(*(endpoint.chat(request) for request in requests))
-            return sum(reply.completion_tokens for reply in replies), time.perf_counter() - began
+            return sum(reply.completion_tokens for reply in replies), time.perf_counter() - start
         finally:
             await endpoint.close()
 
@@ -127,7 +127,7 @@ def decode(folder: Path, size: Size, device: str) -> dict[str, Any]:
 
 
 def train(folder: Path, size: Size, device: str, qlora: bool) -> dict[str, Any]:
-    """Tokens a second of one epoch with the default settings, the manifest's targets, and the longest rows."""
+    """Tokens/s of one epoch with the default settings, the manifest's targets, and rows of the maximum length."""
     from nanoflux_local.train.lora import train as train_lora
     from nanoflux_local.train.settings import TrainSettings
 
@@ -156,28 +156,28 @@ def novelty(size: Size) -> dict[str, Any]:
         index.append(vector)
     history, times = index.history(), []
     for vector in vectors[:9]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         history.nearest(vector)
-        times.append(1000 * (time.perf_counter() - began))
+        times.append(1000 * (time.perf_counter() - start))
     return {"questions": size.questions, "dimensions": size.dimensions, "query_ms": round(statistics.median(times), 2)}
 
 
 def measure(work: Callable[[], dict[str, Any]], device: str) -> dict[str, Any]:
-    """One part, with its time and memory; a failure is reported, and the other parts still run."""
+    """Run one part, with its time and memory. A failure is reported, and the other parts still run."""
     import torch
 
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
-    with watched_gpu() as usage:
+    start = time.perf_counter()
+    with sampling_gpu() as usage:
         try:
             figures = work()
-        except Exception as error:  # noqa: BLE001 - whatever a part runs into is a result of the bench
+        except Exception as error:  # noqa: BLE001 - any failure of a part is a result of the benchmark
             figures = {"error": f"{type(error).__name__}: {error}"}
     if device != "cpu":
         figures["torch_peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         torch.cuda.empty_cache()
-    return {**figures, **usage.to_json(), "seconds": round(time.perf_counter() - began, 1)}
+    return {**figures, **usage.to_json(), "seconds": round(time.perf_counter() - start, 1)}
 
 
 def main() -> None:
@@ -193,9 +193,9 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     true = options.size == "true"
     if true and device == "cpu":
-        parser.exit(3, "a model of true size needs a GPU, and torch finds none: take --size tiny on a processor\n")
+        parser.exit(3, "a model of true size needs a GPU, and torch finds none: pass --size tiny\n")
     size = Size(True, options.rows, 128, options.examples, 100_000, 1536) if true else Size(False, 2, 8, 4, 1_000, 64)
-    began, report = time.monotonic(), {"model": MODEL, "size": options.size, "device": device}
+    start, report = time.monotonic(), {"model": MODEL, "size": options.size, "device": device}
     if device == "cuda":
         report["gpu"] = torch.cuda.get_device_name()
     with tempfile.TemporaryDirectory() as scratch:
@@ -208,7 +208,7 @@ def main() -> None:
             "novelty": lambda: novelty(size),
         }
         for name, work in parts.items():
-            late = time.monotonic() - began > options.limit_s * 0.75  # the longest part takes less than the rest
+            late = time.monotonic() - start > options.limit_s * 0.75  # the longest part takes less than the rest
             report[name] = {"left_out": f"{options.limit_s:g} s were nearly over"} if late else measure(work, device)
     print(json.dumps(report, indent=2))
 

@@ -1,8 +1,8 @@
-"""How fast the in-process endpoint decodes: by rows, with all rows in use and with one, beside plain `generate`.
+"""The decoding speed of the in-process endpoint: by rows, with all rows and with one in use, and that of `generate`.
 
     python bench/in_process.py WEIGHTS_DIR [--rows 4 8 16 32] [--dtype bfloat16 float32] [--tokens 32]
 
-One run measures everything in turns, so that the ratios hold where the absolute figures do not (a busy machine).
+All measurements alternate within one run, so that their ratios hold even on a busy machine.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--spin", action="store_true", help="let waiting threads spin (torch's default)")
+    parser.add_argument("--spin", action="store_true", help="let waiting threads spin, which is torch's default")
     options = parser.parse_args()
     go_offline()
     if not options.spin:
@@ -33,12 +33,12 @@ def main() -> None:
             plain = generate(options.weights, dtype, rows, options.tokens)
             for used in (1, rows):
                 prefill, step = decode(options.weights, dtype, rows, used, options.tokens)
-                beside = f"{plain:14.0f}" if used == rows else ""
-                print(f"{dtype:>9} {rows:4} {used:6} {prefill:13.3f} {step * 1e3:8.1f} {used / step:6.0f} {beside}")
+                reference = f"{plain:14.0f}" if used == rows else ""
+                print(f"{dtype:>9} {rows:4} {used:6} {prefill:13.3f} {step * 1e3:8.1f} {used / step:6.0f} {reference}")
 
 
 def decode(weights: Path, dtype: str, rows: int, used: int, tokens: int) -> tuple[float, float]:
-    """Seconds to read one prompt, and seconds of a step (medians)."""
+    """Median seconds of a prefill and of a decoding step."""
     from nanoflux_local.endpoints.local.decoder import Decoder
 
     decoder = Decoder(weights, None, rows, "cpu", dtype)
@@ -55,7 +55,7 @@ def decode(weights: Path, dtype: str, rows: int, used: int, tokens: int) -> tupl
 
 
 def generate(weights: Path, dtype: str, rows: int, tokens: int) -> float:
-    """Tokens per second of transformers' own generate, its prompt not counted."""
+    """Tokens/s of transformers' `generate`, without the prefill."""
     import torch
     from transformers import AutoModelForCausalLM
 

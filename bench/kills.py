@@ -1,10 +1,10 @@
-"""Kill a scripted run at random moments and resume it until it is done: one dataset must come out, and no call twice.
+"""Kill a scripted run at random moments and resume it until it is done: one dataset must result, and no call twice.
 
     python bench/kills.py [--kills 50] [--turns 200] [--concurrency 16] [--seed 0]
 
-The run is the command line's own, in a process that gets SIGKILL: mostly while it works, at times while it starts.
-It is held against the same run undisturbed. Every call that goes out to an endpoint is written to a log first, so that
-what was asked is known apart from what the ledger remembers.
+The run is started by the command line in a process that gets SIGKILL, mostly during work and sometimes during a start,
+and compared with the same run undisturbed. Every call to an endpoint is first written to a log, so that the sent calls
+can be compared with those that the ledger remembers.
 """
 
 import argparse
@@ -29,12 +29,12 @@ CHILD = """
 import os, sys
 from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 log = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-def noted(answer):
+def log_calls(answer):
     async def call(self, request):
         os.write(log, f"{request.key()}\\n".encode())
         return await answer(self, request)
     return call
-ScriptedEndpoint.chat, HashingEmbedder.embed = noted(ScriptedEndpoint.chat), noted(HashingEmbedder.embed)
+ScriptedEndpoint.chat, HashingEmbedder.embed = log_calls(ScriptedEndpoint.chat), log_calls(HashingEmbedder.embed)
 exec(sys.argv.pop(1))
 from nanoflux_local.cli.main import main
 main()
@@ -43,107 +43,109 @@ main()
 
 @dataclass
 class Trial:
-    """One run in a home of its own, with what it asked for and what it remembers."""
+    """One run in its own home, with the calls that it sent and remembers."""
 
     home: Path
     settings: tuple[str, ...]
     patch: str = ""
-    """Python that the process runs first: what shall go wrong in it."""
+    """Python code that the process runs first, to cause a failure."""
     kills: int = 0
     repeated: list[str] = field(default_factory=list)
     """Calls that were made although the ledger remembered them."""
 
     def session(self) -> subprocess.Popen[str]:
-        """Start the run, or go on with it, in a new process."""
-        begun = ["resume", NAME] if self.rows("SELECT id FROM runs") else ["start", "--name", NAME, *self.settings]
+        """Start or resume the run in a new process."""
+        action = ["resume", NAME] if self.rows("SELECT id FROM runs") else ["start", "--name", NAME, *self.settings]
         self.home.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-c", CHILD, str(self.home / "asked.log"), self.patch, "run", *begun]
+        command = [sys.executable, "-c", CHILD, str(self.home / "sent.log"), self.patch, "run", *action]
         environment = {**os.environ, "NANOFLUX_HOME": str(self.home)}
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
-    def undisturbed(self) -> float:
-        """Play to the end; the seconds that it took from its first message on."""
+    def finish(self) -> float:
+        """Run to the end. Returns the seconds from the first message on."""
         process = self.session()
         assert process.stderr is not None
         process.stderr.readline()
-        began = time.monotonic()
-        told = process.stderr.read()
+        start = time.monotonic()
+        errors = process.stderr.read()
         if process.wait() != 0:
-            raise SystemExit(f"the run ended with {process.returncode}: {told}")
-        return time.monotonic() - began
+            raise SystemExit(f"the run ended with {process.returncode}: {errors}")
+        return time.monotonic() - start
 
     def kill_at(self, moment: float, starting: bool) -> bool:
-        """Let the run work and kill it; False if it was done before that.
+        """Let the run work and kill it. Returns False if it finished before that.
 
-        With `starting`, `moment` is seconds from the birth of the process; without, the calls that it makes first,
-        so that a busy machine kills at the same places as an idle one.
+        With `starting`, `moment` is in seconds from the start of the process; otherwise it is a number of calls, so
+        that a busy machine kills at the same points as an idle one.
         """
-        remembered, asked = self.remembered(), len(self.asked())
+        remembered, sent = self.remembered_keys(), len(self.sent_keys())
         process = self.session()
         assert process.stderr is not None
-        while process.poll() is None and not starting and len(self.asked()) < asked + moment:
+        while process.poll() is None and not starting and len(self.sent_keys()) < sent + moment:
             time.sleep(0.002)
         try:
             process.wait(moment if starting else 0)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-        told = process.stderr.read()
+        errors = process.stderr.read()
         if process.wait() not in (0, -signal.SIGKILL):
-            raise SystemExit(f"the run ended with {process.returncode}: {told}")
+            raise SystemExit(f"the run ended with {process.returncode}: {errors}")
         self.kills += process.returncode != 0
-        self.repeated += sorted(remembered & set(self.asked()[asked:]))
+        self.repeated += sorted(remembered & set(self.sent_keys()[sent:]))
         return process.returncode != 0
 
     def rows(self, sql: str) -> list[Any]:
-        """Read the ledger; empty where there is none yet."""
+        """Query the ledger; [] if there is none yet."""
         if not (self.home / "ledger.db").exists():
             return []
         with LedgerView(self.home / "ledger.db") as view:
             return list(view.rows(sql))
 
-    def remembered(self) -> set[str]:
+    def remembered_keys(self) -> set[str]:
         return {row["key"] for row in self.rows("SELECT key FROM calls")}
 
-    def asked(self) -> list[str]:
-        log = self.home / "asked.log"
+    def sent_keys(self) -> list[str]:
+        log = self.home / "sent.log"
         return log.read_text().split() if log.exists() else []
 
     def outcome(self) -> dict[str, Any]:
-        """What must be the same however the run was disturbed, and what may cost more."""
+        """What must not depend on the disturbances, and the counts of calls, which may."""
         with LedgerView(self.home / "ledger.db") as view:
-            found = view.summarize_run(NAME).to_json()
+            summary = view.summarize_run(NAME).to_json()
             return {
-                "status": found["status"],
-                "digest": found["digest"],
+                "status": summary["status"],
+                "digest": summary["digest"],
                 "turns": [row["record_hash"] for row in view.rows("SELECT record_hash FROM turns ORDER BY number")],
                 "examples": [tuple(row) for row in view.rows("SELECT turn, content_hash FROM examples ORDER BY rowid")],
-                "used": found["calls"]["made"] - found["calls"]["wasted"],
-                "made": found["calls"]["made"],
-                "asked": len(self.asked()),
+                "used": summary["calls"]["made"] - summary["calls"]["wasted"],
+                "made": summary["calls"]["made"],
+                "sent": len(self.sent_keys()),
                 "problems": list(verify_run(view, NAME)),
             }
 
 
 def disturb(trial: Trial, kills: int, calls: int, rng: random.Random) -> None:
-    """Kill the run `kills` times, each after about its share of `calls`, every fifth time while it starts."""
+    """Kill the run `kills` times, each after about its share of `calls`, every fifth time during a start."""
     while trial.kills < kills:
         starting = rng.random() < 0.2
         if not trial.kill_at(rng.uniform(0, 0.5 if starting else 1.6 * calls / kills), starting):
             return
-    trial.undisturbed()
+    trial.finish()
 
 
-def wrongs(plain: dict[str, Any], killed: dict[str, Any], trial: Trial, concurrency: int) -> list[str]:
-    """What differs that must not."""
-    found = [f"{key} differs" for key in ("status", "digest", "turns", "examples", "used") if plain[key] != killed[key]]
-    found += [f"verify: {problem}" for problem in killed["problems"]]
+def find_differences(plain: dict[str, Any], killed: dict[str, Any], trial: Trial, concurrency: int) -> list[str]:
+    """The forbidden differences between the undisturbed run and the killed one."""
+    differences = [
+        f"{key} differs" for key in ("status", "digest", "turns", "examples", "used") if plain[key] != killed[key]
+    ]
+    differences += [f"verify: {problem}" for problem in killed["problems"]]
     doubled = [turn for turn, count in Counter(turn for turn, _ in killed["examples"]).items() if count > 1]
-    found += [f"two examples of turn {turn}" for turn in doubled]
-    found += [f"asked again although remembered: {key[:12]}" for key in trial.repeated]
-    in_flight = killed["asked"] - killed["made"]
+    differences += [f"two examples of turn {turn}" for turn in doubled]
+    differences += [f"sent again although remembered: {key[:12]}" for key in trial.repeated]
+    in_flight = killed["sent"] - killed["made"]
     if in_flight > trial.kills * concurrency:
-        found.append(f"{in_flight} calls lost in flight by {trial.kills} kills at concurrency {concurrency}")
-    return found
+        differences.append(f"{in_flight} calls lost in flight by {trial.kills} kills at concurrency {concurrency}")
+    return differences
 
 
 def main() -> None:
@@ -153,23 +155,23 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--delay", type=float, default=0.05, help="mean seconds that a scripted model takes to answer")
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    settings = scripted(given.turns, given.concurrency, given.delay)
+    options = parser.parse_args()
+    settings = scripted(options.turns, options.concurrency, options.delay)
     with tempfile.TemporaryDirectory() as folder:
         plain, killed = (Trial(Path(folder) / name, settings) for name in ("plain", "killed"))
-        seconds = plain.undisturbed()
-        disturb(killed, given.kills, len(plain.asked()), random.Random(given.seed))
+        seconds = plain.finish()
+        disturb(killed, options.kills, len(plain.sent_keys()), random.Random(options.seed))
         one, other = plain.outcome(), killed.outcome()
-    found = wrongs(one, other, killed, given.concurrency)
-    if killed.kills < given.kills:
-        found.append(f"it was done after {killed.kills} kills: take more --turns")
+    wrong = find_differences(one, other, killed, options.concurrency)
+    if killed.kills < options.kills:
+        wrong.append(f"the run finished after {killed.kills} kills: pass more --turns")
     print(table(one, other, killed, seconds))
-    print(json.dumps({"kills": killed.kills, "digest_same": one["digest"] == other["digest"], "wrong": found}))
-    sys.exit(1 if found else 0)
+    print(json.dumps({"kills": killed.kills, "digest_same": one["digest"] == other["digest"], "wrong": wrong}))
+    sys.exit(1 if wrong else 0)
 
 
 def scripted(turns: int, concurrency: int, delay: float, profile: str = "scripted") -> tuple[str, ...]:
-    """The settings of a run that keeps many and repeats itself often."""
+    """The arguments of a scripted run that keeps many examples and repeats many questions."""
     models = ("duelist-a", "duelist-b", "arbiter")
     return (
         "--domain", "starter-genetics", "--profile", profile, "--examples", str(turns), "--max-turns", str(turns),
@@ -179,21 +181,21 @@ def scripted(turns: int, concurrency: int, delay: float, profile: str = "scripte
 
 
 def table(one: dict[str, Any], other: dict[str, Any], trial: Trial, seconds: float) -> str:
-    """Undisturbed beside killed."""
+    """The undisturbed and the killed run in two columns."""
     rows = [
         ("", "undisturbed", "killed"),
         ("kills", 0, trial.kills),
         ("turns", len(one["turns"]), len(other["turns"])),
         ("examples kept", len(one["examples"]), len(other["examples"])),
         ("digest", one["digest"][:16], other["digest"][:16]),
-        ("calls asked", one["asked"], other["asked"]),
+        ("calls sent", one["sent"], other["sent"]),
         ("calls remembered", one["made"], other["made"]),
         ("of them used", one["used"], other["used"]),
-        ("lost in flight", one["asked"] - one["made"], other["asked"] - other["made"]),
+        ("lost in flight", one["sent"] - one["made"], other["sent"] - other["made"]),
         ("problems found by verify", len(one["problems"]), len(other["problems"])),
     ]
-    told = f"\nThe undisturbed run took {seconds:.1f} s."
-    return "\n".join(f"{name:<26}{first!s:<20}{second}" for name, first, second in rows) + told
+    note = f"\nThe undisturbed run took {seconds:.1f} s."
+    return "\n".join(f"{name:<26}{first!s:<20}{second}" for name, first, second in rows) + note
 
 
 if __name__ == "__main__":

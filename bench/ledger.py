@@ -1,12 +1,12 @@
-"""The ledger at size: what a million remembered calls cost whoever comes after them.
+"""The ledger at size: the cost of operations with a million remembered calls.
 
     python bench/ledger.py [--calls 1000000] [--runs 80] [--rounds 25] [--keep FOLDER]
 
-One scripted run of 1,000 turns is played and then written again and again under other seeds, with hashes that hold,
-until the ledger has as many calls. In it are measured: looking a call up; a run of 200 turns, beside the same run in an
-empty ledger, in turns; `run list` and `run show`; `run verify` with its memory; a backup; compaction, and all of it
-again afterwards. `--runs 1` puts every call into one run, for the memory of `run verify`. `--keep` leaves the filled
-ledger there, packed, and takes it up again.
+A scripted run of 1,000 turns is copied with other seeds and valid hashes until the ledger has that many calls. Then
+these are measured: the lookup of a call; a run of 200 turns, alternating with the same run in an empty ledger; `run
+list` and `run show`; `run verify` with its memory; a backup; compaction; and everything again afterwards. `--runs 1`
+puts all calls into one run, for the memory of `run verify`. `--keep` keeps the filled ledger, packed, and uses it
+again.
 """
 
 import argparse
@@ -38,20 +38,20 @@ CALL_COLUMNS = (
 )
 
 
-def played(home: Home, turns: int, seed: int, name: str = "") -> str:
-    """One scripted run."""
+def play(home: Home, turns: int, seed: int, name: str = "") -> str:
+    """Play one scripted run. Returns its id."""
     config = configs.resolve("starter-genetics", "scripted", {**SETTINGS, "max_turns": turns, "seed": seed}, home)
 
-    async def play() -> str:
+    async def start_and_finish() -> str:
         run = await runs.start(home, config, name)
         await runs.carry_on(home, run)
         return run
 
-    return asyncio.run(play())
+    return asyncio.run(start_and_finish())
 
 
 class Copies:
-    """A run's rows, ready to be written again: requests differ by their seed or a word, so that all keys differ."""
+    """A run's rows, ready to be copied: requests of a copy have another seed or line, so that all keys differ."""
 
     def __init__(self, connection: sqlite3.Connection, run: str) -> None:
         connection.row_factory = sqlite3.Row
@@ -80,7 +80,7 @@ class Copies:
         self._insert("runs", [row])
 
     def write(self, run: str, copy: int, offset: int, count: int, calls_only: bool = False) -> None:
-        """Another copy of the first `count` calls, of its turns from `offset` on, and of their examples."""
+        """Write a copy of the first `count` calls, and of the turns and examples with numbers from `offset` on."""
         first = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM calls").fetchone()[0]
         self._connection.executemany(
             f"INSERT INTO calls (id, {CALL_COLUMNS}) VALUES (?{',?' * 13})", self._calls(run, copy, first, count)
@@ -97,7 +97,7 @@ class Copies:
         ])  # fmt: skip
         self._connection.executemany(
             "INSERT INTO turn_calls VALUES (?,?,?)",
-            [(at + shift, position, first + self._place[call]) for at, position, call in self._turn_calls],
+            [(id_ + shift, position, first + self._place[call]) for id_, position, call in self._turn_calls],
         )
         self._insert("examples", [self._example(row, run, offset) for row in self._examples])
 
@@ -125,8 +125,8 @@ class Copies:
 
 
 def fill(home: Home, calls: int, many: int) -> None:
-    """A ledger of `calls` calls in `many` runs."""
-    run = played(home, 1000, seed=10**6, name="original")
+    """Fill a ledger with `calls` calls in `many` runs."""
+    run = play(home, 1000, seed=10**6, name="original")
     connection = sqlite3.connect(home.ledger, isolation_level=None)
     for pragma in ("synchronous = OFF", "cache_size = -2000000", "wal_autocheckpoint = 100000"):
         connection.execute(f"PRAGMA {pragma}")
@@ -150,14 +150,14 @@ def fill(home: Home, calls: int, many: int) -> None:
     connection.close()
 
 
-def timed(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def time_s(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
     action()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def chats(home: Home, count: int) -> list[ChatRequest]:
-    """Remembered requests from all over the ledger."""
+    """Remembered requests, sampled from the whole ledger."""
     with LedgerView(home.ledger) as view:
         last = view.row("SELECT max(id) AS n FROM calls")
         assert last is not None
@@ -168,39 +168,39 @@ def chats(home: Home, count: int) -> list[ChatRequest]:
         return [chat(json.loads(row["request"])) for row in texts if row is not None][:count]
 
 
-def chat(told: dict[str, Any]) -> ChatRequest:
-    sampling = Sampling(**{**told["sampling"], "stop": tuple(told["sampling"]["stop"])})
-    messages = tuple(Message(**message) for message in told["messages"])
-    return ChatRequest(Identity(**told["endpoint"]), messages, sampling, told["seed"])
+def chat(document: dict[str, Any]) -> ChatRequest:
+    sampling = Sampling(**{**document["sampling"], "stop": tuple(document["sampling"]["stop"])})
+    messages = tuple(Message(**message) for message in document["messages"])
+    return ChatRequest(Identity(**document["endpoint"]), messages, sampling, document["seed"])
 
 
 def lookups(home: Home) -> dict[str, float]:
-    """Milliseconds of `recall`: of requests that are remembered, each asked for once, and of some that are not."""
+    """Milliseconds of `recall` for remembered requests, each looked up once, and for others."""
     asks = chats(home, 2000)
     with Ledger(home.ledger) as ledger:
-        found = [timed(lambda ask=ask: ledger.recall(ask)) for ask in asks]
+        hits = [time_s(lambda ask=ask: ledger.recall(ask)) for ask in asks]
         assert all(ledger.recall(ask) is not None for ask in asks[:100])
         unknown = [ChatRequest(ask.endpoint, ask.messages, ask.sampling, 1) for ask in asks]
-        missed = [timed(lambda ask=ask: ledger.recall(ask)) for ask in unknown]
+        misses = [time_s(lambda ask=ask: ledger.recall(ask)) for ask in unknown]
     return {
-        "found_median_ms": round(1000 * statistics.median(found), 3),
-        "found_p99_ms": round(1000 * sorted(found)[len(found) * 99 // 100], 3),
-        "missed_median_ms": round(1000 * statistics.median(missed), 3),
+        "found_median_ms": round(1000 * statistics.median(hits), 3),
+        "found_p99_ms": round(1000 * sorted(hits)[len(hits) * 99 // 100], 3),
+        "missed_median_ms": round(1000 * statistics.median(misses), 3),
     }
 
 
 def overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]:
-    """A run of 200 turns in the filled ledger and in an empty one, in turns: seconds, processor seconds, MB written."""
+    """A run of 200 turns, alternating between the filled ledger and an empty one: seconds, CPU seconds, MB written."""
     costs: dict[str, list[tuple[float, ...]]] = {"empty": [], "filled": []}
     for seed in range(first_seed, first_seed + rounds):
         with tempfile.TemporaryDirectory(dir=home.root.parent) as folder:
-            costs["empty"].append(cost(lambda place=folder, seed=seed: played(Home(Path(place)).prepare(), 200, seed)))
-        costs["filled"].append(cost(lambda seed=seed: played(home, 200, seed)))
+            costs["empty"].append(cost(lambda place=folder, seed=seed: play(Home(Path(place)).prepare(), 200, seed)))
+        costs["filled"].append(cost(lambda seed=seed: play(home, 200, seed)))
     medians = {
-        name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in costs.items()
+        name: [statistics.median(column) for column in zip(*series, strict=True)] for name, series in costs.items()
     }
     return {
-        what: {
+        unit: {
             "empty": round(medians["empty"][place], 3),
             "filled": round(medians["filled"][place], 3),
             "ratio": round(medians["filled"][place] / medians["empty"][place], 3),
@@ -208,14 +208,14 @@ def overhead(home: Home, rounds: int, first_seed: int) -> dict[str, Any]:
                 round(b[place] / a[place], 2) for a, b in zip(costs["empty"], costs["filled"], strict=True)
             ],
         }
-        for place, what in enumerate(("wall_s", "processor_s", "written_mb"))
+        for place, unit in enumerate(("wall_s", "processor_s", "written_mb"))
     }
 
 
 def cost(action: Callable[[], object]) -> tuple[float, float, float]:
-    """Seconds, processor seconds and MB that an action writes."""
+    """Seconds, CPU seconds and MB written of an action."""
     processor, written = time.process_time(), written_mb()
-    seconds = timed(action)
+    seconds = time_s(action)
     return seconds, time.process_time() - processor, written_mb() - written
 
 
@@ -225,7 +225,7 @@ def written_mb() -> float:
 
 
 def command(home: Home, *words: str) -> dict[str, Any]:
-    """A command's seconds and peak memory, in a process of its own."""
+    """A command's seconds and peak memory, in a separate process."""
     code = """
 import atexit, pathlib, re, sys
 from nanoflux_local.cli.main import main
@@ -233,11 +233,11 @@ peak = lambda: re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").
 atexit.register(lambda: print(f"\\n{peak()}", file=sys.stderr))
 main(sys.argv[1:])
 """
-    began = time.perf_counter()
+    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code, "--home", str(home.root), *words], capture_output=True, text=True, check=False
     )
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     *_, peak = done.stderr.split()
     return {"s": round(seconds, 2), "peak_mb": round(int(peak) / 1000), "exit_code": done.returncode}
 
@@ -248,17 +248,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--keep", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        home = Home(given.keep or Path(folder) / "home").prepare()
+        home = Home(options.keep or Path(folder) / "home").prepare()
         if not home.ledger.exists():
-            told("fill_s", round(timed(lambda: fill(home, given.calls, given.runs)), 1))
-        told("contents", contents(home))
-        measure(home, given.rounds)
-        told("backup", command(home, "ledger", "backup", str(Path(folder) / "backup.db")))
-        told("compact", command(home, "ledger", "compact"))
-        told("contents, packed", contents(home))
-        measure(home, given.rounds)
+            report("fill_s", round(time_s(lambda: fill(home, options.calls, options.runs)), 1))
+        report("contents", contents(home))
+        measure(home, options.rounds)
+        report("backup", command(home, "ledger", "backup", str(Path(folder) / "backup.db")))
+        report("compact", command(home, "ledger", "compact"))
+        report("contents, packed", contents(home))
+        measure(home, options.rounds)
 
 
 def contents(home: Home) -> dict[str, Any]:
@@ -267,16 +267,16 @@ def contents(home: Home) -> dict[str, Any]:
 
 
 def measure(home: Home, rounds: int) -> None:
-    told("lookup", lookups(home))
+    report("lookup", lookups(home))
     with LedgerView(home.ledger) as view:
-        seed = 1000 * view.contents()["runs"]  # one that no earlier round has played
-    told("run of 200 turns", overhead(home, rounds, seed))
-    told("run list", command(home, "run", "list", "--json"))
-    told("run show", command(home, "run", "show", "copy-0000"))
-    told("run verify", command(home, "run", "verify", "copy-0000"))
+        seed = 1000 * view.contents()["runs"]  # a seed that no earlier round has used
+    report("run of 200 turns", overhead(home, rounds, seed))
+    report("run list", command(home, "run", "list", "--json"))
+    report("run show", command(home, "run", "show", "copy-0000"))
+    report("run verify", command(home, "run", "verify", "copy-0000"))
 
 
-def told(name: str, value: Any) -> None:
+def report(name: str, value: Any) -> None:
     print(json.dumps({name: value}), flush=True)
 
 

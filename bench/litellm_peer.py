@@ -1,12 +1,12 @@
-"""A real peer: LiteLLM's proxy, which nobody here wrote, answers all three protocols of chat servers.
+"""An independent server: LiteLLM's proxy answers the three protocols of our remote clients.
 
     python bench/litellm_peer.py [--venv DIR]
 
-Makes an environment for `litellm[proxy]` unless DIR holds one, starts the proxy on loopback with mock models, and asks
-each of them through each client: good replies, replies that are cut or without text, calls of tools, every kind of
-error, and models that refuse some parameters. Then it plays a whole run over the three protocols, with the scripted
-replies behind the proxy. Prints a line for each, and exits with 1 if one is not what it should be. Where the package
-cannot be installed it says so and exits with 0.
+Creates an environment with `litellm[proxy]` unless DIR has one, starts the proxy on loopback with mock models, and
+sends a request to each model through each client: good replies, replies that are cut or empty, tool calls, every kind
+of error, and models that refuse some parameters. Then it plays a whole run over the three protocols, with scripted
+replies behind the proxy. Prints one line for each request, and exits with 1 if an outcome is wrong. If the package
+cannot be installed, it says so and exits with 0.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from nanoflux_models import guard
 VERSION = "1.106.12"
 START_S = 120.0
 KEY = "PEER_KEY"
-"""The variable that holds the proxy's key, drawn for each start: it refuses to start without one."""
+"""The environment variable with the proxy's key, drawn for each start; the proxy refuses to start without one."""
 CLIENTS: tuple[type[ServedEndpoint], ...] = (OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint)
 TOOL = [{"id": "t", "type": "function", "function": {"name": "python", "arguments": "{}"}}]
 MOCKED = {
@@ -54,10 +54,10 @@ MOCKED = {
     "mistral": "mistral/mistral-large-latest",
     "gemini": "gemini/gemini-2.5-flash",
 }
-"""Models whose reply the proxy makes up: its checks of what each may be sent are real."""
+"""Models with mocked replies; the proxy's checks of their parameters are real."""
 
 
-def whole(content: str | None, finish: str, **more: Any) -> tuple[int, dict[str, Any]]:
+def chat_reply(content: str | None, finish: str, **more: Any) -> tuple[int, dict[str, Any]]:
     message = {"role": "assistant", "content": content, **more}
     return 200, {
         "id": "c", "object": "chat.completion", "created": 1, "model": "m",
@@ -66,31 +66,31 @@ def whole(content: str | None, finish: str, **more: Any) -> tuple[int, dict[str,
     }  # fmt: skip
 
 
-def failed(status: int, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
+def error_reply(status: int, message: str, **more: Any) -> tuple[int, dict[str, Any]]:
     return status, {"error": {"message": message, **more}}
 
 
 TOO_LONG = "This model's maximum context length is 4096 tokens. However, you requested 4321 tokens."
 UPSTREAM: dict[str, tuple[tuple[int, dict[str, Any]], str]] = {
-    "cut": (whole("ANSW", "length"), "read"),
-    "cut-empty": (whole(None, "length"), "read"),
-    "thoughts": (whole("ANSWER: 18", "stop", reasoning_content="hm"), "read"),
-    "empty": (whole(None, "stop"), "empty"),
-    "tool": (whole(None, "tool_calls", tool_calls=TOOL), "refused"),
-    "busy": (failed(429, "Rate limit reached", code="rate_limit_exceeded"), "rate_limited"),
-    "too-long": (failed(400, TOO_LONG, code="context_length_exceeded"), "refused"),
-    "broken": (failed(500, "out of memory", type="server_error"), "server_error"),
-    "no-key": (failed(401, "Incorrect API key provided", code="invalid_api_key"), "refused"),
+    "cut": (chat_reply("ANSW", "length"), "read"),
+    "cut-empty": (chat_reply(None, "length"), "read"),
+    "thoughts": (chat_reply("ANSWER: 18", "stop", reasoning_content="hm"), "read"),
+    "empty": (chat_reply(None, "stop"), "empty"),
+    "tool": (chat_reply(None, "tool_calls", tool_calls=TOOL), "refused"),
+    "busy": (error_reply(429, "Rate limit reached", code="rate_limit_exceeded"), "rate_limited"),
+    "too-long": (error_reply(400, TOO_LONG, code="context_length_exceeded"), "refused"),
+    "broken": (error_reply(500, "out of memory", type="server_error"), "server_error"),
+    "no-key": (error_reply(401, "Incorrect API key provided", code="invalid_api_key"), "refused"),
 }
-"""What a chat server behind the proxy answers, by model, and what has to come of it."""
+"""The answer of the chat server behind the proxy, by model, and the expected outcome."""
 
 
 class _FirstFaultError(EndpointError):
-    """Ends a call at its first fault, so that nothing is waited for here."""
+    """Ends a call at its first fault, so that nothing is retried."""
 
 
 def make_environment(folder: Path) -> str:
-    """Install the proxy into `folder`; gives why that is impossible, or ""."""
+    """Install the proxy into `folder`. Returns the reason if that is impossible, else ""."""
     if (folder / "bin" / "litellm").exists():
         return ""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
@@ -106,7 +106,7 @@ class Upstream(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         chat = self.path.endswith("/chat/completions")
-        status, reply = UPSTREAM[body["model"]][0] if chat else failed(404, f"no such path: {self.path}")
+        status, reply = UPSTREAM[body["model"]][0] if chat else error_reply(404, f"no such path: {self.path}")
         content = json.dumps(reply).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -130,8 +130,8 @@ def _model(name: str, model: str, base: str, **more: str) -> dict[str, Any]:
 
 @contextmanager
 def proxy(venv: Path, folder: Path, shapes: str, scripted: str) -> Iterator[str]:
-    """A running proxy's address."""
-    nowhere = "http://127.0.0.1:9"  # whatever the proxy makes of a mock, it stays on this machine
+    """Start the proxy; yields its address."""
+    nowhere = "http://127.0.0.1:9"  # a mock that is sent after all stays on this machine
     models = [
         *(_model(name, model, nowhere, mock_response="ANSWER: 18") for name, model in MOCKED.items()),
         *(_model(name, f"together_ai/{name}", shapes) for name in UPSTREAM),
@@ -174,7 +174,7 @@ def proxy(venv: Path, folder: Path, shapes: str, scripted: str) -> Iterator[str]
 
 
 async def outcome(client: type[ServedEndpoint], name: str, url: str) -> tuple[str, str]:
-    """What comes of one request, and in which words."""
+    """The outcome of one request, and its message."""
     endpoint = client(name, url, KEY)
     adjusted: list[str] = []
 
@@ -190,8 +190,8 @@ async def outcome(client: type[ServedEndpoint], name: str, url: str) -> tuple[st
         try:
             reply = await endpoint.chat(request)
         except _FirstFaultError as fault:
-            kind, _, told = fault.message.partition("|")
-            return kind, told
+            kind, _, message = fault.message.partition("|")
+            return kind, message
         except EndpointError as error:
             return "refused", error.message.removeprefix(url).strip()
         finally:
@@ -201,7 +201,7 @@ async def outcome(client: type[ServedEndpoint], name: str, url: str) -> tuple[st
 
 
 async def ask_all(url: str) -> int:
-    """Ask every model through every client; gives how many outcomes are wrong."""
+    """Send a request to every model through every client. Returns the number of wrong outcomes."""
     wrong = 0
     for name, expected in {**dict.fromkeys(MOCKED, "read"), **{n: e for n, (_, e) in UPSTREAM.items()}}.items():
         for client in CLIENTS:
@@ -213,7 +213,7 @@ async def ask_all(url: str) -> int:
 
 
 def play(url: str, folder: Path) -> str:
-    """A run whose roles ask the proxy in three protocols; gives its status."""
+    """A run whose roles use three protocols of the proxy. Returns its status."""
     home = Home(folder / "home").prepare()
     roles = dict(zip(("attacker", "defender", "judge"), CLIENTS, strict=True))
     settings = {
@@ -235,7 +235,7 @@ def play(url: str, folder: Path) -> str:
 
 @contextmanager
 def scripted_upstream() -> Iterator[str]:
-    """The fake server that ships, in a separate process."""
+    """The product's fake server in a separate process; yields its address."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", FakeServer.__module__], stdout=subprocess.PIPE, text=True
     )  # fmt: skip
@@ -249,7 +249,7 @@ def scripted_upstream() -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--venv", type=Path, help="an environment that has the proxy, or will")
+    parser.add_argument("--venv", type=Path, help="the environment of the proxy, created if it does not exist")
     arguments = parser.parse_args()
     guard.install()
     os.environ[KEY] = f"sk-{secrets.token_hex(16)}"

@@ -1,10 +1,10 @@
-"""Our strict scorer beside lm-evaluation-harness's GSM8K rules, on the same replies.
+"""Our strict scorer compared with lm-evaluation-harness's GSM8K rules, on the same replies.
 
-    python bench/lm_eval_rules.py export EVAL > replies.jsonl      # here: an evaluation of this ledger, with our marks
-    python bench/lm_eval_rules.py score replies.jsonl              # where lm_eval is installed: its marks and the table
-    python bench/lm_eval_rules.py record tests/evaluate/lm_eval.json    # there too: write its readings into the table
+    python bench/lm_eval_rules.py export EVAL > replies.jsonl      # an evaluation of the ledger, with our marks
+    python bench/lm_eval_rules.py score replies.jsonl              # with lm_eval installed: its marks and the table
+    python bench/lm_eval_rules.py record tests/evaluate/lm_eval.json    # with lm_eval: update its readings in the table
 
-The second and third use the package's own filter and metric, with the settings of its gsm8k.yaml.
+The last two use lm_eval's filter and metric, with the settings of its gsm8k.yaml.
 """
 
 import argparse
@@ -22,7 +22,7 @@ IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]
 
 
 def export(evaluation: str) -> None:
-    """One line a reply: item, reply, the item's answer, and what our scorer read and said."""
+    """Print one line for each reply: item, reply, the item's answer, and our reading and mark."""
     from nanoflux_local.ledger.packing import CALLS
     from nanoflux_local.ledger.views import LedgerView
     from nanoflux_local.paths import Home, default_home
@@ -33,36 +33,36 @@ def export(evaluation: str) -> None:
         row = view.row("SELECT data, split FROM evaluations WHERE id = ?", evaluation)
         assert row is not None, evaluation
         answers = {item.id: item.answer for item in load_items(home.ledger, row["data"], row["split"])}
-        for found in view.rows(
+        for row in view.rows(
             f"SELECT item, repeat, reading, verdict, reply FROM evaluation_items"
             f" JOIN {CALLS} AS whole ON whole.id = call WHERE evaluation = ? ORDER BY item, repeat",
             evaluation,
         ):
-            line = {key: found[key] for key in ("item", "repeat", "reading", "verdict")}
-            print(json.dumps({**line, "reply": json.loads(found["reply"])["text"], "answer": answers[found["item"]]}))
+            line = {key: row[key] for key in ("item", "repeat", "reading", "verdict")}
+            print(json.dumps({**line, "reply": json.loads(row["reply"])["text"], "answer": answers[row["item"]]}))
 
 
 def readings(reply: str) -> dict[str, str]:
-    """What lm_eval's two filters read in a reply."""
+    """The answers that lm_eval's two filters read in a reply."""
     from lm_eval.filters.extraction import RegexFilter
 
     return {name: RegexFilter(*rule).apply([[reply]], [{}])[0][0] for name, rule in FILTERS.items()}
 
 
-def says_right(reading: str, answer: str) -> bool:
+def is_right(reading: str, answer: str) -> bool:
     from lm_eval.api.metrics import exact_match_hf_evaluate
 
-    found = exact_match_hf_evaluate([reading], [f"#### {answer}"], regexes_to_ignore=IGNORED, ignore_case=True)
-    return bool(found["exact_match"] == 1.0)
+    metric = exact_match_hf_evaluate([reading], [f"#### {answer}"], regexes_to_ignore=IGNORED, ignore_case=True)
+    return bool(metric["exact_match"] == 1.0)
 
 
 def score(path: Path) -> None:
-    """How often the scorers agree, and every reply on which the flexible one does not."""
+    """Print how often the scorers agree, and every reply on which the flexible filter differs."""
     table: Counter[tuple[str, bool, bool]] = Counter()
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         read = readings(row["reply"])
-        strict, flexible = (says_right(read[name], row["answer"]) for name in FILTERS)
+        strict, flexible = (is_right(read[name], row["answer"]) for name in FILTERS)
         table[row["verdict"], strict, flexible] += 1
         if (row["verdict"] == "right") != flexible:
             shown = {**{key: row[key] for key in ("item", "answer", "reading", "verdict")}, "lm_eval": read}
@@ -72,23 +72,23 @@ def score(path: Path) -> None:
 
 
 def record(path: Path) -> None:
-    """Write lm_eval's readings and marks into the table that the suite reads."""
+    """Write lm_eval's readings and marks into the table that the tests use."""
     from importlib.metadata import version
 
     table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     table["lm_eval"] = version("lm_eval")
     for row in table["replies"]:
         for name, reading in readings(row["reply"]).items():
-            row[name] = [reading, says_right(reading, row["answer"])]
+            row[name] = [reading, is_right(reading, row["answer"])]
     path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("do", choices=["export", "score", "record"])
-    parser.add_argument("what")
-    asked = parser.parse_args()
-    if asked.do == "export":
-        export(asked.what)
+    parser.add_argument("action", choices=["export", "score", "record"])
+    parser.add_argument("source", help="an evaluation's id, or a file")
+    arguments = parser.parse_args()
+    if arguments.action == "export":
+        export(arguments.source)
     else:
-        {"score": score, "record": record}[asked.do](Path(asked.what))
+        {"score": score, "record": record}[arguments.action](Path(arguments.source))

@@ -1,11 +1,11 @@
-"""What one novelty query costs at size, over what reading the matrix from memory takes, in the same process.
+"""The cost of one novelty query at size, over the time to read the matrix from memory, in the same process.
 
     python bench/novelty.py [--rows 100000] [--dimensions 1536] [--rounds 15]
 
-Reading is measured three ways, and the fastest is what the query is held against: a sum over the matrix by numpy, a
-dot product of it with itself by BLAS (as many threads as the query's product has), and a copy of each block into a
-buffer that stays in the processor's cache. The measurements take turns, so that what else the machine does hits them
-alike, and medians are compared. Growing is measured too: the slowest of all appends, and the memory at the end.
+Reading is measured in three ways, and the query is compared with the fastest: numpy's sum over the matrix, BLAS's dot
+product of the matrix with itself (with as many threads as the query), and a copy of each block into a buffer that stays
+in the cache. The measurements alternate, so that other load affects them equally, and medians are compared. Also
+measured: the slowest append, and the memory at the end.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from nanoflux_local.run.novelty import History, NoveltyIndex, rounding_error
 
 
 def unit(rng: np.random.Generator, rows: int, dimensions: int) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
-    """Directions that share a part, as sentence embeddings do: two of them have a cosine of about 0.5."""
-    found = rng.standard_normal((rows, dimensions), dtype=np.float32)
-    found[:, 0] += np.float32(dimensions**0.5)
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
-    return found
+    """Unit vectors with a common component, like sentence embeddings: two of them have a cosine of about 0.5."""
+    vectors = rng.standard_normal((rows, dimensions), dtype=np.float32)
+    vectors[:, 0] += np.float32(dimensions**0.5)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def fill(rows: int, dimensions: int) -> tuple[NoveltyIndex, float]:
@@ -35,9 +35,9 @@ def fill(rows: int, dimensions: int) -> tuple[NoveltyIndex, float]:
     rng = np.random.default_rng(0)
     while len(index) < rows:
         for vector in unit(rng, min(1000, rows - len(index)), dimensions):
-            began = time.perf_counter()
+            start = time.perf_counter()
             index.append(vector)
-            slowest = max(slowest, time.perf_counter() - began)
+            slowest = max(slowest, time.perf_counter() - start)
     return index, 1000 * slowest
 
 
@@ -46,7 +46,7 @@ def readings(history: History) -> dict[str, Callable[[], object]]:
     flat = [block.reshape(-1) for block in history.blocks]
     buffer = np.empty(1 << 15, dtype=np.float32)
 
-    def copied() -> None:
+    def copy_blocks() -> None:
         for block in flat:
             for start in range(0, len(block), len(buffer)):
                 part = block[start : start + len(buffer)]
@@ -55,18 +55,18 @@ def readings(history: History) -> dict[str, Callable[[], object]]:
     return {
         "sum": lambda: [block.sum() for block in flat],
         "dot": lambda: [block @ block for block in flat],
-        "copy": copied,
+        "copy": copy_blocks,
     }
 
 
-def timed(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def time_ms(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
     action()
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (time.perf_counter() - start)
 
 
-def measured(history: History, queries: list[Vector]) -> dict[str, list[float]]:
-    """Milliseconds of each way to read, of the query, and of the product alone, in turns."""
+def measure(history: History, queries: list[Vector]) -> dict[str, list[float]]:
+    """Milliseconds of each way to read, of the query, and of the product alone, alternating."""
     times: dict[str, list[float]] = {}
     for query in queries:
         actions = {
@@ -75,7 +75,7 @@ def measured(history: History, queries: list[Vector]) -> dict[str, list[float]]:
             "product": lambda query=query: [block @ query for block in history.blocks],
         }
         for name, action in actions.items():
-            times.setdefault(name, []).append(timed(action))
+            times.setdefault(name, []).append(time_ms(action))
     return times
 
 
@@ -84,24 +84,24 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=1536)
     parser.add_argument("--rounds", type=int, default=15)
-    given = parser.parse_args()
-    index, slowest = fill(given.rows, given.dimensions)
+    options = parser.parse_args()
+    index, slowest = fill(options.rows, options.dimensions)
     history = index.history()
-    queries = list(unit(np.random.default_rng(1), given.rounds, given.dimensions))
-    times = {name: statistics.median(found) for name, found in measured(history, queries).items()}
+    queries = list(unit(np.random.default_rng(1), options.rounds, options.dimensions))
+    times = {name: statistics.median(series) for name, series in measure(history, queries).items()}
     reading = min(times[name] for name in readings(history))
     rough = [np.concatenate([block @ query for block in history.blocks]) for query in queries]
-    looked_at = [int((each >= each.max() - 2 * rounding_error(given.dimensions)).sum()) for each in rough]
+    exact_rows = [int((each >= each.max() - 2 * rounding_error(options.dimensions)).sum()) for each in rough]
     print(
         json.dumps(
             {
-                "rows": given.rows,
-                "dimensions": given.dimensions,
+                "rows": options.rows,
+                "dimensions": options.dimensions,
                 "matrix_mb": round(sum(block.nbytes for block in history.blocks) / 1e6, 1),
                 "median_ms": {name: round(value, 2) for name, value in times.items()},
                 "read_gb_per_s": round(sum(block.nbytes for block in history.blocks) / reading / 1e6, 1),
                 "query_over_reading": round(times["query"] / reading, 2),
-                "rows_looked_at_exactly": {"median": statistics.median(looked_at), "most": max(looked_at)},
+                "rows_looked_at_exactly": {"median": statistics.median(exact_rows), "most": max(exact_rows)},
                 "slowest_append_ms": round(slowest, 2),
                 "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
             },

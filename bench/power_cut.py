@@ -1,17 +1,16 @@
-"""Cut the power while a run commits all the time: every copy of its files opens, is sound, and goes on to one dataset.
+"""Simulated power cuts while a run commits: every copy of its files opens, is sound, and resumes to the same dataset.
 
     python bench/power_cut.py [--cuts 60] [--inside 20] [--turns 40] [--seed 0]
 
-A run of the command line is stopped (SIGSTOP) at random moments and its database and write-ahead log are copied: what
-is there is what a machine without power would find, had the kernel written everything. In two of three copies it has
-not. What was never synced is then cut off or made garbage: the log from the last commit on that had returned, and, as
-by a checkpoint that was being written, pages of the database that the log holds still. After every commit the run says
-what it has shown (its last call, its turns) and how much of the log that commit made durable, as SQLite's shared index
-has it.
+A run is suspended (SIGSTOP) at random moments, and its database and write-ahead log are copied. The copies are the
+files after a power cut if the kernel had written everything. In most copies, data that was never synced is then cut off
+or overwritten with garbage: the log after the last commit that had returned, or pages of the database that the log
+still has, as if a checkpoint had been interrupted. After every commit the run records what it has shown (its last call,
+its turns) and the durable length of the log from SQLite's shared index.
 
-Each copy must hold all that was shown, `run verify` must find nothing, and the run must go on to the digest that it has
-undisturbed. Besides, `--inside` runs are killed (SIGKILL) inside a transaction, after its last statement, before its
-commit.
+Each copy must have everything that was shown, `run verify` must find nothing, and the run must resume to the digest of
+an undisturbed run. In addition, `--inside` runs are killed (SIGKILL) inside a transaction, between its last statement
+and its commit.
 """
 
 import argparse
@@ -36,7 +35,7 @@ from nanoflux_local.ledger.views import LedgerView
 
 NAME = "cut"
 SHOWN = struct.Struct("<QQIII")
-"""What had been shown, and how much of the log was durable then: last call, turns, frames, and the log's two salts."""
+"""What had been shown, and the durable part of the log: last call, turns, frames, and the log's two salts."""
 FRAME_HEADER, LOG_HEADER = 24, 32
 CHILD = """
 import os, signal, struct, sys
@@ -45,14 +44,14 @@ from nanoflux_local.ledger.store import Ledger
 shown, die_in = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT), int(sys.argv.pop(1))
 plain, opened = Ledger.transaction.__wrapped__, {}
 def index(path):
-    # Closing a file gives up all locks that this process has on it, SQLite's too, and whoever looks at the ledger then
-    # makes its index anew under us. So what is opened here stays open.
+    # Closing a file releases all locks that this process has on it, including SQLite's; another process that opens the
+    # ledger would then rebuild its index. So the file stays open.
     inode = os.stat(path).st_ino
     if inode not in opened:
         opened[inode] = os.open(path, os.O_RDONLY)
     return os.pread(opened[inode], 48, 0)
 @contextmanager
-def told(self):
+def record_shown(self):
     global die_in
     for connection in plain(self):
         yield connection
@@ -63,7 +62,7 @@ def told(self):
     header = index(str(self.path) + "-shm")
     frames, = struct.unpack_from("=I", header, 16)
     os.pwrite(shown, struct.pack("<QQIII", calls or 0, turns, frames, *struct.unpack_from(">II", header, 32)), 0)
-Ledger.transaction = told
+Ledger.transaction = record_shown
 from nanoflux_local.cli.main import main
 main()
 """
@@ -71,7 +70,7 @@ main()
 
 @dataclass(frozen=True)
 class Shown:
-    """What a run had said of itself when it was stopped."""
+    """What a run had shown when it was suspended."""
 
     calls: int = 0
     turns: int = 0
@@ -85,16 +84,16 @@ def settings(turns: int) -> list[str]:
 
 
 def session(home: Path, turns: int, die_in: int = 0) -> subprocess.Popen[bytes]:
-    """Start the run, or go on with it; `die_in` is the transaction in which it kills itself."""
+    """Start or resume the run; `die_in` is the transaction in which it kills itself (0: none)."""
     home.mkdir(parents=True, exist_ok=True)
-    begun = ["resume", NAME] if known(home) else ["start", "--name", NAME, *settings(turns)]
-    command = [sys.executable, "-c", CHILD, str(home / "shown"), str(die_in), "run", *begun]
+    action = ["resume", NAME] if has_run(home) else ["start", "--name", NAME, *settings(turns)]
+    command = [sys.executable, "-c", CHILD, str(home / "shown"), str(die_in), "run", *action]
     environment = {**os.environ, "NANOFLUX_HOME": str(home)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def known(home: Path) -> bool:
-    """Whether the run is there already."""
+def has_run(home: Path) -> bool:
+    """Whether the ledger has the run."""
     if not (home / "ledger.db").exists():
         return False
     with LedgerView(home / "ledger.db") as view:
@@ -102,53 +101,53 @@ def known(home: Path) -> bool:
 
 
 def finish(home: Path, turns: int) -> str:
-    """Play to the end; the digest."""
+    """Run to the end. Returns the digest."""
     if session(home, turns).wait() != 0:
-        raise SystemExit(f"{home}: the run did not go on")
+        raise SystemExit(f"{home}: the run could not be resumed")
     with LedgerView(home / "ledger.db") as view:
         return str(view.summarize_run(NAME).to_json()["digest"])
 
 
 def cut_copies(home: Path, turns: int, cuts: int, rng: random.Random, into: Path) -> list[tuple[Path, Shown]]:
-    """Stop the run at random moments until it is done, and copy its files each time; then begin it again."""
-    found: list[tuple[Path, Shown]] = []
-    while len(found) < cuts:
+    """Suspend runs at random moments, and copy their files each time."""
+    copies: list[tuple[Path, Shown]] = []
+    while len(copies) < cuts:
         shutil.rmtree(home, ignore_errors=True)
         process = session(home, turns)
-        while process.poll() is None and not known(home):
+        while process.poll() is None and not has_run(home):
             time.sleep(0.005)
-        while len(found) < cuts:
+        while len(copies) < cuts:
             time.sleep(rng.uniform(0.0, 0.12))
             if process.poll() is not None:
                 break
             process.send_signal(signal.SIGSTOP)
             while state(process.pid) not in "TZ":
                 time.sleep(0.0005)
-            found.append(copied(home, into / str(len(found))))
+            copies.append(copy_files(home, into / str(len(copies))))
             process.send_signal(signal.SIGCONT)
         process.kill()
         process.wait()
-    return found
+    return copies
 
 
 def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def copied(home: Path, copy: Path) -> tuple[Path, Shown]:
+def copy_files(home: Path, copy: Path) -> tuple[Path, Shown]:
     copy.mkdir()
     for name in ("ledger.db", "ledger.db-wal"):
         if (home / name).exists():
             shutil.copyfile(home / name, copy / name)
-    told = (home / "shown").read_bytes() if (home / "shown").exists() else b""
-    if len(told) < SHOWN.size:
+    content = (home / "shown").read_bytes() if (home / "shown").exists() else b""
+    if len(content) < SHOWN.size:
         return copy, Shown()
-    calls, turns, frames, *salts = SHOWN.unpack(told)
+    calls, turns, frames, *salts = SHOWN.unpack(content)
     return copy, Shown(calls, turns, frames, (salts[0], salts[1]))
 
 
 def tear(copy: Path, shown: Shown, rng: random.Random) -> str:
-    """Lose what was never synced, in one of the ways in which it can be; the name of the way."""
+    """Lose unsynced data in one of the possible ways. Returns the name of the way."""
     log = copy / "ledger.db-wal"
     if not log.exists() or log.stat().st_size <= LOG_HEADER:
         return "nothing to tear"
@@ -170,8 +169,9 @@ def tear(copy: Path, shown: Shown, rng: random.Random) -> str:
 
 
 def garble_pages(database: Path, log: bytearray, page: int, rng: random.Random) -> None:
-    """Pages that the durable log holds may be half written in the database; the first stays, being one sector's worth
-    of header that is read before the log is."""
+    """Overwrite database pages that the durable log also has, as if a checkpoint had been interrupted. The first page
+    stays: its header is read before the log.
+    """
     frames = range(LOG_HEADER, len(log) - page, page + FRAME_HEADER)
     numbers = {struct.unpack_from(">I", log, frame)[0] for frame in frames} - {1}
     with database.open("r+b") as file:
@@ -182,37 +182,37 @@ def garble_pages(database: Path, log: bytearray, page: int, rng: random.Random) 
                 file.write(rng.randbytes(page))
 
 
-def wrongs(copy: Path, shown: Shown, digest: str, turns: int) -> list[str]:
-    """What is not as it must be in one copy."""
-    with LedgerView(copy / "ledger.db"):  # which makes the tables, where the cut came before they were in the file
+def find_problems(copy: Path, shown: Shown, digest: str, turns: int) -> list[str]:
+    """The problems of one copy."""
+    with LedgerView(copy / "ledger.db"):  # creates the tables if the cut came before them
         pass
     with sqlite3.connect(copy / "ledger.db") as connection:
         sound = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         calls = connection.execute("SELECT coalesce(max(id), 0), count(*) FROM calls").fetchone()
         committed = connection.execute("SELECT count(*) FROM turns").fetchone()[0]
     connection.close()
-    found = [] if sound == "ok" else [f"not sound: {sound}"]
+    problems = [] if sound == "ok" else [f"not sound: {sound}"]
     if calls[0] < shown.calls or calls[1] != calls[0]:
-        found.append(f"{shown.calls} calls were shown, {calls[1]} are there")
+        problems.append(f"{shown.calls} calls were shown, {calls[1]} are there")
     if committed < shown.turns:
-        found.append(f"{shown.turns} turns were shown, {committed} are there")
-    if not known(copy):
-        return [*found, "the run is gone"]
+        problems.append(f"{shown.turns} turns were shown, {committed} are there")
+    if not has_run(copy):
+        return [*problems, "the run is gone"]
     with LedgerView(copy / "ledger.db") as view:
-        found += [f"verify: {problem}" for problem in verify_run(view, NAME)]
+        problems += [f"verify: {problem}" for problem in verify_run(view, NAME)]
     if finish(copy, turns) != digest:
-        found.append("another digest")
-    return found
+        problems.append("a different digest")
+    return problems
 
 
-def killed_inside(home: Path, turns: int, transaction: int, digest: str) -> list[str]:
-    """Kill the run inside its `transaction`-th transaction, look, and let it go on."""
+def kill_inside(home: Path, turns: int, transaction: int, digest: str) -> list[str]:
+    """Kill the run inside its `transaction`-th transaction, verify it, and resume it. Returns the problems."""
     code = session(home, turns, transaction).wait()
     if code != -signal.SIGKILL:
-        return [f"it was not killed, but ended with {code}"]
+        return [f"the run was not killed, but ended with {code}"]
     with LedgerView(home / "ledger.db") as view:
-        found = list(verify_run(view, NAME)) if known(home) else []
-    return found + ([] if finish(home, turns) == digest else ["another digest"])
+        problems = list(verify_run(view, NAME)) if has_run(home) else []
+    return problems + ([] if finish(home, turns) == digest else ["a different digest"])
 
 
 def main() -> None:
@@ -221,14 +221,14 @@ def main() -> None:
     parser.add_argument("--inside", type=int, default=20)
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    found = measured(given.cuts, given.inside, given.turns, given.seed)
-    print(json.dumps(found, indent=2))
-    sys.exit(1 if found["wrong"] else 0)
+    options = parser.parse_args()
+    report = measure(options.cuts, options.inside, options.turns, options.seed)
+    print(json.dumps(report, indent=2))
+    sys.exit(1 if report["wrong"] else 0)
 
 
-def measured(cuts: int, inside: int, turns: int, seed: int) -> dict[str, Any]:
-    """All of it, with what was wrong."""
+def measure(cuts: int, inside: int, turns: int, seed: int) -> dict[str, Any]:
+    """Cut, tear, kill and resume runs. Returns the counts and the problems."""
     rng, wrong, ways = random.Random(seed), list[str](), Counter[str]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -237,12 +237,12 @@ def measured(cuts: int, inside: int, turns: int, seed: int) -> dict[str, Any]:
         for copy, shown in copies:
             way = tear(copy, shown, rng)
             ways[way] += 1
-            wrong += [f"{copy.name}, {way}: {what}" for what in wrongs(copy, shown, digest, turns)]
+            wrong += [f"{copy.name}, {way}: {problem}" for problem in find_problems(copy, shown, digest, turns)]
             shutil.rmtree(copy)
         for number in range(inside):
             place = rng.randint(1, 3 * turns)
-            told = killed_inside(folder / f"inside-{number}", turns, place, digest)
-            wrong += [f"killed inside transaction {place}: {what}" for what in told]
+            problems = kill_inside(folder / f"inside-{number}", turns, place, digest)
+            wrong += [f"killed inside transaction {place}: {problem}" for problem in problems]
     moments = sorted(shown.turns for _, shown in copies)
     return {
         "copies": len(copies),

@@ -1,6 +1,6 @@
 """Measures the sandbox against its own targets and against a fresh interpreter: `python bench/sandbox.py [CALLS]`.
 
-Prints one JSON document. The targets hold on an otherwise idle machine; on a busy one read `fresh_python` beside them.
+Prints one JSON document. The targets hold on an idle machine; on a busy one, compare with `fresh_python`.
 """
 
 import json
@@ -15,17 +15,17 @@ _COLD = "import numpy, sympy\nprint(1)"
 
 
 def _fresh_python(runs: int = 5) -> float:
-    """Median milliseconds of a new interpreter that imports numpy and sympy: what a call would cost without forks."""
+    """Median milliseconds of a new interpreter that imports numpy and sympy: the cost of a call without forks."""
     times = []
     for _ in range(runs):
-        began = time.perf_counter()
+        start = time.perf_counter()
         subprocess.run([sys.executable, "-c", _COLD], check=True, capture_output=True)
-        times.append((time.perf_counter() - began) * 1000)
+        times.append((time.perf_counter() - start) * 1000)
     return round(statistics.median(times), 1)
 
 
 def main() -> int:
-    """Print the figures. Returns 0 where every target is met, 1 otherwise."""
+    """Print the figures. Returns 0 if every target is met, else 1."""
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     figures = {**commands.bench(calls), "fresh_python": _fresh_python()}
     print(json.dumps(figures, indent=2))

@@ -1,9 +1,9 @@
-"""Calibrates the novelty thresholds of an embedder: what is a near-duplicate to it, and what is not?
+"""Calibrates the novelty thresholds of an embedder: the similarity of near-duplicates and of independent pairs.
 
-Question threshold: near-duplicates are GSM-Hard's questions beside the GSM8K questions whose stems they share (same
-story, other numbers), and starter templates drawn twice; independent pairs are random pairs. Solution threshold: the
-same solution told with other numbers (starter templates drawn twice) against solutions of different templates of the
-same setting. Reads the benchmarks from ../shared/data where it exists; the starter part runs anywhere.
+Question threshold: near-duplicates are pairs of GSM-Hard and GSM8K questions with the same story and different numbers,
+and starter templates drawn twice; independent pairs are random. Solution threshold: the same solution with different
+numbers (starter templates drawn twice) against solutions of different templates. Reads the benchmarks from
+../shared/data if it exists; the starter part runs anywhere.
 """
 
 import json
@@ -27,8 +27,8 @@ def stem(text: str) -> str:
     return re.sub(r"[^a-z]+", "", text.casefold())
 
 
-def restated() -> list[tuple[str, str]]:
-    """Questions of GSM-Hard and GSM8K's test set with one stem and different numbers."""
+def load_restated_pairs() -> list[tuple[str, str]]:
+    """Pairs of GSM-Hard and GSM8K test questions with the same words and different numbers."""
     if not DATA.exists():
         return []
     easy = {}
@@ -45,8 +45,8 @@ def show(name: str, model: object, pairs: list[tuple[str, str]]) -> None:
         return
     one = model.encode([a for a, _ in pairs], normalize_embeddings=True)  # type: ignore[attr-defined]
     two = model.encode([b for _, b in pairs], normalize_embeddings=True)  # type: ignore[attr-defined]
-    found = (one * two).sum(axis=1)
-    quantiles = np.quantile(found, [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
+    similarities = (one * two).sum(axis=1)
+    quantiles = np.quantile(similarities, [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
     print(f"{name:44} n={len(pairs):4}  " + "  ".join(f"{value:.3f}" for value in quantiles))
 
 
@@ -56,8 +56,8 @@ def main() -> int:
     model = SentenceTransformer(str(weights_dir("all-minilm-l6-v2", default_home())), device="cpu")
     rng = random.Random(0)
     print(f"{'cosine similarity at quantile':53}  0.01   0.05   0.25   0.50   0.75   0.95   0.99")
-    same = restated()
-    show("GSM-Hard beside its GSM8K stem", model, rng.sample(same, min(PAIRS, len(same))))
+    same = load_restated_pairs()
+    show("GSM-Hard and GSM8K, same story", model, rng.sample(same, min(PAIRS, len(same))))
     texts = [a for a, _ in same]
     show("random GSM-Hard questions", model, [tuple(rng.sample(texts, 2)) for _ in range(PAIRS)] if texts else [])
     templates = load_templates()

@@ -1,12 +1,12 @@
-"""Training speed: our loop against the plain way and, where it is installed, TRL's SFTTrainer.
+"""Training speed: our loop, a plain PEFT loop and, if it is installed, TRL's SFTTrainer.
 
     python bench/train.py [MODEL_FOLDER] [--examples 200] [--threads 2] [--arm ours --arm plain …]
 
-Same base, rows, LoRA settings, precision and steps for every arm; each arm runs in a process of its own, so that its
-peak memory is its own. Real tokens count, padding does not. CPU seconds tell the work even where other programs share
-the cores (take --threads 1 then); the ratios printed last are of speeds by the wall clock, and of peaks of memory.
+Every arm has the same base, rows, LoRA settings, precision and steps, and runs in a separate process, so that its peak
+memory can be measured. Padding does not count as tokens. CPU seconds measure the work even if other programs share the
+cores (pass --threads 1 then); the ratios at the end are of tokens per second of wall time, and of peak memory.
 
-TRL does not share our versions, so it has an environment of its own, which is used where it is there:
+TRL needs other versions of our dependencies, so it is used from a separate environment, if that exists:
 
     python3 -m venv .nanoflux/trl-venv
     .nanoflux/trl-venv/bin/pip install torch==2.13.0 trl==1.16.0 datasets==5.2.0 peft==0.21.2 transformers==5.23.0
@@ -35,8 +35,8 @@ HELD_OUT = 24
 
 
 def write_data(count: int, folder: Path) -> None:
-    """Word problems of the starter domain as the demo trains on them, about 260 tokens and 50 labels each: `count` of
-    the train templates, and `HELD_OUT` of the dev templates, which no arm trains on. TRL's environment only reads them.
+    """Write word problems of the starter domain, about 260 tokens and 50 labels each: `count` of the train templates,
+    and `HELD_OUT` of the dev templates, on which no arm trains.
     """
     from nanoflux_local.domains.own import load_domain
     from nanoflux_local.domains.starter.templates import load_templates
@@ -54,7 +54,7 @@ def write_data(count: int, folder: Path) -> None:
         write_rows(folder / name, rows)
 
 
-# An arm trains and returns its model, or a way to load it, and what it spent; `loop_s` is the training loop alone.
+# An arm trains and returns a function that loads its model, and its seconds; `loop_s` is the training loop alone.
 Arm = tuple[Callable[[], Any], dict[str, Any]]
 
 
@@ -65,7 +65,7 @@ def ours(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int) -
     settings = TrainSettings(epochs=1, val_fraction=0, threads=threads, checkpoint_every=10**6)
     start = clock()
     result = train(settings, rows, (), base, out)
-    spent = elapsed(start) | {"loop_s": result.seconds, "last_losses": mean(result.train_losses[-10:])}
+    spent = measure_since(start) | {"loop_s": result.seconds, "last_losses": mean(result.train_losses[-10:])}
     return lambda: with_adapter(base, out / "adapter"), spent
 
 
@@ -82,7 +82,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def plain(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int) -> Arm:
-    """What a short script does: PEFT as it comes, rows padded to 512 with a mask, logits for every position."""
+    """A short script: unmodified PEFT, rows padded to 512 with a mask, logits for every position."""
     import torch
     from peft import LoraConfig, get_peft_model
     from torch.nn import functional as F
@@ -97,10 +97,10 @@ def plain(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int)
     encoded = [codec.encode(row, i, 512) for i, row in enumerate(rows)]
     random.Random(0).shuffle(encoded)
     optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=2e-4, weight_decay=0.0)
-    steps, begun, losses = -(-len(encoded) // 4), time.perf_counter(), []
+    steps, loop_start, losses = -(-len(encoded) // 4), time.perf_counter(), []
     model.train()
     for step in range(steps):
-        ids, mask, labels = padded(encoded[4 * step : 4 * step + 4])
+        ids, mask, labels = pad_rows(encoded[4 * step : 4 * step + 4])
         optimizer.param_groups[0]["lr"] = 2e-4 * (1 - step / steps)
         logits = model(input_ids=ids, attention_mask=mask).logits.float()
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
@@ -109,7 +109,7 @@ def plain(base: Path, rows: Sequence[TrainingExample], _out: Path, threads: int)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    spent = elapsed(start) | {"loop_s": time.perf_counter() - begun, "last_losses": mean(losses[-10:])}
+    spent = measure_since(start) | {"loop_s": time.perf_counter() - loop_start, "last_losses": mean(losses[-10:])}
     return lambda: model, spent
 
 
@@ -154,10 +154,10 @@ def trl(base: Path, rows: Sequence[TrainingExample], out: Path, threads: int, pa
         processing_class=AutoTokenizer.from_pretrained(base),
         peft_config=LoraConfig(**lora_keys()),
     )
-    begun = time.perf_counter()
+    loop_start = time.perf_counter()
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    spent = elapsed(start) | {"loop_s": time.perf_counter() - begun, "last_losses": mean(losses[-10:])}
+    spent = measure_since(start) | {"loop_s": time.perf_counter() - loop_start, "last_losses": mean(losses[-10:])}
     return lambda: trainer.model, spent | {"steps": trainer.state.global_step}
 
 
@@ -171,7 +171,7 @@ def lora_keys() -> dict[str, Any]:
     }
 
 
-def padded(rows: Sequence[Encoded], length: int = 512) -> tuple[Any, Any, Any]:
+def pad_rows(rows: Sequence[Encoded], length: int = 512) -> tuple[Any, Any, Any]:
     """(ids, mask, labels), each (rows, 512)."""
     import torch
 
@@ -196,13 +196,13 @@ def clock() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def elapsed(start: tuple[float, float]) -> dict[str, float]:
+def measure_since(start: tuple[float, float]) -> dict[str, float]:
     wall, cpu = clock()
     return {"wall_s": wall - start[0], "cpu_s": cpu - start[1]}
 
 
 def held_out_loss(model: Any, base: Path, held: Sequence[TrainingExample]) -> float:
-    """Nats per label token, each row alone, the plain way: the same yardstick for every arm."""
+    """Nats per label token, each row alone: the same measure for every arm."""
     import torch
     from torch.nn import functional as F
 
@@ -232,9 +232,9 @@ def run_arm(arm: str, base: Path, data: Path, threads: int) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """The most memory this process held; unlike `getrusage`, nothing of the process that started it."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    return int(found[1]) * 1024 if found else 0
+    """The peak memory of this process; unlike `getrusage`, without that of the process that started it."""
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    return int(match[1]) * 1024 if match else 0
 
 
 def main() -> None:
@@ -245,36 +245,36 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--arm", action="append", choices=list(ARMS))
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.alone:
-        print("RESULT " + json.dumps(run_arm(given.arm[0], given.base, given.alone, given.threads)))
+    options = parser.parse_args()
+    if options.alone:
+        print("RESULT " + json.dumps(run_arm(options.arm[0], options.base, options.alone, options.threads)))
         return
     with tempfile.TemporaryDirectory() as data:
-        write_data(given.examples, Path(data))
-        results = [found for arm in given.arm or ARMS if (found := measure(arm, given, data))]
+        write_data(options.examples, Path(data))
+        results = [result for arm in options.arm or ARMS if (result := measure(arm, options, data))]
     for result in results[1:]:
         speed, memory = (results[0][key] / result[key] for key in ("tokens_per_s", "peak_bytes"))
-        lost = results[0]["held_out_loss"] - result["held_out_loss"]
-        told = f"{speed:.2f} times the tokens/s, {memory:.2f} times the memory, held-out loss {lost:+.4f}"
-        print(f"{results[0]['arm']} / {result['arm']}: {told}")
+        difference = results[0]["held_out_loss"] - result["held_out_loss"]
+        ratios = f"{speed:.2f} times the tokens/s, {memory:.2f} times the memory, held-out loss {difference:+.4f}"
+        print(f"{results[0]['arm']} / {result['arm']}: {ratios}")
 
 
-def measure(arm: str, given: argparse.Namespace, data: str) -> dict[str, Any] | None:
-    """One arm in its own process; None, with the reason on stderr, where it cannot run (TRL is not installed)."""
-    fixed = ["--alone", data, "--arm", arm, "--threads", str(given.threads)]
+def measure(arm: str, options: argparse.Namespace, data: str) -> dict[str, Any] | None:
+    """Run one arm in a separate process. Returns None, with the reason on stderr, if that fails (no TRL)."""
+    fixed = ["--alone", data, "--arm", arm, "--threads", str(options.threads)]
     python = str(TRL_PYTHON) if arm.startswith("trl") and TRL_PYTHON.exists() else sys.executable
     done = subprocess.run(
-        [python, __file__, str(given.base), *fixed],
+        [python, __file__, str(options.base), *fixed],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / room) for room in ("", "models", "sandbox"))},
         capture_output=True,
         text=True,
         check=False,
     )
-    found = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not found:
+    documents = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if not documents:
         print(f"{arm}: not measured: {(done.stderr.strip().splitlines() or ['?'])[-1]}", file=sys.stderr)
         return None
-    result: dict[str, Any] = json.loads(found[0])
+    result: dict[str, Any] = json.loads(documents[0])
     print(json.dumps(result), flush=True)
     return result
 

@@ -1,12 +1,11 @@
-"""The control room at size: first paint, keys, memory, and what a run loses by being watched.
+"""The terminal application at size: first frame, keys, memory, and its effect on a run.
 
     python bench/tui.py [--runs 1000] [--keys 300] [--rounds 5] [--turns 400]
 
-A scripted run is written again and again until the ledger holds 1,000 runs, 100,000 examples and 1,000,000 calls
-(without their texts, as in a ledger that was compacted). The application then runs in a terminal of its own: what is
-timed is from the start of its process to its first frame and to its first rows, and from a key to the first byte of
-what it draws. A run of scripted models, which waits for nothing and so loses the most, is played with and without it,
-in turns.
+A scripted run is copied until the ledger has 1,000 runs, 100,000 examples and 1,000,000 calls (without texts, as after
+a compaction). The application then runs in a pseudo-terminal. Measured are the times from the start of its process to
+its first frame and to its first rows, and from a key to the first byte of the answer. A run of scripted models, which
+is affected most since it never waits, alternates with and without the application.
 """
 
 import argparse
@@ -45,35 +44,35 @@ class Terminal:
         self._file, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         words = [sys.executable, "-m", "nanoflux_tui", "--home", str(home)]
-        self.began = time.perf_counter()
+        self.start = time.perf_counter()
         env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
         self.process = subprocess.Popen(words, stdin=inner, stdout=inner, stderr=inner, env=env, start_new_session=True)
         os.close(inner)
         self.seen = b""
 
     def wait_for(self, text: bytes) -> float:
-        """Seconds from the start until it has drawn this."""
+        """Seconds from the start until `text` was drawn."""
         while text not in self.seen:
-            if not self._read(WITHIN_S):
-                raise SystemExit(f"it never drew {text!r}")
-        return time.perf_counter() - self.began
+            if not self._receive(WITHIN_S):
+                raise SystemExit(f"{text!r} was never drawn")
+        return time.perf_counter() - self.start
 
     def press(self, keys: bytes) -> float:
         """Seconds from a key to the first byte of the answer."""
-        while self._read(QUIET_S):
+        while self._receive(QUIET_S):
             pass
-        began = time.perf_counter()
+        start = time.perf_counter()
         os.write(self._file, keys)
-        if not self._read(5.0):
+        if not self._receive(5.0):
             raise SystemExit(f"{keys!r} was never answered")
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     def drain(self) -> None:
         self.seen = b""
-        while self._read(0.0):
+        while self._receive(0.0):
             pass
 
-    def _read(self, within: float) -> bool:
+    def _receive(self, within: float) -> bool:
         ready, _, _ = select.select([self._file], [], [], within)
         if ready:
             self.seen += os.read(self._file, 1 << 16)
@@ -95,21 +94,21 @@ class Terminal:
 
 
 def play(home: Home, turns: int, target: int, seed: int) -> tuple[str, float]:
-    """One scripted run, and the seconds that it took."""
+    """Play one scripted run. Returns its id and its seconds."""
     chosen = {**SETTINGS, "max_turns": turns, "target": target, "seed": seed}
     config = configs.resolve("starter-genetics", "scripted", chosen, home)
 
-    async def played() -> tuple[str, float]:
+    async def start_and_finish() -> tuple[str, float]:
         run = await runs.start(home, config)
-        began = time.perf_counter()
+        start = time.perf_counter()
         await runs.carry_on(home, run)
-        return run, time.perf_counter() - began
+        return run, time.perf_counter() - start
 
-    return asyncio.run(played())
+    return asyncio.run(start_and_finish())
 
 
 def fill(home: Home, many: int) -> dict[str, int]:
-    """Copies of one run with 100 examples, until there are `many` runs."""
+    """Copy one run with 100 examples until there are `many` runs. Returns the number of rows by table."""
     run, _ = play(home, 10_000, 100, 1)
     connection = sqlite3.connect(home.ledger, isolation_level=None)
     for pragma in ("synchronous = OFF", "cache_size = -500000", "wal_autocheckpoint = 100000"):
@@ -125,14 +124,14 @@ def fill(home: Home, many: int) -> dict[str, int]:
     for copy in range(1, many):
         _copy(connection, columns, run, copy, max(0, rest))
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    found = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    counts = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
              for table in ("runs", "turns", "examples", "calls")}  # fmt: skip
     connection.close()
-    return found
+    return counts
 
 
 def _copy(connection: sqlite3.Connection, columns: dict[str, list[str]], run: str, copy: int, more: int) -> None:
-    """Another run with the same rows under other ids, and some more calls."""
+    """Copy the run with other ids, and add `more` calls."""
     name = f"copy-{copy:05}"
     calls, turns = (connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in ("calls", "turns"))
 
@@ -155,8 +154,8 @@ def _copy(connection: sqlite3.Connection, columns: dict[str, list[str]], run: st
     connection.execute("COMMIT")
 
 
-def at_size(home: Home, keys: int) -> dict[str, object]:
-    """First paint, keys and memory over a full ledger."""
+def measure_at_size(home: Home, keys: int) -> dict[str, object]:
+    """First frame, keys and memory over a full ledger."""
     paints, rows = [], []
     for _ in range(5):
         terminal = Terminal(home.root)
@@ -165,25 +164,26 @@ def at_size(home: Home, keys: int) -> dict[str, object]:
         terminal.close()
     terminal = Terminal(home.root)
     terminal.wait_for(b"copy-0")
-    taken: list[float] = []
+    times: list[float] = []
     for part, presses in _mix(keys):
         terminal.drain()
-        taken += [terminal.press(press) for press in presses]
-        told = sorted(taken[-len(presses) :])
-        print(f"  {part}: median {told[len(told) // 2] * 1000:.0f}, slowest {told[-1] * 1000:.0f} ms", file=sys.stderr)
+        times += [terminal.press(press) for press in presses]
+        part_times = sorted(times[-len(presses) :])
+        median, slowest = part_times[len(part_times) // 2], part_times[-1]
+        print(f"  {part}: median {median * 1000:.0f}, slowest {slowest * 1000:.0f} ms", file=sys.stderr)
     memory = terminal.megabytes
     terminal.close()
-    taken.sort()
+    times.sort()
     return {
         "first_frame_s": round(statistics.median(paints), 3), "first_rows_s": round(statistics.median(rows), 3),
-        "keys": len(taken), "key_p50_ms": round(statistics.median(taken) * 1000, 1),
-        "key_p95_ms": round(taken[int(len(taken) * 0.95)] * 1000, 1), "key_max_ms": round(taken[-1] * 1000, 1),
+        "keys": len(times), "key_p50_ms": round(statistics.median(times) * 1000, 1),
+        "key_p95_ms": round(times[int(len(times) * 0.95)] * 1000, 1), "key_max_ms": round(times[-1] * 1000, 1),
         "memory_mb": round(memory, 1),
     }  # fmt: skip
 
 
 def _mix(keys: int) -> Iterator[tuple[str, list[bytes]]]:
-    """What somebody presses: through the board, through examples, a filter typed, an example, a run."""
+    """Keys of a typical session: the board, the examples, a filter, one example, a run."""
     down, up, page, end, home = b"\x1b[B", b"\x1b[A", b"\x1b[6~", b"\x1b[F", b"\x1b[H"
     yield "home", [down, page, end, home, down, up] * (keys // 24)
     yield "examples", [b"2", *([down, page, end, up, home] * (keys // 20))]
@@ -193,9 +193,9 @@ def _mix(keys: int) -> Iterator[tuple[str, list[bytes]]]:
 
 
 @contextmanager
-def watching(home: Path, run_seen: bool) -> Iterator[Terminal | None]:
-    """The application on the run's screen, or nothing."""
-    if not run_seen:
+def run_application(home: Path, enabled: bool) -> Iterator[Terminal | None]:
+    """The application on the run's screen, or None."""
+    if not enabled:
         yield None
         return
     terminal = Terminal(home)
@@ -204,15 +204,15 @@ def watching(home: Path, run_seen: bool) -> Iterator[Terminal | None]:
     terminal.close()
 
 
-def watched(rounds: int, turns: int) -> dict[str, object]:
-    """The same run with and without somebody who watches it, in turns; the first pair is thrown away."""
+def measure_effect_on_run(rounds: int, turns: int) -> dict[str, object]:
+    """The same run with and without the application, alternating; the first pair is discarded."""
     times: dict[bool, list[float]] = {True: [], False: []}
     shares = []
     for number in range(rounds + 1):
         for seen in (number % 2 == 0, number % 2 == 1):
             with tempfile.TemporaryDirectory() as folder:
                 home = Home(Path(folder) / "home").prepare()
-                seconds, share = _played_beside(home, turns, seen)
+                seconds, share = _play_with_application(home, turns, seen)
                 if number:
                     times[seen].append(seconds)
                     shares += [share] if seen else []
@@ -226,10 +226,10 @@ def watched(rounds: int, turns: int) -> dict[str, object]:
     }
 
 
-def _played_beside(home: Home, turns: int, seen: bool) -> tuple[float, float]:
-    """Seconds of the run, and the share of one core that the watcher took meanwhile."""
+def _play_with_application(home: Home, turns: int, seen: bool) -> tuple[float, float]:
+    """Seconds of the run, and the share of one core that the application used meanwhile."""
     play(home, 2, 2, 5)  # a ledger to look at
-    with watching(home.root, seen) as terminal:
+    with run_application(home.root, seen) as terminal:
         if terminal is None:
             return play(home, turns, 10**6, 9)[1], 0.0
         stop = threading.Event()
@@ -238,16 +238,16 @@ def _played_beside(home: Home, turns: int, seen: bool) -> tuple[float, float]:
             opened = False
             while not stop.wait(0.05):
                 terminal.drain()
-                if not opened and time.perf_counter() - terminal.began > 3.0:
+                if not opened and time.perf_counter() - terminal.start > 3.0:
                     os.write(terminal._file, b"\r")
                     opened = True
 
         reader = threading.Thread(target=follow)
         reader.start()
         time.sleep(1.0)
-        before, began = terminal.cpu_s, time.perf_counter()
+        before, start = terminal.cpu_s, time.perf_counter()
         seconds = play(home, turns, 10**6, 9)[1]
-        share = (terminal.cpu_s - before) / (time.perf_counter() - began)
+        share = (terminal.cpu_s - before) / (time.perf_counter() - start)
         stop.set()
         reader.join()
     return seconds, share
@@ -262,9 +262,9 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder) / "home").prepare()
-        print(json.dumps({"holds": fill(home, chosen.runs), **at_size(home, chosen.keys)}))
+        print(json.dumps({"holds": fill(home, chosen.runs), **measure_at_size(home, chosen.keys)}))
     if chosen.rounds:
-        print(json.dumps({"watched": watched(chosen.rounds, chosen.turns)}))
+        print(json.dumps({"watched": measure_effect_on_run(chosen.rounds, chosen.turns)}))
 
 
 if __name__ == "__main__":

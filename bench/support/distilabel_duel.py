@@ -1,8 +1,7 @@
-"""The duel in four steps as a pipeline of distilabel, against a server that speaks the protocol of OpenAI. Run by
-`bench/engine.py --peer PYTHON`, with the Python of an environment that holds distilabel: it imports nothing of this
-project.
+"""The duel in four steps as a pipeline of distilabel, against an OpenAI-compatible server. Run by
+`bench/engine.py --peer PYTHON` with the Python of an environment that has distilabel; imports nothing of this project.
 
-    python distilabel_duel.py URL ROWS BATCH      # prints one JSON line: seconds of wall and processor time
+    python distilabel_duel.py URL ROWS BATCH      # prints one JSON line: seconds of wall and CPU time
 """
 
 import json
@@ -23,9 +22,9 @@ STEPS = {
 }
 
 
-def spent() -> float:
-    """Processor seconds of this process and of those that it started."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+def cpu_seconds() -> float:
+    """CPU seconds of this process and its children."""
+    used = [resource.getrusage(scope) for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
@@ -43,12 +42,12 @@ def main() -> None:
             if before is not None:
                 before >> step
             before = step
-    wall, processor = time.perf_counter(), spent()
+    wall, processor = time.perf_counter(), cpu_seconds()
     made = pipeline.run(
         dataset=[{"number": number} for number in range(rows)], dataset_batch_size=batch, use_cache=False
     )
     done = len(made["default"]["train"])
-    print(json.dumps({"rows": done, "wall_s": time.perf_counter() - wall, "cpu_s": spent() - processor}))
+    print(json.dumps({"rows": done, "wall_s": time.perf_counter() - wall, "cpu_s": cpu_seconds() - processor}))
 
 
 if __name__ == "__main__":

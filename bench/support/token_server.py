@@ -1,8 +1,8 @@
-"""A server of known speed: OpenAI chat completions at a fixed time per token, C requests at once, replies that depend
-on the request alone (those of the scripted profile). What it took in all, divided by C, is the ideal of any client;
-`span_s` is the time from the first request to the last reply, since a client's start is not its speed.
+"""A server of known speed: OpenAI chat completions at a fixed time per token, C concurrent requests, replies that
+depend only on the request (those of the scripted profile). Its total service time, divided by C, is the ideal of any
+client; `span_s` is the time from the first request to the last reply, without the client's start.
 
-    python bench/support/token_server.py --slots 32 --token-s 0.002      # prints its address, then serves until ended
+    python bench/support/token_server.py --slots 32 --token-s 0.002      # prints its address, then serves until killed
 """
 
 import argparse
@@ -17,7 +17,7 @@ from nanoflux_local.records import ChatRequest, Identity, Message, Sampling
 
 
 def flawless(prompt: str, rng: random.Random) -> str:
-    """The same models on a good day: they are read at once, never in doubt, and every question is valid."""
+    """The scripted duel without failures: every reply can be read, none is in doubt, and every question is valid."""
     while True:
         text = duel(prompt, rng)
         sure = "CONFIDENCE" not in text or "0.97" in text
@@ -26,7 +26,7 @@ def flawless(prompt: str, rng: random.Random) -> str:
 
 
 class TokenServer:
-    """Speaks just enough HTTP/1.1; loopback only. `busy_s` is the service time of all requests so far."""
+    """A minimal HTTP/1.1 server on loopback. `busy_s` is the service time of all requests so far."""
 
     def __init__(self, slots: int, token_s: float, script: Script) -> None:
         self._slots = asyncio.Semaphore(slots)
@@ -47,8 +47,8 @@ class TokenServer:
                 lines = head.decode().lower().split("\r\n")
                 length = next((int(line[15:]) for line in lines if line.startswith("content-length:")), 0)
                 body = await reader.readexactly(length)
-                found = await self._answer(lines[0], body)
-                reply, status = json.dumps(found).encode(), b"200 OK" if found else b"404 Not Found"
+                document = await self._answer(lines[0], body)
+                reply, status = json.dumps(document).encode(), b"200 OK" if document else b"404 Not Found"
                 writer.write(
                     b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
                     % (status, len(reply), reply)
@@ -64,26 +64,26 @@ class TokenServer:
             return {"busy_s": self.busy_s, "requests": self.requests, "span_s": self._last - self._first}
         if not line.startswith("post "):
             return {}
-        asked = json.loads(body)
-        messages = tuple(Message(entry["role"], entry["content"]) for entry in asked["messages"])
-        sampling = Sampling(max_tokens=asked.get("max_tokens") or 512)
-        request = ChatRequest(Identity("token", "token-server"), messages, sampling, asked.get("seed") or 0)
+        parameters = json.loads(body)
+        messages = tuple(Message(entry["role"], entry["content"]) for entry in parameters["messages"])
+        sampling = Sampling(max_tokens=parameters.get("max_tokens") or 512)
+        request = ChatRequest(Identity("token", "token-server"), messages, sampling, parameters.get("seed") or 0)
         reply = await self._model.chat(request)
         async with self._slots:
             seconds = self._token_s * reply.completion_tokens
             loop = asyncio.get_running_loop()
-            began = loop.time()
-            self._first = self._first or began
+            start = loop.time()
+            self._first = self._first or start
             await asyncio.sleep(seconds)
             self._last = loop.time()
-            self.busy_s += self._last - began  # what a slot was really held: timers are late on a busy machine
+            self.busy_s += self._last - start  # the real time in the slot: timers are late on a busy machine
             self.requests += 1
         usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
         usage["total_tokens"] = sum(usage.values())
         message = {"role": "assistant", "content": reply.text}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return {
-            "id": "reply", "object": "chat.completion", "created": 0, "model": asked["model"],
+            "id": "reply", "object": "chat.completion", "created": 0, "model": parameters["model"],
             "choices": [choice], "usage": usage,
         }  # fmt: skip
 
@@ -99,9 +99,9 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--token-s", type=float, default=0.02)
     parser.add_argument("--flawless", action="store_true")
-    given = parser.parse_args()
+    options = parser.parse_args()
     try:
-        asyncio.run(serve(given.slots, given.token_s, flawless if given.flawless else duel))
+        asyncio.run(serve(options.slots, options.token_s, flawless if options.flawless else duel))
     except KeyboardInterrupt:
         sys.exit(0)
 

@@ -20,14 +20,14 @@ def chaos() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def matrix(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
-    # Slow replies: a process that starts late on a busy machine shall still find the run going on.
+    # Slow replies, so that the run still goes on when a process starts late on a busy machine.
     return chaos.Matrix(tmp_path_factory.mktemp("chaos"), turns=30, times=TIMES, kills=TIMES, seed=0, delay=0.1)
 
 
-@pytest.mark.parametrize("harm", ["killed_in_transaction", "power_cut", "disk_full", "clock_jumps", "two_workers"])
+@pytest.mark.parametrize("failure", ["kill_in_transaction", "power_cut", "disk_full", "clock_jumps", "two_workers"])
 def test_run_under_faults_gives_the_undisturbed_dataset(
-    chaos: ModuleType, matrix: object, harm: str, monkeypatch: pytest.MonkeyPatch
+    chaos: ModuleType, matrix: object, failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chaos, "_mount", lambda *_: False)  # a limit on files fills up too, and needs no right
-    row = matrix.row(harm, getattr(matrix, harm))  # type: ignore[attr-defined]
+    row = matrix.row(failure, getattr(matrix, failure))  # type: ignore[attr-defined]
     assert row.times >= 1 and row.same and row.wrong == []

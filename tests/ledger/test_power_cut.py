@@ -22,19 +22,19 @@ def cuts() -> ModuleType:
 
 
 def test_shown_rows_survive_a_power_cut_and_a_kill_inside_a_transaction(cuts: ModuleType) -> None:
-    found = cuts.measured(cuts=6, inside=2, turns=10, seed=0)
-    assert found["wrong"] == []
-    assert found["copies"] == 6 and found["turns_at_the_cut"]["most"] > 0
+    report = cuts.measure(cuts=6, inside=2, turns=10, seed=0)
+    assert report["wrong"] == []
+    assert report["copies"] == 6 and report["turns_at_the_cut"]["most"] > 0
 
 
 def test_bench_detects_a_disk_that_lost_flushed_writes(cuts: ModuleType, tmp_path: Path) -> None:
-    """The log cut short of what was durable: the simulation tells it from a cut that may happen."""
+    """A log without its durable part must be reported, unlike a possible power cut."""
     digest = cuts.finish(tmp_path / "plain", 10)
     copies = cuts.cut_copies(tmp_path / "run", 10, 8, random.Random(0), tmp_path)
-    logged = [found for found in copies if (found[0] / "ledger.db-wal").exists() and found[1].calls]
+    logged = [(copy, shown) for copy, shown in copies if (copy / "ledger.db-wal").exists() and shown.calls]
     assert logged, "no copy was made after a call was shown and before the log was written back"
-    copy, shown = min(logged, key=lambda found: found[1].calls)
+    copy, shown = min(logged, key=lambda entry: entry[1].calls)
     log = copy / "ledger.db-wal"
     log.write_bytes(log.read_bytes()[: cuts.LOG_HEADER])
-    told = cuts.wrongs(copy, shown, digest, 10)
-    assert any("were shown" in line or "is gone" in line for line in told), (shown, told)
+    problems = cuts.find_problems(copy, shown, digest, 10)
+    assert any("were shown" in line or "is gone" in line for line in problems), (shown, problems)
