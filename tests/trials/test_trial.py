@@ -55,7 +55,7 @@ class Check:
     conclude: Any
     name: str = "units"
     title: str = "unit check"
-    informs: bool = False
+    stage: str = "verifies"
     examined: list[Attack] = field(default_factory=list)
 
     async def examine(self, attack: Attack, draw: Any, call: Any) -> Finding:
