@@ -42,6 +42,8 @@ COMMANDS = [
     ("run", "verify"), ("run", "replay"), ("examples",), ("examples", "list"), ("examples", "show"),
     ("examples", "review"), ("examples", "export-review"), ("examples", "import-review"),
     ("export",), ("train",), ("domains",), ("domains", "list"), ("domains", "show"),
+    ("profiles",), ("profiles", "list"), ("profiles", "show"), ("profiles", "new"), ("profiles", "check"),
+    ("eval", "list"), ("eval", "show"), ("eval", "items"),
     ("trainings",), ("trainings", "list"), ("trainings", "show"), ("trainings", "pause"), ("trainings", "stop"),
     ("trainings", "resume"),
     ("adapters",), ("adapters", "list"), ("adapters", "show"), ("adapters", "merge"), ("adapters", "export"),

@@ -20,6 +20,7 @@ NOUNS = {
     "models": ("models", "Manage model weights and vLLM servers."),
     "data": ("data", "List, import and show benchmarks."),
     "domains": ("domains", "List and show domains, including your own."),
+    "profiles": ("profiles", "List, show, write and check profiles: which models play which roles."),
     "corpus": ("corpus", "Manage the local documents that fact checks search."),
     "run": ("run", "Start and manage generation runs."),
     "rounds": ("rounds", "Manage self-improvement rounds: runs that train the next run's model."),

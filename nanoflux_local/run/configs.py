@@ -34,25 +34,34 @@ from nanoflux_models.manifest import load_manifest
 
 def list_profiles(home: Home | None = None) -> list[str]:
     """The names of the shipped profiles and of those in `<home>/profiles`."""
-    return sorted(_profile_paths(home))
+    return sorted(profile_paths(home))
 
 
 def load_profile(name: str, home: Home | None = None) -> dict[str, Any]:
-    """Load a profile by its name, or by its path if that ends in ".toml". A profile in `<home>/profiles` replaces a
-    shipped one of the same name.
+    """Load a profile by its name, or by its path if that ends in ".toml".
 
     Raises:
         ConfigError: there is no such profile, or it is not TOML.
     """
-    paths = _profile_paths(home)
+    return read_toml(find_profile(name, home))
+
+
+def find_profile(name: str, home: Home | None = None) -> Path:
+    """The file of a profile. A profile in `<home>/profiles` replaces a shipped one of the same name.
+
+    Raises:
+        ConfigError: there is no such profile; a path is not checked.
+    """
+    paths = profile_paths(home)
     if name in paths:
-        return read_toml(paths[name])
+        return paths[name]
     if name.endswith(".toml"):
-        return read_toml(Path(name))
+        return Path(name)
     raise ConfigError(f"there is no profile {name!r}", f"{suggest(name, paths)}, or name a .toml file")
 
 
-def _profile_paths(home: Home | None) -> dict[str, Path]:
+def profile_paths(home: Home | None) -> dict[str, Path]:
+    """The files of the shipped profiles and of those in `<home>/profiles`, by name."""
     shipped = Path(str(resources.files("nanoflux_local.profiles")))
     folders = [shipped, *([home.profiles] if home else [])]
     return {path.stem: path for folder in folders for path in folder.glob("*.toml")}

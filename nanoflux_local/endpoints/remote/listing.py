@@ -15,6 +15,7 @@ from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.remote.network import http_options
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.shapes import value_at
+from nanoflux_local.errors import EndpointError
 
 LIMIT_S = 3.0
 PRIVATE_NAMES = (".local", ".lan", ".internal", ".home.arpa", ".localdomain")
@@ -39,15 +40,32 @@ async def _look(name: str, endpoint: OpenAIChatEndpoint, url: str) -> str:
 
 async def _fetch_listing(url: str, key: str) -> list[str]:
     """The models that a server lists; none if it lists none, for whatever reason: the requests themselves will tell."""
+    try:
+        return await fetch_listing(url, key)
+    except EndpointError:
+        return []
+
+
+async def fetch_listing(url: str, key: str) -> list[str]:
+    """The models that a server lists at `url`/models; the caller must have allowed its host.
+
+    Raises:
+        EndpointError: the server does not answer, or with something else than a list.
+    """
     import httpx2
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         async with httpx2.AsyncClient(timeout=LIMIT_S, **http_options(url)) as client:
             response = await client.get(f"{url.rstrip('/')}/models", headers=headers)
-        return list(read_listing(response.json())) if response.status_code == 200 else []
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError):
-        return []
+        if response.status_code != 200:
+            raise EndpointError(f"{url}/models answers {response.status_code}", "correct the endpoint's url or key")
+        return list(read_listing(response.json()))
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        fix = "start the server, or correct the endpoint's url"
+        raise EndpointError(f"{url} does not answer: {error or type(error).__name__}", fix) from None
+    except (ValueError, RecursionError):
+        raise EndpointError(f"{url}/models is not a list of models", "correct the endpoint's url") from None
 
 
 def read_listing(body: Any) -> Iterator[str]:

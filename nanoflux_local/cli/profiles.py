@@ -1,0 +1,106 @@
+"""`nanoflux profiles`: list, show, write and check profiles."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from nanoflux_local.cli.common import current_home, one_line, plain, print_json, print_table, say, with_json
+from nanoflux_local.errors import NanofluxError
+
+if TYPE_CHECKING:
+    from nanoflux_local.run.profiles import ProfileCheck
+
+
+@click.group(name="profiles")
+def command() -> None:
+    """List, show, write and check profiles: which models play which roles."""
+
+
+@command.command("list")
+@with_json
+def list_profiles(as_json: bool) -> None:
+    """List the packaged profiles and those in NANOFLUX_HOME/profiles, with the model of each role."""
+    from nanoflux_local.run.profiles import list_entries
+
+    entries = list_entries(current_home())
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    print_table(
+        ("profile", "attacker", "defender", "judge", "summary"),
+        [[entry.name, *(entry.models.get(role, "–") for role in ("attacker", "defender", "judge")),
+          f"{'(your own) ' if entry.own else ''}{entry.summary}"] for entry in entries],
+    )  # fmt: skip
+
+
+@command.command()
+@click.argument("profile")
+@with_json
+def show(profile: str, as_json: bool) -> None:
+    """Show the file of PROFILE, a name or a .toml file."""
+    from nanoflux_local.run.configs import find_profile, load_profile
+
+    home = current_home()
+    values, path = load_profile(profile, home), find_profile(profile, home)
+    if as_json:
+        print_json({"profile": profile, "path": str(path), "values": values})
+        return
+    click.echo(plain(path.read_text("utf-8").rstrip()))
+    say(f"profile: {path}")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--server", "servers", multiple=True, metavar="MODEL@URL",
+              help="Server of yours, e.g. qwen3-32b@http://10.0.0.5:8000/v1; the first attacks, the second defends, "
+              "the third judges (the first, if there are fewer); repeatable.")  # fmt: skip
+@click.option("--copy", "copied", default="", metavar="PROFILE", help="Copy this profile instead.")
+@with_json
+def new(name: str, servers: tuple[str, ...], copied: str, as_json: bool) -> None:
+    """Write a new commented profile NAME into NANOFLUX_HOME/profiles, to be edited.
+
+    Without options it is for two servers, with placeholders for their models and addresses.
+    """
+    from nanoflux_local.run.profiles import ServerAddress, write_profile
+
+    if servers and copied:
+        raise click.UsageError("--server and --copy cannot be combined.")
+    path = write_profile(current_home().prepare(), name, [ServerAddress.parse(each) for each in servers], copied)
+    if as_json:
+        print_json({"profile": name, "path": str(path)})
+        return
+    say(f"edit {path}, then check it with `nanoflux profiles check {name} --connect`")
+
+
+@command.command()
+@click.argument("profile")
+@click.option("--domain", default="starter", show_default=True, help="Domain to check it with.")
+@click.option("--connect", is_flag=True, help="Also ask each server for its models.")
+@with_json
+def check(profile: str, domain: str, connect: bool, as_json: bool) -> None:
+    """Check PROFILE: its keys and values, installed weights, keys of servers, and with --connect the servers.
+
+    Starts nothing. `hint` marks advice; `fix` marks a problem, and the exit code is then 1. A wrong key or value ends
+    the check with exit code 2.
+    """
+    from nanoflux_local.run.profiles import check_profile
+
+    checks = []
+    for each in check_profile(profile, domain, current_home(), connect):
+        checks.append(each)
+        if not as_json:
+            _print_check(each)
+    problems = sum(not each.ok for each in checks)
+    if as_json:
+        print_json({"profile": profile, "ok": not problems, "checks": [asdict(each) for each in checks]})
+    if problems:
+        raise NanofluxError(
+            f"profile {profile}: {problems} of {len(checks)} checks failed", "follow the lines marked fix"
+        )
+
+
+def _print_check(check: "ProfileCheck") -> None:
+    word = "fix" if not check.ok else "hint" if check.fix else "ok"
+    fix = f"  → {one_line(check.fix)}" if check.fix else ""
+    click.echo(f"{word:<5}  {check.subject:<20}  {one_line(check.state)}{fix}")

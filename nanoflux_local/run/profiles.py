@@ -1,0 +1,244 @@
+"""Profiles as files of the user: which exist, a commented new one, and what one still needs before a run can start."""
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanoflux_local.config import ROLES, EndpointConfig, RunConfig
+from nanoflux_local.endpoints.build import build_endpoint
+from nanoflux_local.endpoints.kinds.base import find_kind
+from nanoflux_local.endpoints.remote.keys import read_key
+from nanoflux_local.endpoints.remote.listing import fetch_listing, is_same_model
+from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
+from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
+from nanoflux_local.files import write_new
+from nanoflux_local.paths import Home
+from nanoflux_local.run.configs import find_profile, load_profile, profile_paths, resolve
+from nanoflux_local.suggestions import suggest
+from nanoflux_models.manifest import list_manifests
+from nanoflux_models.weights import list_installed
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MODEL, URL = "MODEL", "http://127.0.0.1:8000/v1"
+"""Placeholders in a new profile for which no server was named."""
+SHOWN = 5
+"""Maximum number of listed models in a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileEntry:
+    """A profile: `own` if it is a file of the user's home, its first comment, and the model of each role."""
+
+    name: str
+    path: str
+    own: bool
+    summary: str
+    models: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileCheck:
+    """One thing that a profile needs: whether it is there, and otherwise what to do. Advice is ok and has a fix."""
+
+    subject: str
+    ok: bool
+    state: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """A server that the user has: the model it serves, at this address."""
+
+    model: str
+    url: str
+
+    @classmethod
+    def parse(cls, text: str) -> "ServerAddress":
+        """`MODEL@URL`, for instance `qwen3-32b@http://10.0.0.5:8000/v1`.
+
+        Raises:
+            UsageError: there is no "@", or the address has no scheme.
+        """
+        model, _, url = text.partition("@")
+        if not model or not url.startswith(("http://", "https://")):
+            raise UsageError(f"{text!r} is not MODEL@URL", "write e.g. --server qwen3-32b@http://10.0.0.5:8000/v1")
+        return cls(model, url)
+
+
+def list_entries(home: Home) -> list[ProfileEntry]:
+    """All profiles, by name. A file that is not TOML is listed with its error as the summary."""
+    return [_read_entry(name, path, home) for name, path in sorted(profile_paths(home).items())]
+
+
+def _read_entry(name: str, path: Path, home: Home) -> ProfileEntry:
+    own = path.is_relative_to(home.profiles)
+    try:
+        values = load_profile(name, home)
+    except NanofluxError as error:
+        return ProfileEntry(name, str(path), own, error.message, {})
+    first = path.read_text("utf-8").partition("\n")[0]
+    return ProfileEntry(name, str(path), own, first.lstrip("# ") if first.startswith("#") else "", _models(values))
+
+
+def _models(values: dict[str, Any]) -> dict[str, str]:
+    """The model of each role by the profile's tables; the endpoint's name if the table is missing or wrong."""
+    roles, endpoints = values.get("roles", {}), values.get("endpoints", {})
+    names = {role: str(roles.get(role, {}).get("endpoint", "")) for role in ROLES if isinstance(roles.get(role), dict)}
+    tables = {name: table for name, table in endpoints.items() if isinstance(table, dict)}
+    return {role: str(tables.get(name, {}).get("model", name)) for role, name in names.items()}
+
+
+def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], copied: str = "") -> Path:
+    """Write a new commented profile into the home: a copy of another one, or one for up to three servers.
+
+    Raises:
+        UsageError: the name cannot be used, or there are more than three servers.
+        RefusedError: the profile exists.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot name a profile", "use lower-case letters, digits, '.', '_' and '-'")
+    path = home.profiles / f"{name}.toml"
+    if path.exists():
+        raise RefusedError(f"the profile {path} already exists", "choose another name, or edit the file")
+    if copied:
+        text = find_profile(copied, home).read_text("utf-8")
+    elif len(servers) <= len(ROLES):
+        text = render_profile(servers or [ServerAddress(MODEL, URL)] * 2)
+    else:
+        raise UsageError(f"{len(servers)} servers for three roles", "name at most three with --server")
+    write_new({path: text.encode()})
+    return path
+
+
+def render_profile(servers: Sequence[ServerAddress]) -> str:
+    """The text of a commented profile for one to three servers: the first attacks, the last judges."""
+    names = ["first", "second", "third"][: len(servers)]
+    endpoint_by_role = dict(zip(ROLES, (names[0], names[min(1, len(names) - 1)], names[-1 if len(names) > 2 else 0]),
+                                strict=True))  # fmt: skip
+    tables = [
+        ENDPOINT.format(name=name, model=server.model, url=server.url)
+        for name, server in zip(names, servers, strict=True)
+    ]
+    roles = [ROLE[role].format(endpoint=endpoint) for role, endpoint in endpoint_by_role.items()]
+    return "\n".join([HEAD, *tables, EMBEDDER, *roles])
+
+
+HEAD = """\
+# Servers that I have. Check this file with `nanoflux profiles check NAME --connect`.
+# Every key is described in docs/reference/endpoints.md; a misspelt key is an error that suggests the right one.
+
+concurrency = 8 # requests in flight at most; it changes no result
+embedder = "minilm" # which endpoint compares questions: the small model below, on this machine
+"""
+ENDPOINT = """\
+[endpoints.{name}]
+interface = "openai_chat" # /v1/chat/completions: vLLM, llama.cpp, Ollama, SGLang and most gateways
+model = "{model}" # the name under which the server lists the model
+url = "{url}" # the base of its routes, usually ending in /v1
+# revision = "2026-11"     # names the model whatever the address, so that a run can resume when the server moves
+# key_env = "LAB_KEY"      # the environment variable with the key; or key_file = "~/.config/nanoflux/lab.key"
+# structured = true        # the server can enforce a JSON object with the requested sections
+# reasoning_tokens = 4000  # room for reasoning, if the model thinks before it answers
+# capacity = 32            # most requests that the server gets at once
+# price = {{ prompt = 0.5, completion = 2.0 }} # US dollars per million tokens, for budgets
+"""
+EMBEDDER = """\
+[endpoints.minilm]
+interface = "embedder" # install it with `nanoflux models pull all-minilm-l6-v2`
+model = "all-minilm-l6-v2"
+"""
+ROLE = {
+    "attacker": """\
+# The attacker writes questions. If attacker and defender are two models, they swap after each turn.
+[roles.attacker]
+endpoint = "{endpoint}"
+sampling = {{ temperature = 0.7, top_p = 0.95 }}
+""",
+    "defender": """\
+# The defender answers; a question is kept if it fails, or solves it in a new way.
+[roles.defender]
+endpoint = "{endpoint}"
+sampling = {{ temperature = 0.7, top_p = 0.95 }}
+""",
+    "judge": """\
+# The judge validates questions and evaluates answers. It decodes greedily unless `sampling` is set.
+[roles.judge]
+endpoint = "{endpoint}"
+""",
+}
+
+
+def check_profile(name: str, domain: str, home: Home, connect: bool) -> Iterator[ProfileCheck]:
+    """Check a profile with a domain: its keys and values, then the weights, keys and, with `connect`, the servers of
+    the endpoints that roles use. Nothing is started; without `connect` nothing is asked.
+
+    Raises:
+        ConfigError: a key or value is wrong; the message names it.
+    """
+    config = resolve(domain, name, {}, home)
+    roles = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ROLES)
+    yield ProfileCheck("settings", True, f"valid with the domain {domain}: {roles}")
+    for endpoint_name in (*config.players, config.embedder):
+        yield from _check_endpoint(endpoint_name, config, home, connect)
+    unused = sorted(config.endpoints.keys() - {*config.players, config.embedder})
+    if unused:
+        yield ProfileCheck("unused", True, f"no role uses {', '.join(unused)}")
+
+
+def _check_endpoint(name: str, config: RunConfig, home: Home, connect: bool) -> Iterator[ProfileCheck]:
+    endpoint = config.endpoints[name]
+    subject, kind = f"endpoints.{name}", find_kind(endpoint.interface)
+    if not kind.charges:
+        yield _check_weights(subject, endpoint, home)
+        return
+    if endpoint.model == MODEL:
+        yield ProfileCheck(subject, False, f"{subject}.model is the placeholder {MODEL}", "name the server's model")
+        return
+    try:
+        read_key(endpoint.key_env, endpoint.key_file)
+        built = build_endpoint(name, endpoint, home) if name != config.embedder else None
+    except NanofluxError as error:
+        yield ProfileCheck(subject, False, error.message, error.fix)
+        return
+    if connect and isinstance(built, OpenAIChatEndpoint):
+        yield from _check_servers(subject, endpoint, built)
+    else:
+        yield ProfileCheck(
+            subject, True, f"{endpoint.model} at {', '.join(endpoint.addresses) or kind.maker}, not asked"
+        )
+    if endpoint.addresses and not endpoint.revision:
+        fix = f"state {subject}.revision, so that a run can resume at another address"
+        yield ProfileCheck(subject, True, "no revision: the address identifies the model", fix)
+
+
+def _check_weights(subject: str, endpoint: EndpointConfig, home: Home) -> ProfileCheck:
+    """Whether a model of this machine is installed; scripted models have no weights."""
+    if endpoint.model not in {manifest.name for manifest in list_manifests(home.root)}:
+        if not find_kind(endpoint.interface).local:
+            return ProfileCheck(subject, True, f"{endpoint.interface} needs no weights")
+        return ProfileCheck(
+            subject, False, f"there is no model {endpoint.model}", "list models with `nanoflux models list`"
+        )
+    if any(record.name == endpoint.model for record in list_installed(home.root)):
+        return ProfileCheck(subject, True, f"{endpoint.model} is installed")
+    return ProfileCheck(
+        subject, False, f"{endpoint.model} is not installed", f"run `nanoflux models pull {endpoint.model}`"
+    )
+
+
+def _check_servers(subject: str, endpoint: EndpointConfig, built: OpenAIChatEndpoint) -> Iterator[ProfileCheck]:
+    for url in built.service.urls:
+        try:
+            models = asyncio.run(fetch_listing(url, built.service.key.text))
+        except NanofluxError as error:
+            yield ProfileCheck(subject, False, error.message, error.fix)
+            continue
+        if any(is_same_model(endpoint.model, listed) for listed in models):
+            yield ProfileCheck(subject, True, f"{url} serves {endpoint.model}")
+        else:
+            fix = f"correct {subject}.model: {suggest(endpoint.model, models[:SHOWN])}"
+            yield ProfileCheck(subject, False, f"{url} does not list the model {endpoint.model}", fix)
