@@ -53,7 +53,8 @@ COMMANDS = [
     ("report",), ("ledger",), ("ledger", "show"), ("ledger", "compact"), ("ledger", "backup"),
     ("bundle",), ("bundle", "create"), ("bundle", "verify"), ("bundle", "install"),
     ("rounds",), ("rounds", "list"), ("rounds", "show"), ("rounds", "pause"), ("rounds", "stop"), ("rounds", "resume"),
-    ("tui",), ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
+    ("tui",), ("completion",), ("completion", "install"), ("completion", "show"),
+    ("sandbox",), ("sandbox", "run"), ("sandbox", "check"), ("sandbox", "bench"),
 ]  # fmt: skip
 
 

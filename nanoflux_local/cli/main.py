@@ -36,6 +36,7 @@ NOUNS = {
     "bundle": ("bundle", "Create, verify and install bundles for machines without internet."),
     "ledger": ("ledger", "Show, compact and back up the ledger."),
     "tui": ("tui", "Open the terminal application, or serve it to a browser."),
+    "completion": ("completion", "Install completion of commands and options in your shell."),
     "sandbox": ("sandbox", "Run a program in the sandbox, check it, or benchmark it."),
 }
 
