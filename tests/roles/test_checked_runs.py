@@ -17,11 +17,11 @@ from nanoflux_local.transcript import Attempt
 
 CHECKS = ["answerable", "blind", "restated"]
 SETTINGS = {
-    "max_turns": 10,
+    "max_turns": 8,
     "seed": 5,
     "retries": {"parse": 0},
     "endpoints": {name: {"interface": "scripted", "model": f"{name}-solver"} for name in ("second", "unused")},
-    "judge": {"checks": CHECKS, "code_check": True, "solvers": ["arbiter", "second"], "trial": 2},
+    "judge": {"checks": CHECKS, "code_check": True, "solvers": ["arbiter", "second"], "panel": ["second"], "trial": 2},
 }
 
 

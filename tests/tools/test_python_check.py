@@ -7,7 +7,6 @@ import pytest
 from nanoflux_local.errors import RefusedError
 from nanoflux_local.records import PythonReply, PythonRequest
 from nanoflux_local.tools.python_check import PythonTool
-from nanoflux_sandbox import Result
 
 
 class Bench:
@@ -91,10 +90,8 @@ def test_python_tool_runs_programs_concurrently(bench):
 
 
 def test_python_tool_refuses_without_sandbox(bench, monkeypatch):
-    async def unavailable(code, limits):
-        return Result("unavailable", None, "", "", False, 0.0, "none", detail="no namespaces")
-
-    monkeypatch.setattr(bench.tool._sandbox, "run", unavailable)
-    with pytest.raises(RefusedError, match="no namespaces") as caught:
-        bench.run("print(1)")
+    monkeypatch.setattr("sys.platform", "darwin")  # a platform without isolation
+    tool = PythonTool(workers=1)
+    with pytest.raises(RefusedError, match=r"the sandbox is unavailable: .*darwin") as caught:
+        bench.wait(tool.run(PythonRequest(bench.identity, "print(1)")))
     assert caught.value.exit_code == 3
