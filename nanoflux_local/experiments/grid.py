@@ -29,8 +29,8 @@ class Condition(Strict):
     a number, "all", as many as the "run" kept, or as many as the rarest quality level has ("least").
 
     `each` repeats the condition for every value of the scale's list of that name, with "{value}" in `name` and `title`.
-    `benchmark` rows of the scale's `full` at most. `code_check` and `check` belong to experiments on the judge: its
-    word together with its checks, or the check of this name by itself.
+    `benchmark` rows of the scale's `full` at most. In experiments on the judge, `code_check` adds the code check to its
+    word; `check` is one check by itself, or "all" for its word with all checks.
     """
 
     name: str = Field(min_length=1)

@@ -3,7 +3,7 @@
 Reads the judge trial of each run (see `trial`); it asks no judge itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -14,10 +14,12 @@ from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, Exp
 from nanoflux_local.experiments.tables import TableColumn, percent
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
-from nanoflux_local.run.trials.result import Rates, TrialResult, summarize_trial
+from nanoflux_local.run.trials.result import JudgedSolution, load_judged, measure_rates, summarize_trial
 
 KEYS = ("rates", "solutions", "unjudged", "findings")
 BROKEN = ("removed", "changed")
+ALL = "all"
+"""The `check` of a condition that combines the judge's word with all checks."""
 
 
 class JudgeKind:
@@ -66,39 +68,32 @@ def judge_rates(home: Home, condition: Condition, run: str) -> CellResult:
         NothingMatchedError: the run has no judge trial, or its judge lacks the checks.
     """
     with LedgerView(home.ledger) as view:
-        trial = summarize_trial(view, run)
+        trial, judged = summarize_trial(view, run), load_judged(view, run)
     if trial is None:
         fix = "generate with a model as judge, and set judge.trial and judge.code_check"
         raise NothingMatchedError(f"run {run} has no judge trial", fix)
+    if trial.with_check is None:
+        fix = "generate with a model as judge, and set judge.code_check or judge.checks"
+        raise NothingMatchedError(f"the judge of run {run} has no checks, so there is nothing to compare", fix)
+    if condition.check and condition.check not in (ALL, *trial.checks):
+        fix = f"generate with judge.checks = [{condition.check!r}]"
+        raise NothingMatchedError(f"the {condition.check} check reached no conclusion in the trial of run {run}", fix)
     check = trial.checks.get(condition.check)
     return {
         "run": run,
         "solutions": trial.solutions,
         "unjudged": trial.unjudged,
-        "rates": asdict(_select_rates(trial, condition, run)),
+        "rates": asdict(check.unless_contradicted if check else measure_rates(judged, _make_rule(condition))),
         **({"findings": check.findings} if check else {}),
     }
 
 
-def _select_rates(trial: TrialResult, condition: Condition, run: str) -> Rates:
-    """The rates of a condition's rule.
-
-    Raises:
-        NothingMatchedError: the judge lacks the checks, or they reached no conclusion.
-    """
-    if condition.check:
-        check = trial.checks.get(condition.check)
-        if check is None:
-            fix = f"generate with judge.checks = [{condition.check!r}]"
-            raise NothingMatchedError(
-                f"the {condition.check} check reached no conclusion in the trial of run {run}", fix
-            )
-        return check.unless_contradicted
-    rates = trial.with_check if condition.code_check else trial.without_check
-    if rates is None:
-        fix = "generate with a model as judge, and set judge.code_check or judge.checks"
-        raise NothingMatchedError(f"the judge of run {run} has no checks, so there is nothing to compare", fix)
-    return rates
+def _make_rule(condition: Condition) -> Callable[[JudgedSolution], bool | None]:
+    """How a condition accepts a solution: by the judge's word, and perhaps by its checks."""
+    if condition.check == ALL:
+        return lambda solution: solution.accepted
+    checks = ("code",) if condition.code_check else ()
+    return lambda solution: solution.accepted_with(checks)
 
 
 def _row(entry: Mapping[str, Any]) -> list[object]:

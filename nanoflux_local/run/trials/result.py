@@ -42,7 +42,11 @@ class JudgedSolution:
     @property
     def accepted(self) -> bool | None:
         """Whether the judge accepts the solution and no check contradicts it."""
-        contradicted = any(finding.conclusion == "contradicts" for finding in self.findings)
+        return self.accepted_with(finding.check for finding in self.findings)
+
+    def accepted_with(self, checks: Iterable[str]) -> bool | None:
+        """Whether the judge accepts the solution and none of these checks contradicts it."""
+        contradicted = any(self.conclude(check) == "contradicts" for check in checks)
         return None if self.word is None else self.word and not contradicted
 
     def conclude(self, check: str) -> Conclusion:
@@ -150,8 +154,7 @@ class TrialResult:
 
 def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
     """The result of a run's trial, or None if the run held none: `judge_trial` in `run show --json`."""
-    rows = view.rows("SELECT record FROM trials WHERE run = ? ORDER BY number", run)
-    judged = [read_record(json.loads(row["record"])) for row in rows]
+    judged = load_judged(view, run)
     if not judged:
         return None
     config = json.loads(view.find_run(run)["config"])
@@ -169,6 +172,12 @@ def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
         kinds=dict(Counter(solution.kind for solution in judged)),
         predicted=_predict(judged, view.funnel(run), config.get("keep", "failed")),
     )
+
+
+def load_judged(view: LedgerView, run: str) -> list[JudgedSolution]:
+    """The judged solutions of a run's trial, in order."""
+    rows = view.rows("SELECT record FROM trials WHERE run = ? ORDER BY number", run)
+    return [read_record(json.loads(row["record"])) for row in rows]
 
 
 def read_record(record: Mapping[str, Any]) -> JudgedSolution:
