@@ -67,7 +67,7 @@ class BlindCheck:
 
     domain: Domain
     solvers: tuple[Player, ...]
-    sandbox: Identity
+    sandbox: Identity | None
     wall_s: float
     solutions: int
     programs: int
@@ -81,13 +81,14 @@ class BlindCheck:
     @classmethod
     def build(cls, context: CheckContext) -> "BlindCheck":
         rules = context.config.judge
+        programs = min(rules.programs, rules.solutions) if context.domain.answer == "number" else 0
         return cls(
             domain=context.domain,
             solvers=tuple(_vary_replies(player) for player in context.solvers),
-            sandbox=context.tool(SANDBOX, "checks", '["blind"]'),
+            sandbox=context.tool(SANDBOX, "checks", '["blind"]') if programs else None,
             wall_s=context.config.sandbox_wall_s,
             solutions=rules.solutions,
-            programs=min(rules.programs, rules.solutions) if context.domain.answer == "number" else 0,
+            programs=programs,
             agreeing=rules.agreeing,
         )
 
@@ -128,7 +129,7 @@ class BlindCheck:
         if isinstance(reply, Refused):
             return Exhibit("program", "", detail=reply.reason, author=solver.name)
         program = solver.find_cut(reply) or read_program(reply)
-        if isinstance(program, str) and program != NONE:
+        if isinstance(program, str) and program != NONE and self.sandbox is not None:
             printed = await run_program(program, self.domain, self.sandbox, self.wall_s, call)
             answer, detail = _outcome(printed)
             return Exhibit("program", program, plain_answer(self.domain, answer) or "", detail, author=solver.name)

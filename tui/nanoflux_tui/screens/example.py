@@ -17,6 +17,7 @@ from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.theme import OUTCOMES
 from nanoflux_tui.widgets.panel import Panel
 
+AGREEMENT = {True: "✓", False: "✗", None: "–"}
 REASONING = {True: "sound", False: "unsound", None: "not judged"}
 
 
@@ -129,6 +130,13 @@ a note) is added to the ledger and changes nothing that was recorded."""
         for finding in findings:
             text.append(f"\n{finding.check} check: {finding.conclusion}")
             text.append(f" ({format_line(finding.reason, 200)})" if finding.reason else "")
+            for exhibit in finding.evidence:
+                if exhibit.author:  # a solution or program by a solver
+                    outcome = format_line(exhibit.outcome or f"not read: {exhibit.detail}", 100)
+                    method = "a program" if exhibit.kind == "program" else "in words"
+                    text.append(
+                        f"\n  {AGREEMENT[exhibit.agrees]} {format_line(exhibit.author, 40)}, {method}: {outcome}"
+                    )
         text.append(f"\n\n{sanitize(verdict['explanation'])}")
         return text
 
