@@ -48,7 +48,7 @@ def command(profile: str, gpus: str, sequences: int | None, context: int | None,
     elif result.fits and not workload_by_model:
         say(f"{profile} places no model on a GPU.")
     elif result.fits:
-        _print_plan(result, workload_by_model)
+        print_plan(result, workload_by_model)
     if not result.fits:
         raise NanofluxError(result.refusal, "choose a configuration that fits: " + "; ".join(result.would_fit))
 
@@ -62,7 +62,8 @@ _MARGINS = {
 }
 
 
-def _print_plan(result: Plan, workload_by_model: "Mapping[str, Workload]") -> None:
+def print_plan(result: Plan, workload_by_model: "Mapping[str, Workload]") -> None:
+    """Print which model goes on which GPU, and what limits the requests."""
     print_table(
         ("model", "GPUs", "tensor", "utilisation", "weights", "adapters", "KV GiB", "overhead", "requests",
          "takes turns"),

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from nanoflux_local.evaluate.agreement import ReviewAgreement
     from nanoflux_local.ledger.summary import RunSummary
     from nanoflux_local.run.agreement import PanelAgreement
-    from nanoflux_local.run.forecast import Forecast, Span
+    from nanoflux_local.run.forecast import Forecast
     from nanoflux_local.run.overview import RunOverview
     from nanoflux_local.run.trials.result import TrialResult
 
 SHOWN = 10
 """Maximum number of attempts or reasons in a table; `--json` prints all of them."""
+
+
+FLAGS = {"target": "--examples", "max_turns": "--max-turns", "seed": "--seed", "concurrency": "--concurrency"}
+"""The option of each setting that has one."""
 
 
 @click.group(name="run")
@@ -60,6 +64,9 @@ def command() -> None:
 @click.option(
     "--train-set", multiple=True, metavar="KEY=VALUE", help="Setting of the trainings between rounds; repeatable."
 )
+@click.option(
+    "--dry-run", is_flag=True, help="Print settings with their sources, GPU plan and expected cost; start nothing."
+)
 @click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. novelty.question=0.8; repeatable."
@@ -74,34 +81,46 @@ def start(
     name: str,
     settings: tuple[str, ...],
     as_json: bool,
+    dry_run: bool,
     detach: bool,
     budget_usd: float | None,
     dev: str,
     train_set: tuple[str, ...],
     **numbers: int | None,
 ) -> None:
-    """Start a generation run."""
-    from nanoflux_local.config import merged, parse_settings, read_toml
+    """Start a generation run.
+
+    With --dry-run: print every setting and the option, file or default it comes from, which model goes on which GPU,
+    and the expected calls, time, tokens and dollars. The exit code is that of a start, 0 if it would succeed.
+    """
+    from nanoflux_local.cli.preview import show_preview
+    from nanoflux_local.config import parse_settings, read_toml
     from nanoflux_local.run import configs, runs
+    from nanoflux_local.run.sources import Layer, base_layers, merge_layers, run_layers
 
     if not domain and not fork:
         raise click.UsageError("Missing option '--domain' (or '--fork', to start from another run's settings).")
     if fork and (domain or profile):
         raise click.UsageError("--fork keeps the domain and the profile of its run: change single settings with --set.")
-    overrides: dict[str, Any] = read_toml(Path(config_file)) if config_file else {}
-    overrides = merged(overrides, parse_settings(settings))
+    layers = [Layer(config_file, read_toml(Path(config_file)))] if config_file else []
+    layers.append(Layer("--set", parse_settings(settings)))
     flags = {"target": numbers["examples"], **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")}}
-    overrides = merged(overrides, {key: value for key, value in flags.items() if value is not None})
+    layers += [Layer(FLAGS[key], {key: value}) for key, value in flags.items() if value is not None]
     if budget_usd is not None:
-        overrides = merged(overrides, {"budget": {"usd": budget_usd}})
-    home = current_home().prepare()
+        layers.append(Layer("--budget-usd", {"budget": {"usd": budget_usd}}))
+    home = current_home() if dry_run else current_home().prepare()
     if novel_against:
-        overrides = merged(overrides, {"novel_against": _freeze_questions(home, novel_against)})
+        layers.append(Layer("--novel-against", {"novel_against": _freeze_questions(home, novel_against)}))
+    overrides = merge_layers(layers)
     fork = _find_id(home, fork) if fork else ""
     if fork:
         config = runs.fork_config(home, fork, overrides)
     else:
         config = configs.resolve(str(domain), profile or "embedded", overrides, home)
+    if dry_run:
+        lower = run_layers(fork, home) if fork else base_layers(str(domain), profile or "embedded", home)
+        show_preview(home, config, [*lower, *layers], as_json)
+        return
     if numbers["rounds"]:
         options = {"rounds": numbers["rounds"], "dev": dev, "dev_items": numbers["dev_items"] or 0, "name": name}
         _start_rounds(home, config, options, train_set, detach, as_json)
@@ -291,10 +310,14 @@ def list_runs(as_json: bool) -> None:
 
 @command.command()
 @click.argument("run")
+@click.option("--config", "only_config", is_flag=True, help="Print the run's configuration instead, as a file for "
+              "`run start --config`.")  # fmt: skip
 @with_json
-def show(run: str, as_json: bool) -> None:
+def show(run: str, only_config: bool, as_json: bool) -> None:
     """Show a run's state, its funnel, its calls and its digest."""
-    show_run(current_home(), run, as_json)
+    from nanoflux_local.cli.preview import show_config
+
+    (show_config if only_config else show_run)(current_home(), run, as_json)
 
 
 def show_run(home: Home, run: str, as_json: bool) -> None:
@@ -411,6 +434,7 @@ def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
 
 def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
     """The forecast with its intervals; only the speed if the run has ended."""
+    from nanoflux_local.cli.preview import describe_span
     from nanoflux_local.run.forecast import ENDED
 
     speed: list[tuple[str, object]] = []
@@ -425,13 +449,8 @@ def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
         ("tokens", forecast.tokens, 1, 0),
         ("usd", forecast.usd, 1, 2),
     )
-    rows = [(f"  {name}", _describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
+    rows = [(f"  {name}", describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
     return [*speed, ("to the target", likely), *rows]
-
-
-def _describe_span(span: "Span", unit: int, digits: int) -> str:
-    expected, low, high = (f"{value / unit:,.{digits}f}" for value in (span.expected, span.low, span.high))
-    return f"{expected} ({low} to {high})"
 
 
 @command.command()

@@ -27,7 +27,7 @@ def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
         ConfigError: they do not; the message names the endpoint's keys.
     """
     seeds = rules.seeds.draw(rules.config.seeds.max, Random(0), set())
-    for role, name, messages, answer in _typical_requests(rules.config, domain, seeds):
+    for role, name, messages, answer in typical_requests(rules.config, domain, seeds):
         if overflow := find_overflow(bound.endpoints[name], messages, answer):
             key = f"endpoints.{name}"
             fixed = find_kind(rules.config.endpoints[name].interface).fixed_context
@@ -35,7 +35,7 @@ def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
             raise ConfigError(f"{key} as the {role}: {overflow}", f"{raising}lower {key}.reasoning_tokens")
 
 
-def _typical_requests(
+def typical_requests(
     config: RunConfig, domain: Domain, seeds: tuple[Seed, ...]
 ) -> Iterator[tuple[str, str, tuple[Message, ...], int]]:
     """Role, endpoint, messages and the answer's budget of requests like those of the run, made of some of its seeds."""

@@ -1,0 +1,129 @@
+"""`nanoflux run start --dry-run` and `run show --config`: a run's configuration, and what the run would take."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nanoflux_local.cli.common import plain, print_json, print_table, say
+from nanoflux_local.paths import Home
+
+if TYPE_CHECKING:
+    from nanoflux_local.config import RunConfig
+    from nanoflux_local.run.forecast import Span
+    from nanoflux_local.run.preview import Estimate, GpuPlan
+    from nanoflux_local.run.sources import Layer, Setting
+
+
+def show_preview(home: Home, config: "RunConfig", layers: "Sequence[Layer]", as_json: bool) -> None:
+    """Print the settings with their sources, the GPU plan and the estimate of a run that is not started.
+
+    Raises:
+        NanofluxError, ModelsError: the run could not start; everything else is printed first.
+    """
+    from nanoflux_local.run.preview import estimate_run, find_obstacle, plan_gpus
+    from nanoflux_local.run.sources import DEFAULT, trace_settings
+
+    settings, gpus = trace_settings(config, layers), plan_gpus(config, home)
+    estimate, obstacle = estimate_run(config, home), find_obstacle(config, home)
+    if as_json:
+        print_json({
+            "domain": config.domain,
+            "profile": config.profile,
+            "config": config.model_dump(mode="json"),
+            "settings": [asdict(setting) for setting in settings],
+            "gpu_plan": _gpu_json(gpus) if gpus else None,
+            "estimate": {**asdict(estimate), "least_calls": estimate.least_calls},
+            "obstacle": {"message": obstacle.message, "fix": obstacle.fix} if obstacle else None,
+        })  # fmt: skip
+    else:
+        _print_settings(settings, layers[0].source if layers[0].source.startswith("run ") else DEFAULT)
+        if gpus:
+            _print_gpus(gpus, config.profile)
+        _print_estimate(estimate)
+    if obstacle:
+        raise obstacle
+    say("dry run: nothing was started")
+
+
+def _print_settings(settings: "Sequence[Setting]", base: str) -> None:
+    """Print the settings that are neither defaults nor from `base`, the run that a fork starts from."""
+    from nanoflux_local.run.sources import DEFAULT, HASHES
+
+    shown = [each for each in settings if each.source not in (DEFAULT, base) and not HASHES.fullmatch(each.key)]
+    print_table(
+        ("setting", "value", "source"),
+        [[each.key, json.dumps(each.value, ensure_ascii=False), each.source] for each in shown],
+    )
+    others = f"as in {base}" if base.startswith("run ") else "at their defaults, or hashes"
+    click.echo(f"… and {len(settings) - len(shown)} settings {others} (--json prints all of them)\n")
+
+
+def _gpu_json(gpus: "GpuPlan") -> dict[str, Any]:
+    placement = asdict(gpus.placement) if gpus.placement else {"servers": [], "refusal": "", "would_fit": []}
+    return {"gpus": list(gpus.gpus), "fits": bool(gpus.placement and gpus.placement.fits), **placement,
+            "problem": gpus.problem}  # fmt: skip
+
+
+def _print_gpus(gpus: "GpuPlan", profile: str) -> None:
+    from nanoflux_local.cli.plan import print_plan
+
+    if gpus.placement and gpus.placement.fits:
+        print_plan(gpus.placement, gpus.workloads)
+    else:
+        say(f"no GPU plan: {gpus.problem}; plan for other GPUs with `nanoflux models plan {profile} --gpus 40,40`")
+    click.echo()
+
+
+def _print_estimate(estimate: "Estimate") -> None:
+    print_table(
+        ("one attempt", "model", "calls", "prompt tokens", "completion tokens", "dollars"),
+        [
+            [cost.role, cost.model, cost.calls, f"about {cost.prompt_tokens}", f"at most {cost.most_completion_tokens}",
+             "no price" if cost.most_usd is None else f"at most {cost.most_usd:.4f}"]
+            for cost in estimate.attempt
+        ],
+    )  # fmt: skip
+    least = f"at least {estimate.target} attempts, {estimate.least_calls} chat requests"
+    click.echo(f"{estimate.target} kept examples need {least}")
+    forecast = estimate.forecast
+    if forecast is None:
+        say("no total: no earlier run with these models and rules; start one with --examples 10 for a forecast")
+        return
+    click.echo(f"forecast from run {estimate.basis} (same models and rules), median and {forecast.level:.0%} interval:")
+    spans = (
+        ("turns", forecast.turns, 1, 0),
+        ("calls", estimate.calls, 1, 0),
+        ("minutes", forecast.seconds, 60, 1),
+        ("tokens", forecast.tokens, 1, 0),
+        ("usd", forecast.usd, 1, 2),
+    )
+    print_table(
+        ("total", "expected"), [(name, describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
+    )
+    click.echo(f"{forecast.reaches_target:.0%} likely to reach the target within the turn limit")
+
+
+def describe_span(span: "Span", unit: int, digits: int) -> str:
+    """A median with its interval: "120 (90 to 160)"."""
+    expected, low, high = (f"{value / unit:,.{digits}f}" for value in (span.expected, span.low, span.high))
+    return f"{expected} ({low} to {high})"
+
+
+def show_config(home: Home, run: str, as_json: bool) -> None:
+    """Print the stored configuration of a run as TOML that `run start --config` reads, and its changed addresses."""
+    from nanoflux_local.ledger.views import LedgerView
+    from nanoflux_local.run.sources import render_toml
+
+    with LedgerView(home.ledger) as view:
+        row = view.find_run(run)
+    config, moves = json.loads(row["config"]), json.loads(row["environment"]).get("moves", [])
+    if as_json:
+        print_json({"run": row["id"], "config": config, "moves": moves})
+        return
+    click.echo(plain(render_toml(config)), nl=False)
+    for move in moves:
+        changes = ", ".join(f"{key} from {values[0]} to {values[1]}" for key, values in move.items() if key != "at")
+        say(f"changed at {move['at']}: {changes}")

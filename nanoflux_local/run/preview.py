@@ -1,0 +1,166 @@
+"""What a run would take, before it starts: the estimate from an earlier run with the same models, or from its prompts.
+
+Nothing is started and no server is asked.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from nanoflux_local.config import PROGRAM, RunConfig
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.endpoints.managed.launches import Workload, plan_servers, workloads
+from nanoflux_local.errors import NanofluxError
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.run.binding import bind, rules_for
+from nanoflux_local.run.forecast import ENOUGH_KEPT, ENOUGH_TURNS, Forecast, RunPosition, Span, newest_turns, predict
+from nanoflux_local.run.overflow import refuse_overflows, typical_requests
+from nanoflux_local.seeds.datasets import seed_datasets, seed_source
+from nanoflux_models.errors import ModelsError
+from nanoflux_models.gpus import found_gpus, survey_gpus
+from nanoflux_models.placement import Plan
+
+BYTES_PER_TOKEN = 4
+"""Bytes of English text in a token, roughly; an estimate for prompts, never a bound."""
+SAME = ("domain", "roles", "judge", "retries", "rules", "samples", "keep", "budgets", "reply_tokens")
+"""The settings that must be equal for an earlier run to predict a new one, besides the models."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleCost:
+    """One attempt's requests of a role: their number, prompt tokens (roughly), most completion tokens and dollars (None
+    without a price).
+    """
+
+    role: str
+    model: str
+    calls: int
+    prompt_tokens: int
+    most_completion_tokens: int
+    most_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run may take. With an earlier run (`basis`), `forecast` and `calls` predict the whole run. `attempt` has
+    the cost of one attempt by role; every kept example needs at least one attempt.
+    """
+
+    attempt: tuple[RoleCost, ...]
+    target: int
+    basis: str = ""
+    forecast: Forecast | None = None
+    calls: Span | None = None
+
+    @property
+    def least_calls(self) -> int:
+        """The number of chat requests if every attempt were kept."""
+        return self.target * sum(cost.calls for cost in self.attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPlan:
+    """The plan of the managed servers on this machine's GPUs; `problem` says why there is none."""
+
+    gpus: tuple[float, ...]
+    workloads: Mapping[str, Workload]
+    placement: Plan | None
+    problem: str = ""
+
+
+def estimate_run(config: RunConfig, home: Home) -> Estimate:
+    """Estimate a run before it starts.
+
+    Raises:
+        NothingMatchedError: a benchmark that the run draws seeds from is missing.
+    """
+    attempt = tuple(_estimate_attempt(config, home))
+    if home.ledger.exists():
+        with LedgerView(home.ledger) as view:
+            for row in view.rows("SELECT id, config FROM runs ORDER BY rowid DESC"):
+                if not _is_similar(config, json.loads(row["config"])):
+                    continue
+                position = RunPosition.of(summary := view.summarize_run(row["id"]))
+                turns = newest_turns(view, position)
+                if len(turns.kept) < ENOUGH_TURNS or turns.kept.sum() < ENOUGH_KEPT:
+                    continue
+                forecast = predict(turns, config.target, config.max_turns)
+                per_turn = summary.calls.made / max(1, summary.turns)
+                calls = _scale(forecast.turns, per_turn) if forecast.turns else None
+                return Estimate(attempt, config.target, str(row["id"]), forecast, calls)
+    return Estimate(attempt, config.target)
+
+
+def _scale(span: Span, factor: float) -> Span:
+    return Span(*(round(value * factor) for value in (span.expected, span.low, span.high)))
+
+
+def _is_similar(config: RunConfig, earlier: Mapping[str, Any]) -> bool:
+    """Whether an earlier run had the same rules, prompts and models, so that its turns cost as much."""
+    values = config.model_dump(mode="json")
+    if any(values[key] != earlier.get(key, values[key]) for key in SAME):
+        return False
+    tables = earlier.get("endpoints", {})
+    return all(
+        all(endpoint.get(key) == tables.get(name, {}).get(key) for key in ("interface", "model", "adapter"))
+        for name, endpoint in values["endpoints"].items()
+        if name in config.players
+    )
+
+
+def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
+    """The cost of one attempt that passes validation, by role; programs cost nothing."""
+    domain = load_domain(config.domain, home.root)
+    chained = config.roles.attacker.endpoint == PROGRAM
+    source = seed_source(home.ledger, config.datasets or seed_datasets(domain), chained)
+    seeds = source.draw(config.seeds.max, Random(0), set())
+    judges = max(1, len(config.judge.panel) + 1)
+    count = {"attacker": 1, "defender": config.samples, "judge": 2 * judges}  # validation and evaluation
+    costs: dict[str, RoleCost] = {}
+    for role, name, messages, answer in typical_requests(config, domain, seeds):
+        if role in costs:
+            continue
+        endpoint = config.endpoints[name]
+        calls = count[role]
+        prompt = calls * sum(len(message.content.encode()) for message in messages) // BYTES_PER_TOKEN
+        most = calls * (answer + endpoint.reasoning_tokens)
+        usd = endpoint.price.cost(prompt, most) if endpoint.price else None
+        costs[role] = RoleCost(role, endpoint.model, calls, prompt, most, usd)
+    return list(costs.values())
+
+
+def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
+    """Plan the servers that the run would start on this machine's GPUs; None if it starts none."""
+    players = [config.endpoints[name] for name in config.players]
+    demands = workloads(players, config.concurrency, home)
+    if not demands:
+        return None
+    gpus = tuple(found_gpus())
+    if not gpus:
+        problem = survey_gpus().problem or "no GPU reports its memory"
+        return GpuPlan((), demands, None, f"{problem}; the servers would run on the CPU")
+    placement = plan_servers(demands.values(), list(gpus), whole=True)
+    problem = "" if placement.fits else f"{placement.refusal}; what would fit: {'; '.join(placement.would_fit)}"
+    return GpuPlan(gpus, demands, placement, problem)
+
+
+def find_obstacle(config: RunConfig, home: Home) -> NanofluxError | ModelsError | None:
+    """The error with which `run start` would refuse this run (missing weights, keys, isolation), or None."""
+    try:
+        asyncio.run(_bind_and_close(config, home))
+    except (NanofluxError, ModelsError) as error:
+        return error
+    return None
+
+
+async def _bind_and_close(config: RunConfig, home: Home) -> None:
+    bound = bind(config, home)
+    try:
+        identities = await bound.identities()
+        refuse_overflows(bound, rules_for(config, identities, home), load_domain(config.domain, home.root))
+    finally:
+        await bound.close()

@@ -1,0 +1,123 @@
+"""Where each value of a run's configuration comes from: an option, a file, the profile, the domain, or a default."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanoflux_local.config import RunConfig, merged
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.run.configs import load_profile
+
+DEFAULT = "default"
+LOOKED_UP = (
+    (re.compile(r"endpoints\..+\.reasoning_tokens"), "model manifest"),
+    (re.compile(r"endpoints\..+\.price(\..+)?"), "price list"),
+    (re.compile(r"novelty\..+"), "embedder manifest"),
+    (re.compile(r"datasets|held_out"), "imported benchmarks"),
+    (re.compile(r"domain_hash|prompts\..+"), "domain"),
+    (re.compile(r"profile"), "--profile"),
+)
+"""Values that are looked up when a run starts and written down, by key."""
+HASHES = re.compile(r"domain_hash|prompts\..+")
+"""Keys whose values are hashes, which tell a reader nothing."""
+BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Values from one source; later layers take precedence over earlier ones."""
+
+    source: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One value of a configuration by its dotted key, and its source."""
+
+    key: str
+    value: Any
+    source: str
+
+
+def base_layers(domain_name: str, profile_name: str, home: Home) -> list[Layer]:
+    """The layers below a user's own settings: the domain, then the profile.
+
+    Raises:
+        ConfigError: there is no such domain or profile.
+    """
+    domain, profile = load_domain(domain_name, home.root), load_profile(profile_name, home)
+    without_programs = profile.pop("without_programs", {})
+    if not domain.programs:
+        profile = merged(profile, without_programs)
+    return [Layer("domain", domain.defaults()), Layer(f"profile {profile_name}", profile)]
+
+
+def run_layers(run: str, home: Home) -> list[Layer]:
+    """The layer below the settings of a fork: the stored configuration of `run`.
+
+    Raises:
+        NothingMatchedError: there is no such run.
+    """
+    with LedgerView(home.ledger) as view:
+        row = view.find_run(run)
+    return [Layer(f"run {row['id']}", json.loads(row["config"]))]
+
+
+def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
+    """The values of all layers; of two values for a key, the later one."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = merged(values, layer.values)
+    return values
+
+
+def trace_settings(config: RunConfig, layers: Sequence[Layer]) -> list[Setting]:
+    """All settings of a configuration that was made from `layers`, in the order of its keys."""
+    defaults = dict(_list_leaves(_defaults()))
+    flat_layers = [(layer.source, dict(_list_leaves(layer.values))) for layer in reversed(layers)]
+    return [
+        Setting(key, value, _find_source(key, value, flat_layers, defaults))
+        for key, value in _list_leaves(config.model_dump(mode="json"))
+    ]
+
+
+def _find_source(
+    key: str, value: Any, layers: Sequence[tuple[str, Mapping[str, Any]]], defaults: Mapping[str, Any]
+) -> str:
+    """The highest layer that states this value; else the place where it was looked up, or the default."""
+    for source, values in layers:
+        if key in values and values[key] == value:
+            return source
+    if value in (None, 0) or (key in defaults and defaults[key] == value):
+        return DEFAULT
+    return next((source for pattern, source in LOOKED_UP if pattern.fullmatch(key)), DEFAULT)
+
+
+def _defaults() -> dict[str, Any]:
+    """The default of every setting that has one, by its top-level key."""
+    fields = {name: field for name, field in RunConfig.model_fields.items() if not field.is_required()}
+    values = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+    document: dict[str, Any] = RunConfig.model_construct(**values).model_dump(mode="json", warnings=False)
+    return document
+
+
+def _list_leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values; an empty table is a value."""
+    for name, value in values.items():
+        key = f"{prefix}{name if BARE.fullmatch(name) else json.dumps(name)}"
+        if isinstance(value, Mapping) and value:
+            yield from _list_leaves(value, f"{key}.")
+        else:
+            yield key, list(value) if isinstance(value, tuple) else value
+
+
+def render_toml(config: Mapping[str, Any]) -> str:
+    """A stored configuration as TOML, one dotted key a line, for `run start --config`; unset values are left out."""
+    return "".join(
+        f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in _list_leaves(config) if value is not None
+    )
