@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import EXAMPLE, RUN
 from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.argument("run")
+@click.argument("run", type=RUN)
 @with_json
 def list_examples(run: str, as_json: bool) -> None:
     """List the examples of RUN in turn order, with quality level and reviews."""
@@ -62,7 +63,7 @@ def list_examples(run: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("example")
+@click.argument("example", type=EXAMPLE)
 @with_json
 def show(example: str, as_json: bool) -> None:
     """Show one example and how it was made.
@@ -161,7 +162,7 @@ def _describe_quality(attempt: dict[str, Any]) -> str:
 
 
 @command.command()
-@click.argument("example")
+@click.argument("example", type=EXAMPLE)
 @click.option(
     "--verdict",
     required=True,
@@ -183,7 +184,7 @@ def review(example: str, verdict: Any, note: str, reviewer: str, as_json: bool) 
 
 
 @command.command("export-review")
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.option("--out", "-o", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
 @click.option("--size", type=click.IntRange(1), default=None, help="Number of questions [default: all].")
 @click.option(

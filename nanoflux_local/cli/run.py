@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from nanoflux_local.cli.common import Bar, current_home, launch_detached, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import DOMAIN, PROFILE, RUN
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
 
@@ -35,10 +36,15 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--domain", help="Domain of the questions; `nanoflux domains list` lists them.")
-@click.option("--profile", help="Profile with the endpoints and roles: a name or a .toml file [default: embedded].")
+@click.option("--domain", type=DOMAIN, help="Domain of the questions; `nanoflux domains list` lists them.")
 @click.option(
-    "--fork", metavar="RUN", help="Start from the settings of RUN and reuse every recorded call that still applies."
+    "--profile", type=PROFILE, help="Profile with the endpoints and roles: a name or a .toml file [default: embedded]."
+)
+@click.option(
+    "--fork",
+    type=RUN,
+    metavar="RUN",
+    help="Start from the settings of RUN and reuse every recorded call that still applies.",
 )
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="TOML file with settings.")
 @click.option("--examples", type=click.IntRange(1), help="Stop at this many kept examples [default: 200].")
@@ -54,7 +60,11 @@ def command() -> None:
 )
 @click.option("--name", default="", help="Name of the run, shown in lists.")
 @click.option(
-    "--novel-against", multiple=True, metavar="RUN", help="Run whose questions count as already asked; repeatable."
+    "--novel-against",
+    type=RUN,
+    multiple=True,
+    metavar="RUN",
+    help="Run whose questions count as already asked; repeatable.",
 )
 @click.option("--rounds", type=click.IntRange(1), metavar="N",
               help="Train the defender on the kept examples and play again: up to N rounds, while dev accuracy "
@@ -133,7 +143,7 @@ def start(
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Setting to change first, e.g. endpoints.judge.url=http://host:8000/v1; repeatable.")  # fmt: skip
@@ -206,7 +216,7 @@ def _play_or_detach(home: Home, run: str, detach: bool) -> None:
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @with_json
 def pause(run: str, as_json: bool) -> None:
     """Commit the turns in progress, start no new one, and leave the run paused."""
@@ -214,7 +224,7 @@ def pause(run: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @with_json
 def stop(run: str, as_json: bool) -> None:
     """Commit the turns in progress and end; a second stop ends at once. Both lose nothing; `resume` continues."""
@@ -234,7 +244,7 @@ def _request_end(run: str, request: Literal["pause", "stop"], as_json: bool) -> 
 
 
 @command.command("set")
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE…")
 @with_json
 def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
@@ -309,7 +319,7 @@ def list_runs(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.option("--config", "only_config", is_flag=True, help="Print the run's configuration instead, as a file for "
               "`run start --config`.")  # fmt: skip
 @with_json
@@ -454,7 +464,7 @@ def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @with_json
 def verify(run: str, as_json: bool) -> None:
     """Recompute every hash of a run and report what does not match."""
@@ -477,7 +487,7 @@ def verify(run: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.option(
     "--set",
     "settings",
