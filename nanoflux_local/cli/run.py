@@ -12,6 +12,7 @@ from nanoflux_local.cli.common import Bar, current_home, launch_detached, plain,
 from nanoflux_local.cli.names import DOMAIN, PROFILE, RUN
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
+from nanoflux_local.run.rule_sets import RULE_SETS
 
 if TYPE_CHECKING:
     from nanoflux_local.config import RunConfig
@@ -58,6 +59,12 @@ def command() -> None:
 @click.option(
     "--budget-usd", type=click.FloatRange(0), help="Pause before the calls could cost more than this many dollars."
 )
+@click.option(
+    "--rules",
+    type=click.Choice(list(RULE_SETS)),
+    help="Rule set: paper (the paper's protocol) or proven (keep only questions whose answer is supported) "
+    "[default: paper].",
+)
 @click.option("--name", default="", help="Name of the run, shown in lists.")
 @click.option(
     "--novel-against",
@@ -88,6 +95,7 @@ def start(
     fork: str | None,
     novel_against: tuple[str, ...],
     config_file: str | None,
+    rules: str | None,
     name: str,
     settings: tuple[str, ...],
     as_json: bool,
@@ -116,6 +124,8 @@ def start(
     layers.append(Layer("--set", parse_settings(settings)))
     flags = {"target": numbers["examples"], **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")}}
     layers += [Layer(FLAGS[key], {key: value}) for key, value in flags.items() if value is not None]
+    if rules:
+        layers.append(Layer("--rules", {"rules": rules}))
     if budget_usd is not None:
         layers.append(Layer("--budget-usd", {"budget": {"usd": budget_usd}}))
     home = current_home() if dry_run else current_home().prepare()
@@ -128,7 +138,8 @@ def start(
     else:
         config = configs.resolve(str(domain), profile or "embedded", overrides, home)
     if dry_run:
-        lower = run_layers(fork, home) if fork else base_layers(str(domain), profile or "embedded", home)
+        named = str(overrides.get("rules", ""))
+        lower = run_layers(fork, home, named) if fork else base_layers(str(domain), profile or "embedded", home, named)
         show_preview(home, config, [*lower, *layers], as_json)
         return
     if numbers["rounds"]:
@@ -352,6 +363,7 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
     return [
         ("name", run.name),
         ("domain", run.domain),
+        ("rules", run.rules),
         *([("fork of", run.forked_from)] if run.forked_from else []),
         ("status", f"{run.status} {run.message}".strip()),
         ("kept", f"{run.kept} of {run.target} in {run.turns} turns"),
@@ -365,6 +377,7 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
         *([("dollars", _describe_dollars(run))] if priced else []),
         *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in run.faults.items()),
         ("seconds", run.seconds),
+        *_pass_rate_rows(run.pass_rates),
         *_level_rows(run.levels),
         *_trial_rows(overview.judge_trial),
         *_panel_rows(overview.panel),
@@ -398,6 +411,13 @@ def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str,
 
 def _reasoning_cut_rows(attempts: int) -> list[tuple[str, object]]:
     return [("cut in reasoning", f"{attempts} attempts ended without an answer")] if attempts else []
+
+
+def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
+    """How often the defender answered the kept examples correctly, unless it answered each only once."""
+    if not set(pass_rates) - {"0 of 1", "1 of 1"}:
+        return []
+    return [("pass rates", ", ".join(f"{rate}: {count}" for rate, count in pass_rates.items()))]
 
 
 def _level_rows(levels: dict[str, int]) -> list[tuple[str, object]]:
@@ -495,17 +515,20 @@ def verify(run: str, as_json: bool) -> None:
     metavar="KEY=VALUE",
     help="Setting to change, e.g. novelty.question=0.8; repeatable.",
 )
+@click.option("--rules", type=click.Choice(list(RULE_SETS)), help="Rule set to replay the run under.")
 @with_json
-def replay(run: str, settings: tuple[str, ...], as_json: bool) -> None:
+def replay(run: str, settings: tuple[str, ...], rules: str | None, as_json: bool) -> None:
     """Replay a run from the ledger alone, with no endpoint, and compare the digests.
 
-    With --set: show which examples would have been kept under other thresholds, judge rules or retries, and which
-    calls are missing.
+    With --set or --rules: show which examples would have been kept under other thresholds, rules, checks or retries,
+    which calls are missing, and what they would cost.
     """
     from nanoflux_local.run import runs
 
     home = current_home()
     run = _find_id(home, run)
+    if rules:
+        settings = (f"rules={rules}", *settings)
     if settings:
         _show_what_if(home, run, settings, as_json)
         return
@@ -540,7 +563,9 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
     if needed.turns:
         calls = ", ".join(f"{entry.calls} {entry.role} {entry.kind}".replace("  ", " ") for entry in needed.by)
         say(f"{needed.turns} turns need calls that were never made and count as not kept: at least {calls};")
-        say(f"about {needed.expected} calls are expected if these turns continue like the recorded ones")
+        dollars = "" if needed.usd is None else f" and ${needed.usd:.2f}"
+        cost = f"{needed.expected} calls with {needed.tokens:,} tokens{dollars}"
+        say(f"about {cost} are expected if these turns continue like the recorded ones")
     if what_if.complete:
         say(f"digest {what_if.digest}" + (", as recorded" if what_if.same else ""))
     else:
