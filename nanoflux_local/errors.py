@@ -1,6 +1,6 @@
 """The errors that a user sees: what happened, where, and what to do. Each class has its exit code.
 
-A programming error is none of these classes and keeps its traceback.
+Programming errors have other classes and keep their traceback.
 """
 
 

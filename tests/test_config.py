@@ -4,7 +4,15 @@ import re
 
 import pytest
 
-from nanoflux_local.config import EndpointConfig, Novelty, RunConfig, merged, parse_setting, read_toml, validated
+from nanoflux_local.config import (
+    EndpointConfig,
+    Novelty,
+    RunConfig,
+    merge_tables,
+    parse_setting,
+    read_toml,
+    validate_model,
+)
 from nanoflux_local.endpoints.build import build_embedder, build_endpoint
 from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import ConfigError, RefusedError
@@ -71,10 +79,10 @@ def test_setting_without_key_or_value_is_refused(text):
 
 def test_merged_prefers_later_values_and_changes_no_input():
     base, over = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4}
-    assert merged(base, over) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
+    assert merge_tables(base, over) == {"a": {"b": 9, "c": 2}, "d": 3, "e": 4}
     assert (base, over) == ({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 9}, "e": 4})
-    assert merged({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
-    assert merged({"a": 2}, {"a": {"b": 1}}) == {"a": {"b": 1}}
+    assert merge_tables({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
+    assert merge_tables({"a": 2}, {"a": {"b": 1}}) == {"a": {"b": 1}}
 
 
 UNKNOWN = {
@@ -210,7 +218,7 @@ def test_configuration_is_frozen_and_survives_json(home):
     config = resolve("starter", "embedded", {"seed": 5}, home)
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 6
-    assert validated(RunConfig, config.model_dump(mode="json"), "stored") == config
+    assert validate_model(RunConfig, config.model_dump(mode="json"), "stored") == config
 
 
 def test_changed_prompts_refuse_an_earlier_run(home):

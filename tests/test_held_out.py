@@ -219,7 +219,7 @@ def test_resume_with_a_changed_domain_is_refused(tmp_path: Path) -> None:
     file.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\n')
     run = asyncio.run(runs.start(home, configs.resolve("mine", "scripted", {"max_turns": 2}, home)))
     file.write_text('extends = "starter-genetics"\nfocus = "Ask for the effect."\n')
-    with pytest.raises(RefusedError, match="the domain 'mine' is not as it was"):
+    with pytest.raises(RefusedError, match="the domain 'mine' has changed"):
         asyncio.run(runs.carry_on(home, run))
     file.write_text('extends = "starter-genetics"\nfocus = "Ask for the cause."\nconfidence = 0.95\n')
     asyncio.run(runs.carry_on(home, run))  # which a run's own configuration holds

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
-from nanoflux_local.cli.names import EVALUATION
 from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def _accuracy_cells(strict: "Mapping[str, Any] | None") -> list[str]:
 
 
 @click.command()
-@click.argument("evaluation", type=EVALUATION)
+@click.argument("evaluation")
 @with_json
 def show(evaluation: str, as_json: bool) -> None:
     """Show an evaluation: its settings, its accuracy and its missing replies."""
@@ -105,7 +104,7 @@ def show(evaluation: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("evaluation", type=EVALUATION)
+@click.argument("evaluation")
 @click.option("--flips", "other", default="", metavar="EVAL", help="List only the items that flip between the two.")
 @click.option("--item", default="", help="Show one item in full: question, gold answer and all replies.")
 @with_json

@@ -6,13 +6,12 @@ from typing import Any
 import click
 
 from nanoflux_local.cli.common import build_choice, current_home, print_json, print_table, say, with_choice, with_json
-from nanoflux_local.cli.names import RUN
 
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet")
 
 
 @click.command(name="export")
-@click.argument("run", type=RUN)
+@click.argument("run")
 @click.option(
     "--format", "kind", type=click.Choice(FORMATS), default="chat", show_default=True, help="Format of the rows."
 )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
-from nanoflux_local.cli.names import PROFILE
 from nanoflux_local.errors import NanofluxError, UsageError
 from nanoflux_models.placement import ACTIVATIONS_GIB, ASLEEP_GIB, CUDA_GIB, GRAPHS_GIB, LIMIT, Plan, Server
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("plan")
-@click.argument("profile", type=PROFILE)
+@click.argument("profile")
 @click.option("--gpus", default="", help="Memory of each GPU in GiB, e.g. 40,40 [default: as nvidia-smi reports].")
 @click.option("--sequences", type=click.IntRange(1), help="Number of concurrent requests [default: the profile's].")
 @click.option("--context", type=click.IntRange(1), help="Tokens per request [default: the profile's].")
@@ -96,7 +95,7 @@ def _workloads(profile: str, sequences: int | None, context: int | None) -> "dic
     """The workload of each model that managed vLLM serves for the profile's roles, judge panel and solvers. A model
     that several of them use is one server.
     """
-    from nanoflux_local.config import EndpointConfig, validated
+    from nanoflux_local.config import EndpointConfig, validate_model
     from nanoflux_local.endpoints.build import check_endpoint
     from nanoflux_local.endpoints.managed.launches import CONCURRENCY, workloads
     from nanoflux_local.run.configs import load_profile
@@ -110,7 +109,7 @@ def _workloads(profile: str, sequences: int | None, context: int | None) -> "dic
     chosen = []
     for name in [name for name in dict.fromkeys(bound) if name in endpoints]:
         where = f"profile {profile}: endpoints.{name}"
-        chosen.append(validated(EndpointConfig, endpoints[name], where))
+        chosen.append(validate_model(EndpointConfig, endpoints[name], where))
         check_endpoint(chosen[-1], where)
     by_model = workloads(chosen, values.get("concurrency", CONCURRENCY), current_home())
     return {

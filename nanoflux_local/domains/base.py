@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from nanoflux_local.config import SeedCount, Strict, TrialKind, merged, validated
+from nanoflux_local.config import SeedCount, Strict, TrialKind, merge_tables, validate_model
 from nanoflux_local.records import digest
 
 AnswerKind = Literal["number", "choice", "text"]
@@ -195,5 +195,5 @@ def domain_on(
     begun: Mapping[str, Any], values: Mapping[str, Any], name: str, prompts: Mapping[str, str], source: str
 ) -> Domain:
     """A domain that begins as `begun` does; its own `values` and `prompts` come before. `source` is named in errors."""
-    whole = {**merged(begun, values), "name": name, "prompts": begun["prompts"] | prompts}
-    return validated(Domain, whole, source)
+    whole = {**merge_tables(begun, values), "name": name, "prompts": begun["prompts"] | prompts}
+    return validate_model(Domain, whole, source)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from nanoflux_local.config import EndpointConfig, Price, read_toml, validated
+from nanoflux_local.config import EndpointConfig, Price, read_toml, validate_model
 from nanoflux_local.endpoints.kinds.base import find_kind
 
 OWN = "prices.toml"
@@ -31,7 +31,7 @@ def price_of(endpoint: EndpointConfig, home: Path) -> Price | None:
         models = table.get(host, {})
         for name in (endpoint.model, _DATE.sub("", endpoint.model)):
             if name in models:
-                return validated(Price, models[name], f"{path}: {host}: {name}")
+                return validate_model(Price, models[name], f"{path}: {host}: {name}")
     return None
 
 

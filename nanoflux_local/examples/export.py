@@ -22,7 +22,6 @@ from nanoflux_local.files import write_new
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.redaction import redact
-from nanoflux_local.run.rule_sets import DESCRIPTIONS, PAPER
 from nanoflux_local.seeds.datasets import find_licence, seed_datasets
 from nanoflux_local.train.choice import Choice, choose_rows, example_of
 from nanoflux_local.train.data import TrainingExample, data_digest
@@ -48,8 +47,6 @@ class ExportSummary:
     data_digest: str
     reasons: Mapping[str, int]
     levels: Mapping[str, int]
-    rules: str
-    pass_rates: Mapping[str, int]
     choice: Mapping[str, Any]
     seeds: Mapping[str, str]
     models: Mapping[str, str]
@@ -121,8 +118,6 @@ class _Dataset:
             data_digest=data_digest(self.examples),
             reasons=dict(sorted(Counter(row["reason"] for row in self.rows).items())),
             levels=dict(sorted(levels.items())),
-            rules=json.loads(self.run["config"]).get("rules", PAPER),
-            pass_rates=_count_pass_rates(self.rows),
             choice=dict(self.choice),
             seeds=dict(self.seeds),
             models=dict(self.models),
@@ -131,12 +126,6 @@ class _Dataset:
             sha256=hashlib.sha256(content).hexdigest(),
             card=str(card),
         )
-
-
-def _count_pass_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The number of rows by pass rate, the hardest first: {"0 of 4": 3, "1 of 4": 5}."""
-    rated = sorted((row for row in rows if row["tries"]), key=lambda row: (row["pass_rate"], row["tries"]))
-    return dict(Counter(f"{row['passes']} of {row['tries']}" for row in rated))
 
 
 def _list_models(home: Home, run: Mapping[str, Any]) -> dict[str, str]:
@@ -189,17 +178,12 @@ def _encode_rows(kind: str, dataset: _Dataset) -> bytes:
     rows also have question, solution and answer as columns."""
     parts = ("question", "solution", "answer") if kind == "parquet" else ()
     keys = [key for key in ("id", "turn", "reason", "level", *parts) if dataset.rows[0].get(key) is not None]
-    rated = any(row["tries"] != 1 for row in dataset.rows)
     shaped = [
-        {**{key: row[key] for key in keys}, **(_pass_rate(row) if rated else {}), **FORMATS[kind](example)}
+        {**{key: row[key] for key in keys}, **FORMATS[kind](example)}
         for row, example in zip(dataset.rows, dataset.examples, strict=True)
     ]
     lines = [_encode_line(row) for row in shaped]
     return _encode_parquet(shaped) if kind == "parquet" else b"".join(lines)
-
-
-def _pass_rate(row: Mapping[str, Any]) -> Row:
-    return {"pass_rate": [row["passes"], row["tries"]]}
 
 
 def _encode_line(row: Row) -> bytes:
@@ -253,8 +237,6 @@ question or solved it in a new way. NanoFlux Local {__version__} wrote this file
 | chosen by | {_describe_choice(summary.choice)} |
 | kept because | {_format_counts(summary.reasons)} |
 | quality level | {_format_counts(summary.levels) or "not scored"} |
-| rules | {summary.rules}: {DESCRIPTIONS[summary.rules]} |
-| right answers of the defender | {", ".join(f"{rate}: {count}" for rate, count in summary.pass_rates.items())} |
 
 ## Licences
 

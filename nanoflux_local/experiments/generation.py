@@ -2,7 +2,7 @@
 
 import asyncio
 
-from nanoflux_local.config import merged
+from nanoflux_local.config import merge_tables
 from nanoflux_local.experiments.grid import GENERATE, Plan
 from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.ledger.views import LedgerView
@@ -38,7 +38,7 @@ def generate_run(home: Home, plan: Plan, seed_count: int, on_step: OnStep) -> st
     run = str(row["id"]) if row else ""
     if not run:
         fixed = {"seeds": {"min": seed_count, "max": seed_count}} if seed_count else {}
-        settings = merged(merged({"target": plan.scale.examples}, plan.scale.run), fixed)
+        settings = merge_tables(merge_tables({"target": plan.scale.examples}, plan.scale.run), fixed)
         config = configs.resolve(plan.scale.domain, plan.scale.profile, settings, home)
         run = asyncio.run(runs.start(home, config, name))
     asyncio.run(runs.carry_on(home, run, lambda progress: on_step("examples", progress.kept, progress.target)))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from nanoflux_local.config import Strict, read_toml, validated
+from nanoflux_local.config import Strict, read_toml, validate_model
 from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import digest
@@ -172,4 +172,4 @@ def load_grid(name: str) -> tuple[str, Grid]:
     else:
         raise ConfigError(f"no grid {name!r}", f"{suggest(name, grids())}; or pass a .toml file")
     values = read_toml(path)
-    return path.stem, validated(Grid, values, str(path))
+    return path.stem, validate_model(Grid, values, str(path))

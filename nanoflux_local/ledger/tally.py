@@ -26,7 +26,7 @@ STEPS = ("attack", "validation-0", "defence", "evaluation-0")
 class Event:
     """A line for a log: a committed turn, or a failed request."""
 
-    at: str
+    time: str
     kind: str
     text: str
 

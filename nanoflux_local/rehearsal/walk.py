@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from nanoflux_local.adapters.store import find_adapter
-from nanoflux_local.config import EndpointConfig, RunConfig, merged
+from nanoflux_local.config import EndpointConfig, RunConfig, merge_tables
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import build_model_endpoint
@@ -132,7 +132,7 @@ def _config(profile: str, stage: Stage) -> RunConfig:
     values = load_profile(profile)
     stated = values.get("endpoints", {})
     for_cpu = not found_gpus() or stage.interpreter().for_cpu
-    overrides = merged(OVERRIDES, stage.overrides(stated, for_cpu))
+    overrides = merge_tables(OVERRIDES, stage.overrides(stated, for_cpu))
     config = resolve(DOMAIN, profile, overrides, stage.home)
     local = [name for name in config.players if config.endpoints[name].interface == "in_process"]
     if local:

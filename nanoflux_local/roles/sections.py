@@ -39,7 +39,7 @@ def read_sections(text: str, names: Sequence[str], once: Sequence[str] = ()) -> 
     decide something, so a second, different text makes the reply unreadable. An invented next turn of the
     conversation after a complete reply is ignored.
     """
-    visible = _unfenced(strip_reasoning(storable(text)))
+    visible = _strip_fence(strip_reasoning(storable(text)))
     texts_by_name = _best_reading(visible, names, once)
     missing = _missing(texts_by_name, names)
     if missing:
@@ -106,7 +106,7 @@ def _bare(value: str) -> str:
     return value.strip(" .*_`\n").casefold()
 
 
-def _unfenced(text: str) -> str:
+def _strip_fence(text: str) -> str:
     """The text without a code fence that encloses all of it, closed or not. A fence inside the text stays."""
     first, *body = text.strip().split("\n")
     fence = _OPENING_FENCE.fullmatch(first)
@@ -148,7 +148,7 @@ def _heading(names: Names) -> re.Pattern[str]:
 def _bare_heading(names: Names) -> re.Pattern[str]:
     """Matches such a line, or a line with nothing but the name, marked as a heading or in capitals."""
     number = r"(?:\d+[.)][ \t*_]*)?"
-    spelled, end = _spelled(names), r"[ \t]*\r?$"
+    spelled, end = _names_pattern(names), r"[ \t]*\r?$"
     marked = rf"^[ \t>]*(?:#+[ \t]*[*_]*|[*_]{{2}}|\d+[.)][ \t]*[*_]{{2}})[ \t]*{number}({spelled})[ \t#*_]*{end}"
     capitals = rf"^[ \t>]*{number}(?-i:({spelled})){end}"
     pattern = rf"{_with_colon(names)}|{marked}|{capitals}"
@@ -156,10 +156,10 @@ def _bare_heading(names: Names) -> re.Pattern[str]:
 
 
 def _with_colon(names: Names) -> str:
-    return rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({_spelled(names)})[ \t#*]*[:：][ \t*]*"
+    return rf"^[ \t#*>]*(?:\d+[.)][ \t*]*)?({_names_pattern(names)})[ \t#*]*[:：][ \t*]*"
 
 
-def _spelled(names: Names) -> str:
+def _names_pattern(names: Names) -> str:
     return "|".join(r"[ \t_]+".join(map(re.escape, words)) for words in names)
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from nanoflux_local.config import RunConfig, merged, validated
+from nanoflux_local.config import RunConfig, merge_tables, validate_model
 from nanoflux_local.errors import RefusedError
 from nanoflux_local.jobs import RUN, Work, hold_lock
 from nanoflux_local.ledger.store import Ledger, now
@@ -38,15 +38,15 @@ async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
         with LedgerView(home.ledger) as view:
             row = view.find_run(run)
         config, environment = (
-            validated(RunConfig, json.loads(row["config"]), f"run {run}"),
+            validate_model(RunConfig, json.loads(row["config"]), f"run {run}"),
             json.loads(row["environment"]),
         )
         _refuse_other_keys(run, config, changes)
         values = config.model_dump(mode="json")
         for name, settings in changes.items():
             for key in settings:
-                values = merged(values, {"endpoints": {name: EMPTY.get(key, {})}})
-            values = merged(values, {"endpoints": {name: settings}})
+                values = merge_tables(values, {"endpoints": {name: EMPTY.get(key, {})}})
+            values = merge_tables(values, {"endpoints": {name: settings}})
         moved = validate_run(values)
         await _refuse_other_models(home, run, moved, recorded_identities(environment), changes)
         if moves := _list_moves(config, moved):

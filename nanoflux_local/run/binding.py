@@ -36,7 +36,6 @@ from nanoflux_local.roles.base import Player
 from nanoflux_local.roles.build import build_judge, build_rater
 from nanoflux_local.roles.checks.base import SANDBOX, SEARCH, needed_tools
 from nanoflux_local.roles.defender import Defender, reply_budget
-from nanoflux_local.roles.marking import Marker
 from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.run.held_out import HeldOut
 from nanoflux_local.run.turn import Attacker, Cast, Rules
@@ -159,10 +158,9 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
 
     first, second = config.roles.attacker.endpoint, config.roles.defender.endpoint
     judge, rater = build_judge(config, domain, identities, judging), build_rater(config, domain, judging)
-    marker = Marker(domain, judge)
-    casts = [Cast(attacker(first), defender(second), judge, rater, marker)]
+    casts = [Cast(attacker(first), defender(second), judge, rater)]
     if PROGRAM not in (first, second) and first != second:  # two models swap after each turn (paper §3)
-        casts.append(Cast(attacker(second), defender(first), judge, rater, marker))
+        casts.append(Cast(attacker(second), defender(first), judge, rater))
     questions: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:
@@ -180,7 +178,7 @@ def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
         )
     if config.domain_hash not in ("", domain.hash):  # "" in runs of versions that did not record it
         raise RefusedError(
-            f"the domain {domain.name!r} is not as it was when this run was started",
+            f"the domain {domain.name!r} has changed since this run was started",
             "restore its file, run it with the version of NanoFlux that started it, or start a new run",
         )
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from nanoflux_local.config import RunConfig, spelled
+from nanoflux_local.config import RunConfig, format_settings
 from nanoflux_local.errors import EndpointError
 
 
@@ -19,7 +19,7 @@ def resume_command(run: str, settings: Mapping[str, Any]) -> str:
 
 
 def _set_options(settings: Mapping[str, Any]) -> list[str]:
-    return [word for setting in spelled(settings) for word in ("--set", setting)]
+    return [word for setting in format_settings(settings) for word in ("--set", setting)]
 
 
 def write_fix(error: EndpointError, run: str, config: RunConfig) -> str:

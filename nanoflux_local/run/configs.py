@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.config import PROGRAM, EndpointConfig, RunConfig, merged, read_toml, validated
+from nanoflux_local.config import PROGRAM, EndpointConfig, RunConfig, merge_tables, read_toml, validate_model
 from nanoflux_local.domains.base import Domain, Sections
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
@@ -27,7 +27,6 @@ from nanoflux_local.endpoints.prices import price_of
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
-from nanoflux_local.run.rule_sets import PAPER, rule_settings
 from nanoflux_local.seeds.datasets import held_out_here, seed_datasets, with_seeds
 from nanoflux_local.suggestions import suggest
 from nanoflux_models.manifest import load_manifest
@@ -69,7 +68,7 @@ def profile_paths(home: Home | None) -> dict[str, Path]:
 
 
 def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], home: Home) -> RunConfig:
-    """The frozen configuration: domain, then rule set, then profile, then the embedder's thresholds, then `overrides`.
+    """The frozen configuration: domain, then profile, then the embedder's thresholds, then `overrides`.
 
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
@@ -79,17 +78,16 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     without_programs = profile.pop("without_programs", {})
     if not isinstance(without_programs, dict):
         raise ConfigError(f"profile {profile_name}: without_programs is not a table", "correct the profile")
+    values = merge_tables(domain.defaults(), profile)
     if not domain.programs:
-        profile = merged(profile, without_programs)
-    rules = merged(profile, overrides).get("rules")
-    values = merged(merged(domain.defaults(), rule_settings(rules) if rules != PAPER else {}), profile)
-    values = merged(values, {"profile": profile_name, "domain_hash": domain.hash})
+        values = merge_tables(values, without_programs)
+    values = merge_tables(values, {"profile": profile_name, "domain_hash": domain.hash})
     values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
-    draft = validate_run({**merged(values, overrides), "budget": {}})  # a cap in dollars needs the prices added below
-    values = merged(values, {"novelty": _find_thresholds(draft.endpoints[draft.embedder], domain, home)})
-    values = merged(values, {"endpoints": _find_prices(draft, home)})
-    values = merged(values, {"endpoints": _find_reasoning_tokens(draft.endpoints, home)})
-    config = validate_run(merged(values, overrides))
+    draft = validate_run({**merge_tables(values, overrides), "budget": {}})  # a cap in dollars needs the prices below
+    values = merge_tables(values, {"novelty": _find_thresholds(draft.endpoints[draft.embedder], domain, home)})
+    values = merge_tables(values, {"endpoints": _find_prices(draft, home)})
+    values = merge_tables(values, {"endpoints": _find_reasoning_tokens(draft.endpoints, home)})
+    config = validate_run(merge_tables(values, overrides))
     _refuse_unplayable(config, domain)
     # Recorded with the run, so that datasets imported later change neither.
     datasets = config.datasets or with_seeds(home.ledger, seed_datasets(domain))
@@ -105,7 +103,7 @@ def validate_run(values: Mapping[str, Any], where: str = "the configuration") ->
     Raises:
         ConfigError: a key or value is wrong; the message begins with `where`.
     """
-    config = validated(RunConfig, values, where)
+    config = validate_model(RunConfig, values, where)
     check_endpoints(config, where)
     return config
 
@@ -113,20 +111,17 @@ def validate_run(values: Mapping[str, Any], where: str = "the configuration") ->
 def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
     """The configuration of another run with changes applied. Novelty thresholds belong to an embedder (SPEC §6),
     reasoning tokens to a model: if `changes` replace either, they are looked up again unless `changes` state them.
-    Another rule set brings its settings.
 
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
     """
     domain = load_domain(config.domain, home.root)
-    if changes.get("rules", config.rules) != config.rules:
-        changes = merged(rule_settings(changes["rules"]), changes)
-    values = merged(config.model_dump(mode="json"), changes)
+    values = merge_tables(config.model_dump(mode="json"), changes)
     changed = validate_run(values)
     if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:
-        values = merged(values, {"novelty": _find_thresholds(changed.endpoints[changed.embedder], domain, home)})
-    values = merged(values, {"endpoints": _replace_reasoning_tokens(config, changed, changes, home)})
-    changed = validate_run(merged(values, changes))
+        values = merge_tables(values, {"novelty": _find_thresholds(changed.endpoints[changed.embedder], domain, home)})
+    values = merge_tables(values, {"endpoints": _replace_reasoning_tokens(config, changed, changes, home)})
+    changed = validate_run(merge_tables(values, changes))
     _refuse_unplayable(changed, domain)
     return changed
 
@@ -224,7 +219,7 @@ def build_profile_endpoint(
         problem = f"profile {profile} has no endpoint {name!r}{f' to play {role}' if role else ''}"
         raise ConfigError(problem, suggest(name, endpoints, "name one of"))
     where = f"profile {profile}: endpoints.{name}"
-    config = validated(EndpointConfig, {**endpoints[name], **(settings or {})}, where)
+    config = validate_model(EndpointConfig, {**endpoints[name], **(settings or {})}, where)
     check_endpoint(config, where)
     config = complete_endpoint(config, home)
     return build_endpoint(name, config, home), config

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from nanoflux_local import jobs
-from nanoflux_local.config import RunConfig, Strict, validated
+from nanoflux_local.config import RunConfig, Strict, validate_model
 from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
@@ -123,7 +123,7 @@ class _SeriesWorker:
         self.home, self.ledger, self.id, self.on_step = home, ledger, series, on_step
         with LedgerView(home.ledger) as view:
             row = find(view, series)
-        self.settings = validated(Rounds, json.loads(row["settings"]), f"series {series}")
+        self.settings = validate_model(Rounds, json.loads(row["settings"]), f"series {series}")
         self.requests: list[StopRequest] = []
         self.current_step: Work | None = None
 
@@ -341,7 +341,7 @@ def summarize_series(home: Home, series: str) -> SeriesSummary:
     """
     with LedgerView(home.ledger) as view:
         row = find(view, series)
-        settings = validated(Rounds, json.loads(row["settings"]), f"series {row['id']}")
+        settings = validate_model(Rounds, json.loads(row["settings"]), f"series {row['id']}")
         rounds = tuple(_summarize_round(view, round_) for round_ in load_rounds(view, row["id"]))
         helpful_adapters = [round_.adapter for round_ in rounds if round_.helped]
         fields = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.config import LIVE, RunConfig, merged, validated
+from nanoflux_local.config import LIVE, RunConfig, merge_tables, validate_model
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote.listing import find_other_models
@@ -129,7 +129,7 @@ async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purs
             engine.drain()
 
     def on_settings(text: str) -> None:
-        config = validated(RunConfig, json.loads(text), "the changed configuration")
+        config = validate_model(RunConfig, json.loads(text), "the changed configuration")
         engine.reconfigure(config)
         purse.set_budget(config.budget)
 
@@ -169,9 +169,9 @@ def change(home: Home, run: str, settings: Mapping[str, Any]) -> RunConfig:
     """
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
-        old = validated(RunConfig, json.loads(row["config"]), f"run {run}")
+        old = validate_model(RunConfig, json.loads(row["config"]), f"run {run}")
         kept = len(view.examples(run))
-    new = validate_run(merged(old.model_dump(mode="json"), settings))
+    new = validate_run(merge_tables(old.model_dump(mode="json"), settings))
     fixed = [key for key in RunConfig.model_fields if key not in LIVE and getattr(new, key) != getattr(old, key)]
     if fixed:
         raise RefusedError(
@@ -196,7 +196,7 @@ def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list
     """
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
-        config = validated(RunConfig, json.loads(row["config"]), f"run {run}")
+        config = validate_model(RunConfig, json.loads(row["config"]), f"run {run}")
         pinned = view.pinned(row["id"])
         versions = {key: tuple(pinned.get(name, name) for name in getattr(config, key)) for key in NAMES_DATASETS}
         config = config.model_copy(update=versions if pinned else {})

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanoflux_local.config import RunConfig, merged
+from nanoflux_local.config import RunConfig, merge_tables
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run.configs import load_profile
-from nanoflux_local.run.rule_sets import PAPER, rule_settings
 
 DEFAULT = "default"
 LOOKED_UP = (
@@ -45,8 +44,8 @@ class Setting:
     source: str
 
 
-def base_layers(domain_name: str, profile_name: str, home: Home, rules: str = "") -> list[Layer]:
-    """The layers below a user's own settings: the domain, then the rule set (default: the profile's), then the profile.
+def base_layers(domain_name: str, profile_name: str, home: Home) -> list[Layer]:
+    """The layers below a user's own settings: the domain, then the profile.
 
     Raises:
         ConfigError: there is no such domain or profile.
@@ -54,30 +53,26 @@ def base_layers(domain_name: str, profile_name: str, home: Home, rules: str = ""
     domain, profile = load_domain(domain_name, home.root), load_profile(profile_name, home)
     without_programs = profile.pop("without_programs", {})
     if not domain.programs:
-        profile = merged(profile, without_programs)
-    rules = rules or profile.get("rules", PAPER)
-    middle = [] if rules == PAPER else [Layer(f"rules {rules}", rule_settings(rules))]
-    return [Layer("domain", domain.defaults()), *middle, Layer(f"profile {profile_name}", profile)]
+        profile = merge_tables(profile, without_programs)
+    return [Layer("domain", domain.defaults()), Layer(f"profile {profile_name}", profile)]
 
 
-def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
-    """The layers below the settings of a fork: the stored configuration of `run`, then another rule set if named.
+def run_layers(run: str, home: Home) -> list[Layer]:
+    """The layer below the settings of a fork: the stored configuration of `run`.
 
     Raises:
         NothingMatchedError: there is no such run.
     """
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
-    config = json.loads(row["config"])
-    changed = rules and rules != config.get("rules", PAPER)
-    return [Layer(f"run {row['id']}", config), *([Layer(f"rules {rules}", rule_settings(rules))] if changed else [])]
+    return [Layer(f"run {row['id']}", json.loads(row["config"]))]
 
 
 def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
     """The values of all layers; of two values for a key, the later one."""
     values: dict[str, Any] = {}
     for layer in layers:
-        values = merged(values, layer.values)
+        values = merge_tables(values, layer.values)
     return values
 
 

@@ -1,7 +1,7 @@
 """TensorBoard, if it is installed: the curves of a training as event files, in addition to the ledger.
 
-Owns the names of the curves. The ledger is authoritative. When a training resumes, TensorBoard is told to discard the
-steps that are repeated.
+Owns the names of the curves. The ledger is authoritative. When a training resumes, TensorBoard discards the steps
+that are repeated.
 """
 
 from collections.abc import Iterator

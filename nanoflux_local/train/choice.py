@@ -96,8 +96,7 @@ def choose_rows(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[s
 
 
 def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
-    columns = "id, turn, reason, question, solution, answer, content_hash, at, level, passes, tries, pass_rate"
-    fix = f"use the columns {columns}"
+    fix = "use the columns id, turn, reason, question, solution, answer, content_hash, at, level"
     try:
         return list(view.rows(sql, *values))
     except (LedgerError, sqlite3.Warning) as error:

@@ -48,7 +48,11 @@ async def _time_calls(sandbox: Sandbox, program: str, calls: int, apart_s: float
         result = await sandbox.run(program)
         times.append((time.perf_counter() - start) * 1000)
         if result.status != "ok":
-            raise SandboxError(f"a benchmark program ended with status {result.status}: {result.detail}", exit_code=1)
+            raise SandboxError(
+                f"a benchmark program ended with status {result.status}: {result.detail}",
+                "check the sandbox with `nanoflux sandbox check`",
+                exit_code=1,
+            )
     return times
 
 

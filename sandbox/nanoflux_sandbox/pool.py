@@ -61,7 +61,7 @@ class Sandbox:
         except UnavailableError as refusal:
             raise SandboxError(
                 f"this machine cannot isolate programs: {refusal}",
-                "Run `nanoflux sandbox check` to see which layers are missing.",
+                "see which layers are missing with `nanoflux sandbox check`",
             ) from None
         assert supply.warm is not None
         python, machine, libraries = supply.warm

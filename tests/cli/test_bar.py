@@ -1,4 +1,4 @@
-"""Progress without a terminal: one line for every tenth of the work, in each step."""
+"""Progress where nobody sees a bar: a line for every tenth part, of every step."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Forks: the settings of another run with changes, and reuse of every recorded call that still applies."""
+"""A fork: another run's settings with changes, and every remembered call that still applies is used again."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.config import RunConfig, parse_settings, spelled
+from nanoflux_local.config import RunConfig, format_settings, parse_settings
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -74,7 +74,7 @@ def test_fork_with_another_embedder_uses_its_thresholds(home: Home) -> None:
 def test_run_set_refuses_a_frozen_setting_and_prints_the_fork(home: Home, called: Callable) -> None:
     origin = first(home)
     settings = {"novelty": {"question": 0.4}, "domain": "it's", "budgets": {"ANSWER": 5}, "concurrency": 2}
-    assert parse_settings(spelled(settings)) == settings
+    assert parse_settings(format_settings(settings)) == settings
     with pytest.raises(RefusedError, match="affects the result") as refused:
         runs.change(home, origin["run"], {"novelty": {"question": 0.4}, "concurrency": 2})
     _, _, offered = refused.value.fix.partition(": ")

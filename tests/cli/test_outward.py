@@ -1,4 +1,4 @@
-"""Nothing leaves this machine: refused connections are reported, and a trace of system calls shows none."""
+"""What leaves this machine: nothing. Seen from inside, where a refusal is a message, and in the kernel's account."""
 
 import re
 import shutil

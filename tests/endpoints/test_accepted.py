@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.config import EndpointConfig, Send, validated
+from nanoflux_local.config import EndpointConfig, Send, validate_model
 from nanoflux_local.endpoints.build import check_endpoint
 from nanoflux_local.endpoints.faults import reporting_faults
 from nanoflux_local.endpoints.remote.accepted import INT32_SEEDS, accepted_by
@@ -118,7 +118,7 @@ def test_switches_change_no_identity_and_no_request_key(server: Any) -> None:
 def test_switches_that_mean_nothing_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         where = "profile: endpoints.x"
-        check_endpoint(validated(EndpointConfig, {"model": "m", **values}, where), where)
+        check_endpoint(validate_model(EndpointConfig, {"model": "m", **values}, where), where)
 
 
 # By what the server refuses

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.config import EndpointConfig, validated
+from nanoflux_local.config import EndpointConfig, validate_model
 from nanoflux_local.endpoints.build import build_endpoint
 from nanoflux_local.endpoints.chaos import Chaos
 from nanoflux_local.endpoints.faults import retry_after
@@ -298,7 +298,7 @@ def test_missing_key_file_is_named(tmp_path: Path) -> None:
 def test_address_with_a_secret_is_refused_without_repeating_it(url: str) -> None:
     for where in ({"url": url}, {"urls": [url, "http://other/v1"]}):
         with pytest.raises(ConfigError, match="no user, password or query") as error:
-            validated(EndpointConfig, {"interface": "openai_chat", "model": "m", **where}, "profile: endpoints.x")
+            validate_model(EndpointConfig, {"interface": "openai_chat", "model": "m", **where}, "profile: endpoints.x")
         assert "secret" not in f"{error.value}{error.value.fix}"
 
 

@@ -90,4 +90,4 @@ def test_occupied_port_is_reported(empty: Home) -> None:
         words = [sys.executable, "-m", "nanoflux_tui", "--home", str(empty.root), "--web", "--port",
                  str(taken.getsockname()[1])]  # fmt: skip
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "cannot be used" in done.stderr and "Choose another port" in done.stderr
+    assert done.returncode == 2 and "cannot be used" in done.stderr and "choose another port" in done.stderr

@@ -56,7 +56,7 @@ class LedgerReader:
             self._close_view()  # the next query opens a ledger that was repaired or restored meanwhile
             raise
         except (ValueError, TypeError, LookupError) as error:
-            fix = "Run `nanoflux run verify RUN` on its runs to find the damaged record."
+            fix = "find the damaged record with `nanoflux run verify RUN`"
             raise LedgerError(f"{self.ledger}: a record cannot be read ({error})", fix) from error
 
     def _open(self) -> LedgerView:
@@ -64,7 +64,7 @@ class LedgerReader:
         if self._view is None or file != self._file:
             self._close_view()
             if file is None:
-                raise NothingMatchedError(f"there is no ledger at {self.ledger} yet", "Start a run: press n.")
+                raise NothingMatchedError(f"there is no ledger at {self.ledger} yet", "start a run: press n")
             self._view, self._file = LedgerView(self.ledger, WAIT_S), file
         return self._view
 

@@ -102,6 +102,6 @@ def _find_free_port(port: int) -> int:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            fix = "Choose another port, or omit --port to use a free one."
+            fix = "choose another port, or omit --port to use a free one"
             raise UsageError(f"port {port} cannot be used: {error.strerror}", fix) from error
         return int(probe.getsockname()[1])

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from nanoflux_local.config import EndpointConfig, validated
+from nanoflux_local.config import EndpointConfig, validate_model
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.build import build_embedder, build_model_endpoint
 from nanoflux_local.errors import NothingMatchedError
@@ -150,7 +150,7 @@ async def _embed_solutions(home: Home, plan: Plan, pairs: Sequence[Solutions]) -
     """Unit vectors of the right and of the wrong solutions, each of shape (pairs, dimensions)."""
     profile = configs.load_profile(plan.scale.profile, home)
     name = profile["embedder"]
-    embedder = build_embedder(validated(EndpointConfig, profile["endpoints"][name], f"endpoints.{name}"), home)
+    embedder = build_embedder(validate_model(EndpointConfig, profile["endpoints"][name], f"endpoints.{name}"), home)
     try:
         with Ledger(home.ledger) as ledger:
             calls = RememberedCalls(ledger, plan.id, {"embed": embedder.embed})

@@ -54,7 +54,7 @@ class AnswerableCheck:
     retries: int
 
     @classmethod
-    def enabled(cls, rules: JudgeRules) -> bool:
+    def is_enabled(cls, rules: JudgeRules) -> bool:
         """Whether "answerable" is among `judge.checks`."""
         return cls.name in rules.checks
 

@@ -65,7 +65,7 @@ class Check(Protocol):
     objection: ClassVar[str]
 
     @classmethod
-    def enabled(cls, rules: JudgeRules) -> bool:
+    def is_enabled(cls, rules: JudgeRules) -> bool:
         """Whether a run with these rules uses the check."""
         ...
 
@@ -107,7 +107,7 @@ def enabled_checks(rules: JudgeRules) -> list[type[Check]]:
     unknown = [name for name in rules.checks if name not in kinds]
     if unknown:
         raise ConfigError(f"judge.checks: there is no check {unknown[0]!r}", f"choose from: {', '.join(kinds)}")
-    return [kind for kind in kinds.values() if kind.enabled(rules)]
+    return [kind for kind in kinds.values() if kind.is_enabled(rules)]
 
 
 def needed_tools(rules: JudgeRules) -> set[str]:

@@ -36,7 +36,7 @@ class CodeCheck:
     retries: int
 
     @classmethod
-    def enabled(cls, rules: JudgeRules) -> bool:
+    def is_enabled(cls, rules: JudgeRules) -> bool:
         """`judge.code_check`, or "code" among `judge.checks`."""
         return rules.code_check or cls.name in rules.checks
 

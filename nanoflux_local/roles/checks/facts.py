@@ -49,7 +49,7 @@ class FactCheck:
     retries: int
 
     @classmethod
-    def enabled(cls, rules: JudgeRules) -> bool:
+    def is_enabled(cls, rules: JudgeRules) -> bool:
         """`judge.fact_check`, or "facts" among `judge.checks`."""
         return rules.fact_check or cls.name in rules.checks
 

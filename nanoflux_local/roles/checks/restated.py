@@ -40,7 +40,7 @@ class RestatedCheck:
     threshold: float
 
     @classmethod
-    def enabled(cls, rules: JudgeRules) -> bool:
+    def is_enabled(cls, rules: JudgeRules) -> bool:
         """Whether "restated" is among `judge.checks`."""
         return cls.name in rules.checks
 

@@ -87,7 +87,9 @@ def read_experiment(view: LedgerView, home: Home, experiment: str) -> dict[str, 
     """An experiment with the state of its worker."""
     row = board.experiment(view, experiment)
     if row is None:
-        raise NothingMatchedError(f"experiment {experiment} is no longer in the ledger")
+        raise NothingMatchedError(
+            f"experiment {experiment} is no longer in the ledger", "return to the list with Escape"
+        )
     return {**row, **check_work(home, view, Work(EXPERIMENT, experiment), row).to_json()}
 
 

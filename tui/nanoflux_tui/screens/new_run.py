@@ -160,14 +160,14 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
         for name, key in (("examples", "target"), ("max-turns", "max_turns"), ("seed", "seed")):
             value = self.value(name)
             if value and not value.isdigit():
-                raise ConfigError(f"{name}: {value!r} is not a whole number", "Enter a whole number such as 24.")
+                raise ConfigError(f"{name}: {value!r} is not a whole number", "enter a whole number such as 24")
             words += [f"{key}={value}"] if value else []
         if usd := self.value("budget-usd"):
             try:
                 float(usd)
             except ValueError:
                 raise ConfigError(
-                    f"the budget {usd!r} is not an amount", "Enter an amount in dollars such as 2.50."
+                    f"the budget {usd!r} is not an amount", "enter an amount in dollars such as 2.50"
                 ) from None
             words.append(f"budget.usd={usd}")
         words += [f"roles.{role}.endpoint={value}" for role in ("attacker", "defender", "judge")

@@ -98,7 +98,9 @@ replies of its base. m shows an adapter's full record."""
     def _read_training(self, view: LedgerView, training: str) -> dict[str, Any]:
         row = view.row("SELECT * FROM trainings WHERE id = ?", training)
         if row is None:
-            raise NothingMatchedError(f"training {training} is no longer in the ledger")
+            raise NothingMatchedError(
+                f"training {training} is no longer in the ledger", "return to the list with Escape"
+            )
         state = check_work(self.home, view, Work(TRAINING, training), dict(row))
         return {**dict(row), **board.last_step(view, training), **state.to_json()}
 

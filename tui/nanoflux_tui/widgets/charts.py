@@ -107,7 +107,7 @@ def draw_events(latest: Sequence[Event], colours: Colours, width: int, rows: int
     for event in list(reversed(latest))[:rows]:
         colour = "error" if event.kind == "fault" else OUTCOMES.get(event.kind, ("", "foreground"))[1]
         name = OUTCOMES.get(event.kind, (event.kind, ""))[0]
-        text.append(f"{format_clock(event.at)} ", style=colours["muted"])
+        text.append(f"{format_clock(event.time)} ", style=colours["muted"])
         text.append(f"{MARKS.get(event.kind, '!')} {name}", style=colours[colour])
         text.append(" · " + format_line(event.text, max(10, width - len(name) - 15)) + "\n")
     return text[:-1] if latest else Text("No events yet.", style=colours["muted"])

@@ -1,0 +1,121 @@
+"""Two checkouts compared: CPU seconds and imported modules of `--help`, `run start`, `eval` and `train`.
+
+    git worktree add /tmp/before COMMIT
+    python bench/checkouts.py /tmp/before [--rounds 7] [--only help --only train]
+
+Every command runs with both checkouts in alternation, in the same environment and in a new home. CPU seconds (of the
+process and its children) depend less on other load than wall time does; medians and the median of the paired ratios
+are printed. The runs and the evaluation are scripted; the training takes one epoch of a tiny base made here.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+PACKAGES = ("", "models", "sandbox", "tui")
+HEAVY = {"torch", "transformers", "peft", "numpy", "scipy", "pydantic", "sqlite_utils", "openai", "textual"}
+PROBE = """
+import json, sys
+from nanoflux_local.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    names = sorted(sys.modules)
+    print("MODULES " + json.dumps([len(names), sorted({name.partition(".")[0] for name in names})]), file=sys.stderr)
+"""
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "help": ("--help",),
+    "run help": ("run", "start", "--help"),
+    "run start": ("run", "start", "--domain", "starter-genetics", "--profile", "scripted", "--examples", "20",
+                  "--max-turns", "40", "--set", "seeds.min=2"),
+    "eval": ("eval", "--profile", "scripted", "--endpoint", "arbiter", "--data", "starter-easy", "--domain", "starter",
+             "--limit", "20", "--runs", "1"),
+    "train": ("train", "--data", "{rows}", "--base", "tiny", "--set", "epochs=1", "--set", "threads=1"),
+}  # fmt: skip
+
+
+def environment(checkout: Path, home: Path) -> dict[str, str]:
+    """The variables with which a command runs from this checkout and writes to this home."""
+    path = os.pathsep.join(str(checkout / package) for package in PACKAGES)
+    return {**os.environ, "PYTHONPATH": path, "NANOFLUX_HOME": str(home), "NANOFLUX_OFFLINE": "1"}
+
+
+def run_command(checkout: Path, home: Path, words: tuple[str, ...]) -> tuple[float, int, set[str]]:
+    """The CPU seconds of a command, the number of its modules, and the heavy libraries among them."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROBE, *words],
+        env=environment(checkout, home), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("MODULES ")]
+    if done.returncode or not lines:
+        raise SystemExit(f"{checkout}: {' '.join(words)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    count, names = json.loads(lines[-1].removeprefix("MODULES "))
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, count, HEAVY & set(names)
+
+
+def make_base(folder: Path) -> Path:
+    """The tests' tiny base, made once."""
+    base = folder / "base"
+    if not base.exists():
+        code = (
+            f"import sys; sys.path.insert(0, {str(PROJECT / 'tests')!r}); from pathlib import Path; import conftest; "
+        )
+        make = [sys.executable, "-P", "-c", code + f"conftest.make_base(Path({str(base)!r}))"]
+        subprocess.run(make, env=environment(PROJECT, folder), check=True, capture_output=True)
+    return base
+
+
+def measure(before: Path, name: str, rounds: int, folder: Path) -> dict[str, object]:
+    """Alternate one command between the checkouts, after one discarded pair."""
+    rows = folder / "rows.jsonl"
+    sums = [(random.Random(n).randrange(90), n) for n in range(24)]
+    rows.write_text("".join(json.dumps({"prompt": f"{a} + {b}?", "completion": str(a + b)}) + "\n" for a, b in sums))
+    words = tuple(word.format(rows=rows) for word in COMMANDS[name])
+    seconds: dict[Path, list[float]] = {before: [], PROJECT: []}
+    modules: dict[Path, tuple[int, set[str]]] = {}
+    for number in range(rounds + 1):
+        for checkout in (before, PROJECT) if number % 2 else (PROJECT, before):
+            with tempfile.TemporaryDirectory(dir=folder) as home:
+                if name == "train":
+                    run_command(checkout, Path(home), ("models", "import", str(make_base(folder)), "--name", "tiny"))
+                cpu_s, *loaded = run_command(checkout, Path(home), words)
+            modules[checkout] = (loaded[0], loaded[1])
+            seconds[checkout] += [cpu_s] if number else []
+    ratios = [b / a for a, b in zip(seconds[before], seconds[PROJECT], strict=True)]
+    return {
+        "command": name,
+        "before_s": round(statistics.median(seconds[before]), 3),
+        "now_s": round(statistics.median(seconds[PROJECT]), 3),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(ratio, 2) for ratio in ratios],
+        "modules": [modules[before][0], modules[PROJECT][0]],
+        "heavy": [sorted(modules[before][1]), sorted(modules[PROJECT][1])],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("before", type=Path, nargs="?", help="a checkout of an earlier commit")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", action="append", choices=list(COMMANDS))
+    options = parser.parse_args()
+    if options.before is None:
+        print("skipped: name a checkout of an earlier commit to compare with")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.only or COMMANDS:
+            print(json.dumps(measure(options.before.resolve(), name, options.rounds, Path(folder))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
