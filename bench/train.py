@@ -43,7 +43,7 @@ def write_data(count: int, folder: Path) -> None:
     from nanoflux_local.records import derive_seed
     from nanoflux_local.seeds.benchmarks.starter import starter_items
     from nanoflux_local.seeds.source import instance
-    from nanoflux_local.train.trainings import build_training_example
+    from nanoflux_local.train.conversation import build_training_example
 
     templates = [each for each in load_templates() if each.split == "train"]
     drawn = [(each, number) for number in range(-(-count // len(templates))) for each in templates][:count]

@@ -349,3 +349,23 @@ class SearchRequest(Request[SearchReply]):
     query: str
     top: int = 5
     timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreReply(Reply):
+    """The log-probability of a completion, in nats: its mean over `tokens` tokens, rounded to 6 digits."""
+
+    mean_log_probability: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest(Request[ScoreReply]):
+    """The log-probability of a completion after its prompt, under teacher forcing."""
+
+    kind: ClassVar[str] = "score"
+    reply_type: ClassVar[type[Reply]] = ScoreReply
+
+    endpoint: Identity
+    messages: tuple[Message, ...]
+    completion: str

@@ -8,7 +8,7 @@ import pytest
 from nanoflux_local.errors import NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
-from nanoflux_local.train.choice import Choice, choose_examples
+from nanoflux_local.train.choice import Choice, choose_rows
 
 CONFIG = {"domain": "starter", "target": 20, "max_turns": 20}
 
@@ -36,7 +36,7 @@ def view(path: Path) -> Iterator[LedgerView]:
 
 
 def turns(view: LedgerView, choice: Choice) -> list[int]:
-    return [example.turn for example in choose_examples(view, "run", choice)[0]]
+    return [row["turn"] for row in choose_rows(view, "run", choice)[0]]
 
 
 def test_choice_combines_reason_and_expression(view: LedgerView) -> None:
@@ -60,12 +60,12 @@ def test_size_is_drawn_by_seed_in_turn_order(view: LedgerView) -> None:
 
 
 def test_choice_is_recorded(view: LedgerView) -> None:
-    _, record = choose_examples(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))
+    _, record = choose_rows(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))
     assert record["query"].startswith("SELECT * FROM examples WHERE run = ? AND reason = ? AND (turn > 4")
     assert record["values"] == ["run", "kept_failed"]
     assert (record["matched"], record["rows"], record["size"], record["seed"]) == (10, 3, 3, 7)
-    again = choose_examples(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))[1]
-    assert again == record != choose_examples(view, "run", Choice(size=3, seed=7))[1]
+    again = choose_rows(view, "run", Choice(reason="kept_failed", where="turn > 4", size=3, seed=7))[1]
+    assert again == record != choose_rows(view, "run", Choice(size=3, seed=7))[1]
 
 
 @pytest.mark.parametrize(
@@ -79,21 +79,21 @@ def test_choice_is_recorded(view: LedgerView) -> None:
 )
 def test_invalid_expression_is_refused_and_changes_nothing(view: LedgerView, where: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        choose_examples(view, "run", Choice(where=where))
+        choose_rows(view, "run", Choice(where=where))
     assert "reason" in caught.value.fix
     assert len(turns(view, Choice())) == 20
 
 
 def test_training_refuses_too_few_examples(view: LedgerView) -> None:
     with pytest.raises(NothingMatchedError, match=r"turn > 99"):
-        choose_examples(view, "run", Choice(where="turn > 99"))
+        choose_rows(view, "run", Choice(where="turn > 99"))
     with pytest.raises(NothingMatchedError, match="21 examples are requested, but only 20"):
-        choose_examples(view, "run", Choice(size=21))
+        choose_rows(view, "run", Choice(size=21))
 
 
 def test_levels_are_refused_for_unrated_examples(path: Path, view: LedgerView) -> None:
     with pytest.raises(RefusedError, match="no quality levels"):
-        choose_examples(view, "run", Choice(level=4))
+        choose_rows(view, "run", Choice(level=4))
     with Ledger(path) as ledger, ledger.transaction() as connection:
         connection.execute("UPDATE examples SET level = 4 WHERE turn IN (2, 7)")
     assert turns(view, Choice(level=4)) == [2, 7]

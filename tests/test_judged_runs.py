@@ -19,7 +19,7 @@ from nanoflux_local.run.agreement import summarize_panel
 from nanoflux_local.run.whatif import replay_with
 from nanoflux_local.tools.corpus import Corpus
 from nanoflux_local.tools.python_check import PythonTool
-from nanoflux_local.train.choice import Choice, choose_examples
+from nanoflux_local.train.choice import Choice, choose_rows
 from nanoflux_local.transcript import Attempt
 
 SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries": {"parse": 0}}
@@ -102,7 +102,7 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
     with LedgerView(home.ledger) as view:
         records, summary = view.turn_records(run), view.summarize_run(run).to_json()
         levels = [row["level"] for row in view.rows("SELECT level FROM examples ORDER BY turn")]
-        chosen, _ = choose_examples(view, run, Choice(level=next(level for level in levels if level)))
+        chosen, _ = choose_rows(view, run, Choice(level=next(level for level in levels if level)))
         panel = summarize_panel(view, run)
         assert list(verify_run(view, run)) == []
     kept = [record.last for record in records if record.kept]

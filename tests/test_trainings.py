@@ -7,6 +7,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.seeds.datasets import load_items
 from nanoflux_local.train import trainings
 from nanoflux_local.train.audit import audit
+from nanoflux_local.train.conversation import build_training_example
 from nanoflux_local.train.settings import TrainSettings
 
 
@@ -17,9 +18,7 @@ def test_leaked_test_question_is_named_before_training(tmp_path: Path, smollm2_d
     assert leak.question in held_out and fresh.question not in held_out
     assert any(item.question in held_out for item in load_items(home.ledger, "starter-easy", "test"))
     rows = [
-        trainings.build_training_example(
-            domain, domain.budgets, f"Think! {item.question}", item.solution, item.answer, ""
-        )
+        build_training_example(domain, domain.budgets, f"Think! {item.question}", item.solution, item.answer, "")
         for item in (fresh, leak)
     ]
     assert audit(TrainSettings(val_fraction=0), rows, (), smollm2_dir, held_out).leaked == (1,)

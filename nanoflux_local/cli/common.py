@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 KEPT = ("kept_failed", "kept_novel")
 """Reasons to keep an example; a copy of those in `transcript`, so that `--help` does not import it."""
+SOLUTION_RULES = ("author", "solver", "own", "shortest", "likeliest")
+"""A copy of those in `train.solutions`, so that `--help` does not import it."""
 WIDEST = 1000
 """Maximum characters of a table cell; a model may write a line of several megabytes."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -36,12 +38,21 @@ def with_json(function: F) -> F:
 
 
 def with_choice(function: F) -> F:
-    """Add the options that select a run's examples: `reason`, `level`, `where`, `size`."""
+    """Add the options that select a run's examples and their solutions."""
     options = (
         click.option("--reason", type=click.Choice(KEPT), help="Reason for which an example was kept."),
         click.option("--level", type=click.IntRange(1, 5), help="Quality level of the examples."),
         click.option("--where", default="", metavar="SQL", help="SQL condition on the examples."),
         click.option("--size", type=click.IntRange(1), help="Number of examples, drawn at random with the seed."),
+        click.option(
+            "--solution",
+            type=click.Choice(SOLUTION_RULES),
+            default="author",
+            show_default=True,
+            help="The right solution to learn: the author's, a blind solver's, the defender's own, or of all the "
+            "shortest or the one that the untuned model finds likeliest.",
+        ),
+        click.option("--include-dropped", is_flag=True, help="Include examples that a reviewer dropped."),
     )
     for option in reversed(options):
         function = option(function)

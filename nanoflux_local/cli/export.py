@@ -5,9 +5,18 @@ from typing import Any
 
 import click
 
-from nanoflux_local.cli.common import build_choice, current_home, print_json, print_table, say, with_choice, with_json
+from nanoflux_local.cli.common import (
+    Bar,
+    build_choice,
+    current_home,
+    print_json,
+    print_table,
+    say,
+    with_choice,
+    with_json,
+)
 
-FORMATS = ("chat", "prompt-completion", "alpaca", "parquet")
+FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
 
 
 @click.command(name="export")
@@ -23,18 +32,28 @@ FORMATS = ("chat", "prompt-completion", "alpaca", "parquet")
     help="New file for the rows; the card is written next to it.",
 )
 @with_choice
+@click.option("--base", default="", metavar="MODEL", help="The untuned model for --solution likeliest.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed that draws the examples of --size."
 )
 @with_json
-def command(run: str, kind: str, out: Path, seed: int, as_json: bool, **choice: Any) -> None:
+def command(run: str, kind: str, out: Path, base: str, seed: int, as_json: bool, **choice: Any) -> None:
     """Write the kept examples of RUN as a dataset in the form `train` uses, with a card on how they were made.
 
     Existing files are not overwritten, and a failed export leaves no partial file.
     """
     from nanoflux_local.examples.export import export
+    from nanoflux_local.train.origin import describe_left_out
 
-    summary = export(current_home(), run, kind, out, build_choice(choice, seed))
+    bar = Bar("comparing solutions")
+    try:
+        summary = export(current_home(), run, kind, out, build_choice(choice, seed), base, bar.show)
+    finally:
+        bar.close()
+    for sentence in describe_left_out(summary.choice):
+        say(f"left out: {sentence}")
+    if summary.without_rejected:
+        say(f"left out: {summary.without_rejected} without a wrong answer of the defender")
     if as_json:
         print_json(summary.to_json())
         return

@@ -1,5 +1,6 @@
 """`nanoflux train`: LoRA on a run's kept examples, or on the rows of a file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,9 @@ SHOWN = 20
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any training setting, e.g. epochs=3; repeatable."
 )
 @with_choice
+@click.option(
+    "--mix", "mixes", multiple=True, metavar="DATASET=RATIO", help="Add benchmark rows: RATIO for each row of the run."
+)
 @click.option("--dry-run", is_flag=True, help="Audit the examples and print the plan; train nothing.")
 @click.option(
     "--tensorboard",
@@ -65,6 +69,7 @@ def command(
     base: str,
     qlora: bool,
     settings: tuple[str, ...],
+    mixes: tuple[str, ...],
     dry_run: bool,
     tensorboard: str,
     launch: str,
@@ -87,28 +92,41 @@ def command(
     home = common.current_home()
     stated = parse_train_settings({**parse_settings(settings), **({"qlora": True} if qlora else {})})
     chosen = trainings.apply_manifest_targets(home, base, stated)
-    rows = _data(home, run, data, build_choice(choice, chosen.seed))
+    rows = _data(home, run, data, build_choice(choice, chosen.seed), base, mixes)
     if dry_run:
         from nanoflux_local.train.audit import audit
         from nanoflux_models.weights import weights_dir
 
-        report = audit(chosen, rows.rows, rows.validation, weights_dir(base, home.root), rows.held_out)
+        report = audit(chosen, rows.rows, rows.validation, weights_dir(base, home.root), rows.held_out, rows.source)
         show_audit(report, as_json)
         return
     board = str(Path(tensorboard).absolute()) if tensorboard else ""
     train_and_report(home, trainings.create_training(home, base, chosen, rows, board), detach, as_json, launch)
 
 
-def _data(home: Home, run: str | None, file: Path | None, choice: "Choice") -> "TrainingData":
+def _data(
+    home: Home, run: str | None, file: Path | None, choice: "Choice", base: str, mixes: Sequence[str]
+) -> "TrainingData":
     from nanoflux_local.train import trainings
+    from nanoflux_local.train.mixing import parse_mix
+    from nanoflux_local.train.origin import describe_left_out
 
     if (run is None) == (file is None):
         raise UsageError(
             "train needs either a run or --data FILE", "write `nanoflux train RUN` or `nanoflux train --data FILE`"
         )
     if run is not None:
-        return trainings.load_run_data(home, run, choice)
+        bar = Bar("comparing solutions")
+        try:
+            rows = trainings.load_run_data(home, run, choice, base, [parse_mix(mix) for mix in mixes], bar.show)
+        finally:
+            bar.close()
+        for sentence in describe_left_out(rows.source):
+            say(f"left out: {sentence}")
+        return rows
     assert file is not None
+    if mixes:
+        raise UsageError("--mix adds benchmark rows in the prompt of a run's domain, and a file has none", "name a run")
     return trainings.load_file_data(home, file, choice)
 
 
@@ -187,6 +205,8 @@ def show_training(outcome: "TrainingOutcome") -> None:
 
 def show_state(summary: "TrainingSummary") -> None:
     """Print the state of a training as a table."""
+    from nanoflux_local.train.origin import describe_origin
+
     dev_losses = [value for value in summary.val_losses if value is not None]
     worker = summary.worker
     loss = "none yet" if summary.loss is None else f"{summary.loss:.3f}, {summary.tokens_per_s:.0f} tokens/s"
@@ -196,6 +216,7 @@ def show_state(summary: "TrainingSummary") -> None:
             ("base", summary.base),
             ("rows", summary.run or summary.source.get("file", "")),
             ("status", f"{summary.status} {summary.message}".strip()),
+            *describe_origin(summary.source),
             ("step", f"{summary.step} of {summary.steps}"),
             ("train loss", loss),
             ("dev loss", " → ".join(f"{value:.3f}" for value in dev_losses) or "none"),
@@ -218,12 +239,14 @@ def show_audit(audit: "Audit", as_json: bool) -> None:
         print_json(audit.to_json())
         return
     from nanoflux_local.train.estimate import WITHIN
+    from nanoflux_local.train.origin import describe_origin
 
     cut = f"{audit.cut_rows} rows lose {audit.cut_tokens} tokens, at most {audit.cut_most}"
     print_table(
         ("audit", "planned training"),
         [
             ("rows", f"{audit.rows}, of which {audit.usable} are trained on and {audit.validation} validated on"),
+            *describe_origin(audit.source),
             ("tokens", f"{audit.tokens.total} an epoch; median {audit.tokens.median:.0f}, most {audit.tokens.most}"),
             (
                 "labels",

@@ -10,22 +10,23 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nanoflux_local import __version__
-from nanoflux_local.domains.base import Domain
-from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import DataError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.files import write_new
-from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.records import digest
 from nanoflux_local.redaction import redact
 from nanoflux_local.seeds.datasets import find_licence, seed_datasets
-from nanoflux_local.train.choice import Choice, choose_rows, example_of
+from nanoflux_local.train.choice import Choice, example_of
+from nanoflux_local.train.conversation import format_completion
 from nanoflux_local.train.data import TrainingExample, data_digest
-from nanoflux_local.train.trainings import build_training_example
+from nanoflux_local.train.origin import describe_origin
+from nanoflux_local.train.run_rows import OnScore, RunRow, RunRows, load_run_rows
+from nanoflux_local.train.solutions import wrong_defences
 from nanoflux_local.transcript import dataset_digest
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.record import read_record
@@ -33,16 +34,22 @@ from nanoflux_models.weights import weights_dir
 
 Row = dict[str, Any]
 UNKNOWN = "unknown; ask the publisher"
+PREFERENCE = "preference"
+"""The format of preference pairs, which has a row for each wrong answer of the defender."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """An exported file, as `export --json` prints it. `digest` identifies the examples, `data_digest` the rows that a
-    training learns from them; `seeds` and `models` map names to licences."""
+    """An exported file, as `export --json` prints it. `rows` and `data_digest` are those of the file, `examples`
+    and `digest` those of the examples in it. `without_rejected` counts examples without a preference pair; `seeds` and
+    `models` map names to licences.
+    """
 
     run: str
     domain: str
     rows: int
+    examples: int
+    without_rejected: int
     digest: str
     data_digest: str
     reasons: Mapping[str, int]
@@ -59,22 +66,32 @@ class ExportSummary:
         return asdict(self)
 
 
-def export(home: Home, run: str, kind: str, out: Path, choice: Choice | None = None) -> ExportSummary:
-    """Write the kept examples of a run, all or a selection, to `out` and their card next to it.
+def export(
+    home: Home,
+    run: str,
+    kind: str,
+    out: Path,
+    choice: Choice | None = None,
+    base: str = "",
+    on_score: OnScore = lambda _done, _total: None,
+) -> ExportSummary:
+    """Write the kept examples of a run, all or a selection, to `out` and their card next to it. `base` is the model
+    under which "likeliest" compares solutions.
 
     Raises:
-        NothingMatchedError: the run is unknown, kept nothing, or has no example that matches the selection.
+        NothingMatchedError: the run is unknown, kept nothing, has no example that matches the selection, or none
+            with a wrong answer for a preference pair.
         UsageError: the file or its card exists, or the format is unknown.
         RefusedError: an example seems to contain a secret.
     """
-    if kind not in FORMATS:
-        raise UsageError(f"unknown format {kind!r}", f"choose one of: {', '.join(FORMATS)}")
+    if kind not in KINDS:
+        raise UsageError(f"unknown format {kind!r}", f"choose one of: {', '.join(KINDS)}")
     card = out.with_suffix(".md")
     if card == out:
         raise UsageError(f"{out} is the path of the card itself", "choose a file name that does not end in .md")
-    with LedgerView(home.ledger) as view:
-        dataset = _Dataset.read(home, view, run, choice or Choice())
-    content = _encode_rows(kind, dataset)
+    source = load_run_rows(home, run, choice or Choice(), base, kind == PREFERENCE, on_score)
+    dataset = _Dataset.read(home, kind, source)
+    content = _encode_rows(kind, dataset.rows)
     summary = dataset.summarize(kind, out, card, content)
     write_new({card: _write_card(dataset, summary, out.name).encode(), out: content})
     return summary
@@ -82,43 +99,44 @@ def export(home: Home, run: str, kind: str, out: Path, choice: Choice | None = N
 
 @dataclass(frozen=True, slots=True)
 class _Dataset:
-    """The selected examples and the facts for their card."""
+    """The selected examples, the rows of the file, and the facts for their card. `without_rejected` counts the examples
+    that have no pair, in the preference format.
+    """
 
-    run: Mapping[str, Any]
-    domain: Domain
-    rows: list[dict[str, Any]]
-    examples: list[TrainingExample]
-    choice: Mapping[str, Any]
+    source: RunRows
+    rows: list[Row]
+    without_rejected: int
     seeds: Mapping[str, str]
     models: Mapping[str, str]
 
     @classmethod
-    def read(cls, home: Home, view: LedgerView, run: str, choice: Choice) -> "_Dataset":
-        row = dict(view.find_run(run))
-        if not view.row("SELECT 1 FROM examples WHERE run = ?", row["id"]):
-            raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
-        rows, choice_record = choose_rows(view, row["id"], choice)
-        domain = load_domain(row["domain"], home.root)
-        config = json.loads(row["config"])
-        budgets = config["budgets"]
-        examples = [
-            build_training_example(domain, budgets, each["question"], each["solution"], each["answer"], each["id"])
-            for each in rows
-        ]
-        seeds = {name: find_licence(name) or UNKNOWN for name in config.get("datasets") or seed_datasets(domain)}
-        return cls(row, domain, rows, examples, choice_record, seeds, _list_models(home, row))
+    def read(cls, home: Home, kind: str, source: RunRows) -> "_Dataset":
+        shaped = [_shape_rows(kind, row) for row in source.rows]
+        used = [row for row, parts in zip(source.rows, shaped, strict=True) if parts]
+        rows = [part for parts in shaped for part in parts]
+        if not rows:
+            fix = "export another format; runs with --set samples=N record more answers of the defender"
+            raise NothingMatchedError(f"no chosen example of run {source.run['id']} has a wrong answer to reject", fix)
+        names = source.config.get("datasets") or seed_datasets(source.domain)
+        seeds = {name: find_licence(name) or UNKNOWN for name in names}
+        without = len(source.rows) - len(used)
+        return cls(replace(source, rows=tuple(used)), rows, without, seeds, _list_models(home, source))
 
     def summarize(self, kind: str, out: Path, card: Path, content: bytes) -> ExportSummary:
-        levels = Counter(str(row["level"]) for row in self.rows if row.get("level") is not None)
+        columns = [row.columns for row in self.source.rows]
+        levels = Counter(str(row["level"]) for row in columns if row.get("level") is not None)
+        pairs = [[row["prompt"], row["chosen"], row["rejected"]] for row in self.rows if kind == PREFERENCE]
         return ExportSummary(
-            run=self.run["id"],
-            domain=self.domain.name,
+            run=self.source.run["id"],
+            domain=self.source.domain.name,
             rows=len(self.rows),
-            digest=dataset_digest(example_of(row) for row in self.rows),
-            data_digest=data_digest(self.examples),
-            reasons=dict(sorted(Counter(row["reason"] for row in self.rows).items())),
+            examples=len(columns),
+            without_rejected=self.without_rejected,
+            digest=dataset_digest(example_of(row) for row in columns),
+            data_digest=digest(pairs) if pairs else data_digest(self.source.examples),
+            reasons=dict(sorted(Counter(row["reason"] for row in columns).items())),
             levels=dict(sorted(levels.items())),
-            choice=dict(self.choice),
+            choice=dict(self.source.record),
             seeds=dict(self.seeds),
             models=dict(self.models),
             format=kind,
@@ -128,10 +146,12 @@ class _Dataset:
         )
 
 
-def _list_models(home: Home, run: Mapping[str, Any]) -> dict[str, str]:
+def _list_models(home: Home, source: RunRows) -> dict[str, str]:
     """The models of the roles and the licences of their weights, since the examples contain their texts."""
-    config, environment = json.loads(run["config"]), json.loads(run["environment"])
+    config, environment = source.config, json.loads(source.run["environment"])
     endpoints = dict.fromkeys(config["roles"][role]["endpoint"] for role in ("attacker", "defender", "judge"))
+    if "solution" in source.record:
+        endpoints |= dict.fromkeys(config["judge"].get("solvers", ()))
     licences = {}
     for name in endpoints:
         identity = environment["identities"].get(name)
@@ -171,19 +191,34 @@ FORMATS: dict[str, Callable[[TrainingExample], Row]] = {
     "alpaca": _format_alpaca,
     "parquet": _format_chat,
 }
+KINDS = (*FORMATS, PREFERENCE)
 
 
-def _encode_rows(kind: str, dataset: _Dataset) -> bytes:
-    """The content of the file. Each row has its id, turn, reason and level, by which its origin can be found; Parquet
-    rows also have question, solution and answer as columns."""
-    parts = ("question", "solution", "answer") if kind == "parquet" else ()
-    keys = [key for key in ("id", "turn", "reason", "level", *parts) if dataset.rows[0].get(key) is not None]
-    shaped = [
-        {**{key: row[key] for key in keys}, **FORMATS[kind](example)}
-        for row, example in zip(dataset.rows, dataset.examples, strict=True)
+def _format_pairs(row: RunRow) -> list[Row]:
+    """A pair for each wrong answer of the defender: the solution to learn is chosen, the wrong answer rejected."""
+    assert row.attempt is not None, "pairs need the attempt's defences"
+    prompt, chosen = _format_prompt_completion(row.example).values()
+    completions = [format_completion(defence.solution, defence.answer) for defence in wrong_defences(row.attempt)]
+    return [
+        {"prompt": prompt, "chosen": chosen, "rejected": [{"role": "assistant", "content": completion}]}
+        for completion in dict.fromkeys(completions)
+        if completion != row.example.completion
     ]
-    lines = [_encode_line(row) for row in shaped]
-    return _encode_parquet(shaped) if kind == "parquet" else b"".join(lines)
+
+
+def _shape_rows(kind: str, row: RunRow) -> list[Row]:
+    """The rows of an example, with its id, turn, reason and level, by which its origin can be found, and whose solution
+    it is unless it is the author's. Parquet rows also have question, solution and answer as columns.
+    """
+    parts = ("question", "solution", "answer") if kind == "parquet" else ()
+    keys = [key for key in ("id", "turn", "reason", "level", "origin", *parts) if row.columns.get(key) is not None]
+    shaped = _format_pairs(row) if kind == PREFERENCE else [FORMATS[kind](row.example)]
+    return [{**{key: row.columns[key] for key in keys}, **each} for each in shaped]
+
+
+def _encode_rows(kind: str, rows: Sequence[Row]) -> bytes:
+    lines = [_encode_line(row) for row in rows]
+    return _encode_parquet(rows) if kind == "parquet" else b"".join(lines)
 
 
 def _encode_line(row: Row) -> bytes:
@@ -213,20 +248,24 @@ def _encode_parquet(rows: Sequence[Row]) -> bytes:
 def _write_card(dataset: _Dataset, summary: ExportSummary, name: str) -> str:
     """The card in the hub's format, so that it can serve as README.md of a dataset there."""
     loader = "parquet" if summary.format == "parquet" else "json"
-    train = "" if loader == "parquet" else f"\nor `nanoflux train --data {name} --base MODEL`.\n"
-    environment = json.loads(dataset.run["environment"])
+    train = f"\nor `nanoflux train --data {name} --base MODEL`.\n"
+    if summary.format == PREFERENCE:
+        train = "\nTRL's `DPOTrainer` trains on the columns `prompt`, `chosen` and `rejected`.\n"
+    train = "" if loader == "parquet" else train
+    source, environment = dataset.source, json.loads(dataset.source.run["environment"])
+    origin = "".join(f"\n| {name} | {text} |" for name, text in _describe_rows(dataset, summary))
     text = f"""---
-pretty_name: {dataset.run["id"]}
+pretty_name: {source.run["id"]}
 tags: [synthetic, nanoflux-local]
 configs:
 - config_name: default
   data_files: {json.dumps(name, ensure_ascii=False)}
 ---
-# {dataset.domain.title}: {summary.rows} examples of run {dataset.run["id"]}
+# {source.domain.title}: {summary.examples} examples of run {source.run["id"]}
 
 Questions that an attacker built from seed questions. A judge accepted each solution, and the defender either failed the
 question or solved it in a new way. NanoFlux Local {__version__} wrote this file. The run used
-{_format_versions(environment)}; domain `{dataset.domain.name}`, settings `{dataset.run["config_hash"]}`.
+{_format_versions(environment)}; domain `{source.domain.name}`, settings `{source.run["config_hash"]}`.
 
 | property | value |
 |---|---|
@@ -234,7 +273,7 @@ question or solved it in a new way. NanoFlux Local {__version__} wrote this file
 | SHA-256 of the file | `{summary.sha256}` |
 | digest of the examples | `{summary.digest}` (as in `run show` if all examples were chosen) |
 | digest of the rows | `{summary.data_digest}` (as in the record of an adapter trained on them) |
-| chosen by | {_describe_choice(summary.choice)} |
+| chosen by | {_describe_choice(summary.choice)} |{origin}
 | kept because | {_format_counts(summary.reasons)} |
 | quality level | {_format_counts(summary.levels) or "not scored"} |
 
@@ -255,6 +294,16 @@ The licences of the seeds and of the models apply to the examples made from them
     datasets.load_dataset("{loader}", data_files={json.dumps(name, ensure_ascii=False)}, split="train")
 {train}"""
     return redact(text)
+
+
+def _describe_rows(dataset: _Dataset, summary: ExportSummary) -> list[tuple[str, str]]:
+    """Whose solutions the rows contain, what was left out, and the number of pairs, as far as it is not the default."""
+    entries = describe_origin(summary.choice)
+    if summary.format == PREFERENCE:
+        entries.append(("pairs", f"{summary.rows}: a right solution, and each wrong answer of the defender"))
+    if dataset.without_rejected:
+        entries.append(("left out", f"{dataset.without_rejected} without a wrong answer of the defender"))
+    return entries
 
 
 def _describe_choice(choice: Mapping[str, Any]) -> str:

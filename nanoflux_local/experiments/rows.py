@@ -18,8 +18,9 @@ from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.datasets import items_here, load_items, seed_datasets
 from nanoflux_local.seeds.splits import stem
 from nanoflux_local.train.choice import Choice
+from nanoflux_local.train.conversation import build_training_example
 from nanoflux_local.train.data import TrainingExample
-from nanoflux_local.train.trainings import TrainingData, build_training_example, load_run_data, load_validation_examples
+from nanoflux_local.train.trainings import TrainingData, load_run_data, load_validation_examples
 from nanoflux_local.transcript import Seed
 
 

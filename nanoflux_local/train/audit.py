@@ -214,7 +214,8 @@ class Audit:
     In `system_merged` rows the system's text is prepended to the user's message, since the base takes no system
     messages. `cut_rows` rows lose `cut_tokens` tokens at `max_length`, at most `cut_most` in one row. `rendered` is the
     first usable example as the model sees it. `seconds` and `memory_bytes` are rough: see `estimate`. `adapted` names
-    the part of the model that the LoRA's `adapted_tensors` tensors belong to.
+    the part of the model that the LoRA's `adapted_tensors` tensors belong to. `source` is the record of how the rows
+    were chosen.
     """
 
     rows: int
@@ -240,6 +241,7 @@ class Audit:
     dtype: str
     adapted_tensors: int
     adapted: str
+    source: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -251,11 +253,12 @@ def audit(
     validation: Sequence[TrainingExample],
     base_dir: Path,
     held_out: Sequence[str] = (),
+    source: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Report what `lora.train` would do with the same arguments; reads tokenizer, config and weight headers only.
 
-    `held_out` are prompts of an evaluation split: rows that contain one are listed in `leaked`. Raises what `train`
-    would raise for the same rows.
+    `held_out` are prompts of an evaluation split: rows that contain one are listed in `leaked`. `source` is reported as
+    it is passed. Raises what `train` would raise for the same rows.
     """
     codec = Codec.load(base_dir)
     usable, held = prepare_rows(settings, examples, validation, codec)
@@ -290,6 +293,7 @@ def audit(
         dtype=estimate.choose_precision(settings),
         adapted_tensors=adapted.tensors,
         adapted=str(adapted),
+        source=source or {},
     )
 
 

@@ -1,9 +1,11 @@
 """The choice of a run's examples: by the reason they were kept, by quality level, by an SQL expression, and by number.
 
-Owns the query over the ledger and its record. It reads through a view that cannot write; a choice that matches no
-example is an error.
+Owns the query over the ledger and its record. Examples that a reviewer dropped, or that lack a solution of the
+requested origin, are left out and counted. It reads through a view that cannot write; a choice without
+examples is an error.
 """
 
+import json
 import random
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,8 @@ from typing import Any, TypeVar
 from nanoflux_local.errors import LedgerError, NothingMatchedError, RefusedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import derive_seed, digest
-from nanoflux_local.transcript import Example
+from nanoflux_local.train.solutions import RightSolution, SolutionRule, list_candidates, right_solutions
+from nanoflux_local.transcript import Attempt, Example, turn_from_json
 
 Item = TypeVar("Item")
 
@@ -22,6 +25,9 @@ Item = TypeVar("Item")
 class Choice:
     """Conditions on examples; all must hold. `where` is an SQL expression over the table `examples` and may contain
     sub-queries; `size` of the matching rows are drawn by `seed` and kept in turn order. Empty or 0 sets no condition.
+
+    `solution` decides which solution of an example is learnt; an example without one of its origin does not match.
+    Examples that a reviewer dropped match only with `include_dropped`.
     """
 
     reason: str = ""
@@ -29,6 +35,8 @@ class Choice:
     where: str = ""
     size: int = 0
     seed: int = 0
+    solution: SolutionRule = "author"
+    include_dropped: bool = False
 
     def query(self, run: str) -> tuple[str, tuple[object, ...]]:
         """The SQL and its values. A line break ends the expression, so that a comment in it ends as well."""
@@ -57,12 +65,6 @@ class Choice:
         return [items[index] for index in sorted(taken)]
 
 
-def choose_examples(view: LedgerView, run: str, choice: Choice) -> tuple[list[Example], dict[str, Any]]:
-    """The chosen examples of a run, and the record of the choice; raises like `choose_rows`."""
-    rows, record = choose_rows(view, run, choice)
-    return [example_of(row) for row in rows], record
-
-
 def example_of(row: Mapping[str, Any]) -> Example:
     return Example(row["turn"], row["question"], row["solution"], row["answer"], row["reason"])
 
@@ -78,10 +80,11 @@ def choose_rows(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[s
     """
     _require_levels(view, run, choice)
     sql, values = choice.query(run)
-    rows = _select_rows(view, sql, values)
-    if not rows:
+    matching = _select_rows(view, sql, values)
+    if not matching:
         fix = f"see `nanoflux run show {run}` and `nanoflux examples list {run}`"
         raise NothingMatchedError(f"no example of run {run} matches: {sql} {list(values)}", fix)
+    rows, left_out = _leave_out(view, run, choice, matching)
     drawn_rows = choice.draw(rows)
     record = {
         "query": sql,
@@ -91,8 +94,58 @@ def choose_rows(view: LedgerView, run: str, choice: Choice) -> tuple[list[dict[s
         "seed": choice.seed,
         "rows": len(drawn_rows),
         "ids_digest": digest([row["id"] for row in drawn_rows]),
+        **left_out,
     }
     return [dict(row) for row in drawn_rows], record
+
+
+def _leave_out(
+    view: LedgerView, run: str, choice: Choice, rows: Sequence[sqlite3.Row]
+) -> tuple[list[sqlite3.Row], dict[str, Any]]:
+    """The rows without dropped ones and without those that lack a solution of the requested origin, and the counts of
+    both. A choice that leaves nothing out has an empty record: the ids of earlier trainings stay the same.
+    """
+    record: dict[str, Any] = {}
+    dropped = find_dropped_turns(view, run)
+    kept = [row for row in rows if choice.include_dropped or row["turn"] not in dropped]
+    if any(row["turn"] in dropped for row in rows):
+        record["dropped"] = {"included": choice.include_dropped, "rows": sum(row["turn"] in dropped for row in rows)}
+    if not kept:
+        fix = "add --include-dropped, or withdraw the verdicts with `nanoflux examples review ID --verdict open`"
+        raise NothingMatchedError(f"reviewers dropped all {len(rows)} matching examples of run {run}", fix)
+    if choice.solution == "author":
+        return kept, record
+    solutions_by_turn = load_solutions(view, run)
+    with_solution = [row for row in kept if list_candidates(solutions_by_turn[row["turn"]], choice.solution)]
+    record["solution"] = {"rule": choice.solution, "without": len(kept) - len(with_solution)}
+    if not with_solution:
+        fix = "choose another --solution; the check `blind` and --set samples=N record further solutions"
+        raise NothingMatchedError(f"no matching example of run {run} has a {choice.solution} solution", fix)
+    return with_solution, record
+
+
+def find_dropped_turns(view: LedgerView, run: str) -> set[int]:
+    """The turns whose example the newest verdict of some reviewer drops."""
+    newest = view.rows(
+        "SELECT turn, attempt, verdict, max(id) FROM reviews WHERE run = ? GROUP BY turn, attempt, reviewer", run
+    )
+    dropped = {(row["turn"], row["attempt"]) for row in newest if row["verdict"] == "drop"}
+    turns = view.rows("SELECT number, attempts FROM turns WHERE run = ? AND kept", run) if dropped else ()
+    return {row["number"] for row in turns if (row["number"], len(row["attempts"].split()) - 1) in dropped}
+
+
+def load_attempts(view: LedgerView, run: str) -> dict[int, tuple[Attempt, str, str]]:
+    """The kept attempt of each turn with an example, and the endpoints that attacked and defended."""
+    turns = [
+        turn_from_json(json.loads(row["record"]))
+        for row in view.rows("SELECT record FROM turns WHERE run = ? AND kept ORDER BY number", run)
+    ]
+    return {turn.number: (turn.last, turn.attacker, turn.defender) for turn in turns}
+
+
+def load_solutions(view: LedgerView, run: str) -> dict[int, tuple[RightSolution, ...]]:
+    """The right solutions of each turn with an example."""
+    return {turn: right_solutions(*attempt) for turn, attempt in load_attempts(view, run).items()}
 
 
 def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:

@@ -83,7 +83,7 @@ class Completions:
         self.causal = self.peft.get_base_model()
         self.trained = [weight for weight in self.peft.parameters() if weight.requires_grad]
         self.head = self.causal.get_output_embeddings()
-        self.plain_head = _plain_head(self.causal, self.head)
+        self.plain_head = has_plain_head(self.causal, self.head)
         if settings.gradient_checkpointing:
             newer = getattr(self.causal, "activation_checkpointing_enable", None)  # its name from transformers 5.23 on
             (newer or self.causal.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -157,6 +157,12 @@ class Completions:
             self.peft.train()
 
 
+def load_untuned(base_dir: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model in `base_dir` for inference: no adapter, no dropout, no gradients. Raises DataError."""
+    model = _load(base_dir, dtype, device, choose_attention("auto", device, dtype), qlora=False)
+    return model.eval().requires_grad_(False)
+
+
 def _load(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: str, qlora: bool) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -197,7 +203,7 @@ def _with_lora(base: Any, settings: TrainSettings) -> Any:
         raise UsageError(f"LoRA cannot be attached: {error}", "set target_modules to names the base has") from error
 
 
-def _plain_head(causal: Any, head: Any) -> bool:
+def has_plain_head(causal: Any, head: Any) -> bool:
     """Whether logits are hidden states times one frozen matrix, with no further operation."""
     text = causal.config.get_text_config()
     extra = any(getattr(text, name, None) not in (None, 1.0) for name in _HEAD_EXTRAS)

@@ -12,6 +12,7 @@ from nanoflux_local.adapters.store import MANIFEST, format_json, package_version
 from nanoflux_local.errors import DataError
 from nanoflux_local.files import write_atomically
 from nanoflux_local.train.events import TrainResult
+from nanoflux_local.train.origin import describe_origin
 from nanoflux_local.train.settings import TrainSettings
 
 
@@ -77,6 +78,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
     flops = manifest["flops"]
     share = flops["explained"]["total"] / flops["6nd"]
     val = [losses["initial_val_loss"], *losses["val_losses"]]
+    origin = "".join(f"| {name} | {text} |\n" for name, text in describe_origin(manifest.get("source") or {}))
     curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val)
     return f"""---
 base_model: {base}
@@ -90,7 +92,7 @@ Trained by NanoFlux Local on {data["examples"]} examples ({data["tokens"]:,} tok
 
 | setting | value |
 |---|---|
-| r, alpha, dropout | {settings["r"]}, {settings["alpha"]:g}, {settings["dropout"]:g} |
+{origin}| r, alpha, dropout | {settings["r"]}, {settings["alpha"]:g}, {settings["dropout"]:g} |
 | learning rate | {settings["learning_rate"]:g}, linear to zero |
 | batch × accumulation, epochs | {settings["batch"]} × {settings["gradient_accumulation"]}, {settings["epochs"]} |
 | validation loss, before and by epoch | {curve} |

@@ -34,12 +34,13 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import canonical_json, digest
-from nanoflux_local.roles.defender import defender_messages
-from nanoflux_local.roles.sections import sections_text
 from nanoflux_local.seeds.datasets import items_here, seed_datasets
-from nanoflux_local.train.choice import Choice, choose_examples
+from nanoflux_local.train.choice import Choice
+from nanoflux_local.train.conversation import build_training_example
 from nanoflux_local.train.data import TrainingExample, data_digest
+from nanoflux_local.train.mixing import Mix, draw_mixed_rows
 from nanoflux_local.train.rows import read_rows, write_rows
+from nanoflux_local.train.run_rows import OnScore, load_run_rows
 from nanoflux_local.train.settings import TrainSettings, parse_train_settings
 from nanoflux_local.train.summary import TrainingOutcome, TrainingSummary, summarize_row
 from nanoflux_local.train.team import is_follower
@@ -69,29 +70,31 @@ class TrainingData:
     held_out: Sequence[str] = ()
 
 
-def load_run_data(home: Home, run: str, choice: Choice | None = None) -> TrainingData:
-    """A run's kept examples, all or as chosen, with its domain's dev items for validation.
+def load_run_data(
+    home: Home,
+    run: str,
+    choice: Choice | None = None,
+    base: str = "",
+    mixes: Sequence[Mix] = (),
+    on_score: OnScore = lambda _done, _total: None,
+) -> TrainingData:
+    """A run's kept examples, all or as chosen, with benchmark rows mixed in and its domain's dev items for validation.
+    `base` is the model under which "likeliest" compares solutions; mixed rows are drawn by the choice's seed.
 
     Raises:
-        NothingMatchedError: the run is unknown, it kept no examples, or none matches the choice.
+        NothingMatchedError: the run is unknown, it kept no examples, none matches the choice, or a mix has too few
+            rows.
     """
-    with LedgerView(home.ledger) as view:
-        row = view.find_run(run)
-        if not view.row("SELECT 1 FROM examples WHERE run = ?", row["id"]):
-            raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
-        examples, choice_record = choose_examples(view, row["id"], choice or Choice())
-    domain = load_domain(row["domain"], home.root)
-    budgets = json.loads(row["config"])["budgets"]
-    rows = [
-        build_training_example(
-            domain, budgets, example.question, example.solution, example.answer, f"turn-{example.turn}"
-        )
-        for example in examples
-    ]
-    source = {"run": row["id"], "domain": row["domain"], **choice_record}
-    return TrainingData(
-        rows, load_validation_examples(home, domain), row["id"], source, list_held_out_questions(home, domain)
-    )
+    chosen = load_run_rows(home, run, choice or Choice(), base, on_score=on_score)
+    domain, rows = chosen.domain, chosen.examples
+    source = {"run": chosen.run["id"], "domain": domain.name, **chosen.record}
+    if mixes:
+        held_out, seed = chosen.config.get("held_out", ()), (choice or Choice()).seed
+        mixed = draw_mixed_rows(home, mixes, domain, chosen.budgets, held_out, len(rows), seed)
+        rows += [row for part in mixed for row in part.rows]
+        source["mix"] = [part.to_json() for part in mixed]
+    validation, test_questions = load_validation_examples(home, domain), list_held_out_questions(home, domain)
+    return TrainingData(rows, validation, chosen.run["id"], source, test_questions)
 
 
 def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> TrainingData:
@@ -102,9 +105,10 @@ def load_file_data(home: Home, path: Path, choice: Choice | None = None) -> Trai
         UsageError: the choice has conditions that need the ledger.
     """
     choice = choice or Choice()
-    if choice.reason or choice.level or choice.where:
+    if choice.reason or choice.level or choice.where or choice.solution != "author":
         raise UsageError(
-            "rows of a file cannot be chosen by --reason, --level or --where", "choose by --size, or name a run"
+            "rows of a file cannot be chosen by --reason, --level, --where or --solution",
+            "choose by --size, or name a run",
         )
     all_rows = read_rows(path)
     rows = choice.draw(all_rows)
@@ -116,14 +120,6 @@ def load_run_examples(home: Home, run: str) -> tuple[str, Domain, list[TrainingE
     """A run's id, its domain, and its kept examples as training rows."""
     data = load_run_data(home, run)
     return data.run, load_domain(data.source["domain"], home.root), list(data.rows)
-
-
-def build_training_example(
-    domain: Domain, budgets: dict[str, int], question: str, solution: str, answer: str, name: str
-) -> TrainingExample:
-    """The defender's own conversation as the prompt, the verified solution and answer as the completion."""
-    completion = sections_text({"SOLUTION": solution, "ANSWER": answer})
-    return TrainingExample(defender_messages(domain, budgets, question), completion, name)
 
 
 def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample]:

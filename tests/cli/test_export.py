@@ -15,13 +15,14 @@ from nanoflux_local import files
 from nanoflux_local.cli.export import FORMATS
 from nanoflux_local.errors import DataError
 from nanoflux_local.examples import export as dataset
+from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import Message
 from nanoflux_local.train.data import TrainingExample, data_digest
 from nanoflux_local.train.rows import read_rows
 from nanoflux_local.train.trainings import load_run_data
 
-LINES = [name for name in FORMATS if name != "parquet"]
+LINES = [name for name in FORMATS if name not in ("parquet", "preference")]
 DIALOGUE = (
     Message("system", "Be brief."),
     Message("user", "1 + 1?"),
@@ -37,7 +38,7 @@ def change(home: Path, sql: str, *values: object) -> None:
 
 
 def test_help_offers_every_format() -> None:
-    assert tuple(dataset.FORMATS) == FORMATS
+    assert dataset.KINDS == FORMATS
 
 
 @pytest.mark.parametrize("kind", LINES)
@@ -167,3 +168,62 @@ def test_export_refuses_a_secret_and_names_it(home: Path, tmp_path: Path, called
 def test_export_refuses_a_lone_surrogate() -> None:
     with pytest.raises(DataError, match="example e-7 contains a lone surrogate"):
         dataset._encode_line({"id": "e-7", "output": "half \ud83d"})
+
+
+def test_preference_rows_pair_a_right_solution_with_each_wrong_answer(
+    home: Path, tmp_path: Path, called: Callable[..., Any]
+) -> None:
+    out = tmp_path / "pairs.jsonl"
+    ended = called(home, "export", "tour", "--format", "preference", "-o", str(out), "--json")
+    assert ended.code == 0, ended.err
+    exported, pairs = json.loads(ended.out), [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    with LedgerView(Home(home).ledger) as view:
+        attempts = {record.number: record.last for record in view.turn_records(exported["run"]) if record.kept}
+    failed = {number for number, attempt in attempts.items() if attempt.outcome == "kept_failed"}
+    assert [pair["turn"] for pair in pairs] == sorted(failed) and 0 < len(failed) < len(attempts)
+    rows = {row.id: row for row in load_run_data(Home(home), "tour").rows}
+    for pair in pairs:
+        row, attempt = rows[f"turn-{pair['turn']}"], attempts[pair["turn"]]
+        assert attempt.defence is not None
+        assert [Message(**message) for message in pair["prompt"]] == list(row.prompt)
+        assert pair["chosen"] == [{"role": "assistant", "content": row.completion}]
+        (rejected,) = pair["rejected"]
+        assert attempt.defence.solution in rejected["content"] and rejected["content"] != row.completion
+    assert (exported["rows"], exported["examples"]) == (len(pairs), len(failed))
+    assert exported["without_rejected"] == len(attempts) - len(failed)
+    assert f"left out: {exported['without_rejected']} without a wrong answer" in ended.err
+    card = out.with_suffix(".md").read_text("utf-8")
+    assert "DPOTrainer" in card and f"{exported['without_rejected']} without a wrong answer of the defender" in card
+    novel = called(home, "export", "tour", "--format", "preference", "-o", "x.jsonl", "--reason", "kept_novel")
+    assert novel.code == 4 and "has a wrong answer to reject" in novel.err
+
+
+def test_export_of_own_solutions_leaves_others_out(home: Path, tmp_path: Path, called: Callable[..., Any]) -> None:
+    out = tmp_path / "own.jsonl"
+    ended = called(home, "export", "tour", "--solution", "own", "-o", str(out), "--json")
+    assert ended.code == 0, ended.err
+    exported, rows = json.loads(ended.out), [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    solution = exported["choice"]["solution"]
+    assert exported["reasons"] == {"kept_novel": len(rows)} and solution["origins"] == {"own": len(rows)}
+    assert all(row["origin"] == "own" for row in rows)
+    sentence = f"{solution['without']} of {solution['without'] + len(rows)} without a right solution by the defender"
+    assert sentence in ended.err and sentence in out.with_suffix(".md").read_text("utf-8")
+    without_model = called(home, "export", "tour", "--solution", "likeliest", "-o", str(tmp_path / "x.jsonl"))
+    assert without_model.code == 2 and "--base" in without_model.err
+
+
+def test_dropped_examples_are_neither_exported_nor_trained_on(
+    home: Path, tmp_path: Path, called: Callable[..., Any]
+) -> None:
+    names = [example["id"] for example in json.loads(called(home, "examples", "list", "tour", "--json").out)]
+    assert called(home, "examples", "review", names[0], "--verdict", "drop").code == 0
+    out = tmp_path / "kept.jsonl"
+    ended = called(home, "export", "tour", "-o", str(out), "--json")
+    assert [json.loads(line)["id"] for line in out.read_text("utf-8").splitlines()] == names[1:]
+    assert "left out: 1 that a reviewer dropped" in ended.err
+    assert json.loads(ended.out)["choice"]["dropped"] == {"included": False, "rows": 1}
+    whole = called(home, "export", "tour", "-o", str(tmp_path / "all.jsonl"), "--include-dropped", "--json")
+    assert json.loads(whole.out)["rows"] == len(names)
+    assert len(load_run_data(Home(home), "tour").rows) == len(names) - 1
+    assert called(home, "examples", "review", names[0], "--verdict", "open").code == 0
+    assert len(load_run_data(Home(home), "tour").rows) == len(names)

@@ -1,0 +1,107 @@
+"""How likely an untuned model finds a completion: its mean log-probability per token, under teacher forcing.
+
+Owns the scoring and its memory: a score is committed to the ledger, under the hash of model, prompt and completion,
+before it is used, so that a repeated or resumed choice computes no score again.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from nanoflux_local.errors import DataError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.paths import Home
+from nanoflux_local.records import Identity, ScoreReply, ScoreRequest
+from nanoflux_local.train.data import Codec, Encoded, TrainingExample
+from nanoflux_models.record import read_record
+from nanoflux_models.weights import weights_dir
+
+SCORES = "scores"
+"""Stands in the ledger for the run of these calls, which belong to no run."""
+BATCH = 8
+"""Completions in one forward pass."""
+SLICE = 128
+"""Positions whose logits are held at a time."""
+OnScore = Callable[[int, int], None]
+"""Called with the number of scored groups and their total."""
+
+
+class Likelihoods:
+    """Scores completions under one installed model, in float32 on a CPU. Its weights are loaded for the first score
+    that is not remembered.
+
+    Raises:
+        ModelsError: the model is not installed.
+    """
+
+    def __init__(self, home: Home, ledger: Ledger, model: str) -> None:
+        from nanoflux_local.train.model import choose_device, choose_dtype
+
+        self._ledger, self._folder = ledger, weights_dir(model, home.root)
+        self._device = choose_device("auto")
+        self._dtype = choose_dtype("float32" if self._device.type == "cpu" else "auto", self._device)
+        variant = f"{str(self._dtype).removeprefix('torch.')} {self._device.type}"
+        self._identity = Identity("likelihood", model, read_record(self._folder).revision, variant=variant)
+
+    def score(self, group: Sequence[TrainingExample]) -> list[float]:
+        """The mean log-probability per token of each completion of one prompt, in nats. They are computed together, so
+        that equal groups give equal scores.
+
+        Raises:
+            DataError: the model's folder or chat template cannot be used.
+        """
+        requests = [ScoreRequest(self._identity, example.prompt, example.completion) for example in group]
+        remembered = [self._ledger.recall(request) for request in requests]
+        replies = [reply for _, reply in filter(None, remembered)]
+        if len(replies) < len(requests):
+            batches = [group[start : start + BATCH] for start in range(0, len(group), BATCH)]
+            new_replies = [reply for batch in batches for reply in self._score(batch)]
+            calls = [(request, reply, "") for request, reply in zip(requests, new_replies, strict=True)]
+            replies = [reply for _, reply in self._ledger.remember_all(SCORES, calls)]
+        return [reply.mean_log_probability for reply in replies if isinstance(reply, ScoreReply)]
+
+    @cached_property
+    def _codec(self) -> Codec:
+        return Codec.load(self._folder)
+
+    @cached_property
+    def _model(self) -> Any:
+        from nanoflux_local.train.model import load_untuned
+
+        return load_untuned(self._folder, self._device, self._dtype)
+
+    def _score(self, group: Sequence[TrainingExample]) -> list[ScoreReply]:
+        import torch
+
+        from nanoflux_local.train.model import has_plain_head
+
+        rows = [self._encode(example, number) for number, example in enumerate(group)]
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.tensor([(*row.ids, *(0,) * (longest - len(row.ids))) for row in rows], device=self._device)
+        head = self._model.get_output_embeddings()
+        with torch.no_grad():  # padding is on the right, and attention is causal: no token attends to it
+            if has_plain_head(self._model, head):
+                outputs = self._model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+            else:
+                outputs, head = self._model(input_ids=ids, use_cache=False).logits, torch.nn.Identity()
+            return [self._score_row(outputs[number], head, row) for number, row in enumerate(rows)]
+
+    def _encode(self, example: TrainingExample, number: int) -> Encoded:
+        try:
+            return self._codec.encode(example, number)
+        except UnicodeEncodeError as error:
+            fix = "choose another solution with --solution, or leave the example out with --where"
+            raise DataError(f"a solution of {example.id} contains a lone surrogate", fix) from error
+
+    def _score_row(self, outputs: Any, head: Any, row: Encoded) -> ScoreReply:
+        """Score the completion and its end of turn. `head` turns `outputs`, (tokens, width), into logits."""
+        import torch
+
+        positions = outputs[row.prompt - 1 : len(row.ids) - 1]
+        labels = torch.tensor(row.ids[row.prompt :], device=self._device)
+        total = 0.0
+        for start in range(0, len(labels), SLICE):
+            part = slice(start, start + SLICE)
+            logits = head(positions[part]).float()
+            total -= float(torch.nn.functional.cross_entropy(logits, labels[part], reduction="sum"))
+        return ScoreReply(round(total / len(labels), 6), len(labels))

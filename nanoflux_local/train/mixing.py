@@ -1,0 +1,133 @@
+"""Benchmark rows that are mixed into a training: as many as a ratio of its own rows, drawn by the training's seed.
+
+Owns which train items may be drawn: those with a solution that restate no dev or test item, no held-out item and no
+other drawn item.
+"""
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.errors import NothingMatchedError, UsageError
+from nanoflux_local.evaluate.evaluation import choose_domain, format_question
+from nanoflux_local.paths import Home
+from nanoflux_local.records import derive_seed
+from nanoflux_local.seeds.datasets import items_here, load_items, seed_datasets
+from nanoflux_local.seeds.splits import stem
+from nanoflux_local.train.conversation import build_training_example
+from nanoflux_local.train.data import TrainingExample, data_digest
+from nanoflux_local.transcript import Seed
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A benchmark and the number of its rows for each row of the training."""
+
+    dataset: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class MixedRows:
+    """The rows drawn for one mix, of `usable` train items."""
+
+    mix: Mix
+    rows: tuple[TrainingExample, ...]
+    usable: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The record of the rows in a training's source."""
+        return {
+            "dataset": self.mix.dataset,
+            "ratio": self.mix.ratio,
+            "rows": len(self.rows),
+            "usable": self.usable,
+            "digest": data_digest(self.rows),
+        }
+
+
+def parse_mix(text: str) -> Mix:
+    """Parse "DATASET=RATIO", or "DATASET" for a ratio of 1.
+
+    Raises:
+        UsageError: the ratio is not a positive number.
+    """
+    dataset, separator, ratio_text = text.partition("=")
+    try:
+        ratio = float(ratio_text) if separator else 1.0
+    except ValueError:
+        ratio = math.nan
+    if not dataset or not (0 < ratio < math.inf):
+        raise UsageError(f"--mix {text!r} is not DATASET=RATIO with a positive number", "write --mix gsm8k=1.0")
+    return Mix(dataset, ratio)
+
+
+def draw_mixed_rows(
+    home: Home, mixes: Iterable[Mix], domain: Domain, budgets: dict[str, int], held_out: Iterable[str],
+    count: int, seed: int,
+) -> list[MixedRows]:  # fmt: skip
+    """Draw `ratio` × `count` rows for each mix. `held_out` names further benchmarks whose test items are excluded.
+
+    Raises:
+        NothingMatchedError: a benchmark is missing, or has too few usable rows.
+    """
+    excluded = _list_excluded_stems(home, domain, held_out)
+    questions: set[str] = set()
+    drawn: list[MixedRows] = []
+    for mix in mixes:
+        own_items = _list_stems(home, [mix.dataset], ("dev", "test"))
+        items = _unique_items(load_items(home.ledger, mix.dataset, "train"), excluded | own_items)
+        usable = [item for item in items if _normalize(item.question) not in questions]
+        size = max(1, round(mix.ratio * count))
+        if size > len(usable):
+            raise NothingMatchedError(
+                f"--mix {mix.dataset}={mix.ratio:g} asks for {size} rows, but {mix.dataset} has {len(usable)} usable "
+                "train rows: with a solution, and without a repeat of a dev, test or other mixed item",
+                f"use a ratio of at most {len(usable) / count:.2f}, or import more items",
+            )
+        positions = random.Random(derive_seed(seed, "mix", mix.dataset)).sample(range(len(usable)), size)
+        chosen = [usable[position] for position in sorted(positions)]
+        questions |= {_normalize(item.question) for item in chosen}
+        drawn.append(MixedRows(mix, _build_rows(home, mix.dataset, chosen, domain, budgets), len(usable)))
+    return drawn
+
+
+def _list_excluded_stems(home: Home, domain: Domain, held_out: Iterable[str]) -> set[str]:
+    names = dict.fromkeys([*seed_datasets(domain), *domain.evaluates])
+    return _list_stems(home, names, ("dev", "test")) | _list_stems(home, held_out, ("test",))
+
+
+def _list_stems(home: Home, datasets: Iterable[str], splits: Sequence[str]) -> set[str]:
+    items = (item for name in datasets for split in splits for item in items_here(home.ledger, name, split))
+    return {stem(item.question) for item in items}
+
+
+def _unique_items(items: Sequence[Seed], excluded: set[str]) -> list[Seed]:
+    """The items with a solution whose stem is not excluded, each question once."""
+    by_question: dict[str, Seed] = {}
+    for item in items:
+        if item.solution and stem(item.question) not in excluded:
+            by_question.setdefault(_normalize(item.question), item)
+    return list(by_question.values())
+
+
+def _normalize(question: str) -> str:
+    return " ".join(question.casefold().split())
+
+
+def _build_rows(
+    home: Home, dataset: str, items: Sequence[Seed], domain: Domain, budgets: dict[str, int]
+) -> tuple[TrainingExample, ...]:
+    """The items in the run's prompt, or in that of another domain if the run's does not use the benchmark."""
+    if dataset not in (*seed_datasets(domain), *domain.evaluates):
+        domain = choose_domain(dataset, home.root)
+        budgets = domain.budgets
+    return tuple(
+        build_training_example(
+            domain.lettered(item.options), budgets, format_question(item), item.solution, item.answer, item.id
+        )
+        for item in items
+    )

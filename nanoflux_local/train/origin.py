@@ -1,0 +1,38 @@
+"""The origin of a training's or an export's rows in words: whose solutions they teach, what was left out or mixed in.
+
+Reads the record that `run_rows` and `mixing` leave in the source of a training and in the choice of an export.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+_WRITERS = {"solver": "a blind solver", "own": "the defender"}
+
+
+def describe_origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and text of each property that is not the default: no entry means the author's solutions and no mixing."""
+    entries = []
+    if solution := record.get("solution"):
+        counts = ", ".join(f"{count} {origin}" for origin, count in solution["origins"].items())
+        model = f" under {solution['model']}" if "model" in solution else ""
+        entries.append(("solutions", f"{solution['rule']}{model}: {counts}"))
+    entries += [("left out", sentence) for sentence in describe_left_out(record)]
+    if (dropped := record.get("dropped")) and dropped["included"]:
+        entries.append(("included", f"{dropped['rows']} that a reviewer dropped"))
+    for mix in record.get("mix", ()):
+        text = f"{mix['rows']} of {mix['usable']} train rows of {mix['dataset']}, digest {mix['digest'][:12]}"
+        entries.append(("mixed in", text))
+    return entries
+
+
+def describe_left_out(record: Mapping[str, Any]) -> list[str]:
+    """A sentence for each reason for which examples were left out."""
+    sentences = []
+    dropped, solution = record.get("dropped"), record.get("solution")
+    if dropped and not dropped["included"]:
+        sentences.append(f"{dropped['rows']} that a reviewer dropped")
+    if solution and solution["without"]:
+        total = record["matched"] + solution["without"]
+        writer = _WRITERS[solution["rule"]]
+        sentences.append(f"{solution['without']} of {total} without a right solution by {writer}")
+    return sentences

@@ -1,0 +1,132 @@
+"""The rows that a run teaches: its chosen examples, each with one of its right solutions.
+
+Owns the choice of the solution under a rule, and its record. What `train` learns and what `export` writes are these
+rows.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.errors import NothingMatchedError, UsageError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.train.choice import Choice, choose_rows, load_attempts
+from nanoflux_local.train.conversation import build_training_example
+from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.train.solutions import SolutionRule, list_candidates, right_solutions
+from nanoflux_local.transcript import Attempt
+
+OnScore = Callable[[int, int], None]
+"""Called with the number of examples whose solutions were compared, and their total."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A chosen example. `columns` are those of the table `examples`, but solution and answer are those to learn, and
+    "origin" says whose they are unless the author's were asked for. `attempt` is None if it was not needed.
+    """
+
+    columns: dict[str, Any]
+    example: TrainingExample
+    attempt: Attempt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRows:
+    """The rows of a run, its domain and token budgets, and the record of how the rows were chosen."""
+
+    run: dict[str, Any]
+    domain: Domain
+    budgets: dict[str, int]
+    rows: tuple[RunRow, ...]
+    record: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        config: dict[str, Any] = json.loads(self.run["config"])
+        return config
+
+    @property
+    def examples(self) -> list[TrainingExample]:
+        return [row.example for row in self.rows]
+
+
+def load_run_rows(
+    home: Home,
+    run: str,
+    choice: Choice,
+    base: str = "",
+    with_attempts: bool = False,
+    on_score: OnScore = lambda _done, _total: None,
+) -> RunRows:
+    """The chosen examples of a run as rows. `base` is the model under which "likeliest" compares solutions.
+
+    Raises:
+        NothingMatchedError: the run is unknown, it kept no examples, or none matches the choice.
+        UsageError: "likeliest" is asked for without a model.
+    """
+    with LedgerView(home.ledger) as view:
+        run_columns = dict(view.find_run(run))
+        if not view.row("SELECT 1 FROM examples WHERE run = ?", run_columns["id"]):
+            raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
+        columns, record = choose_rows(view, run_columns["id"], choice)
+        loads_attempts = with_attempts or choice.solution != "author"
+        attempts = load_attempts(view, run_columns["id"]) if loads_attempts else {}
+    domain = load_domain(run_columns["domain"], home.root)
+    budgets = json.loads(run_columns["config"])["budgets"]
+
+    def build(row: dict[str, Any]) -> RunRow:
+        name = f"turn-{row['turn']}"
+        example = build_training_example(domain, budgets, row["question"], row["solution"], row["answer"], name)
+        return RunRow(row, example, attempts[row["turn"]][0] if attempts else None)
+
+    if choice.solution == "author":
+        rows = list(map(build, columns))
+    else:
+        variants = [list(map(build, _list_variants(row, attempts[row["turn"]], choice.solution))) for row in columns]
+        likelihoods = _score(home, base, variants, on_score) if choice.solution == "likeliest" else []
+        rows = _choose_variants(variants, choice.solution, likelihoods)
+        record["solution"] |= {"origins": dict(sorted(Counter(row.columns["origin"] for row in rows).items()))}
+        record["solution"] |= {"model": base} if likelihoods else {}
+    return RunRows(run_columns, domain, budgets, tuple(rows), record)
+
+
+def _list_variants(
+    row: dict[str, Any], attempt: tuple[Attempt, str, str], rule: SolutionRule
+) -> Iterator[dict[str, Any]]:
+    """The columns of an example with each of the solutions that the rule may choose."""
+    for solution in list_candidates(right_solutions(*attempt), rule):
+        yield {**row, "solution": solution.text, "answer": solution.answer, "origin": solution.origin}
+
+
+def _choose_variants(
+    variants: Sequence[Sequence[RunRow]], rule: SolutionRule, likelihoods: Sequence[Sequence[float]]
+) -> list[RunRow]:
+    """The shortest or likeliest variant of each example, otherwise the first; of equal variants the first."""
+    if rule == "shortest":
+        return [min(group, key=lambda row: len(row.columns["solution"])) for group in variants]
+    if rule == "likeliest":
+        best = [scores.index(max(scores)) for scores in likelihoods]
+        return [group[index] for group, index in zip(variants, best, strict=True)]
+    return [group[0] for group in variants]
+
+
+def _score(home: Home, base: str, variants: Sequence[Sequence[RunRow]], on_score: OnScore) -> list[list[float]]:
+    """The likelihood of every variant; an only variant needs none and has 0."""
+    if not base:
+        raise UsageError("--solution likeliest compares solutions under a model", "name the model with --base")
+    from nanoflux_local.train.likelihood import Likelihoods
+
+    scores: list[list[float]] = []
+    with Ledger(home.ledger) as ledger:
+        likelihoods = Likelihoods(home, ledger, base)
+        for group in variants:
+            scores.append(likelihoods.score([row.example for row in group]) if len(group) > 1 else [0.0])
+            on_score(len(scores), len(variants))
+    return scores

@@ -1,0 +1,75 @@
+"""The right solutions of a kept example, and which of them a training learns.
+
+Besides the author's solution, a run records solutions by others that reach the same answer: those of blind solvers and
+the defender's own. Owns their collection from an attempt and the rules that choose among them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nanoflux_local.transcript import Attempt, Defence
+
+Origin = Literal["author", "solver", "own"]
+SolutionRule = Literal["author", "solver", "own", "shortest", "likeliest"]
+SOLUTION_RULES: tuple[SolutionRule, ...] = SolutionRule.__args__  # type: ignore[attr-defined]
+BLIND = "blind"
+"""The check whose evidence contains the solvers' solutions."""
+
+
+@dataclass(frozen=True, slots=True)
+class RightSolution:
+    """A solution with the right answer: by the attacker ("author"), by a blind solver, or by the defender ("own").
+    `author` is the endpoint that wrote it, "" if that was not recorded.
+    """
+
+    origin: Origin
+    text: str
+    answer: str
+    author: str = ""
+
+
+def right_solutions(attempt: Attempt, attacker: str = "", defender: str = "") -> tuple[RightSolution, ...]:
+    """The right solutions of a kept attempt, the author's first, without those that only differ in white space.
+    `attacker` and `defender` name the endpoints that played.
+    """
+    by_words: dict[str, RightSolution] = {}
+    for solution in _list_solutions(attempt, attacker, defender):
+        if solution.text.strip() and solution.answer.strip():
+            by_words.setdefault(" ".join(solution.text.split()), solution)
+    return tuple(by_words.values())
+
+
+def _list_solutions(attempt: Attempt, attacker: str, defender: str) -> Iterator[RightSolution]:
+    if attempt.attack is not None:
+        yield RightSolution("author", attempt.attack.solution, attempt.attack.answer, attacker)
+    finding = attempt.validation.finding(BLIND) if attempt.validation else None
+    for exhibit in finding.evidence if finding else ():
+        if exhibit.kind == "solution" and exhibit.agrees:
+            yield RightSolution("solver", exhibit.text, exhibit.outcome, exhibit.author)
+    if attempt.defence is not None and attempt.evaluation is not None and attempt.evaluation.positive:
+        yield from _own_solution(attempt.defence, defender)
+    for sample in attempt.samples:
+        if sample.right and sample.defence is not None:
+            yield from _own_solution(sample.defence, defender)
+
+
+def _own_solution(defence: Defence, defender: str) -> Iterator[RightSolution]:
+    """The defence as a solution, unless it was cut at a token budget and is therefore incomplete."""
+    if not defence.cut:
+        yield RightSolution("own", defence.solution, defence.answer, defender)
+
+
+def wrong_defences(attempt: Attempt) -> tuple[Defence, ...]:
+    """The defender's wrong answers to a kept question, each text once, in the order in which they were given."""
+    defences = [sample.defence for sample in attempt.samples if sample.right is False and sample.defence is not None]
+    if attempt.defence is not None and attempt.evaluation is not None and not attempt.evaluation.positive:
+        defences.insert(0, attempt.defence)
+    return tuple(dict.fromkeys(defences))
+
+
+def list_candidates(solutions: Sequence[RightSolution], rule: SolutionRule) -> tuple[RightSolution, ...]:
+    """The solutions that a rule may choose: those of its origin, or all for "shortest" and "likeliest"."""
+    if rule in ("shortest", "likeliest"):
+        return tuple(solutions)
+    return tuple(solution for solution in solutions if solution.origin == rule)

@@ -1,0 +1,84 @@
+"""Benchmark rows mixed into a training: their number, their draw by seed, and what may not be drawn."""
+
+import asyncio
+import json
+
+import pytest
+
+from nanoflux_local.errors import NothingMatchedError, UsageError
+from nanoflux_local.paths import Home
+from nanoflux_local.run import configs, runs
+from nanoflux_local.seeds.datasets import load_items
+from nanoflux_local.seeds.importing import ImportRequest, import_benchmark
+from nanoflux_local.train import trainings
+from nanoflux_local.train.choice import Choice
+from nanoflux_local.train.data import data_digest
+from nanoflux_local.train.mixing import Mix, parse_mix
+from nanoflux_local.train.trainings import TrainingData
+
+TRAIN = [f"Ann has {count} apples and buys {count + 1} {thing}. How many?" for count, thing in enumerate(
+    ("pears", "plums", "figs", "dates", "limes", "nuts", "kiwis", "beans"), start=2)]  # fmt: skip
+TEST = "Bob sells 7 lamps for 3 coins each. How many coins?"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A run of the starter domain, and GSM8K with a repeated train item and some that restate a test item."""
+    home = Home(tmp_path_factory.mktemp("home")).prepare()
+    config = configs.resolve("starter", "scripted", {"target": 4, "max_turns": 40, "seed": 7}, home)
+    asyncio.run(runs.carry_on(home, asyncio.run(runs.start(home, config))))
+    restating = [TEST.replace("7", str(count)) for count in range(8, 12)]
+    files = {"train": [*TRAIN, TRAIN[0], *restating], "test": [TEST]}
+    for split, questions in files.items():
+        rows = [{"question": question, "answer": f"Add. {n}\n#### {n}"} for n, question in enumerate(questions)]
+        (home.root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths = tuple(home.root / f"{split}.jsonl" for split in files)
+    import_benchmark(home, ImportRequest("gsm8k", "gsm8k", paths, ""), lambda _done, _total: None)
+    return home
+
+
+def load(home: Home, *mixes: Mix, seed: int = 0) -> TrainingData:
+    return trainings.load_run_data(home, "starter", Choice(seed=seed), mixes=mixes)
+
+
+def mixed_questions(data: TrainingData) -> list[str]:
+    return [row.prompt[-1].content for row in data.rows if not row.id.startswith("turn-")]
+
+
+def test_mix_adds_rows_in_proportion(home: Home) -> None:
+    plain, mixed = load(home), load(home, Mix("gsm8k", 1.0))
+    assert list(mixed.rows[: len(plain.rows)]) == list(plain.rows)
+    added = mixed.rows[len(plain.rows) :]
+    assert len(added) == len(plain.rows) == 4 and "mix" not in plain.source
+    assert mixed.source["mix"] == [
+        {"dataset": "gsm8k", "ratio": 1.0, "rows": 4, "usable": 7, "digest": data_digest(added)}
+    ]
+    assert len(load(home, Mix("gsm8k", 0.5), Mix("starter", 1.5)).rows) == 4 + 2 + 6
+
+
+def test_mix_is_drawn_by_the_seed(home: Home) -> None:
+    first = mixed_questions(load(home, Mix("gsm8k", 1.0)))
+    assert first == mixed_questions(load(home, Mix("gsm8k", 1.0)))
+    assert any(first != mixed_questions(load(home, Mix("gsm8k", 1.0), seed=seed)) for seed in range(1, 5))
+
+
+def test_mix_excludes_test_items_and_repeats(home: Home) -> None:
+    dev = [item.question for item in load_items(home.ledger, "gsm8k", "dev")]
+    questions = "\n".join(mixed_questions(load(home, Mix("gsm8k", 1.75))))
+    assert [questions.count(question) for question in TRAIN] == [int(question not in dev) for question in TRAIN]
+    assert "lamps" not in questions, "a train item that restates a test item with other numbers"
+    with pytest.raises(NothingMatchedError, match="asks for 8 rows, but gsm8k has 7 usable") as error:
+        load(home, Mix("gsm8k", 2.0))
+    assert "at most 1.75" in error.value.fix
+
+
+def test_mix_names_a_missing_benchmark(home: Home) -> None:
+    with pytest.raises(NothingMatchedError, match="'medqa' has no train items"):
+        load(home, Mix("medqa", 1.0))
+
+
+def test_mix_argument_is_a_dataset_with_a_positive_ratio() -> None:
+    assert (parse_mix("gsm8k=0.5"), parse_mix("gsm8k")) == (Mix("gsm8k", 0.5), Mix("gsm8k", 1.0))
+    for text in ("gsm8k=", "=1", "gsm8k=0", "gsm8k=-1", "gsm8k=many", "gsm8k=inf", "gsm8k=nan"):
+        with pytest.raises(UsageError, match="positive number"):
+            parse_mix(text)

@@ -1,0 +1,174 @@
+"""The right solutions of kept examples: their collection, the choice among them, and what is left out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.errors import NothingMatchedError, UsageError
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import Message, digest
+from nanoflux_local.run import configs
+from nanoflux_local.train import trainings
+from nanoflux_local.train.choice import Choice
+from nanoflux_local.train.data import Codec, TrainingExample
+from nanoflux_local.train.run_rows import load_run_rows
+from nanoflux_local.train.settings import TrainSettings
+from nanoflux_local.train.solutions import right_solutions, wrong_defences
+from nanoflux_local.transcript import Attack, Attempt, Defence, Exhibit, Finding, Sample, TurnRecord, Verdict
+from nanoflux_models.weights import import_path
+
+RIGHT, WRONG = Verdict(True, 0.95, "it is right"), Verdict(False, 0.95, "it is wrong")
+ATTACK = Attack("What is 2 + 2?", "Two and two make four.", "4")
+
+
+def blind(*evidence: Exhibit) -> Verdict:
+    return Verdict(True, 0.95, "valid", findings=(Finding("blind", "supports", "", evidence),))
+
+
+def turn(number: int, attempt: Attempt) -> TurnRecord:
+    return TurnRecord(number, "one", "other", "judge", (attempt,))
+
+
+BY_ALL = Attempt(
+    0, ("s",), "kept_failed", "", ATTACK, None,
+    blind(
+        Exhibit("solution", "First 2 and then 2 more gives 4.", "4.0", author="solver-a", agrees=True),
+        Exhibit("program", "print(2 + 2)", "4", author="solver-a", agrees=True),
+        Exhibit("solution", "It is five.", "5", author="solver-b", agrees=False),
+        Exhibit("solution", "Two  and two\nmake four.", "4", author="solver-b", agrees=True),
+    ),
+    Defence("It must be 5.", "5"), WRONG,
+    samples=(
+        Sample(Defence("2+2=4", "4"), True), Sample(Defence("Perhaps 6.", "6"), False), Sample(None, None),
+        Sample(Defence("2 + 2 = 4, because", "4", cut=("SOLUTION",)), True),
+    ),
+)  # fmt: skip
+BY_AUTHOR = Attempt(0, ("s",), "kept_failed", "", ATTACK, None, RIGHT, Defence("No idea: 7.", "7"), WRONG)
+OTHER = Attack("How many are 2 and 2?", ATTACK.solution, "4")
+NOVEL = Attempt(0, ("s",), "kept_novel", "", OTHER, None, RIGHT, Defence("Count on fingers: 4.", "4"), RIGHT)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A run with three kept examples: solutions by all three writers, by the author only, by author and defender."""
+    home = Home(tmp_path / "home").prepare()
+    config = configs.resolve("starter", "scripted", {"target": 3, "max_turns": 3}, home)
+    with Ledger(home.ledger) as ledger:
+        ledger.create_run("run", "a name", config.model_dump(mode="json"), {"identities": {}, "versions": {}})
+        for number, attempt in enumerate((BY_ALL, BY_AUTHOR, NOVEL)):
+            ledger.commit_turn("run", turn(number, attempt), [])
+    return home
+
+
+def rows(home: Home, base: str = "", **choice: Any) -> dict[int, str]:
+    """The learned solution by turn."""
+    chosen = load_run_rows(home, "run", Choice(**choice), base).rows
+    return {row.columns["turn"]: row.columns["solution"] for row in chosen}
+
+
+def test_right_solutions_are_those_of_author_solvers_and_defender() -> None:
+    solutions = right_solutions(BY_ALL, "one", "other")
+    assert [(each.origin, each.author, each.answer) for each in solutions] == [
+        ("author", "one", "4"), ("solver", "solver-a", "4.0"), ("own", "other", "4"),
+    ], "equal words count once; programs, wrong and cut solutions do not count"  # fmt: skip
+    assert [each.origin for each in right_solutions(NOVEL)] == ["author", "own"]
+
+
+def test_wrong_defences_are_those_judged_wrong() -> None:
+    assert [defence.answer for defence in wrong_defences(BY_ALL)] == ["5", "6"]
+    assert wrong_defences(NOVEL) == ()
+
+
+def test_solution_rule_chooses_the_target_text(home: Home) -> None:
+    author = "Two and two make four."
+    assert rows(home) == {0: author, 1: author, 2: author}
+    assert rows(home, solution="solver") == {0: "First 2 and then 2 more gives 4."}
+    assert rows(home, solution="own") == {0: "2+2=4", 2: "Count on fingers: 4."}
+    assert rows(home, solution="shortest") == {0: "2+2=4", 1: author, 2: "Count on fingers: 4."}
+
+
+def test_examples_without_such_a_solution_are_left_out_and_counted(home: Home) -> None:
+    chosen = load_run_rows(home, "run", Choice(solution="own"))
+    assert chosen.record["solution"] == {"rule": "own", "without": 1, "origins": {"own": 2}}
+    assert (chosen.record["matched"], chosen.record["rows"]) == (2, 2)
+    assert rows(home, solution="own", size=2).keys() == {0, 2}, "the size is drawn from those that have one"
+    with pytest.raises(NothingMatchedError, match="has a solver solution"):
+        rows(home, solution="solver", where="turn > 0")
+
+
+def test_default_choice_keeps_the_record_of_earlier_versions(home: Home) -> None:
+    record = load_run_rows(home, "run", Choice()).record
+    assert list(record) == ["query", "values", "matched", "size", "seed", "rows", "ids_digest"]
+    assert record["ids_digest"] == digest([digest_id(home, number) for number in range(3)])
+
+
+def digest_id(home: Home, number: int) -> str:
+    with LedgerView(home.ledger) as view:
+        row = view.row("SELECT id FROM examples WHERE turn = ?", number)
+    assert row is not None
+    return str(row["id"])
+
+
+def test_dropped_examples_are_left_out_unless_included(home: Home) -> None:
+    with Ledger(home.ledger) as ledger:
+        ledger.add_reviews("run", [(0, 0, "drop", ""), (1, 0, "drop", "")], "ada", blind=False)
+        ledger.add_reviews("run", [(1, 0, "keep", "")], "ada", blind=False)
+        ledger.add_reviews("run", [(2, 7, "drop", "another attempt")], "bo", blind=True)
+    assert rows(home).keys() == {1, 2}, "the newest verdict of a reviewer counts, on the kept attempt"
+    data = trainings.load_run_data(home, "run")
+    assert data.source["dropped"] == {"included": False, "rows": 1}
+    assert rows(home, include_dropped=True).keys() == {0, 1, 2}
+    with pytest.raises(NothingMatchedError, match="dropped all 1 matching"):
+        rows(home, where="turn = 0")
+
+
+def test_likeliest_solution_has_the_highest_mean_log_probability(home: Home, tiny_base: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with pytest.raises(UsageError, match="under a model"):
+        rows(home, solution="likeliest")
+    import_path(tiny_base, "tiny", home.root)
+    chosen = load_run_rows(home, "run", Choice(solution="likeliest"), "tiny")
+    assert chosen.record["solution"]["model"] == "tiny" and chosen.record["solution"]["without"] == 0
+    with LedgerView(home.ledger) as view:
+        calls = [
+            (json.loads(row["request"]), json.loads(row["reply"]))
+            for row in view.rows("SELECT request, reply FROM calls WHERE kind = 'score' ORDER BY id")
+        ]
+    assert len(calls) == 5, "three candidates and two; a single candidate needs no score"
+    model, codec = AutoModelForCausalLM.from_pretrained(tiny_base), Codec.load(tiny_base)
+    for request, reply in calls:
+        prompt = tuple(Message(**message) for message in request["messages"])
+        row = codec.encode(TrainingExample(prompt, request["completion"]), 0)
+        with torch.no_grad():
+            shares = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        scores = [float(shares[place - 1, row.ids[place]]) for place in range(row.prompt, len(row.ids))]
+        assert reply["mean_log_probability"] == pytest.approx(sum(scores) / len(scores), abs=2e-4)
+    for group, example in ((calls[:3], chosen.examples[0]), (calls[3:], chosen.examples[2])):
+        best, _ = max(group, key=lambda call: call[1]["mean_log_probability"])
+        assert example.completion == best["completion"]
+
+
+def test_scores_are_remembered(home: Home, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time, no model can be loaded: its weights are gone."""
+    folder = import_path(tiny_base, "tiny", home.root)
+    first = rows(home, "tiny", solution="likeliest")
+    (folder / "model.safetensors").unlink()
+    assert rows(home, "tiny", solution="likeliest") == first
+
+
+def test_solution_and_digest_are_recorded_with_the_training(home: Home, tiny_base: Path) -> None:
+    import_path(tiny_base, "tiny", home.root)
+    settings = TrainSettings(epochs=1, max_length=2048, threads=1)
+    ids = set()
+    for rule in ("author", "own", "shortest"):
+        data = trainings.load_run_data(home, "run", Choice(solution=rule), "tiny")
+        ids.add(trainings.create_training(home, "tiny", settings, data))
+    assert len(ids) == 3
+    summary = trainings.summarize_training(home, trainings.create_training(home, "tiny", settings, data))
+    assert summary.source["solution"]["origins"] == {"author": 1, "own": 2}
