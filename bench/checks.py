@@ -1,33 +1,43 @@
 """Measures the judge and its checks on known solutions of GSM8K: right ones, real mistakes, broken questions.
 
-    python bench/checks.py [--pairs 50] [--minutes 8] [--checks code,blind,answerable] [--home DIR] [--data FILE]
+    python bench/checks.py [--pairs 50] [--minutes 8] [--checks blind,code,answerable] [--home DIR] [--data FILE]
 
-One model, served by a managed vLLM server, writes the mistakes and judges (`models import` it first). The trial of a
-run is held without playing a turn. Every reply is stored, so a killed measurement continues with the same command and
-repeats no call. It ends when `--minutes` are over, and prints what was measured so far.
+One model, served by a managed vLLM server, writes the mistakes and judges (`models import` it first). The solutions and
+the requests are those of a run's trial. One check after the other examines all solutions, then the judge decides.
+Every reply is stored, so a killed measurement continues with the same command and repeats no call. No request starts
+once `--minutes` are over; then, or at once with `--show`, the rates are printed over what has been measured.
 """
 
 import argparse
 import asyncio
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nanoflux_local.config import RunConfig
 from nanoflux_local.domains.own import load_domain
-from nanoflux_local.errors import NothingMatchedError
-from nanoflux_local.ledger.calls import RememberedCalls
+from nanoflux_local.errors import NothingMatchedError, ReplayMissError
+from nanoflux_local.ledger.calls import TRIAL, Answer, RememberedCalls, TracedCalls, acting_as
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.checking import CheckingJudge
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.binding import bind, rules_for
-from nanoflux_local.run.trials.result import CheckRates, Rates, Share, summarize_trial
-from nanoflux_local.run.trials.session import hold_trial
+from nanoflux_local.run.trials.replies import TURN, run_bounded
+from nanoflux_local.run.trials.result import CONCLUSIONS, JudgedSolution, Rates, Share, measure_rates
+from nanoflux_local.run.trials.solutions import KnownSolution, build_known_solutions
+from nanoflux_local.run.turn import Rules
 from nanoflux_local.seeds.importing import ImportRequest, import_benchmark
+from nanoflux_local.transcript import Finding, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
+KINDS = ["mistake", "removed", "mistake", "changed", "own"]
 PROFILE = """
 concurrency = {concurrency}
 embedder = "hashing"
@@ -38,7 +48,7 @@ model = "{model}"
 python = "{python}"
 context = 4096
 capacity = {concurrency}
-timeout_s = 600
+timeout_s = 900
 
 [endpoints.hashing]
 interface = "scripted"
@@ -55,88 +65,153 @@ endpoint = "coder"
 """
 
 
+@dataclass(slots=True)
+class Measured:
+    """A known solution with the findings measured so far, and the judge's word if it was asked (None: no verdict)."""
+
+    solution: KnownSolution
+    findings: dict[str, Finding] = field(default_factory=dict)
+    asked: bool = False
+    word: bool | None = None
+
+    def as_judged(self) -> JudgedSolution:
+        return JudgedSolution(self.solution.kind, self.word, tuple(self.findings.values()))
+
+
 def resolve(options: argparse.Namespace, home: Home) -> RunConfig:
-    """The configuration of the measurement: greedy replies, GSM8K's train items, all kinds of known solutions."""
+    """The configuration of the measurement: greedy replies but for blind solutions, on GSM8K's train items."""
     profile = home.root / "checks-bench.toml"
     python = ROOT / ".venv-vllm" / "bin" / "python"
     profile.write_text(PROFILE.format(concurrency=options.concurrency, model=options.model, python=python))
-    judge = {
-        "trial": options.pairs,
-        "trial_kinds": ["mistake", "removed", "mistake", "changed", "slip", "own"],
-        "code_check": False,
-        "checks": options.checks.split(","),
-        "quality": False,
-        "confidence": 0.0,
-    }
+    judge = {"trial": options.pairs, "trial_kinds": KINDS, "code_check": False, "quality": False, "confidence": 0.0}
+    judge |= {"checks": options.checks.split(",")}
     values: dict[str, Any] = {"datasets": ["gsm8k"], "held_out": [], "seed": options.seed, "judge": judge}
     values |= {"reply_tokens": options.reply_tokens, "retries": {"parse": options.retries}}
     return configs.resolve("gsmhard-short", str(profile), values, home)
 
 
-async def measure(home: Home, config: RunConfig, name: str, minutes: float) -> str:
-    """Hold the trial until it is complete or the minutes are over. Returns the run."""
-    deadline = time.monotonic() + 60 * minutes
+async def find_or_start(home: Home, options: argparse.Namespace) -> str:
+    """The run that the measurement's calls belong to."""
+    name = f"checks-{options.pairs}-{options.seed}-{options.checks}"
     try:
         with LedgerView(home.ledger) as view:
-            run = view.find_run(name)["id"]
-        config, identities, _ = runs.load_run(home, run)
+            return str(view.find_run(name)["id"])
     except NothingMatchedError:
-        run = await runs.start(home, config, name)
-        config, identities, _ = runs.load_run(home, run)
-    bound = bind(config, home)
-    with Ledger(home.ledger) as ledger:
-        calls = RememberedCalls(ledger, run, bound.answers())
-        rules, domain = rules_for(config, identities, home), load_domain(config.domain, home.root)
+        return await runs.start(home, resolve(options, home), name)
+
+
+async def measure(home: Home, run: str, answers: dict[str, Answer], deadline: float) -> list[Measured]:
+    """Examine and judge the known solutions until the deadline. Without `answers`, only what the ledger remembers."""
+    config, identities, _ = runs.load_run(home, run)
+    rules, domain = rules_for(config, identities, home), load_domain(config.domain, home.root)
+    judge = rules.cast(0).judge
+    assert isinstance(judge, CheckingJudge)
+
+    def stopping() -> bool:
+        return time.monotonic() > deadline
+
+    with Ledger(home.ledger) as ledger, acting_as(TRIAL):
+        call = TracedCalls(RememberedCalls(ledger, run, answers))
         try:
-            await hold_trial(ledger, run, rules, domain, calls, lambda: time.monotonic() > deadline)
-        finally:
-            await bound.close()
-    return run
+            solutions = await build_known_solutions(rules, domain, call, stopping) or []
+        except ReplayMissError:
+            return []
+        measured = [Measured(solution) for solution in solutions]
+        checks = {check.name: check for check in judge.checks}
+        for name in (*config.judge.checks, ""):
+            step = partial(_judge, rules) if not name else partial(_examine, checks[name])
+            jobs = [partial(_unless_missing, step, rules, each, call, stopping) for each in measured]
+            await run_bounded(jobs, config.concurrency)
+    return measured
 
 
-def show(home: Home, run: str) -> None:
-    """Print the rates of each rule and the findings of each check, by kind of solution."""
-    with LedgerView(home.ledger) as view:
-        result = summarize_trial(view, run)
-        usage = view.row(
-            "SELECT count(*) AS calls, sum(prompt_tokens) AS read, sum(completion_tokens) AS written,"
-            " sum(seconds) AS seconds FROM calls WHERE run = ? AND kind = 'chat'",
-            run,
-        )
-    if result is None:
-        print("no solution is judged yet")
+async def _unless_missing(step: Any, rules: Rules, each: Measured, call: Any, stopping: Callable[[], bool]) -> None:
+    try:
+        if not stopping():
+            await step(each, Draw(rules.config.seed, TURN, each.solution.number), call)
+    except ReplayMissError:
         return
-    print(
-        f"{result.solutions} solutions judged: {result.kinds}; {result.unjudged} without a verdict; {dict(usage or {})}"
-    )
-    rules: list[tuple[str, Rates | None]] = [
-        ("judge's word", result.without_check),
-        ("word and checks", result.with_check),
-    ]
-    for name, check in result.checks.items():
-        rules += [(f"{name}: not contradicted", check.unless_contradicted), (f"{name}: supported", check.if_supported)]
-    for title, rates in rules:
-        if rates is not None:
-            kinds = {**rates.passed, **rates.caught}
-            by_kind = ", ".join(f"{kind} {describe(share)}" for kind, share in kinds.items() if share.n)
-            print(f"{title:30} accepts right {describe(rates.specificity, True)}, rejects wrong"
-                  f" {describe(rates.sensitivity, True)} | accepted or rejected by kind: {by_kind}")  # fmt: skip
-    for name, check in result.checks.items():
-        print_findings(name, check)
 
 
-def print_findings(name: str, check: CheckRates) -> None:
+async def _examine(check: Any, each: Measured, draw: Draw, call: Any) -> None:
+    each.findings[check.name] = await check.examine(each.solution.attack, draw, call)
+
+
+async def _judge(rules: Rules, each: Measured, draw: Draw, call: Any) -> None:
+    verdict = await rules.cast(0).judge.judge.validate(each.solution.attack, draw, call)  # type: ignore[attr-defined]
+    each.asked, each.word = True, verdict.positive if isinstance(verdict, Verdict) else None
+
+
+def show(measured: Sequence[Measured]) -> None:
+    """Print the rates of each rule over the solutions for which everything it needs was measured."""
+    names = list(dict.fromkeys(name for each in measured for name in each.findings))
+    asked = [each for each in measured if each.asked]
+    unjudged = sum(each.word is None for each in asked)
+    print(f"{len(measured)} known solutions; {len(asked)} judged, {unjudged} of them without a verdict")
+    print_rates("judge's word", asked, lambda solution: solution.word)
+    for name in names:
+        examined = [each for each in measured if name in each.findings]
+        print_rates(f"{name}: not contradicted", examined, partial(concludes, (name,), False))
+        print_rates(f"{name}: supported", examined, partial(concludes, (name,), True))
+        print_findings(name, examined)
+    if {"blind", "answerable"} <= set(names):
+        both = [each for each in measured if {"blind", "answerable"} <= each.findings.keys()]
+        print_rates("blind and answerable: not contradicted", both, partial(concludes, ("blind", "answerable"), False))
+        print_rates("blind supports, answerable does not contradict", both, is_proven)
+    for name in names:
+        examined = [each for each in asked if name in each.findings]
+        print_rates(f"word and {name}", examined, lambda solution, name=name: solution.accepted_with((name,)))
+    complete = [each for each in asked if set(names) <= each.findings.keys()]
+    print_rates("word and all checks", complete, lambda solution: solution.accepted)
+
+
+def is_proven(solution: JudgedSolution) -> bool:
+    """Whether blind solutions support a solution whose question is not found to be unanswerable."""
+    return solution.conclude("blind") == "supports" and solution.conclude("answerable") != "contradicts"
+
+
+def concludes(checks: Sequence[str], supported: bool, solution: JudgedSolution) -> bool:
+    """Whether all checks support a solution, or, without `supported`, none contradicts it."""
+    conclusions = [solution.conclude(check) for check in checks]
+    return all(each == "supports" if supported else each != "contradicts" for each in conclusions)
+
+
+def print_rates(title: str, measured: Sequence[Measured], accept: Callable[[JudgedSolution], bool | None]) -> None:
+    """Print what a rule accepts of the right and of the wrong solutions, and its counts by kind."""
+    rates: Rates = measure_rates([each.as_judged() for each in measured], accept)
+    kinds = [f"{kind} {describe(share)}" for kind, share in rates.passed.items() if share.n]
+    kinds += [f"{kind} {describe(share, rejected=True)}" for kind, share in rates.caught.items() if share.n]
+    right, wrong = describe(rates.specificity, True), describe(rates.sensitivity, True, rejected=True)
+    print(f"{title}: accepts {right} of the right, {wrong} of the wrong | {', '.join(kinds)}")
+
+
+def print_findings(name: str, measured: Sequence[Measured]) -> None:
     """Print how often a check supports, contradicts or does not check each kind."""
-    for kind, counts in check.findings.items():
-        print(f"  {name:12} {kind:10} " + "  ".join(f"{conclusion} {count}" for conclusion, count in counts.items()))
+    for kind in dict.fromkeys(each.solution.kind for each in measured):
+        of_kind = [each.as_judged().conclude(name) for each in measured if each.solution.kind == kind]
+        print(f"    {kind:10} " + ", ".join(f"{conclusion} {of_kind.count(conclusion)}" for conclusion in CONCLUSIONS))
 
 
-def describe(share: Share, interval: bool = False) -> str:
-    """A share as its counts, perhaps with its interval in percent."""
+def describe(share: Share, interval: bool = False, rejected: bool = False) -> str:
+    """The accepted of a share of accepted or rejected solutions, perhaps with the interval in percent."""
     if share.share is None or share.ci95 is None:
         return "0/0"
-    counts = f"{round(share.share * share.n)}/{share.n}"
-    return f"{counts} = {share.share:.0%} ({share.ci95[0]:.0%} to {share.ci95[1]:.0%})" if interval else counts
+    accepted, (low, high) = share.share, share.ci95
+    if rejected:
+        accepted, (low, high) = 1 - share.share, (1 - high, 1 - low)
+    counts = f"{round(accepted * share.n)}/{share.n}"
+    return f"{counts} = {accepted:.0%} ({low:.0%} to {high:.0%})" if interval else counts
+
+
+async def run_bench(home: Home, options: argparse.Namespace) -> None:
+    run = await find_or_start(home, options)
+    if not options.show:
+        bound = bind(runs.load_run(home, run)[0], home)
+        try:
+            await measure(home, run, bound.answers(), time.monotonic() + 60 * options.minutes)
+        finally:
+            await bound.close()
+    show(await measure(home, run, {}, float("inf")))
 
 
 def main() -> None:
@@ -145,24 +220,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="GSM8K's train.jsonl")
     parser.add_argument("--model", default="qwen2.5-coder-1.5b-instruct")
     parser.add_argument("--pairs", type=int, default=50, help="right solutions, and as many wrong ones")
-    parser.add_argument("--checks", default="code,blind,answerable")
+    parser.add_argument("--checks", default="blind,code,answerable", help="in the order in which they are measured")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=8.0, help="start no further solution after this time")
+    parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("--reply-tokens", type=int, default=700)
-    parser.add_argument(
-        "--retries", type=int, default=1, help="requests for a reply that cannot be read, after the first"
-    )
+    parser.add_argument("--reply-tokens", type=int, default=600)
+    parser.add_argument("--retries", type=int, default=1, help="further requests for a reply that cannot be read")
     parser.add_argument("--show", action="store_true", help="only print what was measured")
     options = parser.parse_args()
     home = Home(options.home).prepare()
-    name = f"checks-{options.pairs}-{options.seed}-{options.checks}"
     if not options.show:
         import_benchmark(home, ImportRequest("gsm8k", "gsm8k", [options.data], str(options.data)), lambda *_: None)
-        asyncio.run(measure(home, resolve(options, home), name, options.minutes))
-    with LedgerView(home.ledger) as view:
-        run = view.find_run(name)["id"]
-    show(home, run)
+    asyncio.run(run_bench(home, options))
 
 
 if __name__ == "__main__":

@@ -208,16 +208,17 @@ def correct_prevalence(
 
 def predict_right_share(
     rights: tuple[int, int], wrongs: tuple[int, int], passed: tuple[int, int], kept: tuple[int, int] | None = None
-) -> Prevalence:
-    """The share of right questions among those that an erring judge lets pass, each count as (hits, n).
+) -> tuple[Prevalence, Prevalence]:
+    """The share of right questions among those that an erring judge lets pass, and among those of them that are kept.
+    Each count is (hits, n).
 
     On known solutions the judge accepted some of the `rights` (specificity Sp) and rejected some of the `wrongs`
     (sensitivity Se). Of unknown questions it let `passed` pass. If a share π of these is right, it lets pass
     a = π·Sp + (1−π)·(1−Se) of them, and by Bayes' rule ρ = π·Sp / a of what passes is right. Of what passes, `kept`
-    counts the questions that become examples; with it, all wrong ones are taken to be among them, so that
-    (K − (1−ρ)·A) / K of K kept out of A passed are right.
+    counts the questions that become examples; all wrong ones are taken to be among them, so that (K − (1−ρ)·A) / K of
+    K kept out of A passed are right. Without it, they are taken to be kept regardless of whether they are right.
 
-    The interval is the 95% credible one, the estimate the posterior median: uniform prior on π, Jeffreys priors on Sp
+    The intervals are 95% credible ones, the estimates posterior medians: a uniform prior on π, Jeffreys priors on Sp
     and Se, a binomial likelihood of `passed`, and with `kept` a uniform prior on how often right questions are kept.
     """
     rng = np.random.default_rng(0)
@@ -228,11 +229,17 @@ def predict_right_share(
     chance = prevalence * specificity + (1 - prevalence) * (1 - sensitivity)
     share = prevalence * specificity / chance
     weight = passed[0] * np.log(chance) + (passed[1] - passed[0]) * np.log1p(-chance)
+    kept_share = share
     if kept is not None:
         wrong = (1 - share) * kept[1]
         weight += np.where(wrong <= kept[0], -np.log(kept[1] - np.minimum(wrong, kept[0]) + 1), -np.inf)
-        share = 1 - wrong / kept[0]
-    low, middle, high = _weighted_quantiles(share, np.exp(weight - weight.max()))
+        kept_share = (1 - wrong / kept[0]).clip(0, 1)
+    weight = np.exp(weight - weight.max())
+    return _summarize_posterior(share, weight), _summarize_posterior(kept_share, weight)
+
+
+def _summarize_posterior(values: Floats, weights: Floats) -> Prevalence:
+    low, middle, high = _weighted_quantiles(values, weights)
     return Prevalence(middle, (low, high))
 
 

@@ -348,22 +348,23 @@ def test_predict_right_share_matches_bayes_rule_for_large_counts():
     n, right, specificity, sensitivity = 10**6, 0.6, 0.9, 0.7
     accepted = right * specificity + (1 - right) * (1 - sensitivity)
     counts = (round(n * specificity), n), (round(n * sensitivity), n)
-    among_accepted = predict_right_share(*counts, (round(n * accepted), n))
+    among_accepted, among_all_kept = predict_right_share(*counts, (round(n * accepted), n))
+    assert among_all_kept == among_accepted
     expected = right * specificity / accepted
     assert among_accepted.estimate == pytest.approx(expected, abs=0.01)
     assert among_accepted.ci95 == pytest.approx((expected, expected), abs=0.02)
     kept = round(n * accepted / 2)
-    among_kept = predict_right_share(*counts, (round(n * accepted), n), (kept, round(n * accepted)))
+    _, among_kept = predict_right_share(*counts, (round(n * accepted), n), (kept, round(n * accepted)))
     assert among_kept.estimate == pytest.approx(1 - 2 * (1 - expected), abs=0.02), "every wrong question is kept"
 
 
 def test_predict_right_share_of_a_guessing_judge_says_nothing():
-    low, high = predict_right_share((50, 100), (50, 100), (50, 100)).ci95
+    low, high = predict_right_share((50, 100), (50, 100), (50, 100))[0].ci95
     assert low < 0.1 and high > 0.9
 
 
 def test_predict_right_share_of_a_judge_that_catches_everything():
-    assert predict_right_share((200, 200), (200, 200), (50, 100)).ci95[0] > 0.95
+    assert predict_right_share((200, 200), (200, 200), (50, 100))[0].ci95[0] > 0.95
 
 
 def test_predict_right_share_interval_has_its_nominal_coverage():
@@ -374,6 +375,6 @@ def test_predict_right_share_interval_has_its_nominal_coverage():
         counts = [
             (int(rng.binomial(n, share)), n) for n, share in ((50, specificity), (50, sensitivity), (80, accepted))
         ]
-        low, high = predict_right_share(*counts).ci95
+        low, high = predict_right_share(*counts)[0].ci95
         covered += low <= right * specificity / accepted <= high
     assert covered / trials == pytest.approx(0.95, abs=0.06)

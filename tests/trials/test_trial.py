@@ -211,6 +211,7 @@ def test_prediction_uses_the_observed_acceptance(played: tuple[Home, str]) -> No
     assert predicted.judged == predicted.accepted + funnel["invalid"] > 0
     for share in (predicted.among_accepted, predicted.among_kept):
         assert share is not None and 0 <= share.ci95[0] <= share.estimate <= share.ci95[1] <= 1
+    assert predicted.among_kept.estimate <= predicted.among_accepted.estimate, "every wrong question is kept"
 
 
 def test_changed_trial_record_is_reported(played: tuple[Home, str]) -> None:

@@ -276,7 +276,6 @@ def _predict(judged: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: 
     validated = accepted + funnel["invalid"]
     if not accepted:
         return Prediction(validated, 0, None, None)
-    among_accepted = among_kept = predict_right_share(*counts, (accepted, validated))
-    if kept and keep == "failed":
-        among_kept = predict_right_share(*counts, (accepted, validated), (kept, accepted))
+    selection = (kept, accepted) if kept and keep == "failed" else None
+    among_accepted, among_kept = predict_right_share(*counts, (accepted, validated), selection)
     return Prediction(validated, accepted, among_accepted, among_kept if kept else None)
