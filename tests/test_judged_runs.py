@@ -85,13 +85,15 @@ def test_judged_run_replays_from_the_ledger(checked: tuple[Home, str], alone: No
 @pytest.mark.parametrize(
     ("setting", "value"), [("code_check", True), ("fact_check", True), ("panel", ["duelist-a", "second"])]
 )
-def test_replay_refuses_a_tool_that_the_run_was_started_without(tmp_path: Path, setting: str, value: Any) -> None:
+def test_replay_counts_calls_to_a_tool_that_the_run_was_started_without(
+    tmp_path: Path, setting: str, value: Any
+) -> None:
     home = Home(tmp_path / "home").prepare()
     second = {"second": {"interface": "scripted", "model": "second-arbiter"}}
     run = played(home, judge={"code_check": False}, endpoints=second, max_turns=1)
-    with pytest.raises(RefusedError, match=rf"which judge\.{setting} needs") as refused:
-        asyncio.run(replay_with(home, run, {"judge": {setting: value}}))
-    assert "--fork" in refused.value.fix
+    what_if = asyncio.run(replay_with(home, run, {"judge": {setting: value}}))
+    assert [(turn.turn, turn.role) for turn in what_if.unknown] == [(0, "judge")] and not what_if.complete
+    assert what_if.needed.expected >= 1
 
 
 def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

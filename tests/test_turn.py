@@ -12,7 +12,7 @@ from nanoflux_local.run.binding import rules_for
 from nanoflux_local.run.configs import resolve
 from nanoflux_local.run.novelty import History
 from nanoflux_local.run.turn import Cast, Rules, run_turn
-from nanoflux_local.transcript import Attack, Defence, TurnRecord, Verdict
+from nanoflux_local.transcript import Attack, Defence, Finding, TurnRecord, Verdict
 
 IDENTITIES = {name: Identity("scripted", name) for name in ("duelist-a", "duelist-b", "arbiter", "embedder")}
 NOTHING = History()
@@ -326,9 +326,83 @@ async def test_different_turn_or_run_makes_different_requests(play, changed):
 
 
 async def test_turn_does_not_change_its_history(play):
-    history = History((axis(0)[None, :],))
-    await play(World(), history=history)
-    assert ([block.shape for block in history.blocks], history.own) == ([(1, DIMENSIONS)], ())
+    history, world = History((axis(0)[None, :],)), World()
+    await play(world, history=history)
+    question = world.vectors[world.embedded[0]]
+    assert history.nearest(question) == 0.0, "the turn's question is not in the history it was given"
+
+
+# Several answers of the defender
+
+PROVABLE = {"samples": 3, "keep": "provable"}
+WRONG, RIGHT = defence(answer="5"), defence(answer="4")
+JUDGED_RIGHT = [evaluation()]
+
+
+@pytest.mark.parametrize(
+    ("defences", "evaluations", "outcome", "pass_rate"),
+    [
+        ([WRONG, RIGHT, WRONG], [evaluation("INCORRECT")], "kept_failed", (1, 3)),
+        ([RIGHT, WRONG, WRONG], JUDGED_RIGHT, "kept_failed", (1, 3)),
+        ([RIGHT, RIGHT, RIGHT], JUDGED_RIGHT, "defender_right", (3, 3)),
+        ([WRONG, WRONG, WRONG], [evaluation("INCORRECT")], "unproven", (0, 3)),
+        ([WRONG, "no", "no", "no", RIGHT], [evaluation("INCORRECT")], "kept_failed", (1, 2)),
+    ],
+    ids=["first wrong", "first right", "always right", "never right", "an unreadable answer does not count"],
+)
+async def test_provable_question_is_solved_sometimes_but_not_always(play, defences, evaluations, outcome, pass_rate):
+    world = World(defence=defences, evaluation=evaluations)
+    record = await play(world, **PROVABLE)
+    assert (record.last.outcome, record.last.pass_rate) == (outcome, pass_rate)
+    assert record.outcome == ("kept" if outcome == "kept_failed" else "dropped")
+    assert world.count("evaluation") == 1, "further answers are numbers, which are compared by machine"
+    if outcome == "unproven":
+        assert record.last.reason == "0 of 3 answers are right; no blind solutions were written"
+
+
+@pytest.mark.parametrize("conclusion", ["supports", "contradicts", "not checked"])
+async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(tmp_path, conclusion):
+    class BlindJudge:
+        name = "judge"
+
+        async def validate(self, attack, draw, call, evidence=(), seeds=()):
+            return Verdict(True, 1.0, "fine", findings=(Finding("blind", conclusion, "2 of 4 agree"),))
+
+        async def evaluate(self, attack, defence, draw, call):
+            return Verdict(False, 1.0, "wrong")
+
+    base = rules(tmp_path, **PROVABLE)
+    cast = replace(base.cast(0), judge=BlindJudge())
+    record = await run_turn(replace(base, casts=[cast]), 0, NOTHING, World(defence=[WRONG]))
+    assert record.last.outcome == ("kept_failed" if conclusion == "supports" else "unproven")
+    if conclusion != "supports":
+        assert record.last.reason == "0 of 3 answers are right; 2 of 4 agree"
+
+
+async def test_further_answers_leave_the_requests_of_the_first_unchanged(play):
+    single, several = World(), World()
+    await play(single)
+    await play(several, samples=3)
+    keys = [[request.key() for _, request in world.asked] for world in (single, several)]
+    assert keys[1][: len(keys[0])] == keys[0]
+    added = [request for _, request in several.asked[len(keys[0]) :]]
+    assert len({request.key() for request in added}) == 2
+    assert {request.messages for request in added} == {several.asked[2][1].messages}
+    assert {request.sampling for request in added} == {single.asked[2][1].sampling}
+
+
+async def test_further_answers_at_temperature_zero_are_varied(play):
+    greedy = {"roles": {role: {"sampling": {"temperature": 0.0}} for role in ("attacker", "defender")}}
+    world = World()
+    await play(world, samples=2, **greedy)
+    first, second = (request.sampling.temperature for role, request in world.asked if role == "defence")
+    assert (first, second) == (0.0, 0.7)
+
+
+async def test_further_answers_do_not_decide_what_the_paper_keeps(play):
+    record = await play(World(defence=[WRONG, RIGHT]), samples=2)
+    assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (1, 2))
+    assert record.last.samples[0].right is True and record.last.samples[0].reason
 
 
 class Broken(Exception):

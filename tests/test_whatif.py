@@ -123,6 +123,36 @@ def test_setting_of_the_requests_is_refused_with_the_fork_command(home: Home, se
     assert refused.value.exit_code == 3 and f"run start --fork {run} --set {next(iter(settings))}" in refused.value.fix
 
 
+PROVABLE: dict[str, Any] = {"samples": 3, "keep": "provable", "judge": {"checks": ["blind"]}}
+
+
+def test_replay_of_other_rules_says_what_the_missing_calls_would_cost(home: Home) -> None:
+    """The estimate of tokens is compared with those that a fork under these rules really needed."""
+    run = played(home, max_turns=12)
+    estimate = asyncio.run(replay_with(home, run, PROVABLE))
+    assert estimate.stay == 0 and estimate.come == [] and not estimate.complete
+    kept = {record.number for record in records(home, run) if record.kept}
+    assert kept <= {turn.turn for turn in estimate.unknown} | {example.turn for example in estimate.go}
+    fork = asyncio.run(runs.start(home, runs.fork_config(home, run, PROVABLE), forked_from=run))
+    asyncio.run(runs.carry_on(home, fork))
+    with LedgerView(home.ledger) as view:
+        summary = view.summarize_run(fork)
+    made = summary.usage.prompt_tokens + summary.usage.completion_tokens
+    assert 0.3 * made < estimate.needed.tokens < 3 * made
+    assert estimate.needed.usd is None
+    again = asyncio.run(replay_with(home, run, PROVABLE))
+    assert again.unknown == [] and again.digest == summary.digest, "the fork's calls answer the replay"
+
+
+@pytest.mark.parametrize("changes", [{"samples": 2}, {"keep": "provable", "samples": 2}])
+def test_replay_answers_fewer_samples_from_the_ledger(home: Home, changes: dict[str, Any]) -> None:
+    several = played(home, samples=3)
+    what_if = asyncio.run(replay_with(home, several, changes))
+    assert what_if.unknown == []
+    elsewhere = Home(home.root / "elsewhere").prepare()
+    assert what_if.digest == digest(elsewhere, played(elsewhere, **changes))
+
+
 def test_unknown_key_and_run_without_turns_are_refused(home: Home) -> None:
     run = started(home)
     with pytest.raises(NothingMatchedError, match="has no turns"):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanoflux_local.cli.common import current_home, flops_line, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import ADAPTER
 from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _list_cells(adapter: "Adapter | DamagedAdapter") -> list[object]:
 
 
 @command.command()
-@click.argument("adapter")
+@click.argument("adapter", type=ADAPTER)
 @with_json
 def show(adapter: str, as_json: bool) -> None:
     """Show the record of ADAPTER: a hash, the first characters of one, or the name of an imported adapter."""
@@ -139,7 +140,7 @@ def import_folder(folder: Path, base: str, name: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("adapter")
+@click.argument("adapter", type=ADAPTER)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory to write.")
 @with_json
 def merge(adapter: str, out: Path, as_json: bool) -> None:
@@ -172,7 +173,7 @@ def _show_merge(record: "MergeRecord", out: Path) -> None:
 
 
 @command.command()
-@click.argument("adapter")
+@click.argument("adapter", type=ADAPTER)
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New directory to write.")
 @click.option("--format", "kind", type=click.Choice(["safetensors", "gguf"]), default="safetensors", show_default=True,
               help="Format of the exported weights.")  # fmt: skip

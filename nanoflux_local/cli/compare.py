@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import EVALUATION
 
 if TYPE_CHECKING:
     from nanoflux_local.evaluate.comparison import Comparison
@@ -15,7 +16,7 @@ FLIPS = 20
 
 
 @click.command(name="compare")
-@click.argument("evaluations", nargs=-1, required=True)
+@click.argument("evaluations", nargs=-1, required=True, type=EVALUATION)
 @click.option(
     "--partial", is_flag=True, help="Compare evaluations with missing replies too, on the items that both scored."
 )

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from nanoflux_local.cli.common import current_home, plain, print_json, print_table, with_json
+from nanoflux_local.cli.names import DOMAIN
 
 
 @click.group(name="domains")
@@ -30,7 +31,7 @@ def list_domains(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", type=DOMAIN)
 @click.option(
     "--prompt", help="Show this prompt filled in: attacker, defender, validation, evaluation, confidence or code."
 )

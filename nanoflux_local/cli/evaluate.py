@@ -9,6 +9,7 @@ import click
 
 from nanoflux_local.cli import evaluations
 from nanoflux_local.cli.common import Bar, current_home, print_json, print_table, with_json
+from nanoflux_local.cli.names import ADAPTER, DATASET, DOMAIN, MODEL, PROFILE
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.paths import Home
 
@@ -41,13 +42,15 @@ class AdapterKind(click.ParamType[str]):
 
 
 @click.group(name="eval", invoke_without_command=True, subcommand_metavar="[list | show | items]")
-@click.option("--model", default="", help="Name of an installed model, e.g. smollm2-135m.")
-@click.option("--adapter", default="", help="Hash of an adapter, or its first characters.")
-@click.option("--profile", default="", help="Profile that defines --endpoint and the judge of --mode soft.")
+@click.option("--model", type=MODEL, default="", help="Name of an installed model, e.g. smollm2-135m.")
+@click.option("--adapter", type=ADAPTER, default="", help="Hash of an adapter, or its first characters.")
+@click.option(
+    "--profile", type=PROFILE, default="", help="Profile that defines --endpoint and the judge of --mode soft."
+)
 @click.option("--endpoint", default="", help="Endpoint of the profile to evaluate instead of --model.")
-@click.option("--data", default="", help="Benchmark; `nanoflux data list` lists them.")
+@click.option("--data", type=DATASET, default="", help="Benchmark; `nanoflux data list` lists them.")
 @click.option("--split", default="test", show_default=True, help="Split of the benchmark.")
-@click.option("--domain", default="", help="Domain that supplies the prompts [default: the benchmark's].")
+@click.option("--domain", type=DOMAIN, default="", help="Domain that supplies the prompts [default: the benchmark's].")
 @click.option("--limit", type=click.IntRange(1), help="Number of items, from the start of the split [default: all].")
 @click.option(
     "--runs", type=click.IntRange(1), default=5, show_default=True, help="Number of repeats, each with another seed."

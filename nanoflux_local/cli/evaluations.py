@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import EVALUATION
 from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _accuracy_cells(strict: "Mapping[str, Any] | None") -> list[str]:
 
 
 @click.command()
-@click.argument("evaluation")
+@click.argument("evaluation", type=EVALUATION)
 @with_json
 def show(evaluation: str, as_json: bool) -> None:
     """Show an evaluation: its settings, its accuracy and its missing replies."""
@@ -104,7 +105,7 @@ def show(evaluation: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("evaluation")
+@click.argument("evaluation", type=EVALUATION)
 @click.option("--flips", "other", default="", metavar="EVAL", help="List only the items that flip between the two.")
 @click.option("--item", default="", help="Show one item in full: question, gold answer and all replies.")
 @with_json

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import EXAMPLE, RUN
 from nanoflux_local.errors import NothingMatchedError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.argument("run")
+@click.argument("run", type=RUN)
 @with_json
 def list_examples(run: str, as_json: bool) -> None:
     """List the examples of RUN in turn order, with quality level and reviews."""
@@ -37,12 +38,14 @@ def list_examples(run: str, as_json: bool) -> None:
     with LedgerView(current_home().ledger) as view:
         name = view.find_run(run)["id"]
         examples = [dict(row) for row in view.rows(
-            "SELECT examples.id, turn, reason, question, answer, level, attempts FROM examples JOIN turns"
-            " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.run = ? ORDER BY turn", name
+            "SELECT examples.id, turn, reason, question, answer, level, passes, tries, attempts"
+            " FROM examples JOIN turns ON turns.run = examples.run AND turns.number = examples.turn"
+            " WHERE examples.run = ? ORDER BY turn", name
         )]  # fmt: skip
         reviews = reviews_of(view, name)
     for row in examples:
         last = len(row.pop("attempts").split()) - 1
+        row["pass_rate"] = [row.pop("passes"), row.pop("tries")]
         row["reviews"] = {
             reviewer: review["verdict"] for reviewer, review in reviews.get((row["turn"], last), {}).items()
         }
@@ -51,18 +54,20 @@ def list_examples(run: str, as_json: bool) -> None:
         return
     if not examples:
         raise NothingMatchedError(f"run {run} kept no examples", f"see why with `nanoflux run show {run}`")
+    several = any(row["pass_rate"][1] != 1 for row in examples)  # with one answer each, the reason says as much
     print_table(
-        ("id", "turn", "reason", "level", "review", "answer", "question"),
+        ("id", "turn", "reason", *(["pass rate"] if several else []), "level", "review", "answer", "question"),
         [
-            [row["id"], row["turn"], row["reason"], f"L{row['level']}" if row["level"] else "",
-             " ".join(dict.fromkeys(row["reviews"].values())), row["answer"], row["question"][:60].replace("\n", " ")]
+            [row["id"], row["turn"], row["reason"], *([format_pass_rate(*row["pass_rate"])] if several else []),
+             f"L{row['level']}" if row["level"] else "", " ".join(dict.fromkeys(row["reviews"].values())),
+             row["answer"], row["question"][:60].replace("\n", " ")]
             for row in examples
         ],
     )  # fmt: skip
 
 
 @command.command()
-@click.argument("example")
+@click.argument("example", type=EXAMPLE)
 @with_json
 def show(example: str, as_json: bool) -> None:
     """Show one example and how it was made.
@@ -77,7 +82,7 @@ def show(example: str, as_json: bool) -> None:
     home = current_home()
     with LedgerView(home.ledger) as view:
         row = view.row(
-            "SELECT examples.id, examples.run, examples.level, turns.record FROM examples JOIN turns"
+            "SELECT examples.id, examples.run, examples.level, passes, tries, turns.record FROM examples JOIN turns"
             " ON turns.run = examples.run AND turns.number = examples.turn WHERE examples.id = ?",
             example,
         )
@@ -90,7 +95,8 @@ def show(example: str, as_json: bool) -> None:
         reviews = reviews_of(view, row["run"]).get(attempt_key, {})
         lineage = trace_lineage(home, view, example)
     if as_json:
-        entry = {"id": row["id"], "run": row["run"], "level": row["level"], "reviews": reviews}
+        pass_rate = [row["passes"], row["tries"]]
+        entry = {"id": row["id"], "run": row["run"], "level": row["level"], "pass_rate": pass_rate, "reviews": reviews}
         print_json({**entry, "turn": record, "lineage": lineage.to_json()})
         return
     last = record["attempts"][-1]
@@ -103,6 +109,7 @@ def show(example: str, as_json: bool) -> None:
         (f"Validation by {record['judge']}", _describe_validation(last["validation"])),
         (f"Reply of {record['defender']}", f"{last['defence']['solution']}\n= {last['defence']['answer']}"),
         (f"Verdict of {record['judge']}", last["evaluation"]["explanation"]),
+        (f"All answers of {record['defender']}", _describe_samples(last, row["passes"], row["tries"])),
         ("Reasoning", _describe_quality(last)),
         (
             "Reviews",
@@ -152,6 +159,23 @@ def _describe_exhibit(exhibit: "Exhibit") -> str:
     return f"  {exhibit.text!r}: {results or exhibit.outcome} {exhibit.detail}".rstrip()
 
 
+def format_pass_rate(passes: int | None, tries: int | None) -> str:
+    """How often the defender answered correctly, for a table; "" for examples without a pass rate."""
+    return "" if tries is None else f"{passes} of {tries}"
+
+
+def _describe_samples(attempt: dict[str, Any], passes: int, tries: int) -> str:
+    """The pass rate and every further answer in one line each; "" if the defender answered once."""
+    if not attempt.get("samples"):
+        return ""
+    marks = {True: "right", False: "wrong", None: "not judged"}
+    lines = [f"{passes} of {tries} right"]
+    for sample in attempt["samples"]:
+        answer = sample["defence"]["answer"] if sample["defence"] else "no readable answer"
+        lines.append(f"  = {answer}  {marks[sample['right']]}: {sample['reason']}".rstrip(": "))
+    return "\n".join(lines)
+
+
 def _describe_quality(attempt: dict[str, Any]) -> str:
     quality = attempt.get("quality")
     if quality is None:
@@ -161,7 +185,7 @@ def _describe_quality(attempt: dict[str, Any]) -> str:
 
 
 @command.command()
-@click.argument("example")
+@click.argument("example", type=EXAMPLE)
 @click.option(
     "--verdict",
     required=True,
@@ -183,7 +207,7 @@ def review(example: str, verdict: Any, note: str, reviewer: str, as_json: bool) 
 
 
 @command.command("export-review")
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.option("--out", "-o", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
 @click.option("--size", type=click.IntRange(1), default=None, help="Number of questions [default: all].")
 @click.option(

@@ -15,12 +15,13 @@ from nanoflux_local.cli.common import (
     with_choice,
     with_json,
 )
+from nanoflux_local.cli.names import RUN
 
 FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
 
 
 @click.command(name="export")
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.option(
     "--format", "kind", type=click.Choice(FORMATS), default="chat", show_default=True, help="Format of the rows."
 )

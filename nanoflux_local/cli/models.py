@@ -7,6 +7,7 @@ import click
 
 from nanoflux_local.cli import servers
 from nanoflux_local.cli.common import Bar, current_home, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import MODEL
 from nanoflux_local.cli.plan import command as plan
 from nanoflux_local.cli.rehearse import command as rehearse
 from nanoflux_local.errors import NanofluxError
@@ -102,7 +103,7 @@ def import_(path: str, name: str, template: Path | None) -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @with_json
 def show(name: str, as_json: bool) -> None:
     """Show the manifest of NAME and whether its weights are installed."""

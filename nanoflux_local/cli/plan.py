@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import PROFILE
 from nanoflux_local.errors import NanofluxError, UsageError
 from nanoflux_models.placement import ACTIVATIONS_GIB, ASLEEP_GIB, CUDA_GIB, GRAPHS_GIB, LIMIT, Plan, Server
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("plan")
-@click.argument("profile")
+@click.argument("profile", type=PROFILE)
 @click.option("--gpus", default="", help="Memory of each GPU in GiB, e.g. 40,40 [default: as nvidia-smi reports].")
 @click.option("--sequences", type=click.IntRange(1), help="Number of concurrent requests [default: the profile's].")
 @click.option("--context", type=click.IntRange(1), help="Tokens per request [default: the profile's].")

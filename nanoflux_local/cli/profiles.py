@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nanoflux_local.cli.common import current_home, one_line, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import PROFILE
 from nanoflux_local.errors import NanofluxError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def list_profiles(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("profile")
+@click.argument("profile", type=PROFILE)
 @with_json
 def show(profile: str, as_json: bool) -> None:
     """Show the file of PROFILE, a name or a .toml file."""
@@ -74,7 +75,7 @@ def new(name: str, servers: tuple[str, ...], copied: str, as_json: bool) -> None
 
 
 @command.command()
-@click.argument("profile")
+@click.argument("profile", type=PROFILE)
 @click.option("--domain", default="starter", show_default=True, help="Domain to check it with.")
 @click.option("--connect", is_flag=True, help="Also ask each server for its models.")
 @with_json

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from nanoflux_local.cli.common import Bar, current_home, launch_detached, plain, print_json, print_table, say, with_json
+from nanoflux_local.cli.names import DOMAIN, PROFILE, RUN
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
+from nanoflux_local.run.rule_sets import RULE_SETS
 
 if TYPE_CHECKING:
     from nanoflux_local.config import RunConfig
@@ -35,10 +37,15 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--domain", help="Domain of the questions; `nanoflux domains list` lists them.")
-@click.option("--profile", help="Profile with the endpoints and roles: a name or a .toml file [default: embedded].")
+@click.option("--domain", type=DOMAIN, help="Domain of the questions; `nanoflux domains list` lists them.")
 @click.option(
-    "--fork", metavar="RUN", help="Start from the settings of RUN and reuse every recorded call that still applies."
+    "--profile", type=PROFILE, help="Profile with the endpoints and roles: a name or a .toml file [default: embedded]."
+)
+@click.option(
+    "--fork",
+    type=RUN,
+    metavar="RUN",
+    help="Start from the settings of RUN and reuse every recorded call that still applies.",
 )
 @click.option("--config", "config_file", type=click.Path(dir_okay=False), help="TOML file with settings.")
 @click.option("--examples", type=click.IntRange(1), help="Stop at this many kept examples [default: 200].")
@@ -52,9 +59,19 @@ def command() -> None:
 @click.option(
     "--budget-usd", type=click.FloatRange(0), help="Pause before the calls could cost more than this many dollars."
 )
+@click.option(
+    "--rules",
+    type=click.Choice(list(RULE_SETS)),
+    help="Rule set: paper (the paper's protocol) or proven (keep only questions whose answer is supported) "
+    "[default: paper].",
+)
 @click.option("--name", default="", help="Name of the run, shown in lists.")
 @click.option(
-    "--novel-against", multiple=True, metavar="RUN", help="Run whose questions count as already asked; repeatable."
+    "--novel-against",
+    type=RUN,
+    multiple=True,
+    metavar="RUN",
+    help="Run whose questions count as already asked; repeatable.",
 )
 @click.option("--rounds", type=click.IntRange(1), metavar="N",
               help="Train the defender on the kept examples and play again: up to N rounds, while dev accuracy "
@@ -78,6 +95,7 @@ def start(
     fork: str | None,
     novel_against: tuple[str, ...],
     config_file: str | None,
+    rules: str | None,
     name: str,
     settings: tuple[str, ...],
     as_json: bool,
@@ -106,6 +124,8 @@ def start(
     layers.append(Layer("--set", parse_settings(settings)))
     flags = {"target": numbers["examples"], **{key: numbers[key] for key in ("max_turns", "seed", "concurrency")}}
     layers += [Layer(FLAGS[key], {key: value}) for key, value in flags.items() if value is not None]
+    if rules:
+        layers.append(Layer("--rules", {"rules": rules}))
     if budget_usd is not None:
         layers.append(Layer("--budget-usd", {"budget": {"usd": budget_usd}}))
     home = current_home() if dry_run else current_home().prepare()
@@ -118,7 +138,8 @@ def start(
     else:
         config = configs.resolve(str(domain), profile or "embedded", overrides, home)
     if dry_run:
-        lower = run_layers(fork, home) if fork else base_layers(str(domain), profile or "embedded", home)
+        named = str(overrides.get("rules", ""))
+        lower = run_layers(fork, home, named) if fork else base_layers(str(domain), profile or "embedded", home, named)
         show_preview(home, config, [*lower, *layers], as_json)
         return
     if numbers["rounds"]:
@@ -133,7 +154,7 @@ def start(
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.option("--detach", is_flag=True, help="Play it in a separate process that outlives this terminal.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Setting to change first, e.g. endpoints.judge.url=http://host:8000/v1; repeatable.")  # fmt: skip
@@ -206,7 +227,7 @@ def _play_or_detach(home: Home, run: str, detach: bool) -> None:
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @with_json
 def pause(run: str, as_json: bool) -> None:
     """Commit the turns in progress, start no new one, and leave the run paused."""
@@ -214,7 +235,7 @@ def pause(run: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @with_json
 def stop(run: str, as_json: bool) -> None:
     """Commit the turns in progress and end; a second stop ends at once. Both lose nothing; `resume` continues."""
@@ -234,7 +255,7 @@ def _request_end(run: str, request: Literal["pause", "stop"], as_json: bool) -> 
 
 
 @command.command("set")
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.argument("settings", nargs=-1, required=True, metavar="KEY=VALUE…")
 @with_json
 def change(run: str, settings: tuple[str, ...], as_json: bool) -> None:
@@ -309,7 +330,7 @@ def list_runs(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.option("--config", "only_config", is_flag=True, help="Print the run's configuration instead, as a file for "
               "`run start --config`.")  # fmt: skip
 @with_json
@@ -342,6 +363,7 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
     return [
         ("name", run.name),
         ("domain", run.domain),
+        ("rules", run.rules),
         *([("fork of", run.forked_from)] if run.forked_from else []),
         ("status", f"{run.status} {run.message}".strip()),
         ("kept", f"{run.kept} of {run.target} in {run.turns} turns"),
@@ -355,6 +377,7 @@ def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, obj
         *([("dollars", _describe_dollars(run))] if priced else []),
         *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in run.faults.items()),
         ("seconds", run.seconds),
+        *_pass_rate_rows(run.pass_rates),
         *_level_rows(run.levels),
         *_trial_rows(overview.judge_trial),
         *_panel_rows(overview.panel),
@@ -388,6 +411,13 @@ def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str,
 
 def _reasoning_cut_rows(attempts: int) -> list[tuple[str, object]]:
     return [("cut in reasoning", f"{attempts} attempts ended without an answer")] if attempts else []
+
+
+def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
+    """How often the defender answered the kept examples correctly, unless it answered each only once."""
+    if not set(pass_rates) - {"0 of 1", "1 of 1"}:
+        return []
+    return [("pass rates", ", ".join(f"{rate}: {count}" for rate, count in pass_rates.items()))]
 
 
 def _level_rows(levels: dict[str, int]) -> list[tuple[str, object]]:
@@ -454,7 +484,7 @@ def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @with_json
 def verify(run: str, as_json: bool) -> None:
     """Recompute every hash of a run and report what does not match."""
@@ -477,7 +507,7 @@ def verify(run: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.option(
     "--set",
     "settings",
@@ -485,17 +515,20 @@ def verify(run: str, as_json: bool) -> None:
     metavar="KEY=VALUE",
     help="Setting to change, e.g. novelty.question=0.8; repeatable.",
 )
+@click.option("--rules", type=click.Choice(list(RULE_SETS)), help="Rule set to replay the run under.")
 @with_json
-def replay(run: str, settings: tuple[str, ...], as_json: bool) -> None:
+def replay(run: str, settings: tuple[str, ...], rules: str | None, as_json: bool) -> None:
     """Replay a run from the ledger alone, with no endpoint, and compare the digests.
 
-    With --set: show which examples would have been kept under other thresholds, judge rules or retries, and which
-    calls are missing.
+    With --set or --rules: show which examples would have been kept under other thresholds, rules, checks or retries,
+    which calls are missing, and what they would cost.
     """
     from nanoflux_local.run import runs
 
     home = current_home()
     run = _find_id(home, run)
+    if rules:
+        settings = (f"rules={rules}", *settings)
     if settings:
         _show_what_if(home, run, settings, as_json)
         return
@@ -530,7 +563,9 @@ def _show_what_if(home: Home, run: str, settings: tuple[str, ...], as_json: bool
     if needed.turns:
         calls = ", ".join(f"{entry.calls} {entry.role} {entry.kind}".replace("  ", " ") for entry in needed.by)
         say(f"{needed.turns} turns need calls that were never made and count as not kept: at least {calls};")
-        say(f"about {needed.expected} calls are expected if these turns continue like the recorded ones")
+        dollars = "" if needed.usd is None else f" and ${needed.usd:.2f}"
+        cost = f"{needed.expected} calls with {needed.tokens:,} tokens{dollars}"
+        say(f"about {cost} are expected if these turns continue like the recorded ones")
     if what_if.complete:
         say(f"digest {what_if.digest}" + (", as recorded" if what_if.same else ""))
     else:

@@ -20,6 +20,7 @@ from nanoflux_local.cli.common import (
     with_choice,
     with_json,
 )
+from nanoflux_local.cli.names import MODEL, RUN
 from nanoflux_local.errors import UsageError
 from nanoflux_local.paths import Home
 
@@ -35,11 +36,11 @@ SHOWN = 20
 
 
 @click.command(name="train")
-@click.argument("run", required=False)
+@click.argument("run", required=False, type=RUN)
 @click.option(
     "--data", type=click.Path(dir_okay=False, path_type=Path), help="JSON Lines file of rows, instead of a run."
 )
-@click.option("--base", default="smollm2-135m", show_default=True, help="Model to train an adapter for.")
+@click.option("--base", type=MODEL, default="smollm2-135m", show_default=True, help="Model to train an adapter for.")
 @click.option("--qlora", is_flag=True, help="Load the base model in 4 bits (bitsandbytes, NF4).")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any training setting, e.g. epochs=3; repeatable."

@@ -6,6 +6,7 @@ import click
 
 from nanoflux_local.cli import common
 from nanoflux_local.cli.common import print_json, print_table, say, with_json
+from nanoflux_local.cli.names import TRAINING
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.paths import Home
 
@@ -40,7 +41,7 @@ def list_all(as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("training")
+@click.argument("training", type=TRAINING)
 @click.option("--curve", is_flag=True, help="Also print every step and epoch, as JSON.")
 @with_json
 def show(training: str, curve: bool, as_json: bool) -> None:
@@ -63,7 +64,7 @@ def show(training: str, curve: bool, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("training")
+@click.argument("training", type=TRAINING)
 @click.option("--detach", is_flag=True, help="Train in a background process that outlives this terminal.")
 @with_json
 def resume(training: str, detach: bool, as_json: bool) -> None:
@@ -75,7 +76,7 @@ def resume(training: str, detach: bool, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("training")
+@click.argument("training", type=TRAINING)
 @with_json
 def pause(training: str, as_json: bool) -> None:
     """Pause a training: finish the current step and write a checkpoint."""
@@ -83,7 +84,7 @@ def pause(training: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("training")
+@click.argument("training", type=TRAINING)
 @with_json
 def stop(training: str, as_json: bool) -> None:
     """Stop a training after the current step, with a checkpoint; a second stop ends it at once."""

@@ -20,6 +20,7 @@ from nanoflux_local.files import write_new
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
 from nanoflux_local.redaction import redact
+from nanoflux_local.run.rule_sets import DESCRIPTIONS, PAPER
 from nanoflux_local.seeds.datasets import find_licence, seed_datasets
 from nanoflux_local.train.choice import Choice, example_of
 from nanoflux_local.train.conversation import format_completion
@@ -54,6 +55,8 @@ class ExportSummary:
     data_digest: str
     reasons: Mapping[str, int]
     levels: Mapping[str, int]
+    rules: str
+    pass_rates: Mapping[str, int]
     choice: Mapping[str, Any]
     seeds: Mapping[str, str]
     models: Mapping[str, str]
@@ -111,7 +114,8 @@ class _Dataset:
 
     @classmethod
     def read(cls, home: Home, kind: str, source: RunRows) -> "_Dataset":
-        shaped = [_shape_rows(kind, row) for row in source.rows]
+        rated = any(row.columns["tries"] != 1 for row in source.rows)
+        shaped = [_shape_rows(kind, row, rated) for row in source.rows]
         used = [row for row, parts in zip(source.rows, shaped, strict=True) if parts]
         rows = [part for parts in shaped for part in parts]
         if not rows:
@@ -136,6 +140,8 @@ class _Dataset:
             data_digest=digest(pairs) if pairs else data_digest(self.source.examples),
             reasons=dict(sorted(Counter(row["reason"] for row in columns).items())),
             levels=dict(sorted(levels.items())),
+            rules=self.source.config.get("rules", PAPER),
+            pass_rates=_count_pass_rates(columns),
             choice=dict(self.source.record),
             seeds=dict(self.seeds),
             models=dict(self.models),
@@ -144,6 +150,12 @@ class _Dataset:
             sha256=hashlib.sha256(content).hexdigest(),
             card=str(card),
         )
+
+
+def _count_pass_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The number of rows by pass rate, the hardest first: {"0 of 4": 3, "1 of 4": 5}."""
+    rated = sorted((row for row in rows if row["tries"]), key=lambda row: (row["pass_rate"], row["tries"]))
+    return dict(Counter(f"{row['passes']} of {row['tries']}" for row in rated))
 
 
 def _list_models(home: Home, source: RunRows) -> dict[str, str]:
@@ -206,19 +218,24 @@ def _format_pairs(row: RunRow) -> list[Row]:
     ]
 
 
-def _shape_rows(kind: str, row: RunRow) -> list[Row]:
+def _shape_rows(kind: str, row: RunRow, rated: bool) -> list[Row]:
     """The rows of an example, with its id, turn, reason and level, by which its origin can be found, and whose solution
     it is unless it is the author's. Parquet rows also have question, solution and answer as columns.
     """
     parts = ("question", "solution", "answer") if kind == "parquet" else ()
     keys = [key for key in ("id", "turn", "reason", "level", "origin", *parts) if row.columns.get(key) is not None]
     shaped = _format_pairs(row) if kind == PREFERENCE else [FORMATS[kind](row.example)]
-    return [{**{key: row.columns[key] for key in keys}, **each} for each in shaped]
+    columns = {key: row.columns[key] for key in keys} | (_pass_rate(row.columns) if rated else {})
+    return [{**columns, **each} for each in shaped]
 
 
 def _encode_rows(kind: str, rows: Sequence[Row]) -> bytes:
     lines = [_encode_line(row) for row in rows]
     return _encode_parquet(rows) if kind == "parquet" else b"".join(lines)
+
+
+def _pass_rate(row: Mapping[str, Any]) -> Row:
+    return {"pass_rate": [row["passes"], row["tries"]]}
 
 
 def _encode_line(row: Row) -> bytes:
@@ -276,6 +293,8 @@ question or solved it in a new way. NanoFlux Local {__version__} wrote this file
 | chosen by | {_describe_choice(summary.choice)} |{origin}
 | kept because | {_format_counts(summary.reasons)} |
 | quality level | {_format_counts(summary.levels) or "not scored"} |
+| rules | {summary.rules}: {DESCRIPTIONS[summary.rules]} |
+| right answers of the defender | {", ".join(f"{rate}: {count}" for rate, count in summary.pass_rates.items())} |
 
 ## Licences
 

@@ -209,7 +209,7 @@ def example_rows(view: LedgerView, row_ids: Sequence[int]) -> dict[int, dict[str
     """The examples with these row ids, their texts shortened."""
     marks = ",".join("?" * len(row_ids))
     rows = view.rows(
-        "SELECT rowid AS row, id, run, turn, reason, level, substr(question, 1, 400) AS question,"
+        "SELECT rowid AS row, id, run, turn, reason, level, passes, tries, substr(question, 1, 400) AS question,"
         f" substr(answer, 1, 80) AS answer, {_WORD} FROM examples WHERE rowid IN ({marks})",
         *row_ids,
     )

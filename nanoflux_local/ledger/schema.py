@@ -452,3 +452,18 @@ def m022_dataset_files(db: Database) -> None:
         ) STRICT;
         """
     )
+
+
+@migrations()
+def m023_pass_rates(db: Database) -> None:
+    """How often the defender answered an example correctly: `passes` of `tries`. Earlier runs asked it once, and kept a
+    correct answer only for its new solution.
+    """
+    db.executescript(
+        """
+        ALTER TABLE examples ADD COLUMN passes INTEGER;
+        ALTER TABLE examples ADD COLUMN tries INTEGER;
+        ALTER TABLE examples ADD COLUMN pass_rate REAL GENERATED ALWAYS AS (CAST(passes AS REAL) / tries) VIRTUAL;
+        UPDATE examples SET passes = (reason = 'kept_novel'), tries = 1;
+        """
+    )

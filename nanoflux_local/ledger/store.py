@@ -23,7 +23,7 @@ from nanoflux_local.ledger.packing import CALLS, WITH_KEY, add_unpack_function
 from nanoflux_local.ledger.schema import migrations
 from nanoflux_local.records import Fault, Reply, Request, canonical_json, costs, digest, storable
 from nanoflux_local.redaction import redact
-from nanoflux_local.transcript import Example, TurnRecord
+from nanoflux_local.transcript import Attempt, Example, TurnRecord
 
 BUSY_TIMEOUT_S = 30.0
 Table = Literal["runs", "trainings", "evaluations", "series", "experiments"]
@@ -268,8 +268,7 @@ class Ledger:
                 [(turn, position, call) for position, call in enumerate(calls)],
             )
             if record.kept:
-                quality = record.last.quality
-                self._insert_example(connection, run, Example.of(record), quality.level if quality else None)
+                self._insert_example(connection, run, Example.of(record), record.last)
             connection.execute("UPDATE runs SET updated_at = ? WHERE id = ?", (now(), run))
 
     def _is_fresh(self, connection: sqlite3.Connection, run: str, call: int) -> bool:
@@ -283,13 +282,14 @@ class Ledger:
         )
         return bool(row.fetchone()[0])
 
-    def _insert_example(self, connection: sqlite3.Connection, run: str, example: Example, level: int | None) -> None:
+    def _insert_example(self, connection: sqlite3.Connection, run: str, example: Example, attempt: Attempt) -> None:
         content = example.hash()
+        level = attempt.quality.level if attempt.quality else None
         connection.execute(
-            "INSERT INTO examples (id, run, turn, reason, question, solution, answer, content_hash, at, level)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO examples (id, run, turn, reason, question, solution, answer, content_hash, at, level,"
+            " passes, tries) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
             (digest([run, content])[:16], run, example.turn, example.reason, example.question, example.solution,
-             example.answer, content, now(), level),
+             example.answer, content, now(), level, *(attempt.pass_rate or (None, None))),
         )  # fmt: skip
 
     def add_trial(self, run: str, number: int, worth: str, record: dict[str, Any]) -> None:

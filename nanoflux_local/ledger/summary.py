@@ -42,14 +42,16 @@ class AttemptEnd:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run's state and sums. `seconds` is the time that processes worked on it; `repeatable` is None for runs from
-    before it was recorded. `funnel` maps "attempts" and every outcome to a number of attempts, `faults` the kinds of
-    failed requests, `levels` those of the kept examples' reasoning.
+    """A run's state and sums. `rules` names its rule set. `seconds` is the time that processes worked on it;
+    `repeatable` is None for runs from before it was recorded. `funnel` maps "attempts" and every outcome to a number of
+    attempts, `faults` the kinds of failed requests, `levels` those of the kept examples' reasoning, `pass_rates` how
+    often the defender answered ("1 of 4") to a number of examples.
     """
 
     run: str
     name: str
     domain: str
+    rules: str
     forked_from: str
     status: str
     message: str
@@ -59,6 +61,7 @@ class RunSummary:
     target: int
     digest: str
     levels: dict[str, int]
+    pass_rates: dict[str, int]
     funnel: dict[str, int]
     contaminated: list[AttemptEnd]
     cut_in_reasoning: list[AttemptEnd]

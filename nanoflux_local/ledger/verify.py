@@ -1,7 +1,7 @@
 """Verification: recomputes every hash of a run from the stored rows, and reports those that do not match."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from sqlite3 import Row
 from typing import Any
 
@@ -9,7 +9,7 @@ from nanoflux_local.ledger.asked import questions_of
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import costs, digest
-from nanoflux_local.transcript import KEPT, Example
+from nanoflux_local.transcript import KEPT, Example, turn_from_json
 
 
 def verify_run(view: LedgerView, run: str) -> Iterator[str]:
@@ -121,6 +121,14 @@ def _seeds(view: LedgerView, run: str) -> Iterator[str]:
             yield f"item {row['id']} of {row['dataset']}: the record does not match its hash"
 
 
+def _pass_rate(record: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The pass rate of a kept turn's last attempt; None if the record is damaged."""
+    try:
+        return turn_from_json(dict(record)).last.pass_rate
+    except (ValueError, TypeError, LookupError):
+        return None
+
+
 def _examples(view: LedgerView, run: str) -> Iterator[str]:
     """Every kept turn has its example, and every example its kept turn."""
     rows = view.rows(
@@ -139,6 +147,10 @@ def _examples(view: LedgerView, run: str) -> Iterator[str]:
             level = record["attempts"][-1]["quality"]["level"]
             if row["level"] != level:
                 yield f"example {row['id']}: the column level is {row['level']}, but its turn was rated {level}"
+        rate = _pass_rate(record)
+        if rate is not None and (row["passes"], row["tries"]) != rate:
+            columns = f"the columns passes and tries are {row['passes']} and {row['tries']}"
+            yield f"example {row['id']}: {columns}, but its turn has {rate[0]} of {rate[1]}"
         if recorded != (example.question, example.solution, example.answer, example.reason):
             yield f"example {row['id']}: differs from turn {row['turn']}"
     for row in view.rows(

@@ -143,6 +143,15 @@ class LedgerView:
             name: count_by_level[name] for name in ("L1", "L2", "L3", "L4", "L5", "unrated") if name in count_by_level
         }
 
+    def pass_rates(self, run: str) -> dict[str, int]:
+        """The number of kept examples by pass rate, the hardest first: {"0 of 4": 3, "1 of 4": 5}."""
+        rows = self.rows(
+            "SELECT passes, tries, count(*) AS n FROM examples WHERE run = ? AND tries IS NOT NULL"
+            " GROUP BY passes, tries ORDER BY pass_rate, tries",
+            run,
+        )
+        return {f"{row['passes']} of {row['tries']}": row["n"] for row in rows}
+
     def faults(self, run: str) -> dict[str, int]:
         """The number of failed requests by kind."""
         rows = self.rows("SELECT kind, count(*) AS n FROM faults WHERE run = ? GROUP BY kind ORDER BY kind", run)
@@ -185,6 +194,7 @@ class LedgerView:
             run=run["id"],
             name=run["name"],
             domain=run["domain"],
+            rules=json.loads(run["config"]).get("rules", "paper"),
             forked_from=environment.get("forked_from", ""),
             status=run["status"],
             message=run["message"],
@@ -194,6 +204,7 @@ class LedgerView:
             target=run["target"],
             digest=dataset_digest(examples),
             levels=self.levels(run["id"]),
+            pass_rates=self.pass_rates(run["id"]),
             funnel=funnel,
             contaminated=self.contaminated_attempts(run["id"]) if funnel["contaminated"] else [],
             cut_in_reasoning=self.cut_attempts(run["id"]),

@@ -11,6 +11,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import gather_flips
 from nanoflux_local.report.page import render_page, write_whole
+from nanoflux_local.run.rule_sets import DESCRIPTIONS
 from nanoflux_local.run.trials.result import Rates, summarize_trial
 from nanoflux_local.transcript import KEPT, OUTCOMES, verdict_from_json
 
@@ -52,6 +53,8 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
         "run": summary,
         "config": json.loads(row["config"]),
         "environment": json.loads(row["environment"]),
+        "rules": DESCRIPTIONS[summary.rules],
+        "pass_rates": _describe_pass_rates(summary.pass_rates),
         "funnel": list_outcomes(summary.funnel),
         "trial": summarize_trial(view, summary.run),
         "rates": Rates.describe,
@@ -62,6 +65,13 @@ def gather_contents(view: LedgerView, run: str) -> dict[str, Any]:
         "accuracy_plot": plots.accuracies([_bar(entry) for entry in evaluations]) if evaluations else "",
         "examples": _examples(view, summary.run),
     }
+
+
+def _describe_pass_rates(count_by_rate: dict[str, int]) -> str:
+    """The number of examples by pass rate; "" if the defender answered each question once."""
+    if not set(count_by_rate) - {"0 of 1", "1 of 1"}:
+        return ""
+    return ", ".join(f"{rate} for {count}" for rate, count in count_by_rate.items())
 
 
 def list_outcomes(counts: dict[str, int]) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ from nanoflux_local.transcript import Attack, Defence, Doubt, Exhibit, Seed, Ver
 T = TypeVar("T")
 MakeRequest = Callable[[int], ChatRequest]
 """Makes the request for a sampling seed."""
+VARIED_TEMPERATURE = 0.7
+"""The temperature for several replies to one prompt if that of the role is 0, at which all of them would be equal."""
 _AS_JSON = (
     "Give the sections as one JSON object instead: each section's name is a key, spaces in it become underscores, "
     "and its text is the value."
@@ -25,16 +27,18 @@ _AS_JSON = (
 @dataclass(frozen=True, slots=True)
 class Draw:
     """The source of everything random in one attempt. It depends only on (run seed, turn, attempt), so that a replay
-    draws the same values.
+    draws the same values. `sample` numbers the defender's answers to one question, from 0.
     """
 
     run_seed: int
     turn: int
     attempt: int
+    sample: int = 0
 
     def seed(self, step: str, retry: int = 0) -> int:
         """The sampling seed of one request."""
-        return derive_seed(self.run_seed, self.turn, self.attempt, step, retry)
+        sample = (self.sample,) if self.sample else ()  # the first answer has the seed of a turn with one answer
+        return derive_seed(self.run_seed, self.turn, self.attempt, step, retry, *sample)
 
     def rng(self, step: str) -> random.Random:
         """A random generator for one step of a built-in program."""
@@ -76,6 +80,11 @@ class Player:
     sampling: Sampling
     structured: bool = False
     thinks: bool = False
+
+    def varied(self) -> "Player":
+        """This player at a temperature above 0, so that several replies to one prompt differ."""
+        temperature = self.sampling.temperature or VARIED_TEMPERATURE
+        return replace(self, sampling=replace(self.sampling, temperature=temperature))
 
     def request(self, messages: tuple[Message, ...], seed: int, sections: tuple[str, ...]) -> ChatRequest:
         """The request for a reply with these sections."""

@@ -39,7 +39,9 @@ def reply_budget(domain: Domain, budgets: dict[str, int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Defender:
-    """Solves a question; an unreadable reply is requested again."""
+    """Solves a question; an unreadable reply is requested again. Answers after the first (`draw.sample`) are drawn at a
+    temperature above 0.
+    """
 
     domain: Domain
     player: Player
@@ -51,6 +53,10 @@ class Defender:
         return self.player.name
 
     async def defend(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed:
+        defender = replace(self, player=self.player.varied()) if draw.sample else self
+        return await defender._answer(question, draw, call)
+
+    async def _answer(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed:
         messages = defender_messages(self.domain, self.budgets, question)
         if self.player.continues:
             return await self._defend_by_sections(messages, draw, call)

@@ -36,6 +36,7 @@ from nanoflux_local.roles.base import Player
 from nanoflux_local.roles.build import build_judge, build_rater
 from nanoflux_local.roles.checks.base import SANDBOX, SEARCH, needed_tools
 from nanoflux_local.roles.defender import Defender, reply_budget
+from nanoflux_local.roles.marking import Marker
 from nanoflux_local.roles.stitcher import StitchingAttacker
 from nanoflux_local.run.held_out import HeldOut
 from nanoflux_local.run.turn import Attacker, Cast, Rules
@@ -158,9 +159,10 @@ def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home)
 
     first, second = config.roles.attacker.endpoint, config.roles.defender.endpoint
     judge, rater = build_judge(config, domain, identities, judging), build_rater(config, domain, judging)
-    casts = [Cast(attacker(first), defender(second), judge, rater)]
+    marker = Marker(domain, judge)
+    casts = [Cast(attacker(first), defender(second), judge, rater, marker)]
     if PROGRAM not in (first, second) and first != second:  # two models swap after each turn (paper §3)
-        casts.append(Cast(attacker(second), defender(first), judge, rater))
+        casts.append(Cast(attacker(second), defender(first), judge, rater, marker))
     questions: tuple[str, ...] = ()
     if config.novel_against:
         with LedgerView(home.ledger) as view:

@@ -27,6 +27,7 @@ from nanoflux_local.endpoints.prices import price_of
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
+from nanoflux_local.run.rule_sets import PAPER, rule_settings
 from nanoflux_local.seeds.datasets import held_out_here, seed_datasets, with_seeds
 from nanoflux_local.suggestions import suggest
 from nanoflux_models.manifest import load_manifest
@@ -68,7 +69,7 @@ def profile_paths(home: Home | None) -> dict[str, Path]:
 
 
 def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], home: Home) -> RunConfig:
-    """The frozen configuration: domain, then profile, then the embedder's thresholds, then `overrides`.
+    """The frozen configuration: domain, then rule set, then profile, then the embedder's thresholds, then `overrides`.
 
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
@@ -78,9 +79,10 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     without_programs = profile.pop("without_programs", {})
     if not isinstance(without_programs, dict):
         raise ConfigError(f"profile {profile_name}: without_programs is not a table", "correct the profile")
-    values = merge_tables(domain.defaults(), profile)
     if not domain.programs:
-        values = merge_tables(values, without_programs)
+        profile = merge_tables(profile, without_programs)
+    rules = merge_tables(profile, overrides).get("rules")
+    values = merge_tables(merge_tables(domain.defaults(), rule_settings(rules) if rules != PAPER else {}), profile)
     values = merge_tables(values, {"profile": profile_name, "domain_hash": domain.hash})
     values["prompts"] = {name: digest(text) for name, text in domain.prompts.items()}
     draft = validate_run({**merge_tables(values, overrides), "budget": {}})  # a cap in dollars needs the prices below
@@ -111,11 +113,14 @@ def validate_run(values: Mapping[str, Any], where: str = "the configuration") ->
 def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
     """The configuration of another run with changes applied. Novelty thresholds belong to an embedder (SPEC §6),
     reasoning tokens to a model: if `changes` replace either, they are looked up again unless `changes` state them.
+    Another rule set brings its settings.
 
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
     """
     domain = load_domain(config.domain, home.root)
+    if changes.get("rules", config.rules) != config.rules:
+        changes = merge_tables(rule_settings(changes["rules"]), changes)
     values = merge_tables(config.model_dump(mode="json"), changes)
     changed = validate_run(values)
     if changed.endpoints[changed.embedder] != config.endpoints[config.embedder]:

@@ -11,6 +11,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.run.configs import load_profile
+from nanoflux_local.run.rule_sets import PAPER, rule_settings
 
 DEFAULT = "default"
 LOOKED_UP = (
@@ -44,8 +45,8 @@ class Setting:
     source: str
 
 
-def base_layers(domain_name: str, profile_name: str, home: Home) -> list[Layer]:
-    """The layers below a user's own settings: the domain, then the profile.
+def base_layers(domain_name: str, profile_name: str, home: Home, rules: str = "") -> list[Layer]:
+    """The layers below a user's own settings: the domain, then the rule set (default: the profile's), then the profile.
 
     Raises:
         ConfigError: there is no such domain or profile.
@@ -54,18 +55,22 @@ def base_layers(domain_name: str, profile_name: str, home: Home) -> list[Layer]:
     without_programs = profile.pop("without_programs", {})
     if not domain.programs:
         profile = merge_tables(profile, without_programs)
-    return [Layer("domain", domain.defaults()), Layer(f"profile {profile_name}", profile)]
+    rules = rules or profile.get("rules", PAPER)
+    middle = [] if rules == PAPER else [Layer(f"rules {rules}", rule_settings(rules))]
+    return [Layer("domain", domain.defaults()), *middle, Layer(f"profile {profile_name}", profile)]
 
 
-def run_layers(run: str, home: Home) -> list[Layer]:
-    """The layer below the settings of a fork: the stored configuration of `run`.
+def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
+    """The layers below the settings of a fork: the stored configuration of `run`, then another rule set if named.
 
     Raises:
         NothingMatchedError: there is no such run.
     """
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
-    return [Layer(f"run {row['id']}", json.loads(row["config"]))]
+    config = json.loads(row["config"])
+    changed = rules and rules != config.get("rules", PAPER)
+    return [Layer(f"run {row['id']}", config), *([Layer(f"rules {rules}", rule_settings(rules))] if changed else [])]
 
 
 def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from nanoflux_local.config import RunConfig
+from nanoflux_local.config import PROGRAM, RunConfig
 from nanoflux_local.errors import PromptRefusedError
 from nanoflux_local.ledger.calls import Call, acting_as
 from nanoflux_local.records import EmbedRequest, Identity, Vector, similarity
@@ -16,7 +16,19 @@ from nanoflux_local.roles.base import Draw, Judge
 from nanoflux_local.roles.sections import Refused, Unparsed
 from nanoflux_local.run.held_out import HeldOut
 from nanoflux_local.seeds.source import SeedSource
-from nanoflux_local.transcript import KEPT, Attack, Attempt, Defence, Doubt, Quality, Seed, Step, TurnRecord, Verdict
+from nanoflux_local.transcript import (
+    KEPT,
+    Attack,
+    Attempt,
+    Defence,
+    Doubt,
+    Quality,
+    Sample,
+    Seed,
+    Step,
+    TurnRecord,
+    Verdict,
+)
 
 
 class EarlierQuestions(Protocol):
@@ -41,18 +53,25 @@ class Defender(Protocol):
     async def defend(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed: ...
 
 
+class Marker(Protocol):
+    async def mark(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Sample: ...
+
+
 class Rater(Protocol):
     async def rate(self, attack: Attack, draw: Draw, call: Call) -> Quality | Unparsed: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """The players of one turn. Without a rater, the reasoning of kept examples is not rated."""
+    """The players of one turn. Without a rater, the reasoning of kept examples is not rated; without a marker, the
+    defender answers each question once.
+    """
 
     attacker: Attacker
     defender: Defender
     judge: Judge
     rater: Rater | None = None
+    marker: Marker | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +166,66 @@ async def play_attempt(
         return end_unjudged(attempt, "evaluation", evaluation), vector
     attempt = replace(attempt, evaluation=evaluation)
 
-    # Novelty, stage two, decides whether the example is kept.
+    # Further answers of the defender give its pass rate.
+    attempt = replace(attempt, samples=await sample_defences(rules, cast, attack, draw, call))
+
+    # The rules decide whether the example is kept.
     try:
-        attempt = await decide_outcome(rules, attempt, attack, defence, call)
+        attempt = await decide_outcome(rules, cast, attempt, attack, defence, call)
     except PromptRefusedError as error:
         return end_unread(attempt, "embedding", Refused(error.message)), vector
     return await rate_reasoning(cast, attempt, attack, draw, call), vector
 
 
-async def decide_outcome(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:
+async def sample_defences(rules: Rules, cast: Cast, attack: Attack, draw: Draw, call: Call) -> tuple[Sample, ...]:
+    """The defender's answers to the question after the first, each drawn with another seed and marked."""
+    if cast.marker is None:
+        return ()
+    samples: list[Sample] = []
+    for number in range(1, rules.config.samples):
+        sample_draw = replace(draw, sample=number)
+        with acting_as("defender"):
+            defence = await cast.defender.defend(attack.question, sample_draw, call)
+        if isinstance(defence, Unparsed):
+            samples.append(Sample(None, None, defence.reason))
+            continue
+        with acting_as("judge"):
+            samples.append(await cast.marker.mark(attack, defence, sample_draw, call))
+    return tuple(samples)
+
+
+async def decide_outcome(
+    rules: Rules, cast: Cast, attempt: Attempt, attack: Attack, defence: Defence, call: Call
+) -> Attempt:
+    """Whether the question becomes an example, by the setting `keep`."""
+    if rules.config.keep == "provable":
+        return decide_by_pass_rate(cast, attempt)
+    return await decide_by_failure(rules, attempt, attack, defence, call)
+
+
+def decide_by_pass_rate(cast: Cast, attempt: Attempt) -> Attempt:
+    """Keep a question that the defender solves sometimes but not always, which shows that it can be answered. One that
+    it never solves is kept only if its answer is proven: wrong answers and broken questions are never solved either.
+    """
+    passes, tries = attempt.pass_rate or (0, 0)
+    if passes == tries:
+        return replace(attempt, outcome="defender_right")
+    if passes or is_proven(cast, attempt):
+        return replace(attempt, outcome="kept_failed")
+    finding = attempt.validation.finding("blind") if attempt.validation else None
+    reason = finding.reason if finding else "no blind solutions were written"
+    return replace(attempt, outcome="unproven", reason=f"0 of {tries} answers are right; {reason}")
+
+
+def is_proven(cast: Cast, attempt: Attempt) -> bool:
+    """Whether the attacker's answer was reached without its solution: by blind solutions, or by a judge that is a
+    program and computes the answer.
+    """
+    finding = attempt.validation.finding("blind") if attempt.validation else None
+    return cast.judge.name == PROGRAM or (finding is not None and finding.conclusion == "supports")
+
+
+async def decide_by_failure(rules: Rules, attempt: Attempt, attack: Attack, defence: Defence, call: Call) -> Attempt:
     """Keep a question that the defender failed or solved in a novel way: stage two of the novelty filter (paper §3)."""
     if attempt.evaluation is not None and not attempt.evaluation.positive:
         return replace(attempt, outcome="kept_failed")

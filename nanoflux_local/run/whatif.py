@@ -7,7 +7,6 @@ names the fork that would play it.
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,35 +21,30 @@ from nanoflux_local.records import (
     ChatRequest,
     CutRequest,
     EmbedRequest,
+    Identity,
     PythonRequest,
     Reply,
     Request,
     SearchRequest,
     Vector,
 )
+from nanoflux_local.roles.checks.base import needed_tools
 from nanoflux_local.run.binding import rules_for
 from nanoflux_local.run.commands import fork_command
 from nanoflux_local.run.configs import derive_config
 from nanoflux_local.run.engine import index_questions, index_questions_of_other_runs
+from nanoflux_local.run.missing import MissingCall, MissingCalls, RecordedCosts, count_missing
 from nanoflux_local.run.novelty import History, NoveltyIndex
 from nanoflux_local.run.runs import load_run
 from nanoflux_local.run.turn import Rules, run_turn
 from nanoflux_local.transcript import Example, TurnRecord, dataset_digest
 
-ANSWERABLE = ("novelty", "judge", "retries", *LIVE)
+ANSWERABLE = ("novelty", "judge", "retries", "rules", "samples", "keep", *LIVE)
 """Settings that decide how replies are used. All others are part of the requests, so that with another value no
 remembered call would apply.
 """
 KINDS = [request.kind for request in (ChatRequest, EmbedRequest, CutRequest, PythonRequest, SearchRequest)]
 QUESTION_CHARACTERS = 80
-
-
-@dataclass(frozen=True, slots=True)
-class MissingCall:
-    """The first call of a turn that the ledger does not remember: its kind, and the role that makes it."""
-
-    kind: str
-    role: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,25 +112,6 @@ class UnknownTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class MissingCallCount:
-    """How many turns lack a call of this kind and role first."""
-
-    kind: str
-    role: str
-    calls: int
-
-
-@dataclass(frozen=True, slots=True)
-class MissingCalls:
-    """The calls that unknown turns need: at least one each, and `expected` with the calls that usually follow."""
-
-    turns: int
-    at_least: int
-    expected: int
-    by: list[MissingCallCount]
-
-
-@dataclass(frozen=True, slots=True)
 class WhatIf:
     """The outcome of a replay with other settings. `digest` and `same` are None unless it is `complete`; `come` and
     `go` are examples that only the changed or only the recorded run keeps, `stay` counts those that both keep.
@@ -170,14 +145,24 @@ async def replay_with(home: Home, run: str, settings: Mapping[str, Any]) -> What
         raise NothingMatchedError(f"run {run} has no turns to replay", "start or resume it first")
     changed = derive_config(config, settings, home)
     _refuse_unanswerable(run, config, changed, settings)
+    identities = add_unrecorded(identities, changed)
     misses = Misses()
     with Ledger(home.ledger) as ledger:
         calls = RememberedCalls(ledger, run, misses.answers())
         replayed = await _replay_turns(rules_for(changed, identities, home), calls, misses, len(committed))
     with LedgerView(home.ledger) as view:
-        calls_from_here = mean_calls_from(view, run)
-    missing = _count_missing([turn.missing for turn in replayed if turn.missing is not None], calls_from_here)
+        recorded, priced = RecordedCosts.load(view, run), view.is_priced(run)
+    missing_calls = [turn.missing for turn in replayed if turn.missing is not None]
+    missing = count_missing(missing_calls, recorded, config, changed, priced)
     return _compare(run, settings, changed, config, committed, replayed, missing)
+
+
+def add_unrecorded(identities: Mapping[str, Identity], changed: RunConfig) -> dict[str, Identity]:
+    """The identities with a placeholder for each tool and endpoint that the run was started without. No remembered call
+    is addressed to a placeholder, so that the turns that need one count as unknown.
+    """
+    needed = {*changed.players, *needed_tools(changed.judge)}
+    return {**{name: Identity("not recorded", name) for name in needed}, **identities}
 
 
 def _refuse_unanswerable(run: str, old: RunConfig, new: RunConfig, settings: Mapping[str, Any]) -> None:
@@ -212,22 +197,6 @@ async def _replay_turns(
             await index_questions(rules, index, record, trace)
         number += 1
     return replayed
-
-
-def mean_calls_from(view: LedgerView, run: str) -> dict[MissingCall, float]:
-    """For each kind of call and role, the mean number of calls that a recorded turn made from such a call on, itself
-    included.
-    """
-    rests_by_call: dict[MissingCall, list[int]] = {}
-    rows = view.rows(
-        "SELECT calls.kind, calls.role, count(*) OVER (PARTITION BY turn_calls.turn) - turn_calls.position AS rest"
-        " FROM turns JOIN turn_calls ON turn_calls.turn = turns.id JOIN calls ON calls.id = turn_calls.call"
-        " WHERE turns.run = ?",
-        run,
-    )
-    for row in rows:
-        rests_by_call.setdefault(MissingCall(row["kind"], row["role"]), []).append(row["rest"])
-    return {key: sum(rests) / len(rests) for key, rests in rests_by_call.items()}
 
 
 def _compare(
@@ -283,16 +252,3 @@ def _has_ended(config: RunConfig, kept: int, turns: int) -> bool:
 def _has_same_text(one: Example | None, other: Example) -> bool:
     """Whether two examples of a turn have the same text; the reasons why they were kept may differ."""
     return one is not None and dataclasses.replace(one, reason=other.reason) == other
-
-
-def _count_missing(missing: Sequence[MissingCall], calls_from_here: Mapping[MissingCall, float]) -> MissingCalls:
-    count_by_call = Counter(missing)
-    return MissingCalls(
-        turns=len(missing),
-        at_least=len(missing),
-        expected=round(sum(calls_from_here.get(call, 1.0) for call in missing)),
-        by=[
-            MissingCallCount(call.kind, call.role, count_by_call[call])
-            for call in sorted(count_by_call, key=lambda call: (call.kind, call.role))
-        ],
-    )

@@ -149,7 +149,8 @@ def load_solutions(view: LedgerView, run: str) -> dict[int, tuple[RightSolution,
 
 
 def _select_rows(view: LedgerView, sql: str, values: Sequence[object]) -> list[sqlite3.Row]:
-    fix = "use the columns id, turn, reason, question, solution, answer, content_hash, at, level"
+    columns = "id, turn, reason, question, solution, answer, content_hash, at, level, passes, tries, pass_rate"
+    fix = f"use the columns {columns}"
     try:
         return list(view.rows(sql, *values))
     except (LedgerError, sqlite3.Warning) as error:

@@ -1,4 +1,4 @@
-"""Shared by the tests of the command line: `nanoflux` in a process of its own, and a home with a run in it."""
+"""Shared by the tests of the command line: `nanoflux` in a subprocess or in this process, and a home with a run."""
 
 import json
 import os
@@ -21,7 +21,7 @@ SCRIPTED = ("run", "start", "--domain", "starter-genetics", "--profile", "script
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended and what it said."""
+    """A finished command: its exit code and output."""
 
     code: int
     out: str
@@ -33,9 +33,9 @@ class Ended:
 
 
 def environment(home: Path | str, **more: str) -> dict[str, str]:
-    """This process's environment without what could lead a command elsewhere."""
-    misleading = ("_PROXY", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
-    kept = {key: value for key, value in os.environ.items() if not key.upper().endswith(misleading)}
+    """This process's environment without proxies and Python settings that would change a command's behaviour."""
+    dropped = ("_PROXY", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
+    kept = {key: value for key, value in os.environ.items() if not key.upper().endswith(dropped)}
     return {**kept, "NANOFLUX_HOME": str(home), **more}
 
 
@@ -46,20 +46,20 @@ def run_command(home: Path | str, *arguments: str, prefix: tuple[str, ...] = (),
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=300,  # a generated line of megabytes takes a while
+        timeout=300,  # a generated line of several megabytes takes long
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")
 def nanoflux() -> Callable[..., Ended]:
-    """`nanoflux(home, "run", "list", VARIABLE="value")`."""
+    """Run a command in a subprocess: `nanoflux(home, "run", "list", VARIABLE="value")`."""
     return run_command
 
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """The same in this process, which is quicker by the imports."""
+    """Run a command in this process, which saves the imports: `called(home, "run", "list")`."""
 
     def call(home: Path, *arguments: str) -> Ended:
         monkeypatch.setenv("NANOFLUX_HOME", str(home))
@@ -72,7 +72,7 @@ def called(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
 
 @pytest.fixture(scope="session")
 def background() -> Callable[..., subprocess.Popen[str]]:
-    """The same, not waited for."""
+    """Start a command in a subprocess without waiting for it."""
 
     def start(home: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
@@ -94,7 +94,7 @@ def together() -> Callable[..., list[Any]]:
 
 @pytest.fixture(scope="session")
 def scripted() -> tuple[str, ...]:
-    """The beginning of a command that starts a run with no model."""
+    """The first words of a command that starts a run without a model."""
     return SCRIPTED
 
 
@@ -109,6 +109,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(original: Path, tmp_path: Path) -> Path:
-    """A copy of that home, to change at will."""
+    """A copy of the home `original` that the test may change."""
     shutil.copytree(original, tmp_path / "home")
     return tmp_path / "home"

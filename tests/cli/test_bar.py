@@ -1,4 +1,4 @@
-"""Progress where nobody sees a bar: a line for every tenth part, of every step."""
+"""Progress without a terminal: one line for every tenth of the work, in each step."""
 
 import pytest
 

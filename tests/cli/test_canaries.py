@@ -51,7 +51,7 @@ def parrot() -> Iterator[tuple[str, list[str]]]:
 
 
 def ended(show: Callable[[], Any]) -> Any:
-    """What the command says once no process works on the run any more."""
+    """The output of the command once no process works on the run."""
     until = time.monotonic() + 90
     while (shown := show()).json["status"] in ("running", "stalled") and time.monotonic() < until:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""The fault matrix in small: what each kind of harm leaves is the run that nobody hurt."""
+"""A small fault matrix: a run under each kind of fault gives the dataset of an undisturbed run."""
 
 import importlib
 from pathlib import Path
@@ -12,7 +12,7 @@ TIMES = 2
 
 @pytest.fixture(scope="module")
 def chaos() -> ModuleType:
-    """The benchmark is the longer form of this test, so both are the same code."""
+    """The module of the benchmark, which is the longer form of this test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCH)
         return importlib.import_module("chaos")

@@ -31,11 +31,11 @@ def script(tmp_path: Path, called: Callable, monkeypatch: pytest.MonkeyPatch) ->
     return path
 
 
-def complete(script: Path, *words: str) -> list[str]:
+def complete(script: Path, *words: str, home: Path | str = "/nowhere") -> list[str]:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", COMPLETE, "bash", str(script), "nanoflux", *words],
-        env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PATH": path, "NANOFLUX_HOME": str(home)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [line.split(",")[-1] for line in done.stdout.split()]
@@ -47,6 +47,17 @@ def test_installed_script_completes_commands_and_options(script: Path) -> None:
     assert complete(script, "run", "re") == ["replay", "resume"]
     assert "--max-turns" in complete(script, "run", "start", "--max")
     assert complete(script, "eval", "it") == ["items"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_installed_script_completes_names_of_the_home(script: Path, original: Path) -> None:
+    assert complete(script, "run", "show", "to", home=original) == ["tour"]
+    assert complete(script, "--home", str(original), "run", "show", "to") == ["tour"]
+    (example, *_) = complete(script, "examples", "show", "", home=original)
+    assert len(example) == 16
+    assert complete(script, "run", "start", "--domain", "starter-g") == ["starter-genetics"]
+    assert complete(script, "run", "start", "--profile", "scr") == ["scripted"]
+    assert complete(script, "run", "show", "") == [], "there is no ledger, and no message either"
 
 
 @pytest.mark.parametrize(

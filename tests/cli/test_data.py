@@ -1,4 +1,4 @@
-"""Importing own data: one split at a time, a corrected file, another name, and what an import reports."""
+"""Import of user data: one split at a time, a corrected file, another name, and the report of an import."""
 
 import json
 from collections.abc import Callable

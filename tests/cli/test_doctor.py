@@ -1,4 +1,4 @@
-"""`nanoflux doctor`: a line a check, each with its fix, exit code 1 where something is broken; nothing is changed."""
+"""`nanoflux doctor`: one line for each check, a fix for each problem, exit code 1 on a problem; nothing is changed."""
 
 import os
 import re
@@ -27,7 +27,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def stand_in(folder: Path, name: str, text: str) -> Path:
-    """A program of that name, in a folder to put first on PATH."""
+    """Write a shell program `name` into `folder`, which a test puts first on PATH."""
     folder.mkdir(exist_ok=True)
     path = folder / name
     path.write_text(f"#!/bin/sh\n{text}\n")

@@ -1,4 +1,4 @@
-"""`eval` and `compare`: any endpoint of a profile, a judge beside the strict mark, the keys that were promised."""
+"""`eval` and `compare`: endpoints of a profile, a judge in addition to the strict mark, and the promised keys."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`nanoflux export`: what is written is what `train` learns, each format is read back, and nothing is written over."""
+"""`nanoflux export`: `train` reads the exported rows, each format can be read back, and no file is overwritten."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""A fork: another run's settings with changes, and every remembered call that still applies is used again."""
+"""Forks: the settings of another run with changes, and reuse of every recorded call that still applies."""
 
 import asyncio
 import json

@@ -1,5 +1,5 @@
-"""A generated question that would run, be computed, or steer whoever shows it: a real server writes one, the run keeps
-it, and whatever shows it shows text."""
+"""Hostile questions: a server writes text that a browser, a spreadsheet or a terminal would execute; the run keeps it,
+and every place that shows it shows plain text."""
 
 import json
 import os
@@ -20,15 +20,15 @@ HARM = (
     "<svg/onload=document.title='owned'> ]]> --> {{7*7}} \x1b[31mred\x1b]0;title\x07 \x9b31m \u202eevil\u2066"
 )
 LINE = "x" * 10_000_000
-"""As long a line as a model may ever write."""
+"""The longest line that a model may write."""
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that a terminal obeys, or that turn round what is written."""
+"""Characters that control a terminal or reverse the direction of text."""
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 FORMATS = ("chat", "prompt-completion", "alpaca")
 
 
 def reply_of(harm: str) -> bytes:
-    """What a server says whose model wrote `harm`."""
+    """The response of a server whose model wrote `harm`."""
     text = f"QUESTION: {harm}\nSOLUTION: {harm}\nANSWER: A\nREFLECTION: {HARM}"
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
@@ -111,7 +111,7 @@ def test_report_of_a_huge_line_stays_small(
 
 @pytest.fixture
 def shown(tmp_path: Path) -> Callable[[Path], str]:
-    """What a real browser makes of a page: its document, after all that could run has run."""
+    """The document of a page in a real browser, after its scripts would have run."""
     named = os.environ.get("NANOFLUX_CHROMIUM", "")
     browser = named or next(filter(None, map(shutil.which, BROWSERS)), None)
     if not browser:

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from nanoflux_local.cli.main import nanoflux
 
 SUMMARY = {
-    "": "run name domain forked_from status message turns max_turns kept target digest levels funnel contaminated"
-    " cut_in_reasoning calls wasted_share usage faults lost seconds repeatable created_at worker",
+    "": "run name domain rules forked_from status message turns max_turns kept target digest levels pass_rates"
+    " funnel contaminated cut_in_reasoning calls wasted_share usage faults lost seconds repeatable created_at worker",
     "funnel": "attempts unparsed novelty_rejected contaminated invalid low_confidence defender_right unproven"
     " kept_failed kept_novel failed",
     "calls": "made remembered wasted",
@@ -36,7 +36,7 @@ SHOW = {
 REPLAY = {"": "run turns kept digest recorded_digest same"}
 WHAT_IF = {
     "": "run settings turns kept target complete digest recorded_digest same stay come go unknown needed",
-    "needed": "turns at_least expected by",
+    "needed": "turns at_least expected by tokens usd",
     "needed.by.0": "kind role calls",
     "unknown.0": "turn kept_before kind role",
 }

@@ -1,4 +1,4 @@
-"""Real kills: the command line's own process gets SIGKILL at seeded random moments and is resumed until it is done."""
+"""Real kills: the process of a run gets SIGKILL at seeded random moments and is resumed until the run is done."""
 
 import importlib.util
 import random
@@ -25,7 +25,7 @@ judge = { endpoint = "program" }
 
 @pytest.fixture(scope="module")
 def kills() -> ModuleType:
-    """The benchmark is the longer form of this test, so both are the same code."""
+    """The module of the benchmark, which is the longer form of this test."""
     spec = importlib.util.spec_from_file_location("bench_kills", BENCH)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

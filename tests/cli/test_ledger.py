@@ -1,4 +1,4 @@
-"""`nanoflux ledger`: what it says of the file, packs of it and copies of it."""
+"""`nanoflux ledger`: size and contents, compaction and backup."""
 
 import fcntl
 import json
@@ -36,7 +36,7 @@ def test_ledger_show_compact_and_backup(called, ledger_json, home: Path, tmp_pat
 
 
 def test_compact_keeps_file_size_while_a_run_is_active(called, ledger_json, home: Path) -> None:
-    """Held by its lock, as by a worker, with the job that a worker has."""
+    """The test holds the run's lock and job, as a worker would."""
     opened_home = Home(home)
     with Ledger(opened_home.ledger) as ledger:
         work = Work(RUN, ledger.rows("SELECT id FROM runs")[0][0])

@@ -1,4 +1,4 @@
-"""An evaluation that lacks replies fails with its first cause, is resumed by the same command, and is not compared."""
+"""Partial evaluations fail with their first cause, are resumed by the same command, and are not compared."""
 
 import json
 import threading

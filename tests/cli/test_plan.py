@@ -1,4 +1,4 @@
-"""`models plan`: a table, turns, or a refusal that says what would fit; and the profiles that it plans."""
+"""`models plan`: a table, shared GPUs, or a refusal with what would fit; and the packaged profiles."""
 
 import json
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""What scripts read: the JSON keys of the command line's page, one document on stdout, everything else on stderr."""
+"""What scripts read: the promised JSON keys, one document on stdout, everything else on stderr."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""Ways to be stopped: Ctrl-C, SIGTERM, a reader that goes, a second worker, a full disk. All can be gone on from."""
+"""Interruptions: Ctrl-C, SIGTERM, a closed pipe, a second worker, a full disk. Every run can be resumed."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 
 
 def delayed(seconds: float) -> list[str]:
-    """The settings by which every model takes that long."""
+    """Settings that delay every reply by so many seconds."""
     models = ("duelist-a", "duelist-b", "arbiter")
     return [word for model in models for word in ("--set", f"endpoints.{model}.delay_s={seconds}")]
 
@@ -44,7 +44,7 @@ def digest(original: Path, nanoflux: Callable) -> str:
 
 
 def wait_for(process: subprocess.Popen[str], said: str) -> None:
-    """Read the command's messages until one of them says so."""
+    """Read the command's messages until one contains the text."""
     assert process.stderr is not None
     for line in process.stderr:
         if said in line:
@@ -53,7 +53,7 @@ def wait_for(process: subprocess.Popen[str], said: str) -> None:
 
 
 def ignore_ctrl_c() -> None:
-    """As a shell without job control has its background jobs do."""
+    """Ignore SIGINT, as background jobs of a shell without job control do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -160,7 +160,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recorded(home: Path) -> list[tuple]:
-    """What a ledger holds of runs and benchmarks; none at all is as good."""
+    """The numbers of runs and benchmarks in a ledger; none if there is no ledger."""
     if not (home / "ledger.db").exists():
         return []
     with sqlite3.connect(home / "ledger.db") as connection:
@@ -235,7 +235,7 @@ def test_home_below_a_file_is_refused(tmp_path: Path, nanoflux: Callable) -> Non
 
 
 def test_read_only_home_is_named(tmp_path: Path, nanoflux: Callable) -> None:
-    """For root too, which no permission keeps out."""
+    """A read-only mount also stops root, whom permissions do not."""
     script = f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec "$@"'
     if subprocess.run(
         ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs tmpfs {tmp_path}"], capture_output=True
@@ -257,7 +257,7 @@ def test_home_of_another_user_is_named(tmp_path: Path, nanoflux: Callable) -> No
 
 
 def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callable) -> None:
-    """As in a container: no HOME, and no entry for the account."""
+    """As in some containers: HOME is not set, and the account has no entry."""
     nobody = ("unshare", "-U", "--map-user=54321", "--map-group=54321")
     if subprocess.run([*nobody, "true"], capture_output=True).returncode:
         pytest.skip("no user namespaces here")
@@ -274,7 +274,7 @@ def test_user_without_home_directory_gets_a_fix(tmp_path: Path, nanoflux: Callab
 
 
 def test_pipe_gets_whole_lines_without_colours(tmp_path: Path, nanoflux: Callable, tiny_base: Path) -> None:
-    """Libraries draw bars of their own while they read and convert weights."""
+    """Libraries draw their own bars while they read and convert weights."""
     (tmp_path / "rows.jsonl").write_text(
         '{"prompt": "1 and 1?", "completion": "2"}\n{"prompt": "2?", "completion": "3"}\n'
     )

@@ -25,6 +25,7 @@ RELEASED = [
     "m020_short_keys",
     "m021_reasoning",
     "m022_dataset_files",
+    "m023_pass_rates",
 ]
 
 

@@ -25,8 +25,6 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 CANNOT = "CANNOT BE ANSWERED"
 """The reply that the prompts offer for a broken question, and the outcome of a solution that gives it."""
-TEMPERATURE = 0.7
-"""The temperature of solvers if the judge's is 0, at which all solutions would be the same."""
 _UNANSWERABLE = re.compile(rf"^[\s>*_`#]*{CANNOT}\b[\s,.:;*_–—-]*(?:because\b)?(.*)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -84,7 +82,7 @@ class BlindCheck:
         programs = min(rules.programs, rules.solutions) if context.domain.answer == "number" else 0
         return cls(
             domain=context.domain,
-            solvers=tuple(_vary_replies(player) for player in context.solvers),
+            solvers=tuple(player.varied() for player in context.solvers),
             sandbox=context.tool(SANDBOX, "checks", '["blind"]') if programs else None,
             wall_s=context.config.sandbox_wall_s,
             solutions=rules.solutions,
@@ -233,12 +231,6 @@ def _outcome(result: str | Unanswerable | Unparsed) -> tuple[str, str]:
     if isinstance(result, str):
         return result, ""
     return (CANNOT if isinstance(result, Unanswerable) else ""), result.reason
-
-
-def _vary_replies(player: Player) -> Player:
-    """The player at a temperature at which its solutions differ."""
-    temperature = player.sampling.temperature or TEMPERATURE
-    return replace(player, sampling=replace(player.sampling, temperature=temperature))
 
 
 def _normalize(text: str) -> str:

@@ -110,6 +110,8 @@ a note) is added to the ledger and changes nothing that was recorded."""
             f"  turn {example['turn']}  ",
             (f"✓ {reason}", self.colours[colour]),
         )
+        if (example.get("tries") or 1) > 1:
+            text.append(f"  defender right {example['passes']} of {example['tries']} times")
         if example.get("review"):
             text.append(f"   your review: {example['review']}", style=f"bold {self.colours['accent']}")
         if example.get("note"):

@@ -56,6 +56,7 @@ it, d drops it, f marks it for fixing, and u undoes your last review."""
         columns = (
             Column("turn", 5, right=True),
             Column("reason", 14, from_width=66),
+            Column("pass", 4, from_width=96),
             Column("level", 5, from_width=84),
             Column("review", 6, from_width=52),
             Column("answer", 10, share=1),
@@ -97,6 +98,7 @@ it, d drops it, f marks it for fixing, and u undoes your last review."""
         return [
             str(row["turn"]),
             Text(str(short), style=self.colours[colour]),
+            "–" if row["tries"] is None else f"{row['passes']}/{row['tries']}",
             f"L{row['level']}" if row["level"] else "–",
             format_line(row["review"] or "", 20),
             format_line(row["answer"], 60),

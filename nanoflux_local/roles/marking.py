@@ -1,0 +1,30 @@
+"""Marking: whether a further answer of the defender is right; by machine if the answer is a number or a letter."""
+
+from dataclasses import dataclass
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.ledger.calls import Call
+from nanoflux_local.roles.base import Draw, Judge
+from nanoflux_local.roles.judge import same_answer
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.transcript import Attack, Defence, Doubt, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Marks answers against the attacker's. The judge evaluates answers in free text, as it does the first defence."""
+
+    domain: Domain
+    judge: Judge
+
+    async def mark(self, attack: Attack, defence: Defence, draw: Draw, call: Call) -> Sample:
+        """Compare the answers, or ask the judge if they are free text."""
+        right = same_answer(self.domain, defence.answer, attack.answer)
+        if right is not None:
+            return Sample(defence, right, "the answer is that of the attacker" if right else "the answers differ")
+        evaluation = await self.judge.evaluate(attack, defence, draw, call)
+        if isinstance(evaluation, Doubt):
+            return Sample(defence, None, "the judge stayed in doubt")
+        if isinstance(evaluation, Unparsed):
+            return Sample(defence, None, f"evaluation: {evaluation.reason}")
+        return Sample(defence, evaluation.positive, evaluation.explanation)

@@ -1,0 +1,152 @@
+"""Missing calls: which calls a replay with other settings lacks, and what making them would cost.
+
+A turn that lacks a call is assumed to continue like the recorded turns from such a call on. Settings that add calls to
+a turn (more checks, more answers of the defender) add them at the run's mean cost for that kind of call and role.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nanoflux_local.config import PROGRAM, JudgeRules, RunConfig
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.roles.checks.base import enabled_checks
+
+
+@dataclass(frozen=True, slots=True)
+class MissingCall:
+    """The first call of a turn that the ledger does not remember: its kind, and the role that makes it."""
+
+    kind: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class MissingCallCount:
+    """How many turns lack a call of this kind and role first."""
+
+    kind: str
+    role: str
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class MissingCalls:
+    """The calls that unknown turns need: at least one each, and `expected` with the calls that usually follow. `tokens`
+    and `usd` are the expected cost; `usd` is None if no endpoint of the run has a price.
+    """
+
+    turns: int
+    at_least: int
+    expected: int
+    by: list[MissingCallCount]
+    tokens: int
+    usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallCost:
+    """A mean number of calls and what they cost."""
+
+    calls: float = 0.0
+    tokens: float = 0.0
+    usd: float = 0.0
+
+    def plus(self, other: "CallCost") -> "CallCost":
+        return CallCost(self.calls + other.calls, self.tokens + other.tokens, self.usd + other.usd)
+
+    def times(self, factor: float) -> "CallCost":
+        return CallCost(self.calls * factor, self.tokens * factor, self.usd * factor)
+
+
+@dataclass(slots=True)
+class RecordedCosts:
+    """The mean costs of a run's turns: `each` of one call by kind and role, `onward` of such a call and all later calls
+    of its turn. `defence_calls` is the mean number of the defender's chat calls in turns that reached it.
+    """
+
+    each: dict[MissingCall, CallCost] = field(default_factory=dict)
+    onward: dict[MissingCall, CallCost] = field(default_factory=dict)
+    defence_calls: float = 0.0
+
+    @classmethod
+    def load(cls, view: LedgerView, run: str) -> "RecordedCosts":
+        """Read the calls of a run's committed turns."""
+        calls_by_turn: dict[int, list[tuple[MissingCall, CallCost]]] = defaultdict(list)
+        for row in view.rows(
+            "SELECT turn_calls.turn, calls.kind, calls.role, calls.prompt_tokens + calls.completion_tokens AS tokens,"
+            " calls.usd FROM turns JOIN turn_calls ON turn_calls.turn = turns.id"
+            " JOIN calls ON calls.id = turn_calls.call WHERE turns.run = ? ORDER BY turn_calls.turn, position",
+            run,
+        ):
+            call, cost = MissingCall(row["kind"], row["role"]), CallCost(1, row["tokens"], row["usd"])
+            calls_by_turn[row["turn"]].append((call, cost))
+        each: dict[MissingCall, list[CallCost]] = defaultdict(list)
+        onward: dict[MissingCall, list[CallCost]] = defaultdict(list)
+        for calls in calls_by_turn.values():
+            rest = CallCost()
+            for call, cost in reversed(calls):
+                rest = rest.plus(cost)
+                each[call].append(cost)
+                onward[call].append(rest)
+        defences = [sum(call == DEFENCE for call, _ in calls) for calls in calls_by_turn.values()]
+        reached = [count for count in defences if count]
+        mean_defences = sum(reached) / len(reached) if reached else 1.0
+        return cls(_means(each), _means(onward), mean_defences)
+
+
+DEFENCE = MissingCall("chat", "defender")
+
+
+def _means(costs_by_call: Mapping[MissingCall, Sequence[CallCost]]) -> dict[MissingCall, CallCost]:
+    means = {}
+    for call, costs in costs_by_call.items():
+        total = CallCost()
+        for cost in costs:
+            total = total.plus(cost)
+        means[call] = total.times(1 / len(costs))
+    return means
+
+
+def count_missing(
+    missing: Sequence[MissingCall], recorded: RecordedCosts, old: RunConfig, new: RunConfig, priced: bool
+) -> MissingCalls:
+    """Count the calls that turns lack first, and estimate the calls, tokens and dollars of completing these turns."""
+    added = CallCost()
+    for call, calls in added_calls(recorded, old, new).items():
+        added = added.plus(recorded.each.get(call, CallCost(1)).times(calls))
+    total = added.times(len(missing))
+    for call in missing:
+        total = total.plus(recorded.onward.get(call, CallCost(1)))
+    count_by_call = Counter(missing)
+    return MissingCalls(
+        turns=len(missing),
+        at_least=len(missing),
+        expected=round(total.calls),
+        by=[
+            MissingCallCount(call.kind, call.role, count_by_call[call])
+            for call in sorted(count_by_call, key=lambda call: (call.kind, call.role))
+        ],
+        tokens=round(total.tokens),
+        usd=round(total.usd, 4) if priced else None,
+    )
+
+
+def added_calls(recorded: RecordedCosts, old: RunConfig, new: RunConfig) -> dict[MissingCall, float]:
+    """How many more calls a turn makes with `new` settings than with `old` ones, at most, by kind and role."""
+    calls: Counter[MissingCall] = Counter()
+    names, old_names = ({kind.name for kind in enabled_checks(config.judge)} for config in (new, old))
+    if new.roles.judge.endpoint != PROGRAM:  # a program judges without checks
+        for name in names - old_names:
+            calls.update(_check_calls(name, new.judge))
+    added = {call: float(count) for call, count in calls.items()}
+    further_defences = max(0, new.samples - old.samples) * recorded.defence_calls
+    return {**added, DEFENCE: further_defences} if further_defences else added
+
+
+def _check_calls(name: str, rules: JudgeRules) -> dict[MissingCall, int]:
+    if name == "blind":
+        return {MissingCall("chat", "judge"): rules.solutions, MissingCall("python", "judge"): rules.programs}
+    if name == "restated":
+        return {MissingCall("embed", "judge"): 2}
+    return {MissingCall("chat", "judge"): 1}

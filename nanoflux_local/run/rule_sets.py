@@ -1,0 +1,26 @@
+"""Rule sets: what a name like "proven" sets, so that one word chooses the checks and the examples that are kept.
+
+A rule set fills in settings between the domain's defaults and the profile's values: a value stated anywhere else wins.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+PAPER = "paper"
+RULE_SETS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {"judge": {"checks": []}, "samples": 1, "keep": "failed"},
+    "proven": {"judge": {"checks": ["answerable", "blind", "restated"]}, "samples": 4, "keep": "provable"},
+}
+"""The settings of each rule set by its name. "paper" is the paper's protocol; "proven" keeps only questions that have
+more support for their answer than the attacker's word.
+"""
+DESCRIPTIONS: Mapping[str, str] = {
+    "paper": "the paper's protocol: keep what the defender's one answer fails or solves in a new way",
+    "proven": "keep what several answers solve sometimes, or never if blind solutions support the answer",
+}
+"""One line for people on each rule set."""
+
+
+def rule_settings(name: object) -> Mapping[str, Any]:
+    """The settings of a rule set; none for an unknown name, which the configuration's validation reports."""
+    return RULE_SETS.get(name, {}) if isinstance(name, str) else {}
