@@ -100,5 +100,11 @@ class UnreadError(NanofluxError):
     pauses = True
 
 
+class SaturatedError(NanofluxError):
+    """Nearly all recent attempts were rejected for one reason: the run pauses instead of playing empty turns."""
+
+    pauses = True
+
+
 class ReplayMissError(NanofluxError):
     """A replay needs a call that the ledger does not have."""

@@ -14,13 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from nanoflux_local.config import RunConfig
-from nanoflux_local.errors import NanofluxError, PromptRefusedError, UnreadError
+from nanoflux_local.errors import NanofluxError, PromptRefusedError, SaturatedError, UnreadError
 from nanoflux_local.ledger.calls import ROLE, Call, R, RememberedCalls, TracedCalls, embed_texts
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.limiter import RANK
 from nanoflux_local.records import Request, Vector
 from nanoflux_local.redaction import redact
 from nanoflux_local.run.novelty import History, NoveltyIndex
+from nanoflux_local.run.saturation import RecentAttempts
 from nanoflux_local.run.streaks import Streak, Streaks, heard_anything
 from nanoflux_local.run.turn import Rules, embed, run_turn
 from nanoflux_local.transcript import TurnRecord
@@ -193,9 +194,10 @@ class Engine:
         self._kept = sum(record.kept for record in committed)
         self._index = NoveltyIndex()
         self._committed = committed
-        self._streaks = Streaks()
+        self._streaks, self._recent = Streaks(), RecentAttempts()
         for record in committed:
             self._streaks.add(record, self._config.pause_after_unread)
+            self._recent.add(record, self._config)
         self._heard = any(heard_anything(record) for record in committed)
         self._last_reason = committed[-1].last.reason if committed else ""
         self._ahead: dict[int, SpeculativeTurn] = {}
@@ -278,8 +280,11 @@ class Engine:
             self._calls.limiter.reorder()
         self._on_progress(RunProgress(record, self._turns, self._kept, self._config.target))
         streak = self._streaks.add(record, self._config.pause_after_unread)
+        saturation = self._recent.add(record, self._config)
         if streak is not None:
             raise self._pause_error(streak, call_ids)
+        if saturation is not None and not self.finished:
+            raise SaturatedError(saturation.describe(), saturation.advise(self._run))
 
     async def _play_next_turn(self) -> tuple[TurnRecord, TracedCalls]:
         """The next turn's record under the committed history, and the calls it rests on."""

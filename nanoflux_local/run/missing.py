@@ -138,13 +138,14 @@ def added_calls(recorded: RecordedCosts, old: RunConfig, new: RunConfig) -> dict
     names, old_names = ({kind.name for kind in enabled_checks(config.judge)} for config in (new, old))
     if new.roles.judge.endpoint != PROGRAM:  # a program judges without checks
         for name in names - old_names:
-            calls.update(_check_calls(name, new.judge))
+            calls.update(check_calls(name, new.judge))
     added = {call: float(count) for call, count in calls.items()}
     further_defences = max(0, new.samples - old.samples) * recorded.defence_calls
     return {**added, DEFENCE: further_defences} if further_defences else added
 
 
-def _check_calls(name: str, rules: JudgeRules) -> dict[MissingCall, int]:
+def check_calls(name: str, rules: JudgeRules) -> dict[MissingCall, int]:
+    """The calls that a check adds to a validation, at most, by kind and role."""
     if name == "blind":
         return {MissingCall("chat", "judge"): rules.solutions, MissingCall("python", "judge"): rules.programs}
     if name == "restated":

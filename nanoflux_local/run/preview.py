@@ -16,8 +16,10 @@ from nanoflux_local.endpoints.managed.launches import Workload, plan_servers, wo
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.roles.checks.base import enabled_checks
 from nanoflux_local.run.binding import bind, rules_for
 from nanoflux_local.run.forecast import ENOUGH_KEPT, ENOUGH_TURNS, Forecast, RunPosition, Span, newest_turns, predict
+from nanoflux_local.run.missing import MissingCall, check_calls
 from nanoflux_local.run.overflow import refuse_overflows, typical_requests
 from nanoflux_local.seeds.datasets import seed_datasets, seed_source
 from nanoflux_models.errors import ModelsError
@@ -26,6 +28,7 @@ from nanoflux_models.placement import Plan
 
 BYTES_PER_TOKEN = 4
 """Bytes of English text in a token, roughly; an estimate for prompts, never a bound."""
+JUDGE_CHAT = MissingCall("chat", "judge")
 SAME = ("domain", "roles", "judge", "retries", "rules", "samples", "keep", "budgets", "reply_tokens")
 """The settings that must be equal for an earlier run to predict a new one, besides the models."""
 
@@ -119,7 +122,8 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
     source = seed_source(home.ledger, config.datasets or seed_datasets(domain), chained)
     seeds = source.draw(config.seeds.max, Random(0), set())
     judges = max(1, len(config.judge.panel) + 1)
-    count = {"attacker": 1, "defender": config.samples, "judge": 2 * judges}  # validation and evaluation
+    checks = sum(check_calls(kind.name, config.judge).get(JUDGE_CHAT, 0) for kind in enabled_checks(config.judge))
+    count = {"attacker": 1, "defender": config.samples, "judge": 2 * judges + checks}  # validation and evaluation
     costs: dict[str, RoleCost] = {}
     for role, name, messages, answer in typical_requests(config, domain, seeds):
         if role in costs:

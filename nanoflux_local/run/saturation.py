@@ -1,0 +1,89 @@
+"""Saturation: when nearly all recent attempts are rejected for one reason, and the run will not reach its target.
+
+Counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and after any
+number of stops.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from nanoflux_local.config import RunConfig
+from nanoflux_local.transcript import KEPT, Outcome, TurnRecord
+
+NEARLY_ALL = 0.95
+"""The share of attempts with one outcome from which a run is saturated."""
+
+
+ADVICE: dict[Outcome, str] = {
+    "novelty_rejected": "add seed data, or draw more seeds for a question (seeds.max)",
+    "contaminated": "name other seed datasets, which do not repeat held-out items",
+    "invalid": "read the judge's reasons with `nanoflux examples export-review`, then change the attacker or the judge",
+    "low_confidence": "lower judge.confidence, or name another judge",
+    "defender_right": "name a weaker defender or a stronger attacker",
+    "unproven": "name stronger endpoints in judge.solvers, or a weaker attacker",
+    "unparsed": "name another attacker",
+    "failed": "see the reasons with `nanoflux run show`",
+}
+"""What changes the outcome, in a fork of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """`rejected` of the last `attempts` attempts ended in the same `outcome`. At this rate the run ends with about
+    `expected` of `target` examples.
+    """
+
+    outcome: Outcome
+    rejected: int
+    attempts: int
+    expected: int
+    target: int
+
+    def describe(self) -> str:
+        """What happened and the forecast: the message of a paused run."""
+        return (
+            f"{self.rejected} of the last {self.attempts} attempts ended as {self.outcome.replace('_', ' ')};"
+            f" at this rate the run keeps about {self.expected} of {self.target} examples by its turn limit"
+        )
+
+    def advise(self, run: str) -> str:
+        """What the user can do."""
+        return (
+            f"{ADVICE[self.outcome]}, in a fork; `nanoflux run resume {run}` plays as many attempts again before it"
+            f" pauses (`nanoflux run set {run} pause_when_saturated=0`: never)"
+        )
+
+
+class RecentAttempts:
+    """Watches the outcomes of the newest attempts; every committed turn must be added, in order."""
+
+    def __init__(self) -> None:
+        self._outcomes: deque[tuple[Outcome, ...]] = deque()
+        self._turns = self._kept = self._since_report = 0
+
+    def add(self, record: TurnRecord, config: RunConfig) -> Saturation | None:
+        """Count a turn. Returns how the run is saturated, or None: it is not, or that was reported fewer than
+        `pause_when_saturated` attempts ago (a resumed run continues for as many again).
+        """
+        limit = config.pause_when_saturated
+        self._turns += 1
+        self._kept += record.kept
+        self._outcomes.append(tuple(attempt.outcome for attempt in record.attempts))
+        self._since_report += len(record.attempts)
+        attempts = sum(map(len, self._outcomes))
+        while self._outcomes and attempts - len(self._outcomes[0]) >= limit:
+            attempts -= len(self._outcomes.popleft())
+        if not limit or attempts < limit or self._since_report < limit:
+            return None
+        outcome, rejected = Counter(outcome for turn in self._outcomes for outcome in turn).most_common(1)[0]
+        expected = self._forecast_kept(config)
+        if outcome in KEPT or rejected < NEARLY_ALL * attempts or expected >= config.target:
+            return None
+        self._since_report = 0
+        return Saturation(outcome, rejected, attempts, expected, config.target)
+
+    def _forecast_kept(self, config: RunConfig) -> int:
+        """The examples at the turn limit if turns go on being kept as often as the newest ones."""
+        newest_kept = sum(turn[-1] in KEPT for turn in self._outcomes)
+        remaining = max(0, config.max_turns - self._turns)
+        return self._kept + round(newest_kept / len(self._outcomes) * remaining)
