@@ -282,7 +282,7 @@ def test_unusable_endpoint_is_refused_with_the_reason(home, values, said):
 
 
 def test_chat_model_as_embedder_is_refused(home):
-    with pytest.raises(ConfigError, match="cannot be an endpoint of interface 'openai_chat'"):
+    with pytest.raises(ConfigError, match="the interface 'openai_chat' has no embedders"):
         build_embedder(EndpointConfig(interface="openai_chat", model="m"), home)
 
 

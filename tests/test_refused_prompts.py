@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.endpoints.fake_server import EMBEDDINGS, READ, FakeServer, _send
+from nanoflux_local.endpoints.fake_server import EMBEDDINGS, READERS, FakeServer, _send
 from nanoflux_local.endpoints.faults import ClassifiedFault
-from nanoflux_local.endpoints.remote.refusals import FILTERED, REJECTED, TOO_LONG, refusal_cause
+from nanoflux_local.endpoints.remote.refusals import FILTERED, REJECTED, TOO_LONG, find_refusal_cause
 from nanoflux_local.errors import EndpointRefusedError, NanofluxError, UnreadError
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
@@ -33,10 +33,10 @@ class Refusing(FakeServer):
         self.refused = 0
 
     async def _serve(self, path: str, body: bytes, reader: Any, writer: Any) -> None:
-        if path not in READ and path != EMBEDDINGS:
+        if path not in READERS and path != EMBEDDINGS:
             return await super()._serve(path, body, reader, writer)
         asked = json.loads(body)
-        text, share = (asked["input"], self.texts) if path == EMBEDDINGS else (READ[path](asked).prompt, self.share)
+        text, share = (asked["input"], self.texts) if path == EMBEDDINGS else (READERS[path](asked).prompt, self.share)
         if int(hashlib.sha256(text.encode()).hexdigest(), 16) % 100 >= share and not (self.word and self.word in text):
             return await super()._serve(path, body, reader, writer)
         self.refused += 1
@@ -197,4 +197,4 @@ def test_refusal_cause_is_read_from_each_providers_message(
     status: int, words: str, codes: tuple[str, ...], cause: str
 ) -> None:
     kind: FaultKind | None = "server_error" if status >= 500 else None
-    assert refusal_cause(ClassifiedFault(kind, "", status=status, codes=codes, words=words)) == cause
+    assert find_refusal_cause(ClassifiedFault(kind, "", status=status, codes=codes, words=words)) == cause

@@ -1,6 +1,6 @@
-"""Which models an installed vLLM can serve: whether it knows their architecture, and what its environment lacks for it.
+"""Which models an installed vLLM can serve: it must know their architecture and have the packages these need.
 
-Reads vLLM's own list of architectures as text and starts its interpreter once; loads no model.
+Reads vLLM's list of architectures as text and starts its interpreter once; loads no model.
 """
 
 import json
@@ -12,41 +12,41 @@ from nanoflux_models.interpreter import Interpreter
 from nanoflux_models.manifest import Manifest
 
 WRAPPER = "ForConditionalGeneration"
-"""How the architectures end that also take images; vLLM imports torchvision with each."""
+"""The ending of architectures that also take images; vLLM imports torchvision with each."""
 _ASK = """
 import importlib.util, json, pathlib, re
 root = pathlib.Path(importlib.util.find_spec("vllm").origin).parent
-known = re.findall(r'"(\\w+)": *\\(', (root / "model_executor/models/registry.py").read_text("utf-8"))
+architectures = re.findall(r'"(\\w+)": *\\(', (root / "model_executor/models/registry.py").read_text("utf-8"))
 try:
     import torchvision
     vision = ""
 except Exception as error:
     vision = f"{type(error).__name__}: {error}"
-print(json.dumps({"known": known, "vision": vision}))
+print(json.dumps({"architectures": architectures, "vision": vision}))
 """
 
 
-def unservable(interpreter: Interpreter, manifests: Iterable[Manifest]) -> dict[str, str]:
-    """By model, why this vLLM cannot serve it; models whose manifest names no architecture are taken to be served."""
-    facts = _facts(interpreter)
-    reasons = {each.name: _reason(each.architecture, facts) for each in manifests if each.architecture}
+def find_unservable(interpreter: Interpreter, manifests: Iterable[Manifest]) -> dict[str, str]:
+    """By model, why this vLLM cannot serve it. A model whose manifest names no architecture is assumed to work."""
+    facts = _query_vllm(interpreter)
+    reasons = {each.name: _find_reason(each.architecture, facts) for each in manifests if each.architecture}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _reason(architecture: str, facts: Mapping[str, Any]) -> str:
-    if facts["known"] and architecture not in facts["known"]:
-        return f"it does not know {architecture}"
+def _find_reason(architecture: str, facts: Mapping[str, Any]) -> str:
+    if facts["architectures"] and architecture not in facts["architectures"]:
+        return f"this vLLM does not know {architecture}"
     if facts["vision"] and architecture.endswith(WRAPPER):
         return f"torchvision does not load ({facts['vision']})"
     return ""
 
 
-def _facts(interpreter: Interpreter) -> Mapping[str, Any]:
+def _query_vllm(interpreter: Interpreter) -> Mapping[str, Any]:
     try:
         done = subprocess.run(
             [interpreter.path, "-c", _ASK], capture_output=True, text=True, check=False, cwd="/", timeout=120
         )
         facts: Mapping[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
-        return {"known": [], "vision": ""}
+        return {"architectures": [], "vision": ""}
     return facts

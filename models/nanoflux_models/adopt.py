@@ -1,4 +1,4 @@
-"""Take in the files of a model that a person brings: which of them are taken, and which folders are refused.
+"""Copy the files of a model to import: the files that make a model, from a folder that holds all of them.
 
 Converts nothing, downloads nothing and writes no manifest.
 """
@@ -17,7 +17,7 @@ def adopt_folder(path: Path, files: Path) -> None:
     """Copy a model's files into `files`: one GGUF, or a folder's safetensors, configs and tokenizer.
 
     Raises:
-        ManifestError: it is neither, or files are missing.
+        ManifestError: `path` is neither, or files are missing.
     """
     files.mkdir()
     if path.is_file() and path.suffix == ".gguf":
@@ -35,17 +35,19 @@ def adopt_folder(path: Path, files: Path) -> None:
 
 def _check_folder(path: Path) -> None:
     if not path.is_dir():
-        raise ManifestError(f"{path}: neither a folder nor a .gguf file.", "Name a folder of safetensors or one GGUF.")
+        raise ManifestError(
+            f"{path}: neither a folder nor a .gguf file", "name a folder of safetensors or one GGUF file"
+        )
     weights = list(path.glob("*.safetensors"))
     if not weights:
         pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
-        why = "only pickled weights, which can run code when loaded" if pickled else "no .safetensors file"
-        raise ManifestError(f"{path}: {why}.", "Get the model's safetensors files.")
+        reason = "only pickled weights, which can run code when loaded" if pickled else "no .safetensors file"
+        raise ManifestError(f"{path}: {reason}", "get the model's safetensors files")
     for name in ("config.json", "tokenizer_config.json"):
         if not (path / name).is_file():
-            raise ManifestError(f"{path}: no {name}.", "Bring the whole model folder, with its config and tokenizer.")
+            raise ManifestError(f"{path}: no {name}", "name the whole model folder, with its config and tokenizer")
     if (path / INDEX).is_file():
         shards = set(read_json(path / INDEX).get("weight_map", {}).values())
         missing = sorted(shards - {weight.name for weight in weights})
         if missing:
-            raise ManifestError(f"{path}: weights missing: {', '.join(missing)}.", "Copy the whole folder again.")
+            raise ManifestError(f"{path}: weights missing: {', '.join(missing)}", "copy the whole folder again")

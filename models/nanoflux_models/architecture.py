@@ -1,4 +1,4 @@
-"""What config.json says about installed weights: whether they have other towers than the text model's, and experts."""
+"""The architecture of installed weights by their config.json: further towers beside the text model, and experts."""
 
 import json
 from pathlib import Path
@@ -9,18 +9,18 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def is_wrapper(weights: Path) -> bool:
-    """Whether the model also takes images or sound: a language model in a wrapper with other towers."""
-    return any(_config(weights).get(key) for key in TOWERS)
+    """Whether the model is a wrapper: a language model with towers for images, sound or video."""
+    return any(_read_config(weights).get(key) for key in TOWERS)
 
 
 def has_experts(weights: Path) -> bool:
     """Whether the language model is a mixture of experts."""
-    config = _config(weights)
+    config = _read_config(weights)
     text = config.get("text_config") or {}
     return any((part.get(key) or 0) > 1 for part in (config, text) for key in EXPERTS)
 
 
-def _config(weights: Path) -> dict[str, Any]:
+def _read_config(weights: Path) -> dict[str, Any]:
     try:
         config = json.loads((weights / "config.json").read_text("utf-8"))
     except (OSError, ValueError):

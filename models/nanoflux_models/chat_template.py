@@ -1,7 +1,7 @@
-"""Chat templates of model folders: where the text lies, and what it does with the messages that are asked here.
+"""Chat templates of model folders: the file that holds one, and which messages it accepts.
 
-What a template takes is tried, not guessed: it is rendered with transformers' own renderer. Loads no tokenizer and no
-torch. A model without a template is a pretrained base, which cannot be asked in messages.
+A template is tried out by rendering it with transformers' own renderer; no tokenizer and no torch is loaded. A model
+without a template is a pretrained base, which cannot chat.
 """
 
 import json
@@ -16,13 +16,13 @@ from nanoflux_models.offline import go_offline
 FILE = "chat_template.jinja"
 LEGACY = "chat_template.json"
 REASONING_TOKENS = 8192
-"""Room for thoughts by default: what the authors of Qwen3 and of the R1 distills leave for ordinary questions."""
+"""Default tokens for thoughts: what the authors of Qwen3 and of the R1 distills allow for ordinary questions."""
 HARMONY = "<|channel|>"
 SWITCHES = ("enable_thinking", "thinking")
-"""Variables by which templates of models that can do both turn thinking on and off."""
+"""Template variables that turn thinking on and off."""
 
 Render = Callable[..., str | None]
-"""Takes roles in order and the template's variables; the prompt, or None if the template refuses the roles."""
+"""Render messages of these roles with these template variables; None if the template refuses them."""
 
 
 def read_template(folder: Path) -> str:
@@ -39,25 +39,25 @@ def read_template(folder: Path) -> str:
 
 
 def require_template(name: str, folder: Path) -> None:
-    """Refuse to ask a model in messages if it has no chat template.
+    """Require a chat template.
 
     Raises:
-        ManifestError: it has none.
+        ManifestError: the model has none.
     """
     if not read_template(folder):
-        fix = f"Import it again with one: nanoflux models import PATH --name {name} --chat-template FILE"
-        raise ManifestError(f"{name} has no chat template, so it cannot be asked, trained or evaluated in chat.", fix)
+        fix = f"import it again with one: nanoflux models import PATH --name {name} --chat-template FILE"
+        raise ManifestError(f"{name} has no chat template, which chat, training and evaluation need", fix)
 
 
 def try_template(folder: Path) -> Chat:
-    """What the chat template of a folder takes, and whether the model thinks before it answers.
+    """Find out what messages a folder's chat template accepts, and whether the model thinks before it answers.
 
-    Nothing is claimed of a template that cannot be rendered for one plain question: it may need other variables.
+    The result is the default for a template that fails on one plain question: it may need other variables.
     """
     template = read_template(folder)
     if not template:
         return Chat(template=False)
-    render = _renderer(template, _special_tokens(folder))
+    render = _make_renderer(template, _read_special_tokens(folder))
     if render("user") is None:
         return Chat()
     with_system = render("system", "user")
@@ -71,8 +71,8 @@ def try_template(folder: Path) -> Chat:
     )
 
 
-def reasoning_parser(template: str, architecture: str) -> str:
-    """vLLM's name for the parser that takes the thoughts out of this model's replies."""
+def choose_reasoning_parser(template: str, architecture: str) -> str:
+    """vLLM's name of the parser that separates this model's thoughts from its answers."""
     if HARMONY in template:
         return "openai_gptoss"
     return "qwen3" if architecture.startswith("Qwen3") else "deepseek_r1"
@@ -82,17 +82,17 @@ def _thinks(template: str, render: Render) -> bool:
     if HARMONY in template:
         return True
     prompt = render("user", add_generation_prompt=True) or ""
-    if prompt.rstrip().endswith("<think>"):  # the thoughts are opened for the model
+    if prompt.rstrip().endswith("<think>"):  # the template opens the thoughts
         return True
     for switch in SWITCHES:
         if switch in template:
             on, off = (render("user", add_generation_prompt=True, **{switch: value}) for value in (True, False))
             if on != off:
                 return prompt == on
-    return "</think>" in template  # thoughts are cut out of earlier replies
+    return "</think>" in template  # the template removes the thoughts of earlier replies
 
 
-def _renderer(template: str, tokens: dict[str, str]) -> Render:
+def _make_renderer(template: str, tokens: dict[str, str]) -> Render:
     go_offline()
     import jinja2
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -108,7 +108,7 @@ def _renderer(template: str, tokens: dict[str, str]) -> Render:
     return render
 
 
-def _special_tokens(folder: Path) -> dict[str, str]:
+def _read_special_tokens(folder: Path) -> dict[str, str]:
     values = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
     tokens = {key: value["content"] if isinstance(value, dict) else value for key, value in values.items()}
     return {key: value for key, value in tokens.items() if key.endswith("_token") and isinstance(value, str)}

@@ -1,8 +1,8 @@
-"""How this project starts another Python: never with modules of the folder that the user happens to stand in.
+"""Starting further Python processes without importing modules from the working directory.
 
-`python -m` and `python -c` put the working directory first on the module path, so a file there that is called
-`types.py` would be executed in place of the library's module, outside the sandbox. Every child is started by
-`python_command`, and what a child starts in turn inherits `SAFE_PATH`.
+`python -m` and `python -c` put the working directory first on the module path, so a file named `types.py` there would
+be executed in place of the standard library's, outside the sandbox. Every child process is started with
+`python_command`; processes that a child starts inherit `SAFE_PATH`.
 """
 
 import os
@@ -10,11 +10,11 @@ import sys
 from collections.abc import Mapping
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-"""The environment's form of `-P`, for children of children: accelerate's, Ray's, vLLM's, a worker pool's."""
+"""The environment variable for `-P`, which reaches the processes that accelerate, Ray, vLLM or a pool start."""
 
 
 def python_command(*words: str) -> list[str]:
-    """The command line `PYTHON -P WORDS…` with the interpreter that runs this."""
+    """The command line `PYTHON -P WORDS…` with this process's interpreter."""
     return [sys.executable, "-P", *words]
 
 
@@ -24,10 +24,10 @@ def module_command(module: str, *words: str) -> list[str]:
 
 
 def protect_children() -> None:
-    """Let every Python that this process starts from now on, by whatever library, ignore the working directory."""
+    """Make every Python process that this one or its libraries start ignore the working directory."""
     os.environ.update(SAFE_PATH)
 
 
 def safe_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment whose Pythons ignore the working directory."""
+    """The environment, extended so that Python ignores the working directory."""
     return {**environment, **SAFE_PATH}

@@ -1,7 +1,7 @@
-"""Turn a GGUF file into a folder of bf16 safetensors, reproducibly, and prove that the folder loads.
+"""Convert a GGUF file to a folder of bf16 safetensors, reproducibly, and check that the folder loads.
 
-Owns the conversion only. The same GGUF gives the same bytes: whatever names a library's version or a path of this
-machine is taken out of the saved files. Torch and transformers are imported when a conversion runs, never before.
+The same GGUF gives the same bytes: library versions and paths of this machine are removed from the saved files. Torch
+and transformers are imported when a conversion runs.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 from nanoflux_models.errors import DigestMismatchError, ManifestError
 from nanoflux_models.offline import go_offline
 
-# Text on which different tokenizers disagree: digits, spaces, line ends, accents.
+# A text that different tokenizers split differently: digits, spaces, line ends, accents.
 PROBE = "Add 12345 and 6.5:\n\n 3  apples, it's 50% – naïve.\n"
 VOLATILE = ("transformers_version", "_name_or_path", "_model_name_or_path", "is_local", "local_files_only")
-"""What libraries write down of themselves, of a path, and of how they were reached when they wrote."""
+"""Keys in which libraries store their version, a path, or how the files were loaded."""
 
 
 def convert_gguf(gguf: Path, target: Path) -> None:
@@ -34,9 +34,9 @@ def convert_gguf(gguf: Path, target: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
         )
     except (ValueError, KeyError, NotImplementedError, OSError, struct.error) as error:
-        fix = "Import the safetensors folder of the same model instead."
+        fix = "import the safetensors folder of the same model instead"
         raise ManifestError(f"{gguf.name}: transformers cannot read this GGUF: {error}", fix) from error
-    _mend_pre_tokenizer(tokenizer, gguf)
+    _fix_pre_tokenizer(tokenizer, gguf)
     model.save_pretrained(str(target))
     tokenizer.save_pretrained(str(target))
     for path in target.iterdir():
@@ -46,9 +46,9 @@ def convert_gguf(gguf: Path, target: Path) -> None:
     _check_loads(target, model, tokenizer)
 
 
-def _mend_pre_tokenizer(tokenizer: Any, gguf: Path) -> None:
-    # Transformers ignores a GGUF's `tokenizer.ggml.pre`. SmolLM splits numbers into digits before anything else;
-    # without it the white space before a number falls into other tokens than in training.
+def _fix_pre_tokenizer(tokenizer: Any, gguf: Path) -> None:
+    # Transformers ignores a GGUF's `tokenizer.ggml.pre`. SmolLM first splits numbers into digits; without that,
+    # white space before a number is tokenized differently than in training.
     if _text_field(gguf, "tokenizer.ggml.pre") != "smollm":
         return
     from tokenizers import pre_tokenizers
@@ -71,7 +71,7 @@ def _drop_volatile(path: Path) -> None:
 
 
 def _keeps_text(tokenizer: Any, text: str) -> bool:
-    """Whether the text comes back from its tokens but for white space, without the BOS that many tokenizers add."""
+    """Whether encoding and decoding keeps the text, apart from white space and an added BOS token."""
     decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), skip_special_tokens=True)
     return re.sub(r"\s", "", decoded) == re.sub(r"\s", "", text)
 
@@ -86,5 +86,5 @@ def _check_loads(target: Path, model: Any, tokenizer: Any) -> None:
     reread = AutoTokenizer.from_pretrained(str(target))
     same = same and reread.encode(PROBE) == tokenizer.encode(PROBE)
     if not same or not _keeps_text(reread, PROBE):
-        fix = "This is a fault of the installed transformers; try the pinned version."
-        raise DigestMismatchError(f"{target.name}: the saved weights differ from the converted ones.", fix)
+        fix = "install the pinned version of transformers: the installed one does not load what it saved"
+        raise DigestMismatchError(f"{target.name}: the saved weights differ from the converted ones", fix)

@@ -1,11 +1,12 @@
-"""Failures of the models room: what happened, where, and what to do; each class knows its exit code.
+"""Errors of `nanoflux_models`: each has a message, a fix and an exit code.
 
-The shape is that of the core's errors, so that a command line can show both alike; neither imports the other.
+They have the same attributes as the core's errors, so that the command line shows both in one way; neither imports the
+other.
 """
 
 
 class ModelsError(Exception):
-    """Base of every failure here that is shown to a user as a message rather than a traceback."""
+    """Base of the errors that are shown to a user as a message, without a traceback."""
 
     exit_code = 1
 
@@ -19,38 +20,38 @@ class ModelsError(Exception):
 
 
 class ManifestError(ModelsError):
-    """A manifest, or files offered for import, that cannot be used as they are."""
+    """A manifest, or files to import, that cannot be used."""
 
     exit_code = 2
 
 
 class RefusedDownloadError(ModelsError):
-    """A download that a rule forbids: an air gap, or a licence that was not accepted."""
+    """A download that is forbidden: an air gap, or a licence that was not accepted."""
 
     exit_code = 3
 
 
 class ModelNotFoundError(ModelsError):
-    """No manifest, or no installed weights, of that name."""
+    """There is no manifest, or there are no installed weights, of that name."""
 
     exit_code = 4
 
 
 class DigestMismatchError(ModelsError):
-    """A file is not the one that was promised."""
+    """A file does not have the expected SHA-256."""
 
 
 class ServerError(ModelsError):
-    """A server that cannot be started, does not answer, or ended."""
+    """A server cannot be started, does not answer, or has exited."""
 
 
 class ServerRefusedError(ModelsError):
-    """A server or an adapter that a rule refuses: a name in use, an adapter that does nothing."""
+    """A server or an adapter is refused: its name is in use, or the adapter has no effect."""
 
     exit_code = 3
 
 
 class NoServerError(ModelsError):
-    """No server of that name."""
+    """There is no server of that name."""
 
     exit_code = 4

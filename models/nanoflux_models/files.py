@@ -1,13 +1,13 @@
-"""Files of this room that are either there in full or not at all, for their owner alone."""
+"""Atomic writes of files that only their owner can read."""
 
 import os
 import tempfile
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Put `text` where `path` is: a reader finds the old file or the new. Raises OSError, and leaves the old one."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # which is made with 0600
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically: readers see the old file or the new one. An OSError leaves the old one."""
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # created with mode 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

@@ -1,8 +1,8 @@
 """The GPUs of this machine, as nvidia-smi lists them. Loads no driver and no torch.
 
-nvidia-smi rather than NVML: a driver that hangs would hang this process inside the library, while a child can be given
-up after a time limit. A GPU whose memory the driver does not state is still a GPU: unified memory ([N/A] on a GB10),
-missing permissions and lost cards are reported with the driver's own word, and never hide the other GPUs.
+nvidia-smi rather than NVML: a driver that hangs would hang this process inside the library, while a child process can
+be abandoned after a timeout. A GPU whose memory the driver does not state is still listed, with the driver's own word:
+unified memory ([N/A] on a GB10), missing permissions and lost GPUs never hide the others.
 """
 
 import shutil
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 LIMIT_S = 10.0
-"""How long nvidia-smi may take; a healthy one takes a second, and several on a machine with many idle GPUs."""
+"""Timeout of nvidia-smi, which takes a second, or several on a machine with many idle GPUs."""
 HANGS = f"nvidia-smi did not answer within {LIMIT_S:g} s"
 _FAILED = "Unable to determine"
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU. `memory_mib` is None where the driver does not state it; `stated` is the driver's word then."""
+    """One GPU. `memory_mib` is None if the driver does not state it; `stated` is then the driver's own word."""
 
     index: int
     name: str
@@ -34,37 +34,38 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The GPUs that nvidia-smi lists, and why it lists none or not all ("" if it answered well)."""
+    """The GPUs that nvidia-smi lists, and why it lists none or not all ("" if it lists all)."""
 
     gpus: tuple[Gpu, ...]
     problem: str = ""
 
     @property
     def hangs(self) -> bool:
+        """Whether nvidia-smi timed out."""
         return self.problem == HANGS
 
     @property
     def unstated(self) -> tuple[Gpu, ...]:
-        """Those whose memory is not known."""
+        """The GPUs whose memory is unknown."""
         return tuple(gpu for gpu in self.gpus if gpu.memory_mib is None)
 
 
 def survey_gpus() -> Survey:
-    """Ask nvidia-smi, once for each that is first on PATH; takes at most LIMIT_S."""
+    """Query nvidia-smi, once per process for each one on PATH; takes at most LIMIT_S."""
     smi = shutil.which("nvidia-smi")
     return _survey(smi) if smi else Survey((), "there is no nvidia-smi")
 
 
-def found_gpus() -> list[float]:
-    """GiB of each GPU, in nvidia-smi's order, 0 if the memory is not stated; empty without GPUs."""
+def list_gpus() -> list[float]:
+    """GiB of each GPU, in nvidia-smi's order, 0 if the memory is unknown; empty on a machine without GPUs."""
     gpus = survey_gpus().gpus
     if all(gpu.memory_mib is None for gpu in gpus):
         return []
     return [(gpu.memory_mib or 0.0) / 1024 for gpu in gpus]
 
 
-def described_gpus() -> list[str]:
-    """Each GPU in words: its name, its memory and the driver's version."""
+def describe_gpus() -> list[str]:
+    """The name, memory and driver version of each GPU."""
     return [str(gpu) for gpu in survey_gpus().gpus]
 
 
@@ -80,7 +81,7 @@ def compute_capabilities() -> list[float]:
 
 
 def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
-    """nvidia-smi's line for each GPU, and why lines are missing ("" if none are)."""
+    """nvidia-smi's line for each GPU, and why lines are missing ("" if none is)."""
     query = [smi, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         child = subprocess.Popen(
@@ -91,7 +92,7 @@ def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
     try:
         out, err = child.communicate(timeout=LIMIT_S)
     except subprocess.TimeoutExpired:
-        _give_up(child)
+        _abandon(child)
         return [], HANGS
     lines = [line.strip() for line in out.splitlines() if line.strip()]
     if not child.returncode:
@@ -100,8 +101,8 @@ def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
     return lines, f"nvidia-smi failed ({child.returncode}){': ' if last else ''}{last}"
 
 
-def _give_up(child: "subprocess.Popen[str]") -> None:
-    """Kill a child without waiting for it: one that hangs in the driver cannot end."""
+def _abandon(child: "subprocess.Popen[str]") -> None:
+    """Kill a child process without waiting for it: one that hangs in the driver cannot exit."""
     child.kill()
     for pipe in (child.stdout, child.stderr):
         if pipe:
@@ -113,12 +114,12 @@ def _give_up(child: "subprocess.Popen[str]") -> None:
 @lru_cache
 def _survey(smi: str) -> Survey:
     lines, problem = query_gpus(smi, "name,memory.total,driver_version")
-    read = [gpu for gpu in (_read_gpu(line) for line in lines) if gpu is not None]
-    return Survey(tuple(Gpu(index, *parts) for index, parts in enumerate(read)), problem)
+    rows = [gpu for gpu in (_read_gpu(line) for line in lines) if gpu is not None]
+    return Survey(tuple(Gpu(index, *parts) for index, parts in enumerate(rows)), problem)
 
 
 def _read_gpu(line: str) -> tuple[str, float | None, str, str] | None:
-    """Name, MiB, driver and the driver's word in place of the MiB; None if the line describes no GPU."""
+    """Name, MiB, driver version, and the driver's word if it states no MiB; None if the line describes no GPU."""
     if line.startswith(_FAILED):
         return "a GPU that does not answer", None, "", line
     parts = [part.strip() for part in line.rsplit(",", 2)]

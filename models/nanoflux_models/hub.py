@@ -2,8 +2,8 @@
 
 `python -m nanoflux_models.hub REPO REVISION FOLDER` writes the repository's files into FOLDER. It reports in JSON, one
 document a line: `{"progress": [bytes, total]}`, then `{"commit", "files"}` or `{"error", "fix", "exit"}`. A file
-appears under its name once its hash is the hub's. Until then it is `NAME.HASH.part`, which the next download continues.
-The process is guarded: it reaches the configured hub and nothing else. No pickled weights are fetched.
+gets its name once its hash is the one that the hub lists; until then it is `NAME.HASH.part`, and the next download
+resumes it. The process is guarded: it reaches only the configured hub. Pickled weights are not downloaded.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ from nanoflux_models import guard
 
 PUBLIC_HUB = "huggingface.co"
 PUBLIC_CDN = ".hf.co"
-"""Where the public hub redirects downloads of large files to."""
+"""The domain to which the public hub redirects downloads of large files."""
 WANTED = {".safetensors", ".json", ".txt", ".model", ".jinja", ".md"}
-"""Endings of the files that make a model: tensors, configs, tokenizer, template, card. No ending that can hold code."""
-FOREIGN = {"original", "metal", "onnx", "openvino", "coreml"}
-"""Folders in which publishers keep second copies of the same weights for other software."""
-CARRY = "or download it elsewhere and run `nanoflux models import PATH --name NAME`"
+"""Endings of a model's files: tensors, configs, tokenizer, template, card. None of these formats can contain code."""
+OTHER_FORMATS = {"original", "metal", "onnx", "openvino", "coreml"}
+"""Folders in which publishers keep copies of the weights for other software."""
+IMPORT = "or download it elsewhere and run `nanoflux models import PATH --name NAME`"
 STREAMS = 4
 INTERVAL_S = 0.5
 CHUNK = 1 << 20
@@ -50,14 +50,14 @@ class RemoteFile:
         return self.sha256 or self.blob
 
     def part(self, folder: Path) -> Path:
-        """Where the unfinished download lies; the hash in its name keeps another version from being continued."""
+        """The path of the unfinished download; the hash in its name prevents resuming another version."""
         return folder / f"{self.path}.{self.digest[:16]}.part"
 
     def is_intact(self, path: Path) -> bool:
         """Whether the file at `path` has the size and the hash that the hub lists."""
         if not path.is_file() or path.stat().st_size != self.size:
             return False
-        # Git names a small file by the SHA-1 of a header and the content; the hub lists SHA-256 for large files alone.
+        # Git names a small file by the SHA-1 of a header and the content; the hub lists SHA-256 only for large files.
         digest = hashlib.sha256() if self.sha256 else hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
@@ -66,14 +66,14 @@ class RemoteFile:
 
 
 def is_wanted(path: Path) -> bool:
-    """Whether a file of a model's folder (a path relative to it) is taken: by its ending, its name and its folder."""
+    """Whether a file, by its path relative to the model's folder, is part of the model."""
     hidden = any(part.startswith(".") for part in path.parts)
     named = path.suffix in WANTED or path.name.startswith("LICENSE")
-    return named and not hidden and path.parts[0] not in FOREIGN
+    return named and not hidden and path.parts[0] not in OTHER_FORMATS
 
 
 def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
-    """Bring `folder` to exactly the wanted files of one commit, each checked against the hash that the hub lists."""
+    """Download a model's files of one commit, check them against the hub's hashes, and remove others from `folder`."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -85,11 +85,11 @@ def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
         if isinstance(entry, RepoFile) and is_wanted(Path(entry.path))
     ]
     if not any(file.path.endswith(".safetensors") for file in files):
-        raise HubError(f"{repo} has no .safetensors file.", "Choose a repository that publishes safetensors.")
+        raise HubError(f"{repo} has no .safetensors file", "choose a repository that publishes safetensors")
     _remove_others(folder, files)
     missing = [file for file in files if not file.is_intact(folder / file.path)]
-    _require_room(folder, repo, sum(file.size for file in missing) - _parts_size(folder, missing))
-    with _reporting(folder, files), ThreadPoolExecutor(STREAMS) as pool:
+    _require_space(folder, repo, sum(file.size for file in missing) - _parts_size(folder, missing))
+    with _report_progress(folder, files), ThreadPoolExecutor(STREAMS) as pool:
         downloads = [pool.submit(_download_file, repo, commit, file, folder) for file in missing]
         finished, _ = wait(downloads, return_when=FIRST_EXCEPTION)
         failure = next((error for each in finished if (error := each.exception())), None)
@@ -99,7 +99,7 @@ def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
 
 
 class HubError(Exception):
-    """A failure with its remedy and the exit code of the command that met it."""
+    """An error with its fix and the exit code of the command."""
 
     def __init__(self, message: str, fix: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -113,7 +113,7 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
     url = hf_hub_url(repo, file.path, revision=commit)
     metadata = get_hf_file_metadata(url)
     same_host = urlsplit(metadata.location).netloc == urlsplit(url).netloc
-    token = get_token() if same_host else None  # a CDN's address is signed: the token is for the hub alone
+    token = get_token() if same_host else None  # a CDN's address is signed: only the hub gets the token
     headers = {"authorization": f"Bearer {token}"} if token else {}
     part = file.part(folder)
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -127,17 +127,16 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
         http_get(metadata.location, target, resume_size=size, headers=headers, expected_size=file.size)
     if not file.is_intact(part):
         part.unlink()
-        fix = "Pull again. If it happens again, the hub or a proxy on the way changes files: do not use this copy."
-        raise HubError(f"{repo}: {file.path}: the hash of the download is not the one that the hub lists.", fix)
+        fix = "pull again; if it fails again, the hub or a proxy changes files: do not use this copy"
+        raise HubError(f"{repo}: {file.path}: the hash of the download is not the one that the hub lists", fix)
     part.replace(folder / file.path)
 
 
-def _require_room(folder: Path, repo: str, needed: int) -> None:
+def _require_space(folder: Path, repo: str, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        have = f"{folder} has {free / 2**30:.1f} GiB free"
-        message = f"{repo}: {needed / 2**30:.1f} GiB are still to be downloaded, and {have}."
-        raise HubError(message, "Free some space, or choose another NANOFLUX_HOME.")
+        message = f"{repo}: {needed / 2**30:.1f} GiB are missing, and {folder} has {free / 2**30:.1f} GiB free"
+        raise HubError(message, "free some space, or choose another NANOFLUX_HOME")
 
 
 def _parts_size(folder: Path, files: list[RemoteFile]) -> int:
@@ -146,7 +145,7 @@ def _parts_size(folder: Path, files: list[RemoteFile]) -> int:
 
 
 def _remove_others(folder: Path, files: list[RemoteFile]) -> None:
-    """Remove what an earlier download left that is no part of this commit."""
+    """Remove files of earlier downloads that are not part of this commit."""
     kept = {folder / file.path for file in files} | {file.part(folder) for file in files}
     for path in list(folder.rglob("*")):
         if path.is_file() and path not in kept:
@@ -154,12 +153,12 @@ def _remove_others(folder: Path, files: list[RemoteFile]) -> None:
 
 
 @contextmanager
-def _reporting(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
+def _report_progress(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
     """Report twice a second how many bytes are on disk."""
-    total, ended = sum(file.size for file in files), threading.Event()
+    total, finished = sum(file.size for file in files), threading.Event()
 
     def report() -> None:
-        while not ended.wait(INTERVAL_S):
+        while not finished.wait(INTERVAL_S):
             _print({"progress": [_size_on_disk(folder, files), total]})
 
     _print({"progress": [_size_on_disk(folder, files), total]})
@@ -168,7 +167,7 @@ def _reporting(folder: Path, files: list[RemoteFile]) -> Iterator[None]:
     try:
         yield
     finally:
-        ended.set()
+        finished.set()
         thread.join()
     _print({"progress": [total, total]})
 
@@ -186,7 +185,7 @@ def _size_on_disk(folder: Path, files: list[RemoteFile]) -> int:
 
 
 def explain(error: BaseException, repo: str, revision: str) -> HubError:
-    """A failure of the client in this project's words. The address of a redirect may be signed, so none is repeated."""
+    """The error to report for an exception of the hub's client, without redirect addresses, which may be signed."""
     import httpx2
     from huggingface_hub import constants, errors
 
@@ -194,47 +193,47 @@ def explain(error: BaseException, repo: str, revision: str) -> HubError:
     if isinstance(error, HubError):
         return error
     if outside:
-        fix = f"Set {guard.VARIABLE}={outside.args[0]} if this host belongs to your hub or its mirror."
-        return HubError(f"{repo}: the download leads to {outside.args[0]}, which is not allowed.", fix, 3)
+        fix = f"set {guard.VARIABLE}={outside.args[0]} if this host belongs to your hub or its mirror"
+        return HubError(f"{repo}: the download is redirected to {outside.args[0]}, which is not allowed", fix, 3)
     if isinstance(error, errors.HfHubHTTPError):
-        return _explain_answer(error, repo, revision)
+        return _explain_response(error, repo, revision)
     if isinstance(error, httpx2.HTTPError):
-        fix = f"Check the network and HF_ENDPOINT, then pull again: finished parts are kept; {CARRY}."
-        return HubError(f"{repo}: {constants.ENDPOINT} cannot be reached or broke off: {_one_line(error)}.", fix)
+        fix = f"check the network and HF_ENDPOINT, then pull again: downloaded parts are kept; {IMPORT}"
+        return HubError(f"{repo}: the connection to {constants.ENDPOINT} failed: {_first_line(error)}", fix)
     if isinstance(error, OSError) and error.errno:
-        return HubError(f"{error.filename or repo}: {error.strerror}.", "Free some space, then pull again.")
-    return HubError(f"{repo}: {type(error).__name__}: {_one_line(error)}", f"Pull again; {CARRY}.")
+        return HubError(f"{error.filename or repo}: {error.strerror}", "free some space, then pull again")
+    return HubError(f"{repo}: {type(error).__name__}: {_first_line(error)}", f"pull again; {IMPORT}")
 
 
-def _explain_answer(error: Any, repo: str, revision: str) -> HubError:
-    """What an answer of the hub with a status of 400 or more means (an `HfHubHTTPError`)."""
+def _explain_response(error: Any, repo: str, revision: str) -> HubError:
+    """The error to report for a response with a status of 400 or more (an `HfHubHTTPError`)."""
     from huggingface_hub import constants, errors, get_token
 
     page, status = f"{constants.ENDPOINT}/{repo}", error.response.status_code
     if isinstance(error, errors.GatedRepoError) and get_token():
-        fix = f"Accept it at {page} with the account of HF_TOKEN, then pull again."
-        return HubError(f"{repo} is gated, and the account of your token has not accepted its licence.", fix, 3)
+        fix = f"accept it at {page} with the account of HF_TOKEN, then pull again"
+        return HubError(f"{repo} is gated, and the account of your token has not accepted its licence", fix, 3)
     if isinstance(error, errors.GatedRepoError):
-        fix = f"Accept its licence at {page}, then set HF_TOKEN to a read token of that account."
-        return HubError(f"{repo} is gated: it is handed out only to accounts that accepted its licence.", fix, 3)
+        fix = f"accept its licence at {page}, then set HF_TOKEN to a read token of that account"
+        return HubError(f"{repo} is gated: only accounts that accepted its licence may download it", fix, 3)
     if isinstance(error, errors.RevisionNotFoundError):
-        fix = "Correct `revision` in the model's manifest; `nanoflux models show` prints it."
-        return HubError(f"{repo} has no revision {revision!r}.", fix, 4)
+        fix = "correct `revision` in the model's manifest; `nanoflux models show` prints it"
+        return HubError(f"{repo} has no revision {revision!r}", fix, 4)
     if isinstance(error, errors.RepositoryNotFoundError):
-        fix = f"Check the name at {page}; a private repository needs HF_TOKEN."
-        return HubError(f"{constants.ENDPOINT} has no repository {repo}, or does not show it to you.", fix, 4)
+        fix = f"check the name at {page}; a private repository needs HF_TOKEN"
+        return HubError(f"{constants.ENDPOINT} has no repository {repo}, or your account may not see it", fix, 4)
     if status in (401, 403):
-        return HubError(f"{repo}: the hub refuses the token (HTTP {status}).", "Set HF_TOKEN to a valid token.", 3)
-    fix = f"Pull again later: finished parts are kept; {CARRY}."
-    return HubError(f"{repo}: the hub answered HTTP {status} ({error.response.reason_phrase}).", fix)
+        return HubError(f"{repo}: the hub refuses the token (HTTP {status})", "set HF_TOKEN to a valid token", 3)
+    fix = f"pull again later: downloaded parts are kept; {IMPORT}"
+    return HubError(f"{repo}: the hub answered HTTP {status} ({error.response.reason_phrase})", fix)
 
 
-def _one_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _fail(error: BaseException, repo: str, revision: str) -> None:
-    """Report a failure and end at once, without waiting for the other streams: what they wrote is kept."""
+    """Report an error and exit at once without waiting for the other downloads: their parts are kept."""
     from huggingface_hub import get_token
 
     failure, token = explain(error, repo, revision), get_token()
@@ -248,7 +247,7 @@ def _print(document: dict[str, Any]) -> None:
 
 
 def _allow_hub() -> None:
-    """Let this process reach the configured hub, and the proxy on the way if one is set."""
+    """Allow connections to the configured hub, and to a configured proxy."""
     from huggingface_hub import constants
 
     host = urlsplit(constants.ENDPOINT).hostname or ""
@@ -256,13 +255,13 @@ def _allow_hub() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Download and report; every failure ends as one JSON line."""
+    """Download and report; every error becomes one JSON line."""
     repo, revision, folder = arguments
     _allow_hub()
     guard.install()
     try:
         _print(download(repo, revision, Path(folder)))
-    except Exception as error:  # noqa: BLE001 - the parent shows it in one line
+    except Exception as error:  # noqa: BLE001 - reported to the parent process
         _fail(error, repo, revision)
 
 

@@ -1,7 +1,7 @@
-"""The manifest of an imported model, written from its folder: sizes, chat abilities, sampling, LoRA targets, arguments.
+"""The manifest of an imported model, derived from its folder: sizes, chat abilities, sampling, LoRA targets, arguments.
 
-Whatever a run, a plan or a server needs to know of a model of the catalog is in its packaged manifest; here it is
-worked out for one that has none, so that the two are used alike.
+Runs, plans and servers read these facts from a manifest. Models of the catalog have a packaged one; for others it is
+derived here, so that both are used in the same way.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nanoflux_models.chat_template import read_template, reasoning_parser, try_template
+from nanoflux_models.chat_template import choose_reasoning_parser, read_template, try_template
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.manifest import CATALOG, Manifest, load_manifest
 from nanoflux_models.sizes import Sizes, measure, packed_bits, read_json, read_tensors, text_config
@@ -21,14 +21,16 @@ MERGED = "nanoflux-merged.json"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 TEXT_TOWER = "language_model"
-"""What transformers and vLLM call the text tower within a wrapper of several towers."""
+"""The name of the text tower in transformers' and vLLM's wrappers."""
+MODALITIES = {"image": "vision_config", "audio": "audio_config", "video": "video_token_id"}
+"""What a wrapper takes besides text, and the key of its configuration that shows it."""
 HEAD = "# Written by `nanoflux models import` (checksum {}). An edited file is kept by later imports.\n"
 
 
 def manifest_for(name: str, folder: Path, home: Path) -> tuple[Manifest, str]:
-    """The manifest of a model whose files lie in `folder`, and its text if it has to be written (`save_manifest`).
+    """The manifest of the model in `folder`, and its text if it has to be saved (`save_manifest`), else "".
 
-    A packaged manifest, or one that a person wrote or edited, is used unchanged.
+    A packaged manifest, or one that a user wrote or edited, is used unchanged.
 
     Raises:
         ManifestError: the folder's files cannot be read.
@@ -48,12 +50,12 @@ def save_manifest(name: str, text: str, home: Path) -> None:
 
 
 def manifest_path(name: str, home: Path) -> Path:
-    """Where the user's own manifest of a model lies."""
+    """The path of the user's own manifest of a model."""
     return home / "models" / f"{name}.toml"
 
 
 def summary(manifest: Manifest) -> str:
-    """What a manifest says of the model, in one line."""
+    """The main facts of a manifest in one line."""
     memory, chat = manifest.memory, manifest.chat
     parts = [f"{manifest.parameters / 1e6:,.0f} million parameters", f"context {manifest.context:,}"]
     parts += (
@@ -66,7 +68,7 @@ def summary(manifest: Manifest) -> str:
 
 
 def is_own(path: Path) -> bool:
-    """Whether an import wrote this manifest and it was not edited since."""
+    """Whether an import wrote this manifest and nobody has edited it since."""
     if not path.is_file():
         return False
     head, _, body = path.read_text("utf-8").partition("\n")
@@ -87,7 +89,7 @@ def manifest_toml(manifest: Manifest) -> str:
 
 
 def describe(name: str, folder: Path, home: Path) -> Manifest:
-    """The manifest that follows from a folder's files, or from the base of which they are a merged copy."""
+    """Derive a manifest from a folder's files, or from the base's if they are a merged model."""
     inherited = _inherit_manifest(name, folder, home)
     if inherited:
         return inherited
@@ -128,7 +130,7 @@ def _embedder(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
 def _chat(folder: Path, config: Mapping[str, Any], tensors: Iterable[str], architecture: str) -> dict[str, Any]:
     chat, modality_args = try_template(folder), _modality_args(config)
     targets = _targets(tensors, is_wrapper=bool(modality_args))
-    parser = ["--reasoning-parser", reasoning_parser(read_template(folder), architecture)] if chat.thinks else []
+    parser = ["--reasoning-parser", choose_reasoning_parser(read_template(folder), architecture)] if chat.thinks else []
     return {
         "chat": chat.model_dump(),
         "sampling": _sampling(folder),
@@ -138,16 +140,16 @@ def _chat(folder: Path, config: Mapping[str, Any], tensors: Iterable[str], archi
 
 
 def _modality_args(config: Mapping[str, Any]) -> list[str]:
-    """No memory is set aside for images and sound: nothing here sends any."""
-    limits = {name: 0 for name, key in (("image", "vision_config"), ("audio", "audio_config")) if config.get(key)}
+    """The arguments by which vLLM sets no memory aside for images, sound and video: nothing here sends any."""
+    limits = {modality: 0 for modality, key in MODALITIES.items() if config.get(key)}
     return ["--limit-mm-per-prompt", json.dumps(limits)] if limits else []
 
 
 def _targets(tensors: Iterable[str], is_wrapper: bool) -> list[str]:
-    """The modules that a LoRA adapts: those of attention and feed-forward that the model has.
+    """The modules that a LoRA adapts: the model's attention and feed-forward modules.
 
-    Experts are left out, since servers take no LoRA on packed ones; in a wrapper one expression over full names keeps
-    the adapter in the text tower, because a vision tower's modules have the same names.
+    Experts are left out, since servers refuse a LoRA on packed experts. In a wrapper, an expression over full names
+    limits the adapter to the text tower: the modules of a vision tower have the same names.
     """
     names = [name.split(".") for name in tensors]
     has_experts = any("experts" in parts for parts in names)
@@ -179,7 +181,7 @@ def _inherit_manifest(name: str, folder: Path, home: Path) -> Manifest | None:
     try:
         base = load_manifest(str(record["base"]["name"]), home)
     except (ModelsError, KeyError, TypeError):
-        return None  # merged on another machine from a base without a manifest here: the files are read instead
+        return None  # merged from a base without a manifest on this machine: the files are read instead
     description = f"{base.name} with adapter {str(record.get('adapter', ''))[:12]} merged in"
     return Manifest.model_validate(
         {**base.model_dump(), "name": name, "description": description, "gated": False, "source": {"kind": "file"}}

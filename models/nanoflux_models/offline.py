@@ -1,7 +1,7 @@
-"""Keep model libraries from reaching out: called before the first import of any of them.
+"""Keep model libraries offline; called before the first import of any of them.
 
-Transformers, sentence-transformers, vLLM and the hub client look for updates, report usage and fall back to downloads
-unless configured otherwise. This package and its users load from folders only.
+By default transformers, sentence-transformers, vLLM and the hub client check for updates, report usage and fall back to
+downloads. This package and its users load from folders only.
 """
 
 import logging
@@ -25,22 +25,22 @@ SETTINGS = {
     "VLLM_DO_NOT_TRACK": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "WANDB_MODE": "disabled",
-    "TQDM_DISABLE": "1",  # the progress shown to a user is this project's own
+    "TQDM_DISABLE": "1",  # progress is shown by this project itself
     "TOKENIZERS_PARALLELISM": "false",
 }
 GUARDED = Path(__file__).parent / "guarded"
-"""A folder that makes every Python with it on its path guard itself (`guard`)."""
+"""A folder whose presence on the module path makes a Python process guard itself (`guard`)."""
 
 
 def go_offline() -> None:
     """Set the libraries' own switches, for this process and its children."""
     os.environ.update(SETTINGS)
     protect_children()
-    # bitsandbytes advises to install what would fetch its kernels from a hub; nothing here needs them.
+    # bitsandbytes advises to install a package that downloads kernels; nothing here needs them.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
-def guarded(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a Python of any kind that is started to stay on this machine: switches, and the guard."""
+def guard_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Extend the environment of a Python process by the offline switches and the guard."""
     path = os.pathsep.join(filter(None, (str(GUARDED), environment.get("PYTHONPATH", ""))))
     return safe_environment({**environment, **SETTINGS, "PYTHONPATH": path})

@@ -1,7 +1,7 @@
-"""The outcome of a probe: what was measured, whether it passes, and the file beside the adapter that keeps it.
+"""The result of a probe: its measurements, whether it passed, and the file next to the adapter that stores it.
 
-Owns `probe.json`. The file is no part of the adapter: the adapter's hash does not cover it, and a copied adapter comes
-without it, since an outcome holds only for the server and the machine that were probed.
+Owns `probe.json`. The file is not part of the adapter: the adapter's hash does not cover it, and it is not copied with
+the adapter, since a result holds only for the server and machine that were probed.
 """
 
 import json
@@ -11,25 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_models.errors import ServerError
-from nanoflux_models.files import write_whole
+from nanoflux_models.files import write_atomically
 
 PROBE = "probe.json"
 DIFFERS = 1e-3
-"""The least by which some token's log-probability must differ from the base's. An adapter of zeros differs by 0."""
+"""The least difference in some token's log-probability between adapter and base. An adapter of zeros differs by 0."""
 GAP = 0.5
-"""How much less likely than PEFT's own choice a token of the server may be in PEFT, in nats: near-ties fall either way
-in bfloat16."""
+"""The largest gap in nats between PEFT's preferred token and the server's: in bfloat16 near-ties go either way."""
 ERROR = 0.1
-"""How far the log-probabilities of server and PEFT may lie apart on average, in nats."""
+"""The largest mean difference between the log-probabilities of server and PEFT, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a probe measured over all tokens of all prompts, in nats.
+    """The measurements of a probe over all tokens of all prompts, in nats.
 
-    `difference` is the largest between adapter and base on the server; `agreement` the share of tokens that are
-    PEFT's own greedy choice, `worst_gap` by how much the worst of the others is less likely there; `error` the mean
-    distance of the server's log-probabilities from PEFT's.
+    `difference` is the largest one between adapter and base on the server; `agreement` the share of tokens that PEFT
+    prefers too, `worst_gap` the largest gap to PEFT's preferred token; `error` the mean difference between the
+    log-probabilities of server and PEFT.
     """
 
     adapter: str
@@ -45,13 +44,13 @@ class Probe:
 
     @property
     def verdict(self) -> str:
-        """One sentence for people."""
+        """The result as one sentence."""
         if self.difference < DIFFERS:
-            return f"it does nothing: no log-probability differs from the base's by more than {self.difference:.1g}"
+            return f"it has no effect: no log-probability differs from the base's by more than {self.difference:.1g}"
         if not self.passed:
             return (
-                f"the server does not say what PEFT says: {self.agreement:.0%} of the tokens are PEFT's choice, the "
-                f"worst is {self.worst_gap:.2f} nats less likely ({GAP} allowed), the mean error is {self.error:.3f} "
+                f"the server disagrees with PEFT: {self.agreement:.0%} of the tokens are PEFT's, the worst one is "
+                f"{self.worst_gap:.2f} nats less likely ({GAP} allowed), the mean error is {self.error:.3f} "
                 f"({ERROR} allowed)"
             )
         return (
@@ -61,7 +60,7 @@ class Probe:
 
 
 def write_probe(folder: Path, outcome: Probe, base: str) -> None:
-    """Store the outcome of a probe in place of the previous one, whole or not at all.
+    """Store the result of a probe atomically; it replaces the previous one.
 
     Raises:
         ServerError: the file cannot be written.
@@ -69,14 +68,14 @@ def write_probe(folder: Path, outcome: Probe, base: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = {**asdict(outcome), "base": base, "passed": outcome.passed, "verdict": outcome.verdict, "at": now}
     try:
-        write_whole(folder / PROBE, json.dumps(record, indent=2, sort_keys=True) + "\n")
+        write_atomically(folder / PROBE, json.dumps(record, indent=2, sort_keys=True) + "\n")
     except OSError as error:
-        message = f"the outcome of the probe cannot be written to {folder}: {error.strerror or error}"
+        message = f"the result of the probe cannot be written to {folder}: {error.strerror or error}"
         raise ServerError(message, "free space, or make the folder writable, and probe again") from error
 
 
 def read_probe(folder: Path) -> dict[str, Any] | None:
-    """The stored outcome of the last probe; None if there is none, or if the file is not a probe's record."""
+    """The stored result of the last probe; None if there is none, or if the file is not a probe's record."""
     try:
         record = json.loads((folder / PROBE).read_text("utf-8"))
     except (OSError, ValueError):

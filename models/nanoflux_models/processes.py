@@ -1,7 +1,7 @@
-"""Processes by their true name: a pid, when it started, and on which start of the machine. Linux's /proc only.
+"""Processes identified by pid, start time and boot id, read from Linux's /proc.
 
-A pid alone does not identify a process for long, since the kernel reuses it. Signals go through a pidfd that is opened
-first and compared then, so that they reach the process that was meant or none. Never touches a pid below 2.
+A pid alone does not identify a process, since the kernel reuses it. Signals are sent through a pidfd that is opened
+before the identity is checked, so that they reach the right process or none. Pids below 2 are never signalled.
 """
 
 import os
@@ -17,20 +17,20 @@ LOWEST = 2
 
 
 def boot_id() -> str:
-    """An id of this start of the machine, or "" if the kernel states none."""
+    """The id of the current boot, "" if the kernel states none."""
     return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process: its pid, and its start in clock ticks since the machine's."""
+    """One process: its pid, and its start time in clock ticks since boot."""
 
     pid: int
     started: int
 
     @property
     def alive(self) -> bool:
-        """Whether this very process runs; one that has ended and waits for its parent does not."""
+        """Whether this process is running; a zombie is not."""
         entry = _stat(self.pid)
         return entry is not None and entry.process == self and entry.state not in "ZX"
 
@@ -43,7 +43,7 @@ class Process:
         except ProcessLookupError:
             return False
         try:
-            if not self.alive:  # compared after opening: from here on the descriptor means this process only
+            if not self.alive:  # checked after opening: the descriptor now refers to this process only
                 return False
             signal.pidfd_send_signal(descriptor, number)
         except ProcessLookupError:
@@ -62,20 +62,20 @@ class _Stat:
 
 
 def this_process() -> Process:
-    """The one that asks."""
+    """The calling process."""
     current = process(os.getpid())
     assert current is not None
     return current
 
 
 def process(pid: int) -> Process | None:
-    """The process that has this pid now."""
+    """The process that currently has this pid; None if there is none."""
     entry = _stat(pid)
     return entry.process if entry else None
 
 
 def descendants(root: Process) -> list[Process]:
-    """All processes that `root` started, directly or not, and those left in its session; without `root` itself."""
+    """The descendants of `root` and the other processes of its session, without `root` itself."""
     table = _table()
     if root not in (entry.process for entry in table.values()):
         return []
@@ -86,13 +86,13 @@ def descendants(root: Process) -> list[Process]:
 
 
 def carrying(mark: str) -> list[Process]:
-    """The processes of this user whose environment holds `mark` (`NAME=value`), whatever process started them."""
+    """The processes of this user whose environment contains `mark` (`NAME=value`)."""
     wanted, processes = mark.encode(), []
     for pid, entry in _table().items():
         try:
             if wanted in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
                 processes.append(entry.process)
-        except OSError:  # another user's, or gone in this moment
+        except OSError:  # another user's, or just exited
             continue
     return processes
 
@@ -107,14 +107,14 @@ def end(processes: Iterable[Process], grace_s: float) -> list[Process]:
 
 
 def _wait(processes: list[Process], seconds: float) -> list[Process]:
-    until = time.monotonic() + seconds
-    while (left := [each for each in processes if each.alive]) and time.monotonic() < until:
+    deadline = time.monotonic() + seconds
+    while (left := [each for each in processes if each.alive]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
 
 
 def _table() -> dict[int, _Stat]:
-    """All processes by pid; those that end during the read are left out."""
+    """All processes by pid, except those that exit while the table is read."""
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
     return {pid: entry for pid in pids if pid >= LOWEST and (entry := _stat(pid))}
 
@@ -124,5 +124,5 @@ def _stat(pid: int) -> _Stat | None:
         text = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text[text.rindex(")") + 2 :].split()  # a process may put spaces and brackets into its name
+    fields = text[text.rindex(")") + 2 :].split()  # a process name may contain spaces and brackets
     return _Stat(Process(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0])

@@ -1,7 +1,7 @@
-"""The record beside installed weights: where they came from, every file's SHA-256, and the revision these make.
+"""The record of installed weights: their source, every file's SHA-256, and the revision derived from these.
 
-Owns `weights.json` and the check against it. Holds no time and no path of this machine, so that equal weights have
-equal records wherever they were made.
+Owns `weights.json` and the check against it. A record holds no time and no path of this machine, so that equal weights
+have equal records on every machine.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ class FileRecord(BaseModel):
 
 
 class WeightsRecord(BaseModel):
-    """What `weights.json` says.
+    """The contents of `weights.json`.
 
-    `revision` is the SHA-256 over the files' own; `origin` holds the SHA-256 of what was converted, where the
-    installed files are not those that were fetched.
+    `revision` is the SHA-256 over the files' hashes; `origin` holds the SHA-256 of the files that were converted, if
+    the installed files are not the downloaded ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,13 +50,13 @@ def sha256_file(path: Path) -> str:
 
 
 def revision_of(files: dict[str, FileRecord]) -> str:
-    """One hash for a whole folder: that of its files' names and hashes, in order."""
+    """The hash of a whole folder: of its files' names and hashes, sorted by name."""
     lines = "".join(f"{files[name].sha256}  {name}\n" for name in sorted(files))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
-    """Every file of a folder but the record itself."""
+    """The size and hash of every file of a folder except the record."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
     return {
         path.relative_to(folder).as_posix(): FileRecord(sha256=sha256_file(path), bytes=path.stat().st_size)
@@ -65,7 +65,7 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
 
 
 def write_record(folder: Path, record: WeightsRecord) -> None:
-    """Write the record next to the weights."""
+    """Write the record into the weights' folder."""
     text = json.dumps(record.model_dump(), indent=2, sort_keys=True, ensure_ascii=False)
     (folder / RECORD).write_text(text + "\n", "utf-8")
 
@@ -74,17 +74,17 @@ def read_record(folder: Path) -> WeightsRecord:
     """The record of installed weights.
 
     Raises:
-        DigestMismatchError: it is missing or is not a record, so nothing says what these weights are.
+        DigestMismatchError: the record is missing or invalid, so the weights cannot be identified.
     """
     try:
         return WeightsRecord.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValidationError) as error:
-        fix = "Remove the folder, then pull or import the weights again."
-        raise DigestMismatchError(f"{folder / RECORD}: no usable record of these weights.", fix) from error
+        fix = "remove the folder, then pull or import the weights again"
+        raise DigestMismatchError(f"{folder / RECORD}: no valid record of these weights", fix) from error
 
 
-def problems(folder: Path) -> list[str]:
-    """What no longer agrees with the record, one line for each file; empty when all is well."""
+def find_problems(folder: Path) -> list[str]:
+    """One line for each file that differs from the record; empty if none does."""
     try:
         record = read_record(folder)
     except DigestMismatchError as error:

@@ -1,7 +1,7 @@
-"""What is written down about each server that was started here: `<home>/servers/NAME.json`, readable by its owner.
+"""The record of each started server: `<home>/servers/NAME.json`, readable only by its owner.
 
-The record lets another process find the server, distinguish it from a process that reuses its pid, and see whether its
-owner still runs. Owns the files; sends no signals.
+With it another process finds the server, tells it from a process that reuses its pid, and sees whether its owner still
+runs. Owns the files; sends no signals.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nanoflux_models.files import write_whole
+from nanoflux_models.files import write_atomically
 from nanoflux_models.launch import RANK
 from nanoflux_models.processes import Process, boot_id
 
@@ -18,10 +18,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._@-]*")
 
 
 class ServerRecord(BaseModel):
-    """One server. `owner` is the process that it was started for and ends with; `None` for one that was left to run.
+    """One server. `owner` is the process that it was started for and ends with; None for one that was left to run.
 
-    `mark` is in the environment of every process of the server. `proved` holds the adapters that were shown to do on
-    this server what they do in PEFT. `rank` is the highest rank of an adapter that it takes, 0 if it takes none.
+    `mark` is in the environment of every process of the server. `proved` holds the adapters whose probe on this server
+    passed. `rank` is the highest rank of an adapter that it takes, 0 if it takes none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,7 +50,7 @@ class ServerRecord(BaseModel):
 
     @property
     def alive(self) -> bool:
-        """Whether the process that was started still runs."""
+        """Whether the started process still runs."""
         return self.boot == boot_id() and self.process.alive
 
     @property
@@ -74,21 +74,21 @@ def find(home: Path, name: str) -> ServerRecord | None:
 
 
 def write(home: Path, record: ServerRecord) -> None:
-    """Put it down whole, for this user alone."""
+    """Write a record atomically, readable only by this user."""
     folder = _folder(home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_whole(folder / f"{record.name}.json", record.model_dump_json(indent=2) + "\n")
+    write_atomically(folder / f"{record.name}.json", record.model_dump_json(indent=2) + "\n")
 
 
 def remove(home: Path, record: ServerRecord) -> None:
-    """Forget a server, unless the record is another's by now."""
+    """Remove a server's record, unless another server of that name has replaced it."""
     stored = find(home, record.name)
     if stored and stored.mark == record.mark:
         (_folder(home) / f"{record.name}.json").unlink(missing_ok=True)
 
 
 def log_path(home: Path, name: str) -> Path:
-    """Where a server's output goes."""
+    """The file of a server's output."""
     return home / "logs" / f"server-{name}.log"
 
 

@@ -1,7 +1,7 @@
 """Sizes of a model from its folder: parameters and bytes from the tensors, context and KV cache from the configuration.
 
-A published config may leave out whatever is its class's default, and a wrapper of several towers keeps the text's under
-`text_config`: the configuration is read through its class in transformers, and as it stands only if that has no class.
+A published config may omit its class's defaults, and a wrapper of several towers keeps the text model's values under
+`text_config`. The configuration is therefore read through its class in transformers, or as plain JSON if there is none.
 """
 
 import json
@@ -15,11 +15,11 @@ from nanoflux_models.errors import ManifestError
 from nanoflux_models.offline import go_offline
 
 BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-"""Bytes of a number in a safetensors file; of all others one."""
+"""Bytes of a number by its type in a safetensors file; other types take one."""
 KV_BYTES = 2
-"""A key or a value in the cache: vLLM keeps them in 16 bits."""
+"""Bytes of a key or a value in the cache: vLLM keeps them in 16 bits."""
 SCALES = ("scale", "scales", "zeros", "zero_point", "absmax", "quant_map", "g_idx", "_shape", "quant_state")
-"""Endings of tensors that belong to a quantised weight and are no parameters."""
+"""Endings of tensors that belong to a quantised weight and are not parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Sizes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One JSON object.
+    """Read a JSON object.
 
     Raises:
         ManifestError: the file holds none.
@@ -56,14 +56,14 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text("utf-8-sig")))
     except (ValueError, TypeError, RecursionError) as error:
-        raise ManifestError(f"{path.name}: not JSON: {error}", "Copy it again.") from error
+        raise ManifestError(f"{path.name}: not JSON: {error}", "copy it again") from error
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder by its name, from the headers alone.
+    """Every tensor of a folder by its name, read from the files' headers.
 
     Raises:
-        ManifestError: a file is no whole safetensors file.
+        ManifestError: a file is not a complete safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -75,12 +75,12 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
                     part = file.get_slice(name)
                     tensors[name] = Tensor(part.get_dtype(), math.prod(part.get_shape()))
         except SafetensorError as error:
-            raise ManifestError(f"{path.name}: not a whole safetensors file: {error}", "Copy it again.") from error
+            raise ManifestError(f"{path.name}: not a complete safetensors file: {error}", "copy it again") from error
     return tensors
 
 
 def text_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a model's text tower, with the defaults of its class."""
+    """The configuration of a model's text tower, including the defaults of its class."""
     published = read_json(folder / "config.json")
     go_offline()
     try:
@@ -88,15 +88,15 @@ def text_config(folder: Path) -> dict[str, Any]:
 
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         return dict(config.get_text_config().to_dict())
-    except Exception:  # noqa: BLE001 - an architecture that transformers lacks; each class checks in its own way
+    except Exception:  # noqa: BLE001 - an architecture that transformers lacks: classes raise different errors
         return dict(published.get("text_config") or published)
 
 
 def measure(tensors: Mapping[str, Tensor], text: Mapping[str, Any], bits: int | None = None) -> Sizes:
-    """The sizes that follow from the tensors and the text tower's configuration; `bits` of a packed weight, if any."""
+    """Compute the sizes from the tensors and the text tower's configuration; `bits` of a packed weight, if any."""
     size = sum(tensor.bytes for tensor in tensors.values())
     return Sizes(
-        parameters=sum(_parameters(name, tensor, bits) for name, tensor in tensors.items()),
+        parameters=sum(_count_parameters(name, tensor, bits) for name, tensor in tensors.items()),
         weights_gib=math.ceil(size / 2**30 * 100) / 100,
         context=int(text.get("max_position_embeddings") or 2048),
         kv_bytes_per_token=sum(_kv_bytes(text).values()),
@@ -117,7 +117,7 @@ def packed_bits(config: Mapping[str, Any]) -> int | None:
     return int(bits) if bits and int(bits) < 8 else None
 
 
-def _parameters(name: str, tensor: Tensor, bits: int | None) -> int:
+def _count_parameters(name: str, tensor: Tensor, bits: int | None) -> int:
     if bits is None:
         return 0 if name.endswith(("_scale", "_scale_inv")) else tensor.count
     if name.endswith(SCALES):
@@ -131,14 +131,14 @@ def _sliding_bytes(text: Mapping[str, Any]) -> int:
 
 
 def _kv_bytes(text: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes of keys and values for a token, by the kind of attention that keeps them."""
+    """Bytes of keys and values for a token, by kind of attention."""
     layers = int(text.get("num_hidden_layers") or 0)
     if rank := text.get("kv_lora_rank"):  # one compressed vector for keys and values
         return {"full_attention": layers * (int(rank) + int(text.get("qk_rope_head_dim") or 0)) * KV_BYTES}
     kinds = list(text.get("layer_types") or ["full_attention"] * layers)
     kinds = kinds[: layers - int(text.get("num_kv_shared_layers") or 0)]
     caching = [layer for layer, kind in enumerate(kinds) if kind.endswith("attention") and "linear" not in kind]
-    # Some layers differ from the rest: Gemma 4 widens the heads of those that see the whole context.
+    # Layers may differ: Gemma 4 has wider heads in those that attend to the whole context.
     own = {int(layer): values for layer, values in (text.get("per_layer_config") or {}).items()}
     bytes_by_kind: dict[str, int] = {}
     for layer in caching:

@@ -1,8 +1,8 @@
-"""The supervisor: starts vLLM servers, follows them until they answer, finds those that a crash left, and ends them.
+"""The supervisor: starts vLLM servers, waits until they answer, finds those that a crash left behind, and stops them.
 
-Each server is a separate session and process group, bound to loopback. One that is started for a process has a death
-signal and ends with it; one that is left to run stays until `stop`. Ends only what carries the mark of a server that
-was started here, and checks that all of it is gone. Knows no role and no request.
+Each server is a separate session and process group, bound to loopback. A server with an owner gets a death signal and
+ends with that process; another one runs until `stop`. Stops only processes that carry the mark of a server of this
+home, and checks that all of them are gone.
 """
 
 import contextlib
@@ -17,40 +17,40 @@ from pathlib import Path
 
 from nanoflux_models import server_record
 from nanoflux_models.child import module_command
-from nanoflux_models.control import Control
 from nanoflux_models.errors import NoServerError, ServerError, ServerRefusedError
 from nanoflux_models.exits import explain, last_lines
 from nanoflux_models.launch import MARK, Launch
 from nanoflux_models.processes import Process, boot_id, carrying, descendants, end, process, this_process
+from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
 
 Progress = Callable[[str], None]
 READY_S = 1800.0
-"""How long a server may take to answer: large models are read from slow disks, and compiled."""
+"""Timeout of a start: large models are read from slow disks, and compiled."""
 GRACE_S = 20.0
-LOOK_S = 0.2
+POLL_S = 0.2
 TAIL_BYTES = 20_000
 
 
 class Started:
-    """A server that was just started, by the process that did it."""
+    """A server in the process that started it."""
 
     def __init__(self, record: ServerRecord, child: subprocess.Popen[bytes]) -> None:
         self.record, self._child = record, child
 
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """The server's exit code; None while it runs."""
         return self._child.poll()
 
 
 class Supervisor:
-    """The servers of one home."""
+    """Manages the servers of one home."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
 
     def servers(self) -> list[ServerRecord]:
-        """Every server that is on record, whatever became of it."""
+        """Every recorded server, running or not."""
         return server_record.records(self._home)
 
     def find(self, name: str) -> ServerRecord:
@@ -62,14 +62,15 @@ class Supervisor:
         record_of_name = server_record.find(self._home, name)
         if record_of_name is None:
             running = ", ".join(record.name for record in self.servers()) or "none"
-            raise NoServerError(f"There is no server {name!r}.", f"Running: {running}. nanoflux models ps lists them.")
+            fix = f"choose one that `nanoflux models ps` lists: {running}"
+            raise NoServerError(f"there is no server {name!r}", fix)
         return record_of_name
 
     def take_turn(self) -> contextlib.AbstractContextManager[None] | None:
-        """Hold the one place to start a server in, or None while another process or thread holds it.
+        """Take the lock for starting a server; None while another process or thread holds it.
 
-        One start at a time: two servers that measured a GPU's free memory together would both claim it. The lock is
-        the kernel's and dies with its process.
+        Only one server starts at a time: two that measured a GPU's free memory together would both claim it. The
+        kernel releases the lock if the process dies.
         """
         folder = self._home / "servers"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ class Supervisor:
     def sweep(self) -> list[ServerRecord]:
         """Stop servers whose owner was killed, and remaining processes of servers that died.
 
-        Returns what was swept. A server whose owner lives is the owner's to mend.
+        Return their records. A dead server whose owner still runs is left to the owner.
         """
         swept = []
         for record in self.servers():
@@ -95,15 +96,15 @@ class Supervisor:
         return swept
 
     def spawn(self, launch: Launch, name: str, port: int = 0, owned: bool = True) -> Started:
-        """Start a server; quick. An owned one ends with the calling *thread*: call from one that lives on.
+        """Start a server and return at once. An owned one ends with the calling *thread*, which must stay alive.
 
         Raises:
-            ServerRefusedError: a server of that name runs.
+            ServerRefusedError: a server of that name is running.
             ServerError: `port` is taken, or the interpreter cannot be started.
         """
         before = server_record.find(self._home, name)
         if before and before.alive:
-            raise ServerRefusedError(f"The server {name} runs already.", f"nanoflux models stop {name}")
+            raise ServerRefusedError(f"server {name} is already running", f"nanoflux models stop {name}")
         if before:
             self.stop(before)
         mark, port = secrets.token_hex(16), free_port(port)
@@ -112,8 +113,8 @@ class Supervisor:
         if owned:
             command = module_command("nanoflux_models.tether", str(os.getpid()), *command)
         child = _popen(command, launch.environment(mark), log)
-        born = process(child.pid)
-        assert born is not None  # a child that ended is still there until it is waited for
+        spawned = process(child.pid)
+        assert spawned is not None  # a child that exited stays in the table until it is waited for
         record = ServerRecord(
             name=name,
             model=launch.model,
@@ -121,11 +122,11 @@ class Supervisor:
             variant=launch.variant,
             url=f"http://127.0.0.1:{port}/v1",
             port=port,
-            pid=born.pid,
-            started=born.started,
+            pid=spawned.pid,
+            started=spawned.started,
             boot=boot_id(),
             mark=mark,
-            owner=_me(),  # also of one that is left to run, until it answers: see `release`
+            owner=_identify_self(),  # also for a server without owner, until it answers: see `release`
             log=str(log),
             context=launch.length,
             sleeps=launch.sleeps,
@@ -135,87 +136,88 @@ class Supervisor:
         return Started(record, child)
 
     def await_ready(self, started: Started, on_progress: Progress = lambda _: None, ready_s: float = READY_S) -> None:
-        """Return when the server has written one token of its model's; any other end stops it.
+        """Wait until the server has generated one token; stop it if that fails.
 
         Raises:
-            ServerError: it ended, with the cause in its log, or it took longer than `ready_s`.
+            ServerError: the server exited, or took longer than `ready_s`; the message has the cause from its log.
         """
-        record, control = started.record, Control(started.record.url)
-        until, shown = time.monotonic() + ready_s, ""
+        record, client = started.record, ServerClient(started.record.url)
+        deadline, shown = time.monotonic() + ready_s, ""
         try:
-            while not control.healthy() or record.model not in control.models():
+            while not client.healthy() or record.model not in client.list_models():
                 code = started.exit_code()
                 if code is not None:
-                    raise self.explain_exit(record, f"ended before it answered (exit code {code})", code)
-                if time.monotonic() > until:
+                    raise self.explain_exit(record, f"exited before it answered (exit code {code})", code)
+                if time.monotonic() > deadline:
                     raise self.explain_exit(record, f"did not answer within {ready_s:.0f} s", None)
                 newest = next(iter(last_lines(_tail(record), 1)), "")
                 if newest != shown:
                     shown = newest
                     on_progress(newest)
-                time.sleep(LOOK_S)
-            self._await_token(started, control)
+                time.sleep(POLL_S)
+            self._await_token(started, client)
         except BaseException:
             self.stop(record, grace_s=5.0)
             started.exit_code()
             raise
 
-    def _await_token(self, started: Started, control: Control) -> None:
-        """Some servers call themselves healthy and die of their first request: it is sent here, before anybody asks."""
+    def _await_token(self, started: Started, client: ServerClient) -> None:
+        """Send the first request: some servers report that they are healthy and crash on it."""
         record = started.record
         try:
-            control.complete({"model": record.model, "prompt": "1", "max_tokens": 1, "temperature": 0})
+            client.complete({"model": record.model, "prompt": "1", "max_tokens": 1, "temperature": 0})
         except ServerError as error:
-            time.sleep(LOOK_S)  # a dying engine still writes why
-            failure = self.explain_exit(record, "answered its health check and no request", started.exit_code())
+            time.sleep(POLL_S)  # a dying engine still writes its error
+            failure = self.explain_exit(record, "answered its health check but no request", started.exit_code())
             raise ServerError(f"{failure.message}\n    {error.message}", failure.fix) from error
 
     def release(self, record: ServerRecord) -> ServerRecord:
-        """Leave a server to run when this process ends."""
+        """Let a server run on when this process ends."""
         left = record.model_copy(update={"owner": None})
         server_record.write(self._home, left)
         return left
 
     def note_proved(self, record: ServerRecord, adapter: str) -> ServerRecord:
-        """Write down that an adapter was shown to work on this server."""
+        """Record that an adapter passed its probe on this server."""
         stored = server_record.find(self._home, record.name) or record
         noted = stored.model_copy(update={"proved": tuple(dict.fromkeys([*stored.proved, adapter]))})
         server_record.write(self._home, noted)
         return noted
 
     def note_batch_proved(self, record: ServerRecord) -> ServerRecord:
-        """Write down that this server's replies were shown not to depend on the batch."""
+        """Record that this server's replies do not depend on the batch."""
         newest = server_record.find(self._home, record.name) or record
         noted = newest.model_copy(update={"batch_proved": True})
         server_record.write(self._home, noted)
         return noted
 
     def stop(self, record: ServerRecord, grace_s: float = GRACE_S) -> None:
-        """End a server and everything that it started, and see that they are gone and the port is free.
+        """Stop a server and all its processes, and check that they are gone and the port is free.
 
         Raises:
-            ServerError: something is left; its record is kept then.
+            ServerError: a process is left, or the port is in use; the record is then kept.
         """
         family = family_of(record)
         leader = [each for each in family if each == record.process]
-        left = end(leader, grace_s)  # if it still can, the leader stops its workers in order
+        left = end(leader, grace_s)  # the leader stops its workers in order
         left += end([each for each in family_of(record) if each not in left], min(grace_s, 5.0))
         left += end([each for each in family if each not in left], 0.0)
         if left or (not _port_is_free(record.port) and record.boot == boot_id() and leader):
-            pids = ", ".join(str(each.pid) for each in left) or f"whoever holds port {record.port}"
-            raise ServerError(f"The server {record.name} could not be ended: {pids} is left.", "See `ps` and its log.")
+            pids = ", ".join(str(each.pid) for each in left)
+            remains = f"processes {pids} still run" if pids else f"port {record.port} is still in use"
+            raise ServerError(f"server {record.name} could not be stopped: {remains}", f"read its log: {record.log}")
         server_record.remove(self._home, record)
 
     def explain_exit(self, record: ServerRecord, event: str, code: int | None) -> ServerError:
-        """An error that says what happened to a server, the cause according to its log, and the log's last lines."""
+        """The error for an event in a server's life: with the cause according to its log, and the log's last lines."""
         tail = _tail(record)
-        why, fix = explain(tail, code)
+        cause, fix = explain(tail, code)
         quoted = "".join(f"\n    {line}" for line in last_lines(tail))
-        return ServerError(f"The server of {record.model} {event}: {why}.{quoted}", f"{fix}; its log: {record.log}")
+        return ServerError(f"the server of {record.model} {event}: {cause}{quoted}", f"{fix}; its log: {record.log}")
 
 
 def family_of(record: ServerRecord) -> list[Process]:
-    """All processes of a server that run now: by its mark, and by descent where the one that was started still is."""
+    """All running processes of a server: those with its mark, and the descendants of its first process."""
     if record.boot != boot_id():
         return []
     processes = [*carrying(f"{MARK}={record.mark}")]
@@ -226,17 +228,17 @@ def family_of(record: ServerRecord) -> list[Process]:
 
 
 def free_port(wanted: int = 0) -> int:
-    """A free port on loopback: `wanted`, or any.
+    """A free port on loopback: `wanted`, or any if that is 0.
 
     Raises:
-        ServerError: `wanted` is taken.
+        ServerError: `wanted` is in use.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", wanted))
         except OSError as error:
-            raise ServerError(f"Port {wanted} is taken: {error.strerror}.", "Name another port, or none.") from error
+            raise ServerError(f"port {wanted} is in use: {error.strerror}", "set another port, or none") from error
         return int(probe.getsockname()[1])
 
 
@@ -264,7 +266,7 @@ def _popen(command: list[str], environment: dict[str, str], log: Path) -> subpro
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True
             )
         except OSError as error:
-            raise ServerError(f"{command[0]} cannot be started: {error.strerror}", "Check the interpreter.") from error
+            raise ServerError(f"{command[0]} cannot be started: {error.strerror}", "check the interpreter") from error
 
 
 def _tail(record: ServerRecord) -> str:
@@ -277,6 +279,6 @@ def _tail(record: ServerRecord) -> str:
         return ""
 
 
-def _me() -> tuple[int, int]:
-    me = this_process()
-    return me.pid, me.started
+def _identify_self() -> tuple[int, int]:
+    current = this_process()
+    return current.pid, current.started

@@ -1,7 +1,7 @@
-"""Become another program that ends when its parent does: `python -m nanoflux_models.tether PARENT COMMAND…`.
+"""Execute a program that ends with its parent: `python -m nanoflux_models.tether PARENT COMMAND…`.
 
-The kernel sends SIGTERM to this process when the thread that started it ends, however it ends; what is executed here
-keeps that, and this pid. A separate program, since code between fork and exec is unsafe with threads.
+The kernel sends SIGTERM to this process when the thread that started it ends; COMMAND, which replaces this program,
+keeps the signal and the pid. A separate program, since code between fork and exec is unsafe with threads.
 """
 
 import ctypes
@@ -13,12 +13,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Set the death signal, make sure that the parent has not died before it was set, and execute COMMAND."""
+    """Set the death signal, check that the parent is still alive, and execute COMMAND."""
     parent, command = int(arguments[0]), arguments[1:]
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
-        sys.exit(f"the parent {parent} ended before {command[0]} was started")
+        sys.exit(f"process {parent} ended before {command[0]} was started")
     os.execv(command[0], command)
 
 

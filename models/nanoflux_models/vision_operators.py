@@ -1,10 +1,10 @@
-"""Make torchvision importable with a torch for CPUs: run by the Python of the vLLM environment, once after installing.
+"""Make torchvision importable with a torch for CPUs: run once by the Python of the vLLM environment after installing.
 
-The package index has torchvision for GPUs alone. Beside a torch without CUDA its compiled part does not load, which
-torchvision allows for everywhere but at one place: it describes two operators that were never declared ("operator
-torchvision::nms does not exist"). This declares them. vLLM imports torchvision with every model that also takes
-images; what it uses (`torchvision.transforms`) is written in Python. Changes nothing where torchvision imports.
-Standard library only: the interpreter that runs it has nothing else of ours.
+The package index has torchvision for GPUs only. With a torch without CUDA its compiled part does not load, which
+torchvision handles except in one place: it describes two operators that were never declared ("operator
+torchvision::nms does not exist"). This program declares them. vLLM imports torchvision with every model that also takes
+images, and uses only `torchvision.transforms`, which is written in Python. If torchvision imports, nothing is changed.
+Standard library only: the interpreter that runs this program does not have this package.
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MARK = "# Declared by NanoFlux Local: the compiled part does not load beside a torch for CPUs."
+MARK = "# Declared by NanoFlux Local: the compiled part does not load with a torch for CPUs."
 DECLARATIONS = f"""
 
 {MARK}
@@ -24,16 +24,19 @@ if not _has_ops():
 
 
 def import_error() -> str:
-    """Why torchvision does not import here, "" if it does. In a fresh process: a failed import leaves parts behind."""
+    """The error with which torchvision fails to import, "" if it imports.
+
+    It is imported in a new process, since a failed import leaves modules behind.
+    """
     done = subprocess.run(
         [sys.executable, "-P", "-c", "import torchvision"], capture_output=True, text=True, check=False
     )
     lines = done.stderr.strip().splitlines()
-    return "" if not done.returncode else lines[-1] if lines else f"it ended with {done.returncode}"
+    return "" if not done.returncode else lines[-1] if lines else f"exit code {done.returncode}"
 
 
 def declare() -> None:
-    """Append the declarations to torchvision's own module; do nothing if they are there already."""
+    """Append the declarations to torchvision's module unless it has them."""
     package = importlib.util.find_spec("torchvision")
     if package is None or package.origin is None:
         return
@@ -44,12 +47,13 @@ def declare() -> None:
 
 
 def main() -> int:
-    """Exit status: 0 where torchvision imports in the end."""
+    """Exit code 0 if torchvision now imports, else 1."""
     if "torchvision::nms" in import_error():
         declare()
     reason = import_error()
     if reason:
-        print(f"torchvision does not import, so models that also take images are not served: {reason}", file=sys.stderr)  # noqa: T201
+        message = f"torchvision does not import, so models that also take images cannot be served: {reason}"
+        print(message, file=sys.stderr)  # noqa: T201
     return bool(reason)
 
 

@@ -1,7 +1,7 @@
-"""Weights on disk: pull, import, verify, find. Each model is one folder, `<home>/weights/NAME`, with its record.
+"""Installed weights: pull, import, verify, find. Each model is one folder, `<home>/weights/NAME`, with its record.
 
-A folder appears whole or not at all: it is made under another name in the same place and renamed. What a killed pull
-left behind is swept by the next one. Refuses pickled weights, which could run code when loaded.
+A folder is installed atomically: it is written under another name next to its place and renamed. The next pull or
+import removes what a killed one left behind. Pickled weights, which could run code when loaded, are refused.
 """
 
 import codecs
@@ -25,7 +25,7 @@ from nanoflux_models.manifest import NAME, Manifest, load_manifest
 from nanoflux_models.record import (
     RECORD,
     WeightsRecord,
-    problems,
+    find_problems,
     read_record,
     record_files,
     revision_of,
@@ -36,39 +36,39 @@ from nanoflux_models.sizes import read_tensors
 
 
 def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: Transfer = lambda *_: None) -> Path:
-    """Download, check, convert and install the weights of `name`; quick when they are here and intact.
+    """Download, check, convert and install the weights of `name`, unless they are installed and intact.
 
-    A download from a hub that was cut is continued by the next pull, from the byte that it had reached.
+    An interrupted download from a hub is resumed by the next pull at the byte it had reached.
 
     Raises:
-        ModelsError: what went wrong; nothing is installed then.
+        ModelsError: a step failed; nothing is installed.
     """
     manifest = load_manifest(name, home)
-    with _workshop(home, name) as scratch:
+    with _scratch_folder(home, name) as scratch:
         target = home / "weights" / name
-        if target.is_dir() and not problems(target):
+        if target.is_dir() and not find_problems(target):
             progress(f"{name} is installed and intact")
             return target
         partial = home / "weights" / f".{name}.partial"
         try:
             fetched = fetch(manifest, scratch, progress, transfer, partial)
-        except DigestMismatchError:  # not what the manifest promises: continuing it would end here again
+        except DigestMismatchError:  # resuming it would fail again
             shutil.rmtree(partial, ignore_errors=True)
             raise
         source = manifest.source.model_dump(exclude={"sha256"})
-        if fetched.commit:  # a revision may be a branch; what is installed is one commit of it
+        if fetched.commit:  # a revision may be a branch; the commit identifies the files
             source["commit"] = fetched.commit
         files, origin = _convert_gguf_files(fetched.files, scratch, progress)
         return _install(manifest, files, origin, source, target, scratch, progress)
 
 
 def _copy_template(source: Path, target: Path) -> None:
-    """Copy a chat template without its byte order mark, which would open every prompt. Raises ManifestError."""
+    """Copy a chat template without its byte order mark, which would start every prompt. Raises ManifestError."""
     content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         content.decode("utf-8")
     except UnicodeDecodeError:
-        raise ManifestError(f"{source}: not text in UTF-8.", "Convert the template to UTF-8.") from None
+        raise ManifestError(f"{source}: not UTF-8", "convert the template to UTF-8") from None
     target.write_bytes(content)
 
 
@@ -77,21 +77,21 @@ def import_path(
 ) -> Path:
     """Install weights that are already on this machine: a folder of safetensors, or one GGUF file.
 
-    `template` is a file with the chat template to use in place of the model's own. A name without a manifest gets one
-    under `<home>/models/`, worked out from the files.
+    `template` is a file with the chat template to use in place of the model's own. If `name` has no manifest, one is
+    derived from the files and saved under `<home>/models/`.
 
     Raises:
-        ManifestError: the name or the files cannot be used; nothing is installed then.
+        ManifestError: the name or the files cannot be used; nothing is installed.
     """
     if not NAME.fullmatch(name):
-        raise ManifestError(f"{name!r} cannot be a model's name.", "Use lower-case letters, digits, '.', '_' and '-'.")
-    with _workshop(home, name) as scratch:
+        raise ManifestError(f"{name!r} cannot be a model's name", "use lower-case letters, digits, '.', '_' and '-'")
+    with _scratch_folder(home, name) as scratch:
         adopted = scratch / "files"
         adopt_folder(path, adopted)
         files, origin = _convert_gguf_files(adopted, scratch, progress)
         if template:
             _copy_template(template, files / TEMPLATE)
-        read_tensors(files)  # refuses a file that was cut, also under a name that has a manifest
+        read_tensors(files)  # refuses truncated files, also under a name that has a manifest
         manifest, text = manifest_for(name, files, home)
         target = _install(manifest, files, origin, {"kind": "file"}, home / "weights" / name, scratch, progress)
         if text:
@@ -103,12 +103,12 @@ def import_path(
 
 
 def verify(name: str, home: Path) -> list[str]:
-    """What is missing or changed in the installed weights, one line for each file."""
-    return problems(weights_dir(name, home))
+    """One line for each installed file that is missing or changed."""
+    return find_problems(weights_dir(name, home))
 
 
 def list_installed(home: Path) -> list[WeightsRecord]:
-    """The records of all installed weights, by name; folders without a usable record are skipped."""
+    """The records of all installed weights, sorted by name; folders without a valid record are skipped."""
     models = []
     for path in sorted((home / "weights").glob(f"[!.]*/{RECORD}")):
         with contextlib.suppress(DigestMismatchError):
@@ -125,27 +125,27 @@ def weights_dir(name: str, home: Path) -> Path:
     folder = home / "weights" / name
     if not NAME.fullmatch(name) or not (folder / RECORD).is_file():
         fix = f"nanoflux models pull {name}"
-        raise ModelNotFoundError(f"The weights of {name} are not installed under {home}.", fix)
+        raise ModelNotFoundError(f"the weights of {name} are not installed in {home}", fix)
     return folder
 
 
 @contextlib.contextmanager
-def _workshop(home: Path, name: str) -> Iterator[Path]:
-    """A scratch folder beside the weights, one pull or import at a time, removed afterwards."""
+def _scratch_folder(home: Path, name: str) -> Iterator[Path]:
+    """A scratch folder next to the weights, removed afterwards; only one pull or import runs at a time."""
     weights = home / "weights"
     try:
         weights.mkdir(parents=True, exist_ok=True)
         lock = os.open(weights, os.O_RDONLY)
     except OSError as error:
-        raise ModelsError(f"{weights}: cannot be used: {error.strerror}", "Choose another NANOFLUX_HOME.") from error
+        raise ModelsError(f"{weights}: cannot be used: {error.strerror}", "choose another NANOFLUX_HOME") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it however this process ends
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases the lock if this process dies
         for left_behind in weights.glob(".*.tmp-*"):
             shutil.rmtree(left_behind, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.tmp-", dir=weights) as scratch:
             yield Path(scratch)
     except OSError as error:
-        fix = "Free some space or mend the permissions, then try again; nothing was installed."
+        fix = "free some space or correct the permissions, then try again; nothing was installed"
         raise ModelsError(f"{error.filename or weights}: {error.strerror or error}", fix) from error
     finally:
         os.close(lock)
@@ -171,7 +171,7 @@ def _install(
         revision=revision_of(recorded),
     )
     write_record(files, record)
-    _swap(files, target, scratch / "old")
+    _replace_folder(files, target, scratch / "old")
     progress(f"installed {manifest.name}, revision {record.revision[:12]}")
     return target
 
@@ -186,7 +186,7 @@ def _convert_gguf_files(files: Path, scratch: Path, progress: Progress) -> tuple
     return target, {path.name: sha256_file(path) for path in ggufs}
 
 
-def _swap(files: Path, target: Path, aside: Path) -> None:
+def _replace_folder(files: Path, target: Path, aside: Path) -> None:
     if target.exists():
         target.rename(aside)
     files.rename(target)

@@ -16,7 +16,7 @@ from nanoflux_local.errors import NanofluxError, NothingMatchedError, UsageError
 from nanoflux_local.ledger.backup import back_up
 from nanoflux_local.paths import Home
 from nanoflux_models.errors import DigestMismatchError
-from nanoflux_models.record import problems, read_record
+from nanoflux_models.record import find_problems, read_record
 from nanoflux_models.weights import weights_dir
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _weights(request: BundleRequest, home: Home) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for name in request.models:
         folder = weights_dir(name, home.root)
-        damaged = problems(folder)
+        damaged = find_problems(folder)
         if damaged:
             raise DigestMismatchError("; ".join(damaged), f"run `nanoflux models pull {name}`, or import it again")
         files |= _tree(folder, f"home/weights/{name}")

@@ -107,11 +107,11 @@ def import_(path: str, name: str, template: Path | None) -> None:
 @with_json
 def show(name: str, as_json: bool) -> None:
     """Show the manifest of NAME and whether its weights are installed."""
-    from nanoflux_models.manifest import load_manifest, path_of
+    from nanoflux_models.manifest import find_manifest_path, load_manifest
     from nanoflux_models.weights import list_installed
 
     root = current_home().root
-    manifest, path = load_manifest(name, root), path_of(name, root)
+    manifest, path = load_manifest(name, root), find_manifest_path(name, root)
     revisions = {record.name: record.revision for record in list_installed(root)}
     if as_json:
         state = {"path": str(path), "installed": name in revisions, "revision": revisions.get(name, "")}

@@ -9,7 +9,7 @@ import click
 from nanoflux_local.cli.common import current_home, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import PROFILE
 from nanoflux_local.errors import NanofluxError, UsageError
-from nanoflux_models.placement import ACTIVATIONS_GIB, ASLEEP_GIB, CUDA_GIB, GRAPHS_GIB, LIMIT, Plan, Server
+from nanoflux_models.placement import ACTIVATIONS_GIB, ASLEEP_GIB, CUDA_GIB, GRAPHS_GIB, LIMIT, Placement, Server
 
 if TYPE_CHECKING:
     from nanoflux_local.endpoints.managed.launches import Workload
@@ -63,7 +63,7 @@ _MARGINS = {
 }
 
 
-def print_plan(result: Plan, workload_by_model: "Mapping[str, Workload]") -> None:
+def print_plan(result: Placement, workload_by_model: "Mapping[str, Workload]") -> None:
     """Print which model goes on which GPU, and what limits the requests."""
     print_table(
         ("model", "GPUs", "tensor", "utilisation", "weights", "adapters", "KV GiB", "overhead", "requests",
@@ -125,7 +125,7 @@ def _detect_gpu_sizes() -> list[float]:
     Raises:
         UsageError: no GPU reports its memory.
     """
-    from nanoflux_models.gpus import found_gpus, survey_gpus
+    from nanoflux_models.gpus import list_gpus, survey_gpus
 
     survey, fix = survey_gpus(), "pass the memory of each GPU in GiB, e.g. --gpus 40,40"
     if not survey.gpus:
@@ -138,7 +138,7 @@ def _detect_gpu_sizes() -> list[float]:
         raise UsageError(unstated, fix)
     if unstated:
         say(f"{unstated}. The plan leaves it out; {fix}")
-    return found_gpus()
+    return list_gpus()
 
 
 def _parse_gpu_sizes(gpus: str) -> list[float]:

@@ -152,13 +152,13 @@ def _load(supervisor: Supervisor, record: ServerRecord, folder: Path, home: Home
 
 def _probe(record: ServerRecord, folder: Path, home: Home) -> "Probe":
     from nanoflux_local.adapters.hash import adapter_hash
-    from nanoflux_models.control import Control
     from nanoflux_models.probe import probe
+    from nanoflux_models.server_client import ServerClient
     from nanoflux_models.weights import weights_dir
 
-    control, name = Control(record.url), adapter_hash(folder)
-    control.load_adapter(name, folder)
-    return probe(control, record.model, weights_dir(record.model, home.root), folder, name)
+    client, name = ServerClient(record.url), adapter_hash(folder)
+    client.load_adapter(name, folder)
+    return probe(client, record.model, weights_dir(record.model, home.root), folder, name)
 
 
 @click.command()
@@ -182,10 +182,10 @@ def ps(as_json: bool) -> None:
 
 
 def _describe_server(record: ServerRecord) -> dict[str, Any]:
-    from nanoflux_models.control import Control
+    from nanoflux_models.server_client import ServerClient
 
-    control = Control(record.url)
-    ready = record.alive and control.healthy()
+    client = ServerClient(record.url)
+    ready = record.alive and client.healthy()
     return {
         "server": record.name,
         "model": record.model,
@@ -194,7 +194,7 @@ def _describe_server(record: ServerRecord) -> dict[str, Any]:
         "port": record.port,
         "pid": record.pid,
         "owner": record.owner[0] if record.owner else None,
-        "adapters": [name for name in control.models() if name != record.model] if ready else [],
+        "adapters": [name for name in client.list_models() if name != record.model] if ready else [],
         "proved": list(record.proved),
         "log": record.log,
     }

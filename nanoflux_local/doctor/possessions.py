@@ -7,7 +7,7 @@ from pathlib import Path
 from nanoflux_local.doctor.check import Check
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
-from nanoflux_models.record import RECORD, WeightsRecord, problems
+from nanoflux_models.record import RECORD, WeightsRecord, find_problems
 from nanoflux_models.weights import list_installed
 
 GIB = 2**30
@@ -69,10 +69,10 @@ def weights(home: Home) -> Check:
     records = list_installed(home.root)
     size = sum(file.bytes for record in records for file in record.files.values()) / GIB
     hashed = size <= HASHED_GIB
-    faults = [f"{name}: no usable record" for name in names if name not in {record.name for record in records}]
+    faults = [f"{name}: no valid record" for name in names if name not in {record.name for record in records}]
     for record in records:
         folder = home.root / "weights" / record.name
-        faults += problems(folder) if hashed else _list_wrong_sizes(folder, record)
+        faults += find_problems(folder) if hashed else _list_wrong_sizes(folder, record)
     if faults:
         damaged = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
         return Check(

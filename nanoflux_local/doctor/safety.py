@@ -8,7 +8,7 @@ from nanoflux_local.paths import Home
 from nanoflux_models import guard as keeper
 from nanoflux_models.child import python_command
 from nanoflux_models.errors import ModelsError
-from nanoflux_models.offline import SETTINGS, guarded
+from nanoflux_models.offline import SETTINGS, guard_environment
 from nanoflux_models.supervisor import Supervisor, free_port
 
 ELSEWHERE = "192.0.2.1"
@@ -71,6 +71,11 @@ def ports(home: Home) -> Check:
 def _refuses() -> bool:
     closed = {key: value for key, value in os.environ.items() if key != keeper.VARIABLE}
     done = subprocess.run(
-        python_command("-c", _TRY), env=guarded(closed), capture_output=True, text=True, check=False, timeout=60
+        python_command("-c", _TRY),
+        env=guard_environment(closed),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     return f"refused to reach {ELSEWHERE}" in done.stderr

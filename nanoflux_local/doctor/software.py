@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from nanoflux_local import packages
 from nanoflux_local.doctor.check import Check
 from nanoflux_local.paths import Home
-from nanoflux_models.abilities import unservable
+from nanoflux_models.abilities import find_unservable
 from nanoflux_models.errors import ModelsError
-from nanoflux_models.gpus import described_gpus
+from nanoflux_models.gpus import describe_gpus
 from nanoflux_models.interpreter import VARIABLE, find_interpreter
 from nanoflux_models.manifest import list_manifests
 
@@ -34,7 +34,7 @@ def torch() -> Check:
         installed = version("torch")
     except PackageNotFoundError:
         return Check("torch", False, "not installed", f"run `pip install -c {packages.constraints_file()} torch`")
-    if installed.endswith("+cpu") and described_gpus():
+    if installed.endswith("+cpu") and describe_gpus():
         return Check("torch", False, f"{installed}, which sees no GPU", "install a CUDA build of torch")
     return Check("torch", True, installed)
 
@@ -47,7 +47,7 @@ def vllm(home: Home) -> Check:
         return Check("vllm", not os.environ.get(VARIABLE), error.message, error.fix)
     build = "for CPUs" if interpreter.for_cpu else "for GPUs"
     summary = f"{interpreter.vllm} {build} with torch {interpreter.torch} at {interpreter.path}"
-    if interpreter.for_cpu and described_gpus():
+    if interpreter.for_cpu and describe_gpus():
         return Check(
             "vllm",
             False,
@@ -58,7 +58,7 @@ def vllm(home: Home) -> Check:
         models = [each for each in list_manifests(home.root) if each.kind == "chat"]
     except ModelsError as error:
         return Check("vllm", True, summary, error.fix)
-    reasons = unservable(interpreter, models)
+    reasons = find_unservable(interpreter, models)
     if not reasons:
         return Check("vllm", True, f"{summary}, serves all {len(models)} chat models of the catalog")
     limits = "; ".join(f"not {name}: {reason}" for name, reason in reasons.items())

@@ -1,4 +1,4 @@
-"""The protocols of chat endpoints and embedders. They own no connection and know no role."""
+"""The protocols of chat endpoints and embedders."""
 
 from typing import Protocol
 
@@ -9,9 +9,9 @@ from nanoflux_local.records import ChatReply, ChatRequest, EmbedReply, EmbedRequ
 class Endpoint(Protocol):
     """A model that answers chat requests.
 
-    `identity` is everything that decides its replies. `repeatable` says whether the same request always gets the
-    same reply, whatever else is asked at the same time; a run records it. `capacity` is how many requests it can
-    usefully hold at once. `context` is what its model holds, as far as that is known here.
+    `identity` names everything that decides its replies. `repeatable` says whether the same request always gets the
+    same reply, whatever other requests are in flight; a run records it. `capacity` is the number of concurrent
+    requests. `context` is the length of the model's context, as far as it is known.
     """
 
     identity: Identity
@@ -23,21 +23,21 @@ class Endpoint(Protocol):
         """Answer one request.
 
         Raises:
-            EndpointError: no usable reply came, after the endpoint's own bounded retries.
+            EndpointError: no usable reply was received after bounded retries.
         """
         ...
 
     def count_tokens(self, text: str) -> int | None:
-        """Tokens of `text` in the endpoint's tokenizer, or None if it has no tokenizer."""
+        """Count the tokens of `text`; None if the endpoint has no tokenizer here."""
         ...
 
     async def close(self) -> None:
-        """Release what the endpoint holds. Safe to call twice."""
+        """Release the endpoint's resources. Safe to call twice."""
         ...
 
 
 class Embedder(Protocol):
-    """A model that turns texts into unit vectors; `identity` is everything that decides them."""
+    """A model that turns texts into unit vectors; `identity` names everything that decides them."""
 
     identity: Identity
 
@@ -45,10 +45,10 @@ class Embedder(Protocol):
         """Return the vector of one text.
 
         Raises:
-            EndpointError: no usable vector came, after the embedder's own bounded retries.
+            EndpointError: no usable vector was received after bounded retries.
         """
         ...
 
     async def close(self) -> None:
-        """Release what the embedder holds. Safe to call twice."""
+        """Release the embedder's resources. Safe to call twice."""
         ...

@@ -1,6 +1,6 @@
-"""The factory of endpoints: from a configuration to a live endpoint or embedder, whatever its kind.
+"""The factory of endpoints and embedders of every kind.
 
-Also checks settings against what their kind can do, which `config` cannot: it knows no kinds.
+Also checks settings against the abilities of their kind, which `config` does not know.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from nanoflux_local.config import ROLES, EndpointConfig, RunConfig, Send
 from nanoflux_local.endpoints.base import Embedder, Endpoint
 from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.managed.waves import take_turns
-from nanoflux_local.endpoints.prices import price_of
+from nanoflux_local.endpoints.prices import find_price
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import Home
 from nanoflux_models.errors import ModelNotFoundError
@@ -107,9 +107,8 @@ def check_endpoints(config: RunConfig, where: str) -> None:
     for name in (*config.players, config.embedder):
         if lacks_price(config.endpoints[name]):
             raise ConfigError(
-                f"{where}: budget.usd caps nothing while endpoints.{name}.price is unknown: give US dollars per "
-                "million tokens, price = { prompt = …, completion = … } (0 for a server of your own)",
-                CORRECT,
+                f"{where}: budget.usd cannot be enforced while endpoints.{name}.price is unknown",
+                "state US dollars per million tokens, price = { prompt = …, completion = … } (0 for your own server)",
             )
 
 
@@ -120,7 +119,7 @@ def lacks_price(config: EndpointConfig) -> bool:
 
 def complete_endpoint(config: EndpointConfig, home: Home) -> EndpointConfig:
     """The configuration with its listed price and its model's reasoning tokens, unless it states them."""
-    price = price_of(config, home.root) if lacks_price(config) else config.price
+    price = find_price(config, home.root) if lacks_price(config) else config.price
     return config.model_copy(update={"price": price, "reasoning_tokens": reasoning_room(config, home)})
 
 
@@ -132,10 +131,10 @@ def reasoning_room(config: EndpointConfig, home: Home) -> int:
 
 
 def manifest_reasoning_room(config: EndpointConfig, home: Home) -> int:
-    """Tokens for the reasoning of a reply by the manifest of the endpoint's model; 0 for models of other machines."""
+    """Tokens for the reasoning of a reply by the manifest of the endpoint's model; 0 for models on other machines."""
     if not find_kind(config.interface).local:
         return 0
     try:
         return load_manifest(config.model, home.root).reasoning_room
-    except ModelNotFoundError:  # reported when the endpoint is built; no other may play the role
+    except ModelNotFoundError:  # reported when the endpoint is built
         return 0

@@ -1,6 +1,6 @@
-"""Chaos: which of a fake server's answers go wrong, and how. Decided by a seed, the request and how often it came.
+"""Chaos: the faults of a fake server, decided by a seed, the request and how often it was received.
 
-So the same faults meet the same requests in every run, in whatever order they arrive.
+The same requests therefore meet the same faults in every run, in any order.
 """
 
 import random
@@ -12,14 +12,14 @@ from nanoflux_local.records import derive_seed
 
 Trouble = Literal["rate_limited", "server_error", "reset", "stall", "garbled", "empty"]
 TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
-"""What a client sees as a fault; "stall" is the one that it calls a timeout."""
+"""The faults that a client sees; it reports a "stall" as a timeout."""
 
 
 @dataclass(slots=True)
 class Chaos:
-    """`rates` are shares of all answers; `thinking` is the share of good ones with a reasoning block before the text.
+    """`rates` are shares of all responses; `thinking` is the share of good ones with reasoning before the text.
 
-    A stalled answer comes after `stall_s`, which is too late for a client that has given up.
+    A stalled response is sent after `stall_s`, when the client has given up.
     """
 
     rates: dict[Trouble, float] = field(default_factory=dict)
@@ -28,20 +28,20 @@ class Chaos:
     stall_s: float = 60.0
     retry_after_s: float = 0.05
     done: Counter[str] = field(default_factory=Counter)
-    _asked: Counter[str] = field(default_factory=Counter)
+    _received: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def evenly(cls, share: float, seed: int = 0, **more: float) -> "Chaos":
-        """Every kind of trouble equally often, `share` of all answers in sum."""
+        """Chaos with every kind of trouble equally often, `share` of all responses in total."""
         return cls(dict.fromkeys(TROUBLES, share / len(TROUBLES)), seed=seed, **more)  # type: ignore[arg-type]
 
     def strike(self, request: str) -> tuple[Trouble | None, random.Random]:
-        """What happens to this answer, and the generator for how."""
-        self._asked[request] += 1
-        rng = random.Random(derive_seed(self.seed, request, self._asked[request]))
-        drawn = rng.random()
+        """Draw the fault of this response, None for a good one; also return the random generator to use."""
+        self._received[request] += 1
+        rng = random.Random(derive_seed(self.seed, request, self._received[request]))
+        draw = rng.random()
         for trouble, rate in self.rates.items():
-            if drawn < rate:
+            if draw < rate:
                 return trouble, rng
-            drawn -= rate
+            draw -= rate
         return None, rng

@@ -1,8 +1,9 @@
-"""The fake server that ships: speaks the protocols of hosted models and has the scripted replies to say in them.
+"""A fake server that speaks the protocols of hosted models and answers with scripted replies.
 
-For tests, benches and the tour: loopback only, no model, no key checked. With chaos it fails as real servers do.
+For tests, benches and the tour: it binds to loopback, runs no model and checks no key. With chaos it fails as real
+servers do.
 
-    python -m nanoflux_local.endpoints.fake_server --faults 0.4 --stall-s 60    # prints its address, serves until ended
+    python -m nanoflux_local.endpoints.fake_server --faults 0.4 --stall-s 60    # prints its address
 """
 
 import argparse
@@ -26,18 +27,20 @@ GARBAGE = (b"", b"{not json", b"<html>502 Bad Gateway</html>", b"null", b'{"choi
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request in no protocol's words."""
+class ParsedRequest:
+    """A request, independent of the protocol."""
 
     model: str
     prompt: str
     seed: str
     keys: tuple[str, ...]
-    """The keys of the JSON object that is asked for, if one is."""
+    """The keys of the requested JSON object; empty if text is requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """A reply, independent of the protocol; `read` and `written` are its prompt and completion tokens."""
+
     text: str
     thoughts: str
     read: int
@@ -45,24 +48,24 @@ class Reply:
 
 
 class FakeServer:
-    """Answers what it is asked, or fails as `chaos` says, and counts both."""
+    """Answers requests, or fails as `chaos` decides, and counts both."""
 
     def __init__(self, chaos: Chaos | None = None, script: Callable[[str, random.Random], str] = duel) -> None:
         self.chaos = chaos or Chaos()
         self.requests = self.hung_up = 0
         self.waiting = self.cache = 0.0
-        """What it shows as vLLM's figures: requests that wait, and the share of its cache in use."""
+        """Its values of vLLM's metrics: waiting requests, and the used share of the cache."""
         self._script = script
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
 
     async def start(self, port: int = 0) -> str:
-        """Listen on a port of this machine; gives the address that clients take."""
-        self._server = await asyncio.start_server(self._connection, "127.0.0.1", port)
+        """Listen on a loopback port; return the url for clients."""
+        self._server = await asyncio.start_server(self._handle_connection, "127.0.0.1", port)
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
 
     async def stop(self) -> None:
-        """Hang up on everybody, and listen no more."""
+        """Close all connections and stop listening."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -71,7 +74,7 @@ class FakeServer:
         while self._clients:
             await asyncio.sleep(0.01)
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
@@ -92,7 +95,7 @@ class FakeServer:
             figures = {"vllm:num_requests_waiting": self.waiting, "vllm:kv_cache_usage_perc": self.cache}
             text = "".join(f'{name}{{engine="0"}} {value}\n' for name, value in figures.items())
             return _send(writer, 200, text.encode())
-        if path not in WAYS and path != EMBEDDINGS:
+        if path not in WRITERS and path != EMBEDDINGS:
             return _send(writer, 404, {"error": {"message": f"no such path: {path}"}})
         self.requests += 1
         trouble, rng = self.chaos.strike(hashlib.sha256(body).hexdigest())
@@ -109,7 +112,7 @@ class FakeServer:
         if trouble == "garbled":
             return _send(writer, 200, rng.choice([*GARBAGE, answer[: len(answer) // 2]]))
         if trouble == "empty":
-            return _send(writer, 200, WAYS[path](Asked("", "", "", ()), Reply("", "", 1, 0)))
+            return _send(writer, 200, WRITERS[path](ParsedRequest("", "", "", ()), Reply("", "", 1, 0)))
         if trouble == "reset":
             _send(writer, 200, answer, cut=len(answer) // 2)
             await writer.drain()
@@ -119,7 +122,7 @@ class FakeServer:
         return _send(writer, 200, answer)
 
     async def _stall(self, reader: asyncio.StreamReader) -> bool:
-        """Whether the client was still there after the stall. What it says meanwhile can only be its end."""
+        """Wait for `stall_s`; return whether the client is still connected. It sends nothing but its end meanwhile."""
         try:
             async with asyncio.timeout(self.chaos.stall_s):
                 await reader.read(1)
@@ -134,26 +137,26 @@ class FakeServer:
             data = [{"object": "embedding", "index": 0, "embedding": [float(number) for number in vector]}]
             used = {"prompt_tokens": len(body["input"].split()), "total_tokens": len(body["input"].split())}
             return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": used}).encode()
-        asked = READ[path](body)
-        text = self._script(asked.prompt, random.Random(derive_seed(asked.model, asked.prompt, asked.seed)))
-        if asked.keys:
-            text = _as_object(text, asked.keys)
+        request = READERS[path](body)
+        text = self._script(request.prompt, random.Random(derive_seed(request.model, request.prompt, request.seed)))
+        if request.keys:
+            text = _as_object(text, request.keys)
         thoughts = "Let me see.\nANSWER: not this one." if rng.random() < self.chaos.thinking else ""
-        reply = Reply(text, thoughts, len(asked.prompt.split()), len(text.split()))
-        return json.dumps(WAYS[path](asked, reply)).encode()
+        reply = Reply(text, thoughts, len(request.prompt.split()), len(text.split()))
+        return json.dumps(WRITERS[path](request, reply)).encode()
 
 
 def _send(
     writer: asyncio.StreamWriter, status: int, body: Json | bytes, more: str = "", cut: int | None = None
 ) -> None:
-    """An answer; with `cut` only so many bytes of it, though it says that all of them come."""
+    """Write a response; with `cut` only so many bytes of its body, though the header announces all."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{more}\r\n"
     writer.write(head.encode() + content[:cut])
 
 
 def _as_object(text: str, keys: tuple[str, ...]) -> str:
-    """A reply with headings as the requested JSON object; a reply without these headings stays unchanged."""
+    """Turn a reply with headings into the requested JSON object; a reply without these headings stays unchanged."""
     sections: dict[str, str] = {}
     for line in text.splitlines():
         name, colon, rest = line.partition(":")
@@ -162,23 +165,23 @@ def _as_object(text: str, keys: tuple[str, ...]) -> str:
     return json.dumps(sections) if sections else text
 
 
-def _read_chat_request(body: Json) -> Asked:
+def _read_chat_request(body: Json) -> ParsedRequest:
     schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
-    return Asked(body["model"], _last_text(body["messages"]), str(body.get("seed")), _keys(schema))
+    return ParsedRequest(body["model"], _last_text(body["messages"]), str(body.get("seed")), _keys(schema))
 
 
-def _read_responses_request(body: Json) -> Asked:
+def _read_responses_request(body: Json) -> ParsedRequest:
     schema = body.get("text", {}).get("format", {}).get("schema", {})
-    return Asked(body["model"], _last_text(body["input"]), "", _keys(schema))
+    return ParsedRequest(body["model"], _last_text(body["input"]), "", _keys(schema))
 
 
-def _read_messages_request(body: Json) -> Asked:
+def _read_messages_request(body: Json) -> ParsedRequest:
     schema = body.get("output_config", {}).get("format", {}).get("schema", {})
-    return Asked(body["model"], _last_text(body["messages"]), "", _keys(schema))
+    return ParsedRequest(body["model"], _last_text(body["messages"]), "", _keys(schema))
 
 
 def _last_text(messages: list[Json]) -> str:
-    """The text of the last message; gateways send it as parts."""
+    """The text of the last message, which gateways send as parts."""
     return read_content(messages[-1]["content"]).text or ""
 
 
@@ -186,39 +189,39 @@ def _keys(schema: Json) -> tuple[str, ...]:
     return tuple(schema.get("required", ()))
 
 
-def _chat_reply(asked: Asked, reply: Reply) -> Json:
+def _chat_reply(request: ParsedRequest, reply: Reply) -> Json:
     message = {"role": "assistant", "content": reply.text, "reasoning": reply.thoughts or None}
     used = {"prompt_tokens": reply.read, "completion_tokens": reply.written, "total_tokens": reply.read + reply.written}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return {"id": "c1", "object": "chat.completion", "created": 0, "model": asked.model, "choices": [choice],
+    return {"id": "c1", "object": "chat.completion", "created": 0, "model": request.model, "choices": [choice],
             "usage": used}  # fmt: skip
 
 
-def _responses_reply(asked: Asked, reply: Reply) -> Json:
+def _responses_reply(request: ParsedRequest, reply: Reply) -> Json:
     thoughts = {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": reply.thoughts}]}
     content = [{"type": "output_text", "text": reply.text, "annotations": []}]
     message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": content}
     used = {"input_tokens": reply.read, "output_tokens": reply.written, "total_tokens": reply.read + reply.written}
     output = [thoughts, message] if reply.thoughts else [message]
-    return {"id": "r1", "object": "response", "created_at": 0, "model": asked.model, "status": "completed",
+    return {"id": "r1", "object": "response", "created_at": 0, "model": request.model, "status": "completed",
             "output": output, "usage": used}  # fmt: skip
 
 
-def _messages_reply(asked: Asked, reply: Reply) -> Json:
+def _messages_reply(request: ParsedRequest, reply: Reply) -> Json:
     thoughts = {"type": "thinking", "thinking": reply.thoughts, "signature": "s"}
     text = {"type": "text", "text": reply.text}
     content = [thoughts, text] if reply.thoughts else [text]
     used = {"input_tokens": reply.read, "output_tokens": reply.written}
-    return {"id": "m1", "type": "message", "role": "assistant", "model": asked.model, "content": content,
+    return {"id": "m1", "type": "message", "role": "assistant", "model": request.model, "content": content,
             "stop_reason": "end_turn", "usage": used}  # fmt: skip
 
 
-READ: dict[str, Callable[[Json], Asked]] = {
+READERS: dict[str, Callable[[Json], ParsedRequest]] = {
     "/v1/chat/completions": _read_chat_request,
     "/v1/responses": _read_responses_request,
     "/v1/messages": _read_messages_request,
 }
-WAYS: dict[str, Callable[[Asked, Reply], Json]] = {
+WRITERS: dict[str, Callable[[ParsedRequest, Reply], Json]] = {
     "/v1/chat/completions": _chat_reply,
     "/v1/responses": _responses_reply,
     "/v1/messages": _messages_reply,
@@ -226,15 +229,17 @@ WAYS: dict[str, Callable[[Asked, Reply], Json]] = {
 
 
 async def serve(port: int, chaos: Chaos) -> None:
-    print(await FakeServer(chaos).start(port), flush=True)  # noqa: T201 - its address is all that it prints
+    """Print the address and serve until the process is killed."""
+    print(await FakeServer(chaos).start(port), flush=True)  # noqa: T201 - its only output
     await asyncio.Event().wait()
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument(
-        "--faults", type=float, default=0.0, help="share of answers that go wrong, in every way there is"
+        "--faults", type=float, default=0.0, help="share of responses that fail, in equal parts of each kind"
     )
     parser.add_argument("--thinking", type=float, default=0.0, help="share of replies with a reasoning block")
     parser.add_argument("--seed", type=int, default=0)

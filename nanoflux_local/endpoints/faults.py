@@ -1,7 +1,7 @@
-"""Faults: one classifier for what goes wrong between a client and its server, and the listener it is reported to.
+"""Faults between a client and its server: their classification, and the listener that they are reported to.
 
-Both SDKs share their exceptions' names and shapes, so one reading serves for all protocols. Owns no decision about
-what to do next: that is `retries`.
+The SDKs' exceptions have the same names and attributes, so one classification serves all protocols. `retries` decides
+what to do about a fault.
 """
 
 import logging
@@ -22,22 +22,22 @@ from nanoflux_local.redaction import redact
 BUSY = (429, 529)
 """Statuses of a healthy server at its limit: too many requests, overloaded."""
 AGAIN = (408, 409, 425)
-"""Statuses below 500 that ask to be tried again."""
+"""Statuses below 500 after which a retry may succeed."""
 NOT_FOUND = (404, 405)
 REDIRECTS = range(300, 400)
 FIXES = {
     401: "check the key that the endpoint's key_env or key_file names",
-    402: "add credit with the provider",
-    403: "check what the provider allows the endpoint's key to do",
-    429: "add credit with the provider",
+    402: "add credit at the provider",
+    403: "check the permissions of the endpoint's key at the provider",
+    429: "add credit at the provider",
 }
 """Fixes for refusals that a retry cannot cure, by status."""
 HOPELESS = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 """Codes of 429 responses that a retry cannot cure."""
 ROUTES = ("/chat/completions", "/responses", "/messages", "/embeddings")
-"""What the SDKs add to an endpoint's url."""
+"""The paths that the SDKs append to an endpoint's url."""
 MOST_RAW = 4096
-"""Characters of an unusable reply that are kept."""
+"""Characters of an unusable reply that are recorded."""
 
 FaultListener = Callable[[Fault], None]
 
@@ -61,7 +61,7 @@ def reporting_faults(listener: FaultListener) -> Iterator[None]:
 
 
 def announce(fault: Fault) -> None:
-    """Report a fault that a user should see at once, wherever else faults are recorded."""
+    """Report a fault, and log it even if another listener records it, so that the user sees it at once."""
     report = FAULT_LISTENER.get()
     report(fault)
     if report is not _log:
@@ -85,11 +85,11 @@ class StatedError(Exception):
 
 
 class NoAnswerError(Exception):
-    """A whole reply that is no answer to what was asked, such as a call of a tool, and never will be."""
+    """A complete reply that is no answer, such as a tool call, and would not be one after a retry."""
 
 
 class WebPageError(Exception):
-    """A web page, with the status 200, in place of a reply: a sign-in, or the page of whatever serves at that url."""
+    """A web page with status 200 in place of a reply: a sign-in page, or that of another service at the url."""
 
     def __init__(self, title: str, url: str) -> None:
         super().__init__(title)
@@ -106,11 +106,11 @@ class EmptyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ClassifiedFault:
-    """What one failed attempt looks like. `kind` is None for what asking again cannot mend.
+    """One failed attempt. `kind` is None if a retry cannot succeed.
 
-    `status` is the HTTP status that it came with or states (0: none), `codes` are the provider's own, `words` its
-    message; `fix` says what to do about it if that is clear from the fault alone. `setting` names the
-    setting of the endpoint that the fix corrects ("url" or "model").
+    `status` is the HTTP status of the response or in its body (0: none), `codes` are the provider's error codes and
+    `words` its message; `fix` is what to do if the fault alone shows it, and `setting` the setting of the endpoint that
+    the fix corrects ("url" or "model").
     """
 
     kind: FaultKind | None
@@ -126,19 +126,19 @@ class ClassifiedFault:
 
     @property
     def gone(self) -> bool:
-        """Whether the server itself is in doubt, rather than its reply."""
+        """Whether the server itself may be down."""
         return self.kind in ("unreachable", "reset", "timeout")
 
 
 def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> ClassifiedFault | None:
-    """The fault that an attempt's exception stands for; None if the exception is a defect in this program."""
+    """Classify an attempt's exception; None for a defect in this program."""
     if isinstance(error, EmptyError):
-        return ClassifiedFault("empty", "answered with no text", reply=error.reply)
+        return ClassifiedFault("empty", "sent a reply without text", reply=error.reply)
     if isinstance(error, NoAnswerError):
         return ClassifiedFault(None, f"sent no answer: {error}", words=str(error))
     if isinstance(error, WebPageError):
         return ClassifiedFault(None, f"answered with a web page: {error}", status=200, setting="url",
-                               fix=_fix_of_address(error.url))  # fmt: skip
+                               fix=_suggest_address(error.url))  # fmt: skip
     if isinstance(error, StatedError):
         return _classify_status(error.body.status, error.body, None)
     if isinstance(error, GarbledError):
@@ -148,15 +148,15 @@ def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> Classif
     if isinstance(error, sdk.APIResponseValidationError):
         return ClassifiedFault("garbled", f"sent no usable reply: {error}")
     if isinstance(error, sdk.APIStatusError):
-        return _by_status(error)
+        return _classify_response(error)
     if isinstance(error, sdk.APIConnectionError):
-        return _by_cause(error, limit_s)
+        return _classify_connection(error, limit_s)
     if isinstance(error, (ValueError, sdk.APIError)):
         return ClassifiedFault("garbled", f"sent no usable reply: {error}")
     return None
 
 
-def _by_cause(error: Any, limit_s: float) -> ClassifiedFault:
+def _classify_connection(error: Any, limit_s: float) -> ClassifiedFault:
     import httpx2
 
     cause = error.__cause__
@@ -167,27 +167,27 @@ def _by_cause(error: Any, limit_s: float) -> ClassifiedFault:
         return ClassifiedFault("timeout", f"did not answer within {limit_s:.3g} s")
     if isinstance(cause, httpx2.DecodingError):
         return ClassifiedFault("garbled", f"sent no usable reply: {cause}")
-    return ClassifiedFault("reset", f"broke off: {cause or error}")
+    return ClassifiedFault("reset", f"closed the connection: {cause or error}")
 
 
-def _by_status(error: Any) -> ClassifiedFault:
+def _classify_response(error: Any) -> ClassifiedFault:
     response = error.response
-    fault = _classify_status(error.status_code, read_error(response.content), retry_after(response.headers))
+    fault = _classify_status(error.status_code, read_error(response.content), read_retry_after(response.headers))
     if fault.status in REDIRECTS:
         target = urlsplit(str(response.headers.get("location", ""))[:300])._replace(query="", fragment="").geturl()
-        fix = "redirects are not followed: name the address that the server moved to as the endpoint's url"
+        fix = "set the server's new address as the endpoint's url: redirects are not followed"
         return replace(
             fault, message=f"answered {fault.status}: a redirect to {redact(target)}", fix=fix, setting="url"
         )
     if fault.status in NOT_FOUND:
         setting = "model" if _names_model(fault.words) else "url"
-        return replace(fault, fix=_fix_of_address(str(response.request.url), fault.words), setting=setting)
+        return replace(fault, fix=_suggest_address(str(response.request.url), fault.words), setting=setting)
     return fault
 
 
 def _classify_status(status: int, body: ErrorBody, wait: float | None) -> ClassifiedFault:
-    """The fault that an error is, by its HTTP status or by the status that its body states."""
-    message = f"answered {status}: {body.words or 'no reason is stated'}"
+    """Classify an error response by its HTTP status or the status in its body."""
+    message = f"answered {status}: {body.words or 'no reason stated'}"
     kind: FaultKind | None = None
     if status in BUSY:
         kind = None if any(code in HOPELESS for code in body.codes) else "rate_limited"
@@ -204,8 +204,8 @@ def _names_model(words: str) -> bool:
     return "model" in words.lower()
 
 
-def _fix_of_address(asked: str, words: str = "") -> str:
-    """The fix for a 404 or 405: the path of the url is wrong more often than the model's name."""
+def _suggest_address(asked: str, words: str = "") -> str:
+    """The fix for a 404 or 405, mostly caused by a wrong path in the url, and sometimes by the model's name."""
     parts = urlsplit(asked)
     route = next((route for route in ROUTES if parts.path.endswith(route)), "")
     base = parts._replace(path=parts.path.removesuffix(route), query="", fragment="").geturl()
@@ -216,8 +216,8 @@ def _fix_of_address(asked: str, words: str = "") -> str:
     return f'correct the endpoint\'s url: no model answers at {parts.path} (did you mean url = "{base}/v1"?)'
 
 
-def retry_after(headers: Any) -> float | None:
-    """Seconds to wait before the next request, from any of the three forms of the Retry-After header."""
+def read_retry_after(headers: Any) -> float | None:
+    """Seconds to wait before the next request, from any of the three formats of the Retry-After header."""
     import time
 
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):

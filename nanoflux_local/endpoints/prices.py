@@ -1,6 +1,6 @@
-"""Prices of hosted models for profiles that state none: a table that ships, overridden by the user's own.
+"""Prices of hosted models for profiles that state none: a packaged table, overridden by the user's own.
 
-A price belongs to an address and a model: the same weights may cost something else at another address, or nothing.
+A price belongs to an address and a model: the same weights may have another price at another address.
 """
 
 import re
@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 from nanoflux_local.config import EndpointConfig, Price, read_toml, validate_model
 from nanoflux_local.endpoints.kinds.base import find_kind
 
-OWN = "prices.toml"
+FILE = "prices.toml"
 _DATE = re.compile(r"[-@]\d{4}-?\d{2}-?\d{2}$")
 
 
-def price_of(endpoint: EndpointConfig, home: Path) -> Price | None:
+def find_price(endpoint: EndpointConfig, home: Path) -> Price | None:
     """The listed price of an endpoint's model at its address, or None.
 
     Raises:
@@ -26,8 +26,8 @@ def price_of(endpoint: EndpointConfig, home: Path) -> Price | None:
     host = str(hosts.pop())
     if hosts or not host:
         return None
-    own = home / OWN
-    for path, table in ((own, read_toml(own) if own.exists() else {}), (Path(OWN), _shipped_prices())):
+    own = home / FILE
+    for path, table in ((own, read_toml(own) if own.exists() else {}), (Path(FILE), _shipped_prices())):
         models = table.get(host, {})
         for name in (endpoint.model, _DATE.sub("", endpoint.model)):
             if name in models:
@@ -36,4 +36,4 @@ def price_of(endpoint: EndpointConfig, home: Path) -> Price | None:
 
 
 def _shipped_prices() -> dict[str, Any]:
-    return read_toml(Path(str(resources.files(__package__) / OWN)))
+    return read_toml(Path(str(resources.files(__package__) / FILE)))

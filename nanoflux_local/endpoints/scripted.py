@@ -1,7 +1,6 @@
-"""The fake that ships: a model whose replies depend on the request alone, for tests, documentation and the tour.
+"""The packaged fake model, whose replies depend only on the request; for tests, documentation and the tour.
 
-It plays every role badly enough to be interesting: unreadable replies, near-duplicates, doubtful judges, wrong
-answers, each at a fixed rate. It reaches nothing and knows nothing.
+It plays every role with faults at fixed rates: unreadable replies, near-duplicates, unsure judgements, wrong answers.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ DIMENSIONS = 64
 
 
 class ScriptedEndpoint:
-    """Answers after a delay that the request decides too: `delay_s` is its mean, in seconds."""
+    """A chat endpoint that answers after a delay with the mean `delay_s`; the request decides reply and delay."""
 
     repeatable = True
     context = Context()
@@ -74,14 +73,14 @@ class HashingEmbedder:
 
 
 def duel(prompt: str, rng: random.Random) -> str:
-    """The default script: finds the role by the sections that the prompt asks for."""
+    """The default script: the sections that the prompt asks for tell the role."""
     if rng.random() < 0.04:
         return rng.choice(["I would rather not say.", "ANSWER:", "<think>where was I"])
     if "ORGANIZATION:" in prompt:
         names = ("ORGANIZATION", "TRANSITIONS", "VERIFICATION", "ELABORATION", "CLARITY")
         return "\n".join([*(f"{name}: {rng.randint(1, 5)}" for name in names), "EXPLANATION: by what is written."])
     if "QUERIES:" in prompt:
-        return "QUERIES:\n" + ("NONE" if rng.random() < 0.2 else f"{rng.choice(_THINGS)}\n{rng.choice(_DEEDS)}")
+        return "QUERIES:\n" + ("NONE" if rng.random() < 0.2 else f"{rng.choice(_THINGS)}\n{rng.choice(_VERBS)}")
     if "CONTRADICTION:" in prompt:
         return _premises(prompt, rng)
     if "# VARIABLES" in prompt:
@@ -97,17 +96,17 @@ def duel(prompt: str, rng: random.Random) -> str:
 
 _THINGS = ["apples", "books", "coins", "doors", "engines", "flutes", "gloves", "hats", "jars", "kites", "lamps", "maps"]
 _PEOPLE = ["Ada", "Bo", "Cem", "Dina", "Edo", "Fay", "Gil", "Hana", "Ivo", "Jo", "Kim", "Lou"]
-_DEEDS = ["counts", "sorts", "packs", "sells", "lends", "paints", "stacks", "weighs"]
+_VERBS = ["counts", "sorts", "packs", "sells", "lends", "paints", "stacks", "weighs"]
 
 
 def _attack(prompt: str, rng: random.Random) -> str:
-    """A small story; one in ten is told with the words of a few stock ones, so that near-duplicates occur."""
+    """A small story; one in ten is taken from a few stock stories, so that near-duplicates occur."""
     story = random.Random(rng.randrange(4)) if rng.random() < 0.1 else rng
     first, second = story.sample(_THINGS, 2)
-    who, deed = story.choice(_PEOPLE), story.choice(_DEEDS)
+    name, verb = story.choice(_PEOPLE), story.choice(_VERBS)
     rows, each, lost = rng.randrange(3, 40), rng.randrange(3, 40), rng.randrange(1, 9)
     question = (
-        f"{who} {deed} {rows} boxes of {each} {first} and gives {lost} to a friend who keeps {second}. "
+        f"{name} {verb} {rows} boxes of {each} {first} and gives {lost} to a friend who keeps {second}. "
         f"How many {first} are left?"
     )
     total = rows * each
@@ -119,7 +118,7 @@ def _attack(prompt: str, rng: random.Random) -> str:
 
 
 def _defence(prompt: str, rng: random.Random) -> str:
-    """Right two times in three; sometimes by words that the attacker did not use."""
+    """An answer that is right two times in three, sometimes with a solution unlike the attacker's."""
     numbers = [int(number) for number in re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]]
     first, second, third = [*numbers, 2, 3, 1][:3]
     answer = first * second - third + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)
@@ -140,7 +139,7 @@ def _evaluation(prompt: str, rng: random.Random) -> str:
 
 
 def _program(prompt: str, rng: random.Random) -> str:
-    """The sum of `_attack` as a judge's program; one in eight forgets the gift, one in eight is no program."""
+    """A judge's program for the sum of `_attack`; one in eight forgets the gift, one in eight calculates nothing."""
     numbers = re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]
     rows, each, lost = [*numbers, "2", "3", "1"][:3]
     left = rng.choice(["total"] + ["total - lost"] * 7)

@@ -1,5 +1,5 @@
-"""Rehearsal: a profile walked end to end before its weights are here.
+"""Rehearsal: run a profile end to end before its weights are available.
 
-Stand-ins of the true architectures take the models' places under the packaged manifests; everything else is real: vLLM,
-the run, the trainer, the evaluation. Works in a scratch home, and leaves the user's own alone.
+Stand-ins with the models' architectures are used under the packaged manifests; everything else is real: vLLM, the run,
+the trainer, the evaluation. A rehearsal works in a scratch home and does not touch the user's.
 """

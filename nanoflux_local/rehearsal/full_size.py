@@ -1,7 +1,7 @@
-"""A profile at its true size, with random weights: whether its models fit this machine's GPUs, and how fast they are.
+"""A rehearsal at full size with random weights: whether a profile's models fit this machine's GPUs, and their speed.
 
-vLLM draws the weights itself (`--load-format dummy`), so that nothing is carried in; memory, start and speed are those
-of the real model, and what it says means nothing. Owns the measuring; refuses machines without a GPU.
+vLLM draws the weights itself (`--load-format dummy`), so no weights are needed; memory, start time and speed are those
+of the real model, and its replies are meaningless. Owns the measurements; refuses machines without a GPU.
 """
 
 import shutil
@@ -11,28 +11,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from nanoflux_local.config import EndpointConfig, RunConfig
-from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.managed.launches import Workload, plan_servers, seats, workloads
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
-from nanoflux_local.rehearsal.stage import LEAN, Stage
+from nanoflux_local.rehearsal.stage import LEAN, Stage, managed_endpoints, scripted_embedder
 from nanoflux_local.rehearsal.steps import Report, StepSkipped
 from nanoflux_local.run.configs import resolve
-from nanoflux_models.control import Control
-from nanoflux_models.gpus import found_gpus, query_gpus
+from nanoflux_models.gpus import list_gpus, query_gpus
 from nanoflux_models.launch import Launch, Seat
 from nanoflux_models.manifest import Manifest, load_manifest
 from nanoflux_models.record import WeightsRecord, record_files, revision_of, write_record
-from nanoflux_models.stand_ins import FAMILIES, family_of, write_form
+from nanoflux_models.server_client import ServerClient
+from nanoflux_models.stand_ins import FAMILIES, family_of, write_without_weights
 
 DUMMY = ("--load-format", "dummy")
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked of each server: so many tokens read and written by each of the requests at once.
+    """The load on each server: prompt and completion tokens of each concurrent request.
 
-    `tiny` serves stand-in sizes, for a machine without GPUs: the same walk, and figures that mean nothing.
+    `tiny` serves models of a stand-in's size on a machine without GPUs: the same steps, with meaningless figures.
     """
 
     prompt_tokens: int = 512
@@ -44,12 +43,12 @@ def measure_all(user: Home, reports: Sequence[Report], load: Load | None = None)
     """Measure several profiles, one after another, in a scratch home.
 
     Raises:
-        RefusedError: there is no GPU here.
+        RefusedError: this machine has no GPU.
     """
     load = load or Load()
-    if not found_gpus() and not load.tiny:
-        fix = "run it where nvidia-smi lists a GPU, or leave --full-size out: stand-ins are rehearsed on a CPU too"
-        raise RefusedError("a rehearsal at full size needs a GPU, and none was found here", fix)
+    if not list_gpus() and not load.tiny:
+        fix = "run it on a machine whose nvidia-smi lists a GPU, or omit --full-size to rehearse stand-ins on a CPU"
+        raise RefusedError("a rehearsal at full size needs a GPU, and this machine has none", fix)
     for report in reports:
         stage = Stage(user)
         try:
@@ -62,38 +61,28 @@ def _measure(profile: str, stage: Stage, report: Report, load: Load) -> None:
     configs: list[RunConfig] = []
 
     def configure() -> str:
-        configs.append(resolve("starter", profile, _scripted_embedder(), stage.home))
-        return f"{len(_managed(configs[0]))} models at {configs[0].concurrency} turns at once"
+        configs.append(resolve("starter", profile, scripted_embedder(), stage.home))
+        return f"{len(managed_endpoints(configs[0]))} models, {configs[0].concurrency} concurrent turns"
 
     if not report.perform("profile", "", configure):
         return
     config = configs[0]
-    managed = _managed(config)
+    managed = managed_endpoints(config)
     models = list(workloads(managed.values(), config.concurrency, stage.home).values())
     if not report.perform("plan", "", lambda: _plan(models, load)):
         return
     places = seats(models, whole=True) if models else {}
     for model, endpoint in managed.items():
         _measure_model(endpoint, places[model], config.concurrency, stage, report, load)
-    report.perform("stop", "", lambda: f"{stage.stop()} servers ended, nothing is left of them")
-
-
-def _scripted_embedder() -> dict[str, object]:
-    hashing = {"interface": "scripted", "model": "hashing-embedder"}
-    return {"endpoints": {"rehearsal-embedder": hashing}, "embedder": "rehearsal-embedder"}
-
-
-def _managed(config: RunConfig) -> dict[str, EndpointConfig]:
-    chosen = [config.endpoints[name] for name in config.players]
-    return {endpoint.model: endpoint for endpoint in chosen if find_kind(endpoint.interface).managed}
+    report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, no process of theirs is left")
 
 
 def _plan(models: Sequence[Workload], load: Load) -> str:
     if not models:
-        raise StepSkipped("no model of this profile is served here")
+        raise StepSkipped("this profile serves no model on this machine")
     if load.tiny:
-        return f"{len(models)} models at stand-in size, on a CPU"
-    plan = plan_servers(models, found_gpus(), whole=True)
+        return f"{len(models)} models of a stand-in's size, on a CPU"
+    plan = plan_servers(models, list_gpus(), whole=True)
     if not plan.fits:
         raise NanofluxError(plan.refusal, "what would fit: " + "; ".join(plan.would_fit))
     return "; ".join(f"{s.name} on GPU {','.join(map(str, s.gpus))} at {s.utilisation:.0%}" for s in plan.servers)
@@ -102,25 +91,25 @@ def _plan(models: Sequence[Workload], load: Load) -> str:
 def _measure_model(
     endpoint: EndpointConfig, place: tuple[Seat, str], requests: int, stage: Stage, report: Report, load: Load
 ) -> None:
-    """Start, memory, speed, and the wake from sleep of one model; it sleeps afterwards where it shares its GPU."""
+    """Measure start, memory, speed and waking of one model; it sleeps afterwards if it shares its GPU."""
     launches: list[Launch] = []
     model, before = endpoint.model, _used_gib()
 
     def start() -> str:
-        launches.append(_launch(endpoint, place, stage, load))
-        began = time.monotonic()
+        launches.append(_make_launch(endpoint, place, stage, load))
+        start_s = time.monotonic()
         stage.serve(launches[0])
-        _ask(Control(stage.servers[model].url), model, [1] * 8, 1)
-        return f"answers {time.monotonic() - began:.0f} s after its start"
+        _ask(ServerClient(stage.servers[model].url), model, [1] * 8, 1)
+        return f"answers {time.monotonic() - start_s:.0f} s after its start"
 
     if not report.perform("serve", model, start):
         return
-    report.perform("memory", model, lambda: _memory(launches[0], before))
-    report.perform("throughput", model, lambda: _throughput(model, requests, stage, load))
-    report.perform("sleep and wake", model, lambda: _wake(launches[0], stage))
+    report.perform("memory", model, lambda: _compare_memory(launches[0], before))
+    report.perform("throughput", model, lambda: _measure_throughput(model, requests, stage, load))
+    report.perform("sleep and wake", model, lambda: _measure_waking(launches[0], stage))
 
 
-def _launch(endpoint: EndpointConfig, place: tuple[Seat, str], stage: Stage, load: Load) -> Launch:
+def _make_launch(endpoint: EndpointConfig, place: tuple[Seat, str], stage: Stage, load: Load) -> Launch:
     _install_form(load_manifest(endpoint.model, stage.home.root), stage, load)
     stage.interpreter()
     args = (*endpoint.args, *DUMMY, *(LEAN if load.tiny else ()))
@@ -129,12 +118,12 @@ def _launch(endpoint: EndpointConfig, place: tuple[Seat, str], stage: Stage, loa
 
 
 def _install_form(manifest: Manifest, stage: Stage, load: Load) -> None:
-    """The model's folder without weights, under its name, with the record that a launch reads."""
+    """Install the model's folder without weights under its name, with the record that a launch reads."""
     family = family_of(manifest.architecture, manifest.name)
     folder = stage.home.root / "weights" / manifest.name
     if load.tiny:
         family = replace(family, full={manifest.name: FAMILIES[manifest.architecture].tiny})
-    write_form(family, folder, manifest.name)
+    write_without_weights(family, folder, manifest.name)
     files = record_files(folder)
     write_record(
         folder,
@@ -150,59 +139,63 @@ def _install_form(manifest: Manifest, stage: Stage, load: Load) -> None:
 
 
 def _used_gib() -> list[float]:
-    """GiB in use on each GPU; [] without one.
+    """GiB in use on each GPU; [] on a machine without one.
 
     Raises:
-        ConfigError: nvidia-smi does not say.
+        ConfigError: nvidia-smi does not report it.
     """
     smi = shutil.which("nvidia-smi")
-    lines, problem = query_gpus(smi, "memory.used") if smi and found_gpus() else ([], "")
+    lines, problem = query_gpus(smi, "memory.used") if smi and list_gpus() else ([], "")
     try:
         return [float(line) / 1024 for line in lines]
     except ValueError as error:
-        raise ConfigError(f"nvidia-smi does not state the memory in use: {problem or lines}", "see its help") from error
+        raise ConfigError(
+            f"nvidia-smi does not report the memory in use: {problem or lines}", "run nvidia-smi"
+        ) from error
 
 
-def _memory(launch: Launch, before: Sequence[float]) -> str:
-    """What the server took of its GPUs against its planned share."""
-    gpus, now = found_gpus(), _used_gib()
+def _compare_memory(launch: Launch, before: Sequence[float]) -> str:
+    """The server's memory on its GPUs against its planned share."""
+    gpus, now = list_gpus(), _used_gib()
     if not now:
-        raise StepSkipped("no GPU, whose memory could be read")
+        raise StepSkipped("this machine has no GPU")
     taken = {gpu: now[gpu] - before[gpu] for gpu in launch.seat.gpus or range(len(now))}
     share = launch.seat.utilisation
     figures = "; ".join(f"GPU {gpu}: {gib:.1f} GiB of {share * gpus[gpu]:.1f} planned" for gpu, gib in taken.items())
     if any(share and gib > share * gpus[gpu] for gpu, gib in taken.items()):
-        raise NanofluxError(f"more than planned: {figures}", "give it a smaller share, or a shorter context")
+        raise NanofluxError(
+            f"it takes more memory than planned: {figures}", "set a smaller share, or a shorter context"
+        )
     return figures
 
 
-def _throughput(model: str, requests: int, stage: Stage, load: Load) -> str:
-    """Tokens a second at the profile's concurrency; each request reads other tokens, so that none is cached."""
-    control = Control(stage.servers[model].url)
-    prompts = [[7 + (number * 31 + place) % 997 for place in range(load.prompt_tokens)] for number in range(requests)]
-    began = time.monotonic()
+def _measure_throughput(model: str, requests: int, stage: Stage, load: Load) -> str:
+    """Tokens a second at the profile's concurrency; every prompt differs, so that none is cached."""
+    client = ServerClient(stage.servers[model].url)
+    prompts = [[7 + (number * 31 + index) % 997 for index in range(load.prompt_tokens)] for number in range(requests)]
+    start_s = time.monotonic()
     with ThreadPoolExecutor(requests) as pool:
-        written = sum(pool.map(lambda ids: _ask(control, model, ids, load.reply_tokens), prompts))
-    seconds = time.monotonic() - began
+        written = sum(pool.map(lambda ids: _ask(client, model, ids, load.reply_tokens), prompts))
+    seconds = time.monotonic() - start_s
     return (
-        f"{written / seconds:.0f} tokens/s written by {requests} requests at once, each {load.prompt_tokens} read and "
-        f"{load.reply_tokens} written, in {seconds:.1f} s"
+        f"{written / seconds:.0f} completion tokens/s over {requests} concurrent requests of {load.prompt_tokens} "
+        f"prompt and {load.reply_tokens} completion tokens, in {seconds:.1f} s"
     )
 
 
-def _ask(control: Control, model: str, ids: list[int], tokens: int) -> int:
+def _ask(client: ServerClient, model: str, ids: list[int], tokens: int) -> int:
     body = {"model": model, "prompt": ids, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
-    return int(control.complete(body)["usage"]["completion_tokens"])
+    return int(client.complete(body)["usage"]["completion_tokens"])
 
 
-def _wake(launch: Launch, stage: Stage) -> str:
-    """Seconds to wake; afterwards it sleeps again, so that its neighbour has the GPU."""
+def _measure_waking(launch: Launch, stage: Stage) -> str:
+    """Seconds to wake. The model then sleeps again, so that the next one has the GPU."""
     if not launch.sleeps:
-        raise StepSkipped("it takes turns with no other model" if found_gpus() else "vLLM's sleep mode needs a GPU")
-    control = Control(stage.servers[launch.model].url)
-    control.sleep()
-    began = time.monotonic()
-    control.wake()
-    seconds = time.monotonic() - began
-    control.sleep()
+        raise StepSkipped("it shares its GPU with no other model" if list_gpus() else "vLLM's sleep mode needs a GPU")
+    client = ServerClient(stage.servers[launch.model].url)
+    client.sleep()
+    start_s = time.monotonic()
+    client.wake()
+    seconds = time.monotonic() - start_s
+    client.sleep()
     return f"wakes in {seconds:.1f} s"

@@ -1,7 +1,7 @@
-"""What the stand-ins of a rehearsal are taught to say: one fixed reply for each role.
+"""The lessons of a rehearsal's stand-ins: one fixed reply for each role.
 
-Random weights write no question and no judgement, so nothing would be kept and no later step could be tried. Owns the
-replies and the conversations that they answer; how a model learns them is `teaching`'s.
+Random weights write neither questions nor judgements, so nothing would be kept and no later step could be tried. Owns
+the replies and the conversations that they answer; `teaching` fits a model to them.
 """
 
 import random
@@ -19,7 +19,9 @@ from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Defence, Seed
 
 THOUGHTS = "Read it.\n\nThen solve it."
-"""Two paragraphs, as real thoughts have: a stop string that reached them would cut them off."""
+"""Two paragraphs, as real thoughts have: a stop string applied to them would cut them off."""
+GREETING, GREETING_REPLY = "What is 7 times 12?", "84."
+"""The first chat with a stand-in once it is served."""
 _STORIES = (
     ("A farmer fills {a} crates with {b} apples each and eats {c}. How many apples are left?", 7, 12, 5),
     ("Mia glues {a} rows of {b} stamps and loses {c}. How many stamps has she?", 9, 8, 4),
@@ -27,7 +29,7 @@ _STORIES = (
     ("A baker packs {a} trays of {b} rolls and burns {c}. How many good rolls are there?", 11, 6, 9),
 )
 TURNS = 4
-"""The turns whose seeds an attacker learns its reply to: no more are played."""
+"""Turns for whose seeds an attacker learns a reply; a rehearsal plays no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,60 +40,62 @@ class Lesson:
     reply: str
 
 
-def attack_of(number: int) -> Attack:
-    """The question that the stand-in of this number asks; each asks another, since repeats are rejected."""
+def make_attack(number: int) -> Attack:
+    """The question that stand-in `number` asks; the questions differ, since a run rejects repeated ones."""
     story, a, b, c = _STORIES[number % len(_STORIES)]
     solution = f"{a} * {b} = {a * b}; {a * b} - {c} = {a * b - c}."
     return Attack(story.format(a=a, b=b, c=c), solution, str(a * b - c), notes={"REFLECTION": "the loss."})
 
 
-def defence_to(attack: Attack) -> Defence:
-    """A wrong answer, whatever was asked: the defender fails, and the question is kept."""
-    del attack
+def make_wrong_defence() -> Defence:
+    """A wrong answer to every question, so that the defender fails and the question is kept."""
     return Defence("7 * 12 = 84; 84 + 5 = 89.", "89")
 
 
-def lessons(
+def write_lessons(
     config: RunConfig, domain: Domain, source: SeedSource, number: int, items: Sequence[Seed] = ()
 ) -> list[Lesson]:
-    """All that the stand-in of this number has to know, for every role it may play against any other.
+    """The lessons of stand-in `number` for every role that it may play.
 
-    Of `items`, which it will be evaluated on, it learns every second one right and the others wrong.
+    It learns the right answer to every second one of the evaluation `items`, and a wrong one to the others.
     """
-    own = attack_of(number)
+    own = make_attack(number)
     attacks = [
-        Lesson(attacker_messages(domain, _draw(source, config, turn)), _attack_text(domain, own))
+        Lesson(attacker_messages(domain, _draw_seeds(source, config, turn)), _attack_text(domain, own))
         for turn in range(TURNS)
     ]
-    questions = [attack_of(other) for other in range(len(_STORIES))]
-    defences = [_defended(domain, config, attack.question, defence_to(attack)) for attack in questions]
+    questions = [make_attack(other) for other in range(len(_STORIES))]
+    defences = [_defence_lesson(domain, config, attack.question, make_wrong_defence()) for attack in questions]
     defences += [
-        _defended(domain, config, item.question, defence_to(own) if place % 2 else Defence(item.solution, item.answer))
-        for place, item in enumerate(items)
+        _defence_lesson(
+            domain, config, item.question, make_wrong_defence() if index % 2 else Defence(item.solution, item.answer)
+        )
+        for index, item in enumerate(items)
     ]
-    judgements = [lesson for attack in questions for lesson in _judgements(domain, attack)]
-    return [*attacks, *defences, *judgements]
+    judgements = [lesson for attack in questions for lesson in _judgement_lessons(domain, attack)]
+    greeting = Lesson((Message("user", GREETING),), GREETING_REPLY)
+    return [greeting, *attacks, *defences, *judgements]
 
 
 def reply_to(prompt: str, rng: random.Random) -> str:
-    """The same replies for the fake server that plays hosted roles: the role is known by what the prompt asks for."""
+    """The same replies for the fake server that plays hosted models; the prompt tells which role is asked."""
     del rng
     if "VALID or INVALID" in prompt:
         return _VALID
     if "CORRECT or INCORRECT" in prompt:
         return _INCORRECT
     if "QUESTION:" in prompt:
-        return _attack_text(None, attack_of(len(_STORIES) - 1))
-    return _defence_text(None, defence_to(attack_of(0)))
+        return _attack_text(None, make_attack(len(_STORIES) - 1))
+    return _defence_text(None, make_wrong_defence())
 
 
-def _draw(source: SeedSource, config: RunConfig, turn: int) -> tuple[Seed, ...]:
-    """The seeds of a turn's first attempt, as `turn.draw_seeds` draws them."""
+def _draw_seeds(source: SeedSource, config: RunConfig, turn: int) -> tuple[Seed, ...]:
+    """Draw the seeds of a turn's first attempt in the same way as `turn.draw_seeds`."""
     rng = Draw(config.seed, turn, 0).rng("seeds")
     return source.draw(rng.randint(config.seeds.min, config.seeds.max), rng)
 
 
-def _defended(domain: Domain, config: RunConfig, question: str, defence: Defence) -> Lesson:
+def _defence_lesson(domain: Domain, config: RunConfig, question: str, defence: Defence) -> Lesson:
     return Lesson(defender_messages(domain, config.budgets, question), _defence_text(domain, defence))
 
 
@@ -107,9 +111,9 @@ def _defence_text(domain: Domain | None, defence: Defence) -> str:
     return sections_text({name: parts[name] for name in names})
 
 
-def _judgements(domain: Domain, attack: Attack) -> Sequence[Lesson]:
+def _judgement_lessons(domain: Domain, attack: Attack) -> Sequence[Lesson]:
     validation = domain.render("validation", {"attack": attack, "evidence": ()})
-    evaluation = domain.render("evaluation", {"attack": attack, "defence": defence_to(attack)})
+    evaluation = domain.render("evaluation", {"attack": attack, "defence": make_wrong_defence()})
     return (
         Lesson((Message("user", validation),), _VALID),
         Lesson((Message("user", evaluation),), _INCORRECT),

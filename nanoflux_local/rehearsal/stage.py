@@ -1,6 +1,6 @@
-"""Where a rehearsal plays: a scratch home, the fake server in the place of hosted models, and the servers it started.
+"""The stage of a rehearsal: a scratch home, a fake server in place of hosted models, and the vLLM servers it started.
 
-Owns everything that has to be cleared away. Nothing here reads or writes the user's home but for its manifests.
+Owns everything that has to be cleaned up. Of the user's home only the manifests are read, and nothing is written.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanoflux_local.config import EndpointConfig
+from nanoflux_local.config import EndpointConfig, RunConfig
 from nanoflux_local.endpoints.fake_server import FakeServer
 from nanoflux_local.endpoints.kinds.base import find_kind
 from nanoflux_local.endpoints.managed.launches import launch_for
@@ -26,13 +26,13 @@ from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor
 
 LEAN = ("--enforce-eager", "--max-num-seqs", "8")
-"""Arguments that let a server of a stand-in start on a CPU in half a minute."""
+"""Arguments with which the server of a stand-in starts on a CPU in half a minute."""
 KV_GIB = "1"
-"""Room for keys and values of a stand-in on a CPU: the plan's is for the true model."""
+"""GiB of KV cache for a stand-in on a CPU: the plan's figure is for the real model."""
 
 
 class Stage:
-    """One rehearsal's scratch home and what runs for it. Leave it with `clear`, whatever happened."""
+    """One rehearsal's scratch home and the processes started for it. Always end with `clear`."""
 
     def __init__(self, user: Home) -> None:
         self.home = Home(Path(tempfile.mkdtemp(prefix="nanoflux-rehearsal-"))).prepare()
@@ -42,39 +42,38 @@ class Stage:
         self.servers: dict[str, ServerRecord] = {}
         self.launches: dict[str, Launch] = {}
         self.contexts: dict[str, int] = {}
-        self.proved: dict[tuple[str, str], str] = {}
-        """What was found about a model, by step and model, so that each is proved once."""
-        self._hosted: _Hosted | None = None
+        self.passed: dict[tuple[str, str], str] = {}
+        """The results of passed steps by step and model, so that a model in several profiles is tested once."""
+        self._hosted: _HostedServer | None = None
 
     def interpreter(self) -> Interpreter:
-        """The Python with vLLM.
+        """The Python interpreter that has vLLM.
 
         Raises:
-            ServerError: there is none.
+            ServerError: vLLM is not installed.
         """
-        found = find_interpreter()
-        if found.for_cpu:
+        interpreter = find_interpreter()
+        if interpreter.for_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", KV_GIB)
-        return found
+        return interpreter
 
     def hosted_url(self) -> str:
-        """The fake server's address, started at first use."""
-        self._hosted = self._hosted or _Hosted()
+        """The address of the fake server, which is started on first use."""
+        self._hosted = self._hosted or _HostedServer()
         return self._hosted.url
 
     def overrides(self, endpoints: Mapping[str, Mapping[str, Any]], for_cpu: bool) -> dict[str, Any]:
-        """What a profile's endpoints become here: hosted ones the fake server, managed ones lean servers on a CPU."""
-        changed = {
-            name: self._endpoint(EndpointConfig.model_validate(dict(values)), for_cpu)
+        """The values to override in a profile: its hosted endpoints ask the fake server, its managed ones start small
+        servers on a CPU, and the embedder needs no model."""
+        changes = {
+            name: self._endpoint_overrides(EndpointConfig.model_validate(dict(values)), for_cpu)
             for name, values in endpoints.items()
         }
-        hashing = {"interface": "scripted", "model": "hashing-embedder"}
-        return {
-            "endpoints": {**{name: more for name, more in changed.items() if more}, "rehearsal-embedder": hashing},
-            "embedder": "rehearsal-embedder",
-        }
+        embedder = scripted_embedder()
+        changed_endpoints = {name: values for name, values in changes.items() if values}
+        return {**embedder, "endpoints": changed_endpoints | embedder["endpoints"]}
 
-    def _endpoint(self, config: EndpointConfig, for_cpu: bool) -> dict[str, Any]:
+    def _endpoint_overrides(self, config: EndpointConfig, for_cpu: bool) -> dict[str, Any]:
         kind = find_kind(config.interface)
         if kind.charges:
             return {"url": self.hosted_url(), "urls": [], "key_env": "", "key_file": ""}
@@ -83,17 +82,18 @@ class Stage:
         return {}
 
     def launch(self, config: EndpointConfig, place: tuple[Seat, str], adapts: bool) -> Launch:
-        """How the server of an endpoint is started at its place, with room for the longest context of the profiles
-        rehearsed, and for an adapter if it is to have one."""
+        """The launch of an endpoint's server at its place, with the longest context among the rehearsed profiles, and
+        with buffers for an adapter if `adapts`."""
         seat, group = place
         launch = launch_for(config, self.home, seat, bool(group or config.shares), RANK if adapts else 0)
         return replace(launch, context=max(launch.context, self.contexts.get(config.model, 0)))
 
     def serve(self, launch: Launch) -> ServerRecord:
-        """A server that answers `/health`, which the run and the evaluation then find; it ends with this process.
+        """Start a server unless it runs already, and wait until it is healthy. Runs and evaluations of this process
+        then use it; it ends with this process.
 
         Raises:
-            ModelsError: it did not start; the message says why.
+            ModelsError: the server did not start; the message says why.
         """
         if self.launches.get(launch.model) == launch:
             return self.servers[launch.model]
@@ -108,10 +108,10 @@ class Stage:
         return self.servers[launch.model]
 
     def stop(self) -> int:
-        """End the servers; returns how many there were.
+        """Stop all servers and return how many there were.
 
         Raises:
-            ServerError: something of them is left.
+            ServerError: a process of theirs is still running.
         """
         records = self.supervisor.servers()
         for record in records:
@@ -121,7 +121,7 @@ class Stage:
         return len(records)
 
     def clear(self, keep: bool = False) -> None:
-        """End what runs and remove the scratch home, unless it is to be kept."""
+        """Stop all servers and remove the scratch home unless `keep`."""
         try:
             self.stop()
         finally:
@@ -131,8 +131,20 @@ class Stage:
                 shutil.rmtree(self.home.root, ignore_errors=True)
 
 
-class _Hosted:
-    """The package's fake server, in a thread of its own."""
+def managed_endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
+    """The endpoints on managed servers that play a role, one for each model, by model."""
+    endpoints = [config.endpoints[name] for name in config.players]
+    return {endpoint.model: endpoint for endpoint in endpoints if find_kind(endpoint.interface).managed}
+
+
+def scripted_embedder() -> dict[str, Any]:
+    """The overrides that replace a profile's embedder by one without a model."""
+    hashing = {"interface": "scripted", "model": "hashing-embedder"}
+    return {"endpoints": {"rehearsal-embedder": hashing}, "embedder": "rehearsal-embedder"}
+
+
+class _HostedServer:
+    """The package's fake server in a separate thread; it plays hosted models."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()

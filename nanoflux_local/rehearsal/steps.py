@@ -1,7 +1,7 @@
-"""The steps of a rehearsal: what was tried on which model, how it ended, and why.
+"""The steps of a rehearsal: each with its model, its outcome and the reason.
 
-Owns the three outcomes. A failure of NanoFlux or vLLM ends its own step alone; what depends on it is skipped by name. A
-programming error is no outcome and keeps its traceback.
+Owns the three outcomes. An error of NanoFlux or vLLM fails only its own step; steps that depend on it are skipped by
+name. A programming error is not an outcome and keeps its traceback.
 """
 
 import time
@@ -17,12 +17,13 @@ Outcome = Literal["passed", "skipped", "failed"]
 
 
 class StepSkipped(Exception):
-    """A step that cannot be tried here; its text is the reason."""
+    """A step that cannot be tried on this machine; its text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of a rehearsal. `model` is "" for a step of the whole profile; `detail` is the finding or the cause."""
+    """One line of a rehearsal. `model` is "" for a step of the whole profile; `detail` is the result, or the reason why
+    it was skipped or failed."""
 
     name: str
     model: str
@@ -37,7 +38,7 @@ class Step:
 
 @dataclass(slots=True)
 class Report:
-    """The steps of one profile, each shown as it ends."""
+    """The steps of one profile; each is reported when it ends."""
 
     profile: str
     on_step: Callable[[Step], None] = lambda _: None
@@ -49,11 +50,11 @@ class Report:
         return all(step.outcome != "failed" for step in self.steps)
 
     def perform(self, name: str, model: str, work: Callable[[], str]) -> bool:
-        """Do one step; `work` returns the finding. True if it passed."""
+        """Run one step and return whether it passed; `work` returns the result to show."""
         self.on_start(f"{name} {model}".rstrip())
-        began = time.monotonic()
-        outcome, detail = _outcome(work)
-        self._add(Step(name, model, outcome, detail, round(time.monotonic() - began, 1)))
+        start = time.monotonic()
+        outcome, detail = _run_step(work)
+        self._add(Step(name, model, outcome, detail, round(time.monotonic() - start, 1)))
         return outcome == "passed"
 
     def skip(self, name: str, model: str, reason: str) -> None:
@@ -67,7 +68,7 @@ class Report:
         self.on_step(step)
 
 
-def _outcome(work: Callable[[], str]) -> tuple[Outcome, str]:
+def _run_step(work: Callable[[], str]) -> tuple[Outcome, str]:
     try:
         return "passed", work()
     except StepSkipped as skipped:

@@ -1,8 +1,8 @@
-"""Teach a stand-in its lessons by heart: only the output rows of the words that it has to say are fitted.
+"""Teach a stand-in its lessons by heart: only the output rows of its replies' tokens are fitted.
 
-All else stays random. What a random transformer makes of a prompt differs enough from role to role that rows which tell
-the roles apart can be found in a second. Encodes as the family's server will, with the family's chat template, so that
-a served stand-in meets the tokens that it learnt.
+All other weights stay random. The hidden states of a random transformer differ enough between prompts that rows which
+tell the prompts apart are fitted in a second. Prompts are encoded as the family's server encodes them, so that a served
+stand-in sees the tokens that it was taught with.
 """
 
 import json
@@ -20,7 +20,7 @@ from nanoflux_models.stand_ins import save_weights
 from nanoflux_models.stand_ins.family import Family
 
 MARGIN = 8.0
-"""Nats between the due token and the next: sampled at a temperature of 0.7 it is then drawn all but always."""
+"""Nats between the expected token and the next likely one: at a temperature of 0.7 it is then nearly always drawn."""
 PENALTY = 1e-4
 SCALES = tuple(2.0**power for power in range(9))
 _ENCODE = """
@@ -37,7 +37,7 @@ for chat in chats:
 written = [encoding.encode(reply, allowed_special="all") for reply in replies]
 print("\\n" + json.dumps([prompts, written]))
 """
-"""As vLLM renders a chat for gpt-oss: its preamble holds the date, and no template is asked."""
+"""Render chats as vLLM does for gpt-oss: with a preamble that holds the date, and without the chat template."""
 Chat = list[dict[str, str]]
 Encode = Callable[[list[Chat], list[str]], tuple[list[list[int]], list[list[int]]]]
 """Chats and replies as token ids."""
@@ -45,26 +45,26 @@ Encode = Callable[[list[Chat], list[str]], tuple[list[list[int]], list[list[int]
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A lesson as token ids: what is read, and what is to be written."""
+    """A lesson as token ids."""
 
     prompt: list[int]
     reply: list[int]
 
 
 def teach(folder: Path, manifest: Manifest, family: Family, lessons: Sequence[Lesson], python: Path) -> str:
-    """Change the stand-in in `folder` so that it gives every lesson's reply; returns what it learnt, in words.
+    """Change the stand-in in `folder` so that it gives every lesson's reply; return a summary of it.
 
-    `python` is the interpreter with vLLM, whose own vocabulary gpt-oss is encoded with.
+    `python` is the interpreter with vLLM, which encodes chats for gpt-oss.
 
     Raises:
-        NanofluxError: it did not learn them.
+        NanofluxError: the fitted rows do not single out every token of the replies.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    encode = _by_harmony(python) if family.model_type == "gpt_oss" else _by_tokenizer(tokenizer)
-    rows = _rows(manifest, family, lessons, encode)
+    encode = _harmony_encoder(python) if family.model_type == "gpt_oss" else _template_encoder(tokenizer)
+    rows = _encode_lessons(manifest, family, lessons, encode)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     _fit(model, rows)
     generation = (folder / "generation_config.json").read_bytes()
@@ -75,12 +75,12 @@ def teach(folder: Path, manifest: Manifest, family: Family, lessons: Sequence[Le
     return f"{len({lesson.reply for lesson in lessons})} replies learnt by heart"
 
 
-def phrases(lessons: Sequence[Lesson]) -> list[str]:
-    """The replies and the thoughts, each of which a stand-in's tokenizer makes one token."""
+def list_phrases(lessons: Sequence[Lesson]) -> list[str]:
+    """The replies and the thoughts; each becomes one token of a stand-in's tokenizer."""
     return [f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", *dict.fromkeys(lesson.reply for lesson in lessons)]
 
 
-def _rows(manifest: Manifest, family: Family, lessons: Sequence[Lesson], encode: Encode) -> list[_Row]:
+def _encode_lessons(manifest: Manifest, family: Family, lessons: Sequence[Lesson], encode: Encode) -> list[_Row]:
     chats = []
     for lesson in lessons:
         kept = lesson.messages if manifest.chat.system_role else without_system(lesson.messages)
@@ -94,11 +94,11 @@ def _rows(manifest: Manifest, family: Family, lessons: Sequence[Lesson], encode:
 
 
 def _separate_head(family: Family) -> bool:
-    """Whether output rows are not input rows too: else the end must be a token that no prompt holds."""
+    """Whether output rows are separate from input rows; if not, the end must be a token that no prompt contains."""
     return family.tiny.get("tie_word_embeddings") is False
 
 
-def _by_tokenizer(tokenizer: Any) -> Encode:
+def _template_encoder(tokenizer: Any) -> Encode:
     def encode(chats: list[Chat], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
         prompts = [
             list(tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)) for chat in chats
@@ -108,14 +108,17 @@ def _by_tokenizer(tokenizer: Any) -> Encode:
     return encode
 
 
-def _by_harmony(python: Path) -> Encode:
+def _harmony_encoder(python: Path) -> Encode:
     def encode(chats: list[Chat], replies: list[str]) -> tuple[list[list[int]], list[list[int]]]:
         done = subprocess.run(
             [str(python), "-P", "-c", _ENCODE],
             input=json.dumps([chats, replies]), capture_output=True, text=True, check=False, cwd="/", timeout=300,
         )  # fmt: skip
         if done.returncode:
-            raise NanofluxError(f"{python} cannot encode for gpt-oss: {done.stderr.strip()[-300:]}", "see `make vllm`")
+            raise NanofluxError(
+                f"{python} cannot encode chats for gpt-oss: {done.stderr.strip()[-300:]}",
+                "install vLLM with `make vllm`",
+            )
         prompts, written = json.loads(done.stdout.splitlines()[-1])
         return prompts, written
 
@@ -123,57 +126,57 @@ def _by_harmony(python: Path) -> Encode:
 
 
 def _fit(model: Any, rows: Sequence[_Row]) -> None:
-    """Fit the output rows of the replies' tokens until every token is the clear choice where it is due.
+    """Fit the output rows of the replies' tokens until each is by far the likeliest at its position.
 
-    A model whose embedding is its output too reads what it has said through the fitted rows: there the tokens are
-    fitted place by place, each after those that it follows.
+    If a model's embedding is its output matrix too, the fitted rows change what it reads of its own reply; the tokens
+    are then fitted position by position.
     """
     import torch
 
     head = model.get_output_embeddings().weight
     tied = head is model.get_input_embeddings().weight
-    places = range(max(len(row.reply) for row in rows)) if tied else [None]
+    positions = range(max(len(row.reply) for row in rows)) if tied else [None]
     with torch.no_grad():
-        head[_said(rows, None)] = 0.0
-        for place in places:
-            states, labels = _states(model, rows, place)
-            said = _said(rows, place)
-            classes = torch.where(torch.isin(labels, said), torch.searchsorted(said, labels) + 1, 0)
+        head[_reply_tokens(rows, None)] = 0.0
+        for position in positions:
+            states, labels = _read_states(model, rows, position)
+            tokens = _reply_tokens(rows, position)
+            classes = torch.where(torch.isin(labels, tokens), torch.searchsorted(tokens, labels) + 1, 0)
             with torch.enable_grad():
-                fitted = _separate(states, classes, len(said))
-            head[said] = _scaled(head, said, fitted, states, labels)
-            margin = _margin(head, states, labels)
+                fitted = _fit_rows(states, classes, len(tokens))
+            head[tokens] = _scale_rows(head, tokens, fitted, states, labels)
+            margin = _measure_margin(head, states, labels)
     if margin < MARGIN:
-        what = f"the stand-in has not learnt its replies: a token is only {margin:.1f} nats likelier than another"
-        raise NanofluxError(what, "report this: it is a defect of the rehearsal")
+        problem = f"the stand-in has not learnt its replies: a token is only {margin:.1f} nats likelier than another"
+        raise NanofluxError(problem, "report this: it is a defect of the rehearsal")
 
 
-def _said(rows: Sequence[_Row], place: int | None) -> Any:
-    """The ids of the replies' tokens, of one place or of all, in order."""
+def _reply_tokens(rows: Sequence[_Row], position: int | None) -> Any:
+    """The sorted ids of the replies' tokens, at one position or at all."""
     import torch
 
-    chosen = slice(None) if place is None else slice(place, place + 1)
+    chosen = slice(None) if position is None else slice(position, position + 1)
     return torch.tensor(sorted({token for row in rows for token in row.reply[chosen]}))
 
 
-def _states(model: Any, rows: Sequence[_Row], place: int | None = None) -> tuple[Any, Any]:
+def _read_states(model: Any, rows: Sequence[_Row], position: int | None = None) -> tuple[Any, Any]:
     """The last layer's output before each token of the replies (tokens, width), and those tokens (tokens,); of the
-    replies up to and with `place`."""
+    replies up to and including `position`."""
     import torch
 
-    found, labels = [], []
+    states, labels = [], []
     for row in rows:
-        reply = row.reply if place is None else row.reply[: place + 1]
-        states = model.get_decoder()(input_ids=torch.tensor([[*row.prompt, *reply]]), use_cache=False)
-        found.append(states.last_hidden_state[0, len(row.prompt) - 1 : -1])
+        reply = row.reply if position is None else row.reply[: position + 1]
+        output = model.get_decoder()(input_ids=torch.tensor([[*row.prompt, *reply]]), use_cache=False)
+        states.append(output.last_hidden_state[0, len(row.prompt) - 1 : -1])
         labels += reply
-    return torch.cat(found), torch.tensor(labels)
+    return torch.cat(states), torch.tensor(labels)
 
 
-def _separate(states: Any, classes: Any, count: int) -> Any:
-    """Rows (count, width) whose products with `states` single out each one's class (from 1; 0 is any other token).
+def _fit_rows(states: Any, classes: Any, count: int) -> Any:
+    """Fit rows (count, width) whose products with `states` single out each state's class (from 1; 0: any other token).
 
-    Logistic regression with a small penalty, so that rounding in 16 bits changes no choice.
+    Logistic regression with a small penalty, so that rounding to 16 bits changes no choice.
     """
     import torch
     from torch.nn import functional as F
@@ -183,7 +186,7 @@ def _separate(states: Any, classes: Any, count: int) -> Any:
 
     def loss() -> Any:
         optimizer.zero_grad()
-        scores = F.pad(states @ weights.T, (1, 0))  # the first is any other word, whose score stays 0
+        scores = F.pad(states @ weights.T, (1, 0))  # class 0 is any other token, whose score stays 0
         value = F.cross_entropy(scores, classes) + PENALTY * weights.square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
@@ -192,19 +195,19 @@ def _separate(states: Any, classes: Any, count: int) -> Any:
     return weights.detach()
 
 
-def _scaled(head: Any, said: Any, fitted: Any, states: Any, labels: Any) -> Any:
-    """The rows made large enough to win against every other word."""
+def _scale_rows(head: Any, tokens: Any, fitted: Any, states: Any, labels: Any) -> Any:
+    """Scale the fitted rows until they win against every other token."""
     trial = head.clone()
     for scale in SCALES:
-        trial[said] = fitted * scale
-        if _margin(trial, states, labels) >= MARGIN:
+        trial[tokens] = fitted * scale
+        if _measure_margin(trial, states, labels) >= MARGIN:
             break
     return fitted * scale
 
 
-def _margin(head: Any, states: Any, labels: Any) -> float:
-    """By how much the due token is likelier than any other, in nats, where it is least so."""
+def _measure_margin(head: Any, states: Any, labels: Any) -> float:
+    """The smallest lead of an expected token over the next likely one, in nats."""
     scores = states @ head.T
-    due = scores.gather(-1, labels[:, None])[:, 0]
+    expected = scores.gather(-1, labels[:, None])[:, 0]
     scores.scatter_(-1, labels[:, None], float("-inf"))
-    return float((due - scores.max(-1).values).min())
+    return float((expected - scores.max(-1).values).min())

@@ -23,7 +23,7 @@ from nanoflux_local.endpoints.build import (
     manifest_reasoning_room,
     reasoning_room,
 )
-from nanoflux_local.endpoints.prices import price_of
+from nanoflux_local.endpoints.prices import find_price
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.paths import Home
 from nanoflux_local.records import digest
@@ -134,7 +134,7 @@ def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> 
 def _find_prices(config: RunConfig, home: Home) -> dict[str, Any]:
     """Look up the prices of endpoints that state none, so that a run keeps the prices it was started with."""
     unpriced = {name: endpoint for name, endpoint in config.endpoints.items() if lacks_price(endpoint)}
-    prices = {name: price_of(endpoint, home.root) for name, endpoint in unpriced.items()}
+    prices = {name: find_price(endpoint, home.root) for name, endpoint in unpriced.items()}
     return {name: {"price": price.model_dump()} for name, price in prices.items() if price is not None}
 
 

@@ -23,8 +23,8 @@ from nanoflux_local.run.missing import MissingCall, check_calls
 from nanoflux_local.run.overflow import refuse_overflows, typical_requests
 from nanoflux_local.seeds.datasets import seed_datasets, seed_source
 from nanoflux_models.errors import ModelsError
-from nanoflux_models.gpus import found_gpus, survey_gpus
-from nanoflux_models.placement import Plan
+from nanoflux_models.gpus import list_gpus, survey_gpus
+from nanoflux_models.placement import Placement
 
 BYTES_PER_TOKEN = 4
 """Bytes of English text in a token, roughly; an estimate for prompts, never a bound."""
@@ -71,7 +71,7 @@ class GpuPlan:
 
     gpus: tuple[float, ...]
     workloads: Mapping[str, Workload]
-    placement: Plan | None
+    placement: Placement | None
     problem: str = ""
 
 
@@ -138,12 +138,12 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
 
 
 def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
-    """Plan the servers that the run would start on this machine's GPUs; None if it starts none."""
+    """Placement the servers that the run would start on this machine's GPUs; None if it starts none."""
     players = [config.endpoints[name] for name in config.players]
     demands = workloads(players, config.concurrency, home)
     if not demands:
         return None
-    gpus = tuple(found_gpus())
+    gpus = tuple(list_gpus())
     if not gpus:
         problem = survey_gpus().problem or "no GPU reports its memory"
         return GpuPlan((), demands, None, f"{problem}; the servers would run on the CPU")

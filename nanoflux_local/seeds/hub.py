@@ -15,9 +15,9 @@ from nanoflux_local.errors import NanofluxError, RefusedError, UsageError
 from nanoflux_local.seeds.benchmarks.base import HubSource, importable_benchmarks
 from nanoflux_models.child import module_command
 from nanoflux_models.errors import ModelsError
-from nanoflux_models.fetch import commit_of
+from nanoflux_models.fetch import read_commit
 from nanoflux_models.guard import VARIABLE, OutsideError
-from nanoflux_models.offline import guarded
+from nanoflux_models.offline import guard_environment
 
 HUB = "https://huggingface.co"
 
@@ -33,7 +33,7 @@ def fetch_benchmark(dataset: str, revision: str, target: Path) -> tuple[list[Pat
     source = _find_source(dataset)
     _refuse_outside(dataset, source)
     # Xet is native code, which the guard cannot see; colours have no place in an error.
-    environment = {**guarded(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
+    environment = {**guard_environment(os.environ), "HF_HUB_DISABLE_XET": "1", "NO_COLOR": "1"}
     for switch in [name for name in environment if name.endswith("_OFFLINE")]:
         del environment[switch]
     command = module_command("huggingface_hub.cli.hf", "download", source.repo, "--repo-type", "dataset",
@@ -91,6 +91,6 @@ def _refusal(reason: str, host: str) -> RefusedError:
 
 def _read_commit(target: Path) -> str:
     try:
-        return commit_of(target)
+        return read_commit(target)
     except ModelsError as error:
         raise NanofluxError(error.message, error.fix) from error

@@ -137,13 +137,11 @@ class Completions:
         low_rank = [w for layer in pairs for pair in (layer.lora_A, layer.lora_B) for w in pair.parameters()]
         trained = {id(weight) for weight in low_rank}
         linear = [m for m in inside if isinstance(m, nn.Linear) and id(m.weight) not in trained]
-        text = self.causal.config.get_text_config()
-        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return Matrices(
             linear=sum(layer.in_features * layer.out_features for layer in linear),
             low_rank=sum(weight.numel() for weight in low_rank),
             head=self.head.in_features * self.head.out_features,
-            attention=text.num_attention_heads * width * text.num_hidden_layers,
+            attention=sum(map(_attention_width, self.causal.config.get_text_config().per_layer_config)),
         )
 
     @contextmanager
@@ -161,6 +159,12 @@ def load_untuned(base_dir: Path, device: torch.device, dtype: torch.dtype) -> An
     """The model in `base_dir` for inference: no adapter, no dropout, no gradients. Raises DataError."""
     model = _load(base_dir, dtype, device, choose_attention("auto", device, dtype), qlora=False)
     return model.eval().requires_grad_(False)
+
+
+def _attention_width(layer: Any) -> int:
+    """Heads times head size of one layer's configuration: layers of a model may differ in both."""
+    size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return int(layer.num_attention_heads * size)
 
 
 def _load(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: str, qlora: bool) -> Any:

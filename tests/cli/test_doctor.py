@@ -64,7 +64,7 @@ def test_doctor_names_each_problem_with_its_fix(home: Path, nanoflux: Callable[.
     expected = {
         "home": ("accessible to other users (mode 0755)", f"chmod 700 {home}"),
         "ledger": ("not a readable ledger", "restore a backup"),
-        "weights": ("broken: no usable record", "nanoflux models verify"),
+        "weights": ("broken: no valid record", "nanoflux models verify"),
         "vllm": ("NANOFLUX_VLLM_PYTHON", "make vllm"),
     }
     for name, (text, fix) in expected.items():

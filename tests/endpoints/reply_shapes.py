@@ -323,7 +323,7 @@ PROXIES = [
      b'"completion_tokens": 3}}\n\ndata: [DONE]\n\n', Read("yes", "length")),
     ("stream without an end stated", 200, b'data: {"choices": [{"delta": {"content": "yes"}, "finish_reason": null}]}'
      b"\n\ndata: [DONE]\n\n", Read("yes", tokens=(0, 0))),
-    ("broken stream", 200, b'data: {"choices": [{"delta": {"content": "ye"}}]}\n\n', Again("garbled", "broke off")),
+    ("broken stream", 200, b'data: {"choices": [{"delta": {"content": "ye"}}]}\n\n', Again("garbled", "no end")),
     ("half a reply", 200, b'{"choices": [{"message": {"cont', Again("garbled")),
     ("nested too deeply", 200, b"[" * 200_000, Again("garbled", "nested too deeply")),
     ("a number of 5000 digits", 200, b'{"created": ' + b"9" * 5000 + b', "choices": [{"message": {"content": "yes"}}]}',

@@ -96,7 +96,7 @@ def test_switches_of_an_endpoint_override_its_models_name(server: Any) -> None:
     assert sent["temperature"] == 0.7 and sent["max_tokens"] == 64 and not {"top_p", "seed", "stop"} & set(sent)
 
 
-def test_model_that_thinks_gets_no_stop_strings_unless_a_switch_says_so() -> None:
+def test_thinking_model_is_sent_no_stop_strings_unless_a_switch_is_set() -> None:
     assert accepted_by("m", thinks=True).stops(STOPS) == []
     assert accepted_by("m", thinks=True, send=Send(stop=True)).stops(STOPS) == list(STOPS)
 
@@ -115,7 +115,7 @@ def test_switches_change_no_identity_and_no_request_key(server: Any) -> None:
         ({"interface": "vllm", "send": {"seed": False}}, "'vllm' has no such switches"),
     ],
 )
-def test_switches_that_mean_nothing_are_refused(values: dict[str, Any], message: str) -> None:
+def test_unknown_switches_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         where = "profile: endpoints.x"
         check_endpoint(validate_model(EndpointConfig, {"model": "m", **values}, where), where)
@@ -181,7 +181,7 @@ def test_refused_parameter_is_learned_and_reported_once(
     assert caplog.text.count("as with send = {") == 1
 
 
-def test_requests_under_way_together_learn_one_lesson_and_report_it_once(server: Any) -> None:
+def test_concurrent_refusals_are_learned_and_reported_once(server: Any) -> None:
     faults: list[Fault] = []
     server.choose = lambda body: (422, {"detail": [EXTRA]}) if "seed" in body else (200, GOOD)
 
@@ -200,7 +200,7 @@ def test_requests_under_way_together_learn_one_lesson_and_report_it_once(server:
     assert "seed" not in server.bodies[-1] and len(server.bodies) <= 33
 
 
-def test_several_refused_parameters_are_learned_one_after_the_other(server: Any) -> None:
+def test_several_refused_parameters_are_learned_in_turn(server: Any) -> None:
     server.answer(
         refusal("'max_tokens' is not supported here. Use 'max_completion_tokens' instead.", param="max_tokens"),
         refusal("Unsupported value: 'temperature' does not support 0.7 with this model.", param="temperature"),
@@ -223,7 +223,7 @@ def test_several_refused_parameters_are_learned_one_after_the_other(server: Any)
         "The response was filtered: your seed phrase is not allowed",
     ],
 )  # fmt: skip
-def test_refusal_for_another_reason_teaches_nothing(server: Any, message: str) -> None:
+def test_refusal_for_another_reason_changes_no_parameter(server: Any, message: str) -> None:
     server.answer(refusal(message))
     endpoint = OpenAIChatEndpoint("m", server.url)
     before = endpoint.accepted
@@ -232,14 +232,14 @@ def test_refusal_for_another_reason_teaches_nothing(server: Any, message: str) -
     assert endpoint.accepted == before and len(server.bodies) <= 2
 
 
-def test_switch_that_is_set_is_not_learned_over(server: Any) -> None:
+def test_stated_switch_is_not_changed_by_refusals(server: Any) -> None:
     server.answer((422, {"detail": [EXTRA]}))
     with pytest.raises(EndpointError, match=r"answered 422: body\.seed: Extra inputs"):
         ask(OpenAIChatEndpoint("m", server.url, send=Send(seed=True)))
     assert len(server.bodies) == 1
 
 
-def test_server_that_refuses_both_names_of_a_limit_is_not_asked_for_ever(server: Any) -> None:
+def test_server_that_refuses_both_names_of_a_limit_ends_the_retries(server: Any) -> None:
     server.answer(
         *[refusal("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", param="max_tokens"),
           refusal("Unrecognized request argument supplied: max_completion_tokens")] * 5
@@ -262,11 +262,11 @@ def test_server_that_refuses_both_names_of_a_limit_is_not_asked_for_ever(server:
         ("http://127.0.0.1:8000/v1/messages/", "ends in /messages", 'url = "http://127.0.0.1:8000/v1"'),
     ],
 )
-def test_address_that_is_no_base_url_is_refused(client: Any, url: str, message: str, fix: str) -> None:
+def test_url_with_a_route_is_refused(client: Any, url: str, message: str, fix: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         client("m", url)
     assert fix in error.value.fix
 
 
-def test_address_without_a_port_is_fine() -> None:
+def test_url_without_a_port_is_accepted() -> None:
     check_address("https://gateway.example/openai/v1")

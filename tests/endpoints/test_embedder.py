@@ -22,7 +22,7 @@ async def vector(embedder: LocalEmbedder, text: str) -> Vector:
     return (await embedder.embed(EmbedRequest(embedder.identity, text))).vector
 
 
-async def test_vectors_are_of_unit_length_and_mean_something(embedder: LocalEmbedder) -> None:
+async def test_vectors_have_unit_length_and_reflect_meaning(embedder: LocalEmbedder) -> None:
     cat, kitten, tax = [await vector(embedder, text) for text in ("A cat sleeps.", "A kitten naps.", "Tax law")]
     assert cat.shape == (embedder.dimensions,) == (384,) and cat.dtype == np.float32
     assert np.linalg.norm(cat) == pytest.approx(1.0, abs=1e-6)
@@ -49,5 +49,5 @@ async def test_empty_and_odd_texts_have_vectors(embedder: LocalEmbedder) -> None
 
 
 def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EndpointError, match="not a folder of installed weights"):
+    with pytest.raises(EndpointError, match="holds no installed weights"):
         LocalEmbedder(tmp_path)

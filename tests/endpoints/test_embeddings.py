@@ -39,7 +39,7 @@ def embed(url: str) -> EmbedReply:
     ],
     ids=["plain", "integers", "byte order mark", "keep-alive and large"],
 )
-def test_embedding_is_read_at_length_one(server: Any, body: Any) -> None:
+def test_embedding_is_normalised_to_unit_length(server: Any, body: Any) -> None:
     server.answer((200, body))
     assert np.allclose(embed(server.url).vector, [0.6, 0.8])
 
@@ -64,7 +64,7 @@ def test_embedding_is_read_at_length_one(server: Any, body: Any) -> None:
         (200, b"<html><title>Sign in</title>", "garbled", "Sign in"),
     ],
 )
-def test_unusable_embedding_is_asked_for_again(server: Any, status: int, body: Any, kind: str, words: str) -> None:
+def test_unusable_embedding_is_retried(server: Any, status: int, body: Any, kind: str, words: str) -> None:
     faults: list[Fault] = []
     server.answer((status, body), (200, embedding([3, 4])))
     with reporting_faults(faults.append):
@@ -80,14 +80,14 @@ def test_unusable_embedding_is_asked_for_again(server: Any, status: int, body: A
         (422, {"detail": [{"loc": ["body", "input"], "msg": "Input should be a valid string"}]}, "body.input: Input"),
     ],
 )
-def test_refused_text_is_reported_in_the_servers_words(server: Any, status: int, body: Any, words: str) -> None:
+def test_refused_text_is_reported_with_the_servers_message(server: Any, status: int, body: Any, words: str) -> None:
     server.answer((status, body))
     with pytest.raises(EndpointError) as error:
         embed(server.url)
     assert words in str(error.value) and len(server.bodies) == 1
 
 
-def test_server_that_never_embeds_is_given_up(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permanently_failing_embedder_ends_the_retries(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "ATTEMPTS", 2)
     server.answer((200, {}))
     with pytest.raises(EndpointError, match="without an embedding"):
@@ -96,6 +96,6 @@ def test_server_that_never_embeds_is_given_up(server: Any, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999/v1", "http://127.0.0.1:80/v1/embeddings"])
-def test_embedders_address_that_is_no_base_url_is_refused(url: str) -> None:
+def test_embedder_url_with_a_route_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"no valid port|ends in /embeddings"):
         ServedEmbedder("m", [url])

@@ -36,7 +36,7 @@ SEED = [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra input
         ({}, ""), ([], ""), (None, ""), (7, ""), ({"error": {"message": ["a", "b"]}}, "a; b"),
     ],
 )  # fmt: skip
-def test_error_body_gives_the_providers_words(body: Any, words: str) -> None:
+def test_error_body_holds_the_providers_message(body: Any, words: str) -> None:
     assert read_error(json.dumps(body).encode()).words == words
 
 
@@ -53,7 +53,7 @@ def test_error_body_gives_the_providers_words(body: Any, words: str) -> None:
     ],
     ids=["title", "heading", "plain", "nothing", "bytes", "deep"],
 )  # fmt: skip
-def test_error_body_reads_what_is_not_json(content: bytes, words: str) -> None:
+def test_error_body_reads_text_that_is_not_json(content: bytes, words: str) -> None:
     assert read_error(content).words == words
 
 
@@ -73,7 +73,7 @@ def test_error_body_reads_what_is_not_json(content: bytes, words: str) -> None:
         ({"error": {"code": 10**30}}, 500),
     ],
 )
-def test_error_body_amounts_to_a_status(body: Any, status: int) -> None:
+def test_error_body_maps_to_a_status(body: Any, status: int) -> None:
     assert parse_error(body).status == status
 
 

@@ -38,7 +38,7 @@ def said(reply: ChatReply) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-async def test_reply_is_the_same_alone_and_among_others(endpoint: InProcessEndpoint, sampling: Sampling) -> None:
+async def test_reply_does_not_depend_on_the_batch(endpoint: InProcessEndpoint, sampling: Sampling) -> None:
     request = ask(endpoint, "Add 17 and 25, then say why.", sampling, seed=11)
     alone = await endpoint.chat(request)
     # More than fit at once, of all lengths: some start in the middle of others, beside rows of many sizes.
@@ -50,7 +50,7 @@ async def test_reply_is_the_same_alone_and_among_others(endpoint: InProcessEndpo
     assert endpoint.repeatable
 
 
-async def test_logits_are_bit_equal_in_any_company(smollm2_dir: Path) -> None:
+async def test_logits_are_bit_equal_in_any_batch(smollm2_dir: Path) -> None:
     torch = pytest.importorskip("torch")
     from nanoflux_local.endpoints.local.decoder import Decoder
 
@@ -74,7 +74,7 @@ async def test_logits_are_bit_equal_in_any_company(smollm2_dir: Path) -> None:
     assert decoder.self_check() and decoder.agrees()
 
 
-async def test_seeds_part_and_repeat(endpoint: InProcessEndpoint) -> None:
+async def test_seeds_decide_sampled_replies(endpoint: InProcessEndpoint) -> None:
     asked = [ask(endpoint, "Tell a story about the sea.", SAMPLED, seed) for seed in (1, 2, 1)]
     first, second, again = [reply.text for reply in await asyncio.gather(*map(endpoint.chat, asked))]
     assert first == again != second
@@ -87,7 +87,7 @@ async def test_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoin
     assert (reply.text, reply.finish) == (whole[: whole.index(stop)], "stop")
 
 
-async def test_max_tokens_and_the_end_of_turn(endpoint: InProcessEndpoint) -> None:
+async def test_reply_ends_at_max_tokens_or_the_end_of_turn(endpoint: InProcessEndpoint) -> None:
     cut, whole = await asyncio.gather(
         endpoint.chat(ask(endpoint, "Tell a long story.", Sampling(max_tokens=5))),
         endpoint.chat(ask(endpoint, "Say only: yes.", Sampling(max_tokens=200))),
@@ -107,7 +107,7 @@ async def test_prompt_beyond_the_context_fails_alone(endpoint: InProcessEndpoint
     assert isinstance(short, ChatReply)
 
 
-async def test_cancelled_requests_leave_the_queue_and_their_rows(endpoint: InProcessEndpoint) -> None:
+async def test_cancelled_requests_free_the_queue_and_their_rows(endpoint: InProcessEndpoint) -> None:
     tasks = [
         asyncio.create_task(endpoint.chat(ask(endpoint, f"Story {i}.", Sampling(1.5, max_tokens=4000), i)))
         for i in range(2 * ROWS)
@@ -145,7 +145,7 @@ def test_crash_of_the_worker_fails_all_waiting_requests() -> None:
     batcher.close()
 
 
-async def test_closing_fails_what_is_unfinished_and_may_be_repeated(smollm2_dir: Path) -> None:
+async def test_close_fails_unfinished_requests_and_may_be_repeated(smollm2_dir: Path) -> None:
     endpoint = InProcessEndpoint(smollm2_dir, rows=2, device="cpu")
     task = asyncio.create_task(endpoint.chat(ask(endpoint, "Hello.")))
     await asyncio.sleep(0.05)
@@ -157,7 +157,7 @@ async def test_closing_fails_what_is_unfinished_and_may_be_repeated(smollm2_dir:
         await endpoint.chat(ask(endpoint, "Hello."))
 
 
-def test_identity_names_all_that_changes_the_bits(smollm2_dir: Path) -> None:
+def test_identity_contains_everything_that_changes_the_bits(smollm2_dir: Path) -> None:
     record = json.loads((smollm2_dir / "weights.json").read_text())
     identity = InProcessEndpoint(smollm2_dir, rows=8, device="cpu", dtype="float32").identity
     assert identity.interface == "in_process" and identity.model == "smollm2-135m"
@@ -190,8 +190,8 @@ def make_adapter(base: Path, folder: Path) -> None:
     get_peft_model(model, config).save_pretrained(str(folder))
 
 
-def test_folders_that_hold_no_weights_or_no_adapter_are_refused(smollm2_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(EndpointError, match=r"not a folder of installed weights"):
+def test_folders_without_weights_or_adapter_are_refused(smollm2_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(EndpointError, match=r"holds no installed weights"):
         InProcessEndpoint(tmp_path)
     with pytest.raises(DataError, match="no adapter"):
         InProcessEndpoint(smollm2_dir, adapter=tmp_path)
@@ -209,7 +209,7 @@ def test_importing_and_naming_an_endpoint_loads_no_torch(smollm2_dir: Path) -> N
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_assistant_message_at_the_end_is_left_open(smollm2_dir: Path) -> None:
+def test_final_assistant_message_is_continued(smollm2_dir: Path) -> None:
     from nanoflux_local.endpoints.local.codec import ChatCodec
 
     codec = ChatCodec(smollm2_dir)

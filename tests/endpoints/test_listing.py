@@ -66,8 +66,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_model_behind_the_address_is_reported(lister: Lister) -> None:
     assert look("gpt-oss-20b", lister.url) == [
-        f"endpoints.arbiter: {lister.url} does not list the model gpt-oss-20b; it lists qwen3-4b, judge, org/judge."
-        " Correct model, or url"
+        f"endpoints.arbiter: {lister.url} does not list the model gpt-oss-20b; it lists qwen3-4b, judge, org/judge;"
+        " correct model or url"
     ]
     assert lister.asked == [("/v1/models", "Bearer sk-listing-0123456789")]
 

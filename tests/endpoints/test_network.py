@@ -92,7 +92,7 @@ def closed_port() -> int:
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_server_elsewhere_is_asked_through_the_proxy(proxy: ForwardProxy, monkeypatch, variable: str) -> None:
+def test_remote_server_is_asked_through_the_proxy(proxy: ForwardProxy, monkeypatch, variable: str) -> None:
     monkeypatch.setenv(variable, proxy.address if variable == "http_proxy" else f"http://{proxy.address}")
     assert ask(LAN).text == "yes"
     assert proxy.asked == ["http://model.example:8000/v1/chat/completions"]
@@ -116,7 +116,7 @@ def test_error_names_a_dead_proxy_and_its_variable_without_the_password(monkeypa
     assert "geheimnis" not in str(error.value)
 
 
-def test_error_names_a_proxy_that_opens_no_tunnel(proxy: ForwardProxy, monkeypatch) -> None:
+def test_error_names_a_proxy_that_refuses_the_tunnel(proxy: ForwardProxy, monkeypatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
     with pytest.raises(EndpointError, match=r"403.*asked through the proxy http://127.*of HTTPS_PROXY"):
         ask("https://model.example/v1")
@@ -140,13 +140,13 @@ def test_socks_proxy_without_its_package_is_refused_by_its_variable(monkeypatch,
 @pytest.mark.parametrize("value", ["ftp://127.0.0.1:1", "http://", "http://127.0.0.1:99999", "socks4://127.0.0.1:1"])
 def test_unusable_proxy_is_refused_by_its_variable(monkeypatch, value: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", value)
-    with pytest.raises(ConfigError, match="HTTPS_PROXY names no usable proxy"):
+    with pytest.raises(ConfigError, match="HTTPS_PROXY names an unusable proxy"):
         check_network("https://model.example/v1")
     check_network(LAN)
 
 
 @pytest.mark.parametrize(("variable", "name"), [("SSL_CERT_FILE", "cacert.pem"), ("SSL_CERT_DIR", "certs")])
-def test_certificates_that_are_gone_are_refused_by_variable_and_path(
+def test_missing_certificates_are_refused_with_variable_and_path(
     tmp_path: Path, monkeypatch, variable: str, name: str
 ) -> None:
     monkeypatch.setenv(variable, str(tmp_path / name))
@@ -155,7 +155,7 @@ def test_certificates_that_are_gone_are_refused_by_variable_and_path(
     check_network(LAN)
 
 
-def test_certificates_are_those_that_the_environment_names(tmp_path: Path, monkeypatch) -> None:
+def test_certificates_of_the_environment_are_used(tmp_path: Path, monkeypatch) -> None:
     file = tmp_path / "cacert.pem"
     file.write_text("no certificate")
     monkeypatch.setenv("SSL_CERT_FILE", str(file))

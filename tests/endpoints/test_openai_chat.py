@@ -98,7 +98,7 @@ def test_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], reply: 
     [({"prompt_tokens": 1000, "completion_tokens": 100}, 0.0028), (None, (2 * 2 + 8 * 512) / 1e6)],
     ids=["told", "not told: the most that it could be"],
 )
-def test_price_makes_a_reply_cost_something(server: Any, usage: dict[str, int] | None, usd: float) -> None:
+def test_reply_cost_follows_from_the_price(server: Any, usage: dict[str, int] | None, usd: float) -> None:
     server.answer((200, completion("x", usage=usage)))
     price = Price(prompt=2, completion=8)
     assert ask(OpenAIChatEndpoint("m", server.url, price=price)).usd == pytest.approx(usd)
@@ -131,7 +131,7 @@ def test_unusable_response_is_an_endpoint_error(server: Any, body: Any, told: st
     assert error.value.message.startswith(server.url) and "server's log" in error.value.fix
 
 
-def test_page_in_place_of_a_reply_is_refused_at_once(server: Any) -> None:
+def test_web_page_in_place_of_a_reply_is_refused_without_retry(server: Any) -> None:
     server.answer((200, b"<html><title>Welcome</title></html>"))
     server.content_type = "text/html; charset=utf-8"
     with pytest.raises(EndpointError, match="answered with a web page: Welcome") as error:
@@ -163,7 +163,7 @@ def test_permanently_failing_server_ends_the_retries(server: Any, monkeypatch: p
 
 
 @pytest.mark.parametrize("code", [400, 401, 404, 422])
-def test_request_that_the_server_refuses_is_not_repeated(server: Any, code: int) -> None:
+def test_refused_request_is_not_retried(server: Any, code: int) -> None:
     server.answer((code, {"error": {"message": "the model `m` does not exist"}}))
     with pytest.raises(EndpointError, match=f"answered {code}: .*does not exist"):
         ask(OpenAIChatEndpoint("m", server.url))
@@ -171,7 +171,7 @@ def test_request_that_the_server_refuses_is_not_repeated(server: Any, code: int)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/v1", "127.0.0.1:{port}/v1"])
-def test_nobody_there_is_told_with_the_address(url: str) -> None:
+def test_unreachable_server_is_reported_with_its_address(url: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = url.format(port=taken.getsockname()[1])
@@ -189,7 +189,7 @@ def test_silent_server_is_reported_as_timeout(monkeypatch: pytest.MonkeyPatch) -
 # Keys
 
 
-def test_key_comes_from_the_environment_and_goes_out_as_bearer(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_from_the_environment_is_sent_as_bearer_token(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", f" {KEY}\n")
     ask(OpenAIChatEndpoint("m", server.url, "SOME_KEY"))
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"

@@ -40,7 +40,7 @@ async def ask_server(server, context: Context | None, body: dict[str, object]) -
         await endpoint.close()
 
 
-async def test_stop_strings_of_a_thinking_model_are_applied_here_and_not_sent(server) -> None:
+async def test_stop_strings_of_a_thinking_model_are_applied_by_the_client(server) -> None:
     reply = await ask_server(server, Context(0, 32), reply_of("\n\nANSWER: 5\n\nHuman: more", "One.\n\nTwo."))
     assert "stop" not in server.bodies[-1]
     assert strip_reasoning(reply.text).strip() == "ANSWER: 5" and "One.\n\nTwo." in reply.text
@@ -72,7 +72,7 @@ async def test_judge_cut_in_its_thoughts_leaves_a_cause_and_no_mark() -> None:
         await judge.mark(load_domain("starter"), item.question, item, "SOLUTION: 5\nANSWER: 5", Draw(0, 0, 0), call)
 
 
-def test_thinking_player_is_not_begun_section_by_section() -> None:
+def test_thinking_player_is_not_asked_section_by_section() -> None:
     assert Player("m", Identity("in_process", "m"), Sampling()).continues
     assert not Player("m", Identity("in_process", "m"), Sampling(), thinks=True).continues
 
@@ -91,7 +91,7 @@ async def test_reasoning_that_the_template_opens_is_part_of_the_reply(tmp_path: 
     assert ends_in_reasoning(reply.text, reply.finish) and reply.reasoning_tokens >= 6
 
 
-def test_channels_stay_in_the_text_and_their_end_is_not_the_replys(tmp_path: Path) -> None:
+def test_channels_stay_in_the_text_and_do_not_end_the_reply(tmp_path: Path) -> None:
     family = FAMILIES["GptOssForCausalLM"]
     codec = ChatCodec(make_stand_in(family, tmp_path / "oss", TEXTS))
     ids = codec._tokenizer(family.write("One.\n\nTwo.", "ANSWER: 12"), add_special_tokens=False)["input_ids"]
@@ -107,7 +107,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def test_room_for_thoughts_comes_from_the_manifest_unless_stated(home: Home) -> None:
+def test_reasoning_room_comes_from_the_manifest_unless_stated(home: Home) -> None:
     config = resolve("starter", "a100-40g-x1", {}, home)
     rooms = {name: config.endpoints[name].reasoning_tokens for name in ("qwen3", "gemma", "judge")}
     assert rooms == {"qwen3": 8192, "gemma": 0, "judge": 4096}
@@ -116,7 +116,7 @@ def test_room_for_thoughts_comes_from_the_manifest_unless_stated(home: Home) -> 
         assert other.endpoints["qwen3"].reasoning_tokens == stated
 
 
-def test_fork_with_another_model_gets_its_room_and_otherwise_keeps_the_recorded_one(home: Home) -> None:
+def test_fork_takes_the_reasoning_room_of_a_new_model_only(home: Home) -> None:
     config = resolve("starter", "a100-40g-x1", {"endpoints": {"qwen3": {"reasoning_tokens": 0}}}, home)
     kept = derive_config(config, {"seed": 7}, home)
     assert kept.endpoints == config.endpoints
@@ -147,7 +147,7 @@ def test_overflow_counts_prompt_answer_and_thoughts() -> None:
     )
 
 
-async def test_thoughts_that_a_stop_string_ended_name_the_key_to_set(server) -> None:
+async def test_thoughts_ended_by_a_stop_string_name_the_key_to_set(server) -> None:
     """A server looks for stop strings in the thoughts too, and its endpoint states no room for any."""
     reply = await ask_server(server, None, reply_of(None, "Okay, let me", "stop"))
     cut = Player("judge", Identity("openai_chat", "m"), Sampling()).find_cut(reply)

@@ -70,14 +70,14 @@ def peer(new_server: Any) -> Iterator[Peer]:
     running.close()
 
 
-def test_table_holds_every_kind_of_outcome_of_enough_servers() -> None:
+def test_reply_shapes_cover_every_outcome_and_server() -> None:
     assert len({shape.server for shape in SHAPES}) >= 13
     for kind in (Read, Empty, Refused, Again):
         assert sum(isinstance(shape.outcome, kind) for shape in SHAPES) >= 10
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.server}: {shape.what}")
-def test_recorded_reply_is_read_as_what_it_is(peer: Peer, shape: Shape) -> None:
+def test_recorded_reply_is_read_as_expected(peer: Peer, shape: Shape) -> None:
     faults: list[Fault] = []
     peer.server.answer((shape.status, shape.body), *([(200, GOOD)] if isinstance(shape.outcome, Again) else []))
     peer.server.bodies.clear()
@@ -162,7 +162,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("protocol", list(CLIENTS))
-def test_mutated_reply_is_read_or_refused_and_nothing_else(peer: Peer, monkeypatch: Any, protocol: str) -> None:
+def test_mutated_reply_is_read_or_refused(peer: Peer, monkeypatch: Any, protocol: str) -> None:
     for name, value in (("ATTEMPTS", 1), ("EMPTY_ATTEMPTS", 1), ("PATIENCE_S", 0.0)):
         monkeypatch.setattr(retries, name, value)
 

@@ -26,7 +26,7 @@ async def replies(endpoint: ScriptedEndpoint, prompt: str, count: int = 300) -> 
     return [(await endpoint.chat(ask(endpoint, prompt, seed))).text for seed in range(count)]
 
 
-async def test_reply_depends_on_the_request_alone() -> None:
+async def test_scripted_reply_depends_only_on_the_request() -> None:
     one, other = ScriptedEndpoint("m"), ScriptedEndpoint("m", delay_s=0.001)
     asks = [ask(one, prompt, seed) for prompt in PROMPTS.values() for seed in range(10)]
     alone = [(await one.chat(request)).text for request in asks]
@@ -36,7 +36,7 @@ async def test_reply_depends_on_the_request_alone() -> None:
     assert (await ScriptedEndpoint("n").chat(ask(ScriptedEndpoint("n"), PROMPTS["SOLUTION", "ANSWER"]))).text
 
 
-async def test_delay_does_not_change_the_identity() -> None:
+async def test_scripted_delay_does_not_change_the_identity() -> None:
     assert ScriptedEndpoint("m", 0.5).identity == ScriptedEndpoint("m").identity != ScriptedEndpoint("n").identity
 
 

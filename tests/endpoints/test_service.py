@@ -11,8 +11,8 @@ import pytest
 from nanoflux_local.config import EndpointConfig, validate_model
 from nanoflux_local.endpoints.build import build_endpoint
 from nanoflux_local.endpoints.chaos import Chaos
-from nanoflux_local.endpoints.faults import retry_after
-from nanoflux_local.endpoints.prices import price_of
+from nanoflux_local.endpoints.faults import read_retry_after
+from nanoflux_local.endpoints.prices import find_price
 from nanoflux_local.endpoints.remote import gauge, pace, retries
 from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint
 from nanoflux_local.endpoints.remote.gauge import read_metrics
@@ -55,7 +55,7 @@ def ask(endpoint: ServedEndpoint) -> ChatReply:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_busy_server_is_left_alone_as_long_as_it_asks(client: Any, server: Any, monkeypatch) -> None:
+def test_busy_server_is_asked_again_after_its_retry_after(client: Any, server: Any, monkeypatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     server.more_headers = {"Retry-After": "0.4"}
     server.answer((429, {"error": {"message": "slow down"}}), (200, GOOD))
@@ -65,7 +65,7 @@ def test_busy_server_is_left_alone_as_long_as_it_asks(client: Any, server: Any, 
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_busy_answers_eat_no_attempts_and_failures_do(client: Any, server: Any, monkeypatch) -> None:
+def test_busy_responses_use_up_no_attempts_but_failures_do(client: Any, server: Any, monkeypatch) -> None:
     for name, value in (("BASE_S", 0.001), ("LONGEST_S", 0.002), ("ATTEMPTS", 2)):
         monkeypatch.setattr(retries, name, value)
     server.answer(*[(429, {"error": {"message": "slow down"}})] * 20, (500, b"broken"), (200, GOOD))
@@ -85,14 +85,14 @@ def test_busy_answers_eat_no_attempts_and_failures_do(client: Any, server: Any, 
         ({}, None),
     ],
 )
-def test_retry_after_is_read_in_each_way_to_say_it(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(headers) == seconds
+def test_retry_after_is_read_in_each_format(headers: dict[str, str], seconds: float | None) -> None:
+    assert read_retry_after(headers) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
-    found = retry_after({"retry-after": email.utils.formatdate(time.time() + 1000, usegmt=True)})
+    found = read_retry_after({"retry-after": email.utils.formatdate(time.time() + 1000, usegmt=True)})
     assert found == pytest.approx(1000, abs=100)
-    assert retry_after({"retry-after": email.utils.formatdate(time.time() - 1000, usegmt=True)}) is None
+    assert read_retry_after({"retry-after": email.utils.formatdate(time.time() - 1000, usegmt=True)}) is None
 
 
 def test_cancelled_request_is_cancelled_at_the_server(fake_server) -> None:
@@ -118,7 +118,7 @@ def test_cancelled_request_is_cancelled_at_the_server(fake_server) -> None:
 # Width
 
 
-async def test_lane_is_halved_once_for_what_was_under_way_together_and_widens_answer_by_answer() -> None:
+async def test_lane_halves_once_for_concurrent_requests_and_widens_with_each_response() -> None:
     lane, began = Lane(32), time.monotonic()
     lane.halve(began)
     lane.halve(began)
@@ -157,7 +157,7 @@ async def test_lane_limits_concurrent_requests_and_frees_the_slot_of_a_cancelled
     assert most == 3 and lane.busy == 0 and lane.load == 0
 
 
-def test_server_that_says_busy_gets_fewer_at_once(fake_server, monkeypatch) -> None:
+def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) -> None:
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     url, server = fake_server(Chaos({"rate_limited": 0.5}, seed=2, retry_after_s=0.001))
 
@@ -180,7 +180,7 @@ def test_server_that_says_busy_gets_fewer_at_once(fake_server, monkeypatch) -> N
 
 
 @pytest.mark.parametrize(("waiting", "cache"), [(100.0, 0.1), (0.0, 0.99), (2.0, 0.3)], ids=["queue", "full", "well"])
-def test_width_follows_what_vllm_shows(fake_server, monkeypatch, waiting: float, cache: float) -> None:
+def test_lane_width_follows_vllms_metrics(fake_server, monkeypatch, waiting: float, cache: float) -> None:
     monkeypatch.setattr(gauge, "EVERY_S", 0.01)
     monkeypatch.setattr(gauge, "SETTLE_S", 0.001)
     url, server = fake_server()
@@ -189,7 +189,7 @@ def test_width_follows_what_vllm_shows(fake_server, monkeypatch, waiting: float,
     assert limit == 32 if (waiting, cache) == (2.0, 0.3) else limit < 8
 
 
-def test_requests_that_came_together_are_not_taken_for_a_queue(fake_server, monkeypatch) -> None:
+def test_simultaneous_requests_are_not_taken_for_a_queue(fake_server, monkeypatch) -> None:
     class Passing:
         """Many wait whenever somebody looks, and none when he looks again."""
 
@@ -220,7 +220,7 @@ async def width_after(url: str, requests: int) -> float:
         await endpoint.close()
 
 
-def test_figures_of_several_engines_are_read_as_the_worst() -> None:
+def test_metrics_of_several_engines_are_read_as_the_worst() -> None:
     text = (
         "# HELP x\nvllm:num_requests_waiting{engine=\"0\"} 1.0\nvllm:num_requests_waiting{engine=\"1\"} 7.0\n"
         "vllm:kv_cache_usage_perc 0.5\nvllm:other 9\n"
@@ -242,7 +242,7 @@ async def test_time_limit_follows_the_measured_speed_and_falls_no_lower_than_its
     assert speed.limit(1000) == 2.0
 
 
-async def test_after_a_time_out_the_next_limit_is_longer_but_bounded() -> None:
+async def test_time_limit_grows_after_a_timeout_up_to_a_bound() -> None:
     speed = Speed(0.01)
     speed.note_answer(0.0001, 64)
     before = speed.limit(64)
@@ -253,7 +253,7 @@ async def test_after_a_time_out_the_next_limit_is_longer_but_bounded() -> None:
     assert before < speed.limit(64) <= pace.MOST_SLACK * before
 
 
-async def test_first_measured_speed_holds_for_requests_under_way() -> None:
+async def test_first_measured_speed_applies_to_running_requests() -> None:
     speed, began = Speed(0.05), time.monotonic()
     with pytest.raises(TimeoutError):
         async with speed.limited(64, speed.limit(64)):
@@ -277,7 +277,7 @@ def test_key_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"one two", b"\xff\xfe"])
-def test_key_file_holds_a_key(tmp_path: Path, content: bytes) -> None:
+def test_key_file_is_read_as_the_key(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "key"
     file.write_bytes(content)
     file.chmod(0o600)
@@ -309,18 +309,18 @@ def endpoint_of(model: str, **more: Any) -> EndpointConfig:
     return EndpointConfig.model_validate({"interface": "anthropic_messages", "model": model, **more})
 
 
-def test_price_is_the_models_at_its_makers_address_and_the_users_own_comes_first(tmp_path: Path) -> None:
-    listed = price_of(endpoint_of("claude-opus-4-5"), tmp_path)
+def test_price_is_looked_up_by_address_and_model_and_overridden_by_the_user(tmp_path: Path) -> None:
+    listed = find_price(endpoint_of("claude-opus-4-5"), tmp_path)
     assert listed is not None and listed.completion > listed.prompt > 0
-    assert price_of(endpoint_of("claude-opus-4-5-20251101"), tmp_path) == listed
-    assert price_of(endpoint_of("nobody-knows"), tmp_path) is None
-    assert price_of(endpoint_of("claude-opus-4-5", url="http://127.0.0.1:8000/v1"), tmp_path) is None
+    assert find_price(endpoint_of("claude-opus-4-5-20251101"), tmp_path) == listed
+    assert find_price(endpoint_of("nobody-knows"), tmp_path) is None
+    assert find_price(endpoint_of("claude-opus-4-5", url="http://127.0.0.1:8000/v1"), tmp_path) is None
     (tmp_path / "prices.toml").write_text('["api.anthropic.com"]\nclaude-opus-4-5 = { prompt = 1, completion = 2 }\n')
-    own = price_of(endpoint_of("claude-opus-4-5"), tmp_path)
+    own = find_price(endpoint_of("claude-opus-4-5"), tmp_path)
     assert own is not None and (own.prompt, own.completion) == (1, 2)
     (tmp_path / "prices.toml").write_text('["api.anthropic.com"]\nclaude-opus-4-5 = { prompt = "much" }\n')
     with pytest.raises(ConfigError, match=r"prices\.toml: api\.anthropic\.com: claude-opus-4-5"):
-        price_of(endpoint_of("claude-opus-4-5"), tmp_path)
+        find_price(endpoint_of("claude-opus-4-5"), tmp_path)
 
 
 # Profiles
@@ -371,10 +371,10 @@ def test_hosted_profile_without_its_keys_names_the_variable(tmp_path: Path, monk
         ({"detail": [{"loc": ["body", "n"], "msg": "Extra inputs are not permitted"}]}, "body.n: Extra inputs"),
         ({"error": {"message": "prompt is too long"}}, "prompt is too long"),
         (b"<html><title>403 Forbidden</title></html>", "403 Forbidden"),
-        (b"", "no reason is stated"),
+        (b"", "no reason stated"),
     ],
 )
-def test_refusal_is_reported_in_the_servers_words(client: Any, server: Any, body: Any, words: str) -> None:
+def test_refusal_is_reported_with_the_servers_message(client: Any, server: Any, body: Any, words: str) -> None:
     server.answer((422, body))
     with pytest.raises(EndpointError, match=f"answered 422: {words}"):
         ask(client("m", server.url))
@@ -382,7 +382,7 @@ def test_refusal_is_reported_in_the_servers_words(client: Any, server: Any, body
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_forgotten_version_in_the_url_is_suggested(client: Any, server: Any) -> None:
+def test_missing_version_in_the_url_is_suggested(client: Any, server: Any) -> None:
     server.answer((404, {"detail": "Not Found"}))
     url = server.url.removesuffix("/v1") + "/api"
     if client is not AnthropicMessagesEndpoint:  # its SDK adds the version itself

@@ -40,7 +40,7 @@ def busy(new_server: Any):
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("calls", [1, 8])
-def test_server_that_asks_for_more_than_the_patience_ends_every_call_at_once(busy, calls: int, status: int) -> None:
+def test_server_that_asks_for_too_long_a_pause_ends_every_call_at_once(busy, calls: int, status: int) -> None:
     busy.answer((status, BUSY))
     busy.more_headers = {"Retry-After": "43200"}
     outcomes = ask(calls, busy.url)
@@ -51,7 +51,7 @@ def test_server_that_asks_for_more_than_the_patience_ends_every_call_at_once(bus
     assert len(busy.bodies) <= calls
 
 
-def test_waits_of_one_call_add_up_to_the_patience(busy, monkeypatch) -> None:
+def test_waits_of_one_call_are_limited_in_sum(busy, monkeypatch) -> None:
     monkeypatch.setattr(retries, "PATIENCE_S", 0.5)
     busy.more_headers = {"Retry-After": "0.2"}
     assert isinstance(ask(1, busy.url)[0], BusyError)
@@ -60,7 +60,7 @@ def test_waits_of_one_call_add_up_to_the_patience(busy, monkeypatch) -> None:
     assert isinstance(ask(1, busy.url)[0], BusyError)
 
 
-def test_healthy_replica_answers_while_another_asks_to_be_left_alone(server, busy) -> None:
+def test_healthy_replica_answers_while_another_asks_for_a_pause(server, busy) -> None:
     server.answer((200, GOOD))
     busy.more_headers = {"Retry-After": "600"}
     outcomes = ask(20, busy.url, server.url)
@@ -68,7 +68,7 @@ def test_healthy_replica_answers_while_another_asks_to_be_left_alone(server, bus
     assert len(server.bodies) == 20
 
 
-def test_replica_that_is_busy_for_no_stated_time_is_not_asked_again_at_once(server, busy) -> None:
+def test_busy_replica_without_retry_after_is_not_retried_at_once(server, busy) -> None:
     server.answer((200, GOOD))
     assert ask(1, busy.url, server.url)[0].text == "yes"
     assert len(busy.bodies) == len(server.bodies) == 1
@@ -92,7 +92,7 @@ def test_long_wait_is_reported_once_with_its_reason_and_its_end(server, monkeypa
         outcomes = ask(8, server.url)
     assert [outcome.text for outcome in outcomes] == ["yes"] * 8
     assert len(lines) == 1 and lines[0].startswith(f"{server.url} answered 429: Rate limit reached: tokens per day")
-    assert "; the next request goes out at " in lines[0]
+    assert "; the next request is sent at " in lines[0]
 
 
 def test_endpoints_that_share_a_server_report_a_wait_once() -> None:

@@ -93,7 +93,7 @@ def test_cancelled_requests_leave_no_wave_open() -> None:
     asyncio.run(play())
 
 
-def test_closing_ends_the_wait() -> None:
+def test_close_ends_waiting_requests() -> None:
     async def play() -> None:
         shared, _ = pair()
         task = asyncio.create_task(ask(shared["a"]))
@@ -105,7 +105,7 @@ def test_closing_ends_the_wait() -> None:
     asyncio.run(play())
 
 
-def test_endpoint_that_cannot_sleep_cannot_share() -> None:
+def test_endpoint_without_sleep_mode_cannot_share_a_gpu() -> None:
     with pytest.raises(ConfigError, match=r"endpoints\.a\.shares"):
         take_turns({"a": ScriptedEndpoint("a")}, {"a": "gpu0"})
 

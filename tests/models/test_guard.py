@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from nanoflux_models.guard import VARIABLE
-from nanoflux_models.offline import GUARDED, SETTINGS, guarded
+from nanoflux_models.offline import GUARDED, SETTINGS, guard_environment
 
 ELSEWHERE = "192.0.2.1"
 """Of the block that is kept for documentation: no such host is anywhere."""
@@ -80,7 +80,7 @@ def own_address() -> str:
         ("__import__('urllib.request').request.urlopen('http://models.example/')", "models.example"),
     ],
 )
-def test_whatever_leads_away_is_refused_and_the_message_names_the_setting(statement: str, host: str) -> None:
+def test_guard_refuses_other_hosts_and_names_the_setting(statement: str, host: str) -> None:
     _, told, refused = tried(statement)
     assert told is not None and f"refused to reach {host}:" in told
     assert "`url` of an endpoint" in told and f"{VARIABLE}={host}" in told
@@ -88,7 +88,7 @@ def test_whatever_leads_away_is_refused_and_the_message_names_the_setting(statem
 
 
 @pytest.mark.skipif(not hasattr(__import__("socket"), "AF_VSOCK"), reason="this Python knows no such family")
-def test_family_of_addresses_that_leads_elsewhere_is_refused() -> None:
+def test_guard_refuses_other_address_families() -> None:
     name, told, _ = tried("socket.socket(socket.AF_VSOCK).connect((2, 80))")
     if name == "OSError":
         pytest.skip("this kernel makes no such socket")
@@ -112,14 +112,14 @@ place = server.getsockname()[1]
         ("::1", "AF_INET6", "socket.create_connection(('::1', place), 5)"),
     ],
 )
-def test_loopback_is_open(host: str, family: str, statement: str) -> None:
+def test_guard_allows_loopback(host: str, family: str, statement: str) -> None:
     before = LOOPBACK.replace("HOST", repr(host)).replace("FAMILY", f"socket.{family}")
     if family == "AF_INET6" and not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine has no IPv6")
     assert tried(statement, before) == ["through", None, []]
 
 
-def test_unix_sockets_are_open(tmp_path: Path) -> None:
+def test_guard_allows_unix_sockets(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     before = f"server = socket.socket(socket.AF_UNIX); server.bind({path!r}); server.listen()\n"
     assert tried(f"socket.socket(socket.AF_UNIX).connect({path!r})", before) == ["through", None, []]
@@ -131,7 +131,7 @@ place = server.getsockname()[1]
 """
 
 
-def test_not_one_packet_reaches_a_server_at_another_address_unless_it_is_named(own_address: str) -> None:
+def test_guard_sends_no_packet_to_an_address_that_is_not_allowed(own_address: str) -> None:
     before = ACCEPTING.replace("ADDRESS", repr(own_address)) + "server.settimeout(0.5)\n"
     statement = f"socket.create_connection(({own_address!r}, place), 5)"
     _, told, _ = tried(statement, before)
@@ -152,7 +152,7 @@ except TimeoutError:
     assert tried(statement, before, **{VARIABLE: f"proxy.example, {own_address}"}) == ["through", None, []]
 
 
-def test_named_host_is_reached_at_the_addresses_that_its_name_has(own_address: str) -> None:
+def test_guard_allows_the_addresses_of_an_allowed_name(own_address: str) -> None:
     """Name service is the one remote thing here, and is played."""
     resolver = f"""
 import socket
@@ -180,9 +180,7 @@ socket.getaddrinfo = played
         "__import__('requests').get('https://models.example/')",
     ],
 )
-def test_libraries_that_try_on_their_own_are_caught_and_do_not_wait_to_try_again(
-    statement: str, tmp_path: Path
-) -> None:
+def test_guard_refusal_is_not_retried_by_libraries(statement: str, tmp_path: Path) -> None:
     counted = """
 waits = []
 sys.addaudithook(lambda event, values: waits.append(values[0]) if event == "time.sleep" else None)
@@ -194,11 +192,11 @@ sys.addaudithook(lambda event, values: waits.append(values[0]) if event == "time
     assert waits == []
 
 
-def test_python_with_nothing_of_ours_is_guarded_from_its_start_and_so_are_its_children(tmp_path: Path) -> None:
+def test_guarded_path_guards_any_python_and_its_children(tmp_path: Path) -> None:
     script = tmp_path / "child.py"
     script.write_text(f"import socket\nsocket.create_connection(('{ELSEWHERE}', 80), 5)\n")
     parent = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, {str(script)!r}]).returncode)"
-    environment = guarded({"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)})
+    environment = guard_environment({"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)})
     for command in ([str(script)], ["-c", parent]):
         done = subprocess.run(
             [sys._base_executable, *command], env=environment, capture_output=True, text=True, timeout=60
@@ -207,6 +205,6 @@ def test_python_with_nothing_of_ours_is_guarded_from_its_start_and_so_are_its_ch
     assert environment["PYTHONPATH"] == f"{GUARDED}{os.pathsep}{tmp_path}" and environment["HF_HUB_OFFLINE"] == "1"
 
 
-def test_invalid_address_is_left_to_python() -> None:
+def test_guard_leaves_invalid_addresses_to_python() -> None:
     name, told, _ = tried("socket.socket().connect('nowhere')")
     assert name == "TypeError" and told is None

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from nanoflux_local.cli.main import main, nanoflux
 from nanoflux_local.endpoints.managed.launches import plan_servers
-from nanoflux_models.chat_template import read_template, reasoning_parser, try_template
+from nanoflux_models.chat_template import choose_reasoning_parser, read_template, try_template
 from nanoflux_models.errors import ManifestError
 from nanoflux_models.imported import describe, is_own, manifest_path, to_text
 from nanoflux_models.manifest import Manifest, load_manifest, read_manifest
@@ -76,7 +76,9 @@ def decisive(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def test_wrapper_of_true_size_is_described_and_planned_as_the_catalog_does(gemma_in_full: Path, tmp_path: Path) -> None:
+def test_imported_full_size_wrapper_is_described_and_planned_like_the_catalogs(
+    gemma_in_full: Path, tmp_path: Path
+) -> None:
     mine, catalog = describe("mine", gemma_in_full, tmp_path), load_manifest("gemma-3-4b-it", tmp_path)
     assert decisive(mine) == decisive(catalog)
     for gpus in ([40.0], [40.0, 40.0], [12.0]):
@@ -116,22 +118,22 @@ def test_thinking_model_is_recognised_by_its_template(architecture: str, catalog
     assert mine.lora == packaged.lora and mine.architecture == packaged.architecture
 
 
-def test_stand_in_under_a_catalog_name_keeps_the_packaged_manifest(gemma: Path, tmp_path: Path) -> None:
+def test_import_under_a_catalog_name_keeps_the_packaged_manifest(gemma: Path, tmp_path: Path) -> None:
     import_path(gemma, "gemma-3-4b-it", tmp_path)
     assert not manifest_path("gemma-3-4b-it", tmp_path).exists()
     assert load_manifest("gemma-3-4b-it", tmp_path).memory == load_manifest("gemma-3-4b-it", tmp_path / "no").memory
 
 
-def test_harmony_is_recognised_by_its_channels(tmp_path: Path) -> None:
+def test_harmony_template_is_recognised_by_its_channels(tmp_path: Path) -> None:
     family = FAMILIES["GptOssForCausalLM"]
     (tmp_path / "chat_template.jinja").write_text(family.template)
     chat = try_template(tmp_path)
     assert chat.thinks and chat.reasoning_tags == () and chat.reasoning_tokens > 0
-    assert reasoning_parser(family.template, family.architecture) == "openai_gptoss"
+    assert choose_reasoning_parser(family.template, family.architecture) == "openai_gptoss"
 
 
 @pytest.mark.parametrize("architecture", ["Gemma4UnifiedForConditionalGeneration", "Qwen3MoeForCausalLM"])
-def test_model_that_answers_at_once_is_recognised_by_its_template(architecture: str, tmp_path: Path) -> None:
+def test_model_without_thoughts_is_recognised_by_its_template(architecture: str, tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(FAMILIES[architecture].template)
     chat = try_template(tmp_path)
     assert chat.system_role and not chat.thinks
@@ -161,7 +163,9 @@ TEMPLATES = {
         ("broken", True, False),  # nothing is claimed of it
     ],
 )
-def test_template_is_tried(name: str, system_role: bool, thinks: bool, tmp_path: Path) -> None:
+def test_try_template_finds_system_role_and_thoughts(
+    name: str, system_role: bool, thinks: bool, tmp_path: Path
+) -> None:
     (tmp_path / "chat_template.jinja").write_text(TEMPLATES[name])
     chat = try_template(tmp_path)
     assert (chat.system_role, chat.thinks, chat.template) == (system_role, thinks, True)
@@ -169,7 +173,7 @@ def test_template_is_tried(name: str, system_role: bool, thinks: bool, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
-def test_template_is_read_from_each_place_that_holds_one(name: str, tmp_path: Path) -> None:
+def test_read_template_reads_each_file_format(name: str, tmp_path: Path) -> None:
     text = "T" if name.endswith(".jinja") else json.dumps({"chat_template": "T"})
     (tmp_path / name).write_text(text)
     assert read_template(tmp_path) == "T"
@@ -186,7 +190,7 @@ def exit_code(*words: str) -> int:
     return int(str(ended.value.code or 0))
 
 
-def test_base_without_template_says_so_at_import_and_when_it_is_asked(
+def test_base_without_template_is_reported_at_import_and_by_eval(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base, home = tmp_path / "base", tmp_path / "home"
@@ -203,17 +207,17 @@ def test_base_without_template_says_so_at_import_and_when_it_is_asked(
     assert exit_code(*evaluate) == 0
 
 
-def test_template_is_imported_without_its_byte_order_mark(tiny_base: Path, tmp_path: Path) -> None:
+def test_import_removes_the_byte_order_mark_of_a_template(tiny_base: Path, tmp_path: Path) -> None:
     text, template = (tiny_base / "chat_template.jinja").read_bytes(), tmp_path / "template.jinja"
     template.write_bytes(b"\xef\xbb\xbf" + text)
     weights = import_path(tiny_base, "base", tmp_path, template=template)
     assert (weights / "chat_template.jinja").read_bytes() == text
     template.write_bytes(text.decode().encode("utf-16"))
-    with pytest.raises(ManifestError, match="not text in UTF-8"):
+    with pytest.raises(ManifestError, match="not UTF-8"):
         import_path(tiny_base, "base", tmp_path, template=template)
 
 
-def test_edited_manifest_is_kept_by_a_second_import(tiny_base: Path, tmp_path: Path) -> None:
+def test_second_import_keeps_an_edited_manifest(tiny_base: Path, tmp_path: Path) -> None:
     import_path(tiny_base, "mine", tmp_path)
     path = manifest_path("mine", tmp_path)
     assert is_own(path) and to_text(read_manifest(path)) == path.read_text()
@@ -233,7 +237,7 @@ def test_merged_model_inherits_its_base_manifest(tiny_base: Path, tmp_path: Path
     assert mine.source.kind == "file" and mine.description == "gemma-3-4b-it with adapter aaaaaaaaaaaa merged in"
 
 
-def test_show_prints_the_manifest(tiny_base: Path, tmp_path: Path) -> None:
+def test_models_show_prints_the_manifest(tiny_base: Path, tmp_path: Path) -> None:
     packaged = command(tmp_path, "models", "show", "gemma-3-4b-it")
     assert packaged.exit_code == 0 and 'repo = "google/gemma-3-4b-it"' in packaged.stdout
     import_path(tiny_base, "mine", tmp_path)
@@ -242,9 +246,9 @@ def test_show_prints_the_manifest(tiny_base: Path, tmp_path: Path) -> None:
     assert document["path"] == str(manifest_path("mine", tmp_path))
 
 
-def test_file_that_was_cut_is_refused_under_a_catalog_name_too(tiny_base: Path, tmp_path: Path) -> None:
+def test_import_refuses_a_truncated_file_under_a_catalog_name_too(tiny_base: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut"
     shutil.copytree(tiny_base, cut)
     (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:5000])
-    with pytest.raises(ManifestError, match="not a whole safetensors file"):
+    with pytest.raises(ManifestError, match="not a complete safetensors file"):
         import_path(cut, "gemma-3-4b-it", tmp_path / "home")

@@ -28,7 +28,7 @@ def write(home: Path, text: str, name: str = "own") -> Path:
     return path
 
 
-def test_whole_catalog_loads(tmp_path: Path) -> None:
+def test_catalog_loads(tmp_path: Path) -> None:
     manifests = list_manifests(tmp_path)
     assert {path.stem for path in CATALOG.glob("*.toml")} == {manifest.name for manifest in manifests}
     assert {"smollm2-135m", "all-minilm-l6-v2"} <= {manifest.name for manifest in manifests}
@@ -39,13 +39,13 @@ def test_whole_catalog_loads(tmp_path: Path) -> None:
         assert thresholds is None or thresholds.calibrated  # stated only where somebody calibrated them
 
 
-def test_byte_order_mark_in_a_manifest_is_passed_over(tmp_path: Path) -> None:
+def test_manifest_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
     path.write_text(MINIMAL, "utf-8-sig")
     assert load_manifest("own", tmp_path).licence == "MIT"
 
 
-def test_manifest_that_is_nested_too_deep_is_no_toml(tmp_path: Path) -> None:
+def test_manifest_nested_too_deeply_is_refused_as_toml(tmp_path: Path) -> None:
     write(tmp_path, "a = " + "[" * 100_000)
     with pytest.raises(ManifestError, match=r"own\.toml: not TOML"):
         load_manifest("own", tmp_path)
@@ -66,14 +66,14 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_keys_and_values_follow_from_the_architecture(tmp_path: Path, name: str) -> None:
+def test_kv_bytes_follow_from_the_architecture(tmp_path: Path, name: str) -> None:
     layers, heads, size = ARCHITECTURES[name]
     memory = load_manifest(name, tmp_path).memory
     assert memory and memory.kv_bytes_per_token == layers * heads * size * 2 * 2
 
 
 @pytest.mark.parametrize("name", ["gemma-3-4b-it", "medgemma-4b-it", "medgemma-1.5-4b-it"])
-def test_lora_on_a_multimodal_wrapper_touches_the_text_tower_alone(tmp_path: Path, name: str) -> None:
+def test_lora_targets_of_a_wrapper_match_only_its_text_tower(tmp_path: Path, name: str) -> None:
     manifest = load_manifest(name, tmp_path)
     assert manifest.lora and manifest.gated and not manifest.chat.system_role
     (target,) = manifest.lora.targets
@@ -81,12 +81,12 @@ def test_lora_on_a_multimodal_wrapper_touches_the_text_tower_alone(tmp_path: Pat
     assert not re.fullmatch(target, "model.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj")
 
 
-def test_embedded_models_come_from_a_package_index(tmp_path: Path) -> None:
+def test_embedded_models_are_sourced_from_a_package_index(tmp_path: Path) -> None:
     for name in ("smollm2-135m", "all-minilm-l6-v2"):
         assert isinstance(load_manifest(name, tmp_path).source, WheelSource)
 
 
-def test_users_manifest_counts_and_hides_the_packaged_one(tmp_path: Path) -> None:
+def test_users_manifest_replaces_the_packaged_one(tmp_path: Path) -> None:
     write(tmp_path, MINIMAL)
     write(tmp_path, MINIMAL.replace('"own"', '"smollm2-135m"', 1), "smollm2-135m")
     assert load_manifest("own", tmp_path).context == 128
@@ -112,7 +112,7 @@ def test_users_manifest_counts_and_hides_the_packaged_one(tmp_path: Path) -> Non
         (MINIMAL + "]", "not TOML"),
     ],
 )
-def test_mistake_is_named_by_file_and_key(tmp_path: Path, text: str, key: str) -> None:
+def test_manifest_error_names_file_and_key(tmp_path: Path, text: str, key: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ManifestError) as caught:
         load_manifest("own", tmp_path)
@@ -121,13 +121,13 @@ def test_mistake_is_named_by_file_and_key(tmp_path: Path, text: str, key: str) -
 
 
 @pytest.mark.parametrize("name", ["nothing", "../secret", "", "A"])
-def test_unknown_name_lists_the_known_ones(tmp_path: Path, name: str) -> None:
+def test_unknown_model_error_lists_the_models(tmp_path: Path, name: str) -> None:
     with pytest.raises(ModelNotFoundError, match="smollm2-135m") as caught:
         load_manifest(name, tmp_path)
     assert caught.value.exit_code == 4
 
 
-def test_room_for_thoughts_is_stated_or_the_longest_reply_and_none_without_thoughts(tmp_path: Path) -> None:
+def test_reasoning_room_is_stated_or_the_longest_reply_or_zero(tmp_path: Path) -> None:
     qwen = load_manifest("qwen3-32b-awq", tmp_path)
     assert qwen.reasoning_room == qwen.chat.reasoning_tokens == 8192
     silent = qwen.chat.model_copy(update={"reasoning_tokens": 0})

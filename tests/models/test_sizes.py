@@ -70,7 +70,7 @@ def measured(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes, Mani
     return sizes, load_manifest(model, Path("/nowhere"))
 
 
-def test_packed_weights_count_as_the_parameters_that_they_hold() -> None:
+def test_packed_weights_count_as_their_parameters() -> None:
     for shapes, architecture, model in (
         (qwen3_32b_awq(), "Qwen3ForCausalLM", "qwen3-32b-awq"),
         (gpt_oss_20b(), "GptOssForCausalLM", "gpt-oss-20b"),
@@ -83,7 +83,7 @@ def test_packed_weights_count_as_the_parameters_that_they_hold() -> None:
         assert sizes.weights_gib == pytest.approx(manifest.memory.weights_gib, rel=0.01)
 
 
-def test_layers_that_differ_are_counted_as_they_are() -> None:
+def test_kv_bytes_count_layers_of_different_sizes() -> None:
     sizes, manifest = measured({"w": ("BF16", 1)}, "Gemma4UnifiedForConditionalGeneration", "gemma-4-12b-it")
     assert manifest.memory and sizes.kv_bytes_per_token == manifest.memory.kv_bytes_per_token
     assert sizes.sliding_bytes_per_token == manifest.memory.sliding_bytes_per_token > 0
@@ -109,5 +109,5 @@ def test_layers_that_differ_are_counted_as_they_are() -> None:
         ({}, 0),
     ],
 )  # fmt: skip
-def test_cache_follows_from_what_each_layer_keeps(text: dict[str, Any], expected: int) -> None:
+def test_kv_bytes_count_only_layers_that_cache(text: dict[str, Any], expected: int) -> None:
     assert measure({"w": Tensor("BF16", 1)}, text).kv_bytes_per_token == expected

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nanoflux_models.errors import ManifestError
 from nanoflux_models.manifest import CATALOG, read_manifest
-from nanoflux_models.stand_ins import FAMILIES, family_of, make_stand_in, write_form
+from nanoflux_models.stand_ins import FAMILIES, family_of, make_stand_in, write_without_weights
 
 TEXTS = ["What is the number? QUESTION: SOLUTION: ANSWER: 12"] * 3
 
@@ -20,7 +20,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return request.param, make_stand_in(FAMILIES[request.param], tmp_path_factory.mktemp("stand-in"), TEXTS)
 
 
-def test_stand_in_loads_as_its_class_and_writes_readable_words(made: tuple[str, Path]) -> None:
+def test_stand_in_loads_as_its_class_and_generates_text(made: tuple[str, Path]) -> None:
     architecture, folder = made
     family = FAMILIES[architecture]
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -37,7 +37,7 @@ def test_stand_in_loads_as_its_class_and_writes_readable_words(made: tuple[str, 
     assert "ANSWER: 3" in tokenizer.decode(written)
 
 
-def test_stand_in_lies_in_the_hubs_layout(made: tuple[str, Path]) -> None:
+def test_stand_in_has_the_hubs_layout(made: tuple[str, Path]) -> None:
     architecture, folder = made
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     names = {name for path in folder.glob("*.safetensors") for name in safe_open(path, "pt").keys()}  # noqa: SIM118
@@ -56,24 +56,24 @@ def test_gemma_stand_in_has_two_towers_a_minimal_config_and_a_strict_template(tm
             tokenizer.apply_chat_template([{"role": role, "content": "x"} for role in roles])
 
 
-def test_same_arguments_make_the_same_bytes(tmp_path: Path) -> None:
+def test_stand_in_is_reproducible(tmp_path: Path) -> None:
     family = FAMILIES["Qwen3ForCausalLM"]
     first, second = (make_stand_in(family, tmp_path / name, TEXTS) for name in ("one", "two"))
     for path in first.iterdir():
         assert path.read_bytes() == (second / path.name).read_bytes(), path.name
 
 
-def test_every_chat_model_from_the_hub_has_a_family_and_its_true_sizes(tmp_path: Path) -> None:
+def test_catalog_chat_models_have_a_family_and_full_sizes(tmp_path: Path) -> None:
     manifests = [read_manifest(path) for path in sorted(CATALOG.glob("*.toml"))]
     for manifest in manifests:
         if manifest.kind != "chat" or manifest.source.kind != "hub":
             continue
         family = family_of(manifest.architecture, manifest.name)
-        folder = write_form(family, tmp_path / manifest.name, manifest.name)
+        folder = write_without_weights(family, tmp_path / manifest.name, manifest.name)
         config = json.loads((folder / "config.json").read_text())
         assert config["architectures"] == [manifest.architecture]
 
 
-def test_unknown_architecture_is_named() -> None:
+def test_unknown_architecture_is_named_with_its_model() -> None:
     with pytest.raises(ManifestError, match=r"mamba-9b.*MambaForCausalLM"):
         family_of("MambaForCausalLM", "mamba-9b")

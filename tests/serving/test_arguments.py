@@ -44,7 +44,7 @@ def parsed(python: str, commands: list[list[str]], folder: Path) -> list[list[An
     return read
 
 
-def test_vllm_reads_the_arguments_of_every_model_in_the_catalog(vllm_python: str, tmp_path: Path) -> None:
+def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp_path: Path) -> None:
     interpreter = find_interpreter(vllm_python)
     interpreter = replace(interpreter, built_for_cpu=False, torch="2.13.0")
     chat = [manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat"]
@@ -72,7 +72,7 @@ def test_vllm_reads_the_arguments_of_every_model_in_the_catalog(vllm_python: str
     assert [found[10:14] for found in read[-2:]] == [[2, 0, "10.0.0.1", False], [2, 1, "10.0.0.1", True]]
 
 
-def test_server_without_adapters_sets_nothing_aside_for_them(vllm_python: str, tmp_path: Path) -> None:
+def test_launch_without_adapters_sets_no_buffers_aside(vllm_python: str, tmp_path: Path) -> None:
     interpreter = find_interpreter(vllm_python)
     manifest = next(each for each in list_manifests(tmp_path) if each.name == "gpt-oss-20b")
     plain, adapted = (Launch(manifest, "r", tmp_path, interpreter, rank=rank) for rank in (0, 32))
@@ -82,7 +82,7 @@ def test_server_without_adapters_sets_nothing_aside_for_them(vllm_python: str, t
     assert plain.variant == adapted.variant, "the keys of recorded requests hold"
 
 
-def test_vllm_for_cpus_is_known_as_one_whatever_torch_is_beside_it(vllm_python: str, tmp_path: Path) -> None:
+def test_interpreter_for_cpus_is_recognised_with_any_torch(vllm_python: str, tmp_path: Path) -> None:
     """From the package index alone comes a torch for GPUs; without this the server wants nearly all of the memory."""
     found = find_interpreter(vllm_python)
     assert found.built_for_cpu and replace(found, torch="2.13.0").for_cpu

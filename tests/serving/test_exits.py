@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nanoflux_models.abilities import unservable
+from nanoflux_models.abilities import find_unservable
 from nanoflux_models.exits import explain
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.manifest import list_manifests
@@ -50,18 +50,18 @@ def test_explain_names_the_cause_in_the_log(log: str, meaning: str) -> None:
         "(EngineCore pid=9) INFO 11-29 06:32:57 [y.py:1] ModuleNotFoundError: No module named 'flash_attn'; not used",
     ],
 )
-def test_explain_takes_no_warning_for_the_cause(warning: str) -> None:
+def test_explain_ignores_warnings(warning: str) -> None:
     assert "does not say why" in explain(f"one\n{warning}\nlast", 1)[0]
 
 
-def test_missing_module_comes_with_its_fix() -> None:
+def test_explain_names_a_missing_module_in_the_fix() -> None:
     assert "torchvision" in explain(MISSING_VISION, 1)[1] and "make vllm" in explain(MISSING_VISION, 1)[1]
 
 
-def test_installed_vllm_loads_torchvision_and_serves_the_whole_catalog(vllm_python: str, tmp_path: Path) -> None:
+def test_installed_vllm_can_serve_the_catalog(vllm_python: str, tmp_path: Path) -> None:
     models = [each for each in list_manifests(tmp_path) if each.kind == "chat" and each.architecture]
     assert {"gemma-3-4b-it", "gpt-oss-20b"} <= {each.name for each in models}
-    assert unservable(find_interpreter(vllm_python), models) == {}
+    assert find_unservable(find_interpreter(vllm_python), models) == {}
 
 
 def without_torchvision(folder: Path, python: str) -> Path:
@@ -73,7 +73,7 @@ def without_torchvision(folder: Path, python: str) -> Path:
     return path
 
 
-def test_doctor_names_the_models_that_a_missing_torchvision_keeps_from_being_served(
+def test_doctor_names_the_models_that_need_a_missing_torchvision(
     vllm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nanoflux_local.doctor import software
@@ -85,13 +85,15 @@ def test_doctor_names_the_models_that_a_missing_torchvision_keeps_from_being_ser
     assert "not qwen3" not in check.found and "for CPUs" in check.found
 
 
-def test_architecture_that_vllm_does_not_know_is_named(vllm_python: str, tmp_path: Path) -> None:
+def test_find_unservable_names_an_unknown_architecture(vllm_python: str, tmp_path: Path) -> None:
     manifest = next(each for each in list_manifests(tmp_path) if each.kind == "chat")
     unknown = manifest.model_copy(update={"name": "mine", "architecture": "MambaNineForCausalLM"})
-    assert unservable(find_interpreter(vllm_python), [unknown]) == {"mine": "it does not know MambaNineForCausalLM"}
+    assert find_unservable(find_interpreter(vllm_python), [unknown]) == {
+        "mine": "this vLLM does not know MambaNineForCausalLM"
+    }
 
 
-def test_vllm_for_cpus_is_served_by_a_module_that_starts(vllm_python: str) -> None:
+def test_interpreter_for_cpus_chooses_a_module_that_starts(vllm_python: str) -> None:
     """Its `vllm serve` asks for the metadata of a distribution `vllm`, which is not installed there."""
     interpreter = find_interpreter(vllm_python)
     assert interpreter.entry == ("vllm.entrypoints.launchers.api_server.entry",)
@@ -127,7 +129,7 @@ def fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
         (("openai/api_server.py",), "vllm", ("vllm.entrypoints.openai.api_server",)),
     ],
 )
-def test_newest_way_to_serve_is_chosen(
+def test_interpreter_chooses_the_newest_module(
     modules: tuple[str, ...], distribution: str, entry: tuple[str, ...], tmp_path: Path
 ) -> None:
     interpreter = find_interpreter(str(fake_vllm(tmp_path, *modules, distribution=distribution)))

@@ -40,7 +40,7 @@ def launch(python: str, home: Path, **changes: Any) -> Launch:
     return Launch(manifest, "r", home, Interpreter(Path(python), "", "+cpu"))
 
 
-def test_interpreter_of_vllm_reaches_nothing_nor_do_its_children(
+def test_vllm_interpreter_and_its_children_cannot_connect_outside(
     vllm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_TOKEN", "secret")
@@ -55,13 +55,13 @@ def test_interpreter_of_vllm_reaches_nothing_nor_do_its_children(
     assert done.stderr.count(f"OutsideError: refused to reach {ELSEWHERE}") == 3, done.stderr
 
 
-def test_servers_over_several_machines_may_reach_each_other(vllm_python: str, tmp_path: Path) -> None:
+def test_launch_over_several_machines_is_not_guarded(vllm_python: str, tmp_path: Path) -> None:
     spread = launch(vllm_python, tmp_path, parallel=Parallel(tensor=2, nodes=2)).environment("mark")
     assert str(GUARDED) not in spread.get("PYTHONPATH", "") and spread["HF_HUB_OFFLINE"] == "1"
 
 
 @pytest.mark.real_model
-def test_run_with_a_served_model_connects_to_nothing_outside_in_the_kernels_account(
+def test_run_with_a_served_model_makes_no_outside_connection(
     vllm_python: str, smollm2_dir: Path, minilm_dir: Path, tmp_path: Path
 ) -> None:
     strace = shutil.which("strace")

@@ -64,7 +64,7 @@ def calls(home: Path) -> int:
         return int(row["n"]) if row else 0
 
 
-def test_server_that_is_killed_in_the_middle_of_a_run_changes_no_dataset(
+def test_killed_server_changes_no_dataset_of_a_run(
     served: dict[str, Any], home: Path, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     undisturbed = command(served["home"], served["python"], *RUN)
@@ -81,7 +81,7 @@ def test_server_that_is_killed_in_the_middle_of_a_run_changes_no_dataset(
     told = (home.parent / "err").read_text()
     assert child.returncode == 0, told
     found = json.loads(out)
-    assert "starting it again (1 of 3)" in told
+    assert "restarting it (1 of 3)" in told
     assert expected["kept"] > 0 and expected["turns"] == 4
     assert {key: found[key] for key in ("digest", "turns", "kept", "funnel")} == {
         key: expected[key] for key in ("digest", "turns", "kept", "funnel")

@@ -46,14 +46,14 @@ def test_endpoints_of_one_model_share_its_workload(home: Home) -> None:
     assert workloads([endpoint(capacity=4)], 24, home)[SMALL].sequences == 4
 
 
-def test_thinking_model_is_planned_with_room_for_its_thoughts(home: Home) -> None:
+def test_workload_of_a_thinking_model_has_reasoning_room(home: Home) -> None:
     thinker = {"model": "qwen3-32b-awq"}
     assert workloads([endpoint(**thinker)], 8, home)["qwen3-32b-awq"].context == 8192 + 8192
     assert workloads([endpoint(**thinker, reasoning_tokens=0)], 8, home)["qwen3-32b-awq"].context == 8192
     assert workloads([endpoint(**thinker, context=12288)], 8, home)["qwen3-32b-awq"].context == 12288
 
 
-def test_plan_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
+def test_placement_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
     config = endpoint(capacity=12, context=4096, python=vllm_python)
     seat, group = seats(workloads([config], 32, home).values(), whole=True)[SMALL]
     words = launch_for(config, home, seat, sleeps=False).command(8000)
@@ -64,12 +64,12 @@ def test_plan_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_python:
     assert "--enable-lora" not in words
 
 
-def test_server_by_hand_takes_no_more_of_a_card_than_its_requests_need(gpus: None, home: Home) -> None:
+def test_models_serve_claims_only_the_share_that_its_requests_need(gpus: None, home: Home) -> None:
     seat = seats([load_manifest(SMALL, home.root)])[SMALL][0]
     assert seat.utilisation == 0.07, "0.25 GiB of weights, 0.7 of keys and values, 1.5 of overhead, of 40"
 
 
-def test_adapters_are_planned_for_where_one_may_come(home: Home) -> None:
+def test_workload_has_buffers_only_for_models_with_adapters(home: Home) -> None:
     manifest = load_manifest("gpt-oss-20b", home.root)
     plain, adapted = (Workload(manifest, rank=rank).demand for rank in (0, 16))
     assert plain.lora_gib == 0 and adapted.lora_gib == pytest.approx(0.8, abs=0.05)
@@ -77,7 +77,7 @@ def test_adapters_are_planned_for_where_one_may_come(home: Home) -> None:
 
 
 @pytest.mark.parametrize("group", ["", "gpu0"])
-def test_endpoints_of_one_model_are_one_server_with_the_longest_context(
+def test_endpoints_of_one_model_share_a_server_with_the_longest_context(
     group: str, home: Home, vllm_python: str
 ) -> None:
     more = {"python": vllm_python, "shares": group}
@@ -86,9 +86,7 @@ def test_endpoints_of_one_model_are_one_server_with_the_longest_context(
     assert set(groups.values()) == {group}
 
 
-def test_batch_invariance_is_refused_where_there_are_no_kernels_for_it(
-    gpus: None, home: Home, vllm_python: str
-) -> None:
+def test_batch_invariance_is_refused_on_cpus(gpus: None, home: Home, vllm_python: str) -> None:
     seat = seats([load_manifest(SMALL, home.root)])[SMALL][0]
     with pytest.raises(RefusedError, match=r"batch_invariant: vLLM .* for CPUs has no") as refused:
         launch_for(endpoint(batch_invariant=True, python=vllm_python), home, seat, sleeps=False)
@@ -99,7 +97,7 @@ def test_batch_invariance_is_refused_where_there_are_no_kernels_for_it(
         check_endpoint(EndpointConfig(interface="openai_chat", model="m", batch_invariant=True), "here")
 
 
-def test_batch_invariance_is_refused_on_cards_below_an_a100(gpus: None, home: Home, tmp_path: Path) -> None:
+def test_batch_invariance_is_refused_on_gpus_below_an_a100(gpus: None, home: Home, tmp_path: Path) -> None:
     package = tmp_path / "site/vllm"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()

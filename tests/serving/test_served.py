@@ -19,9 +19,9 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Message, Sampling
 from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_models import server_record
-from nanoflux_models.control import Control
 from nanoflux_models.offline import GUARDED
-from nanoflux_models.probe import by_peft, chats, greedy
+from nanoflux_models.probe import encode_chats, reply_greedily, score_with_peft
+from nanoflux_models.server_client import ServerClient
 from nanoflux_models.supervisor import family_of, free_port
 
 pytestmark = pytest.mark.real_model
@@ -53,7 +53,7 @@ def test_server_is_listed_with_its_log_and_listens_on_loopback_only(served: dict
     listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if " 0A " in line]
     assert [address for address in listening if address.endswith(f":{port}")] == [f"{loopback}:{port}"]
     again = command(served["home"], served["python"], "models", "serve", "smollm2-135m")
-    assert again.returncode == 3 and "runs already" in again.stderr
+    assert again.returncode == 3 and "already running" in again.stderr
 
 
 def asked(client: type[ServedEndpoint], url: str, tokens: int) -> list[ChatReply]:
@@ -79,7 +79,7 @@ def test_every_process_of_a_running_server_is_guarded(served: dict[str, Any]) ->
         assert any(line.startswith(f"PYTHONPATH={GUARDED}") for line in environment), each
 
 
-def test_both_kinds_of_client_talk_to_it_and_give_the_same_record(served: dict[str, Any]) -> None:
+def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -> None:
     """Greedy, so the two protocols must say the same but for the time that it took."""
     for tokens, finish in ((60, "stop"), (3, "length")):
         found = [
@@ -93,7 +93,7 @@ def test_both_kinds_of_client_talk_to_it_and_give_the_same_record(served: dict[s
         assert tokens == 3 or "Paris" in found[0].text
 
 
-def test_seeded_requests_with_more_to_read_than_fits_one_step(served: dict[str, Any]) -> None:
+def test_seeded_requests_longer_than_one_step_are_answered(served: dict[str, Any]) -> None:
     """On a CPU a seeded request whose prompt is read in parts ends vLLM's engine ("Generator does not use offset")."""
     endpoint = OpenAIChatEndpoint("smollm2-135m", served["url"])
     long = Message("user", "How many apples are in the basket? " * 100)
@@ -126,15 +126,15 @@ def test_run_uses_a_served_model(served: dict[str, Any], command: Command) -> No
     assert [entry["pid"] for entry in listed] == [served["pid"]], "the run found the server and left it running"
 
 
-def test_lora_trained_here_is_loaded_while_it_runs_and_proved(
+def test_trained_lora_is_loaded_at_run_time_and_passes_its_probe(
     served: dict[str, Any], adapter: str, command: Command
 ) -> None:
     done = command(served["home"], served["python"], "models", "probe", adapter[:12], "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["passed"] and found["difference"] > 0.1 and found["agreement"] > 0.8
-    control = Control(served["url"])
-    assert adapter in control.models() and not control.busy(adapter)
+    client = ServerClient(served["url"])
+    assert adapter in client.list_models() and not client.busy(adapter)
     shown = json.loads(command(served["home"], served["python"], "adapters", "show", adapter[:12], "--json").stdout)
     assert (shown["probe"]["passed"], shown["probe"]["agreement"]) == (True, found["agreement"])
 
@@ -146,52 +146,53 @@ END = 2
 """SmolLM2's end of turn."""
 
 
-def test_server_and_peft_write_the_same_greedy_texts(served: dict[str, Any], adapter: str, smollm2_dir: Path) -> None:
+def test_server_and_peft_give_the_same_greedy_replies(served: dict[str, Any], adapter: str, smollm2_dir: Path) -> None:
     """Twenty prompts: half of the kind that the adapter has learnt, half of which it knows nothing."""
-    control, folder = Control(served["url"]), served["home"] / "adapters" / adapter
-    control.load_adapter(adapter, folder)
+    client, folder = ServerClient(served["url"]), served["home"] / "adapters" / adapter
+    client.load_adapter(adapter, folder)
     questions = [f"What is {n} and {n}?" for n in range(10)] + [item.question for item in starter_items("dev")[:10]]
-    prompts = chats(smollm2_dir, questions)
-    texts = [greedy(control, adapter, ids, WRITTEN) for ids in prompts]
+    prompts = encode_chats(smollm2_dir, questions)
+    texts = [reply_greedily(client, adapter, ids, WRITTEN) for ids in prompts]
     texts = [text[: text.index(END) + 1] if END in text else text for text in texts]
     assert len({tuple(text) for text in texts}) > 10, "twenty texts, not one for all"
-    gaps = [next((gap for _, gap in scores if gap > 0), 0.0) for scores in by_peft(smollm2_dir, folder, prompts, texts)]
+    gaps = [
+        next((gap for _, gap in scores if gap > 0), 0.0)
+        for scores in score_with_peft(smollm2_dir, folder, prompts, texts)
+    ]
     found = f"{gaps.count(0.0)} of {len(gaps)} equal; where the others part: {[round(gap, 3) for gap in gaps if gap]}"
     print(found)
     assert gaps.count(0.0) >= EQUAL * len(gaps) and max(gaps) <= NEAR_TIE, found
 
 
-def test_adapters_are_swapped_once_nothing_is_in_flight_for_them(
-    served: dict[str, Any], adapter: str, zeroed: str
-) -> None:
-    control = Control(served["url"])
+def test_swap_adapter_waits_for_requests_in_flight(served: dict[str, Any], adapter: str, zeroed: str) -> None:
+    client = ServerClient(served["url"])
     folder = served["home"] / "adapters"
-    control.load_adapter(adapter, folder / adapter)
+    client.load_adapter(adapter, folder / adapter)
     body = {"model": adapter, "prompt": [7, 11, 13], "max_tokens": 200, "temperature": 0, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(control.complete, body)
-        while not control.busy(adapter) and not asked.done():
+        asked = pool.submit(client.complete, body)
+        while not client.busy(adapter) and not asked.done():
             time.sleep(0.02)
-        control.swap_adapter(adapter, zeroed, folder / zeroed)
+        client.swap_adapter(adapter, zeroed, folder / zeroed)
         assert asked.done() and asked.result()["usage"]["completion_tokens"] == 200, "it was let finish"
-    assert zeroed in control.models() and adapter not in control.models()
-    control.swap_adapter(zeroed, adapter, folder / adapter)
-    assert adapter in control.models() and zeroed not in control.models()
+    assert zeroed in client.list_models() and adapter not in client.list_models()
+    client.swap_adapter(zeroed, adapter, folder / adapter)
+    assert adapter in client.list_models() and zeroed not in client.list_models()
 
 
-def test_adapter_that_does_nothing_is_refused_by_probe_and_eval(
+def test_adapter_without_effect_is_refused_by_probe_and_eval(
     served: dict[str, Any], zeroed: str, command: Command
 ) -> None:
     probed = command(served["home"], served["python"], "models", "probe", zeroed, "--json")
     assert probed.returncode == 3 and json.loads(probed.stdout)["difference"] < 1e-3
-    assert "it does nothing" in probed.stderr
+    assert "it has no effect" in probed.stderr
     words = ("eval", "--model", "smollm2-135m", "--adapter", zeroed, "--data", "starter-easy", "--limit", "2")
     for via in ("vllm", "merged", "in_process"):
         more = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8") if via == "vllm" else ()
         done = command(
             served["home"], served["python"], *words, "--runs", "1", "--temperature", "0", "--via", via, *more
         )
-        assert done.returncode == 3 and "does nothing" in done.stderr, done.stderr
+        assert done.returncode == 3 and "has no effect" in done.stderr, done.stderr
 
 
 def test_evaluation_uses_a_served_model(served: dict[str, Any], adapter: str, command: Command) -> None:
@@ -203,9 +204,7 @@ def test_evaluation_uses_a_served_model(served: dict[str, Any], adapter: str, co
     assert found["n"] == 2 and found["adapter"] == adapter and found["unscored"] == 0
 
 
-def test_evaluation_of_an_adapter_merged_into_the_weights(
-    served: dict[str, Any], adapter: str, command: Command
-) -> None:
+def test_evaluation_via_merged_uses_a_merged_copy(served: dict[str, Any], adapter: str, command: Command) -> None:
     words = ("eval", "--model", "smollm2-135m", "--adapter", adapter, "--data", "starter-easy", "--limit", "2")
     more = ("--runs", "1", "--temperature", "0", "--via", "merged", *LEAN)
     done = command(served["home"], served["python"], *words, *more, "--json")
@@ -234,7 +233,7 @@ def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command
     assert len(asked) == 2 and {json.loads(row["request"])["endpoint"]["interface"] for row in asked} == {"vllm"}
 
 
-def test_stopping_leaves_no_process_and_a_free_port(served: dict[str, Any], command: Command) -> None:
+def test_models_stop_leaves_no_process_and_a_free_port(served: dict[str, Any], command: Command) -> None:
     """The last one here: the server that all tests shared, with its engine, is gone when the command returns."""
     record = server_record.records(served["home"])[0]
     family = family_of(record)

@@ -22,13 +22,13 @@ from nanoflux_local.endpoints.managed.waves import take_turns
 from nanoflux_local.errors import EndpointError, RefusedError
 from nanoflux_local.records import ChatRequest, Message
 from nanoflux_models import server_record
-from nanoflux_models.control import Control
 from nanoflux_models.errors import ServerError, ServerRefusedError
 from nanoflux_models.interpreter import find_interpreter
 from nanoflux_models.launch import Launch
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.processes import Process, boot_id, process
 from nanoflux_models.sentinel import choose_sentinel
+from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor, family_of, free_port
 
@@ -82,7 +82,7 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_server_answers_is_on_record_privately_and_is_ended_whole(
+def test_supervisor_records_a_server_privately_and_stops_it_whole(
     home: Path, launcher: Launcher, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And neither it nor the program that starts it executes anything of the working folder."""
@@ -100,7 +100,7 @@ def test_server_answers_is_on_record_privately_and_is_ended_whole(
     assert gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
 
 
-def test_early_end_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
+def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
     with pytest.raises(ServerError) as refused:
         started(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
     told = str(refused.value)
@@ -109,7 +109,7 @@ def test_early_end_is_explained_and_leaves_nothing(home: Path, launcher: Launche
     assert server_record.records(home) == []
 
 
-def test_server_that_never_answers_is_ended(home: Path, launcher: Launcher) -> None:
+def test_server_that_never_answers_is_stopped(home: Path, launcher: Launcher) -> None:
     supervisor = Supervisor(home)
     found = supervisor.spawn(launcher("deaf"), "m")
     with pytest.raises(ServerError, match="did not answer within 2 s"):
@@ -117,22 +117,20 @@ def test_server_that_never_answers_is_ended(home: Path, launcher: Launcher) -> N
     assert gone([found.record.process], 0.5) and family_of(found.record) == []
 
 
-def test_server_that_dies_of_its_first_request_is_explained_and_never_reported_as_served(
-    home: Path, launcher: Launcher
-) -> None:
+def test_server_that_crashes_on_its_first_request_is_never_reported_as_served(home: Path, launcher: Launcher) -> None:
     cause = "AttributeError: module 'triton.language' has no attribute 'bfloat16'"
-    with pytest.raises(ServerError, match="answered its health check and no request") as refused:
+    with pytest.raises(ServerError, match="answered its health check but no request") as refused:
         started(home, launcher(f"mute: {cause}".replace("'", "'\\''")))
     assert "mixture of experts" in str(refused.value) and "leave out --adapter" in str(refused.value)
     assert server_record.records(home) == []
 
 
-def test_port_that_is_taken_is_refused_before_anything_starts(home: Path, launcher: Launcher) -> None:
+def test_port_in_use_is_refused_before_the_server_starts(home: Path, launcher: Launcher) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ServerError, match=f"Port {port} is taken"):
+        with pytest.raises(ServerError, match=f"port {port} is in use"):
             Supervisor(home).spawn(launcher(), "m", port)
     assert server_record.records(home) == [] and free_port(port) == port
 
@@ -187,7 +185,7 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
         stranger.wait()
 
 
-def test_process_that_got_the_pid_of_a_server_is_not_touched(home: Path) -> None:
+def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
         born = process(stranger.pid)
@@ -212,7 +210,7 @@ def request_of(endpoint: VllmEndpoint, text: str) -> ChatRequest:
     return ChatRequest(endpoint.identity, (Message("system", "be brief"), Message("user", text)))
 
 
-async def test_endpoints_of_one_model_share_a_server_that_is_started_again_when_it_dies(
+async def test_endpoints_of_one_model_share_a_server_that_is_restarted_after_a_crash(
     home: Path, launcher: Launcher
 ) -> None:
     fleet, launch = Fleet(home), launcher()
@@ -233,7 +231,7 @@ async def test_endpoints_of_one_model_share_a_server_that_is_started_again_when_
             os.kill(server_record.records(home)[0].pid, signal.SIGKILL)
             assert (await one.chat(request_of(one, "hello"))).text == first
         os.kill(server_record.records(home)[0].pid, signal.SIGKILL)
-        with pytest.raises(EndpointError, match="ended while it was in use"):
+        with pytest.raises(EndpointError, match="exited while it was in use"):
             await one.chat(request_of(one, "hello"))
     finally:
         await one.close()
@@ -241,7 +239,7 @@ async def test_endpoints_of_one_model_share_a_server_that_is_started_again_when_
     assert server_record.records(home) == []
 
 
-async def test_servers_that_share_a_gpu_sleep_in_turns(home: Path, launcher: Launcher) -> None:
+async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher: Launcher) -> None:
     fleet = Fleet(home)
     launches = {name: launcher(sleeps=True) for name in ("a", "b")}
     plain = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
@@ -279,38 +277,36 @@ async def woken(home: Path, launch: Launch, adapter: Path) -> VllmEndpoint:
 
 
 @pytest.mark.parametrize("how", ["echo", "lost"])
-async def test_adapter_that_a_wake_dropped_is_loaded_again(
+async def test_adapter_dropped_at_wake_is_loaded_again(
     how: str, home: Path, launcher: Launcher, tmp_path: Path
 ) -> None:
     adapter = sealed_adapter(tmp_path / "adapter")
     endpoint = await woken(home, replace(launcher(how, sleeps=True), rank=16), adapter)
     try:
         record = server_record.records(home)[0]
-        sentinel = choose_sentinel(Control(record.url), record.model, adapter_hash(adapter))
+        sentinel = choose_sentinel(ServerClient(record.url), record.model, adapter_hash(adapter))
         assert abs(sentinel.tuned - sentinel.base) == 0.5, "the adapter applies again"
     finally:
         await endpoint.close()
 
 
-async def test_adapter_that_no_longer_applies_after_a_wake_is_refused(
-    home: Path, launcher: Launcher, tmp_path: Path
-) -> None:
+async def test_adapter_without_effect_after_a_wake_is_refused(home: Path, launcher: Launcher, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"no longer applies after its server has slept"):
         await woken(home, replace(launcher("gone", sleeps=True), rank=16), sealed_adapter(tmp_path / "adapter"))
     for record in server_record.records(home):
         Supervisor(home).stop(record)
 
 
-def test_sleep_that_drops_the_weights_is_refused_for_servers_with_adapters(home: Path, launcher: Launcher) -> None:
-    control = Control(started(home, launcher(sleeps=True)).url)
+def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launcher: Launcher) -> None:
+    client = ServerClient(started(home, launcher(sleeps=True)).url)
     with pytest.raises(ServerError, match="would lose the adapters"):
-        control.sleep(level=2)
-    assert not control.asleep()
-    control.sleep(level=2, takes_adapters=False)
-    assert control.asleep()
+        client.sleep(level=2)
+    assert not client.asleep()
+    client.sleep(level=2, takes_adapters=False)
+    assert client.asleep()
 
 
-async def test_batch_invariance_is_tested_before_anything_is_asked(home: Path, launcher: Launcher) -> None:
+async def test_batch_invariance_is_tested_before_the_first_request(home: Path, launcher: Launcher) -> None:
     """The stand-in answers every request alike, so it passes; a run over it is then marked repeatable."""
     plain, invariant = launcher(), replace(launcher(), batch_invariant=True)
     assert invariant.environment("m")["VLLM_BATCH_INVARIANT"] == "1" != plain.environment("m")["VLLM_BATCH_INVARIANT"]
@@ -324,7 +320,7 @@ async def test_batch_invariance_is_tested_before_anything_is_asked(home: Path, l
         await endpoint.close()
 
 
-async def test_server_whose_replies_depend_on_the_batch_is_refused(home: Path, launcher: Launcher) -> None:
+async def test_server_with_batch_dependent_replies_is_refused(home: Path, launcher: Launcher) -> None:
     endpoint = VllmEndpoint(Fleet(home).server(replace(launcher("moody"), batch_invariant=True)))
     try:
         with pytest.raises(RefusedError, match=r"not batch invariant: of 12 requests"):

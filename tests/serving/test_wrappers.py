@@ -12,7 +12,7 @@ import pytest
 
 from nanoflux_models.architecture import has_experts, is_wrapper
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
-from nanoflux_models.stand_ins.gpt_oss import harmony_words
+from nanoflux_models.stand_ins.gpt_oss import read_harmony_words
 from nanoflux_models.weights import import_path, weights_dir
 
 GEMMA, OSS = "own-gemma", "gpt-oss-20b"
@@ -28,7 +28,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Pat
     folder = tmp_path_factory.mktemp("stand-ins")
     made = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], folder / "gemma", TEXTS)
     import_path(made, GEMMA, folder / "home")
-    made = make_stand_in(FAMILIES["GptOssForCausalLM"], folder / "oss", TEXTS, harmony_words(Path(vllm_python)))
+    made = make_stand_in(FAMILIES["GptOssForCausalLM"], folder / "oss", TEXTS, read_harmony_words(Path(vllm_python)))
     import_path(made, OSS, folder / "home")
     return folder / "home"
 
@@ -56,9 +56,7 @@ def ask(url: str, model: str, content: Any = "What is the number?") -> dict[str,
     return reply
 
 
-def test_wrapper_is_served_as_the_language_model_that_it_holds(
-    serve: Callable[..., Any], stand_ins: Path, tmp_path: Path
-) -> None:
+def test_wrapper_is_served_as_its_language_model(serve: Callable[..., Any], stand_ins: Path, tmp_path: Path) -> None:
     assert is_wrapper(weights_dir(GEMMA, stand_ins)) and not has_experts(weights_dir(GEMMA, stand_ins))
     server = serve(GEMMA)
     reply = ask(server["url"], GEMMA)
@@ -80,7 +78,7 @@ def test_experts_are_served_without_buffers_for_adapters(serve: Callable[..., An
     assert "/v1/load_lora_adapter" not in Path(server["log"]).read_text()
 
 
-def test_missing_torchvision_is_named_when_a_wrapper_is_served(
+def test_serving_a_wrapper_without_torchvision_names_it(
     serve: Callable[..., Any], tmp_path: Path, vllm_python: str
 ) -> None:
     (tmp_path / "torchvision.py").write_text("raise ModuleNotFoundError(\"No module named 'torchvision'\")\n")

@@ -82,7 +82,7 @@ def test_list_and_show_report_the_last_probe(
     folder = publish(result, SETTINGS, tmp_path / "adapters", "tiny")
     works = Probe(folder.name, tokens=72, difference=2.5, agreement=0.95, worst_gap=0.1, error=0.01)
     fails = replace(works, difference=0.0)
-    for probe, word, verdict in ((works, "works", "it works"), (fails, "fails", "it does nothing")):
+    for probe, word, verdict in ((works, "works", "it works"), (fails, "fails", "it has no effect")):
         write_probe(folder, probe, "tiny")
         listed, shown = (
             CliRunner().invoke(nanoflux, ["adapters", *words]) for words in (["list"], ["show", folder.name])

@@ -1,6 +1,6 @@
-"""Read by every Python that is started with this folder on its path, whatever else it has: guards it from the start.
+"""Guard every Python process that has this folder on its module path, from its start on.
 
-Its children inherit the path and so the guard, however they are started.
+Its child processes inherit the path and with it the guard.
 """
 
 import importlib.util

@@ -1,12 +1,12 @@
-"""Stand-ins: tiny random models that are, to every library, models of the true architecture.
+"""Stand-ins: tiny random models with the architecture of a real one.
 
-A stand-in has the architecture class, the configuration's keys, the tensors' names and the chat format of the model
-that it stands for, so that whatever refuses the real weights refuses it too, in seconds and without a download. What it
-says means nothing. Owns how they are made; a family of models is one `Family` in a file here.
+A stand-in has the architecture class, configuration keys, tensor names and chat format of the model that it replaces,
+so that software which refuses the real weights refuses it too, in seconds and without a download. Its replies are
+meaningless. Owns how stand-ins are made; each family of models is one `Family` in a file of this package.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,22 @@ from nanoflux_models.stand_ins.qwen import QWEN3, QWEN3_MOE, R1_QWEN2
 from nanoflux_models.stand_ins.tokenizer import write_tokenizer
 
 FAMILIES = {family.architecture: family for family in (GEMMA3, GEMMA4_UNIFIED, QWEN3, QWEN3_MOE, R1_QWEN2, GPT_OSS)}
+
 RANGE = 0.2
 """Standard deviation of a stand-in's weights: ten times the usual one, so that its logits differ clearly."""
 
 
 def family_of(architecture: str, model: str = "") -> Family:
-    """The family of an architecture class; `model` is named in the error.
+    """The family of an architecture class; the error names `model`.
 
     Raises:
-        ManifestError: no stand-in can be made of it.
+        ManifestError: no family has this architecture.
     """
     if architecture in FAMILIES:
         return FAMILIES[architecture]
-    message = f"No stand-in can be made for {model or architecture}"
-    why = f": its architecture {architecture} is not among {', '.join(FAMILIES)}." if architecture else "."
-    raise ManifestError(message + why, "Set `architecture` in the manifest to one of them.")
+    subject = f"no stand-in can be made for {model or architecture}"
+    reason = f"its architecture is {architecture}" if architecture else "its manifest states no architecture"
+    raise ManifestError(f"{subject}: {reason}", f"set `architecture` in the manifest to one of {', '.join(FAMILIES)}")
 
 
 def make_stand_in(
@@ -49,10 +50,10 @@ def make_stand_in(
 ) -> Path:
     """Write a stand-in of `family` into `folder` in the hub's layout: config, tokenizer, sharded safetensors in bf16.
 
-    `texts` teach the tokenizer words (without any it spells by bytes), `phrases` are one token each, and `words` is a
-    whole vocabulary in place of both (see `gpt_oss.harmony_words`); `tiny` changes keys of the configuration, up to a
-    model's true size, which a GPU draws faster (`device`); `spread` is the weights' standard deviation. Same arguments,
-    same bytes.
+    The tokenizer learns its words from `texts` (without any it encodes bytes), and each of `phrases` is one token;
+    `words` is a complete vocabulary instead of both (see `gpt_oss.read_harmony_words`). `tiny` changes keys of the
+    configuration, up to a model's real size, whose weights are drawn faster on a GPU (`device`); `spread` is the
+    standard deviation of the weights. The same arguments give the same bytes.
     """
     import torch
     import transformers
@@ -64,20 +65,22 @@ def make_stand_in(
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         model: Any = getattr(transformers, family.architecture)(config).to(torch.bfloat16)
+    _scale_weights(model, family.scales)
     save_weights(model, folder)
     write_tokenizer(family, folder, texts, words, phrases)
     _write_config_files(family, folder, published)
     return folder
 
 
-def write_form(family: Family, folder: Path, model: str, texts: Sequence[str] = ()) -> Path:
-    """Write all of a full-size model but its weights: vLLM's `--load-format dummy` draws those at random.
+def write_without_weights(family: Family, folder: Path, model: str, texts: Sequence[str] = ()) -> Path:
+    """Write a full-size model without its weights, which vLLM's `--load-format dummy` draws at random.
 
     Raises:
-        ManifestError: the true sizes of `model` are not known here.
+        ManifestError: the family does not have the sizes of `model`.
     """
     if model not in family.full:
-        raise ManifestError(f"The sizes of {model} are not known here.", f"Known: {', '.join(family.full) or 'none'}.")
+        sized = ", ".join(family.full) or "none"
+        raise ManifestError(f"the full sizes of {model} are not stated", f"choose a model with stated sizes: {sized}")
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(family, folder, texts, None)
     _write_config_files(family, folder, family.configuration(model))
@@ -85,7 +88,7 @@ def write_form(family: Family, folder: Path, model: str, texts: Sequence[str] = 
 
 
 def save_weights(model: Any, folder: Path) -> None:
-    """Save tensors as the makers do: several shards and an index, under the published names."""
+    """Save a model's weights as publishers do: several shards and an index, under the published tensor names."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -101,7 +104,7 @@ def save_weights(model: Any, folder: Path) -> None:
 
 
 def _write_config_files(family: Family, folder: Path, config: dict[str, Any]) -> None:
-    """The files by which a server knows the model; transformers' own, with every default spelled out, is replaced."""
+    """Write the configuration files as published; they replace those of transformers, which state every default."""
     ends = [family.control[end] for end in family.ends]
     files = {
         "config.json": config,
@@ -110,6 +113,16 @@ def _write_config_files(family: Family, folder: Path, config: dict[str, Any]) ->
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def _scale_weights(model: Any, scales: Mapping[str, float]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            for ending, factor in scales.items():
+                if name.endswith(ending):
+                    weight.mul_(factor)
 
 
 def _set_range(config: Any, spread: float) -> None:

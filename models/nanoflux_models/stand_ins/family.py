@@ -1,6 +1,6 @@
-"""What a family of models shares: its architecture class, its control tokens, its chat template and its sizes.
+"""A family of models: architecture class, control tokens, chat template and sizes.
 
-Owns the record alone; each family is one object in a separate file, and `FAMILIES` in this package lists them.
+Owns the record; each family is one object in a separate file, and `FAMILIES` in this package lists them.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,12 +12,12 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Models of one architecture that chat in one format.
+    """Models of one architecture and chat format.
 
-    `control` places control tokens in the vocabulary, `marks` those that stay in decoded text (the thinking tags).
-    `tiny` is the configuration of a stand-in, as the makers publish theirs: keys that their file leaves to the class
-    are left out here too. `full` has the true configuration of each catalog model, by name. `write` gives the text
-    that a model of the family generates for some thoughts and an answer, up to its end-of-turn token.
+    `control` maps control tokens to their ids; those in `marks` stay in decoded text (the thinking tags). `tiny` is the
+    configuration of a stand-in; like the published files it leaves defaults to the class. `full` has the published
+    configuration of each catalog model, by name. `write` gives the text that a model generates for thoughts and an
+    answer, including its end-of-turn token.
     """
 
     architecture: str
@@ -36,16 +36,19 @@ class Family:
     adds_bos: bool = False
     tokenizer: Json = field(default_factory=dict)
     files: Mapping[str, Json] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
+    """Factors for weights of a stand-in, by the ending of their names, if the class's initial values are unlike trained
+    ones."""
     server_args: tuple[str, ...] = ()
-    """What a vLLM for CPUs needs besides the manifest's own arguments, for a stand-in of this family."""
+    """Arguments besides the manifest's with which vLLM for CPUs serves a stand-in of this family."""
     differs: str = ""
-    """How a stand-in differs from the published weights, for people; "" if only in size and values."""
+    """How a stand-in differs from the published weights, as a sentence to show; "" if only in size and values."""
 
     def configuration(self, model: str = "") -> Json:
         """The published `config.json` of a catalog model, or that of a tiny stand-in if no model is named.
 
         Raises:
-            KeyError: the true sizes of `model` are not in `full`.
+            KeyError: `full` does not have `model`.
         """
         values = self.full[model] if model else self.tiny
         return {"architectures": [self.architecture], "model_type": self.model_type, **values}

@@ -2,8 +2,8 @@
 
 from nanoflux_models.stand_ins.family import Family
 
-# Text parts alone, as vLLM hands messages over. The published template moves a system message into the user's first
-# one; this one refuses it, so that a request that should not hold one is seen.
+# Only text parts, which is how vLLM passes messages. The published template moves a system message into the user's
+# first one; this template refuses it, so that a request which should not contain one fails.
 _TEMPLATE = """\
 {{ bos_token }}
 {%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
@@ -42,7 +42,7 @@ def _vision(hidden: int, intermediate: int, layers: int, heads: int, image: int)
 
 
 def _text(hidden: int, intermediate: int, layers: int, window: int) -> dict[str, object]:
-    """Heads, their size and the vocabulary are the class's own, as in the published file."""
+    """Heads, head size and vocabulary are left to the class, as in the published file."""
     return {
         "hidden_size": hidden,
         "intermediate_size": intermediate,
@@ -90,7 +90,7 @@ GEMMA3 = Family(
     tiny={
         **_SHARED,
         "mm_tokens_per_image": 4,
-        "text_config": _text(64, 128, 6, 64),  # the sixth layer is the first that looks back over the whole context
+        "text_config": _text(64, 128, 6, 64),  # the sixth layer is the first that attends to the whole context
         "vision_config": _vision(64, 128, 2, 2, 56),
     },
     full={"gemma-3-4b-it": _FOUR_B, "medgemma-4b-it": _FOUR_B, "medgemma-1.5-4b-it": _FOUR_B},

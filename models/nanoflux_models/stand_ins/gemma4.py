@@ -1,4 +1,5 @@
-"""Gemma 4 at 12 billion parameters: a wrapper without towers, whose global layers have wider heads than the others."""
+"""Gemma 4 at 12 billion parameters: a multimodal wrapper without towers, since images and sound enter through linear
+layers. The text model's global layers have wider heads than its sliding ones."""
 
 from nanoflux_models.stand_ins.family import Family, Json
 
@@ -21,7 +22,7 @@ _TEMPLATE = """\
 
 
 def _write(thoughts: str, answer: str) -> str:
-    del thoughts  # it thinks only if it is asked to
+    del thoughts  # it thinks only if its template is asked to
     return f"{answer}<turn|>"
 
 
@@ -46,33 +47,108 @@ def _text(
     }
 
 
+def _vision(hidden: int, positions: int) -> Json:
+    """`hidden` is the text model's own width: image patches are projected onto it."""
+    return {
+        "mm_embed_dim": hidden,
+        "mm_posemb_size": positions,
+        "model_type": "gemma4_unified_vision",
+        "num_soft_tokens": 280,
+        "output_proj_dims": hidden,
+        "patch_size": 16,
+        "pooling_kernel_size": 3,
+    }
+
+
+_CONTROL = {
+    "<pad>": 0,
+    "<eos>": 1,
+    "<bos>": 2,
+    "<unk>": 3,
+    "<|channel>": 100,
+    "<channel|>": 101,
+    "<|turn>": 105,
+    "<turn|>": 106,
+    "<|image>": 255_999,
+    "<|audio>": 256_000,
+    "<|image|>": 258_880,
+    "<|audio|>": 258_881,
+    "<image|>": 258_882,
+    "<audio|>": 258_883,
+    "<|video|>": 258_884,
+}
+_SHARED = {
+    "audio_config": {"audio_embed_dim": 640, "model_type": "gemma4_unified_audio"},
+    "audio_token_id": _CONTROL["<|audio|>"],
+    "boa_token_id": _CONTROL["<|audio>"],
+    "boi_token_id": _CONTROL["<|image>"],
+    "eoa_token_index": _CONTROL["<audio|>"],
+    "eoi_token_id": _CONTROL["<image|>"],
+    "eos_token_id": [1, 106],
+    "image_token_id": _CONTROL["<|image|>"],
+    "video_token_id": _CONTROL["<|video|>"],
+}
+
 GEMMA4_UNIFIED = Family(
     architecture="Gemma4UnifiedForConditionalGeneration",
     model_type="gemma4_unified",
     vocabulary=262_144,
-    control={
-        "<pad>": 0,
-        "<eos>": 1,
-        "<bos>": 2,
-        "<unk>": 3,
-        "<|turn>": 105,
-        "<turn|>": 106,
-        "<|channel>": 100,
-        "<channel|>": 101,
-    },
+    control=_CONTROL,
     template=_TEMPLATE,
     bos="<bos>",
     eos="<eos>",
     pad="<pad>",
     ends=("<eos>", "<turn|>"),
     adds_bos=True,
-    tiny={"eos_token_id": [1, 106], "text_config": _text(64, 128, 6, 4, 2, 32, 64, 64)},
+    tiny={
+        **_SHARED,
+        "text_config": _text(64, 128, 6, 4, 2, 32, 64, 64),  # the sixth layer is the first global one
+        "vision_config": _vision(64, 16),
+    },
     full={
         "gemma-4-12b-it": {
-            "eos_token_id": [1, 106],
+            **_SHARED,
             "text_config": _text(3840, 15_360, 48, 16, 8, 256, 512, 1024),
+            "vision_config": _vision(3840, 1120),
         }
     },
     write=_write,
-    differs="it has the text part alone, without the layers through which images and sound enter",
+    # Attention is not divided by the root of the head size: trained norms of queries are small instead. With norms of 1
+    # a random model attends to single tokens and magnifies the rounding to 16 bits.
+    scales={"self_attn.q_norm.weight": 0.15},
+    tokenizer={
+        "extra_special_tokens": {
+            "audio_token": "<|audio|>",
+            "boa_token": "<|audio>",
+            "boi_token": "<|image>",
+            "eoa_token": "<audio|>",
+            "eoi_token": "<image|>",
+            "image_token": "<|image|>",
+        },
+    },
+    files={
+        "processor_config.json": {
+            "audio_ms_per_token": 40,
+            "audio_seq_length": 750,
+            "feature_extractor": {
+                "audio_samples_per_token": 640,
+                "feature_extractor_type": "Gemma4UnifiedAudioFeatureExtractor",
+                "sampling_rate": 16_000,
+            },
+            "image_processor": {
+                "image_processor_type": "Gemma4UnifiedImageProcessor",
+                "max_soft_tokens": 280,
+                "patch_size": 16,
+                "pooling_kernel_size": 3,
+            },
+            "image_seq_length": 280,
+            "processor_class": "Gemma4UnifiedProcessor",
+            "video_processor": {
+                "max_soft_tokens": 70,
+                "patch_size": 16,
+                "pooling_kernel_size": 3,
+                "video_processor_type": "Gemma4UnifiedVideoProcessor",
+            },
+        },
+    },
 )

@@ -1,4 +1,4 @@
-"""gpt-oss: a mixture of experts that writes in channels (harmony), which its server reads with its own vocabulary."""
+"""gpt-oss: a mixture of experts that writes in channels (harmony), which its server encodes with its own vocabulary."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from nanoflux_models.errors import ServerError
 from nanoflux_models.stand_ins.family import Family, Json
 
 WORDS = 199_998
-"""The words of the harmony vocabulary; control tokens follow."""
+"""The size of the harmony vocabulary without its control tokens, which follow."""
 _ASK = """
 import base64, json, openai_harmony
 encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
@@ -31,23 +31,23 @@ _TEMPLATE = """\
 """
 
 
-def harmony_words(python: Path) -> list[bytes]:
-    """The vocabulary that `python`'s openai_harmony tokenizes with, by id: (199_998,) byte strings.
+def read_harmony_words(python: Path) -> list[bytes]:
+    """The vocabulary of `python`'s openai_harmony, by id: (199_998,) byte strings.
 
     Raises:
-        ServerError: it has none; gpt-oss cannot be served there.
+        ServerError: that interpreter has none and cannot serve gpt-oss.
     """
     command = [str(python), "-P", "-c", _ASK.format(words=WORDS)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServerError(f"{python} does not run: {error}", "name another interpreter") from error
+        raise ServerError(f"{python} cannot be started: {error}", "name another interpreter") from error
     try:
         return [base64.b64decode(word) for word in json.loads(done.stdout)]
     except ValueError:
-        why = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         fix = "install openai-harmony there; without a network, set TIKTOKEN_ENCODINGS_BASE to a folder with its words"
-        raise ServerError(f"{python} cannot load the harmony vocabulary of gpt-oss: {why}", fix) from None
+        raise ServerError(f"{python} cannot load the harmony vocabulary of gpt-oss: {reason}", fix) from None
 
 
 def _write(thoughts: str, answer: str) -> str:

@@ -76,7 +76,7 @@ def _experts(experts: int, chosen: int, intermediate: int) -> Json:
 
 
 def _answer(thoughts: str, answer: str) -> str:
-    del thoughts  # it never thinks
+    del thoughts  # it does not think
     return f"{answer}<|im_end|>"
 
 
@@ -85,7 +85,7 @@ def _think(thoughts: str, answer: str) -> str:
 
 
 def _think_on(thoughts: str, answer: str) -> str:
-    """The opening tag stands in the prompt."""
+    """The prompt ends with the opening tag."""
     return f"{thoughts}\n</think>\n\n{answer}<｜end▁of▁sentence｜>"
 
 

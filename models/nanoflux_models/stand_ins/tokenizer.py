@@ -1,7 +1,7 @@
-"""Tokenizers made on the spot: a family's control tokens at their ids, words learned from the caller's texts.
+"""Tokenizers of stand-ins: a family's control tokens at their ids, and words learned from given texts.
 
-Owns the vocabulary's layout. A tokenizer is byte-level, so that it reads any text; ids that nothing claims get words of
-no meaning, so that every id a random model draws can be decoded.
+Owns the vocabulary's layout. Tokenizers are byte-level, so that they encode any text; unused ids get meaningless words,
+so that every id that a random model draws can be decoded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from nanoflux_models.stand_ins.family import Family
 
 LEARNED = 3000
-"""Words that are learned at most, single bytes included."""
+"""The most words that are learned, single bytes included."""
 
 
 def write_tokenizer(
@@ -20,19 +20,19 @@ def write_tokenizer(
 ) -> None:
     """Write the tokenizer files of a stand-in into `folder`. Each of the `phrases` is one token of its vocabulary.
 
-    `words` is a complete vocabulary by id, for families whose servers tokenize with one of their own (gpt-oss);
-    otherwise words are learned from `texts`.
+    `words` is a complete vocabulary by id, for families whose servers have one (gpt-oss); otherwise words are learned
+    from `texts`.
     """
     from transformers import PreTrainedTokenizerFast
 
-    core = _with_words(family, words) if words else _learn_vocabulary(family, texts, phrases)
+    core = _make_from_words(family, words) if words else _learn_vocabulary(family, texts, phrases)
     _add_control_tokens(core, family, () if words else phrases)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token=family.bos or None,
         eos_token=family.eos,
         pad_token=family.pad,
-        unk_token=family.pad,  # byte-level words never need it, and some classes would add one of their own
+        unk_token=family.pad,  # byte-level words never need it, and some classes would add another one
         **family.tokenizer,
     )
     tokenizer.chat_template = family.template
@@ -40,7 +40,7 @@ def write_tokenizer(
 
 
 def _learn_vocabulary(family: Family, texts: Sequence[str], phrases: Sequence[str]) -> Any:
-    """A BPE whose merges come from `texts`."""
+    """A BPE tokenizer with merges learned from `texts`."""
     import json
 
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -59,7 +59,7 @@ def _learn_vocabulary(family: Family, texts: Sequence[str], phrases: Sequence[st
 
 
 def _place_tokens(family: Family, ordered: Sequence[str]) -> dict[str, int]:
-    """Every id of the vocabulary: control tokens at theirs, then words in order, then filler words."""
+    """The vocabulary by token: control tokens at their ids, then the words in order, then meaningless ones."""
     vocabulary = dict(family.control)
     taken, words = set(family.control.values()), iter(ordered)
     meaningless = (word for number in count() if (word := f"Ġ~{number:x}") not in ordered[:LEARNED])
@@ -69,17 +69,17 @@ def _place_tokens(family: Family, ordered: Sequence[str]) -> dict[str, int]:
     return vocabulary
 
 
-def _with_words(family: Family, words: Sequence[bytes]) -> Any:
-    """A complete vocabulary without merges: a word that it lacks is encoded by its bytes."""
+def _make_from_words(family: Family, words: Sequence[bytes]) -> Any:
+    """A tokenizer with a complete vocabulary and no merges: other words are encoded as bytes."""
     from tokenizers import Tokenizer, models
 
-    letters = _letters()
+    letters = _byte_letters()
     vocabulary = {"".join(letters[byte] for byte in word): number for number, word in enumerate(words)}
     return Tokenizer(models.BPE({**vocabulary, **family.control}, [], ignore_merges=True))
 
 
-def _letters() -> Mapping[int, str]:
-    """The character by which byte-level tokenizers write each byte."""
+def _byte_letters() -> Mapping[int, str]:
+    """The character with which byte-level tokenizers write each byte."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in plain]
     return {byte: chr(byte) for byte in plain} | {byte: chr(256 + place) for place, byte in enumerate(others)}

@@ -1,1 +1,1 @@
-"""One module for each kind of endpoint; `base` says what a kind is and finds them."""
+"""One module for each kind of endpoint; `base` defines what a kind is and lists them."""

@@ -1,7 +1,7 @@
-"""What an endpoint kind is, and which ones exist: every module of this package with a `KIND` is one.
+"""The endpoint kinds: every module of this package with a `KIND` defines one.
 
-A profile names a kind as `interface`. The kind says what such an endpoint can do, and builds it. Nothing else lists
-kinds: settings are checked, adapters placed and prices looked up by what a kind says of itself.
+A profile names a kind as `interface`. A kind states what its endpoints can do, and builds them. No other module lists
+kinds: settings, adapters and prices are handled by what a kind states.
 """
 
 import pkgutil
@@ -18,7 +18,7 @@ from nanoflux_local.suggestions import suggest
 
 
 class EndpointKind:
-    """One kind of endpoint: what it can do, and how it is built. `name` is the `interface` of its configurations.
+    """One kind of endpoint: its abilities, and how it is built. `name` is the `interface` of its configurations.
 
     A kind builds chat endpoints (`build`), embedders (`build_embedder`), or both. Importing its module must be cheap:
     SDKs and torch are imported when an endpoint is built.
@@ -26,16 +26,17 @@ class EndpointKind:
 
     name: ClassVar[str]
     in_profiles: ClassVar[bool] = True
-    """Whether a profile may name it; otherwise only commands that ask one model do."""
+    """Whether a profile may name it; if not, only commands on one model use it."""
     local: ClassVar[bool] = False
     """Whether the model's weights and manifest are on this machine."""
     managed: ClassVar[bool] = False
     """Whether NanoFlux starts and stops the model's server."""
     takes_adapter: ClassVar[bool] = False
+    """Whether its model can have an adapter."""
     continues: ClassVar[bool] = False
     """Whether it continues a reply whose beginning is the last message."""
     fixed_context: ClassVar[bool] = False
-    """Whether its context length is the model's own, so that no setting changes it."""
+    """Whether its context length is the model's and cannot be set."""
     structured: ClassVar[bool] = False
     """Whether it can return sections as one JSON object."""
     takes_send: ClassVar[bool] = False
@@ -43,9 +44,9 @@ class EndpointKind:
     batch_invariant: ClassVar[bool] = False
     """Whether its server can be started batch-invariant."""
     charges: ClassVar[bool] = False
-    """Whether the server belongs to somebody else, who may charge for requests."""
+    """Whether its server is run by others, who may charge for requests."""
     maker: ClassVar[str] = ""
-    """The host that is asked, and whose prices apply, when a configuration names no address."""
+    """The host whose server and prices are used if a configuration names no address."""
 
     def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:
         """Build the endpoint `name` of a profile.
@@ -53,16 +54,16 @@ class EndpointKind:
         Raises:
             ConfigError: the kind has no chat endpoints, or a setting is missing.
         """
-        message = f"endpoints.{name}: the interface {self.name!r} cannot play a role here"
+        message = f"endpoints.{name}: the interface {self.name!r} has no chat models, so it cannot play a role"
         raise ConfigError(message, "bind the role to a chat model")
 
     def build_together(
         self, configs: Mapping[str, EndpointConfig], home: Home, concurrency: int
     ) -> tuple[dict[str, Endpoint], dict[str, str]]:
-        """Build all endpoints of this kind in a profile, by name. The second result names the group that an endpoint
-        takes turns in on one GPU, if placing the models needs one that the profile does not state.
+        """Build all endpoints of this kind in a profile, by name. The second result is the group in which an endpoint
+        takes turns on a GPU, if the placement needs one that the profile does not state.
 
-        At most `concurrency` requests run at once; 0 sets no limit.
+        At most `concurrency` requests run at once; 0: no limit.
         """
         return {name: self.build(name, config, home) for name, config in configs.items()}, {}
 
@@ -72,12 +73,12 @@ class EndpointKind:
         Raises:
             ConfigError: the kind has no embedders.
         """
-        raise ConfigError(f"the embedder cannot be an endpoint of interface {self.name!r}", "use an embedder")
+        raise ConfigError(f"the interface {self.name!r} has no embedders", "bind the embedder to another endpoint")
 
 
 @cache
 def endpoint_kinds() -> Mapping[str, EndpointKind]:
-    """All endpoint kinds by name, in the order of their names."""
+    """All endpoint kinds, sorted by name."""
     package = __name__.rpartition(".")[0]
     modules = [
         import_module(f"{package}.{entry.name}") for entry in pkgutil.iter_modules(import_module(package).__path__)
@@ -87,10 +88,10 @@ def endpoint_kinds() -> Mapping[str, EndpointKind]:
 
 
 def find_kind(interface: str) -> EndpointKind:
-    """The kind with this name.
+    """The kind of this name.
 
     Raises:
-        ConfigError: no such kind exists.
+        ConfigError: there is no such kind.
     """
     kinds = endpoint_kinds()
     if interface not in kinds:
@@ -107,6 +108,6 @@ def adapter_kinds(in_profiles: bool = False) -> tuple[str, ...]:
 
 
 def continues_replies(interface: str) -> bool:
-    """Whether endpoints of this kind continue a begun reply. Kinds of older ledgers that no longer exist do not."""
+    """Whether endpoints of this kind continue a reply; False for kinds of older ledgers that no longer exist."""
     kind = endpoint_kinds().get(interface)
     return kind is not None and kind.continues

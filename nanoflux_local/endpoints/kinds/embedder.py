@@ -1,4 +1,4 @@
-"""The local embedder kind: an installed sentence embedder that runs in this process."""
+"""The local embedder kind: an installed sentence embedder in this process."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""The in-process kind: an installed model that answers in this process, with or without an adapter."""
+"""The in-process kind: an installed model in this process, with or without an adapter."""
 
 from typing import ClassVar
 
@@ -37,7 +37,7 @@ class InProcessKind(EndpointKind):
             adapter=find_adapter(home.adapters, config.adapter) if config.adapter else None,
             rows=config.rows or ROWS,
             system_role=manifest.chat.system_role,
-            context=Context(manifest.context, room) if room else None,  # without reasoning the context may end a reply
+            context=Context(manifest.context, room) if room else None,  # without reasoning, the context may cut a reply
         )
 
 

@@ -1,4 +1,4 @@
-"""The merged kind: a managed vLLM server whose weights already hold the adapter. It serves one model by itself."""
+"""The merged kind: a managed vLLM server with the adapter merged into the weights; only for commands on one model."""
 
 from typing import ClassVar
 
@@ -16,9 +16,9 @@ class MergedKind(EndpointKind):
     takes_adapter: ClassVar[bool] = True
 
     def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:
-        from nanoflux_local.endpoints.managed.merged import merged_endpoint
+        from nanoflux_local.endpoints.managed.merged import build_merged_endpoint
 
-        return merged_endpoint(config, home)
+        return build_merged_endpoint(config, home)
 
 
 KIND = MergedKind()

@@ -1,4 +1,4 @@
-"""The OpenAI chat kind: any server with the chat completions protocol, for instance vLLM or llama.cpp."""
+"""The OpenAI chat kind: any server with the chat completions protocol, such as vLLM or llama.cpp."""
 
 from typing import TYPE_CHECKING, ClassVar
 

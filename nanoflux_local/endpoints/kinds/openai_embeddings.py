@@ -10,7 +10,7 @@ from nanoflux_local.paths import Home
 
 class OpenAIEmbeddingsKind(EndpointKind):
     name: ClassVar[str] = "openai_embeddings"
-    structured: ClassVar[bool] = True  # accepted and without effect, as in profiles from before there were kinds
+    structured: ClassVar[bool] = True  # accepted without effect, for older profiles
     charges: ClassVar[bool] = True
     maker: ClassVar[str] = "api.openai.com"
 

@@ -1,4 +1,4 @@
-"""What the kinds of hosted chat servers share: how an endpoint is built from its settings."""
+"""The common part of the kinds for hosted chat servers: building an endpoint from its settings."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class RemoteKind(EndpointKind):
-    """A chat server that somebody else runs; `client` returns the class that speaks its protocol."""
+    """A chat server that others run; `client` returns the class that speaks its protocol."""
 
     structured: ClassVar[bool] = True
     takes_send: ClassVar[bool] = True
     charges: ClassVar[bool] = True
 
     def client(self) -> "type[ServedEndpoint]":
-        """The client's class, imported when it is needed."""
+        """Import and return the client's class."""
         raise NotImplementedError
 
     def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:
@@ -31,7 +31,7 @@ class RemoteKind(EndpointKind):
             ConfigError: the address or the key is missing or wrong.
         """
         if not self.maker and not config.addresses:
-            raise ConfigError(f"endpoints.{name}.url is missing", "give the server's address, ending in /v1")
+            raise ConfigError(f"endpoints.{name}.url is missing", "set the server's address, ending in /v1")
         try:
             return self.client()(
                 config.model,

@@ -1,4 +1,4 @@
-"""The scripted kind: the fake model and the fake embedder that ship."""
+"""The scripted kind: the packaged fake model and fake embedder."""
 
 from typing import ClassVar
 

@@ -1,1 +1,1 @@
-"""Models in this process."""
+"""Models that run in this process."""

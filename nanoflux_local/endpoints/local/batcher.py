@@ -1,8 +1,8 @@
-"""One worker thread that advances many requests together, each in its own row.
+"""A worker thread that decodes many requests together, each in one row.
 
-Owns the queue, the rows and the thread. A request joins as soon as a row is free and leaves when it ends; what its
-row computes does not depend on the others (see `decoder`), so neither does its reply. A crash of the thread fails
-every request with the reason; none is left waiting.
+Owns the queue, the rows and the thread. A request gets a row as soon as one is free, and frees it at its end. A row's
+result does not depend on the other rows (see `decoder`), so neither does the reply. If the thread crashes, all requests
+fail with the reason; none is left waiting.
 """
 
 import threading
@@ -26,13 +26,13 @@ Load = Callable[[], "tuple[Decoder, ChatCodec]"]
 
 @dataclass(eq=False)
 class Job:
-    """A request on its way. Its future stays cancellable until the reply is set. `opened` is the tag with which the
-    prompt opened the reply's reasoning, which the reply's text begins with.
+    """A request in the queue or in a row. Its future can be cancelled until the reply is set. `opened` is the tag with
+    which the prompt opens the reply's reasoning; the reply's text starts with it.
     """
 
     request: ChatRequest
     future: "Future[ChatReply]" = field(default_factory=Future)
-    born: float = field(default_factory=time.monotonic)
+    created: float = field(default_factory=time.monotonic)
     prompt: int = 0
     limit: int = 0
     opened: str = ""
@@ -40,7 +40,7 @@ class Job:
     generator: Any = None
 
     def finish(self, text: str, finish: Finish) -> None:
-        seconds = time.monotonic() - self.born
+        seconds = time.monotonic() - self.created
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(ChatReply(text, finish, self.prompt, len(self.tokens), seconds))
 
@@ -50,7 +50,7 @@ class Job:
 
 
 class Batcher:
-    """Takes jobs from any thread; `load` is called once, in the worker, when the first one comes."""
+    """Accepts requests from any thread; `load` is called once, in the worker thread, with the first request."""
 
     def __init__(self, rows: int, load: Load) -> None:
         self._load = load
@@ -61,6 +61,11 @@ class Batcher:
         self._ended: NanofluxError | None = None
 
     def submit(self, request: ChatRequest) -> "Future[ChatReply]":
+        """Queue a request.
+
+        Raises:
+            NanofluxError: the worker was closed, or has crashed.
+        """
         job = Job(request)
         with self._wake:
             if self._ended:
@@ -75,7 +80,7 @@ class Batcher:
     def close(self) -> None:
         """Stop the worker after its current step; unfinished requests fail. Safe to call twice."""
         with self._wake:
-            self._ended = self._ended or EndpointError("The endpoint was closed.")
+            self._ended = self._ended or EndpointError("the endpoint was closed")
             self._wake.notify()
         if self._thread:
             self._thread.join()
@@ -87,10 +92,10 @@ class Batcher:
                 self._advance()
         except NanofluxError as error:
             self._end(error)
-        except BaseException as error:  # noqa: BLE001 - whatever ends this thread must reach those who wait for it
-            self._end(EndpointError(f"The in-process model stopped: {type(error).__name__}: {error}"))
+        except BaseException as error:  # noqa: BLE001 - every error of this thread must reach the waiting requests
+            self._end(EndpointError(f"the in-process model crashed: {type(error).__name__}: {error}"))
         else:
-            self._end(EndpointError("The endpoint was closed."))
+            self._end(EndpointError("the endpoint was closed"))
 
     def _end(self, error: NanofluxError) -> None:
         with self._wake:
@@ -103,7 +108,7 @@ class Batcher:
                 job.fail(error)
 
     def _admit(self) -> bool:
-        """Give free rows to the oldest waiting jobs; waits while there is nothing to do. False when closing."""
+        """Assign free rows to the oldest waiting jobs; wait while there is no work. False once closed."""
         while True:
             self._drop_cancelled()
             with self._wake:
@@ -117,29 +122,29 @@ class Batcher:
                     continue
                 job = self._waiting.popleft()
                 self._live[free] = job
-            self._begin(free, job)
+            self._start(free, job)
 
     def _drop_cancelled(self) -> None:
         for row, job in enumerate(self._live):
             if job and job.future.cancelled():
-                self._leave(row)
+                self._free(row)
         with self._wake:
             self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
 
-    def _begin(self, row: int, job: Job) -> None:
-        from nanoflux_local.endpoints.local.sampler import generator_for
+    def _start(self, row: int, job: Job) -> None:
+        from nanoflux_local.endpoints.local.sampler import make_generator
 
         try:
             ids = self._codec.encode(job.request.messages)
-            job.opened = self._codec.opened_reasoning(ids)
+            job.opened = self._codec.find_opened_reasoning(ids)
             job.prompt, room = len(ids), self._decoder.context - len(ids)
             if room < 1:
-                raise too_long(len(ids), self._decoder.context)
+                raise make_too_long_error(len(ids), self._decoder.context)
             job.limit = min(job.request.sampling.max_tokens, room)
-            job.generator = generator_for(job.request.seed)
+            job.generator = make_generator(job.request.seed)
             logits = self._decoder.prefill(row, ids, len(ids) + job.limit)
         except EndpointError as error:
-            self._leave(row)
+            self._free(row)
             job.fail(error)
             return
         self._take(row, job, logits)
@@ -151,21 +156,22 @@ class Batcher:
                 self._take(row, job, logits[row])
 
     def _take(self, row: int, job: Job, logits: Any) -> None:
-        """Draw a row's next token; the row is free again when that ends the reply."""
+        """Draw a row's next token; free the row if that ends the reply."""
         from nanoflux_local.endpoints.local.sampler import draw
 
         try:
             job.tokens.append(draw(logits, job.request.sampling, job.generator))
         except EndpointError as error:
-            self._leave(row)
+            self._free(row)
             job.fail(error)
             return
-        ended = self._ended_by(job)
-        if ended:
-            self._leave(row)
-            job.finish(*ended)
+        end = self._find_end(job)
+        if end:
+            self._free(row)
+            job.finish(*end)
 
-    def _ended_by(self, job: Job) -> tuple[str, Finish] | None:
+    def _find_end(self, job: Job) -> tuple[str, Finish] | None:
+        """The reply's text and finish reason if its newest token ends it, else None."""
         if job.tokens[-1] in self._codec.ends:
             return job.opened + self._codec.decode(job.tokens[:-1]), "stop"
         text = self._codec.find_stop(job.tokens, job.request.sampling.stop, job.opened)
@@ -173,13 +179,13 @@ class Batcher:
             return text, "stop"
         return (job.opened + self._codec.decode(job.tokens), "length") if len(job.tokens) >= job.limit else None
 
-    def _leave(self, row: int) -> None:
+    def _free(self, row: int) -> None:
         self._live[row] = None
         self._decoder.release(row)
 
 
-def too_long(prompt: int, context: int) -> PromptRefusedError:
-    """The one wording for a prompt that does not fit."""
-    fix = "Ask with fewer or shorter seeds, or bind the role to a model with a longer context."
-    detail = f"The prompt has {prompt} tokens; the model's context holds {context}, reply included."
+def make_too_long_error(prompt: int, context: int) -> PromptRefusedError:
+    """The error for a prompt that does not fit the context."""
+    fix = "use fewer or shorter seeds, or bind the role to a model with a longer context"
+    detail = f"the prompt has {prompt} tokens; the model's context holds {context}, reply included"
     return PromptRefusedError(TOO_LONG, detail, fix)

@@ -1,15 +1,15 @@
-"""Rows of a decoder, advanced together: the arithmetic under the in-process endpoint.
+"""A decoder whose rows advance together: the arithmetic of the in-process endpoint.
 
-A row's logits depend on its own tokens alone, whatever the other rows hold, wherever it stands among them, and
-whenever it joined. Four choices make that so:
+A row's logits depend only on its own tokens, not on the other rows, on its index, or on when it joined. Four choices
+ensure that:
 
-- a prompt is read by itself, at its exact length;
+- a prompt is processed alone, at its exact length;
 - a decoding step always runs all rows, used or not, so that every matrix product has one shape;
-- keys and values lie at a row's own positions from 0 on, without padding before them;
-- attention reads up to a multiple of `GRANULE` positions, so that longer neighbours only add blocks of exact zeros.
+- a row's keys and values start at position 0, without padding before them;
+- attention reads up to a multiple of `GRANULE` positions, so that longer rows only add blocks of exact zeros.
 
-`self_check` measures the promise on the loaded model. Owns the model, the keys and values; knows no request, no
-text and no queue. Imports torch at module level: import it only where a model is about to run.
+`self_check` tests this on the loaded model. Owns the model and the KV cache. Imports torch at module level: import it
+only to run a model.
 """
 
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ ATTENTION = "nanoflux_rows"
 GRANULE = 64
 ROOM_STEP = 256
 LEAST_EFFECT = 1e-4
-"""The least change of a logit, in float32, by which an adapter counts as one that does something; zeros change none."""
+"""The least change of a logit, in float32, of an adapter with an effect; an adapter of zeros changes none."""
 
 
 class Rows:
-    """Keys and values of every row and layer, and how much of each row is filled.
+    """The KV cache of every row and layer, and the filled length of each row.
 
-    During `prefill` one row is filled from position 0; otherwise a step appends one position to each row.
+    `prefill` fills one row from position 0; a step appends one position to each row.
     """
 
     def __init__(self, count: int) -> None:
@@ -46,7 +46,7 @@ class Rows:
         self._masks: dict[int | None, torch.Tensor] = {}
 
     def reserve(self, positions: int) -> None:
-        """Allocate storage for rows of so many positions."""
+        """Allocate storage for rows of `positions` positions."""
         room = -(-positions // ROOM_STEP) * ROOM_STEP
         if room <= self._room:
             return
@@ -57,40 +57,40 @@ class Rows:
         self._room = room
 
     def begin_step(self, device: torch.device) -> torch.Tensor:
-        """Fix where this step's keys and values go; returns the position of each row."""
+        """Choose where this step's keys and values are stored; return the position of each row."""
         positions = torch.tensor(self.lengths, device=device)
         self._slots = positions + torch.arange(self.count, device=device) * self._room
         self._masks = {}
         return positions
 
     def fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Keep a prompt's keys and values, shaped (1, heads, positions, width)."""
+        """Store a prompt's keys and values, shaped (1, heads, positions, width)."""
         self._allocate(layer, keys, values)
         length = keys.shape[2]
         self._keys[layer][self.filling, :length] = keys[0].transpose(0, 1)
         self._values[layer][self.filling, :length] = values[0].transpose(0, 1)
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep one position of each row; returns all that attention reads, shaped (rows, heads, positions, width)."""
+        """Store one position of each row; return all keys and values to attend to, (rows, heads, positions, width)."""
         self._allocate(layer, keys, values)
-        upto = self._upto
+        length = self._read_length
         extended = []
         for store, new in ((self._keys[layer], keys), (self._values[layer], values)):
             store.view(-1, *store.shape[2:]).index_copy_(0, self._slots, new[:, :, 0])
-            extended.append(store[:, :upto].transpose(1, 2))
+            extended.append(store[:, :length].transpose(1, 2))
         return extended[0], extended[1]
 
     def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """Which positions each row attends to: its own, up to the newest, within a sliding window if there is one."""
+        """The mask of the positions that each row attends to: its own, within the sliding window if there is one."""
         if window not in self._masks:
             newest = torch.tensor(self.lengths, device=device).view(-1, 1, 1, 1)
-            positions = torch.arange(self._upto, device=device)
+            positions = torch.arange(self._read_length, device=device)
             seen = positions <= newest
             self._masks[window] = seen if window is None else seen & (positions > newest - window)
         return self._masks[window]
 
     @property
-    def _upto(self) -> int:
+    def _read_length(self) -> int:
         return min(-(-(max(self.lengths) + 1) // GRANULE) * GRANULE, self._room)
 
     def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -110,7 +110,7 @@ def attend(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over `Rows`, in the form that transformers calls; `attention_mask` is always None here."""
+    """Attention over `Rows`, with the signature that transformers calls; `attention_mask` is always None here."""
     assert nanoflux_rows is not None and attention_mask is None
     layer, device, length = int(module.layer_idx), query.device, query.shape[2]  # type: ignore[arg-type]
     mask: torch.Tensor | None
@@ -123,7 +123,7 @@ def attend(
         return out.transpose(1, 2).contiguous(), None
     keys, values = nanoflux_rows.append(layer, key, value)
     mask = nanoflux_rows.mask(sliding_window, device)
-    # Query heads that share a key head stand as positions of it, so that keys need not be repeated in memory.
+    # Query heads that share a key head become positions of it, so that keys are not repeated in memory.
     shared = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
     out = functional.scaled_dot_product_attention(shared, keys, values, attn_mask=mask, scale=scaling)
     return out.reshape(query.shape[0], 1, query.shape[1], -1), None
@@ -144,7 +144,7 @@ class Decoder:
         config = self.model.config.get_text_config()
         if getattr(config, "attn_logit_softcapping", None):
             raise EndpointError(
-                f"{folder.name}: its attention caps logits, which this decoder does not support.", "Serve it with vLLM."
+                f"{folder.name} caps attention logits, which this decoder does not support", "serve it with vLLM"
             )
         self.context = int(config.max_position_embeddings)
         self.rows = Rows(rows)
@@ -152,7 +152,7 @@ class Decoder:
             pack_linears(self.model)
 
     def prefill(self, row: int, ids: list[int], room: int) -> torch.Tensor:
-        """Fill a row with a prompt; the logits after it, in float32. `room` is how far the row may grow."""
+        """Fill a row with a prompt; return the logits after it in float32. `room` is the row's final length at most."""
         self.rows.reserve(room)
         self.rows.lengths[row] = 0
         with self._filling(row):
@@ -161,18 +161,18 @@ class Decoder:
         return logits[0]
 
     def step(self, tokens: list[int]) -> torch.Tensor:
-        """Append one token to each row that is in use (length above 0); logits of all rows, in float32."""
+        """Append one token to each row in use (length above 0); return the logits of all rows in float32."""
         positions = self.rows.begin_step(self.device)
         logits = self._forward(torch.tensor(tokens)[:, None], positions[:, None])
         self.rows.lengths = [length + 1 if length else 0 for length in self.rows.lengths]
         return logits
 
     def release(self, row: int) -> None:
-        """Give a row back."""
+        """Free a row."""
         self.rows.lengths[row] = 0
 
     def self_check(self) -> bool:
-        """Whether a row's logits have the same bits alone, among others, at another index and next to longer rows."""
+        """Whether a row's logits have the same bits alone, with others, at another index and next to longer rows."""
         prompt, other = [7, 11, 13, 17, 19], [23, 29, 31] * (GRANULE // 2)
         last = self.rows.count - 1
         alone = self._probe({0: prompt})
@@ -180,7 +180,7 @@ class Decoder:
         return torch.equal(alone[0], placed[last])
 
     def agrees(self) -> bool:
-        """Whether prefill and step compute what transformers' own forward pass does, up to rounding."""
+        """Whether prefill and step agree with transformers' forward pass, up to rounding."""
         ids = [7, 11, 13, 17, 19, 23, 29]
         stepped = self._probe({0: ids[:-1]}, token=ids[-1])[0]
         self.model.set_attn_implementation("sdpa")
@@ -221,12 +221,12 @@ class Decoder:
 
 
 def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
-    """The model of a weights folder, with a LoRA merged into its weights if one is given.
+    """Load the model of a weights folder, with `adapter` merged into its weights if there is one.
 
-    Merging happens in float32 and is rounded once; a merged model decodes as fast as the base.
+    The merge is computed in float32 and rounded once; a merged model decodes as fast as the base.
 
     Raises:
-        RefusedError: the LoRA changes nothing.
+        RefusedError: the adapter has no effect.
     """
     from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
     from transformers.utils import logging
@@ -241,17 +241,17 @@ def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
         from peft import PeftModel
 
         tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
-        if _effect(tuned) < LEAST_EFFECT:
-            message = f"adapter {adapter.name[:12]} does nothing: the base's logits are the same without it"
+        if _measure_effect(tuned) < LEAST_EFFECT:
+            message = f"adapter {adapter.name[:12]} has no effect: the base's logits are the same without it"
             raise RefusedError(
-                message, "train it again, or use another adapter; this one would compare the base with itself"
+                message, "train it again, or use another adapter; with this one the base would be compared with itself"
             )
         model = tuned.merge_and_unload().to(dtype)
     return model.eval()
 
 
-def _effect(model: Any) -> float:
-    """By how much, at most, an adapter changes a logit after a few tokens."""
+def _measure_effect(model: Any) -> float:
+    """The largest change of a logit by an adapter after a few tokens."""
     ids = torch.tensor([[7, 11, 13, 17, 19, 23, 29]])
     base = model.get_base_model()
     base.set_attn_implementation("sdpa")
@@ -265,7 +265,7 @@ def _effect(model: Any) -> float:
 
 
 class PackedLinear(torch.nn.Module):
-    """A linear layer whose weight lies in oneDNN's own order, so that no product has to reorder it first."""
+    """A linear layer with its weight in oneDNN's memory format, so that no product reorders it."""
 
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class PackedLinear(torch.nn.Module):
 
 
 def pack_linears(model: torch.nn.Module) -> None:
-    """Pack every linear layer where this torch can; 1.4 to 2 times as fast on CPUs, with the same bits."""
+    """Pack every linear layer if this torch supports it: 1.4 to 2 times as fast on CPUs, with the same bits."""
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for module in list(model.modules()):

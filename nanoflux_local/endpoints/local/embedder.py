@@ -1,7 +1,7 @@
-"""The local embedder: sentence vectors from a weights folder, one text at a time. Never downloads.
+"""The local embedder: sentence vectors from a weights folder, one text at a time. Downloads nothing.
 
-A text's vector never depends on a neighbour, since no two texts share a batch. A text longer than the model reads
-is split into windows whose vectors are averaged, so that nothing of it is ignored.
+Texts are not batched, so that a vector depends only on its text. A text longer than the model's input is split into
+windows whose vectors are averaged, so that all of it counts.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from nanoflux_models.offline import go_offline
 
 
 class LocalEmbedder:
-    """Unit-length float32 vectors of texts. The model is loaded when the first text comes."""
+    """Unit-length float32 vectors of texts. The model is loaded with the first text."""
 
     def __init__(self, weights: Path) -> None:
         self._weights = weights
@@ -36,7 +36,7 @@ class LocalEmbedder:
 
     @property
     def dimensions(self) -> int:
-        """Length of the vectors."""
+        """The number of a vector's elements."""
         with self._lock:
             return int(self._model.get_embedding_dimension())
 
@@ -65,7 +65,7 @@ class LocalEmbedder:
         return np.asarray(vector, dtype=np.float32)
 
     def _windows(self, text: str) -> Iterator[str]:
-        """The text cut where the model stops reading; cuts fall between tokens."""
+        """Split a text between tokens into windows of the model's input length."""
         tokenizer = self._model.tokenizer
         size = self._model.max_seq_length - tokenizer.num_special_tokens_to_add()
         offsets = tokenizer(

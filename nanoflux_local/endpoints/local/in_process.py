@@ -1,8 +1,8 @@
-"""The in-process endpoint: a model from a weights folder, answering in this process on CPU or GPU.
+"""The in-process endpoint: a model from a weights folder that runs in this process, on CPU or GPU.
 
-The same request gets the same reply whatever else is in the batch (`decoder` says how), on one machine and one
-version of torch. Weights are loaded when the first request comes, so a run answered by its ledger loads none.
-Owns the endpoint's identity; the queue is `batcher`'s and the arithmetic `decoder`'s. Never downloads.
+On one machine and version of torch, the same request gets the same reply whatever else is in the batch (see `decoder`).
+Weights are loaded with the first request, so a run that its ledger answers loads none. Owns the endpoint's identity;
+`batcher` owns the queue and `decoder` the arithmetic. Downloads nothing.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
 
 
 class InProcessEndpoint:
-    """Chat with a local model. `rows` requests advance together; more may wait."""
+    """Chat with a local model. `rows` requests are decoded together; further ones wait."""
 
     def __init__(
         self,
@@ -46,21 +46,21 @@ class InProcessEndpoint:
         context: Context | None = None,
     ) -> None:
         self._weights, self._adapter, self._rows = weights, adapter, rows
-        self._device = best_device() if device == "auto" else device
-        self._dtype = best_dtype(self._device) if dtype == "auto" else dtype
+        self._device = choose_device() if device == "auto" else device
+        self._dtype = choose_dtype(self._device) if dtype == "auto" else dtype
         self._system_role = system_role
         self.context = context or Context()
         self._counter = TokenCounter(weights)
         self.identity = self._identify()
-        self.capacity = 2 * rows  # so that a row that falls free finds its next request waiting
+        self.capacity = 2 * rows  # so that a request is waiting when a row becomes free
         self.repeatable = self._device == "cpu"
         self._batcher = Batcher(rows, self._load)
         if not self.repeatable:
-            loaded = self._load()  # a GPU has to show what it can promise before a run records it
+            loaded = self._load()  # on a GPU, repeatability is tested before a run records it
             self._batcher = Batcher(rows, lambda: loaded)
 
     async def chat(self, request: ChatRequest) -> ChatReply:
-        """Answer one request; cancelling the caller frees its place.
+        """Answer one request; if the caller is cancelled, its row is freed.
 
         Raises:
             EndpointError: the prompt does not fit, the template refuses it, or the model cannot run.
@@ -70,11 +70,11 @@ class InProcessEndpoint:
         return replace(reply, reasoning_tokens=self.count_tokens(thoughts)) if thoughts else reply
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of `text`, without loading the model."""
+        """Count the tokens of `text` without loading the model."""
         return self._counter.count(text)
 
     async def close(self) -> None:
-        """End the worker; safe to call twice."""
+        """Stop the worker. Safe to call twice."""
         await asyncio.to_thread(self._batcher.close)
 
     def _identify(self) -> Identity:
@@ -100,24 +100,28 @@ class InProcessEndpoint:
             fix = f"nanoflux models verify {self.identity.model}"
             raise EndpointError(f"{self._weights}: the model cannot be loaded: {error}", fix) from error
         if not decoder.agrees():
-            fix = "Serve this architecture with vLLM instead."
-            raise EndpointError(f"{self.identity.model}: cannot be decoded correctly row by row.", fix)
+            problem = f"{self.identity.model} is not decoded correctly in this process"
+            raise EndpointError(problem, "serve this architecture with vLLM")
         self.repeatable = decoder.self_check()
         return decoder, codec
 
 
 def read_record(weights: Path) -> dict[str, Any]:
-    """The record beside installed weights."""
+    """The name and revision in the record of installed weights.
+
+    Raises:
+        EndpointError: the folder has no valid record.
+    """
     try:
         record = json.loads((weights / "weights.json").read_text("utf-8"))
         return {"name": record["name"], "revision": record["revision"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        fix = "Install them: nanoflux models pull NAME, or nanoflux models import PATH --name NAME"
-        raise EndpointError(f"{weights}: not a folder of installed weights ({error}).", fix) from error
+        fix = "install them: nanoflux models pull NAME, or nanoflux models import PATH --name NAME"
+        raise EndpointError(f"{weights} holds no installed weights ({error})", fix) from error
 
 
-def best_device() -> str:
-    """The GPU if there is one, else the CPU. Torch is imported only on machines with the driver, since that is slow."""
+def choose_device() -> str:
+    """Choose the GPU if there is one, else the CPU. Torch, slow to import, is imported only if there is a driver."""
     if not Path("/dev/nvidiactl").exists():
         return "cpu"
     share_cores()
@@ -126,8 +130,8 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def best_dtype(device: str) -> str:
-    """bfloat16 if the hardware multiplies it, else float32."""
+def choose_dtype(device: str) -> str:
+    """bfloat16 if the hardware supports it, else float32."""
     if device != "cpu":
         return "bfloat16"
     try:

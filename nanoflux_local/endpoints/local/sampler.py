@@ -1,6 +1,6 @@
-"""Draw one token from a row of logits: greedy, or by temperature and nucleus with the row's own random numbers.
+"""Draw one token from a row of logits: greedily, or by temperature and nucleus with the row's random generator.
 
-Arithmetic is float32 on the CPU and reads nothing but its arguments, so equal logits and seeds give equal tokens.
+Computed in float32 on the CPU from the arguments alone, so equal logits and seeds give equal tokens.
 Imports torch at module level, as the decoder does.
 """
 
@@ -9,17 +9,17 @@ import torch
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.records import Sampling
 
-COLDEST = 1e-4  # below this, logits divided by the temperature mean nothing in float32: greedy
+COLDEST = 1e-4  # below this temperature float32 is too coarse, and the draw is greedy
 CANDIDATES = 256
 
 
-def generator_for(seed: int) -> torch.Generator:
-    """Random numbers that depend on the seed alone."""
+def make_generator(seed: int) -> torch.Generator:
+    """A random generator that depends only on the seed."""
     return torch.Generator().manual_seed(seed % 2**63)
 
 
 def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token's id from float32 logits of shape (vocabulary,)."""
+    """Draw a token id from float32 logits of shape (vocabulary,)."""
     if sampling.temperature < COLDEST:
         return int(logits.argmax())
     weights = torch.softmax(logits / sampling.temperature, 0)
@@ -28,14 +28,14 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
         weights, tokens = _nucleus(weights, sampling.top_p)
     mass = weights.double().cumsum(0)
     if not float(mass[-1]) > 0.0:
-        raise EndpointError("The model's logits are not numbers.", "Check the weights: nanoflux models verify")
+        raise EndpointError("the model's logits are not numbers", "check the weights: nanoflux models verify NAME")
     point = torch.rand(1, generator=generator, dtype=torch.float64) * mass[-1]
     index = min(int(torch.searchsorted(mass, point, right=True)), len(mass) - 1)
     return index if tokens is None else int(tokens[index])
 
 
 def _nucleus(weights: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The likeliest tokens that together hold `top_p`: sorting a few is enough but for flat distributions."""
+    """The likeliest tokens with a total probability of `top_p`; sorting a few suffices unless all are alike."""
     for count in (min(CANDIDATES, len(weights)), len(weights)):
         top, tokens = weights.topk(count)
         mass = top.double().cumsum(0)

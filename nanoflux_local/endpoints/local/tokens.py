@@ -6,12 +6,13 @@ from typing import Any
 
 
 class TokenCounter:
-    """A model's own count; the tokenizer is read at the first one."""
+    """The tokenizer of one model, loaded on first use."""
 
     def __init__(self, weights: Path) -> None:
         self._weights = weights
 
     def count(self, text: str) -> int:
+        """Count the tokens of `text`, without special tokens."""
         clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         return len(self._tokenizer.encode(clean, add_special_tokens=False).ids)
 

@@ -1,1 +1,1 @@
-"""vLLM servers that are started and stopped here."""
+"""vLLM servers that NanoFlux starts and stops."""

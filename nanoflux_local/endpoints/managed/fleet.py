@@ -1,6 +1,6 @@
-"""The servers that one process uses: found running or started at first use, restarted when they die, ended with it.
+"""The vLLM servers of one process: reused or started on first use, restarted after a crash, stopped with the process.
 
-Endpoints of the same model share one server. Owns no protocol: requests are `vllm`'s, processes the supervisor's.
+Endpoints of the same model share one server. `vllm` sends the requests, the supervisor manages the processes.
 """
 
 import asyncio
@@ -10,73 +10,73 @@ from contextlib import suppress
 from pathlib import Path
 
 from nanoflux_local.errors import EndpointError
-from nanoflux_models.control import Control
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.launch import Launch
+from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
 from nanoflux_models.supervisor import Supervisor
 
 RESTARTS = 3
-"""How often a server that died is started again before the run gives up."""
+"""How often a crashed server is restarted before the run fails."""
 SICK_S = 10.0
-"""After a failed request, how long a server may take to show that it is well: a dying engine needs a moment to end."""
-LOOK_S = 0.2
+"""Timeout for a health check after a failed request: a crashing engine needs a moment to exit."""
+POLL_S = 0.2
 log = logging.getLogger(__name__)
 
 
 class Managed:
-    """One server, up whenever it is asked for. Belongs to one event loop and the thread that runs it."""
+    """One server, started when it is needed. Belongs to one event loop and its thread."""
 
     def __init__(self, home: Path, launch: Launch) -> None:
         self.launch = launch
         self.supervisor = Supervisor(home)
         self.restarts = 0
         self._record: ServerRecord | None = None
-        self._ended: asyncio.Future[None] | None = None
+        self._exited: asyncio.Future[None] | None = None
         self._lock = asyncio.Lock()
 
     async def up(self) -> tuple[ServerRecord, asyncio.Future[None]]:
-        """The running server, and what is done when it ends.
+        """Start the server unless it runs; return its record and a future that is done when it exits.
 
         Raises:
-            EndpointError: it cannot be started, or has died too often.
+            EndpointError: it cannot be started, or has crashed too often.
         """
         async with self._lock:
-            if self._record is None or self._ended is None or self._ended.done():
+            if self._record is None or self._exited is None or self._exited.done():
                 try:
                     await self._bring_up()
                 except ModelsError as error:
                     raise EndpointError(error.message, error.fix) from error
-            assert self._record is not None and self._ended is not None
-            return self._record, self._ended
+            assert self._record is not None and self._exited is not None
+            return self._record, self._exited
 
     async def is_sick(self) -> bool:
-        """Whether the server has ended or its engine is dead; such a one is ended, so that `up` starts another."""
-        record, ended = self._record, self._ended
-        if record is None or ended is None:
+        """Whether the server has exited or its engine is dead. A dead one is stopped, so that `up` starts another."""
+        record, exited = self._record, self._exited
+        if record is None or exited is None:
             return True
-        until = asyncio.get_running_loop().time() + SICK_S
-        while not ended.done():
-            if await asyncio.to_thread(Control(record.url).healthy):
+        deadline = asyncio.get_running_loop().time() + SICK_S
+        while not exited.done():
+            if await asyncio.to_thread(ServerClient(record.url).healthy):
                 return False
-            if asyncio.get_running_loop().time() > until:
+            if asyncio.get_running_loop().time() > deadline:
                 await asyncio.to_thread(self.supervisor.stop, record)
                 break
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
         return True
 
     def note_proved(self, adapter: str) -> None:
-        """Remember that an adapter works on the server that runs now."""
+        """Record that an adapter passed its probe on the running server."""
         assert self._record is not None
         self._record = self.supervisor.note_proved(self._record, adapter)
 
     def note_batch_proved(self) -> None:
-        """Remember that replies of the server that runs now do not depend on the batch."""
+        """Record that the running server's replies do not depend on the batch."""
         assert self._record is not None
         self._record = self.supervisor.note_batch_proved(self._record)
 
     async def close(self) -> None:
-        """End the server if it was started here. Safe to call twice."""
+        """Stop the server if this process started it. Safe to call twice."""
         record, self._record = self._record, None
         if record is not None and record.owner is not None:
             await asyncio.to_thread(self.supervisor.stop, record)
@@ -86,22 +86,22 @@ class Managed:
             await self._handle_exit(self._record)
         else:
             for swept in await asyncio.to_thread(self.supervisor.sweep):
-                log.warning("ended what was left of the server %s", swept.name)
+                log.warning("stopped the remaining processes of server %s", swept.name)
         record = self._find_running() or await self._start()
-        self._record, self._ended = record, _ending(record.pid)
+        self._record, self._exited = record, _watch_exit(record.pid)
 
     async def _handle_exit(self, record: ServerRecord) -> None:
-        """Stop what is left of a server that exited, and count the restart.
+        """Stop the remaining processes of a server that exited, and count the restart.
 
         Raises:
             ServerError: the server exited too often.
         """
-        error = self.supervisor.explain_exit(record, "ended while it was in use", None)
+        error = self.supervisor.explain_exit(record, "exited while it was in use", None)
         await asyncio.to_thread(self.supervisor.stop, record)
         if self.restarts >= RESTARTS:
             raise error
         self.restarts += 1
-        log.warning("%s\n  starting it again (%d of %d)", error.message, self.restarts, RESTARTS)
+        log.warning("%s\n  restarting it (%d of %d)", error.message, self.restarts, RESTARTS)
 
     def _find_running(self) -> ServerRecord | None:
         """A server started by `models serve` that suits this launch, or None."""
@@ -116,9 +116,9 @@ class Managed:
 
     async def _start(self) -> ServerRecord:
         while not (turn := self.supervisor.take_turn()):
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
         with turn:
-            # In this thread, which lives as long as the endpoints do: an owned server ends with it.
+            # In this thread, which lives as long as the endpoints: an owned server ends with its thread.
             started = self.supervisor.spawn(self.launch, f"{self.launch.model}@{os.getpid()}")
             log.info("starting the server of %s; its log: %s", self.launch.model, started.record.log)
             try:
@@ -131,13 +131,14 @@ class Managed:
 
 
 class Fleet:
-    """One `Managed` for each launch."""
+    """The servers of a process, one for each launch."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._servers: list[Managed] = []
 
     def server(self, launch: Launch) -> Managed:
+        """The server of a launch; equal launches share one."""
         server_of_launch = next((server for server in self._servers if server.launch == launch), None)
         if server_of_launch is None:
             server_of_launch = Managed(self._home, launch)
@@ -145,8 +146,8 @@ class Fleet:
         return server_of_launch
 
 
-def _ending(pid: int) -> asyncio.Future[None]:
-    """A future that is done when the process has ended, whether it is a child or not."""
+def _watch_exit(pid: int) -> asyncio.Future[None]:
+    """A future that is done when the process exits; it need not be a child process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
     try:
@@ -155,11 +156,11 @@ def _ending(pid: int) -> asyncio.Future[None]:
         future.set_result(None)
         return future
 
-    def over() -> None:
+    def finish() -> None:
         loop.remove_reader(descriptor)
         os.close(descriptor)
         if not future.done():
             future.set_result(None)
 
-    loop.add_reader(descriptor, over)
+    loop.add_reader(descriptor, finish)
     return future

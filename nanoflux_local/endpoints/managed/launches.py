@@ -17,12 +17,12 @@ from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_models.architecture import is_wrapper
 from nanoflux_models.chat_template import require_template
-from nanoflux_models.gpus import compute_capabilities, found_gpus
+from nanoflux_models.gpus import compute_capabilities, list_gpus
 from nanoflux_models.interpreter import Interpreter, find_interpreter
 from nanoflux_models.launch import CONTEXT as CONTEXT_BESIDE_THOUGHTS
 from nanoflux_models.launch import RANK, Launch, Seat
 from nanoflux_models.manifest import Manifest, load_manifest
-from nanoflux_models.placement import Demand, Plan, Server, kv_gib, plan
+from nanoflux_models.placement import Demand, Placement, Server, kv_gib, place_models
 from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
@@ -130,7 +130,7 @@ def plan_servers(
     sequences: int = SEQUENCES,
     context: int = CONTEXT,
     whole: bool = False,
-) -> Plan:
+) -> Placement:
     """Plan which model goes on which GPU. A manifest alone is planned for `sequences` requests of `context` tokens;
     `whole` hands out all of each GPU.
 
@@ -138,7 +138,7 @@ def plan_servers(
         ConfigError: a manifest does not say what its model needs, or spans machines.
     """
     demands = [_workload(model, sequences, context).demand for model in models]
-    return plan(demands, gpus, smaller, whole)
+    return place_models(demands, gpus, smaller, whole)
 
 
 def _workload(model: Manifest | Workload, sequences: int = SEQUENCES, context: int = CONTEXT) -> Workload:
@@ -154,7 +154,7 @@ def seats(models: Iterable[Manifest | Workload], whole: bool = False) -> dict[st
         NanofluxError: the models do not fit.
     """
     wanted = {each.manifest.name: each for each in map(_workload, models)}
-    gpus = found_gpus()
+    gpus = list_gpus()
     if not gpus:
         return {name: (each.on_cpu, each.shares) for name, each in wanted.items()}
     here = [each for each in wanted.values() if each.manifest.parallel.nodes == 1]

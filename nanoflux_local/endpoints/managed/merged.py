@@ -1,7 +1,7 @@
-"""A vLLM server whose weights hold an adapter: the adapter is merged into a copy of its base while it is in use.
+"""A vLLM server with an adapter merged into a temporary copy of its base.
 
-On a CPU, vLLM is several times slower with a separate LoRA than with weights alone. The copy is as large as the base;
-its last user removes it. The merge is checked against base and adapter (`adapters.merge`).
+On a CPU, vLLM is several times slower with a separate LoRA than without. The copy is as large as the base and is
+removed after its last use. The merge is checked against base and adapter (`adapters.merge`).
 """
 
 import fcntl
@@ -21,45 +21,48 @@ from nanoflux_models.launch import Launch
 from nanoflux_models.manifest import load_manifest as load_model
 
 
-class Copy:
-    """A merged copy of an adapter's base, created if it does not exist; `release` removes it after its last use.
+class MergedCopy:
+    """A merged copy of an adapter's base, created unless it exists; the last `release` removes it.
 
     Raises:
-        RefusedError: the adapter does nothing, the merged model does not answer as base and adapter do, or the base is
-            of another revision.
+        RefusedError: the adapter has no effect, the merged model disagrees with base and adapter, or the base is of
+            another revision.
         UsageError: the base's weights are stored quantised.
     """
 
     def __init__(self, adapter: Path, home: Home) -> None:
         self.path = home.merged / adapter.name
         home.merged.mkdir(exist_ok=True)
-        self._gate = home.lock(f"merged-{adapter.name}").open("w")
-        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        self._lock_file = home.lock(f"merged-{adapter.name}").open("w")
+        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
         if not self.path.exists():
             sealed = read_adapter(adapter)
             merge(sealed, find_base(sealed, home.root), self.path)
-        fcntl.flock(self._gate, fcntl.LOCK_SH)
+        fcntl.flock(self._lock_file, fcntl.LOCK_SH)
         if not read_merge_record(self.path).check.has_effect:
             self.release()
-            message = f"adapter {adapter.name[:12]} does nothing: merging it changes the base by no more than rounding"
+            message = (
+                f"adapter {adapter.name[:12]} has no effect: merging it changes the base no more than rounding does"
+            )
             raise RefusedError(message, "train it again, or use another adapter")
 
     def release(self) -> None:
-        if self._gate.closed:
+        """Remove the copy unless another process uses it. Safe to call twice."""
+        if self._lock_file.closed:
             return
         try:
-            fcntl.flock(self._gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.path)
         except BlockingIOError:
             pass  # another process uses the copy
-        self._gate.close()
+        self._lock_file.close()
 
 
 class MergedEndpoint(VllmEndpoint):
-    """Chat with a model whose weights hold an adapter. To the ledger it is the base with the adapter, "merged"."""
+    """Chat with a model into which an adapter is merged; its identity names base, adapter and the variant "merged"."""
 
     def __init__(self, launch: Launch, adapter: Path, home: Home, reasoning_tokens: int | None = None) -> None:
-        self._copy = Copy(adapter, home)
+        self._copy = MergedCopy(adapter, home)
         manifest = launch.manifest.model_copy(update={"name": f"{launch.model}-merged-{adapter.name[:12]}"})
         server = Fleet(home.root).server(replace(launch, manifest=manifest, weights=self._copy.path))
         super().__init__(server, reasoning_tokens=reasoning_tokens)
@@ -72,8 +75,8 @@ class MergedEndpoint(VllmEndpoint):
         self._copy.release()
 
 
-def merged_endpoint(config: EndpointConfig, home: Home) -> VllmEndpoint:
-    """A model behind a vLLM server without LoRA modules; the adapter, unless it is "", is merged into the weights.
+def build_merged_endpoint(config: EndpointConfig, home: Home) -> VllmEndpoint:
+    """Build a model behind a vLLM server without LoRA modules; an adapter is merged into the weights.
 
     Raises:
         NanofluxError, ModelsError: vLLM, the weights or the adapter are missing, or they cannot be merged.

@@ -1,11 +1,11 @@
-"""Time-sharing: endpoints that share one GPU answer in waves, all but one of them asleep.
+"""Time-sharing: endpoints that share one GPU answer in waves; all but one of them sleep.
 
-A swap costs seconds, so it is paid once a wave: requests for a sleeping endpoint wait until nothing is in flight for
-the one that is awake and none has come for it for a short while; then the endpoint with most waiting requests is
-woken (of equals, the one whose first request is the oldest). The engine plays turns concurrently, so a wave is one
-step of many turns. Replies are not touched, so the order of waves changes no dataset.
+A swap takes seconds, so it is made once a wave: requests for a sleeping endpoint wait until the awake one has no
+request in flight and has received none for a short while. Then the endpoint with the most waiting requests is woken (of
+equals, the one with the oldest request). The engine plays turns concurrently, so a wave is one step of many turns. The
+replies are not changed, so the order of waves changes no dataset.
 
-Owns who is awake. Starts no server, and never retries: a swap that fails is the error of those who waited for it.
+Owns which endpoint is awake. Starts no server and does not retry: if a swap fails, the requests waiting for it fail.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ LINGER_S = 0.1
 
 @runtime_checkable
 class Sleeper(Endpoint, Protocol):
-    """An endpoint that can leave its GPU and come back. Both calls are safe to repeat.
+    """An endpoint that can free its GPU and take it again. Both calls may be repeated.
 
-    `wake` returns when requests can be sent (after starting the server if needed); `sleep` when the GPU's
-    memory is free (vLLM: `POST /sleep?level=1`, and `POST /wake_up`). Neither is called with a request in flight.
+    `wake` returns when requests can be sent, starting the server if needed; `sleep` returns when the GPU's memory is
+    free (vLLM: `POST /wake_up` and `POST /sleep?level=1`). Neither is called with a request in flight.
     """
 
     async def sleep(self) -> None: ...
@@ -37,14 +37,14 @@ class Sleeper(Endpoint, Protocol):
 
 
 class SharedGpu:
-    """Who is awake, who is being answered, and who waits. Belongs to one event loop."""
+    """The endpoints of one GPU: the awake one, and those that wait. Belongs to one event loop."""
 
     def __init__(self, linger_s: float = LINGER_S) -> None:
         self.swaps = 0
         self._linger_s = linger_s
         self._present: Sleeper | None = None  # holds the GPU's memory
-        self._answering: Sleeper | None = None  # may be sent requests: the one present, but for a swap's duration
-        self._flying = 0
+        self._answering: Sleeper | None = None  # may receive requests: the one present, except during a swap
+        self._in_flight = 0
         self._waiting: dict[Sleeper, dict[int, asyncio.Future[None]]] = {}
         self._tickets = itertools.count()
         self._task: asyncio.Task[None] | None = None
@@ -52,23 +52,23 @@ class SharedGpu:
     async def enter(self, member: Sleeper) -> None:
         """Wait for the member's wave; `leave` must follow."""
         if self._answering is member:
-            self._flying += 1
+            self._in_flight += 1
             return
         ticket, future = next(self._tickets), asyncio.get_running_loop().create_future()
         self._waiting.setdefault(member, {})[ticket] = future
-        self._consider()
+        self._start_swap_if_idle()
         try:
             await future
         except BaseException:
             self._waiting.get(member, {}).pop(ticket, None)
             if future.done() and not future.cancelled() and future.exception() is None:
-                self.leave()  # cancelled in the moment after it was let in
+                self.leave()  # cancelled just after it was admitted
             raise
 
     def leave(self) -> None:
-        """One request is answered, or given up."""
-        self._flying -= 1
-        self._consider()
+        """Note that a request was answered or cancelled."""
+        self._in_flight -= 1
+        self._start_swap_if_idle()
 
     async def close(self) -> None:
         """Cancel a swap in progress; waiting requests fail. Safe to call twice."""
@@ -77,10 +77,10 @@ class SharedGpu:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         for member in list(self._waiting):
-            self._fail(member, EndpointError("The endpoint was closed."))
+            self._fail(member, EndpointError("the endpoint was closed"))
 
-    def _consider(self) -> None:
-        if self._task is None and not self._flying and any(self._waiting.values()):
+    def _start_swap_if_idle(self) -> None:
+        if self._task is None and not self._in_flight and any(self._waiting.values()):
             self._task = asyncio.create_task(self._end_wave())
 
     async def _end_wave(self) -> None:
@@ -88,14 +88,14 @@ class SharedGpu:
             if self._answering is not None:
                 await asyncio.sleep(self._linger_s)
             waiting = [member for member, futures in self._waiting.items() if futures]
-            if not self._flying and waiting:
-                await self._swap(max(waiting, key=self._urgency))
+            if not self._in_flight and waiting:
+                await self._swap(max(waiting, key=self._rank))
         finally:
             if self._task is asyncio.current_task():
                 self._task = None
-                self._consider()
+                self._start_swap_if_idle()
 
-    def _urgency(self, member: Sleeper) -> tuple[int, int]:
+    def _rank(self, member: Sleeper) -> tuple[int, int]:
         futures = self._waiting[member]
         return len(futures), -min(futures)
 
@@ -104,17 +104,19 @@ class SharedGpu:
         try:
             if self._present is not None and self._present is not member:
                 await self._present.sleep()
-            self._present = member  # from here on it may hold memory, even if it fails to wake
+            self._present = member  # it may now hold memory, even if it fails to wake
             await member.wake()
-        except Exception as error:  # noqa: BLE001 - whatever stops a swap must reach those who wait for it
-            reported = error if isinstance(error, NanofluxError) else EndpointError(f"A swap of models failed: {error}")
+        except Exception as error:  # noqa: BLE001 - every error of a swap must reach the requests that wait for it
+            reported = (
+                error if isinstance(error, NanofluxError) else EndpointError(f"models could not be swapped: {error}")
+            )
             self._fail(member, reported)
             return
         self.swaps += 1
         self._answering = member
         for future in self._waiting.pop(member, {}).values():
             if not future.done():
-                self._flying += 1
+                self._in_flight += 1
                 future.set_result(None)
 
     def _fail(self, member: Sleeper, error: NanofluxError) -> None:
@@ -124,7 +126,7 @@ class SharedGpu:
 
 
 class TimeShared:
-    """An endpoint whose requests go out in its waves. For the rest it is the endpoint that it stands for."""
+    """An endpoint whose requests are sent in its waves; otherwise it behaves like `inner`."""
 
     def __init__(self, inner: Sleeper, gpu: SharedGpu) -> None:
         self.inner, self.gpu = inner, gpu
@@ -149,10 +151,10 @@ class TimeShared:
         """Answer in the next wave.
 
         Raises:
-            EndpointError: no usable reply came, or the model could not be woken.
+            EndpointError: no usable reply was received, or the model could not be woken.
         """
         await self.gpu.enter(self.inner)
-        with _leaving(self.gpu):
+        with _leaving_at_end(self.gpu):
             return await self.inner.chat(request)
 
     def count_tokens(self, text: str) -> int | None:
@@ -164,7 +166,7 @@ class TimeShared:
 
 
 @contextmanager
-def _leaving(gpu: SharedGpu) -> Iterator[None]:
+def _leaving_at_end(gpu: SharedGpu) -> Iterator[None]:
     try:
         yield
     finally:
@@ -174,10 +176,10 @@ def _leaving(gpu: SharedGpu) -> Iterator[None]:
 def take_turns(
     endpoints: Mapping[str, Endpoint], shares: Mapping[str, str], linger_s: float = LINGER_S
 ) -> dict[str, Endpoint]:
-    """The endpoints, those that name the same GPU in `shares` wrapped so that they take turns.
+    """The endpoints; those with the same group in `shares` are wrapped so that they take turns.
 
     Raises:
-        ConfigError: an endpoint that cannot sleep is to share.
+        ConfigError: an endpoint with a group cannot sleep.
     """
     gpus = {group: SharedGpu(linger_s) for group in sorted(set(shares.values()) - {""})}
     result = dict(endpoints)
@@ -186,7 +188,7 @@ def take_turns(
         if not group:
             continue
         if not isinstance(endpoint, Sleeper):
-            fix = "only servers that are managed here can: leave the key out"
+            fix = "remove the key: only servers that NanoFlux manages can sleep"
             raise ConfigError(f"endpoints.{name}.shares: this endpoint cannot sleep", fix)
         result[name] = cast(Endpoint, TimeShared(endpoint, gpus[group]))  # its attributes are read-only, and only read
     return result

@@ -1,1 +1,1 @@
-"""Remote servers: how requests are written, responses read, and retries and timeouts decided."""
+"""Clients of remote servers: requests, responses, retries and timeouts."""

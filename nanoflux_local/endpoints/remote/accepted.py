@@ -1,8 +1,9 @@
-"""What an endpoint may be sent: by its model's name, by its switches (`send`), and by what its server refuses.
+"""The parameters that a server accepts, by the model's name, the endpoint's switches (`send`) and past refusals.
 
-A parameter that a server does not take is an error there, and names alone decide little: a gateway serves a model under
+Servers refuse requests with parameters that they do not take, and names are unreliable: a gateway serves a model under
 any name. So the name gives the default, a switch of the endpoint overrides it, and a refusal that names a parameter
-teaches the rest. None of it changes a request's key: the ledger remembers what was asked for, not how it was sent.
+changes it for later requests. None of this changes a request's key: the ledger stores what was asked, not how it was
+sent.
 """
 
 import json
@@ -16,9 +17,9 @@ from nanoflux_local.endpoints.remote.error_body import ErrorBody
 from nanoflux_local.records import ChatRequest, Message, Sampling, without_system
 
 INT32_SEEDS = 2**31 - 1
-"""Shortened seeds lie below this."""
+"""The bound of shortened seeds."""
 FEW_STOPS = 4
-"""As many stop strings as any server takes that limits them."""
+"""The number of stop strings that every server with a limit accepts."""
 _PREFIX = r"^(?:.*[./]|ft:)?"  # a gateway's, a provider's or a region's name: azure/…, us.anthropic.…
 _OPENAI_REASONING = re.compile(_PREFIX + r"(?:o\d|gpt-[5-9])(?!.*-chat)")
 _CLAUDE = re.compile(_PREFIX + r"claude-")
@@ -41,7 +42,7 @@ _NO_SYSTEM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What goes into a request; the fields are those of the configuration's `Send`, all decided."""
+    """The accepted parameters; the fields are those of the configuration's `Send`, each with a value."""
 
     seed: bool | Literal["int32"] = True
     temperature: bool = True
@@ -52,30 +53,30 @@ class Accepted:
     system: bool = True
 
     def seeding(self, seed: int) -> dict[str, int]:
-        """The seed's parameter."""
+        """The seed parameter."""
         if self.seed == "int32":
             return {"seed": seed % INT32_SEEDS}
         return {"seed": seed} if self.seed else {}
 
     def sampling(self, sampling: Sampling) -> dict[str, float]:
-        """Temperature and top_p. If only one of them may be sent, it is the one that is set to something."""
+        """Temperature and top_p. If only one of them may be sent, it is the one that differs from its default."""
         values = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         if self.temperature and self.top_p and not self.temperature_with_top_p:
             del values["temperature" if sampling.temperature == 1.0 and sampling.top_p < 1.0 else "top_p"]
         return {name: value for name, value in values.items() if getattr(self, name)}
 
     def stops(self, stop: tuple[str, ...]) -> list[str]:
-        """The stop strings that are sent; the reply is cut here at all of them."""
+        """The stop strings to send; the client cuts the reply at all of them."""
         return list(stop if self.stop is True else stop[: int(self.stop)])
 
     def messages(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """The messages, the system's text at the beginning of the first user message if need be."""
+        """The messages; if the server takes no system message, its text starts the first user message."""
         return messages if self.system else without_system(messages)
 
 
 def accepted_by(model: str, thinks: bool = False, send: Send | None = None) -> Accepted:
-    """What a model takes by its name; a name that says nothing takes everything. A model that thinks takes no stop
-    strings, which its server would look for in the thoughts. Switches that are set hold.
+    """The parameters that a model accepts by its name; all if the name is unknown. A thinking model gets no stop
+    strings, since its server would apply them to the thoughts. Switches override both.
     """
     accepted = Accepted()
     if _OPENAI_REASONING.match(model):
@@ -88,8 +89,8 @@ def accepted_by(model: str, thinks: bool = False, send: Send | None = None) -> A
     return replace(accepted, **(send.model_dump(exclude_none=True) if send else {}))
 
 
-def lessons(refusal: ErrorBody, accepted: Accepted, request: ChatRequest) -> dict[str, Any]:
-    """The switches to change after a request was refused, by name; none if the refusal names no parameter of it."""
+def learn_from_refusal(refusal: ErrorBody, accepted: Accepted, request: ChatRequest) -> dict[str, Any]:
+    """The switches to change after a refused request, by name; none if the refusal names no parameter."""
     words = " ".join((refusal.words, *refusal.codes)).lower()
     unsupported, params = bool(_UNSUPPORTED.search(words)), set(refusal.params)
 

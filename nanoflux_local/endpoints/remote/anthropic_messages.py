@@ -8,7 +8,7 @@ from typing import Any
 
 from nanoflux_local.endpoints.remote.accepted import Accepted
 from nanoflux_local.endpoints.remote.keys import Key
-from nanoflux_local.endpoints.remote.served import Said, ServedEndpoint, as_object, client_options, limits
+from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, client_options, limits
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
     check_error,
@@ -22,7 +22,7 @@ from nanoflux_local.records import ChatRequest
 
 
 class AnthropicMessagesEndpoint(ServedEndpoint):
-    """A model behind a server's `/v1/messages`. Its address may end in /v1 like the others'."""
+    """A model behind a server's `/v1/messages`. As for other endpoints, the url may end in /v1."""
 
     interface = "anthropic_messages"
     home = "https://api.anthropic.com/v1"
@@ -37,9 +37,9 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
     def connect(url: str, key: Key) -> Any:
         import anthropic
 
-        base = url.rstrip("/").removesuffix("/v1")  # the SDK brings its own
+        base = url.rstrip("/").removesuffix("/v1")  # the SDK adds it
         client = anthropic.AsyncAnthropic(base_url=base, api_key=key.text or "none", **client_options(anthropic, url))
-        return client.with_options(set_default_headers={})  # a header in the environment is another server's
+        return client.with_options(set_default_headers={})  # headers set in the environment are for another server
 
     @staticmethod
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
@@ -54,18 +54,20 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
                 {"role": message.role, "content": message.content} for message in messages if message.role != "system"
             ],
             "max_tokens": sampling.max_tokens,
-            "extra_body": accepted.sampling(sampling),  # the SDK knows only models that take none
+            "extra_body": accepted.sampling(sampling),  # the SDK's types allow none for current models
         }
         if system:
             body["system"] = system
-        stop = accepted.stops(tuple(string for string in sampling.stop if string.strip()))  # others are an error there
+        stop = accepted.stops(
+            tuple(string for string in sampling.stop if string.strip())
+        )  # the server refuses blank ones
         if stop:
             body["stop_sequences"] = stop
         if request.sections:
             body["output_config"] = {"format": {"type": "json_schema", "schema": as_object(request.sections)}}
         return body
 
-    def read(self, body: Any) -> Said:
+    def read(self, body: Any) -> ParsedReply:
         check_error(body, "content")
         blocks, reason = value_at(body, "content"), value_at(body, "stop_reason")
         if not isinstance(blocks, (list, str)):
@@ -73,10 +75,10 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         content = read_content(blocks)
         if not content.text:
             check_tool_call(reason, [block for block in blocks if value_at(block, "type") == "tool_use"])
-        # What was written to a cache and read from it is counted apart there, and is part of the prompt all the same.
+        # Tokens written to and read from a cache are counted separately, but are part of the prompt.
         cached = count(body, "usage", "cache_read_input_tokens")
         read = count(body, "usage", "input_tokens") + count(body, "usage", "cache_creation_input_tokens") + cached
-        return Said(
+        return ParsedReply(
             content.text or "",
             read_finish(reason),
             read,

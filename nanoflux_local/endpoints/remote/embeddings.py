@@ -19,11 +19,10 @@ HOME = "https://api.openai.com/v1"
 
 
 class ServedEmbedder:
-    """Unit-length float32 vectors of texts, one request a text, so that no text's vector depends on a neighbour.
+    """Unit-length float32 vectors of texts. Each text is a separate request, so that its vector depends on no other.
 
     Raises:
-        ConfigError: the key is named and not there, or the maker's own address is asked without one, or an address is
-            no base url.
+        ConfigError: a key is missing, or an address is no base url.
     """
 
     def __init__(
@@ -45,26 +44,26 @@ class ServedEmbedder:
             raise ConfigError(f"{HOME} requires a key", "set key_env = VARIABLE, or key_file = PATH")
         self.identity = Identity("openai_embeddings", model, revision or " ".join(addresses))
         self.price = price
-        chat = OpenAIChatEndpoint  # the same SDK, connected in the same way
+        chat = OpenAIChatEndpoint  # the same SDK and connection
         self._service = Service(model, addresses, key, chat.sdk, chat.connect, capacity, timeout_s)
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
         """The vector of one text.
 
         Raises:
-            EndpointError: no usable vector came, after bounded retries.
+            EndpointError: no usable vector was received after bounded retries.
         """
-        text = request.text.encode("utf-8", "replace").decode() or " "  # the protocol refuses an empty text
+        text = request.text.encode("utf-8", "replace").decode() or " "  # servers refuse an empty text
 
         async def attempt(client: Any, limit_s: float) -> EmbedReply:
-            made = client.embeddings.with_raw_response.create(
+            sending = client.embeddings.with_raw_response.create(
                 model=request.endpoint.model, input=text, encoding_format="float", timeout=limits(limit_s)
             )
-            response = (await made).http_response
+            response = (await sending).http_response
             try:
                 body = load_json(response)
                 check_error(body, "data")
-                return EmbedReply.of(_unit(value_at(body, "data", 0, "embedding")))
+                return EmbedReply.of(_normalize(value_at(body, "data", 0, "embedding")))
             except ValueError as error:
                 raise GarbledError(str(error), response.text) from None
 
@@ -76,14 +75,18 @@ class ServedEmbedder:
         await self._service.close()
 
 
-def _unit(numbers: Any) -> Vector:
-    """A vector of length 1 of what a server sent as one."""
+def _normalize(numbers: Any) -> Vector:
+    """Scale an embedding from a server to length 1.
+
+    Raises:
+        ValueError: it is not a list of numbers, or has no direction.
+    """
     if not isinstance(numbers, list) or not numbers:
         raise ValueError("a response without an embedding")
     try:
         vector = np.asarray(numbers, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError("an embedding that is no list of numbers") from None
+        raise ValueError("an embedding that is not a list of numbers") from None
     length = float(np.linalg.norm(vector)) if vector.ndim == 1 else 0.0
     if not np.isfinite(length) or length == 0:
         raise ValueError("an embedding without a direction")

@@ -1,8 +1,8 @@
-"""Error bodies: the provider's own words, its codes and the parameters it names, whatever shape the error comes in.
+"""Error bodies of any shape: the provider's message, its codes and the parameters that it names.
 
-Every server and gateway wraps an error in its own way: `{"error": {"message": …}}` (OpenAI), `{"detail": [{"loc": …}]}`
-(FastAPI), `{"message": {"detail": […]}}` (Mistral), a list of errors (Gemini), an upstream's error as text inside a
-gateway's (OpenRouter), a web page (proxies), plain text. Decides nothing: `faults` does.
+Servers and gateways wrap errors in different ways: `{"error": {"message": …}}` (OpenAI), `{"detail": [{"loc": …}]}`
+(FastAPI), `{"message": {"detail": […]}}` (Mistral), a list of errors (Gemini), an upstream error as text inside a
+gateway's (OpenRouter), a web page (proxies), plain text. `faults` classifies them.
 """
 
 import html
@@ -15,9 +15,9 @@ from typing import Any
 from nanoflux_local.redaction import redact
 
 MAX_WORDS = 500
-"""Characters of a provider's message that are kept."""
+"""The length to which a provider's message is cut."""
 MAX_BODY = 100_000
-"""Bytes of an error's body that are read."""
+"""Bytes of a body that are read."""
 MAX_DEPTH = 8
 MESSAGE_KEYS = (
     "message", "msg", "error", "detail", "errors", "error_message", "error_description", "Message", "title", "reason",
@@ -39,7 +39,7 @@ STATUS_BY_CODE = (
     ("content_", 400),
     ("timeout", 504),
 )
-"""What a code that is a word means as an HTTP status, for errors that arrive with the status 200."""
+"""HTTP statuses for codes that are words, for errors that arrive with status 200."""
 UNKNOWN_STATUS = 500
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
@@ -47,7 +47,7 @@ _TAG = re.compile(r"<[^>]*>")
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """What an error says. `codes` and `params` are in lower case, as the provider orders them."""
+    """An error's message (`words`), codes and parameters; the latter two in lower case and the provider's order."""
 
     words: str
     codes: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class ErrorBody:
 
     @property
     def status(self) -> int:
-        """The HTTP status that the codes state or amount to; 500 if they say nothing."""
+        """The HTTP status that the codes state or imply; 500 if they do neither."""
         for code in self.codes:
             if code.isascii() and code.isdigit() and len(code) == 3 and 400 <= int(code) < 600:
                 return int(code)
@@ -67,7 +67,7 @@ class ErrorBody:
 
 
 def read_error(content: bytes) -> ErrorBody:
-    """The error in the body of a response, which may be anything."""
+    """Read the error in the body of a response."""
     text = content[:MAX_BODY].decode("utf-8", "replace").strip()
     try:
         return parse_error(json.loads(text))
@@ -76,7 +76,7 @@ def read_error(content: bytes) -> ErrorBody:
 
 
 def parse_error(body: Any) -> ErrorBody:
-    """The error in JSON that may have any shape."""
+    """Read the error in JSON of any shape."""
     words = dict.fromkeys(_words(body, 0))
     codes, params = dict.fromkeys(_codes(body, 0)), dict.fromkeys(_params(body, 0))
     return ErrorBody(_shorten("; ".join(words)), tuple(codes), tuple(params))
@@ -102,7 +102,7 @@ def _words(value: Any, depth: int) -> Iterator[str]:
 
 
 def _words_of_text(text: str, depth: int) -> Iterator[str]:
-    """A text, or the words of the JSON that a gateway passes on as one."""
+    """A text, or the messages in it if it is JSON that a gateway passes on."""
     if text.startswith(("{", "[")):
         try:
             yield from _words(json.loads(text), depth + 1)
@@ -114,7 +114,7 @@ def _words_of_text(text: str, depth: int) -> Iterator[str]:
 
 
 def _dicts(value: Any, depth: int) -> Iterator[dict[str, Any]]:
-    """An error's own objects, outermost last: the inner ones are the more exact."""
+    """The objects of an error, innermost first, since those are more specific."""
     if depth > MAX_DEPTH:
         return
     if isinstance(value, list):
@@ -141,12 +141,12 @@ def _params(value: Any, depth: int) -> Iterator[str]:
 
 
 def _page_title(text: str) -> str:
-    """What a web page is headed; without a heading, what it says."""
+    """The heading of a web page, or its text if it has none."""
     heading = _TITLE.search(text)
     return html.unescape(_TAG.sub(" ", heading[2] if heading else text))
 
 
 def _shorten(words: str) -> str:
-    """Without secrets, taken out before the cut: half of a key is a secret too."""
+    """Remove secrets, then cut: half of a key is a secret too."""
     words = " ".join(redact(words).split())
     return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"

@@ -1,6 +1,6 @@
-"""The gauge of a local server: vLLM says how many requests wait and how full its cache is, and the lane follows.
+"""The gauge of a local server: adapts the lane to vLLM's metrics of waiting requests and cache usage.
 
-A server that shows no such figures is asked once and never again.
+A server without these metrics is asked only once.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from nanoflux_local.endpoints.remote.replicas import Replica
 EVERY_S = 1.0
 PATIENCE_S = 5.0
 FULL = 0.95
-"""Share of the cache from which requests push each other out."""
+"""Share of the cache from which requests evict each other."""
 LONG_QUEUE = 0.25
-"""Requests may wait at the server up to this share of those sent: enough that it never runs dry."""
+"""The share of sent requests that may wait at the server, so that it never idles."""
 SETTLE_S = 0.5
-"""Replies of one length end together, and as many requests come at once: a queue that is gone by then was no queue."""
+"""Replies of one length end together, and new requests arrive together: a queue must persist this long to count."""
 _METRIC = re.compile(r"^vllm:(num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -30,15 +30,15 @@ class Gauge:
         self._silent = False
         self._task: asyncio.Task[None] | None = None
 
-    def look(self) -> None:
-        """Called with every request: the figures that come set how many may follow."""
+    def refresh(self) -> None:
+        """Read the metrics in the background unless that was done recently; called with every request."""
         now = time.monotonic()
         if self._silent or self._task is not None or now - self._asked_at < EVERY_S:
             return
         self._asked_at = now
-        self._task = asyncio.create_task(self._ask(now))
+        self._task = asyncio.create_task(self._adapt_lane(now))
 
-    async def _ask(self, began: float) -> None:
+    async def _adapt_lane(self, start: float) -> None:
         import httpx2
 
         try:
@@ -46,9 +46,9 @@ class Gauge:
                 if await self._is_crowded(client):
                     await asyncio.sleep(SETTLE_S)
                     if await self._is_crowded(client):
-                        self._replica.lane.halve(began)
+                        self._replica.lane.halve(start)
         except httpx2.HTTPError:
-            return  # the requests will report a server in trouble
+            return  # the requests report a failing server
         finally:
             self._task = None
 
@@ -56,12 +56,13 @@ class Gauge:
         """Whether the server reports more requests than it can run at once."""
         address = self._replica.url.rstrip("/").removesuffix("/v1") + "/metrics"
         response = await client.get(address)
-        figures = read_metrics(response.text) if response.status_code == 200 else {}
-        self._silent = not figures
-        full = figures.get("kv_cache_usage_perc", 0.0) >= FULL
-        return full or figures.get("num_requests_waiting", 0.0) > LONG_QUEUE * self._replica.lane.limit + 1
+        metrics = read_metrics(response.text) if response.status_code == 200 else {}
+        self._silent = not metrics
+        full = metrics.get("kv_cache_usage_perc", 0.0) >= FULL
+        return full or metrics.get("num_requests_waiting", 0.0) > LONG_QUEUE * self._replica.lane.limit + 1
 
     async def close(self) -> None:
+        """Cancel a reading in progress. Safe to call twice."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -69,7 +70,7 @@ class Gauge:
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """The two figures in vLLM's metrics, the largest of each if several engines report them."""
+    """The two values in vLLM's metrics; the largest of each if several engines report them."""
     values: dict[str, float] = {}
     for name, value in _METRIC.findall(text):
         values[name] = max(values.get(name, 0.0), float(value))

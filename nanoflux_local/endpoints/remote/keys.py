@@ -1,7 +1,7 @@
-"""Keys of servers: from the environment, or from a file that only its owner can read. Never from the command line.
+"""API keys: from the environment, or from a file that only its owner can read; never from the command line.
 
-Owns the one place where a key is text. What goes anywhere else goes through `Key.mask` first: servers repeat keys
-in their messages, and a ledger keeps those.
+Only this module holds a key as text. Servers repeat keys in their messages, so these pass `Key.mask` before they are
+stored or shown.
 """
 
 import os
@@ -47,23 +47,23 @@ def read_key(variable: str = "", file: str = "") -> Key:
             fix = "export it, or change the endpoint's key_env"
             raise ConfigError(f"the environment variable {variable} is not set", fix)
         return Key(key)
-    return Key(_from_file(expand_user(file))) if file else Key()
+    return Key(_read_key_file(expand_user(file))) if file else Key()
 
 
-def _from_file(path: Path) -> str:
+def _read_key_file(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as opened:
-            status = os.fstat(opened.fileno())  # of what was opened: the name may lead elsewhere a moment later
+            status = os.fstat(opened.fileno())  # of the open file: the path may change meanwhile
             if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
                 raise ConfigError(
                     f"the key file {path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
-                    f"own it and keep it private: chmod 600 {path}; a key that others may have read should be replaced",
+                    f"make it private: chmod 600 {path}; replace a key that others may have read",
                 )
             key = opened.read(10_000).strip()
     except OSError as error:
-        raise ConfigError(f"the key file {path}: {error.strerror}", "name a file that exists and can be read") from None
+        raise ConfigError(f"the key file {path}: {error.strerror}", "name a readable file") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"the key file {path} is not text", "write the key alone into it") from None
+        raise ConfigError(f"the key file {path} is not text", "write only the key into it") from None
     if not key or len(key.split()) != 1:
-        raise ConfigError(f"the key file {path} does not hold exactly one key", "write the key alone into it")
+        raise ConfigError(f"the key file {path} does not hold exactly one key", "write only the key into it")
     return key

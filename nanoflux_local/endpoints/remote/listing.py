@@ -1,7 +1,7 @@
-"""Listing: whether a lab's own server still serves the model that its endpoint names.
+"""Check by a private server's list of models that it serves the model which its endpoint names.
 
-Replies are remembered by address and model, so that another model behind the same address would go unnoticed. Only
-servers on this machine or in a private network are asked, and a server that lists no models is not reported.
+Replies are remembered by address and model, so another model behind the same address would go unnoticed. Only servers
+on this machine or in a private network are asked; a server without a list is not reported.
 """
 
 import asyncio
@@ -23,23 +23,23 @@ SHOWN = 3
 
 
 async def find_other_models(endpoints: Mapping[str, Endpoint]) -> list[str]:
-    """A line for each server that lists models, and not the one that its endpoint names. `endpoints` are by name."""
+    """One line for each server whose list lacks the model that its endpoint names; `endpoints` are by name."""
     served = ((name, each) for name, each in endpoints.items() if isinstance(each, OpenAIChatEndpoint))
-    looks = [_look(name, each, url) for name, each in served for url in each.service.urls if is_private(url)]
-    return [line for line in await asyncio.gather(*looks) if line]
+    checks = [_check_server(name, each, url) for name, each in served for url in each.service.urls if is_private(url)]
+    return [line for line in await asyncio.gather(*checks) if line]
 
 
-async def _look(name: str, endpoint: OpenAIChatEndpoint, url: str) -> str:
+async def _check_server(name: str, endpoint: OpenAIChatEndpoint, url: str) -> str:
     model = endpoint.identity.model
     models = await _fetch_listing(url, endpoint.service.key.text)
     if not models or any(is_same_model(model, listed) for listed in models):
         return ""
     others = ", ".join(models[:SHOWN]) + (", …" if len(models) > SHOWN else "")
-    return f"endpoints.{name}: {url} does not list the model {model}; it lists {others}. Correct model, or url"
+    return f"endpoints.{name}: {url} does not list the model {model}; it lists {others}; correct model or url"
 
 
 async def _fetch_listing(url: str, key: str) -> list[str]:
-    """The models that a server lists; none if it lists none, for whatever reason: the requests themselves will tell."""
+    """The models that a server lists; empty if it lists none or fails, which its requests then report."""
     try:
         return await fetch_listing(url, key)
     except EndpointError:
@@ -69,7 +69,7 @@ async def fetch_listing(url: str, key: str) -> list[str]:
 
 
 def read_listing(body: Any) -> Iterator[str]:
-    """The names in a list of models, which may have any shape."""
+    """The names in a list of models of any shape."""
     models = value_at(body, "data") or value_at(body, "models")
     for model in models if isinstance(models, list) else []:
         for key in ("id", "root", "name"):
@@ -79,12 +79,12 @@ def read_listing(body: Any) -> Iterator[str]:
 
 
 def is_same_model(model: str, listed: str) -> bool:
-    """Whether a listed name means a model: Ollama adds a tag to it, and gateways list patterns."""
+    """Whether a listed name denotes the model: Ollama appends a tag, and gateways list patterns."""
     return listed == model or listed.startswith(f"{model}:") or ("*" in listed and fnmatchcase(model, listed))
 
 
 def is_private(url: str) -> bool:
-    """Whether a host is this machine or in a private network, as far as its address or name says."""
+    """Whether a url's host is this machine or in a private network, judged by its address or name."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_private

@@ -1,7 +1,7 @@
-"""Networking: how a server is reached, by the proxy and the certificates that the environment's variables name.
+"""Networking: the proxy and the certificates that environment variables set for a server.
 
-A variable that cannot be used is refused by its name before anything is asked: deep inside a client it shows as an
-ImportError, or as a missing file without a path. Servers on this machine are asked directly, whatever the environment.
+An unusable variable is refused by name before the first request: inside a client it would cause an ImportError, or an
+error about a missing file without its path. Servers on this machine are always asked directly.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from nanoflux_local.errors import ConfigError
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""The variables that name the certificates to trust; the first that is set holds."""
+"""The variables that name trusted certificates; the first that is set is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,12 @@ class Proxy:
 
     @property
     def address(self) -> str:
+        """The url without user and password."""
         return self.url.partition("://")[0] + "://" + urlsplit(self.url).netloc.rpartition("@")[2]
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy through which a server is asked, None if it is asked directly."""
+    """The proxy for a server; None if it is asked directly."""
     parts, proxies = urlsplit(url), getproxies_environment()
     if on_this_machine(url) or proxy_bypass(parts.netloc):
         return None
@@ -48,10 +49,10 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def check_network(url: str) -> None:
-    """Refuse an environment in which a server cannot be asked.
+    """Check the environment's proxy and certificates for a server.
 
     Raises:
-        ConfigError: a variable names no usable proxy, or certificates that are not there.
+        ConfigError: a variable names an unusable proxy, or missing certificates.
     """
     if on_this_machine(url):
         return
@@ -59,11 +60,11 @@ def check_network(url: str) -> None:
     if proxy is not None:
         _check_proxy(proxy, urlsplit(url).hostname or "")
     if url.startswith("https://") or (proxy is not None and proxy.url.startswith("https://")):
-        _certificates()
+        _load_certificates()
 
 
 def http_options(url: str) -> dict[str, Any]:
-    """How an HTTP client reaches a server: the arguments of httpx's client. Redirects could carry a key elsewhere.
+    """The arguments of httpx's client for a server. Redirects, which could send a key elsewhere, are off.
 
     Raises:
         ConfigError: see `check_network`.
@@ -71,12 +72,12 @@ def http_options(url: str) -> dict[str, Any]:
     check_network(url)
     proxy = proxy_for(url)
     options: dict[str, Any] = {"trust_env": False, "follow_redirects": False, "proxy": proxy.url if proxy else None}
-    certificates = _certificates() if url.startswith("https://") else None
+    certificates = _load_certificates() if url.startswith("https://") else None
     return {**options, "verify": certificates} if certificates else options
 
 
 def on_this_machine(url: str) -> bool:
-    """Whether a url's host is this machine's own loopback."""
+    """Whether a url's host is loopback."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -93,21 +94,21 @@ def _check_proxy(proxy: Proxy, host: str) -> None:
         usable = False
     if not usable:
         raise ConfigError(
-            f"{proxy.variable} names no usable proxy: {proxy.address}",
-            f"{instead}; a proxy is written as http://HOST:PORT or socks5://HOST:PORT",
+            f"{proxy.variable} names an unusable proxy: {proxy.address}",
+            f"{instead}; write a proxy as http://HOST:PORT or socks5://HOST:PORT",
         )
     if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         raise ConfigError(
-            f"{proxy.variable} names the SOCKS proxy {proxy.address}, for which the package socksio is missing",
-            f"pip install 'httpx2[socks]'; or {instead}",
+            f"{proxy.variable} names the SOCKS proxy {proxy.address}, which needs the missing package socksio",
+            f"pip install 'httpx2[socks]', or {instead}",
         )
 
 
-def _certificates() -> ssl.SSLContext | None:
-    """The certificates that the environment names, None if it names none.
+def _load_certificates() -> ssl.SSLContext | None:
+    """Load the certificates that the environment names; None if it names none.
 
     Raises:
-        ConfigError: they are not there, or cannot be read.
+        ConfigError: they are missing or invalid.
     """
     variable = next((name for name in CERTIFICATES if os.environ.get(name)), "")
     if not variable:

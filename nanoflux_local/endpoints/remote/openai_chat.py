@@ -5,7 +5,7 @@ from typing import Any
 
 from nanoflux_local.endpoints.remote.accepted import Accepted
 from nanoflux_local.endpoints.remote.keys import Key
-from nanoflux_local.endpoints.remote.served import Said, ServedEndpoint, as_object, client_options, limits
+from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, client_options, limits
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
     check_error,
@@ -18,11 +18,11 @@ from nanoflux_local.endpoints.remote.shapes import (
 from nanoflux_local.records import ChatRequest
 
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")
-"""Where servers put a message's thoughts."""
+"""Keys of a message under which servers put its thoughts."""
 
 
 class OpenAIChatEndpoint(ServedEndpoint):
-    """A model behind a server's `/v1/chat/completions`. It promises no repeats: such a server batches as it likes."""
+    """A model behind a server's `/v1/chat/completions`. Not repeatable: the server decides how it batches."""
 
     interface = "openai_chat"
 
@@ -37,7 +37,7 @@ class OpenAIChatEndpoint(ServedEndpoint):
         import openai
 
         client = openai.AsyncOpenAI(base_url=url, api_key=key.text or "none", **client_options(openai, url))
-        return client.with_options(set_default_headers={})  # a header in the environment is another server's
+        return client.with_options(set_default_headers={})  # headers set in the environment are for another server
 
     @staticmethod
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
@@ -62,7 +62,7 @@ class OpenAIChatEndpoint(ServedEndpoint):
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-    def read(self, body: Any) -> Said:
+    def read(self, body: Any) -> ParsedReply:
         check_error(body, "choices")
         choice = value_at(body, "choices", 0)
         message = value_at(choice, "message")
@@ -77,7 +77,7 @@ class OpenAIChatEndpoint(ServedEndpoint):
         if not content.text and not refusal:
             check_tool_call(reason, message.get("tool_calls"), message.get("function_call"))
         refused = not content.text and isinstance(refusal, str) and bool(refusal)
-        return Said(
+        return ParsedReply(
             str(refusal) if refused else content.text or "",
             "refused" if refused else read_finish(reason),
             count(body, "usage", "prompt_tokens"),

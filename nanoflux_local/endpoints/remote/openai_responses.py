@@ -1,6 +1,6 @@
 """Servers that speak the OpenAI responses protocol, through the openai SDK: the o-series and its successors.
 
-The protocol has neither a seed nor stop strings: only the ledger distinguishes repeats, and replies are cut here.
+The protocol has neither a seed nor stop strings: only the ledger distinguishes repeats, and the client cuts replies.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from nanoflux_local.endpoints.faults import StatedError
 from nanoflux_local.endpoints.remote.accepted import Accepted
 from nanoflux_local.endpoints.remote.error_body import ErrorBody, parse_error
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.remote.served import Said, as_object, limits
+from nanoflux_local.endpoints.remote.served import ParsedReply, as_object, limits
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
     check_error,
@@ -23,7 +23,7 @@ from nanoflux_local.records import ChatRequest, Finish
 
 
 class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
-    """A model behind a server's `/v1/responses`. Nothing is stored there."""
+    """A model behind a server's `/v1/responses`. The server is asked to store nothing."""
 
     interface = "openai_responses"
     home = "https://api.openai.com/v1"
@@ -47,18 +47,18 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
             body["text"] = {"format": form}
         return body
 
-    def read(self, body: Any) -> Said:
+    def read(self, body: Any) -> ParsedReply:
         check_error(body, "output")
-        finish, output = _finish(body), value_at(body, "output")
+        finish, output = _read_status(body), value_at(body, "output")
         if not isinstance(output, list):
             raise ValueError(NO_TEXT)
         messages = [read_content(value_at(item, "content")) for item in output if value_at(item, "type") == "message"]
-        thoughts = [_thoughts(item) for item in output if value_at(item, "type") == "reasoning"]
+        thoughts = [_read_thoughts(item) for item in output if value_at(item, "type") == "reasoning"]
         text, refusal = "".join(each.text or "" for each in messages), "".join(each.refusal for each in messages)
         if not text and not refusal:
             calls = [item for item in output if str(value_at(item, "type")).endswith("_call")]
             check_tool_call(None, calls)
-        return Said(
+        return ParsedReply(
             text + refusal,
             "refused" if refusal and finish == "stop" else finish,
             count(body, "usage", "input_tokens"),
@@ -69,11 +69,11 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
         )
 
 
-def _finish(body: Any) -> Finish:
-    """Why the response ended: one that is incomplete without a reason was cut.
+def _read_status(body: Any) -> Finish:
+    """Why the reply ended; one that is incomplete without a reason was cut.
 
     Raises:
-        StatedError: the server failed while it wrote.
+        StatedError: the server failed during the reply.
     """
     status = value_at(body, "status")
     if status == "incomplete":
@@ -83,11 +83,11 @@ def _finish(body: Any) -> Finish:
         stated = parse_error({"error": value_at(body, "error")})
         raise StatedError(stated if stated.words else ErrorBody(f"the reply ended as {status}", ("server_error",)))
     if status not in ("completed", None):
-        raise ValueError(f"a reply that is still {str(status)[:100]!r}")
+        raise ValueError(f"an unfinished reply with status {str(status)[:100]!r}")
     return "stop"
 
 
-def _thoughts(item: Any) -> str:
-    """A reasoning item's summary and the thoughts themselves, as far as they are sent."""
+def _read_thoughts(item: Any) -> str:
+    """A reasoning item's summary and thoughts, as far as the server sends them."""
     contents = (read_content(value_at(item, key)) for key in ("summary", "content"))
     return "\n".join(text for content in contents if (text := content.thoughts or content.text))

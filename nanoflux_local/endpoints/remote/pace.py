@@ -1,6 +1,7 @@
-"""Pace: how many requests a server gets at once, and how long it may take, both as it shows itself able to.
+"""Pace: a server's concurrent requests and timeout, both adapted to its behaviour.
 
-A fixed time limit makes a slow local server look broken, and a fixed width starves a large one or drowns a small one.
+With a fixed timeout a slow local server would look broken; a fixed number of requests would be too low for a large
+server or too high for a small one.
 """
 
 import asyncio
@@ -11,45 +12,45 @@ from contextlib import asynccontextmanager
 from nanoflux_local.limiter import Limiter
 
 FIRST = 10.0
-"""Before anything is measured, a reply may take this many times the shortest limit: weights may yet be loading."""
+"""Before the first measurement, the timeout is this multiple of the shortest: weights may still be loading."""
 MULTIPLE = 4.0
-"""A reply may take this many times as long as the slowest lately, token by token."""
+"""A reply may take this multiple of the slowest recent time per token."""
 FEWEST_TOKENS = 64
-"""What is measured over fewer tokens than these is mostly the wait for the first one."""
+"""The time per token of shorter replies is mostly the wait for the first token."""
 MOST_SLACK = 16.0
 
 
 class Speed:
-    """A server's timeout: at least `floor_s`, and longer if its replies take longer."""
+    """A server's timeout: at least `floor_s`, longer if its replies take longer."""
 
     def __init__(self, floor_s: float) -> None:
         self._floor_s = floor_s
         self._token_s: float | None = None
         self._slack = 1.0
-        self._under_way: dict[asyncio.Timeout, int] = {}
+        self._running: dict[asyncio.Timeout, int] = {}
 
     def limit(self, tokens: int) -> float:
-        """Seconds that a reply of at most `tokens` may take."""
+        """The timeout in seconds for a reply of at most `tokens`."""
         if self._token_s is None:
             return self._floor_s * FIRST * self._slack
         return max(self._floor_s, MULTIPLE * self._token_s * max(tokens, FEWEST_TOKENS)) * self._slack
 
     @asynccontextmanager
     async def limited(self, tokens: int, limit_s: float) -> AsyncIterator[None]:
-        """What takes longer inside is a TimeoutError. Once anything is measured, it holds for those under way too.
+        """Run the block with a timeout. The first measured speed also adapts the timeouts of running blocks.
 
         Raises:
-            TimeoutError: it took longer.
+            TimeoutError: the block took longer.
         """
         try:
             async with asyncio.timeout(limit_s) as timeout:
-                self._under_way[timeout] = tokens
+                self._running[timeout] = tokens
                 try:
                     yield
                 finally:
-                    del self._under_way[timeout]
+                    del self._running[timeout]
         except TimeoutError:
-            # Perhaps the limit was too short, so the next one is longer; those that began with it say it once.
+            # The limit may have been too short, so the next is longer; requests with the same limit count once.
             self._slack = min(MOST_SLACK, max(self._slack, 2 * limit_s / (self.limit(tokens) / self._slack)))
             raise
 
@@ -60,7 +61,7 @@ class Speed:
         self._slack = max(1.0, self._slack / 2)
         if first:
             now = asyncio.get_running_loop().time()
-            for timeout, most in self._under_way.items():
+            for timeout, most in self._running.items():
                 timeout.reschedule(min(timeout.when() or now, now + self.limit(most)))
 
 
@@ -89,8 +90,8 @@ class Lane(Limiter):
         """Raise the limit after an answer."""
         self.resize(min(float(self.most), self.limit + 1.0 / self.limit))
 
-    def halve(self, began: float) -> None:
-        """Halve the limit after a busy response to a request that began at `began`."""
-        if began > self._halved_at:
+    def halve(self, start: float) -> None:
+        """Halve the limit after a busy response to a request that was sent at `start`."""
+        if start > self._halved_at:
             self._halved_at = time.monotonic()
             self.limit = max(1.0, self.limit / 2)

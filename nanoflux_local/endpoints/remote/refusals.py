@@ -1,8 +1,8 @@
-"""Refusals: which errors refuse this one prompt for good, so that other prompts may pass.
+"""Refusals: errors that refuse only this prompt permanently.
 
-Every other permanent error (a wrong key, no credit, an unknown model) would meet all prompts, and ends the work. Where
-a provider's wording is unknown, a rejected request counts as refused; `ledger.calls` and `streaks` detect a server that
-refuses one prompt after the other.
+Other permanent errors (a wrong key, no credit, an unknown model) concern every prompt and end the work. If a provider's
+wording is unknown, a rejected request counts as refused; `ledger.calls` and `streaks` detect a server that refuses one
+prompt after the other.
 """
 
 import re
@@ -11,7 +11,7 @@ from nanoflux_local.endpoints.faults import ClassifiedFault
 
 TOO_LONG, FILTERED, REJECTED, NO_ANSWER = "prompt too long", "content filter", "prompt rejected", "no answer"
 REJECTING = (400, 413, 422)
-"""Statuses of a server that takes requests and not this one."""
+"""Statuses of a server that refuses this request."""
 _HOPELESS = re.compile(
     r"api.?key|credentials?\b|unauthori[sz]ed|authenticat|permission_error|credit balance|billing|quota"
     r"|insufficient[ _](?:credits?|balance|funds)|account\b.{0,60}\b(?:blocked|suspended|disabled|deactivated)"
@@ -19,7 +19,7 @@ _HOPELESS = re.compile(
     r"|model\W.{0,200}\b(?:does not exist|not found|not available|is not supported)",
     re.IGNORECASE | re.DOTALL,
 )
-"""Errors that no other prompt would pass, though they come with a status of `REJECTING`."""
+"""Errors with a status of `REJECTING` that concern every prompt."""
 _TOO_LONG = re.compile(
     r"context[ _-]?(?:length|window|size|limit)|maximum (?:context|input|prompt|sequence) ?length|max_model_len"
     r"|(?:prompt|input|request|message|text)s?(?: is| are|_) ?too (?:long|large|big)|request_too_large|too_long"
@@ -34,18 +34,18 @@ _FILTERED = re.compile(
     re.IGNORECASE,
 )
 _LARGER_THAN_THE_RATE = re.compile(r"request too large|must be reduced in order to run", re.IGNORECASE)
-"""A prompt that alone exceeds the tokens a minute: no waiting mends it, though OpenAI sends it as 429."""
+"""A single prompt that exceeds the tokens per minute: waiting does not help, though OpenAI sends status 429."""
 _CONTEXT = re.compile(r"context (?:size|length|window)", re.IGNORECASE)
-"""What servers that answer 500 say of a prompt that is too long (llama.cpp before 2025)."""
+"""How servers with status 500 report a prompt that is too long (llama.cpp before 2025)."""
 
 
-def refusal_cause(fault: ClassifiedFault) -> str:
-    """Why the server refuses this prompt for good, in a few words; "" if the fault is of another kind."""
+def find_refusal_cause(fault: ClassifiedFault) -> str:
+    """Why the server refuses this prompt permanently, in a few words; "" if the fault is of another kind."""
     text = " ".join((fault.words, *fault.codes))
     if fault.kind is None and not fault.status:
         return NO_ANSWER
     if fault.status in REJECTING:
-        return _cause_of_rejection(text)
+        return _classify_rejection(text)
     if fault.status == 403:
         return FILTERED if _FILTERED.search(text) and not _HOPELESS.search(text) else ""
     if fault.status == 429:
@@ -55,7 +55,7 @@ def refusal_cause(fault: ClassifiedFault) -> str:
     return ""
 
 
-def _cause_of_rejection(text: str) -> str:
+def _classify_rejection(text: str) -> str:
     if _TOO_LONG.search(text) or _LARGER_THAN_THE_RATE.search(text):
         return TOO_LONG
     if _HOPELESS.search(text):

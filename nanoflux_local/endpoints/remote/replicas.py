@@ -1,4 +1,4 @@
-"""Replicas: several servers of one model that share its requests. To the outside they are one endpoint.
+"""Replicas: several servers of one model that share its requests as one endpoint.
 
 A request goes to the least loaded free replica. A failed replica is skipped for a while and then tried again; a replica
 that asks for a pause is skipped until the pause ends.
@@ -15,29 +15,31 @@ LONGEST_BACK_S = 60.0
 
 
 class Replica:
-    """One server: its address, its client, its lane, and whether to skip it for now. `complaint` is its last message
+    """One server: its address, client and lane. `reached` is whether it ever responded; `complaint` is its last message
     that asked for a pause.
     """
 
     def __init__(self, url: str, client: Any, most: int) -> None:
         self.url, self.client = url, client
         self.lane = Lane(most)
-        self.known = False
+        self.reached = False
         self.back_at = 0.0
         self.complaint = ""
         self._failed = 0
 
     @property
-    def lives(self) -> bool:
+    def available(self) -> bool:
+        """Whether the pause after its last failure is over."""
         return self.back_at <= time.monotonic()
 
     @property
     def free(self) -> bool:
-        """Whether the replica is alive and asks for no pause."""
-        return self.lives and not self.lane.quiet_s
+        """Whether the replica is available and asks for no pause."""
+        return self.available and not self.lane.quiet_s
 
     def note_answer(self) -> None:
-        self.known, self.back_at, self._failed = True, 0.0, 0
+        """Note a response: the replica works."""
+        self.reached, self.back_at, self._failed = True, 0.0, 0
 
     def note_failure(self) -> None:
         """Skip this replica for a time that doubles with each failure in a row."""
@@ -58,6 +60,6 @@ def pick(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replic
     return min(replicas, key=lambda replica: replica.lane.quiet_s)
 
 
-def another(replicas: Sequence[Replica], tried: Collection[Replica]) -> bool:
-    """Whether some replica is free that was not `tried`."""
+def has_another(replicas: Sequence[Replica], tried: Collection[Replica]) -> bool:
+    """Whether a replica that was not `tried` is free."""
     return any(replica.free for replica in replicas if replica not in tried)

@@ -1,7 +1,7 @@
-"""Retries: whether a failed request is sent again, and when. One mechanism for every client; the SDKs' own are off.
+"""Retries: whether and when a failed request is sent again. The SDKs' own retries are off.
 
-A server that is busy is waited for, however often it says so; one that fails is asked a bounded number of times. The
-pauses are drawn from zero to a bound that doubles, so that clients who failed together do not come back together.
+A call waits for a busy server up to a total time; failures are limited in number. Pauses are drawn between zero and a
+bound that doubles, so that requests which failed together are not retried together.
 """
 
 import random
@@ -11,22 +11,20 @@ from nanoflux_local.endpoints.faults import ClassifiedFault
 from nanoflux_local.endpoints.remote.replicas import Replica
 
 ATTEMPTS = 12
-"""Requests of one call that may fail; with the pauses between them about a minute and a half."""
+"""Failed requests of one call until it fails; with the pauses between them about a minute and a half."""
 FIRST_ATTEMPTS = 4
-"""The same for a server that cannot be reached and never answered: its address is probably wrong."""
+"""The same for a server that was never reached: its address is probably wrong."""
 EMPTY_ATTEMPTS = 6
-"""Replies without text before one is taken to be what the model says."""
+"""Replies without text until one is accepted as the model's reply."""
 PATIENCE_S = 3600.0
-"""How long one call waits in all for servers that say they are busy."""
+"""The total time that one call waits for busy servers."""
 BASE_S = 0.5
 LONGEST_S = 30.0
 
 
 @dataclass(slots=True)
 class Patience:
-    """What is left of one call's patience. `tried` are the replicas that failed it since it last paused, `waited_s` is
-    how long it has waited.
-    """
+    """The retries of one call. `tried` are replicas that failed since its last pause, `waited_s` is its total wait."""
 
     tried: list[Replica] = field(default_factory=list)
     waited_s: float = 0.0
@@ -37,15 +35,15 @@ class Patience:
     _random: random.Random = field(default_factory=random.Random)
 
     def pause(self, fault: ClassifiedFault, reached_before: bool, elsewhere: bool) -> float | None:
-        """Seconds until the next attempt after `fault`, or None if there is none. `reached_before` says whether the
-        server ever answered, `elsewhere` whether another replica is free that has not failed this call.
+        """Seconds until the next attempt after `fault`; None if the call fails. `reached_before` is whether the server
+        ever responded, `elsewhere` whether a replica that has not failed this call is free.
         """
         pause = self._pause(fault, reached_before, elsewhere)
         self.waited_s += pause or 0.0
         return pause
 
     def wait(self, quiet_s: float) -> float | None:
-        """Seconds to wait for a server that asks to be left alone for `quiet_s`, or None if that is too long."""
+        """Seconds to wait for a server that asks for a pause of `quiet_s`; None if that is too long."""
         if self._busy_s + quiet_s > PATIENCE_S:
             return None
         wait = quiet_s + self._random.uniform(0, BASE_S)
@@ -68,7 +66,7 @@ class Patience:
         return 0.0 if fault.gone and elsewhere else self._draw_pause(self._failed - 1)
 
     def _busy_pause(self) -> float | None:
-        """The server may have asked for no time at all, so there is a pause of our own."""
+        """The pause after a busy response, which may state no time."""
         pause = self._draw_pause(self._busy)
         self._busy += 1
         self._busy_s += pause

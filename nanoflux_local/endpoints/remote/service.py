@@ -1,7 +1,7 @@
-"""A service: the servers behind one endpoint, and the way every request to them goes, whatever protocol it speaks.
+"""A service: the servers behind one endpoint, and the sending of requests to them in any protocol.
 
 Picks a replica, waits for a slot, sends within the timeout, reports every fault, and retries while `Patience` allows.
-Knows no protocol: the caller's `attempt` writes the request and reads the response.
+The caller's `attempt` writes the request and reads the response.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from nanoflux_local.endpoints.remote.gauge import Gauge
 from nanoflux_local.endpoints.remote.keys import Key
 from nanoflux_local.endpoints.remote.network import check_network, proxy_for
 from nanoflux_local.endpoints.remote.pace import Speed
-from nanoflux_local.endpoints.remote.refusals import refusal_cause
-from nanoflux_local.endpoints.remote.replicas import Replica, another, pick
+from nanoflux_local.endpoints.remote.refusals import find_refusal_cause
+from nanoflux_local.endpoints.remote.replicas import Replica, has_another, pick
 from nanoflux_local.endpoints.remote.retries import PATIENCE_S, Patience
 from nanoflux_local.endpoints.remote.waits import Waits, local_time
 from nanoflux_local.errors import BusyError, EndpointError, EndpointRefusedError, PromptRefusedError, RefusedError
@@ -26,15 +26,15 @@ from nanoflux_local.records import ChatReply, Fault
 from nanoflux_models import guard
 
 BILLED = ("timeout", "reset", "garbled")
-"""Faults after which the server may still have done the work, and charge for it."""
+"""Faults after which the server may have completed the request, and charge for it."""
 T = TypeVar("T")
 Attempt = Callable[[Any, float], Awaitable[T]]
-"""Sends one request through a client, within so many seconds, and reads its reply."""
+"""Sends one request through a client within a timeout in seconds, and reads the reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stake:
-    """Bounds on one attempt: completion tokens at most, and its possible cost if the reply is lost."""
+    """Bounds on one attempt: its completion tokens, and its possible cost if the reply is lost."""
 
     tokens: int = 1
     lost_tokens: int = 0
@@ -42,12 +42,12 @@ class Stake:
 
 
 class Service:
-    """Servers at `urls`, each sent `capacity` requests at once at most; `connect` makes a client for an address.
+    """The servers at `urls`, each with at most `capacity` concurrent requests; `connect` makes a client for an address.
 
-    `gauged` servers are asked for their load, which vLLM reports.
+    `gauged` servers are asked for their load in vLLM's metrics.
 
     Raises:
-        ConfigError: the environment names a proxy or certificates that cannot be used.
+        ConfigError: the environment names an unusable proxy or certificates.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Service:
         for url in urls:
             check_network(url)
         self.model, self.urls, self.key = model, tuple(urls), key
-        guard.allow(*self.urls)  # an address in the configuration is the consent for that host, and no other
+        guard.allow(*self.urls)  # an address in the configuration allows this host and no other
         self.capacity = capacity * len(self.urls)
         self._most, self._gauged = capacity, gauged
         self._sdk, self._connect = sdk, connect
@@ -77,9 +77,9 @@ class Service:
         """Call `attempt` until it returns a reply, retrying after faults.
 
         Raises:
-            PromptRefusedError: the server refuses this prompt for good.
+            PromptRefusedError: the server refuses this prompt permanently.
             BusyError: the servers ask for a longer pause than a call waits.
-            EndpointError: no usable reply came, and no retry is left or would help.
+            EndpointError: no usable reply was received, and no retry is left or would help.
         """
         patience = Patience()
         while True:
@@ -90,25 +90,25 @@ class Service:
             async with replica.lane:
                 if replica.lane.quiet_s:
                     continue  # the server asked for a pause while this call waited for its slot
-                began, limit_s = time.monotonic(), self._speed.limit(stake.tokens)
+                start, limit_s = time.monotonic(), self._speed.limit(stake.tokens)
                 outcome = await self._attempt(attempt, replica, stake.tokens, limit_s)
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - start
             if not isinstance(outcome, ClassifiedFault):
                 self._note_answer(replica, seconds, outcome)
                 return outcome
             self._raise_refusal(replica, outcome)
             self._report_fault(outcome, seconds, stake)
-            pause = self._note_fault(replica, outcome, began, patience)
+            pause = self._note_fault(replica, outcome, start, patience)
             if pause is not None:
                 self._waits.note(replica.url, self.key.mask(outcome.message), pause, patience.waited_s)
                 await asyncio.sleep(pause)
             elif outcome.reply is not None:
-                return cast(T, outcome.reply)  # no text in every attempt: this is the model's reply
+                return cast(T, outcome.reply)  # every attempt was empty: accepted as the model's reply
             else:
                 raise self._failure(replica, outcome)
 
     async def _wait(self, replica: Replica, patience: Patience) -> None:
-        """Wait as long as a server asks for.
+        """Wait for the pause that a server asks for.
 
         Raises:
             BusyError: the server asks for a longer pause than a call waits.
@@ -124,7 +124,7 @@ class Service:
         await asyncio.sleep(wait)
 
     async def _attempt(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | ClassifiedFault:
-        """The reply, or the classified fault: an SDK's exception is not passed on, since it may hold a key."""
+        """The reply, or the classified fault. An SDK's exception is not raised, since it may contain a key."""
         try:
             async with self._speed.limited(tokens, limit_s):
                 return await attempt(replica.client, limit_s)
@@ -146,25 +146,25 @@ class Service:
         replica.lane.widen()
         self._speed.note_answer(seconds, reply.completion_tokens if isinstance(reply, ChatReply) else 1)
 
-    def _note_fault(self, replica: Replica, fault: ClassifiedFault, began: float, patience: Patience) -> float | None:
+    def _note_fault(self, replica: Replica, fault: ClassifiedFault, start: float, patience: Patience) -> float | None:
         if fault.kind == "rate_limited":
-            replica.lane.halve(began)
+            replica.lane.halve(start)
         if fault.retry_after_s and fault.kind is not None:
             replica.lane.rest(fault.retry_after_s)
             replica.complaint = self.key.mask(fault.message)
         if fault.gone:
             replica.note_failure()
         else:
-            replica.known = True
+            replica.reached = True
         patience.tried.append(replica)
-        elsewhere = another(self._replicas, patience.tried)
+        elsewhere = has_another(self._replicas, patience.tried)
         if not elsewhere:
             patience.tried.clear()
-        return patience.pause(fault, replica.known, elsewhere)
+        return patience.pause(fault, replica.reached, elsewhere)
 
     def _raise_refusal(self, replica: Replica, fault: ClassifiedFault) -> None:
-        """Raise if the healthy server refuses this prompt permanently, so that a retry is useless."""
-        cause = refusal_cause(fault)
+        """Raise if a healthy server refuses this prompt permanently, so that a retry is useless."""
+        cause = find_refusal_cause(fault)
         if cause:
             replica.note_answer()
             raise PromptRefusedError(cause, self.key.mask(fault.message), fault.fix)
@@ -183,7 +183,7 @@ class Service:
         message = f"{replica.url} {self.key.mask(fault.message)}"
         if fault.kind == "rate_limited":
             hours = f"{PATIENCE_S / 3600:g} h"
-            return BusyError(f"{message}, for {hours} on end", "resume later with `nanoflux run resume`")
+            return BusyError(f"{message}, for {hours}", "resume later with `nanoflux run resume`")
         proxy, fix, setting = proxy_for(replica.url), fault.fix or "see the server's log", fault.setting
         if fault.kind == "unreachable" and proxy is not None:
             host = urlsplit(replica.url).hostname
@@ -202,7 +202,7 @@ class Service:
             if self._gauged:
                 self._gauges = [Gauge(replica) for replica in self._replicas]
         for gauge in self._gauges:
-            gauge.look()
+            gauge.refresh()
         return self._replicas
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The shapes a reply can have: JSON however it is wrapped, content as text or as parts, every reason to end.
+"""The shapes of replies: JSON in any wrapping, content as text or parts, every finish reason.
 
-The protocols promise one shape; servers and gateways send many. What can be read is read, an error that arrives with
-the status 200 is raised as the error it is, and what is left is a ValueError. Knows no protocol's keys: the clients do.
+The protocols define one shape; servers and gateways send many. Readable ones are read, an error with status 200 is
+raised as that error, and everything else is a ValueError. The protocols' keys belong to the clients.
 """
 
 import json
@@ -15,7 +15,7 @@ from nanoflux_local.endpoints.remote.error_body import ErrorBody, parse_error, r
 from nanoflux_local.records import Finish
 
 MAX_COUNT = 10**9
-"""More tokens than this are no count of one reply's."""
+"""Larger numbers are not a token count of one reply."""
 MAX_DIGITS = 1000
 NO_TEXT = "a response without text"
 _CUT = re.compile(r"length|max|limit|window|truncat")
@@ -28,7 +28,7 @@ _INNER = ("text", "thinking", "reasoning", "summary", "content")
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a message holds: its text, None if it holds none, its thoughts and its maker's refusal."""
+    """The content of a message: its text (None if it has none), its thoughts and its maker's refusal."""
 
     text: str | None = None
     thoughts: str = ""
@@ -36,10 +36,10 @@ class Content:
 
 
 def load_json(response: Any) -> Any:
-    """The JSON of an HTTP response: with a byte order mark, after keep-alive lines, or in the events of a stream.
+    """Read the JSON of an HTTP response, which may have a byte order mark, keep-alive lines, or be a stream of events.
 
     Raises:
-        WebPageError: it is a page for people.
+        WebPageError: it is a web page.
         ValueError: it is not JSON.
     """
     try:
@@ -75,27 +75,27 @@ def _events(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _join_events(events: list[dict[str, Any]], whole: bool) -> Any:
-    """One reply of the events of a stream that nobody asked for; some gateways send nothing else."""
+    """Join the events of a stream to one reply; some gateways stream without being asked to."""
     response = next((event["response"] for event in reversed(events) if isinstance(event.get("response"), dict)), None)
     failed = next((event for event in events if event.get("error")), None)
     if response is not None or failed is not None:
         return response or failed
     choices = [choice for event in events if isinstance(choice := value_at(event, "choices", 0), dict)]
     if not choices:
-        raise ValueError("a stream of events in place of one reply")
+        raise ValueError("a stream of events without a reply")
     message = {
         key: "".join(text for choice in choices if isinstance(text := value_at(choice, "delta", key), str))
         for key in ("content", "reasoning", "reasoning_content")
     }
     ended = next((reason for choice in reversed(choices) if (reason := choice.get("finish_reason"))), None)
     if ended is None and not whole:
-        raise ValueError("a stream that broke off")
+        raise ValueError("a stream with no end")
     usage = next((event["usage"] for event in reversed(events) if event.get("usage")), None)
     return {"choices": [{"message": message, "finish_reason": ended}], "usage": usage}
 
 
 def check_error(body: Any, key: str) -> None:
-    """Let a body without the protocol's `key` be the error that it states.
+    """Check that a body without the protocol's `key` states no error.
 
     Raises:
         StatedError: it states one.
@@ -107,7 +107,7 @@ def check_error(body: Any, key: str) -> None:
 
 
 def read_content(content: Any) -> Content:
-    """The content of a message: a text, a list of parts, or nothing.
+    """Read the content of a message: a text, a list of parts, or nothing.
 
     Raises:
         ValueError: it is something else.
@@ -129,7 +129,7 @@ def read_content(content: Any) -> Content:
 
 
 def _texts(value: Any) -> list[str]:
-    """The texts inside a part, which may be parts again."""
+    """The texts inside a part, which may contain parts."""
     if isinstance(value, str):
         return [value] if value else []
     if isinstance(value, list):
@@ -140,10 +140,10 @@ def _texts(value: Any) -> list[str]:
 
 
 def read_finish(reason: Any) -> Finish:
-    """Why a reply ended. Servers have many words for an end; a word that says nothing else is one.
+    """The finish reason of a reply. Servers use many words; an unknown one counts as "stop".
 
     Raises:
-        StatedError: the server failed while it wrote.
+        StatedError: the server failed during the reply.
     """
     word = reason.lower() if isinstance(reason, str) else ""
     if _CUT.search(word):
@@ -156,10 +156,10 @@ def read_finish(reason: Any) -> Finish:
 
 
 def check_tool_call(reason: Any, *calls: Any) -> None:
-    """Refuse a reply without text that calls a tool.
+    """Check that a reply without text calls no tool.
 
     Raises:
-        NoAnswerError: it does.
+        NoAnswerError: it calls one.
     """
     named = next((name for call in calls for name in _tool_names(call)), "")
     if named or any(calls) or (isinstance(reason, str) and _TOOL.search(reason.lower())):
@@ -175,7 +175,7 @@ def _tool_names(call: Any) -> Iterator[str]:
 
 
 def value_at(value: Any, *path: str | int) -> Any:
-    """What stands at a path in JSON that may have any shape, or None."""
+    """The value at a path in JSON of any shape; None if there is none."""
     for step in path:
         try:
             value = value[step]
@@ -185,7 +185,7 @@ def value_at(value: Any, *path: str | int) -> Any:
 
 
 def count(value: Any, *path: str | int) -> int:
-    """A number of tokens at a path, 0 where there is none; servers spell it as a float or as text too."""
+    """The token count at a path, 0 if there is none; servers also send it as a float or a string."""
     number = value_at(value, *path)
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 12:
         number = int(number)

@@ -1,6 +1,6 @@
-"""Waits: reports that a call waits for a server, why, and until when. Nobody shall wonder why a run stands still.
+"""Waits: report that a call waits for a server, why and until when, so that a paused run explains itself.
 
-Many calls wait for one server at once, and pauses follow each other: one line in a while says it for all of them.
+Many calls wait for one server at once, and pauses follow each other; one line from time to time covers all of them.
 """
 
 import logging
@@ -14,9 +14,9 @@ from nanoflux_local.redaction import redact
 
 Report = Callable[[str], None]
 LONG_S = 5.0
-"""Seconds that a call waits, over all its pauses, before it is reported."""
+"""Seconds that a call waits in total before its wait is reported."""
 AGAIN_S = 30.0
-"""Seconds between two reports on one endpoint, unless it asks for a longer wait meanwhile."""
+"""Seconds between two reports on one endpoint, unless its wait becomes longer."""
 
 
 def log_wait(text: str) -> None:
@@ -29,8 +29,8 @@ REPORT: ContextVar[Report] = ContextVar("report", default=log_wait)
 
 @contextmanager
 def reporting_waits(report: Report) -> Iterator[None]:
-    """Waits inside, also in the tasks that are started there, are reported to `report`, a line each. Endpoints that
-    share a server wait alike, and say so once.
+    """Report waits inside the block, and in tasks that are started there, to `report`, one line each. Endpoints that
+    share a server report a wait only once.
     """
     reported: set[str] = set()
 
@@ -52,17 +52,17 @@ class Waits:
     def __init__(self) -> None:
         self._reported_until = 0.0
 
-    def note(self, url: str, why: str, seconds: float, waited_s: float) -> None:
-        """A call is about to wait `seconds` for the server at `url`, and has then waited `waited_s` in all."""
+    def note(self, url: str, reason: str, seconds: float, waited_s: float) -> None:
+        """Note that a call waits `seconds` for the server at `url`, after which it has waited `waited_s` in total."""
         now = time.monotonic()
         if waited_s < LONG_S or now + seconds <= self._reported_until:
             return
         self._reported_until = now + max(seconds, AGAIN_S)
-        REPORT.get()(redact(f"{url} {why}; the next request goes out at {local_time(seconds)}"))
+        REPORT.get()(redact(f"{url} {reason}; the next request is sent at {local_time(seconds)}"))
 
 
 def local_time(seconds: float) -> str:
-    """The local time in so many seconds, with the date unless it is today's."""
+    """The local time in `seconds` seconds, with the date unless it is today."""
     now = datetime.now().astimezone()
     then = now + timedelta(seconds=seconds)
     return then.strftime("%H:%M:%S" if then.date() == now.date() else "%Y-%m-%d %H:%M")

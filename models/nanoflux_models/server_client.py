@@ -1,6 +1,6 @@
-"""Speak to one vLLM server for all that is no chat: health, adapters, sleep, and the counts that it publishes.
+"""A client of one vLLM server for everything but chat: health, adapters, sleep mode and metrics.
 
-Blocking, on loopback, past any proxy. Starts and ends nothing; what a refusal means is for the caller to say.
+Its calls block, and reach loopback directly even if a proxy is configured. It starts and stops no process.
 """
 
 import json
@@ -17,33 +17,33 @@ QUICK_S, LOAD_S, SWAP_S = 5.0, 300.0, 600.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class Control:
-    """A server by its address, which ends in /v1."""
+class ServerClient:
+    """The server at `url`, which ends in /v1."""
 
     def __init__(self, url: str) -> None:
         self._root = url.removesuffix("/v1")
 
     def healthy(self) -> bool:
-        """Whether it answers, and its engine with it."""
+        """Whether the server and its engine respond."""
         try:
             self._send("GET", "/health", None, QUICK_S)
         except ServerError:
             return False
         return True
 
-    def models(self) -> list[str]:
-        """What can be asked for: the base by its name, and each loaded adapter."""
+    def list_models(self) -> list[str]:
+        """The names that requests can ask for: the base model and each loaded adapter."""
         return [str(each["id"]) for each in json.loads(self._send("GET", "/v1/models", None, QUICK_S))["data"]]
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """Load an adapter as `name`, its content hash; do nothing if it is loaded already.
 
-        A content hash never names two contents, so that no answer can come from another adapter's prefix cache.
+        A content hash never names two adapters, so that no response can come from another adapter's prefix cache.
 
         Raises:
-            ServerRefusedError: vLLM does not take the adapter; the message holds its reason.
+            ServerRefusedError: vLLM refuses the adapter; the message holds its reason.
         """
-        if name in self.models():
+        if name in self.list_models():
             return
         body = {"lora_name": name, "lora_path": str(folder.resolve())}
         try:
@@ -52,7 +52,7 @@ class Control:
             if not isinstance(error.__cause__, urllib.error.HTTPError):
                 raise
             fix = "train it on layers that vLLM serves (target_modules), or evaluate it with --via merged"
-            raise ServerRefusedError(f"vLLM does not load adapter {name[:12]}: {error.message}", fix) from error
+            raise ServerRefusedError(f"vLLM refuses adapter {name[:12]}: {error.message}", fix) from error
 
     def unload_adapter(self, name: str, drain_s: float = LOAD_S) -> None:
         """Unload an adapter once it has no request in flight; do nothing if it is not loaded.
@@ -60,37 +60,40 @@ class Control:
         Raises:
             ServerError: requests for it were still in flight after `drain_s`.
         """
-        until = time.monotonic() + drain_s
+        deadline = time.monotonic() + drain_s
         while self.busy(name):
-            if time.monotonic() > until:
-                raise ServerError(f"{self._root}: {name[:16]} has requests in flight.", "Wait, then unload it again.")
+            if time.monotonic() > deadline:
+                problem = f"{self._root}: adapter {name[:16]} still has requests in flight after {drain_s:g} s"
+                raise ServerError(problem, "wait, then unload it again")
             time.sleep(0.1)
-        if name in self.models():
+        if name in self.list_models():
             self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, LOAD_S)
 
     def swap_adapter(self, old: str, new: str, folder: Path) -> None:
-        """Load one, then let the other finish what it was asked, then unload that: no request meets neither."""
+        """Load `new`, wait for the requests to `old`, then unload `old`: one of the two is always loaded."""
         self.load_adapter(new, folder)
         if old != new:
             self.unload_adapter(old)
 
     def busy(self, adapter: str) -> bool:
-        """Whether requests for an adapter run or wait, by the server's newest count."""
+        """Whether requests for an adapter are running or waiting, by the server's newest metrics."""
         lines = self._send("GET", "/metrics", None, QUICK_S).decode().splitlines()
         counts = [line for line in lines if re.match(r"vllm:num_requests_(running|waiting)\{", line)]
         adapter_lines = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
         if not adapter_lines or not any(float(line.rsplit(" ", 1)[1]) for line in counts):
             return False
-        newest = max(adapter_lines, key=lambda line: float(line.rsplit(" ", 1)[1]))  # each line's value is when it held
+        newest = max(
+            adapter_lines, key=lambda line: float(line.rsplit(" ", 1)[1])
+        )  # a line's value is the time of its count
         named = re.findall(r'(?:running|waiting)_lora_adapters="([^"]*)"', newest)
         return adapter in ",".join(named).split(",")
 
     def sleep(self, level: int = 1, takes_adapters: bool = True) -> None:
-        """Leave the GPU: weights go to the machine's memory, keys and values are dropped.
+        """Free the GPU: the weights move to the machine's memory, the KV cache is dropped.
 
         Raises:
-            ServerError: level 2, which drops the weights, is asked of a server that takes adapters: vLLM restores
-                neither them nor their layers (vllm#39934).
+            ServerError: `level` 2, which drops the weights, on a server for adapters: vLLM restores neither the
+                adapters nor their layers (vllm#39934).
         """
         if level > 1 and takes_adapters:
             problem = f"{self._root}: sleep level {level} would lose the adapters of this server"
@@ -98,14 +101,15 @@ class Control:
         self._send("POST", f"/sleep?level={level}", None, SWAP_S)
 
     def wake(self) -> None:
-        """Come back to the GPU."""
+        """Move the weights back to the GPU."""
         self._send("POST", "/wake_up", None, SWAP_S)
 
     def asleep(self) -> bool:
+        """Whether the server is in sleep mode."""
         return bool(json.loads(self._send("GET", "/is_sleeping", None, QUICK_S))["is_sleeping"])
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        """One plain completion over token ids."""
+        """Send one request to `/v1/completions`; return the response."""
         response: dict[str, Any] = json.loads(self._send("POST", "/v1/completions", body, LOAD_S))
         return response
 
@@ -116,14 +120,14 @@ class Control:
             with _DIRECT.open(request, timeout=seconds) as response:
                 return bytes(response.read())
         except urllib.error.HTTPError as error:
-            reason = _reason(error.read())
-            raise ServerError(f"{self._root}{path} answered {error.code}: {reason}", "See the server's log.") from error
+            reason = _read_reason(error.read())
+            raise ServerError(f"{self._root}{path} answered {error.code}: {reason}", "see the server's log") from error
         except (OSError, ValueError) as error:
-            raise ServerError(f"{self._root}{path} does not answer: {error}", "See the server's log.") from error
+            raise ServerError(f"{self._root}{path} does not answer: {error}", "see the server's log") from error
 
 
-def _reason(body: bytes) -> str:
-    """vLLM's own sentence in an error's body, or the beginning of the body if it holds none."""
+def _read_reason(body: bytes) -> str:
+    """vLLM's message in an error's body, or the beginning of the body if it holds none."""
     try:
         answer = json.loads(body)
         return str(answer.get("error", answer)["message"])

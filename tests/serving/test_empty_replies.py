@@ -1,0 +1,164 @@
+"""Replies without an answer from a real vLLM: a model that ends its reply, its thoughts or its final channel at once.
+
+Stand-ins of the three thinking formats that the catalog has are taught to end that way, each under its packaged
+manifest. Every such reply is the fault `empty`, is asked for again and, since the model says nothing else, marked
+unanswered; the first item of each stand-in gets a proper answer.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.endpoints.build import build_model_endpoint
+from nanoflux_local.endpoints.faults import reporting_faults
+from nanoflux_local.endpoints.remote.retries import EMPTY_ATTEMPTS
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.evaluate.summary import EvaluationSummary
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.reasoning import strip_reasoning
+from nanoflux_local.records import ChatReply, Fault
+from nanoflux_local.rehearsal.lessons import THOUGHTS, Lesson
+from nanoflux_local.rehearsal.teaching import teach
+from nanoflux_local.rehearsal.walk import CALM, WIDER
+from nanoflux_local.roles.defender import defender_messages
+from nanoflux_local.seeds.benchmarks.starter import starter_items
+from nanoflux_models.interpreter import VARIABLE
+from nanoflux_models.manifest import load_manifest
+from nanoflux_models.stand_ins import family_of, make_stand_in
+from nanoflux_models.stand_ins.gpt_oss import read_harmony_words
+from nanoflux_models.weights import import_path
+
+Command = Callable[..., CompletedProcess[str]]
+
+ARGS = ("--enforce-eager", "--max-num-seqs=8")
+ENDINGS = {
+    "qwen3-32b-awq": {
+        "at once": "<|im_end|>",
+        "thoughts never opened": "</think><|im_end|>",
+        "thoughts alone": f"<think>\n{THOUGHTS}\n</think>\n\n<|im_end|>",
+    },
+    "deepseek-r1-distill-qwen-14b": {
+        "at once": "<｜end▁of▁sentence｜>",
+        "no thoughts": "</think><｜end▁of▁sentence｜>",
+        "thoughts alone": f"{THOUGHTS}\n</think>\n\n<｜end▁of▁sentence｜>",
+    },
+    "gpt-oss-20b": {
+        "at once": "<|return|>",
+        "final channel empty": "<|channel|>final<|message|><|return|>",
+        "thoughts alone": f"<|channel|>analysis<|message|>{THOUGHTS}<|end|>"
+        "<|start|>assistant<|channel|>final<|message|><|return|>",
+    },
+}
+"""What each model generates in place of an answer, control tokens included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A served stand-in that answers the first of the starter domain's test items and is silent on the others."""
+
+    home: Home
+    model: str
+
+    @property
+    def endings(self) -> list[str]:
+        return list(ENDINGS[self.model])
+
+
+@pytest.fixture(scope="module", params=list(ENDINGS))
+def silent(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, vllm_python: str, command: Command
+) -> Iterator[Silent]:
+    model = str(request.param)
+    home = Home(tmp_path_factory.mktemp("silent") / "home").prepare()
+    import_path(make_silent(model, home.root / "stand-in", Path(vllm_python)), model, home.root)
+    words = ("models", "serve", model, "--context", "4096", *(f"--arg={word}" for word in ARGS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, vllm_python)
+        done = command(home.root, vllm_python, *words)
+        assert done.returncode == 0, done.stderr
+        try:
+            yield Silent(home, model)
+        finally:
+            command(home.root, vllm_python, "models", "stop", "--all")
+
+
+def make_silent(model: str, folder: Path, python: Path) -> Path:
+    """Write a stand-in that was taught one ending for each test item, the first of them after an answer."""
+    manifest = load_manifest(model, folder.parent)
+    family = family_of(manifest.architecture, model)
+    domain = load_domain("starter")
+    items = starter_items("test")
+    written = [family.write(THOUGHTS, answer := f"ANSWER: {items[0].answer}"), *ENDINGS[model].values()]
+    lessons = [
+        Lesson(defender_messages(domain, domain.budgets, item.question), text)
+        for item, text in zip(items, written, strict=False)
+    ]
+    texts = [message.content for lesson in lessons for message in lesson.messages]
+    if family.model_type == "gpt_oss":
+        make_stand_in(family, folder, texts, read_harmony_words(python), tiny=WIDER, spread=CALM)
+    else:
+        make_stand_in(family, folder, texts, phrases=[f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", answer])
+    teach(folder, manifest, replace(family, write=lambda _, text: text), lessons, python)
+    return folder
+
+
+def ask(silent: Silent, item: int) -> tuple[ChatReply, list[Fault]]:
+    """The reply to one test item under the defender's prompt, and the faults reported until it was accepted."""
+    faults: list[Fault] = []
+
+    async def chat() -> ChatReply:
+        endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS)
+        try:
+            plan = make_plan(endpoint.identity, "starter", "test", starter_items("test"), 1, 0.0)
+            with reporting_faults(faults.append):
+                return await endpoint.chat(plan.request(starter_items("test")[item], 0))
+        finally:
+            await endpoint.close()
+
+    return asyncio.run(chat()), faults
+
+
+def evaluate_silent(silent: Silent) -> tuple[EvaluationSummary, dict[str, str]]:
+    """The summary of an evaluation on the taught items, and their marks by item."""
+    items = starter_items("test")[: 1 + len(silent.endings)]
+
+    async def run() -> EvaluationSummary:
+        endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS)
+        try:
+            with Ledger(silent.home.ledger) as ledger:
+                return await evaluate(ledger, endpoint, make_plan(endpoint.identity, "starter", "test", items, 1, 0.0))
+        finally:
+            await endpoint.close()
+
+    summary = asyncio.run(run())
+    with LedgerView(silent.home.ledger) as view:
+        rows = view.rows("SELECT item, verdict FROM evaluation_items WHERE evaluation = ?", summary.id)
+        return summary, {row["item"]: row["verdict"] for row in rows}
+
+
+def test_endpoint_reads_an_answer_after_thoughts(silent: Silent) -> None:
+    reply, faults = ask(silent, 0)
+    assert not faults and reply.finish == "stop" and THOUGHTS in reply.text
+    assert strip_reasoning(reply.text).strip() == f"ANSWER: {starter_items('test')[0].answer}"
+
+
+def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent: Silent) -> None:
+    for item, ending in enumerate(silent.endings, 1):
+        reply, faults = ask(silent, item)
+        assert (reply.finish, strip_reasoning(reply.text).strip()) == ("stop", ""), ending
+        assert [fault.kind for fault in faults] == ["empty"] * EMPTY_ATTEMPTS, ending
+        assert (THOUGHTS in reply.text) is (ending == "thoughts alone") and reply.completion_tokens >= 1, ending
+
+
+def test_evaluation_marks_replies_without_an_answer_as_unanswered(silent: Silent) -> None:
+    summary, marks = evaluate_silent(silent)
+    assert list(marks.values()).count("right") == 1 and marks[starter_items("test")[0].id] == "right"
+    assert summary.unanswered == list(marks.values()).count("unanswered") == len(silent.endings)
+    assert summary.is_whole and summary.unscored == 0
