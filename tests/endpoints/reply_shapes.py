@@ -46,7 +46,7 @@ Outcome = Read | Empty | Refused | Again
 @dataclass(frozen=True, slots=True)
 class Shape:
     server: str
-    what: str
+    name: str
     protocol: Protocol
     status: int
     body: Any
@@ -136,7 +136,7 @@ OPENAI_RESPONSES = [
      Again("rate_limited")),
     ("flagged", 200, response([], "failed", error={"code": "invalid_prompt", "message": "flagged"}),
      Refused("flagged")),
-    ("still queued", 200, response([], "queued"), Again("garbled", "still 'queued'")),
+    ("still queued", 200, response([], "queued"), Again("garbled", "status 'queued'")),
     ("invalid prompt", 400, error("Invalid prompt: flagged", type="invalid_request_error", code="invalid_prompt"),
      Refused("Invalid prompt: flagged")),
 ]  # fmt: skip
@@ -352,7 +352,7 @@ _ALL: tuple[tuple[str, Protocol, list[tuple[str, int, Any, Outcome]]], ...] = (
     ("proxies", "chat", PROXIES),
 )
 SHAPES = [
-    Shape(server, what, "responses" if what.startswith("responses") else protocol, status, body, outcome)
+    Shape(server, name, "responses" if name.startswith("responses") else protocol, status, body, outcome)
     for server, protocol, entries in _ALL
-    for what, status, body, outcome in entries
+    for name, status, body, outcome in entries
 ]

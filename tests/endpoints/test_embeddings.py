@@ -58,7 +58,7 @@ def test_embedding_is_normalised_to_unit_length(server: Any, body: Any) -> None:
         (200, embedding([]), "garbled", "without an embedding"),
         (200, embedding([0, 0]), "garbled", "without a direction"),
         (200, b'{"data": [{"embedding": [NaN, 1]}]}', "garbled", "without a direction"),
-        (200, embedding(["a"]), "garbled", "no list of numbers"),
+        (200, embedding(["a"]), "garbled", "not a list of numbers"),
         (200, embedding([[1, 2], [3, 4]]), "garbled", "without a direction"),
         (200, b"[" * 100_000, "garbled", "nested too deeply"),
         (200, b"<html><title>Sign in</title>", "garbled", "Sign in"),

@@ -54,12 +54,12 @@ def test_request_body_holds_the_request_and_nothing_else(server: Any) -> None:
         await endpoint.close()
 
     asyncio.run(send())
-    told = [{"role": message.role, "content": message.content} for message in messages]
+    sent = [{"role": message.role, "content": message.content} for message in messages]
     assert server.paths == ["/v1/chat/completions"] * 2
     assert server.bodies == [
-        {"model": "some-model", "messages": told, "temperature": 0.7, "top_p": 0.95, "max_tokens": 64,
+        {"model": "some-model", "messages": sent, "temperature": 0.7, "top_p": 0.95, "max_tokens": 64,
          "seed": 2**62 + 1, "stop": ["\n\n", "END"]},
-        {"model": "some-model", "messages": told, "temperature": 0.0, "top_p": 1.0, "max_tokens": 512, "seed": 0},
+        {"model": "some-model", "messages": sent, "temperature": 0.0, "top_p": 1.0, "max_tokens": 512, "seed": 0},
     ]  # fmt: skip
 
 
@@ -88,15 +88,15 @@ def test_identity_names_model_and_server_and_is_not_repeatable(server: Any) -> N
 )  # fmt: skip
 def test_reply_is_read_with_its_usage(server: Any, body: dict[str, Any], reply: tuple[Any, ...]) -> None:
     server.answer((200, body))
-    found = ask(OpenAIChatEndpoint("m", server.url))
-    assert (found.text, found.finish, found.prompt_tokens, found.completion_tokens) == reply
-    assert found.seconds > 0 and found.usd == 0
+    read = ask(OpenAIChatEndpoint("m", server.url))
+    assert (read.text, read.finish, read.prompt_tokens, read.completion_tokens) == reply
+    assert read.seconds > 0 and read.usd == 0
 
 
 @pytest.mark.parametrize(
     ("usage", "usd"),
     [({"prompt_tokens": 1000, "completion_tokens": 100}, 0.0028), (None, (2 * 2 + 8 * 512) / 1e6)],
-    ids=["told", "not told: the most that it could be"],
+    ids=["reported", "not reported: the highest possible"],
 )
 def test_reply_cost_follows_from_the_price(server: Any, usage: dict[str, int] | None, usd: float) -> None:
     server.answer((200, completion("x", usage=usage)))
@@ -105,7 +105,7 @@ def test_reply_cost_follows_from_the_price(server: Any, usage: dict[str, int] | 
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"", "Expecting value"),
         (b"{not json", "Expecting property name"),
@@ -124,9 +124,9 @@ def test_reply_cost_follows_from_the_price(server: Any, usage: dict[str, int] | 
         (completion([5]), "without text"),
     ],
 )
-def test_unusable_response_is_an_endpoint_error(server: Any, body: Any, told: str) -> None:
+def test_unusable_response_is_an_endpoint_error(server: Any, body: Any, message: str) -> None:
     server.answer((200, body))
-    with pytest.raises(EndpointError, match=told) as error:
+    with pytest.raises(EndpointError, match=message) as error:
         ask(OpenAIChatEndpoint("m", server.url))
     assert error.value.message.startswith(server.url) and "server's log" in error.value.fix
 

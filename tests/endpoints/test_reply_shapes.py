@@ -76,7 +76,7 @@ def test_reply_shapes_cover_every_outcome_and_server() -> None:
         assert sum(isinstance(shape.outcome, kind) for shape in SHAPES) >= 10
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.server}: {shape.what}")
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape.server}: {shape.name}")
 def test_recorded_reply_is_read_as_expected(peer: Peer, shape: Shape) -> None:
     faults: list[Fault] = []
     peer.server.answer((shape.status, shape.body), *([(200, GOOD)] if isinstance(shape.outcome, Again) else []))

@@ -42,8 +42,8 @@ async def test_scripted_delay_does_not_change_the_identity() -> None:
 
 @pytest.mark.parametrize(("sections", "prompt"), PROMPTS.items(), ids=lambda value: value[0] if value else "")
 async def test_each_role_is_mostly_readable_and_sometimes_not(sections: tuple[str, ...], prompt: str) -> None:
-    found = [read_sections(text, sections) for text in await replies(ScriptedEndpoint("m"), prompt)]
-    unread = sum(isinstance(each, Unparsed) for each in found)
+    sections_of_replies = [read_sections(text, sections) for text in await replies(ScriptedEndpoint("m"), prompt)]
+    unread = sum(isinstance(each, Unparsed) for each in sections_of_replies)
     assert 3 <= unread <= 30
 
 

@@ -90,8 +90,8 @@ def test_retry_after_is_read_in_each_format(headers: dict[str, str], seconds: fl
 
 
 def test_retry_after_may_be_a_date() -> None:
-    found = read_retry_after({"retry-after": email.utils.formatdate(time.time() + 1000, usegmt=True)})
-    assert found == pytest.approx(1000, abs=100)
+    seconds = read_retry_after({"retry-after": email.utils.formatdate(time.time() + 1000, usegmt=True)})
+    assert seconds == pytest.approx(1000, abs=100)
     assert read_retry_after({"retry-after": email.utils.formatdate(time.time() - 1000, usegmt=True)}) is None
 
 

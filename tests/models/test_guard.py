@@ -24,8 +24,8 @@ TRIED = """
 try:
     {tried}
 except BaseException as error:
-    told = guard.refusal_in(error)
-    print(json.dumps([type(error).__name__, str(told) if told else None, guard.refused()]))
+    refusal = guard.refusal_in(error)
+    print(json.dumps([type(error).__name__, str(refusal) if refusal else None, guard.refused()]))
 else:
     print(json.dumps(["through", None, guard.refused()]))
 """
@@ -48,8 +48,10 @@ def tried(statement: str, before: str = "", **more: str) -> Any:
 @pytest.fixture(scope="module")
 def own_address() -> str:
     """An address of this machine that is not loopback, so that leaving it can be tried for real."""
-    found = [each for addresses in psutil.net_if_addrs().values() for each in addresses]
-    outer = [each.address for each in found if each.family.name == "AF_INET" and not each.address.startswith("127.")]
+    addresses_here = [each for addresses in psutil.net_if_addrs().values() for each in addresses]
+    outer = [
+        each.address for each in addresses_here if each.family.name == "AF_INET" and not each.address.startswith("127.")
+    ]
     if not outer:
         pytest.skip("this machine has no network address but loopback")
     return outer[0]
@@ -81,18 +83,18 @@ def own_address() -> str:
     ],
 )
 def test_guard_refuses_other_hosts_and_names_the_setting(statement: str, host: str) -> None:
-    _, told, refused = tried(statement)
-    assert told is not None and f"refused to reach {host}:" in told
-    assert "`url` of an endpoint" in told and f"{VARIABLE}={host}" in told
+    _, message, refused = tried(statement)
+    assert message is not None and f"refused to reach {host}:" in message
+    assert "`url` of an endpoint" in message and f"{VARIABLE}={host}" in message
     assert refused == [host]
 
 
 @pytest.mark.skipif(not hasattr(__import__("socket"), "AF_VSOCK"), reason="this Python knows no such family")
 def test_guard_refuses_other_address_families() -> None:
-    name, told, _ = tried("socket.socket(socket.AF_VSOCK).connect((2, 80))")
+    name, message, _ = tried("socket.socket(socket.AF_VSOCK).connect((2, 80))")
     if name == "OSError":
         pytest.skip("this kernel makes no such socket")
-    assert "address family" in told
+    assert "address family" in message
 
 
 LOOPBACK = """
@@ -134,8 +136,8 @@ place = server.getsockname()[1]
 def test_guard_sends_no_packet_to_an_address_that_is_not_allowed(own_address: str) -> None:
     before = ACCEPTING.replace("ADDRESS", repr(own_address)) + "server.settimeout(0.5)\n"
     statement = f"socket.create_connection(({own_address!r}, place), 5)"
-    _, told, _ = tried(statement, before)
-    assert f"refused to reach {own_address}:" in told
+    _, message, _ = tried(statement, before)
+    assert f"refused to reach {own_address}:" in message
     missed = f"""
 try:
     socket.socket().connect_ex(({own_address!r}, place))
@@ -187,8 +189,8 @@ sys.addaudithook(lambda event, values: waits.append(values[0]) if event == "time
 """
     script = BEGIN.replace("guard.install()", counted + "guard.install()")
     tail = TRIED.format(tried=statement).replace("guard.refused()", "waits")
-    name, told, waits = python(script + tail, HF_HOME=str(tmp_path), HOME=str(tmp_path))
-    assert told is not None and "refused to reach" in told, name
+    name, message, waits = python(script + tail, HF_HOME=str(tmp_path), HOME=str(tmp_path))
+    assert message is not None and "refused to reach" in message, name
     assert waits == []
 
 
@@ -206,5 +208,5 @@ def test_guarded_path_guards_any_python_and_its_children(tmp_path: Path) -> None
 
 
 def test_guard_leaves_invalid_addresses_to_python() -> None:
-    name, told, _ = tried("socket.socket().connect('nowhere')")
-    assert name == "TypeError" and told is None
+    name, message, _ = tried("socket.socket().connect('nowhere')")
+    assert name == "TypeError" and message is None

@@ -94,8 +94,8 @@ def test_verify_names_each_wrong_file_and_pull_repairs_it(home: Path) -> None:
     ]
     (folder / "model.safetensors").unlink()
     (folder / "stray.bin").touch()
-    found = "\n".join(verify("tiny", home))
-    assert "model.safetensors: missing" in found and "stray.bin: not part" in found
+    problems = "\n".join(verify("tiny", home))
+    assert "model.safetensors: missing" in problems and "stray.bin: not part" in problems
     pull("tiny", home)
     assert verify("tiny", home) == [] and left(home) == ["tiny"]
 

@@ -16,25 +16,25 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed
 from vllm.reasoning import ReasoningParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.entrypoints.cli.serve import ServeSubcommand
-parser, known, read = make_arg_parser(FlexibleArgumentParser()), ReasoningParserManager.list_registered(), []
+parser, parsers, read = make_arg_parser(FlexibleArgumentParser()), ReasoningParserManager.list_registered(), []
 command = FlexibleArgumentParser()
 ServeSubcommand().subparser_init(command.add_subparsers(dest="subparser"))
 for words in json.load(sys.stdin):
-    found = (command if words[0] == "serve" else parser).parse_args(words)
-    assert words[0] != "serve" or found.model_tag == words[1]
-    validate_parsed_serve_args(found)
-    assert found.reasoning_parser in ("", *known), found.reasoning_parser
-    read.append([found.served_model_name, found.tensor_parallel_size, found.pipeline_parallel_size,
-                 found.distributed_executor_backend, found.gpu_memory_utilization, found.max_model_len, found.host,
-                 found.max_num_seqs, bool(found.enable_lora),
-                 found.language_model_only or (found.limit_mm_per_prompt or {}).get("image") == 0,
-                 found.nnodes, found.node_rank, found.master_addr, found.headless, found.enable_prefix_caching])
+    parsed = (command if words[0] == "serve" else parser).parse_args(words)
+    assert words[0] != "serve" or parsed.model_tag == words[1]
+    validate_parsed_serve_args(parsed)
+    assert parsed.reasoning_parser in ("", *parsers), parsed.reasoning_parser
+    read.append([parsed.served_model_name, parsed.tensor_parallel_size, parsed.pipeline_parallel_size,
+                 parsed.distributed_executor_backend, parsed.gpu_memory_utilization, parsed.max_model_len, parsed.host,
+                 parsed.max_num_seqs, bool(parsed.enable_lora),
+                 parsed.language_model_only or (parsed.limit_mm_per_prompt or {}).get("image") == 0,
+                 parsed.nnodes, parsed.node_rank, parsed.master_addr, parsed.headless, parsed.enable_prefix_caching])
 json.dump(read, sys.stdout)
 """
 
 
 def parsed(python: str, commands: list[list[str]], folder: Path) -> list[list[Any]]:
-    """What vLLM's own parser reads from the options of these command lines."""
+    """What vLLM's own parser reads from the parsed of these command lines."""
     words = [command[3:] for command in commands]
     done = subprocess.run(
         [python, "-c", PARSE], input=json.dumps(words), capture_output=True, text=True, cwd=folder, timeout=300
@@ -64,12 +64,12 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
     read = parsed(vllm_python, commands, tmp_path)
     assert read[-len(launches) :] == read[: len(launches)], "`vllm serve` reads the same"
     read = read[: -len(launches)]
-    for launch, found in zip(launches, read, strict=False):
+    for launch, values in zip(launches, read, strict=False):
         expected = [[launch.model], 2, 1, None, 0.4, launch.length, "127.0.0.1", 24, launch.rank > 0]
-        assert found[:9] == expected and found[9] is True, "no tower but the text's is loaded"
+        assert values[:9] == expected and values[9] is True, "no tower but the text's is loaded"
     assert read[-3][:7] == [[wide.name], 4, 2, "ray", 0.92, 4096, "127.0.0.1"]
-    assert {found[14] for found in read} == {None}, "vLLM decides about prefix caching: on if the model supports it"
-    assert [found[10:14] for found in read[-2:]] == [[2, 0, "10.0.0.1", False], [2, 1, "10.0.0.1", True]]
+    assert {values[14] for values in read} == {None}, "vLLM decides about prefix caching: on if the model supports it"
+    assert [values[10:14] for values in read[-2:]] == [[2, 0, "10.0.0.1", False], [2, 1, "10.0.0.1", True]]
 
 
 def test_launch_without_adapters_sets_no_buffers_aside(vllm_python: str, tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_launch_without_adapters_sets_no_buffers_aside(vllm_python: str, tmp_pat
 
 def test_interpreter_for_cpus_is_recognised_with_any_torch(vllm_python: str, tmp_path: Path) -> None:
     """From the package index alone comes a torch for GPUs; without this the server wants nearly all of the memory."""
-    found = find_interpreter(vllm_python)
-    assert found.built_for_cpu and replace(found, torch="2.13.0").for_cpu
-    assert not Interpreter(found.path, found.vllm, "2.13.0").for_cpu
+    interpreter = find_interpreter(vllm_python)
+    assert interpreter.built_for_cpu and replace(interpreter, torch="2.13.0").for_cpu
+    assert not Interpreter(interpreter.path, interpreter.vllm, "2.13.0").for_cpu
     manifest = next(manifest for manifest in list_manifests(tmp_path) if manifest.kind == "chat")
-    launch = Launch(manifest, "r", tmp_path, replace(found, torch="2.13.0"))
+    launch = Launch(manifest, "r", tmp_path, replace(interpreter, torch="2.13.0"))
     assert launch.environment("mark")["VLLM_CPU_KVCACHE_SPACE"] == "1"

@@ -49,10 +49,10 @@ def begin(home: Path, python: str, *words: str) -> subprocess.Popen[str]:
 def until(seen: Callable[[], Any], child: subprocess.Popen[str], seconds: float = 240) -> Any:
     """What `seen` finds, as soon as it finds something."""
     end = time.monotonic() + seconds
-    while not (found := seen()):
+    while not (records := seen()):
         assert child.poll() is None and time.monotonic() < end, "it ended, or took too long"
         time.sleep(0.02)
-    return found
+    return records
 
 
 def calls(home: Path) -> int:
@@ -78,12 +78,12 @@ def test_killed_server_changes_no_dataset_of_a_run(
     assert len(family) >= 3 and record.owner is not None and record.owner[0] == child.pid
     os.kill(record.pid, signal.SIGKILL)
     out, _ = child.communicate(timeout=300)
-    told = (home.parent / "err").read_text()
-    assert child.returncode == 0, told
-    found = json.loads(out)
-    assert "restarting it (1 of 3)" in told
+    stderr = (home.parent / "err").read_text()
+    assert child.returncode == 0, stderr
+    result = json.loads(out)
+    assert "restarting it (1 of 3)" in stderr
     assert expected["kept"] > 0 and expected["turns"] == 4
-    assert {key: found[key] for key in ("digest", "turns", "kept", "funnel")} == {
+    assert {key: result[key] for key in ("digest", "turns", "kept", "funnel")} == {
         key: expected[key] for key in ("digest", "turns", "kept", "funnel")
     }
     assert not any(each.alive for each in family) and server_record.records(home) == []

@@ -1,6 +1,7 @@
 """From a profile's endpoints to places on GPUs, and to what vLLM is started with there."""
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,10 @@ def test_placement_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_py
     config = endpoint(capacity=12, context=4096, python=vllm_python)
     seat, group = seats(workloads([config], 32, home).values(), whole=True)[SMALL]
     words = launch_for(config, home, seat, sleeps=False).command(8000)
-    told = {words[at]: words[at + 1] for at in range(len(words) - 1) if words[at].startswith("--")}
+    options = {word: value for word, value in pairwise(words) if word.startswith("--")}
     assert group == "" and seat.gpus == (0,)
-    assert told["--gpu-memory-utilization"] == "0.92", "it is awake alone on its card"
-    assert told["--max-num-seqs"] == "12" and told["--max-model-len"] == "4096"
+    assert options["--gpu-memory-utilization"] == "0.92", "it is awake alone on its card"
+    assert options["--max-num-seqs"] == "12" and options["--max-model-len"] == "4096"
     assert "--enable-lora" not in words
 
 
@@ -81,8 +82,8 @@ def test_endpoints_of_one_model_share_a_server_with_the_longest_context(
     group: str, home: Home, vllm_python: str
 ) -> None:
     more = {"python": vllm_python, "shares": group}
-    found, groups = build_managed({"a": endpoint(**more), "b": endpoint(context=2048, **more)}, home, 8)
-    assert found["a"].context == found["b"].context
+    endpoints, groups = build_managed({"a": endpoint(**more), "b": endpoint(context=2048, **more)}, home, 8)
+    assert endpoints["a"].context == endpoints["b"].context
     assert set(groups.values()) == {group}
 
 

@@ -43,8 +43,8 @@ LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")  # a server is used a
 
 
 def test_server_is_listed_with_its_log_and_listens_on_loopback_only(served: dict[str, Any], command: Command) -> None:
-    found = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
-    assert [(entry["server"], entry["state"], entry["pid"]) for entry in found] == [
+    result = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
+    assert [(entry["server"], entry["state"], entry["pid"]) for entry in result] == [
         ("smollm2-135m", "ready", served["pid"])
     ]
     shown = command(served["home"], served["python"], "models", "logs", "smollm2-135m", "--lines", "3")
@@ -82,15 +82,15 @@ def test_every_process_of_a_running_server_is_guarded(served: dict[str, Any]) ->
 def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -> None:
     """Greedy, so the two protocols must say the same but for the time that it took."""
     for tokens, finish in ((60, "stop"), (3, "length")):
-        found = [
+        result = [
             replace(reply, seconds=0.0)
             for client in (OpenAIChatEndpoint, AnthropicMessagesEndpoint)
             for reply in asked(client, served["url"], tokens)
         ]
-        assert len(set(found)) == 1, found
-        assert found[0].finish == finish and found[0].prompt_tokens > 10
-        assert 0 < found[0].completion_tokens <= tokens
-        assert tokens == 3 or "Paris" in found[0].text
+        assert len(set(result)) == 1, result
+        assert result[0].finish == finish and result[0].prompt_tokens > 10
+        assert 0 < result[0].completion_tokens <= tokens
+        assert tokens == 3 or "Paris" in result[0].text
 
 
 def test_seeded_requests_longer_than_one_step_are_answered(served: dict[str, Any]) -> None:
@@ -117,13 +117,13 @@ def test_run_uses_a_served_model(served: dict[str, Any], command: Command) -> No
     profile = str(Path(__file__).with_name("served.toml"))
     done = command(served["home"], served["python"], *RUN, "--profile", profile, "--concurrency", "4")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["status"], found["kept"], found["repeatable"]) == ("done", 3, False)
-    assert found["usage"]["completion_tokens"] > 0
-    verified = command(served["home"], served["python"], "run", "verify", found["run"])
+    result = json.loads(done.stdout)
+    assert (result["status"], result["kept"], result["repeatable"]) == ("done", 3, False)
+    assert result["usage"]["completion_tokens"] > 0
+    verified = command(served["home"], served["python"], "run", "verify", result["run"])
     assert verified.returncode == 0, verified.stderr
     listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
-    assert [entry["pid"] for entry in listed] == [served["pid"]], "the run found the server and left it running"
+    assert [entry["pid"] for entry in listed] == [served["pid"]], "the run result the server and left it running"
 
 
 def test_trained_lora_is_loaded_at_run_time_and_passes_its_probe(
@@ -131,12 +131,12 @@ def test_trained_lora_is_loaded_at_run_time_and_passes_its_probe(
 ) -> None:
     done = command(served["home"], served["python"], "models", "probe", adapter[:12], "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["passed"] and found["difference"] > 0.1 and found["agreement"] > 0.8
+    result = json.loads(done.stdout)
+    assert result["passed"] and result["difference"] > 0.1 and result["agreement"] > 0.8
     client = ServerClient(served["url"])
     assert adapter in client.list_models() and not client.busy(adapter)
     shown = json.loads(command(served["home"], served["python"], "adapters", "show", adapter[:12], "--json").stdout)
-    assert (shown["probe"]["passed"], shown["probe"]["agreement"]) == (True, found["agreement"])
+    assert (shown["probe"]["passed"], shown["probe"]["agreement"]) == (True, result["agreement"])
 
 
 EQUAL, NEAR_TIE, WRITTEN = 0.8, 0.5, 24
@@ -159,9 +159,9 @@ def test_server_and_peft_give_the_same_greedy_replies(served: dict[str, Any], ad
         next((gap for _, gap in scores if gap > 0), 0.0)
         for scores in score_with_peft(smollm2_dir, folder, prompts, texts)
     ]
-    found = f"{gaps.count(0.0)} of {len(gaps)} equal; where the others part: {[round(gap, 3) for gap in gaps if gap]}"
-    print(found)
-    assert gaps.count(0.0) >= EQUAL * len(gaps) and max(gaps) <= NEAR_TIE, found
+    result = f"{gaps.count(0.0)} of {len(gaps)} equal; where the others part: {[round(gap, 3) for gap in gaps if gap]}"
+    print(result)
+    assert gaps.count(0.0) >= EQUAL * len(gaps) and max(gaps) <= NEAR_TIE, result
 
 
 def test_swap_adapter_waits_for_requests_in_flight(served: dict[str, Any], adapter: str, zeroed: str) -> None:
@@ -200,8 +200,8 @@ def test_evaluation_uses_a_served_model(served: dict[str, Any], adapter: str, co
     more = ("--runs", "1", "--temperature", "0", "--via", "vllm", *LEAN)
     done = command(served["home"], served["python"], *words, *more, "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["n"] == 2 and found["adapter"] == adapter and found["unscored"] == 0
+    result = json.loads(done.stdout)
+    assert result["n"] == 2 and result["adapter"] == adapter and result["unscored"] == 0
 
 
 def test_evaluation_via_merged_uses_a_merged_copy(served: dict[str, Any], adapter: str, command: Command) -> None:
@@ -209,11 +209,11 @@ def test_evaluation_via_merged_uses_a_merged_copy(served: dict[str, Any], adapte
     more = ("--runs", "1", "--temperature", "0", "--via", "merged", *LEAN)
     done = command(served["home"], served["python"], *words, *more, "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["n"], found["model"], found["adapter"], found["unscored"]) == (2, "smollm2-135m", adapter, 0)
+    result = json.loads(done.stdout)
+    assert (result["n"], result["model"], result["adapter"], result["unscored"]) == (2, "smollm2-135m", adapter, 0)
     with LedgerView(served["home"] / "ledger.db") as view:
         asked = [json.loads(row["request"])["endpoint"] for row in
-                 view.rows("SELECT request FROM calls WHERE run = ?", found["eval"])]  # fmt: skip
+                 view.rows("SELECT request FROM calls WHERE run = ?", result["eval"])]  # fmt: skip
     assert len(asked) == 2 and all(each["variant"].endswith(" merged") for each in asked)
     assert list((served["home"] / "merged").iterdir()) == [], "the copy is gone"
     listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
@@ -225,9 +225,9 @@ def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command
     grid.write_text(THROUGH)
     done = command(served["home"], served["python"], "experiment", "run", str(grid), "--json")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    (evaluation,) = found["conditions"][0]["test"]["starter-easy"]["evaluations"]
-    assert found["cells_left"] == []
+    result = json.loads(done.stdout)
+    (evaluation,) = result["conditions"][0]["test"]["starter-easy"]["evaluations"]
+    assert result["cells_left"] == []
     with LedgerView(Path(served["home"]) / "ledger.db") as view:
         asked = list(view.rows("SELECT request FROM calls WHERE run = ?", evaluation))
     assert len(asked) == 2 and {json.loads(row["request"])["endpoint"]["interface"] for row in asked} == {"vllm"}

@@ -63,9 +63,9 @@ def launcher(tmp_path: Path, home: Path) -> Launcher:
 
 def started(home: Path, launch: Launch, name: str = "m", owned: bool = True) -> ServerRecord:
     supervisor = Supervisor(home)
-    found = supervisor.spawn(launch, name, owned=owned)
-    supervisor.await_ready(found, ready_s=60)
-    return found.record
+    started_server = supervisor.spawn(launch, name, owned=owned)
+    supervisor.await_ready(started_server, ready_s=60)
+    return started_server.record
 
 
 def gone(processes: list[Process], seconds: float = 30) -> bool:
@@ -103,18 +103,18 @@ def test_supervisor_records_a_server_privately_and_stops_it_whole(
 def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
     with pytest.raises(ServerError) as refused:
         started(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
-    told = str(refused.value)
-    assert "out of memory" in told and "some words before" in told and "exit code 1" in told
-    assert "--gpu-memory" in told and str(home / "logs/server-m.log") in told
+    message = str(refused.value)
+    assert "out of memory" in message and "some words before" in message and "exit code 1" in message
+    assert "--gpu-memory" in message and str(home / "logs/server-m.log") in message
     assert server_record.records(home) == []
 
 
 def test_server_that_never_answers_is_stopped(home: Path, launcher: Launcher) -> None:
     supervisor = Supervisor(home)
-    found = supervisor.spawn(launcher("deaf"), "m")
+    started_server = supervisor.spawn(launcher("deaf"), "m")
     with pytest.raises(ServerError, match="did not answer within 2 s"):
-        supervisor.await_ready(found, ready_s=2)
-    assert gone([found.record.process], 0.5) and family_of(found.record) == []
+        supervisor.await_ready(started_server, ready_s=2)
+    assert gone([started_server.record.process], 0.5) and family_of(started_server.record) == []
 
 
 def test_server_that_crashes_on_its_first_request_is_never_reported_as_served(home: Path, launcher: Launcher) -> None:
@@ -190,14 +190,14 @@ def test_stop_leaves_a_process_with_a_reused_pid_alone(home: Path) -> None:
     try:
         born = process(stranger.pid)
         assert born is not None
-        known = {"model": "m", "revision": "", "variant": "", "url": "http://127.0.0.1:9/v1", "port": 9, "mark": "x",
+        fields = {"model": "m", "revision": "", "variant": "", "url": "http://127.0.0.1:9/v1", "port": 9, "mark": "x",
                  "owner": None, "log": "", "context": 1}  # fmt: skip
         for name, pid, began, boot in (
             ("older", born.pid, born.started - 1, boot_id()),
             ("before", born.pid, born.started, "another boot"),
             ("init", 1, 0, boot_id()),
         ):
-            record = {"name": name, "pid": pid, "started": began, "boot": boot, **known}
+            record = {"name": name, "pid": pid, "started": began, "boot": boot, **fields}
             server_record.write(home, ServerRecord.model_validate(record))
         assert len(Supervisor(home).sweep()) == 3 and server_record.records(home) == []
         assert stranger.poll() is None and not Process(1, 0).send(signal.SIGKILL)
@@ -244,7 +244,7 @@ async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher:
     launches = {name: launcher(sleeps=True) for name in ("a", "b")}
     plain = {name: VllmEndpoint(fleet.server(launch)) for name, launch in launches.items()}
     assert "--enable-sleep-mode" in launches["a"].command(1)
-    # Two servers of one process are told apart by their model, which a stand-in can only be given by its manifest.
+    # Two servers of one process are message apart by their model, which a stand-in can only be given by its manifest.
     manifest = launches["b"].manifest.model_copy(update={"name": "other"})
     plain["b"] = VllmEndpoint(fleet.server(Launch(manifest, "r1", home, launches["b"].interpreter, sleeps=True)))
     endpoints = take_turns(plain, {"a": "gpu0", "b": "gpu0"}, linger_s=0.01)

@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {})
         elif self.path == "/v1/completions":
             tuned = adapters.get(json.loads(body)["model"], False)
-            scores = [None, *({"7": {"logprob": -1.0 - (0.5 if tuned and at == 2 else 0)}} for at in range(4))]
+            scores = [None, *({"7": {"logprob": -1.0 - (0.5 if tuned and place == 2 else 0)}} for place in range(4))]
             mood = time.monotonic() if how == "moody" else 1.0
             choice = {"text": "1", "prompt_logprobs": scores, "logprobs": {"token_logprobs": [-mood]}}
             self.answer(200, {"choices": [choice]})
