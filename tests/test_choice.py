@@ -23,7 +23,8 @@ def path(tmp_path: Path) -> Path:
         with ledger.transaction() as connection:
             rows = [("run", turn, "kept_failed" if turn % 3 else "kept_novel") for turn in range(20)]
             connection.executemany(
-                "INSERT INTO examples VALUES (?1 || ?2, ?1, ?2, ?3, 'Q' || ?2, 'S', 'A', 'hash', 'at', NULL)",
+                "INSERT INTO examples (id, run, turn, reason, question, solution, answer, content_hash, at)"
+                " VALUES (?1 || ?2, ?1, ?2, ?3, 'Q' || ?2, 'S', 'A', 'hash', 'at')",
                 [*rows, ("other", 0, "kept_failed")],
             )
     return path
