@@ -1,17 +1,19 @@
 """Measures the judge and its checks on known solutions of GSM8K: right ones, real mistakes, broken questions.
 
-    python bench/checks.py [--pairs 50] [--minutes 8] [--checks blind,code,answerable] [--home DIR] [--data FILE]
+    python bench/checks.py [--pairs 50] [--minutes 8] [--steps "blind,code word,answerable"] [--home DIR]
 
 One model, served by a managed vLLM server, writes the mistakes and judges (`models import` it first). The solutions and
-the requests are those of a run's trial. One check after the other examines all solutions, then the judge decides.
-Every reply is stored, so a killed measurement continues with the same command and repeats no call. No request starts
-once `--minutes` are over; then, or at once with `--show`, the rates are printed over what has been measured.
+the requests are those of a run's trial. All solutions go through the first group of steps (checks, or the judge's
+"word") before any goes through the next. Every reply is stored, so a killed measurement continues with the same command
+and repeats no call. No request starts once `--minutes` are over; then, or at once with `--show`, the rates are printed
+over what has been measured.
 """
 
 import argparse
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,13 +33,13 @@ from nanoflux_local.run.binding import bind, rules_for
 from nanoflux_local.run.trials.replies import TURN, run_bounded
 from nanoflux_local.run.trials.result import CONCLUSIONS, JudgedSolution, Rates, Share, measure_rates
 from nanoflux_local.run.trials.solutions import KnownSolution, build_known_solutions
-from nanoflux_local.run.turn import Rules
 from nanoflux_local.seeds.importing import ImportRequest, import_benchmark
 from nanoflux_local.transcript import Finding, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 KINDS = ["mistake", "removed", "mistake", "changed", "own"]
+WORD = "word"
 PROFILE = """
 concurrency = {concurrency}
 embedder = "hashing"
@@ -84,7 +86,7 @@ def resolve(options: argparse.Namespace, home: Home) -> RunConfig:
     python = ROOT / ".venv-vllm" / "bin" / "python"
     profile.write_text(PROFILE.format(concurrency=options.concurrency, model=options.model, python=python))
     judge = {"trial": options.pairs, "trial_kinds": KINDS, "code_check": False, "quality": False, "confidence": 0.0}
-    judge |= {"checks": options.checks.split(",")}
+    judge |= {"checks": [step for group in options.steps.split() for step in group.split(",") if step != WORD]}
     values: dict[str, Any] = {"datasets": ["gsm8k"], "held_out": [], "seed": options.seed, "judge": judge}
     values |= {"reply_tokens": options.reply_tokens, "retries": {"parse": options.retries}}
     return configs.resolve("gsmhard-short", str(profile), values, home)
@@ -92,7 +94,7 @@ def resolve(options: argparse.Namespace, home: Home) -> RunConfig:
 
 async def find_or_start(home: Home, options: argparse.Namespace) -> str:
     """The run that the measurement's calls belong to."""
-    name = f"checks-{options.pairs}-{options.seed}-{options.checks}"
+    name = f"checks-{options.pairs}-{options.seed}"
     try:
         with LedgerView(home.ledger) as view:
             return str(view.find_run(name)["id"])
@@ -100,7 +102,9 @@ async def find_or_start(home: Home, options: argparse.Namespace) -> str:
         return await runs.start(home, resolve(options, home), name)
 
 
-async def measure(home: Home, run: str, answers: dict[str, Answer], deadline: float) -> list[Measured]:
+async def measure(
+    home: Home, run: str, groups: Sequence[str], answers: dict[str, Answer], deadline: float
+) -> list[Measured]:
     """Examine and judge the known solutions until the deadline. Without `answers`, only what the ledger remembers."""
     config, identities, _ = runs.load_run(home, run)
     rules, domain = rules_for(config, identities, home), load_domain(config.domain, home.root)
@@ -117,28 +121,30 @@ async def measure(home: Home, run: str, answers: dict[str, Answer], deadline: fl
         except ReplayMissError:
             return []
         measured = [Measured(solution) for solution in solutions]
-        checks = {check.name: check for check in judge.checks}
-        for name in (*config.judge.checks, ""):
-            step = partial(_judge, rules) if not name else partial(_examine, checks[name])
-            jobs = [partial(_unless_missing, step, rules, each, call, stopping) for each in measured]
+        steps: dict[str, Any] = {check.name: partial(_examine, check) for check in judge.checks}
+        steps[WORD] = partial(_judge, judge)
+        for group in groups:
+            chosen = [steps[name] for name in group.split(",")]
+            jobs = [partial(_take_steps, chosen, rules.config.seed, each, call, stopping) for each in measured]
             await run_bounded(jobs, config.concurrency)
     return measured
 
 
-async def _unless_missing(step: Any, rules: Rules, each: Measured, call: Any, stopping: Callable[[], bool]) -> None:
-    try:
+async def _take_steps(steps: Sequence[Any], seed: int, each: Measured, call: Any, stopping: Callable[[], bool]) -> None:
+    """Take the steps with a solution until the measurement stops, or until the ledger lacks a reply in a replay."""
+    draw = Draw(seed, TURN, each.solution.number)
+    for step in steps:
         if not stopping():
-            await step(each, Draw(rules.config.seed, TURN, each.solution.number), call)
-    except ReplayMissError:
-        return
+            with suppress(ReplayMissError):
+                await step(each, draw, call)
 
 
 async def _examine(check: Any, each: Measured, draw: Draw, call: Any) -> None:
     each.findings[check.name] = await check.examine(each.solution.attack, draw, call)
 
 
-async def _judge(rules: Rules, each: Measured, draw: Draw, call: Any) -> None:
-    verdict = await rules.cast(0).judge.judge.validate(each.solution.attack, draw, call)  # type: ignore[attr-defined]
+async def _judge(judge: CheckingJudge, each: Measured, draw: Draw, call: Any) -> None:
+    verdict = await judge.judge.validate(each.solution.attack, draw, call)
     each.asked, each.word = True, verdict.positive if isinstance(verdict, Verdict) else None
 
 
@@ -204,14 +210,14 @@ def describe(share: Share, interval: bool = False, rejected: bool = False) -> st
 
 
 async def run_bench(home: Home, options: argparse.Namespace) -> None:
-    run = await find_or_start(home, options)
+    run, groups = await find_or_start(home, options), options.steps.split()
     if not options.show:
         bound = bind(runs.load_run(home, run)[0], home)
         try:
-            await measure(home, run, bound.answers(), time.monotonic() + 60 * options.minutes)
+            await measure(home, run, groups, bound.answers(), time.monotonic() + 60 * options.minutes)
         finally:
             await bound.close()
-    show(await measure(home, run, {}, float("inf")))
+    show(await measure(home, run, groups, {}, float("inf")))
 
 
 def main() -> None:
@@ -220,7 +226,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="GSM8K's train.jsonl")
     parser.add_argument("--model", default="qwen2.5-coder-1.5b-instruct")
     parser.add_argument("--pairs", type=int, default=50, help="right solutions, and as many wrong ones")
-    parser.add_argument("--checks", default="blind,code,answerable", help="in the order in which they are measured")
+    parser.add_argument("--steps", default="blind,code word,answerable", help="groups of steps, measured in this order")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--concurrency", type=int, default=16)
