@@ -1,7 +1,7 @@
-"""A domain: one target benchmark with its seed counts, thresholds, sections, answer format and prompts.
+"""A domain: the kind of questions a run generates, with its benchmarks, seed counts, thresholds, sections and prompts.
 
-Domains are text: `catalog/NAME.toml`, and `prompts/*.md`, where a domain may name other files than the shared ones.
-Owns those that ship; a user's own are `own`'s.
+A domain is a file `catalog/NAME.toml` with the templates `prompts/*.md`; it may name other prompt files than the shared
+ones. This module loads the built-in domains; `own` loads a user's.
 """
 
 import tomllib
@@ -49,27 +49,27 @@ class PaperNovelty(Strict):
 
 
 class WorkedExample(Strict):
-    """One solved problem shown to the defender, for models too small to follow a form that is only described."""
+    """A solved problem shown to the defender, for models too small to follow a description of the reply's form."""
 
     question: str
     sections: dict[str, str]
 
 
 class WorkedAttack(Strict):
-    """One new problem made of some material, shown to an attacker that is too small for a description alone."""
+    """A new problem made of some material, shown to attackers too small to work from a description alone."""
 
     material: tuple[str, ...]
     sections: dict[str, str]
 
 
 class Domain(Strict):
-    """What a domain's file says, with the prompt templates that belong to it (name → text).
+    """The content of a domain's file, with its prompt templates (name → text).
 
     Seeds come from `datasets`; `evaluates` are further benchmarks that are asked and scored in the same way, and
-    `free_text` those of both whose answers no machine can grade. `tags` are the XML elements that a solution consists
-    of; `rubric` is what its reasoning is held against. With `code_check` the judge goes through solutions again by a
-    program of its own; of `trial` known solutions right, and as many made wrong, it is told how it judges; `quality`
-    has the reasoning of what is kept rated, and `fact_check` looks up what questions claim.
+    `free_text` are those of both that need a judge to grade their answers. `tags` are the XML elements of a solution;
+    `rubric` lists the criteria for its reasoning. With `code_check` the judge verifies each solution by a program that
+    it writes; `trial` is the number of known solutions, right and with a planted fault, that measure its error rates;
+    `quality` rates the reasoning of kept examples, and `fact_check` looks up the facts that questions claim.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Domain(Strict):
 
     @property
     def answer_rule(self) -> str:
-        """How an answer must be written so that a machine can read it."""
+        """The sentence that tells a model how to write an answer that can be read by machine."""
         if self.answer == "number":
             return "The answer is one number, written alone, without a unit."
         if self.answer == "choice":
@@ -119,8 +119,8 @@ class Domain(Strict):
 
     @property
     def hash(self) -> str:
-        """Of all that decides what is asked, beside the prompts and what a run's configuration holds itself."""
-        held = {
+        """The digest of what shapes the requests, except the prompts and what a run's configuration records."""
+        recorded_elsewhere = {
             "seeds",
             "novelty",
             "confidence",
@@ -134,7 +134,7 @@ class Domain(Strict):
             "evaluates",
             "free_text",
         }
-        return digest(self.model_dump(mode="json", exclude=held, exclude_defaults=True))
+        return digest(self.model_dump(mode="json", exclude=recorded_elsewhere, exclude_defaults=True))
 
     def lettered(self, options: Mapping[str, str]) -> "Domain":
         """This domain for an item with these options: MedQA's have four or five, PubMedQA's three."""
@@ -159,7 +159,7 @@ class Domain(Strict):
         }
 
     def render(self, prompt: str, values: Mapping[str, Any]) -> str:
-        """One prompt's text with `values` filled in; a name that the template needs and does not get is an error."""
+        """One prompt's text with `values` filled in; a missing value is an error."""
         return str(_template(self.prompts[prompt]).render(domain=self, **values)).strip()
 
 
@@ -174,26 +174,26 @@ def _template(text: str) -> Any:
 
 
 def built_in() -> list[str]:
-    """The names of the domains that ship with the package."""
+    """The names of the built-in domains."""
     folder = resources.files(__package__) / "catalog"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 @cache
 def load_built_in(name: str) -> Domain:
-    """A domain that ships, by its name in `built_in()`; one that `extends` another begins as that one."""
+    """A built-in domain by its name; one that `extends` another inherits the other's values."""
     folder = resources.files(__package__)
     values = tomllib.loads((folder / "catalog" / f"{name}.toml").read_text(encoding="utf-8"))
     base, files = values.pop("extends", ""), values.pop("prompt_files", {})
-    begun = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": {}}
+    inherited = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": {}}
     files = files if base else {prompt: f"{prompt}.md" for prompt in PROMPTS} | files
     texts = {prompt: (folder / "prompts" / file).read_text(encoding="utf-8") for prompt, file in files.items()}
-    return domain_on(begun, values, name, texts, f"domain {name}")
+    return extend_domain(inherited, values, name, texts, f"domain {name}")
 
 
-def domain_on(
-    begun: Mapping[str, Any], values: Mapping[str, Any], name: str, prompts: Mapping[str, str], source: str
+def extend_domain(
+    inherited: Mapping[str, Any], values: Mapping[str, Any], name: str, prompts: Mapping[str, str], source: str
 ) -> Domain:
-    """A domain that begins as `begun` does; its own `values` and `prompts` come before. `source` is named in errors."""
-    whole = {**merge_tables(begun, values), "name": name, "prompts": begun["prompts"] | prompts}
+    """A domain whose `values` and `prompts` override the `inherited` ones. `source` is named in errors."""
+    whole = {**merge_tables(inherited, values), "name": name, "prompts": inherited["prompts"] | prompts}
     return validate_model(Domain, whole, source)

@@ -1,7 +1,7 @@
-"""Own domains: `<home>/domains/NAME.toml`, with prompts beside it; what is not said there is as in a domain that ships.
+"""A user's domains: `<home>/domains/NAME.toml` with prompt files in the same folder; the rest is inherited.
 
-A file is checked whole when it is loaded: an unknown key, a prompt that is no template or asks for what it is not
-given, and a section that a role needs and the file leaves out are errors that name the file.
+A file is checked completely when it is loaded. An unknown key, a prompt that is no template or uses an unknown
+variable, and a missing section are errors that name the file.
 """
 
 import re
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.config import read_toml
-from nanoflux_local.domains.base import PROMPTS, Domain, built_in, domain_on, load_built_in
+from nanoflux_local.domains.base import PROMPTS, Domain, built_in, extend_domain, load_built_in
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.suggestions import suggest
 from nanoflux_local.text_files import EncodingError, read_utf8
 from nanoflux_local.transcript import Attack, Defence, Seed
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-GIVEN = {
+VARIABLES = {
     "attacker": {"seeds", "first"},
     "defender": {"question", "budgets", "first"},
     "validation": {"attack", "evidence"},
@@ -29,38 +29,38 @@ GIVEN = {
     "blind_program": {"question"},
     "answerable": {"question"},
 }
-"""What each prompt is given beside `domain`."""
+"""The variables of each prompt besides `domain`."""
 NEEDED = {
     "attacker": {"QUESTION", "SOLUTION", "ANSWER"},
     "defender": {"SOLUTION", "ANSWER"},
     "validation": {"DECISION", "CONFIDENCE", "EXPLANATION"},
     "evaluation": {"REASONING QUALITY", "DECISION", "CONFIDENCE", "EXPLANATION"},
 }
-"""The sections that are read, whatever else a role is asked for."""
+"""The sections that the program reads from each role's reply."""
 
 
-def known_domains(root: Path | None = None) -> list[str]:
-    """All names that `load_domain` answers to: those that ship, then those of the home at `root`."""
+def domain_names(root: Path | None = None) -> list[str]:
+    """The names of all domains: the built-in ones, then those of the home at `root`."""
     own = sorted((root / "domains").glob("*.toml")) if root else []
     return [*built_in(), *(path.stem for path in own if NAME.fullmatch(path.stem) and path.stem not in built_in())]
 
 
 def load_domain(name: str, root: Path | None = None) -> Domain:
-    """A domain that ships, or one of the home at `root`.
+    """A built-in domain, or one of the home at `root`.
 
     Raises:
-        ConfigError: no domain has this name (the message lists those that there are), or its file is wrong.
+        ConfigError: no domain has this name (the fix lists the names), or its file is wrong.
     """
     if name in built_in():
         return load_built_in(name)
-    if root and name in known_domains(root):
+    if root and name in domain_names(root):
         return _read_domain(name, root / "domains" / f"{name}.toml")
-    fix = f"{suggest(name, known_domains(root))}; or write one: docs/how-to/domains.md"
+    fix = f"{suggest(name, domain_names(root))}; or write one: docs/how-to/domains.md"
     raise ConfigError(f"there is no domain {name!r}", fix)
 
 
 def files_of(name: str, root: Path) -> list[Path]:
-    """The files that make a domain of the home; none for one that ships."""
+    """The files of a domain of the home; none for a built-in one."""
     if name in built_in():
         return []
     path = root / "domains" / f"{name}.toml"
@@ -71,18 +71,18 @@ def _read_domain(name: str, path: Path) -> Domain:
     values = read_toml(path)
     base = values.pop("extends", None)
     if base is not None and base not in built_in():
-        raise ConfigError(f"{path}: extends: there is no domain {base!r}", f"one of: {', '.join(built_in())}")
-    begun = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": _shared_prompts()}
+        raise ConfigError(f"{path}: extends: there is no domain {base!r}", f"choose one of: {', '.join(built_in())}")
+    inherited = load_built_in(base).model_dump(exclude={"name"}) if base else {"prompts": _shared_prompts()}
     files = values.pop("prompt_files", {})
-    texts = {prompt: _prompt(path, prompt, file) for prompt, file in _entries(path, files)}
-    domain = domain_on(begun, values, name, texts, str(path))
+    texts = {prompt: _read_prompt(path, prompt, file) for prompt, file in _prompt_files(path, files)}
+    domain = extend_domain(inherited, values, name, texts, str(path))
     _check_sections(path, domain)
     for prompt in texts:
-        _try(path.parent / files[prompt], domain, prompt)
+        _try_prompt(path.parent / files[prompt], domain, prompt)
     return domain
 
 
-def _try(source: Path, domain: Domain, prompt: str) -> None:
+def _try_prompt(source: Path, domain: Domain, prompt: str) -> None:
     import jinja2
 
     try:
@@ -92,13 +92,13 @@ def _try(source: Path, domain: Domain, prompt: str) -> None:
 
 
 def render_prompt(domain: Domain, prompt: str) -> str:
-    """A prompt filled in with a small example, to be looked at.
+    """A prompt filled in with a small example, for display.
 
     Raises:
         ConfigError: there is no such prompt.
     """
     if prompt not in PROMPTS:
-        raise ConfigError(f"there is no prompt {prompt!r}", f"one of: {', '.join(PROMPTS)}")
+        raise ConfigError(f"unknown prompt {prompt!r}", f"choose one of: {', '.join(PROMPTS)}")
     attack = Attack("Two bags hold 12 beads each. How many are there?", "2 * 12 = 24 beads.", "24")
     options = {letter: f"option {letter}" for letter in domain.letters}
     seeds = (Seed("seed", domain.name, "How many beads are in 3 bags of 12?", "36", options=options),)
@@ -107,14 +107,14 @@ def render_prompt(domain: Domain, prompt: str) -> str:
         "seeds": seeds, "question": attack.question, "budgets": dict(domain.budgets), "first": True, "attack": attack,
         "defence": defence, "confidence": 0.7, "problem": "", "evidence": (), "queries": 5,
     }  # fmt: skip
-    return domain.render(prompt, {name: values[name] for name in GIVEN[prompt]})
+    return domain.render(prompt, {name: values[name] for name in VARIABLES[prompt]})
 
 
 def _shared_prompts() -> dict[str, str]:
     return dict(load_built_in("gsmhard").prompts)
 
 
-def _entries(path: Path, files: Any) -> list[tuple[str, str]]:
+def _prompt_files(path: Path, files: Any) -> list[tuple[str, str]]:
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
         raise ConfigError(f"{path}: prompt_files is no table of file names", 'write for instance attacker = "mine.md"')
     unknown = [prompt for prompt in files if prompt not in PROMPTS]
@@ -124,14 +124,17 @@ def _entries(path: Path, files: Any) -> list[tuple[str, str]]:
     return list(files.items())
 
 
-def _prompt(path: Path, prompt: str, file: str) -> str:
-    """A prompt's text, known to be a template that needs nothing but what it is given."""
+def _read_prompt(path: Path, prompt: str, file: str) -> str:
+    """A prompt's text, checked to be a template that uses only its variables."""
     import jinja2
     from jinja2 import meta
 
     source = path.parent / file
     if source.parent != path.parent:
-        raise ConfigError(f"{path}: prompt_files.{prompt}: {file!r} is in another folder", "put it beside the domain")
+        raise ConfigError(
+            f"{path}: prompt_files.{prompt}: {file!r} is in another folder",
+            "put it next to the domain's file",
+        )
     try:
         text = read_utf8(source)
         needed = meta.find_undeclared_variables(jinja2.Environment(autoescape=False).parse(text))
@@ -139,10 +142,10 @@ def _prompt(path: Path, prompt: str, file: str) -> str:
         raise ConfigError(f"{path}: prompt_files.{prompt}: {source}: {error}", "name a file of UTF-8 text") from error
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"{source}, line {error.lineno}: {error.message}", "correct the template") from error
-    foreign = sorted(needed - {"domain"} - GIVEN[prompt])
+    foreign = sorted(needed - {"domain"} - VARIABLES[prompt])
     if foreign:
-        names = ", ".join(sorted({"domain", *GIVEN[prompt]}))
-        raise ConfigError(f"{source}: asks for {foreign[0]!r}, which it is not given", f"it is given: {names}")
+        names = ", ".join(sorted({"domain", *VARIABLES[prompt]}))
+        raise ConfigError(f"{source}: uses the unknown variable {foreign[0]!r}", f"its variables are: {names}")
     return text
 
 

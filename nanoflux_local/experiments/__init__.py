@@ -1,1 +1,1 @@
-"""Experiments: the paper's tables and ablations as declared grids over the ledger, with the controls that it lacks."""
+"""Experiments: the paper's tables and ablations as declared grids, with controls that the paper does not have."""

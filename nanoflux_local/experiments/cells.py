@@ -8,12 +8,12 @@ import json
 from typing import Any
 
 from nanoflux_local.experiments.generation import generate_run
-from nanoflux_local.experiments.grid import GENERATE, Cell, Plan
+from nanoflux_local.experiments.grid import GENERATE, Cell, GridPlan
 from nanoflux_local.experiments.kinds.base import CellResult, OnStep, find_kind
 from nanoflux_local.paths import Home
 
 
-def do_cell(home: Home, plan: Plan, cell: Cell, on_step: OnStep = lambda *_: None) -> CellResult:
+def do_cell(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep = lambda *_: None) -> CellResult:
     """Do one cell and return its result.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
 from nanoflux_local.experiments.cells import do_cell, result_of
-from nanoflux_local.experiments.grid import GENERATE, Cell, Plan
+from nanoflux_local.experiments.grid import GENERATE, Cell, GridPlan
 from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.jobs import (
     EXPERIMENT,
@@ -33,7 +33,7 @@ OnCell = Callable[[Cell, str], None]
 class Workers(Protocol):
     """Runs cells, possibly remotely and in parallel, and yields each with its result or error."""
 
-    def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]: ...
+    def do(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]: ...
 
     def close(self) -> None: ...
 
@@ -41,12 +41,12 @@ class Workers(Protocol):
 class Here:
     """Runs the cells one after another in this process."""
 
-    def __init__(self, home: Home, on_step: OnStep = lambda *_: None, begun: OnCell = lambda *_: None) -> None:
-        self._home, self._on_step, self._begun = home, on_step, begun
+    def __init__(self, home: Home, on_step: OnStep = lambda *_: None, on_start: OnCell = lambda *_: None) -> None:
+        self._home, self._on_step, self._on_start = home, on_step, on_start
 
-    def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
+    def do(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
         for cell in cells:
-            self._begun(cell, "running")
+            self._on_start(cell, "running")
             try:
                 yield cell, do_cell(self._home, plan, cell, self._on_step)
             except Exception as error:  # noqa: BLE001 - the caller decides what the error means
@@ -56,7 +56,7 @@ class Here:
         return
 
 
-def create(home: Home, plan: Plan) -> str:
+def create(home: Home, plan: GridPlan) -> str:
     """Store an experiment and return its id; an existing one is not changed."""
     with Ledger(home.ledger) as ledger:
         ledger.create_experiment(plan.id, plan.name, plan.scale_name, plan.model_dump(mode="json"))
@@ -140,14 +140,14 @@ def _outcome(cell: Cell, outcome: dict[str, Any] | Exception) -> tuple[str, str]
     raise outcome
 
 
-def plan_of(home: Home, experiment: str) -> Plan:
+def plan_of(home: Home, experiment: str) -> GridPlan:
     """The stored plan of an experiment.
 
     Raises:
         NothingMatchedError: the experiment is unknown.
     """
     with LedgerView(home.ledger) as view:
-        return Plan.model_validate_json(find(view, experiment)["plan"])
+        return GridPlan.model_validate_json(find(view, experiment)["plan"])
 
 
 def find(view: LedgerView, name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 
 from nanoflux_local.config import merge_tables
-from nanoflux_local.experiments.grid import GENERATE, Plan
+from nanoflux_local.experiments.grid import GENERATE, GridPlan
 from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -11,7 +11,7 @@ from nanoflux_local.records import digest
 from nanoflux_local.run import configs, runs
 
 
-def runs_of(home: Home, plan: Plan) -> dict[int, str]:
+def runs_of(home: Home, plan: GridPlan) -> dict[int, str]:
     """The runs that the plan uses, by their fixed number of seed questions (0: the domain's range)."""
     run_by_seed_count = {0: plan.run} if plan.run else {}
     with LedgerView(home.ledger) as view:
@@ -22,13 +22,13 @@ def runs_of(home: Home, plan: Plan) -> dict[int, str]:
         return {count: str(view.find_run(run)["id"]) for count, run in run_by_seed_count.items()}
 
 
-def run_name(plan: Plan, seed_count: int) -> str:
+def run_name(plan: GridPlan, seed_count: int) -> str:
     """The name of a run: a hash of its settings, so that experiments of one scale share a run."""
     scale = plan.scale
     return f"experiment-{digest([scale.domain, scale.profile, scale.examples, scale.run, seed_count])[:10]}"
 
 
-def generate_run(home: Home, plan: Plan, seed_count: int, on_step: OnStep) -> str:
+def generate_run(home: Home, plan: GridPlan, seed_count: int, on_step: OnStep) -> str:
     """Start the run, or resume it. A finished run is used even if it missed its target."""
     name = run_name(plan, seed_count)
     with LedgerView(home.ledger) as view:

@@ -1,7 +1,6 @@
 """Grids: the conditions that an experiment compares, declared in a TOML file, and the plan of a grid at one scale.
 
-Defines the names, ranges and defaults of grids. With a plan and the ledger an experiment can be
-repeated.
+Defines the names, ranges and defaults of grids. A plan and the ledger suffice to repeat an experiment.
 """
 
 from importlib import resources
@@ -97,8 +96,8 @@ class Scale(Strict):
 class Grid(Strict):
     """One experiment: its question, its conditions, and the pairs that answer it (b minus a).
 
-    `paper` names the paper's figures that stand beside it. `select` lets dev accuracy choose among the conditions that
-    come of an `each`.
+    `paper` names the paper's figures that are shown next to it. `select` lets dev accuracy choose among the conditions
+    that an `each` expands to.
     """
 
     title: str
@@ -119,7 +118,7 @@ class Cell(Strict):
     seed: int = 0
 
 
-class Plan(Strict):
+class GridPlan(Strict):
     """A grid at one scale with expanded conditions. `run` is the run that supplies examples, or "" to generate one."""
 
     name: str

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from nanoflux_local import redaction
 from nanoflux_local.errors import ConfigError, NanofluxError
-from nanoflux_local.experiments.grid import Cell, Plan
+from nanoflux_local.experiments.grid import Cell, GridPlan
 from nanoflux_local.paths import Home
 from nanoflux_models import guard, offline
 
@@ -24,8 +24,8 @@ AGAIN = 5
 class OnRay:
     """Runs cells on the cluster at `address`, as many in parallel as its resources allow."""
 
-    def __init__(self, home: Home, address: str, begun: Callable[[Cell, str], None] = lambda *_: None) -> None:
-        self._home, self._begun = home, begun
+    def __init__(self, home: Home, address: str, on_start: Callable[[Cell, str], None] = lambda *_: None) -> None:
+        self._home, self._on_start = home, on_start
         self._ray = _ray()
         self._own = not self._ray.is_initialized()
         if self._own:
@@ -42,14 +42,14 @@ class OnRay:
                 f"no Ray cluster answers at {address}: {text}", "check the cluster with `ray status`"
             ) from error
 
-    def do(self, plan: Plan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
+    def do(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
         """Yield each cell when it ends. If the caller stops, the remaining tasks are cancelled."""
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
         task = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=AGAIN)
         under_way = {}
         for cell in cells:
             under_way[task.remote(str(self._home.root), plan.model_dump_json(), cell.model_dump_json())] = cell
-            self._begun(cell, "handed out")
+            self._on_start(cell, "handed out")
         try:
             while under_way:
                 (ended,), _ = self._ray.wait(list(under_way), num_returns=1)
@@ -80,7 +80,7 @@ def _run_cell(root: str, plan: str, cell: str) -> dict[str, Any] | Exception:
     guard.install()
     redaction.install()
     try:
-        return do_cell(Home(Path(root)), Plan.model_validate_json(plan), Cell.model_validate_json(cell))
+        return do_cell(Home(Path(root)), GridPlan.model_validate_json(plan), Cell.model_validate_json(cell))
     except Exception as error:  # noqa: BLE001 - the process that runs the experiment decides what the error means
         return error
 

@@ -1,11 +1,11 @@
 """Plan a grid at one scale: expand its conditions and list their cells."""
 
 from nanoflux_local.errors import ConfigError
-from nanoflux_local.experiments.grid import GENERATE, Cell, Condition, Grid, Plan, Scale, load_grid
+from nanoflux_local.experiments.grid import GENERATE, Cell, Condition, Grid, GridPlan, Scale, load_grid
 from nanoflux_local.experiments.kinds.base import find_kind
 
 
-def make_plan(name: str, scale_name: str, run: str = "") -> Plan:
+def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
     """The plan of a grid at one of its scales.
 
     Raises:
@@ -26,7 +26,7 @@ def make_plan(name: str, scale_name: str, run: str = "") -> Plan:
         *_generations(conditions, run),
         *(cell for condition in conditions for cell in _cells(condition, grid, scale)),
     ]
-    return Plan(
+    return GridPlan(
         name=title,
         scale_name=scale_name,
         grid=grid,

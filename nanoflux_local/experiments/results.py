@@ -7,7 +7,7 @@ from typing import Any
 
 from nanoflux_local.experiments.experiment import cells_of, find, summary
 from nanoflux_local.experiments.generation import runs_of
-from nanoflux_local.experiments.grid import Condition, Plan
+from nanoflux_local.experiments.grid import Condition, GridPlan
 from nanoflux_local.experiments.kinds.base import ExperimentKind, Reading, find_kind
 from nanoflux_local.experiments.paper import paper_figures
 from nanoflux_local.ledger.views import LedgerView
@@ -23,7 +23,7 @@ def results(home: Home, name: str) -> dict[str, Any]:
     stored = summary(home, name)
     with LedgerView(home.ledger) as view:
         row = find(view, name)
-        plan = Plan.model_validate_json(row["plan"])
+        plan = GridPlan.model_validate_json(row["plan"])
         kind, reading = (
             find_kind(plan.grid.kind),
             Reading(home, view, plan, cells_of(view, row["id"]), runs_of(home, plan)),

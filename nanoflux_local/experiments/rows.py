@@ -11,7 +11,7 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import format_question
-from nanoflux_local.experiments.grid import Condition, Plan
+from nanoflux_local.experiments.grid import Condition, GridPlan
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
@@ -24,7 +24,7 @@ from nanoflux_local.train.trainings import TrainingData, load_run_data, load_val
 from nanoflux_local.transcript import Seed
 
 
-def rows_of(home: Home, plan: Plan, condition: Condition, seed: int, runs: dict[int, str]) -> TrainingData:
+def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: dict[int, str]) -> TrainingData:
     """The rows of a condition under a training seed. `runs` are the runs by their fixed number of seed questions.
 
     Raises:
@@ -54,7 +54,7 @@ def rows_of(home: Home, plan: Plan, condition: Condition, seed: int, runs: dict[
     return TrainingData(_examples(domain, taken), load_validation_examples(home, domain), "", source)
 
 
-def train_items(home: Home, plan: Plan, domain: Domain) -> tuple[list[Seed], int]:
+def train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[Seed], int]:
     """The benchmark's train items with a solution, and how many were left out because they repeat a test item."""
     datasets = plan.scale.benchmark or seed_datasets(domain)
     items = [item for dataset in datasets for item in load_items(home.ledger, dataset, "train") if item.solution]
@@ -66,7 +66,7 @@ def train_items(home: Home, plan: Plan, domain: Domain) -> tuple[list[Seed], int
     return kept, len(items) - len(kept)
 
 
-def asked_items(home: Home, plan: Plan, data: str, split: str) -> list[Seed]:
+def asked_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]:
     """The items of a benchmark to ask: those that repeat no seed of the domain (GSM-Hard restates GSM8K).
 
     Raises:
@@ -90,7 +90,7 @@ def _examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:
     ]
 
 
-def _size(home: Home, plan: Plan, condition: Condition, run: str) -> int:
+def _size(home: Home, plan: GridPlan, condition: Condition, run: str) -> int:
     """The number of rows of a condition; 0 for all."""
     if isinstance(condition.size, int):
         return condition.size

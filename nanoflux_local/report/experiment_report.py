@@ -11,7 +11,7 @@ from typing import Any
 
 from nanoflux_local import __version__
 from nanoflux_local.experiments.experiment import plan_of
-from nanoflux_local.experiments.grid import Plan
+from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.paper import BENCHMARKS
 from nanoflux_local.experiments.results import results
@@ -151,7 +151,7 @@ def _flips(view: LedgerView, contents: dict[str, Any]) -> dict[str, Any] | None:
     return {**gather_flips(view, before, after), "a": entries[pair["a"]]["title"], "b": entries[pair["b"]]["title"]}
 
 
-def _plots(view: LedgerView, plan: Plan, contents: dict[str, Any]) -> list[dict[str, str]]:
+def _plots(view: LedgerView, plan: GridPlan, contents: dict[str, Any]) -> list[dict[str, str]]:
     """The accuracies of each benchmark, lines over sizes or counts, and the loss curves."""
     made = []
     for data in contents["test"]:
@@ -171,13 +171,13 @@ def _plots(view: LedgerView, plan: Plan, contents: dict[str, Any]) -> list[dict[
     return made
 
 
-def plan_axis(plan: Plan) -> str:
+def plan_axis(plan: GridPlan) -> str:
     """What the grid's `each` counts."""
     words = {"sizes": "examples", "seed_counts": "seed questions", "levels": "quality level"}
     return next((words[condition.each] for condition in plan.conditions if condition.each), "")
 
 
-def _series(plan: Plan, contents: dict[str, Any], data: str) -> dict[str, list[tuple[float, float, float, float]]]:
+def _series(plan: GridPlan, contents: dict[str, Any], data: str) -> dict[str, list[tuple[float, float, float, float]]]:
     """The conditions of an `each` as lines, one for each source."""
     entries = {entry["condition"]: entry for entry in contents["conditions"]}
     series: dict[str, list[tuple[float, float, float, float]]] = {}

@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from nanoflux_local.domains.base import Domain
-from nanoflux_local.domains.starter.templates import load_templates
+from nanoflux_local.domains.starter.stories import load_stories
+from nanoflux_local.domains.starter.templates import Template, load_templates
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.seeds.benchmarks.base import all_benchmarks, built_in_benchmarks
@@ -102,8 +103,17 @@ def _has_items(ledger: Path, dataset: str, split: str) -> bool:
         return view.row("SELECT 1 FROM items WHERE dataset = ? AND split = ?", dataset, split) is not None
 
 
+def _train_templates(datasets: Sequence[str]) -> list[Template]:
+    """The train templates of the starter domain if all of `datasets` are drawn from templates, else []."""
+    sources = {"starter": load_templates, "starter-stories": load_stories}
+    if not set(datasets) <= set(sources):
+        return []
+    return [template for name in datasets for template in sources[name]() if template.split == "train"]
+
+
 def seed_source(ledger: Path, datasets: Sequence[str], chained: bool) -> SeedSource:
     """Seeds from the train splits of `datasets` only. `chained`: the stitching attacker will chain them."""
-    if tuple(datasets) == ("starter",):
-        return StarterTemplates([template for template in load_templates() if template.split == "train"])
+    templates = _train_templates(datasets)
+    if templates:
+        return StarterTemplates(templates)
     return Items([item for dataset in datasets for item in load_items(ledger, dataset, "train")], chained)

@@ -117,15 +117,17 @@ def template_part(template: Template, values: dict[str, float], slot: str) -> Pa
     )  # fmt: skip
 
 
-def instance(template: Template, rng: random.Random, number: int | None = None, share: float = 1.0) -> Seed:
-    """A template with numbers drawn for it, as a question of its own; `number` tells several draws apart, `share` is
-    that of `Template.draw`."""
+def instance(
+    template: Template, rng: random.Random, number: int | None = None, share: float = 1.0, dataset: str = "starter"
+) -> Seed:
+    """A template with numbers drawn for it, as a question by itself; `number` tells several draws apart, `share` is
+    that of `Template.draw`, `dataset` the benchmark that the question belongs to."""
     values = template.draw(rng, share)
     variables = template.solve(values)
     program = "\n".join([*(f"{name} = {value}" for name, value in values.items()), template.program, "print(answer)"])
     return Seed(
         template.id if number is None else f"{template.id}#{number}",
-        "starter",
+        dataset,
         f"{template.question_text(values)} {template.ask}",
         plain_number(variables["answer"]),
         " ".join(template.solution_lines(variables)),

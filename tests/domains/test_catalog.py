@@ -1,4 +1,4 @@
-"""The domains that ship: their numbers are SPEC §2's, and every prompt asks for every section that is read."""
+"""The built-in domains: their prompts ask for the sections that are read, and show each role what it may see."""
 
 import itertools
 import re
@@ -62,21 +62,8 @@ SHORT = ("gsmhard-short", "starter")
 EACH = list(itertools.product(built_in(), PROMPTS))
 
 
-def test_the_domains_that_ship():
-    assert built_in() == [
-        "genomebench", "gsmhard", "gsmhard-short", "multimedqa", "starter", "starter-genetics", "starter-medicine",
-    ]  # fmt: skip
-
-
-def test_the_short_one_is_the_long_one_but_for_what_is_short():
-    long, short = load_domain("gsmhard"), load_domain("gsmhard-short")
-    differ = {field for field in type(long).model_fields if getattr(long, field) != getattr(short, field)}
-    assert differ == {"name", "seeds", "sections", "budgets", "examples", "prompts"}
-    assert {prompt for prompt in PROMPTS if long.prompts[prompt] != short.prompts[prompt]} == {"defender"}
-
-
 @pytest.mark.parametrize(("name", "prompt"), EACH)
-def test_every_prompt_renders_with_everything_in_it_as_it_is(name, prompt):
+def test_prompts_render_their_values_verbatim(name, prompt):
     domain = load_domain(name)
     text = domain.render(prompt, VALUES[prompt])
     for shown in SHOWN[prompt]:
@@ -86,16 +73,25 @@ def test_every_prompt_renders_with_everything_in_it_as_it_is(name, prompt):
 
 
 @pytest.mark.parametrize(("name", "prompt"), EACH)
-def test_a_prompt_without_its_values_is_an_error(name, prompt):
+def test_prompt_without_its_values_is_an_error(name, prompt):
     values = dict(VALUES[prompt])
     values.pop(next(iter(values)))
     with pytest.raises(jinja2.UndefinedError):
         load_domain(name).render(prompt, values)
 
 
+@pytest.mark.parametrize("name", SPEC_NUMBERS)
+def test_seed_counts_and_thresholds_are_the_papers(name):
+    domain = load_domain(name)
+    (low, high), theta = SPEC_NUMBERS[name]
+    assert (domain.seeds.min, domain.seeds.max) == (low, high)
+    assert (domain.novelty.question, domain.novelty.solution) == (theta, 0.75)
+    assert 0.9 <= domain.confidence <= 0.95
+
+
 @pytest.mark.parametrize("name", built_in())
 @pytest.mark.parametrize("role", SPEC_SECTIONS)
-def test_the_sections_are_the_papers(name, role):
+def test_sections_are_the_papers(name, role):
     sections = getattr(load_domain(name).sections, role)
     if name in SHORT and role == "defender":
         assert sections == ("SOLUTION", "ANSWER"), "small models are spared the analysis"
@@ -105,7 +101,7 @@ def test_the_sections_are_the_papers(name, role):
 
 @pytest.mark.parametrize("name", built_in())
 @pytest.mark.parametrize("role", SPEC_SECTIONS)
-def test_a_prompt_asks_for_every_section_that_is_read_in_its_order(name, role):
+def test_prompts_ask_for_every_section_in_reading_order(name, role):
     domain = load_domain(name)
     text = domain.render(role, VALUES[role])
     places = [re.search(rf"(?:^|\W){section}: ", text) for section in getattr(domain.sections, role)]
@@ -119,12 +115,12 @@ def test_a_prompt_asks_for_every_section_that_is_read_in_its_order(name, role):
     [("validation", "DECISION: VALID or INVALID"), ("evaluation", "DECISION: CORRECT or INCORRECT"),
      ("evaluation", "SOUND or UNSOUND"), ("validation", "from 0 to 1"), ("evaluation", "from 0 to 1")],
 )  # fmt: skip
-def test_judges_are_told_the_words_that_are_read(name, role, words):
+def test_judge_prompts_state_the_words_that_are_read(name, role, words):
     assert words in load_domain(name).render(role, VALUES[role])
 
 
 @pytest.mark.parametrize("name", built_in())
-def test_no_prompt_shows_the_defender_the_solution_or_the_validator_a_defence(name):
+def test_defender_prompt_hides_solution_and_answer(name):
     domain = load_domain(name)
     text = " ".join(message.content for message in defender_messages(domain, domain.budgets, ATTACK.question))
     assert ATTACK.question in text
@@ -132,20 +128,11 @@ def test_no_prompt_shows_the_defender_the_solution_or_the_validator_a_defence(na
 
 
 @pytest.mark.parametrize("name", [name for name in built_in() if name not in SHORT])
-def test_the_defender_is_told_its_budgets(name):
+def test_defender_prompt_states_its_budgets(name):
     domain = load_domain(name)
     assert domain.budgets == {"ANALYSIS": 500, "SOLUTION": 1500, "ANSWER": 100}
     text = domain.render("defender", VALUES["defender"])
     assert [f"at most {budget} tokens" in text for budget in (77, 78, 79)] == [True] * 3
-
-
-@pytest.mark.parametrize("name", SPEC_NUMBERS)
-def test_seed_counts_and_thresholds_are_the_papers(name):
-    domain = load_domain(name)
-    (low, high), theta = SPEC_NUMBERS[name]
-    assert (domain.seeds.min, domain.seeds.max) == (low, high)
-    assert (domain.novelty.question, domain.novelty.solution) == (theta, 0.75)
-    assert 0.9 <= domain.confidence <= 0.95
 
 
 @pytest.mark.parametrize(
@@ -159,7 +146,7 @@ def test_seed_counts_and_thresholds_are_the_papers(name):
         ("multimedqa", "(A, B, C, D)", "**B**", "B"),
     ],
 )
-def test_answers_are_asked_for_as_they_are_read(name, rule, answer, plain):
+def test_answer_rule_matches_what_is_read(name, rule, answer, plain):
     domain = load_domain(name)
     assert rule in domain.answer_rule
     assert domain.answer_rule in domain.render("attacker", VALUES["attacker"])
@@ -167,7 +154,7 @@ def test_answers_are_asked_for_as_they_are_read(name, rule, answer, plain):
 
 
 @pytest.mark.parametrize("name", built_in())
-def test_worked_examples_are_readable_right_and_not_cut_off(name):
+def test_worked_examples_are_readable_and_right(name):
     domain = load_domain(name)
     for message in defender_messages(domain, domain.budgets, "Q"):
         if message.role == "assistant":
@@ -183,7 +170,7 @@ def test_worked_examples_are_readable_right_and_not_cut_off(name):
             assert not any(stop in message.content for stop in domain.stop)
 
 
-def test_a_worked_attack_is_readable_right_and_a_turn_of_the_conversation():
+def test_worked_attack_is_readable_and_right():
     domain = load_domain("gsmhard")
     first, shown, last = attacker_messages(domain, SEEDS)
     assert (first.role, shown.role, last.role) == ("user", "assistant", "user")
@@ -196,25 +183,18 @@ def test_a_worked_attack_is_readable_right_and_a_turn_of_the_conversation():
     assert len(attacker_messages(load_domain("starter"), SEEDS)) == 1
 
 
-def test_only_domains_with_programs_say_so():
-    assert {name: load_domain(name).programs for name in built_in()} == {
-        "gsmhard": True, "gsmhard-short": True, "starter": True, "starter-genetics": False, "starter-medicine": False,
-        "genomebench": False, "multimedqa": False,
-    }  # fmt: skip
-
-
-def test_an_unknown_domain_lists_the_known():
+def test_unknown_domain_error_lists_the_names():
     with pytest.raises(ConfigError) as caught:
         load_domain("poetry")
     assert "'poetry'" in caught.value.message and "starter-medicine" in caught.value.fix
 
 
-def test_a_domain_refuses_unknown_keys():
+def test_domain_refuses_unknown_keys():
     with pytest.raises(ValueError, match="sonnets"):
         Domain.model_validate({**load_domain("gsmhard").model_dump(), "sonnets": 1})
 
 
-def test_genome_bench_asks_for_xml_and_medicine_for_its_maps():
+def test_genomebench_asks_for_xml_and_medicine_for_its_maps():
     """SPEC §2: hypothesis, evidence, mechanism, conclusion; KNOWLEDGE_MAP, REASONING_CHAIN, COGNITIVE_CHALLENGES."""
     genome, medicine = load_domain("genomebench"), load_domain("multimedqa")
     assert genome.tags == ("hypothesis", "evidence", "mechanism", "conclusion")
@@ -225,7 +205,7 @@ def test_genome_bench_asks_for_xml_and_medicine_for_its_maps():
     assert "<hypothesis>" not in medicine.render("attacker", VALUES["attacker"])
 
 
-def test_rubrics_are_the_specs_and_reach_the_judge():
+def test_rubrics_reach_the_judge():
     for name, words in {
         "genomebench": ("scientific accuracy", "mechanism", "genomic principles", "consistency"),
         "multimedqa": ("clinical accuracy", "evidence", "differential diagnosis", "treatment"),
@@ -235,14 +215,12 @@ def test_rubrics_are_the_specs_and_reach_the_judge():
     assert "Hold the reasoning against" not in load_domain("gsmhard").render("evaluation", VALUES["evaluation"])
 
 
-def test_medicine_draws_on_seven_benchmarks_and_knows_which_a_machine_can_grade():
+def test_medicine_lists_the_benchmarks_with_free_text():
     domain = load_domain("multimedqa")
-    assert len(domain.datasets) == 7
-    assert set(domain.free_text) == {"liveqa", "medicationqa", "healthsearchqa"} < set(domain.datasets)
-    assert set(domain.datasets) < set(importable_benchmarks())
+    assert set(domain.free_text) < set(domain.datasets) < set(importable_benchmarks())
 
 
-def test_a_seed_without_an_answer_is_shown_without_one():
+def test_seed_without_answer_is_shown_without_one():
     """HealthSearchQA has none."""
     text = load_domain("multimedqa").render(
         "attacker", {"seeds": (Seed("h", "healthsearchqa", "Is it?", ""),), "first": True}

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from nanoflux_local.cli.main import main
 from nanoflux_local.domains.base import PROMPTS, Domain, built_in
-from nanoflux_local.domains.own import known_domains, load_domain, render_prompt
+from nanoflux_local.domains.own import domain_names, load_domain, render_prompt
 from nanoflux_local.errors import ConfigError, DataError, NanofluxError
 from nanoflux_local.seeds.reading import read_benchmark
 
@@ -47,9 +47,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return written
 
 
-def test_the_pages_worked_example_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_page_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "domains").mkdir()
     (tmp_path / "domains" / "pharmacy.toml").write_text(_block("toml"), encoding="utf-8")
     (tmp_path / "domains" / "pharmacy_attacker.md").write_text(_block("jinja"), encoding="utf-8")
@@ -68,7 +66,7 @@ def test_the_pages_worked_example_works(
     assert "3 of 3" in outputs[2] and outputs[3].count("kept_") == 3
 
 
-def test_the_page_names_every_key_of_a_domain() -> None:
+def test_page_names_every_domain_key() -> None:
     page = (DOCS / "how-to" / "domains.md").read_text(encoding="utf-8")
     keys = Domain.model_fields.keys() - {"name", "prompts"}
     assert [key for key in sorted(keys) if not re.search(rf"`{key}`|^\[?{key}\b", page, re.MULTILINE)] == []
@@ -95,10 +93,10 @@ def test_domains_are_listed_and_shown_for_scripts(
     assert ended.value.code == 2 and "there is no domain 'poetry'" in capfd.readouterr().err
 
 
-def test_a_domain_without_a_base_says_little_and_has_the_shared_prompts(write: Callable[..., Path]) -> None:
+def test_domain_without_a_base_has_the_shared_prompts(write: Callable[..., Path]) -> None:
     home = write(PLAIN)
     domain = load_domain("mine", home)
-    assert known_domains(home) == [*built_in(), "mine"]
+    assert domain_names(home) == [*built_in(), "mine"]
     assert domain.prompts == load_domain("gsmhard").prompts and domain.examples == ()
     assert (domain.budgets["SOLUTION"], domain.confidence, domain.programs) == (1500, 0.9, False)
     assert domain.hash != load_domain("mine", write(PLAIN.replace("doses", "drips"))).hash
@@ -119,7 +117,7 @@ WRONG = {
     "no template": (PLAIN + ATTACKER, {"a": "x\n{% for %}"}, "a.md, line 2"),
     "prompt from elsewhere": (PLAIN + "prompt_files = { attacker = '../a.md' }", {"a": "x"}, "is in another folder"),
     "asks for too much": (
-        PLAIN + ATTACKER, {"a": "{{ answer }}"}, "a.md: asks for 'answer', which it is not given",
+        PLAIN + ATTACKER, {"a": "{{ answer }}"}, "a.md: uses the unknown variable 'answer'",
     ),
     "asks for no such key": (
         PLAIN + ATTACKER, {"a": "{{ domain.poem }}"}, "a.md: cannot be filled in",
@@ -133,9 +131,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "prompts", "said"), WRONG.values(), ids=WRONG)
-def test_a_mistake_is_named_with_its_file(
-    write: Callable[..., Path], text: str, prompts: dict[str, str], said: str
-) -> None:
+def test_domain_errors_name_the_file(write: Callable[..., Path], text: str, prompts: dict[str, str], said: str) -> None:
     home = write(text, **prompts)
     with pytest.raises(ConfigError) as caught:
         load_domain("mine", home)
@@ -143,7 +139,7 @@ def test_a_mistake_is_named_with_its_file(
     assert caught.value.fix
 
 
-def test_a_name_leads_nowhere_else_and_none_that_ships_can_be_taken(write: Callable[..., Path]) -> None:
+def test_domain_names_stay_in_the_folder_and_off_built_in_ones(write: Callable[..., Path]) -> None:
     home = write(PLAIN)
     (home / "domains" / "starter.toml").write_text(PLAIN)
     assert load_domain("starter", home) == load_domain("starter")
@@ -187,7 +183,7 @@ def test_own_data_may_say_all_that_a_seed_holds(tmp_path: Path) -> None:
         ('{"question": "Q?", "answer": "a", "split": "exam"}', "'exam', not train"),
     ],
 )
-def test_a_bad_row_of_own_data_is_named(tmp_path: Path, line: str, said: str) -> None:
+def test_own_data_errors_name_the_row(tmp_path: Path, line: str, said: str) -> None:
     path = _data(tmp_path, '{"question": "Q?", "answer": "a"}', line)
     with pytest.raises(DataError) as caught:
         read_benchmark("mine", [path])
@@ -207,14 +203,14 @@ def _table() -> dict[str, tuple[int, int]]:
     return {name: (int(version), int(tokens)) for name, version, tokens in rows}
 
 
-def test_the_pages_table_has_every_prompt_file_with_its_version() -> None:
+def test_page_table_lists_every_prompt_with_its_version() -> None:
     folder = Path(__file__).parents[2] / "nanoflux_local" / "domains" / "prompts"
     first_lines = {path.stem: path.read_text(encoding="utf-8").splitlines()[0] for path in folder.glob("*.md")}
     assert first_lines == {name: f"{{# version {version} #}}" for name, (version, _) in _table().items()}
 
 
 @pytest.mark.real_model
-def test_no_prompt_takes_more_tokens_than_the_page_says(smollm2_dir: Path) -> None:
+def test_prompts_stay_within_the_tokens_the_page_states(smollm2_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2_dir)
     for domain in map(load_domain, built_in()):
         for prompt in PROMPTS:
@@ -224,6 +220,6 @@ def test_no_prompt_takes_more_tokens_than_the_page_says(smollm2_dir: Path) -> No
             assert "version 1" not in render_prompt(domain, prompt)
 
 
-def test_an_unknown_prompt_is_refused() -> None:
-    with pytest.raises(NanofluxError, match="there is no prompt 'judge'"):
+def test_unknown_prompt_is_refused() -> None:
+    with pytest.raises(NanofluxError, match="unknown prompt 'judge'"):
         render_prompt(load_domain("gsmhard"), "judge")

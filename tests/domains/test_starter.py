@@ -49,13 +49,13 @@ def test_enough_templates_in_enough_settings_at_every_step_count():
     assert [steps[n] for n in range(1, 6)] == sorted(steps.values(), reverse=True), "fewer templates at more steps"
 
 
-def test_no_two_templates_share_an_id_or_a_text():
+def test_templates_share_no_id_and_no_text():
     for key in ("id", "text", "result", "ask"):
         counts = Counter(getattr(template, key) for template in TEMPLATES)
         assert max(counts.values()) == 1, counts.most_common(1)
 
 
-def test_every_split_has_templates_of_one_to_three_steps_in_about_its_share():
+def test_splits_have_templates_of_each_length_in_their_share():
     for steps in (1, 2, 3):
         assert {t.split for t in TEMPLATES if t.steps == steps} == set(SPLITS)
     share = Counter(template.split for template in TEMPLATES)
@@ -63,7 +63,7 @@ def test_every_split_has_templates_of_one_to_three_steps_in_about_its_share():
         assert abs(share[split] / len(TEMPLATES) - expected) < 0.05, share
 
 
-def test_every_setting_has_train_and_test_templates():
+def test_settings_have_train_and_test_templates():
     for setting in {template.setting for template in TEMPLATES}:
         assert {t.split for t in TEMPLATES if t.setting == setting} >= {"train", "test"}, setting
 
@@ -82,7 +82,7 @@ def test_draws_solve_to_positive_answers_and_fill_every_placeholder(template):
 
 
 @each_template
-def test_every_equation_in_a_solution_holds(template):
+def test_solution_equations_hold(template):
     """The sentences are checked apart from the program: what they say must be true arithmetic."""
     for values in draws(template):
         for line in template.solution_lines(template.solve(values)):
@@ -114,7 +114,7 @@ def test_links_admit_results_of_earlier_parts(template):
 
 
 @each_template
-def test_the_same_seed_draws_the_same_values(template):
+def test_draws_repeat_under_the_same_seed(template):
     assert draws(template) == draws(template)
 
 
@@ -126,7 +126,7 @@ def test_numbers_are_written_plainly(number, text):
     assert plain_number(number) == text
 
 
-def test_a_good_template_is_read_as_written():
+def test_good_template_is_read_as_written():
     (template,) = parse_templates("baking.toml", GOOD)
     values = {"trays": 3, "rolls": 4}
     assert (template.setting, template.links) == ("baking", ("rolls",))
@@ -161,7 +161,7 @@ def test_a_good_template_is_read_as_written():
         (", link = true", "", "quantities"),
     ],
 )
-def test_a_bad_template_is_refused_by_file_id_and_key(old, new, key):
+def test_template_errors_name_file_id_and_key(old, new, key):
     assert old in GOOD
     with pytest.raises(DataError) as caught:
         parse_templates("baking.toml", GOOD.replace(old, new, 1))
@@ -170,12 +170,12 @@ def test_a_bad_template_is_refused_by_file_id_and_key(old, new, key):
 
 
 @pytest.mark.parametrize("content", ["[[template]", '[[templates]]\nid = "x"', "other = 1\n" + GOOD])
-def test_a_file_that_is_no_list_of_templates_is_refused(content):
+def test_file_without_a_list_of_templates_is_refused(content):
     with pytest.raises(DataError, match=r"baking\.toml"):
         parse_templates("baking.toml", content)
 
 
-def test_a_where_that_nothing_satisfies_is_an_error_and_not_an_endless_loop():
+def test_unsatisfiable_where_is_an_error():
     (template,) = parse_templates("baking.toml", GOOD.replace("trays > 1", "trays > 99"))
     with pytest.raises(DataError, match=r"baking\.toml.*bakery-tray-count.*where"):
         template.draw(random.Random(0))
@@ -202,13 +202,13 @@ def test_choice_items_are_whole(name):
 
 
 @pytest.mark.parametrize("name", LETTERS)
-def test_the_longest_option_does_not_give_the_answer_away(name):
+def test_longest_option_does_not_reveal_the_answer(name):
     items = load_choice_items(name)
     longest = sum(max(item.options, key=lambda letter: len(item.options[letter])) == item.answer for item in items)
     assert longest / len(items) < 0.4
 
 
-def test_no_question_is_asked_twice():
+def test_choice_questions_differ():
     questions = [item.question for name in LETTERS for item in load_choice_items(name)]
     assert len(questions) == len(set(questions))
 
@@ -233,12 +233,12 @@ def row(**changes: object) -> str:
         (row(), "used twice"),
     ],
 )
-def test_a_bad_item_is_refused_by_file_and_line(line, problem):
+def test_choice_item_errors_name_file_and_line(line, problem):
     with pytest.raises(DataError) as caught:
         parse_choice_items("x.jsonl", f"{row()}\n{line}\n")
     assert "x.jsonl, line 2" in caught.value.message and problem in caught.value.message
 
 
-def test_an_unknown_set_of_items_is_refused_by_name():
+def test_unknown_choice_items_are_refused_by_name():
     with pytest.raises(UsageError, match="genetics, medicine"):
         load_choice_items("astrology")

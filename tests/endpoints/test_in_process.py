@@ -74,6 +74,38 @@ async def test_logits_are_bit_equal_in_any_batch(smollm2_dir: Path) -> None:
     assert decoder.self_check() and decoder.agrees()
 
 
+def test_cached_beginning_gives_the_same_bits_as_a_computed_one(smollm2_dir: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from nanoflux_local.endpoints.local.decoder import Decoder
+
+    first, second = (Decoder(smollm2_dir, None, ROWS, "cpu", "bfloat16") for _ in range(2))
+    beginning, prompt = list(range(40, 110)), [*range(40, 110), *range(200, 230)]
+    first.prefill(1, [*beginning, 9, 8, 7], 200, shared=len(beginning))
+    remembered = first.prefill(2, prompt, 200, shared=len(beginning))
+    new = second.prefill(0, prompt, 200, shared=len(beginning))
+    assert torch.equal(remembered, new)
+    steps = first.step([0, 0, 5, 0])[2], second.step([5, 0, 0, 0])[0]
+    assert torch.equal(*steps)
+    likeness = torch.nn.functional.cosine_similarity(new, second.prefill(3, prompt, 200), dim=0)
+    assert likeness > 0.99, "the prompt read in one pass gives other bits and the same meaning"
+
+
+def test_shared_beginning_is_the_conversation_before_the_last_question(smollm2_dir: Path) -> None:
+    from nanoflux_local.endpoints.local.codec import LEAST_SHARED, ChatCodec
+
+    codec = ChatCodec(smollm2_dir)
+    worked = (Message("user", "How many are 8 and 7? " * 8), Message("assistant", "SOLUTION: 8 + 7 = 15"))
+    asked = [(*worked, Message("user", question)) for question in ("How many are 2 and 2?", "What is 9 - 4?")]
+    first, second = (codec.encode(messages) for messages in asked)
+    shared = codec.count_shared(asked[0], first)
+    assert shared == codec.count_shared(asked[1], second) >= LEAST_SHARED
+    assert first[:shared] == second[:shared]
+    assert codec.decode(first[:shared]).endswith("SOLUTION: 8 + 7 = 15\n")
+    open_reply = (*asked[0], Message("assistant", "SOLUTION: 2 +"))
+    assert codec.count_shared(open_reply, codec.encode(open_reply)) == shared
+    assert codec.count_shared(asked[0][-1:], codec.encode(asked[0][-1:])) == 0
+
+
 async def test_seeds_decide_sampled_replies(endpoint: InProcessEndpoint) -> None:
     asked = [ask(endpoint, "Tell a story about the sea.", SAMPLED, seed) for seed in (1, 2, 1)]
     first, second, again = [reply.text for reply in await asyncio.gather(*map(endpoint.chat, asked))]

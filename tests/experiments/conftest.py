@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.experiments.experiment import Here, carry_on, create
-from nanoflux_local.experiments.grid import Plan
+from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -94,12 +94,12 @@ def killed_after(home: Home, grid: Path, line: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def plan(grid_file: Path) -> Plan:
+def plan(grid_file: Path) -> GridPlan:
     return make_plan(str(grid_file), "tiny")
 
 
 @pytest.fixture(scope="session")
-def killed(new_lab, grid_file: Path, plan: Plan) -> tuple[Home, dict[str, str]]:
+def killed(new_lab, grid_file: Path, plan: GridPlan) -> tuple[Home, dict[str, str]]:
     """An experiment that was killed in the middle and then done to its end; when each cell was done before the kill."""
     home = new_lab()
     killed_after(home, grid_file, "random-1: running")

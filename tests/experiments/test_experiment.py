@@ -6,14 +6,14 @@ from nanoflux_local.errors import NanofluxError, NothingMatchedError
 from nanoflux_local.examples.lineage import trace_lineage
 from nanoflux_local.experiments import cells
 from nanoflux_local.experiments.experiment import Here, carry_on, cells_of, create, find, list_experiments
-from nanoflux_local.experiments.grid import Plan
+from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.kinds import train
 from nanoflux_local.experiments.results import results
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
 
 
-def test_what_was_done_before_the_kill_is_not_done_again(killed, plan: Plan) -> None:
+def test_resumed_experiment_repeats_no_finished_cell(killed, plan: GridPlan) -> None:
     home, before = killed
     assert {"generate", "base-0", "random-0"} <= before.keys() and "run-0" not in before
     with LedgerView(home.ledger) as view:
@@ -24,7 +24,7 @@ def test_what_was_done_before_the_kill_is_not_done_again(killed, plan: Plan) -> 
         assert find(view, "small")["status"] == "done"
 
 
-def test_the_table_has_every_condition_with_intervals_and_paired_tests(killed) -> None:
+def test_table_has_every_condition_with_intervals_and_tests(killed) -> None:
     home, _ = killed
     found = results(home, "small")
     by_name = {entry["condition"]: entry for entry in found["conditions"]}
@@ -43,7 +43,7 @@ def test_the_table_has_every_condition_with_intervals_and_paired_tests(killed) -
     assert found["cells_left"] == []
 
 
-def test_what_cannot_be_met_is_left_out_with_its_reason(killed) -> None:
+def test_impossible_conditions_are_left_out_with_the_reason(killed) -> None:
     home, _ = killed
     left_out = results(home, "small")["left_out"]
     assert set(left_out) == {"run-99-0", "run-99-1"}
@@ -66,7 +66,7 @@ def test_dev_chooses_and_test_only_reports(killed) -> None:
             assert {row["item"] for row in rows} == ids
 
 
-def test_each_seed_trains_by_itself_and_generation_is_counted_apart(killed) -> None:
+def test_seeds_train_separately_and_generation_is_counted_apart(killed) -> None:
     home, _ = killed
     run = next(entry for entry in results(home, "small")["conditions"] if entry["condition"] == "run")
     assert len(set(run["trainings"])) == len(set(run["adapters"])) == 2
@@ -77,7 +77,7 @@ def test_each_seed_trains_by_itself_and_generation_is_counted_apart(killed) -> N
     )
 
 
-def test_an_example_leads_on_to_the_trainings_that_learned_from_it(killed) -> None:
+def test_example_lineage_lists_the_trainings(killed) -> None:
     home, _ = killed
     found = {entry["condition"]: entry for entry in results(home, "small")["conditions"]}
     with LedgerView(home.ledger) as view:
@@ -88,7 +88,7 @@ def test_an_example_leads_on_to_the_trainings_that_learned_from_it(killed) -> No
     assert of_two == [2, 2], "each of the two seeds learned from two of the three"
 
 
-def test_rerun_retries_only_the_cells_that_were_left_out(killed, plan: Plan, monkeypatch) -> None:
+def test_rerun_retries_only_the_cells_that_were_left_out(killed, plan: GridPlan, monkeypatch) -> None:
     home, _ = killed
     called: list[str] = []
 
@@ -103,7 +103,7 @@ def test_rerun_retries_only_the_cells_that_were_left_out(killed, plan: Plan, mon
     assert found["status"] == "done" and found["cells"] == {"done": 8, "left out": 2}
 
 
-def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, plan: Plan, monkeypatch) -> None:
+def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, plan: GridPlan, monkeypatch) -> None:
     home = new_lab()
     monkeypatch.setattr(cells, "generate_run", lambda *_: "no run")
     monkeypatch.setattr(train, "runs_of", lambda *_: {0: "no run"})

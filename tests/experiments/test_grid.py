@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.errors import ConfigError
-from nanoflux_local.experiments.grid import GENERATE, Plan, grids, load_grid
+from nanoflux_local.experiments.grid import GENERATE, GridPlan, grids, load_grid
 from nanoflux_local.experiments.paper import paper_figures
 from nanoflux_local.experiments.planning import make_plan
 from nanoflux_local.train.settings import parse_train_settings
@@ -13,7 +13,7 @@ from nanoflux_local.train.settings import parse_train_settings
 SHIPPED = ["complexity", "curves", "discriminativity", "judge", "quality", "size", "table1"]
 
 
-def test_the_grids_of_the_paper_are_there_at_every_scale() -> None:
+def test_paper_grids_have_every_scale() -> None:
     assert set(SHIPPED) <= set(grids())
     for name in grids():
         _, grid = load_grid(name)
@@ -22,7 +22,7 @@ def test_the_grids_of_the_paper_are_there_at_every_scale() -> None:
             plan = make_plan(name, scale)
             assert len({cell.id for cell in plan.cells}) == len(plan.cells)
             assert len(plan.compared) > 0 or grid.kind != "train", "a table has its tests"
-            assert Plan.model_validate_json(plan.model_dump_json()) == plan, "what is written down is the whole plan"
+            assert GridPlan.model_validate_json(plan.model_dump_json()) == plan, "the stored plan is whole"
             parse_train_settings(plan.scale.train)
 
 
@@ -35,14 +35,14 @@ def test_table_1_has_random_examples_of_equal_number_as_a_standing_condition() -
     assert "frontier" not in [condition.name for condition in make_plan("table1", "tiny").conditions]
 
 
-def test_the_levels_of_quality_are_of_equal_size_and_a_random_subset_is_too() -> None:
+def test_quality_levels_and_their_control_have_equal_sizes() -> None:
     plan = make_plan("quality", "paper")
     sizes = {condition.name: condition.size for condition in plan.conditions if condition.source == "run"}
     assert sizes == {"any": "least", **{f"level-{level}": "least" for level in range(1, 6)}}
     assert ("any", "level-4") in plan.compared
 
 
-def test_every_size_has_its_control_and_what_is_chosen_is_chosen_on_dev() -> None:
+def test_sizes_have_controls_and_dev_chooses() -> None:
     plan = make_plan("size", "paper")
     assert [pair for pair in plan.compared if pair[0].startswith("random")] == [
         (f"random-{size}", f"run-{size}") for size in (50, 100, 150, 200)
@@ -52,18 +52,18 @@ def test_every_size_has_its_control_and_what_is_chosen_is_chosen_on_dev() -> Non
             assert scale.dev, "a grid that chooses has dev items to choose on"
 
 
-def test_each_number_of_seed_questions_has_a_run_of_its_own() -> None:
+def test_seed_counts_have_separate_runs() -> None:
     plan = make_plan("complexity", "paper")
     assert [cell.seed for cell in plan.cells if cell.condition == GENERATE] == [5, 6, 7, 8, 9, 10]
     assert [cell.id for cell in make_plan("table1", "tiny", run="r").cells if cell.condition == GENERATE] == []
 
 
-def test_an_experiments_name_follows_from_its_plan() -> None:
+def test_experiment_id_follows_from_its_plan() -> None:
     assert make_plan("table1", "tiny").id == make_plan("table1", "tiny").id
     assert len({make_plan("table1", scale, run).id for scale in ("tiny", "paper") for run in ("", "r")}) == 4
 
 
-def test_the_papers_figures_are_told_as_the_papers() -> None:
+def test_paper_figures_are_marked_as_the_papers() -> None:
     own = paper_figures("table1", "gsmhard")
     assert own is not None and own["where"] == "Table 1"
     assert {row["condition"]: row["accuracy"] for row in own["rows"]}["run"] == 63.3
@@ -82,7 +82,7 @@ def test_the_papers_figures_are_told_as_the_papers() -> None:
         (('base = "tiny"', 'basis = "tiny"'), "basis"),
     ],
 )
-def test_a_wrong_grid_is_told(grid_file: Path, tmp_path: Path, change: tuple[str, str], told: str) -> None:
+def test_wrong_grid_error_names_the_key(grid_file: Path, tmp_path: Path, change: tuple[str, str], told: str) -> None:
     path = tmp_path / "wrong.toml"
     text = grid_file.read_text()
     assert change[0] in text
@@ -91,7 +91,7 @@ def test_a_wrong_grid_is_told(grid_file: Path, tmp_path: Path, change: tuple[str
         make_plan(str(path), "tiny")
 
 
-def test_what_is_not_there_is_told_with_what_is(grid_file: Path) -> None:
+def test_unknown_names_are_refused_with_the_available_ones(grid_file: Path) -> None:
     with pytest.raises(ConfigError, match="no grid 'table2'") as error:
         make_plan("table2", "tiny")
     assert "table1" in error.value.fix

@@ -58,7 +58,7 @@ def test_judge_rates_of_a_check_by_itself(played) -> None:
         judge_rates(home, Condition(name="c", check="blind"), run)
 
 
-def test_the_judge_is_told_with_the_code_check_and_without(played) -> None:
+def test_judge_rates_are_given_with_and_without_the_check(played) -> None:
     home, run = played
     alone, checked = (judge_rates(home, Condition(name="c", code_check=check), run) for check in (False, True))
     assert alone["solutions"] == checked["solutions"] == 6
@@ -69,7 +69,7 @@ def test_the_judge_is_told_with_the_code_check_and_without(played) -> None:
     assert (both[1]["share"] or 0) >= (both[0]["share"] or 0), "a check only ever rejects"
 
 
-def test_a_run_without_a_trial_has_nothing_to_tell(tmp_path) -> None:
+def test_run_without_a_trial_is_refused(tmp_path) -> None:
     home = Home(tmp_path).prepare()
     config = configs.resolve("starter", "scripted", {"target": 1, "seed": 7}, home)
     run = asyncio.run(runs.start(home, config))
@@ -77,7 +77,7 @@ def test_a_run_without_a_trial_has_nothing_to_tell(tmp_path) -> None:
         judge_rates(home, Condition(name="c"), run)
 
 
-def test_a_runs_right_and_wrong_solutions_are_those_of_the_failed_defences(played) -> None:
+def test_run_solutions_come_from_failed_defences(played) -> None:
     home, run = played
     with LedgerView(home.ledger) as view:
         failed = [record.last for record in view.turn_records(run) if record.last.outcome == "kept_failed"]

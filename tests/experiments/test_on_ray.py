@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.experiments.experiment import carry_on, create
-from nanoflux_local.experiments.grid import Cell, Plan
+from nanoflux_local.experiments.grid import Cell, GridPlan
 from nanoflux_local.experiments.results import results
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -37,8 +37,8 @@ def table(found: dict) -> str:
     return json.dumps([conditions, found["pairs"], found["left_out"]], indent=1, sort_keys=True)
 
 
-def test_a_lost_nodes_cell_is_done_again_and_the_table_is_the_local_one(
-    new_lab, killed, plan: Plan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_cell_of_a_lost_node_is_repeated_with_equal_results(
+    new_lab, killed, plan: GridPlan, cluster, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And Ray's workers execute nothing of the folder that the experiment was started in."""
     from nanoflux_local.experiments.on_ray import OnRay

@@ -35,7 +35,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_answers_first_and_fetches_nothing(killed, tmp_path: Path) -> None:
+def test_report_page_answers_first_and_fetches_nothing(killed, tmp_path: Path) -> None:
     home, _ = killed
     text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
     page = Page(text)
@@ -50,7 +50,7 @@ def test_the_page_answers_first_and_fetches_nothing(killed, tmp_path: Path) -> N
     assert [tag for tag, _ in page.tags].count("svg") == 2, "accuracies and losses; one size makes no line"
 
 
-def test_the_papers_figures_are_marked_as_the_papers_and_beside_no_other_benchmarks(killed, tmp_path: Path) -> None:
+def test_report_marks_paper_figures_and_shows_no_other_benchmarks(killed, tmp_path: Path) -> None:
     home, _ = killed
     text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
     rows = re.findall(r'<tr class="paper">(.*?)</tr>', text)
@@ -59,7 +59,7 @@ def test_the_papers_figures_are_marked_as_the_papers_and_beside_no_other_benchma
     assert "none of them is used here" in text
 
 
-def test_the_tables_go_out_as_csv_and_markdown(killed, tmp_path: Path) -> None:
+def test_tables_are_written_as_csv_and_markdown(killed, tmp_path: Path) -> None:
     home, _ = killed
     write_experiment_report(home, "small", tmp_path)
     rows = list(csv.reader((tmp_path / "conditions.csv").open(encoding="utf-8", newline="")))
@@ -72,20 +72,18 @@ def test_the_tables_go_out_as_csv_and_markdown(killed, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "\t=1", "|calc", "%0A"])
-def test_no_spreadsheet_takes_a_text_for_a_formula(text: str) -> None:
+def test_csv_texts_are_no_spreadsheet_formulas(text: str) -> None:
     (row,) = list(csv.reader(io.StringIO(as_csv(["a"], [[text]]))))[1:]
     assert row[0].startswith("'")
     assert list(csv.reader(io.StringIO(as_csv(["a", "b", "c"], [[-1.5, None, "plain"]]))))[1] == ["-1.5", "", "plain"]
 
 
-def test_no_cell_breaks_out_of_a_markdown_table() -> None:
+def test_markdown_cells_stay_in_their_table() -> None:
     table = as_markdown(["a", "b"], [["x|y\nz", "<b>`"]])
     assert table.count("\n") == 2 and table.splitlines()[2] == r"| x\|y z | \<b>\` |"
 
 
-def test_a_hostile_grid_is_shown_as_text_and_an_unfinished_experiment_has_its_page(
-    new_lab, grid_file: Path, tmp_path: Path
-) -> None:
+def test_hostile_grid_is_shown_as_text_while_unfinished(new_lab, grid_file: Path, tmp_path: Path) -> None:
     home = new_lab()
     grid = tmp_path / "evil.toml"
     question = EVIL.replace("\\", "\\\\").replace('"', '\\"')
@@ -105,7 +103,7 @@ def test_answer_says_whether_a_pair_is_settled_and_names_holm() -> None:
     assert "the difference is not settled" in line
 
 
-def test_the_command_writes_whichever_of_both_it_is(killed, tmp_path: Path, monkeypatch, capfd) -> None:
+def test_report_command_writes_run_and_experiment_reports(killed, tmp_path: Path, monkeypatch, capfd) -> None:
     first, _ = killed
     home = Home(tmp_path / "home")
     shutil.copytree(first.root, home.root)

@@ -56,7 +56,7 @@ def official(name: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_an_official_file_imports_with_its_counts(name):
+def test_official_files_import_with_their_counts(name):
     reading = read_benchmark(name, official(name))
     _, count, splits = OFFICIAL[name]
     assert (len(reading.items), reading.skipped) == (count, [])
@@ -180,7 +180,7 @@ def _lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("layout", [_parquet, _saved, _lines], ids=["parquet", "saved folder", "lines under .json"])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_the_hubs_layouts_give_the_same_items(tmp_path, name, layout):
+def test_hub_layouts_give_the_same_items(tmp_path, name, layout):
     hub, rows = LAYOUTS[name]
     path = tmp_path / "train.jsonl" if isinstance(rows, list) else tmp_path / "train.json"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) if isinstance(rows, list) else json.dumps(rows))
@@ -351,7 +351,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("name", "file", "content", "said"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_file_is_refused_with_its_name(tmp_path, name, file, content, said):
+def test_malformed_file_error_names_the_file(tmp_path, name, file, content, said):
     path = tmp_path / file
     path.write_bytes(content() if callable(content) else content)
     with pytest.raises(DataError) as caught:
@@ -360,7 +360,7 @@ def test_a_malformed_file_is_refused_with_its_name(tmp_path, name, file, content
     assert said in caught.value.message
 
 
-def test_a_folder_with_a_broken_table_is_refused_with_the_tables_name(tmp_path):
+def test_broken_table_error_names_the_table(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "data-00000-of-00001.arrow").write_bytes(b"no stream of tables")
     with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow: not an Arrow stream"):
@@ -381,7 +381,7 @@ def test_medqa_has_four_options_or_five_as_a_table_or_a_list(tmp_path):
             read(options, letter)
 
 
-def test_a_line_of_a_gigabyte_takes_no_gigabyte_of_memory(tmp_path):
+def test_huge_line_takes_little_memory(tmp_path):
     """A sparse file: zeros without a newline."""
     import tracemalloc
 

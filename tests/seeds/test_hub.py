@@ -110,7 +110,7 @@ def nanoflux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     return call
 
 
-def test_a_benchmark_comes_from_the_hub_as_it_would_from_its_files(nanoflux, hub, monkeypatch, tmp_path):
+def test_hub_import_equals_import_of_files(nanoflux, hub, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     code, said = nanoflux("data", "import", "gsm8k", "--hub")
     assert code == 0, said
@@ -134,7 +134,7 @@ def test_without_leave_nothing_is_asked_and_the_setting_is_named(nanoflux):
     assert f"{VARIABLE}=huggingface.co" in said and "HF_ENDPOINT" in said
 
 
-def test_a_host_that_it_sends_on_to_is_refused_and_named(nanoflux, hub, monkeypatch):
+def test_redirect_to_another_host_is_refused_and_named(nanoflux, hub, monkeypatch):
     hub.elsewhere = "http://192.0.2.1/large-file"
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv(VARIABLE, "mirror.example")
@@ -144,7 +144,7 @@ def test_a_host_that_it_sends_on_to_is_refused_and_named(nanoflux, hub, monkeypa
 
 
 @pytest.mark.parametrize("broken", ["main/test-00000-of-00001.parquet", ""])
-def test_what_is_missing_or_broken_imports_nothing(nanoflux, hub, monkeypatch, tmp_path, broken):
+def test_hub_failures_import_nothing(nanoflux, hub, monkeypatch, tmp_path, broken):
     hub.files = {**FILES, broken: b"no table"} if broken else {"README.md": b"empty"}
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     code, said = nanoflux("data", "import", "gsm8k", "--hub")
@@ -166,7 +166,7 @@ def test_what_is_missing_or_broken_imports_nothing(nanoflux, hub, monkeypatch, t
         (("gsm8k", "x.jsonl", "--revision", "main"), "Name the files of DATASET, or give --hub"),
     ],
 )
-def test_what_cannot_be_asked_for_is_wrong_usage(nanoflux, arguments, said):
+def test_impossible_hub_requests_are_wrong_usage(nanoflux, arguments, said):
     code, output = nanoflux("data", "import", *arguments)
     assert code == 2 and said in output
 

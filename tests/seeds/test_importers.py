@@ -43,7 +43,7 @@ def write(tmp_path):
     return written
 
 
-def test_a_good_row_becomes_a_seed_that_knows_its_line(write):
+def test_good_row_becomes_a_seed_with_its_line(write):
     path = write(line(), b"", b"  ", line(target=-3))
     (place, seed, _), last = read(path)
     assert (place, seed.id, seed.dataset) == (f"{path}, line 1", "gsmhard-1", "gsmhard")
@@ -77,7 +77,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("row", "said"), BAD.values(), ids=BAD)
-def test_a_bad_row_names_the_file_and_the_line(write, row, said):
+def test_bad_row_error_names_file_and_line(write, row, said):
     path = write(line(), b"", row, line())
     with pytest.raises(DataError) as caught:
         read(path)
@@ -86,25 +86,25 @@ def test_a_bad_row_names_the_file_and_the_line(write, row, said):
     assert caught.value.exit_code == 2
 
 
-def test_a_line_may_be_as_long_as_the_limit(write):
+def test_line_as_long_as_the_limit_is_read(write):
     row = b'{"a": "' + b"x" * (MAX_LINE_BYTES - 10) + b'"}'
     assert len(row) + 1 == MAX_LINE_BYTES
     assert [row.problem for row in read_rows(write(row))] == [""]
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "."])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
+def test_unreadable_file_is_named(tmp_path, name):
     with pytest.raises(DataError, match=r"No such file|without .arrow files"):
         list(read_rows(tmp_path / name))
 
 
-def test_an_empty_file_has_no_items(tmp_path):
+def test_empty_file_has_no_items(tmp_path):
     path = tmp_path / "empty.jsonl"
     path.touch()
     assert read(path) == []
 
 
-def test_a_files_hash_is_of_its_bytes(write):
+def test_file_hash_covers_its_bytes(write):
     path = write(line(), b"\xff")
     assert file_hash(path) == hashlib.sha256(line() + b"\n\xff\n").hexdigest()
 
@@ -143,14 +143,14 @@ def test_programs_that_agree_pass_in_the_real_sandbox(write, sandbox):
 
 
 @pytest.mark.parametrize("row", DISAGREEING.values(), ids=DISAGREEING)
-def test_a_program_that_disagrees_names_its_line(write, sandbox, row):
+def test_disagreeing_program_error_names_the_line(write, sandbox, row):
     path = write(line(), row, line())
     with pytest.raises(DataError) as caught:
         checked(sandbox, path)
     assert caught.value.message.startswith(f"{path}, line 2: its program gives ")
 
 
-def test_a_missing_sandbox_is_no_verdict_on_a_row(write, sandbox):
+def test_missing_sandbox_is_no_verdict_on_a_row(write, sandbox):
     async def unavailable(request):
         return PythonReply("unavailable", None, "", "no namespaces", False, "none")
 

@@ -38,7 +38,7 @@ def parquet(path: Path, **columns: list[object]) -> Path:
         ("0.1", "0.1"), ('" 0.50 "', "0.50"),
     ],
 )  # fmt: skip
-def test_an_answer_keeps_every_digit(tmp_path: Path, spelled: str, kept: str) -> None:
+def test_answers_keep_every_digit(tmp_path: Path, spelled: str, kept: str) -> None:
     path = written(tmp_path / "rows.jsonl", f'{{"question": "Q?", "answer": {spelled}}}\n')
     assert [seed.answer for seed in seeds(path)] == [kept]
 
@@ -47,7 +47,7 @@ NOT_FINITE = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5000, '"
 
 
 @pytest.mark.parametrize("spelled", NOT_FINITE, ids=lambda text: text[:12])
-def test_what_is_not_a_finite_number_is_refused_with_its_line(tmp_path: Path, spelled: str) -> None:
+def test_non_finite_answer_error_names_the_line(tmp_path: Path, spelled: str) -> None:
     good = '{"question": "P?", "answer": 1}\n'
     path = written(tmp_path / "rows.jsonl", f'{good}{{"question": "Q?", "answer": {spelled}}}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: key 'answer' is .*not a finite number"):
@@ -78,7 +78,7 @@ def test_decimals_of_parquet_keep_their_digits(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path, file: str, content: str, encoding: str) -> None:
+def test_byte_order_mark_is_skipped(tmp_path: Path, file: str, content: str, encoding: str) -> None:
     assert [seed.answer for seed in seeds(written(tmp_path / file, content.encode(encoding)))] == ["4"]
 
 
@@ -102,9 +102,7 @@ AMBIGUOUS = '{"question": "Q?", "answer": 4, "answer": 5}'
         ("rows.jsonl", '{"question": "Q?", "answer": "A", "options": {"A": "ant", "A": "bee"}}', "line 1"),
     ],
 )
-def test_a_key_that_is_given_twice_is_refused_with_its_place(
-    tmp_path: Path, file: str, content: str, place: str
-) -> None:
+def test_repeated_key_error_names_the_place(tmp_path: Path, file: str, content: str, place: str) -> None:
     with pytest.raises(DataError, match=f"{place}: the key '(answer|A)' is given twice"):
         seeds(written(tmp_path / file, content))
 

@@ -25,7 +25,7 @@ def slots(question: str, code: str) -> dict[str, str]:
     return {part.slot: part.value for part in take_apart("id", question, code)}
 
 
-def test_a_straight_line_is_its_assignments_ending_in_the_answer():
+def test_straight_line_lists_assignments_up_to_the_answer():
     assert straight_line(EGGS) == (
         ("eggs_per_day", "16"), ("eaten", "3"), ("price", "2"), ("sold", "eggs_per_day - eaten"),
         ("result", "sold * price"), ("answer", "result"),
@@ -88,7 +88,7 @@ def test_whatever_else_a_program_does_makes_it_no_part(code):
     assert take_apart("id", "There are 5 hens and 6 cocks.", code) == []
 
 
-def test_each_slot_opens_the_text_around_its_number():
+def test_slots_open_the_text_around_their_number():
     parts = {part.slot: part for part in take_apart("ducks", EGGS_TEXT, EGGS)}
     assert {slot: part.value for slot, part in parts.items()} == {"eggs_per_day": "16", "eaten": "3", "price": "2"}
     eaten = parts["eaten"]
@@ -125,7 +125,7 @@ def test_each_slot_opens_the_text_around_its_number():
         ("She has many hens.", None),
     ],
 )
-def test_a_slot_is_a_number_that_stands_alone_and_once(question, found):
+def test_slot_is_a_number_that_occurs_once(question, found):
     code = program("hens = 4933828", "result = hens * 2")
     assert slots(question, code) == ({} if found is None else {"hens": found})
 
@@ -152,7 +152,7 @@ TEXT = "There are 5 hens, 6 cocks, 1 dog and 0 cats."
     ids=["two", "twice given", "again in a step", "part of 5.5", "part of 55", "too small", "float", "negative",
          "calculated", "not in the text", "idle", "idle through another"],
 )  # fmt: skip
-def test_a_slot_is_given_once_and_needed_for_the_answer(lines, expected):
+def test_slot_occurs_once_in_the_program_and_decides_the_answer(lines, expected):
     assert slots(TEXT, program(*lines)) == expected
 
 

@@ -104,7 +104,7 @@ def traced(sandbox, parts):
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
-def test_a_chain_comes_to_what_its_stories_come_to(sandbox, ids):
+def test_chain_answer_equals_its_stories_answers(sandbox, ids):
     stories = [BY_ID[name] for name in ids]
     parts = [story.part for story in stories]
     answer, fitted, links = expected(stories)
@@ -116,13 +116,13 @@ def test_a_chain_comes_to_what_its_stories_come_to(sandbox, ids):
     assert numbers_agree(read_number(reply.stdout), answer)
 
 
-def test_the_chains_meet_every_kind_of_link():
+def test_chains_cover_every_kind_of_link():
     kinds = {fitted for ids in CHAINS for fitted in expected([BY_ID[name] for name in ids])[1]}
     assert kinds == {True, False}
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
-def test_the_question_tells_every_part_and_names_every_link(sandbox, ids):
+def test_question_states_every_part_and_names_every_link(sandbox, ids):
     parts = [BY_ID[name].part for name in ids]
     found = traced(sandbox, parts)
     told = question_text(parts, found).split("\n")
@@ -137,7 +137,7 @@ def test_the_question_tells_every_part_and_names_every_link(sandbox, ids):
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
-def test_every_line_of_the_solution_is_true_arithmetic(sandbox, ids):
+def test_solution_lines_are_true_arithmetic(sandbox, ids):
     parts = [BY_ID[name].part for name in ids]
     found = traced(sandbox, parts)
     lines = solution_text(parts, found).split("\n")
@@ -152,7 +152,7 @@ def test_every_line_of_the_solution_is_true_arithmetic(sandbox, ids):
     assert not re.search(r"[{}]", "\n".join(lines))
 
 
-def test_a_fitted_link_is_told_as_it_is_calculated(sandbox):
+def test_fitted_link_text_matches_its_calculation(sandbox):
     found = traced(sandbox, parts := [BY_ID["loss"].part, BY_ID["robe"].part])
     assert found.variables[0]["answer"] == -4933816
     assert solution_text(parts, found).split("\n")[0] == (
@@ -187,7 +187,7 @@ async def judged(judge, attack, call):
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_an_attack_is_verified_by_the_program_it_carries(sandbox, number):
+def test_attack_is_verified_by_its_program(sandbox, number):
     source, seeds = items()
     attack = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
     assert isinstance(attack, Attack)
@@ -198,7 +198,7 @@ def test_an_attack_is_verified_by_the_program_it_carries(sandbox, number):
     assert again == attack
 
 
-def test_the_judge_sees_through_a_wrong_answer(sandbox):
+def test_judge_rejects_a_wrong_answer(sandbox):
     source, seeds = items()
     attack = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, 0, 0), sandbox.call))
     wrong = Attack(attack.question, attack.solution, "1234567", attack.program)
@@ -215,7 +215,7 @@ def test_the_judge_sees_through_a_wrong_answer(sandbox):
         ("(-8) ** 0.5", "ended with error"),
     ],
 )
-def test_a_chain_that_cannot_be_calculated_is_no_attack(sandbox, expression, said):
+def test_chain_without_a_result_is_unparsed(sandbox, expression, said):
     start = Part("first", "", "", "", "", "", "", (("answer", expression),), (), False)
     reply = sandbox.run(tracing_program([start, BY_ID["robe"].part]))
     trace = read_trace([start, BY_ID["robe"].part], reply)
@@ -223,12 +223,12 @@ def test_a_chain_that_cannot_be_calculated_is_no_attack(sandbox, expression, sai
 
 
 @pytest.mark.parametrize("status", ["timeout", "memory", "killed", "output"])
-def test_a_trace_that_did_not_finish_is_not_read(status):
+def test_unfinished_trace_is_unparsed(status):
     reply = PythonReply(status, None, "0 answer 5\n", "", False, "fake")
     assert isinstance(read_trace([BY_ID["robe"].part], reply), Unparsed)
 
 
-def test_a_result_that_is_no_number_is_no_trace(sandbox):
+def test_trace_with_a_result_that_is_no_number_is_unparsed(sandbox):
     part = Part("last", "", "", "", "", "", "", (("answer", "1e308 * 10"),), (), False)
     assert read_trace([part], sandbox.run(tracing_program([part]))) == Unparsed(
         "the chained program printed '0 answer inf', which is not a number"
@@ -249,19 +249,19 @@ class NoChain:
     ("parts", "said"),
     [(None, "no order"), ((Part("x", "", "", "", "", "", "", (("answer", "1 / 0"),), (), False),), "ended with error")],
 )
-def test_what_cannot_be_chained_or_run_is_unparsed(sandbox, parts, said):
+def test_failed_chain_or_program_is_unparsed(sandbox, parts, said):
     attack = sandbox.wait(attacker(sandbox, NoChain(parts)).attack((), Draw(0, 0, 0), sandbox.call))
     assert isinstance(attack, Unparsed) and said in attack.reason
 
 
-def test_names_go_on_when_the_letters_run_out():
+def test_result_names_continue_after_the_letters():
     names = [result_name(number) for number in range(3 * len(NAMES))]
     assert len(set(names)) == len(names)
     assert names[0] == "X" and names[len(NAMES)] == "X2"
     assert not set(names) & {"A", "I"}
 
 
-def test_a_chain_longer_than_the_letters_still_runs(sandbox):
+def test_chain_longer_than_the_letters_runs(sandbox):
     parts = [BY_ID["robe"].part] * 26
     found = traced(sandbox, parts)
     answer, _, _ = expected([BY_ID["robe"]] * 26)
@@ -321,7 +321,7 @@ def test_starter_chains_run_and_tell_the_answer(sandbox, number):
             assert f"Call {part.result} {NAMES[index]}." in question
 
 
-def test_the_same_draw_gives_the_same_chain():
+def test_chains_repeat_under_the_same_draw():
     for number in list(CHAINED)[:10]:
         assert starter_chain(number) == CHAINED[number]
     questions = {"".join(part.text() for part in parts) for parts in CHAINED.values()}

@@ -10,7 +10,7 @@ Owns `genetics.jsonl` (five options) and `medicine.jsonl` (four options), one JS
     solution  two to four sentences of reasoning that mention no letter of an option
     source    where the fact can be looked up
 
-Refuses rows with unknown or missing keys. Knows nothing of prompts: how options are shown is the domain's business.
+Rows with unknown or missing keys are refused. How options are shown in prompts is up to the domain.
 """
 
 import json
@@ -47,7 +47,7 @@ class ChoiceItem:
 def load_choice_items(name: str) -> tuple[ChoiceItem, ...]:
     """All items of one file of the package, "genetics" or "medicine", in the order of the file."""
     if name not in NAMES:
-        raise UsageError(f"no starter items are called {name!r}", f"Choose one of: {', '.join(NAMES)}.")
+        raise UsageError(f"no starter items are called {name!r}", f"choose one of: {', '.join(NAMES)}")
     file = resources.files(__package__) / f"{name}.jsonl"
     return parse_choice_items(file.name, file.read_text(encoding="utf-8"))
 
@@ -57,7 +57,7 @@ def parse_choice_items(file: str, content: str) -> tuple[ChoiceItem, ...]:
     items: list[ChoiceItem] = []
     seen: set[str] = set()
     for number, line in enumerate(content.splitlines(), start=1):
-        item = _item(f"{file}, line {number}", line)
+        item = _parse_item(f"{file}, line {number}", line)
         for value in (item.id, item.question):
             _check(value not in seen, f"{file}, line {number}", f"{value!r} is used twice")
             seen.add(value)
@@ -65,35 +65,35 @@ def parse_choice_items(file: str, content: str) -> tuple[ChoiceItem, ...]:
     return tuple(items)
 
 
-def _item(where: str, line: str) -> ChoiceItem:
-    row = _row(where, line)
+def _parse_item(place: str, line: str) -> ChoiceItem:
+    row = _parse_row(place, line)
     for key in row:
-        _check(key in _KEYS, where, f"key {key!r} is unknown")
+        _check(key in _KEYS, place, f"key {key!r} is unknown")
     for key in sorted(_KEYS):
-        _check(key in row, where, f"key {key!r} is missing")
+        _check(key in row, place, f"key {key!r} is missing")
     for key in _TEXTS:
-        _check(_is_text(row[key]), where, f"key {key!r} must be a text")
-    _check(row["split"] in SPLITS, where, f"key 'split' must be one of {', '.join(SPLITS)}")
-    options = _options(where, row["options"])
-    _check(row["answer"] in options, where, f"key 'answer' must be one of {', '.join(options)}")
+        _check(_is_text(row[key]), place, f"key {key!r} must be a text")
+    _check(row["split"] in SPLITS, place, f"key 'split' must be one of {', '.join(SPLITS)}")
+    options = _parse_options(place, row["options"])
+    _check(row["answer"] in options, place, f"key 'answer' must be one of {', '.join(options)}")
     return ChoiceItem(**{key: row[key] for key in _TEXTS}, options=options)
 
 
-def _row(where: str, line: str) -> dict[str, Any]:
+def _parse_row(place: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON: {error}") from error
-    _check(isinstance(row, dict), where, "must be a JSON object")
+        raise DataError(f"{place}: not valid JSON: {error}") from error
+    _check(isinstance(row, dict), place, "must be a JSON object")
     return dict(row)
 
 
-def _options(where: str, table: Any) -> Mapping[str, str]:
-    _check(isinstance(table, dict) and len(table) > 1, where, "key 'options' must be an object with several options")
+def _parse_options(place: str, table: Any) -> Mapping[str, str]:
+    _check(isinstance(table, dict) and len(table) > 1, place, "key 'options' must be an object with several options")
     letters = list(string.ascii_uppercase[: len(table)])
-    _check(list(table) == letters, where, f"key 'options' must have the letters {', '.join(letters)} in order")
-    _check(all(map(_is_text, table.values())), where, "key 'options' must hold texts")
-    _check(len(set(table.values())) == len(table), where, "key 'options' has the same text twice")
+    _check(list(table) == letters, place, f"key 'options' must have the letters {', '.join(letters)} in order")
+    _check(all(map(_is_text, table.values())), place, "key 'options' must hold texts")
+    _check(len(set(table.values())) == len(table), place, "key 'options' has the same text twice")
     return MappingProxyType(table)
 
 
@@ -101,6 +101,6 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value.strip() != ""
 
 
-def _check(holds: bool, where: str, problem: str) -> None:
+def _check(holds: bool, place: str, problem: str) -> None:
     if not holds:
-        raise DataError(f"{where}: {problem}", "Correct the file; nothing was loaded.")
+        raise DataError(f"{place}: {problem}", "correct the file; nothing was loaded")

@@ -18,8 +18,8 @@ Owns `arithmetic/*.toml`, one file per setting, each a list of `[[template]]` ta
 Such a value may lie outside low..high; it is judged by `Template.admits` alone: every quantity is a positive integer,
 every program variable is positive with at most two decimals, and `where` holds.
 
-Refuses unknown keys, names and placeholders when loading, not only when drawing. Composes no questions: what
-follows what, and under which name, is the attacker's business.
+Unknown keys, names and placeholders are refused at loading. The attacker decides which templates follow each other and
+under which names.
 """
 
 import ast
@@ -150,11 +150,16 @@ def parse_templates(file: str, content: str) -> tuple[Template, ...]:
         raise DataError(f"{file}: not valid TOML: {error}") from error
     rows = tables.pop("template", None)
     if tables or not isinstance(rows, list):
-        raise DataError(f"{file}: expected [[template]] tables and nothing else", "Check the spelling of the headers.")
-    return tuple(_template(file, row) for row in rows)
+        raise DataError(f"{file}: expected [[template]] tables and nothing else", "check the spelling of the headers")
+    return tuple(build_template(file, row) for row in rows)
 
 
-def _template(file: str, row: dict[str, Any]) -> Template:
+def build_template(file: str, row: Mapping[str, Any]) -> Template:
+    """One template from its table; `file` names it in errors and, without its ending, the setting.
+
+    Raises:
+        DataError: a key is unknown, missing or wrong, or the texts, program and quantities disagree.
+    """
     name = str(row.get("id", "without id"))
 
     def check(holds: bool, key: str, problem: str) -> None:
@@ -179,7 +184,7 @@ def _template(file: str, row: dict[str, Any]) -> Template:
 _Check = Callable[[bool, str, str], None]
 
 
-def _check_keys(row: dict[str, Any], check: _Check) -> None:
+def _check_keys(row: Mapping[str, Any], check: _Check) -> None:
     for key in row:
         check(key in _KEYS, key, "is unknown")
     for key in sorted(_KEYS - {"where"}):
@@ -212,7 +217,7 @@ def _quantity(name: str, table: Any, check: _Check) -> Quantity:
 
 
 def _check_program(template: Template, check: _Check) -> None:
-    """Names only known things, statement by statement, so that nothing is left to fail when drawn."""
+    """Check that every name is defined before its use, so that no draw fails later."""
     slots = {quantity.name for quantity in template.quantities}
     names = set(slots)
     statements = _parse(template.program, "exec", "program", check).body
@@ -262,7 +267,7 @@ def _placeholders(text: str, key: str, check: _Check) -> set[str]:
 
 
 def _fault(file: str, template: str, key: str, problem: str) -> DataError:
-    return DataError(f"{file}: template {template!r}: key {key!r} {problem}", "Correct the file; nothing was loaded.")
+    return DataError(f"{file}: template {template!r}: key {key!r} {problem}", "correct the file; nothing was loaded")
 
 
 def _join_names(names: set[str]) -> str:

@@ -142,7 +142,8 @@ class Batcher:
                 raise make_too_long_error(len(ids), self._decoder.context)
             job.limit = min(job.request.sampling.max_tokens, room)
             job.generator = make_generator(job.request.seed)
-            logits = self._decoder.prefill(row, ids, len(ids) + job.limit)
+            shared = self._codec.count_shared(job.request.messages, ids)
+            logits = self._decoder.prefill(row, ids, len(ids) + job.limit, shared)
         except EndpointError as error:
             self._free(row)
             job.fail(error)

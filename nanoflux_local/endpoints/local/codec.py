@@ -20,6 +20,8 @@ TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", 
 # Tokens that separate thoughts from the answer stay in the text, even if the tokenizer declares them special.
 THINK_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
 CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
+LEAST_SHARED = 48
+"""The least number of tokens of a shared beginning that is worth caching."""
 OPENING_TOKENS = 16
 """Tokens at a prompt's end in which a tag that opens the reasoning is looked for."""
 NO_TEMPLATE = "use the model's chat version (-it, -instruct), or import it again with --chat-template FILE"
@@ -43,9 +45,7 @@ class ChatCodec:
         """Encode a prompt for an answer; if the last message is the assistant's, the model continues it."""
         if self._tokenizer.chat_template is None:
             raise EndpointRefusedError(f"{self._name} has no chat template, so it cannot chat", NO_TEMPLATE)
-        if not self._system_role:
-            messages = without_system(messages)
-        chat = [{"role": message.role, "content": _replace_surrogates(message.content)} for message in messages]
+        chat = self._chat(messages)
         try:
             continues = bool(chat) and chat[-1]["role"] == "assistant"
             ids = self._tokenizer.apply_chat_template(
@@ -54,6 +54,21 @@ class ChatCodec:
         except Exception as error:
             raise EndpointError(f"the chat template of {self._name} refuses these messages: {error}") from error
         return list(ids)
+
+    def count_shared(self, messages: Sequence[Message], ids: Sequence[int]) -> int:
+        """The number of a prompt's first tokens that hold the conversation before its last question: instructions and
+        worked examples, which other prompts have too. 0 if that part is missing or short. Depends only on the messages.
+        """
+        asked = max((number for number, message in enumerate(messages) if message.role == "user"), default=0)
+        before = messages[:asked]
+        if not any(message.role == "assistant" for message in before):
+            return 0
+        try:
+            shared = self._tokenizer.apply_chat_template(self._chat(before), return_dict=False)
+        except Exception:  # noqa: BLE001 - a template may refuse a conversation without a last question
+            return 0
+        same = len(shared) < len(ids) and list(shared) == list(ids[: len(shared)])
+        return len(shared) if same and len(shared) >= LEAST_SHARED else 0
 
     def find_opened_reasoning(self, prompt: Sequence[int]) -> str:
         """The tag with which the end of a prompt opens the reply's reasoning, "" if it opens none."""
@@ -78,6 +93,12 @@ class ChatCodec:
         text = opened + self.decode(ids)
         answer = cut_answer(text, stop)
         return answer if answer != text else None
+
+    def _chat(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        """The messages as the chat template takes them."""
+        if not self._system_role:
+            messages = without_system(messages)
+        return [{"role": message.role, "content": _replace_surrogates(message.content)} for message in messages]
 
     def _find_hidden_tokens(self) -> frozenset[int] | None:
         """The ids of the special tokens to omit from texts; None (all of them) if none marks reasoning."""

@@ -3,7 +3,8 @@
 A row's logits depend only on its own tokens, not on the other rows, on its index, or on when it joined. Four choices
 ensure that:
 
-- a prompt is processed alone, at its exact length;
+- a prompt is processed alone, at its exact length, in one pass or two: a beginning that prompts share is always processed
+  on its own, so its keys and values have the same bits whether they are computed or cached;
 - a decoding step always runs all rows, used or not, so that every matrix product has one shape;
 - a row's keys and values start at position 0, without padding before them;
 - attention reads up to a multiple of `GRANULE` positions, so that longer rows only add blocks of exact zeros.
@@ -12,8 +13,10 @@ ensure that:
 only to run a model.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from nanoflux_local.errors import EndpointError, RefusedError
 ATTENTION = "nanoflux_rows"
 GRANULE = 64
 ROOM_STEP = 256
+PREFIXES = 4
+"""The number of cached beginnings of prompts."""
 LEAST_EFFECT = 1e-4
 """The least change of a logit, in float32, of an adapter with an effect; an adapter of zeros changes none."""
 
@@ -32,7 +37,7 @@ LEAST_EFFECT = 1e-4
 class Rows:
     """The KV cache of every row and layer, and the filled length of each row.
 
-    `prefill` fills one row from position 0; a step appends one position to each row.
+    `prefill` fills one row from the end of its content; a step appends one position to each row.
     """
 
     def __init__(self, count: int) -> None:
@@ -63,12 +68,40 @@ class Rows:
         self._masks = {}
         return positions
 
-    def fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store a prompt's keys and values, shaped (1, heads, positions, width)."""
+    def fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store a prompt's keys and values, shaped (1, heads, positions, width), after the row's content; return all keys
+        and values of the row.
+        """
+        assert self.filling is not None
         self._allocate(layer, keys, values)
-        length = keys.shape[2]
-        self._keys[layer][self.filling, :length] = keys[0].transpose(0, 1)
-        self._values[layer][self.filling, :length] = values[0].transpose(0, 1)
+        start = self.lengths[self.filling]
+        end = start + keys.shape[2]
+        for store, new in ((self._keys[layer], keys), (self._values[layer], values)):
+            store[self.filling, start:end] = new[0].transpose(0, 1)
+        if not start:
+            return keys, values
+        held = [store[layer][self.filling, :end].transpose(0, 1)[None] for store in (self._keys, self._values)]
+        return held[0], held[1]
+
+    @torch.inference_mode()
+    def copy_out(self, row: int) -> "Prefix":
+        """A copy of a row's keys and values."""
+        length = self.lengths[row]
+        return Prefix(
+            length, *({layer: held[row, :length].clone() for layer, held in store.items()} for store in self._stores)
+        )
+
+    @torch.inference_mode()
+    def copy_in(self, row: int, prefix: "Prefix") -> None:
+        """Let a row begin with copied keys and values."""
+        for store, copied in zip(self._stores, (prefix.keys, prefix.values), strict=True):
+            for layer, held in copied.items():
+                store[layer][row, : prefix.length] = held
+        self.lengths[row] = prefix.length
+
+    @property
+    def _stores(self) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+        return self._keys, self._values
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store one position of each row; return all keys and values to attend to, (rows, heads, positions, width)."""
@@ -99,6 +132,15 @@ class Rows:
             self._values[layer] = values.new_zeros(self.count, self._room, values.shape[1], values.shape[3])
 
 
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The keys and values of a prompt's beginning by layer, each of shape (positions, heads, width)."""
+
+    length: int
+    keys: dict[int, torch.Tensor]
+    values: dict[int, torch.Tensor]
+
+
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -115,10 +157,12 @@ def attend(
     layer, device, length = int(module.layer_idx), query.device, query.shape[2]  # type: ignore[arg-type]
     mask: torch.Tensor | None
     if nanoflux_rows.filling is not None:
-        nanoflux_rows.fill(layer, key, value)
-        mask = _band_mask(length, sliding_window, device) if sliding_window and sliding_window < length else None
+        keys, values = nanoflux_rows.fill(layer, key, value)
+        total = keys.shape[2]
+        banded = total > length or (sliding_window and sliding_window < length)
+        mask = _band_mask(length, total, sliding_window, device) if banded else None
         out = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None and length > 1, scale=scaling, enable_gqa=True
+            query, keys, values, attn_mask=mask, is_causal=mask is None and length > 1, scale=scaling, enable_gqa=True
         )
         return out.transpose(1, 2).contiguous(), None
     keys, values = nanoflux_rows.append(layer, key, value)
@@ -129,10 +173,11 @@ def attend(
     return out.reshape(query.shape[0], 1, query.shape[1], -1), None
 
 
-def _band_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
-    positions = torch.arange(length, device=device)
-    behind = positions[:, None] - positions[None, :]
-    return (behind >= 0) & (behind < window)
+def _band_mask(length: int, total: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """Which of `total` positions the last `length` attend to: the earlier ones, within a sliding window if any."""
+    positions = torch.arange(total, device=device)
+    behind = positions[total - length :, None] - positions[None, :]
+    return (behind >= 0) & (behind < window) if window else behind >= 0
 
 
 class Decoder:
@@ -148,16 +193,37 @@ class Decoder:
             )
         self.context = int(config.max_position_embeddings)
         self.rows = Rows(rows)
+        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
         if self.device.type == "cpu" and dtype == "bfloat16":
             pack_linears(self.model)
 
-    def prefill(self, row: int, ids: list[int], room: int) -> torch.Tensor:
-        """Fill a row with a prompt; return the logits after it in float32. `room` is the row's final length at most."""
+    def prefill(self, row: int, ids: list[int], room: int, shared: int = 0) -> torch.Tensor:
+        """Fill a row with a prompt; return the logits after it in float32. `room` is the row's final length at most. The
+        first `shared` tokens, which other prompts probably begin with, are cached.
+        """
         self.rows.reserve(room)
         self.rows.lengths[row] = 0
+        if 0 < shared < len(ids):
+            self._begin_with(row, ids[:shared])
+        return self._read(row, ids[self.rows.lengths[row] :])
+
+    def _begin_with(self, row: int, ids: list[int]) -> None:
+        key = tuple(ids)
+        if key in self._prefixes:
+            self.rows.copy_in(row, self._prefixes[key])
+        else:
+            self._read(row, ids)
+            self._prefixes[key] = self.rows.copy_out(row)
+        self._prefixes.move_to_end(key)
+        while len(self._prefixes) > PREFIXES:
+            self._prefixes.popitem(last=False)
+
+    def _read(self, row: int, ids: list[int]) -> torch.Tensor:
+        """Append a prompt's tokens to a row; the logits after them, in float32."""
+        start, end = self.rows.lengths[row], self.rows.lengths[row] + len(ids)
         with self._filling(row):
-            logits = self._forward(torch.tensor([ids]), torch.arange(len(ids))[None])
-        self.rows.lengths[row] = len(ids)
+            logits = self._forward(torch.tensor([ids]), torch.arange(start, end)[None])
+        self.rows.lengths[row] = end
         return logits[0]
 
     def step(self, tokens: list[int]) -> torch.Tensor:
@@ -180,20 +246,21 @@ class Decoder:
         return torch.equal(alone[0], placed[last])
 
     def agrees(self) -> bool:
-        """Whether prefill and step agree with transformers' forward pass, up to rounding."""
+        """Whether prefill, in one pass and in two, and step agree with transformers' forward pass, up to rounding."""
         ids = [7, 11, 13, 17, 19, 23, 29]
-        stepped = self._probe({0: ids[:-1]}, token=ids[-1])[0]
+        stepped = [self._probe({0: ids[:-1]}, token=ids[-1], shared=shared)[0] for shared in (0, 4)]
         self.model.set_attn_implementation("sdpa")
         try:
             with torch.inference_mode():
                 plain = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits[0, -1]
         finally:
             self.model.set_attn_implementation(ATTENTION)
-        return float(functional.cosine_similarity(stepped, plain.float().to(stepped.device), dim=0)) > 0.99
+        likeness = [functional.cosine_similarity(each, plain.float().to(each.device), dim=0) for each in stepped]
+        return min(map(float, likeness)) > 0.99
 
-    def _probe(self, prompts: dict[int, list[int]], token: int = 37) -> torch.Tensor:
+    def _probe(self, prompts: dict[int, list[int]], token: int = 37, shared: int = 0) -> torch.Tensor:
         for row, ids in prompts.items():
-            self.prefill(row, ids, len(ids) + 1)
+            self.prefill(row, ids, len(ids) + 1, shared)
         logits = self.step([token if row in prompts else 0 for row in range(self.rows.count)])
         for row in prompts:
             self.release(row)

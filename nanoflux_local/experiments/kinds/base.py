@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, ClassVar, Protocol
 
 from nanoflux_local.errors import ConfigError
-from nanoflux_local.experiments.grid import Condition, Plan, Scale
+from nanoflux_local.experiments.grid import Condition, GridPlan, Scale
 from nanoflux_local.experiments.tables import TableColumn
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -30,7 +30,7 @@ class Reading:
 
     home: Home
     view: LedgerView
-    plan: Plan
+    plan: GridPlan
     cells: Mapping[str, CellResult]
     runs: Mapping[int, str]
 
@@ -59,7 +59,7 @@ class ExperimentKind(Protocol):
         """The training seeds of a condition: one cell each."""
         ...
 
-    def run_cell(self, home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
+    def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
         """Run one cell.
 
         Raises:

@@ -22,7 +22,7 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.evaluate.statistics import CONFIDENCE
 from nanoflux_local.experiments.generation import runs_of
-from nanoflux_local.experiments.grid import Condition, Plan, Scale
+from nanoflux_local.experiments.grid import Condition, GridPlan, Scale
 from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, ExperimentKind, OnStep, Reading
 from nanoflux_local.experiments.rows import train_items
 from nanoflux_local.experiments.tables import TableColumn
@@ -58,7 +58,7 @@ class DiscriminativityKind:
         del condition, scale  # nothing is trained
         return (0,)
 
-    def run_cell(self, home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
+    def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
         del seed, on_step  # seconds of embedding
         return measure_discriminativity(home, plan, condition, runs_of(home, plan)[0])
 
@@ -85,7 +85,7 @@ class Solutions:
     wrong: str
 
 
-def measure_discriminativity(home: Home, plan: Plan, condition: Condition, run: str) -> CellResult:
+def measure_discriminativity(home: Home, plan: GridPlan, condition: Condition, run: str) -> CellResult:
     """Both distances of a condition's solutions, with bootstrap intervals over questions.
 
     Raises:
@@ -107,7 +107,7 @@ def of_run(home: Home, run: str) -> list[Solutions]:
     return [Solutions(a.attack.solution, a.defence.solution) for a in last if a.attack and a.defence]
 
 
-async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
+async def _of_benchmark(home: Home, plan: GridPlan, run: str) -> list[Solutions]:
     """As many train items as the run has such examples, drawn at random among those that the base model fails."""
     domain = load_domain(plan.scale.domain, home.root)
     items, _ = train_items(home, plan, domain)
@@ -146,7 +146,7 @@ async def _of_benchmark(home: Home, plan: Plan, run: str) -> list[Solutions]:
     return read[:wanted]
 
 
-async def _embed_solutions(home: Home, plan: Plan, pairs: Sequence[Solutions]) -> tuple[Matrix, Matrix]:
+async def _embed_solutions(home: Home, plan: GridPlan, pairs: Sequence[Solutions]) -> tuple[Matrix, Matrix]:
     """Unit vectors of the right and of the wrong solutions, each of shape (pairs, dimensions)."""
     profile = configs.load_profile(plan.scale.profile, home)
     name = profile["embedder"]

@@ -18,7 +18,7 @@ from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.evaluate.statistics import accuracy_interval, split_folds, t_interval
 from nanoflux_local.experiments.compute import generation_cost, times_less
 from nanoflux_local.experiments.generation import runs_of
-from nanoflux_local.experiments.grid import Condition, Plan, Scale
+from nanoflux_local.experiments.grid import Condition, GridPlan, Scale
 from nanoflux_local.experiments.kinds.base import CellResult, ExperimentKind, OnStep, Reading
 from nanoflux_local.experiments.rows import asked_items, rows_of
 from nanoflux_local.experiments.tables import TableColumn, points
@@ -53,7 +53,7 @@ class TrainKind:
         """Every training seed of the scale; one cell for a condition that is not trained."""
         return scale.train_seeds if condition.source in TRAINED else (0,)
 
-    def run_cell(self, home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
+    def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
         result: CellResult = {}
         if condition.source in TRAINED:
             result = train_condition(home, plan, condition, seed, on_step)
@@ -97,7 +97,7 @@ class TrainKind:
         return [_pair_sentence(pair, titles) for pair in results["pairs"]]
 
 
-def train_condition(home: Home, plan: Plan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
+def train_condition(home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> dict[str, Any]:
     """Train the condition's rows under a seed; a finished training is read from the ledger."""
     rows = rows_of(home, plan, condition, seed, runs_of(home, plan))
     settings = parse_train_settings({**plan.scale.train, "seed": seed})
@@ -120,7 +120,7 @@ def _report_step(event: Any, on_step: OnStep) -> None:
 
 
 async def _evaluate_all(
-    home: Home, plan: Plan, condition: Condition, adapter: str, on_step: OnStep
+    home: Home, plan: GridPlan, condition: Condition, adapter: str, on_step: OnStep
 ) -> dict[str, dict[str, str]]:
     """The evaluations' ids by split and benchmark; dev items choose, test items are only ever reported."""
     asked = {"test": plan.scale.test, "dev": plan.scale.dev}
@@ -134,7 +134,9 @@ async def _evaluate_all(
         await endpoint.close()
 
 
-async def _evaluate_split(home: Home, plan: Plan, endpoint: Endpoint, data: str, split: str, on_step: OnStep) -> str:
+async def _evaluate_split(
+    home: Home, plan: GridPlan, endpoint: Endpoint, data: str, split: str, on_step: OnStep
+) -> str:
     """Evaluate on one split, unless it is done, and return the evaluation's id."""
     scale, items = plan.scale, asked_items(home, plan, data, split)
     asked = make_plan(
@@ -157,7 +159,7 @@ async def _evaluate_split(home: Home, plan: Plan, endpoint: Endpoint, data: str,
     return asked.id
 
 
-def _endpoint(home: Home, plan: Plan, condition: Condition, adapter: str) -> Endpoint:
+def _endpoint(home: Home, plan: GridPlan, condition: Condition, adapter: str) -> Endpoint:
     """The endpoint of a condition: the base with the cell's adapter, or the reference model."""
     scale = plan.scale
     if condition.source == "endpoint":
@@ -228,7 +230,7 @@ def _compare_pairs(reading: Reading) -> tuple[Pair, ...]:
     return correct_pairs(pairs)
 
 
-def _chosen(plan: Plan, conditions: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _chosen(plan: GridPlan, conditions: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The condition of an `each` that is best on dev, with its accuracy on test: dev chooses, test reports."""
     among = {
         condition.name

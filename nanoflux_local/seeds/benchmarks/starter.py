@@ -22,4 +22,4 @@ def starter_items(split: str) -> list[Seed]:
     ]
 
 
-BENCHMARK = BuiltInBenchmark("starter", starter_items, domains=("starter",))
+BENCHMARK = BuiltInBenchmark("starter", starter_items)

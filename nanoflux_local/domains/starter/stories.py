@@ -1,0 +1,78 @@
+"""The stories of the starter domain: word problems composed of a plot and a situation, each a template like any other.
+
+A plot states what happens and what is asked (`stories/plots.toml`), a situation to whom it happens and with which
+objects (`stories/situations.toml`). Every plot is composed with every situation, so two stories differ in what happens,
+in the objects or in both, never in their numbers alone. A situation belongs to one split. Plots that are `held_out`
+have no train stories, so the test split also asks for kinds of problems that no seed shows.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from nanoflux_local.domains.starter.templates import Split, Template, build_template
+from nanoflux_local.errors import DataError
+
+_WORD = re.compile(r"<(\w+)>")
+_PLURAL = "<items>"
+
+
+@cache
+def load_stories() -> tuple[Template, ...]:
+    """All stories, situation by situation."""
+    plots, situations = _read_tables("plots.toml", "plot"), _read_tables("situations.toml", "situation")
+    return tuple(
+        compose_story(situation, plot, row + column)
+        for row, situation in enumerate(situations)
+        for column, plot in enumerate(plots)
+        if situation["split"] != "train" or not plot.get("held_out")
+    )
+
+
+def stories_of(split: Split) -> tuple[Template, ...]:
+    """The stories of one split."""
+    return tuple(story for story in load_stories() if story.split == split)
+
+
+def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], turn: int) -> Template:
+    """One plot in one situation. `turn` rotates the situation's objects and people and the plot's wordings.
+
+    Raises:
+        DataError: the plot uses an unknown word, or its program, texts and quantities disagree.
+    """
+    words = _words(situation, turn)
+    row = {key: value for key, value in plot.items() if key not in ("texts", "held_out")}
+    row |= {"text": plot["texts"][turn % len(plot["texts"])], "unit": plot.get("unit", _PLURAL)}
+    row |= {key: _fill_words(row[key], words) for key in ("text", "ask", "result", "unit")}
+    row["solution"] = [_fill_words(line, words) for line in plot["solution"]]
+    row |= {"id": f"{situation['id']}-{plot['id']}", "split": situation["split"], "steps": len(row["solution"])}
+    return build_template(f"{situation['id']}.toml", row)
+
+
+def _words(situation: Mapping[str, Any], turn: int) -> dict[str, str]:
+    item, items = situation["objects"][turn % len(situation["objects"])]
+    people = situation["people"]
+    who, other, third = (people[(turn + step) % len(people)] for step in range(3))
+    return {
+        "who": who, "other": other, "third": third, "item": item, "items": items,
+        "box": situation["container"][0], "boxes": situation["container"][1],
+        "gains": situation["gains"], "loses": situation["loses"],
+        "sort": situation["sorts"][0], "sort2": situation["sorts"][1],
+    }  # fmt: skip
+
+
+def _fill_words(text: str, words: Mapping[str, str]) -> str:
+    def word(match: re.Match[str]) -> str:
+        if match[1] not in words:
+            raise DataError(f"plots.toml: unknown word <{match[1]}>", f"use one of: {', '.join(words)}")
+        return words[match[1]]
+
+    return _WORD.sub(word, text)
+
+
+def _read_tables(file: str, name: str) -> list[dict[str, Any]]:
+    content = (resources.files(__package__) / "stories" / file).read_text(encoding="utf-8")
+    return list(tomllib.loads(content)[name])

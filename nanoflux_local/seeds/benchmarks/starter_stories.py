@@ -1,0 +1,21 @@
+"""The starter stories benchmark: word problems of one to four steps, composed of plots and situations."""
+
+import random
+
+from nanoflux_local.domains.starter.stories import load_stories
+from nanoflux_local.records import derive_seed
+from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
+from nanoflux_local.seeds.source import instance
+from nanoflux_local.transcript import Seed
+
+
+def story_items(split: str) -> list[Seed]:
+    """Every story of a split with its numbers drawn once; always the same list."""
+    return [
+        instance(story, random.Random(derive_seed("starter-stories", story.id)), dataset="starter-stories")
+        for story in load_stories()
+        if story.split == split
+    ]
+
+
+BENCHMARK = BuiltInBenchmark("starter-stories", story_items, domains=("starter",))

@@ -1,0 +1,112 @@
+"""The starter stories: enough different ones, graded by steps, right, and held out by situation and by plot."""
+
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from nanoflux_local.domains.starter.stories import compose_story, load_stories
+from nanoflux_local.domains.starter.templates import SPLITS, Template
+from nanoflux_local.errors import DataError
+from nanoflux_local.seeds.benchmarks.starter_stories import story_items
+from nanoflux_local.seeds.splits import stem
+
+STORIES = load_stories()
+SITUATION = {
+    "id": "bakery",
+    "split": "test",
+    "people": ["Ann", "Bob", "Cy", "Dee"],
+    "objects": [["roll", "rolls"], ["pie", "pies"]],
+    "container": ["tray", "trays"],
+    "gains": "bakes",
+    "loses": "sells",
+    "sorts": ["plain", "sweet"],
+}
+PLOT = {
+    "id": "gain",
+    "texts": [
+        "<who> has {have} <items>. <who> <gains> {more} more.",
+        "<other> and {have} <sort> <items>, {more} more.",
+    ],
+    "ask": "How many <items> does <who> have?",
+    "result": "the <items> of <who>",
+    "program": "answer = have + more",
+    "solution": ["{have} + {more} = {answer} <items>."],
+    "quantities": {"have": {"low": 2, "high": 9, "link": True}, "more": {"low": 2, "high": 9}},
+}
+
+
+def draws(story: Template, count: int = 8) -> list[dict[str, int]]:
+    rng = random.Random(story.id)
+    return [story.draw(rng) for _ in range(count)]
+
+
+def test_stories_differ_by_more_than_their_numbers() -> None:
+    for split in SPLITS:
+        stems = Counter(stem(item.question) for item in story_items(split))
+        assert max(stems.values()) == 1, stems.most_common(1)
+    assert len(story_items("train")) >= 400 and len(story_items("test")) >= 200
+
+
+def test_stories_have_one_to_four_steps_in_every_split_and_most_have_few() -> None:
+    for split in SPLITS:
+        steps = Counter(story.steps for story in STORIES if story.split == split)
+        assert [steps[level] for level in (1, 2, 3, 4)] == sorted(steps.values(), reverse=True)
+        assert min(steps.values()) > 0 and len(steps) == 4
+
+
+def test_test_stories_share_no_situation_with_train_and_have_plots_of_their_own() -> None:
+    situations = {split: {story.setting for story in STORIES if story.split == split} for split in SPLITS}
+    plots = {
+        split: {story.id.removeprefix(f"{story.setting}-") for story in STORIES if story.split == split}
+        for split in SPLITS
+    }
+    assert not situations["train"] & (situations["dev"] | situations["test"])
+    assert plots["train"] < plots["test"]
+
+
+def test_story_solutions_are_true_and_end_in_the_answer() -> None:
+    for story in STORIES:
+        for values in draws(story):
+            variables = story.solve(values)
+            lines = story.solution_lines(variables)
+            for line in lines:
+                match = re.search(r"([\d.]+(?: [-+*/] [\d.]+)+) = ([\d.]+)", line)
+                assert match and eval(match[1]) == float(match[2].rstrip(".")), line
+            assert f"= {variables['answer']} " in lines[-1]
+
+
+def test_story_texts_hold_every_number_and_no_placeholder() -> None:
+    for story in STORIES:
+        values = draws(story, 1)[0]
+        text = f"{story.question_text(values)} {story.ask}"
+        assert not re.search(r"[<>{}]", text + story.result + story.unit), text
+        assert sorted(map(int, re.findall(r"\d+", text))) == sorted(values.values()), text
+        assert text.endswith("?") and len(text.split()) < 60
+
+
+def test_story_links_admit_results_of_earlier_parts() -> None:
+    for story in STORIES:
+        rng = random.Random(story.id)
+        for link in story.links:
+            high = next(quantity.high for quantity in story.quantities if quantity.name == link)
+            results = [{**story.draw(rng), link: rng.randint(2, high * 8)} for _ in range(40)]
+            assert sum(map(story.admits, results)) >= 6, (story.id, link)
+
+
+def test_composition_rotates_objects_people_and_wordings() -> None:
+    first, second = (compose_story(SITUATION, PLOT, turn) for turn in (0, 1))
+    assert first.question_text({"have": 3, "more": 4}) == "Ann has 3 rolls. Ann bakes 4 more."
+    assert second.question_text({"have": 3, "more": 4}) == "Cy and 3 plain pies, 4 more."
+    assert (first.id, first.steps, first.unit, first.ask) == (
+        "bakery-gain",
+        1,
+        "rolls",
+        "How many rolls does Ann have?",
+    )
+
+
+def test_unknown_word_of_a_plot_is_refused() -> None:
+    with pytest.raises(DataError, match=r"unknown word <thing>"):
+        compose_story(SITUATION, {**PLOT, "ask": "How many <thing>?"}, 0)
