@@ -59,9 +59,9 @@ def _list_runs(home: Home) -> list[str]:
 
 
 def _list_domains(home: Home) -> list[str]:
-    from nanoflux_local.domains.own import known_domains
+    from nanoflux_local.domains.own import domain_names
 
-    return list(known_domains(home.root))
+    return list(domain_names(home.root))
 
 
 def _list_profiles(home: Home) -> list[str]:

@@ -3,8 +3,8 @@
 A row's logits depend only on its own tokens, not on the other rows, on its index, or on when it joined. Four choices
 ensure that:
 
-- a prompt is processed alone, at its exact length, in one pass or two: a beginning that prompts share is always processed
-  on its own, so its keys and values have the same bits whether they are computed or cached;
+- a prompt is processed alone, at its exact length, in one pass or two: a beginning that prompts share is always
+  processed separately, so its keys and values have the same bits whether they are computed or cached;
 - a decoding step always runs all rows, used or not, so that every matrix product has one shape;
 - a row's keys and values start at position 0, without padding before them;
 - attention reads up to a multiple of `GRANULE` positions, so that longer rows only add blocks of exact zeros.
@@ -69,8 +69,8 @@ class Rows:
         return positions
 
     def fill(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store a prompt's keys and values, shaped (1, heads, positions, width), after the row's content; return all keys
-        and values of the row.
+        """Store a prompt's keys and values, shaped (1, heads, positions, width), after the row's content; return all
+        keys and values of the row.
         """
         assert self.filling is not None
         self._allocate(layer, keys, values)
@@ -198,8 +198,8 @@ class Decoder:
             pack_linears(self.model)
 
     def prefill(self, row: int, ids: list[int], room: int, shared: int = 0) -> torch.Tensor:
-        """Fill a row with a prompt; return the logits after it in float32. `room` is the row's final length at most. The
-        first `shared` tokens, which other prompts probably begin with, are cached.
+        """Fill a row with a prompt; return the logits after it in float32. `room` is the row's final length at most.
+        The first `shared` tokens, with which other prompts probably begin too, are cached.
         """
         self.rows.reserve(room)
         self.rows.lengths[row] = 0
