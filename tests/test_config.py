@@ -273,7 +273,7 @@ def test_seed_count_may_be_fixed(home, count):
     ("values", "said"),
     [
         ({"interface": "openai_chat", "model": "m"}, "endpoints.x.url is missing"),
-        ({"interface": "embedder", "model": "m"}, "endpoints.x: the interface 'embedder' cannot play a role"),
+        ({"interface": "embedder", "model": "m"}, "endpoints.x: the interface 'embedder' has no chat models"),
     ],
 )
 def test_unusable_endpoint_is_refused_with_the_reason(home, values, said):

@@ -138,7 +138,7 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
 
 
 def plan_gpus(config: RunConfig, home: Home) -> GpuPlan | None:
-    """Placement the servers that the run would start on this machine's GPUs; None if it starts none."""
+    """Place the servers that the run would start on this machine's GPUs; None if it starts none."""
     players = [config.endpoints[name] for name in config.players]
     demands = workloads(players, config.concurrency, home)
     if not demands:

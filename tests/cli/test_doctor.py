@@ -88,7 +88,7 @@ def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("WANDB_MODE", "online")
     assert not safety.guard().ok and "WANDB_MODE" in safety.guard().found
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(safety, "guarded", dict)  # the child is started as any other
+    monkeypatch.setattr(safety, "guard_environment", dict)  # the child is started as any other
     assert not safety.guard().ok and "can reach other machines" in safety.guard().found
 
 
@@ -207,7 +207,7 @@ def test_doctor_lists_licences_of_packages_and_models(home: Path, nanoflux: Call
         model["name"]: model["licence"] for model in document["models"]
     }.items()
     shown = nanoflux(home, "doctor", "--licences")
-    assert "gemma-3-4b-it" in shown.out and "to be accepted first" in shown.out and shown.code == 0
+    assert "gemma-3-4b-it" in shown.out and "must be accepted first" in shown.out and shown.code == 0
 
 
 @pytest.mark.parametrize(
