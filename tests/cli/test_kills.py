@@ -58,3 +58,8 @@ def test_run_killed_with_programs_in_the_sandbox_gives_the_undisturbed_dataset(
     settings = kills.scripted(14, 4, 0.05, str(profile))
     settings = tuple("starter" if word == "starter-genetics" else word for word in settings)
     check_disturbed_run(kills, tmp_path, settings, times=3, concurrency=4)
+
+
+def test_run_killed_under_proven_rules_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
+    settings = (*kills.scripted(26, 8, 0.005), "--rules", "proven")
+    check_disturbed_run(kills, tmp_path, settings, times=2, concurrency=8)

@@ -1,0 +1,172 @@
+"""Runs under the rule set "proven": what they keep, the same at any concurrency, and how they are shown and chosen."""
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanoflux_local.cli.main import main
+from nanoflux_local.ledger.verify import verify_run
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.run import configs, runs
+from nanoflux_local.run.rule_sets import RULE_SETS
+from nanoflux_local.run.whatif import replay_with
+from nanoflux_local.train.choice import Choice, choose_rows
+from nanoflux_local.transcript import Attempt
+
+SETTINGS: dict[str, Any] = {"rules": "proven", "max_turns": 30, "seed": 5, "retries": {"parse": 0}}
+
+
+def play(home: Home, **settings: Any) -> str:
+    config = configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home)
+    run = asyncio.run(runs.start(home, config))
+    asyncio.run(runs.carry_on(home, run))
+    return run
+
+
+@pytest.fixture(scope="module")
+def proven(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    home = Home(tmp_path_factory.mktemp("proven") / "home").prepare()
+    return home, play(home, concurrency=1)
+
+
+def digest(home: Home, run: str) -> str:
+    with LedgerView(home.ledger) as view:
+        return view.summarize_run(run).digest
+
+
+def last_attempts(home: Home, run: str) -> list[Attempt]:
+    with LedgerView(home.ledger) as view:
+        return [record.last for record in view.turn_records(run)]
+
+
+def show(proven: tuple[Home, str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setenv("NANOFLUX_HOME", str(proven[0].root))
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 0
+
+
+def test_rule_set_fills_in_its_settings_and_single_values_win(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    proven = configs.resolve("starter", "scripted", {"rules": "proven"}, home)
+    assert (proven.rules, proven.samples, proven.keep) == ("proven", 4, "provable")
+    assert proven.judge.checks == ("answerable", "blind", "restated")
+    single = configs.resolve("starter", "scripted", {"rules": "proven", "samples": 2}, home)
+    assert single == proven.model_copy(update={"samples": 2})
+    paper = configs.resolve("starter", "scripted", {}, home)
+    assert configs.resolve("starter", "scripted", {"rules": "paper"}, home) == paper
+    assert (paper.rules, paper.samples, paper.keep, paper.judge.checks) == ("paper", 1, "failed", ())
+    assert configs.derive_config(paper, {"rules": "proven"}, home) == proven
+    assert configs.derive_config(proven, {"rules": "paper"}, home) == paper
+    assert set(RULE_SETS) == {"paper", "proven"}
+
+
+def test_profile_may_name_the_rule_set(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    profile = tmp_path / "mine.toml"
+    scripted = configs.load_profile("scripted")
+    text = json.dumps(scripted["endpoints"])
+    endpoints = "".join(f"[endpoints.{name}]\n{_toml(table)}" for name, table in json.loads(text).items())
+    roles = "".join(
+        f"[roles.{name}]\n{_toml({'endpoint': role['endpoint']})}" for name, role in scripted["roles"].items()
+    )
+    profile.write_text(f'rules = "proven"\nsamples = 3\nembedder = "{scripted["embedder"]}"\n{endpoints}{roles}')
+    config = configs.resolve("starter", str(profile), {}, home)
+    assert (config.rules, config.samples, config.keep) == ("proven", 3, "provable")
+
+
+def _toml(table: dict[str, Any]) -> str:
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+
+
+def test_proven_run_keeps_what_is_solved_sometimes_or_supported(proven: tuple[Home, str]) -> None:
+    outcomes: Counter[str] = Counter()
+    for attempt in last_attempts(*proven):
+        outcomes[attempt.outcome] += 1
+        if attempt.evaluation is None:
+            continue
+        passes, tries = attempt.pass_rate or (0, 0)
+        assert len(attempt.samples) == 3 and 1 <= tries <= 4
+        blind = attempt.validation.finding("blind") if attempt.validation else None
+        supported = blind is not None and blind.conclusion == "supports"
+        kept = 0 < passes < tries or (passes == 0 and supported)
+        assert (attempt.outcome == "kept_failed") is kept
+        assert (attempt.outcome == "defender_right") is (passes == tries)
+    assert outcomes["kept_failed"] > 3 and outcomes["defender_right"], outcomes
+
+
+@pytest.mark.parametrize("concurrency", [8, 64])
+def test_proven_run_is_equal_at_any_concurrency(proven: tuple[Home, str], tmp_path: Path, concurrency: int) -> None:
+    home = Home(tmp_path / "home").prepare()
+    run = play(home, concurrency=concurrency)
+    assert digest(home, run) == digest(*proven)
+    assert last_attempts(home, run) == last_attempts(*proven)
+
+
+def test_proven_run_replays_and_verifies(proven: tuple[Home, str]) -> None:
+    home, run = proven
+    assert asyncio.run(runs.replay(home, run)).same
+    with LedgerView(home.ledger) as view:
+        assert list(verify_run(view, run)) == []
+
+
+def test_replay_of_a_paper_run_under_proven_rules_gives_the_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home = Home(tmp_path / "home").prepare()
+    run = play(home, rules="paper", max_turns=8)
+    what_if = asyncio.run(replay_with(home, run, {"rules": "proven"}))
+    unknown = {turn.turn for turn in what_if.unknown}
+    kept = {turn for turn, attempt in enumerate(last_attempts(home, run)) if attempt.outcome.startswith("kept")}
+    assert kept and kept <= unknown | {example.turn for example in what_if.go}
+    assert what_if.needed.tokens > 0 and what_if.needed.expected > what_if.needed.at_least
+    show((home, run), monkeypatch, "run", "replay", run, "--rules", "proven")
+    printed = capfd.readouterr()
+    assert "tokens are expected" in printed.err + printed.out
+    assert f"nanoflux run start --fork {run} --set rules=proven" in printed.err + printed.out
+
+
+def test_examples_are_chosen_by_pass_rate(proven: tuple[Home, str]) -> None:
+    home, run = proven
+    rate_by_turn = {
+        turn: attempt.pass_rate
+        for turn, attempt in enumerate(last_attempts(home, run))
+        if attempt.outcome == "kept_failed"
+    }
+    with LedgerView(home.ledger) as view:
+        rows, _ = choose_rows(view, run, Choice(where="pass_rate < 0.6"))
+        assert view.summarize_run(run).pass_rates == dict(
+            sorted(Counter(f"{passes} of {tries}" for passes, tries in rate_by_turn.values()).items())
+        )
+    hard = {turn for turn, (passes, tries) in rate_by_turn.items() if passes / tries < 0.6}
+    assert {row["turn"] for row in rows} == hard and 0 < len(hard) < len(rate_by_turn)
+
+
+def test_pass_rates_are_shown_and_exported(
+    proven: tuple[Home, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home, run = proven
+    with LedgerView(home.ledger) as view:
+        example = view.row("SELECT id, passes, tries FROM examples WHERE run = ? ORDER BY turn", run)
+        assert example is not None
+    show(proven, monkeypatch, "run", "show", run)
+    printed = capfd.readouterr().out
+    assert "proven" in printed and "pass rates" in printed
+    show(proven, monkeypatch, "examples", "list", run)
+    assert "pass rate" in capfd.readouterr().out
+    show(proven, monkeypatch, "examples", "show", example["id"])
+    assert f"{example['passes']} of {example['tries']} right" in capfd.readouterr().out
+    show(proven, monkeypatch, "examples", "list", run, "--json")
+    listed = json.loads(capfd.readouterr().out)
+    assert listed[0]["pass_rate"] == [example["passes"], example["tries"]]
+    out = tmp_path / "kept.jsonl"
+    show(proven, monkeypatch, "export", run, "--out", str(out))
+    row = json.loads(out.read_text().splitlines()[0])
+    assert row["pass_rate"] == [example["passes"], example["tries"]]
+    card = out.with_suffix(".md").read_text()
+    assert "| rules | proven: " in card and "| right answers of the defender | " in card
