@@ -83,6 +83,7 @@ a note) is added to the ledger and changes nothing that was recorded."""
         attacker_text = f"{example['solution']}\n\n= {example['answer']}"
         defender_text = (
             f"{defence.get('analysis', '')}\n\n{defence.get('solution', '–')}\n\n= {defence.get('answer', '–')}"
+            f"{_list_samples(last)}"
         )
         panels: dict[str, tuple[str | Text, str | None]] = {
             "question": (sanitize(example["question"]), None),
@@ -229,3 +230,13 @@ def _format_outcome(attempt: dict[str, Any]) -> str:
     """The outcome of an attempt in words."""
     outcome = str(attempt.get("outcome", "?"))
     return OUTCOMES.get(outcome, (outcome, ""))[0]
+
+
+def _list_samples(attempt: dict[str, Any]) -> str:
+    """The defender's further answers in one line each, with whether they are right."""
+    words = {True: "right", False: "wrong", None: "not judged"}
+    answers = [
+        f"{sample['defence']['answer'] if sample['defence'] else 'unreadable'} ({words[sample['right']]})"
+        for sample in attempt.get("samples", ())
+    ]
+    return f"\n\nfurther answers: {', '.join(answers)}" if answers else ""

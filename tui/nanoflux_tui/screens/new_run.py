@@ -39,7 +39,7 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
     NewRunScreen .words Select { width: 20; }
     NewRunScreen.-narrow .words Select { width: 18; }
     NewRunScreen.-narrow .words Input { width: 8; }
-    NewRunScreen #attacker, NewRunScreen #defender, NewRunScreen #judge { width: 25; }
+    NewRunScreen #attacker, NewRunScreen #defender, NewRunScreen #judge, NewRunScreen #rules { width: 25; }
     NewRunScreen #name { width: 26; }
     NewRunScreen #settings { width: 1fr; }
     NewRunScreen #line { margin-top: 1; }
@@ -56,6 +56,7 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
     def compose_body(self) -> ComposeResult:
         from nanoflux_local.domains.own import domain_names
         from nanoflux_local.run.configs import list_profiles
+        from nanoflux_local.run.rule_sets import RULE_SETS
 
         domains, profile_names = domain_names(self.home.root), list_profiles(self.home)
         with VerticalScroll(id="form", can_focus=False):
@@ -75,6 +76,9 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
                 with Horizontal(classes="words"):
                     yield Label(f"The {role:<8} is", classes="role")
                     yield build_select((FROM_PROFILE,), FROM_PROFILE, role)
+            with Horizontal(classes="words"):
+                yield Label("Keep questions by the rules")
+                yield build_select((FROM_PROFILE, *RULE_SETS), FROM_PROFILE, "rules")
             with Horizontal(classes="words"):
                 yield Label("Spend at most $")
                 yield Input("", placeholder="no limit", compact=True, id="budget-usd")
@@ -111,7 +115,7 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
         words = ["run", "start", "--domain", self.value("domain")]
         if (profile := self.value("profile")) != "embedded":
             words += ["--profile", profile]
-        for name in ("examples", "max-turns", "seed", "budget-usd", "name"):
+        for name in ("examples", "max-turns", "seed", "rules", "budget-usd", "name"):
             if (value := self.value(name)) and value != {"max-turns": "1000", "seed": "0"}.get(name):
                 words += [f"--{name}", value]
         for role in ("attacker", "defender", "judge"):
@@ -139,9 +143,8 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
             self._update_endpoints(tuple(sorted(config.endpoints)))
             roles = ", ".join(f"{role} {getattr(config.roles, role).endpoint}" for role in ("attacker", "defender",
                                                                                               "judge"))  # fmt: skip
-            rest = (
-                f"{config.concurrency} concurrent requests, {config.seeds.min} to {config.seeds.max} seeds per question"
-            )
+            seeds = f"{config.seeds.min} to {config.seeds.max} seeds per question"
+            rest = f"{config.concurrency} concurrent requests, {seeds}, {config.rules} rules"
             text = Text.assemble(("✓ Ready to start", self.colours["success"]), f": {roles}; {rest}")
             self._ready = True
         self.query_one("#verdict", Static).update(text)
@@ -162,6 +165,7 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
             if value and not value.isdigit():
                 raise ConfigError(f"{name}: {value!r} is not a whole number", "enter a whole number such as 24")
             words += [f"{key}={value}"] if value else []
+        words += [f"rules={rules}"] if (rules := self.value("rules")) else []
         if usd := self.value("budget-usd"):
             try:
                 float(usd)

@@ -144,7 +144,10 @@ in progress and keep their results; a second stop ends the run at once."""
         colours, tally = self.colours, self._tally
         text = colours.format_status(state.shown_status)
         text.append(f"  {format_line(state.row['name'], 60)}", style="bold")
-        text.append(f"  {state.row['domain']} · {state.config.get('profile', '')}\n", style=colours["muted"])
+        origin = (
+            f"{state.row['domain']} · {state.config.get('profile', '')} · {state.config.get('rules', 'paper')} rules"
+        )
+        text.append(f"  {origin}\n", style=colours["muted"])
         target, bar_width = state.row["target"], max(10, min(60, width - 44))
         text.append(f"kept {tally.kept:>4} of {target}  ")
         text.append(draw_bar(tally.kept, target, bar_width), style=colours["primary"])
