@@ -41,8 +41,8 @@ TABLE = [
 
 @pytest.mark.parametrize(("text", "expected"), TABLE)
 def test_read_number_returns_the_one_stated_number(text, expected):
-    found = read_number(text)
-    assert found == (None if expected is None else pytest.approx(expected, rel=1e-12))
+    value = read_number(text)
+    assert value == (None if expected is None else pytest.approx(expected, rel=1e-12))
 
 
 def test_answer_of_book_length_is_not_read():
@@ -120,7 +120,7 @@ def test_read_choice_accepts_only_the_letters_of_the_domain():
 
 
 @pytest.mark.parametrize(
-    ("found", "expected", "agree"),
+    ("value", "expected", "agree"),
     [
         (0.0, 0.0, True),
         (0.0, -0.0, True),
@@ -149,8 +149,8 @@ def test_read_choice_accepts_only_the_letters_of_the_domain():
         (math.inf, 1.0, False),
     ],
 )
-def test_numbers_agree_within_the_tolerance(found, expected, agree):
-    assert numbers_agree(found, expected) is agree
+def test_numbers_agree_within_the_tolerance(value, expected, agree):
+    assert numbers_agree(value, expected) is agree
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from nanoflux_local.run.budget import Cost, Purse
 REQUEST = ChatRequest(Identity("test", "m"), (Message("user", "hello"),))
 
 
-def started(home: Home, **settings: Any) -> str:
+def start(home: Home, **settings: Any) -> str:
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 12, "seeds": {"min": 2}, **settings}, home)
     return asyncio.run(runs.start(home, config))
 
@@ -33,9 +33,9 @@ def summary(home: Home, run: str) -> dict[str, Any]:
 @pytest.mark.parametrize("budget", [{"tokens": 12_000}, {"roles": {"judge": {"tokens": 9_000}}}])
 def test_budget_pauses_a_run_and_its_resume_gives_the_same_dataset(tmp_path: Path, budget: dict[str, Any]) -> None:
     free, capped = (Home(tmp_path / name).prepare() for name in ("free", "capped"))
-    expected = started(free)
+    expected = start(free)
     asyncio.run(runs.carry_on(free, expected))
-    run = started(capped, budget=budget)
+    run = start(capped, budget=budget)
     with pytest.raises(BudgetError, match="tokens") as refused:
         asyncio.run(runs.carry_on(capped, run))
     assert refused.value.exit_code == 3
@@ -84,7 +84,7 @@ async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_rese
     async def answer(request: ChatRequest) -> Reply:
         return ChatReply("", "stop", usd=1.0)
 
-    async def broken(request: ChatRequest) -> Reply:
+    async def fail_once(request: ChatRequest) -> Reply:
         raise OSError("gone")
 
     with Ledger(tmp_path / "ledger.db") as ledger:
@@ -92,7 +92,7 @@ async def test_role_is_charged_for_its_calls_and_a_failed_call_releases_its_rese
         call = purse.guard({"chat": answer})["chat"]
         with acting_as("judge"):
             with pytest.raises(OSError, match="gone"):
-                await purse.guard({"chat": broken})["chat"](REQUEST)
+                await purse.guard({"chat": fail_once})["chat"](REQUEST)
             await call(REQUEST)
             with pytest.raises(BudgetError, match=r"roles\.judge\.usd"):
                 await call(REQUEST)
@@ -144,20 +144,20 @@ SERVED = {"interface": "openai_chat", "model": "m", "url": "http://127.0.0.1:9/v
 
 @pytest.mark.parametrize("budget", [{"usd": 1.0}, {"roles": {"attacker": {"usd": 1.0}}}])
 def test_dollar_cap_over_unpriced_calls_is_refused(tmp_path: Path, budget: dict[str, Any]) -> None:
-    def resolved(endpoint: dict[str, Any]) -> RunConfig:
+    def resolve(endpoint: dict[str, Any]) -> RunConfig:
         overrides = {"endpoints": {"far": endpoint}, "roles": {"judge": {"endpoint": "far"}}, "budget": budget}
         return configs.resolve("starter-genetics", "scripted", overrides, Home(tmp_path))
 
     with pytest.raises(ConfigError, match=r"endpoints\.far\.price is unknown"):
-        resolved(SERVED)
-    config = resolved({**SERVED, "price": {"prompt": 2, "completion": 8}})
+        resolve(SERVED)
+    config = resolve({**SERVED, "price": {"prompt": 2, "completion": 8}})
     assert binding.bind(config, Home(tmp_path)).endpoints["far"].price.cost(1_000_000, 500_000) == 6
 
 
 def test_dollar_cap_refuses_a_call_that_could_exceed_it(tmp_path: Path) -> None:
     """The whole way: price, reservation, pause; nothing listens at the address, and nothing is asked there."""
     home = Home(tmp_path).prepare()
-    run = started(
+    run = start(
         home,
         endpoints={"far": {**SERVED, "price": {"prompt": 2, "completion": 8}}},
         roles={"judge": {"endpoint": "far"}},

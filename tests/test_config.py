@@ -99,9 +99,9 @@ UNKNOWN = {
 def test_unknown_key_is_named_with_the_valid_keys(home, setting, said):
     with pytest.raises(ConfigError) as caught:
         resolve("starter", "embedded", parse_setting(setting), home)
-    key, known = said
+    key, names = said
     assert f"unknown key {key}" in caught.value.message
-    assert known in caught.value.fix
+    assert names in caught.value.fix
     assert caught.value.exit_code == 2
 
 
@@ -140,17 +140,17 @@ def test_invalid_value_is_named_by_its_key(home, setting, said):
 
 
 @pytest.mark.parametrize(
-    ("domain", "profile", "known"),
+    ("domain", "profile", "names"),
     [
         ("poetry", "embedded", "gsmhard"),
         ("starter", "cloud", "embedded, hosted, hybrid, scripted"),
         ("../starter", "embedded", ""),
     ],
 )
-def test_unknown_domain_or_profile_lists_the_valid_names(home, domain, profile, known):
+def test_unknown_domain_or_profile_lists_the_valid_names(home, domain, profile, names):
     with pytest.raises(ConfigError) as caught:
         resolve(domain, profile, {}, home)
-    assert known in caught.value.fix
+    assert names in caught.value.fix
 
 
 @pytest.mark.parametrize(

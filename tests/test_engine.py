@@ -42,7 +42,7 @@ class World:
     run: str
     seed: int = 0
     asked: list[str] = field(default_factory=list)
-    told: list[RunProgress] = field(default_factory=list)
+    reported: list[RunProgress] = field(default_factory=list)
     on_disk: list[int] = field(default_factory=list)
 
     @classmethod
@@ -57,7 +57,7 @@ class World:
         config, identities, committed = runs.load_run(self.home, self.run)
         bound = binding.bind(config, self.home)
 
-        def watched(answer: Callable[[Any], Awaitable[Reply]]) -> Callable[[Any], Awaitable[Reply]]:
+        def log_requests(answer: Callable[[Any], Awaitable[Reply]]) -> Callable[[Any], Awaitable[Reply]]:
             async def call(request: Request[Any]) -> Reply:
                 self.asked.append(request.key())
                 await before(request)
@@ -65,7 +65,7 @@ class World:
 
             return call
 
-        answers = {kind: watched(answer) for kind, answer in bound.answers().items()}
+        answers = {kind: log_requests(answer) for kind, answer in bound.answers().items()}
         with Ledger(self.home.ledger) as ledger:
             rules = binding.rules_for(config, identities, self.home)
             calls = RememberedCalls(ledger, self.run, answers)
@@ -91,7 +91,7 @@ class World:
         with self.view() as view:
             return view.summarize_run(self.run).to_json()
 
-    def remembered(self) -> set[str]:
+    def remembered_keys(self) -> set[str]:
         with self.view() as view:
             return {row["key"] for row in view.rows("SELECT key FROM calls")}
 
@@ -134,15 +134,15 @@ async def test_concurrency_does_not_change_the_dataset(straight: World, tmp_path
     world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=concurrency)
     await world.play(dawdling(concurrency))
     assert world.records() == straight.records()
-    found, expected = world.summary(), straight.summary()
+    actual, expected = world.summary(), straight.summary()
     for key in ("digest", "funnel", "kept", "turns"):
-        assert found[key] == expected[key]
-    assert world.remembered() >= straight.remembered()
+        assert actual[key] == expected[key]
+    assert world.remembered_keys() >= straight.remembered_keys()
     assert len(world.asked) == len(set(world.asked)), "an equal call was made twice"
     with world.view() as view:
         assert list(verify_run(view, world.run)) == []
     if concurrency == 64:
-        assert found["calls"]["wasted"] > 0, "no guess was wrong, so nothing was tested"
+        assert actual["calls"]["wasted"] > 0, "no guess was wrong, so nothing was tested"
 
 
 async def test_next_turn_to_commit_waits_for_no_later_turn(straight: World, tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ async def test_next_turn_to_commit_waits_for_no_later_turn(straight: World, tmp_
             "SELECT calls.key FROM turn_calls JOIN turns ON turns.id = turn_calls.turn JOIN calls ON calls.id = call"
             " WHERE turns.number = 0 ORDER BY position"
         )
-        at = [world.asked.index(row["key"]) for row in rows]
-    assert len(at) > 2
-    assert all(later - earlier < 14 for earlier, later in pairwise(at)), at
+        positions = [world.asked.index(row["key"]) for row in rows]
+    assert len(positions) > 2
+    assert all(later - earlier < 14 for earlier, later in pairwise(positions)), positions
 
 
 class PassingTime(asyncio.SelectorEventLoop):
@@ -189,7 +189,7 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
                 requests += 1
                 await asyncio.sleep(1)
 
-    async def played() -> float:
+    async def play_and_time() -> float:
         chances = {"novelty": {"question": 0.88}, "judge": {}, "retries": {}}
         world = await World.make(tmp_path, seed=5, max_turns=200, target=200, concurrency=32, **chances)
         began = asyncio.get_running_loop().time()
@@ -199,7 +199,7 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
 
     loop = PassingTime()
     try:
-        seconds = loop.run_until_complete(played())
+        seconds = loop.run_until_complete(play_and_time())
     finally:
         loop.close()
     assert 1.0 <= seconds / (requests / 32) < 1.06
@@ -283,7 +283,7 @@ async def test_resume_after_failures_repeats_no_call(straight: World, tmp_path: 
     """An endpoint that breaks for good after some calls, time and again."""
     world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=concurrency)
     for limit in (0, 1, 17, 40, 90):
-        remembered, world.asked, left = world.remembered(), [], limit
+        remembered_keys, world.asked, left = world.remembered_keys(), [], limit
 
         async def before(request: Request[Any]) -> None:
             nonlocal left
@@ -293,12 +293,12 @@ async def test_resume_after_failures_repeats_no_call(straight: World, tmp_path: 
 
         with pytest.raises(EndpointError, match="gone"):
             await world.play(before)
-        assert not remembered & set(world.asked), "a remembered call was made again"
-        assert world.remembered() - remembered <= set(world.asked)
+        assert not remembered_keys & set(world.asked), "a remembered call was made again"
+        assert world.remembered_keys() - remembered_keys <= set(world.asked)
         assert world.records() == straight.records()[: len(world.records())]
-    remembered, world.asked = world.remembered(), []
+    remembered_keys, world.asked = world.remembered_keys(), []
     await world.play()
-    assert not remembered & set(world.asked)
+    assert not remembered_keys & set(world.asked)
     assert world.records() == straight.records()
     assert world.summary()["digest"] == straight.summary()["digest"]
 

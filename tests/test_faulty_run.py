@@ -24,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "LONGEST_S", 0.02)
 
 
-def served(url: str, **more: Any) -> dict[str, Any]:
+def endpoints_at(url: str, **more: Any) -> dict[str, Any]:
     """The scripted profile with its three models behind one server, each by a protocol of its own."""
     here = {"url": url, "timeout_s": 2.0, **more}
     return {
@@ -34,13 +34,13 @@ def served(url: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def started(home: Home, endpoints: dict[str, Any], **settings: Any) -> str:
+def start(home: Home, endpoints: dict[str, Any], **settings: Any) -> str:
     values = {"endpoints": endpoints, "seed": 7, "target": 10_000, "reply_tokens": 200, **settings}
     return asyncio.run(runs.start(home.prepare(), configs.resolve("starter-genetics", "scripted", values, home)))
 
 
-def played(home: Home, endpoints: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    run = started(home, endpoints, **settings)
+def play(home: Home, endpoints: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    run = start(home, endpoints, **settings)
     asyncio.run(runs.carry_on(home, run))
     return summary(home, run)
 
@@ -69,11 +69,11 @@ def test_faults_in_forty_percent_of_requests_do_not_change_the_dataset(tmp_path:
     whole, _ = fake_server()
     rates = {**dict.fromkeys(TROUBLES, 0.078), "stall": 0.01}
     broken, server = fake_server(Chaos(rates, seed=3, thinking=0.3, retry_after_s=0.01))
-    expected = played(Home(tmp_path / "whole"), served(whole), max_turns=200, concurrency=16)
-    found = played(Home(tmp_path / "broken"), served(broken), max_turns=200, concurrency=16)
-    assert (found["digest"], found["funnel"]) == (expected["digest"], expected["funnel"])
-    assert found["kept"] > 20 and found["turns"] == 200
-    done, counted = server.chaos.done, found["faults"]
+    expected = play(Home(tmp_path / "whole"), endpoints_at(whole), max_turns=200, concurrency=16)
+    result = play(Home(tmp_path / "broken"), endpoints_at(broken), max_turns=200, concurrency=16)
+    assert (result["digest"], result["funnel"]) == (expected["digest"], expected["funnel"])
+    assert result["kept"] > 20 and result["turns"] == 200
+    done, counted = server.chaos.done, result["faults"]
     assert sum(done.values()) > 0.3 * server.requests
     # Every fault that reached a client is counted as what it was. Those under way at the end reached nobody, and on a
     # slow day a client gives up before a fault arrives, which is a timeout then.
@@ -82,18 +82,18 @@ def test_faults_in_forty_percent_of_requests_do_not_change_the_dataset(tmp_path:
     assert sum(counted.values()) >= sum(done.values()) - 16
 
 
-def test_every_fault_is_counted_and_kept_across_restarts(tmp_path: Path, fake_server, called) -> None:
+def test_faults_are_counted_and_kept_across_restarts(tmp_path: Path, fake_server, called) -> None:
     rates = dict.fromkeys(("rate_limited", "server_error", "reset", "garbled", "empty"), 0.08)
     url, server = fake_server(Chaos(rates, seed=5, retry_after_s=0.01))  # type: ignore[arg-type]
     home = Home(tmp_path)
-    endpoints = served(url, timeout_s=60.0)
+    endpoints = endpoints_at(url, timeout_s=60.0)
     endpoints["hashing"] = {"url": url, "interface": "openai_embeddings"}
-    found = played(home, endpoints, max_turns=6, concurrency=1)
-    assert found["faults"] == dict(server.chaos.done) and len(found["faults"]) >= 4
-    shown = called(home.root, "run", "show", found["run"], "--json")
-    assert json.loads(shown.out)["faults"] == found["faults"]
-    words = called(home.root, "run", "show", found["run"]).out
-    assert all(f"fault: {kind.replace('_', ' ')}" in words for kind in found["faults"])
+    result = play(home, endpoints, max_turns=6, concurrency=1)
+    assert result["faults"] == dict(server.chaos.done) and len(result["faults"]) >= 4
+    shown = called(home.root, "run", "show", result["run"], "--json")
+    assert json.loads(shown.out)["faults"] == result["faults"]
+    words = called(home.root, "run", "show", result["run"]).out
+    assert all(f"fault: {kind.replace('_', ' ')}" in words for kind in result["faults"])
     with LedgerView(home.ledger) as view:
         kept = [row["raw"] for row in view.rows("SELECT raw FROM faults WHERE kind = 'garbled'")]
         roles = {row["role"] for row in view.rows("SELECT role FROM faults")}
@@ -104,8 +104,8 @@ def test_structured_replies_give_the_same_sections_as_headings(tmp_path: Path, f
     """The same script in JSON: what is read is the same, up to what the request's own words change."""
     url, _ = fake_server()
     home = Home(tmp_path)
-    found = played(home, served(url, structured=True), max_turns=12, concurrency=4)
-    assert found["kept"] > 0 and found["funnel"]["unparsed"] <= 3
+    result = play(home, endpoints_at(url, structured=True), max_turns=12, concurrency=4)
+    assert result["kept"] > 0 and result["funnel"]["unparsed"] <= 3
     with LedgerView(home.ledger) as view:
         calls = [(json.loads(row["request"]), json.loads(row["reply"])["text"])
                  for row in view.rows("SELECT request, reply FROM calls WHERE kind = 'chat'")]  # fmt: skip
@@ -116,11 +116,11 @@ def test_structured_replies_give_the_same_sections_as_headings(tmp_path: Path, f
 def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkeypatch) -> None:
     monkeypatch.setattr(replicas, "BACK_S", 0.05)
     alone, _ = fake_server()
-    expected = played(Home(tmp_path / "one"), served(alone), max_turns=30, concurrency=8)
+    expected = play(Home(tmp_path / "one"), endpoints_at(alone), max_turns=30, concurrency=8)
     (one, dying), (other, living) = fake_server(), fake_server()
     home = Home(tmp_path / "two")
-    endpoints = {name: {**end, "url": "", "urls": [one, other]} for name, end in served(alone).items()}
-    run = started(home, endpoints, max_turns=30, concurrency=2)  # with more, all turns would end together
+    endpoints = {name: {**end, "url": "", "urls": [one, other]} for name, end in endpoints_at(alone).items()}
+    run = start(home, endpoints, max_turns=30, concurrency=2)  # with more, all turns would end together
 
     def on_progress(progress: Any) -> None:
         if progress.turns == 5:
@@ -129,9 +129,9 @@ def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkey
             fake_server.again(dying, one)
 
     asyncio.run(runs.carry_on(home, run, on_progress))
-    found = summary(home, run)
-    assert found["digest"] == expected["digest"]
-    assert set(found["faults"]) <= {"unreachable", "reset", "timeout"} and found["faults"]
+    result = summary(home, run)
+    assert result["digest"] == expected["digest"]
+    assert set(result["faults"]) <= {"unreachable", "reset", "timeout"} and result["faults"]
     assert min(dying.requests, living.requests) > 10
 
 
@@ -141,7 +141,7 @@ def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkey
 def test_failed_attempts_count_against_the_budget_and_the_run_resumes(tmp_path: Path, fake_server) -> None:
     url, server = fake_server(Chaos({"reset": 1.0}))
     home = Home(tmp_path)
-    run = started(home, served(url, price=PRICE), max_turns=3, concurrency=1, budget={"usd": 30.0})
+    run = start(home, endpoints_at(url, price=PRICE), max_turns=3, concurrency=1, budget={"usd": 30.0})
     with pytest.raises(BudgetError, match=r"budget\.usd = 30"):
         asyncio.run(runs.carry_on(home, run))
     stopped = summary(home, run)
@@ -161,7 +161,7 @@ def test_role_budget_counts_only_the_lost_attempts_of_the_role(tmp_path: Path, f
     url, _ = fake_server(Chaos({"garbled": 0.5}, seed=1))
     home = Home(tmp_path)
     caps = {"roles": {"judge": {"tokens": 40_000}}}
-    run = started(home, served(url), max_turns=400, concurrency=1, budget=caps)
+    run = start(home, endpoints_at(url), max_turns=400, concurrency=1, budget=caps)
     with pytest.raises(BudgetError, match=r"roles\.judge\.tokens"):
         asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:

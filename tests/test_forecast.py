@@ -15,7 +15,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, forecast, runs
 
 
-def observed(rng: np.random.Generator, chance: float, turns: int) -> forecast.Turns:
+def draw_turns(rng: np.random.Generator, chance: float, turns: int) -> forecast.Turns:
     return forecast.Turns(rng.random(turns) < chance, rng.gamma(2.0, [5.0, 300.0, 0.01], (turns, 3)))
 
 
@@ -23,7 +23,7 @@ def observed(rng: np.random.Generator, chance: float, turns: int) -> forecast.Tu
 def test_forecast_intervals_have_their_stated_coverage(chance: float, turns: int) -> None:
     rng, missing, trials, inside = np.random.default_rng(7), 40, 200, np.zeros(2)
     for _ in range(trials):
-        spans = asdict(forecast.predict(observed(rng, chance, turns), missing, 10**6))
+        spans = asdict(forecast.predict(draw_turns(rng, chance, turns), missing, 10**6))
         needed = missing + rng.negative_binomial(missing, chance)
         spent = rng.gamma(2.0, 300.0, needed).sum()
         for column, (name, truth) in enumerate((("turns", needed), ("tokens", spent))):
@@ -32,7 +32,7 @@ def test_forecast_intervals_have_their_stated_coverage(chance: float, turns: int
 
 
 def test_turn_limit_caps_the_forecast_and_lowers_the_chance() -> None:
-    turns = observed(np.random.default_rng(1), 0.5, 100)
+    turns = draw_turns(np.random.default_rng(1), 0.5, 100)
     free, tight = (asdict(forecast.predict(turns, 50, limit)) for limit in (10**6, 90))
     assert free["reaches_target"] == 1.0 and free["turns"]["low"] < 100 < free["turns"]["high"]
     assert 0.01 < tight["reaches_target"] < 0.5 and tight["turns"]["high"] == 90
@@ -45,7 +45,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def played(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
+def play(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
     """A run that stops where it is told to, and what is said of it with the target it had in mind."""
     shared = {"seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
@@ -59,7 +59,7 @@ def played(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
 
 
 def test_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
-    _, summary = played(home, max_turns=30)
+    _, summary = play(home, max_turns=30)
     prediction = summary["forecast"]
     assert prediction["reason"] == "" and prediction["kept_per_hour"] == pytest.approx(
         summary["kept"] / summary["seconds"] * 3600, 1e-3
@@ -73,22 +73,22 @@ def test_forecast_rests_on_the_calls_of_the_turns(home: Home) -> None:
 
 
 def test_forecast_counts_remembered_calls_at_full_cost(home: Home) -> None:
-    _, first = played(home, max_turns=30)
-    _, again = played(home, max_turns=30)
+    _, first = play(home, max_turns=30)
+    _, again = play(home, max_turns=30)
     assert again["calls"]["made"] == 0
     assert again["forecast"]["tokens"] == first["forecast"]["tokens"]
 
 
 def test_forecast_is_withheld_after_a_few_turns(home: Home) -> None:
-    _, found = played(home, max_turns=5)
-    assert found["forecast"]["turns"] is None and "too early" in found["forecast"]["reason"]
+    _, result = play(home, max_turns=5)
+    assert result["forecast"]["turns"] is None and "too early" in result["forecast"]["reason"]
 
 
 def test_run_show_prints_the_forecast_until_the_run_ends(home: Home) -> None:
-    def shown() -> str:
+    def show() -> str:
         return CliRunner().invoke(nanoflux, ["run", "show", run], env={"NANOFLUX_HOME": str(home.root)}).output
 
-    run, _ = played(home, max_turns=30)
-    assert "to the target" in shown() and " to " in shown() and "minutes" in shown()
+    run, _ = play(home, max_turns=30)
+    assert "to the target" in show() and " to " in show() and "minutes" in show()
     runs.change(home, run, {"max_turns": 30})
-    assert "to the target" not in shown() and "kept per hour" in shown()
+    assert "to the target" not in show() and "kept per hour" in show()

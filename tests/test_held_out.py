@@ -30,7 +30,7 @@ def attack(question: str, solution: str = "") -> Attack:
     return Attack(question, solution, "1")
 
 
-async def embedded(held: HeldOut, *vectors: list[float]) -> HeldOut:
+async def embed_items(held: HeldOut, *vectors: list[float]) -> HeldOut:
     replies = iter([EmbedReply.of(np.array(vector)) for vector in vectors])
 
     async def call(request: Any) -> Any:
@@ -41,7 +41,7 @@ async def embedded(held: HeldOut, *vectors: list[float]) -> HeldOut:
 
 
 @pytest.mark.parametrize(
-    ("question", "solution", "told"),
+    ("question", "solution", "reason"),
     [
         (STORY.upper() + "!", "", "repeats gsm8k-test-1: the same words"),
         (STORY.replace("12", "4,712,003.5"), "", "repeats gsm8k-test-1: the same words"),
@@ -52,13 +52,13 @@ async def embedded(held: HeldOut, *vectors: list[float]) -> HeldOut:
         ("Something else.", "", ""),
     ],
 )
-def test_equal_text_or_thirteen_shared_words_repeat_an_item(question: str, solution: str, told: str) -> None:
-    found = HeldOut(ITEMS).find_repeat(attack(question, solution), AWAY, 0.85)
-    assert found.startswith(told) if told else found == ""
+def test_equal_text_or_thirteen_shared_words_repeat_an_item(question: str, solution: str, reason: str) -> None:
+    result = HeldOut(ITEMS).find_repeat(attack(question, solution), AWAY, 0.85)
+    assert result.startswith(reason) if reason else result == ""
 
 
 async def test_question_above_the_threshold_repeats_the_nearest_item() -> None:
-    held = await embedded(HeldOut(ITEMS), [1, 0, 0], [1, 0, 0])
+    held = await embed_items(HeldOut(ITEMS), [1, 0, 0], [1, 0, 0])
     vector = np.array([0.86, np.sqrt(1 - 0.86**2), 0], dtype=np.float32)
     assert held.find_repeat(attack("Else"), vector, 0.85) == "repeats gsm8k-test-1: similarity 0.86"
     assert held.find_repeat(attack("Else"), vector, 0.86) == ""
@@ -120,17 +120,17 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("held_out")
 def test_kept_examples_repeat_no_test_item_and_hits_are_listed(leaking: tuple[Home, dict[str, Any]]) -> None:
     home, before = leaking
-    found = play(home, concurrency=1)
-    items = {hit["reason"].split(":")[0] for hit in found["contaminated"]}
+    result = play(home, concurrency=1)
+    items = {hit["reason"].split(":")[0] for hit in result["contaminated"]}
     assert {"repeats genomebench-t0", "repeats genomebench-t1"} <= items
-    assert found["funnel"]["contaminated"] == len(found["contaminated"])
-    assert found["funnel"]["attempts"] == sum(n for key, n in found["funnel"].items() if key != "attempts")
+    assert result["funnel"]["contaminated"] == len(result["contaminated"])
+    assert result["funnel"]["attempts"] == sum(n for key, n in result["funnel"].items() if key != "attempts")
     with LedgerView(home.ledger) as view:
         tests = {item.question for item in view.items("genomebench", "test")}
-        assert not tests & {example.question for example in view.examples(found["run"])}
-        config = json.loads(view.find_run(found["run"])["config"])
+        assert not tests & {example.question for example in view.examples(result["run"])}
+        config = json.loads(view.find_run(result["run"])["config"])
     assert (config["datasets"], config["held_out"]) == (["genomebench"], ["genomebench"])
-    assert found["digest"] != before["digest"]
+    assert result["digest"] != before["digest"]
 
 
 @pytest.mark.usefixtures("held_out")
@@ -150,18 +150,18 @@ def test_run_show_names_each_held_out_hit(
     leaking: tuple[Home, dict[str, Any]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     home, _ = leaking
-    found = play(home)
-    show_run(home, found["run"], False)
+    result = play(home)
+    show_run(home, result["run"], False)
     shown = capfd.readouterr().out
-    hits = [f"turn {hit['turn']}" for hit in found["contaminated"][:SHOWN]]
+    hits = [f"turn {hit['turn']}" for hit in result["contaminated"][:SHOWN]]
     assert hits and [line.split("  ")[1] for line in shown.splitlines() if "repeats genomebench" in line] == hits
 
 
 @pytest.mark.usefixtures("held_out")
 def test_held_out_datasets_are_a_setting(leaking: tuple[Home, dict[str, Any]]) -> None:
     home, before = leaking
-    found = play(home, held_out=[])
-    assert found["digest"] == before["digest"] and found["funnel"]["contaminated"] == 0
+    result = play(home, held_out=[])
+    assert result["digest"] == before["digest"] and result["funnel"]["contaminated"] == 0
 
 
 def test_benchmark_restated_by_the_seeds_is_named_and_not_held_out(

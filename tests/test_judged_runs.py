@@ -25,7 +25,7 @@ from nanoflux_local.transcript import Attempt
 SETTINGS = {"max_turns": 24, "seed": 5, "judge": {"code_check": True}, "retries": {"parse": 0}}
 
 
-def played(home: Home, **settings: Any) -> str:
+def play(home: Home, **settings: Any) -> str:
     run = asyncio.run(runs.start(home, configs.resolve("starter", "scripted", {**SETTINGS, **settings}, home)))
     asyncio.run(runs.carry_on(home, run))
     return run
@@ -39,7 +39,7 @@ def digest(home: Home, run: str) -> str:
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(tmp_path_factory.mktemp("checked") / "home").prepare()
-    return home, played(home, concurrency=1)
+    return home, play(home, concurrency=1)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_finding_is_recorded_with_its_program_and_its_effect(checked: tuple[Home
 
 def test_judged_run_is_equal_at_any_concurrency(checked: tuple[Home, str], tmp_path: Path) -> None:
     elsewhere = Home(tmp_path / "home").prepare()
-    assert digest(elsewhere, played(elsewhere, concurrency=16)) == digest(*checked)
+    assert digest(elsewhere, play(elsewhere, concurrency=16)) == digest(*checked)
 
 
 def test_judged_run_replays_from_the_ledger(checked: tuple[Home, str], alone: None) -> None:
@@ -90,7 +90,7 @@ def test_replay_counts_calls_to_a_tool_that_the_run_was_started_without(
 ) -> None:
     home = Home(tmp_path / "home").prepare()
     second = {"second": {"interface": "scripted", "model": "second-arbiter"}}
-    run = played(home, judge={"code_check": False}, endpoints=second, max_turns=1)
+    run = play(home, judge={"code_check": False}, endpoints=second, max_turns=1)
     what_if = asyncio.run(replay_with(home, run, {"judge": {setting: value}}))
     assert [(turn.turn, turn.role) for turn in what_if.unknown] == [(0, "judge")] and not what_if.complete
     assert what_if.needed.expected >= 1
@@ -100,7 +100,7 @@ def test_run_show_reports_levels_and_panel_agreement(tmp_path: Path, capsys: pyt
     home = Home(tmp_path / "home").prepare()
     endpoint = {"interface": "scripted", "model": "second-arbiter"}
     judge = {"code_check": False, "quality": True, "panel": ["second"]}
-    run = played(home, judge=judge, endpoints={"second": endpoint}, max_turns=12)
+    run = play(home, judge=judge, endpoints={"second": endpoint}, max_turns=12)
     with LedgerView(home.ledger) as view:
         records, summary = view.turn_records(run), view.summarize_run(run).to_json()
         levels = [row["level"] for row in view.rows("SELECT level FROM examples ORDER BY turn")]
@@ -133,17 +133,17 @@ def test_fact_check_searches_the_corpus_and_replays_without_it(
     (tmp_path / "facts.md").write_text("# Apples\nApples and books, coins and hats.\n# Deeds\nHe counts and packs.")
     judge = {"code_check": False, "fact_check": True}
     with pytest.raises(NothingMatchedError, match="corpus is empty"):
-        played(home, judge=judge)
+        play(home, judge=judge)
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])
-    run = played(home, judge=judge, max_turns=8)
+    run = play(home, judge=judge, max_turns=8)
     findings = [attempt.validation.finding("facts") for attempt in attempts((home, run))]
     outcomes = {search.outcome for finding in findings for search in finding.evidence}
     assert outcomes == {"found", "nothing"} and all(finding.reason for finding in findings)
     elsewhere = Home(tmp_path / "elsewhere").prepare()
     home.corpus.rename(elsewhere.corpus)
     assert asyncio.run(runs.replay(home, run)).same
-    assert digest(elsewhere, played(elsewhere, judge=judge, max_turns=8, concurrency=1)) == digest(home, run)
+    assert digest(elsewhere, play(elsewhere, judge=judge, max_turns=8, concurrency=1)) == digest(home, run)
     (tmp_path / "facts.md").write_text("Other words.")
     with Corpus(home.corpus, write=True) as corpus:
         corpus.add([tmp_path / "facts.md"])

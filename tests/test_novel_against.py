@@ -22,7 +22,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def played(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, seed: int = 3, **more: Any) -> str:
+def play(home: Home, name: str, against: tuple[str, ...] = (), turns: int = 12, seed: int = 3, **more: Any) -> str:
     """A scripted run, to its end."""
     overrides = {**SETTINGS, "max_turns": turns, "seed": seed, **more}
     if against:
@@ -51,8 +51,8 @@ def problems(home: Home, run: str) -> list[str]:
 
 def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None:
     """The same seed asks the same questions: alone they are kept again, held against the first run none is."""
-    first, alone = played(home, "first"), played(home, "alone")
-    against = played(home, "against", ("first",))
+    first, alone = play(home, "first"), play(home, "alone")
+    against = play(home, "against", ("first",))
     assert summary(home, alone)["digest"] == summary(home, first)["digest"]
     with LedgerView(home.ledger) as view:
         begun = {record.number: record.attempts[0] for record in view.turn_records(against)}
@@ -64,21 +64,23 @@ def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None
 
 
 def test_novel_against_run_is_equal_at_any_concurrency_and_on_replay(home: Home) -> None:
-    played(home, "first")
-    found = [played(home, f"at-{at}", ("first",), seed=4, concurrency=at) for at in (1, 8, 64)]
-    assert len({summary(home, run)["digest"] for run in found}) == 1
-    assert asyncio.run(runs.replay(home, found[-1])).same
+    play(home, "first")
+    run_ids = [
+        play(home, f"at-{concurrency}", ("first",), seed=4, concurrency=concurrency) for concurrency in (1, 8, 64)
+    ]
+    assert len({summary(home, run)["digest"] for run in run_ids}) == 1
+    assert asyncio.run(runs.replay(home, run_ids[-1])).same
 
 
 def test_resumed_run_does_not_change_runs_frozen_against_its_beginning(home: Home) -> None:
-    first = played(home, "first")
-    against = played(home, "against", ("first",), turns=6, seed=4)
+    first = play(home, "first")
+    against = play(home, "against", ("first",), turns=6, seed=4)
     before = summary(home, against)["digest"]
     runs.change(home, first, {"max_turns": 20})
     runs.change(home, against, {"max_turns": 12})
     for run in (first, against):
         asyncio.run(runs.carry_on(home, run))
-    other = played(home, "other", turns=12, seed=4, novel_against=config_of(home, against)["novel_against"])
+    other = play(home, "other", turns=12, seed=4, novel_against=config_of(home, against)["novel_against"])
     assert summary(home, against)["digest"] == summary(home, other)["digest"] != before
     assert problems(home, against) == []
 
@@ -88,12 +90,12 @@ def config_of(home: Home, run: str) -> dict[str, Any]:
 
 
 def test_another_embedder_embeds_the_questions_again_and_wastes_none(home: Home) -> None:
-    first = played(home, "first")
+    first = play(home, "first")
     with LedgerView(home.ledger) as view:
         questions = set(questions_of(view, first, 12))
     settings = {"embedder": "other", "endpoints": {"other": {"interface": "scripted", "model": "another hash"}}}
-    same = played(home, "same", ("first",), seed=4, concurrency=1)
-    against = played(home, "against", ("first",), seed=4, concurrency=1, **settings)
+    same = play(home, "same", ("first",), seed=4, concurrency=1)
+    against = play(home, "against", ("first",), seed=4, concurrency=1, **settings)
     with LedgerView(home.ledger) as view:
         made = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", against)
         remembered = view.row("SELECT count(*) AS n FROM calls WHERE run = ? AND role = 'earlier'", same)
@@ -102,8 +104,8 @@ def test_another_embedder_embeds_the_questions_again_and_wastes_none(home: Home)
 
 
 def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
-    first = played(home, "first")
-    against = played(home, "against", ("first",), turns=4, seed=4)
+    first = play(home, "first")
+    against = play(home, "against", ("first",), turns=4, seed=4)
     runs.change(home, against, {"max_turns": 8})
     with sqlite3.connect(home.ledger) as connection:
         connection.execute("DELETE FROM turn_calls WHERE turn = (SELECT max(id) FROM turns WHERE run = ?)", (first,))
@@ -118,8 +120,8 @@ def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
 
 
 def test_novel_against_is_fixed_once_the_run_started(home: Home) -> None:
-    played(home, "first")
-    against = played(home, "against", ("first",), turns=2, seed=4)
+    play(home, "first")
+    against = play(home, "against", ("first",), turns=2, seed=4)
     with pytest.raises(RefusedError, match="novel_against affects the result"):
         runs.change(home, against, {"novel_against": {"first": {"turns": 1, "questions": ""}}})
 

@@ -32,7 +32,7 @@ def exact(one: np.ndarray, other: np.ndarray) -> Fraction:
     return sum((Fraction(float(a)) * Fraction(float(b)) for a, b in zip(one, other, strict=True)), Fraction(0))
 
 
-def filled(vectors: np.ndarray) -> NoveltyIndex:
+def fill_index(vectors: np.ndarray) -> NoveltyIndex:
     index = NoveltyIndex()
     for vector in vectors:
         index.append(vector)
@@ -42,7 +42,7 @@ def filled(vectors: np.ndarray) -> NoveltyIndex:
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 600])
 def test_nearest_equals_brute_force(count):
     vectors, queries = unit_vectors(count), unit_vectors(4, seed=1)
-    index = filled(vectors)
+    index = fill_index(vectors)
     assert len(index) == count
     for query in queries:
         assert index.history().nearest(query) == brute_force(vectors, query)
@@ -50,14 +50,14 @@ def test_nearest_equals_brute_force(count):
 
 def test_nearest_of_an_indexed_vector_is_one():
     vectors = unit_vectors(300)
-    history = filled(vectors).history()
+    history = fill_index(vectors).history()
     assert [history.nearest(vector) for vector in vectors] == pytest.approx([1.0] * 300, abs=1e-6)
 
 
 def test_nearest_of_opposite_vectors_is_negative():
     """The largest of negative cosines is still the nearest."""
     vector = unit_vectors(1)[0]
-    assert filled(-vector[None, :]).history().nearest(vector) == pytest.approx(-1.0, abs=1e-6)
+    assert fill_index(-vector[None, :]).history().nearest(vector) == pytest.approx(-1.0, abs=1e-6)
     assert EMPTY.plus(-vector).nearest(vector) == pytest.approx(-1.0, abs=1e-6)
 
 
@@ -81,7 +81,7 @@ def test_history_does_not_change_while_the_index_grows():
 
 def test_questions_of_the_turn_itself_count_as_earlier():
     vectors, own = unit_vectors(5), unit_vectors(3, seed=2)
-    history = filled(vectors).history().plus(own[0]).plus(own[1])
+    history = fill_index(vectors).history().plus(own[0]).plus(own[1])
     for query in unit_vectors(10, seed=3):
         assert history.nearest(query) == brute_force(np.vstack([vectors, own[:2]]), query)
     assert history.nearest(own[1]) == pytest.approx(1.0, abs=1e-6)
@@ -89,7 +89,7 @@ def test_questions_of_the_turn_itself_count_as_earlier():
 
 
 def test_plus_leaves_the_original_history_unchanged():
-    index = filled(unit_vectors(5))
+    index = fill_index(unit_vectors(5))
     history = index.history()
     one, other = history.plus(unit_vectors(1, seed=4)[0]), history.plus(unit_vectors(1, seed=5)[0])
     assert (len(history.own), len(one.own), len(other.own), len(index)) == (0, 1, 1, 5)
@@ -103,7 +103,7 @@ def test_similarity_is_the_rounded_cosine():
 
 def test_growing_the_index_copies_no_row():
     vectors = unit_vectors(700)
-    index = filled(vectors[:300])
+    index = fill_index(vectors[:300])
     early = index.history()
     for vector in vectors[300:]:
         index.append(vector)
@@ -118,14 +118,17 @@ def test_nearest_does_not_depend_on_other_rows():
     near = query + 0.01 * vectors
     near /= np.linalg.norm(near, axis=1, keepdims=True)
     rough = [float((near[:count] @ query)[place]) for count in (60, 599, 600) for place in range(60)]
-    told = [float(exact(row, query)) for row in near[:60]] * 3
-    assert max(abs(one - other) for one, other in zip(rough, told, strict=True)) < rounding_error(33)
+    exact_products = [float(exact(row, query)) for row in near[:60]] * 3
+    assert max(abs(one - other) for one, other in zip(rough, exact_products, strict=True)) < rounding_error(33)
     best = brute_force(near, query)
     for count in (1, 2, 3, 7, 64, 599):
-        assert max(filled(near[:count]).history().nearest(query), filled(near[count:]).history().nearest(query)) == best
+        assert (
+            max(fill_index(near[:count]).history().nearest(query), fill_index(near[count:]).history().nearest(query))
+            == best
+        )
     for order in range(5):
         mixed = np.random.default_rng(order).permutation(near)
-        assert filled(mixed).history().nearest(query) == best
+        assert fill_index(mixed).history().nearest(query) == best
 
 
 def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pytest.MonkeyPatch):
@@ -140,8 +143,8 @@ def test_rounding_error_within_the_bound_changes_no_similarity(monkeypatch: pyte
 
     class Off(np.ndarray):
         def __matmul__(self, vector):
-            found = np.asarray(self) @ vector
-            return (found + rounding_error(32) * np.linspace(-0.5, 0.5, len(found))).astype(np.float32)
+            product = np.asarray(self) @ vector
+            return (product + rounding_error(32) * np.linspace(-0.5, 0.5, len(product))).astype(np.float32)
 
     assert np.argmax(near.view(Off) @ query) != np.argmax(near @ query)
     assert History((near.view(Off),)).nearest(query) == best

@@ -130,9 +130,9 @@ def test_run_show_prints_dollars_and_reasons(tmp_path: Path, fake_server, monkey
         printed.append(capfd.readouterr().out)
     rows = [line.split(maxsplit=1) for line in printed[0].splitlines()]
     assert ["dollars", f"{played['usage']['usd']:.4f}"] in rows and played["usage"]["usd"] > 0
-    found = json.loads(printed[1])
-    assert found["unread"] == played["unread"] and found["refused"] == {}
-    for reason, count in found["unread"].items():
+    result = json.loads(printed[1])
+    assert result["unread"] == played["unread"] and result["refused"] == {}
+    for reason, count in result["unread"].items():
         assert [str(count), reason] in rows
 
 
@@ -153,19 +153,19 @@ def turn(number: int, *attempts: Attempt, attacker: str = "a") -> TurnRecord:
 def test_streak_counts_one_step_of_one_player() -> None:
     streaks = Streaks()
     for number in range(4):  # two attackers that take turns, of whom one is never read
-        found = streaks.add(turn(number, UNPARSED if number % 2 else READ, attacker="ab"[number % 2]), 3)
-        assert found is None
+        result = streaks.add(turn(number, UNPARSED if number % 2 else READ, attacker="ab"[number % 2]), 3)
+        assert result is None
     assert streaks.add(turn(4, UNJUDGED, attacker="a"), 3) is None
-    found = streaks.add(turn(5, UNPARSED, attacker="b"), 3)
-    assert found is not None and (found.step, found.player, found.attempts) == ("attack", "b", 3)
+    result = streaks.add(turn(5, UNPARSED, attacker="b"), 3)
+    assert result is not None and (result.step, result.player, result.attempts) == ("attack", "b", 3)
 
 
 def test_streak_ends_at_a_readable_reply_and_is_reported_at_each_multiple() -> None:
     streaks = Streaks()
     assert streaks.add(turn(0, UNPARSED, UNPARSED), 3) is None
     assert streaks.add(turn(1, UNPARSED, UNPARSED, READ), 3) is None
-    found = [streaks.add(turn(number, UNPARSED, UNPARSED), 3) for number in range(2, 6)]
-    assert [each.attempts if each else None for each in found] == [None, 4, 6, None]
+    result = [streaks.add(turn(number, UNPARSED, UNPARSED), 3) for number in range(2, 6)]
+    assert [each.attempts if each else None for each in result] == [None, 4, 6, None]
     assert streaks.add(turn(6, UNJUDGED), 3) is None, "an attack that was read ends the streak of attacks"
     assert streaks.add(turn(7, UNPARSED), 0) is None
 

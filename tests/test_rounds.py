@@ -73,12 +73,12 @@ def test_round_trains_on_its_examples_and_the_next_plays_its_adapter(home: Home)
 def test_resumed_series_continues_its_unfinished_run(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     series = rounds.create(home, plan(home, rounds=1))
 
-    def stopped(step: str, done: int, total: int) -> None:
+    def interrupt_after_one(step: str, done: int, total: int) -> None:
         if "examples" in step and done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rounds.carry_on(home, series, stopped)
+        rounds.carry_on(home, series, interrupt_after_one)
     summary = rounds.summarize_series(home, series)
     assert summary.status == "interrupted" and summary.rounds[0].kept >= 1
     rounds.carry_on(home, series)

@@ -33,16 +33,16 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def configured(home: Home, **settings: Any) -> RunConfig:
+def resolve_config(home: Home, **settings: Any) -> RunConfig:
     return configs.resolve("starter-genetics", "scripted", {"max_turns": 6, **settings}, home)
 
 
-def started(home: Home, name: str = "", **settings: Any) -> str:
-    return asyncio.run(runs.start(home, configured(home, **settings), name))
+def start(home: Home, name: str = "", **settings: Any) -> str:
+    return asyncio.run(runs.start(home, resolve_config(home, **settings), name))
 
 
-def played(home: Home, name: str = "", **settings: Any) -> str:
-    run = started(home, name, **settings)
+def play(home: Home, name: str = "", **settings: Any) -> str:
+    run = start(home, name, **settings)
     asyncio.run(runs.carry_on(home, run))
     return run
 
@@ -71,12 +71,12 @@ def edit(home: Home, sql: str) -> None:
 
 
 def test_run_records_everything_that_decides_it(home: Home) -> None:
-    run = started(home, "mine", seed=9)
+    run = start(home, "mine", seed=9)
     with LedgerView(home.ledger) as view:
         row = view.find_run("mine")
     assert (row["id"], row["status"], row["domain"]) == (run, "created", "starter-genetics")
     config = RunConfig.model_validate_json(row["config"])
-    assert config == configured(home, seed=9)
+    assert config == resolve_config(home, seed=9)
     environment = binding.recorded_identities(json.loads(row["environment"]))
     assert set(environment) == {"duelist-a", "duelist-b", "arbiter", "embedder"}
 
@@ -98,12 +98,12 @@ UNPLAYABLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("domain", "profile", "settings", "error", "told"), UNPLAYABLE.values(), ids=UNPLAYABLE)
-def test_unplayable_run_is_refused_before_it_is_stored(home: Home, domain, profile, settings, error, told):
+@pytest.mark.parametrize(("domain", "profile", "settings", "error", "message"), UNPLAYABLE.values(), ids=UNPLAYABLE)
+def test_unplayable_run_is_refused_before_it_is_stored(home: Home, domain, profile, settings, error, message):
     with pytest.raises(error) as refused:
         config = configs.resolve(domain, profile, settings, home)
         asyncio.run(runs.start(home, config))
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert not home.ledger.exists() or rows(home, "SELECT * FROM runs") == []
 
 
@@ -111,25 +111,25 @@ def test_unplayable_run_is_refused_before_it_is_stored(home: Home, domain, profi
 
 
 def test_played_run_is_done_with_its_working_time(home: Home) -> None:
-    found = summary(home, played(home))
-    assert (found["status"], found["turns"], found["message"], found["repeatable"]) == ("done", 6, "", True)
-    assert found["seconds"] > 0
+    result = summary(home, play(home))
+    assert (result["status"], result["turns"], result["message"], result["repeatable"]) == ("done", 6, "", True)
+    assert result["seconds"] > 0
     assert rows(home, "SELECT kind, state FROM jobs") == [("run", "done")]
 
 
 def test_equal_settings_make_no_call_and_give_the_same_dataset(home: Home) -> None:
-    first, second = (summary(home, played(home, name)) for name in ("first", "second"))
+    first, second = (summary(home, play(home, name)) for name in ("first", "second"))
     assert second["digest"] == first["digest"]
     assert second["calls"] == {"made": 0, "remembered": first["calls"]["made"] - first["calls"]["wasted"], "wasted": 0}
     assert second["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "reasoning_tokens": 0}
 
 
 def test_different_seed_gives_a_different_dataset(home: Home) -> None:
-    assert summary(home, played(home))["digest"] != summary(home, played(home, seed=1))["digest"]
+    assert summary(home, play(home))["digest"] != summary(home, play(home, seed=1))["digest"]
 
 
 def test_failure_is_recorded_and_the_run_resumes_there(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, other = started(home, max_turns=20, concurrency=1), Home(home.root / "undisturbed").prepare()
+    run, other = start(home, max_turns=20, concurrency=1), Home(home.root / "undisturbed").prepare()
     answer, left = ScriptedEndpoint.chat, 30
 
     async def breaking(self: ScriptedEndpoint, request: ChatRequest) -> ChatReply:
@@ -146,15 +146,15 @@ def test_failure_is_recorded_and_the_run_resumes_there(home: Home, monkeypatch: 
     assert (failed["status"], failed["message"]) == ("failed", "http://127.0.0.1:1 does not answer")
     assert 0 < failed["turns"] < 20
     asyncio.run(runs.carry_on(home, run))
-    found = summary(home, run)
-    assert (found["status"], found["message"], found["turns"]) == ("done", "", 20)
-    assert found["seconds"] > failed["seconds"]
-    assert found["digest"] == summary(other, played(other, max_turns=20))["digest"]
+    result = summary(home, run)
+    assert (result["status"], result["message"], result["turns"]) == ("done", "", 20)
+    assert result["seconds"] > failed["seconds"]
+    assert result["digest"] == summary(other, play(other, max_turns=20))["digest"]
     assert rows(home, "SELECT state FROM jobs ORDER BY id") == [("failed",), ("done",)]
 
 
 def test_cancelled_run_is_interrupted(home: Home) -> None:
-    run = started(home, endpoints={"duelist-a": {"delay_s": 0.01}})
+    run = start(home, endpoints={"duelist-a": {"delay_s": 0.01}})
 
     async def cancel_soon() -> None:
         def cancel() -> None:  # at the first committed turn, however fast the machine is
@@ -174,7 +174,7 @@ def test_cancelled_run_is_interrupted(home: Home) -> None:
 
 
 def test_run_is_played_by_one_worker(home: Home) -> None:
-    run = started(home)
+    run = start(home)
     assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
     with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
         assert jobs.has_worker(home, jobs.Work(jobs.RUN, run))
@@ -187,7 +187,7 @@ def test_run_is_played_by_one_worker(home: Home) -> None:
 
 
 def test_reader_does_not_block_a_worker(home: Home) -> None:
-    run, looking = started(home), threading.Event()
+    run, looking = start(home), threading.Event()
     with jobs.hold_lock(home, jobs.Work(jobs.RUN, run)):
         pass
 
@@ -209,14 +209,14 @@ def test_reader_does_not_block_a_worker(home: Home) -> None:
 
 
 def test_lock_is_held_by_the_kernel_not_by_its_file(home: Home) -> None:
-    run = started(home)
+    run = start(home)
     home.lock(f"run-{run}").write_text("left behind by a process that was killed")
     assert not jobs.has_worker(home, jobs.Work(jobs.RUN, run))
     asyncio.run(runs.carry_on(home, run))
 
 
 def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path) -> None:
-    run = started(home)
+    run = start(home)
     there = Home(tmp_path / "elsewhere")
     there.root.mkdir()
     there.ledger.write_bytes(home.ledger.read_bytes())
@@ -232,15 +232,15 @@ def test_ledger_moved_to_another_home_can_be_resumed(home: Home, tmp_path: Path)
     ("kind", "named"), [(ScriptedEndpoint, "duelist-a|duelist-b|arbiter"), (HashingEmbedder, "embedder")]
 )
 def test_resume_on_other_models_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch, kind: type, named: str):
-    run = started(home)
+    run = start(home)
     build = kind.__init__
 
-    def changed(self: Any, model: str, *rest: Any) -> None:
+    def init_with_revision(self: Any, model: str, *rest: Any) -> None:
         build(self, model, *rest)
         self.identity = Identity("scripted", model, revision="2")
 
     with monkeypatch.context() as patch:
-        patch.setattr(kind, "__init__", changed)
+        patch.setattr(kind, "__init__", init_with_revision)
         with pytest.raises(RefusedError, match=f"^({named}) is not what this run was started with.*revision='2'"):
             asyncio.run(runs.carry_on(home, run))
     assert summary(home, run)["status"] == "created" and rows(home, "SELECT * FROM calls") == []
@@ -248,7 +248,7 @@ def test_resume_on_other_models_is_refused(home: Home, monkeypatch: pytest.Monke
 
 
 def test_resume_on_other_prompts_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = played(home)
+    run = play(home)
     domain = binding.load_domain("starter-genetics")
     other = domain.model_copy(update={"prompts": {**domain.prompts, "attacker": "Ask something."}})
     monkeypatch.setattr(binding, "load_domain", lambda *_: other)
@@ -276,40 +276,40 @@ def remove_endpoints(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return remove
 
 
-def replayed(home: Home, run: str) -> dict[str, Any]:
+def replay(home: Home, run: str) -> dict[str, Any]:
     return asdict(asyncio.run(runs.replay(home, run)))
 
 
 def test_replay_gives_the_same_dataset_without_endpoints_or_writes(
     home: Home, remove_endpoints: Callable[[], None]
 ) -> None:
-    run = played(home, max_turns=15)
-    before, found = everything(home), summary(home, run)
+    run = play(home, max_turns=15)
+    before, recorded = everything(home), summary(home, run)
     remove_endpoints()
-    result = replayed(home, run)
+    result = replay(home, run)
     assert result == {
-        "run": run, "turns": 15, "kept": found["kept"], "digest": found["digest"],
-        "recorded_digest": found["digest"], "same": True,
+        "run": run, "turns": 15, "kept": recorded["kept"], "digest": recorded["digest"],
+        "recorded_digest": recorded["digest"], "same": True,
     }  # fmt: skip
     assert everything(home) == before
 
 
 @pytest.mark.parametrize("kind", ["chat", "embed"])
 def test_replay_names_the_kind_of_a_missing_call(home: Home, remove_endpoints: Callable[[], None], kind: str) -> None:
-    run = played(home)
+    run = play(home)
     remove_endpoints()
     edit(home, f"DELETE FROM calls WHERE kind = '{kind}'")
     with pytest.raises(ReplayMissError, match=f"does not remember a {kind} call"):
-        replayed(home, run)
+        replay(home, run)
 
 
 def test_replay_of_changed_turns_is_not_the_same(home: Home) -> None:
-    run = played(home)
+    run = play(home)
     edit(home, """UPDATE turns SET record = replace(record, '"solution":"', '"solution":"So, ')""")
-    result = replayed(home, run)
+    result = replay(home, run)
     assert not result["same"] and result["digest"] == summary(home, run)["digest"] != result["recorded_digest"]
 
 
 def test_replay_of_a_run_without_turns_is_refused(home: Home) -> None:
     with pytest.raises(NothingMatchedError, match="has no turns to replay"):
-        replayed(home, started(home))
+        replay(home, start(home))

@@ -95,10 +95,10 @@ def rules(tmp_path, profile="scripted", **overrides) -> Rules:
 
 @pytest.fixture
 def play(tmp_path):
-    async def played(world: World, number=0, history=NOTHING, **overrides) -> TurnRecord:
+    async def play_turn(world: World, number=0, history=NOTHING, **overrides) -> TurnRecord:
         return await run_turn(rules(tmp_path, **overrides), number, history, world)
 
-    return played
+    return play_turn
 
 
 def near(first: str, second: str, cosine: float) -> dict[str, np.ndarray]:
@@ -279,10 +279,10 @@ async def test_attacker_sees_the_recorded_seeds(play, tmp_path):
 
 
 async def test_two_models_swap_roles_each_turn(tmp_path):
-    played = rules(tmp_path)
+    run_rules = rules(tmp_path)
     for number in range(4):
         world = World(attack=[attack(f"Turn {number}")])
-        record = await run_turn(played, number, NOTHING, world)
+        record = await run_turn(run_rules, number, NOTHING, world)
         names = ("duelist-a", "duelist-b") if number % 2 == 0 else ("duelist-b", "duelist-a")
         assert (record.attacker, record.defender, record.judge) == (*names, "arbiter")
         asked = {role: request.endpoint.model for role, request in world.asked}
@@ -304,9 +304,9 @@ def test_swap_keeps_the_sampling_of_each_role(tmp_path):
     ],
 )
 def test_program_or_single_model_does_not_swap(tmp_path, profile, overrides, names):
-    played = rules(tmp_path, profile, **overrides)
-    assert [(cast.attacker.name, cast.defender.name, cast.judge.name) for cast in played.casts] == [names]
-    assert played.cast(0) == played.cast(1)
+    run_rules = rules(tmp_path, profile, **overrides)
+    assert [(cast.attacker.name, cast.defender.name, cast.judge.name) for cast in run_rules.casts] == [names]
+    assert run_rules.cast(0) == run_rules.cast(1)
 
 
 async def test_equal_arguments_give_an_equal_record(play):

@@ -23,13 +23,13 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def started(home: Home, **settings: Any) -> str:
+def start(home: Home, **settings: Any) -> str:
     shared = {"max_turns": TURNS, "seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     return asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)))
 
 
-def played(home: Home, **settings: Any) -> str:
-    run = started(home, **settings)
+def play(home: Home, **settings: Any) -> str:
+    run = start(home, **settings)
     asyncio.run(runs.carry_on(home, run))
     return run
 
@@ -44,7 +44,7 @@ def digest(home: Home, run: str) -> str:
         return str(view.summarize_run(run).to_json()["digest"])
 
 
-def asked(home: Home, run: str, **settings: Any) -> dict[str, Any]:
+def ask(home: Home, run: str, **settings: Any) -> dict[str, Any]:
     return asdict(asyncio.run(replay_with(home, run, settings)))
 
 
@@ -52,57 +52,57 @@ def asked(home: Home, run: str, **settings: Any) -> dict[str, Any]:
 def test_replay_with_settings_equals_playing_them(
     home: Home, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    run, elsewhere = played(home), Home(home.root / "elsewhere").prepare()
-    real = played(elsewhere, **settings)
+    run, elsewhere = play(home), Home(home.root / "elsewhere").prepare()
+    real = play(elsewhere, **settings)
     for owner, name in ((ScriptedEndpoint, "chat"), (HashingEmbedder, "embed")):
         monkeypatch.setattr(owner, name, None)
-    found = asked(home, run, **settings)
-    assert found["complete"] and found["digest"] == digest(elsewhere, real)
-    assert found["turns"] == len(records(elsewhere, real)) and found["needed"]["turns"] == 0
+    answer = ask(home, run, **settings)
+    assert answer["complete"] and answer["digest"] == digest(elsewhere, real)
+    assert answer["turns"] == len(records(elsewhere, real)) and answer["needed"]["turns"] == 0
     before = {record.number for record in records(home, run) if record.kept}
     after = {record.number for record in records(elsewhere, real) if record.kept}
-    assert {example["turn"] for example in found["come"]} >= after - before
-    assert {example["turn"] for example in found["go"]} >= before - after
-    assert found["stay"] + len(found["come"]) == found["kept"] == len(after)
-    assert found["same"] == (found["digest"] == digest(home, run))
+    assert {example["turn"] for example in answer["come"]} >= after - before
+    assert {example["turn"] for example in answer["go"]} >= before - after
+    assert answer["stay"] + len(answer["come"]) == answer["kept"] == len(after)
+    assert answer["same"] == (answer["digest"] == digest(home, run))
 
 
 def test_turn_that_misses_a_call_is_unknown_and_the_replay_continues(home: Home) -> None:
-    run = played(home)
-    found = asked(home, run, novelty={"question": 0.4})
-    assert not found["complete"] and found["digest"] is None and found["same"] is None
-    unknown = {entry["turn"] for entry in found["unknown"]}
-    assert 0 < len(unknown) < TURNS and found["turns"] == TURNS
-    needed = found["needed"]
+    run = play(home)
+    answer = ask(home, run, novelty={"question": 0.4})
+    assert not answer["complete"] and answer["digest"] is None and answer["same"] is None
+    unknown = {entry["turn"] for entry in answer["unknown"]}
+    assert 0 < len(unknown) < TURNS and answer["turns"] == TURNS
+    needed = answer["needed"]
     assert needed["turns"] == needed["at_least"] == len(unknown) == sum(entry["calls"] for entry in needed["by"])
     assert needed["expected"] > needed["at_least"]
     assert {(entry["role"], entry["kind"]) for entry in needed["by"]} == {("attacker", "chat")}
     real = Home(home.root / "elsewhere").prepare()
-    truth = records(real, played(real, novelty={"question": 0.4}))
+    truth = records(real, play(real, novelty={"question": 0.4}))
     first = min(unknown)
     recorded = records(home, run)
-    come = {example["turn"] for example in found["come"] if example["turn"] < first}
+    come = {example["turn"] for example in answer["come"] if example["turn"] < first}
     assert come == {record.number for record in truth[:first] if record.kept and not recorded[record.number].kept}
-    assert all(turn not in unknown for turn in (*come, *(example["turn"] for example in found["go"])))
+    assert all(turn not in unknown for turn in (*come, *(example["turn"] for example in answer["go"])))
 
 
 def test_question_accepted_only_by_the_change_misses_its_judge(home: Home) -> None:
-    run = played(home, novelty={"question": 0.4})
-    found = asked(home, run, novelty={"question": 0.99})
-    assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in found["needed"]["by"]}
+    run = play(home, novelty={"question": 0.4})
+    answer = ask(home, run, novelty={"question": 0.99})
+    assert ("judge", "chat") in {(entry["role"], entry["kind"]) for entry in answer["needed"]["by"]}
 
 
 def test_replay_stops_at_the_first_unplayed_turn_that_misses_a_call(home: Home) -> None:
-    run = played(home)
-    found = asked(home, run, max_turns=TURNS + 5)
-    assert (found["turns"], found["complete"], found["go"], found["come"]) == (TURNS, False, [], [])
+    run = play(home)
+    answer = ask(home, run, max_turns=TURNS + 5)
+    assert (answer["turns"], answer["complete"], answer["go"], answer["come"]) == (TURNS, False, [], [])
 
 
 def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home) -> None:
-    run = played(home)
+    run = play(home)
     before = home.ledger.read_bytes()
-    found = asked(home, run, concurrency=3)
-    assert found["same"] and found["digest"] == digest(home, run) and found["come"] == found["go"] == []
+    answer = ask(home, run, concurrency=3)
+    assert answer["same"] and answer["digest"] == digest(home, run) and answer["come"] == answer["go"] == []
     assert home.ledger.read_bytes() == before
 
 
@@ -117,9 +117,9 @@ def test_unchanged_settings_replay_the_same_dataset_and_write_nothing(home: Home
     ],
 )
 def test_setting_of_the_requests_is_refused_with_the_fork_command(home: Home, settings: dict[str, Any]) -> None:
-    run = played(home, max_turns=2)
+    run = play(home, max_turns=2)
     with pytest.raises(RefusedError, match="no remembered call applies") as refused:
-        asked(home, run, **settings)
+        ask(home, run, **settings)
     assert refused.value.exit_code == 3 and f"run start --fork {run} --set {next(iter(settings))}" in refused.value.fix
 
 
@@ -128,7 +128,7 @@ PROVABLE: dict[str, Any] = {"samples": 3, "keep": "provable", "judge": {"checks"
 
 def test_replay_of_other_rules_says_what_the_missing_calls_would_cost(home: Home) -> None:
     """The estimate of tokens is compared with those that a fork under these rules really needed."""
-    run = played(home, max_turns=12)
+    run = play(home, max_turns=12)
     estimate = asyncio.run(replay_with(home, run, PROVABLE))
     assert estimate.stay == 0 and estimate.come == [] and not estimate.complete
     kept = {record.number for record in records(home, run) if record.kept}
@@ -146,17 +146,17 @@ def test_replay_of_other_rules_says_what_the_missing_calls_would_cost(home: Home
 
 @pytest.mark.parametrize("changes", [{"samples": 2}, {"keep": "provable", "samples": 2}])
 def test_replay_answers_fewer_samples_from_the_ledger(home: Home, changes: dict[str, Any]) -> None:
-    several = played(home, samples=3)
+    several = play(home, samples=3)
     what_if = asyncio.run(replay_with(home, several, changes))
     assert what_if.unknown == []
     elsewhere = Home(home.root / "elsewhere").prepare()
-    assert what_if.digest == digest(elsewhere, played(elsewhere, **changes))
+    assert what_if.digest == digest(elsewhere, play(elsewhere, **changes))
 
 
 def test_unknown_key_and_run_without_turns_are_refused(home: Home) -> None:
-    run = started(home)
+    run = start(home)
     with pytest.raises(NothingMatchedError, match="has no turns"):
-        asked(home, run, novelty={"question": 0.4})
+        ask(home, run, novelty={"question": 0.4})
     asyncio.run(runs.carry_on(home, run))
     with pytest.raises(ConfigError, match="unknown key"):
-        asked(home, run, noveltee={"question": 0.4})
+        ask(home, run, noveltee={"question": 0.4})

@@ -70,12 +70,12 @@ def wheelhouse(tmp_path: Path) -> Path:
     if pip is None:
         pytest.skip("this Python carries no wheel of pip (Debian strips ensurepip)")
     (folder / pip.name).write_bytes(pip.read_bytes())
-    told = "import os, needed\nby = os.environ.get('NANOFLUX_VLLM_PYTHON')\n"
-    told += "print(os.environ['NANOFLUX_HOME'], needed.WORD, *(['by', by] if by else []))\n"
+    code = "import os, needed\nby = os.environ.get('NANOFLUX_VLLM_PYTHON')\n"
+    code += "print(os.environ['NANOFLUX_HOME'], needed.WORD, *(['by', by] if by else []))\n"
     modules = {
         "nanoflux_local/__init__.py": "",
         "nanoflux_local/cli/__init__.py": "",
-        "nanoflux_local/cli/__main__.py": told,
+        "nanoflux_local/cli/__main__.py": code,
     }
     needs = "Requires-Dist: needed\nProvides-Extra: more\nRequires-Dist: more; extra == 'more'\n"
     _wheel(folder, "nanoflux-local", modules, needs + "License-Expression: Apache-2.0\n")

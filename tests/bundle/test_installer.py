@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in everything(folder) if path.is_file()}
 
 
-def refused(head: Path, to: Path) -> str:
+def fail_to_install(head: Path, to: Path) -> str:
     """What an installation that must fail says; it may leave nothing behind."""
     before = everything(to.parent)
     with pytest.raises(BundleError) as refusal:
@@ -56,7 +56,7 @@ def test_truncated_bundle_names_the_part(number: int, bundle: Path, tmp_path: Pa
     content = victim.read_bytes()
     for place in [0, 1, len(content) - 1, *random.Random(number).sample(range(len(content)), 20)]:
         victim.write_bytes(content[:place])
-        assert str(victim) in refused(bundle, tmp_path / "lab")
+        assert str(victim) in fail_to_install(bundle, tmp_path / "lab")
 
 
 @pytest.mark.parametrize("number", PARTS)
@@ -68,20 +68,20 @@ def test_flipped_bit_names_the_part(number: int, bundle: Path, tmp_path: Path) -
         flipped = bytearray(content)
         flipped[place] ^= 1 << chance.randrange(8)
         victim.write_bytes(flipped)
-        assert str(victim) in refused(bundle, tmp_path / "lab")
+        assert str(victim) in fail_to_install(bundle, tmp_path / "lab")
 
 
 @pytest.mark.parametrize("number", PARTS)
 def test_missing_part_is_named(number: int, bundle: Path, tmp_path: Path) -> None:
     victim = file_of(bundle, number)
     victim.unlink()
-    assert str(victim) in refused(bundle, tmp_path / "lab")
+    assert str(victim) in fail_to_install(bundle, tmp_path / "lab")
 
 
 def test_only_damaged_parts_are_named(bundle: Path, tmp_path: Path) -> None:
     part_path(bundle, 1).unlink()
     part_path(bundle, 3).write_bytes(b"")
-    message = refused(bundle, tmp_path / "lab")
+    message = fail_to_install(bundle, tmp_path / "lab")
     assert ".001: missing" in message and ".003: has 0 bytes" in message and ".002" not in message
 
 
@@ -89,11 +89,11 @@ def test_linked_and_swapped_parts_are_refused(bundle: Path, tmp_path: Path) -> N
     first, second = part_path(bundle, 1), part_path(bundle, 2)
     aside = first.rename(tmp_path / "aside")
     first.symlink_to(aside)
-    assert f"{first}: not a regular file" in refused(bundle, tmp_path / "lab")
+    assert f"{first}: not a regular file" in fail_to_install(bundle, tmp_path / "lab")
     first.unlink()
     second.rename(first)
     aside.rename(second)
-    assert str(first) in refused(bundle, tmp_path / "lab")
+    assert str(first) in fail_to_install(bundle, tmp_path / "lab")
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
@@ -123,7 +123,7 @@ def test_harmful_archives_are_refused(
     entries: list[tuple[tarfile.TarInfo, bytes]], reason: str, forged: Callable[..., Path], tmp_path: Path
 ) -> None:
     head = forged(entries, {"home/x": b"1"})
-    message = refused(head, tmp_path / "lab")
+    message = fail_to_install(head, tmp_path / "lab")
     assert reason in message and str(part_path(head, 1)) in message
 
 
@@ -145,7 +145,7 @@ def test_harmful_archives_are_refused(
 )
 def test_head_with_a_path_outside_is_refused(name: str, forged: Callable[..., Path], tmp_path: Path) -> None:
     head = forged([(entry(name or "x"), b"1")], {name: b"1"})
-    assert "is outside the directories" in refused(head, tmp_path / "lab")
+    assert "is outside the directories" in fail_to_install(head, tmp_path / "lab")
 
 
 def test_part_that_is_not_an_archive_is_refused(forged: Callable[..., Path], tmp_path: Path, bundle: Path) -> None:
@@ -154,7 +154,7 @@ def test_part_that_is_not_an_archive_is_refused(forged: Callable[..., Path], tmp
         part_path(head, 1).write_bytes(junk)
         total = installer.Checksum(len(junk), hashlib.sha256(junk).hexdigest())
         head.write_bytes(installer.head_bytes({}, [total], {"home/x": installer.read_head(head).files["home/x"]}))
-        assert str(part_path(head, 1)) in refused(head, tmp_path / "lab")
+        assert str(part_path(head, 1)) in fail_to_install(head, tmp_path / "lab")
 
 
 def test_install_never_overwrites_and_removes_leftovers(bundle: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def parrot() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def ended(show: Callable[[], Any]) -> Any:
+def wait_for_end(show: Callable[[], Any]) -> Any:
     """The output of the command once no process works on the run."""
     until = time.monotonic() + 90
     while (shown := show()).json["status"] in ("running", "stalled") and time.monotonic() < until:
@@ -85,7 +85,7 @@ def test_secrets_stay_out_of_all_files_after_endpoint_errors(
     shown = [
         nanoflux(home, *scripted, "--max-turns", "9", "--name", "r", "--config", str(config), **ENVIRONMENT),
         nanoflux(home, "run", "resume", "r", "--detach", **ENVIRONMENT),
-        ended(lambda: nanoflux(home, "run", "show", "r", "--json", **ENVIRONMENT)),
+        wait_for_end(lambda: nanoflux(home, "run", "show", "r", "--json", **ENVIRONMENT)),
         nanoflux(home, "run", "show", "r", **ENVIRONMENT),
         nanoflux(home, "report", "r", "-o", str(out), **ENVIRONMENT),
         nanoflux(home, "bundle", "create", "-o", str(bundle), "--no-software", "--export", "r", **ENVIRONMENT),

@@ -35,7 +35,7 @@ def stand_in(folder: Path, name: str, text: str) -> Path:
     return folder
 
 
-def named(ended: Any, name: str) -> dict[str, Any]:
+def find_check(ended: Any, name: str) -> dict[str, Any]:
     (check_entry,) = [check for check in ended.json["checks"] if check["name"] == name]
     return dict(check_entry)
 
@@ -47,7 +47,7 @@ def test_doctor_prints_every_check_and_creates_no_home(nanoflux: Callable[..., A
     assert all(list(check) == ["name", "ok", "found", "fix"] for check in ended.json["checks"])
     assert ended.json["ok"] is all(check["ok"] for check in ended.json["checks"])
     assert ended.code == (0 if ended.json["ok"] else 1)
-    assert named(ended, "weights")["fix"].startswith("run `nanoflux models pull")
+    assert find_check(ended, "weights")["fix"].startswith("run `nanoflux models pull")
     assert not (tmp_path / "home").exists()
     lines = nanoflux(tmp_path / "home", "doctor").out.splitlines()
     assert [line.split()[1] for line in lines] == NAMES
@@ -68,16 +68,16 @@ def test_doctor_names_each_problem_with_its_fix(home: Path, nanoflux: Callable[.
         "vllm": ("NANOFLUX_VLLM_PYTHON", "make vllm"),
     }
     for name, (text, fix) in expected.items():
-        check = named(ended, name)
+        check = find_check(ended, name)
         assert not check["ok"] and text in check["found"] and fix in check["fix"], check
     shown = nanoflux(home, "doctor")
     assert f"fix    home        {home} is accessible to other users (mode 0755)  → run `chmod 700 {home}`" in shown.out
 
 
 def test_doctor_reports_an_open_guard_as_a_hint(home: Path, nanoflux: Callable[..., Any], tmp_path: Path) -> None:
-    check = named(nanoflux(home, "doctor", "--json", NANOFLUX_ALLOW_HOSTS="mirror.example"), "guard")
+    check = find_check(nanoflux(home, "doctor", "--json", NANOFLUX_ALLOW_HOSTS="mirror.example"), "guard")
     assert check["ok"] and "mirror.example" in check["found"] and "unset NANOFLUX_ALLOW_HOSTS" in check["fix"]
-    check = named(nanoflux(home, "doctor", "--json"), "guard")
+    check = find_check(nanoflux(home, "doctor", "--json"), "guard")
     assert check["ok"] and check["found"] == "open: loopback only, until a profile names a host"
 
 

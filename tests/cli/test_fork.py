@@ -21,7 +21,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "home").prepare()
 
 
-def played(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, Any]:
+def play(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, Any]:
     run = asyncio.run(runs.start(home, config, forked_from=forked_from))
     asyncio.run(runs.carry_on(home, run))
     with LedgerView(home.ledger) as view:
@@ -30,15 +30,15 @@ def played(home: Home, config: RunConfig, forked_from: str = "") -> dict[str, An
 
 def first(home: Home) -> dict[str, Any]:
     settings = {"max_turns": 20, "seed": 5, "seeds": {"min": 2}, "concurrency": 1}
-    return played(home, configs.resolve("starter-genetics", "scripted", settings, home))
+    return play(home, configs.resolve("starter-genetics", "scripted", settings, home))
 
 
 def test_fork_sends_only_changed_requests(home: Home) -> None:
     origin = first(home)
     changes = {"novelty": {"question": 0.4}}
-    fork = played(home, runs.fork_config(home, origin["run"], changes), origin["run"])
+    fork = play(home, runs.fork_config(home, origin["run"], changes), origin["run"])
     elsewhere = Home(home.root / "elsewhere").prepare()
-    alone = played(elsewhere, runs.fork_config(home, origin["run"], changes))
+    alone = play(elsewhere, runs.fork_config(home, origin["run"], changes))
     assert fork["digest"] == alone["digest"] != origin["digest"]
     assert fork["forked_from"] == origin["run"] and origin["forked_from"] == alone["forked_from"] == ""
     assert 0 < fork["calls"]["made"] < alone["calls"]["made"]
@@ -47,7 +47,7 @@ def test_fork_sends_only_changed_requests(home: Home) -> None:
 
 def test_fork_with_another_solution_threshold_sends_no_request(home: Home) -> None:
     origin = first(home)
-    fork = played(home, runs.fork_config(home, origin["run"], {"novelty": {"solution": 0.2}}), origin["run"])
+    fork = play(home, runs.fork_config(home, origin["run"], {"novelty": {"solution": 0.2}}), origin["run"])
     assert fork["calls"]["made"] == 0 and fork["calls"]["remembered"] == origin["calls"]["made"]
     assert fork["kept"] < origin["kept"]
 

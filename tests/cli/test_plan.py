@@ -23,12 +23,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home(tmp_path)
 
 
-def planned(*arguments: str) -> Result:
+def run_plan(*arguments: str) -> Result:
     return CliRunner().invoke(nanoflux, ["models", "plan", *arguments])
 
 
 def shares(profile: str, gpus: str) -> dict[str, str]:
-    document = json.loads(planned(profile, "--gpus", gpus, "--json").stdout)
+    document = json.loads(run_plan(profile, "--gpus", gpus, "--json").stdout)
     assert document["fits"]
     return {server["name"]: server["shares"] for server in document["servers"]}
 
@@ -36,7 +36,7 @@ def shares(profile: str, gpus: str) -> dict[str, str]:
 @pytest.mark.parametrize("profile", PLANNED)
 @pytest.mark.parametrize("gpus", ["40", "40,40", "80", "24"])
 def test_plan_fits_or_explains_its_refusal(profile: str, gpus: str) -> None:
-    done = planned(profile, "--gpus", gpus)
+    done = run_plan(profile, "--gpus", gpus)
     if done.exit_code == 0:
         assert "utilisation" in done.stdout and "qwen3-32b-awq" in done.stdout
     else:
@@ -52,7 +52,7 @@ def test_plan_shares_one_40_gib_gpu_and_separates_two() -> None:
 
 
 def plan_of(profile: str, gpus: str, *more: str) -> dict[str, dict[str, Any]]:
-    document = json.loads(planned(profile, "--gpus", gpus, "--json", *more).stdout)
+    document = json.loads(run_plan(profile, "--gpus", gpus, "--json", *more).stdout)
     assert document["fits"]
     return {server["name"]: server for server in document["servers"]} | {"": document}
 
@@ -89,7 +89,7 @@ def test_plan_gives_the_whole_gpu_to_the_awake_model() -> None:
 
 
 def test_requests_that_do_not_fit_at_once_are_stated() -> None:
-    done = planned("a100-40g-x1", "--gpus", "40")
+    done = run_plan("a100-40g-x1", "--gpus", "40")
     assert "3/32 x 16384" in done.stdout and "CUDA graphs" in done.stderr
     assert "qwen3-32b-awq: 3 of the 32 requests at once fit" in done.stderr
 
@@ -105,16 +105,16 @@ def test_plan_includes_the_models_of_a_panel(home: Home) -> None:
 
 
 def test_plan_refuses_a_32b_model_on_24_gib() -> None:
-    done = planned("a100-40g-x1", "--gpus", "24")
+    done = run_plan("a100-40g-x1", "--gpus", "24")
     assert isinstance(done.exception, NanofluxError)
     assert "2 GPUs of 24 GiB" in done.exception.fix and "medgemma-4b-it" in done.exception.fix
 
 
 def test_plan_without_models_or_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert planned("hosted", "--gpus", "40").exit_code == 0
+    assert run_plan("hosted", "--gpus", "40").exit_code == 0
     monkeypatch.setenv("PATH", "")
     for arguments in ((), ("--gpus", "many"), ("--gpus", "-4")):
-        done = planned("hybrid", *arguments)
+        done = run_plan("hybrid", *arguments)
         assert isinstance(done.exception, NanofluxError) and done.exception.exit_code == 2
 
 

@@ -183,7 +183,7 @@ def test_print_json_accepts_any_text(home: Path, nanoflux: Callable, encoding: s
         assert "\x1b" not in shown.out
 
 
-def test_what_if_lists_changes_and_missing_calls(home: Path, called: Callable) -> None:
+def test_replay_with_settings_lists_changes_and_missing_calls(home: Path, called: Callable) -> None:
     answered = called(home, "run", "replay", "tour", "--set", "novelty.solution=-1")
     gone = [line for line in answered.out.splitlines() if line.startswith("goes")]
     assert answered.code == 0 and "kept_novel" in answered.out and "kept_failed" not in answered.out

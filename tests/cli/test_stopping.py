@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 
-def delayed(seconds: float) -> list[str]:
+def delay_replies(seconds: float) -> list[str]:
     """Settings that delay every reply by so many seconds."""
     models = ("duelist-a", "duelist-b", "arbiter")
     return [word for model in models for word in ("--set", f"endpoints.{model}.delay_s={seconds}")]
@@ -34,7 +34,7 @@ def slow(scripted: tuple[str, ...]) -> list[str]:
         "slow",
         "--concurrency",
         "2",
-        *delayed(0.06),
+        *delay_replies(0.06),
     ]
 
 
@@ -86,7 +86,7 @@ def test_interrupt_keeps_committed_turns(
 def test_second_worker_is_refused(
     tmp_path: Path, nanoflux: Callable, background: Callable, slow: list[str], digest: str
 ) -> None:
-    process = background(tmp_path, *slow, *delayed(0.3), "--json")  # it outlasts two commands on a busy machine
+    process = background(tmp_path, *slow, *delay_replies(0.3), "--json")  # it outlasts two commands on a busy machine
     wait_for(process, "/12 kept in")
     second = nanoflux(tmp_path, "run", "resume", "slow")
     assert second.code == 3 and "another process is working on run" in second.err and second.out == ""

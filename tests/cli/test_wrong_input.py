@@ -159,7 +159,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recorded(home: Path) -> list[tuple]:
+def record_run(home: Path) -> list[tuple]:
     """The numbers of runs and benchmarks in a ledger; none if there is no ledger."""
     if not (home / "ledger.db").exists():
         return []
@@ -179,7 +179,7 @@ def assert_error(ended, code: int, message: str) -> None:
 def wrong(give: Callable, name: str, folder: Path, home: Path) -> None:
     words, code, message = WRONG[name]
     assert_error(give(home, *(str(folder / word) if word in FILES else word for word in words)), code, message)
-    assert recorded(home) == []
+    assert record_run(home) == []
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -315,8 +315,8 @@ def test_correct_prevalence_interval_has_its_nominal_coverage():
     rng = np.random.default_rng(4)
     covered = 0
     for _ in range(400):
-        known = int(rng.binomial(100, 0.9)), 100, int(rng.binomial(100, 0.8)), 100
-        corrected = correct_prevalence(int(rng.binomial(300, 0.6 * 0.9 + 0.4 * 0.2)), 300, *known)
+        calibration = int(rng.binomial(100, 0.9)), 100, int(rng.binomial(100, 0.8)), 100
+        corrected = correct_prevalence(int(rng.binomial(300, 0.6 * 0.9 + 0.4 * 0.2)), 300, *calibration)
         covered += corrected is not None and corrected.ci95[0] <= 0.6 <= corrected.ci95[1]
     assert covered / 400 == pytest.approx(0.95, abs=0.03)
 

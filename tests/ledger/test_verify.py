@@ -36,7 +36,7 @@ EDITED = [
 
 
 @contextmanager
-def tampered(played) -> Iterator[sqlite3.Connection]:
+def tamper(played) -> Iterator[sqlite3.Connection]:
     """The ledger in a database editor: without foreign keys or checks."""
     connection = sqlite3.connect(played.path)
     connection.row_factory = sqlite3.Row
@@ -62,7 +62,7 @@ def test_verify_finds_nothing_in_an_untouched_run(played) -> None:
 def test_verify_finds_one_changed_byte_anywhere(played, table: str, column: str, problem: str, put: bytes) -> None:
     rng = random.Random(f"{table}{column}{put!r}")
     for _ in range(6):
-        with tampered(played) as connection:
+        with tamper(played) as connection:
             row = rng.choice(connection.execute(f"SELECT rowid AS place, * FROM {table}").fetchall())
             text = row[column]
             place = rng.choice([spot for spot in range(len(text)) if text[spot : spot + 1] != put])
@@ -71,7 +71,7 @@ def test_verify_finds_one_changed_byte_anywhere(played, table: str, column: str,
             connection.execute(update, (changed, row["place"]))
         names = {key: value.decode() if isinstance(value, bytes) else value for key, value in dict(row).items()}
         assert problem.format(**names) in problems(played)
-        with tampered(played) as connection:
+        with tamper(played) as connection:
             connection.execute(update, (text, row["place"]))
     assert problems(played) == []
 
@@ -104,13 +104,13 @@ DELETED = {
 
 @pytest.mark.parametrize(("sql", "message"), DELETED.values(), ids=DELETED)
 def test_verify_finds_deleted_and_edited_rows(played, sql: str, message: str) -> None:
-    with tampered(played) as connection:
+    with tamper(played) as connection:
         connection.executescript(sql)
     assert any(message in problem for problem in problems(played))
 
 
 def test_example_rewritten_with_its_hash_differs_from_its_turn(played) -> None:
-    with tampered(played) as connection:
+    with tamper(played) as connection:
         row = connection.execute("SELECT * FROM examples ORDER BY turn LIMIT 1").fetchone()
         content = {key: row[key].decode() for key in ("question", "solution", "reason")} | {"turn": row["turn"]}
         connection.execute(
@@ -121,7 +121,7 @@ def test_example_rewritten_with_its_hash_differs_from_its_turn(played) -> None:
 
 
 def test_turn_rewritten_with_its_hash_differs_from_its_example(played) -> None:
-    with tampered(played) as connection:
+    with tamper(played) as connection:
         row = connection.execute("SELECT record, number FROM turns WHERE kept = 1 ORDER BY number LIMIT 1").fetchone()
         record = json.loads(row["record"])
         record["attempts"][-1]["attack"]["solution"] += " So there."
@@ -145,7 +145,7 @@ def test_verify_covers_calls_reused_from_other_runs(played) -> None:
 
     asyncio.run(play("same", 7))
     asyncio.run(play("unlike", 8))
-    with tampered(played) as connection:
+    with tamper(played) as connection:
         connection.execute("UPDATE calls SET reply = '{}' WHERE id = (SELECT min(call) FROM turn_calls)")
     with LedgerView(played.path) as view:
         assert view.summarize_run("same").to_json()["calls"]["made"] == 0
@@ -154,7 +154,7 @@ def test_verify_covers_calls_reused_from_other_runs(played) -> None:
 
 
 def test_unreadable_turn_is_named(played) -> None:
-    with tampered(played) as connection:
+    with tamper(played) as connection:
         connection.execute("UPDATE turns SET record = substr(record, 2) WHERE number = 3")
     unread = pytest.raises(LedgerError, match=f"turn 3 of run {played.run} cannot be read")
     with LedgerView(played.path) as view, unread as raised:
@@ -175,6 +175,6 @@ def test_verify_checks_the_imported_seeds_of_a_run(ledger: Ledger, path: Path, t
 
 
 def test_verify_accepts_an_older_run_without_an_environment_hash(played) -> None:
-    with tampered(played) as connection:
+    with tamper(played) as connection:
         connection.execute("UPDATE runs SET environment_hash = ''")
     assert problems(played) == []

@@ -11,8 +11,8 @@ GSMHARD, DRAW = load_domain("gsmhard"), Draw(1, 2, 3)
 ATTACK = Attack("Ada packs 6 boxes of $7.50 eggs each.\nShe  **gives 5** away. How many boxes are left?", "SECRET", "1")
 
 
-def reply(given: str, missing: str = "NONE", contradiction: str = "NONE") -> str:
-    return f"ASKED: the boxes left\nGIVEN: {given}\nMISSING: {missing}\nCONTRADICTION: {contradiction}"
+def reply(quotations: str, missing: str = "NONE", contradiction: str = "NONE") -> str:
+    return f"ASKED: the boxes left\nGIVEN: {quotations}\nMISSING: {missing}\nCONTRADICTION: {contradiction}"
 
 
 BOXES, GIFT = '"Ada packs 6 boxes"', '"gives 5 away"'

@@ -22,7 +22,7 @@ def program(variables="rows, each = 6, 7", steps="eggs = rows * each", check="an
     return f"# VARIABLES\n{variables}\n# STEPS\n{steps}\n# CHECK\n{check}"
 
 
-def fenced(code: str) -> str:
+def fence(code: str) -> str:
     return f"CODE:\n```python\n{code}\n```"
 
 
@@ -36,19 +36,19 @@ IN_PIECES = (
     "and\n```\n# STEPS\neggs = rows * each\n# CHECK\nanswer = eggs\n```"
 )
 READABLE = [
-    fenced(program()),
-    f"<think>```python\nx\n```</think>{fenced(program())}",
+    fence(program()),
+    f"<think>```python\nx\n```</think>{fence(program())}",
     f"**CODE:**\n```Python3\n{program()}\n```\nIt prints:\n```\n42\n```",
     f"CODE:\n{program()}",
     program(),
     f'{{"CODE": "{AS_JSON}"}}',
     f'{{"code": "```python\\n{AS_JSON}\\n```"}}',
-    fenced("# Variables:\nrows, each = 6, 7\n# Steps\neggs = rows * each\n# Check\nanswer = eggs"),
-    fenced("# 1. VARIABLES given\nrows, each = 6, 7\n# 2) STEPS\neggs = rows * each\n# 3. CHECK it\nanswer = eggs"),
-    fenced(program("import math\nrows: int = 6\neach = 7", "eggs = 0\nfor _ in range(rows):\n    eggs += each")),
-    fenced(program(check="answer = rows * each")),
-    fenced(program(check="total = eggs\nanswer = total")),
-    fenced(program("rows, each = 6, 7\neggs = rows * each", "# None")),
+    fence("# Variables:\nrows, each = 6, 7\n# Steps\neggs = rows * each\n# Check\nanswer = eggs"),
+    fence("# 1. VARIABLES given\nrows, each = 6, 7\n# 2) STEPS\neggs = rows * each\n# 3. CHECK it\nanswer = eggs"),
+    fence(program("import math\nrows: int = 6\neach = 7", "eggs = 0\nfor _ in range(rows):\n    eggs += each")),
+    fence(program(check="answer = rows * each")),
+    fence(program(check="total = eggs\nanswer = total")),
+    fence(program("rows, each = 6, 7\neggs = rows * each", "# None")),
     IN_PIECES,
     f"{program()}\n```\n\nThe program now follows the form.",
 ]  # fmt: skip
@@ -83,7 +83,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize(("code", "why"), UNREADABLE.items())
 def test_code_program_of_another_form_is_refused(code, why):
-    result = read(fenced(code))
+    result = read(fence(code))
     assert isinstance(result, Unparsed) and why in result.reason
 
 
@@ -126,7 +126,7 @@ def check(player, domain=GSMHARD, retries=2) -> CodeCheck:
      ("", "not checked")],
 )  # fmt: skip
 async def test_code_check_compares_answers(player, printed, conclusion):
-    outside = Outside(fenced(program()), printed=printed)
+    outside = Outside(fence(program()), printed=printed)
     finding = await check(player).examine(ATTACK, DRAW, outside)
     assert (finding.check, finding.conclusion) == ("code", conclusion)
     assert [exhibit.text for exhibit in finding.evidence] == [program() + "\n"]
@@ -137,7 +137,7 @@ async def test_code_check_compares_answers(player, printed, conclusion):
 
 @pytest.mark.parametrize("status", ["error", "timeout", "memory", "output", "killed"])
 async def test_code_check_repeats_failed_program_with_its_fault(player, status):
-    outside = Outside(fenced(program()), status=status, stderr="Traceback\nNameError: eggs")
+    outside = Outside(fence(program()), status=status, stderr="Traceback\nNameError: eggs")
     finding = await check(player).examine(ATTACK, DRAW, outside)
     assert (finding.conclusion, finding.reason) == ("not checked", f"it ended with {status}: NameError: eggs")
     assert len(outside.ran) == len(set(outside.seeds)) == 3
@@ -145,7 +145,7 @@ async def test_code_check_repeats_failed_program_with_its_fault(player, status):
 
 
 async def test_code_check_never_runs_unreadable_program(player):
-    outside = Outside("no", fenced(program(check="answer = 42")), fenced(program()))
+    outside = Outside("no", fence(program(check="answer = 42")), fence(program()))
     assert (await check(player).examine(ATTACK, DRAW, outside)).conclusion == "supports"
     assert len(outside.ran) == 1
     assert "bare value" in outside.prompts[2]
@@ -164,14 +164,14 @@ async def test_code_check_asks_once_if_nothing_is_calculated(player):
 
 
 async def test_code_prompt_omits_authors_answer(player):
-    outside = Outside(fenced(program()))
+    outside = Outside(fence(program()))
     await check(player).examine(Attack("Q?", "the steps", "77.5"), DRAW, outside)
     assert "the steps" in outside.prompts[0] and "77.5" not in outside.prompts[0]
 
 
 @pytest.mark.parametrize(("printed", "conclusion"), [("B", "supports"), ("(c)", "contradicts"), ("Z", "not checked")])
 async def test_code_check_compares_letters(player, printed, conclusion):
-    outside = Outside(fenced(program(check="answer = 'AB'[eggs > 40]")), printed=printed)
+    outside = Outside(fence(program(check="answer = 'AB'[eggs > 40]")), printed=printed)
     genetics = load_domain("starter-genetics")
     assert (await check(player, genetics).examine(Attack("Q", "S", "B"), DRAW, outside)).conclusion == conclusion
 
@@ -191,7 +191,7 @@ def judge(player, code=True) -> CheckingJudge:
     [("42", True, "supports"), ("41", False, "contradicts"), ("?", True, "not checked")],
 )
 async def test_contradicting_check_rejects_accepted_attack(player, printed, valid, conclusion):
-    verdict = await judge(player).validate(ATTACK, DRAW, Outside(VALID, fenced(program()), printed=printed))
+    verdict = await judge(player).validate(ATTACK, DRAW, Outside(VALID, fence(program()), printed=printed))
     finding = verdict.finding("code")
     assert (verdict.positive, finding.conclusion) == (valid, conclusion)
     assert [exhibit.text for exhibit in finding.evidence] == [program() + "\n"]

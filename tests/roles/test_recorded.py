@@ -44,20 +44,20 @@ def read(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def recorded() -> list[dict[str, Any]]:
+def load_recorded() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
 
 
 def test_recorded_replies_keep_their_readings() -> None:
     """A parser that reads more replies than before is a change to review, too."""
     different = [
-        (number, row["read"], read(row)) for number, row in enumerate(recorded(), 1) if read(row) != row["read"]
+        (number, row["read"], read(row)) for number, row in enumerate(load_recorded(), 1) if read(row) != row["read"]
     ]
     assert different == []
 
 
 def test_recorded_replies_match_shares_in_log() -> None:
-    rows = recorded()
+    rows = load_recorded()
     understood = [row for row in rows if "unread" not in row["read"]]
     assert len({row["text"] for row in rows}) == len(rows) >= 100
     assert {row["model"] for row in rows} == {
@@ -70,7 +70,9 @@ def test_recorded_replies_match_shares_in_log() -> None:
         assert f"| {model} | {read_} of {total} |" in log, (model, read_, total)
 
 
-@pytest.mark.parametrize("row", [row for row in recorded() if row["role"] in WORDS], ids=lambda row: row["text"][:20])
+@pytest.mark.parametrize(
+    "row", [row for row in load_recorded() if row["role"] in WORDS], ids=lambda row: row["text"][:20]
+)
 def test_recorded_judgement_states_decision_once(row: dict[str, Any]) -> None:
     """The decision that was read follows the section's name in the reply, and the opposite word does not."""
     if "unread" in row["read"]:

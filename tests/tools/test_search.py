@@ -71,7 +71,7 @@ async def ask(tool: Any, query: str = "heart rate", timeout_s: float = 20.0, top
     return await tool.search(SearchRequest(tool.identity, query, top, timeout_s))
 
 
-def listed(tool: Any, *rows: Any) -> bytes:
+def encode_results(tool: Any, *rows: Any) -> bytes:
     key, names = ("items", ("title", "link", "snippet")) if tool.identity.model == "google" else (
         "results", ("title", "url", "content"))  # fmt: skip
     return json.dumps(
@@ -80,7 +80,7 @@ def listed(tool: Any, *rows: Any) -> bytes:
 
 
 async def test_search_results_have_sources_and_limit(served: Any, engine: Engine) -> None:
-    engine.body = listed(
+    engine.body = encode_results(
         served, ("One", "http://a", "said\n twice"), 7, ("No place",), ("Two", "http://b", "x" * 5000), ("3", "c", "")
     )
     reply = await ask(served, top=2)

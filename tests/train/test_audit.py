@@ -127,13 +127,13 @@ def test_leaks_are_found_inside_other_text(tiny_base: Path, examples: list[Train
 
 
 def test_memory_estimate_depends_on_precision_and_activations(tiny_base: Path) -> None:
-    def estimated(**settings: object) -> int:
+    def estimate_bytes(**settings: object) -> int:
         return estimate.estimate_memory(tiny_base, TrainSettings(**settings), 512, 100)
 
-    assert estimated(dtype="bfloat16") < estimated(dtype="float32")
-    assert estimated(dtype="auto") == estimated(dtype=estimate.choose_precision(TrainSettings()))
-    assert estimated(qlora=True) < estimated()
-    assert estimated(gradient_checkpointing=True, batch=8) < estimated(batch=8)
+    assert estimate_bytes(dtype="bfloat16") < estimate_bytes(dtype="float32")
+    assert estimate_bytes(dtype="auto") == estimate_bytes(dtype=estimate.choose_precision(TrainSettings()))
+    assert estimate_bytes(qlora=True) < estimate_bytes()
+    assert estimate_bytes(gradient_checkpointing=True, batch=8) < estimate_bytes(batch=8)
 
 
 MEASURED = r"""

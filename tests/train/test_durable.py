@@ -128,7 +128,7 @@ except NanofluxError as error:
 """
 
 
-def starved(base: Path, out: Path, scarce: str, *prefix: str) -> subprocess.CompletedProcess[str]:
+def train_until_starved(base: Path, out: Path, scarce: str, *prefix: str) -> subprocess.CompletedProcess[str]:
     """Train in a separate process in which disk or memory runs out after the second step; it prints its error."""
     settings = SETTINGS | {"batch": 8, "max_length": 2048, "val_fraction": 0}
     code = STARVED.replace("{scarce}", scarce).replace("{settings}", repr(settings))
@@ -144,13 +144,13 @@ def test_full_tmpfs_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -
     namespace = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
     if subprocess.run([*namespace, f'mount -t tmpfs none "{disk}"'], capture_output=True).returncode:
         pytest.skip("this machine lets no one mount a tmpfs")
-    process = starved(tiny_base, disk, "disk", *namespace, mount, "sh")
+    process = train_until_starved(tiny_base, disk, "disk", *namespace, mount, "sh")
     assert "no space left" in process.stdout and "checkpoint is kept" in process.stdout, process.stderr
     assert torch.load(saved, weights_only=True)["progress"]["step"] == 2
 
 
 def test_exhausted_address_space_keeps_the_last_checkpoint(tiny_base: Path, tmp_path: Path) -> None:
-    process = starved(tiny_base, tmp_path, "memory")
+    process = train_until_starved(tiny_base, tmp_path, "memory")
     assert "out of memory" in process.stdout and "checkpoint is kept" in process.stdout, process.stderr
     assert torch.load(tmp_path / checkpoint.NAME, weights_only=True)["progress"]["step"] == 2
 

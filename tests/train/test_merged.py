@@ -48,7 +48,7 @@ def teach_one_merge(file: Path) -> None:
     file.write_text(json.dumps(tokenizer))
 
 
-def called(*arguments: str | Path) -> Any:
+def run_adapters(*arguments: str | Path) -> Any:
     done = CliRunner().invoke(nanoflux, ["adapters", *map(str, arguments), "--json"])
     if done.exception:
         raise done.exception
@@ -60,7 +60,7 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=IDS).logits
 
 
-def loaded(folder: Path) -> Any:
+def load_model(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder)
@@ -69,14 +69,17 @@ def loaded(folder: Path) -> Any:
 def with_adapter(base: Path, adapter: Path) -> Any:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(loaded(base), adapter)
+    return PeftModel.from_pretrained(load_model(base), adapter)
 
 
 def test_merged_model_answers_as_base_and_adapter(home: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home
-    record = called("merge", adapter.name[:8], "-o", tmp_path / "out")
-    tuned, base = logits(with_adapter(weights_dir("tiny", root), adapter)), logits(loaded(weights_dir("tiny", root)))
-    torch.testing.assert_close(logits(loaded(tmp_path / "out")), tuned, rtol=1e-4, atol=1e-4)
+    record = run_adapters("merge", adapter.name[:8], "-o", tmp_path / "out")
+    tuned, base = (
+        logits(with_adapter(weights_dir("tiny", root), adapter)),
+        logits(load_model(weights_dir("tiny", root))),
+    )
+    torch.testing.assert_close(logits(load_model(tmp_path / "out")), tuned, rtol=1e-4, atol=1e-4)
     assert (tuned - base).abs().max() > 0.01
     assert record["adapter"] == adapter.name and record["base"]["name"] == "tiny"
     assert record["check"]["nats_from_adapter"] <= record["check"]["tolerance"] < record["check"]["nats_from_base"]
@@ -88,11 +91,11 @@ def test_merged_model_answers_as_base_and_adapter(home: tuple[Path, Path], tmp_p
 def test_merge_is_reproducible_and_installable(home: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home
     for name in ("one", "two"):
-        called("merge", adapter.name, "-o", tmp_path / name)
+        run_adapters("merge", adapter.name, "-o", tmp_path / name)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
     installed = import_path(tmp_path / "one", "tuned", root)
-    assert torch.equal(logits(loaded(installed)), logits(loaded(tmp_path / "one")))
+    assert torch.equal(logits(load_model(installed)), logits(load_model(tmp_path / "one")))
 
 
 def test_merge_refuses_existing_targets_and_other_bases(home: tuple[Path, Path], tmp_path: Path) -> None:
@@ -102,12 +105,12 @@ def test_merge_refuses_existing_targets_and_other_bases(home: tuple[Path, Path],
     for command in (["merge"], ["export"], ["export", "--format", "gguf"]):
         for place in ("there", "dangling"):
             with pytest.raises(UsageError, match="exists"):
-                called(*command, adapter.name, "-o", tmp_path / place)
+                run_adapters(*command, adapter.name, "-o", tmp_path / place)
     before = sorted(tmp_path.iterdir())
     manifest = adapter / "nanoflux.json"
     manifest.write_text(manifest.read_text().replace(json.loads(manifest.read_text())["base"]["revision"], "another"))
     with pytest.raises(RefusedError, match="of revision another"):
-        called("merge", adapter.name, "-o", tmp_path / "out")
+        run_adapters("merge", adapter.name, "-o", tmp_path / "out")
     config = weights_dir("tiny", root) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"bits": 4}}))
     with pytest.raises(UsageError, match="quantised"):
@@ -130,13 +133,13 @@ def test_merge_with_other_answers_is_refused(
     monkeypatch.setattr(BaseTuner, "merge_and_unload", faulty)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(RefusedError, match="nats a token from base and adapter"):
-        called("merge", home[1].name, "-o", tmp_path / "out")
+        run_adapters("merge", home[1].name, "-o", tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_exported_adapter_loads_in_plain_peft(home: tuple[Path, Path], tmp_path: Path) -> None:
     root, adapter = home
-    record = called("export", adapter.name, "-o", tmp_path / "out")
+    record = run_adapters("export", adapter.name, "-o", tmp_path / "out")
     assert record == {
         "adapter": adapter_hash(tmp_path / "out"),
         "base": {"name": "tiny", "revision": json.loads((adapter / "nanoflux.json").read_text())["base"]["revision"]},
@@ -157,7 +160,7 @@ def test_publishing_restores_missing_files(
         result = train(SETTINGS, examples, (), tiny_base, tmp_path / "again")
         revision = json.loads(whole["nanoflux.json"])["base"]["revision"]
         assert publish(result, SETTINGS, root / "adapters", "tiny", revision, {"run": "r1"}) == adapter
-        assert (adapter / name).is_file() and called("show", adapter.name)["adapter"] == adapter.name
+        assert (adapter / name).is_file() and run_adapters("show", adapter.name)["adapter"] == adapter.name
     assert {path.name for path in adapter.iterdir()} == set(whole)
 
 
@@ -170,14 +173,14 @@ def test_adapter_commands_describe_the_adapter(home: tuple[Path, Path]) -> None:
 
 
 def test_gguf_file_contains_the_merged_model(home: tuple[Path, Path], tmp_path: Path) -> None:
-    record = called("export", home[1].name, "-o", tmp_path / "out", "--format", "gguf")
+    record = run_adapters("export", home[1].name, "-o", tmp_path / "out", "--format", "gguf")
     file = Path(record["file"])
     assert file.parent == tmp_path / "out" and file.name == f"tiny-{home[1].name[:12]}.gguf"
-    called("merge", home[1].name, "-o", tmp_path / "merged")
+    run_adapters("merge", home[1].name, "-o", tmp_path / "merged")
     from transformers import AutoModelForCausalLM
 
     read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    torch.testing.assert_close(logits(read), logits(loaded(tmp_path / "merged")), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits(read), logits(load_model(tmp_path / "merged")), rtol=1e-5, atol=1e-5)
     installed = import_path(file, "from-gguf", home[0])
     assert (installed / "model.safetensors").is_file()
 

@@ -16,7 +16,7 @@ from nanoflux_local.train.data import data_digest
 from nanoflux_local.train.mixing import Mix, parse_mix
 from nanoflux_local.train.trainings import TrainingData
 
-TRAIN = [f"Ann has {count} apples and buys {count + 1} {thing}. How many?" for count, thing in enumerate(
+TRAIN = [f"Ann has {count} apples and buys {count + 1} {noun}. How many?" for count, noun in enumerate(
     ("pears", "plums", "figs", "dates", "limes", "nuts", "kiwis", "beans"), start=2)]  # fmt: skip
 TEST = "Bob sells 7 lamps for 3 coins each. How many coins?"
 

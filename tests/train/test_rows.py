@@ -18,7 +18,7 @@ TOLD = {"role": "assistant", "content": "Two."}
 USER = (Message("user", "How many?"),)
 
 
-def written(path: Path, *rows: Any) -> Path:
+def write_file(path: Path, *rows: Any) -> Path:
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
 
@@ -36,7 +36,7 @@ def written(path: Path, *rows: Any) -> Path:
     ],
 )
 def test_rows_are_read_in_each_shape(tmp_path: Path, row: dict[str, Any], prompt: tuple[Message, ...]) -> None:
-    path = written(tmp_path / "rows.jsonl", "", row, {**row, "id": "mine"})
+    path = write_file(tmp_path / "rows.jsonl", "", row, {**row, "id": "mine"})
     assert read_rows(path) == [TrainingExample(prompt, "Two.", "line 2"), TrainingExample(prompt, "Two.", "mine")]
 
 
@@ -63,14 +63,14 @@ def test_rows_are_read_in_each_shape(tmp_path: Path, row: dict[str, Any], prompt
     ],
 )
 def test_unreadable_row_is_named_by_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
-    path = written(tmp_path / "rows.jsonl", {"prompt": "How many?", "completion": "Two."}, row)
+    path = write_file(tmp_path / "rows.jsonl", {"prompt": "How many?", "completion": "Two."}, row)
     with pytest.raises(DataError, match=rf"rows\.jsonl line 2.*{message}"):
         read_rows(path)
 
 
 def test_weights_of_one_and_of_earlier_answers_are_accepted(tmp_path: Path) -> None:
     messages = [ASKED, {**TOLD, "weight": 0}, ASKED, {**TOLD, "weight": 1}]
-    (row,) = read_rows(written(tmp_path / "rows.jsonl", {"messages": messages, "weight": 1}))
+    (row,) = read_rows(write_file(tmp_path / "rows.jsonl", {"messages": messages, "weight": 1}))
     assert (len(row.prompt), row.completion) == (3, "Two.")
 
 
@@ -90,11 +90,11 @@ def test_missing_empty_and_non_utf_8_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_rows(tmp_path / "latin.jsonl")
     with pytest.raises(NothingMatchedError, match="no rows"):
-        read_rows(written(tmp_path / "empty.jsonl", "", "  "))
+        read_rows(write_file(tmp_path / "empty.jsonl", "", "  "))
 
 
 def test_audit_names_unusable_rows_by_line(tiny_base: Path, tmp_path: Path) -> None:
-    path = written(
+    path = write_file(
         tmp_path / "rows.jsonl",
         {"prompt": "How many?", "completion": "Two."},
         {"prompt": "How many?", "completion": ""},

@@ -230,7 +230,7 @@ def test_dead_server_is_shown_as_ended(drive: Drive, home: Home) -> None:
 
 
 @pytest.mark.parametrize("size", [(20, 5), (40, 10), (300, 100)])
-def test_every_screen_fits_any_size(
+def test_screens_fit_any_size(
     drive: Drive, home: Home, size: tuple[int, int], find_run: Callable[[Home, str], str]
 ) -> None:
     run = find_run(home, "second")

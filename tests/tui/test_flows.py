@@ -190,7 +190,7 @@ def test_training_shows_its_curve_and_a_new_one_requires_an_audit(drive: Drive, 
     drive(home, flow)
 
 
-def test_every_screen_offers_help_palette_themes_and_tabs(drive: Drive, home: Home) -> None:
+def test_screens_offer_help_palette_themes_and_tabs(drive: Drive, home: Home) -> None:
     async def flow(driver: Any) -> None:
         for digit in "123456":
             await driver.press(digit, "question_mark")

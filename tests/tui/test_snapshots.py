@@ -55,7 +55,7 @@ def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
 )
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=["80x24", "120x40"])
-def test_every_screen_matches_its_snapshot(
+def test_screens_match_their_snapshots(
     drive: Callable[..., None], frozen_home: Home, size: tuple[int, int], light: bool, tmp_path: Path,
     find_run: Callable[[Home, str], str],
 ) -> None:  # fmt: skip
