@@ -17,10 +17,10 @@ def reply(quotations: str, missing: str = "NONE", contradiction: str = "NONE") -
 
 BOXES, GIFT = '"Ada packs 6 boxes"', '"gives 5 away"'
 CONCLUSIONS = [
-    (reply(f"{BOXES}\n{GIFT}"), "supports", "all 2 quoted statements"),
-    (reply("1. Ada packs 6 boxes\n- gives 5 away"), "supports", "all 2 quoted statements"),
-    (reply("“ada packs 6 boxes of $7.50 eggs … she gives 5”"), "supports", "all 1 quoted statements"),
-    (f"**GIVEN:** {BOXES}\n**ASKED:** x\n**MISSING:** None.\n**CONTRADICTION:** *none*", "supports", "all 1 quoted"),
+    (reply(f"{BOXES}\n{GIFT}"), "supports", "every quoted statement"),
+    (reply("1. Ada packs 6 boxes\n- gives 5 away"), "supports", "every quoted statement"),
+    (reply("“ada packs 6 boxes of $7.50 eggs … she gives 5”"), "supports", "every quoted statement"),
+    (f"**GIVEN:** {BOXES}\n**ASKED:** x\n**MISSING:** None.\n**CONTRADICTION:** *none*", "supports", "every quoted"),
     (reply(BOXES, "how many eggs are in a box"), "contradicts", "missing: how many eggs are in a box"),
     (reply(BOXES, "NONE", f"{BOXES} and {GIFT}"), "contradicts", "contradictory: "),
     (reply('"Ada packs 9 boxes"', "the price"), "not checked", "what the question does not say: 'Ada packs 9 boxes'"),

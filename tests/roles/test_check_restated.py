@@ -69,9 +69,9 @@ async def test_restated_seed_is_contradicted_by_its_words(question):
 async def test_restated_seed_in_other_words_is_contradicted_by_its_embedding():
     question = "Jordan owns some biscuits, and James owns twice that and three. What is Jordan's count?"
     finding = await examine(question, {SEEDS[0].question: 0.9, SEEDS[1].question: 0.2})
-    assert finding.conclusion == "contradicts" and finding.reason == "its similarity to seed oreos is 0.9"
+    assert finding.conclusion == "contradicts" and finding.reason == "its similarity to seed oreos is 0.900"
     finding = await examine(question, {SEEDS[0].question: 0.8, SEEDS[1].question: 0.2})
-    assert finding.conclusion == "supports" and finding.reason == "its similarity to seed oreos is 0.8"
+    assert finding.conclusion == "supports" and finding.reason == "its similarity to seed oreos is 0.800"
 
 
 async def test_question_stitched_from_several_seeds_is_no_restatement():

@@ -91,7 +91,7 @@ def _conclude(premises: Premises, unfound: Sequence[str]) -> tuple[Conclusion, s
         return "not checked", f"the judge names a contradiction without a quotation: {premises.contradiction[:120]!r}"
     if not premises.given:
         return "not checked", "the judge quotes nothing that is given"
-    return "supports", f"all {len(premises.given)} quoted statements stand in the question, and nothing is missing"
+    return "supports", "every quoted statement stands in the question, and nothing is missing"
 
 
 def _exhibit(quotation: str, found_in_question: bool) -> Exhibit:

@@ -202,7 +202,7 @@ def _explain(conclusion: Conclusion, tally: Tally, expected: str) -> str:
             return f"{len(tally.opposition)} {total} say that the question cannot be answered: {first.detail}"
         return f"{len(tally.opposition)} {total} give {first.outcome[:80]}, the author says {expected[:80]}"
     unread = tally.solutions - tally.agreeing - tally.disagreeing
-    return f"{total} {tally.agreeing} agree, {tally.disagreeing} disagree and {unread} could not be read"
+    return f"{tally.agreeing} {total} agree, {tally.disagreeing} disagree and {unread} could not be read"
 
 
 def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:

@@ -63,7 +63,7 @@ class RestatedCheck:
         except PromptRefusedError as error:
             return self._finding("not checked", f"the embedder refuses a text: {error.message}", closest)
         cosine, nearest = max(((similarity(vector, other), seed) for other, seed in vectors), key=_first)
-        reason = f"its similarity to seed {nearest.id} is {cosine:g}"
+        reason = f"its similarity to seed {nearest.id} is {cosine:.3f}"
         return self._finding("contradicts" if cosine > self.threshold else "supports", reason, nearest)
 
     async def _embed(self, text: str, call: Call) -> Vector:
