@@ -1,7 +1,7 @@
 """The answerability check: whether a question gives what its answer needs, by quotations that a program looks up.
 
-The judge says what is asked, quotes what is given, and names what is missing or contradictory. A quotation that does
-not stand in the question voids its reply: a model that misquotes has not read the question. Owns the quotations and how
+The judge says what is asked, quotes what is given, and names what is missing or contradictory. A quotation that is
+not in the question voids the reply: a model that misquotes has not read the question. Owns the quotations and how
 they are looked up; whether the answer is right is for other checks.
 """
 
@@ -22,7 +22,7 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 SECTIONS = ("ASKED", "GIVEN", "MISSING", "CONTRADICTION")
 COPIED = 20
-"""A section of more characters that stands in the prompt is the prompt's description, not an answer."""
+"""A longer section (in characters) that occurs in the prompt is the prompt's description, not an answer."""
 _QUOTED = re.compile('["\u201c\u201d\u00ab\u00bb]([^"\u201c\u201d\u00ab\u00bb]+)["\u201c\u201d\u00ab\u00bb]')
 _BULLET = re.compile(r"^\s*(?:[-*•]\s+|\d+[.)]\s+)+")
 _NONE = re.compile(r"[\s*_`\"'(\[]*(?:none|nothing|n/a)\b", re.IGNORECASE)
@@ -91,7 +91,7 @@ def _conclude(premises: Premises, unfound: Sequence[str]) -> tuple[Conclusion, s
         return "not checked", f"the judge names a contradiction without a quotation: {premises.contradiction[:120]!r}"
     if not premises.given:
         return "not checked", "the judge quotes nothing that is given"
-    return "supports", "every quoted statement stands in the question, and nothing is missing"
+    return "supports", "every quoted statement is in the question, and nothing is missing"
 
 
 def _exhibit(quotation: str, found_in_question: bool) -> Exhibit:
@@ -119,7 +119,7 @@ def _read_quotations(text: str) -> tuple[str, ...]:
 
 
 def is_quoted_from(quotation: str, question: str) -> bool:
-    """Whether the words of a quotation stand in the question, in one piece or, around an ellipsis, in several. Case,
+    """Whether the words of a quotation occur in the question, in one piece or, around an ellipsis, in several. Case,
     spaces, markup and punctuation between words do not matter.
     """
     text, start = f" {_plain_words(question)} ", 0
