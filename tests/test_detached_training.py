@@ -189,7 +189,7 @@ def test_changed_rows_are_not_trained_on(home: Home) -> None:
         trainings.resume_training(home, training)
     assert trainings.summarize_training(home, training).status == "failed"
     rows.unlink()
-    with pytest.raises(LedgerError, match="are gone"):
+    with pytest.raises(LedgerError, match="cannot be read"):
         trainings.resume_training(home, training)
 
 

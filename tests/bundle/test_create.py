@@ -103,7 +103,7 @@ def test_bundled_vllm_gets_a_separate_environment(
     assert sorted(path.name for path in (lab / "vllm/lib").glob("*/site-packages/*.dist-info")) == [
         "needed-0.1.0.dist-info"
     ], "nothing but what the list names"
-    assert alone(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} files_by_name by {lab / 'vllm/bin/python'}"]
+    assert alone(str(lab / "nanoflux"), cwd=tmp_path) == [f"{lab / 'home'} found by {lab / 'vllm/bin/python'}"]
     packed = json.loads((lab / "sbom.json").read_text())["components"]
     assert "more" in {each["name"] for each in packed}, "what the extra needs"
 
@@ -316,7 +316,7 @@ def test_excerpt_handles_every_table_of_the_ledger(tmp_path: Path) -> None:
         pass
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
         tables = {name for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    unknown = {name for name in tables if f"DELETE FROM {name} " not in excerpt._CUT.replace(";", " ")}
+    unknown = {name for name in tables if f"DELETE FROM {name} " not in excerpt.DELETIONS.replace(";", " ")}
     assert {name for name in unknown if not name.startswith(("sqlite_", "_sqlite"))} == set()
 
 

@@ -70,7 +70,7 @@ def test_bundle_includes_only_the_adapters_of_a_run(
 
 
 def test_failed_excerpt_leaves_no_copy(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(excerpt, "_CUT", "DELETE FROM nowhere;")
+    monkeypatch.setattr(excerpt, "DELETIONS", "DELETE FROM nowhere;")
     with pytest.raises(LedgerError):
         write_excerpt(home.ledger, tmp_path / "excerpt.db", ["mine"], [])
     assert not list(tmp_path.glob("excerpt*"))
