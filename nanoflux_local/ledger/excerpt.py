@@ -19,7 +19,7 @@ _HELD_OUT = "SELECT held.value FROM runs, json_each(runs.config, '$.held_out') A
 _KEPT_EVALUATIONS = """SELECT id FROM evaluations WHERE adapter IN adapters UNION
     SELECT base.id FROM evaluations AS base JOIN evaluations AS tuned USING (model, data, split, settings)
     WHERE base.adapter = '' AND tuned.adapter IN adapters"""
-_DELETIONS = f"""
+DELETIONS = f"""
 DELETE FROM turn_calls WHERE turn IN (SELECT id FROM turns WHERE run NOT IN wanted_runs);
 DELETE FROM turns WHERE run NOT IN wanted_runs;
 DELETE FROM examples WHERE run NOT IN wanted_runs;
@@ -73,5 +73,5 @@ def _delete_others(copy: sqlite3.Connection, runs: Collection[str], datasets: Co
     for table, names in (("wanted_runs", runs), ("wanted_datasets", datasets)):
         copy.execute(f"CREATE TEMP TABLE {table} (name TEXT PRIMARY KEY)")
         copy.executemany(f"INSERT INTO {table} VALUES (?)", [(name,) for name in names])
-    copy.executescript(_DELETIONS)
+    copy.executescript(DELETIONS)
     copy.execute("VACUUM")  # removes the deleted rows from the file itself
