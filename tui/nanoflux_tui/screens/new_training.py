@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static
 
+from nanoflux_local.train.origin import describe_origin
 from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import list_installed
 from nanoflux_tui.screens.form import FormScreen, build_select
@@ -18,6 +19,15 @@ from nanoflux_tui.widgets.panel import Panel
 
 ALL = "for any reason"
 PRECISIONS = ("unquantized base", "4-bit base")
+AUTHOR = "of the author"
+SOLUTIONS = {
+    AUTHOR: "author",
+    "of a blind solver": "solver",
+    "of the defender": "own",
+    "that is shortest": "shortest",
+    "that is likeliest": "likeliest",
+}
+"""The choices of the right solution to learn, and the values of `--solution`."""
 TYPING_PAUSE_S = 0.4
 
 
@@ -26,9 +36,10 @@ class NewTrainingScreen(FormScreen):
 
     AUTO_FOCUS = "#run"
     mode = "training"
-    HELP = """The settings of a new training on all or some kept examples of a run. Before training, the audit reports
-the number of rows and tokens, rows that are too long, test questions among the rows, and the expected
-time and memory. Ctrl+A repeats the audit, Ctrl+S starts the training in a separate process."""
+    HELP = """The settings of a new training on all or some kept examples of a run, with the right solution to learn
+and benchmark rows to mix in. Before training, the audit reports the number of rows and tokens, rows that
+are too long, test questions among the rows, and the expected time and memory. Ctrl+A repeats the audit,
+Ctrl+S starts the training in a separate process."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+a", "audit", "Audit", priority=True),
         Binding("ctrl+s", "train", "Train", priority=True),
@@ -36,7 +47,7 @@ time and memory. Ctrl+A repeats the audit, Ctrl+S starts the training in a separ
     DEFAULT_CSS = """
     NewTrainingScreen .words Select { width: 26; }
     NewTrainingScreen #run { width: 34; }
-    NewTrainingScreen #where, NewTrainingScreen #settings { width: 1fr; }
+    NewTrainingScreen #where, NewTrainingScreen #settings, NewTrainingScreen #mix { width: 1fr; }
     """
 
     def __init__(self, run: str = "") -> None:
@@ -61,6 +72,11 @@ time and memory. Ctrl+A repeats the audit, Ctrl+S starts the training in a separ
                 yield Input("", placeholder="all", compact=True, id="size")
                 yield Label("where")
                 yield Input("", placeholder="SQL, e.g. length(solution) < 900", compact=True, id="where")
+            with Horizontal(classes="words"):
+                yield Label("learn the solution")
+                yield build_select(list(SOLUTIONS), AUTHOR, "solution")
+                yield Label("mix in")
+                yield Input("", placeholder="benchmark rows, e.g. gsm8k=1.0", compact=True, id="mix")
             with Horizontal(classes="words"):
                 yield Label("for")
                 yield Input("5", compact=True, id="epochs")
@@ -100,6 +116,9 @@ time and memory. Ctrl+A repeats the audit, Ctrl+S starts the training in a separ
             words += ["--reason", value("reason")]
         for name in ("size", "where"):
             words += [f"--{name}", value(name)] if value(name) else []
+        if value("solution") != AUTHOR:
+            words += ["--solution", SOLUTIONS[value("solution")]]
+        words += [word for mix in value("mix").split() for word in ("--mix", mix)]
         words += ["--set", f"epochs={value('epochs')}"] if value("epochs") not in ("", "5") else []
         words += ["--qlora"] if value("precision") == PRECISIONS[1] else []
         return [*words, *(word for setting in value("settings").split() for word in ("--set", setting))]
@@ -131,6 +150,7 @@ time and memory. Ctrl+A repeats the audit, Ctrl+S starts the training in a separ
             ("expected", f"{audit['steps']} steps, about {format_duration(audit['seconds'])}, "
                          f"about {audit['memory_bytes'] / 1e9:.1f} GB in {audit['dtype']}"),
         ]  # fmt: skip
+        rows[1:1] = describe_origin(audit["source"])
         for name, value in rows:
             leaked = name == "leaks" and audit["leaked"]
             text.append(f"{name:<10}", style=colours["secondary"])

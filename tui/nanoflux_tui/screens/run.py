@@ -27,7 +27,9 @@ from nanoflux_tui.widgets.panel import Panel
 FORECAST_S = 15.0
 """The shortest time between two forecasts: a forecast costs more than the rest of the screen."""
 MAX_TURN_LINES = 8
-FORMATS = ("chat", "prompt-completion", "alpaca", "parquet")
+FORMATS = ("chat", "prompt-completion", "alpaca", "parquet", "preference")
+SOLUTIONS = ("author", "solver", "own", "shortest")
+"""The solutions that an export offers; the likeliest one needs a model, which the command line takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,15 +281,19 @@ in progress and keep their results; a second stop ends the run at once."""
 
     def action_export(self) -> None:
         path = str(self.home.root / "exports" / f"{self.run_id}.jsonl")
-        fields = (Field("format", "format", "chat", options=FORMATS), Field("path", "file", path))
+        fields = (
+            Field("format", "format", "chat", options=FORMATS),
+            Field("solution", "solution", SOLUTIONS[0], options=SOLUTIONS),
+            Field("path", "file", path),
+        )
         self.app.push_screen(FormDialog("Export the kept examples", fields, "Export"), self._export)
 
     def _export(self, values: dict[str, str] | None) -> None:
         if values:
             folder = self.home.root / "exports"
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.run_command("export", self.run_id, "--format", values["format"], "-o", values["path"],
-                    success=f"Wrote {values['path']}")  # fmt: skip
+            self.run_command("export", self.run_id, "--format", values["format"], "--solution", values["solution"],
+                    "-o", values["path"], success=f"Wrote {values['path']}")  # fmt: skip
 
     def action_report(self) -> None:
         self.write_report(self.run_id)
