@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nanoflux_local.cli.run import SHOWN, show_run
+from nanoflux_local.cli.overview import SHOWN, show_run
 from nanoflux_local.endpoints.scripted import ScriptedEndpoint
 from nanoflux_local.errors import NothingMatchedError, RefusedError
 from nanoflux_local.ledger.store import Ledger

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.cli.run import show_run
+from nanoflux_local.cli.overview import show_run
 from nanoflux_local.endpoints.scripted import HashingEmbedder, ScriptedEndpoint
 from nanoflux_local.errors import NothingMatchedError, RefusedError
 from nanoflux_local.ledger.verify import verify_run

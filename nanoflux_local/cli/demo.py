@@ -41,7 +41,8 @@ def _pull_weights(home: Home) -> None:
 
 
 def _generate(home: Home) -> str:
-    from nanoflux_local.cli.run import play, show_run
+    from nanoflux_local.cli.overview import show_run
+    from nanoflux_local.cli.run import play
     from nanoflux_local.run import configs, runs
 
     say(f"2/5 generation: {EXAMPLES} examples that {MODEL} fails, or solves in a new way")

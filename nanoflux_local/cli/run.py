@@ -10,22 +10,13 @@ import click
 
 from nanoflux_local.cli.common import Bar, current_home, launch_detached, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import DOMAIN, PROFILE, RUN
+from nanoflux_local.cli.overview import show_run
 from nanoflux_local.errors import LedgerError, NothingMatchedError
 from nanoflux_local.paths import Home
 from nanoflux_local.run.rule_sets import RULE_SETS
 
 if TYPE_CHECKING:
     from nanoflux_local.config import RunConfig
-    from nanoflux_local.evaluate.agreement import ReviewAgreement
-    from nanoflux_local.ledger.summary import RunSummary
-    from nanoflux_local.run.agreement import PanelAgreement
-    from nanoflux_local.run.forecast import Forecast
-    from nanoflux_local.run.overview import RunOverview
-    from nanoflux_local.run.trials.result import TrialResult
-
-SHOWN = 10
-"""Maximum number of attempts or reasons in a table; `--json` prints all of them."""
-
 
 FLAGS = {"target": "--examples", "max_turns": "--max-turns", "seed": "--seed", "concurrency": "--concurrency"}
 """The option of each setting that has one."""
@@ -339,148 +330,6 @@ def show(run: str, only_config: bool, as_json: bool) -> None:
     from nanoflux_local.cli.preview import show_config
 
     (show_config if only_config else show_run)(current_home(), run, as_json)
-
-
-def show_run(home: Home, run: str, as_json: bool) -> None:
-    """Print a run as a table or as JSON."""
-    from nanoflux_local.examples.review import summarize_agreement
-    from nanoflux_local.ledger.views import LedgerView
-    from nanoflux_local.run.overview import load_overview
-
-    with LedgerView(home.ledger) as view:
-        review = summarize_agreement(view, view.find_run(run)["id"])
-        overview = load_overview(home, view, run, review)
-        priced = view.is_priced(overview.summary.run)
-    if as_json:
-        print_json(overview.to_json())
-    else:
-        print_table(("run", overview.summary.run), _overview_rows(overview, priced))
-
-
-def _overview_rows(overview: "RunOverview", priced: bool) -> list[tuple[str, object]]:
-    run = overview.summary
-    calls = f"{run.calls.made} made, {run.calls.remembered} remembered, {run.calls.wasted} wasted"
-    return [
-        ("name", run.name),
-        ("domain", run.domain),
-        ("rules", run.rules),
-        *([("fork of", run.forked_from)] if run.forked_from else []),
-        ("status", f"{run.status} {run.message}".strip()),
-        ("kept", f"{run.kept} of {run.target} in {run.turns} turns"),
-        *((f"  {outcome.replace('_', ' ')}", count) for outcome, count in run.funnel.items()),
-        *((f"  turn {attempt.turn}", attempt.reason) for attempt in run.contaminated[:SHOWN]),
-        *_reason_rows("unread replies", overview.unread),
-        *_reason_rows("refused prompts", overview.refused),
-        *_reasoning_cut_rows(len(run.cut_in_reasoning)),
-        ("calls", f"{calls} ({run.wasted_share:.1%})"),
-        ("tokens", _describe_usage(run)),
-        *([("dollars", _describe_dollars(run))] if priced else []),
-        *((f"  fault: {kind.replace('_', ' ')}", count) for kind, count in run.faults.items()),
-        ("seconds", run.seconds),
-        *_pass_rate_rows(run.pass_rates),
-        *_level_rows(run.levels),
-        *_trial_rows(overview.judge_trial),
-        *_panel_rows(overview.panel),
-        *_review_rows(overview.review),
-        *_forecast_rows(overview.forecast),
-        ("repeatable", "yes" if run.repeatable else "no: an endpoint does not guarantee equal replies"),
-        ("digest", run.digest),
-    ]
-
-
-def _describe_usage(run: "RunSummary") -> str:
-    """Prompt and completion tokens, and how many of the completion tokens were reasoning if the endpoints report it."""
-    usage = run.usage
-    reasoning = f", of them {usage.reasoning_tokens} in reasoning" if usage.reasoning_tokens else ""
-    return f"{usage.prompt_tokens} read, {usage.completion_tokens} written{reasoning}"
-
-
-def _describe_dollars(run: "RunSummary") -> str:
-    """The cost of the calls, and an upper bound on the cost of failed requests."""
-    lost = f", and at most {run.lost.usd:.4f} for lost replies" if run.lost.usd else ""
-    return f"{run.usage.usd:.4f}{lost}"
-
-
-def _reason_rows(title: str, count_by_reason: dict[str, int]) -> list[tuple[str, object]]:
-    """Why attempts had no readable reply, most frequent reasons first."""
-    if not count_by_reason:
-        return []
-    rows = [(f"  {count}", reason) for reason, count in list(count_by_reason.items())[:SHOWN]]
-    return [(title, str(sum(count_by_reason.values()))), *rows]
-
-
-def _reasoning_cut_rows(attempts: int) -> list[tuple[str, object]]:
-    return [("cut in reasoning", f"{attempts} attempts ended without an answer")] if attempts else []
-
-
-def _pass_rate_rows(pass_rates: dict[str, int]) -> list[tuple[str, object]]:
-    """How often the defender answered the kept examples correctly, unless it answered each only once."""
-    if not set(pass_rates) - {"0 of 1", "1 of 1"}:
-        return []
-    return [("pass rates", ", ".join(f"{rate}: {count}" for rate, count in pass_rates.items()))]
-
-
-def _level_rows(levels: dict[str, int]) -> list[tuple[str, object]]:
-    if not set(levels) - {"unrated"}:
-        return []
-    return [("reasoning", ", ".join(f"{count} {name}" for name, count in levels.items()))]
-
-
-def _panel_rows(panel: "PanelAgreement | None") -> list[tuple[str, object]]:
-    if panel is None:
-        return []
-    alpha = "not defined" if panel.alpha is None else f"{panel.alpha:.2f}"
-    return [("panel", f"split over {panel.split} of {panel.judgements} judgements, Krippendorff's alpha {alpha}")]
-
-
-def _review_rows(review: "ReviewAgreement | None") -> list[tuple[str, object]]:
-    from nanoflux_local.cli.examples import describe_agreement
-
-    reviewers = review.reviewers if review else {}
-    return [(f"review by {name}", describe_agreement(agreement)) for name, agreement in reviewers.items()]
-
-
-def _trial_rows(trial: "TrialResult | None") -> list[tuple[str, object]]:
-    """The judge's error rates on solutions whose correctness is certain, without and with its checks if it has any."""
-    if trial is None:
-        return []
-    unjudged = f", {trial.unjudged} not judged" if trial.unjudged else ""
-    if trial.without_check is None or trial.with_check is None:
-        rows: list[tuple[str, object]] = [("judge's trial", trial.judge.describe() + unjudged)]
-    else:
-        rows = [
-            ("judge's trial", f"{trial.solutions} known solutions{unjudged}"),
-            ("  its word alone", trial.without_check.describe()),
-            ("  with the checks", trial.with_check.describe()),
-        ]
-    rows += [
-        (f"  {name} check alone", f"{rates.describe()}; concluded on {rates.concluded}")
-        for name, rates in trial.checks.items()
-        if trial.with_check
-    ]
-    rows += [(f"  {title}", share) for title, share in trial.judge.describe_kinds()]
-    return [*rows, *((f"  {title}", share) for title, share in trial.describe_prediction())]
-
-
-def _forecast_rows(forecast: "Forecast") -> list[tuple[str, object]]:
-    """The forecast with its intervals; only the speed if the run has ended."""
-    from nanoflux_local.cli.preview import describe_span
-    from nanoflux_local.run.forecast import ENDED
-
-    speed: list[tuple[str, object]] = []
-    if forecast.kept_per_hour:
-        speed = [("kept per hour", f"{forecast.kept_per_hour:.1f}")]
-    if forecast.turns is None:
-        return speed if forecast.reason == ENDED else [*speed, ("forecast", forecast.reason)]
-    likely = f"{forecast.reaches_target:.0%} likely within the turn limit, with {forecast.level:.0%} intervals"
-    spans = (
-        ("turns", forecast.turns, 1, 0),
-        ("minutes", forecast.seconds, 60, 1),
-        ("tokens", forecast.tokens, 1, 0),
-        ("usd", forecast.usd, 1, 2),
-    )
-    rows = [(f"  {name}", describe_span(span, unit, digits)) for name, span, unit, digits in spans if span]
-    return [*speed, ("to the target", likely), *rows]
 
 
 @command.command()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local.cli.evaluate import evaluate_endpoint, show_evaluation
-from nanoflux_local.cli.run import show_run
+from nanoflux_local.cli.overview import show_run
 from nanoflux_local.config import parse_settings
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.build import build_model_endpoint

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nanoflux_local.cli.run import show_run
+from nanoflux_local.cli.overview import show_run
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.ledger.calls import RememberedCalls
 from nanoflux_local.ledger.store import Ledger
