@@ -1,4 +1,4 @@
-"""The architecture of installed weights by their config.json: further towers beside the text model, and experts."""
+"""The architecture of installed weights by their config.json: towers besides the text model, and experts."""
 
 import json
 from pathlib import Path

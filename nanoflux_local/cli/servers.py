@@ -102,17 +102,17 @@ def _start_server(
     """Start a server and wait until it is ready; it has memory for `folders`, and with `lora` for later adapters."""
     from dataclasses import replace
 
-    from nanoflux_local.endpoints.managed.launches import Workload, launch_for, rank_for, seats, with_lora
+    from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, choose_rank, make_launch, require_lora
     from nanoflux_models.manifest import load_manifest
 
     manifest = load_manifest(config.model, home.root)
     if folders or lora:
-        with_lora(manifest, home)
-    rank = rank_for(folders) if folders or _takes_adapters(manifest, home, lora) else 0
-    seat = replace(seats([Workload(manifest, rank=rank)])[config.model][0], sequences=0)
+        require_lora(manifest, home)
+    rank = choose_rank(folders) if folders or _takes_adapters(manifest, home, lora) else 0
+    seat = replace(assign_seats([Workload(manifest, rank=rank)])[config.model][0], sequences=0)
     if gpu_memory:
         seat = replace(seat, utilisation=gpu_memory)
-    launch = launch_for(config, home, seat, sleeps=False, rank=rank)
+    launch = make_launch(config, home, seat, sleeps=False, rank=rank)
     for node, words in enumerate(launch.other_nodes(), start=1):
         say(f"start on machine {node}: {shlex.join(words)}")
     while not (turn := supervisor.take_turn()):

@@ -13,7 +13,7 @@ NVIDIA, DISPLAY = "0x10de", ("0x0300", "0x0302")
 """Vendor and classes of a GPU on the PCI bus."""
 
 
-def processors() -> Check:
+def check_processors() -> Check:
     """The processor cores that this process may use."""
     count = len(os.sched_getaffinity(0))
     fix = (
@@ -24,14 +24,14 @@ def processors() -> Check:
     return Check("processors", True, f"{count} cores", fix)
 
 
-def memory() -> Check:
+def check_memory() -> Check:
     """The memory of the machine, or the limit of its container."""
     gib = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _memory_limit()) / GIB
     fix = "" if gib >= MEMORY_GIB else f"use a machine with {MEMORY_GIB} GiB, which training the embedded default needs"
     return Check("memory", not fix, f"{gib:.1f} GiB", fix)
 
 
-def gpus() -> Check:
+def check_gpus() -> Check:
     """The GPUs that the driver lists; a card without a driver is a problem, no card is fine."""
     survey, cards = survey_gpus(), _cards()
     if survey.gpus:

@@ -19,7 +19,7 @@ REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ce
 """Network file systems, on which SQLite's locks are unreliable."""
 
 
-def folder(home: Home) -> Check:
+def check_home(home: Home) -> Check:
     """The home is private to its owner, writable and on a local disk."""
     root = home.root
     if not root.exists():
@@ -40,14 +40,14 @@ def folder(home: Home) -> Check:
     return Check("home", True, f"{root}, private")
 
 
-def disk(home: Home) -> Check:
+def check_disk(home: Home) -> Check:
     """The free space on the disk of the home."""
     free = shutil.disk_usage(_nearest(home.root)).free / GIB
     fix = "" if free >= ROOM_GIB else f"free {ROOM_GIB:.0f} GiB, or choose a home on another disk"
     return Check("disk", not fix, f"{free:.1f} GiB free", fix)
 
 
-def ledger(home: Home) -> Check:
+def check_ledger(home: Home) -> Check:
     """The ledger opens and has this version's schema."""
     if not home.ledger.exists():
         return Check("ledger", True, "none yet")
@@ -61,7 +61,7 @@ def ledger(home: Home) -> Check:
     return Check("ledger", True, f"{runs} runs, {home.ledger.stat().st_size / 2**20:.1f} MiB")
 
 
-def weights(home: Home) -> Check:
+def check_weights(home: Home) -> Check:
     """Each model's files against the hashes of its record."""
     names = sorted(path.parent.name for path in (home.root / "weights").glob(f"[!.]*/{RECORD}"))
     if not names:

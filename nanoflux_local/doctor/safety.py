@@ -17,7 +17,7 @@ _TRY = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{ELSEWHE
 """Connects a datagram socket, which sends nothing even without the guard."""
 
 
-def sandbox() -> Check:
+def check_sandbox() -> Check:
     """The isolation layers that withstand a probe."""
     from nanoflux_sandbox.probe import probe
 
@@ -30,7 +30,7 @@ def sandbox() -> Check:
     return Check("sandbox", bool(report["safe"]), layers, fix)
 
 
-def guard() -> Check:
+def check_guard() -> Check:
     """This process has the network guard, offline switches of libraries are set, and child processes refuse too."""
     if not keeper.installed():
         return Check("guard", False, "this process has no network guard", "start it as `nanoflux`")
@@ -49,7 +49,7 @@ def guard() -> Check:
     return Check("guard", True, "open: loopback only, until a profile names a host")
 
 
-def ports(home: Home) -> Check:
+def check_ports(home: Home) -> Check:
     """Loopback has free ports, and the recorded servers are running."""
     try:
         free_port()

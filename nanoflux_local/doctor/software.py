@@ -18,7 +18,7 @@ MOST_LISTED = 6
 """Packages that a line lists before it only counts the rest."""
 
 
-def python() -> Check:
+def check_python() -> Check:
     """The running interpreter."""
     here = sys.version_info[:2]
     interpreter = f"{sys.version.split()[0]} at {sys.executable}"
@@ -28,7 +28,7 @@ def python() -> Check:
     )
 
 
-def torch() -> Check:
+def check_torch() -> Check:
     """The version of torch and whether it supports this machine's GPUs; read from metadata, since importing is slow."""
     try:
         installed = version("torch")
@@ -39,7 +39,7 @@ def torch() -> Check:
     return Check("torch", True, installed)
 
 
-def vllm(home: Home) -> Check:
+def check_vllm(home: Home) -> Check:
     """The build of vLLM and the models it cannot serve. It is required only if an interpreter was configured."""
     try:
         interpreter = find_interpreter()
@@ -70,7 +70,7 @@ def vllm(home: Home) -> Check:
     )
 
 
-def versions() -> Check:
+def check_versions() -> Check:
     """Missing or out-of-range packages are problems; versions that merely differ from the tested ones are advice."""
     fix = f"run `pip install -c {packages.constraints_file()} {packages.PROJECT}`"
     broken, here, pins = packages.unmet_requirements(), packages.needed_packages(), packages.tested_versions()

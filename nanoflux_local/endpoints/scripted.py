@@ -149,7 +149,7 @@ def _program(prompt: str, rng: random.Random) -> str:
 
 
 def _premises(prompt: str, rng: random.Random) -> str:
-    """The first sentence of the problem as what is given; one in eight misquotes it, one in eight misses something."""
+    """A reply that quotes the problem's first sentence as given; one in eight misquotes it, one lacks a fact."""
     statement = prompt.split("Problem:")[-1].strip().partition(".")[0]
     kind = rng.randrange(8)
     quoted = f"Nobody {statement}" if kind == 0 else statement

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from nanoflux_local.config import EndpointConfig, RunConfig
-from nanoflux_local.endpoints.managed.launches import Workload, plan_servers, seats, workloads
+from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, plan_servers, workloads
 from nanoflux_local.errors import ConfigError, NanofluxError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.stage import LEAN, Stage, managed_endpoints, scripted_embedder
@@ -71,7 +71,7 @@ def _measure(profile: str, stage: Stage, report: Report, load: Load) -> None:
     models = list(workloads(managed.values(), config.concurrency, stage.home).values())
     if not report.perform("plan", "", lambda: _plan(models, load)):
         return
-    places = seats(models, whole=True) if models else {}
+    places = assign_seats(models, whole=True) if models else {}
     for model, endpoint in managed.items():
         _measure_model(endpoint, places[model], config.concurrency, stage, report, load)
     report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, no process of theirs is left")

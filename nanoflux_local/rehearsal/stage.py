@@ -17,7 +17,7 @@ from typing import Any
 from nanoflux_local.config import EndpointConfig, RunConfig
 from nanoflux_local.endpoints.fake_server import FakeServer
 from nanoflux_local.endpoints.kinds.base import find_kind
-from nanoflux_local.endpoints.managed.launches import launch_for
+from nanoflux_local.endpoints.managed.launches import make_launch
 from nanoflux_local.paths import Home
 from nanoflux_local.rehearsal.lessons import reply_to
 from nanoflux_models.interpreter import Interpreter, find_interpreter
@@ -85,7 +85,7 @@ class Stage:
         """The launch of an endpoint's server at its place, with the longest context among the rehearsed profiles, and
         with buffers for an adapter if `adapts`."""
         seat, group = place
-        launch = launch_for(config, self.home, seat, bool(group or config.shares), RANK if adapts else 0)
+        launch = make_launch(config, self.home, seat, bool(group or config.shares), RANK if adapts else 0)
         return replace(launch, context=max(launch.context, self.contexts.get(config.model, 0)))
 
     def serve(self, launch: Launch) -> ServerRecord:

@@ -14,7 +14,7 @@ from nanoflux_local.domains.own import load_domain
 from nanoflux_local.endpoints.base import Endpoint
 from nanoflux_local.endpoints.build import build_model_endpoint
 from nanoflux_local.endpoints.kinds.base import adapter_kinds, find_kind
-from nanoflux_local.endpoints.managed.launches import Workload, build_managed, plan_servers, seats, workloads
+from nanoflux_local.endpoints.managed.launches import Workload, assign_seats, build_managed, plan_servers, workloads
 from nanoflux_local.errors import ConfigError, NanofluxError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.examples.export import export
@@ -223,7 +223,7 @@ def _start_and_ask(state: _Profile, stage: Stage, model: str) -> str:
         NanofluxError: the server does not start, or the reply is empty.
     """
     endpoint = state.managed[model]
-    places = seats(_workloads(state, stage), whole=True)
+    places = assign_seats(_workloads(state, stage), whole=True)
     record = stage.serve(stage.launch(endpoint, places[model], adapts=model == state.base))
 
     async def ask() -> str:

@@ -84,26 +84,26 @@ def test_doctor_reports_an_open_guard_as_a_hint(home: Path, nanoflux: Callable[.
 def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SETTINGS.items():
         monkeypatch.setenv(name, value)
-    assert safety.guard().ok
+    assert safety.check_guard().ok
     monkeypatch.setenv("WANDB_MODE", "online")
-    assert not safety.guard().ok and "WANDB_MODE" in safety.guard().found
+    assert not safety.check_guard().ok and "WANDB_MODE" in safety.check_guard().found
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(safety, "guard_environment", dict)  # the child is started as any other
-    assert not safety.guard().ok and "can reach other machines" in safety.guard().found
+    assert not safety.check_guard().ok and "can reach other machines" in safety.check_guard().found
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
 def test_doctor_detects_damaged_weights(harm: str, minilm_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "home" / "weights" / minilm_dir.name
     shutil.copytree(minilm_dir, copy)
-    assert possessions.weights(Home(tmp_path / "home")).ok
+    assert possessions.check_weights(Home(tmp_path / "home")).ok
     victim = copy / "vocab.txt"
     content = victim.read_bytes()
     if harm == "gone":
         victim.unlink()
     else:
         victim.write_bytes(content[:-1] if harm == "cut" else content[:-1] + b"?")
-    check = possessions.weights(Home(tmp_path / "home"))
+    check = possessions.check_weights(Home(tmp_path / "home"))
     assert not check.ok and str(victim) in check.found
 
 
@@ -113,26 +113,30 @@ def test_doctor_compares_only_sizes_of_large_weights(
     monkeypatch.setattr(possessions, "HASHED_GIB", 0.0)
     copy = tmp_path / "weights" / minilm_dir.name
     shutil.copytree(minilm_dir, copy)
-    assert "all sizes match" in possessions.weights(Home(tmp_path)).found
+    assert "all sizes match" in possessions.check_weights(Home(tmp_path)).found
     (copy / "vocab.txt").write_bytes(b"short")
-    assert "has 5 bytes" in possessions.weights(Home(tmp_path)).found
+    assert "has 5 bytes" in possessions.check_weights(Home(tmp_path)).found
 
 
 def test_doctor_fails_if_torch_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA A100-SXM4-40GB, 40960, 570.86.10'")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    assert machine.gpus() == Check("gpus", True, "NVIDIA A100-SXM4-40GB, 40960 MiB, driver 570.86.10")
+    assert machine.check_gpus() == Check("gpus", True, "NVIDIA A100-SXM4-40GB, 40960 MiB, driver 570.86.10")
     monkeypatch.setattr(software, "version", lambda _: "2.13.0+cpu")
-    assert not software.torch().ok and "CUDA" in software.torch().fix
+    assert not software.check_torch().ok and "CUDA" in software.check_torch().fix
     monkeypatch.setattr(software, "version", lambda _: "2.13.0+cu130")
-    assert software.torch().ok
+    assert software.check_torch().ok
 
 
 def test_doctor_fails_on_a_gpu_without_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(machine, "_cards", lambda: 2)
-    assert not machine.gpus().ok and "2 NVIDIA cards" in machine.gpus().found and "driver" in machine.gpus().fix
+    assert (
+        not machine.check_gpus().ok
+        and "2 NVIDIA cards" in machine.check_gpus().found
+        and "driver" in machine.check_gpus().fix
+    )
 
 
 SMI = {
@@ -164,26 +168,26 @@ def test_doctor_and_plan_agree_on_an_odd_nvidia_smi(
     stated = nanoflux(tmp_path, "models", "plan", "a100-40g-x1", "--gpus", "40", PATH=path)
     assert stated.code == 0
     monkeypatch.setenv("PATH", path)
-    check = machine.gpus()
+    check = machine.check_gpus()
     assert re.search(doctor, f"{check.word} {check.found} {check.fix}"), check
 
 
 def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     pins = packages.tested_versions()
     monkeypatch.setattr(packages, "tested_versions", lambda: {**pins, "click": "0.1", "numpy": "0.2"})
-    check = software.versions()
+    check = software.check_versions()
     assert check.ok and "(tested: 0.1)" in check.found and "pip install -c" in check.fix
     monkeypatch.setattr(packages, "unmet_requirements", lambda: ["click is missing"])
-    assert not software.versions().ok and "click is missing" in software.versions().found
+    assert not software.check_versions().ok and "click is missing" in software.check_versions().found
     monkeypatch.undo()
-    assert software.versions().ok and len(pins) > 50
+    assert software.check_versions().ok and len(pins) > 50
 
 
 def test_doctor_fails_on_a_network_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
-    assert possessions.folder(Home(tmp_path)).ok
+    assert possessions.check_home(Home(tmp_path)).ok
     monkeypatch.setattr(possessions, "_file_system", lambda _: "nfs4")
-    check = possessions.folder(Home(tmp_path))
+    check = possessions.check_home(Home(tmp_path))
     assert not check.ok and "nfs4" in check.found
 
 

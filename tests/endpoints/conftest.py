@@ -7,6 +7,6 @@ from nanoflux_local.endpoints.remote import retries
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses between attempts that a test can wait for; how many attempts there are stays as it is."""
+    """Short pauses between attempts; the number of attempts is unchanged."""
     monkeypatch.setattr(retries, "BASE_S", 0.001)
     monkeypatch.setattr(retries, "LONGEST_S", 0.01)

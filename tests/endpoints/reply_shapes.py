@@ -1,4 +1,4 @@
-"""Replies of fourteen servers as they come over the wire, each with what it has to be read as.
+"""Replies of fourteen servers as sent over the wire, each with the outcome that reading it must have.
 
 Collected from the servers' documentation and from public bug reports; ids and most of the texts are made up.
 """
@@ -27,7 +27,7 @@ class Empty:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Refused for good: never asked again, and these words are reported."""
+    """Refused permanently: not retried, and these words are reported."""
 
     words: str
 

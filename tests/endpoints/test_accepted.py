@@ -121,7 +121,7 @@ def test_unknown_switches_are_refused(values: dict[str, Any], message: str) -> N
         check_endpoint(validate_model(EndpointConfig, {"model": "m", **values}, where), where)
 
 
-# By what the server refuses
+# The server's refusals
 
 CHAT, RESPONSES, MESSAGES = OpenAIChatEndpoint, OpenAIResponsesEndpoint, AnthropicMessagesEndpoint
 EXTRA = {"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted", "input": SEED}

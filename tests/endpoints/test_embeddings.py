@@ -1,4 +1,4 @@
-"""Embeddings of servers: what is read, what is asked again, what is refused in the server's words."""
+"""Embeddings from servers: reading, retries, and refusals with the server's message."""
 
 import asyncio
 import json

@@ -41,7 +41,7 @@ def said(reply: ChatReply) -> dict[str, object]:
 async def test_reply_does_not_depend_on_the_batch(endpoint: InProcessEndpoint, sampling: Sampling) -> None:
     request = ask(endpoint, "Add 17 and 25, then say why.", sampling, seed=11)
     alone = await endpoint.chat(request)
-    # More than fit at once, of all lengths: some start in the middle of others, beside rows of many sizes.
+    # More requests than rows, of all lengths: some start while others run, next to rows of many sizes.
     others = [ask(endpoint, f"Count {i} of: {'apples and pears ' * (i * 7 % 20)}", SAMPLED, i) for i in range(ROWS + 2)]
     for place in (0, ROWS + 2):
         asked = [*others[:place], request, *others[place:]]
@@ -246,6 +246,6 @@ def test_final_assistant_message_is_continued(smollm2_dir: Path) -> None:
 
     codec = ChatCodec(smollm2_dir)
     asked = (Message("user", "What is 2 + 2?"),)
-    begun = codec.encode((*asked, Message("assistant", "SOLUTION: 2 + 2 = 4\nANSWER:")))
-    assert begun[: len(codec.encode(asked))] == codec.encode(asked)
-    assert codec.decode(begun).endswith("assistant\nSOLUTION: 2 + 2 = 4\nANSWER:")
+    continued = codec.encode((*asked, Message("assistant", "SOLUTION: 2 + 2 = 4\nANSWER:")))
+    assert continued[: len(codec.encode(asked))] == codec.encode(asked)
+    assert codec.decode(continued).endswith("assistant\nSOLUTION: 2 + 2 = 4\nANSWER:")

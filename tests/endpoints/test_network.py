@@ -30,7 +30,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class ForwardProxy:
-    """A proxy on loopback: it passes what is asked of any host to one server, and refuses to open tunnels."""
+    """A proxy on loopback that forwards requests for any host to one server, and refuses tunnels."""
 
     def __init__(self, target: str) -> None:
         self.asked: list[str] = []

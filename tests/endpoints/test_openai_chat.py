@@ -1,4 +1,4 @@
-"""The endpoint for any compatible server, against a real one: what it sends, what it reads, what it refuses."""
+"""The OpenAI chat endpoint against a server on loopback: requests, replies, retries and refusals."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What endpoints do for models that think: what is sent, where the reply ends, how many of its tokens were thoughts."""
+"""Endpoints of thinking models: requests, the end of a reply, and the count of reasoning tokens."""
 
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def test_fork_takes_the_reasoning_room_of_a_new_model_only(home: Home) -> None:
 
 @pytest.mark.parametrize("profile", ["a100-40g-x1", "a100-40g-x2", "a100-40g-x4", "hybrid"])
 def test_contexts_of_the_packaged_profiles_hold_prompt_thoughts_and_answer(home: Home, profile: str) -> None:
-    """2,048 tokens of prompt are left, which an attack's seeds need; what is judged is longer than that only rarely."""
+    """2,048 tokens remain for the prompt, which an attack's seeds need; a judge's prompt is rarely longer."""
     config = resolve("gsmhard", profile, {"datasets": ["starter"]}, home)
     for name, endpoint in config.endpoints.items():
         if endpoint.interface == "vllm" and endpoint.reasoning_tokens:

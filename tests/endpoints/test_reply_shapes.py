@@ -1,6 +1,6 @@
 """What a reply can be: recorded shapes of many servers, and mutations of them, through the real SDKs over loopback.
 
-Whatever arrives, no exception but an EndpointError gets out, nothing refused for good is asked again, and a text that
+No response causes an exception other than an EndpointError, no permanent refusal is retried, and a text that
 is read is one that was sent.
 """
 

@@ -191,7 +191,7 @@ def test_lane_width_follows_vllms_metrics(fake_server, monkeypatch, waiting: flo
 
 def test_simultaneous_requests_are_not_taken_for_a_queue(fake_server, monkeypatch) -> None:
     class Passing:
-        """Many wait whenever somebody looks, and none when he looks again."""
+        """Many requests wait at the first reading of each pair, and none at the second."""
 
         looks = 0
 

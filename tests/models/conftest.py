@@ -52,7 +52,7 @@ class Request:
 
 @dataclass
 class Hub:
-    """The hub's address, its repositories, the accounts that accepted the licences, and what was requested."""
+    """A hub: its address, repositories, accounts that accepted the licences, and the received requests."""
 
     url: str = ""
     cdn: str = ""

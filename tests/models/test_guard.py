@@ -1,4 +1,4 @@
-"""The guard: nothing leaves this machine but to named hosts, whoever tries; real sockets, in processes of their own."""
+"""The guard refuses connections to hosts that are not allowed; tested with real sockets in separate processes."""
 
 import json
 import os

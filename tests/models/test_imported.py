@@ -1,4 +1,4 @@
-"""Imported models: the manifest that is worked out from a folder says what the catalog's says of the same model."""
+"""Imported models: the manifest derived from a folder equals the catalog's for the same model."""
 
 import json
 import re

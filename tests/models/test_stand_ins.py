@@ -1,4 +1,4 @@
-"""Stand-ins: each loads as the class it stands for, has the published keys, and its template behaves as the real."""
+"""Stand-ins: each loads as its architecture class, has the published keys, and its template acts like the real one."""
 
 import json
 from pathlib import Path

@@ -314,7 +314,7 @@ def test_importing_nanoflux_models_loads_no_heavy_library() -> None:
 
 
 def note(files: Path, name: str, commit: str) -> None:
-    """What the hub's own client leaves beside a file that it downloaded."""
+    """Write the metadata that the hub's client leaves for a downloaded file."""
     from huggingface_hub._local_folder import write_download_metadata
 
     write_download_metadata(local_dir=files, filename=name, commit_hash=commit, etag="e")

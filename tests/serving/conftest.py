@@ -15,7 +15,7 @@ from nanoflux_models.interpreter import VARIABLE
 
 PROJECT = Path(__file__).parents[2]
 LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=8")
-"""A start without compilation, and little memory: what the tests ask is small."""
+"""Start without compilation and with little memory: the tests' requests are small."""
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def new_home(folder: Path, weights: Path) -> Path:
 
 
 def nanoflux(home: Path, python: str, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own."""
+    """Run a command in a separate process."""
     environment = {**os.environ, "NANOFLUX_HOME": str(home), VARIABLE: python}
     command = [sys.executable, "-m", "nanoflux_local.cli", *words]
     return subprocess.run(

@@ -35,7 +35,7 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
         ("AttributeError: module 'triton.language' has no attribute 'bfloat16'", "mixture of experts"),
         ("api_server.py: error: unrecognized arguments: --language-model-only", "--language-model-only"),
         ("Value error, Sleep mode is not supported on current platform. [type=value_error", "no sleep mode"),
-        ("something that nobody has seen", "does not say why"),
+        ("an unknown line", "states no known cause"),
     ],
 )
 def test_explain_names_the_cause_in_the_log(log: str, meaning: str) -> None:
@@ -80,7 +80,7 @@ def test_doctor_names_the_models_that_need_a_missing_torchvision(
     from nanoflux_local.paths import Home
 
     monkeypatch.setenv("NANOFLUX_VLLM_PYTHON", str(without_torchvision(tmp_path, vllm_python)))
-    check = software.vllm(Home(tmp_path / "home"))
+    check = software.check_vllm(Home(tmp_path / "home"))
     assert check.ok and "not gemma-3-4b-it: torchvision does not load" in check.found and "make vllm" in check.fix
     assert "not qwen3" not in check.found and "for CPUs" in check.found
 

@@ -1,4 +1,4 @@
-"""A real vLLM that is killed, and one whose owner is: nothing is lost, nothing is left, nobody else is touched."""
+"""A real vLLM that is killed, and one whose owner is killed: nothing is lost, no process is left or touched."""
 
 import json
 import os
@@ -28,7 +28,7 @@ RUN = ("run", "start", "--domain", "starter", "--seed", "5", "--profile", PROFIL
 
 @pytest.fixture
 def home(served: dict[str, Any], tmp_path: Path) -> Path:
-    """A home of its own, so that its runs find no server; whatever runs in it is ended afterwards."""
+    """A separate home, so that its runs find no server; its servers are stopped afterwards."""
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / "weights").symlink_to(served["home"] / "weights")

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from nanoflux_local.config import EndpointConfig
-from nanoflux_local.endpoints.managed.launches import Workload, build_managed, launch_for, rank_for, seats, workloads
+from nanoflux_local.endpoints.managed.launches import (
+    Workload,
+    assign_seats,
+    build_managed,
+    choose_rank,
+    make_launch,
+    workloads,
+)
 from nanoflux_local.errors import ConfigError, RefusedError
 from nanoflux_local.paths import Home
 from nanoflux_models.manifest import load_manifest
@@ -56,8 +63,8 @@ def test_workload_of_a_thinking_model_has_reasoning_room(home: Home) -> None:
 
 def test_placement_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_python: str) -> None:
     config = endpoint(capacity=12, context=4096, python=vllm_python)
-    seat, group = seats(workloads([config], 32, home).values(), whole=True)[SMALL]
-    words = launch_for(config, home, seat, sleeps=False).command(8000)
+    seat, group = assign_seats(workloads([config], 32, home).values(), whole=True)[SMALL]
+    words = make_launch(config, home, seat, sleeps=False).command(8000)
     options = {word: value for word, value in pairwise(words) if word.startswith("--")}
     assert group == "" and seat.gpus == (0,)
     assert options["--gpu-memory-utilization"] == "0.92", "it is awake alone on its card"
@@ -66,7 +73,7 @@ def test_placement_decides_the_arguments_of_vllm(gpus: None, home: Home, vllm_py
 
 
 def test_models_serve_claims_only_the_share_that_its_requests_need(gpus: None, home: Home) -> None:
-    seat = seats([load_manifest(SMALL, home.root)])[SMALL][0]
+    seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
     assert seat.utilisation == 0.07, "0.25 GiB of weights, 0.7 of keys and values, 1.5 of overhead, of 40"
 
 
@@ -74,7 +81,7 @@ def test_workload_has_buffers_only_for_models_with_adapters(home: Home) -> None:
     manifest = load_manifest("gpt-oss-20b", home.root)
     plain, adapted = (Workload(manifest, rank=rank).demand for rank in (0, 16))
     assert plain.lora_gib == 0 and adapted.lora_gib == pytest.approx(0.8, abs=0.05)
-    assert adapted.share(1, 40.0) > plain.share(1, 40.0) and rank_for([]) == 16
+    assert adapted.share(1, 40.0) > plain.share(1, 40.0) and choose_rank([]) == 16
 
 
 @pytest.mark.parametrize("group", ["", "gpu0"])
@@ -88,9 +95,9 @@ def test_endpoints_of_one_model_share_a_server_with_the_longest_context(
 
 
 def test_batch_invariance_is_refused_on_cpus(gpus: None, home: Home, vllm_python: str) -> None:
-    seat = seats([load_manifest(SMALL, home.root)])[SMALL][0]
+    seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
     with pytest.raises(RefusedError, match=r"batch_invariant: vLLM .* for CPUs has no") as refused:
-        launch_for(endpoint(batch_invariant=True, python=vllm_python), home, seat, sleeps=False)
+        make_launch(endpoint(batch_invariant=True, python=vllm_python), home, seat, sleeps=False)
     assert refused.value.exit_code == 3 and "8.0" in refused.value.fix
     with pytest.raises(ConfigError, match="batch_invariant"):
         from nanoflux_local.endpoints.build import check_endpoint
@@ -110,6 +117,6 @@ def test_batch_invariance_is_refused_on_gpus_below_an_a100(gpus: None, home: Hom
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}/site' exec python3 \"$@\"\n")
     python.chmod(0o700)
-    seat = seats([load_manifest(SMALL, home.root)])[SMALL][0]
+    seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
     with pytest.raises(RefusedError, match=r"a GPU here has compute capability 7\.5"):
-        launch_for(endpoint(batch_invariant=True, python=str(python)), home, seat, sleeps=False)
+        make_launch(endpoint(batch_invariant=True, python=str(python)), home, seat, sleeps=False)

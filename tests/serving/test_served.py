@@ -1,4 +1,4 @@
-"""A real vLLM that `models serve` started: what it answers, a run over it, adapters on it while it runs."""
+"""A real vLLM started by `models serve`: its replies, a run over it, and adapters loaded at run time."""
 
 import asyncio
 import json

@@ -93,7 +93,7 @@ def test_supervisor_records_a_server_privately_and_stops_it_whole(
     assert stat.S_IMODE(Path(record.log).stat().st_mode) == 0o600
     assert os.getpgid(record.pid) == record.pid == os.getsid(record.pid) != os.getpgid(0)
     family = family_of(record)
-    assert len(family) == 2, "the server, and its worker in a session of its own"
+    assert len(family) == 2, "the server, and its worker in a separate session"
     with pytest.raises(ServerRefusedError):
         started(home, launcher())
     Supervisor(home).stop(record)
@@ -250,7 +250,7 @@ async def test_servers_on_a_shared_gpu_take_turns_sleeping(home: Path, launcher:
     endpoints = take_turns(plain, {"a": "gpu0", "b": "gpu0"}, linger_s=0.01)
     try:
         requests = [endpoints[name].chat(request_of(plain[name], str(n))) for n in range(4) for name in ("a", "b")]
-        assert all(reply.text for reply in await asyncio.gather(*requests)), "nobody was asked while asleep"
+        assert all(reply.text for reply in await asyncio.gather(*requests)), "no sleeping server was sent a request"
     finally:
         for endpoint in endpoints.values():
             await endpoint.close()

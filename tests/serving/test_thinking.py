@@ -52,11 +52,11 @@ allows for it and nobody hurries.
 Wait, could that be wrong? Checking again, backwards, gives exactly what came out earlier.
 
 Good: both ways agree, therefore an answer can follow now in whatever form was asked."""
-"""Hardly a word comes twice: what is to follow can then be told from the last ones, which is learned in seconds."""
+"""Hardly a word occurs twice: the last words then determine the next one, which is learned in seconds."""
 DOMAINS = ("starter", "gsmhard")
 STEPS, BATCH, RATE, LONGEST = 200, 4, 4e-3, 560
 RECIPE = 1
-"""Counted up when what is taught below changes in a way that the constants do not show."""
+"""Incremented when the lesson changes in a way that the constants do not show."""
 
 
 def taught(home: Path, architecture: str) -> Path:

@@ -12,7 +12,7 @@ from nanoflux_local.adapters.importing import import_adapter
 from nanoflux_local.adapters.merge import find_base, merge
 from nanoflux_local.adapters.store import export_peft, find_adapter, list_adapters, read_adapter
 from nanoflux_local.endpoints.local.decoder import load_model
-from nanoflux_local.endpoints.managed.launches import rank_for
+from nanoflux_local.endpoints.managed.launches import choose_rank
 from nanoflux_local.errors import DataError, NothingMatchedError, UsageError
 from nanoflux_models.weights import import_path
 
@@ -155,7 +155,7 @@ def test_import_asks_for_the_base_without_a_usable_hint(
 
 def test_server_rank_is_the_highest_of_all_layers(home: Path, foreign: Callable[..., Path], tmp_path: Path) -> None:
     folder = import_adapter(foreign(rank_pattern={"q_proj": 40}), home, tmp_path / "adapters", "tiny")
-    assert rank_for([folder]) == 64
+    assert choose_rank([folder]) == 64
 
 
 @pytest.mark.parametrize("name", ["a/b", "*", "../x", ".hidden"])

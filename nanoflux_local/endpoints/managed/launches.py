@@ -39,8 +39,8 @@ INVARIANT_FROM = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What one served model is asked for: requests at once, tokens of each, the highest rank of an adapter (0: none),
-    and the group that it takes turns in."""
+    """The demands on one served model: concurrent requests, tokens of each, the highest rank of an adapter (0: none),
+    and the group in which it takes turns."""
 
     manifest: Manifest
     sequences: int = SEQUENCES
@@ -50,18 +50,18 @@ class Workload:
 
     @property
     def demand(self) -> Demand:
-        """Its memory.
+        """The memory that the server needs.
 
         Raises:
-            ConfigError: the manifest does not say what its model needs, or spans machines.
+            ConfigError: the manifest has no [memory], or spans machines.
         """
         memory, parallel = self.manifest.memory, self.manifest.parallel
         if memory is None:
-            fix = "state weights_gib and kv_bytes_per_token"
+            fix = "add it, with weights_gib and kv_bytes_per_token"
             raise ConfigError(f"the manifest of {self.manifest.name} has no [memory] table", fix)
         if parallel.nodes > 1:
             fix = "see docs/how-to/multi-node.md"
-            raise ConfigError(f"{self.manifest.name} spans several machines; this plans one", fix)
+            raise ConfigError(f"{self.manifest.name} spans several machines, and a plan is for one", fix)
         return Demand(
             self.manifest.name,
             memory.weights_gib,
@@ -81,7 +81,7 @@ class Workload:
 
     @property
     def on_cpu(self) -> Seat:
-        """Its place in a machine without GPUs, whose memory holds everything else too: few requests, one at least."""
+        """The place on a machine without GPUs: memory for few requests, at least one, since all processes share it."""
         if self.manifest.memory is None or self.manifest.parallel.nodes > 1:
             return Seat(sequences=self.sequences)
         few = max(CONTEXT * SEQUENCES // self.context, 1)
@@ -89,7 +89,7 @@ class Workload:
 
 
 def workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home) -> dict[str, Workload]:
-    """By model, what endpoints on managed servers ask for; endpoints of the same model share its server.
+    """The workloads of the endpoints on managed servers, by model; endpoints of the same model share its server.
 
     Raises:
         ModelsError: there is no such model.
@@ -100,7 +100,7 @@ def workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home)
         if not find_kind(config.interface).managed:
             continue
         manifest = load_manifest(config.model, home.root)
-        rank = rank_for([find_adapter(home.adapters, config.adapter)]) if config.adapter else 0
+        rank = choose_rank([find_adapter(home.adapters, config.adapter)]) if config.adapter else 0
         before = by_model.get(config.model, Workload(manifest, 0, 0))
         by_model[config.model] = Workload(
             manifest,
@@ -113,13 +113,13 @@ def workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home)
 
 
 def served_context(config: EndpointConfig, manifest: Manifest) -> int:
-    """Tokens of the longest conversation on an endpoint's server, its model's thoughts included."""
+    """The context of an endpoint's server in tokens, reasoning room included."""
     room = config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else manifest.reasoning_room
     return min(config.context or CONTEXT_BESIDE_THOUGHTS + room, manifest.context)
 
 
 def _stated_context(config: EndpointConfig) -> int:
-    """The context that an endpoint needs by what it states; 0 if it takes any server of its model."""
+    """The context that an endpoint's settings require; 0 if any server of its model will do."""
     return config.context or (CONTEXT_BESIDE_THOUGHTS + room if (room := config.reasoning_tokens) else 0)
 
 
@@ -131,29 +131,29 @@ def plan_servers(
     context: int = CONTEXT,
     whole: bool = False,
 ) -> Placement:
-    """Plan which model goes on which GPU. A manifest alone is planned for `sequences` requests of `context` tokens;
-    `whole` hands out all of each GPU.
+    """Plan which model goes on which GPU. Manifests are planned for `sequences` requests of `context` tokens; `whole`
+    distributes all of each GPU.
 
     Raises:
-        ConfigError: a manifest does not say what its model needs, or spans machines.
+        ConfigError: a manifest has no [memory], or spans machines.
     """
-    demands = [_workload(model, sequences, context).demand for model in models]
+    demands = [_as_workload(model, sequences, context).demand for model in models]
     return place_models(demands, gpus, smaller, whole)
 
 
-def _workload(model: Manifest | Workload, sequences: int = SEQUENCES, context: int = CONTEXT) -> Workload:
+def _as_workload(model: Manifest | Workload, sequences: int = SEQUENCES, context: int = CONTEXT) -> Workload:
     return model if isinstance(model, Workload) else Workload(model, sequences, context)
 
 
-def seats(models: Iterable[Manifest | Workload], whole: bool = False) -> dict[str, tuple[Seat, str]]:
-    """By model, its place on this machine's GPUs and the group that it takes turns in ("" for none).
+def assign_seats(models: Iterable[Manifest | Workload], whole: bool = False) -> dict[str, tuple[Seat, str]]:
+    """Place models on this machine's GPUs; return by model its seat and the group in which it takes turns ("": none).
 
-    Without GPUs, and for models over several machines, a place says nothing: vLLM then takes what it finds.
+    On a machine without GPUs, and for models over several machines, seats name no GPUs: vLLM then chooses.
 
     Raises:
         NanofluxError: the models do not fit.
     """
-    wanted = {each.manifest.name: each for each in map(_workload, models)}
+    wanted = {each.manifest.name: each for each in map(_as_workload, models)}
     gpus = list_gpus()
     if not gpus:
         return {name: (each.on_cpu, each.shares) for name, each in wanted.items()}
@@ -174,12 +174,11 @@ def _seat(server: Server, sequences: int) -> Seat:
 def build_managed(
     endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
 ) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
-    """Build the endpoints on managed servers, by name; also return for every endpoint the group that it takes turns in
-    ("" for none).
+    """Build the endpoints on managed servers, by name; also return the group in which each endpoint takes turns ("":
+    none).
 
-    At most `concurrency` requests are under way at once (0: as many as the endpoints take). A profile's own `shares`
-    hold; if it states none and the plan has to, the plan's do. The same model twice is one server, which takes
-    adapters if one of its endpoints has any.
+    At most `concurrency` requests are in flight (0: as many as the endpoints take). A profile's `shares` override those
+    of the placement. Endpoints of one model share a server, which takes adapters if one of them has an adapter.
 
     Raises:
         NanofluxError, ModelsError: there is no vLLM, weights or an adapter are missing, or the models do not fit.
@@ -191,13 +190,13 @@ def build_managed(
     wanted = workloads(chosen.values(), concurrency or sum(each.capacity for each in chosen.values()), home)
     for config in chosen.values():
         if config.adapter:
-            with_lora(wanted[config.model].manifest, home)
+            require_lora(wanted[config.model].manifest, home)
     stated = {model: max(_stated_context(c) for c in chosen.values() if c.model == model) for model in wanted}
-    places, fleet, result = seats(wanted.values(), whole=True), Fleet(home.root), {}
+    places, fleet, result = assign_seats(wanted.values(), whole=True), Fleet(home.root), {}
     for name, config in chosen.items():
         seat, group = places[config.model]
         groups[name] = group or groups[name]
-        launch = launch_for(config, home, seat, bool(groups[name]), wanted[config.model].rank)
+        launch = make_launch(config, home, seat, bool(groups[name]), wanted[config.model].rank)
         adapter = find_adapter(home.adapters, config.adapter) if config.adapter else None
         server = fleet.server(replace(launch, context=stated[config.model]))
         result[name] = VllmEndpoint(server, adapter, config.capacity, config.structured, _stated_room(config))
@@ -205,34 +204,34 @@ def build_managed(
 
 
 def _stated_room(config: EndpointConfig) -> int | None:
-    """The reasoning tokens that a configuration states; None leaves them to the model's manifest."""
+    """The reasoning tokens of a configuration; None if it leaves them to the model's manifest."""
     return config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else None
 
 
-def with_lora(manifest: Manifest, home: Home) -> None:
-    """Refuse adapters if the model's manifest names no modules for them.
+def require_lora(manifest: Manifest, home: Home) -> None:
+    """Require that a model's manifest names modules for adapters.
 
     Raises:
         ConfigError: it names none.
     """
     if manifest.lora is None:
         path = home.root / "models" / f"{manifest.name}.toml"
-        fix = f'name the modules in {path}: [lora] and targets = ["q_proj", "v_proj"] or what the model has'
+        fix = f'add [lora] to {path}, with targets = ["q_proj", "v_proj"] or other modules of the model'
         raise ConfigError(f"{manifest.name} takes no adapter: its manifest has no [lora]", fix)
 
 
-def launch_for(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, rank: int = 0) -> Launch:
-    """How the server of an endpoint is started, with buffers for adapters up to `rank` (0: for none).
+def make_launch(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, rank: int = 0) -> Launch:
+    """The launch of an endpoint's server, with buffers for adapters up to `rank` (0: none).
 
     Raises:
-        RefusedError: batch_invariant is set and the device has no such kernels.
+        RefusedError: batch_invariant is set, and vLLM has no such kernels for this device.
         ModelsError: there is no vLLM, no manifest, no chat template, or the weights are not installed.
     """
     weights = weights_dir(config.model, home.root)
     require_template(config.model, weights)
     manifest, interpreter = load_manifest(config.model, home.root), find_interpreter(config.python)
     if config.batch_invariant:
-        _refuse_variance(config.model, interpreter)
+        _require_batch_invariance(config.model, interpreter)
     return Launch(
         manifest=manifest,
         revision=read_record(weights).revision,
@@ -248,20 +247,18 @@ def launch_for(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ran
     )
 
 
-def _refuse_variance(model: str, interpreter: Interpreter) -> None:
-    """Refuse batch_invariant if vLLM has no kernels for this device."""
-    fix = f"leave out batch_invariant, or serve {model} on GPUs of compute capability {INVARIANT_FROM} or higher (A100)"
+def _require_batch_invariance(model: str, interpreter: Interpreter) -> None:
+    """Require that vLLM has batch-invariant kernels for this device; raises RefusedError."""
+    fix = f"remove batch_invariant, or serve {model} on GPUs of compute capability {INVARIANT_FROM} or higher (A100)"
     if interpreter.for_cpu:
         raise RefusedError(f"batch_invariant: vLLM {interpreter.vllm} for CPUs has no batch-invariant kernels", fix)
     lowest = min(compute_capabilities(), default=0.0)
     if lowest < INVARIANT_FROM:
-        stated = (
-            f"a GPU here has compute capability {lowest}" if lowest else "no GPU here states its compute capability"
-        )
+        stated = f"a GPU has compute capability {lowest}" if lowest else "no GPU states its compute capability"
         raise RefusedError(f"batch_invariant: {stated}; {INVARIANT_FROM} is needed", fix)
 
 
-def rank_for(adapters: Iterable[Path]) -> int:
-    """The rank that a server must allow for these adapters: vLLM's default, or the next one that vLLM supports."""
+def choose_rank(adapters: Iterable[Path]) -> int:
+    """The rank that a server must allow for these adapters: the default, or the next one that vLLM supports."""
     highest = max((read_rank(folder) for folder in adapters), default=RANK)
     return next((rank for rank in (RANK, 32, 64, 128, 256, 512) if rank >= highest), highest)
