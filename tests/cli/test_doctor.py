@@ -132,11 +132,8 @@ def test_doctor_fails_on_a_gpu_without_driver(tmp_path: Path, monkeypatch: pytes
     folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(machine, "_cards", lambda: 2)
-    assert (
-        not machine.check_gpus().ok
-        and "2 NVIDIA cards" in machine.check_gpus().found
-        and "driver" in machine.check_gpus().fix
-    )
+    check = machine.check_gpus()
+    assert not check.ok and "2 NVIDIA cards" in check.found and "driver" in check.fix
 
 
 SMI = {

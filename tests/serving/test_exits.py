@@ -29,7 +29,7 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
         ("ValueError: Free memory on device (2.1/39.4 GiB) on startup is less than desired GPU memory", "GPU's memory"),
         ("/usr/bin/python: Error while finding module specification: No module named 'vllm'", "no vllm"),
         ("python: No module named vllm", "no vllm"),
-        ("RuntimeError: operator torchvision::nms does not exist", "another torch"),
+        ("RuntimeError: operator torchvision::nms does not exist", "a different torch"),
         (MISSING_VISION, "the Python module torchvision is missing"),
         ("ImportError: cannot import name 'x' from 'y' (/z.py)", "cannot import name 'x' from 'y'"),
         ("AttributeError: module 'triton.language' has no attribute 'bfloat16'", "mixture of experts"),
@@ -51,7 +51,7 @@ def test_explain_names_the_cause_in_the_log(log: str, meaning: str) -> None:
     ],
 )
 def test_explain_ignores_warnings(warning: str) -> None:
-    assert "does not say why" in explain(f"one\n{warning}\nlast", 1)[0]
+    assert "states no known cause" in explain(f"one\n{warning}\nlast", 1)[0]
 
 
 def test_explain_names_a_missing_module_in_the_fix() -> None:

@@ -121,7 +121,7 @@ def test_server_that_crashes_on_its_first_request_is_never_reported_as_served(ho
     cause = "AttributeError: module 'triton.language' has no attribute 'bfloat16'"
     with pytest.raises(ServerError, match="answered its health check but no request") as refused:
         started(home, launcher(f"mute: {cause}".replace("'", "'\\''")))
-    assert "mixture of experts" in str(refused.value) and "leave out --adapter" in str(refused.value)
+    assert "mixture of experts" in str(refused.value) and "omit --adapter" in str(refused.value)
     assert server_record.records(home) == []
 
 
