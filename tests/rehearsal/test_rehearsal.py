@@ -21,7 +21,7 @@ concurrency = 4
 embedder = "minilm"
 [endpoints.gemma]
 interface = "vllm"
-model = "gemma-3-4b-it"
+model = "{model}"
 context = {context}
 [endpoints.claude]
 interface = "anthropic_messages"
@@ -53,10 +53,10 @@ def vllm_python() -> str:
     return str(path)
 
 
-def write_profile(folder: Path, context: int = 4096) -> Path:
-    """A profile whose defender alone is served here."""
+def write_profile(folder: Path, context: int = 4096, model: str = "gemma-3-4b-it") -> Path:
+    """Write a profile of which only the defender is served by vLLM."""
     path = folder / "one.toml"
-    path.write_text(ONE_MODEL.format(context=context))
+    path.write_text(ONE_MODEL.format(model=model, context=context))
     return path
 
 
@@ -106,12 +106,13 @@ def test_packaged_profiles_pass_and_leave_the_users_home_alone(tmp_path: Path, v
 
 @pytest.mark.timeout(1800)
 def test_wrong_lora_target_fails_the_training_step(tmp_path: Path, vllm_python: str) -> None:
+    """Gemma 4 plays the defender, so that its server and its turns are rehearsed too."""
     home = tmp_path / "home"
     (home / "models").mkdir(parents=True)
-    manifest = (CATALOG / "gemma-3-4b-it.toml").read_text()
+    manifest = (CATALOG / "gemma-4-12b-it.toml").read_text()
     lines = [line if not line.startswith("targets") else 'targets = ["qkv_proj"]' for line in manifest.splitlines()]
-    (home / "models" / "gemma-3-4b-it.toml").write_text("\n".join(lines))
-    code, document, _ = run_rehearsal(home, vllm_python, str(write_profile(tmp_path)))
+    (home / "models" / "gemma-4-12b-it.toml").write_text("\n".join(lines))
+    code, document, _ = run_rehearsal(home, vllm_python, str(write_profile(tmp_path, model="gemma-4-12b-it")))
     failed = failures(document)
     assert code == 1 and [step["name"] for step in failed] == ["train"]
     assert "'qkv_proj' matches no linear layer" in failed[0]["detail"] and "q_proj" in failed[0]["detail"]

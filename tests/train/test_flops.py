@@ -4,11 +4,14 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.flops import Matrices, Work, explain_flops, parameters
 from nanoflux_local.train.lora import train
+from nanoflux_local.train.model import Completions
 from nanoflux_local.train.settings import TrainSettings
+from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 
 
 def longer(examples: list[TrainingExample]) -> list[TrainingExample]:
@@ -47,3 +50,11 @@ def test_expected_flops_of_each_part() -> None:
     assert parts["total"] == parts["frozen"] == 4 * 1000 * 7
     whole = explain_flops(Matrices(1000, 10, 500, 20), Work(7, 49, 3), checkpointing=True)
     assert whole == {"frozen": 42000, "low_rank": 560, "attention": 17640, "head": 6000, "total": 66200}
+
+
+def test_matrices_count_layers_of_different_head_sizes(tmp_path: Path) -> None:
+    """Gemma 4: of six layers one has heads of 64, the others of 32, with four heads each."""
+    base = make_stand_in(FAMILIES["Gemma4UnifiedForConditionalGeneration"], tmp_path / "base")
+    settings = TrainSettings(target_modules=("q_proj",), attention="sdpa")
+    matrices = Completions(settings, base, torch.device("cpu"), torch.float32).measure_matrices()
+    assert matrices.attention == 4 * (5 * 32 + 64)
