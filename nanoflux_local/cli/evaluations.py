@@ -7,6 +7,7 @@ import click
 from nanoflux_local.cli.common import current_home, plain, print_json, print_table, say, with_json
 from nanoflux_local.cli.names import EVALUATION
 from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.paths import Home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ def list_evaluations(as_json: bool) -> None:
         evaluations = []
     else:
         with LedgerView(home.ledger) as view:
-            evaluations = [_summarize(row) for row in board.evaluations(view)]
+            evaluations = [_summarize(_with_state(home, view, row)) for row in board.evaluations(view)]
     if as_json:
         print_json(evaluations)
         return
@@ -46,6 +47,14 @@ def list_evaluations(as_json: bool) -> None:
             for each in evaluations
         ],
     )  # fmt: skip
+
+
+def _with_state(home: Home, view: "LedgerView", row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the state of its worker: a killed evaluation is interrupted, not running."""
+    from nanoflux_local.jobs import EVALUATION, Work, check_work
+
+    state = check_work(home, view, Work(EVALUATION, row["id"]), row)
+    return {**row, "status": state.status, "message": state.message, "seconds": state.seconds}
 
 
 def _summarize(row: "Mapping[str, Any]") -> dict[str, Any]:
@@ -77,8 +86,9 @@ def show(evaluation: str, as_json: bool) -> None:
     from nanoflux_local.evaluate.items import find_evaluation
     from nanoflux_local.ledger.views import LedgerView
 
-    with LedgerView(current_home().ledger) as view:
-        row = find_evaluation(view, evaluation)
+    home = current_home()
+    with LedgerView(home.ledger) as view:
+        row = _with_state(home, view, find_evaluation(view, evaluation))
     settings, result = row["settings"], row["result"]
     if as_json:
         print_json({**_summarize(row), **result, "settings": settings})

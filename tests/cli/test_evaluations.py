@@ -1,5 +1,6 @@
 """`eval list`, `eval show`, `eval items` and the flips of `compare`, on evaluations by scripted models."""
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,3 +68,14 @@ def test_eval_items_of_missing_evaluations_exit_with_4(tmp_path: Path, called: C
 def test_eval_without_data_is_wrong_usage(tmp_path: Path, called: Callable) -> None:
     ended = called(tmp_path, "eval", "--model", "m")
     assert ended.code == 2 and "Missing option '--data'" in ended.err
+
+
+def test_killed_evaluation_is_listed_as_interrupted(
+    tmp_path: Path, called: Callable, evaluations: tuple[str, str]
+) -> None:
+    """The row that a killed process leaves behind: running, without a process."""
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute("UPDATE evaluations SET status = 'running' WHERE id = ?", (evaluations[1],))
+    connection.close()
+    assert [each["status"] for each in called(tmp_path, "eval", "list", "--json").json] == ["interrupted", "done"]
+    assert "interrupted" in called(tmp_path, "eval", "show", evaluations[1]).out
