@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
 from nanoflux_local.experiments.cells import do_cell, result_of
-from nanoflux_local.experiments.grid import GENERATE, Cell, GridPlan
+from nanoflux_local.experiments.grid import ANSWERS, GENERATE, Cell, GridPlan
 from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.jobs import (
     EXPERIMENT,
@@ -26,6 +26,8 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
+PREPARATION = (GENERATE, ANSWERS)
+"""The conditions of the cells whose results other cells need."""
 OnCell = Callable[[Cell, str], None]
 """Called with a cell and its status whenever the cell starts or ends."""
 
@@ -89,9 +91,9 @@ class _Execution:
     def play(self, work: Work) -> None:
         with record_job(self.ledger, work) as job:
             with heartbeat_thread(self.home.ledger, job.id, work, self._handle_request):
-                self._do([cell for cell in self._remaining_cells() if cell.condition == GENERATE])
-                if not self.failed:  # cells that use a run's examples need the finished run
-                    self._do([cell for cell in self._remaining_cells() if cell.condition != GENERATE])
+                self._do([cell for cell in self._remaining_cells() if cell.condition in PREPARATION])
+                if not self.failed:  # cells that use a run's examples or the model's answers need them finished
+                    self._do([cell for cell in self._remaining_cells() if cell.condition not in PREPARATION])
             ended = status_after(self.requests[-1]) if self.requests else "done"
             job.status = "failed" if self.failed and not self.requests else ended
             job.message = "; ".join(self.failed)
@@ -130,7 +132,7 @@ def _outcome(cell: Cell, outcome: dict[str, Any] | Exception) -> tuple[str, str]
     """(status, message) of a cell. An error without a message for users is a defect and is raised."""
     if isinstance(outcome, dict):
         return "done", ""
-    if isinstance(outcome, NothingMatchedError | RefusedError) and cell.condition != GENERATE:
+    if isinstance(outcome, NothingMatchedError | RefusedError) and cell.condition not in PREPARATION:
         return "left out", outcome.message
     message = getattr(outcome, "message", None)
     if isinstance(message, str):

@@ -3,7 +3,7 @@
 import asyncio
 
 from nanoflux_local.config import merge_tables
-from nanoflux_local.experiments.grid import GENERATE, GridPlan
+from nanoflux_local.experiments.grid import DEFAULT_RUN, GENERATE, Cell, GridPlan
 from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -11,33 +11,42 @@ from nanoflux_local.records import digest
 from nanoflux_local.run import configs, runs
 
 
-def runs_of(home: Home, plan: GridPlan) -> dict[int, str]:
-    """The runs that the plan uses, by their fixed number of seed questions (0: the domain's range)."""
-    run_by_seed_count = {0: plan.run} if plan.run else {}
+def runs_of(home: Home, plan: GridPlan) -> dict[str, str]:
+    """The runs that the plan uses, by `Condition.run_key`."""
+    run_by_key = {DEFAULT_RUN: plan.run} if plan.run else {}
     with LedgerView(home.ledger) as view:
         for cell in plan.cells:
             if cell.condition == GENERATE:
-                row = view.row("SELECT id FROM runs WHERE name = ? ORDER BY rowid DESC", run_name(plan, cell.seed))
-                run_by_seed_count |= {cell.seed: row["id"]} if row else {}
-        return {count: str(view.find_run(run)["id"]) for count, run in run_by_seed_count.items()}
+                row = view.row("SELECT id FROM runs WHERE name = ? ORDER BY rowid DESC", run_name(plan, cell))
+                run_by_key |= {cell.run_key: row["id"]} if row else {}
+        return {key: str(view.find_run(run)["id"]) for key, run in run_by_key.items()}
 
 
-def run_name(plan: GridPlan, seed_count: int) -> str:
+def run_name(plan: GridPlan, cell: Cell) -> str:
     """The name of a run: a hash of its settings, so that experiments of one scale share a run."""
     scale = plan.scale
-    return f"experiment-{digest([scale.domain, scale.profile, scale.examples, scale.run, seed_count])[:10]}"
+    settings = [
+        scale.domain,
+        scale.profile,
+        scale.examples,
+        scale.run,
+        cell.seed,
+        *([cell.rules] if cell.rules else []),
+    ]
+    return f"experiment-{digest(settings)[:10]}"
 
 
-def generate_run(home: Home, plan: GridPlan, seed_count: int, on_step: OnStep) -> str:
+def generate_run(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep) -> str:
     """Start the run, or resume it. A finished run is used even if it missed its target."""
-    name = run_name(plan, seed_count)
+    name = run_name(plan, cell)
     with LedgerView(home.ledger) as view:
         row = view.row("SELECT id, status FROM runs WHERE name = ? ORDER BY rowid DESC", name)
     if row is not None and row["status"] == "done":
         return str(row["id"])
     run = str(row["id"]) if row else ""
     if not run:
-        fixed = {"seeds": {"min": seed_count, "max": seed_count}} if seed_count else {}
+        fixed: dict[str, object] = {"seeds": {"min": cell.seed, "max": cell.seed}} if cell.seed else {}
+        fixed |= {"rules": cell.rules} if cell.rules else {}
         settings = merge_tables(merge_tables({"target": plan.scale.examples}, plan.scale.run), fixed)
         config = configs.resolve(plan.scale.domain, plan.scale.profile, settings, home)
         run = asyncio.run(runs.start(home, config, name))

@@ -14,12 +14,18 @@ from nanoflux_local.endpoints.kinds.base import adapter_kinds
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import digest
 from nanoflux_local.suggestions import suggest
+from nanoflux_local.train.solutions import SolutionRule
 
 Source = Literal["none", "benchmark", "run", "endpoint"]
+Solved = Literal["", "always", "sometimes", "never"]
 Scaled = Literal["", "sizes", "seed_counts", "levels"]
 Size = int | Literal["all", "run", "least"]
 GENERATE = "generate"
 """The condition of the cells that generate a run; they run before all others."""
+ANSWERS = "answers"
+"""The condition and the id of the cell in which the base model answers train items; it runs before all others too."""
+DEFAULT_RUN = "0"
+"""The key of the run with the scale's own rules and the domain's numbers of seed questions."""
 
 
 class Condition(Strict):
@@ -28,8 +34,15 @@ class Condition(Strict):
     a number, "all", as many as the "run" kept, or as many as the rarest quality level has ("least").
 
     `each` repeats the condition for every value of the scale's list of that name, with "{value}" in `name` and `title`.
-    `benchmark` rows of the scale's `full` at most. In experiments on the judge, `code_check` adds the code check to its
-    word; `check` is one check by itself, or "all" for its word with all checks.
+    `benchmark` rows of the scale's `full` at most.
+
+    `rules` names the rule set of the condition's run ("": the scale's settings alone), `solution` the solution that is
+    learnt of each example: the author's, or one of another origin (`train.solutions`). Of a benchmark, "own" is a right
+    answer of the base model, which answers each train item as often as the scale's `tries`; `solved` takes the items
+    that it solves always, sometimes or never. `mix` adds so many benchmark rows for each row of the run.
+
+    In experiments on the judge, `code_check` adds the code check to its word; `check` is one check by itself, or "all"
+    for its word with all checks.
     """
 
     name: str = Field(min_length=1)
@@ -39,8 +52,24 @@ class Condition(Strict):
     size: Size = "all"
     level: int = Field(default=0, ge=0, le=5)
     seed_count: int = Field(default=0, ge=0)
+    rules: str = ""
+    solution: SolutionRule = "author"
+    solved: Solved = ""
+    mix: float = Field(default=0, ge=0)
     code_check: bool = False
     check: str = ""
+
+    @property
+    def run_key(self) -> str:
+        """What distinguishes the condition's run from the experiment's other runs."""
+        return (
+            f"{self.rules}-{self.seed_count}" if self.rules and self.seed_count else self.rules or str(self.seed_count)
+        )
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether the base model has to answer the benchmark's train items first."""
+        return self.source == "benchmark" and (self.solution != "author" or self.solved != "")
 
 
 class Frontier(Strict):
@@ -58,7 +87,8 @@ class Scale(Strict):
     (0: all). They are asked in this process, or `via` a vLLM server with these `args`, one that runs or one for each
     cell: with the adapter beside the weights, or merged into a copy of them (much faster on a CPU). Rows of the
     benchmark are train items of `benchmark`, or of the domain if it is empty; `full` limits them for conditions
-    that take all (0: no limit).
+    that take all (0: no limit). `tries` is how often the base model answers a train item for conditions that depend on
+    its answers, `sampled` how many train items it answers (0: all).
     """
 
     base: str
@@ -77,6 +107,8 @@ class Scale(Strict):
     via: str = "in_process"
     args: tuple[str, ...] = ()
     full: int = Field(default=0, ge=0)
+    tries: int = Field(default=4, ge=2)
+    sampled: int = Field(default=0, ge=0)
     sizes: tuple[int, ...] = ()
     seed_counts: tuple[int, ...] = ()
     levels: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -111,11 +143,19 @@ class Grid(Strict):
 
 
 class Cell(Strict):
-    """One unit of work: a condition under one training seed."""
+    """One unit of work: a condition under one training seed. A cell that generates a run has the run's number of seed
+    questions as its seed, and its `rules`.
+    """
 
     id: str
     condition: str
     seed: int = 0
+    rules: str = ""
+
+    @property
+    def run_key(self) -> str:
+        """The key of the run that the cell generates; see `Condition.run_key`."""
+        return Condition(name=self.id, seed_count=self.seed, rules=self.rules).run_key
 
 
 class GridPlan(Strict):

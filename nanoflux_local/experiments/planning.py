@@ -1,7 +1,17 @@
 """Plan a grid at one scale: expand its conditions and list their cells."""
 
 from nanoflux_local.errors import ConfigError
-from nanoflux_local.experiments.grid import GENERATE, Cell, Condition, Grid, GridPlan, Scale, load_grid
+from nanoflux_local.experiments.grid import (
+    ANSWERS,
+    DEFAULT_RUN,
+    GENERATE,
+    Cell,
+    Condition,
+    Grid,
+    GridPlan,
+    Scale,
+    load_grid,
+)
 from nanoflux_local.experiments.kinds.base import find_kind
 
 
@@ -24,6 +34,7 @@ def make_plan(name: str, scale_name: str, run: str = "") -> GridPlan:
         )
     cells = [
         *_generations(conditions, run),
+        *([Cell(id=ANSWERS, condition=ANSWERS)] if any(condition.needs_answers for condition in conditions) else []),
         *(cell for condition in conditions for cell in _cells(condition, grid, scale)),
     ]
     return GridPlan(
@@ -55,18 +66,16 @@ def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
 
 
 def _generations(conditions: list[Condition], run: str) -> list[Cell]:
-    """The cells that generate runs: one, and one for each fixed number of seed questions."""
-    counts = sorted(
-        {
-            condition.seed_count
-            for condition in conditions
-            if condition.source == "run" or condition.size in ("run", "least")
-        }
-    )
+    """The cells that generate runs: one for each rule set and fixed number of seed questions."""
+    needed = {
+        (condition.rules, condition.seed_count): condition.run_key
+        for condition in conditions
+        if condition.source == "run" or condition.size in ("run", "least")
+    }
     return [
-        Cell(id=f"{GENERATE}-{count}" if count else GENERATE, condition=GENERATE, seed=count)
-        for count in counts
-        if count or not run
+        Cell(id=GENERATE if key == DEFAULT_RUN else f"{GENERATE}-{key}", condition=GENERATE, seed=count, rules=rules)
+        for (rules, count), key in sorted(needed.items())
+        if key != DEFAULT_RUN or not run
     ]
 
 

@@ -38,7 +38,7 @@ def results(home: Home, name: str) -> dict[str, Any]:
         "base": plan.scale.base,
         "domain": plan.scale.domain,
         "test": list(plan.scale.test),
-        "runs": {str(count): run for count, run in reading.runs.items()},
+        "runs": dict(reading.runs),
         "conditions": conditions,
         **comparison,
         "paper": paper_figures(plan.grid.paper, plan.scale.domain),

@@ -1,7 +1,4 @@
-"""The training rows of a condition: the run's examples or the benchmark's train split, by size and seed.
-
-Rows that repeat a test item are left out and counted. Dev and test items are never training rows.
-"""
+"""The training rows of a condition: the run's examples or the benchmark's train split, by size and seed."""
 
 import random
 from collections.abc import Sequence
@@ -11,32 +8,37 @@ from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import format_question
+from nanoflux_local.experiments.answers import choose_items, load_answers
 from nanoflux_local.experiments.grid import Condition, GridPlan
+from nanoflux_local.experiments.items import train_items
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
-from nanoflux_local.seeds.datasets import items_here, load_items, seed_datasets
-from nanoflux_local.seeds.splits import stem
+from nanoflux_local.seeds.datasets import seed_datasets
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.conversation import build_training_example
 from nanoflux_local.train.data import TrainingExample
+from nanoflux_local.train.mixing import Mix
 from nanoflux_local.train.trainings import TrainingData, load_run_data, load_validation_examples
 from nanoflux_local.transcript import Seed
 
 
-def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: dict[int, str]) -> TrainingData:
-    """The rows of a condition under a training seed. `runs` are the runs by their fixed number of seed questions.
+def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: dict[str, str]) -> TrainingData:
+    """The rows of a condition under a training seed. `runs` are the runs by `Condition.run_key`.
 
     Raises:
         NothingMatchedError: there are fewer rows than the condition asks for.
         RefusedError: it asks for quality levels and the run has none.
     """
-    run = runs.get(condition.seed_count, "")
+    run = runs.get(condition.run_key, "")
     size = _size(home, plan, condition, run)
     if condition.source == "run":
-        return load_run_data(home, run, Choice(level=condition.level, size=size, seed=seed))
+        return _run_rows(home, plan, condition, run, size, seed)
     domain = load_domain(plan.scale.domain, home.root)
     items, repeated = train_items(home, plan, domain)
+    if condition.needs_answers:
+        with LedgerView(home.ledger) as view:
+            items = choose_items(condition, items, load_answers(view, plan.id), domain)
     if size > len(items):
         fix = "choose a smaller size, or import more items"
         raise NothingMatchedError(
@@ -50,37 +52,19 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
         "split": "train",
         "domain": domain.name,
     }
+    source |= {"solved": condition.solved} if condition.solved else {}
+    source |= {"solution": condition.solution} if condition.solution != "author" else {}
     source |= {"rows": len(taken), "of": len(items), "repeated": repeated, "seed": 0 if whole else seed}
     return TrainingData(_examples(domain, taken), load_validation_examples(home, domain), "", source)
 
 
-def train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[Seed], int]:
-    """The benchmark's train items with a solution, and how many were left out because they repeat a test item."""
-    datasets = plan.scale.benchmark or seed_datasets(domain)
-    items = [item for dataset in datasets for item in load_items(home.ledger, dataset, "train") if item.solution]
-    held = {stem(item.question) for data in plan.scale.test for item in load_items(home.ledger, data, "test")}
-    kept = [item for item in items if stem(item.question) not in held]
-    if not kept:
-        fix = "set another `benchmark` in the grid: training needs solutions"
-        raise NothingMatchedError(f"no train item of {', '.join(datasets)} has a solution", fix)
-    return kept, len(items) - len(kept)
-
-
-def asked_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]:
-    """The items of a benchmark to ask: those that repeat no seed of the domain (GSM-Hard restates GSM8K).
-
-    Raises:
-        NothingMatchedError: no item is left.
-    """
-    seeds = seed_datasets(load_domain(plan.scale.domain, home.root))
-    seen = {stem(item.question) for dataset in seeds for item in items_here(home.ledger, dataset, "train")}
-    items = [item for item in load_items(home.ledger, data, split) if stem(item.question) not in seen]
-    if not items:
-        raise NothingMatchedError(
-            f"every {split} item of benchmark {data} was used by a run",
-            "import more items, or use another benchmark of `nanoflux data list`",
-        )
-    return items[: plan.scale.limit] if plan.scale.limit else items
+def _run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, size: int, seed: int) -> TrainingData:
+    """A run's examples. With a mix, `size` counts the benchmark's rows too, so that conditions stay equally large."""
+    own = round(size / (1 + condition.mix))
+    choice = Choice(level=condition.level, size=own, seed=seed, solution=condition.solution)
+    datasets = plan.scale.benchmark or seed_datasets(load_domain(plan.scale.domain, home.root))
+    mixes = [Mix(dataset, condition.mix / len(datasets)) for dataset in datasets if condition.mix]
+    return load_run_data(home, run, choice, plan.scale.base, mixes)
 
 
 def _examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:

@@ -26,13 +26,13 @@ OnStep = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """An experiment as it is read from the ledger. `runs` are its runs by their fixed number of seed questions."""
+    """An experiment as it is read from the ledger. `runs` are its runs by `Condition.run_key`."""
 
     home: Home
     view: LedgerView
     plan: GridPlan
     cells: Mapping[str, CellResult]
-    runs: Mapping[int, str]
+    runs: Mapping[str, str]
 
     def done_cells(self, condition: str) -> list[CellResult]:
         """The cells of a condition that are done."""

@@ -22,9 +22,9 @@ from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import evaluate, make_plan
 from nanoflux_local.evaluate.statistics import CONFIDENCE
 from nanoflux_local.experiments.generation import runs_of
-from nanoflux_local.experiments.grid import Condition, GridPlan, Scale
+from nanoflux_local.experiments.grid import DEFAULT_RUN, Condition, GridPlan, Scale
+from nanoflux_local.experiments.items import train_items
 from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, ExperimentKind, OnStep, Reading
-from nanoflux_local.experiments.rows import train_items
 from nanoflux_local.experiments.tables import TableColumn
 from nanoflux_local.ledger.calls import RememberedCalls
 from nanoflux_local.ledger.packing import CALLS
@@ -60,7 +60,7 @@ class DiscriminativityKind:
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
         del seed, on_step  # seconds of embedding
-        return measure_discriminativity(home, plan, condition, runs_of(home, plan)[0])
+        return measure_discriminativity(home, plan, condition, runs_of(home, plan)[DEFAULT_RUN])
 
     def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
         done = reading.done_cells(condition.name)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.generation import runs_of
-from nanoflux_local.experiments.grid import Condition, GridPlan, Scale
+from nanoflux_local.experiments.grid import DEFAULT_RUN, Condition, GridPlan, Scale
 from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, ExperimentKind, OnStep, Reading
 from nanoflux_local.experiments.tables import TableColumn, percent
 from nanoflux_local.ledger.views import LedgerView
@@ -43,7 +43,7 @@ class JudgeKind:
 
     def run_cell(self, home: Home, plan: GridPlan, condition: Condition, seed: int, on_step: OnStep) -> CellResult:
         del seed, on_step  # one look at the ledger
-        return judge_rates(home, condition, runs_of(home, plan)[0])
+        return judge_rates(home, condition, runs_of(home, plan)[DEFAULT_RUN])
 
     def condition_entry(self, reading: Reading, condition: Condition) -> dict[str, Any]:
         done = reading.done_cells(condition.name)

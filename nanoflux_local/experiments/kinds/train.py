@@ -19,8 +19,9 @@ from nanoflux_local.evaluate.statistics import accuracy_interval, split_folds, t
 from nanoflux_local.experiments.compute import generation_cost, times_less
 from nanoflux_local.experiments.generation import runs_of
 from nanoflux_local.experiments.grid import Condition, GridPlan, Scale
+from nanoflux_local.experiments.items import asked_items
 from nanoflux_local.experiments.kinds.base import CellResult, ExperimentKind, OnStep, Reading
-from nanoflux_local.experiments.rows import asked_items, rows_of
+from nanoflux_local.experiments.rows import rows_of
 from nanoflux_local.experiments.tables import TableColumn, points
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -68,7 +69,7 @@ class TrainKind:
         if done and condition.source in TRAINED:
             entry |= _training(done)
             if condition.source == "run":
-                entry["generation"] = generation_cost(reading.home, view, reading.runs[condition.seed_count])
+                entry["generation"] = generation_cost(reading.home, view, reading.runs[condition.run_key])
         return entry
 
     def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""The base model's own answers to train items of a benchmark: which items it solves, and in which words.
+
+A cell of the experiment asks them once, several times an item with different seeds; its evaluation stays in the ledger.
+Conditions then train on the items that the model solves always, sometimes or never, or on its own right solutions.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.endpoints.build import build_model_endpoint
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.experiments.grid import ANSWERS, Condition, GridPlan
+from nanoflux_local.experiments.items import train_items
+from nanoflux_local.experiments.kinds.base import OnStep
+from nanoflux_local.ledger.packing import CALLS
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.records import derive_seed
+from nanoflux_local.roles.sections import Unparsed, read_sections
+from nanoflux_local.transcript import Seed
+
+TEMPERATURE = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The model's answers to one item: how many were right of how many, and the text of the right ones."""
+
+    right: int
+    tries: int
+    right_replies: tuple[str, ...]
+
+    @property
+    def solved(self) -> str:
+        """The value of `Condition.solved` that the item has."""
+        return "never" if not self.right else "always" if self.right == self.tries else "sometimes"
+
+
+def ask_train_items(home: Home, plan: GridPlan, on_step: OnStep) -> dict[str, str]:
+    """Let the base model answer train items `tries` times each; returns the evaluation's id as a cell's result.
+
+    Raises:
+        NanofluxError: replies are missing; the next start asks for them.
+    """
+    return {"evaluation": asyncio.run(_ask(home, plan, on_step))}
+
+
+async def _ask(home: Home, plan: GridPlan, on_step: OnStep) -> str:
+    scale, items = plan.scale, sampled_items(home, plan)
+    endpoint = build_model_endpoint(scale.base, "", home, scale.via, scale.args)
+    try:
+        asked = make_plan(
+            endpoint.identity, items[0].dataset, "train", items, scale.tries, TEMPERATURE, root=home.root,
+            domain_name=scale.domain, reasoning_tokens=endpoint.context.reasoning,
+        )  # fmt: skip
+        with Ledger(home.ledger) as ledger:
+            on_progress = lambda done, total: on_step("answers", done, total)  # noqa: E731
+            (await evaluate(ledger, endpoint, asked, on_progress)).require_whole(allow_refused=True)
+    finally:
+        await endpoint.close()
+    return asked.id
+
+
+def sampled_items(home: Home, plan: GridPlan) -> list[Seed]:
+    """The train items that the base model answers: all, or `sampled` of them, the same for every training seed."""
+    items, _ = train_items(home, plan, load_domain(plan.scale.domain, home.root))
+    size = min(plan.scale.sampled or len(items), len(items))
+    positions = random.Random(derive_seed(0, "answers", plan.scale.domain)).sample(range(len(items)), size)
+    return [items[position] for position in sorted(positions)]
+
+
+def load_answers(view: LedgerView, experiment: str) -> dict[str, Answers]:
+    """The answers to each item, from the evaluation of the experiment's answers cell.
+
+    Raises:
+        NothingMatchedError: the cell is not done.
+    """
+    cell = view.row("SELECT result FROM cells WHERE experiment = ? AND id = ? AND status = 'done'", experiment, ANSWERS)
+    if cell is None:
+        raise NothingMatchedError(f"experiment {experiment} has no answers of the base model", "run it again")
+    rows = view.rows(
+        f"SELECT item, verdict, reply FROM evaluation_items LEFT JOIN {CALLS} AS whole ON whole.id = call"
+        " WHERE evaluation = ? ORDER BY item, repeat",
+        json.loads(cell["result"])["evaluation"],
+    )
+    replies: dict[str, list[tuple[bool, str]]] = {}
+    for row in rows:
+        text = json.loads(row["reply"])["text"] if row["reply"] else ""
+        replies.setdefault(row["item"], []).append((row["verdict"] == "right", text))
+    return {
+        item: Answers(sum(right for right, _ in marked), len(marked), tuple(text for right, text in marked if right))
+        for item, marked in replies.items()
+    }
+
+
+def choose_items(
+    condition: Condition, items: Sequence[Seed], answers: dict[str, Answers], domain: Domain
+) -> list[Seed]:
+    """The items in the condition's band; with `solution` "own", those with a right answer, in the model's words."""
+    chosen = [item for item in items if item.id in answers]
+    if condition.solved:
+        chosen = [item for item in chosen if answers[item.id].solved == condition.solved]
+    if condition.solution == "author":
+        return chosen
+    own = ((item, own_solution(domain, answers[item.id])) for item in chosen)
+    return [replace(item, solution=solution) for item, solution in own if solution]
+
+
+def own_solution(domain: Domain, answers: Answers) -> str:
+    """The solution in the model's first right reply that has one, else ""."""
+    for reply in answers.right_replies:
+        sections = read_sections(reply, domain.sections.defender)
+        if not isinstance(sections, Unparsed) and sections["SOLUTION"].strip():
+            return sections["SOLUTION"].strip()
+    return ""

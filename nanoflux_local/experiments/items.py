@@ -1,0 +1,42 @@
+"""The benchmark items of an experiment: those to train on, and those to ask.
+
+Train items that repeat a test item are left out and counted. Dev and test items are never training rows.
+"""
+
+from nanoflux_local.domains.base import Domain
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.experiments.grid import GridPlan
+from nanoflux_local.paths import Home
+from nanoflux_local.seeds.datasets import items_here, load_items, seed_datasets
+from nanoflux_local.seeds.splits import stem
+from nanoflux_local.transcript import Seed
+
+
+def train_items(home: Home, plan: GridPlan, domain: Domain) -> tuple[list[Seed], int]:
+    """The benchmark's train items with a solution, and how many were left out because they repeat a test item."""
+    datasets = plan.scale.benchmark or seed_datasets(domain)
+    items = [item for dataset in datasets for item in load_items(home.ledger, dataset, "train") if item.solution]
+    held = {stem(item.question) for data in plan.scale.test for item in load_items(home.ledger, data, "test")}
+    kept = [item for item in items if stem(item.question) not in held]
+    if not kept:
+        fix = "set another `benchmark` in the grid: training needs solutions"
+        raise NothingMatchedError(f"no train item of {', '.join(datasets)} has a solution", fix)
+    return kept, len(items) - len(kept)
+
+
+def asked_items(home: Home, plan: GridPlan, data: str, split: str) -> list[Seed]:
+    """The items of a benchmark to ask: those that repeat no seed of the domain (GSM-Hard restates GSM8K).
+
+    Raises:
+        NothingMatchedError: no item is left.
+    """
+    seeds = seed_datasets(load_domain(plan.scale.domain, home.root))
+    seen = {stem(item.question) for dataset in seeds for item in items_here(home.ledger, dataset, "train")}
+    items = [item for item in load_items(home.ledger, data, split) if stem(item.question) not in seen]
+    if not items:
+        raise NothingMatchedError(
+            f"every {split} item of benchmark {data} was used by a run",
+            "import more items, or use another benchmark of `nanoflux data list`",
+        )
+    return items[: plan.scale.limit] if plan.scale.limit else items
