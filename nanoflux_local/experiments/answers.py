@@ -39,7 +39,7 @@ class Answers:
 
     @property
     def solved(self) -> str:
-        """The value of `Condition.solved` that the item has."""
+        """ "never", "always" or "sometimes", as in `Condition.solved`."""
         return "never" if not self.right else "always" if self.right == self.tries else "sometimes"
 
 
@@ -106,11 +106,15 @@ def choose_items(
     """The items in the condition's band; with `solution` "own", those with a right answer, in the model's words."""
     chosen = [item for item in items if item.id in answers]
     if condition.solved:
-        chosen = [item for item in chosen if answers[item.id].solved == condition.solved]
+        chosen = [item for item in chosen if _is_in_band(answers[item.id], condition.solved)]
     if condition.solution == "author":
         return chosen
     own = ((item, own_solution(domain, answers[item.id])) for item in chosen)
     return [replace(item, solution=solution) for item, solution in own if solution]
+
+
+def _is_in_band(answers: Answers, solved: str) -> bool:
+    return answers.right > 0 if solved == "ever" else answers.solved == solved
 
 
 def own_solution(domain: Domain, answers: Answers) -> str:

@@ -17,7 +17,7 @@ from nanoflux_local.suggestions import suggest
 from nanoflux_local.train.solutions import SolutionRule
 
 Source = Literal["none", "benchmark", "run", "endpoint"]
-Solved = Literal["", "always", "sometimes", "never"]
+Solved = Literal["", "ever", "always", "sometimes", "never"]
 Scaled = Literal["", "sizes", "seed_counts", "levels"]
 Size = int | Literal["all", "run", "least"]
 GENERATE = "generate"
@@ -39,7 +39,8 @@ class Condition(Strict):
     `rules` names the rule set of the condition's run ("": the scale's settings alone), `solution` the solution that is
     learnt of each example: the author's, or one of another origin (`train.solutions`). Of a benchmark, "own" is a right
     answer of the base model, which answers each train item as often as the scale's `tries`; `solved` takes the items
-    that it solves always, sometimes or never. `mix` adds so many benchmark rows for each row of the run.
+    that it solves at least once, always, sometimes or never. `mix` adds so many benchmark rows for each row of the run,
+    within `size`. With `equal` "tokens", as many benchmark rows are taken as have the tokens of `size` rows of the run.
 
     In experiments on the judge, `code_check` adds the code check to its word; `check` is one check by itself, or "all"
     for its word with all checks.
@@ -56,6 +57,7 @@ class Condition(Strict):
     solution: SolutionRule = "author"
     solved: Solved = ""
     mix: float = Field(default=0, ge=0)
+    equal: Literal["rows", "tokens"] = "rows"
     code_check: bool = False
     check: str = ""
 
@@ -65,6 +67,11 @@ class Condition(Strict):
         return (
             f"{self.rules}-{self.seed_count}" if self.rules and self.seed_count else self.rules or str(self.seed_count)
         )
+
+    @property
+    def needs_run(self) -> bool:
+        """Whether the condition's rows, or their number, depend on a run."""
+        return self.source == "run" or self.size in ("run", "least") or self.equal == "tokens"
 
     @property
     def needs_answers(self) -> bool:

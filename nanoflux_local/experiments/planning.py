@@ -68,9 +68,7 @@ def _expand_condition(condition: Condition, scale: Scale) -> list[Condition]:
 def _generations(conditions: list[Condition], run: str) -> list[Cell]:
     """The cells that generate runs: one for each rule set and fixed number of seed questions."""
     needed = {
-        (condition.rules, condition.seed_count): condition.run_key
-        for condition in conditions
-        if condition.source == "run" or condition.size in ("run", "least")
+        (condition.rules, condition.seed_count): condition.run_key for condition in conditions if condition.needs_run
     }
     return [
         Cell(id=GENERATE if key == DEFAULT_RUN else f"{GENERATE}-{key}", condition=GENERATE, seed=count, rules=rules)

@@ -6,6 +6,7 @@ from typing import Any
 
 from nanoflux_local.domains.base import Domain
 from nanoflux_local.domains.own import load_domain
+from nanoflux_local.endpoints.local.tokens import TokenCounter
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.evaluate.evaluation import format_question
 from nanoflux_local.experiments.answers import choose_items, load_answers
@@ -21,6 +22,7 @@ from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.mixing import Mix
 from nanoflux_local.train.trainings import TrainingData, load_run_data, load_validation_examples
 from nanoflux_local.transcript import Seed
+from nanoflux_models.weights import weights_dir
 
 
 def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: dict[str, str]) -> TrainingData:
@@ -44,6 +46,8 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
         raise NothingMatchedError(
             f"the grid asks for {size} rows, but the benchmark has only {len(items)} training items", fix
         )
+    if condition.equal == "tokens":
+        size = _rows_of_equal_tokens(home, plan, items, domain, load_run_data(home, run, Choice(size=size, seed=seed)))
     whole = condition.size == "all"  # the same rows for every seed, which then varies only the training
     drawn = random.Random(derive_seed(0 if whole else seed, "random", plan.scale.domain))
     taken = [items[index] for index in sorted(drawn.sample(range(len(items)), size or len(items)))]
@@ -65,6 +69,19 @@ def _run_rows(home: Home, plan: GridPlan, condition: Condition, run: str, size: 
     datasets = plan.scale.benchmark or seed_datasets(load_domain(plan.scale.domain, home.root))
     mixes = [Mix(dataset, condition.mix / len(datasets)) for dataset in datasets if condition.mix]
     return load_run_data(home, run, choice, plan.scale.base, mixes)
+
+
+def _rows_of_equal_tokens(
+    home: Home, plan: GridPlan, items: Sequence[Seed], domain: Domain, reference: TrainingData
+) -> int:
+    """How many of the items have about as many tokens as the reference's rows, by the base model's tokenizer."""
+    counter = TokenCounter(weights_dir(plan.scale.base, home.root))
+
+    def count(rows: Sequence[TrainingExample]) -> int:
+        return sum(counter.count(part) for row in rows for part in (*(m.content for m in row.prompt), row.completion))
+
+    mean = count(_examples(domain, items)) / len(items)
+    return max(1, round(count(reference.rows) / mean))
 
 
 def _examples(domain: Domain, items: Sequence[Seed]) -> list[TrainingExample]:

@@ -1,0 +1,83 @@
+"""The base model's own answers to train items: bands of difficulty, its own words, and rows of equal tokens."""
+
+import asyncio
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.endpoints.scripted import ScriptedEndpoint
+from nanoflux_local.errors import NothingMatchedError
+from nanoflux_local.evaluate.evaluation import evaluate, make_plan
+from nanoflux_local.experiments.answers import Answers, choose_items, load_answers, sampled_items
+from nanoflux_local.experiments.grid import ANSWERS, GENERATE, Condition
+from nanoflux_local.experiments.planning import make_plan as make_grid_plan
+from nanoflux_local.ledger.store import Ledger
+from nanoflux_local.ledger.views import LedgerView
+from nanoflux_local.paths import Home
+from nanoflux_local.seeds.benchmarks.starter_stories import story_items
+
+TRIES = 3
+ITEMS = story_items("train")[:9]
+ANSWER_BY_QUESTION = {item.question: item.answer for item in ITEMS}
+
+
+def write_answer(prompt: str, rng: random.Random) -> str:
+    """The first three items are always answered rightly, the last three never, the others now and then."""
+    question = re.findall(r"Problem: (.*)", prompt)[-1]
+    position = list(ANSWER_BY_QUESTION).index(question)
+    right = position < 3 or (position < 6 and rng.random() < 0.5)
+    return f"SOLUTION: my own words {position}\nANSWER: {ANSWER_BY_QUESTION[question] if right else 9999}"
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
+    home = Home(tmp_path_factory.mktemp("answers"))
+    endpoint = ScriptedEndpoint("m", script=write_answer)
+    asked = make_plan(endpoint.identity, "starter-stories", "train", ITEMS, TRIES, 0.7, domain_name="starter")
+    plan = make_grid_plan("worth", "tiny")
+    with Ledger(home.ledger) as ledger:
+        asyncio.run(evaluate(ledger, endpoint, asked))
+        ledger.create_experiment(plan.id, plan.name, plan.scale_name, plan.model_dump(mode="json"))
+        with LedgerView(home.ledger) as view, pytest.raises(NothingMatchedError, match="no answers"):
+            load_answers(view, plan.id)
+        ledger.set_cell(plan.id, ANSWERS, "done", "", {"evaluation": asked.id})
+    with LedgerView(home.ledger) as view:
+        return load_answers(view, plan.id)
+
+
+def choose(answers: dict[str, Answers], **condition: object) -> list:
+    full = Condition.model_validate({"name": "c", "source": "benchmark", **condition})
+    return choose_items(full, ITEMS, answers, load_domain("starter"))
+
+
+def test_bands_divide_the_items_by_how_often_they_are_solved(answers) -> None:
+    bands = {band: {item.id for item in choose(answers, solved=band)} for band in ("always", "sometimes", "never")}
+    assert {item.id for item in ITEMS[:3]} <= bands["always"] and {item.id for item in ITEMS[6:]} <= bands["never"]
+    assert bands["sometimes"] and sum(map(len, bands.values())) == len(ITEMS) == len(set.union(*bands.values()))
+    assert {item.id for item in choose(answers, solved="ever")} == bands["always"] | bands["sometimes"]
+
+
+def test_own_words_are_the_models_right_solutions(answers) -> None:
+    own, gold = choose(answers, solved="ever", solution="own"), choose(answers, solved="ever")
+    assert [item.id for item in own] == [item.id for item in gold]
+    assert {item.solution for item in own} <= {f"my own words {position}" for position in range(6)}
+    assert all(item.answer == ANSWER_BY_QUESTION[item.question] for item in own)
+    assert not any(item.solution.startswith("my own words") for item in gold)
+
+
+def test_worth_plan_prepares_both_runs_and_the_answers_once() -> None:
+    plan = make_grid_plan("worth", "tiny")
+    prepared = [cell for cell in plan.cells if cell.condition in (GENERATE, ANSWERS)]
+    assert [cell.id for cell in prepared] == ["generate-paper", "generate-proven", "answers"]
+    assert [cell.rules for cell in prepared[:2]] == ["paper", "proven"]
+    assert {condition.run_key for condition in plan.conditions if condition.source == "run"} == {"paper", "proven"}
+    assert ("paper-12", "proven-12") in plan.compared and ("gold-12", "own-12") in plan.compared
+
+
+def test_sampled_items_are_the_same_for_every_start(tmp_path: Path) -> None:
+    home, plan = Home(tmp_path), make_grid_plan("worth", "tiny")
+    items = sampled_items(home, plan)
+    assert len(items) == plan.scale.sampled and items == sampled_items(home, plan)
