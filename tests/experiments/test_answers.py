@@ -74,7 +74,7 @@ def test_worth_plan_prepares_both_runs_and_the_answers_once() -> None:
     assert [cell.id for cell in prepared] == ["generate-paper", "generate-proven", "answers"]
     assert [cell.rules for cell in prepared[:2]] == ["paper", "proven"]
     assert {condition.run_key for condition in plan.conditions if condition.source == "run"} == {"paper", "proven"}
-    assert ("paper-12", "proven-12") in plan.compared and ("gold-12", "own-12") in plan.compared
+    assert ("paper-10", "proven-10") in plan.compared and ("gold-10", "own-10") in plan.compared
 
 
 def test_sampled_items_are_the_same_for_every_start(tmp_path: Path) -> None:
