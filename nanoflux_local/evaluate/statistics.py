@@ -63,7 +63,7 @@ def _wilson_bounds(share: float, n: int) -> tuple[float, float]:
     z = _normal(CONFIDENCE)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # rounding may pass the share
 
 
 def _difference_interval(differences: Floats, means: Floats) -> tuple[float, float]:

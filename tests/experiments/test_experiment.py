@@ -106,7 +106,7 @@ def test_rerun_retries_only_the_cells_that_were_left_out(killed, plan: GridPlan,
 def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, plan: GridPlan, monkeypatch) -> None:
     home = new_lab()
     monkeypatch.setattr(cells, "generate_run", lambda *_: "no run")
-    monkeypatch.setattr(train, "runs_of", lambda *_: {0: "no run"})
+    monkeypatch.setattr(train, "runs_of", lambda *_: {"0": "no run"})
     broken = ["random-1"]
 
     def train_condition(home, plan, condition, seed, on_step):
