@@ -95,11 +95,11 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize(("setting", "said"), UNKNOWN.items())
-def test_unknown_key_is_named_with_the_valid_keys(home, setting, said):
+@pytest.mark.parametrize(("setting", "message"), UNKNOWN.items())
+def test_unknown_key_is_named_with_the_valid_keys(home, setting, message):
     with pytest.raises(ConfigError) as caught:
         resolve("starter", "embedded", parse_setting(setting), home)
-    key, names = said
+    key, names = message
     assert f"unknown key {key}" in caught.value.message
     assert names in caught.value.fix
     assert caught.value.exit_code == 2
@@ -131,11 +131,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("setting", "said"), WRONG.items())
-def test_invalid_value_is_named_by_its_key(home, setting, said):
+@pytest.mark.parametrize(("setting", "message"), WRONG.items())
+def test_invalid_value_is_named_by_its_key(home, setting, message):
     with pytest.raises(ConfigError) as caught:
         resolve("starter", "embedded", parse_setting(setting), home)
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert caught.value.fix
 
 
@@ -202,15 +202,15 @@ def test_domain_without_programs_takes_the_models_of_the_profile(home, domain):
 
 
 @pytest.mark.parametrize(
-    ("domain", "role", "endpoint", "said"),
+    ("domain", "role", "endpoint", "message"),
     [
         ("starter-genetics", "attacker", "program", "carry no programs, so no program can be the attacker"),
         ("starter-genetics", "judge", "program", "carry no programs, so no program can be the judge"),
         ("starter", "attacker", "smollm2", "can judge only the questions of a program"),
     ],
 )
-def test_program_role_is_refused_for_a_domain_without_programs(home, domain, role, endpoint, said):
-    with pytest.raises(ConfigError, match=said):
+def test_program_role_is_refused_for_a_domain_without_programs(home, domain, role, endpoint, message):
+    with pytest.raises(ConfigError, match=message):
         resolve(domain, "embedded", {"roles": {role: {"endpoint": endpoint}}}, home)
 
 
@@ -237,7 +237,7 @@ def test_toml_may_open_with_a_byte_order_mark(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"a = \nb = 1", "line 1"),
         (b"a = 1\na = 2\n", "line 2"),
@@ -247,13 +247,13 @@ def test_toml_may_open_with_a_byte_order_mark(tmp_path):
         (None, "No such file"),
     ],
 )
-def test_invalid_toml_is_named_with_its_line(tmp_path, content, said):
+def test_invalid_toml_is_named_with_its_line(tmp_path, content, message):
     path = tmp_path / "run.toml"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         read_toml(path)
-    assert str(path) in caught.value.message and said in caught.value.message
+    assert str(path) in caught.value.message and message in caught.value.message
 
 
 def test_profile_may_be_a_file(tmp_path):
@@ -270,14 +270,14 @@ def test_seed_count_may_be_fixed(home, count):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"interface": "openai_chat", "model": "m"}, "endpoints.x.url is missing"),
         ({"interface": "embedder", "model": "m"}, "endpoints.x: the interface 'embedder' has no chat models"),
     ],
 )
-def test_unusable_endpoint_is_refused_with_the_reason(home, values, said):
-    with pytest.raises(ConfigError, match=said):
+def test_unusable_endpoint_is_refused_with_the_reason(home, values, message):
+    with pytest.raises(ConfigError, match=message):
         build_endpoint("x", EndpointConfig(**values), home)
 
 

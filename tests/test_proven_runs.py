@@ -12,6 +12,7 @@ from nanoflux_local.cli.main import main
 from nanoflux_local.ledger.verify import verify_run
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
+from nanoflux_local.report.run_report import write_report
 from nanoflux_local.run import configs, runs
 from nanoflux_local.run.rule_sets import RULE_SETS
 from nanoflux_local.run.whatif import replay_with
@@ -168,5 +169,7 @@ def test_pass_rates_are_shown_and_exported(
     show(proven, monkeypatch, "export", run, "--out", str(out))
     row = json.loads(out.read_text().splitlines()[0])
     assert row["pass_rate"] == [example["passes"], example["tries"]]
+    page = write_report(home.ledger, run, tmp_path / "report").read_text()
+    assert "Rules: proven, " in page and "Right answers of the defender to the kept questions" in page
     card = out.with_suffix(".md").read_text()
     assert "| rules | proven: " in card and "| right answers of the defender | " in card

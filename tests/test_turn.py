@@ -379,6 +379,22 @@ async def test_never_solved_question_is_kept_only_if_blind_solutions_support_it(
         assert record.last.reason == "0 of 3 answers are right; 2 of 4 agree"
 
 
+async def test_never_solved_question_is_kept_if_a_program_computed_its_answer(tmp_path):
+    class Program:
+        name = "program"
+
+        async def validate(self, attack, draw, call, evidence=(), seeds=()):
+            return Verdict(True, 1.0, "the program printed 4")
+
+        async def evaluate(self, attack, defence, draw, call):
+            return Verdict(False, 1.0, "wrong")
+
+    base = rules(tmp_path, **PROVABLE)
+    cast = replace(base.cast(0), judge=Program())
+    record = await run_turn(replace(base, casts=[cast]), 0, NOTHING, World(defence=[WRONG]))
+    assert (record.last.outcome, record.last.pass_rate) == ("kept_failed", (0, 3))
+
+
 async def test_further_answers_leave_the_requests_of_the_first_unchanged(play):
     single, several = World(), World()
     await play(single)

@@ -56,7 +56,7 @@ it, d drops it, f marks it for fixing, and u undoes your last review."""
         columns = (
             Column("turn", 5, right=True),
             Column("reason", 14, from_width=66),
-            Column("pass", 4, from_width=96),
+            Column("pass", 4, from_width=70),
             Column("level", 5, from_width=84),
             Column("review", 6, from_width=52),
             Column("answer", 10, share=1),

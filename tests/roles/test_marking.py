@@ -1,0 +1,66 @@
+"""Marking: further answers are compared by machine if they are numbers or letters, otherwise judged."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from nanoflux_local.domains.own import load_domain
+from nanoflux_local.roles.base import Draw
+from nanoflux_local.roles.marking import Marker
+from nanoflux_local.roles.sections import Unparsed
+from nanoflux_local.transcript import Attack, Defence, Doubt, Verdict
+
+DRAW = Draw(0, 0, 0, sample=1)
+
+
+@dataclass
+class FixedJudge:
+    """Gives one result for every evaluation."""
+
+    result: Verdict | Doubt | Unparsed
+    evaluated: list[Defence] = field(default_factory=list)
+    name: str = "judge"
+
+    async def evaluate(self, attack, defence, draw, call):
+        self.evaluated.append(defence)
+        return self.result
+
+
+async def no_call(request):
+    raise AssertionError("marking by machine makes no call")
+
+
+@pytest.mark.parametrize(
+    ("domain", "answer", "expected", "right"),
+    [
+        ("starter", "12.0", "12", True),
+        ("starter", "13", "12", False),
+        ("starter", "many", "12", False),
+        ("starter-genetics", "(B)", "B", True),
+        ("starter-genetics", "C", "B", False),
+    ],
+)
+async def test_number_and_letter_are_marked_by_machine(domain, answer, expected, right):
+    judge = FixedJudge(Verdict(not right, 1.0, "the judge is not asked"))
+    sample = await Marker(load_domain(domain), judge).mark(
+        Attack("Q", "S", expected), Defence("s", answer), DRAW, no_call
+    )
+    assert sample.right is right and sample.reason and judge.evaluated == []
+
+
+@pytest.mark.parametrize(
+    ("result", "right", "reason"),
+    [
+        (Verdict(True, 1.0, "the same"), True, "the same"),
+        (Verdict(False, 1.0, "another"), False, "another"),
+        (Doubt((0.5,)), None, "the judge stayed in doubt"),
+        (Unparsed("no DECISION"), None, "evaluation: no DECISION"),
+    ],
+)
+async def test_free_text_is_marked_by_the_judge(result, right, reason):
+    domain = load_domain("starter").model_copy(update={"answer": "text"})
+    defence = Defence("s", "a short text")
+    judge = FixedJudge(result)
+    sample = await Marker(domain, judge).mark(Attack("Q", "S", "a text"), defence, DRAW, no_call)
+    assert (sample.defence, sample.right, sample.reason) == (defence, right, reason)
+    assert judge.evaluated == [defence]
