@@ -1,6 +1,7 @@
 """The training rows of a condition: the run's examples or the benchmark's train split, by size and seed."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.records import derive_seed
 from nanoflux_local.seeds.datasets import seed_datasets
-from nanoflux_local.train.choice import Choice
+from nanoflux_local.train.choice import Choice, choose_rows, find_dropped_turns
 from nanoflux_local.train.conversation import build_training_example
 from nanoflux_local.train.data import TrainingExample
 from nanoflux_local.train.mixing import Mix
@@ -99,19 +100,21 @@ def _size(home: Home, plan: GridPlan, condition: Condition, run: str) -> int:
         return plan.scale.full if condition.source == "benchmark" else 0
     with LedgerView(home.ledger) as view:
         if condition.size == "run":
-            return len(view.examples(view.find_run(run)["id"]))
+            return len(choose_rows(view, view.find_run(run)["id"], Choice())[0])
         return least(view, view.find_run(run)["id"], plan.scale.levels)
 
 
 def least(view: LedgerView, run: str, levels: Sequence[int]) -> int:
-    """How many examples the rarest of these quality levels has, among those that occur: the equal size of all.
+    """How many examples the rarest of these quality levels has, among those that occur: the equal size of all. Examples
+    that a reviewer dropped do not count.
 
     Raises:
         NothingMatchedError: no example has a level.
     """
-    sql = "SELECT level, count(*) AS n FROM examples WHERE run = ? AND level > 0 GROUP BY level"
-    counts = {row["level"]: row["n"] for row in view.rows(sql, run)}
-    sizes = [int(counts[level]) for level in levels if level in counts]
+    dropped = find_dropped_turns(view, run)
+    rows = view.rows("SELECT turn, level FROM examples WHERE run = ? AND level > 0", run)
+    counts = Counter(row["level"] for row in rows if row["turn"] not in dropped)
+    sizes = [counts[level] for level in levels if level in counts]
     if not sizes:
         fix = "generate with a judge that scores reasoning, or pass such a run with --run"
         raise NothingMatchedError(f"the examples of run {run} have no quality levels", fix)

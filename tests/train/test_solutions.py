@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from nanoflux_local.adapters.store import read_adapter
+from nanoflux_local.cli.main import nanoflux
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
@@ -16,7 +19,6 @@ from nanoflux_local.train import trainings
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.run_rows import load_run_rows
-from nanoflux_local.train.settings import TrainSettings
 from nanoflux_local.train.solutions import right_solutions, wrong_defences
 from nanoflux_local.transcript import Attack, Attempt, Defence, Exhibit, Finding, Sample, TurnRecord, Verdict
 from nanoflux_models.weights import import_path
@@ -162,13 +164,34 @@ def test_scores_are_remembered(home: Home, tiny_base: Path, monkeypatch: pytest.
     assert rows(home, "tiny", solution="likeliest") == first
 
 
-def test_solution_and_digest_are_recorded_with_the_training(home: Home, tiny_base: Path) -> None:
+def test_solution_mix_and_left_out_examples_are_shown(home: Home, tiny_base: Path) -> None:
+    """In the audit, in the state of the training, and on the adapter's card."""
     import_path(tiny_base, "tiny", home.root)
-    settings = TrainSettings(epochs=1, max_length=2048, threads=1)
-    ids = set()
-    for rule in ("author", "own", "shortest"):
-        data = trainings.load_run_data(home, "run", Choice(solution=rule), "tiny")
-        ids.add(trainings.create_training(home, "tiny", settings, data))
-    assert len(ids) == 3
-    summary = trainings.summarize_training(home, trainings.create_training(home, "tiny", settings, data))
-    assert summary.source["solution"]["origins"] == {"author": 1, "own": 2}
+    words = ["train", "run", "--base", "tiny", "--solution", "own", "--mix", "starter=1.5"]
+    settings = ["--set", "epochs=1", "--set", "max_length=2048", "--set", "threads=1"]
+    audit = run_cli(home, *words, "--dry-run")
+    trained = json.loads(run_cli(home, *words, *settings, "--json"))
+    state = run_cli(home, "trainings", "show", trained["training"])
+    (card,) = home.adapters.glob("*/README.md")
+    for text in (audit, state, card.read_text("utf-8")):
+        assert "own: 2 own" in text and "1 of 3 without a right solution by the defender" in text, text
+        assert "3 of " in text and "train rows of starter, digest " in text
+    assert trained["examples"] == 5
+    source = read_adapter(card.parent).manifest["source"]
+    assert source["solution"] == {"rule": "own", "without": 1, "origins": {"own": 2}}
+    assert [(mix["dataset"], mix["rows"]) for mix in source["mix"]] == [("starter", 3)]
+
+
+def run_cli(home: Home, *words: str) -> str:
+    done = CliRunner().invoke(nanoflux, ["--home", str(home.root), *words])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_rows_of_a_file_have_no_solutions_to_choose(home: Home) -> None:
+    file = home.root / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(UsageError, match="--solution"):
+        trainings.load_file_data(home, file, Choice(solution="own"))
+    done = CliRunner().invoke(nanoflux, ["--home", str(home.root), "train", "--data", str(file), "--mix", "starter"])
+    assert isinstance(done.exception, UsageError) and "a file has none" in done.exception.message
