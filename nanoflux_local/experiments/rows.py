@@ -58,7 +58,9 @@ def rows_of(home: Home, plan: GridPlan, condition: Condition, seed: int, runs: d
         "domain": domain.name,
     }
     source |= {"solved": condition.solved} if condition.solved else {}
-    source |= {"solution": condition.solution} if condition.solution != "author" else {}
+    if condition.solution != "author":
+        origins = {condition.solution: len(taken)}
+        source["solution"] = {"rule": condition.solution, "without": 0, "origins": origins}
     source |= {"rows": len(taken), "of": len(items), "repeated": repeated, "seed": 0 if whole else seed}
     return TrainingData(_examples(domain, taken), load_validation_examples(home, domain), "", source)
 
