@@ -160,9 +160,9 @@ def stop(name: str) -> None:
 
 
 def _show(home: Home, name: str, as_json: bool) -> None:
-    from nanoflux_local.experiments.results import results
+    from nanoflux_local.experiments.results import load_results
 
-    experiment_results = results(home, name)
+    experiment_results = load_results(home, name).to_json()
     if as_json:
         print_json(experiment_results)
     else:

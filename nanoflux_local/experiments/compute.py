@@ -5,6 +5,7 @@ wrote (Kaplan et al. 2020, §2.1): a forward pass alone, attention left out, as 
 of unknown size and for hosted models, only tokens and dollars are reported.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -42,9 +43,9 @@ def _parameters(home: Home, model: str) -> int:
     return 0
 
 
-def times_less(whole: dict[str, Any] | None, small: dict[str, Any] | None) -> dict[str, float] | None:
-    """How many times less compute `small` took than `whole` (entries of `results`), training alone and with generation;
-    None if one of them was not trained. There is no figure with generation if a model's size is unknown.
+def times_less(whole: Mapping[str, Any] | None, small: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """How many times less compute `small` took than `whole` (figures of two conditions), training alone and with
+    generation; None if one of them was not trained. There is no figure with generation if a model's size is unknown.
     """
     if not whole or not small or not whole.get("flops") or not small.get("flops"):
         return None

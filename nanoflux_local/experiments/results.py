@@ -3,19 +3,62 @@
 Reads only the ledger, also while the experiment runs: unfinished cells are listed.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nanoflux_local.experiments.experiment import cells_of, find, summary
 from nanoflux_local.experiments.generation import runs_of
 from nanoflux_local.experiments.grid import Condition, GridPlan
-from nanoflux_local.experiments.kinds.base import ExperimentKind, Reading, find_kind
+from nanoflux_local.experiments.kinds.base import (
+    CellResult,
+    ConditionComparison,
+    ConditionEntry,
+    ExperimentKind,
+    Reading,
+    find_kind,
+)
 from nanoflux_local.experiments.paper import paper_figures
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 
 
-def results(home: Home, name: str) -> dict[str, Any]:
-    """The results of an experiment in the form of `experiment show --json`.
+@dataclass(frozen=True, slots=True)
+class ExperimentResults:
+    """An experiment's conditions and their comparison. `summary` is its entry in the list of experiments, `cells` are
+    its cells by id, `runs` its runs by `Condition.run_key`, and `paper` the paper's figures for it, if any.
+    """
+
+    summary: Mapping[str, Any]
+    plan: GridPlan
+    runs: Mapping[str, str]
+    conditions: tuple[ConditionEntry, ...]
+    comparison: ConditionComparison
+    cells: Mapping[str, CellResult]
+    paper: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The results as `experiment show --json` prints them."""
+        plan, cells = self.plan, self.cells.items()
+        return {
+            **self.summary,
+            "title": plan.grid.title,
+            "question": plan.grid.question,
+            "kind": plan.grid.kind,
+            "base": plan.scale.base,
+            "domain": plan.scale.domain,
+            "test": list(plan.scale.test),
+            "runs": dict(self.runs),
+            "conditions": [entry.to_json() for entry in self.conditions],
+            **self.comparison.to_json(),
+            "paper": self.paper,
+            "cells_left": [cell for cell, entry in cells if entry["status"] not in ("done", "left out")],
+            "left_out": {cell: entry["message"] for cell, entry in cells if entry["status"] == "left out"},
+        }
+
+
+def load_results(home: Home, name: str) -> ExperimentResults:
+    """The results of an experiment.
 
     Raises:
         NothingMatchedError: the experiment is unknown.
@@ -24,34 +67,16 @@ def results(home: Home, name: str) -> dict[str, Any]:
     with LedgerView(home.ledger) as view:
         row = find(view, name)
         plan = GridPlan.model_validate_json(row["plan"])
-        kind, reading = (
-            find_kind(plan.grid.kind),
-            Reading(home, view, plan, cells_of(view, row["id"]), runs_of(home, plan)),
-        )
-        conditions = [_entry(kind, reading, condition) for condition in plan.conditions]
-        comparison = kind.comparison(reading, conditions)
-    return {
-        **stored,
-        "title": plan.grid.title,
-        "question": plan.grid.question,
-        "kind": plan.grid.kind,
-        "base": plan.scale.base,
-        "domain": plan.scale.domain,
-        "test": list(plan.scale.test),
-        "runs": dict(reading.runs),
-        "conditions": conditions,
-        **comparison,
-        "paper": paper_figures(plan.grid.paper, plan.scale.domain),
-        "cells_left": [cell for cell, entry in reading.cells.items() if entry["status"] not in ("done", "left out")],
-        "left_out": {cell: entry["message"] for cell, entry in reading.cells.items() if entry["status"] == "left out"},
-    }
+        kind, cells, runs = find_kind(plan.grid.kind), cells_of(view, row["id"]), runs_of(home, plan)
+        reading = Reading(home, view, plan, cells, runs)
+        entries = tuple(_build_entry(kind, reading, condition) for condition in plan.conditions)
+        comparison = kind.comparison(reading, entries)
+    paper = paper_figures(plan.grid.paper, plan.scale.domain)
+    return ExperimentResults(stored, plan, runs, entries, comparison, cells, paper)
 
 
-def _entry(kind: ExperimentKind, reading: Reading, condition: Condition) -> dict[str, Any]:
-    return {
-        "condition": condition.name,
-        "title": condition.title or condition.name,
-        "source": condition.source,
-        "seeds": [cell["seed"] for cell in reading.done_cells(condition.name)],
-        **kind.condition_entry(reading, condition),
-    }
+def _build_entry(kind: ExperimentKind, reading: Reading, condition: Condition) -> ConditionEntry:
+    seeds = tuple(cell["seed"] for cell in reading.done_cells(condition.name))
+    title = condition.title or condition.name
+    figures = kind.condition_entry(reading, condition)
+    return ConditionEntry(condition.name, title, condition.source, seeds, figures)

@@ -14,7 +14,7 @@ from nanoflux_local.experiments.experiment import plan_of
 from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.kinds.base import find_kind
 from nanoflux_local.experiments.paper import BENCHMARKS
-from nanoflux_local.experiments.results import results
+from nanoflux_local.experiments.results import load_results
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.report import plots
@@ -51,7 +51,7 @@ def write_experiment_report(home: Home, experiment: str, out: Path) -> Path:
 
 def gather_contents(home: Home, experiment: str) -> dict[str, Any]:
     """The values that the page shows."""
-    contents = results(home, experiment)
+    contents = load_results(home, experiment).to_json()
     plan = plan_of(home, experiment)
     kind = find_kind(plan.grid.kind)
     with LedgerView(home.ledger) as view:

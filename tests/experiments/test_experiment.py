@@ -8,7 +8,7 @@ from nanoflux_local.experiments import cells
 from nanoflux_local.experiments.experiment import Here, carry_on, cells_of, create, find, list_experiments
 from nanoflux_local.experiments.grid import GridPlan
 from nanoflux_local.experiments.kinds import train
-from nanoflux_local.experiments.results import results
+from nanoflux_local.experiments.results import load_results
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.seeds.benchmarks.starter_easy import easy_items
 
@@ -26,8 +26,8 @@ def test_resumed_experiment_repeats_no_finished_cell(killed, plan: GridPlan) -> 
 
 def test_table_has_every_condition_with_intervals_and_tests(killed) -> None:
     home, _ = killed
-    found = results(home, "small")
-    by_name = {entry["condition"]: entry for entry in found["conditions"]}
+    table = load_results(home, "small").to_json()
+    by_name = {entry["condition"]: entry for entry in table["conditions"]}
     assert set(by_name) == {"base", "random", "run", "run-2", "run-99"}
     for name in ("base", "random", "run", "run-2"):
         accuracy = by_name[name]["test"]["starter-easy"]
@@ -35,24 +35,24 @@ def test_table_has_every_condition_with_intervals_and_tests(killed) -> None:
     assert by_name["run"]["seeds"] == [0, 1] and by_name["base"]["seeds"] == [0]
     assert by_name["run"]["rows"] == by_name["random"]["rows"] == 3, "the control has equally many examples"
     assert by_name["run-2"]["rows"] == 2
-    pairs = {(pair["a"], pair["b"]) for pair in found["pairs"]}
+    pairs = {(pair["a"], pair["b"]) for pair in table["pairs"]}
     assert pairs == {("base", "run"), ("random", "run")}
     assert all(
-        {"mcnemar_p", "holm_p", "bootstrap_p", "ci95", "minimum_detectable"} <= pair.keys() for pair in found["pairs"]
+        {"mcnemar_p", "holm_p", "bootstrap_p", "ci95", "minimum_detectable"} <= pair.keys() for pair in table["pairs"]
     )
-    assert found["cells_left"] == []
+    assert table["cells_left"] == []
 
 
 def test_impossible_conditions_are_left_out_with_the_reason(killed) -> None:
     home, _ = killed
-    left_out = results(home, "small")["left_out"]
+    left_out = load_results(home, "small").to_json()["left_out"]
     assert set(left_out) == {"run-99-0", "run-99-1"}
     assert all("99 examples are requested, but only 3" in reason for reason in left_out.values())
 
 
 def test_dev_chooses_and_test_only_reports(killed) -> None:
     home, _ = killed
-    chosen = results(home, "small")["chosen"]
+    chosen = load_results(home, "small").to_json()["chosen"]
     assert chosen["condition"] == "run-2", "the sizes are what is chosen among"
     dev, test = ({item.id for item in easy_items(split)[:3]} for split in ("dev", "test"))
     assert not dev & test
@@ -68,7 +68,7 @@ def test_dev_chooses_and_test_only_reports(killed) -> None:
 
 def test_seeds_train_separately_and_generation_is_counted_apart(killed) -> None:
     home, _ = killed
-    run = next(entry for entry in results(home, "small")["conditions"] if entry["condition"] == "run")
+    run = next(entry for entry in load_results(home, "small").to_json()["conditions"] if entry["condition"] == "run")
     assert len(set(run["trainings"])) == len(set(run["adapters"])) == 2
     assert run["flops"]["6nd"] > 0 and run["flops"]["measured"] > 0
     assert run["generation"]["tokens"] > 0
@@ -79,12 +79,12 @@ def test_seeds_train_separately_and_generation_is_counted_apart(killed) -> None:
 
 def test_example_lineage_lists_the_trainings(killed) -> None:
     home, _ = killed
-    found = {entry["condition"]: entry for entry in results(home, "small")["conditions"]}
+    table = {entry["condition"]: entry for entry in load_results(home, "small").to_json()["conditions"]}
     with LedgerView(home.ledger) as view:
         ids = [row["id"] for row in view.rows("SELECT id FROM examples ORDER BY turn")]
         learned = [{training.id for training in trace_lineage(home, view, name).trainings} for name in ids]
-    assert len(ids) == 3 and all(set(found["run"]["trainings"]) <= trainings for trainings in learned)
-    of_two = [sum(training in trainings for trainings in learned) for training in found["run-2"]["trainings"]]
+    assert len(ids) == 3 and all(set(table["run"]["trainings"]) <= trainings for trainings in learned)
+    of_two = [sum(training in trainings for trainings in learned) for training in table["run-2"]["trainings"]]
     assert of_two == [2, 2], "each of the two seeds learned from two of the three"
 
 
@@ -99,8 +99,8 @@ def test_rerun_retries_only_the_cells_that_were_left_out(killed, plan: GridPlan,
     monkeypatch.setattr(train, "train_condition", train_condition)
     carry_on(home, create(home, plan), Here(home))
     assert called == ["run-99", "run-99"]
-    (found,) = list_experiments(home)
-    assert found["status"] == "done" and found["cells"] == {"done": 8, "left out": 2}
+    (listed,) = list_experiments(home)
+    assert listed["status"] == "done" and listed["cells"] == {"done": 8, "left out": 2}
 
 
 def test_failed_cell_is_reported_and_retried_and_the_others_are_done(new_lab, plan: GridPlan, monkeypatch) -> None:

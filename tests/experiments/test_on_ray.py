@@ -7,7 +7,7 @@ import pytest
 
 from nanoflux_local.experiments.experiment import carry_on, create
 from nanoflux_local.experiments.grid import Cell, GridPlan
-from nanoflux_local.experiments.results import results
+from nanoflux_local.experiments.results import load_results
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
@@ -57,4 +57,4 @@ def test_cell_of_a_lost_node_is_repeated_with_equal_results(
     carry_on(home, create(home, plan), workers, on_cell)
     workers.close()
     assert lost not in cluster.worker_nodes and sorted(ended) == sorted(cell.id for cell in plan.cells)
-    assert table(results(home, "small")) == table(results(killed[0], "small"))
+    assert table(load_results(home, "small").to_json()) == table(load_results(killed[0], "small").to_json())

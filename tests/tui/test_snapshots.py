@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nanoflux_local import packages
-from nanoflux_local.experiments.results import results
+from nanoflux_local.experiments.results import load_results
 from nanoflux_local.paths import Home
 from nanoflux_tui.commands import CommandResult, CommandRunner
 from nanoflux_tui.screens.run import RunScreen
@@ -43,7 +43,7 @@ def frozen_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setattr("nanoflux_tui.screens.experiments.format_age", lambda _: "5 min")
 
     async def answer(_: CommandRunner, *words: str, **__: Any) -> CommandResult:
-        document = results(home, words[2]) if words[:2] == ("experiment", "show") else DOCTOR
+        document = load_results(home, words[2]).to_json() if words[:2] == ("experiment", "show") else DOCTOR
         return CommandResult(0, json.dumps(document), "")
 
     monkeypatch.setattr(CommandRunner, "run", answer)

@@ -6,12 +6,13 @@ everything that differs between experiments.
 
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Protocol
 
 from nanoflux_local.errors import ConfigError
+from nanoflux_local.evaluate.comparison import Pair
 from nanoflux_local.experiments.grid import Condition, GridPlan, Scale
 from nanoflux_local.experiments.tables import TableColumn
 from nanoflux_local.ledger.views import LedgerView
@@ -44,6 +45,49 @@ class Reading:
         return own if own and all(cell["status"] == "done" for cell in own) else []
 
 
+@dataclass(frozen=True, slots=True)
+class ConditionEntry:
+    """A condition of an experiment with what its kind measured: `figures` are the kind's keys of its JSON entry."""
+
+    condition: str
+    title: str
+    source: str
+    seeds: tuple[int, ...]
+    figures: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry in `experiment show --json`."""
+        own = {"condition": self.condition, "title": self.title, "source": self.source, "seeds": list(self.seeds)}
+        return {**own, **self.figures}
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenCondition:
+    """The condition with the best mean accuracy on dev items, and its accuracy on each test benchmark."""
+
+    condition: str
+    title: str
+    dev: float
+    test: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionComparison:
+    """What a kind concludes from all conditions. `less_compute` are ratios of compute by what they count."""
+
+    pairs: tuple[Pair, ...] = ()
+    chosen: ChosenCondition | None = None
+    less_compute: Mapping[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """`pairs`, `chosen` and `less_compute` of `experiment show --json`."""
+        return {
+            "pairs": [pair.as_json() for pair in self.pairs],
+            "chosen": asdict(self.chosen) if self.chosen else None,
+            "less_compute": self.less_compute,
+        }
+
+
 class ExperimentKind(Protocol):
     """One kind of experiment.
 
@@ -72,8 +116,8 @@ class ExperimentKind(Protocol):
         """The keys that this kind adds to a condition's entry in `experiment show --json`."""
         ...
 
-    def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
-        """`pairs`, `chosen` and `less_compute` of `experiment show --json`."""
+    def comparison(self, reading: Reading, entries: Sequence[ConditionEntry]) -> ConditionComparison:
+        """Compare the conditions."""
         ...
 
     def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
@@ -85,7 +129,7 @@ class ExperimentKind(Protocol):
         ...
 
 
-NO_COMPARISON: dict[str, Any] = {"pairs": [], "chosen": None, "less_compute": None}
+NO_COMPARISON = ConditionComparison()
 
 
 @cache

@@ -24,7 +24,15 @@ from nanoflux_local.evaluate.statistics import CONFIDENCE
 from nanoflux_local.experiments.generation import runs_of
 from nanoflux_local.experiments.grid import DEFAULT_RUN, Condition, GridPlan, Scale
 from nanoflux_local.experiments.items import train_items
-from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, ExperimentKind, OnStep, Reading
+from nanoflux_local.experiments.kinds.base import (
+    NO_COMPARISON,
+    CellResult,
+    ConditionComparison,
+    ConditionEntry,
+    ExperimentKind,
+    OnStep,
+    Reading,
+)
 from nanoflux_local.experiments.tables import TableColumn
 from nanoflux_local.ledger.calls import RememberedCalls
 from nanoflux_local.ledger.packing import CALLS
@@ -66,7 +74,7 @@ class DiscriminativityKind:
         done = reading.done_cells(condition.name)
         return {key: done[0][key] for key in KEYS if done and key in done[0]}
 
-    def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    def comparison(self, reading: Reading, entries: Sequence[ConditionEntry]) -> ConditionComparison:
         del reading, entries  # the conditions have different questions and cannot be paired
         return NO_COMPARISON
 

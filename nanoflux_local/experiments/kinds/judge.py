@@ -10,7 +10,15 @@ from typing import Any, ClassVar
 from nanoflux_local.errors import NothingMatchedError
 from nanoflux_local.experiments.generation import runs_of
 from nanoflux_local.experiments.grid import DEFAULT_RUN, Condition, GridPlan, Scale
-from nanoflux_local.experiments.kinds.base import NO_COMPARISON, CellResult, ExperimentKind, OnStep, Reading
+from nanoflux_local.experiments.kinds.base import (
+    NO_COMPARISON,
+    CellResult,
+    ConditionComparison,
+    ConditionEntry,
+    ExperimentKind,
+    OnStep,
+    Reading,
+)
 from nanoflux_local.experiments.tables import TableColumn, percent
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -49,7 +57,7 @@ class JudgeKind:
         done = reading.done_cells(condition.name)
         return {key: done[0][key] for key in KEYS if done and key in done[0]}
 
-    def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    def comparison(self, reading: Reading, entries: Sequence[ConditionEntry]) -> ConditionComparison:
         del reading, entries  # two verdicts of one judge on the same solutions are not a pair of conditions
         return NO_COMPARISON
 

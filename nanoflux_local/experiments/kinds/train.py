@@ -20,7 +20,15 @@ from nanoflux_local.experiments.compute import generation_cost, times_less
 from nanoflux_local.experiments.generation import runs_of
 from nanoflux_local.experiments.grid import Condition, GridPlan, Scale
 from nanoflux_local.experiments.items import asked_items
-from nanoflux_local.experiments.kinds.base import CellResult, ExperimentKind, OnStep, Reading
+from nanoflux_local.experiments.kinds.base import (
+    CellResult,
+    ChosenCondition,
+    ConditionComparison,
+    ConditionEntry,
+    ExperimentKind,
+    OnStep,
+    Reading,
+)
 from nanoflux_local.experiments.rows import rows_of
 from nanoflux_local.experiments.tables import TableColumn, points
 from nanoflux_local.ledger.store import Ledger
@@ -72,13 +80,13 @@ class TrainKind:
                 entry["generation"] = generation_cost(reading.home, view, reading.runs[condition.run_key])
         return entry
 
-    def comparison(self, reading: Reading, entries: list[dict[str, Any]]) -> dict[str, Any]:
-        entry_by_name = {entry["condition"]: entry for entry in entries}
-        return {
-            "pairs": [pair.as_json() for pair in _compare_pairs(reading)],
-            "chosen": _chosen(reading.plan, entries),
-            "less_compute": times_less(entry_by_name.get("full"), entry_by_name.get("run")),
-        }
+    def comparison(self, reading: Reading, entries: Sequence[ConditionEntry]) -> ConditionComparison:
+        figures = {entry.condition: entry.figures for entry in entries}
+        return ConditionComparison(
+            _compare_pairs(reading),
+            _choose_on_dev(reading.plan, entries),
+            times_less(figures.get("full"), figures.get("run")),
+        )
 
     def rows(self, results: Mapping[str, Any]) -> list[list[object]]:
         return [
@@ -231,23 +239,23 @@ def _compare_pairs(reading: Reading) -> tuple[Pair, ...]:
     return correct_pairs(pairs)
 
 
-def _chosen(plan: GridPlan, conditions: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _choose_on_dev(plan: GridPlan, conditions: Sequence[ConditionEntry]) -> ChosenCondition | None:
     """The condition of an `each` that is best on dev, with its accuracy on test: dev chooses, test reports."""
     among = {
         condition.name
         for condition in plan.conditions
         if condition.source == "run" and (condition.level or condition.seed_count or isinstance(condition.size, int))
     }
-    entries = [entry for entry in conditions if entry["condition"] in among and entry.get("dev")]
+    entries = [entry for entry in conditions if entry.condition in among and entry.figures.get("dev")]
     if not plan.grid.select or not entries:
         return None
 
-    def on_dev(entry: dict[str, Any]) -> float:
-        return float(np.mean([accuracy["mean"] for accuracy in entry["dev"].values()]))
+    def on_dev(entry: ConditionEntry) -> float:
+        return float(np.mean([accuracy["mean"] for accuracy in entry.figures["dev"].values()]))
 
     best = max(entries, key=on_dev)
-    test = {data: accuracy["mean"] for data, accuracy in best["test"].items()}
-    return {"condition": best["condition"], "title": best["title"], "dev": on_dev(best), "test": test}
+    test = {data: accuracy["mean"] for data, accuracy in best.figures["test"].items()}
+    return ChosenCondition(best.condition, best.title, on_dev(best), test)
 
 
 def _pair_sentence(pair: dict[str, Any], titles: Mapping[str, str]) -> str:
