@@ -51,6 +51,7 @@ python = "{python}"
 context = 4096
 capacity = {concurrency}
 timeout_s = 900
+args = ["--enforce-eager"]
 
 [endpoints.hashing]
 interface = "scripted"
