@@ -63,8 +63,8 @@ def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> l
 async def collect_replies(
     rules: Rules, domain: Domain, mistakes: int, rights: int, call: Call, stopping: Callable[[], bool]
 ) -> Replies | None:
-    """Ask the run's models train items in turn until there are enough wrong and right replies, or `MOST_ITEMS` items
-    were asked for each. None if the run stops meanwhile.
+    """Ask the run's models train items in turn until there are enough wrong and enough right replies, or `MOST_ITEMS`
+    items were asked for each that is wanted. None if the run stops meanwhile.
 
     Raises:
         NanofluxError: an endpoint failed.
@@ -80,7 +80,11 @@ async def collect_replies(
         defender, draw = defenders[number % len(defenders)], Draw(rules.config.seed, TURN, number)
         return await _ask_and_mark(domain, defender, items[number], draw, call)
 
-    while asked < len(items) and (_count(marked, right=False) < mistakes or _count(marked, right=True) < rights):
+    def lacks(count: int, right: bool) -> bool:
+        enough = sum(reply.right is right for reply in marked) >= count
+        return not enough and asked < min(MOST_ITEMS * count, len(items))
+
+    while lacks(mistakes, right=False) or lacks(rights, right=True):
         if stopping():
             return None
         numbers = range(asked, min(asked + wanted, len(items)))
@@ -92,10 +96,6 @@ async def collect_replies(
         tuple([reply for reply in marked if reply.right][:rights]),
         asked,
     )
-
-
-def _count(marked: Sequence[MarkedReply], right: bool) -> int:
-    return sum(reply.right is right for reply in marked)
 
 
 async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Draw, call: Call) -> MarkedReply | None:
