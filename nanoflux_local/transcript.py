@@ -295,11 +295,12 @@ def dataset_digest(examples: Iterable[Example]) -> str:
 
 def turn_from_json(value: dict[str, Any]) -> TurnRecord:
     """Parse a stored turn record."""
-    attempts = tuple(_attempt(attempt) for attempt in value["attempts"])
+    attempts = tuple(attempt_from_json(attempt) for attempt in value["attempts"])
     return TurnRecord(**{**value, "attempts": attempts})
 
 
-def _attempt(value: dict[str, Any]) -> Attempt:
+def attempt_from_json(value: dict[str, Any]) -> Attempt:
+    """Parse a stored attempt."""
     kinds: dict[str, Any] = {"attack": Attack, "quality": Quality}
     kinds |= dict.fromkeys(("validation", "evaluation"), verdict_from_json)
     parts = {name: kind(**value[name]) for name, kind in kinds.items() if value.get(name) is not None}

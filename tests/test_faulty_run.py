@@ -35,8 +35,9 @@ def endpoints_at(url: str, **more: Any) -> dict[str, Any]:
 
 
 def start(home: Home, endpoints: dict[str, Any], **settings: Any) -> str:
-    values = {"endpoints": endpoints, "seed": 7, "target": 10_000, "reply_tokens": 200, **settings}
-    return asyncio.run(runs.start(home.prepare(), configs.resolve("starter-genetics", "scripted", values, home)))
+    values = {"endpoints": endpoints, "seed": 7, "target": 10_000, "reply_tokens": 200, "pause_when_saturated": 0}
+    config = configs.resolve("starter-genetics", "scripted", {**values, **settings}, home)
+    return asyncio.run(runs.start(home.prepare(), config))
 
 
 def play(home: Home, endpoints: dict[str, Any], **settings: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from nanoflux_local.ledger.asked import questions_of
 from nanoflux_local.ledger.packing import CALLS
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import costs, digest
-from nanoflux_local.transcript import KEPT, Example, turn_from_json
+from nanoflux_local.transcript import KEPT, Example, attempt_from_json
 
 
 def verify_run(view: LedgerView, run: str) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _seeds(view: LedgerView, run: str) -> Iterator[str]:
 def _pass_rate(record: Mapping[str, Any]) -> tuple[int, int] | None:
     """The pass rate of a kept turn's last attempt; None if the record is damaged."""
     try:
-        return turn_from_json(dict(record)).last.pass_rate
+        return attempt_from_json(record["attempts"][-1]).pass_rate
     except (ValueError, TypeError, LookupError):
         return None
 

@@ -194,7 +194,7 @@ class LedgerView:
             run=run["id"],
             name=run["name"],
             domain=run["domain"],
-            rules=json.loads(run["config"]).get("rules", "paper"),
+            rules=_read_rules(run["config"]),
             forked_from=environment.get("forked_from", ""),
             status=run["status"],
             message=run["message"],
@@ -286,3 +286,11 @@ def _short_reason(reason: str, kind: str) -> str:
 def _text(stored: bytes) -> str:
     """Decode a column. Bytes damaged on disk are shown with replacement characters; `run verify` reports them."""
     return stored.decode("utf-8", "replace")
+
+
+def _read_rules(config: str) -> str:
+    """The rule set in a stored configuration; runs from before there were several have the paper's."""
+    try:
+        return str(json.loads(config).get("rules", "paper"))
+    except ValueError:  # damaged, which `run verify` reports
+        return "unknown"
