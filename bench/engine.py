@@ -31,7 +31,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.run import configs, runs
 
 SUPPORT = Path(__file__).with_name("support")
-SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 0.88}}
+SETTINGS = {"seeds": {"min": 2}, "novelty": {"question": 0.88}, "pause_when_saturated": 0}
 LONGEST = """
     SELECT max(spent) FROM (
         SELECT sum(calls.seconds) AS spent FROM turns JOIN turn_calls ON turn_calls.turn = turns.id

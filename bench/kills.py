@@ -175,7 +175,7 @@ def scripted(turns: int, concurrency: int, delay: float, profile: str = "scripte
     models = ("duelist-a", "duelist-b", "arbiter")
     return (
         "--domain", "starter-genetics", "--profile", profile, "--examples", str(turns), "--max-turns", str(turns),
-        "--concurrency", str(concurrency), "--set", "seeds.min=2",
+        "--concurrency", str(concurrency), "--set", "seeds.min=2", "--set", "pause_when_saturated=0",
         *(word for model in models for word in ("--set", f"endpoints.{model}.delay_s={delay}")),
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ from nanoflux_local.records import ChatRequest, Identity, Message, Sampling, can
 from nanoflux_local.run import configs, runs
 
 MARK = 7_777_777_777_777
-SETTINGS = {"seeds": {"min": 2}, "target": 10**6, "concurrency": 8}
+SETTINGS = {"seeds": {"min": 2}, "target": 10**6, "concurrency": 8, "pause_when_saturated": 0}
 CALL_COLUMNS = (
     "key, kind, model, run, request, reply, reply_hash, prompt_tokens, completion_tokens, usd, seconds, at, role"
 )

@@ -80,7 +80,7 @@ class Shown:
 
 def settings(turns: int) -> list[str]:
     return ["--domain", "starter-genetics", "--profile", "scripted", "--examples", str(turns), "--max-turns",
-            str(turns), "--concurrency", "8", "--set", "seeds.min=2"]  # fmt: skip
+            str(turns), "--concurrency", "8", "--set", "seeds.min=2", "--set", "pause_when_saturated=0"]  # fmt: skip
 
 
 def session(home: Path, turns: int, die_in: int = 0) -> subprocess.Popen[bytes]:
