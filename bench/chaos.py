@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import kills
-from kills import Trial, disturb, find_differences, scripted
+from kills import Trial, disturb, find_differences, scripted_settings
 
 from nanoflux_local.jobs import RUN, Work, check_work
 from nanoflux_local.ledger.views import LedgerView
@@ -87,7 +87,7 @@ class Matrix:
     delay: float = 0.03
 
     def __post_init__(self) -> None:
-        self.settings = scripted(self.turns, CONCURRENCY, self.delay)
+        self.settings = scripted_settings(self.turns, CONCURRENCY, self.delay)
         self.plain = self.trial("plain")
         self.plain.finish()
 
@@ -275,7 +275,7 @@ def faults(matrix: Matrix) -> Row:
 def _settings_for_server(matrix: Matrix, url: str) -> tuple[str, ...]:
     served = ("duelist-a", "duelist-b", "arbiter")
     words = [f"endpoints.{name}={{interface = 'openai_chat', url = '{url}', delay_s = 0.0}}" for name in served]
-    short = scripted(max(20, matrix.turns // 4), CONCURRENCY, 0.0)
+    short = scripted_settings(max(20, matrix.turns // 4), CONCURRENCY, 0.0)
     return (*short, *(part for word in words for part in ("--set", word)))
 
 

@@ -158,7 +158,7 @@ def test_unknown_domain_or_profile_lists_the_valid_names(home, domain, profile, 
     [("gsmhard", (5, 7), 0.85), ("starter-genetics", (5, 7), 0.80), ("starter-medicine", (7, 12), 0.75)],
 )
 def test_domain_defaults_are_the_papers_numbers(home, domain, seeds, theta):
-    """SPEC §2; an embedder without a manifest has no thresholds of its own, so the paper's hold."""
+    """SPEC §2; an embedder without a manifest uses the thresholds of the paper."""
     config = resolve(domain, "scripted", {}, home)
     assert (config.seeds.min, config.seeds.max) == seeds
     assert config.novelty == Novelty(question=theta, solution=0.75)

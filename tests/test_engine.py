@@ -108,7 +108,7 @@ def dawdling(seed: int) -> Before:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Forty turns, one after the other: the truth that every other way of playing is held against."""
+    """Forty turns, one after the other: the reference for every other way of playing."""
 
     async def play(seed: int) -> World:
         world = await World.make(tmp_path_factory.mktemp("straight"), seed=seed, max_turns=40, concurrency=1)

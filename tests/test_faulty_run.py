@@ -25,7 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def endpoints_at(url: str, **more: Any) -> dict[str, Any]:
-    """The scripted profile with its three models behind one server, each by a protocol of its own."""
+    """The scripted profile with its three models behind one server, each by a different protocol."""
     here = {"url": url, "timeout_s": 2.0, **more}
     return {
         "duelist-a": {**here, "interface": "openai_chat"},

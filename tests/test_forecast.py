@@ -46,7 +46,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def play(home: Home, **settings: Any) -> tuple[str, dict[str, Any]]:
-    """A run that stops where it is told to, and what is said of it with the target it had in mind."""
+    """A run that was stopped early, and its summary with a forecast for a later target."""
     shared = {"seed": 5, "seeds": {"min": 2}, "concurrency": 1}
     config = configs.resolve("starter-genetics", "scripted", {**shared, **settings}, home)
     run = asyncio.run(runs.start(home, config))

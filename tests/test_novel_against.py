@@ -1,4 +1,4 @@
-"""Runs held novel against others: frozen, remembered or embedded anew, the same at any concurrency and on resume."""
+"""Runs held novel against others: frozen, remembered or embedded again, the same at any concurrency and on resume."""
 
 import asyncio
 import sqlite3
@@ -50,7 +50,7 @@ def problems(home: Home, run: str) -> list[str]:
 
 
 def test_questions_of_another_run_count_as_earlier_questions(home: Home) -> None:
-    """The same seed asks the same questions: alone they are kept again, held against the first run none is."""
+    """The same seed asks the same questions: alone they are kept again, compared with the first run none is kept."""
     first, alone = play(home, "first"), play(home, "alone")
     against = play(home, "against", ("first",))
     assert summary(home, alone)["digest"] == summary(home, first)["digest"]

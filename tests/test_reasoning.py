@@ -12,7 +12,7 @@ HARMONY = "<|channel|>analysis<|message|>One.\n\nTwo.<|end|><|start|>assistant<|
     ("text", "answer"),
     [
         ("ANSWER: 5", "ANSWER: 5"),
-        ("\n\nANSWER: 5", "\n\nANSWER: 5"),  # without reasoning a reply is taken as it is
+        ("\n\nANSWER: 5", "\n\nANSWER: 5"),  # without reasoning a reply is unchanged
         ("<think>\nOne.\n\nTwo.\n</think>\n\nANSWER: 5", "ANSWER: 5"),
         ("\n<think>One.</think>ANSWER: 5", "ANSWER: 5"),
         ("One.\n\nTwo.\n</think>\n\nANSWER: 5", "ANSWER: 5"),  # opened by the prompt

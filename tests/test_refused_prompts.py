@@ -44,7 +44,7 @@ class Refusing(FakeServer):
 
 
 def begin(home: Home, url: str, **settings: Any) -> str:
-    """A new run of the scripted models, each behind the server by a protocol of its own."""
+    """A new run of the scripted models, each behind the server by a different protocol."""
     here = {"url": url, "timeout_s": 30.0}
     endpoints: dict[str, Any] = {
         "duelist-a": {**here, "interface": "openai_chat"},

@@ -1,4 +1,4 @@
-"""What a training is told of the benchmarks around it."""
+"""The benchmarks that a training is checked against."""
 
 from pathlib import Path
 

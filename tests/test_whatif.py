@@ -1,4 +1,4 @@
-"""What-if: other settings answered from the ledger alone, held against a run that was really played with them."""
+"""What-if: other settings answered from the ledger alone, compared with a run that was really played with them."""
 
 import asyncio
 from dataclasses import asdict

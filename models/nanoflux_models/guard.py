@@ -62,7 +62,7 @@ def install() -> None:
     sys.addaudithook(_audit)
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Whether this process is guarded."""
     return _installed
 
@@ -75,12 +75,12 @@ def allow(*hosts: str) -> None:
             _allowed.add(plain)
 
 
-def allowed() -> list[str]:
+def allowed_hosts() -> list[str]:
     """The hosts that were allowed so far."""
     return sorted(_allowed)
 
 
-def refused() -> list[str]:
+def refused_hosts() -> list[str]:
     """The hosts that this process tried to reach and was refused."""
     return list(_refused)
 
@@ -116,12 +116,12 @@ def _check_address_before(send: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a socket method: check the address, its last argument, before its name is looked up."""
 
     @functools.wraps(send)
-    def checked(self: socket.socket, *arguments: Any) -> Any:
+    def check_and_send(self: socket.socket, *arguments: Any) -> Any:
         if arguments:
             _check_address(self, arguments[-1])
         return send(self, *arguments)
 
-    return checked
+    return check_and_send
 
 
 def _allow_addresses_of(look_up: Callable[..., Any]) -> Callable[..., Any]:

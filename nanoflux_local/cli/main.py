@@ -139,7 +139,7 @@ def _report_failure(error: Exception) -> int:
 def _report_refused_hosts(code: object) -> None:
     """Name the hosts that a library tried to reach while it swallowed the refusal."""
     guard = sys.modules.get("nanoflux_models.guard")
-    hosts = guard.refused() if guard and code != RefusedError.exit_code else []
+    hosts = guard.refused_hosts() if guard and code != RefusedError.exit_code else []
     if hosts:
         _print_error(f"nanoflux: blocked connections of a library to {', '.join(hosts)}; the command did not need them")
 

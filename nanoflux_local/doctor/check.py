@@ -7,12 +7,12 @@ from dataclasses import dataclass
 class Check:
     """One line of `nanoflux doctor`.
 
-    A check that is `ok` and has a fix is optional advice. `found` is the name of the key in `doctor --json`.
+    A check that is `ok` and has a fix is optional advice.
     """
 
     name: str
     ok: bool
-    found: str
+    state: str
     fix: str = ""
 
     @property
@@ -21,3 +21,7 @@ class Check:
         if not self.ok:
             return "fix"
         return "hint" if self.fix else "ok"
+
+    def to_json(self) -> dict[str, str | bool]:
+        """The entry of `doctor --json`."""
+        return {"name": self.name, "ok": self.ok, "found": self.state, "fix": self.fix}

@@ -32,7 +32,7 @@ def check_sandbox() -> Check:
 
 def check_guard() -> Check:
     """This process has the network guard, offline switches of libraries are set, and child processes refuse too."""
-    if not keeper.installed():
+    if not keeper.is_installed():
         return Check("guard", False, "this process has no network guard", "start it as `nanoflux`")
     unset = [name for name, value in SETTINGS.items() if os.environ.get(name) != value]
     if unset:
@@ -42,7 +42,7 @@ def check_guard() -> Check:
     if not _refuses():
         fix = "remove any other sitecustomize from PYTHONPATH, and do not run Python isolated (-I)"
         return Check("guard", False, "a guarded child process can reach other machines", fix)
-    named = keeper.allowed()
+    named = keeper.allowed_hosts()
     if named:
         fix = f"unset {keeper.VARIABLE} to block these hosts again"
         return Check("guard", True, f"open: loopback, and {', '.join(named)}", fix)

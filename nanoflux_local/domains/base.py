@@ -136,7 +136,7 @@ class Domain(Strict):
         }
         return digest(self.model_dump(mode="json", exclude=recorded_elsewhere, exclude_defaults=True))
 
-    def lettered(self, options: Mapping[str, str]) -> "Domain":
+    def with_letters(self, options: Mapping[str, str]) -> "Domain":
         """This domain for an item with these options: MedQA's have four or five, PubMedQA's three."""
         letters = "".join(options)
         return self.model_copy(update={"letters": letters}) if letters else self

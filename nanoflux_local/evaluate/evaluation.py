@@ -82,7 +82,7 @@ class EvaluationPlan:
 
     def request(self, item: Seed, repeat: int) -> ChatRequest:
         """The request of one item in one repeat: the same conversation as the defender's in a run."""
-        messages = defender_messages(self.domain.lettered(item.options), self.domain.budgets, format_question(item))
+        messages = defender_messages(self.domain.with_letters(item.options), self.domain.budgets, format_question(item))
         return ChatRequest(self.identity, messages, self.sampling, derive_seed(self.seed, "eval", repeat, item.id))
 
 

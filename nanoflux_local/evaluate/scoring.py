@@ -26,7 +26,7 @@ class Score:
 
 def score_reply(domain: Domain, reply: str, item: Seed) -> Score:
     """Compare the ANSWER section of a reply with the item's answer."""
-    domain = domain.lettered(item.options)
+    domain = domain.with_letters(item.options)
     sections = read_sections(reply, ("ANSWER",), once=("ANSWER",))
     if isinstance(sections, Unparsed):
         return Score("", "unanswered")

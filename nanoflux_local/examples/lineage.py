@@ -174,7 +174,7 @@ def _find_near_items(home: Home, view: LedgerView, run: str, question: str) -> l
     question_vector = _load_vector(view, identity, question) if identity else None
     if identity is None or question_vector is None:
         return []
-    pinned = view.pinned(row["id"])
+    pinned = view.pinned_versions(row["id"])
     held_out = [pinned.get(dataset, dataset) for dataset in json.loads(row["config"]).get("held_out", ())]
     measured = [
         (similarity(question_vector, vector), item)

@@ -92,7 +92,7 @@ class Scale(Strict):
     `run` are settings of the generation, `train` of the trainings. `test` are the benchmarks whose test items are
     asked, `dev` those whose dev items choose a condition if the grid selects one; `limit` items of each at most
     (0: all). They are asked in this process, or `via` a vLLM server with these `args`, one that runs or one for each
-    cell: with the adapter beside the weights, or merged into a copy of them (much faster on a CPU). Rows of the
+    cell: with the adapter next to the weights, or merged into a copy of them (much faster on a CPU). Rows of the
     benchmark are train items of `benchmark`, or of the domain if it is empty; `full` limits them for conditions
     that take all (0: no limit). `tries` is how often the base model answers a train item for conditions that depend on
     its answers, `sampled` how many train items it answers (0: all).

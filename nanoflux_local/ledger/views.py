@@ -251,7 +251,7 @@ class LedgerView:
         )
         return [Seed(**json.loads(row["record"])) for row in rows]
 
-    def pinned(self, run: str) -> dict[str, str]:
+    def pinned_versions(self, run: str) -> dict[str, str]:
         """The version that a run reads of each dataset that was replaced after the run started."""
         return {row["dataset"]: row["version"] for row in self.rows("SELECT * FROM pinned WHERE run = ?", run)}
 

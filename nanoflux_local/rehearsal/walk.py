@@ -248,7 +248,8 @@ def _play(state: _Profile, stage: Stage) -> str:
     if not summary.kept:
         funnel = ", ".join(f"{count} {name}" for name, count in summary.funnel.items() if count)
         faults = ", ".join(f"{count} {kind}" for kind, count in summary.faults.items())
-        raise NanofluxError(f"no example was kept in {summary.turns} turns: {funnel or faults or 'no attempt'}", "")
+        fix = f"look into the run with `nanoflux run show {state.run}`"
+        raise NanofluxError(f"no example was kept in {summary.turns} turns: {funnel or faults or 'no attempt'}", fix)
     usage = summary.usage
     return (
         f"{summary.kept} kept of {summary.turns}, {summary.calls.made} calls, "

@@ -81,7 +81,7 @@ class Player:
     structured: bool = False
     thinks: bool = False
 
-    def varied(self) -> "Player":
+    def vary(self) -> "Player":
         """This player at a temperature above 0, so that several replies to one prompt differ."""
         temperature = self.sampling.temperature or VARIED_TEMPERATURE
         return replace(self, sampling=replace(self.sampling, temperature=temperature))

@@ -53,7 +53,7 @@ class Defender:
         return self.player.name
 
     async def defend(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed:
-        defender = replace(self, player=self.player.varied()) if draw.sample else self
+        defender = replace(self, player=self.player.vary()) if draw.sample else self
         return await defender._answer(question, draw, call)
 
     async def _answer(self, question: str, draw: Draw, call: Call) -> Defence | Unparsed:

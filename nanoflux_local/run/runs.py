@@ -197,7 +197,7 @@ def load_run(home: Home, run: str) -> tuple[RunConfig, dict[str, Identity], list
     with LedgerView(home.ledger) as view:
         row = view.find_run(run)
         config = validate_model(RunConfig, json.loads(row["config"]), f"run {run}")
-        pinned = view.pinned(row["id"])
+        pinned = view.pinned_versions(row["id"])
         versions = {key: tuple(pinned.get(name, name) for name in getattr(config, key)) for key in NAMES_DATASETS}
         config = config.model_copy(update=versions if pinned else {})
         return config, recorded_identities(json.loads(row["environment"])), view.turn_records(run)

@@ -20,7 +20,7 @@ class Part:
     is its variable, "" for a part that can only come first; `value` what stands there otherwise). `ask` is the
     question if it stands apart from the facts, `result` a noun phrase for the answer or "". `statements` are
     assignments (variable, expression) in order, the last one to `answer`; `lines` explain them, with variables as
-    {placeholders}. `fits` says that the story bears an earlier result as it is, whatever its size.
+    {placeholders}. `fits` means that the story makes sense with an earlier result of any size.
     """
 
     seed: str
@@ -40,7 +40,7 @@ class Part:
 
 
 def take_apart(seed: str, question: str, code: str) -> list[Part]:
-    """One part per slot of a question whose program is a straight line of assignments; empty where none can be made.
+    """One part per slot of a question whose program is a straight line of assignments; empty if none can be made.
 
     A slot is a whole number above 1 that stands exactly once in the question and once in the program, and that the
     answer depends on: a result that replaced an idle quantity would link nothing.
@@ -53,7 +53,7 @@ def take_apart(seed: str, question: str, code: str) -> list[Part]:
         for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", expression):
             counts[number] = counts.get(number, 0) + 1
     lines = tuple(_line(name, expression) for name, expression in statements if not _is_plain(expression))
-    parts, needed = [], _needed(statements)
+    parts, needed = [], _find_needed(statements)
     for name, expression in statements:
         if name not in needed or not re.fullmatch(r"\d+", expression) or int(expression) < 2 or counts[expression] != 1:
             continue
@@ -66,7 +66,7 @@ def take_apart(seed: str, question: str, code: str) -> list[Part]:
     return parts
 
 
-def _needed(statements: tuple[tuple[str, str], ...]) -> set[str]:
+def _find_needed(statements: tuple[tuple[str, str], ...]) -> set[str]:
     """The variables that the answer is calculated from, directly or through others."""
     needed = {"answer"}
     for name, expression in reversed(statements):

@@ -59,7 +59,7 @@ class Items:
         return tuple(rng.sample(drawn, count))
 
     def _shares(self, count: int, rng: random.Random) -> dict[str, int]:
-        """How many seeds each benchmark gives: one each in turn, in an order drawn anew, while it has any left."""
+        """How many seeds each benchmark gives: one each in turn, in a newly drawn order, while it has any left."""
         _refuse_more(count, sum(map(len, self._pools.values())))
         shares = dict.fromkeys(rng.sample(list(self._pools), len(self._pools)), 0)
         turns = (name for name in itertools.cycle(list(shares)) if shares[name] < len(self._pools[name]))
@@ -83,7 +83,7 @@ class StarterTemplates:
         return tuple(instance(self._templates[name], rng) for name in _sample(ids, ids, count, rng, without))
 
     def chain(self, seeds: Sequence[Seed], rng: random.Random) -> tuple[Part, ...] | None:
-        """Numbers are drawn anew until each story admits the result before it."""
+        """Draw new numbers until each story admits the result before it."""
         templates = [self._templates[seed.id] for seed in seeds]
         for _ in range(CHAIN_TRIES):
             parts = self._try_chain(rng.sample(templates, len(templates)), rng)

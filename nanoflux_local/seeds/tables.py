@@ -102,8 +102,8 @@ class _Ambiguous(dict[str, Any]):
     key: str
 
 
-def _parsed(content: bytes) -> Any:
-    """A JSON value. Raises ValueError with the reason where there is none."""
+def _parse(content: bytes) -> Any:
+    """A JSON value. Raises ValueError with the reason if it is not valid."""
     try:
         return json.loads(content.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number)
     except RecursionError:
@@ -138,7 +138,7 @@ def _is_lines(path: Path) -> bool:
         return True
     first = next((line for _, line in _lines(path) if line.strip()), b"")
     try:
-        value = _parsed(first)
+        value = _parse(first)
     except ValueError:
         return not first.lstrip().startswith((b"{", b"["))
     if not isinstance(value, dict):
@@ -159,7 +159,7 @@ def _json_row(place: str, number: int, line: bytes) -> Row:
     if len(line) > MAX_LINE_BYTES:
         return Row(place, number, problem=f"the line is longer than {MAX_LINE_BYTES} bytes")
     try:
-        value = _parsed(line)
+        value = _parse(line)
     except ValueError as error:
         return Row(place, number, problem=f"not JSON in UTF-8: {error}")
     return _row(place, number, value)
@@ -178,7 +178,7 @@ def _json_whole(path: Path) -> Iterator[Row]:
     try:
         content = path.read_bytes()
         _refuse_encoding(path, content)
-        value = _parsed(content.removeprefix(codecs.BOM_UTF8))
+        value = _parse(content.removeprefix(codecs.BOM_UTF8))
     except ValueError as error:
         fail(path, f"not JSON in UTF-8: {error}")
     if isinstance(value, list):
@@ -187,12 +187,12 @@ def _json_whole(path: Path) -> Iterator[Row]:
         if isinstance(value, _Ambiguous):
             fail(path, f"the key {value.key!r} is given twice")
         named = value.items() if isinstance(value, dict) else fail(path, "neither an array nor an object")
-        entries = ((f"entry {key!r}", {"": key, **_named(entry)}) for key, entry in named)
+        entries = ((f"entry {key!r}", {"": key, **_as_object(entry)}) for key, entry in named)
     for number, (place, entry) in enumerate(entries, 1):
         yield _row(place, number, entry)
 
 
-def _named(entry: Any) -> dict[str, Any]:
+def _as_object(entry: Any) -> dict[str, Any]:
     return entry if isinstance(entry, dict) else {"value": entry}
 
 

@@ -127,7 +127,7 @@ def _build_rows(
         budgets = domain.budgets
     return tuple(
         build_training_example(
-            domain.lettered(item.options), budgets, format_question(item), item.solution, item.answer, item.id
+            domain.with_letters(item.options), budgets, format_question(item), item.solution, item.answer, item.id
         )
         for item in items
     )

@@ -129,7 +129,7 @@ def load_validation_examples(home: Home, domain: Domain) -> list[TrainingExample
         items = [item for item in items_here(home.ledger, dataset, "dev") if item.solution]
         rows += [
             build_training_example(
-                domain.lettered(item.options),
+                domain.with_letters(item.options),
                 domain.budgets,
                 format_question(item),
                 item.solution,

@@ -28,7 +28,7 @@ SCRIPTED = ("run", "start", "--domain", "starter-genetics", "--profile", "script
 
 @pytest.fixture
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`nanoflux` in a process of its own; `index` is the folder that its pip knows, and nothing else."""
+    """`nanoflux` in a separate process; `index` is the only directory from which its pip installs."""
 
     def run(home: Path, *words: str, index: Path | None = None) -> subprocess.CompletedProcess[str]:
         more = {"NANOFLUX_HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index or "")}
@@ -40,7 +40,7 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def alone(*words: str, cwd: Path) -> list[str]:
-    """A command in a network namespace with nothing in it; skips where there can be none."""
+    """A command prefix for an empty network namespace; skips if none can be made."""
     unshare = shutil.which("unshare")
     prefix = [str(unshare), "-rn"]
     if unshare is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:

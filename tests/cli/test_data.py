@@ -95,7 +95,7 @@ def test_data_import_replaces_items_and_runs_keep_theirs(tmp_path: Path, command
             assert seed["dataset"] == version and not seed["question"].endswith("Give a whole number.")
     write_excerpt(tmp_path / "home" / "ledger.db", tmp_path / "excerpt.db", [before["run"]], [])
     with LedgerView(tmp_path / "excerpt.db") as view:
-        assert view.pinned(before["run"]) == {"doses": version} and len(view.items(version)) == len(QUESTIONS)
+        assert view.pinned_versions(before["run"]) == {"doses": version} and len(view.items(version)) == len(QUESTIONS)
     after = command(*start, "--name", "after", "--seed", "3")
     assert before["run"] != after["run"] and command("run", "replay", "after")["same"]
     assert not command("data", "import", "doses", train, "--replace")["imported"], "this content is here already"

@@ -127,7 +127,7 @@ def test_run_with_closed_stderr_can_be_resumed(
     assert (resumed.code, resumed.json["digest"]) == (0, digest)
 
 
-# A disk that is full: a small tmpfs of its own, then a larger one
+# A full disk: a small tmpfs, then a larger one
 
 SESSION = """
 mount -t tmpfs -o size={size} tmpfs {disk} || exit 99

@@ -306,7 +306,7 @@ judge = {{ endpoint = "server" }}
 
 
 def test_unreachable_port_is_named_and_the_run_resumes(tmp_path: Path, nanoflux: Callable) -> None:
-    with socket.socket() as taken:  # bound and not listening: whoever connects is refused
+    with socket.socket() as taken:  # bound but not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         (tmp_path / "server.toml").write_text(PROFILE.format(url=url))

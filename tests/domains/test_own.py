@@ -34,9 +34,9 @@ def _block(kind: str) -> str:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """The home, with this text as the domain `mine`, and prompts beside it."""
+    """A function that writes the text of the domain `mine`, and its prompt files, into the home."""
 
-    def written(text: str, **prompts: str) -> Path:
+    def write_domain(text: str, **prompts: str) -> Path:
         folder = tmp_path / "domains"
         folder.mkdir(exist_ok=True)
         (folder / "mine.toml").write_text(text, encoding="utf-8")
@@ -44,7 +44,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
             (folder / f"{name}.md").write_text(prompt, encoding="utf-8")
         return tmp_path
 
-    return written
+    return write_domain
 
 
 def test_page_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

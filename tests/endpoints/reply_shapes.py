@@ -69,7 +69,7 @@ def response(output: list[Json], status: str = "completed", **more: Any) -> Json
             "usage": {"input_tokens": 12, "output_tokens": 3, "total_tokens": 15}, **more}  # fmt: skip
 
 
-def said(*parts: Json, status: str = "completed") -> Json:
+def message_item(*parts: Json, status: str = "completed") -> Json:
     return {"type": "message", "id": "m-1", "role": "assistant", "status": status, "content": list(parts)}
 
 
@@ -110,27 +110,27 @@ OPENAI_CHAT = [
     ("broken", 500, error("The server had an error", type="server_error"), Again("server_error", "had an error")),
 ]  # fmt: skip
 OPENAI_RESPONSES = [
-    ("good", 200, response([said(output_text(HI))]), Read(HI)),
+    ("good", 200, response([message_item(output_text(HI))]), Read(HI)),
     ("with thoughts", 200, response([{"type": "reasoning", "id": "x", "summary":
-     [{"type": "summary_text", "text": "hm"}]}, said(output_text(HI))]), Read(HI, thoughts="hm")),
+     [{"type": "summary_text", "text": "hm"}]}, message_item(output_text(HI))]), Read(HI, thoughts="hm")),
     ("with hidden thoughts", 200, response([{"type": "reasoning", "id": "x", "summary": [], "content": None},
-                                            said(output_text(HI))]), Read(HI)),
-    ("two texts", 200, response([said(output_text("ANSWER: "), output_text("18"))]), Read(HI)),
-    ("cut", 200, response([said(output_text("ANSW"), status="incomplete")], "incomplete",
+                                            message_item(output_text(HI))]), Read(HI)),
+    ("two texts", 200, response([message_item(output_text("ANSWER: "), output_text("18"))]), Read(HI)),
+    ("cut", 200, response([message_item(output_text("ANSW"), status="incomplete")], "incomplete",
                           incomplete_details={"reason": "max_output_tokens"}), Read("ANSW", "length")),
     ("cut while it thought", 200, response([{"type": "reasoning", "id": "x", "summary": []}], "incomplete",
                                            incomplete_details={"reason": "max_output_tokens"}), Read("", "length")),
-    ("cut without a reason", 200, response([said(output_text("ANSW"))], "incomplete"), Read("ANSW", "length")),
-    ("filtered", 200, response([said(output_text("ANSW"))], "incomplete",
+    ("cut without a reason", 200, response([message_item(output_text("ANSW"))], "incomplete"), Read("ANSW", "length")),
+    ("filtered", 200, response([message_item(output_text("ANSW"))], "incomplete",
                                incomplete_details={"reason": "content_filter"}), Read("ANSW", "refused")),
-    ("refusal", 200, response([said({"type": "refusal", "refusal": "I can't."})]), Read("I can't.", "refused")),
+    ("refusal", 200, response([message_item({"type": "refusal", "refusal": "I can't."})]), Read("I can't.", "refused")),
     ("thoughts alone", 200, response([{"type": "reasoning", "id": "x", "summary": []}]), Empty()),
     ("nothing", 200, response([]), Empty()),
     ("tool call", 200, response([{"type": "function_call", "id": "f", "call_id": "c", "name": "python",
                                   "arguments": "{}"}]), Refused("the tool 'python'")),
     ("failed", 200, response([], "failed", error={"code": "server_error", "message": "x went wrong"}),
      Again("server_error", "x went wrong")),
-    ("failed in the middle", 200, response([said(output_text("ANSW"))], "failed",
+    ("failed in the middle", 200, response([message_item(output_text("ANSW"))], "failed",
                                            error={"code": "server_error", "message": "x"}), Again("server_error")),
     ("busy with the status 200", 200, response([], "failed", error={"code": "rate_limit_exceeded", "message": "slow"}),
      Again("rate_limited")),
@@ -301,7 +301,7 @@ LITELLM = [
     ("texts as counts", 200, chat({"content": HI}, usage={"prompt_tokens": "12", "completion_tokens": 3.0}), Read(HI)),
     ("counts below zero", 200, chat({"content": HI}, usage={"prompt_tokens": -1, "completion_tokens": 10**12}),
      Read(HI, tokens=(0, 0))),
-    ("responses without a status", 200, {"id": "r", "output": [said(output_text(HI))],
+    ("responses without a status", 200, {"id": "r", "output": [message_item(output_text(HI))],
      "usage": {"input_tokens": 12, "output_tokens": 3}}, Read(HI)),
     ("nested", 400, error("litellm.BadRequestError: OpenAIException - Error code: 400 - {'error': {'message': 'no'}}",
                           type=None, param=None, code="400"), Refused("litellm.BadRequestError")),

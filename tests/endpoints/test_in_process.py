@@ -32,7 +32,7 @@ def ask(endpoint: InProcessEndpoint, text: str, sampling: Sampling = GREEDY, see
     return ChatRequest(endpoint.identity, (Message("user", text),), sampling, seed)
 
 
-def said(reply: ChatReply) -> dict[str, object]:
+def without_time(reply: ChatReply) -> dict[str, object]:
     """All of a reply but the time it took."""
     return {key: value for key, value in asdict(reply).items() if key != "seconds"}
 
@@ -46,7 +46,7 @@ async def test_reply_does_not_depend_on_the_batch(endpoint: InProcessEndpoint, s
     for place in (0, ROWS + 2):
         asked = [*others[:place], request, *others[place:]]
         replies = await asyncio.gather(*map(endpoint.chat, asked))
-        assert said(replies[place]) == said(alone)
+        assert without_time(replies[place]) == without_time(alone)
     assert endpoint.repeatable
 
 

@@ -24,7 +24,18 @@ from nanoflux_local.endpoints.remote.served import ServedEndpoint
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.reasoning import with_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, Message, canonical_json
-from tests.endpoints.reply_shapes import SHAPES, Again, Empty, Read, Refused, Shape, chat, messages, response, said
+from tests.endpoints.reply_shapes import (
+    SHAPES,
+    Again,
+    Empty,
+    Read,
+    Refused,
+    Shape,
+    chat,
+    message_item,
+    messages,
+    response,
+)
 
 CLIENTS: dict[str, type[ServedEndpoint]] = {
     "chat": OpenAIChatEndpoint,
@@ -109,7 +120,7 @@ def test_recorded_reply_is_read_as_expected(peer: Peer, shape: Shape) -> None:
 WHOLE = {
     "chat": chat({"content": "one", "reasoning": "two", "refusal": None, "tool_calls": []}),
     "responses": response([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "two"}]},
-                           said({"type": "output_text", "text": "one"})]),
+                           message_item({"type": "output_text", "text": "one"})]),
     "messages": messages([{"type": "thinking", "thinking": "two"}, {"type": "text", "text": "one"}]),
 }  # fmt: skip
 scalars = st.one_of(
@@ -137,7 +148,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 @st.composite
-def mutated(draw: st.DrawFn, whole: Any) -> Any:
+def mutate(draw: st.DrawFn, whole: Any) -> Any:
     """A reply with up to three of its values replaced or dropped."""
     body = copy.deepcopy(whole)
     for _ in range(draw(st.integers(1, 3))):
@@ -168,7 +179,7 @@ def test_mutated_reply_is_read_or_refused(peer: Peer, monkeypatch: Any, protocol
 
     @settings(max_examples=100, deadline=None, database=None, derandomize=True,
               suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
-    @given(mutated(WHOLE[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
+    @given(mutate(WHOLE[protocol]), st.sampled_from([200, 200, 200, 400, 500]))
     def check(body: Any, status: int) -> None:
         peer.server.bodies.clear()
         peer.server.answer((status, json.dumps(body).encode()))

@@ -115,17 +115,17 @@ def sleepy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TimeShared]]:
     """Scripted endpoints of a profile can sleep; the wrapped ones are collected."""
     made: list[TimeShared] = []
 
-    def wrapped(endpoints: Any, shares: Any) -> dict[str, Endpoint]:
+    def wrap(endpoints: Any, shares: Any) -> dict[str, Endpoint]:
         shared = take_turns(endpoints, shares, 0.001)
         made.extend(each for each in shared.values() if isinstance(each, TimeShared))
         return shared
 
     monkeypatch.setattr(ScriptedKind, "build", lambda _kind, _name, config, _home: Sleepy(config.model))
-    monkeypatch.setattr(build, "take_turns", wrapped)
+    monkeypatch.setattr(build, "take_turns", wrap)
     return iter([made])
 
 
-def played(root: Path, **settings: Any) -> dict[str, Any]:
+def play(root: Path, **settings: Any) -> dict[str, Any]:
     home = Home(root).prepare()
     config = configs.resolve("starter-genetics", "scripted", {"max_turns": 40, **settings}, home)
 
@@ -140,9 +140,9 @@ def test_order_of_waves_changes_no_dataset_and_swaps_are_few(
 ) -> None:
     made = next(sleepy)
     groups = {"endpoints": {name: {"shares": "gpu0"} for name in ("duelist-a", "duelist-b", "arbiter")}}
-    waves = {count: played(tmp_path / str(count), concurrency=count, **groups) for count in (1, 32)}
+    waves = {count: play(tmp_path / str(count), concurrency=count, **groups) for count in (1, 32)}
     swaps = made[-1].gpu.swaps
     monkeypatch.undo()
-    plain = played(tmp_path / "plain", concurrency=8)
+    plain = play(tmp_path / "plain", concurrency=8)
     assert waves[1]["digest"] == waves[32]["digest"] == plain["digest"]
     assert 0 < swaps < waves[32]["calls"]["made"] / 4

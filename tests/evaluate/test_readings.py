@@ -228,7 +228,7 @@ def test_reading_table_is_broad() -> None:
 
 @pytest.mark.parametrize("row", LM_EVAL, ids=lambda row: repr(row["reply"][-24:]))
 def test_flexible_rule_differences_have_a_recorded_reason(row: dict[str, Any]) -> None:
-    """docs/explanation/evaluation.md gives the reasons; where none is written down, the scorers say the same."""
+    """docs/explanation/evaluation.md gives the reasons; without a reason, the scorers agree."""
     score = score_reply(NUMBER, row["reply"], Seed("n", "gsm8k", "Q", row["answer"]))
     assert ((score.mark == "right") != row["flexible-extract"][1]) == bool(row["why"]), score
 

@@ -73,4 +73,4 @@ def test_letters_follow_the_options_of_the_item(options: str, answer: str, mark:
     item = Seed("m", "medqa", "Q", options[-1], options={letter: letter for letter in options})
     medicine = load_domain("multimedqa")
     assert medicine.letters == "ABCD" and score_reply(medicine, f"ANSWER: {answer}", item).mark == mark
-    assert f"({', '.join(options)})" in medicine.lettered(item.options).answer_rule
+    assert f"({', '.join(options)})" in medicine.with_letters(item.options).answer_rule

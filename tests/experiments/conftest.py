@@ -79,7 +79,7 @@ def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def killed_after(home: Home, grid: Path, line: str) -> None:
-    """Begin the experiment in a process of its own, and kill it once it has said `line`."""
+    """Start the experiment in a separate process, and kill it once it has printed `line`."""
     command = [sys.executable, "-m", "nanoflux_local.cli", "--home", str(home.root), "experiment", "run", str(grid)]
     worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert worker.stderr is not None

@@ -1,4 +1,4 @@
-"""An experiment from its grid to its table: killed and gone on with, left out where it cannot be met, honest on dev."""
+"""An experiment from its grid to its table: killed and resumed, with cells left out, and choices made on dev only."""
 
 import pytest
 

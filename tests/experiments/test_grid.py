@@ -1,4 +1,4 @@
-"""Grids: those that ship are whole and hold the controls that the paper lacks; a wrong one is told."""
+"""Grids: the shipped ones are complete and have the controls that the paper lacks; errors in others are reported."""
 
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def test_paper_figures_are_marked_as_the_papers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (('size = "run"', 'size = "some"'), "conditions"),
         (("train_seeds = [0, 1]", "train_seeds = []"), "train_seeds"),
@@ -82,12 +82,12 @@ def test_paper_figures_are_marked_as_the_papers() -> None:
         (('base = "tiny"', 'basis = "tiny"'), "basis"),
     ],
 )
-def test_wrong_grid_error_names_the_key(grid_file: Path, tmp_path: Path, change: tuple[str, str], told: str) -> None:
+def test_wrong_grid_error_names_the_key(grid_file: Path, tmp_path: Path, change: tuple[str, str], message: str) -> None:
     path = tmp_path / "wrong.toml"
     text = grid_file.read_text()
     assert change[0] in text
     path.write_text(text.replace(*change))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         make_plan(str(path), "tiny")
 
 

@@ -15,8 +15,8 @@ from nanoflux_local.run import configs, runs
 
 
 def unit(rows: list[list[float]]) -> np.ndarray:
-    found = np.array(rows, dtype=np.float64)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    vectors = np.array(rows, dtype=np.float64)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def test_centres_and_pairs_are_told_apart() -> None:
@@ -62,10 +62,10 @@ def test_judge_rates_are_given_with_and_without_the_check(played) -> None:
     home, run = played
     alone, checked = (judge_rates(home, Condition(name="c", code_check=check), run) for check in (False, True))
     assert alone["solutions"] == checked["solutions"] == 6
-    for found in (alone, checked):
-        rates = found["rates"]
-        assert rates["sensitivity"]["n"] + rates["specificity"]["n"] == 6 - found["unjudged"]
-    both = [found["rates"]["sensitivity"] for found in (alone, checked)]
+    for entry in (alone, checked):
+        rates = entry["rates"]
+        assert rates["sensitivity"]["n"] + rates["specificity"]["n"] == 6 - entry["unjudged"]
+    both = [entry["rates"]["sensitivity"] for entry in (alone, checked)]
     assert (both[1]["share"] or 0) >= (both[0]["share"] or 0), "a check only ever rejects"
 
 

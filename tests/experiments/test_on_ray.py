@@ -23,7 +23,7 @@ def cluster():
     made.shutdown()
 
 
-def table(found: dict) -> str:
+def table(contents: dict) -> str:
     """Everything that was measured, without names of evaluations and times."""
     conditions = [
         {
@@ -32,9 +32,9 @@ def table(found: dict) -> str:
             "tokens": entry.get("tokens"),
             "test": {data: {**accuracy, "evaluations": 0} for data, accuracy in entry["test"].items()},
         }
-        for entry in found["conditions"]
+        for entry in contents["conditions"]
     ]
-    return json.dumps([conditions, found["pairs"], found["left_out"]], indent=1, sort_keys=True)
+    return json.dumps([conditions, contents["pairs"], contents["left_out"]], indent=1, sort_keys=True)
 
 
 def test_cell_of_a_lost_node_is_repeated_with_equal_results(

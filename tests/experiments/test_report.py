@@ -40,7 +40,12 @@ def test_report_page_answers_first_and_fetches_nothing(killed, tmp_path: Path) -
     text = write_experiment_report(home, "small", tmp_path).read_text(encoding="utf-8")
     page = Page(text)
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object", "form", "base"})
-    reached = [value for _, found in page.tags for key, value in found.items() if key in ("src", "href", "xlink:href")]
+    reached = [
+        value
+        for _, attributes in page.tags
+        for key, value in attributes.items()
+        if key in ("src", "href", "xlink:href")
+    ]
     assert [target for target in reached if not str(target).startswith("#")] == []
     assert "default-src 'none'" in text and "@import" not in text
     shown = " ".join(page.text.split())

@@ -25,9 +25,9 @@ try:
     {tried}
 except BaseException as error:
     refusal = guard.refusal_in(error)
-    print(json.dumps([type(error).__name__, str(refusal) if refusal else None, guard.refused()]))
+    print(json.dumps([type(error).__name__, str(refusal) if refusal else None, guard.refused_hosts()]))
 else:
-    print(json.dumps(["through", None, guard.refused()]))
+    print(json.dumps(["through", None, guard.refused_hosts()]))
 """
 
 
@@ -41,7 +41,7 @@ def python(script: str, **more: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def tried(statement: str, before: str = "", **more: str) -> Any:
+def try_statement(statement: str, before: str = "", **more: str) -> Any:
     return python(BEGIN + before + TRIED.format(tried=statement), **more)
 
 
@@ -83,7 +83,7 @@ def own_address() -> str:
     ],
 )
 def test_guard_refuses_other_hosts_and_names_the_setting(statement: str, host: str) -> None:
-    _, message, refused = tried(statement)
+    _, message, refused = try_statement(statement)
     assert message is not None and f"refused to reach {host}:" in message
     assert "`url` of an endpoint" in message and f"{VARIABLE}={host}" in message
     assert refused == [host]
@@ -91,7 +91,7 @@ def test_guard_refuses_other_hosts_and_names_the_setting(statement: str, host: s
 
 @pytest.mark.skipif(not hasattr(__import__("socket"), "AF_VSOCK"), reason="this Python knows no such family")
 def test_guard_refuses_other_address_families() -> None:
-    name, message, _ = tried("socket.socket(socket.AF_VSOCK).connect((2, 80))")
+    name, message, _ = try_statement("socket.socket(socket.AF_VSOCK).connect((2, 80))")
     if name == "OSError":
         pytest.skip("this kernel makes no such socket")
     assert "address family" in message
@@ -118,13 +118,13 @@ def test_guard_allows_loopback(host: str, family: str, statement: str) -> None:
     before = LOOPBACK.replace("HOST", repr(host)).replace("FAMILY", f"socket.{family}")
     if family == "AF_INET6" and not Path("/proc/net/if_inet6").exists():
         pytest.skip("this machine has no IPv6")
-    assert tried(statement, before) == ["through", None, []]
+    assert try_statement(statement, before) == ["through", None, []]
 
 
 def test_guard_allows_unix_sockets(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     before = f"server = socket.socket(socket.AF_UNIX); server.bind({path!r}); server.listen()\n"
-    assert tried(f"socket.socket(socket.AF_UNIX).connect({path!r})", before) == ["through", None, []]
+    assert try_statement(f"socket.socket(socket.AF_UNIX).connect({path!r})", before) == ["through", None, []]
 
 
 ACCEPTING = """
@@ -136,7 +136,7 @@ place = server.getsockname()[1]
 def test_guard_sends_no_packet_to_an_address_that_is_not_allowed(own_address: str) -> None:
     before = ACCEPTING.replace("ADDRESS", repr(own_address)) + "server.settimeout(0.5)\n"
     statement = f"socket.create_connection(({own_address!r}, place), 5)"
-    _, message, _ = tried(statement, before)
+    _, message, _ = try_statement(statement, before)
     assert f"refused to reach {own_address}:" in message
     missed = f"""
 try:
@@ -150,8 +150,8 @@ except TimeoutError:
     print(json.dumps("nothing came"))
 """
     assert python(BEGIN + before + missed) == "nothing came"
-    assert tried(statement, before + f"guard.allow({own_address!r})\n") == ["through", None, []]
-    assert tried(statement, before, **{VARIABLE: f"proxy.example, {own_address}"}) == ["through", None, []]
+    assert try_statement(statement, before + f"guard.allow({own_address!r})\n") == ["through", None, []]
+    assert try_statement(statement, before, **{VARIABLE: f"proxy.example, {own_address}"}) == ["through", None, []]
 
 
 def test_guard_allows_the_addresses_of_an_allowed_name(own_address: str) -> None:
@@ -168,7 +168,7 @@ socket.getaddrinfo = played
         script = resolver + BEGIN + before + f"guard.allow({named!r})\n"
         statement = TRIED.format(tried="socket.create_connection(('models.example', place), 5)")
         assert python(script + statement) == ["through", None, []]
-        assert python(script + "print(json.dumps(guard.allowed()))") == ["models.example"]
+        assert python(script + "print(json.dumps(guard.allowed_hosts()))") == ["models.example"]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ waits = []
 sys.addaudithook(lambda event, values: waits.append(values[0]) if event == "time.sleep" else None)
 """
     script = BEGIN.replace("guard.install()", counted + "guard.install()")
-    tail = TRIED.format(tried=statement).replace("guard.refused()", "waits")
+    tail = TRIED.format(tried=statement).replace("guard.refused_hosts()", "waits")
     name, message, waits = python(script + tail, HF_HOME=str(tmp_path), HOME=str(tmp_path))
     assert message is not None and "refused to reach" in message, name
     assert waits == []
@@ -208,5 +208,5 @@ def test_guarded_path_guards_any_python_and_its_children(tmp_path: Path) -> None
 
 
 def test_guard_leaves_invalid_addresses_to_python() -> None:
-    name, message, _ = tried("socket.socket().connect('nowhere')")
+    name, message, _ = try_statement("socket.socket().connect('nowhere')")
     assert name == "TypeError" and message is None

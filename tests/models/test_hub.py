@@ -59,7 +59,7 @@ def make_files(shards: int, others: tuple[str, ...], shard_bytes: int = 70_000) 
     return files | {name: f"content of {name}\n".encode() for name in others}
 
 
-def wanted(files: dict[str, bytes]) -> dict[str, str]:
+def hash_wanted(files: dict[str, bytes]) -> dict[str, str]:
     return {name: sha256(content).hexdigest() for name, content in files.items() if is_wanted(Path(name))}
 
 
@@ -89,10 +89,10 @@ def test_pull_downloads_every_file_of_a_catalog_model(
     if manifest.gated:
         monkeypatch.setenv("HF_TOKEN", "hf_accepted")
     folder = pull(name, tmp_path)
-    assert installed_files(folder) == wanted(files) and verify(name, tmp_path) == []
+    assert installed_files(folder) == hash_wanted(files) and verify(name, tmp_path) == []
     source = read_record(folder).source
     assert (source["revision"], source["commit"]) == ("main", repository.branches["main"])
-    assert not any(path.startswith((".", "metal", "original", "figures")) for path in wanted(files))
+    assert not any(path.startswith((".", "metal", "original", "figures")) for path in hash_wanted(files))
     assert [path.name for path in (tmp_path / "weights").iterdir()] == [name]
 
 
@@ -149,7 +149,7 @@ def test_pinned_revision_is_pulled_and_an_unknown_one_is_refused(hub: Hub, tmp_p
     pinned = repository.branches["main"]
     repository.push({**FILES, "config.json": b"changed since"})
     write_manifest(tmp_path, pinned)
-    assert installed_files(pull("own", tmp_path)) == wanted(FILES)
+    assert installed_files(pull("own", tmp_path)) == hash_wanted(FILES)
     write_manifest(tmp_path, "v9")
     (tmp_path / "weights" / "own" / "config.json").unlink()
     with pytest.raises(ModelNotFoundError, match=r"lab/own has no revision 'v9'"):
@@ -170,7 +170,7 @@ def test_branch_that_moves_during_the_download_gives_one_commit(hub: Hub, tmp_pa
     write_manifest(tmp_path, "main")
     folder = pull("own", tmp_path)
     assert read_record(folder).source["commit"] == first != repository.branches["main"]
-    assert installed_files(folder) == wanted(FILES)
+    assert installed_files(folder) == hash_wanted(FILES)
 
 
 # A large file, which the hub lists with its SHA-256, and a small one, which it lists with git's hash.
@@ -182,7 +182,7 @@ def test_download_with_a_wrong_hash_is_refused_and_removed(hub: Hub, tmp_path: P
         pull("own", tmp_path)
     assert list_installed(tmp_path) == []
     repository.corrupt = ""
-    assert installed_files(pull("own", tmp_path)) == wanted(FILES)
+    assert installed_files(pull("own", tmp_path)) == hash_wanted(FILES)
 
 
 def test_pinned_file_with_another_hash_is_refused(hub: Hub, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_pull_removes_files_of_an_earlier_commit(hub: Hub, tmp_path: Path) -> No
     repository.corrupt = ""
     later = {**FILES, "config.json": b"changed since"}
     repository.push(later)
-    assert installed_files(pull("own", tmp_path)) == wanted(later)
+    assert installed_files(pull("own", tmp_path)) == hash_wanted(later)
 
 
 def test_download_larger_than_the_disk_is_refused_before_it_starts(hub: Hub, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_killed_pull_is_resumed_where_it_stopped(hub: Hub, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     ranges = [(request.path.rpartition("/")[2], request.range) for request in hub.requests if request.range]
     assert ranges == [("model.safetensors", f"bytes={reached}-")] and reached >= 1 << 20
-    assert installed_files(tmp_path / "weights" / "own") == wanted(files)
+    assert installed_files(tmp_path / "weights" / "own") == hash_wanted(files)
     assert f"downloading own {reached >> 20}/25 MiB, 0.0 MiB/s" in done.stderr and "\r" not in done.stderr
 
 
@@ -251,7 +251,7 @@ def test_broken_connection_is_resumed_within_one_pull(hub: Hub, tmp_path: Path) 
     hub.add("lab/own", files, stall_after=11 << 20)
     hub.released.set()  # the server closes the connection in the middle of the file
     write_manifest(tmp_path, "main")
-    assert installed_files(pull("own", tmp_path)) == wanted(files)
+    assert installed_files(pull("own", tmp_path)) == hash_wanted(files)
     assert any(request.range for request in hub.requests)
 
 

@@ -59,7 +59,7 @@ def gpt_oss_20b() -> Shapes:
     return shapes
 
 
-def measured(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes, Manifest]:
+def measure_sizes(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes, Manifest]:
     """The sizes of a model of the catalog, its text configuration read through its class."""
     import transformers
 
@@ -75,7 +75,7 @@ def test_packed_weights_count_as_their_parameters() -> None:
         (qwen3_32b_awq(), "Qwen3ForCausalLM", "qwen3-32b-awq"),
         (gpt_oss_20b(), "GptOssForCausalLM", "gpt-oss-20b"),
     ):
-        sizes, manifest = measured(shapes, architecture, model)
+        sizes, manifest = measure_sizes(shapes, architecture, model)
         assert manifest.memory and sizes.parameters == manifest.parameters
         assert sizes.kv_bytes_per_token == manifest.memory.kv_bytes_per_token
         assert sizes.sliding_bytes_per_token == manifest.memory.sliding_bytes_per_token
@@ -84,7 +84,7 @@ def test_packed_weights_count_as_their_parameters() -> None:
 
 
 def test_kv_bytes_count_layers_of_different_sizes() -> None:
-    sizes, manifest = measured({"w": ("BF16", 1)}, "Gemma4UnifiedForConditionalGeneration", "gemma-4-12b-it")
+    sizes, manifest = measure_sizes({"w": ("BF16", 1)}, "Gemma4UnifiedForConditionalGeneration", "gemma-4-12b-it")
     assert manifest.memory and sizes.kv_bytes_per_token == manifest.memory.kv_bytes_per_token
     assert sizes.sliding_bytes_per_token == manifest.memory.sliding_bytes_per_token > 0
     assert sizes.context == manifest.context

@@ -68,7 +68,7 @@ sha256 = {{ "model.safetensors" = "{digest}" }}
 """)
 
 
-def left(home: Path) -> list[str]:
+def list_weights(home: Path) -> list[str]:
     return sorted(path.name for path in (home / "weights").iterdir())
 
 
@@ -79,7 +79,7 @@ def test_pull_installs_with_a_record_and_skips_intact_weights(home: Path) -> Non
     record = read_record(folder)
     assert record.revision == revision_of(record.files) and record.licence == "MIT"
     assert folder == weights_dir("tiny", home) and [r.name for r in list_installed(home)] == ["tiny"]
-    assert verify("tiny", home) == [] and left(home) == ["tiny"]
+    assert verify("tiny", home) == [] and list_weights(home) == ["tiny"]
     pull("tiny", home, said.append)
     assert said[-1] == "tiny is installed and intact" and len([line for line in said if "downloading" in line]) == 1
 
@@ -97,14 +97,14 @@ def test_verify_names_each_wrong_file_and_pull_repairs_it(home: Path) -> None:
     problems = "\n".join(verify("tiny", home))
     assert "model.safetensors: missing" in problems and "stray.bin: not part" in problems
     pull("tiny", home)
-    assert verify("tiny", home) == [] and left(home) == ["tiny"]
+    assert verify("tiny", home) == [] and list_weights(home) == ["tiny"]
 
 
 def test_pull_refuses_a_wrong_sha256_and_installs_nothing(home: Path) -> None:
     write_manifest(home, "0" * 64)
     with pytest.raises(DigestMismatchError, match=r"model\.safetensors: SHA-256 is"):
         pull("tiny", home)
-    assert left(home) == [] and list_installed(home) == []
+    assert list_weights(home) == [] and list_installed(home) == []
 
 
 def test_failed_repair_keeps_the_installed_files(home: Path) -> None:
@@ -113,7 +113,7 @@ def test_failed_repair_keeps_the_installed_files(home: Path) -> None:
     write_manifest(home, "0" * 64)
     with pytest.raises(DigestMismatchError):
         pull("tiny", home)
-    assert (folder / "model.safetensors").read_bytes() == b"damaged" and left(home) == ["tiny"]
+    assert (folder / "model.safetensors").read_bytes() == b"damaged" and list_weights(home) == ["tiny"]
 
 
 def test_failed_package_download_names_the_cause(home: Path) -> None:
@@ -121,7 +121,7 @@ def test_failed_package_download_names_the_cause(home: Path) -> None:
     with pytest.raises(ModelsError, match=r"tiny-model==9\.9 could not be downloaded") as caught:
         pull("tiny", home)
     assert "No matching distribution" in caught.value.message and "import" in caught.value.fix
-    assert left(home) == []
+    assert list_weights(home) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -143,16 +143,16 @@ def test_interrupted_pull_leaves_nothing(home: Path, number: signal.Signals) -> 
         weights_dir("tiny", home)
     assert caught.value.fix == "nanoflux models pull tiny" and caught.value.exit_code == 4
     if number == signal.SIGINT:
-        assert left(home) == []
+        assert list_weights(home) == []
     pull("tiny", home)
-    assert left(home) == ["tiny"]
+    assert list_weights(home) == ["tiny"]
 
 
 def test_concurrent_pulls_both_succeed(home: Path) -> None:
     code = "import sys, pathlib; from nanoflux_models.weights import pull; pull('tiny', pathlib.Path(sys.argv[1]))"
     children = [subprocess.Popen([sys.executable, "-c", code, str(home)]) for _ in range(3)]
     assert [child.wait(60) for child in children] == [0, 0, 0]
-    assert left(home) == ["tiny"] and verify("tiny", home) == []
+    assert list_weights(home) == ["tiny"] and verify("tiny", home) == []
 
 
 def test_pull_refuses_weights_with_a_file_source(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ GSMHARD = Path(__file__).parents[3] / "shared" / "data" / "gsm-hard" / "gsmhardv
 
 
 class RealSandbox:
-    """Runs programs on an event loop of its own, so that one pool serves tests with loops of theirs."""
+    """Runs programs on a separate event loop, so that one pool serves tests with different loops."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()

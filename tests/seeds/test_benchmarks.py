@@ -163,7 +163,7 @@ def _parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return folder / "train-00000-of-00001.parquet"
 
 
-def _saved(folder: Path, rows: list[dict[str, Any]]) -> Path:
+def _save(folder: Path, rows: list[dict[str, Any]]) -> Path:
     table = pyarrow.Table.from_pylist(rows)
     split = folder / "saved" / "train"
     split.mkdir(parents=True)
@@ -178,7 +178,7 @@ def _lines(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return folder / "train.json"
 
 
-@pytest.mark.parametrize("layout", [_parquet, _saved, _lines], ids=["parquet", "saved folder", "lines under .json"])
+@pytest.mark.parametrize("layout", [_parquet, _save, _lines], ids=["parquet", "saved folder", "lines under .json"])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_hub_layouts_give_the_same_items(tmp_path, name, layout):
     hub, rows = LAYOUTS[name]

@@ -35,12 +35,12 @@ def without(key: str) -> bytes:
 
 @pytest.fixture
 def write(tmp_path):
-    def written(*lines: bytes):
+    def write_lines(*lines: bytes):
         path = tmp_path / "file.jsonl"
         path.write_bytes(b"\n".join(lines) + b"\n")
         return path
 
-    return written
+    return write_lines
 
 
 def test_good_row_becomes_a_seed_with_its_line(write):
@@ -122,7 +122,7 @@ def test_unknown_benchmarks_and_splits_are_refused(tmp_path):
     assert not (tmp_path / "ledger.db").exists(), "looking creates nothing"
 
 
-def checked(sandbox, path):
+def check(sandbox, path):
     sandbox.wait(check_programs(read(path), sandbox.call, sandbox.identity))
 
 
@@ -139,14 +139,14 @@ DISAGREEING = {
 
 
 def test_programs_that_agree_pass_in_the_real_sandbox(write, sandbox):
-    checked(sandbox, write(line(), line(target=42), line(target=42.00001)))
+    check(sandbox, write(line(), line(target=42), line(target=42.00001)))
 
 
 @pytest.mark.parametrize("row", DISAGREEING.values(), ids=DISAGREEING)
 def test_disagreeing_program_error_names_the_line(write, sandbox, row):
     path = write(line(), row, line())
     with pytest.raises(DataError) as caught:
-        checked(sandbox, path)
+        check(sandbox, path)
     assert caught.value.message.startswith(f"{path}, line 2: its program gives ")
 
 

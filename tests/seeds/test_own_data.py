@@ -17,7 +17,7 @@ def seeds(path: Path) -> list[Seed]:
     return [placed.seed for placed in read_benchmark("mine", [path]).items]
 
 
-def written(path: Path, content: bytes | str) -> Path:
+def write_content(path: Path, content: bytes | str) -> Path:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
@@ -39,7 +39,7 @@ def parquet(path: Path, **columns: list[object]) -> Path:
     ],
 )  # fmt: skip
 def test_answers_keep_every_digit(tmp_path: Path, spelled: str, kept: str) -> None:
-    path = written(tmp_path / "rows.jsonl", f'{{"question": "Q?", "answer": {spelled}}}\n')
+    path = write_content(tmp_path / "rows.jsonl", f'{{"question": "Q?", "answer": {spelled}}}\n')
     assert [seed.answer for seed in seeds(path)] == [kept]
 
 
@@ -49,7 +49,7 @@ NOT_FINITE = ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "9" * 5000, '"
 @pytest.mark.parametrize("spelled", NOT_FINITE, ids=lambda text: text[:12])
 def test_non_finite_answer_error_names_the_line(tmp_path: Path, spelled: str) -> None:
     good = '{"question": "P?", "answer": 1}\n'
-    path = written(tmp_path / "rows.jsonl", f'{good}{{"question": "Q?", "answer": {spelled}}}\n')
+    path = write_content(tmp_path / "rows.jsonl", f'{good}{{"question": "Q?", "answer": {spelled}}}\n')
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: key 'answer' is .*not a finite number"):
         seeds(path)
 
@@ -59,7 +59,7 @@ def test_parquet_and_csv_are_checked_for_finite_answers_too(tmp_path: Path, answ
     with pytest.raises(DataError, match="row 1: key 'answer' is not a finite number"):
         seeds(parquet(tmp_path / "rows.parquet", question=["Q?"], answer=[answer]))
     with pytest.raises(DataError, match=r"line 2: key 'answer' is .*not a finite number"):
-        seeds(written(tmp_path / "rows.csv", f"question,answer\nQ?,{answer}\n"))
+        seeds(write_content(tmp_path / "rows.csv", f"question,answer\nQ?,{answer}\n"))
 
 
 def test_decimals_of_parquet_keep_their_digits(tmp_path: Path) -> None:
@@ -79,13 +79,13 @@ def test_decimals_of_parquet_keep_their_digits(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_byte_order_mark_is_skipped(tmp_path: Path, file: str, content: str, encoding: str) -> None:
-    assert [seed.answer for seed in seeds(written(tmp_path / file, content.encode(encoding)))] == ["4"]
+    assert [seed.answer for seed in seeds(write_content(tmp_path / file, content.encode(encoding)))] == ["4"]
 
 
 @pytest.mark.parametrize("file", ["rows.jsonl", "rows.json", "rows.csv"])
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
 def test_another_encoding_is_named(tmp_path: Path, file: str, encoding: str) -> None:
-    path = written(tmp_path / file, '{"question": "Q?", "answer": 4}\n'.encode(encoding))
+    path = write_content(tmp_path / file, '{"question": "Q?", "answer": 4}\n'.encode(encoding))
     with pytest.raises(DataError, match=f"the file is {encoding.upper()}, not (JSON|CSV) in UTF-8") as caught:
         seeds(path)
     assert "iconv" in caught.value.fix
@@ -104,14 +104,14 @@ AMBIGUOUS = '{"question": "Q?", "answer": 4, "answer": 5}'
 )
 def test_repeated_key_error_names_the_place(tmp_path: Path, file: str, content: str, place: str) -> None:
     with pytest.raises(DataError, match=f"{place}: the key '(answer|A)' is given twice"):
-        seeds(written(tmp_path / file, content))
+        seeds(write_content(tmp_path / file, content))
 
 
 @pytest.mark.parametrize("depth", [2_000, 200_000])
 def test_values_that_are_nested_too_deep_are_refused_with_their_line(tmp_path: Path, depth: int) -> None:
     content = f'{{"question": "Q?", "answer": {"[" * depth}{"]" * depth}}}\n'
     with pytest.raises(DataError, match=r"line 1: (not JSON in UTF-8: nested too deep|key 'answer')"):
-        seeds(written(tmp_path / "rows.jsonl", content))
+        seeds(write_content(tmp_path / "rows.jsonl", content))
 
 
 def table(path: Path, *rows: list[str]) -> Path:

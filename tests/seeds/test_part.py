@@ -102,7 +102,7 @@ def test_slots_open_the_text_around_their_number():
 
 
 @pytest.mark.parametrize(
-    ("question", "found"),
+    ("question", "slot"),
     [
         ("She has 4933828 hens.", "4933828"),
         ("She has 4,933,828 hens.", "4,933,828"),
@@ -125,9 +125,9 @@ def test_slots_open_the_text_around_their_number():
         ("She has many hens.", None),
     ],
 )
-def test_slot_is_a_number_that_occurs_once(question, found):
+def test_slot_is_a_number_that_occurs_once(question, slot):
     code = program("hens = 4933828", "result = hens * 2")
-    assert slots(question, code) == ({} if found is None else {"hens": found})
+    assert slots(question, code) == ({} if slot is None else {"hens": slot})
 
 
 TEXT = "There are 5 hens, 6 cocks, 1 dog and 0 cats."

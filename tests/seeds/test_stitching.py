@@ -1,4 +1,4 @@
-"""Stitching: chains of seeds told as one question, solved by one program, held against a computation of our own."""
+"""Stitching: chains of seeds as one question, solved by one program, compared with a separate computation."""
 
 import math
 import random
@@ -72,8 +72,8 @@ STORIES = (
 BY_ID = {story.id: story for story in STORIES}
 
 
-def expected(stories) -> tuple[float, list[bool], list[float]]:
-    """The chain's answer, which links are fitted, and what they carry: the rule as the question tells it."""
+def solve_chain(stories) -> tuple[float, list[bool], list[float]]:
+    """The chain's answer, which links are fitted, and what they carry: the rule as the question states it."""
     x, fitted, links = stories[0].solve(stories[0].own), [], []
     for story in stories[1:]:
         fits = x > 0 and x == math.floor(x) and x <= 100 * story.own
@@ -97,7 +97,7 @@ CHAINS = [
 ]
 
 
-def traced(sandbox, parts):
+def run_and_trace(sandbox, parts):
     trace = read_trace(parts, sandbox.run(tracing_program(parts)))
     assert not isinstance(trace, Unparsed), trace
     return trace
@@ -107,55 +107,55 @@ def traced(sandbox, parts):
 def test_chain_answer_equals_its_stories_answers(sandbox, ids):
     stories = [BY_ID[name] for name in ids]
     parts = [story.part for story in stories]
-    answer, fitted, links = expected(stories)
-    found = traced(sandbox, parts)
-    assert (list(found.fitted), list(found.links)) == (fitted, links)
-    assert found.variables[-1]["answer"] == pytest.approx(answer, rel=1e-12)
-    reply = sandbox.run(answer_program(parts, found))
+    answer, fitted, links = solve_chain(stories)
+    trace = run_and_trace(sandbox, parts)
+    assert (list(trace.fitted), list(trace.links)) == (fitted, links)
+    assert trace.variables[-1]["answer"] == pytest.approx(answer, rel=1e-12)
+    reply = sandbox.run(answer_program(parts, trace))
     assert reply.status == "ok", reply.stderr
     assert numbers_agree(read_number(reply.stdout), answer)
 
 
 def test_chains_cover_every_kind_of_link():
-    kinds = {fitted for ids in CHAINS for fitted in expected([BY_ID[name] for name in ids])[1]}
+    kinds = {fitted for ids in CHAINS for fitted in solve_chain([BY_ID[name] for name in ids])[1]}
     assert kinds == {True, False}
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
 def test_question_states_every_part_and_names_every_link(sandbox, ids):
     parts = [BY_ID[name].part for name in ids]
-    found = traced(sandbox, parts)
-    told = question_text(parts, found).split("\n")
-    assert len(told) == len(parts)
-    assert told[0].startswith(f"Part 1. {parts[0].text()} ")
-    for number, (part, text) in enumerate(zip(parts[1:], told[1:], strict=True), 2):
+    trace = run_and_trace(sandbox, parts)
+    sentences = question_text(parts, trace).split("\n")
+    assert len(sentences) == len(parts)
+    assert sentences[0].startswith(f"Part 1. {parts[0].text()} ")
+    for number, (part, text) in enumerate(zip(parts[1:], sentences[1:], strict=True), 2):
         name = NAMES[number - 2]
         assert text.startswith(f"Part {number}. {part.text(name)}")
-        how = "call the remainder plus 1" if found.fitted[number - 2] else "Call the answer to this"
-        assert told[number - 2].endswith(f"{how} {name}.")
-    assert told[-1] == f"Part {len(parts)}. {parts[-1].text(NAMES[len(parts) - 2])}"
+        how = "call the remainder plus 1" if trace.fitted[number - 2] else "Call the answer to this"
+        assert sentences[number - 2].endswith(f"{how} {name}.")
+    assert sentences[-1] == f"Part {len(parts)}. {parts[-1].text(NAMES[len(parts) - 2])}"
 
 
 @pytest.mark.parametrize("ids", CHAINS, ids="-".join)
 def test_solution_lines_are_true_arithmetic(sandbox, ids):
     parts = [BY_ID[name].part for name in ids]
-    found = traced(sandbox, parts)
-    lines = solution_text(parts, found).split("\n")
+    trace = run_and_trace(sandbox, parts)
+    lines = solution_text(parts, trace).split("\n")
     assert len(lines) == len(parts)
     for left, right in re.findall(r"= ([^=.]*(?:\.\d+[^=.]*)*) = (-?[\d.]+)\.(?: |$)", "\n".join(lines)):
         assert eval(left, {}) == pytest.approx(float(right), abs=1e-4), (left, right)
     for number, line in enumerate(lines[:-1]):
-        name, link = NAMES[number], f"{found.links[number]:.0f}"
-        told = f", so {name} = {int(link) - 1} + 1 = {link}." if found.fitted[number] else f". So {name} = {link}."
-        assert line.endswith(told), line
-        assert ("Rounded" in line) is found.fitted[number]
+        name, link = NAMES[number], f"{trace.links[number]:.0f}"
+        ending = f", so {name} = {int(link) - 1} + 1 = {link}." if trace.fitted[number] else f". So {name} = {link}."
+        assert line.endswith(ending), line
+        assert ("Rounded" in line) is trace.fitted[number]
     assert not re.search(r"[{}]", "\n".join(lines))
 
 
 def test_fitted_link_text_matches_its_calculation(sandbox):
-    found = traced(sandbox, parts := [BY_ID["loss"].part, BY_ID["robe"].part])
-    assert found.variables[0]["answer"] == -4933816
-    assert solution_text(parts, found).split("\n")[0] == (
+    trace = run_and_trace(sandbox, parts := [BY_ID["loss"].part, BY_ID["robe"].part])
+    assert trace.variables[0]["answer"] == -4933816
+    assert solution_text(parts, trace).split("\n")[0] == (
         "The answer = 12 - 4933828 = -4933816. Rounded, 4933816 leaves the remainder 816 when divided by 1000, "
         "so X = 816 + 1 = 817."
     )
@@ -169,8 +169,8 @@ def test_fitted_link_text_matches_its_calculation(sandbox):
 def test_links_are_whole_positive_and_of_the_storys_size(sandbox, first, link, fitted):
     """Halves go up; a robe of 40 bolts bears up to 4000."""
     start = Part("first", "", "", "", "", "", "", (("answer", first),), (), False)
-    found = traced(sandbox, [start, BY_ID["robe"].part])
-    assert (found.links, found.fitted) == ((link,), (fitted,))
+    trace = run_and_trace(sandbox, [start, BY_ID["robe"].part])
+    assert (trace.links, trace.fitted) == ((link,), (fitted,))
 
 
 def attacker(sandbox, source) -> StitchingAttacker:
@@ -182,7 +182,7 @@ def items() -> tuple[Items, tuple[Seed, ...]]:
     return Items(seeds, chained=True), seeds
 
 
-async def judged(judge, attack, call):
+async def validate(judge, attack, call):
     return await judge.validate(attack, Draw(0, 0, 0), call)
 
 
@@ -192,7 +192,7 @@ def test_attack_is_verified_by_its_program(sandbox, number):
     attack = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
     assert isinstance(attack, Attack)
     assert attack.question.startswith("Part 1. ") and "\nPart 6. " in attack.question
-    verdict = sandbox.wait(judged(ProgramJudge(sandbox.identity, 5.0), attack, sandbox.call))
+    verdict = sandbox.wait(validate(ProgramJudge(sandbox.identity, 5.0), attack, sandbox.call))
     assert (verdict.positive, verdict.finding("code").conclusion) == (True, "supports")
     again = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, number, 0), sandbox.call))
     assert again == attack
@@ -202,7 +202,7 @@ def test_judge_rejects_a_wrong_answer(sandbox):
     source, seeds = items()
     attack = sandbox.wait(attacker(sandbox, source).attack(seeds, Draw(0, 0, 0), sandbox.call))
     wrong = Attack(attack.question, attack.solution, "1234567", attack.program)
-    verdict = sandbox.wait(judged(ProgramJudge(sandbox.identity, 5.0), wrong, sandbox.call))
+    verdict = sandbox.wait(validate(ProgramJudge(sandbox.identity, 5.0), wrong, sandbox.call))
     assert (verdict.positive, verdict.finding("code").conclusion) == (False, "contradicts")
 
 
@@ -263,12 +263,12 @@ def test_result_names_continue_after_the_letters():
 
 def test_chain_longer_than_the_letters_runs(sandbox):
     parts = [BY_ID["robe"].part] * 26
-    found = traced(sandbox, parts)
-    answer, _, _ = expected([BY_ID["robe"]] * 26)
-    assert numbers_agree(read_number(sandbox.run(answer_program(parts, found)).stdout), answer)
+    trace = run_and_trace(sandbox, parts)
+    answer, _, _ = solve_chain([BY_ID["robe"]] * 26)
+    assert numbers_agree(read_number(sandbox.run(answer_program(parts, trace)).stdout), answer)
 
 
-def solved(part: Part, link: float | None) -> float:
+def solve_part(part: Part, link: float | None) -> float:
     """A starter part's answer by plain exec of its statements, with `link` in its slot."""
     variables: dict = {}
     for name, expression in part.statements:
@@ -300,20 +300,20 @@ def test_starter_chains_bear_each_result_as_it_is():
                 assert float(part.value) == earlier, "the drawn story already holds the result"
                 assert earlier <= LINK_RANGE * HIGHEST[part.seed, part.slot]
             assert part.fits and part.text("X").count("X") >= 1
-            earlier = round(solved(part, earlier), 6)
+            earlier = round(solve_part(part, earlier), 6)
 
 
 @pytest.mark.parametrize("number", list(CHAINED)[::6])
 def test_starter_chains_run_and_tell_the_answer(sandbox, number):
     parts = CHAINED[number]
-    found = traced(sandbox, parts)
+    trace = run_and_trace(sandbox, parts)
     answer = None
     for index, part in enumerate(parts):
-        answer = solved(part, answer)
-        assert numbers_agree(found.variables[index]["answer"], answer)
-    assert not any(found.fitted)
-    assert numbers_agree(read_number(sandbox.run(answer_program(parts, found)).stdout), answer)
-    question = question_text(parts, found)
+        answer = solve_part(part, answer)
+        assert numbers_agree(trace.variables[index]["answer"], answer)
+    assert not any(trace.fitted)
+    assert numbers_agree(read_number(sandbox.run(answer_program(parts, trace)).stdout), answer)
+    question = question_text(parts, trace)
     assert question.endswith(parts[-1].ask)
     for index, part in enumerate(parts):
         assert part.text(NAMES[index - 1] if index else "") in question
@@ -339,6 +339,6 @@ def test_chains_of_real_seeds_run_and_agree(sandbox, gsmhard_path):
         if isinstance(attack, Unparsed):
             continue
         made += 1
-        assert sandbox.wait(judged(judge, attack, sandbox.call)).positive, attack.program
+        assert sandbox.wait(validate(judge, attack, sandbox.call)).positive, attack.program
         assert [f"Part {part}." in attack.question for part in range(1, len(seeds) + 1)] == [True] * len(seeds)
     assert made >= 15

@@ -33,7 +33,7 @@ json.dump(read, sys.stdout)
 """
 
 
-def parsed(python: str, commands: list[list[str]], folder: Path) -> list[list[Any]]:
+def parse_commands(python: str, commands: list[list[str]], folder: Path) -> list[list[Any]]:
     """What vLLM's own parser reads from the parsed of these command lines."""
     words = [command[3:] for command in commands]
     done = subprocess.run(
@@ -61,7 +61,7 @@ def test_vllm_accepts_the_arguments_of_every_catalog_model(vllm_python: str, tmp
     commands = [launch.command(8000) for launch in (*launches, *others)] + others[1].other_nodes()
     by_command = replace(interpreter, entry=("vllm.entrypoints.cli.main", "serve"))
     commands += [replace(launch, interpreter=by_command).command(8000) for launch in launches]
-    read = parsed(vllm_python, commands, tmp_path)
+    read = parse_commands(vllm_python, commands, tmp_path)
     assert read[-len(launches) :] == read[: len(launches)], "`vllm serve` reads the same"
     read = read[: -len(launches)]
     for launch, values in zip(launches, read, strict=False):

@@ -56,7 +56,7 @@ def test_server_is_listed_with_its_log_and_listens_on_loopback_only(served: dict
     assert again.returncode == 3 and "already running" in again.stderr
 
 
-def asked(client: type[ServedEndpoint], url: str, tokens: int) -> list[ChatReply]:
+def ask_twice(client: type[ServedEndpoint], url: str, tokens: int) -> list[ChatReply]:
     """The same request twice."""
     endpoint = client("smollm2-135m", url)
     messages = (Message("system", "Answer in one sentence."), Message("user", "Name the capital of France."))
@@ -71,7 +71,7 @@ def asked(client: type[ServedEndpoint], url: str, tokens: int) -> list[ChatReply
     return asyncio.run(ask())
 
 
-def test_every_process_of_a_running_server_is_guarded(served: dict[str, Any]) -> None:
+def test_processes_of_a_running_server_are_guarded(served: dict[str, Any]) -> None:
     family = family_of(server_record.records(served["home"])[0])
     assert len(family) >= 3
     for each in family:
@@ -85,7 +85,7 @@ def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -
         result = [
             replace(reply, seconds=0.0)
             for client in (OpenAIChatEndpoint, AnthropicMessagesEndpoint)
-            for reply in asked(client, served["url"], tokens)
+            for reply in ask_twice(client, served["url"], tokens)
         ]
         assert len(set(result)) == 1, result
         assert result[0].finish == finish and result[0].prompt_tokens > 10
@@ -170,11 +170,11 @@ def test_swap_adapter_waits_for_requests_in_flight(served: dict[str, Any], adapt
     client.load_adapter(adapter, folder / adapter)
     body = {"model": adapter, "prompt": [7, 11, 13], "max_tokens": 200, "temperature": 0, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(client.complete, body)
-        while not client.busy(adapter) and not asked.done():
+        ask_twice = pool.submit(client.complete, body)
+        while not client.busy(adapter) and not ask_twice.done():
             time.sleep(0.02)
         client.swap_adapter(adapter, zeroed, folder / zeroed)
-        assert asked.done() and asked.result()["usage"]["completion_tokens"] == 200, "it was let finish"
+        assert ask_twice.done() and ask_twice.result()["usage"]["completion_tokens"] == 200, "it was let finish"
     assert zeroed in client.list_models() and adapter not in client.list_models()
     client.swap_adapter(zeroed, adapter, folder / adapter)
     assert adapter in client.list_models() and zeroed not in client.list_models()
@@ -212,9 +212,9 @@ def test_evaluation_via_merged_uses_a_merged_copy(served: dict[str, Any], adapte
     result = json.loads(done.stdout)
     assert (result["n"], result["model"], result["adapter"], result["unscored"]) == (2, "smollm2-135m", adapter, 0)
     with LedgerView(served["home"] / "ledger.db") as view:
-        asked = [json.loads(row["request"])["endpoint"] for row in
+        ask_twice = [json.loads(row["request"])["endpoint"] for row in
                  view.rows("SELECT request FROM calls WHERE run = ?", result["eval"])]  # fmt: skip
-    assert len(asked) == 2 and all(each["variant"].endswith(" merged") for each in asked)
+    assert len(ask_twice) == 2 and all(each["variant"].endswith(" merged") for each in ask_twice)
     assert list((served["home"] / "merged").iterdir()) == [], "the copy is gone"
     listed = json.loads(command(served["home"], served["python"], "models", "ps", "--json").stdout)
     assert [entry["pid"] for entry in listed] == [served["pid"]], "its own server has ended"
@@ -229,8 +229,10 @@ def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command
     (evaluation,) = result["conditions"][0]["test"]["starter-easy"]["evaluations"]
     assert result["cells_left"] == []
     with LedgerView(Path(served["home"]) / "ledger.db") as view:
-        asked = list(view.rows("SELECT request FROM calls WHERE run = ?", evaluation))
-    assert len(asked) == 2 and {json.loads(row["request"])["endpoint"]["interface"] for row in asked} == {"vllm"}
+        ask_twice = list(view.rows("SELECT request FROM calls WHERE run = ?", evaluation))
+    assert len(ask_twice) == 2 and {json.loads(row["request"])["endpoint"]["interface"] for row in ask_twice} == {
+        "vllm"
+    }
 
 
 def test_models_stop_leaves_no_process_and_a_free_port(served: dict[str, Any], command: Command) -> None:

@@ -61,14 +61,14 @@ def launcher(tmp_path: Path, home: Path) -> Launcher:
     return make
 
 
-def started(home: Path, launch: Launch, name: str = "m", owned: bool = True) -> ServerRecord:
+def start(home: Path, launch: Launch, name: str = "m", owned: bool = True) -> ServerRecord:
     supervisor = Supervisor(home)
     started_server = supervisor.spawn(launch, name, owned=owned)
     supervisor.await_ready(started_server, ready_s=60)
     return started_server.record
 
 
-def gone(processes: list[Process], seconds: float = 30) -> bool:
+def wait_until_gone(processes: list[Process], seconds: float = 30) -> bool:
     until = time.monotonic() + seconds
     while any(each.alive for each in processes):
         if time.monotonic() > until:
@@ -87,7 +87,7 @@ def test_supervisor_records_a_server_privately_and_stops_it_whole(
 ) -> None:
     """And neither it nor the program that starts it executes anything of the working folder."""
     monkeypatch.chdir(hostile_folder)
-    record = started(home, launcher())
+    record = start(home, launcher())
     assert record.alive and record.wanted and record.boot == boot_id()
     assert stat.S_IMODE((home / "servers/m.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(Path(record.log).stat().st_mode) == 0o600
@@ -95,14 +95,14 @@ def test_supervisor_records_a_server_privately_and_stops_it_whole(
     family = family_of(record)
     assert len(family) == 2, "the server, and its worker in a separate session"
     with pytest.raises(ServerRefusedError):
-        started(home, launcher())
+        start(home, launcher())
     Supervisor(home).stop(record)
-    assert gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
+    assert wait_until_gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
 
 
 def test_early_exit_is_explained_and_leaves_nothing(home: Path, launcher: Launcher) -> None:
     with pytest.raises(ServerError) as refused:
-        started(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
+        start(home, launcher("fail: torch.OutOfMemoryError: CUDA out of memory"))
     message = str(refused.value)
     assert "out of memory" in message and "some words before" in message and "exit code 1" in message
     assert "--gpu-memory" in message and str(home / "logs/server-m.log") in message
@@ -114,13 +114,13 @@ def test_server_that_never_answers_is_stopped(home: Path, launcher: Launcher) ->
     started_server = supervisor.spawn(launcher("deaf"), "m")
     with pytest.raises(ServerError, match="did not answer within 2 s"):
         supervisor.await_ready(started_server, ready_s=2)
-    assert gone([started_server.record.process], 0.5) and family_of(started_server.record) == []
+    assert wait_until_gone([started_server.record.process], 0.5) and family_of(started_server.record) == []
 
 
 def test_server_that_crashes_on_its_first_request_is_never_reported_as_served(home: Path, launcher: Launcher) -> None:
     cause = "AttributeError: module 'triton.language' has no attribute 'bfloat16'"
     with pytest.raises(ServerError, match="answered its health check but no request") as refused:
-        started(home, launcher(f"mute: {cause}".replace("'", "'\\''")))
+        start(home, launcher(f"mute: {cause}".replace("'", "'\\''")))
     assert "mixture of experts" in str(refused.value) and "omit --adapter" in str(refused.value)
     assert server_record.records(home) == []
 
@@ -139,9 +139,9 @@ OWNER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {folder!r})
-from test_supervisor import Launch, find_interpreter, load_manifest, started
+from test_supervisor import Launch, find_interpreter, load_manifest, start
 home = Path({home!r})
-started(home, Launch(load_manifest("smollm2-135m", home), "r1", home, find_interpreter({python!r})), owned={owned})
+start(home, Launch(load_manifest("smollm2-135m", home), "r1", home, find_interpreter({python!r})), owned={owned})
 print("ready", flush=True)
 time.sleep(600)
 """
@@ -168,7 +168,7 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
         child.kill()
         child.wait()
         if owned:
-            assert gone([record.process]), "an owned server has a death signal"
+            assert wait_until_gone([record.process]), "an owned server has a death signal"
         else:
             assert record.alive, "one that is to outlive its command has none"
         assert worker.alive, "its worker lives on, as vLLM's have done"
@@ -178,7 +178,7 @@ def test_sweep_stops_only_servers_of_killed_processes(home: Path, launcher: Laun
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert json.loads(done.stdout) == [] and "ended leftover processes of the server m" in done.stderr
-        assert gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
+        assert wait_until_gone(family, 0.5) and is_free(record.port) and server_record.records(home) == []
         assert stranger.poll() is None
     finally:
         stranger.kill()
@@ -298,7 +298,7 @@ async def test_adapter_without_effect_after_a_wake_is_refused(home: Path, launch
 
 
 def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launcher: Launcher) -> None:
-    client = ServerClient(started(home, launcher(sleeps=True)).url)
+    client = ServerClient(start(home, launcher(sleeps=True)).url)
     with pytest.raises(ServerError, match="would lose the adapters"):
         client.sleep(level=2)
     assert not client.asleep()

@@ -153,7 +153,7 @@ sampling = {{ temperature = 0.5 }}
 endpoint = "program"
 """
 SHORT = 'extends = "starter"\n[budgets]\nSOLUTION = 20\nANSWER = 8\n'
-"""A domain whose answers have less room than the thoughts, so that these are cut where they get none of their own."""
+"""A domain whose answers have fewer tokens than the reasoning, which is cut unless it has a separate limit."""
 INTERFACES = ("in_process", "vllm")
 
 

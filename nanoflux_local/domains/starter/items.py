@@ -83,7 +83,7 @@ def _parse_row(place: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not valid JSON: {error}") from error
+        raise DataError(f"{place}: not valid JSON: {error}", "correct the line; nothing was loaded") from error
     _check(isinstance(row, dict), place, "must be a JSON object")
     return dict(row)
 

@@ -94,7 +94,10 @@ class Template:
             values = {q.name: q.draw(rng, share) for q in self.quantities}
             if self.admits(values):
                 return values
-        raise DataError(f"{self.setting}.toml: template {self.id!r}: key 'where': no draw in {_DRAWS} satisfies it")
+        raise DataError(
+            f"{self.setting}.toml: template {self.id!r}: key 'where': no draw in {_DRAWS} satisfies it",
+            "loosen the condition or widen the ranges",
+        )
 
     def solve(self, values: Mapping[str, Number]) -> dict[str, Number]:
         """All quantities and program variables, among them `answer`.
@@ -147,7 +150,7 @@ def parse_templates(file: str, content: str) -> tuple[Template, ...]:
     try:
         tables = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{file}: not valid TOML: {error}") from error
+        raise DataError(f"{file}: not valid TOML: {error}", "correct the file; nothing was loaded") from error
     rows = tables.pop("template", None)
     if tables or not isinstance(rows, list):
         raise DataError(f"{file}: expected [[template]] tables and nothing else", "check the spelling of the headers")

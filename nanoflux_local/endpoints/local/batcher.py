@@ -80,7 +80,7 @@ class Batcher:
     def close(self) -> None:
         """Stop the worker after its current step; unfinished requests fail. Safe to call twice."""
         with self._wake:
-            self._ended = self._ended or EndpointError("the endpoint was closed")
+            self._ended = self._ended or _closed_error()
             self._wake.notify()
         if self._thread:
             self._thread.join()
@@ -93,9 +93,10 @@ class Batcher:
         except NanofluxError as error:
             self._end(error)
         except BaseException as error:  # noqa: BLE001 - every error of this thread must reach the waiting requests
-            self._end(EndpointError(f"the in-process model crashed: {type(error).__name__}: {error}"))
+            fix = "resume the run; if it crashes again, serve the model with `nanoflux models serve`"
+            self._end(EndpointError(f"the in-process model crashed: {type(error).__name__}: {error}", fix))
         else:
-            self._end(EndpointError("the endpoint was closed"))
+            self._end(_closed_error())
 
     def _end(self, error: NanofluxError) -> None:
         with self._wake:
@@ -190,3 +191,7 @@ def make_too_long_error(prompt: int, context: int) -> PromptRefusedError:
     fix = "use fewer or shorter seeds, or bind the role to a model with a longer context"
     detail = f"the prompt has {prompt} tokens; the model's context holds {context}, reply included"
     return PromptRefusedError(TOO_LONG, detail, fix)
+
+
+def _closed_error() -> EndpointError:
+    return EndpointError("the endpoint was closed", "resume the run")

@@ -52,7 +52,8 @@ class ChatCodec:
                 chat, add_generation_prompt=not continues, continue_final_message=continues, return_dict=False
             )
         except Exception as error:
-            raise EndpointError(f"the chat template of {self._name} refuses these messages: {error}") from error
+            fix = "use a model whose chat template accepts a system message, or correct the template"
+            raise EndpointError(f"the chat template of {self._name} refuses these messages: {error}", fix) from error
         return list(ids)
 
     def count_shared(self, messages: Sequence[Message], ids: Sequence[int]) -> int:

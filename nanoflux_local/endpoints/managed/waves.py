@@ -77,7 +77,7 @@ class SharedGpu:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         for member in list(self._waiting):
-            self._fail(member, EndpointError("the endpoint was closed"))
+            self._fail(member, EndpointError("the endpoint was closed", "resume the run"))
 
     def _start_swap_if_idle(self) -> None:
         if self._task is None and not self._in_flight and any(self._waiting.values()):
@@ -108,7 +108,11 @@ class SharedGpu:
             await member.wake()
         except Exception as error:  # noqa: BLE001 - every error of a swap must reach the requests that wait for it
             reported = (
-                error if isinstance(error, NanofluxError) else EndpointError(f"models could not be swapped: {error}")
+                error
+                if isinstance(error, NanofluxError)
+                else EndpointError(
+                    f"models could not be swapped: {error}", "read the servers' logs, then resume the run"
+                )
             )
             self._fail(member, reported)
             return

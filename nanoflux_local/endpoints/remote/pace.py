@@ -36,7 +36,7 @@ class Speed:
         return max(self._floor_s, MULTIPLE * self._token_s * max(tokens, FEWEST_TOKENS)) * self._slack
 
     @asynccontextmanager
-    async def limited(self, tokens: int, limit_s: float) -> AsyncIterator[None]:
+    async def time_limit(self, tokens: int, limit_s: float) -> AsyncIterator[None]:
         """Run the block with a timeout. The first measured speed also adapts the timeouts of running blocks.
 
         Raises:

@@ -126,7 +126,7 @@ class Service:
     async def _attempt(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | ClassifiedFault:
         """The reply, or the classified fault. An SDK's exception is not raised, since it may contain a key."""
         try:
-            async with self._speed.limited(tokens, limit_s):
+            async with self._speed.time_limit(tokens, limit_s):
                 return await attempt(replica.client, limit_s)
         except Exception as error:
             if refusal := guard.refusal_in(error):

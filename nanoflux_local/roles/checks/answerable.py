@@ -33,7 +33,7 @@ _ELLIPSIS = re.compile(r"…|\.\.\.|\[\W*\]")
 class Premises:
     """What a reply says of a question: the statements it quotes, and what is missing or contradictory ("": nothing)."""
 
-    given: tuple[str, ...]
+    quotations: tuple[str, ...]
     missing: str
     contradiction: str
     contradictory: tuple[str, ...]
@@ -74,7 +74,7 @@ class AnswerableCheck:
         premises = await ask_until_read(self.player, make_request, read_reply, draw, self.name, self.retries, call)
         if isinstance(premises, Unparsed):
             return Finding(self.name, "not checked", premises.reason)
-        quotations = (*premises.given, *premises.contradictory)
+        quotations = (*premises.quotations, *premises.contradictory)
         unfound = [quotation for quotation in quotations if not is_quoted_from(quotation, attack.question)]
         conclusion, reason = _conclude(premises, unfound)
         return Finding(self.name, conclusion, reason, tuple(_exhibit(each, each not in unfound) for each in quotations))
@@ -89,7 +89,7 @@ def _conclude(premises: Premises, unfound: Sequence[str]) -> tuple[Conclusion, s
         return "contradicts", f"contradictory: {premises.contradiction[:300]}"
     if premises.contradiction:
         return "not checked", f"the judge names a contradiction without a quotation: {premises.contradiction[:120]!r}"
-    if not premises.given:
+    if not premises.quotations:
         return "not checked", "the judge quotes nothing that is given"
     return "supports", "every quoted statement is in the question, and nothing is missing"
 
@@ -108,8 +108,8 @@ def read_premises(text: str, prompt: str) -> Premises | Unparsed:
     if isinstance(kept_claims, Unparsed):
         return kept_claims
     missing, contradiction = ("" if _NONE.match(claim) else claim for claim in kept_claims.values())
-    given = () if _NONE.match(sections["GIVEN"]) else _read_quotations(sections["GIVEN"])
-    return Premises(given, missing, contradiction, tuple(_QUOTED.findall(contradiction)))
+    quotations = () if _NONE.match(sections["GIVEN"]) else _read_quotations(sections["GIVEN"])
+    return Premises(quotations, missing, contradiction, tuple(_QUOTED.findall(contradiction)))
 
 
 def _read_quotations(text: str) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ class BlindCheck:
         programs = min(rules.programs, rules.solutions) if context.domain.answer == "number" else 0
         return cls(
             domain=context.domain,
-            solvers=tuple(player.varied() for player in context.solvers),
+            solvers=tuple(player.vary() for player in context.solvers),
             sandbox=context.tool(SANDBOX, "checks", '["blind"]') if programs else None,
             wall_s=context.config.sandbox_wall_s,
             solutions=rules.solutions,

@@ -104,7 +104,7 @@ async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Dr
     defence = await defender.defend(question, draw, call)
     if isinstance(defence, Unparsed):
         return None
-    lettered = domain.lettered(seed.options)
+    lettered = domain.with_letters(seed.options)
     answer = plain_answer(lettered, defence.answer)
     right = same_answer(lettered, answer, seed.answer) if answer is not None else None
     if answer is None or right is None or not defence.solution.strip():

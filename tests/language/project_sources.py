@@ -1,0 +1,165 @@
+"""Reads the project's sources: errors with their messages and fixes, assigned names, functions, docstrings and
+comments.
+
+Run as a script, it prints every error that the project raises.
+"""
+
+import ast
+import io
+import itertools
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+PACKAGES = ("nanoflux_local", "tui/nanoflux_tui", "models/nanoflux_models", "sandbox/nanoflux_sandbox")
+SOURCES = (*PACKAGES, "bench", "tests")
+ERRORS = frozenset({"NanofluxError", "ModelsError", "SandboxError"})
+"""The base classes of errors with a message and a fix."""
+FIX_POSITION = {"PromptRefusedError": 2}
+"""The position of the argument `fix`, if it is not the second one."""
+VALUE = "{}"
+"""Stands for an inserted value."""
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True)
+class RaisedError:
+    """A place that creates an error, with every variant of its message and fix; `fix` is None if there is none."""
+
+    place: str
+    kind: str
+    messages: tuple[str, ...]
+    fixes: tuple[str, ...] | None
+
+
+@cache
+def parse_sources(folders: tuple[str, ...]) -> dict[str, ast.Module]:
+    """The syntax tree of every Python file below these folders, by its path in the project."""
+    files = (file for folder in folders for file in sorted((PROJECT / folder).rglob("*.py")))
+    return {str(file.relative_to(PROJECT)): ast.parse(file.read_text("utf-8")) for file in files}
+
+
+@cache
+def error_classes() -> frozenset[str]:
+    """The names of all error classes with a message and a fix."""
+    bases = {
+        node.name: {ast.unparse(base) for base in node.bases}
+        for tree in parse_sources(PACKAGES).values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    names = set(ERRORS)
+    while more := {name for name, parents in bases.items() if parents & names} - names:
+        names |= more
+    return frozenset(names)
+
+
+@cache
+def raised_errors() -> tuple[RaisedError, ...]:
+    """Every place that creates an error with a message and a fix."""
+    return tuple(error for path, tree in parse_sources(PACKAGES).items() for error in _errors_in(path, tree, values={}))
+
+
+def _errors_in(path: str, scope: ast.AST, values: dict[str, list[ast.expr]]) -> Iterator[RaisedError]:
+    """The errors created in a module or function; `values` has the values assigned to names in the scopes around it."""
+    own = dict(values)
+    nodes = list(_walk_scope(scope))
+    for node in nodes:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            own[node.targets[0].id] = [*own.get(node.targets[0].id, ()), node.value]
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in error_classes():
+            yield _describe(path, node, node.func.id, own)
+        elif isinstance(node, Function | ast.Lambda):
+            yield from _errors_in(path, node, own)
+
+
+def _walk_scope(scope: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a scope, without those of the functions inside, which are yielded themselves."""
+    for child in ast.iter_child_nodes(scope):
+        yield child
+        if not isinstance(child, Function | ast.Lambda):
+            yield from _walk_scope(child)
+
+
+def _describe(path: str, call: ast.Call, kind: str, values: dict[str, list[ast.expr]]) -> RaisedError:
+    position = FIX_POSITION.get(kind, 1)
+    fix = next((word.value for word in call.keywords if word.arg == "fix"), None)
+    if fix is None and len(call.args) > position:
+        fix = call.args[position]
+    messages = read_texts(call.args[0], values) if call.args else ()
+    return RaisedError(f"{path}:{call.lineno}", kind, messages, read_texts(fix, values) if fix else None)
+
+
+def read_texts(node: ast.expr, values: dict[str, list[ast.expr]]) -> tuple[str, ...]:
+    """The texts that an expression can give: both branches of a condition, and `VALUE` for what is not a literal."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return (text,)
+        case ast.Name(id=name) if name in values:
+            outer = {other: value for other, value in values.items() if other != name}
+            return tuple(text for value in values[name] for text in read_texts(value, outer))
+        case ast.JoinedStr(values=parts):
+            return _join([read_texts(part, values) for part in parts])
+        case ast.FormattedValue(value=ast.IfExp() as inner):
+            return read_texts(inner, values)
+        case ast.IfExp(body=body, orelse=other):
+            return (*read_texts(body, values), *read_texts(other, values))
+        case ast.BoolOp(values=operands):
+            return tuple(text for operand in operands for text in read_texts(operand, values))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return _join([read_texts(left, values), read_texts(right, values)])
+    return (VALUE,)
+
+
+def _join(parts: list[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple("".join(choice) for choice in itertools.islice(itertools.product(*parts), 16))
+
+
+def assigned_names(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Every variable, attribute, parameter and keyword-only field that is assigned: its place and name."""
+    for path, tree in parse_sources(folders).items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield f"{path}:{node.lineno}", node.id
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                yield f"{path}:{node.lineno}", node.attr
+            elif isinstance(node, ast.arg):
+                yield f"{path}:{node.lineno}", node.arg
+
+
+def functions(folders: tuple[str, ...]) -> Iterator[tuple[str, Function]]:
+    """Every function with its place."""
+    for path, tree in parse_sources(folders).items():
+        for node in ast.walk(tree):
+            if isinstance(node, Function):
+                yield f"{path}:{node.lineno}", node
+
+
+def prose(folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Every docstring, attribute docstring and comment, with its place."""
+    for path, tree in parse_sources(folders).items():
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
+                yield f"{path}:{node.lineno}", " ".join(node.value.value.split())
+        lines = io.StringIO((PROJECT / path).read_text("utf-8")).readline
+        for token in tokenize.generate_tokens(lines):
+            if token.type == tokenize.COMMENT:
+                yield f"{path}:{token.start[0]}", token.string
+
+
+if __name__ == "__main__":
+    for error in raised_errors():
+        print(f"{error.place} {error.kind}")
+        for message in error.messages:
+            print(f"    {message}")
+        for text in error.fixes or ("NO FIX",):
+            print(f"      -> {text}")

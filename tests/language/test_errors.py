@@ -1,0 +1,47 @@
+"""The errors that users see, read as one set: each has a fix, and all have one form."""
+
+import re
+
+from tests.language.project_sources import VALUE, raised_errors
+
+NAMES = {"GGUF", "GPU", "HOME", "LoRA", "QLoRA", "Python", "Ray", "SHA", "NanoFlux", "US"}
+"""Words that open a message with a capital letter."""
+
+
+def find_faults(text: str) -> list[str]:
+    """What is wrong with the form of a message or fix."""
+    faults = []
+    if re.search(r"[\w)`'\"}]\.$", text.strip()):
+        faults.append("ends with a full stop")
+    first = re.match(r"[A-Z][a-z]+\b", text)
+    if first and first[0] not in NAMES:
+        faults.append("opens with a capital letter")
+    if re.search(r"\bplease\b|!$", text, re.IGNORECASE):
+        faults.append("pleads or shouts")
+    return faults
+
+
+def test_messages_and_fixes_have_one_form() -> None:
+    faults = [
+        f"{error.place}: {fault}: {text}"
+        for error in raised_errors()
+        for text in (*error.messages, *(error.fixes or ()))
+        for fault in find_faults(text)
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_errors_have_a_fix() -> None:
+    missing = [f"{error.place}: {error.messages}" for error in raised_errors() if not error.fixes or "" in error.fixes]
+    assert not missing, "\n".join(missing)
+
+
+def test_messages_say_more_than_a_value() -> None:
+    """A message that is one inserted value comes from a function; those functions are checked where they are called."""
+    assert sum(error.messages == (VALUE,) for error in raised_errors()) < 60
+
+
+def test_find_faults_reports_each_fault() -> None:
+    assert find_faults("no weights for {} in {}") == []
+    assert find_faults("GPU {} is taken") == []
+    assert find_faults("There is no run {}.") == ["ends with a full stop", "opens with a capital letter"]

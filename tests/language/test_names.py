@@ -1,0 +1,61 @@
+"""Names that say what a value is, and functions that say what they do: the habits that the style page bans."""
+
+import ast
+import re
+
+import pytest
+
+from tests.language.project_sources import PACKAGES, SOURCES, Function, assigned_names, functions
+
+BARE_NAMES = {"found", "told", "known", "given", "what", "thing", "at"}
+"""Names that say nothing about their value."""
+VERBS = {"seed", "embed", "feed", "need", "read", "put", "cut", "set", "let", "split", "shed", "proceed", "exceed"}
+"""Verbs and nouns that only look like past participles."""
+IRREGULAR = {
+    "told", "found", "known", "given", "made", "kept", "held", "drawn", "begun", "shown", "taken", "lost", "left",
+    "written", "built", "sent", "met", "said", "spent", "stuck", "broken", "chosen", "worn", "gone", "done",
+}  # fmt: skip
+
+
+def is_participle(name: str) -> bool:
+    """Whether a function's name is a single past participle."""
+    word = name.strip("_")
+    return word not in VERBS and (word in IRREGULAR or bool(re.fullmatch(r"[a-z]+ed", word)))
+
+
+def is_accessor(function: Function) -> bool:
+    """Whether a function is a property or a fixture, whose name is that of a value."""
+    return any("property" in text or "fixture" in text for text in map(ast.unparse, function.decorator_list))
+
+
+def test_variables_and_parameters_are_named_after_their_value() -> None:
+    bare = [f"{place}: {name}" for place, name in assigned_names(SOURCES) if name in BARE_NAMES]
+    assert not bare, "\n".join(bare)
+
+
+def test_functions_are_named_after_what_they_do() -> None:
+    bare = [
+        f"{place}: {function.name}()"
+        for place, function in functions(SOURCES)
+        if is_participle(function.name) and not is_accessor(function)
+    ]
+    assert not bare, "\n".join(bare)
+
+
+def test_tests_are_named_by_subject_and_behaviour() -> None:
+    openings = "a|an|the|what|who|whoever|where|it|no|nothing|nobody|every|everything|when|if|its|that|those|there"
+    wrong = [
+        f"{place}: {function.name}"
+        for place, function in functions(("tests",))
+        if re.match(rf"test_({openings})_", function.name)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("trained", True), ("_told", True), ("embed", False), ("train", False)])
+def test_is_participle_tells_participles_from_verbs(name: str, expected: bool) -> None:
+    assert is_participle(name) is expected
+
+
+def test_assigned_names_cover_the_packages() -> None:
+    assert sum(1 for _ in assigned_names(PACKAGES)) > 5000
