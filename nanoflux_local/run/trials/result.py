@@ -136,6 +136,22 @@ class TrialResult:
     kinds: dict[str, int] = field(default_factory=dict)
     predicted: Prediction | None = None
 
+    def tabulate_kinds(self) -> tuple[list[str], list[list[str]]]:
+        """A table of the kinds of solutions, as headings and rows: how many the judge accepts by its word and with the
+        checks, and how many each check supports, contradicts and does not check.
+        """
+        rules = [("judge's word", self.without_check), ("with the checks", self.with_check)] if self.with_check else []
+        rules = rules or [("judge", self.judge)]
+        headings = ["solutions", "number", *(title for title, _ in rules)]
+        headings += [f"{name}: supports, contradicts, not checked" for name in self.checks]
+        rows = []
+        for kind, count in self.kinds.items():
+            accepted = [_count_accepted(rates, kind) for _, rates in rules if rates]
+            findings = [check.findings.get(kind, {}) for check in self.checks.values()]
+            cells = [", ".join(str(number) for number in counts.values()) for counts in findings]
+            rows.append([KIND_TEXT.get(kind, kind), str(count), *accepted, *cells])
+        return headings, rows
+
     def describe_prediction(self) -> list[tuple[str, str]]:
         """The predicted shares of right examples, as titles and percentages; empty while nothing has been judged."""
         if self.predicted is None:
@@ -252,6 +268,15 @@ def describe_share(share: Share, noun: str) -> str:
         return f"0 of 0 {noun}"
     low, high = share.ci95
     return f"{round(share.share * share.n)} of {share.n} {noun} ({low:.0%} to {high:.0%})"
+
+
+def _count_accepted(rates: Rates, kind: str) -> str:
+    """The accepted solutions of a kind among those with a decision."""
+    if kind in rates.passed:
+        share = rates.passed[kind]
+        return f"accepts {round((share.share or 0) * share.n)} of {share.n}"
+    share = rates.caught.get(kind, Share(0, None, None))
+    return f"accepts {share.n - round((share.share or 0) * share.n)} of {share.n}"
 
 
 def _predict(judged: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: str) -> Prediction | None:
