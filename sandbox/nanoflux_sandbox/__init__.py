@@ -16,6 +16,6 @@ never imports them.
 
 from nanoflux_sandbox.pool import Sandbox
 from nanoflux_sandbox.probe import probe
-from nanoflux_sandbox.records import Limits, Report, Result, SandboxError, SandboxIdentity
+from nanoflux_sandbox.records import LayerReport, Limits, Result, SandboxError, SandboxIdentity
 
-__all__ = ["Limits", "Report", "Result", "Sandbox", "SandboxError", "SandboxIdentity", "probe"]
+__all__ = ["LayerReport", "Limits", "Result", "Sandbox", "SandboxError", "SandboxIdentity", "probe"]

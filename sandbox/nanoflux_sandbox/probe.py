@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from nanoflux_sandbox import selftest, tiers
 from nanoflux_sandbox.parent import Parent, WarmProcessError
-from nanoflux_sandbox.records import Report
+from nanoflux_sandbox.records import LayerReport
 from nanoflux_sandbox.supply import Supply, UnavailableError
 
 _T = TypeVar("_T")
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 _LAYER_BY_LAYER = ("namespaces+seccomp", "landlock+seccomp", "seccomp")
 
 
-def probe() -> Report:
+def probe() -> LayerReport:
     """Start the sandbox as `auto` would; if that is not the strongest tier, report which layers are missing and why."""
     return run_in_thread(_probe())
 
@@ -31,17 +31,17 @@ def run_in_thread(work: Coroutine[Any, Any, _T]) -> _T:
         return thread.submit(asyncio.run, work).result()
 
 
-async def _probe() -> Report:
+async def _probe() -> LayerReport:
     supply = Supply(tiers.AUTOMATIC, spares=0)
     try:
         await supply.start()
     except UnavailableError as refusal:
-        return Report(await _test_layers(), "none", False, refusal.reasons)
+        return LayerReport(await _test_layers(), "none", False, refusal.reasons)
     finally:
         await supply.close()
     reached = set(supply.tier.split("+"))
     layers = {layer: layer in reached for layer in tiers.LAYERS}
-    return Report(layers, tiers.full_name(supply.tier), True, supply.reasons)
+    return LayerReport(layers, tiers.full_name(supply.tier), True, supply.reasons)
 
 
 async def _test_layers() -> dict[str, bool]:

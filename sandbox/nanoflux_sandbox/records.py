@@ -85,7 +85,7 @@ class SandboxIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LayerReport:
     """The layers that this machine's kernel can enforce, determined by starting the sandbox and attacking it."""
 
     layers: dict[str, bool]

@@ -168,7 +168,7 @@ def test_busy_server_gets_fewer_concurrent_requests(fake_server, monkeypatch) ->
         async def one(number: int) -> None:
             nonlocal narrowest
             await endpoint.chat(request(endpoint, str(number)))
-            narrowest = min(narrowest, endpoint.service._connect_replicas()[0].lane.limit)
+            narrowest = min(narrowest, endpoint.service.lane_limits()[0])
 
         try:
             await asyncio.gather(*(one(number) for number in range(100)))
@@ -215,7 +215,7 @@ async def width_after(url: str, requests: int) -> float:
         for number in range(requests):
             await endpoint.chat(request(endpoint, str(number)))
             await asyncio.sleep(0.05)
-        return endpoint.service._connect_replicas()[0].lane.limit
+        return endpoint.service.lane_limits()[0]
     finally:
         await endpoint.close()
 

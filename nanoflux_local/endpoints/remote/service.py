@@ -196,6 +196,10 @@ class Service:
         error.address, error.setting = replica.url, setting
         return error
 
+    def lane_limits(self) -> list[float]:
+        """The current concurrency limit of each replica, in the order of the addresses."""
+        return [replica.lane.limit for replica in self._connect_replicas()]
+
     def _connect_replicas(self) -> list[Replica]:
         if not self._replicas:
             self._replicas = [Replica(url, self._connect(url, self.key), self._most) for url in self.urls]

@@ -22,7 +22,7 @@ _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _X32_NUMBERS = 0x40000000
 
 
-class Condition(NamedTuple):
+class ArgumentCondition(NamedTuple):
     """The low word of argument `argument`, under `mask`, must be one of `values`."""
 
     argument: int
@@ -31,16 +31,16 @@ class Condition(NamedTuple):
 
 
 _WORD = 0xFFFFFFFF
-_NOT_EXECUTABLE = Condition(2, 4, (0,))  # PROT_EXEC: no new machine code
-_NO_HUGE_PAGES = Condition(3, 0x40000, (0,))  # MAP_HUGETLB: a pool of the host that our limits do not count
+_NOT_EXECUTABLE = ArgumentCondition(2, 4, (0,))  # PROT_EXEC: no new machine code
+_NO_HUGE_PAGES = ArgumentCondition(3, 0x40000, (0,))  # MAP_HUGETLB: a pool of the host that our limits do not count
 
-CONDITIONS: dict[str, tuple[Condition, ...]] = {
-    "read": (Condition(0, _WORD, (0,)),),
-    "write": (Condition(0, _WORD, (1, 2)),),
+CONDITIONS: dict[str, tuple[ArgumentCondition, ...]] = {
+    "read": (ArgumentCondition(0, _WORD, (0,)),),
+    "write": (ArgumentCondition(0, _WORD, (1, 2)),),
     "mmap": (_NOT_EXECUTABLE, _NO_HUGE_PAGES),
     "mprotect": (_NOT_EXECUTABLE,),
-    "madvise": (Condition(2, _WORD, (4, 8, 14, 15)),),  # DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE
-    "futex": (Condition(1, 0x7F, (0, 1, 9, 10)),),  # WAIT and WAKE, plain and with a bitset
+    "madvise": (ArgumentCondition(2, _WORD, (4, 8, 14, 15)),),  # DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE
+    "futex": (ArgumentCondition(1, 0x7F, (0, 1, 9, 10)),),  # WAIT and WAKE, plain and with a bitset
 }
 ANSWERS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY}
 
@@ -64,7 +64,7 @@ def _steps_if_equal(number: int, body: list[_Step]) -> list[_Step]:
     return [_Step(_IF_EQUAL, 0, len(body), number), *body]
 
 
-def _under(conditions: tuple[Condition, ...]) -> Iterator[_Step]:
+def _under(conditions: tuple[ArgumentCondition, ...]) -> Iterator[_Step]:
     for argument, mask, values in conditions:
         yield _Step(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument)
         yield _Step(_AND, 0, 0, mask)
