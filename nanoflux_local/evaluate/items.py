@@ -102,6 +102,23 @@ def order_base_first(view: LedgerView, evaluations: Sequence[str]) -> list[str]:
     return sorted(evaluations, key=lambda evaluation: evaluation in tuned)
 
 
+def find_base(view: LedgerView, row: Mapping[str, Any]) -> str:
+    """The base of an evaluation with an adapter: the newest one of the same model without it, over the same items with
+    the same settings. "" without an adapter, or if there is no such evaluation.
+    """
+    if not row["adapter"]:
+        return ""
+    candidates = view.rows(
+        "SELECT id, settings FROM evaluations WHERE adapter = '' AND model = ? AND data = ? AND split = ?"
+        " AND status IN ('done', 'partial') ORDER BY updated_at DESC",
+        row["model"],
+        row["data"],
+        row["split"],
+    )
+    settings = row["settings"] if isinstance(row["settings"], dict) else json.loads(row["settings"])
+    return next((str(other["id"]) for other in candidates if json.loads(other["settings"]) == settings), "")
+
+
 def list_items(view: LedgerView, evaluation: str) -> list[ItemScore]:
     """The items of an evaluation, ordered by name."""
     rows = view.rows(

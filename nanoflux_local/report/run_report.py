@@ -7,6 +7,7 @@ from typing import Any
 
 from nanoflux_local import __version__
 from nanoflux_local.evaluate.comparison import compare
+from nanoflux_local.evaluate.items import find_base
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.report import plots
 from nanoflux_local.report.flips import gather_flips
@@ -110,11 +111,7 @@ def _evaluations(view: LedgerView, adapter: str) -> list[dict[str, Any]]:
     )
     if tuned is None:
         return []
-    base = view.row(
-        "SELECT * FROM evaluations WHERE adapter = '' AND model = ? AND data = ? AND split = ? AND settings = ?"
-        " AND status IN ('done', 'partial') ORDER BY updated_at DESC",
-        tuned["model"], tuned["data"], tuned["split"], tuned["settings"],
-    )  # fmt: skip
+    base = view.row("SELECT * FROM evaluations WHERE id = ?", find_base(view, dict(tuned)))
     return [{"id": row["id"], **json.loads(row["result"])} for row in (base, tuned) if row is not None]
 
 

@@ -37,6 +37,19 @@ def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(drive: Dr
     drive(empty, visit_empty_home)
 
 
+def test_run_form_previews_the_run_without_starting_it(drive: Drive, empty: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.press("n")
+        await driver.wait_for("Ready to start")
+        await driver.type("#settings", "novelty.question=0.8")
+        await driver.wait_for("novelty.question=0.8 --detach")
+        await driver.press("f3")
+        await driver.wait_for("Preview of the run", "novelty.question", "0.8", "--set")
+
+    drive(empty, flow, size=(80, 24))
+    assert not empty.ledger.exists()
+
+
 def test_run_form_starts_a_run_that_keys_pause_resume_change_and_stop(drive: Drive, empty: Home) -> None:
     async def flow(driver: Any) -> None:
         await driver.wait_for("This home is empty")
@@ -174,6 +187,25 @@ def test_marked_evaluations_are_compared_with_their_flipped_items(drive: Drive, 
         await driver.wait_for("+30.0%", "lost 1 item and gained 7", "▼ lost", "item-01", "▲ gained", "item-11")
 
     drive(home, flow, size=(120, 40))
+
+
+def test_evaluation_opens_its_items_with_flips_first_and_both_replies(drive: Drive, home: Home) -> None:
+    async def flow(driver: Any) -> None:
+        await driver.press("4")
+        await driver.wait_for("50.0%", "20.0%")
+        await driver.press("home", "enter")
+        await driver.wait_for("20 items, against aaaaaaaaaaaa: 7 gained, 1 lost", "▼ lost", "▲ gained")
+        assert driver.text.index("item-01") < driver.text.index("item-05"), "lost items come first"
+        await driver.press("enter")
+        await driver.wait_for(
+            "Item item-01", "Expected:", "Base, run 1: right, read 7", "This evaluation, run 1: wrong"
+        )
+        await driver.press("escape", "d")
+        await driver.wait_for("sampling    not recorded", "by run      50.0%")
+        await driver.press("escape", "escape", "end", "enter")
+        await driver.wait_for("20 items, no base to compare with")
+
+    drive(home, flow, size=(80, 24))
 
 
 def test_training_shows_its_curve_and_a_new_one_requires_an_audit(drive: Drive, home: Home) -> None:

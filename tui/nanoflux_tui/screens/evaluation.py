@@ -20,7 +20,8 @@ from nanoflux_models.manifest import list_manifests
 from nanoflux_models.weights import list_installed
 from nanoflux_tui.base import BaseScreen
 from nanoflux_tui.commands import CommandResult
-from nanoflux_tui.screens.dialogs import Field, FormDialog, TextDialog
+from nanoflux_tui.screens.dialogs import Field, FormDialog
+from nanoflux_tui.screens.items import ItemsScreen
 from nanoflux_tui.text import format_line, sanitize
 from nanoflux_tui.widgets import charts
 from nanoflux_tui.widgets.columns import Cells, Column
@@ -35,7 +36,8 @@ class EvaluationScreen(BaseScreen):
 
     mode = "evaluation"
     HELP = """Each evaluation with its strict accuracy and 95% interval. Space marks evaluations of the same items; c
-tests each pair of them (paired, with Holm's correction) and lists the items that flipped."""
+tests each pair of them (paired, with Holm's correction) and lists the items that flipped. Enter lists the items of
+an evaluation, those that flip against a marked one (or the untuned model) first."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "Mark"),
         Binding("c", "compare", "Compare"),
@@ -185,18 +187,13 @@ tests each pair of them (paired, with Holm's correction) and lists the items tha
         )
 
     @on(WindowTable.RowSelected)
-    def _open(self) -> None:
-        row = self._rows_by_id.get(str(self.query_one(WindowTable).key))
-        if row is not None:
-            by_run = ", ".join(f"{value:.1%}" for value in row["result"].get("by_run", ()))
-            lines = [
-                f"model     {row['model']}", f"adapter   {row['adapter'] or 'none'}",
-                f"data      {row['data']} {row['split']}", f"sampling  {row['settings'].get('sampling')}",
-                f"by run    {by_run or '–'}", f"unanswered {row['result'].get('unanswered', '–')}, "
-                f"unscored {row['result'].get('unscored', '–')}",
-                f"state     {row['status']}{': ' if row['message'] else ''}{row['message']}",
-            ]  # fmt: skip
-            self.app.push_screen(TextDialog(f"Evaluation {row['id']}", "\n".join(lines)))
+    async def _open(self) -> None:
+        evaluation = str(self.query_one(WindowTable).key)
+        if evaluation not in self._rows_by_id:
+            return
+        others = [marked for marked in self._marked_ids if marked != evaluation]
+        base = others[0] if len(others) == 1 else ""
+        self.app.push_screen(ItemsScreen(evaluation, base))
 
     def action_evaluate(self) -> None:
         installed = {record.name for record in list_installed(self.home.root)}

@@ -13,6 +13,7 @@ from textual.widgets import Button, Input, Label, Select, Static
 
 from nanoflux_local.errors import NanofluxError
 from nanoflux_local.paths import Home
+from nanoflux_tui.screens.dialogs import TextDialog
 from nanoflux_tui.screens.form import FormScreen, build_select
 from nanoflux_tui.text import format_command, sanitize
 
@@ -30,9 +31,11 @@ class NewRunScreen(FormScreen):
     AUTO_FOCUS = "#domain"
     mode = "home"
     HELP = """The settings of a new run. Tab moves to the next field; Enter opens a list. Errors and their fixes
-appear below while you type. Ctrl+S starts the run in a separate process."""
+appear below while you type. F3 shows every setting with its source, the plan for the GPUs and the expected
+cost. Ctrl+S starts the run in a separate process."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "start", "Start", priority=True),
+        Binding("f3", "preview", "Preview"),
         Binding("ctrl+y", "copy", "Copy the command"),
     ]
     DEFAULT_CSS = """
@@ -90,6 +93,7 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
                             id="settings")  # fmt: skip
             with Horizontal(classes="words"):
                 yield Button("Start (^s)", variant="primary", compact=True, id="start")
+                yield Button("Preview (F3)", compact=True, id="preview")
                 yield Button("Copy the command (^y)", compact=True, id="copy")
             yield Static("", id="verdict", markup=False)
             yield Static("", id="line", markup=False)
@@ -206,6 +210,8 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
     def on_button_pressed(self, event: Button.Pressed) -> None:
         if event.button.id == "start":
             self.action_start()
+        elif event.button.id == "preview":
+            self.action_preview()
         else:
             self.action_copy()
 
@@ -234,6 +240,15 @@ appear below while you type. Ctrl+S starts the run in a separate process."""
         text = Text.assemble(("✗ The run did not start.", self.colours["error"]), f"\n{sanitize(result.stderr, 1_500)}")
         self.query_one("#verdict", Static).update(text)
         self.query_one("#start", Button).disabled = False
+
+    @work(group="preview", exclusive=True, exit_on_error=False)
+    async def action_preview(self) -> None:
+        """Show what `run start --dry-run` prints: settings, GPU plan, expected cost, and what would prevent a start."""
+        self.notify("Computing the preview …")
+        words = [word for word in self._build_arguments() if word != "--detach"]
+        result = await self.commands.run(*words, "--dry-run", read_only=True)
+        text = "\n".join(part.rstrip() for part in (result.stdout, result.stderr) if part.strip())
+        self.app.push_screen(TextDialog("Preview of the run", text))
 
     def action_copy(self) -> None:
         self.app.copy_to_clipboard(format_command(self._build_arguments()))
