@@ -67,6 +67,7 @@ def test_screens_match_their_snapshots(
             await driver.wait_until(
                 lambda: not driver.app.screen.query("Footer") or driver.app.screen.query("FooterKey")
             )
+            await driver.wait_until(lambda: not driver.app.screen.query("AgeBar.shown"))
             drawn, previous = driver.app.export_screenshot(title="NanoFlux"), ""
             while drawn != previous:  # until the screen is stable
                 await driver.pilot.pause(0.3)

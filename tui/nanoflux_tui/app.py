@@ -1,7 +1,8 @@
 """The application: its tabs, its keys, and the watch that refreshes the visible screen.
 
 The watch checks a few times a second whether the ledger has changed and refreshes the screen only then. The more time a
-refresh takes, the longer the next one waits, so that watching a run does not slow it down.
+refresh takes, the longer the next one waits, so that watching a run does not slow it down. The wait is limited to a few
+seconds, and a screen whose content is older says so.
 """
 
 import asyncio
@@ -32,6 +33,9 @@ from nanoflux_tui.widgets.bars import TABS
 
 POLL_S, MIN_PAUSE_S, MAX_PAUSE_S, CPU_SHARE = 0.25, 0.5, 3.0, 0.015
 """How often to check, the shortest and the longest time between two refreshes, and their share of one core."""
+LONGEST_PAUSE_S = 4.0
+"""The longest wait after an expensive refresh; the share of a core may then be exceeded."""
+AGE_CHECK_S = 1.0
 
 
 def _build_screen(mode: str) -> BaseScreen:
@@ -68,6 +72,11 @@ class NanofluxApp(BaseApp):
 
     def on_mount(self) -> None:
         self.watch_ledger()
+        self.set_interval(AGE_CHECK_S, self._show_age)
+
+    def _show_age(self) -> None:
+        if self.visible_screen is not None:
+            self.visible_screen.show_age()
 
     def on_unmount(self) -> None:
         self.reader.close()
@@ -88,10 +97,12 @@ class NanofluxApp(BaseApp):
             await asyncio.sleep(POLL_S)
             self._report_background_failures()
             since = time.monotonic() - refreshed_at
-            if since < max(MIN_PAUSE_S, cost / CPU_SHARE):
+            if since < min(max(MIN_PAUSE_S, cost / CPU_SHARE), LONGEST_PAUSE_S):
                 continue
             version = await self.reader.version()
             if version == seen and since < MAX_PAUSE_S:
+                if self.visible_screen is not None:
+                    self.visible_screen.mark_current()
                 continue
             seen, refreshed_at, started = version, time.monotonic(), time.process_time()
             if self.visible_screen is not None:

@@ -1,7 +1,9 @@
 """The base of the application and of its screens: a screen shows what the ledger holds and keeps it up to date."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import ClassVar, TypeVar
 
 from rich.text import Text
@@ -19,9 +21,11 @@ from nanoflux_tui.commands import CommandResult, CommandRunner
 from nanoflux_tui.reader import LedgerReader
 from nanoflux_tui.text import sanitize
 from nanoflux_tui.theme import Colours
-from nanoflux_tui.widgets.bars import ErrorBar, TopBar
+from nanoflux_tui.widgets.bars import AgeBar, ErrorBar, TopBar
 
 T = TypeVar("T")
+STALE_S = 5.0
+"""A screen whose content is older than this says so."""
 
 
 class BaseApp(App[None]):
@@ -69,10 +73,13 @@ class BaseScreen(Screen[None]):
         super().__init__()
         self._refresh_lock = asyncio.Lock()
         self._is_mounted = False
+        self._current_s, self._current_at = time.monotonic(), datetime.now()
+        """When the ledger was last known to hold what the screen shows."""
 
     def compose(self) -> ComposeResult:
         yield TopBar(self.mode, str(self.home.root))
         yield ErrorBar()
+        yield AgeBar()
         yield from self.compose_body()
         yield from self.application.build_guide()
         yield Footer(show_command_palette=False, compact=True)
@@ -131,12 +138,25 @@ class BaseScreen(Screen[None]):
         if not self._is_mounted:
             return
         async with self._refresh_lock:  # the ledger watch and a key press can both request a refresh
+            started_s, started_at = time.monotonic(), datetime.now()
             try:
                 await self.load()
             except NanofluxError as error:
                 self.show_error(error)
             else:
                 self.show_error(None)
+                self._current_s, self._current_at = started_s, started_at
+
+    def mark_current(self) -> None:
+        """Note that the ledger has not changed since the screen was refreshed."""
+        if not self._refresh_lock.locked():
+            self._current_s, self._current_at = time.monotonic(), datetime.now()
+
+    def show_age(self) -> None:
+        """Show the time of the screen's content if it is older than a few seconds."""
+        is_old = self._is_mounted and time.monotonic() - self._current_s > STALE_S
+        for bar in self.query(AgeBar):
+            bar.show_time(f"{self._current_at:%H:%M:%S}" if is_old else "")
 
     def show_error(self, error: NanofluxError | None) -> None:
         """Show an error above the body until the next refresh; None hides it."""

@@ -75,3 +75,19 @@ class ErrorBar(Static):
             if error.fix:
                 text.append(f"\n  → {sanitize(error.fix, 600)}")
             self.update(text)
+
+
+class AgeBar(Static):
+    """The time of the screen's content while it is out of date; hidden otherwise."""
+
+    DEFAULT_CSS = """
+    AgeBar { dock: top; height: 1; padding: 0 1; background: $warning 20%; color: $foreground; display: none;
+             margin-top: 1; }
+    AgeBar.shown { display: block; }
+    """
+
+    def show_time(self, time: str) -> None:
+        """Show that the content is as of `time` (hh:mm:ss); "" hides the bar."""
+        self.set_class(bool(time), "shown")
+        if time:
+            self.update(f"◷ As of {time}: the next refresh is late, for instance because the machine is busy.")
