@@ -30,14 +30,14 @@ class RightSolution:
 
 
 def right_solutions(attempt: Attempt, attacker: str = "", defender: str = "") -> tuple[RightSolution, ...]:
-    """The right solutions of a kept attempt, the author's first, without those that only differ in white space.
-    `attacker` and `defender` name the endpoints that played.
+    """The right solutions of a kept attempt, the author's first. Of several by the same origin with the same words, the
+    first counts. `attacker` and `defender` name the endpoints that played.
     """
-    by_words: dict[str, RightSolution] = {}
+    unique: dict[tuple[Origin, str], RightSolution] = {}
     for solution in _list_solutions(attempt, attacker, defender):
         if solution.text.strip() and solution.answer.strip():
-            by_words.setdefault(" ".join(solution.text.split()), solution)
-    return tuple(by_words.values())
+            unique.setdefault((solution.origin, " ".join(solution.text.split())), solution)
+    return tuple(unique.values())
 
 
 def _list_solutions(attempt: Attempt, attacker: str, defender: str) -> Iterator[RightSolution]:
@@ -69,7 +69,8 @@ def wrong_defences(attempt: Attempt) -> tuple[Defence, ...]:
 
 
 def list_candidates(solutions: Sequence[RightSolution], rule: SolutionRule) -> tuple[RightSolution, ...]:
-    """The solutions that a rule may choose: those of its origin, or all for "shortest" and "likeliest"."""
-    if rule in ("shortest", "likeliest"):
-        return tuple(solutions)
-    return tuple(solution for solution in solutions if solution.origin == rule)
+    """The solutions that a rule may choose: those of its origin; for "shortest" and "likeliest" all, each text once."""
+    if rule not in ("shortest", "likeliest"):
+        return tuple(solution for solution in solutions if solution.origin == rule)
+    unique = {" ".join(solution.text.split()): solution for solution in reversed(solutions)}
+    return tuple(solution for solution in solutions if unique[" ".join(solution.text.split())] is solution)

@@ -227,3 +227,26 @@ def test_dropped_examples_are_neither_exported_nor_trained_on(
     assert len(load_run_data(Home(home), "tour").rows) == len(names) - 1
     assert called(home, "examples", "review", names[0], "--verdict", "open").code == 0
     assert len(load_run_data(Home(home), "tour").rows) == len(names)
+
+
+def test_exported_solver_solutions_are_those_of_the_blind_check(tmp_path: Path, called: Callable[..., Any]) -> None:
+    run = ("run", "start", "--domain", "starter", "--profile", "scripted", "--rules", "proven", "--name", "proven")
+    assert called(tmp_path, *run, "--examples", "6", "--seed", "7").code == 0
+    out = tmp_path / "solver.jsonl"
+    ended = called(tmp_path, "export", "proven", "--solution", "solver", "-o", str(out), "--json")
+    assert ended.code == 0, ended.err
+    with LedgerView(Home(tmp_path).ledger) as view:
+        findings = {
+            record.number: record.last.validation.finding("blind")
+            for record in view.turn_records(json.loads(ended.out)["run"])
+            if record.kept and record.last.validation
+        }
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    texts = {
+        turn: [each.text for each in finding.evidence if each.kind == "solution" and each.agrees]
+        for turn, finding in findings.items()
+        if finding
+    }
+    assert {row["turn"] for row in rows} == {turn for turn, solutions in texts.items() if solutions} != set(texts)
+    for row in rows:
+        assert row["origin"] == "solver" and texts[row["turn"]][0] in row["messages"][-1]["content"]

@@ -19,7 +19,7 @@ from nanoflux_local.train import trainings
 from nanoflux_local.train.choice import Choice
 from nanoflux_local.train.data import Codec, TrainingExample
 from nanoflux_local.train.run_rows import load_run_rows
-from nanoflux_local.train.solutions import right_solutions, wrong_defences
+from nanoflux_local.train.solutions import list_candidates, right_solutions, wrong_defences
 from nanoflux_local.transcript import Attack, Attempt, Defence, Exhibit, Finding, Sample, TurnRecord, Verdict
 from nanoflux_models.weights import import_path
 
@@ -42,6 +42,7 @@ BY_ALL = Attempt(
         Exhibit("program", "print(2 + 2)", "4", author="solver-a", agrees=True),
         Exhibit("solution", "It is five.", "5", author="solver-b", agrees=False),
         Exhibit("solution", "Two  and two\nmake four.", "4", author="solver-b", agrees=True),
+        Exhibit("solution", "First 2, and then 2 more gives 4.".replace(",", ""), "4", author="solver-b", agrees=True),
     ),
     Defence("It must be 5.", "5"), WRONG,
     samples=(
@@ -75,8 +76,10 @@ def rows(home: Home, base: str = "", **choice: Any) -> dict[int, str]:
 def test_right_solutions_are_those_of_author_solvers_and_defender() -> None:
     solutions = right_solutions(BY_ALL, "one", "other")
     assert [(each.origin, each.author, each.answer) for each in solutions] == [
-        ("author", "one", "4"), ("solver", "solver-a", "4.0"), ("own", "other", "4"),
-    ], "equal words count once; programs, wrong and cut solutions do not count"  # fmt: skip
+        ("author", "one", "4"), ("solver", "solver-a", "4.0"), ("solver", "solver-b", "4"), ("own", "other", "4"),
+    ], "programs, wrong and cut solutions and the solver's repetition do not count"  # fmt: skip
+    candidates = list_candidates(solutions, "likeliest")
+    assert [each.author for each in candidates] == ["one", "solver-a", "other"], "the author's words count once"
     assert [each.origin for each in right_solutions(NOVEL)] == ["author", "own"]
 
 
