@@ -112,7 +112,9 @@ class Player:
         return ChatRequest(self.identity, (*messages, Message("assistant", beginning)), sampling, seed)
 
     def find_cut(self, reply: ChatReply) -> Unparsed | None:
-        """Why a reply that ended inside its reasoning has no answer, and which setting to raise; None for others."""
+        """Why a reply is empty or ended inside its reasoning, and which setting to raise; None for other replies."""
+        if not reply.text.strip() and reply.finish == "stop":
+            return Unparsed("the reply is empty")
         if not ends_in_reasoning(storable(reply.text), reply.finish):
             return None
         tokens, key = reply.completion_tokens or reply.reasoning_tokens, f"endpoints.{self.name}.reasoning_tokens"

@@ -16,6 +16,7 @@ from nanoflux_local.paths import Home
 from nanoflux_local.reasoning import ends_in_reasoning, strip_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, Message, Sampling
 from nanoflux_local.roles.base import Draw, Player
+from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.run.configs import derive_config, resolve
 from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
@@ -59,6 +60,7 @@ async def test_reply_cut_in_its_thoughts_names_the_key(server) -> None:
     assert cut is not None
     assert cut.reason == "cut inside its reasoning after 30 tokens; raise endpoints.judge.reasoning_tokens"
     assert player.find_cut(ChatReply("ANSWER: 5", "length")) is None
+    assert player.find_cut(ChatReply("", "stop")) == Unparsed("the reply is empty")
 
 
 async def test_judge_cut_in_its_thoughts_leaves_a_cause_and_no_mark() -> None:

@@ -23,11 +23,13 @@ from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 from nanoflux_local.reasoning import strip_reasoning
-from nanoflux_local.records import ChatReply, Fault
+from nanoflux_local.records import ChatReply, Fault, Identity, Sampling
 from nanoflux_local.rehearsal.lessons import THOUGHTS, Lesson
 from nanoflux_local.rehearsal.teaching import teach
 from nanoflux_local.rehearsal.walk import CALM, WIDER
+from nanoflux_local.roles.base import Player
 from nanoflux_local.roles.defender import defender_messages
+from nanoflux_local.roles.sections import Unparsed
 from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import load_manifest
@@ -61,7 +63,7 @@ ENDINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A served stand-in that answers the first of the starter domain's test items and is silent on the others."""
+    """A served stand-in that answers the first of the starter domain's test items and no other."""
 
     home: Home
     model: str
@@ -153,6 +155,9 @@ def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent: Silent) -> 
     for item, ending in enumerate(silent.endings, 1):
         reply, faults = ask(silent, item)
         assert (reply.finish, strip_reasoning(reply.text).strip()) == ("stop", ""), ending
+        reason = Player("judge", Identity("vllm", silent.model), Sampling(), thinks=True).find_cut(reply)
+        cause = "without an answer" if ending == "thoughts alone" else "the reply is empty"
+        assert isinstance(reason, Unparsed) and cause in reason.reason, ending
         assert [fault.kind for fault in faults] == ["empty"] * EMPTY_ATTEMPTS, ending
         assert (THOUGHTS in reply.text) is (ending == "thoughts alone") and reply.completion_tokens >= 1, ending
 

@@ -118,5 +118,5 @@ def test_batch_invariance_is_refused_on_gpus_below_an_a100(gpus: None, home: Hom
     python.write_text(f"#!/bin/sh\nPYTHONPATH='{tmp_path}/site' exec python3 \"$@\"\n")
     python.chmod(0o700)
     seat = assign_seats([load_manifest(SMALL, home.root)])[SMALL][0]
-    with pytest.raises(RefusedError, match=r"a GPU here has compute capability 7\.5"):
+    with pytest.raises(RefusedError, match=r"a GPU has compute capability 7\.5"):
         make_launch(endpoint(batch_invariant=True, python=str(python)), home, seat, sleeps=False)
