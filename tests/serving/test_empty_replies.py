@@ -40,6 +40,8 @@ from nanoflux_models.weights import import_path
 Command = Callable[..., CompletedProcess[str]]
 
 ARGS = ("--enforce-eager", "--max-num-seqs=8")
+ROOM, CONTEXT = 512, 9216
+"""Reasoning tokens of an endpoint, and a server's context, which is enough for them."""
 ENDINGS = {
     "qwen3-32b-awq": {
         "at once": "<|im_end|>",
@@ -80,7 +82,7 @@ def silent(
     model = str(request.param)
     home = Home(tmp_path_factory.mktemp("silent") / "home").prepare()
     import_path(make_silent(model, home.root / "stand-in", Path(vllm_python)), model, home.root)
-    words = ("models", "serve", model, "--context", "4096", *(f"--arg={word}" for word in ARGS))
+    words = ("models", "serve", model, "--context", str(CONTEXT), *(f"--arg={word}" for word in ARGS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, vllm_python)
         done = command(home.root, vllm_python, *words)
@@ -116,9 +118,9 @@ def ask(silent: Silent, item: int) -> tuple[ChatReply, list[Fault]]:
     faults: list[Fault] = []
 
     async def chat() -> ChatReply:
-        endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS)
+        endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS, ROOM)
         try:
-            plan = make_plan(endpoint.identity, "starter", "test", starter_items("test"), 1, 0.0)
+            plan = make_plan(endpoint.identity, "starter", "test", starter_items("test"), 1, 0.0, reasoning_tokens=ROOM)
             with reporting_faults(faults.append):
                 return await endpoint.chat(plan.request(starter_items("test")[item], 0))
         finally:
@@ -132,10 +134,14 @@ def evaluate_silent(silent: Silent) -> tuple[EvaluationSummary, dict[str, str]]:
     items = starter_items("test")[: 1 + len(silent.endings)]
 
     async def run() -> EvaluationSummary:
-        endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS)
+        endpoint = build_model_endpoint(silent.model, "", silent.home, "vllm", ARGS, ROOM)
         try:
             with Ledger(silent.home.ledger) as ledger:
-                return await evaluate(ledger, endpoint, make_plan(endpoint.identity, "starter", "test", items, 1, 0.0))
+                return await evaluate(
+                    ledger,
+                    endpoint,
+                    make_plan(endpoint.identity, "starter", "test", items, 1, 0.0, reasoning_tokens=ROOM),
+                )
         finally:
             await endpoint.close()
 

@@ -20,9 +20,6 @@ from nanoflux_models.stand_ins.tokenizer import write_tokenizer
 
 FAMILIES = {family.architecture: family for family in (GEMMA3, GEMMA4_UNIFIED, QWEN3, QWEN3_MOE, R1_QWEN2, GPT_OSS)}
 
-RANGE = 0.2
-"""Standard deviation of a stand-in's weights: ten times the usual one, so that its logits differ clearly."""
-
 
 def family_of(architecture: str, model: str = "") -> Family:
     """The family of an architecture class; the error names `model`.
@@ -46,14 +43,14 @@ def make_stand_in(
     tiny: dict[str, Any] | None = None,
     device: str = "cpu",
     phrases: Sequence[str] = (),
-    spread: float = RANGE,
+    spread: float = 0.0,
 ) -> Path:
     """Write a stand-in of `family` into `folder` in the hub's layout: config, tokenizer, sharded safetensors in bf16.
 
     The tokenizer learns its words from `texts` (without any it encodes bytes), and each of `phrases` is one token;
     `words` is a complete vocabulary instead of both (see `gpt_oss.read_harmony_words`). `tiny` changes keys of the
     configuration, up to a model's real size, whose weights are drawn faster on a GPU (`device`); `spread` is the
-    standard deviation of the weights. The same arguments give the same bytes.
+    standard deviation of the weights (0: the family's). The same arguments give the same bytes.
     """
     import torch
     import transformers
@@ -61,7 +58,7 @@ def make_stand_in(
     folder.mkdir(parents=True, exist_ok=True)
     published = {**family.configuration(), **(tiny or {})}
     config = transformers.AutoConfig.for_model(**_without(published, "architectures", "torch_dtype"))
-    _set_range(config, spread)
+    _set_range(config, spread or family.spread)
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(seed)
         model: Any = getattr(transformers, family.architecture)(config).to(torch.bfloat16)

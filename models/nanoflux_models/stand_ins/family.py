@@ -36,6 +36,8 @@ class Family:
     adds_bos: bool = False
     tokenizer: Json = field(default_factory=dict)
     files: Mapping[str, Json] = field(default_factory=dict)
+    spread: float = 0.2
+    """Standard deviation of a stand-in's weights: ten times the usual one, so that its logits differ clearly."""
     scales: Mapping[str, float] = field(default_factory=dict)
     """Factors for weights of a stand-in, by the ending of their names, if the class's initial values are unlike trained
     ones."""
