@@ -83,7 +83,7 @@ class RecentAttempts:
         return Saturation(outcome, rejected, attempts, expected, config.target)
 
     def _forecast_kept(self, config: RunConfig) -> int:
-        """The examples at the turn limit if turns go on being kept as often as the newest ones."""
+        """The examples at the turn limit if later turns are kept as often as the newest ones."""
         newest_kept = sum(turn[-1] in KEPT for turn in self._outcomes)
         remaining = max(0, config.max_turns - self._turns)
         return self._kept + round(newest_kept / len(self._outcomes) * remaining)
