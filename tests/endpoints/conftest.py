@@ -1,4 +1,4 @@
-"""Shared by the tests of endpoints: no long pauses."""
+"""Shared by the endpoint tests: short pauses between retries."""
 
 import pytest
 

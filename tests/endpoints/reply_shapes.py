@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The reply is read, at the first request."""
+    """The reply is read without a retry."""
 
     text: str
     finish: str = "stop"
@@ -22,7 +22,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Empty:
-    """Nothing was said; asked again a few times, then that is the reply."""
+    """The reply is empty: retried a few times, then accepted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What an endpoint is sent: by its model's name, by its switches, and by what its server refuses."""
+"""The parameters that an endpoint sends: by its model's name, its switches and its server's refusals."""
 
 import asyncio
 import logging

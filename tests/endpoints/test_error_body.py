@@ -1,4 +1,4 @@
-"""Error bodies of many servers: the provider's own words are read whatever the shape, bounded, without secrets."""
+"""Error bodies of many servers: the provider's message is read from any shape, shortened and without secrets."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The in-process endpoint on the real small model: one request, one reply, whatever else is asked."""
+"""The in-process endpoint with the small model: a request gets the same reply in any batch."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ def ask(endpoint: InProcessEndpoint, text: str, sampling: Sampling = GREEDY, see
 
 
 def without_time(reply: ChatReply) -> dict[str, object]:
-    """All of a reply but the time it took."""
+    """A reply without its duration."""
     return {key: value for key, value in asdict(reply).items() if key != "seconds"}
 
 
@@ -211,7 +211,7 @@ async def test_adapter_changes_replies_and_identity(smollm2_dir: Path, tmp_path:
 
 
 def make_adapter(base: Path, folder: Path) -> None:
-    """A LoRA with random weights, large enough to matter."""
+    """Write a LoRA with random weights that are large enough to change replies."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

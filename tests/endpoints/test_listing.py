@@ -1,4 +1,4 @@
-"""Whether a server lists the model that its endpoint names; servers that list none are left in peace."""
+"""Servers whose list of models lacks the endpoint's model are reported; servers without a list are not."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ LISTED = {"object": "list", "data": [{"id": "qwen3-4b", "object": "model"}, {"id
 
 
 class Lister:
-    """A server that lists models, and answers nothing else."""
+    """A server that only lists models."""
 
     def __init__(self) -> None:
         self.answer: tuple[int, Any] = (200, LISTED)

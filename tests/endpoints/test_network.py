@@ -1,4 +1,4 @@
-"""How a server is reached: proxies and certificates of the environment, each refused by its variable's name."""
+"""Proxies and certificates from the environment; unusable ones are refused with their variable's name."""
 
 import asyncio
 import http.client

@@ -218,7 +218,7 @@ def echo(server: Any) -> tuple[int, Any]:
 def test_key_is_in_no_row_log_or_error(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, answer: Callable[[], tuple[int, Any]]
 ) -> None:
-    """Also where the server repeats it; with every logger turned up."""
+    """Even if the server repeats it, and with every logger at DEBUG."""
     caplog.set_level("DEBUG")
     monkeypatch.setenv("SOME_KEY", KEY)
     server.answer(answer())

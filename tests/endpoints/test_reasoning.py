@@ -150,7 +150,7 @@ def test_overflow_counts_prompt_answer_and_thoughts() -> None:
 
 
 async def test_thoughts_ended_by_a_stop_string_name_the_key_to_set(server) -> None:
-    """A server looks for stop strings in the thoughts too, and its endpoint states no room for any."""
+    """The server applies stop strings to the thoughts too, and the endpoint has no reasoning room."""
     reply = await ask_server(server, None, reply_of(None, "Okay, let me", "stop"))
     cut = Player("judge", Identity("openai_chat", "m"), Sampling()).find_cut(reply)
     assert cut is not None and cut.reason.endswith("perhaps at a stop string; set endpoints.judge.reasoning_tokens")

@@ -1,4 +1,4 @@
-"""What a reply can be: recorded shapes of many servers, and mutations of them, through the real SDKs over loopback.
+"""Recorded replies of many servers, and mutations of them, read by the real SDKs over loopback.
 
 No response causes an exception other than an EndpointError, no permanent refusal is retried, and a text that
 is read is one that was sent.
@@ -57,7 +57,7 @@ async def ask(endpoint: ServedEndpoint) -> ChatReply:
 
 
 class Peer:
-    """A server, and one client of each protocol for all tests: making a client reads the machine's certificates."""
+    """A server, and one client of each protocol for all tests: creating a client reads the machine's certificates."""
 
     def __init__(self, server: Any) -> None:
         self.server = server
@@ -141,7 +141,7 @@ values = st.recursive(
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The place of every value inside."""
+    """The path of every value in a JSON document."""
     yield path
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield from paths(inner, (*path, key))
@@ -149,7 +149,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @st.composite
 def mutate(draw: st.DrawFn, whole: Any) -> Any:
-    """A reply with up to three of its values replaced or dropped."""
+    """Replace or remove up to three values of a reply."""
     body = copy.deepcopy(whole)
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(list(paths(body))))

@@ -1,4 +1,4 @@
-"""The fake that ships: replies and delays depend on the request alone, and it plays every role badly enough."""
+"""The scripted endpoint: replies and delays depend only on the request, and every outcome of a run occurs."""
 
 import asyncio
 from collections import Counter

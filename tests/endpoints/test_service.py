@@ -1,4 +1,4 @@
-"""What every client of servers shares: waiting as asked, a width and limits that follow the server, keys, prices."""
+"""The common part of all clients: pauses, concurrency and timeouts that adapt to the server, keys and prices."""
 
 import asyncio
 import email.utils

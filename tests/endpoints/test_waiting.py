@@ -1,4 +1,4 @@
-"""Waiting for busy servers: one patience at any concurrency, healthy replicas first, and no long silence."""
+"""Waiting for busy servers: bounded for each call, healthy replicas first, and reported."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ BUSY = {"error": {"message": "Rate limit reached: tokens per day"}}
 
 
 def ask(count: int, *urls: str) -> list[Any]:
-    """What so many requests at once come to: replies, or errors."""
+    """The results of concurrent requests: replies or errors."""
 
     async def send() -> list[Any]:
         endpoint = OpenAIChatEndpoint("m", urls=urls)

@@ -1,4 +1,4 @@
-"""Waves: one endpoint of a group is awake at a time, swaps are few, and neither failure nor cancelling holds up."""
+"""Waves: one endpoint of a group is awake at a time, swaps are few, and failed or cancelled requests block none."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from nanoflux_local.run import configs, runs
 
 
 class Sleepy(ScriptedEndpoint):
-    """A scripted endpoint that may be asked only when it is awake."""
+    """A scripted endpoint that must be awake to be asked."""
 
     def __init__(self, model: str, delay_s: float = 0.0) -> None:
         super().__init__(model, delay_s)
@@ -112,7 +112,7 @@ def test_endpoint_without_sleep_mode_cannot_share_a_gpu() -> None:
 
 @pytest.fixture
 def sleepy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TimeShared]]:
-    """Scripted endpoints of a profile can sleep; the wrapped ones are collected."""
+    """Make the scripted endpoints of a profile able to sleep; collect the wrapped ones."""
     made: list[TimeShared] = []
 
     def wrap(endpoints: Any, shares: Any) -> dict[str, Endpoint]:

@@ -1,4 +1,4 @@
-"""A model hub on loopback that speaks the API of the public one, as far as its client asks for it."""
+"""A model hub on loopback with the part of the public hub's API that its client uses."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def git_blob(content: bytes) -> str:
 
 @dataclass
 class Repository:
-    """One repository: its commits by hash, its branches, and how it answers."""
+    """One repository: its commits by hash, its branches and its faults."""
 
     commits: dict[str, dict[str, bytes]]
     branches: dict[str, str]
@@ -182,7 +182,7 @@ def _handler(hub: Hub, is_cdn: bool) -> type[BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub and its CDN, each on a port of this machine, and the environment that points the client at it."""
+    """A hub and its CDN on loopback ports, and the environment that points the client to them."""
     hub, servers = Hub(), []
     for is_cdn in (False, True):
         server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub, is_cdn))

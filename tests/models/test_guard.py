@@ -32,7 +32,7 @@ else:
 
 
 def python(script: str, **more: str) -> Any:
-    """What a guarded Python prints last, as JSON."""
+    """Run code in a guarded Python; return the last line of its output as JSON."""
     cleared = {key: value for key, value in os.environ.items() if key not in (*SETTINGS, VARIABLE)}
     done = subprocess.run(
         [sys.executable, "-c", script], env={**cleared, **more}, capture_output=True, text=True, timeout=120
@@ -47,7 +47,7 @@ def try_statement(statement: str, before: str = "", **more: str) -> Any:
 
 @pytest.fixture(scope="module")
 def own_address() -> str:
-    """An address of this machine that is not loopback, so that leaving it can be tried for real."""
+    """An address of this machine that is not loopback, so that a real connection to it can be tried."""
     addresses_here = [each for addresses in psutil.net_if_addrs().values() for each in addresses]
     outer = [
         each.address for each in addresses_here if each.family.name == "AF_INET" and not each.address.startswith("127.")
@@ -155,7 +155,7 @@ except TimeoutError:
 
 
 def test_guard_allows_the_addresses_of_an_allowed_name(own_address: str) -> None:
-    """Name service is the one remote thing here, and is played."""
+    """The name service, the only remote part, is replaced."""
     resolver = f"""
 import socket
 real = socket.getaddrinfo

@@ -1,4 +1,4 @@
-"""Pulls from a model hub: its real client, asking a hub on loopback. Every model of the catalog in its true layout."""
+"""Pulls by the hub's real client from a hub on loopback, for every catalog model in its published layout."""
 
 import json
 import os

@@ -24,7 +24,7 @@ DTYPES = {"torch.bfloat16": ("BF16", 2), "torch.float32": ("F32", 4)}
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Gemma-3 wrapper in the hub's layout: two shards, a config that leaves its class's defaults out."""
+    """A tiny Gemma-3 wrapper in the hub's layout: two shards, and a config without its class's defaults."""
     folder = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], tmp_path_factory.mktemp("gemma") / "files")
     assert len(list(folder.glob("*.safetensors"))) == 2
     assert "max_position_embeddings" not in json.loads((folder / "config.json").read_text())["text_config"]
@@ -33,7 +33,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gemma_in_full(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> Path:
-    """Gemma-3-4B at its true size: the real tensors' names and shapes, in a sparse file that takes no room."""
+    """Gemma-3-4B at full size: the published tensors' names and shapes in a sparse file."""
     import torch
     import transformers
 
@@ -51,7 +51,7 @@ def gemma_in_full(tmp_path_factory: pytest.TempPathFactory, gemma: Path) -> Path
 
 
 def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
-    """A safetensors file of bf16 zeros that are never written."""
+    """Write a sparse safetensors file of bf16 zeros."""
     header, end = {}, 0
     for name, shape in shapes.items():
         begin, size = end, 2
@@ -66,7 +66,7 @@ def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
 
 
 def decisive(manifest: Manifest) -> dict[str, Any]:
-    """What plans, trainings and servers read of a manifest."""
+    """The values of a manifest that plans, trainings and servers use."""
     return {
         "parameters": manifest.parameters,
         "context": manifest.context,
@@ -184,7 +184,7 @@ def command(home: Path, *words: str) -> Result:
 
 
 def exit_code(*words: str) -> int:
-    """The exit code of a command line, whose messages are printed as a user sees them."""
+    """Run a command line with its messages printed as for a user; return its exit code."""
     with pytest.raises(SystemExit) as ended:
         main(list(words))
     return int(str(ended.value.code or 0))

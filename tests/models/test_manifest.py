@@ -1,4 +1,4 @@
-"""Manifests: the whole catalog loads, and a mistake is named by file and key."""
+"""Manifests: the catalog loads, and an error names file and key."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sizes read from a folder agree with those of the catalog, also where several weights share one stored number."""
+"""Sizes read from a folder agree with the catalog's, even if several weights are packed into one number."""
 
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def gpt_oss_20b() -> Shapes:
 
 
 def measure_sizes(shapes: Shapes, architecture: str, model: str) -> tuple[Sizes, Manifest]:
-    """The sizes of a model of the catalog, its text configuration read through its class."""
+    """Measure a catalog model, with its text configuration read through its class."""
     import transformers
 
     published: dict[str, Any] = dict(FAMILIES[architecture].full[model])

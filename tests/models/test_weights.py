@@ -1,4 +1,4 @@
-"""Weights: whole or not at all, checked, and the same wherever they are made. Real files, a real pip."""
+"""Weights: installed atomically, verified and reproducible, with real files and a real pip."""
 
 import shutil
 import signal
@@ -294,7 +294,7 @@ def test_import_refuses_a_file_that_is_not_gguf(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory, test_home: Path) -> Path:
-    """The GGUF that the small chat model is made from, fetched as pull does."""
+    """The GGUF of the small chat model, downloaded as by a pull."""
     from nanoflux_models.fetch import fetch
 
     if [name for _, name in socket.if_nameindex()] == ["lo"]:

@@ -1,4 +1,4 @@
-"""Shared by the tests of serving: the interpreter with vLLM, homes with the small model, and one real server."""
+"""Shared by the serving tests: the interpreter with vLLM, homes with the small model, and one real server."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
 def served(
     tmp_path_factory: pytest.TempPathFactory, smollm2_dir: Path, minilm_dir: Path, vllm_python: str
 ) -> Iterator[dict[str, Any]]:
-    """SmolLM2 behind a real vLLM, by `models serve`: what that prints, and `home` and `python`."""
+    """SmolLM2 behind a real vLLM: the JSON of `models serve`, with `home` and `python`."""
     assert smollm2_dir.parent == minilm_dir.parent
     home = new_home(tmp_path_factory.mktemp("served") / "home", smollm2_dir.parent)
     done = nanoflux(home, vllm_python, "models", "serve", "smollm2-135m", "--context", "2048", *LEAN, "--json")
@@ -66,7 +66,7 @@ def served(
 
 @pytest.fixture(scope="module")
 def adapter(served: dict[str, Any]) -> str:
-    """A LoRA that the suite's own trainer made in the served home, small and strong; its hash."""
+    """The hash of a small LoRA with a strong effect, trained in the served home."""
     from nanoflux_local.paths import Home
     from nanoflux_local.records import Message
     from nanoflux_local.train.data import TrainingExample
@@ -84,7 +84,7 @@ def adapter(served: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def zeroed(served: dict[str, Any], adapter: str) -> str:
-    """The same LoRA with every weight zero, as a sealed adapter: it loads everywhere and does nothing."""
+    """The same LoRA with every weight zero, as a sealed adapter: it loads everywhere and has no effect."""
     from safetensors.torch import load_file, save_file
 
     from nanoflux_local.adapters.hash import WEIGHTS, adapter_hash

@@ -1,4 +1,4 @@
-"""An adapter that vLLM refuses: its own sentence is reported, and a dead server is not taken for a refusal."""
+"""An adapter that vLLM refuses is reported with vLLM's message; an unreachable server is not taken for a refusal."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ REASON = "expected target modules in {'q_proj'} but received ['vision_tower.laye
 
 
 class RefusingServer(BaseHTTPRequestHandler):
-    """Lists no adapter, and refuses each that is to be loaded, as vLLM words it."""
+    """Lists no adapter and refuses to load any, with vLLM's message."""
 
     def do_GET(self) -> None:
         self._answer(200, {"data": [{"id": "gemma-3-4b-it"}]})

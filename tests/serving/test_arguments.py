@@ -1,4 +1,4 @@
-"""The command lines of the whole catalog, read by vLLM's own parser: an argument that it does not know is an error."""
+"""The command lines of the catalog, parsed by vLLM's own parser: an unknown argument is an error."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ json.dump(read, sys.stdout)
 
 
 def parse_commands(python: str, commands: list[list[str]], folder: Path) -> list[list[Any]]:
-    """What vLLM's own parser reads from the parsed of these command lines."""
+    """Parse command lines with vLLM's own parser; return the values of each."""
     words = [command[3:] for command in commands]
     done = subprocess.run(
         [python, "-c", PARSE], input=json.dumps(words), capture_output=True, text=True, cwd=folder, timeout=300
@@ -83,7 +83,7 @@ def test_launch_without_adapters_sets_no_buffers_aside(vllm_python: str, tmp_pat
 
 
 def test_interpreter_for_cpus_is_recognised_with_any_torch(vllm_python: str, tmp_path: Path) -> None:
-    """From the package index alone comes a torch for GPUs; without this the server wants nearly all of the memory."""
+    """The package index installs a torch for GPUs, with which the server would claim nearly all memory."""
     interpreter = find_interpreter(vllm_python)
     assert interpreter.built_for_cpu and replace(interpreter, torch="2.13.0").for_cpu
     assert not Interpreter(interpreter.path, interpreter.vllm, "2.13.0").for_cpu

@@ -1,4 +1,4 @@
-"""Why a server ended, from lines that vLLM's logs have held; and the environment that `make vllm` installs."""
+"""Causes of exits by lines of vLLM's logs, and the environment that `make vllm` installs."""
 
 import subprocess
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_find_unservable_names_an_unknown_architecture(vllm_python: str, tmp_pat
 
 
 def test_interpreter_for_cpus_chooses_a_module_that_starts(vllm_python: str) -> None:
-    """Its `vllm serve` asks for the metadata of a distribution `vllm`, which is not installed there."""
+    """Its `vllm serve` needs the metadata of a distribution `vllm`, which is not installed there."""
     interpreter = find_interpreter(vllm_python)
     assert interpreter.entry == ("vllm.entrypoints.launchers.api_server.entry",)
     assert interpreter.text_only == ("--language-model-only",)
@@ -103,7 +103,7 @@ def test_interpreter_for_cpus_chooses_a_module_that_starts(vllm_python: str) -> 
 
 
 def fake_vllm(folder: Path, *modules: str, distribution: str) -> Path:
-    """An interpreter that finds a vLLM of these modules, installed as this distribution."""
+    """An interpreter with a fake vLLM that has these modules and this distribution name."""
     for module in modules:
         path = folder / "vllm/entrypoints" / module
         path.parent.mkdir(parents=True, exist_ok=True)

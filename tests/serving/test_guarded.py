@@ -1,4 +1,4 @@
-"""A vLLM that is managed here is guarded from the inside like every process of ours, with its engine's processes."""
+"""A managed vLLM and its engine's processes are guarded."""
 
 import os
 import re

@@ -47,7 +47,7 @@ def begin(home: Path, python: str, *words: str) -> subprocess.Popen[str]:
 
 
 def until(seen: Callable[[], Any], child: subprocess.Popen[str], seconds: float = 240) -> Any:
-    """What `seen` finds, as soon as it finds something."""
+    """Wait until `seen` returns something, and return it."""
     end = time.monotonic() + seconds
     while not (records := seen()):
         assert child.poll() is None and time.monotonic() < end, "it ended, or took too long"
@@ -56,7 +56,7 @@ def until(seen: Callable[[], Any], child: subprocess.Popen[str], seconds: float 
 
 
 def calls(home: Path) -> int:
-    """Chat calls that are remembered."""
+    """The number of remembered chat calls."""
     if not (home / "ledger.db").exists():
         return 0
     with LedgerView(home / "ledger.db") as view:

@@ -1,4 +1,4 @@
-"""From a profile's endpoints to places on GPUs, and to what vLLM is started with there."""
+"""A profile's endpoints, their seats on GPUs, and the arguments with which vLLM is started."""
 
 import os
 from itertools import pairwise
@@ -32,7 +32,7 @@ def home(tmp_path: Path, smollm2_dir: Path) -> Home:
 
 @pytest.fixture
 def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two cards of 40 GiB, of a compute capability below an A100's."""
+    """Two GPUs of 40 GiB with a compute capability below an A100's."""
     smi = tmp_path / "nvidia-smi"
     smi.write_text(
         '#!/bin/sh\ncase "$*" in *compute_cap*) echo 7.5; echo 7.5;;\n'

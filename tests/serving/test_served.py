@@ -80,7 +80,7 @@ def test_processes_of_a_running_server_are_guarded(served: dict[str, Any]) -> No
 
 
 def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -> None:
-    """Greedy, so the two protocols must say the same but for the time that it took."""
+    """Greedy, so that both protocols give the same reply except for its duration."""
     for tokens, finish in ((60, "stop"), (3, "length")):
         result = [
             replace(reply, seconds=0.0)
@@ -94,7 +94,7 @@ def test_both_clients_get_the_same_reply_from_a_server(served: dict[str, Any]) -
 
 
 def test_seeded_requests_longer_than_one_step_are_answered(served: dict[str, Any]) -> None:
-    """On a CPU a seeded request whose prompt is read in parts ends vLLM's engine ("Generator does not use offset")."""
+    """On a CPU, a seeded request with chunked prefill crashes vLLM's engine ("Generator does not use offset")."""
     endpoint = OpenAIChatEndpoint("smollm2-135m", served["url"])
     long = Message("user", "How many apples are in the basket? " * 100)
 
@@ -147,7 +147,7 @@ END = 2
 
 
 def test_server_and_peft_give_the_same_greedy_replies(served: dict[str, Any], adapter: str, smollm2_dir: Path) -> None:
-    """Twenty prompts: half of the kind that the adapter has learnt, half of which it knows nothing."""
+    """Twenty prompts, half of them of the kind that the adapter was trained on."""
     client, folder = ServerClient(served["url"]), served["home"] / "adapters" / adapter
     client.load_adapter(adapter, folder)
     questions = [f"What is {n} and {n}?" for n in range(10)] + [item.question for item in starter_items("dev")[:10]]
@@ -236,7 +236,7 @@ def test_experiment_uses_a_served_model(served: dict[str, Any], command: Command
 
 
 def test_models_stop_leaves_no_process_and_a_free_port(served: dict[str, Any], command: Command) -> None:
-    """The last one here: the server that all tests shared, with its engine, is gone when the command returns."""
+    """The last test of this file: the shared server and its engine are gone when the command returns."""
     record = server_record.records(served["home"])[0]
     family = family_of(record)
     assert len(family) >= 3 and all(each.alive for each in family)

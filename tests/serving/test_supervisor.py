@@ -1,4 +1,4 @@
-"""The supervisor on a stand-in for vLLM: readiness, explained ends, orphans, and that nothing else is touched."""
+"""The supervisor with a stand-in for vLLM: readiness, explained exits, orphans; no other process is touched."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ Launcher = Callable[..., Launch]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """A home; whatever a failed test leaves running in it is ended."""
+    """A home whose remaining processes are stopped after a failed test."""
     folder = tmp_path / "home"
     folder.mkdir()
     yield folder
@@ -48,7 +48,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def launcher(tmp_path: Path, home: Path) -> Launcher:
-    """A launch of the stand-in: an interpreter that finds it, and whose environment says how it behaves."""
+    """Makes launches of the stand-in, with its behaviour in the interpreter's environment."""
 
     def make(how: str = "echo", sleeps: bool = False) -> Launch:
         python = tmp_path / "bin" / f"python-{len(list(tmp_path.glob('bin/*')))}"
@@ -85,7 +85,7 @@ def is_free(port: int) -> bool:
 def test_supervisor_records_a_server_privately_and_stops_it_whole(
     home: Path, launcher: Launcher, hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And neither it nor the program that starts it executes anything of the working folder."""
+    """Neither it nor the program that starts it executes modules of the working directory."""
     monkeypatch.chdir(hostile_folder)
     record = start(home, launcher())
     assert record.alive and record.wanted and record.boot == boot_id()
@@ -148,7 +148,7 @@ time.sleep(600)
 
 
 def owner(home: Path, launch: Launch, owned: bool) -> subprocess.Popen[str]:
-    """A process that has started a server and waits."""
+    """A process that started a server and waits."""
     code = OWNER.format(
         folder=str(Path(__file__).parent), home=str(home), python=str(launch.interpreter.path), owned=owned
     )
@@ -265,7 +265,7 @@ def sealed_adapter(folder: Path) -> Path:
 
 
 async def woken(home: Path, launch: Launch, adapter: Path) -> VllmEndpoint:
-    """An endpoint whose adapter was loaded and taken for proved, after its server has slept."""
+    """An endpoint with a loaded adapter, marked as probed, after its server has slept."""
     server = Fleet(home).server(launch)
     await server.up()
     server.note_proved(adapter_hash(adapter))
@@ -307,7 +307,7 @@ def test_sleep_level_two_is_refused_for_servers_with_adapters(home: Path, launch
 
 
 async def test_batch_invariance_is_tested_before_the_first_request(home: Path, launcher: Launcher) -> None:
-    """The stand-in answers every request alike, so it passes; a run over it is then marked repeatable."""
+    """The stand-in gives equal replies, so it passes, and a run over it is marked repeatable."""
     plain, invariant = launcher(), replace(launcher(), batch_invariant=True)
     assert invariant.environment("m")["VLLM_BATCH_INVARIANT"] == "1" != plain.environment("m")["VLLM_BATCH_INVARIANT"]
     assert invariant.variant == f"{plain.variant} batch-invariant"

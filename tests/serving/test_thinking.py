@@ -1,5 +1,5 @@
-"""Models that think before they answer, in this process and behind a real vLLM: their answers are read, and a reply
-that is cut inside its thoughts is reported with the key to raise.
+"""Thinking models in this process and behind a real vLLM: their answers are read, and a reply that is cut inside its
+thoughts is reported with the key to raise.
 
 The model is a stand-in that was taught one form of reply: thoughts of several paragraphs, then the sections that every
 domain asks for, the answer a number drawn at random. It is kept under the test home, named by its recipe.
@@ -60,7 +60,7 @@ RECIPE = 1
 
 
 def taught(home: Path, architecture: str) -> Path:
-    """The folder of a taught stand-in of this architecture, in the hub's layout; taught on the first call."""
+    """The folder of a taught stand-in of this architecture in the hub's layout; it is taught on the first call."""
     recipe = json.dumps(
         [RECIPE, architecture, THOUGHTS, DOMAINS, STEPS, BATCH, RATE, LONGEST, write_answer(7), _prompts()[:2]]
     )
@@ -120,7 +120,7 @@ def _teach(architecture: str, folder: Path) -> None:
 
 
 def _batches(tokenizer, prompts, write, rng) -> Iterator[list[tuple[list[int], list[int]]]]:
-    """Rows of one length each batch: the end of a prompt, and the reply, which alone is learned."""
+    """Batches of rows of equal length: the end of a prompt, and the reply, which is the only part that is learned."""
     for _ in range(STEPS):
         length, rows = rng.choice((180, 280, LONGEST)), []
         for _ in range(BATCH):
@@ -159,7 +159,7 @@ INTERFACES = ("in_process", "vllm")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Command) -> Home:
-    """A home with the thinker under a name that no packaged manifest has, rows of GSM-Hard and the short domain."""
+    """A home with the thinker under a name without a packaged manifest, rows of GSM-Hard, and the short domain."""
     home = Home(tmp_path_factory.mktemp("thinking") / "home").prepare()
     import_path(taught(test_home, "Qwen3ForCausalLM"), "thinker", home.root)
     (home.root / "domains").mkdir(exist_ok=True)
@@ -175,7 +175,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, test_home: Path, command: Com
 
 
 def _gsmhard_rows() -> list[dict[str, Any]]:
-    """Rows in the form of GSM-Hard's, with programs that a chain can be made of."""
+    """Rows in GSM-Hard's format, with programs that can be chained."""
     stories = [
         "A baker sells {a} rolls in the morning and {b} at noon. How many rolls are sold?",
         "A train carries {a} people and {b} more get on. How many people are on the train?",
@@ -192,7 +192,7 @@ def _gsmhard_rows() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def served(home: Home, vllm_python: str, command: Command) -> Iterator[str]:
-    """The thinker behind a vLLM that every test here asks."""
+    """The thinker behind a vLLM server that all tests of this file share."""
     words = ("models", "serve", "thinker", "--context", "9216", *(f"--arg={each}" for each in ARGS))
     done = command(home.root, vllm_python, *words)
     assert done.returncode == 0, done.stderr
@@ -204,14 +204,14 @@ def served(home: Home, vllm_python: str, command: Command) -> Iterator[str]:
 
 @pytest.fixture(params=INTERFACES)
 def interface(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The two ways to ask the thinker; the second one needs its server."""
+    """The two interfaces of the thinker; the second needs its server."""
     if request.param == "vllm":
         monkeypatch.setenv(VARIABLE, request.getfixturevalue("served"))
     return str(request.param)
 
 
 def play(home: Home, domain: str, interface: str, *settings: str) -> dict[str, Any]:
-    """A short run in which the thinker defends; what `run show --json` prints."""
+    """Play a short run with the thinker as defender; return the JSON of `run show`."""
     held = ("max_turns=8", "novelty.question=1.0", "held_out=[]", *settings)
     config = resolve(domain, str(home.root / f"{interface}.toml"), parse_settings(held), home)
 

@@ -1,4 +1,4 @@
-"""Models of the A100 profiles as stand-ins behind the real vLLM: a wrapper that also takes images, and experts."""
+"""Stand-ins of the A100 profiles' models behind the real vLLM: a wrapper for images, and a mixture of experts."""
 
 import json
 import os
@@ -24,7 +24,7 @@ LEAN = ("--arg=--enforce-eager", "--arg=--max-num-seqs=4", "--context", "512")
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Path:
-    """A home with tiny random models of these names, the first under the manifest that its import writes."""
+    """A home with stand-ins of these names, the first with the manifest that its import writes."""
     folder = tmp_path_factory.mktemp("stand-ins")
     made = make_stand_in(FAMILIES["Gemma3ForConditionalGeneration"], folder / "gemma", TEXTS)
     import_path(made, GEMMA, folder / "home")
@@ -35,7 +35,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory, vllm_python: str) -> Pat
 
 @pytest.fixture
 def serve(stand_ins: Path, vllm_python: str, command: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """`serve(NAME, …)`: that server's --json, or the failed command; every server is ended after the test."""
+    """`serve(NAME, …)`: the server's JSON, or the failed command; servers are stopped after the test."""
 
     def start(name: str, *more: str, python: str = vllm_python) -> Any:
         done = command(stand_ins, python, "models", "serve", name, *LEAN, *more, "--json", timeout=500)
@@ -70,7 +70,7 @@ def test_wrapper_is_served_as_its_language_model(serve: Callable[..., Any], stan
 
 
 def test_experts_are_served_without_buffers_for_adapters(serve: Callable[..., Any], stand_ins: Path) -> None:
-    """With them, vLLM for CPUs dies of the first request."""
+    """With them, vLLM for CPUs crashes on the first request."""
     assert has_experts(weights_dir(OSS, stand_ins)) and not is_wrapper(weights_dir(OSS, stand_ins))
     server = serve(OSS)
     reply = ask(server["url"], OSS)
