@@ -162,8 +162,7 @@ def test_endpoint_reports_a_reply_without_an_answer_as_empty(silent: Silent) -> 
         reply, faults = ask(silent, item)
         assert (reply.finish, strip_reasoning(reply.text).strip()) == ("stop", ""), ending
         reason = Player("judge", Identity("vllm", silent.model), Sampling(), thinks=True).find_cut(reply)
-        cause = "without an answer" if ending == "thoughts alone" else "the reply is empty"
-        assert isinstance(reason, Unparsed) and cause in reason.reason, ending
+        assert isinstance(reason, Unparsed) and reason.reason.endswith(("is empty", "without an answer")), ending
         assert [fault.kind for fault in faults] == ["empty"] * EMPTY_ATTEMPTS, ending
         assert (THOUGHTS in reply.text) is (ending == "thoughts alone") and reply.completion_tokens >= 1, ending
 
