@@ -1,8 +1,7 @@
-"""Replies without an answer from a real vLLM: a model that ends its reply, its thoughts or its final channel at once.
+"""Replies without an answer from a real vLLM: a model that ends its reply, or its thoughts, at once.
 
-Stand-ins of the three thinking formats that the catalog has are taught to end that way, each under its packaged
-manifest. Every such reply is the fault `empty`, is asked for again and, since the model says nothing else, marked
-unanswered; the first item of each stand-in gets a proper answer.
+A stand-in of DeepSeek-R1-Qwen2 is taught to end that way, under its packaged manifest. Every such reply is the fault
+`empty`, is asked for again and, since the model says nothing else, marked unanswered; the first item gets an answer.
 """
 
 import asyncio
@@ -26,7 +25,6 @@ from nanoflux_local.reasoning import strip_reasoning
 from nanoflux_local.records import ChatReply, Fault, Identity, Sampling
 from nanoflux_local.rehearsal.lessons import THOUGHTS, Lesson
 from nanoflux_local.rehearsal.teaching import teach
-from nanoflux_local.rehearsal.walk import CALM, WIDER
 from nanoflux_local.roles.base import Player
 from nanoflux_local.roles.defender import defender_messages
 from nanoflux_local.roles.sections import Unparsed
@@ -34,7 +32,6 @@ from nanoflux_local.seeds.benchmarks.starter import starter_items
 from nanoflux_models.interpreter import VARIABLE
 from nanoflux_models.manifest import load_manifest
 from nanoflux_models.stand_ins import family_of, make_stand_in
-from nanoflux_models.stand_ins.gpt_oss import read_harmony_words
 from nanoflux_models.weights import import_path
 
 Command = Callable[..., CompletedProcess[str]]
@@ -43,21 +40,10 @@ ARGS = ("--enforce-eager", "--max-num-seqs=8")
 ROOM, CONTEXT = 512, 9216
 """Reasoning tokens of an endpoint, and a server's context, which is enough for them."""
 ENDINGS = {
-    "qwen3-32b-awq": {
-        "at once": "<|im_end|>",
-        "thoughts never opened": "</think><|im_end|>",
-        "thoughts alone": f"<think>\n{THOUGHTS}\n</think>\n\n<|im_end|>",
-    },
     "deepseek-r1-distill-qwen-14b": {
         "at once": "<｜end▁of▁sentence｜>",
         "no thoughts": "</think><｜end▁of▁sentence｜>",
         "thoughts alone": f"{THOUGHTS}\n</think>\n\n<｜end▁of▁sentence｜>",
-    },
-    "gpt-oss-20b": {
-        "at once": "<|return|>",
-        "final channel empty": "<|channel|>final<|message|><|return|>",
-        "thoughts alone": f"<|channel|>analysis<|message|>{THOUGHTS}<|end|>"
-        "<|start|>assistant<|channel|>final<|message|><|return|>",
     },
 }
 """What each model generates in place of an answer, control tokens included."""
@@ -105,10 +91,7 @@ def make_silent(model: str, folder: Path, python: Path) -> Path:
         for item, text in zip(items, written, strict=False)
     ]
     texts = [message.content for lesson in lessons for message in lesson.messages]
-    if family.model_type == "gpt_oss":
-        make_stand_in(family, folder, texts, read_harmony_words(python), tiny=WIDER, spread=CALM)
-    else:
-        make_stand_in(family, folder, texts, phrases=[f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", answer])
+    make_stand_in(family, folder, texts, phrases=[f"\n{THOUGHTS}\n", f"{THOUGHTS}\n", answer])
     teach(folder, manifest, replace(family, write=lambda _, text: text), lessons, python)
     return folder
 
