@@ -1,12 +1,12 @@
 """Datasets by name: the built-in benchmarks and those imported into the ledger, with their splits."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from nanoflux_local.domains.base import Domain
-from nanoflux_local.domains.starter.stories import load_stories
+from nanoflux_local.domains.starter.stories import load_one_step_stories, load_stories
 from nanoflux_local.domains.starter.templates import Template, load_templates
 from nanoflux_local.errors import NothingMatchedError, UsageError
 from nanoflux_local.ledger.views import LedgerView
@@ -105,7 +105,11 @@ def _has_items(ledger: Path, dataset: str, split: str) -> bool:
 
 def _train_templates(datasets: Sequence[str]) -> list[Template]:
     """The train templates of the starter domain if all of `datasets` are drawn from templates, else []."""
-    sources = {"starter": load_templates, "starter-stories": load_stories}
+    sources: dict[str, Callable[[], tuple[Template, ...]]] = {
+        "starter": load_templates,
+        "starter-stories": load_stories,
+        "starter-one-step": load_one_step_stories,
+    }
     if not set(datasets) <= set(sources):
         return []
     return [template for name in datasets for template in sources[name]() if template.split == "train"]

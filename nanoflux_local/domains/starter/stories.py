@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from nanoflux_local.domains.starter.templates import Split, Template, build_template
+from nanoflux_local.domains.starter.templates import Template, build_template
 from nanoflux_local.errors import DataError
 
 _WORD = re.compile(r"<(\w+)>")
@@ -32,9 +32,9 @@ def load_stories() -> tuple[Template, ...]:
     )
 
 
-def stories_of(split: Split) -> tuple[Template, ...]:
-    """The stories of one split."""
-    return tuple(story for story in load_stories() if story.split == split)
+def load_one_step_stories() -> tuple[Template, ...]:
+    """The stories of level 1."""
+    return tuple(story for story in load_stories() if story.steps == 1)
 
 
 def compose_story(situation: Mapping[str, Any], plot: Mapping[str, Any], turn: int) -> Template:

@@ -1,0 +1,26 @@
+"""The one-step benchmark: the starter stories of one step, which the smallest models solve about half of the time."""
+
+import random
+
+from nanoflux_local.domains.starter.stories import load_one_step_stories
+from nanoflux_local.records import derive_seed
+from nanoflux_local.seeds.benchmarks.base import BuiltInBenchmark
+from nanoflux_local.seeds.source import instance
+from nanoflux_local.transcript import Seed
+
+NAME = "starter-one-step"
+DRAWS = 2
+"""How often numbers are drawn for each story."""
+
+
+def one_step_items(split: str) -> list[Seed]:
+    """Every one-step story of a split with its numbers drawn twice; always the same list."""
+    return [
+        instance(story, random.Random(derive_seed(NAME, story.id, number)), number, dataset=NAME)
+        for number in range(DRAWS)
+        for story in load_one_step_stories()
+        if story.split == split
+    ]
+
+
+BENCHMARK = BuiltInBenchmark(NAME, one_step_items)
