@@ -142,7 +142,8 @@ def record_job(ledger: Ledger, work: Work) -> Iterator[ActiveJob]:
         yield job
     except NanofluxError as error:
         if job.status == "interrupted":
-            job.status, job.message = "paused" if error.pauses else "failed", error.message
+            job.status = "paused" if error.pauses else "failed"
+            job.message = f"{error.message} → {error.fix}" if error.fix else error.message
         raise
     finally:
         ledger.set_status(work.kind.table, work.id, job.status, job.message, time.monotonic() - start)

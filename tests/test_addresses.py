@@ -54,6 +54,8 @@ def test_run_resumes_at_a_new_address_if_a_revision_names_the_model(command, tmp
     code, _, message = start_on_dead_server(command, tmp_path, ', revision = "2026-11"')
     assert code == 1 and "does not answer" in message
     offered = offered_command(message, "run resume [^`]*--set ")
+    stored = json.loads(command("run", "show", "r", "--json")[1])["message"]
+    assert offered_command(stored, "run resume [^`]*--set ") == offered, "the fix is recorded with the error"
     assert offered[-1] == "endpoints.server.url=URL"
     url, server = fake_server()
     code, output, message = command(*offered[:-1], f"endpoints.server.url={url}", "--json")

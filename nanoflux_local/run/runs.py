@@ -89,10 +89,7 @@ async def carry_on(
 
             engine = Engine(ledger, run, rules, calls, committed, on_progress, capacity, prepare)
             with reporting_faults(lambda fault: ledger.add_fault(run, fault, ROLE.get())), reporting_waits(report):
-                await _play(ledger, run, engine, purse)
-        except EndpointError as error:
-            error.fix = write_fix(error, run, config)
-            raise
+                await _play(ledger, run, engine, purse, config)
         finally:
             await bound.close()
 
@@ -110,10 +107,14 @@ def _bound_costs(bound: Bound) -> Callable[[ChatRequest], Cost]:
     return bound_cost
 
 
-async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse) -> None:
-    """Play, and record the run's status and its job however it ends."""
+async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse, config: RunConfig) -> None:
+    """Play, and record the run's status and its job in every case. The fix of an endpoint's error names this run."""
     with record_job(ledger, Work(RUN, run)) as job:
-        job.status = await _play_steered(ledger, job.id, run, engine, purse)
+        try:
+            job.status = await _play_steered(ledger, job.id, run, engine, purse)
+        except EndpointError as error:
+            error.fix = write_fix(error, run, config)
+            raise
 
 
 async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purse: Purse) -> str:

@@ -166,7 +166,7 @@ in progress and keep their results; a second stop ends the run at once."""
         text.append(self._format_forecast(state), style=colours["secondary"])
         if state.message:
             text.append(
-                f"\n{format_line(state.message, 300)}",
+                f"\n{format_line(state.message, 600)}",
                 style=colours["error" if state.status in ("failed",) else "warning"],
             )
         return text
