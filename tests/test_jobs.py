@@ -167,7 +167,8 @@ from nanoflux_local.run import configs, runs
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
 home = Home(Path(sys.argv[1])).prepare()
-settings = {"max_turns": 1000, "target": 1000, "concurrency": 16, "seeds": {"min": 2}, "retries": {"validation": 0}}
+settings = {"max_turns": 1000, "target": 1000, "concurrency": 16, "seeds": {"min": 2}, "retries": {"validation": 0},
+            "pause_when_saturated": 0}
 run = asyncio.run(runs.start(home, configs.resolve("starter-genetics", "scripted", settings, home)))
 asyncio.run(runs.carry_on(home, run))
 with LedgerView(home.ledger) as view:
