@@ -1,7 +1,6 @@
 """Suggestions for misspelt names and keys: the nearest choice, and all of them."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 SIMILARITY = 0.6
 """Least similarity of a suggestion (difflib's ratio, in [0, 1])."""
@@ -9,6 +8,8 @@ SIMILARITY = 0.6
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The choice most similar to `name`, ignoring case; "" if none is similar."""
+    from difflib import get_close_matches  # deferred: only errors need it, and every command imports this module
+
     by_folded = {choice.casefold(): choice for choice in choices}
     matches = get_close_matches(name.casefold(), by_folded, n=1, cutoff=SIMILARITY)
     return by_folded[matches[0]] if matches else ""
