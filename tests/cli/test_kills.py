@@ -61,5 +61,5 @@ def test_run_killed_with_programs_in_the_sandbox_gives_the_undisturbed_dataset(
 
 
 def test_run_killed_under_proven_rules_gives_the_undisturbed_dataset(kills: ModuleType, tmp_path: Path) -> None:
-    settings = (*kills.scripted_settings(26, 8, 0.005), "--rules", "proven")
+    settings = (*kills.scripted_settings(40, 8, 0.005), "--rules", "proven")
     check_disturbed_run(kills, tmp_path, settings, times=3, concurrency=8)
