@@ -420,7 +420,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_utf8(path))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", "name a file that exists and can be read") from error
+        raise ConfigError(f"{path}: {error.strerror}", "pass a file that exists and can be read") from error
     except (tomllib.TOMLDecodeError, EncodingError) as error:
         raise ConfigError(f"{path}: {error}", "correct the file; it must be TOML in UTF-8") from error
     except RecursionError:

@@ -90,9 +90,9 @@ def _temporary(path: Path) -> Path:
 
 def _unwritable(path: Path, error: OSError) -> NanofluxError:
     message = f"{path} cannot be written: {error.strerror or error}"
-    return NanofluxError(message, "free some disk space, or name another place with -o; no partial output is left")
+    return NanofluxError(message, "free some disk space, or choose another path with -o; no partial output is left")
 
 
 def _refuse_existing(target: Path) -> None:
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target} exists, and nothing is overwritten", "name a new place with -o")
+        raise UsageError(f"{target} exists, and nothing is overwritten", "choose another path with -o")

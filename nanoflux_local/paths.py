@@ -90,6 +90,6 @@ class Home:
         except OSError as error:
             raise UsageError(
                 f"the home directory {self.root} cannot be written: {error.strerror or error}",
-                "name another with --home or NANOFLUX_HOME, or correct its permissions",
+                "set another with --home or NANOFLUX_HOME, or correct its permissions",
             ) from error
         return self

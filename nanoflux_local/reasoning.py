@@ -39,8 +39,8 @@ _BARE_CHANNELS = re.compile(r"\A\s*analysis(?=[A-Z\s]).*?assistantfinal", re.DOT
 def strip_reasoning(text: str) -> str:
     """Remove the reasoning blocks of a reply; an unclosed block hides everything after it.
 
-    Some chat templates open the block in the prompt, so that the reply holds only its closing tag. Of a reply in
-    channels the final one remains.
+    Some chat templates open the block in the prompt, so that the reply holds only its closing tag. If a reply
+    has channels, only the final one is kept.
     """
     visible = _BLOCK.sub("", _final_channel(text))
     closed = _CLOSED.search(visible)
@@ -55,15 +55,15 @@ def with_reasoning(reasoning: str, text: str) -> str:
     return f"<{tag}>\n{reasoning}\n</{tag}>\n{text}"
 
 
-def opened_block(prompt: str) -> str:
+def find_opening_tag(prompt: str) -> str:
     """The tag with which a prompt opens the reply's reasoning, as some chat templates do; "" if it opens none."""
     opened = _OPENED.search(prompt)
     return opened[0] if opened else ""
 
 
 def answer_start(text: str) -> int:
-    """The index at which a raw reply's answer begins: after its reasoning and the blank that follows it, 0 for a reply
-    without reasoning, its length while the reasoning is not closed.
+    """The index at which a raw reply's answer begins: after its reasoning and the whitespace behind that. 0 for a
+    reply without reasoning; the length of the text if the reasoning is not closed.
     """
     visible = strip_reasoning(text)
     if visible == text:

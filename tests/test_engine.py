@@ -24,13 +24,13 @@ from nanoflux_local.run.engine import Engine, RunProgress
 from nanoflux_local.transcript import OUTCOMES, TurnRecord
 
 REACHED = [outcome for outcome in OUTCOMES if outcome not in ("contaminated", "unproven")]
-"""No evaluation items are imported here that a question could repeat."""
+"""The outcomes that can occur here: no evaluation items are imported and no check runs."""
 Before = Callable[[Request[Any]], Awaitable[None]]
 HARD = {"seeds": {"min": 2}, "judge": {"strikes": 1}, "retries": {"parse": 0}}
-"""Few strikes and no second question, so that every outcome occurs in a few dozen turns."""
+"""One strike and no retry of an unreadable reply, so that every outcome occurs in a few dozen turns."""
 
 
-async def at_once(request: Request[Any]) -> None:
+async def no_delay(request: Request[Any]) -> None:
     return
 
 
@@ -69,14 +69,14 @@ class World:
         with Ledger(self.home.ledger) as ledger:
             rules = binding.rules_for(config, identities, self.home)
             calls = RememberedCalls(ledger, self.run, answers)
-            yield Engine(ledger, self.run, rules, calls, committed, self.hear)
+            yield Engine(ledger, self.run, rules, calls, committed, self.record_progress)
         await bound.close()
 
-    def hear(self, progress: RunProgress) -> None:
+    def record_progress(self, progress: RunProgress) -> None:
         self.reported.append(progress)
         self.on_disk.append(len(self.records()))
 
-    async def play(self, before: Before = at_once) -> None:
+    async def play(self, before: Before = no_delay) -> None:
         async with self.engine(before) as engine:
             await engine.play()
 
@@ -96,8 +96,8 @@ class World:
             return {row["key"] for row in view.rows("SELECT key FROM calls")}
 
 
-def dawdling(seed: int) -> Before:
-    """Delays that the request does not decide, so that replies overtake each other in another order every time."""
+def random_delays(seed: int) -> Before:
+    """Random delays that do not depend on the request, so that replies arrive in a different order for each seed."""
     rng = random.Random(seed)
 
     async def before(request: Request[Any]) -> None:
@@ -107,49 +107,49 @@ def dawdling(seed: int) -> Before:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> World:
+def sequential(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Forty turns, one after the other: the reference for every other way of playing."""
 
     async def play(seed: int) -> World:
-        world = await World.make(tmp_path_factory.mktemp("straight"), seed=seed, max_turns=40, concurrency=1)
+        world = await World.make(tmp_path_factory.mktemp("sequential"), seed=seed, max_turns=40, concurrency=1)
         await world.play()
         return world
 
-    for seed in range(12):  # what happens depends on the wording of the prompts: take the first seed where all does
+    for seed in range(12):  # outcomes depend on the wording of the prompts: take the first seed that reaches them all
         world = asyncio.run(play(seed))
         if all(map(world.summary()["funnel"].get, REACHED)):
             return world
     raise AssertionError("no run had every outcome")
 
 
-async def test_reference_run_has_every_outcome(straight: World) -> None:
-    funnel = straight.summary()["funnel"]
+async def test_reference_run_has_every_outcome(sequential: World) -> None:
+    funnel = sequential.summary()["funnel"]
     assert all(funnel[outcome] for outcome in REACHED), funnel
-    assert len(straight.asked) == len(set(straight.asked)) == straight.summary()["calls"]["made"]
-    assert straight.summary()["calls"]["wasted"] == 0
+    assert len(sequential.asked) == len(set(sequential.asked)) == sequential.summary()["calls"]["made"]
+    assert sequential.summary()["calls"]["wasted"] == 0
 
 
 @pytest.mark.parametrize("concurrency", [2, 8, 64])
-async def test_concurrency_does_not_change_the_dataset(straight: World, tmp_path: Path, concurrency: int) -> None:
-    world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=concurrency)
-    await world.play(dawdling(concurrency))
-    assert world.records() == straight.records()
-    actual, expected = world.summary(), straight.summary()
+async def test_concurrency_does_not_change_the_dataset(sequential: World, tmp_path: Path, concurrency: int) -> None:
+    world = await World.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
+    await world.play(random_delays(concurrency))
+    assert world.records() == sequential.records()
+    actual, expected = world.summary(), sequential.summary()
     for key in ("digest", "funnel", "kept", "turns"):
         assert actual[key] == expected[key]
-    assert world.remembered_keys() >= straight.remembered_keys()
-    assert len(world.asked) == len(set(world.asked)), "an equal call was made twice"
+    assert world.remembered_keys() >= sequential.remembered_keys()
+    assert len(world.asked) == len(set(world.asked)), "the same call was made twice"
     with world.view() as view:
         assert list(verify_run(view, world.run)) == []
     if concurrency == 64:
         assert actual["calls"]["wasted"] > 0, "no guess was wrong, so nothing was tested"
 
 
-async def test_next_turn_to_commit_waits_for_no_later_turn(straight: World, tmp_path: Path) -> None:
+async def test_next_turn_to_commit_waits_for_no_later_turn(sequential: World, tmp_path: Path) -> None:
     async def steadily(_: Request[Any]) -> None:
         await asyncio.sleep(0.01)
 
-    world = await World.make(tmp_path, seed=straight.seed, max_turns=20, concurrency=4)  # all are under way at once
+    world = await World.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)  # all are under way at once
     await world.play(steadily)
     with world.view() as view:
         rows = view.rows(
@@ -161,8 +161,8 @@ async def test_next_turn_to_commit_waits_for_no_later_turn(straight: World, tmp_
     assert all(later - earlier < 14 for earlier, later in pairwise(positions)), positions
 
 
-class PassingTime(asyncio.SelectorEventLoop):
-    """A loop on which time passes at once where all sleep, and not at all where somebody works."""
+class SimulatedTimeLoop(asyncio.SelectorEventLoop):
+    """A loop with simulated time: a sleep takes no real time, and work takes no simulated time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -179,7 +179,9 @@ class PassingTime(asyncio.SelectorEventLoop):
 
 
 def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -> None:
-    """200 turns of up to six attempts, a server of 32 places, a second a request: little over the shortest time."""
+    """With 200 turns of up to six attempts, 32 request slots and one second per request, a run takes little more than
+    the shortest possible time.
+    """
     places, requests = asyncio.Semaphore(32), 0
 
     async def before(request: Request[Any]) -> None:
@@ -190,14 +192,14 @@ def test_turns_with_many_attempts_go_first_at_the_end_of_a_run(tmp_path: Path) -
                 await asyncio.sleep(1)
 
     async def play_and_time() -> float:
-        chances = {"novelty": {"question": 0.88}, "judge": {}, "retries": {}}
-        world = await World.make(tmp_path, seed=5, max_turns=200, target=200, concurrency=32, **chances)
+        settings = {"novelty": {"question": 0.88}, "judge": {}, "retries": {}}
+        world = await World.make(tmp_path, seed=5, max_turns=200, target=200, concurrency=32, **settings)
         began = asyncio.get_running_loop().time()
         await world.play(before)
         assert max(len(record.attempts) for record in world.records()) > 3
         return asyncio.get_running_loop().time() - began
 
-    loop = PassingTime()
+    loop = SimulatedTimeLoop()
     try:
         seconds = loop.run_until_complete(play_and_time())
     finally:
@@ -221,43 +223,43 @@ async def test_turns_in_progress_keep_every_request_slot_busy(tmp_path: Path) ->
     assert [progress.turns for progress in world.reported] == [1, 2, 3, 4, 5, 6]
 
 
-async def test_drain_near_the_end_does_not_wait_for_every_started_turn(straight: World, tmp_path: Path) -> None:
-    world = await World.make(tmp_path, seed=straight.seed, max_turns=20, concurrency=4)  # all begin at once
-    async with world.engine(dawdling(0)) as engine:
+async def test_drain_near_the_end_does_not_wait_for_every_started_turn(sequential: World, tmp_path: Path) -> None:
+    world = await World.make(tmp_path, seed=sequential.seed, max_turns=20, concurrency=4)  # all begin at once
+    async with world.engine(random_delays(0)) as engine:
         playing = asyncio.create_task(engine.play())
         while not world.reported:
             await asyncio.sleep(0)
-        begun = len(world.reported)
+        turns_before_drain = len(world.reported)
         engine.drain()
         await playing
-    assert begun < len(world.reported) <= begun + 4
+    assert turns_before_drain < len(world.reported) <= turns_before_drain + 4
     await world.play()
-    assert world.records() == straight.records()[:20]
-    assert len(world.asked) == len(set(world.asked)), "an equal call was made twice"
+    assert world.records() == sequential.records()[:20]
+    assert len(world.asked) == len(set(world.asked)), "the same call was made twice"
 
 
 @pytest.mark.parametrize("concurrency", [1, 16])
-async def test_engine_stops_at_the_target(straight: World, tmp_path: Path, concurrency: int) -> None:
-    world = await World.make(tmp_path, seed=straight.seed, target=5, max_turns=40, concurrency=concurrency)
-    await world.play(dawdling(1))
+async def test_engine_stops_at_the_target(sequential: World, tmp_path: Path, concurrency: int) -> None:
+    world = await World.make(tmp_path, seed=sequential.seed, target=5, max_turns=40, concurrency=concurrency)
+    await world.play(random_delays(1))
     records = world.records()
     assert sum(record.kept for record in records) == 5 and records[-1].kept
-    assert records == straight.records()[: len(records)]
+    assert records == sequential.records()[: len(records)]
     last = world.reported[-1]
     assert (last.kept, last.target, last.turns, last.record) == (5, 5, len(records), records[-1])
 
 
-async def test_engine_plays_no_turn_beyond_the_turn_limit(straight: World, tmp_path: Path) -> None:
-    world = await World.make(tmp_path, seed=straight.seed, max_turns=6, concurrency=64)
+async def test_engine_plays_no_turn_beyond_the_turn_limit(sequential: World, tmp_path: Path) -> None:
+    world = await World.make(tmp_path, seed=sequential.seed, max_turns=6, concurrency=64)
     seeds: set[int] = set()
 
     async def before(request: Request[Any]) -> None:
         seeds.add(getattr(request, "seed", 0))
 
     await world.play(before)
-    assert world.records() == straight.records()[:6]
+    assert world.records() == sequential.records()[:6]
     attacks = {
-        turn: {derive_seed(straight.seed, turn, attempt, "attack", 0) for attempt in range(6)} for turn in range(70)
+        turn: {derive_seed(sequential.seed, turn, attempt, "attack", 0) for attempt in range(6)} for turn in range(70)
     }
     assert [turn for turn, drawn in attacks.items() if drawn & seeds] == list(range(6))
 
@@ -270,18 +272,18 @@ async def test_finished_run_makes_no_call(tmp_path: Path) -> None:
     assert world.asked == [] and world.records() == before
 
 
-async def test_funnel_adds_up_to_the_attempts(straight: World) -> None:
-    funnel = straight.summary()["funnel"]
+async def test_funnel_adds_up_to_the_attempts(sequential: World) -> None:
+    funnel = sequential.summary()["funnel"]
     assert sum(funnel[outcome] for outcome in OUTCOMES) == funnel["attempts"]
-    counted = Counter(attempt.outcome for record in straight.records() for attempt in record.attempts)
+    counted = Counter(attempt.outcome for record in sequential.records() for attempt in record.attempts)
     assert funnel == {"attempts": sum(counted.values()), **{outcome: counted[outcome] for outcome in OUTCOMES}}
-    assert straight.summary()["kept"] == funnel["kept_failed"] + funnel["kept_novel"]
+    assert sequential.summary()["kept"] == funnel["kept_failed"] + funnel["kept_novel"]
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-async def test_resume_after_failures_repeats_no_call(straight: World, tmp_path: Path, concurrency: int) -> None:
-    """An endpoint that breaks for good after some calls, time and again."""
-    world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=concurrency)
+async def test_resume_after_failures_repeats_no_call(sequential: World, tmp_path: Path, concurrency: int) -> None:
+    """The endpoint fails after a number of calls, and the run is resumed, several times over."""
+    world = await World.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=concurrency)
     for limit in (0, 1, 17, 40, 90):
         remembered_keys, world.asked, left = world.remembered_keys(), [], limit
 
@@ -295,16 +297,16 @@ async def test_resume_after_failures_repeats_no_call(straight: World, tmp_path: 
             await world.play(before)
         assert not remembered_keys & set(world.asked), "a remembered call was made again"
         assert world.remembered_keys() - remembered_keys <= set(world.asked)
-        assert world.records() == straight.records()[: len(world.records())]
+        assert world.records() == sequential.records()[: len(world.records())]
     remembered_keys, world.asked = world.remembered_keys(), []
     await world.play()
     assert not remembered_keys & set(world.asked)
-    assert world.records() == straight.records()
-    assert world.summary()["digest"] == straight.summary()["digest"]
+    assert world.records() == sequential.records()
+    assert world.summary()["digest"] == sequential.summary()["digest"]
 
 
-async def test_examples_kept_before_a_failure_count_towards_the_target(straight: World, tmp_path: Path) -> None:
-    world, left = await World.make(tmp_path, seed=straight.seed, target=6, max_turns=40, concurrency=1), 30
+async def test_examples_kept_before_a_failure_count_towards_the_target(sequential: World, tmp_path: Path) -> None:
+    world, left = await World.make(tmp_path, seed=sequential.seed, target=6, max_turns=40, concurrency=1), 30
 
     async def before(request: Request[Any]) -> None:
         nonlocal left
@@ -318,12 +320,12 @@ async def test_examples_kept_before_a_failure_count_towards_the_target(straight:
     assert 0 < kept < 6
     await world.play()
     assert world.summary()["kept"] == 6
-    assert world.records() == straight.records()[: len(world.records())]
+    assert world.records() == sequential.records()[: len(world.records())]
 
 
-async def test_failure_of_a_speculative_turn_does_not_fail_the_run(straight: World, tmp_path: Path) -> None:
+async def test_failure_of_a_speculative_turn_does_not_fail_the_run(sequential: World, tmp_path: Path) -> None:
     """The first call of each turn that runs ahead fails; the committer makes it again."""
-    world = await World.make(tmp_path, seed=straight.seed, max_turns=12, concurrency=8)
+    world = await World.make(tmp_path, seed=sequential.seed, max_turns=12, concurrency=8)
     failed: set[str] = set()
 
     async def before(request: Request[Any]) -> None:
@@ -334,12 +336,12 @@ async def test_failure_of_a_speculative_turn_does_not_fail_the_run(straight: Wor
 
     await world.play(before)
     assert len(failed) == 7
-    assert world.records() == straight.records()[:12]
+    assert world.records() == sequential.records()[:12]
 
 
-async def test_cancel_leaves_no_task_and_keeps_committed_turns(straight: World, tmp_path: Path) -> None:
-    world = await World.make(tmp_path, seed=straight.seed, max_turns=40, concurrency=8)
-    task = asyncio.create_task(world.play(dawdling(3)))
+async def test_cancel_leaves_no_task_and_keeps_committed_turns(sequential: World, tmp_path: Path) -> None:
+    world = await World.make(tmp_path, seed=sequential.seed, max_turns=40, concurrency=8)
+    task = asyncio.create_task(world.play(random_delays(3)))
     while len(world.reported) < 5:
         await asyncio.sleep(0.001)
     task.cancel()
@@ -348,7 +350,7 @@ async def test_cancel_leaves_no_task_and_keeps_committed_turns(straight: World, 
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert 5 <= len(world.records()) < 40
     await world.play()
-    assert world.records() == straight.records()
+    assert world.records() == sequential.records()
 
 
 async def test_progress_is_reported_after_the_commit(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_structured_replies_give_the_same_sections_as_headings(tmp_path: Path, f
 
 
 def test_replica_that_restarts_loses_no_call(tmp_path: Path, fake_server, monkeypatch) -> None:
-    monkeypatch.setattr(replicas, "BACK_S", 0.05)
+    monkeypatch.setattr(replicas, "BACKOFF_S", 0.05)
     alone, _ = fake_server()
     expected = play(Home(tmp_path / "one"), endpoints_at(alone), max_turns=30, concurrency=8)
     (one, dying), (other, living) = fake_server(), fake_server()

@@ -111,9 +111,8 @@ def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
         connection.execute("DELETE FROM turn_calls WHERE turn = (SELECT max(id) FROM turns WHERE run = ?)", (first,))
         connection.execute("DELETE FROM turns WHERE run = ? AND number = 11", (first,))
     connection.close()
-    assert (
-        f"run {against}: the questions of run {first} have changed since this run was compared with them"
-        in problems(home, against)
+    assert f"run {against}: the questions of run {first} are not those recorded when this run started" in problems(
+        home, against
     )
     with pytest.raises(RefusedError, match=f"the questions of run {first} have changed"):
         asyncio.run(runs.carry_on(home, against))

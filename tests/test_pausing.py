@@ -171,7 +171,7 @@ def test_streak_ends_at_a_readable_reply_and_is_reported_at_each_multiple() -> N
 
 
 def test_run_without_one_readable_reply_does_not_end_as_done(tmp_path: Path, fake_server) -> None:
-    """Fewer attempts than pause a run, all of them unreadable: its end says so, also after a resume."""
+    """Fewer attempts than pause a run, all of them unreadable: its end says so, even after a resume."""
     url, _ = fake_server(server=FakeServer(script=lambda prompt, rng: "I would rather not."))
     home = Home(tmp_path)
     run = begin(home, url, concurrency=1, max_turns=1, retries={"validation": 1, "parse": 0})

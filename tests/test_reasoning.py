@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanoflux_local.reasoning import answer_start, cut_answer, ends_in_reasoning, opened_block, with_reasoning
+from nanoflux_local.reasoning import answer_start, cut_answer, ends_in_reasoning, find_opening_tag, with_reasoning
 
 STOP = ("\n\n", "\nProblem:")
 HARMONY = "<|channel|>analysis<|message|>One.\n\nTwo.<|end|><|start|>assistant<|channel|>final<|message|>"
@@ -64,6 +64,6 @@ def test_reply_that_ended_before_its_answer_is_recognised(text: str, finish: str
 
 
 def test_prompt_that_opens_the_reasoning_is_recognised() -> None:
-    assert opened_block("<|Assistant|><think>\n") == "<think>\n"
-    assert opened_block("<|im_start|>assistant\n<think>\n\n</think>\n\n") == ""
-    assert opened_block("What does <think> mean?<|im_start|>assistant\n") == ""
+    assert find_opening_tag("<|Assistant|><think>\n") == "<think>\n"
+    assert find_opening_tag("<|im_start|>assistant\n<think>\n\n</think>\n\n") == ""
+    assert find_opening_tag("What does <think> mean?<|im_start|>assistant\n") == ""

@@ -36,7 +36,7 @@ def adopt_folder(path: Path, files: Path) -> None:
 def _check_folder(path: Path) -> None:
     if not path.is_dir():
         raise ManifestError(
-            f"{path}: neither a folder nor a .gguf file", "name a folder of safetensors or one GGUF file"
+            f"{path}: neither a folder nor a .gguf file", "pass a folder of safetensors or one GGUF file"
         )
     weights = list(path.glob("*.safetensors"))
     if not weights:
@@ -45,7 +45,7 @@ def _check_folder(path: Path) -> None:
         raise ManifestError(f"{path}: {reason}", "get the model's safetensors files")
     for name in ("config.json", "tokenizer_config.json"):
         if not (path / name).is_file():
-            raise ManifestError(f"{path}: no {name}", "name the whole model folder, with its config and tokenizer")
+            raise ManifestError(f"{path}: no {name}", "pass the whole model folder, with its config and tokenizer")
     if (path / INDEX).is_file():
         shards = set(read_json(path / INDEX).get("weight_map", {}).values())
         missing = sorted(shards - {weight.name for weight in weights})

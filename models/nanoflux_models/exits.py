@@ -20,7 +20,7 @@ _CAUSES = (
     Cause(
         r"No module named '?vllm(?![\w.])",
         "its interpreter has no vllm",
-        "name an interpreter with vLLM in NANOFLUX_VLLM_PYTHON",
+        "set NANOFLUX_VLLM_PYTHON to an interpreter that has vLLM",
     ),
     Cause(
         r"operator torchvision::\w+ does not exist|Couldn't load custom C\+\+ ops",

@@ -201,7 +201,7 @@ def explain(error: BaseException, repo: str, revision: str) -> HubError:
         fix = f"check the network and HF_ENDPOINT, then pull again: downloaded parts are kept; {IMPORT}"
         return HubError(f"{repo}: the connection to {constants.ENDPOINT} failed: {_first_line(error)}", fix)
     if isinstance(error, OSError) and error.errno:
-        return HubError(f"{error.filename or repo}: {error.strerror}", "free some space, then pull again")
+        return HubError(f"{error.filename or repo}: {error.strerror}", "correct this, then pull again")
     return HubError(f"{repo}: {type(error).__name__}: {_first_line(error)}", f"pull again; {IMPORT}")
 
 

@@ -238,7 +238,9 @@ def free_port(wanted: int = 0) -> int:
         try:
             probe.bind(("127.0.0.1", wanted))
         except OSError as error:
-            raise ServerError(f"port {wanted} is in use: {error.strerror}", "set another port, or none") from error
+            raise ServerError(
+                f"port {wanted} is in use: {error.strerror}", "set another port, or leave it out to use any free port"
+            ) from error
         return int(probe.getsockname()[1])
 
 

@@ -1,6 +1,6 @@
 """Make torchvision importable with a torch for CPUs: run once by the Python of the vLLM environment after installing.
 
-The package index has torchvision for GPUs only. With a torch without CUDA its compiled part does not load, which
+PyPI has torchvision for GPUs only. With a torch without CUDA its compiled part does not load, which
 torchvision handles except in one place: it describes two operators that were never declared ("operator
 torchvision::nms does not exist"). This program declares them. vLLM imports torchvision with every model that also takes
 images, and uses only `torchvision.transforms`, which is written in Python. If torchvision imports, nothing is changed.

@@ -1,8 +1,8 @@
 """A merged model as one GGUF file, for llama.cpp and programs built on it.
 
-Owns the writing of Llama-architecture models through the `gguf` package, which maps tensor names and reads the
-vocabulary; the package index has no maintained converter. Refuses every other architecture, scaled rotary positions,
-biases, and a tokenizer whose text splitting has no name here. The file is kept only if it reads back through
+Writes models of the Llama architecture with the `gguf` package, which maps tensor names and reads the vocabulary; PyPI
+has no maintained converter. Refuses every other architecture, scaled rotary positions, biases, and a tokenizer whose
+pre-tokenizer is not one of `_PRE_TOKENIZERS`. The file is kept only if it reads back through
 transformers with the same weights and the same tokens.
 """
 
@@ -23,7 +23,7 @@ from nanoflux_models.errors import ModelsError
 _FIX = "export safetensors, or `adapters merge` and convert the folder with llama.cpp's convert_hf_to_gguf.py"
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 # llama.cpp's names of the pre-tokenizers in tokenizer.json.
-_SPLITS = {
+_PRE_TOKENIZERS = {
     "gpt-2": [_BYTES],
     "smollm": [{"type": "Digits", "individual_digits": True}, _BYTES],
 }
@@ -49,11 +49,15 @@ def export_gguf(adapter: Adapter, base: Path, target: Path) -> tuple[MergeRecord
 
 
 def write_gguf(model: Path, file: Path, name: str) -> None:
-    """Write the llama-shaped model folder `model` as `file`, one tensor in memory at a time; raises UsageError."""
+    """Write the Llama-architecture model in the folder `model` as `file`, one tensor in memory at a time.
+
+    Raises:
+        UsageError: the model cannot be written as GGUF.
+    """
     from gguf import GGUFWriter
 
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    _refuse_other_shapes(config)
+    _refuse_unsupported(config)
     writer = GGUFWriter(file, "llama")
     _describe(writer, config, name)
     _describe_vocabulary(writer, model, int(config["vocab_size"]))
@@ -68,11 +72,11 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
     writer.close()
 
 
-def _refuse_other_shapes(config: dict[str, Any]) -> None:
+def _refuse_unsupported(config: dict[str, Any]) -> None:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    shape = config.get("architectures")
+    names = config.get("architectures")
     reasons = {
-        f"its architecture is {shape}, and only LlamaForCausalLM can be written": shape != ["LlamaForCausalLM"],
+        f"its architecture is {names}, and only LlamaForCausalLM can be written": names != ["LlamaForCausalLM"],
         "its rotary positions are scaled": rope.get("rope_type", "default") != "default",
         "its layers have biases": config.get("attention_bias") or config.get("mlp_bias"),
     }
@@ -108,7 +112,7 @@ def _describe_vocabulary(writer: Any, model: Path, size: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
     text_by_id, added = {index: text for text, index in tokenizer.get_vocab().items()}, tokenizer.added_tokens_decoder
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_split_name(model))
+    writer.add_tokenizer_pre(_find_pre_tokenizer_name(model))
     writer.add_token_list([text_by_id.get(index, f"[PAD{index}]") for index in range(size)])
     kinds = []
     for index in range(size):
@@ -121,14 +125,14 @@ def _describe_vocabulary(writer: Any, model: Path, size: int) -> None:
     SpecialVocab(model, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
 
 
-def _split_name(model: Path) -> str:
+def _find_pre_tokenizer_name(model: Path) -> str:
     text = (model / "tokenizer.json").read_text(encoding="utf-8")
     pre_tokenizer = json.loads(text).get("pre_tokenizer") or {}
     parts = [_drop_offsets(part) for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
-    for name, split in _SPLITS.items():
-        if parts == split:
+    for name, steps in _PRE_TOKENIZERS.items():
+        if parts == steps:
             return name
-    problem = "this model cannot be written as GGUF: llama.cpp has no name for the way its tokenizer splits text"
+    problem = "this model cannot be written as GGUF: its pre-tokenizer is neither GPT-2's nor SmolLM's"
     raise UsageError(problem, _FIX)
 
 
@@ -158,7 +162,7 @@ class _Tensors:
         tensor_slice, kind = self._file_by_name[name].get_slice(name), self._kind(name)
         gguf_name = self._map.get_name(name, try_suffixes=(".weight",))
         if gguf_name is None:
-            raise UsageError(f"this model cannot be written as GGUF: it has a tensor {name!r}", _FIX)
+            raise UsageError(f"this model cannot be written as GGUF: GGUF has no name for its tensor {name!r}", _FIX)
         shape = list(tensor_slice.get_shape())
         return gguf_name, shape, np.dtype(np.float32), int(np.prod(shape)) * (4 if kind.name == "F32" else 2), kind
 

@@ -20,5 +20,5 @@ def adapter_hash(folder: Path) -> str:
         weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is not an adapter: {error}", f"name a folder with {WEIGHTS} and {CONFIG}") from error
+        raise DataError(f"{folder} is not an adapter: {error}", f"pass a folder with {WEIGHTS} and {CONFIG}") from error
     return hashlib.sha256(f"{weights}\n{canonical_json(config)}".encode()).hexdigest()

@@ -114,12 +114,12 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
 def _read_config(source: Path) -> dict[str, Any]:
     """The config of a PEFT LoRA folder with safetensors. Raises DataError."""
     if not source.is_dir():
-        raise DataError(f"{source} is not a folder", f"name the folder with {CONFIG} and {WEIGHTS}")
+        raise DataError(f"{source} is not a folder", f"pass the folder with {CONFIG} and {WEIGHTS}")
     if not (source / WEIGHTS).is_file():
         if (source / PICKLED).is_file():
             fix = "save it again with PEFT's save_pretrained, which writes safetensors"
             raise DataError(f"{source / PICKLED} is pickled, and reading it would execute its code", fix)
-        raise DataError(f"{source} has no {WEIGHTS}", "name the folder that PEFT's save_pretrained wrote")
+        raise DataError(f"{source} has no {WEIGHTS}", "pass the folder that PEFT's save_pretrained wrote")
     try:
         config: Any = json.loads((source / CONFIG).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -153,7 +153,7 @@ def _hinted_base(hint: str, home: Path) -> str:
         f"the adapter was trained on {hint!r}, and no installed model has that name"
         if hint
         else "the adapter does not say what it was trained on",
-        f"name its base with --base; installed models: {', '.join(names) or 'none'}",
+        f"pass its base with --base; installed models: {', '.join(names) or 'none'}",
     )
 
 
@@ -188,7 +188,7 @@ def _compare_tensors(source: Path, config: Mapping[str, Any], base: Path, name: 
     if reasons:
         raise DataError(
             f"the adapter was not trained on {name}: it has {'; '.join(reasons)}",
-            "name the model it was trained on with --base",
+            "pass the model it was trained on with --base",
         )
 
 
@@ -227,7 +227,7 @@ def _list_required_shapes(config: Mapping[str, Any], base: Path, name: str) -> d
             model = get_peft_model(AutoModelForCausalLM.from_config(shape), LoraConfig(**{k: config[k] for k in keys}))
         state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"the adapter cannot be put on {name}: {error}", "name its base with --base") from error
+        raise DataError(f"the adapter cannot be put on {name}: {error}", "pass its base with --base") from error
     return {tensor: tuple(value.shape) for tensor, value in state.items()}
 
 

@@ -24,4 +24,4 @@ def read_rank(adapter: Path) -> int:
     try:
         return highest_rank(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} states no rank: {error}", "name an adapter in PEFT's format") from error
+        raise DataError(f"{path} states no rank: {error}", "pass an adapter in PEFT's format") from error

@@ -64,7 +64,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        fix = "name an adapter that `nanoflux adapters list` shows"
+        fix = "choose an adapter that `nanoflux adapters list` shows"
         raise DataError(f"{path} cannot be read: {error}", fix) from error
     if manifest.get("adapter") != adapter_hash(folder):
         fix = "copy the adapter again, or train it again: its files were changed"

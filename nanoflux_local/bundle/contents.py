@@ -99,9 +99,9 @@ def _weights(request: BundleRequest, home: Home) -> dict[str, Path]:
         if damaged:
             raise DigestMismatchError("; ".join(damaged), f"run `nanoflux models pull {name}`, or import it again")
         files |= _tree(folder, f"home/weights/{name}")
-        own = home.root / "models" / f"{name}.toml"
-        if own.is_file():
-            files[f"home/models/{name}.toml"] = own
+        user_manifest = home.root / "models" / f"{name}.toml"
+        if user_manifest.is_file():
+            files[f"home/models/{name}.toml"] = user_manifest
     return files
 
 
@@ -109,7 +109,7 @@ def _profiles(request: BundleRequest) -> dict[str, Path]:
     missing = [path for path in request.profiles if path.suffix != ".toml" or not path.is_file()]
     if missing:
         raise UsageError(
-            f"{missing[0]} is not a profile file", "pass a .toml file; the built-in profiles are in the wheel already"
+            f"{missing[0]} is not a profile file", "pass a .toml file; the wheel already includes the built-in profiles"
         )
     return {f"home/profiles/{path.name}": path for path in request.profiles}
 
@@ -125,9 +125,8 @@ def _runs(request: BundleRequest, home: Home) -> tuple[list[str], list[str]]:
         imported = {entry["name"] for entry in view.datasets()}
         for name in request.datasets:
             if name not in imported:
-                fix = (
-                    f"choose one of: {', '.join(sorted(imported)) or '(none imported)'}; built-in ones are in the wheel"
-                )
+                choices = ", ".join(sorted(imported)) or "(none imported)"
+                fix = f"choose one of: {choices}; the wheel has the built-in ones"
                 raise NothingMatchedError(f"no imported benchmark {name!r} in this home", fix)
         runs = [view.find_run(name)["id"] for name in request.runs]
         trained = [

@@ -144,7 +144,7 @@ def read_head(path: Path) -> Head:
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path}: its manifest cannot be read: {error}", again) from error
     if head.about.get("format") != FORMAT:
-        fix = "install it with the version of NanoFlux that created it"
+        fix = "install the bundle with the version of NanoFlux that created it"
         raise BundleError(f"{path}: bundle format {head.about.get('format')} is not supported, only {FORMAT}", fix)
     for name in head.files:
         if not is_safe(name):

@@ -81,7 +81,7 @@ def _detect_shell() -> str:
     name = Path(os.environ.get("SHELL", "")).name
     if name not in SHELLS:
         problem = f"there is no completion for the shell {name!r}" if name else "SHELL is not set"
-        raise UsageError(problem, f"name a shell with --shell: {', '.join(SHELLS)}")
+        raise UsageError(problem, f"pass a shell with --shell: {', '.join(SHELLS)}")
     return name
 
 

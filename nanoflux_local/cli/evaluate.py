@@ -167,7 +167,7 @@ def _correct(home: Home, run: str, soft: "Accuracy", judge: str) -> "Correction"
     if judge_of_run != judge:
         raise UsageError(
             f"the judge of run {run} is {judge_of_run or 'a program'}, not {judge}",
-            "name a run judged by the same model",
+            "pass a run judged by the same model",
         )
     rates = trial.judge if trial else None
     if rates is None or not rates.sensitivity.n or not rates.specificity.n:

@@ -76,7 +76,7 @@ def compact(as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @with_json
 def backup(file: Path, as_json: bool) -> None:
-    """Back up the ledger to the new FILE, also while runs are active, and verify the copy.
+    """Back up the ledger to the new FILE, even while runs are active, and verify the copy.
 
     To restore it, copy FILE to NANOFLUX_HOME/ledger.db.
     """

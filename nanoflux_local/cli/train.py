@@ -127,7 +127,7 @@ def _data(
         return rows
     assert file is not None
     if mixes:
-        raise UsageError("--mix adds benchmark rows in the prompt of a run's domain, and a file has none", "name a run")
+        raise UsageError("--mix adds benchmark rows in the prompt of a run's domain, and a file has none", "pass a run")
     return trainings.load_file_data(home, file, choice)
 
 

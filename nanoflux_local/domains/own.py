@@ -139,7 +139,9 @@ def _read_prompt(path: Path, prompt: str, file: str) -> str:
         text = read_utf8(source)
         needed = meta.find_undeclared_variables(jinja2.Environment(autoescape=False).parse(text))
     except (OSError, EncodingError) as error:
-        raise ConfigError(f"{path}: prompt_files.{prompt}: {source}: {error}", "name a file of UTF-8 text") from error
+        raise ConfigError(
+            f"{path}: prompt_files.{prompt}: {source}: {error}", "set it to a file of UTF-8 text"
+        ) from error
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(f"{source}, line {error.lineno}: {error.message}", "correct the template") from error
     foreign = sorted(needed - {"domain"} - VARIABLES[prompt])

@@ -22,7 +22,7 @@ def find_price(endpoint: EndpointConfig, home: Path) -> Price | None:
     Raises:
         ConfigError: the user's table cannot be read, or a price in it is invalid.
     """
-    hosts = {urlsplit(url).hostname for url in endpoint.addresses} or {find_kind(endpoint.interface).maker}
+    hosts = {urlsplit(url).hostname for url in endpoint.addresses} or {find_kind(endpoint.interface).default_host}
     host = str(hosts.pop())
     if hosts or not host:
         return None

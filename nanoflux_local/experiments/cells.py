@@ -14,7 +14,7 @@ from nanoflux_local.experiments.kinds.base import CellResult, OnStep, find_kind
 from nanoflux_local.paths import Home
 
 
-def do_cell(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep = lambda *_: None) -> CellResult:
+def run_cell(home: Home, plan: GridPlan, cell: Cell, on_step: OnStep = lambda *_: None) -> CellResult:
     """Do one cell and return its result.
 
     Raises:

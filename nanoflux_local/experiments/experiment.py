@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from nanoflux_local.errors import NanofluxError, NothingMatchedError, RefusedError
-from nanoflux_local.experiments.cells import do_cell, result_of
+from nanoflux_local.experiments.cells import result_of, run_cell
 from nanoflux_local.experiments.grid import ANSWERS, GENERATE, Cell, GridPlan
 from nanoflux_local.experiments.kinds.base import OnStep
 from nanoflux_local.jobs import (
@@ -35,7 +35,7 @@ OnCell = Callable[[Cell, str], None]
 class Workers(Protocol):
     """Runs cells, possibly remotely and in parallel, and yields each with its result or error."""
 
-    def do(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]: ...
+    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]: ...
 
     def close(self) -> None: ...
 
@@ -46,11 +46,11 @@ class Here:
     def __init__(self, home: Home, on_step: OnStep = lambda *_: None, on_start: OnCell = lambda *_: None) -> None:
         self._home, self._on_step, self._on_start = home, on_step, on_start
 
-    def do(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
+    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
         for cell in cells:
             self._on_start(cell, "running")
             try:
-                yield cell, do_cell(self._home, plan, cell, self._on_step)
+                yield cell, run_cell(self._home, plan, cell, self._on_step)
             except Exception as error:  # noqa: BLE001 - the caller decides what the error means
                 yield cell, error
 
@@ -110,7 +110,7 @@ class _Execution:
     def _do(self, cells: Sequence[Cell]) -> None:
         for cell in cells:
             self.ledger.set_cell(self.id, cell.id, "waiting")
-        for cell, outcome in self.workers.do(self.plan, cells) if cells and not self.requests else ():
+        for cell, outcome in self.workers.run_cells(self.plan, cells) if cells and not self.requests else ():
             self._write(cell, outcome)
             if self.requests:
                 return

@@ -1,7 +1,8 @@
 """Run cells on a Ray cluster: each cell is a task, and Ray retries it on another worker if its node is lost.
 
 Never starts a cluster, since Ray's ports are open to its network. All nodes must see the home under the same path, on a
-file system with working locks for SQLite (several nodes on one machine; network file systems often have none).
+file system with working locks for SQLite. Several nodes on one machine share such a file system; network file systems
+often have no working locks.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from nanoflux_local.experiments.grid import Cell, GridPlan
 from nanoflux_local.paths import Home
 from nanoflux_models import guard, offline
 
-AGAIN = 5
+MAX_RETRIES = 5
 """Retries of a cell whose worker was lost; bounded, since a cell may kill every worker that runs it."""
 
 
@@ -27,8 +28,8 @@ class OnRay:
     def __init__(self, home: Home, address: str, on_start: Callable[[Cell, str], None] = lambda *_: None) -> None:
         self._home, self._on_start = home, on_start
         self._ray = _ray()
-        self._own = not self._ray.is_initialized()
-        if self._own:
+        self._has_joined = not self._ray.is_initialized()
+        if self._has_joined:
             self._join(address)
 
     def _join(self, address: str) -> None:
@@ -42,14 +43,14 @@ class OnRay:
                 f"no Ray cluster answers at {address}: {text}", "check the cluster with `ray status`"
             ) from error
 
-    def do(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
+    def run_cells(self, plan: GridPlan, cells: Sequence[Cell]) -> Iterable[tuple[Cell, dict[str, Any] | Exception]]:
         """Yield each cell when it ends. If the caller stops, the remaining tasks are cancelled."""
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
-        task = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=AGAIN)
+        task = self._ray.remote(_run_cell).options(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)
         under_way = {}
         for cell in cells:
             under_way[task.remote(str(self._home.root), plan.model_dump_json(), cell.model_dump_json())] = cell
-            self._on_start(cell, "handed out")
+            self._on_start(cell, "submitted")
         try:
             while under_way:
                 (ended,), _ = self._ray.wait(list(under_way), num_returns=1)
@@ -67,20 +68,20 @@ class OnRay:
         return outcome
 
     def close(self) -> None:
-        if self._own:
+        if self._has_joined:
             self._ray.shutdown()
 
 
 def _run_cell(root: str, plan: str, cell: str) -> dict[str, Any] | Exception:
     """Run one cell on a worker. An error is returned, so that Ray retries only lost workers."""
-    from nanoflux_local.experiments.cells import do_cell
+    from nanoflux_local.experiments.cells import run_cell
 
     os.umask(0o077)
     offline.go_offline()
     guard.install()
     redaction.install()
     try:
-        return do_cell(Home(Path(root)), GridPlan.model_validate_json(plan), Cell.model_validate_json(cell))
+        return run_cell(Home(Path(root)), GridPlan.model_validate_json(plan), Cell.model_validate_json(cell))
     except Exception as error:  # noqa: BLE001 - the process that runs the experiment decides what the error means
         return error
 

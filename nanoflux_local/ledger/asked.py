@@ -44,7 +44,7 @@ def load_questions(view: LedgerView, frozen: Mapping[str, FrozenQuestions]) -> t
         questions = list(questions_of(view, run, expected.turns))
         if digest(questions) != expected.questions:
             raise RefusedError(
-                f"the questions of run {run} have changed since this run was compared with them",
+                f"the questions of run {run} are not those recorded when this run started",
                 f"see `nanoflux run verify {run}`, restore a backup, or start a new run",
             )
         earlier += questions

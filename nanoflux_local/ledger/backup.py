@@ -31,10 +31,10 @@ def back_up(ledger: Path, target: Path, on_progress: Callable[[int, int], None] 
             _copy(ledger, part, on_progress)
             _check(part)
         part.chmod(0o600)
-        _name(part, target)
+        _link_final_name(part, target)
     except OSError as error:
         raise LedgerError(
-            f"the backup cannot be written: {error}", "name a file in a directory that you can write"
+            f"the backup cannot be written: {error}", "choose a file in a directory that you can write to"
         ) from error
     finally:
         for path in (part, *(part.with_name(part.name + end) for end in ("-journal", "-wal", "-shm"))):
@@ -44,9 +44,7 @@ def back_up(ledger: Path, target: Path, on_progress: Callable[[int, int], None] 
 
 def _refuse_taken(target: Path) -> None:
     if target.exists() or target.is_symlink():
-        raise RefusedError(
-            f"{target} exists, and a backup overwrites nothing", "name another file, or move this one away"
-        )
+        raise RefusedError(f"{target} exists, and a backup overwrites nothing", "choose another file, or move this one")
 
 
 def _copy(ledger: Path, part: Path, on_progress: Callable[[int, int], None]) -> None:
@@ -66,8 +64,8 @@ def _check(part: Path) -> None:
         raise LedgerError(f"the copy is damaged: {problem}", "check the ledger itself with `nanoflux run verify RUN`")
 
 
-def _name(part: Path, target: Path) -> None:
-    """Link the finished copy to its final name, unless that exists by now, and flush both to disk."""
+def _link_final_name(part: Path, target: Path) -> None:
+    """Link the finished copy to its final name, unless that name already exists, and flush both to disk."""
     with part.open("rb") as file:
         os.fsync(file.fileno())
     try:

@@ -65,7 +65,7 @@ def refuse_newer(database: Database, path: Path) -> None:
     if unknown:
         raise LedgerError(
             f"{path} was written by a newer version of NanoFlux (it has the migration {unknown[-1]})",
-            "update NanoFlux, or name another home with --home",
+            "update NanoFlux, or choose another home with --home",
         )
 
 

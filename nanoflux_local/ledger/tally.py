@@ -32,7 +32,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class UnderWay:
+class TurnInProgress:
     """A turn in progress: its attempt, and the step that was answered last ("" if none was)."""
 
     turn: int
@@ -75,9 +75,9 @@ class Tally:
     _last_call: int = 0
     _last_fault: int = 0
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
-    _steps: dict[int, UnderWay] = field(default_factory=dict)
+    _steps: dict[int, TurnInProgress] = field(default_factory=dict)
     _seeded_turns: int = 0
-    _newest: dict[int, UnderWay] = field(default_factory=dict)
+    _newest: dict[int, TurnInProgress] = field(default_factory=dict)
 
     def update(self, view: LedgerView) -> bool:
         """Read the new rows. Returns whether more are waiting."""
@@ -155,7 +155,7 @@ class Tally:
         for turn in range(max(self._seeded_turns, self.turns), until):
             for attempt in range(self.attempts):
                 for step in STEPS:
-                    self._steps[derive_seed(self.seed, turn, attempt, step, 0)] = UnderWay(turn, attempt, step)
+                    self._steps[derive_seed(self.seed, turn, attempt, step, 0)] = TurnInProgress(turn, attempt, step)
         self._seeded_turns = max(self._seeded_turns, until)
         if len(self._steps) > 8 * LOOKED_AT * self.attempts:
             self._steps = {seed: place for seed, place in self._steps.items() if place.turn >= self.turns}
@@ -184,10 +184,10 @@ class Tally:
         (start, first), (end, last) = self._samples[0], self._samples[-1]
         return (last - first) / (end - start) if end > start else 0.0
 
-    def under_way(self, width: int) -> Iterator[UnderWay]:
+    def list_turns_in_progress(self, width: int) -> Iterator[TurnInProgress]:
         """The turns in progress, in order: those with a reply, and the next `width`, which have probably started."""
         for turn in sorted({*range(self.turns, self.turns + width), *self._newest}):
-            yield self._newest.get(turn, UnderWay(turn, 0, ""))
+            yield self._newest.get(turn, TurnInProgress(turn, 0, ""))
 
 
 def _describe_turn(record: TurnRecord) -> str:

@@ -27,7 +27,7 @@ def verify_run(view: LedgerView, run: str) -> Iterator[str]:
         yield f"run {stored['id']}: the environment does not match its hash"
     for other, frozen in config.get("novel_against", {}).items():
         if digest(list(questions_of(view, other, frozen["turns"]))) != frozen["questions"]:
-            yield f"run {stored['id']}: the questions of run {other} have changed since this run was compared with them"
+            yield f"run {stored['id']}: the questions of run {other} are not those recorded when this run started"
     yield from _calls(view, stored["id"])
     yield from _turns(view, stored["id"])
     yield from _seeds(view, stored["id"])

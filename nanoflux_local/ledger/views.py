@@ -33,7 +33,7 @@ class LedgerView:
         self.path = path
         if not path.exists():
             raise NothingMatchedError(
-                f"there is no ledger at {path} yet", "start a run, or name another home directory with --home"
+                f"there is no ledger at {path} yet", "start a run, or choose another home directory with --home"
             )
         with translate_sqlite_errors(path):
             self._connection = sqlite3.connect(

@@ -176,12 +176,12 @@ def _refuse_changed_domain(config: RunConfig, domain: Domain) -> None:
     if changed:  # a run of an earlier version has digests of fewer prompts
         raise RefusedError(
             f"the prompt {changed[0]!r} of {domain.name!r} is not the one this run was started with",
-            "run it with the version of NanoFlux that started it, or start a new run",
+            "resume the run with the version of NanoFlux that started it, or start a new run",
         )
     if config.domain_hash not in ("", domain.hash):  # "" in runs of versions that did not record it
         raise RefusedError(
             f"the domain {domain.name!r} has changed since this run was started",
-            "restore its file, run it with the version of NanoFlux that started it, or start a new run",
+            "restore its file, resume the run with the version of NanoFlux that started it, or start a new run",
         )
 
 

@@ -176,11 +176,11 @@ def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
     if programs and not domain.programs:
         raise ConfigError(
             f"the seeds of {domain.name!r} carry no programs, so no program can be the {programs[0]}",
-            f"name a model: --set roles.{programs[0]}.endpoint=NAME",
+            f"choose a model: --set roles.{programs[0]}.endpoint=NAME",
         )
     if config.roles.attacker.endpoint != PROGRAM and config.roles.judge.endpoint == PROGRAM:
         raise ConfigError(
-            "a program can judge only the questions of a program", "name a model: --set roles.judge.endpoint=NAME"
+            "a program can judge only the questions of a program", "choose a model: --set roles.judge.endpoint=NAME"
         )
 
 
@@ -222,7 +222,7 @@ def build_profile_endpoint(
     endpoints = values.get("endpoints", {})
     if name not in endpoints:
         problem = f"profile {profile} has no endpoint {name!r}{f' to play {role}' if role else ''}"
-        raise ConfigError(problem, suggest(name, endpoints, "name one of"))
+        raise ConfigError(problem, suggest(name, endpoints, "choose one of"))
     where = f"profile {profile}: endpoints.{name}"
     config = validate_model(EndpointConfig, {**endpoints[name], **(settings or {})}, where)
     check_endpoint(config, where)

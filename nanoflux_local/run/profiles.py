@@ -109,7 +109,7 @@ def write_profile(home: Home, name: str, servers: Sequence[ServerAddress], copie
     elif len(servers) <= len(ROLES):
         text = render_profile(servers or [ServerAddress(MODEL, URL)] * 2)
     else:
-        raise UsageError(f"{len(servers)} servers for three roles", "name at most three with --server")
+        raise UsageError(f"{len(servers)} servers for three roles", "pass at most three with --server")
     write_new({path: text.encode()})
     return path
 
@@ -196,7 +196,9 @@ def _check_endpoint(name: str, config: RunConfig, home: Home, connect: bool) -> 
         yield _check_weights(subject, endpoint, home)
         return
     if endpoint.model == MODEL:
-        yield ProfileCheck(subject, False, f"{subject}.model is the placeholder {MODEL}", "name the server's model")
+        yield ProfileCheck(
+            subject, False, f"{subject}.model is the placeholder {MODEL}", "set it to the server's model"
+        )
         return
     try:
         read_key(endpoint.key_env, endpoint.key_file)
@@ -208,7 +210,7 @@ def _check_endpoint(name: str, config: RunConfig, home: Home, connect: bool) -> 
         yield from _check_servers(subject, endpoint, built)
     else:
         yield ProfileCheck(
-            subject, True, f"{endpoint.model} at {', '.join(endpoint.addresses) or kind.maker}, not asked"
+            subject, True, f"{endpoint.model} at {', '.join(endpoint.addresses) or kind.default_host}, not asked"
         )
     if endpoint.addresses and not endpoint.revision:
         fix = f"state {subject}.revision, so that a run can resume at another address"

@@ -269,7 +269,7 @@ class _SeriesWorker:
 def _load_dev_items(home: Home, settings: Rounds) -> list[Seed]:
     items = load_items(home.ledger, settings.dev, "dev")
     if not items:
-        raise UsageError(f"{settings.dev} has no dev items", "name another benchmark with --dev")
+        raise UsageError(f"{settings.dev} has no dev items", "pass another benchmark with --dev")
     return items[: settings.dev_items or None]
 
 
@@ -377,4 +377,4 @@ def choose_dev(home: Home, config: RunConfig, datasets: tuple[str, ...]) -> str:
     for name in datasets:
         if items_here(home.ledger, name, "dev"):
             return name
-    raise UsageError(f"no installed benchmark of {config.domain} has dev items", "name one with --dev, or import one")
+    raise UsageError(f"no installed benchmark of {config.domain} has dev items", "pass one with --dev, or import one")

@@ -18,10 +18,10 @@ ADVICE: dict[Outcome, str] = {
     "novelty_rejected": "add seed data, or draw more seeds for a question (seeds.max)",
     "contaminated": "name other seed datasets, which do not repeat held-out items",
     "invalid": "read the judge's reasons with `nanoflux examples export-review`, then change the attacker or the judge",
-    "low_confidence": "lower judge.confidence, or name another judge",
-    "defender_right": "name a weaker defender or a stronger attacker",
+    "low_confidence": "lower judge.confidence, or choose another judge",
+    "defender_right": "choose a weaker defender or a stronger attacker",
     "unproven": "name stronger endpoints in judge.solvers, or a weaker attacker",
-    "unparsed": "name another attacker",
+    "unparsed": "choose another attacker",
     "failed": "see the reasons with `nanoflux run show`",
 }
 """What changes the outcome, in a fork of the run."""

@@ -61,7 +61,7 @@ def import_benchmark(home: Home, request: ImportRequest, on_program: OnProgram) 
     """
     reading = read_benchmark(request.dataset, request.paths, request.skip_bad, request.hashed, request.name)
     if not reading.items:
-        raise UsageError(f"{', '.join(map(str, request.paths))}: no items", "name the benchmark's files")
+        raise UsageError(f"{', '.join(map(str, request.paths))}: no items", "pass the benchmark's files")
     imported = _store(home, request, reading, on_program)
     return ImportSummary(request.name, reading, imported, _count_restated_by_dataset(home, request.name))
 

@@ -96,7 +96,7 @@ def find_format(dataset: str) -> Format:
         suggestion = f"; did you mean {similar[0]!r}?" if similar else ""
         raise UsageError(
             f"no data can be imported as {dataset!r}{suggestion}",
-            f"name a benchmark ({', '.join(benchmarks)}), or choose another name for your own data, of lower-case "
+            f"choose a benchmark ({', '.join(benchmarks)}), or choose another name for your own data, of lower-case "
             "letters, digits and '-'",
         )
     return OWN_FORMAT
@@ -173,7 +173,7 @@ def _apply_labels(dataset: str, reading: Reading, labels: dict[str, PlacedRow]) 
     for name, label in labels.items():
         number = by_id.get(f"{dataset}-{name}")
         if number is None:
-            raise bad_row(label.place, f"no item has the id {name!r}", "name the file with the questions too")
+            raise bad_row(label.place, f"no item has the id {name!r}", "pass the file with the questions too")
         if reading.items[number].seed.answer != label.row.answer:
             raise bad_row(label.place, "the label differs from the answer of its question")
     for number, (place, seed, _) in enumerate(reading.items):

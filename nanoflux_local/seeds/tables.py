@@ -49,7 +49,7 @@ def read_rows(path: Path, columns: Sequence[str] = (), element: str = "") -> Ite
     try:
         yield from _reader(path, columns, element)
     except OSError as error:
-        fail(path, error.strerror or str(error), "name a file that exists and can be read")
+        fail(path, error.strerror or str(error), "pass a file that exists and can be read")
 
 
 def _reader(path: Path, columns: Sequence[str], element: str) -> Iterator[Row]:
@@ -302,7 +302,7 @@ def _arrow_folder(path: Path) -> Iterator[Row]:
 
     files = sorted(path.glob("*.arrow"))
     if not files:
-        fail(path, "a folder without .arrow files", "name a data file, or a folder that the datasets library saved")
+        fail(path, "a folder without .arrow files", "pass a data file, or a folder that the datasets library saved")
     numbers = itertools.count(1)
     for file in files:
         try:

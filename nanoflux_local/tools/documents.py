@@ -94,7 +94,7 @@ def read_document(path: Path) -> Document:
             )
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", "name a file that can be read") from error
+        raise DataError(f"{path}: {error.strerror}", "pass a file that can be read") from error
     passages = tuple(READERS[path.suffix.lower()](path, content))
     if not passages:
         raise DataError(

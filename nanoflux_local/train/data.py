@@ -78,7 +78,7 @@ class Codec:
         try:
             return cls(AutoTokenizer.from_pretrained(base_dir, local_files_only=True), _takes_system(base_dir))
         except (OSError, ValueError) as error:
-            fix = "name a folder in transformers' format"
+            fix = "pass a folder in transformers' format"
             raise DataError(f"{base_dir} has no usable tokenizer: {error}", fix) from error
 
     def merges_system(self, example: TrainingExample) -> bool:

@@ -180,7 +180,7 @@ def _load(base_dir: Path, dtype: torch.dtype, device: torch.device, attention: s
     except ImportError as error:
         raise UsageError(f"attention {attention!r} cannot be used: {error}", "leave attention at auto") from error
     except (OSError, ValueError) as error:
-        fix = "name a folder in transformers' format"
+        fix = "pass a folder in transformers' format"
         raise DataError(f"{base_dir} has no model to train: {error}", fix) from error
     if not qlora:
         return base.to(device)

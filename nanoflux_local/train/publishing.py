@@ -76,7 +76,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
     settings, data, losses = manifest["settings"], manifest["data"], manifest["losses"]
     base = manifest["base"]["name"]
     flops = manifest["flops"]
-    share = flops["explained"]["total"] / flops["6nd"]
+    measured, predicted = flops["measured"] / flops["6nd"], flops["explained"]["total"] / flops["6nd"]
     val = [losses["initial_val_loss"], *losses["val_losses"]]
     origin = "".join(f"| {name} | {text} |\n" for name, text in describe_origin(manifest.get("source") or {}))
     curve = " → ".join("–" if value is None else f"{value:.3f}" for value in val)
@@ -97,7 +97,7 @@ Trained by NanoFlux Local on {data["examples"]} examples ({data["tokens"]:,} tok
 | batch × accumulation, epochs | {settings["batch"]} × {settings["gradient_accumulation"]}, {settings["epochs"]} |
 | validation loss, before and by epoch | {curve} |
 | FLOPs by 6·N·D; measured | {flops["6nd"]:.3g}; {flops["measured"]:.3g} |
-| measured, and explained by the frozen base | {flops["measured"] / flops["6nd"]:.2f}, {share:.2f} of 6·N·D |
+| share of 6·N·D: measured; predicted for a frozen base | {measured:.2f}; {predicted:.2f} |
 
 `{MANIFEST}` holds the whole record. Load it with `peft.PeftModel.from_pretrained(base_model, folder)`.
 """

@@ -120,7 +120,7 @@ def _choose_variants(
 def _score(home: Home, base: str, variants: Sequence[Sequence[RunRow]], on_score: OnScore) -> list[list[float]]:
     """The likelihood of every variant; an only variant needs none and has 0."""
     if not base:
-        raise UsageError("--solution likeliest compares solutions under a model", "name the model with --base")
+        raise UsageError("--solution likeliest compares solutions under a model", "pass the model with --base")
     from nanoflux_local.train.likelihood import Likelihoods
 
     scores: list[list[float]] = []

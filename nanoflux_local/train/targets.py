@@ -1,6 +1,6 @@
 """Which layers a LoRA adapts: names and expressions, resolved against the base and refused if they cannot work.
 
-Owns the reading of `target_modules` and the count of adapted tensors. Vision towers are refused: vLLM serves adapters
+Reads `target_modules` and counts the adapted tensors. Vision towers are refused: vLLM serves adapters
 of text towers only, and the prompts of a run are text. Needs the base's configuration but no weights.
 """
 

@@ -27,7 +27,7 @@ def run_file(path: Path, wall_s: float = Limits().wall_s, backend: str = "auto")
         sandbox = Sandbox(workers=1, backend=backend, spares=0)
     except OSError as error:
         raise SandboxError(
-            f"cannot read {path}: {error.strerror}", "name a readable file with a Python program", 2
+            f"cannot read {path}: {error.strerror}", "pass a readable file with a Python program", 2
         ) from None
     except ValueError as error:
         raise SandboxError(str(error), "see docs/explanation/sandbox.md for the settings", 2) from None

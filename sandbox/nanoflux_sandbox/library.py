@@ -1,4 +1,6 @@
-"""Loads everything that a program may import, once in the warm process: a guest can open no file.
+"""Loads everything that a program may import, once, in the warm process from which each program is forked.
+
+A program cannot open files, so it cannot import anything else.
 
 Running typical programs once also loads lazily imported parts and fills caches. Third-party libraries that are not
 installed are skipped.
@@ -50,7 +52,7 @@ algebras assumptions calculus combinatorics concrete core discrete functions geo
 matrices ntheory polys printing series sets simplify solvers stats strategies tensor unify utilities vector
 """
 )
-_SYMPY_ALONE = _words(
+_SYMPY_SINGLE_MODULES = _words(
     """
 parsing.sympy_parser physics.units physics.units.systems printing.latex printing.pretty
 printing.str printing.pycode
@@ -127,7 +129,7 @@ def _parts(versions: dict[str, str]) -> Iterator[str]:
     if "numpy" in versions:
         yield from (f"numpy.{part}" for part in _NUMPY)
     if "sympy" in versions:
-        yield from (f"sympy.{part}" for part in _SYMPY_ALONE)
+        yield from (f"sympy.{part}" for part in _SYMPY_SINGLE_MODULES)
         for part in _SYMPY:
             yield from _modules_below(f"sympy.{part}")
 

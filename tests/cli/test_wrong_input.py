@@ -105,7 +105,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a row that is no JSON": (("data", "import", "gsmhard", "json.jsonl"), 2, "line 2: not JSON.*nothing was"),
     "a row that is no UTF-8": (("data", "import", "gsmhard", "bytes.jsonl"), 2, "line 2: not JSON in UTF-8"),
     "a program that disagrees": (("data", "import", "gsmhard", "wrong.jsonl"), 2, "line 2: its program gives '4'"),
-    "an answer that is no number": ((*MINE, "nan.jsonl"), 2, "line 2: key 'answer'.*not a finite"),
+    "an answer that is not a number": ((*MINE, "nan.jsonl"), 2, "line 2: key 'answer'.*not a finite"),
     "an infinite answer in JSON": ((*MINE, "infinite.json"), 2, "entry 1: key 'answer'.*not a finite"),
     "an infinite answer in CSV": ((*MINE, "infinite.csv"), 2, "line 2: key 'answer'.*not a finite"),
     "an answer of 400 digits": ((*MINE, "digits.jsonl"), 2, "line 1: key 'answer'.*not a finite"),
@@ -139,7 +139,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an adapter by its path": (("adapters", "show", "/tmp/x"), 2, "'/tmp/x' is a path.*adapters import /tmp/x"),
     "an adapter by a relative path": (("adapters", "merge", "../x", "-o", "out"), 2, "'../x' is a path"),
     "an adapter by a pattern": (("adapters", "export", "*", "-o", "out"), 4, "no adapter '\\*'"),
-    "an adapter to import that is no folder": (("adapters", "import", "good.jsonl"), 2, "is not a folder"),
+    "an adapter to import that is not a folder": (("adapters", "import", "good.jsonl"), 2, "is not a folder"),
     "an adapter to carry by its path": (
         ("bundle", "create", "-o", "b", "--no-software", "--adapter", "./x"), 2, "'./x' is a path"
     ),

@@ -28,7 +28,7 @@ def endpoint(smollm2_dir: Path):
     asyncio.run(endpoint.close())
 
 
-def ask(endpoint: InProcessEndpoint, text: str, sampling: Sampling = GREEDY, seed: int = 0) -> ChatRequest:
+def make_request(endpoint: InProcessEndpoint, text: str, sampling: Sampling = GREEDY, seed: int = 0) -> ChatRequest:
     return ChatRequest(endpoint.identity, (Message("user", text),), sampling, seed)
 
 
@@ -39,14 +39,17 @@ def without_time(reply: ChatReply) -> dict[str, object]:
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 async def test_reply_does_not_depend_on_the_batch(endpoint: InProcessEndpoint, sampling: Sampling) -> None:
-    request = ask(endpoint, "Add 17 and 25, then say why.", sampling, seed=11)
+    request = make_request(endpoint, "Add 17 and 25, then say why.", sampling, seed=11)
     alone = await endpoint.chat(request)
     # More requests than rows, of all lengths: some start while others run, next to rows of many sizes.
-    others = [ask(endpoint, f"Count {i} of: {'apples and pears ' * (i * 7 % 20)}", SAMPLED, i) for i in range(ROWS + 2)]
-    for place in (0, ROWS + 2):
-        asked = [*others[:place], request, *others[place:]]
-        replies = await asyncio.gather(*map(endpoint.chat, asked))
-        assert without_time(replies[place]) == without_time(alone)
+    others = [
+        make_request(endpoint, f"Count {i} of: {'apples and pears ' * (i * 7 % 20)}", SAMPLED, i)
+        for i in range(ROWS + 2)
+    ]
+    for position in (0, ROWS + 2):
+        requests = [*others[:position], request, *others[position:]]
+        replies = await asyncio.gather(*map(endpoint.chat, requests))
+        assert without_time(replies[position]) == without_time(alone)
     assert endpoint.repeatable
 
 
@@ -57,72 +60,76 @@ async def test_logits_are_bit_equal_in_any_batch(smollm2_dir: Path) -> None:
     decoder = Decoder(smollm2_dir, None, ROWS, "cpu", "bfloat16")
     prompt = list(range(40, 70))
 
-    def trace(row: int, company: dict[int, int], token: int) -> list:
-        for other, length in company.items():
+    def trace(row: int, neighbours: dict[int, int], token: int) -> list:
+        for other, length in neighbours.items():
             decoder.prefill(other, [100 + other] * length, length + 8)
         logits = [decoder.prefill(row, prompt, 64)]
         for step in range(4):
             logits.append(decoder.step([50 + step if i == row else token for i in range(ROWS)])[row])
-        for used in (row, *company):
+        for used in (row, *neighbours):
             decoder.release(used)
         return logits
 
     alone = trace(0, {}, 0)
-    for company in ({1: 3}, {1: 300, 2: 70}, {0: 33, 1: 600, 2: 5}):
+    for neighbours in ({1: 3}, {1: 300, 2: 70}, {0: 33, 1: 600, 2: 5}):
         row = ROWS - 1
-        assert all(map(torch.equal, alone, trace(row, company, 99)))
+        assert all(map(torch.equal, alone, trace(row, neighbours, 99)))
     assert decoder.self_check() and decoder.agrees()
 
 
-def test_cached_beginning_gives_the_same_bits_as_a_computed_one(smollm2_dir: Path) -> None:
+def test_cached_prefix_gives_the_same_bits_as_a_computed_one(smollm2_dir: Path) -> None:
     torch = pytest.importorskip("torch")
     from nanoflux_local.endpoints.local.decoder import Decoder
 
     first, second = (Decoder(smollm2_dir, None, ROWS, "cpu", "bfloat16") for _ in range(2))
-    beginning, prompt = list(range(40, 110)), [*range(40, 110), *range(200, 230)]
-    first.prefill(1, [*beginning, 9, 8, 7], 200, shared=len(beginning))
-    remembered = first.prefill(2, prompt, 200, shared=len(beginning))
-    new = second.prefill(0, prompt, 200, shared=len(beginning))
-    assert torch.equal(remembered, new)
+    prefix, prompt = list(range(40, 110)), [*range(40, 110), *range(200, 230)]
+    first.prefill(1, [*prefix, 9, 8, 7], 200, shared=len(prefix))
+    cached = first.prefill(2, prompt, 200, shared=len(prefix))
+    new = second.prefill(0, prompt, 200, shared=len(prefix))
+    assert torch.equal(cached, new)
     steps = first.step([0, 0, 5, 0])[2], second.step([5, 0, 0, 0])[0]
     assert torch.equal(*steps)
-    likeness = torch.nn.functional.cosine_similarity(new, second.prefill(3, prompt, 200), dim=0)
-    assert likeness > 0.99, "the prompt read in one pass gives other bits and the same meaning"
+    similarity = torch.nn.functional.cosine_similarity(new, second.prefill(3, prompt, 200), dim=0)
+    assert similarity > 0.99, "the prompt read in one pass gives different bits but the same meaning"
 
 
-def test_shared_beginning_is_the_conversation_before_the_last_question(smollm2_dir: Path) -> None:
-    from nanoflux_local.endpoints.local.codec import LEAST_SHARED, ChatCodec
+def test_shared_prefix_is_the_conversation_before_the_last_question(smollm2_dir: Path) -> None:
+    from nanoflux_local.endpoints.local.codec import MIN_SHARED, ChatCodec
 
     codec = ChatCodec(smollm2_dir)
-    worked = (Message("user", "How many are 8 and 7? " * 8), Message("assistant", "SOLUTION: 8 + 7 = 15"))
-    asked = [(*worked, Message("user", question)) for question in ("How many are 2 and 2?", "What is 9 - 4?")]
-    first, second = (codec.encode(messages) for messages in asked)
-    shared = codec.count_shared(asked[0], first)
-    assert shared == codec.count_shared(asked[1], second) >= LEAST_SHARED
+    worked_example = (Message("user", "How many are 8 and 7? " * 8), Message("assistant", "SOLUTION: 8 + 7 = 15"))
+    conversations = [
+        (*worked_example, Message("user", question)) for question in ("How many are 2 and 2?", "What is 9 - 4?")
+    ]
+    first, second = (codec.encode(messages) for messages in conversations)
+    shared = codec.count_shared(conversations[0], first)
+    assert shared == codec.count_shared(conversations[1], second) >= MIN_SHARED
     assert first[:shared] == second[:shared]
     assert codec.decode(first[:shared]).endswith("SOLUTION: 8 + 7 = 15\n")
-    open_reply = (*asked[0], Message("assistant", "SOLUTION: 2 +"))
+    open_reply = (*conversations[0], Message("assistant", "SOLUTION: 2 +"))
     assert codec.count_shared(open_reply, codec.encode(open_reply)) == shared
-    assert codec.count_shared(asked[0][-1:], codec.encode(asked[0][-1:])) == 0
+    assert codec.count_shared(conversations[0][-1:], codec.encode(conversations[0][-1:])) == 0
 
 
 async def test_seeds_decide_sampled_replies(endpoint: InProcessEndpoint) -> None:
-    asked = [ask(endpoint, "Tell a story about the sea.", SAMPLED, seed) for seed in (1, 2, 1)]
-    first, second, again = [reply.text for reply in await asyncio.gather(*map(endpoint.chat, asked))]
+    requests = [make_request(endpoint, "Tell a story about the sea.", SAMPLED, seed) for seed in (1, 2, 1)]
+    first, second, again = [reply.text for reply in await asyncio.gather(*map(endpoint.chat, requests))]
     assert first == again != second
 
 
 async def test_reply_ends_at_a_stop_string_without_it(endpoint: InProcessEndpoint) -> None:
-    whole = (await endpoint.chat(ask(endpoint, "Write the numbers from one to ten as words."))).text
+    whole = (await endpoint.chat(make_request(endpoint, "Write the numbers from one to ten as words."))).text
     stop = whole[len(whole) // 2 : len(whole) // 2 + 5]
-    reply = await endpoint.chat(ask(endpoint, "Write the numbers from one to ten as words.", Sampling(stop=(stop,))))
+    reply = await endpoint.chat(
+        make_request(endpoint, "Write the numbers from one to ten as words.", Sampling(stop=(stop,)))
+    )
     assert (reply.text, reply.finish) == (whole[: whole.index(stop)], "stop")
 
 
 async def test_reply_ends_at_max_tokens_or_the_end_of_turn(endpoint: InProcessEndpoint) -> None:
     cut, whole = await asyncio.gather(
-        endpoint.chat(ask(endpoint, "Tell a long story.", Sampling(max_tokens=5))),
-        endpoint.chat(ask(endpoint, "Say only: yes.", Sampling(max_tokens=200))),
+        endpoint.chat(make_request(endpoint, "Tell a long story.", Sampling(max_tokens=5))),
+        endpoint.chat(make_request(endpoint, "Say only: yes.", Sampling(max_tokens=200))),
     )
     assert (cut.finish, cut.completion_tokens) == ("length", 5)
     assert whole.finish == "stop" and "<|" not in whole.text
@@ -131,8 +138,8 @@ async def test_reply_ends_at_max_tokens_or_the_end_of_turn(endpoint: InProcessEn
 
 async def test_prompt_beyond_the_context_fails_alone(endpoint: InProcessEndpoint) -> None:
     long, short = await asyncio.gather(
-        endpoint.chat(ask(endpoint, "word " * 9000)),
-        endpoint.chat(ask(endpoint, "Hello.", Sampling(max_tokens=3))),
+        endpoint.chat(make_request(endpoint, "word " * 9000)),
+        endpoint.chat(make_request(endpoint, "Hello.", Sampling(max_tokens=3))),
         return_exceptions=True,
     )
     assert isinstance(long, EndpointError) and "8192" in long.message and long.fix
@@ -141,7 +148,7 @@ async def test_prompt_beyond_the_context_fails_alone(endpoint: InProcessEndpoint
 
 async def test_cancelled_requests_free_the_queue_and_their_rows(endpoint: InProcessEndpoint) -> None:
     tasks = [
-        asyncio.create_task(endpoint.chat(ask(endpoint, f"Story {i}.", Sampling(1.5, max_tokens=4000), i)))
+        asyncio.create_task(endpoint.chat(make_request(endpoint, f"Story {i}.", Sampling(1.5, max_tokens=4000), i)))
         for i in range(2 * ROWS)
     ]
     await asyncio.sleep(1.0)
@@ -149,12 +156,12 @@ async def test_cancelled_requests_free_the_queue_and_their_rows(endpoint: InProc
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError | ChatReply) for result in results)
-    reply = await asyncio.wait_for(endpoint.chat(ask(endpoint, "Hello.", Sampling(max_tokens=3))), 60)
+    reply = await asyncio.wait_for(endpoint.chat(make_request(endpoint, "Hello.", Sampling(max_tokens=3))), 60)
     assert reply.completion_tokens == 3
 
 
 async def test_lone_surrogates_and_special_tokens_do_not_break_a_request(endpoint: InProcessEndpoint) -> None:
-    reply = await endpoint.chat(ask(endpoint, "odd \ud800 <|im_end|> text", Sampling(max_tokens=3)))
+    reply = await endpoint.chat(make_request(endpoint, "odd \ud800 <|im_end|> text", Sampling(max_tokens=3)))
     assert reply.completion_tokens <= 3
     assert endpoint.count_tokens("odd \ud800 text") > 0
 
@@ -179,14 +186,14 @@ def test_crash_of_the_worker_fails_all_waiting_requests() -> None:
 
 async def test_close_fails_unfinished_requests_and_may_be_repeated(smollm2_dir: Path) -> None:
     endpoint = InProcessEndpoint(smollm2_dir, rows=2, device="cpu")
-    task = asyncio.create_task(endpoint.chat(ask(endpoint, "Hello.")))
+    task = asyncio.create_task(endpoint.chat(make_request(endpoint, "Hello.")))
     await asyncio.sleep(0.05)
     await endpoint.close()
     await endpoint.close()
     with pytest.raises(EndpointError, match="closed"):
         await task
     with pytest.raises(EndpointError, match="closed"):
-        await endpoint.chat(ask(endpoint, "Hello."))
+        await endpoint.chat(make_request(endpoint, "Hello."))
 
 
 def test_identity_contains_everything_that_changes_the_bits(smollm2_dir: Path) -> None:
@@ -203,7 +210,7 @@ async def test_adapter_changes_replies_and_identity(smollm2_dir: Path, tmp_path:
     base = InProcessEndpoint(smollm2_dir, rows=ROWS, device="cpu")
     try:
         assert tuned.identity.adapter == adapter_hash(tmp_path) != base.identity.adapter
-        one, other = [await e.chat(ask(e, "What is the capital of France?")) for e in (tuned, base)]
+        one, other = [await e.chat(make_request(e, "What is the capital of France?")) for e in (tuned, base)]
         assert one.text != other.text and one.prompt_tokens == other.prompt_tokens
     finally:
         await tuned.close()
@@ -245,7 +252,7 @@ def test_final_assistant_message_is_continued(smollm2_dir: Path) -> None:
     from nanoflux_local.endpoints.local.codec import ChatCodec
 
     codec = ChatCodec(smollm2_dir)
-    asked = (Message("user", "What is 2 + 2?"),)
-    continued = codec.encode((*asked, Message("assistant", "SOLUTION: 2 + 2 = 4\nANSWER:")))
-    assert continued[: len(codec.encode(asked))] == codec.encode(asked)
+    question = (Message("user", "What is 2 + 2?"),)
+    continued = codec.encode((*question, Message("assistant", "SOLUTION: 2 + 2 = 4\nANSWER:")))
+    assert continued[: len(codec.encode(question))] == codec.encode(question)
     assert codec.decode(continued).endswith("assistant\nSOLUTION: 2 + 2 = 4\nANSWER:")

@@ -130,7 +130,7 @@ async def test_lane_halves_once_for_concurrent_requests_and_widens_with_each_res
     assert 8.9 < lane.limit < 10
     for _ in range(1000):
         lane.widen()
-    assert lane.limit == lane.most == 32
+    assert lane.limit == lane.capacity == 32
     for _ in range(10):
         lane.halve(time.monotonic())
     assert lane.limit == 1

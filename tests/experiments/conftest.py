@@ -28,7 +28,7 @@ title = "the model as it is"
 
 [[conditions]]
 name = "random"
-title = "random examples of equal number"
+title = "an equal number of random examples"
 source = "benchmark"
 size = "run"
 

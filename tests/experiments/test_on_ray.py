@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on one machine gives the local table, also when one node is killed in the middle."""
+"""A Ray cluster of two nodes on one machine gives the local table, even if one node is killed during the run."""
 
 import json
 from pathlib import Path

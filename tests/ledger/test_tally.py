@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanoflux_local.ledger.store import Ledger
-from nanoflux_local.ledger.tally import Tally, UnderWay
+from nanoflux_local.ledger.tally import Tally, TurnInProgress
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.records import ChatReply, ChatRequest, Identity, derive_seed
 from nanoflux_local.transcript import TurnRecord
@@ -25,9 +25,9 @@ def test_turns_in_progress_are_those_with_replies_and_the_next(
     tally = Tally("run", seed=7, attempts=9)
     with LedgerView(path) as view:
         assert not tally.update(view)
-        assert list(tally.under_way(2)) == [
-            UnderWay(1, 8, "validation-0"), UnderWay(2, 0, ""), UnderWay(5, 0, "attack")
+        assert list(tally.list_turns_in_progress(2)) == [
+            TurnInProgress(1, 8, "validation-0"), TurnInProgress(2, 0, ""), TurnInProgress(5, 0, "attack")
         ]  # fmt: skip
         ledger.commit_turn("run", turn(1, "kept_failed"), [])
         tally.update(view)
-    assert list(tally.under_way(1)) == [UnderWay(2, 0, ""), UnderWay(5, 0, "attack")]
+    assert list(tally.list_turns_in_progress(1)) == [TurnInProgress(2, 0, ""), TurnInProgress(5, 0, "attack")]

@@ -27,7 +27,8 @@ def test_home_lists_all_work_and_an_empty_home_explains_the_first_step(drive: Dr
 
     async def visit_empty_home(driver: Any) -> None:
         await driver.wait_for("This home is empty", "Start a run")
-        for digit, hint in (("2", "No example was kept yet"), ("3", "No trainings yet"), ("4", "No evaluations yet"),
+        for digit, hint in (("2", "No example has been kept yet"), ("3", "No trainings yet"),
+                            ("4", "No evaluations yet"),
                             ("5", "No server is running"), ("6", "No experiments yet")):  # fmt: skip
             await driver.press(digit)
             await driver.wait_for(hint)

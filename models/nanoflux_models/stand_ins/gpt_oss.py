@@ -41,7 +41,7 @@ def read_harmony_words(python: Path) -> list[bytes]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ServerError(f"{python} cannot be started: {error}", "name another interpreter") from error
+        raise ServerError(f"{python} cannot be started: {error}", "pass another interpreter") from error
     try:
         return [base64.b64decode(word) for word in json.loads(done.stdout)]
     except ValueError:

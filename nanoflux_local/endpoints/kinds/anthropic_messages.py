@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 class AnthropicMessagesKind(RemoteKind):
     name: ClassVar[str] = "anthropic_messages"
-    maker: ClassVar[str] = "api.anthropic.com"
+    default_host: ClassVar[str] = "api.anthropic.com"
 
     def client(self) -> "type[ServedEndpoint]":
         from nanoflux_local.endpoints.remote.anthropic_messages import AnthropicMessagesEndpoint

@@ -45,7 +45,7 @@ class EndpointKind:
     """Whether its server can be started batch-invariant."""
     charges: ClassVar[bool] = False
     """Whether its server is run by others, who may charge for requests."""
-    maker: ClassVar[str] = ""
+    default_host: ClassVar[str] = ""
     """The host whose server and prices are used if a configuration names no address."""
 
     def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:

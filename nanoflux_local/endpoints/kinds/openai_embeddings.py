@@ -12,7 +12,7 @@ class OpenAIEmbeddingsKind(EndpointKind):
     name: ClassVar[str] = "openai_embeddings"
     structured: ClassVar[bool] = True  # accepted without effect, for older profiles
     charges: ClassVar[bool] = True
-    maker: ClassVar[str] = "api.openai.com"
+    default_host: ClassVar[str] = "api.openai.com"
 
     def build_embedder(self, config: EndpointConfig, home: Home) -> Embedder:
         from nanoflux_local.endpoints.remote.embeddings import ServedEmbedder

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 class OpenAIResponsesKind(RemoteKind):
     name: ClassVar[str] = "openai_responses"
-    maker: ClassVar[str] = "api.openai.com"
+    default_host: ClassVar[str] = "api.openai.com"
 
     def client(self) -> "type[ServedEndpoint]":
         from nanoflux_local.endpoints.remote.openai_responses import OpenAIResponsesEndpoint

@@ -30,7 +30,7 @@ class RemoteKind(EndpointKind):
         Raises:
             ConfigError: the address or the key is missing or wrong.
         """
-        if not self.maker and not config.addresses:
+        if not self.default_host and not config.addresses:
             raise ConfigError(f"endpoints.{name}.url is missing", "set the server's address, ending in /v1")
         try:
             return self.client()(

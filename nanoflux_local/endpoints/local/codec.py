@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nanoflux_local.errors import EndpointError, EndpointRefusedError
-from nanoflux_local.reasoning import cut_answer, opened_block
+from nanoflux_local.reasoning import cut_answer, find_opening_tag
 from nanoflux_local.records import Message, without_system
 from nanoflux_models.chat_template import try_template
 from nanoflux_models.offline import go_offline
@@ -20,7 +20,7 @@ TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", 
 # Tokens that separate thoughts from the answer stay in the text, even if the tokenizer declares them special.
 THINK_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
 CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
-LEAST_SHARED = 48
+MIN_SHARED = 48
 """The least number of tokens of a shared beginning that is worth caching."""
 OPENING_TOKENS = 16
 """Tokens at a prompt's end in which a tag that opens the reasoning is looked for."""
@@ -69,11 +69,11 @@ class ChatCodec:
         except Exception:  # noqa: BLE001 - a template may refuse a conversation without a last question
             return 0
         same = len(shared) < len(ids) and list(shared) == list(ids[: len(shared)])
-        return len(shared) if same and len(shared) >= LEAST_SHARED else 0
+        return len(shared) if same and len(shared) >= MIN_SHARED else 0
 
     def find_opened_reasoning(self, prompt: Sequence[int]) -> str:
         """The tag with which the end of a prompt opens the reply's reasoning, "" if it opens none."""
-        return opened_block(str(self._tokenizer.decode(prompt[-OPENING_TOKENS:], skip_special_tokens=False)))
+        return find_opening_tag(str(self._tokenizer.decode(prompt[-OPENING_TOKENS:], skip_special_tokens=False)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids without special tokens, except those that mark reasoning, and without cleaning up spaces."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from nanoflux_local.endpoints.remote.accepted import Accepted
 from nanoflux_local.endpoints.remote.keys import Key
-from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, client_options, limits
+from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, build_timeout, client_options
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
     check_error,
@@ -25,7 +25,7 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
     """A model behind a server's `/v1/messages`. As for other endpoints, the url may end in /v1."""
 
     interface = "anthropic_messages"
-    home = "https://api.anthropic.com/v1"
+    default_url = "https://api.anthropic.com/v1"
 
     @staticmethod
     def sdk() -> ModuleType:
@@ -43,7 +43,7 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
 
     @staticmethod
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
-        return await client.messages.with_raw_response.create(**body, timeout=limits(limit_s))
+        return await client.messages.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
     def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
         messages, sampling = accepted.messages(request.messages), request.sampling

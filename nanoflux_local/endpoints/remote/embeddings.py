@@ -9,20 +9,20 @@ from nanoflux_local.config import Price
 from nanoflux_local.endpoints.faults import GarbledError
 from nanoflux_local.endpoints.remote.keys import read_key
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.remote.served import CAPACITY, TIMEOUT_S, check_address, limits
-from nanoflux_local.endpoints.remote.service import Service, Stake
+from nanoflux_local.endpoints.remote.served import CAPACITY, TIMEOUT_S, build_timeout, check_address
+from nanoflux_local.endpoints.remote.service import AttemptBounds, Service
 from nanoflux_local.endpoints.remote.shapes import check_error, load_json, value_at
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.records import EmbedReply, EmbedRequest, Identity, Vector
 
-HOME = "https://api.openai.com/v1"
+DEFAULT_URL = "https://api.openai.com/v1"
 
 
 class ServedEmbedder:
     """Unit-length float32 vectors of texts. Each text is a separate request, so that its vector depends on no other.
 
     Raises:
-        ConfigError: a key is missing, or an address is no base url.
+        ConfigError: a key is missing, or an address is not a base URL.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class ServedEmbedder:
         timeout_s: float = TIMEOUT_S,
         revision: str = "",
     ) -> None:
-        addresses = tuple(urls) or (HOME,)
+        addresses = tuple(urls) or (DEFAULT_URL,)
         for address in addresses:
             check_address(address)
         key = read_key(key_env, key_file)
-        if HOME in addresses and not key:
-            raise ConfigError(f"{HOME} requires a key", "set key_env = VARIABLE, or key_file = PATH")
+        if DEFAULT_URL in addresses and not key:
+            raise ConfigError(f"{DEFAULT_URL} requires a key", "set key_env = VARIABLE, or key_file = PATH")
         self.identity = Identity("openai_embeddings", model, revision or " ".join(addresses))
         self.price = price
         chat = OpenAIChatEndpoint  # the same SDK and connection
@@ -57,7 +57,7 @@ class ServedEmbedder:
 
         async def attempt(client: Any, limit_s: float) -> EmbedReply:
             sending = client.embeddings.with_raw_response.create(
-                model=request.endpoint.model, input=text, encoding_format="float", timeout=limits(limit_s)
+                model=request.endpoint.model, input=text, encoding_format="float", timeout=build_timeout(limit_s)
             )
             response = (await sending).http_response
             try:
@@ -69,7 +69,7 @@ class ServedEmbedder:
 
         tokens = len(text.encode())
         lost = 0.0 if self.price is None else self.price.cost(tokens, 0)
-        return await self._service.ask(attempt, Stake(1, tokens, lost))
+        return await self._service.ask(attempt, AttemptBounds(1, tokens, lost))
 
     async def close(self) -> None:
         await self._service.close()

@@ -61,7 +61,7 @@ def _read_key_file(path: Path) -> str:
                 )
             key = opened.read(10_000).strip()
     except OSError as error:
-        raise ConfigError(f"the key file {path}: {error.strerror}", "name a readable file") from None
+        raise ConfigError(f"the key file {path}: {error.strerror}", "set it to a readable file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"the key file {path} is not text", "write only the key into it") from None
     if not key or len(key.split()) != 1:

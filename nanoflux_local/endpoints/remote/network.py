@@ -1,7 +1,7 @@
 """Networking: the proxy and the certificates that environment variables set for a server.
 
-An unusable variable is refused by name before the first request: inside a client it would cause an ImportError, or an
-error about a missing file without its path. Servers on this machine are always asked directly.
+An unusable variable is refused before the first request, and the error names it: inside a client it would cause an
+ImportError, or an error about a missing file without its path. Servers on this machine are always asked directly.
 """
 
 import importlib.util

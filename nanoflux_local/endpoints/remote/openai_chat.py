@@ -5,7 +5,7 @@ from typing import Any
 
 from nanoflux_local.endpoints.remote.accepted import Accepted
 from nanoflux_local.endpoints.remote.keys import Key
-from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, client_options, limits
+from nanoflux_local.endpoints.remote.served import ParsedReply, ServedEndpoint, as_object, build_timeout, client_options
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
     check_error,
@@ -41,7 +41,7 @@ class OpenAIChatEndpoint(ServedEndpoint):
 
     @staticmethod
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
-        return await client.chat.completions.with_raw_response.create(**body, timeout=limits(limit_s))
+        return await client.chat.completions.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
     def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
         sampling = request.sampling

@@ -9,7 +9,7 @@ from nanoflux_local.endpoints.faults import StatedError
 from nanoflux_local.endpoints.remote.accepted import Accepted
 from nanoflux_local.endpoints.remote.error_body import ErrorBody, parse_error
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
-from nanoflux_local.endpoints.remote.served import ParsedReply, as_object, limits
+from nanoflux_local.endpoints.remote.served import ParsedReply, as_object, build_timeout
 from nanoflux_local.endpoints.remote.shapes import (
     NO_TEXT,
     check_error,
@@ -26,11 +26,11 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
     """A model behind a server's `/v1/responses`. The server is asked to store nothing."""
 
     interface = "openai_responses"
-    home = "https://api.openai.com/v1"
+    default_url = "https://api.openai.com/v1"
 
     @staticmethod
     async def post(client: Any, body: dict[str, Any], limit_s: float) -> Any:
-        return await client.responses.with_raw_response.create(**body, timeout=limits(limit_s))
+        return await client.responses.with_raw_response.create(**body, timeout=build_timeout(limit_s))
 
     def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
         body: dict[str, Any] = {

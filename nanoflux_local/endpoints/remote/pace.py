@@ -66,29 +66,29 @@ class Speed:
 
 
 class Lane(Limiter):
-    """The limiter of one server: at most `limit` concurrent requests, adapted between 1 and `most`.
+    """The limiter of one server: at most `limit` concurrent requests, adapted between 1 and `capacity`.
 
     Every answer raises the limit a little, and a busy server halves it (additive increase, multiplicative decrease),
     once for all requests that were in flight together.
     """
 
-    def __init__(self, most: int) -> None:
-        super().__init__(float(most))
-        self.most = most
-        self._halved_at = self._quiet_until = 0.0
+    def __init__(self, capacity: int) -> None:
+        super().__init__(float(capacity))
+        self.capacity = capacity
+        self._halved_at = self._paused_until = 0.0
 
     @property
-    def quiet_s(self) -> float:
+    def pause_left_s(self) -> float:
         """Seconds left of the pause that the server asked for."""
-        return max(0.0, self._quiet_until - time.monotonic())
+        return max(0.0, self._paused_until - time.monotonic())
 
     def rest(self, seconds: float) -> None:
         """Pause for `seconds`, as the server asked."""
-        self._quiet_until = max(self._quiet_until, time.monotonic() + seconds)
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def widen(self) -> None:
         """Raise the limit after an answer."""
-        self.resize(min(float(self.most), self.limit + 1.0 / self.limit))
+        self.resize(min(float(self.capacity), self.limit + 1.0 / self.limit))
 
     def halve(self, start: float) -> None:
         """Halve the limit after a busy response to a request that was sent at `start`."""

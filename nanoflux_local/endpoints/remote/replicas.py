@@ -10,40 +10,40 @@ from typing import Any
 
 from nanoflux_local.endpoints.remote.pace import Lane
 
-BACK_S = 2.0
-LONGEST_BACK_S = 60.0
+BACKOFF_S = 2.0
+LONGEST_BACKOFF_S = 60.0
 
 
 class Replica:
-    """One server: its address, client and lane. `reached` is whether it ever responded; `complaint` is its last message
-    that asked for a pause.
+    """One server: its address, client and lane. `reached` is whether it ever responded; `pause_message` is the
+    last message in which it asked for a pause.
     """
 
-    def __init__(self, url: str, client: Any, most: int) -> None:
+    def __init__(self, url: str, client: Any, capacity: int) -> None:
         self.url, self.client = url, client
-        self.lane = Lane(most)
+        self.lane = Lane(capacity)
         self.reached = False
-        self.back_at = 0.0
-        self.complaint = ""
+        self.retry_at = 0.0
+        self.pause_message = ""
         self._failed = 0
 
     @property
     def available(self) -> bool:
         """Whether the pause after its last failure is over."""
-        return self.back_at <= time.monotonic()
+        return self.retry_at <= time.monotonic()
 
     @property
     def free(self) -> bool:
         """Whether the replica is available and asks for no pause."""
-        return self.available and not self.lane.quiet_s
+        return self.available and not self.lane.pause_left_s
 
     def note_answer(self) -> None:
         """Note a response: the replica works."""
-        self.reached, self.back_at, self._failed = True, 0.0, 0
+        self.reached, self.retry_at, self._failed = True, 0.0, 0
 
     def note_failure(self) -> None:
         """Skip this replica for a time that doubles with each failure in a row."""
-        self.back_at = time.monotonic() + min(LONGEST_BACK_S, BACK_S * 2 ** min(self._failed, 16))
+        self.retry_at = time.monotonic() + min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** min(self._failed, 16))
         self._failed += 1
 
 
@@ -54,10 +54,10 @@ def pick(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replic
     free = [replica for replica in replicas if replica.free]
     if free:
         return min(free, key=lambda replica: (replica in tried, replica.lane.load))
-    failed = [replica for replica in replicas if not replica.lane.quiet_s]
+    failed = [replica for replica in replicas if not replica.lane.pause_left_s]
     if failed:
-        return min(failed, key=lambda replica: replica.back_at)
-    return min(replicas, key=lambda replica: replica.lane.quiet_s)
+        return min(failed, key=lambda replica: replica.retry_at)
+    return min(replicas, key=lambda replica: replica.lane.pause_left_s)
 
 
 def has_another(replicas: Sequence[Replica], tried: Collection[Replica]) -> bool:

@@ -42,11 +42,11 @@ class Patience:
         self.waited_s += pause or 0.0
         return pause
 
-    def wait(self, quiet_s: float) -> float | None:
-        """Seconds to wait for a server that asks for a pause of `quiet_s`; None if that is too long."""
-        if self._busy_s + quiet_s > PATIENCE_S:
+    def wait(self, pause_s: float) -> float | None:
+        """Seconds to wait for a server that asks for a pause of `pause_s`; None if that is too long."""
+        if self._busy_s + pause_s > PATIENCE_S:
             return None
-        wait = quiet_s + self._random.uniform(0, BASE_S)
+        wait = pause_s + self._random.uniform(0, BASE_S)
         self._busy_s += wait
         self.waited_s += wait
         return wait

@@ -1,6 +1,6 @@
 """The common part of all clients of chat servers: send a request, record the reply and its price, keep the key secret.
 
-A protocol's class writes requests and reads replies; its maker's SDK sends them. The SDKs' own retries are off,
+A protocol's class writes requests and reads replies; its provider's SDK sends them. The SDKs' own retries are off,
 redirects are not followed (they could send a key elsewhere), and a server on this machine is never asked through a
 proxy.
 """
@@ -21,7 +21,7 @@ from nanoflux_local.endpoints.remote.accepted import Accepted, accepted_by, form
 from nanoflux_local.endpoints.remote.error_body import read_error
 from nanoflux_local.endpoints.remote.keys import Key, read_key
 from nanoflux_local.endpoints.remote.network import http_options
-from nanoflux_local.endpoints.remote.service import Service, Stake
+from nanoflux_local.endpoints.remote.service import AttemptBounds, Service
 from nanoflux_local.endpoints.remote.shapes import load_json
 from nanoflux_local.errors import ConfigError
 from nanoflux_local.reasoning import cut_answer, with_reasoning
@@ -56,12 +56,12 @@ class ServedEndpoint(ABC):
     neither the model's name nor the server's refusals show it.
 
     Raises:
-        ConfigError: a key or an address is missing, or an address is no base url.
+        ConfigError: a key or an address is missing, or an address is not a base URL.
     """
 
     interface: ClassVar[str]
-    home: ClassVar[str] = ""
-    """The maker's address, for endpoints that name none."""
+    default_url: ClassVar[str] = ""
+    """The provider's base URL, for endpoints that state none."""
     repeatable = False
 
     def __init__(
@@ -80,14 +80,14 @@ class ServedEndpoint(ABC):
         context: Context | None = None,
         send: Send | None = None,
     ) -> None:
-        addresses = tuple(urls) or ((url,) if url else (self.home,))
+        addresses = tuple(urls) or ((url,) if url else (self.default_url,))
         if not all(addresses):
             raise ConfigError(f"the endpoint of {model} has no url", "set the server's address, ending in /v1")
         for address in addresses:
             check_address(address)
         key = read_key(key_env, key_file)
-        if self.home in addresses and not key:
-            raise ConfigError(f"{self.home} requires a key", "set key_env = VARIABLE, or key_file = PATH")
+        if self.default_url in addresses and not key:
+            raise ConfigError(f"{self.default_url} requires a key", "set key_env = VARIABLE, or key_file = PATH")
         variant = "structured" if structured else ""
         self.identity = Identity(self.interface, model, revision or " ".join(addresses), variant=variant)
         self.price = price
@@ -95,7 +95,7 @@ class ServedEndpoint(ABC):
         self.accepted = accepted_by(model, self.context.reasoning > 0, send)
         self._decided = set(send.model_dump(exclude_none=True)) if send else set()
         self.service = Service(
-            model, addresses, key, self.sdk, self.connect, capacity, timeout_s, gauged=self.home not in addresses
+            model, addresses, key, self.sdk, self.connect, capacity, timeout_s, gauged=self.default_url not in addresses
         )
         self.capacity = self.service.capacity
 
@@ -113,7 +113,7 @@ class ServedEndpoint(ABC):
 
         most = request.sampling.max_tokens
         lost = 0.0 if self.price is None else self.price.cost(request.prompt_bytes, most)
-        return await self.service.ask(attempt, Stake(most, request.prompt_bytes + most, lost))
+        return await self.service.ask(attempt, AttemptBounds(most, request.prompt_bytes + most, lost))
 
     async def _post(self, client: Any, request: ChatRequest, limit_s: float) -> Any:
         """Send the request; if a parameter is refused, send it at once without that parameter or with another.
@@ -254,7 +254,7 @@ def check_address(url: str) -> None:
         raise ConfigError(f"the url {url} ends in {route}, which NanoFlux appends", f'write url = "{base}"')
 
 
-def limits(limit_s: float) -> Any:
+def build_timeout(limit_s: float) -> Any:
     """A request's timeouts, as the SDKs take them."""
     import httpx2
 

@@ -33,7 +33,7 @@ Attempt = Callable[[Any, float], Awaitable[T]]
 
 
 @dataclass(frozen=True, slots=True)
-class Stake:
+class AttemptBounds:
     """Bounds on one attempt: its completion tokens, and its possible cost if the reply is lost."""
 
     tokens: int = 1
@@ -66,14 +66,14 @@ class Service:
         self.model, self.urls, self.key = model, tuple(urls), key
         guard.allow(*self.urls)  # an address in the configuration allows this host and no other
         self.capacity = capacity * len(self.urls)
-        self._most, self._gauged = capacity, gauged
+        self._capacity, self._gauged = capacity, gauged
         self._sdk, self._connect = sdk, connect
         self._speed = Speed(timeout_s)
         self._replicas: list[Replica] = []
         self._gauges: list[Gauge] = []
         self._waits = Waits()
 
-    async def ask(self, attempt: Attempt[T], stake: Stake) -> T:
+    async def ask(self, attempt: Attempt[T], bounds: AttemptBounds) -> T:
         """Call `attempt` until it returns a reply, retrying after faults.
 
         Raises:
@@ -84,20 +84,20 @@ class Service:
         patience = Patience()
         while True:
             replica = pick(self._connect_replicas(), patience.tried)
-            if replica.lane.quiet_s:
+            if replica.lane.pause_left_s:
                 await self._wait(replica, patience)
                 continue
             async with replica.lane:
-                if replica.lane.quiet_s:
+                if replica.lane.pause_left_s:
                     continue  # the server asked for a pause while this call waited for its slot
-                start, limit_s = time.monotonic(), self._speed.limit(stake.tokens)
-                outcome = await self._attempt(attempt, replica, stake.tokens, limit_s)
+                start, limit_s = time.monotonic(), self._speed.limit(bounds.tokens)
+                outcome = await self._attempt(attempt, replica, bounds.tokens, limit_s)
             seconds = time.monotonic() - start
             if not isinstance(outcome, ClassifiedFault):
                 self._note_answer(replica, seconds, outcome)
                 return outcome
             self._raise_refusal(replica, outcome)
-            self._report_fault(outcome, seconds, stake)
+            self._report_fault(outcome, seconds, bounds)
             pause = self._note_fault(replica, outcome, start, patience)
             if pause is not None:
                 self._waits.note(replica.url, self.key.mask(outcome.message), pause, patience.waited_s)
@@ -113,14 +113,14 @@ class Service:
         Raises:
             BusyError: the server asks for a longer pause than a call waits.
         """
-        quiet_s = replica.lane.quiet_s
-        wait = patience.wait(quiet_s)
+        pause_s = replica.lane.pause_left_s
+        wait = patience.wait(pause_s)
         if wait is None:
             raise BusyError(
-                f"{replica.url} asks to be left alone until {local_time(quiet_s)}: it {replica.complaint}",
+                f"{replica.url} asks to be left alone until {local_time(pause_s)}: it {replica.pause_message}",
                 "resume after that with `nanoflux run resume`, or list more servers in the endpoint's `urls`",
             )
-        self._waits.note(replica.url, replica.complaint, wait, patience.waited_s)
+        self._waits.note(replica.url, replica.pause_message, wait, patience.waited_s)
         await asyncio.sleep(wait)
 
     async def _attempt(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | ClassifiedFault:
@@ -151,7 +151,7 @@ class Service:
             replica.lane.halve(start)
         if fault.retry_after_s and fault.kind is not None:
             replica.lane.rest(fault.retry_after_s)
-            replica.complaint = self.key.mask(fault.message)
+            replica.pause_message = self.key.mask(fault.message)
         if fault.gone:
             replica.note_failure()
         else:
@@ -169,10 +169,10 @@ class Service:
             replica.note_answer()
             raise PromptRefusedError(cause, self.key.mask(fault.message), fault.fix)
 
-    def _report_fault(self, fault: ClassifiedFault, seconds: float, stake: Stake) -> None:
+    def _report_fault(self, fault: ClassifiedFault, seconds: float, bounds: AttemptBounds) -> None:
         if fault.kind is None:
             return
-        tokens, usd = (stake.lost_tokens, stake.lost_usd) if fault.kind in BILLED else (0, 0.0)
+        tokens, usd = (bounds.lost_tokens, bounds.lost_usd) if fault.kind in BILLED else (0, 0.0)
         if fault.reply is not None:
             tokens, usd = fault.reply.prompt_tokens + fault.reply.completion_tokens, fault.reply.usd
         message, raw = self.key.mask(fault.message), self.key.mask(fault.raw)[:MOST_RAW]
@@ -202,7 +202,7 @@ class Service:
 
     def _connect_replicas(self) -> list[Replica]:
         if not self._replicas:
-            self._replicas = [Replica(url, self._connect(url, self.key), self._most) for url in self.urls]
+            self._replicas = [Replica(url, self._connect(url, self.key), self._capacity) for url in self.urls]
             if self._gauged:
                 self._gauges = [Gauge(replica) for replica in self._replicas]
         for gauge in self._gauges:

@@ -28,7 +28,7 @@ _INNER = ("text", "thinking", "reasoning", "summary", "content")
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a message: its text (None if it has none), its thoughts and its maker's refusal."""
+    """The content of a message: its text (None if it has none), its thoughts and its provider's refusal."""
 
     text: str | None = None
     thoughts: str = ""

@@ -82,7 +82,7 @@ it, d drops it, f marks it for fixing, and u undoes your last review."""
         total = len(self._keys)
         scope = f"of {format_line(run, 60)}" if run else "of all runs"
         kind = f", {REASON_NAMES[reason]}" if reason else ""
-        empty = "No example matches this filter" if words or reason else "No example was kept yet"
+        empty = "No example matches this filter" if words or reason else "No example has been kept yet"
         self._update_preview()
         caption = f"{total:,} examples {scope}{kind}" if total else f"{empty} ({scope}{kind})"
         self.query_one("#caption", Static).update(caption)

@@ -190,7 +190,7 @@ in progress and keep their results; a second stop ends the run at once."""
         state, tally, colours = self._state, self._tally, self.colours
         concurrency = state.config["concurrency"] if state.worker else 0
         limit = min(concurrency, max(0, state.row["max_turns"] - tally.turns))
-        turns = list(tally.under_way(limit)) if concurrency else []
+        turns = list(tally.list_turns_in_progress(limit)) if concurrency else []
         roles = state.config["roles"]
         names = (roles["attacker"]["endpoint"], roles["defender"]["endpoint"])
         more = f"; {MAX_TURN_LINES} of {len(turns)} shown" if len(turns) > MAX_TURN_LINES else ""

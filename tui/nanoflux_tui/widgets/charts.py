@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.text import Text
 
 from nanoflux_local.evaluate.items import RULE, Flip
-from nanoflux_local.ledger.tally import STEPS, Event, Tally, UnderWay
+from nanoflux_local.ledger.tally import STEPS, Event, Tally, TurnInProgress
 from nanoflux_local.run.trials.result import TrialResult, describe_share
 from nanoflux_tui.text import format_clock, format_count, format_duration, format_line
 from nanoflux_tui.theme import OUTCOMES, Colours, draw_bar
@@ -62,7 +62,7 @@ def draw_histogram(
     the bars above it (or below it, with `below`) get another colour.
     """
     if not len(values):
-        return Text("Nothing was measured yet.", style=colours["muted"])
+        return Text("Nothing has been measured yet.", style=colours["muted"])
     cells = max(10, min(width, 60))
     bins = [0] * cells
     for value in values:
@@ -86,7 +86,9 @@ def draw_histogram(
     return text
 
 
-def draw_turns(turns: Sequence[UnderWay], tally: Tally, names: tuple[str, str], colours: Colours, width: int) -> Text:
+def draw_turns(
+    turns: Sequence[TurnInProgress], tally: Tally, names: tuple[str, str], colours: Colours, width: int
+) -> Text:
     """A line for each turn in progress: who attacks, who defends, and the current step."""
     text = Text()
     for turn in turns:
@@ -116,7 +118,7 @@ def draw_events(latest: Sequence[Event], colours: Colours, width: int, rows: int
 def draw_usage(tally: Tally, colours: Colours) -> Text:
     """Calls, tokens, time and cost of each role."""
     if not tally.usage:
-        return Text("No call was answered yet.", style=colours["muted"])
+        return Text("No call has been answered yet.", style=colours["muted"])
     head = f"{'role':<9}{'calls':>7}{'prompt':>7}{'output':>8}{'time':>7}{'usd':>8}\n"
     text = Text.assemble((head, colours["secondary"]))
     for role, used in sorted(tally.usage.items()):
@@ -129,7 +131,7 @@ def draw_usage(tally: Tally, colours: Colours) -> Text:
 
 
 def draw_trial(trial: TrialResult, colours: Colours) -> Text:
-    """The judge's error rates on known solutions, the conclusions of its checks, and the predicted share."""
+    """The judge's error rates on known solutions, its checks' findings, and the predicted share of right examples."""
     rates = trial.judge
     text = Text()
     for verb, share, noun in (("rejects", rates.sensitivity, "wrong"), ("accepts", rates.specificity, "right")):
