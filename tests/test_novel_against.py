@@ -114,7 +114,7 @@ def test_changed_questions_of_another_run_are_refused(home: Home) -> None:
     assert f"run {against}: the questions of run {first} are not those recorded when this run started" in problems(
         home, against
     )
-    with pytest.raises(RefusedError, match=f"the questions of run {first} have changed"):
+    with pytest.raises(RefusedError, match=f"the questions of run {first} are not those recorded"):
         asyncio.run(runs.carry_on(home, against))
 
 

@@ -248,7 +248,7 @@ async def test_time_limit_grows_after_a_timeout_up_to_a_bound() -> None:
     before = speed.limit(64)
     for _ in range(8):
         with pytest.raises(TimeoutError):
-            async with speed.limited(64, 0.01):
+            async with speed.time_limit(64, 0.01):
                 await asyncio.sleep(1)
     assert before < speed.limit(64) <= pace.MOST_SLACK * before
 
@@ -256,7 +256,7 @@ async def test_time_limit_grows_after_a_timeout_up_to_a_bound() -> None:
 async def test_first_measured_speed_applies_to_running_requests() -> None:
     speed, began = Speed(0.05), time.monotonic()
     with pytest.raises(TimeoutError):
-        async with speed.limited(64, speed.limit(64)):
+        async with speed.time_limit(64, speed.limit(64)):
             speed.note_answer(0.001, 64)
             await asyncio.sleep(10)
     assert time.monotonic() - began < 0.05 * pace.FIRST
