@@ -248,6 +248,7 @@ VLLM = [
     ("empty text at once", 200, chat({"content": "", "reasoning": None}), Empty()),
     ("end of thoughts at once", 200, chat({"content": None, "reasoning": ""}), Empty()),
     ("end of channel at once", 200, chat({"content": None, "reasoning": None, "reasoning_content": None}), Empty()),
+    ("end of channel at once, as text", 200, chat({"content": "<|return|>", "reasoning": None}), Empty()),
     ("stopped in its thoughts", 200, chat({"content": None, "reasoning": "hm"}), Empty()),
     ("cut while it thought", 200, chat({"content": None, "reasoning": "hm"}, "length"), Read("", "length", "hm")),
     ("aborted", 200, chat({"content": "AN"}, "abort"), Again("server_error", "'abort'")),

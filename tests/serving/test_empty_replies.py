@@ -1,7 +1,8 @@
 """Replies without an answer from a real vLLM: a model that ends its reply, or its thoughts, at once.
 
-A stand-in of DeepSeek-R1-Qwen2 is taught to end that way, under its packaged manifest. Every such reply is the fault
-`empty`, is asked for again and, since the model says nothing else, marked unanswered; the first item gets an answer.
+Stand-ins of Qwen3 and DeepSeek-R1-Qwen2 are taught to end that way, each under its packaged manifest. Every such reply
+is the fault `empty`, is asked for again and, since the model says nothing else, marked unanswered; the first item of
+each stand-in gets an answer.
 """
 
 import asyncio
@@ -40,6 +41,11 @@ ARGS = ("--enforce-eager", "--max-num-seqs=8")
 ROOM, CONTEXT = 512, 9216
 """Reasoning tokens of an endpoint, and a server's context, which is enough for them."""
 ENDINGS = {
+    "qwen3-32b-awq": {
+        "at once": "<|im_end|>",
+        "thoughts never opened": "</think><|im_end|>",
+        "thoughts alone": f"<think>\n{THOUGHTS}\n</think>\n\n<|im_end|>",
+    },
     "deepseek-r1-distill-qwen-14b": {
         "at once": "<｜end▁of▁sentence｜>",
         "no thoughts": "</think><｜end▁of▁sentence｜>",

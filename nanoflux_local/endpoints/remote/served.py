@@ -6,6 +6,7 @@ proxy.
 """
 
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ from nanoflux_local.records import ChatReply, ChatRequest, Fault, Finish, Identi
 
 REFUSED_PARAMETER = (400, 422)
 """Statuses of a refused parameter."""
+END_TOKEN = re.compile(r"<\|(?:return|end|call)\|>")
+"""The tokens that end a message of gpt-oss."""
 CAPACITY = 32
 TIMEOUT_S = 60.0
 CONNECT_S = 10.0
@@ -162,7 +165,7 @@ class ServedEndpoint(ABC):
     def _reply(self, request: ChatRequest, response: Any, seconds: float) -> ChatReply:
         """Read a response, whose contents the SDKs do not check."""
         try:
-            parsed = self.read(load_json(response))
+            parsed = _drop_lone_end(self.read(load_json(response)))
         except ValueError as error:
             raise GarbledError(str(error), response.text) from None
         raw = with_reasoning(parsed.thoughts, parsed.text)
@@ -223,6 +226,11 @@ class ServedEndpoint(ABC):
 
     async def close(self) -> None:
         await self.service.close()
+
+
+def _drop_lone_end(parsed: ParsedReply) -> ParsedReply:
+    """A reply of nothing but its end token is empty: vLLM 0.32 sends that of gpt-oss as text."""
+    return replace(parsed, text="") if END_TOKEN.fullmatch(parsed.text.strip()) else parsed
 
 
 def client_options(sdk: ModuleType, url: str) -> dict[str, Any]:
