@@ -86,10 +86,10 @@ def test_doctor_fails_on_a_broken_guard(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv(name, value)
     assert safety.check_guard().ok
     monkeypatch.setenv("WANDB_MODE", "online")
-    assert not safety.check_guard().ok and "WANDB_MODE" in safety.check_guard().found
+    assert not safety.check_guard().ok and "WANDB_MODE" in safety.check_guard().state
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(safety, "guard_environment", dict)  # the child is started as any other
-    assert not safety.check_guard().ok and "can reach other machines" in safety.check_guard().found
+    assert not safety.check_guard().ok and "can reach other machines" in safety.check_guard().state
 
 
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
@@ -104,7 +104,7 @@ def test_doctor_detects_damaged_weights(harm: str, minilm_dir: Path, tmp_path: P
     else:
         victim.write_bytes(content[:-1] if harm == "cut" else content[:-1] + b"?")
     check = possessions.check_weights(Home(tmp_path / "home"))
-    assert not check.ok and str(victim) in check.found
+    assert not check.ok and str(victim) in check.state
 
 
 def test_doctor_compares_only_sizes_of_large_weights(
@@ -113,9 +113,9 @@ def test_doctor_compares_only_sizes_of_large_weights(
     monkeypatch.setattr(possessions, "HASHED_GIB", 0.0)
     copy = tmp_path / "weights" / minilm_dir.name
     shutil.copytree(minilm_dir, copy)
-    assert "all sizes match" in possessions.check_weights(Home(tmp_path)).found
+    assert "all sizes match" in possessions.check_weights(Home(tmp_path)).state
     (copy / "vocab.txt").write_bytes(b"short")
-    assert "has 5 bytes" in possessions.check_weights(Home(tmp_path)).found
+    assert "has 5 bytes" in possessions.check_weights(Home(tmp_path)).state
 
 
 def test_doctor_fails_if_torch_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_doctor_fails_on_a_gpu_without_driver(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(machine, "_cards", lambda: 2)
     check = machine.check_gpus()
-    assert not check.ok and "2 NVIDIA cards" in check.found and "driver" in check.fix
+    assert not check.ok and "2 NVIDIA cards" in check.state and "driver" in check.fix
 
 
 SMI = {
@@ -166,16 +166,16 @@ def test_doctor_and_plan_agree_on_an_odd_nvidia_smi(
     assert stated.code == 0
     monkeypatch.setenv("PATH", path)
     check = machine.check_gpus()
-    assert re.search(doctor, f"{check.word} {check.found} {check.fix}"), check
+    assert re.search(doctor, f"{check.word} {check.state} {check.fix}"), check
 
 
 def test_doctor_compares_versions_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     pins = packages.tested_versions()
     monkeypatch.setattr(packages, "tested_versions", lambda: {**pins, "click": "0.1", "numpy": "0.2"})
     check = software.check_versions()
-    assert check.ok and "(tested: 0.1)" in check.found and "pip install -c" in check.fix
+    assert check.ok and "(tested: 0.1)" in check.state and "pip install -c" in check.fix
     monkeypatch.setattr(packages, "unmet_requirements", lambda: ["click is missing"])
-    assert not software.check_versions().ok and "click is missing" in software.check_versions().found
+    assert not software.check_versions().ok and "click is missing" in software.check_versions().state
     monkeypatch.undo()
     assert software.check_versions().ok and len(pins) > 50
 
@@ -185,7 +185,7 @@ def test_doctor_fails_on_a_network_home(tmp_path: Path, monkeypatch: pytest.Monk
     assert possessions.check_home(Home(tmp_path)).ok
     monkeypatch.setattr(possessions, "_file_system", lambda _: "nfs4")
     check = possessions.check_home(Home(tmp_path))
-    assert not check.ok and "nfs4" in check.found
+    assert not check.ok and "nfs4" in check.state
 
 
 def test_doctor_loads_no_torch() -> None:

@@ -22,7 +22,7 @@ def test_eval_scores_profile_endpoints_strictly_and_softly(tmp_path: Path, calle
 
 def test_eval_corrects_soft_accuracy_by_the_judges_trial(tmp_path: Path, called: Callable) -> None:
     start = ("run", "start", "--domain", "starter", "--profile", "scripted", "--examples", "1")
-    for name, seed, trial in (("tried", 10, 4), ("guessed", 13, 4), ("untried", 7, 0)):
+    for name, seed, trial in (("tried", 12, 4), ("guessed", 13, 4), ("untried", 7, 0)):
         called(tmp_path, *start, "--name", name, "--seed", str(seed), "--set", f"judge.trial={trial}")
     soft = (*ON, "--endpoint", "duelist-a", "--mode", "soft", "--judge-errors")
     trial = called(tmp_path, "run", "show", "tried", "--json").json["judge_trial"]["judge"]

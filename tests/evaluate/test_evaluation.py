@@ -16,7 +16,7 @@ from nanoflux_local.evaluate.evaluation import choose_domain, evaluate, make_pla
 from nanoflux_local.evaluate.shortfall import Cause
 from nanoflux_local.evaluate.soft import SoftJudge
 from nanoflux_local.experiments.tables import format_detectable
-from nanoflux_local.jobs import EVALUATION, Work, check_work
+from nanoflux_local.jobs import EVALUATION, Work, WorkState, check_work
 from nanoflux_local.ledger.store import Ledger
 from nanoflux_local.ledger.views import LedgerView
 from nanoflux_local.paths import Home
@@ -191,24 +191,24 @@ async def test_killed_evaluation_is_reported_as_interrupted_and_resumes(tmp_path
     model = ScriptedEndpoint("m", script=write_answer)
     plan = make_plan(model.identity, "starter", "test", ITEMS, 1, 0.0)
 
-    def read_row() -> dict:
+    def read_state() -> WorkState:
         with LedgerView(home.ledger) as view:
             row = view.row("SELECT status, message, seconds FROM evaluations WHERE id = ?", plan.id)
-            return check_work(home, view, Work(EVALUATION, plan.id), dict(row)) if row else {"status": "not started"}
+            return check_work(home, view, Work(EVALUATION, plan.id), dict(row)) if row else WorkState("not started")
 
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(home.ledger)])
-    while read_row()["status"] != "running":
+    while read_state().status != "running":
         assert process.poll() is None
         await asyncio.sleep(0.05)
-    assert read_row()["worker"]["pid"] == process.pid
+    assert read_state().worker.pid == process.pid
     process.kill()
     process.wait()
-    assert (read_row()["status"], read_row()["worker"]) == ("interrupted", None)
-    assert read_row()["message"] == "its process ended; run the same command again to resume"
+    assert (read_state().status, read_state().worker) == ("interrupted", None)
+    assert read_state().message == "its process ended; run the same command again to resume"
     with Ledger(home.ledger) as ledger:
         assert (await evaluate(ledger, model, plan)).strict.mean == pytest.approx(1 / 2)
         assert ledger.rows("SELECT state FROM jobs ORDER BY id") == [("interrupted",), ("done",)]
-    assert read_row()["status"] == "done"
+    assert read_state().status == "done"
 
 
 async def test_concurrent_equal_evaluations_send_each_request_once(tmp_path):
@@ -229,9 +229,8 @@ async def test_evaluation_without_replies_fails_with_its_cause(tmp_path):
         silent = Silent("m")
         with pytest.raises(EndpointError, match="none of 6 replies could be scored: no reply"):
             await evaluate(ledger, silent, make_plan(silent.identity, "starter", "test", ITEMS, 1, 0.0))
-        assert ledger.rows("SELECT status, message FROM evaluations") == [
-            ("failed", "none of 6 replies could be scored: no reply (6)")
-        ]
+        ((status, message),) = ledger.rows("SELECT status, message FROM evaluations")
+        assert status == "failed" and message.startswith("none of 6 replies could be scored: no reply (6) → ")
 
 
 async def test_minimum_detectable_is_unknown_if_no_item_differs(tmp_path):

@@ -62,4 +62,4 @@ async def test_sectioned_defence_repeats_empty_section() -> None:
 @pytest.mark.parametrize("earlier", [[], ["count"], ["count", "steps"]])
 async def test_sectioned_defence_with_empty_section_is_unparsed(earlier: list[str]) -> None:
     defence = await defender().defend("How many?", Draw(1, 2, 0), script([], [*earlier, "", "<think>hm", "\n"]))
-    assert defence == Unparsed(f"section {DOMAIN.sections.defender[len(earlier)]}: nothing was written")
+    assert defence == Unparsed(f"section {DOMAIN.sections.defender[len(earlier)]}: the reply is empty")
