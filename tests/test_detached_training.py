@@ -198,7 +198,7 @@ def test_training_source_is_a_run_or_a_file(home: Home, tmp_path: Path) -> None:
     assert cli(home, "train").returncode == 2
     assert cli(home, "train", "run", "--data", str(tmp_path / "rows.jsonl")).returncode == 2
     refused = cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--where", "turn < 3")
-    assert refused.returncode == 2 and "no query" in refused.stderr
+    assert refused.returncode == 2 and "rows of a file cannot be chosen" in refused.stderr
     preview = cli(home, "train", "--data", str(tmp_path / "rows.jsonl"), "--base", BASE, "--dry-run")
     assert preview.returncode == 0, preview.stderr
     assert "<|im_start|>user\na<|im_end|>" in preview.stdout and "validated on" in preview.stdout

@@ -81,8 +81,8 @@ def test_doctor_names_the_models_that_need_a_missing_torchvision(
 
     monkeypatch.setenv("NANOFLUX_VLLM_PYTHON", str(without_torchvision(tmp_path, vllm_python)))
     check = software.check_vllm(Home(tmp_path / "home"))
-    assert check.ok and "not gemma-3-4b-it: torchvision does not load" in check.found and "make vllm" in check.fix
-    assert "not qwen3" not in check.found and "for CPUs" in check.found
+    assert check.ok and "not gemma-3-4b-it: torchvision does not load" in check.state and "make vllm" in check.fix
+    assert "not qwen3" not in check.state and "for CPUs" in check.state
 
 
 def test_find_unservable_names_an_unknown_architecture(vllm_python: str, tmp_path: Path) -> None:
