@@ -178,7 +178,7 @@ def test_full_size_measures_a_dummy_load_at_tiny_size(
         "profile": "passed", "plan": "passed", "serve": "passed", "memory": "skipped", "throughput": "passed",
         "sleep and wake": "skipped", "stop": "passed",
     }  # fmt: skip
-    assert any("tokens/s written by 4 requests" in step.detail for step in report.steps)
+    assert any("completion tokens/s over 4 concurrent requests" in step.detail for step in report.steps)
 
 
 def test_profiles_in_process_need_no_rehearsal(tmp_path: Path, vllm_python: str) -> None:
