@@ -1,5 +1,5 @@
-"""Models on this machine: manifests, weights, and (later) the servers that run them.
+"""Models on this machine: their manifests, their weights, and the vLLM servers that run them.
 
-Knows nothing of attackers, defenders or judges, and never imports `nanoflux_local`. Reaches the network only where
-a caller asks for a download.
+This package knows nothing about attackers, defenders or judges, and never imports `nanoflux_local`. It uses the network
+only if a caller requests a download.
 """

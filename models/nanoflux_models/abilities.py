@@ -1,6 +1,7 @@
-"""Which models an installed vLLM can serve: it must know their architecture and have the packages these need.
+"""Finds out which models an installed vLLM can serve: it must know a model's architecture, and have the packages that
+the architecture needs.
 
-Reads vLLM's list of architectures as text and starts its interpreter once; loads no model.
+The module reads vLLM's list of architectures as text, and starts vLLM's interpreter once. It loads no model.
 """
 
 import json
@@ -12,8 +13,8 @@ from nanoflux_models.interpreter import Interpreter
 from nanoflux_models.manifest import Manifest
 
 WRAPPER = "ForConditionalGeneration"
-"""The ending of architectures that also take images; vLLM imports torchvision with each."""
-_ASK = """
+"""The ending of the names of architectures that also take images; vLLM imports torchvision for all of them."""
+_QUERY = """
 import importlib.util, json, pathlib, re
 root = pathlib.Path(importlib.util.find_spec("vllm").origin).parent
 architectures = re.findall(r'"(\\w+)": *\\(', (root / "model_executor/models/registry.py").read_text("utf-8"))
@@ -27,7 +28,9 @@ print(json.dumps({"architectures": architectures, "vision": vision}))
 
 
 def find_unservable(interpreter: Interpreter, manifests: Iterable[Manifest]) -> dict[str, str]:
-    """By model, why this vLLM cannot serve it. A model whose manifest names no architecture is assumed to work."""
+    """The models that this vLLM cannot serve, each with the reason. A model whose manifest names no architecture is
+    assumed to work.
+    """
     facts = _query_vllm(interpreter)
     reasons = {each.name: _find_reason(each.architecture, facts) for each in manifests if each.architecture}
     return {name: reason for name, reason in reasons.items() if reason}
@@ -44,7 +47,7 @@ def _find_reason(architecture: str, facts: Mapping[str, Any]) -> str:
 def _query_vllm(interpreter: Interpreter) -> Mapping[str, Any]:
     try:
         done = subprocess.run(
-            [interpreter.path, "-c", _ASK], capture_output=True, text=True, check=False, cwd="/", timeout=120
+            [interpreter.path, "-c", _QUERY], capture_output=True, text=True, check=False, cwd="/", timeout=120
         )
         facts: Mapping[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):

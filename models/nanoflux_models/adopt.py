@@ -1,6 +1,6 @@
-"""Copy the files of a model to import: the files that make a model, from a folder that holds all of them.
+"""Copies the files of a model that is imported, and checks that none is missing.
 
-Converts nothing, downloads nothing and writes no manifest.
+It converts nothing, downloads nothing and writes no manifest.
 """
 
 import shutil
@@ -14,10 +14,10 @@ INDEX = "model.safetensors.index.json"
 
 
 def adopt_folder(path: Path, files: Path) -> None:
-    """Copy a model's files into `files`: one GGUF, or a folder's safetensors, configs and tokenizer.
+    """Copy a model's files into `files`, a new folder: one GGUF file, or a folder's safetensors, configs and tokenizer.
 
     Raises:
-        ManifestError: `path` is neither, or files are missing.
+        ManifestError: `path` is neither a folder nor a GGUF file, or files are missing.
     """
     files.mkdir()
     if path.is_file() and path.suffix == ".gguf":
@@ -25,10 +25,10 @@ def adopt_folder(path: Path, files: Path) -> None:
         return
     _check_folder(path)
     for source in sorted(path.rglob("*")):
-        inside = source.relative_to(path)
-        if source.is_file() and is_wanted(inside):
-            (files / inside).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, files / inside)
+        relative_path = source.relative_to(path)
+        if source.is_file() and is_wanted(relative_path):
+            (files / relative_path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, files / relative_path)
     # A record from another home would describe that home's import, not this one.
     (files / "weights.json").unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The architecture of installed weights by their config.json: towers besides the text model, and experts."""
+"""Reads from the config.json of installed weights whether the model has towers besides its text model, or experts."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""Test whether a server's replies depend on the rest of the batch: send the same requests one by one and all at once.
+"""Tests whether a server's replies depend on the rest of the batch, by sending the same requests one by one and all at
+once.
 
-vLLM's batch-invariant kernels promise that they do not. A run over such a server is marked repeatable, so every server
-that promises it is tested before its first request.
+With vLLM's batch-invariant kernels, replies should not depend on it. A run that uses such a server is marked as
+repeatable, so every server with these kernels is tested before its first request.
 """
 
 from collections.abc import Sequence
@@ -12,17 +13,19 @@ from nanoflux_models.probe import PROMPTS
 from nanoflux_models.server_client import ServerClient
 
 TOKENS = 24
-"""Tokens of each reply: enough for a difference in the last bit to change one."""
+"""The number of tokens of each reply: enough for a difference in the last bit to change a token."""
 REQUESTS = tuple((prompt * length, seed) for length in (1, 3) for seed, prompt in enumerate(PROMPTS))
-"""Prompts of different lengths, each with a seed: a batch of them uses other kernels than a single one."""
+"""Prompts of different lengths, each with a seed. A server runs a batch of them with other kernels than one prompt."""
 Reply = tuple[str, tuple[float, ...]]
 
 
 def find_batch_dependence(client: ServerClient, model: str) -> str:
-    """Describe how replies to requests in a batch differ from those to the same requests alone; "" if none differs."""
-    alone = [_ask(client, model, *request) for request in REQUESTS]
+    """Describe how the replies to a batch of requests differ from the replies to the same requests alone; "" if they
+    are equal.
+    """
+    alone = [_send_request(client, model, *request) for request in REQUESTS]
     with ThreadPoolExecutor(len(REQUESTS)) as pool:
-        together = list(pool.map(lambda request: _ask(client, model, *request), REQUESTS))
+        together = list(pool.map(lambda request: _send_request(client, model, *request), REQUESTS))
     return _describe_difference(alone, together)
 
 
@@ -36,7 +39,7 @@ def _describe_difference(alone: Sequence[Reply], together: Sequence[Reply]) -> s
     )
 
 
-def _ask(client: ServerClient, model: str, prompt: str, seed: int) -> Reply:
+def _send_request(client: ServerClient, model: str, prompt: str, seed: int) -> Reply:
     body: dict[str, Any] = {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.7, "seed": seed}
     choice = client.complete({**body, "logprobs": 0, "ignore_eos": True})["choices"][0]
     return str(choice["text"]), tuple(map(float, choice["logprobs"]["token_logprobs"]))

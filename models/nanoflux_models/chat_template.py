@@ -1,6 +1,6 @@
-"""Chat templates of model folders: the file that holds one, and which messages it accepts.
+"""Chat templates of model folders: finds a model's template, and finds out which messages the template accepts.
 
-A template is tried out by rendering it with transformers' own renderer; no tokenizer and no torch is loaded. A model
+A template is tried by rendering messages with transformers' renderer; neither a tokenizer nor torch is loaded. A model
 without a template is a pretrained base, which cannot chat.
 """
 
@@ -16,22 +16,23 @@ from nanoflux_models.offline import go_offline
 FILE = "chat_template.jinja"
 LEGACY = "chat_template.json"
 REASONING_TOKENS = 8192
-"""Default tokens for thoughts: what the authors of Qwen3 and of the R1 distills allow for ordinary questions."""
+"""The default number of tokens for thoughts: the authors of Qwen3 and of the R1 distillations recommend it for ordinary
+questions."""
 HARMONY = "<|channel|>"
 SWITCHES = ("enable_thinking", "thinking")
 """Template variables that turn thinking on and off."""
 
 Render = Callable[..., str | None]
-"""Render messages of these roles with these template variables; None if the template refuses them."""
+"""Renders messages of the given roles with the given template variables; None if the template refuses them."""
 
 
 def read_template(folder: Path) -> str:
-    """The chat template of a model's folder, from the file that holds it; "" if there is none."""
+    """The chat template of a model's folder, whichever file contains it; "" if there is none."""
     if (folder / FILE).is_file():
         return (folder / FILE).read_text("utf-8")
     for name in ("tokenizer_config.json", LEGACY):
         template = _read_json(folder / name).get("chat_template")
-        if isinstance(template, list):  # several by name
+        if isinstance(template, list):  # several templates, by name
             template = {each["name"]: each["template"] for each in template}.get("default")
         if template:
             return str(template)
@@ -39,10 +40,10 @@ def read_template(folder: Path) -> str:
 
 
 def require_template(name: str, folder: Path) -> None:
-    """Require a chat template.
+    """Require that a model's folder has a chat template.
 
     Raises:
-        ManifestError: the model has none.
+        ManifestError: the folder has none.
     """
     if not read_template(folder):
         fix = f"import it again with one: nanoflux models import PATH --name {name} --chat-template FILE"
@@ -50,9 +51,9 @@ def require_template(name: str, folder: Path) -> None:
 
 
 def try_template(folder: Path) -> Chat:
-    """Find out what messages a folder's chat template accepts, and whether the model thinks before it answers.
+    """Find out which messages a folder's chat template accepts, and whether the model thinks before it answers.
 
-    The result is the default for a template that fails on one plain question: it may need other variables.
+    A template that fails on a single plain question may need other variables; the result is then the default `Chat`.
     """
     template = read_template(folder)
     if not template:
@@ -72,7 +73,7 @@ def try_template(folder: Path) -> Chat:
 
 
 def choose_reasoning_parser(template: str, architecture: str) -> str:
-    """vLLM's name of the parser that separates this model's thoughts from its answers."""
+    """The name in vLLM of the parser that separates this model's thoughts from its answers."""
     if HARMONY in template:
         return "openai_gptoss"
     return "qwen3" if architecture.startswith("Qwen3") else "deepseek_r1"

@@ -1,7 +1,7 @@
-"""Starting further Python processes without importing modules from the working directory.
+"""Starts Python child processes that do not import modules from the working directory.
 
 `python -m` and `python -c` put the working directory first on the module path, so a file named `types.py` there would
-be executed in place of the standard library's, outside the sandbox. Every child process is started with
+be executed instead of the standard library's module, outside the sandbox. Every Python child process is started with
 `python_command`; processes that a child starts inherit `SAFE_PATH`.
 """
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-"""The environment variable for `-P`, which reaches the processes that accelerate, Ray, vLLM or a pool start."""
+"""The environment variable with the effect of `-P`. Processes that accelerate, Ray, vLLM or a pool start inherit it."""
 
 
 def python_command(*words: str) -> list[str]:
@@ -24,10 +24,10 @@ def module_command(module: str, *words: str) -> list[str]:
 
 
 def protect_children() -> None:
-    """Make every Python process that this one or its libraries start ignore the working directory."""
+    """Make every Python process that this process or its libraries start ignore the working directory."""
     os.environ.update(SAFE_PATH)
 
 
 def safe_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, extended so that Python ignores the working directory."""
+    """A copy of the environment in which Python ignores the working directory."""
     return {**environment, **SAFE_PATH}

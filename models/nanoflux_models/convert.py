@@ -1,7 +1,7 @@
-"""Convert a GGUF file to a folder of bf16 safetensors, reproducibly, and check that the folder loads.
+"""Converts a GGUF file to a folder of bf16 safetensors, reproducibly, and checks that the folder loads.
 
-The same GGUF gives the same bytes: library versions and paths of this machine are removed from the saved files. Torch
-and transformers are imported when a conversion runs.
+The same GGUF file always gives the same bytes, since library versions and paths of this machine are removed from the
+saved files. Torch and transformers are imported when a conversion runs.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 from nanoflux_models.errors import DigestMismatchError, ManifestError
 from nanoflux_models.offline import go_offline
 
-# A text that different tokenizers split differently: digits, spaces, line ends, accents.
+# A text that different tokenizers split in different ways: digits, spaces, line ends, accents.
 PROBE = "Add 12345 and 6.5:\n\n 3  apples, it's 50% – naïve.\n"
 VOLATILE = ("transformers_version", "_name_or_path", "_model_name_or_path", "is_local", "local_files_only")
-"""Keys in which libraries store their version, a path, or how the files were loaded."""
+"""Keys under which libraries store their version, a path, or how the files were loaded."""
 
 
 def convert_gguf(gguf: Path, target: Path) -> None:
@@ -47,8 +47,8 @@ def convert_gguf(gguf: Path, target: Path) -> None:
 
 
 def _fix_pre_tokenizer(tokenizer: Any, gguf: Path) -> None:
-    # Transformers ignores a GGUF's `tokenizer.ggml.pre`. SmolLM first splits numbers into digits; without that,
-    # white space before a number is tokenized differently than in training.
+    # Transformers ignores the key `tokenizer.ggml.pre` of a GGUF file. SmolLM's tokenizer first splits numbers into
+    # digits; without that step, white space before a number is tokenized differently than in training.
     if _text_field(gguf, "tokenizer.ggml.pre") != "smollm":
         return
     from tokenizers import pre_tokenizers
@@ -70,8 +70,8 @@ def _drop_volatile(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _keeps_text(tokenizer: Any, text: str) -> bool:
-    """Whether encoding and decoding keeps the text, apart from white space and an added BOS token."""
+def _round_trips(tokenizer: Any, text: str) -> bool:
+    """Whether encoding and decoding the text gives the same text, apart from white space and an added BOS token."""
     decoded = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), skip_special_tokens=True)
     return re.sub(r"\s", "", decoded) == re.sub(r"\s", "", text)
 
@@ -85,6 +85,6 @@ def _check_loads(target: Path, model: Any, tokenizer: Any) -> None:
     same = saved.keys() == before.keys() and all(torch.equal(saved[name], before[name]) for name in saved)
     reread = AutoTokenizer.from_pretrained(str(target))
     same = same and reread.encode(PROBE) == tokenizer.encode(PROBE)
-    if not same or not _keeps_text(reread, PROBE):
+    if not same or not _round_trips(reread, PROBE):
         fix = "install the pinned version of transformers: the installed one does not load what it saved"
         raise DigestMismatchError(f"{target.name}: the saved weights differ from the converted ones", fix)

@@ -1,7 +1,7 @@
 """Errors of `nanoflux_models`: each has a message, a fix and an exit code.
 
-They have the same attributes as the core's errors, so that the command line shows both in one way; neither imports the
-other.
+They have the same attributes as the errors of `nanoflux_local`, so that the command line shows both in the same way.
+Neither module imports the other.
 """
 
 
@@ -32,7 +32,7 @@ class RefusedDownloadError(ModelsError):
 
 
 class ModelNotFoundError(ModelsError):
-    """There is no manifest, or there are no installed weights, of that name."""
+    """There is no manifest, or there are no installed weights, with that name."""
 
     exit_code = 4
 
@@ -52,6 +52,6 @@ class ServerRefusedError(ModelsError):
 
 
 class NoServerError(ModelsError):
-    """There is no server of that name."""
+    """There is no server with that name."""
 
     exit_code = 4

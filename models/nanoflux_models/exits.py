@@ -1,15 +1,17 @@
-"""The cause of a server's exit, explained from the last lines of its log."""
+"""Finds the cause of a server's exit in the last lines of its log."""
 
 import re
 from dataclasses import dataclass
 
 RAISED = r"^(?:\(\w+ pid=\d+\) )?(?:ERROR [^\]]*\] )?"
-"""The start of a traceback's last line; warnings about optional modules start differently."""
+"""The start of a traceback's last line. Warnings about optional modules start differently, so they do not match."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A pattern in vLLM's log, its meaning and the fix; `{0}` in either is the pattern's first group."""
+    """A pattern in vLLM's log, its meaning and the fix. `{0}` in meaning or fix is replaced by the pattern's first
+    group.
+    """
 
     pattern: str
     meaning: str
@@ -55,7 +57,7 @@ _CAUSES = (
         "the requested context is longer than the model's",
         "set a shorter context: --context",
     ),
-    # Before the architecture: vLLM also reports a failed import as an architecture that "failed to be inspected".
+    # These two precede the architecture: vLLM reports a failed import as an architecture that "failed to be inspected".
     Cause(
         RAISED + r"ModuleNotFoundError: No module named '([\w.]+)'",
         "the Python module {0} is missing in vLLM's environment",
@@ -88,12 +90,12 @@ _CAUSES = (
         "install vLLM for CPUs: make vllm VLLM_BUILD=cpu",
     ),
 )
-"""The first cause whose pattern matches anywhere in the log's tail counts."""
+"""Known causes, in order: the first whose pattern matches anywhere in the log's tail is reported."""
 KILLED = -9
 
 
 def explain(tail: str, code: int | None) -> tuple[str, str]:
-    """The cause of an exit and its fix; both are general if no line of the log is in the table."""
+    """The cause of an exit and its fix; both are general if no known cause matches the log."""
     for cause in _CAUSES:
         if match := re.search(cause.pattern, tail, re.IGNORECASE | re.MULTILINE):
             return cause.meaning.format(*match.groups()), cause.fix.format(*match.groups())
@@ -103,6 +105,6 @@ def explain(tail: str, code: int | None) -> tuple[str, str]:
 
 
 def last_lines(tail: str, count: int = 5) -> list[str]:
-    """The last lines that are not blank, shortened, without vLLM's prefix."""
+    """The last lines that are not blank, shortened and without vLLM's prefix."""
     lines = [re.sub(r"^\(\w+ pid=\d+\) ", "", line).strip()[:300] for line in tail.splitlines()]
     return [line for line in lines if line][-count:]

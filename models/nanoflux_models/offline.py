@@ -1,7 +1,7 @@
-"""Keep model libraries offline; called before the first import of any of them.
+"""Keeps model libraries offline. Its functions are called before any such library is imported.
 
-By default transformers, sentence-transformers, vLLM and the hub client check for updates, report usage and fall back to
-downloads. This package and its users load from folders only.
+By default, transformers, sentence-transformers, vLLM and the hub client check for updates, report usage, and download
+files that they do not find. This project loads models only from folders.
 """
 
 import logging
@@ -25,22 +25,22 @@ SETTINGS = {
     "VLLM_DO_NOT_TRACK": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "WANDB_MODE": "disabled",
-    "TQDM_DISABLE": "1",  # progress is shown by this project itself
+    "TQDM_DISABLE": "1",  # this project shows progress itself
     "TOKENIZERS_PARALLELISM": "false",
 }
 GUARDED = Path(__file__).parent / "guarded"
-"""A folder whose presence on the module path makes a Python process guard itself (`guard`)."""
+"""A folder that makes a Python process install the network guard if it is on the module path (`guard`)."""
 
 
 def go_offline() -> None:
-    """Set the libraries' own switches, for this process and its children."""
+    """Set the libraries' offline switches for this process and its children."""
     os.environ.update(SETTINGS)
     protect_children()
-    # bitsandbytes advises to install a package that downloads kernels; nothing here needs them.
+    # bitsandbytes advises installing a package that downloads kernels; this project does not need them.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def guard_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Extend the environment of a Python process by the offline switches and the guard."""
+    """A copy of a Python process's environment with the offline switches and the guard."""
     path = os.pathsep.join(filter(None, (str(GUARDED), environment.get("PYTHONPATH", ""))))
     return safe_environment({**environment, **SETTINGS, "PYTHONPATH": path})

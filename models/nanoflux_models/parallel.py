@@ -4,16 +4,16 @@ from nanoflux_models.manifest import Parallel
 
 
 def parallel_flags(parallel: Parallel, node: int = 0) -> tuple[str, ...]:
-    """The flags for machine number `node`. Sizes of one are vLLM's defaults and are left out.
+    """The flags for machine number `node`. Sizes of 1 are vLLM's defaults and are left out.
 
-    Over several machines, either Ray starts the workers on all of them, or vLLM is started on each (`backend = "mp"`)
-    with the machine's number; all but the first then run without an API server (`--headless`).
+    With several machines, either Ray starts the workers on all of them, or vLLM is started on each (`backend = "mp"`)
+    with the machine's number; then all machines but the first run without an API server (`--headless`).
     """
     sizes = {"tensor": parallel.tensor, "pipeline": parallel.pipeline, "data": parallel.data}
     flags = [part for name, size in sizes.items() if size > 1 for part in (f"--{name}-parallel-size", str(size))]
     if parallel.nodes > 1 and parallel.backend == "ray":
         flags += ["--distributed-executor-backend", "ray"]
-        if parallel.data > 1:  # Ray then places the copies too; otherwise each node needs a separate command
+        if parallel.data > 1:  # then Ray also places the copies; otherwise each node needs a separate command
             flags += ["--data-parallel-backend", "ray"]
     elif parallel.nodes > 1:
         flags += ["--nnodes", str(parallel.nodes), "--node-rank", str(node), "--master-addr", parallel.master]

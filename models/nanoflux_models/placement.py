@@ -1,9 +1,9 @@
-"""Placement: which model goes on which GPU, with which share of its memory. Pure arithmetic; starts nothing.
+"""Placement: decides which model runs on which GPU, with which share of the GPU's memory. Starts nothing.
 
-All figures are computed from manifests; none is measured. A server needs its weights, the KV cache of its concurrent
-requests, buffers for adapters if it takes any, and `OVERHEAD_GIB` on each GPU. Models that do not fit on the GPUs
-together, each with the KV cache of a few requests, take turns. If models do not fit at all, the placement is a refusal
-that states what would fit.
+All figures are computed from manifests; none is measured. A server needs memory for its weights, the KV cache of its
+concurrent requests, adapters if it takes any, and `OVERHEAD_GIB` on each GPU. If the models do not all fit on the GPUs
+at once, each with the KV cache of a few requests, they take turns. If they do not fit in turns either, the placement is
+a refusal that states what would fit.
 """
 
 import math
@@ -11,24 +11,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 LIMIT = 0.92
-"""The share of a GPU that all its servers together may claim; the rest is for the driver and other processes."""
+"""The share of a GPU's memory that all its servers together may claim. The rest is for the driver and other processes.
+"""
 CUDA_GIB, ACTIVATIONS_GIB, GRAPHS_GIB = 0.6, 0.5, 0.4
-"""On each GPU of a server: CUDA's context and libraries, activations of a step of 2,048 tokens, CUDA graphs."""
+"""GiB on each GPU of a server: for CUDA's context and libraries, for the activations of a step of 2,048 tokens, and for
+CUDA graphs."""
 OVERHEAD_GIB = CUDA_GIB + ACTIVATIONS_GIB + GRAPHS_GIB
 ASLEEP_GIB = 1.0
-"""The CUDA context that a sleeping server keeps on its GPU."""
-FEWEST = 4
-"""Full-length requests that each server must hold when models share a GPU; otherwise they take turns."""
+"""GiB on its GPU for the CUDA context of a sleeping server."""
+MIN_REQUESTS = 4
+"""Models are awake together on a GPU only if each has memory for this many full-length requests; else they take turns.
+"""
 BATCH_TOKENS = 4096
-"""Tokens of a request that vLLM may hold beyond a sliding window: two unfinished steps of 2,048."""
+"""The number of a request's tokens that vLLM may store beyond a sliding window: two unfinished steps of 2,048."""
 WIDTHS = (1, 2, 4, 8)
+"""The numbers of GPUs over which a model may be split."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The memory of one server to place. `kv_gib` is the KV cache of all `sequences` requests; `width` is the least
-    number of GPUs per copy, `copies` the number of whole copies (vLLM's data parallelism), `lora_gib` the buffers for
-    adapters. Demands with the same `shares` take turns on the same GPUs.
+    """The memory that one server needs.
+
+    `kv_gib` is the KV cache of all `sequences` concurrent requests, and `lora_gib` the buffers for adapters. `width` is
+    the minimum number of GPUs per copy, and `copies` the number of complete copies (vLLM's data parallelism). Demands
+    with the same `shares` take turns on the same GPUs.
     """
 
     name: str
@@ -42,38 +48,39 @@ class Demand:
 
     @property
     def request_gib(self) -> float:
-        """KV cache of one full-length request."""
+        """The KV cache of one full-length request."""
         return self.kv_gib / self.sequences
 
     @property
-    def few(self) -> "Demand":
-        """The demand with the fewest requests that it may hold next to other models."""
-        return self._with_sequences(min(FEWEST, self.sequences))
+    def with_few_requests(self) -> "Demand":
+        """The demand with the minimum number of requests that a server must hold next to other models."""
+        return self._with_sequences(min(MIN_REQUESTS, self.sequences))
 
     @property
-    def single(self) -> "Demand":
-        """The demand with one request: the least memory that can serve the model."""
+    def with_one_request(self) -> "Demand":
+        """The demand with one request: the smallest memory with which the model can be served."""
         return self._with_sequences(1)
 
     def _with_sequences(self, sequences: int) -> "Demand":
         return replace(self, sequences=sequences, kv_gib=self.request_gib * sequences)
 
     def share(self, width: int, gpu_gib: float) -> float:
-        """The fraction of each of `width` GPUs, rounded up to a hundredth."""
-        need = (self.weights_gib + self.kv_gib + self.lora_gib) / width + OVERHEAD_GIB
-        return math.ceil(need / gpu_gib * 100 - 1e-9) / 100
+        """The share that the server needs of each of `width` GPUs, rounded up to a hundredth."""
+        needed_gib = (self.weights_gib + self.kv_gib + self.lora_gib) / width + OVERHEAD_GIB
+        return math.ceil(needed_gib / gpu_gib * 100 - 1e-9) / 100
 
-    def room(self, utilisation: float, width: int, gpu_gib: float) -> float:
-        """GiB of KV cache that a share leaves, over all GPUs of one copy."""
+    def cache_gib(self, utilisation: float, width: int, gpu_gib: float) -> float:
+        """The GiB that a share leaves for the KV cache, on all GPUs of one copy together."""
         return max(0.0, (utilisation * gpu_gib - OVERHEAD_GIB) * width - self.weights_gib - self.lora_gib)
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A placed model: its GPUs by index, its share of each (`gpu_memory_utilization`), and the group it takes turns in.
+    """A placed model: the indices of its GPUs, its share of each GPU's memory (vLLM's `gpu_memory_utilization`), and
+    the group in which it takes turns (`shares`, "" for none).
 
-    `kv_gib` is its KV cache, which holds `requests` full-length requests; vLLM queues further ones. `overhead_gib` is
-    set aside on each GPU.
+    `kv_gib` is its KV cache, which holds `requests` full-length requests; vLLM queues further requests. `overhead_gib`
+    is reserved on each GPU.
     """
 
     name: str
@@ -90,7 +97,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The placed servers, or the refusal. `ram_gib` is the main memory that sleeping models take."""
+    """The placed servers, or the refusal. `ram_gib` is the main memory that sleeping models need."""
 
     servers: tuple[Server, ...] = ()
     refusal: str = ""
@@ -106,13 +113,14 @@ class Placement:
 def kv_gib(
     bytes_per_token: int, sequences: int, context: int, sliding_bytes_per_token: int = 0, sliding_window: int = 0
 ) -> float:
-    """GiB of KV cache for `sequences` requests of `context` tokens.
+    """The GiB of KV cache for `sequences` requests of `context` tokens.
 
-    `sliding_bytes_per_token` of each token's bytes belong to layers that attend to the last `sliding_window` tokens.
+    Of each token's bytes, `sliding_bytes_per_token` belong to layers that attend only to the last `sliding_window`
+    tokens.
     """
-    kept = min(context, sliding_window + BATCH_TOKENS) if sliding_window else context
-    whole = (bytes_per_token - sliding_bytes_per_token) * context
-    return sequences * (whole + sliding_bytes_per_token * kept) / 2**30
+    sliding_tokens = min(context, sliding_window + BATCH_TOKENS) if sliding_window else context
+    full_bytes = (bytes_per_token - sliding_bytes_per_token) * context
+    return sequences * (full_bytes + sliding_bytes_per_token * sliding_tokens) / 2**30
 
 
 def place_models(
@@ -121,21 +129,22 @@ def place_models(
     smaller: Mapping[str, float] | None = None,
     whole: bool = False,
 ) -> Placement:
-    """Place every demand on `gpus` (GiB each): all at once if they fit, else taking turns, else a refusal.
+    """Place every demand on `gpus` (the GiB of each). The models run at once if they fit; else they take turns; if they
+    still do not fit, they are refused.
 
-    Servers get memory for all their requests, or for as many as fit. `whole` also distributes the rest of each GPU to
-    its servers. `smaller` are other models (GiB of weights) that a refusal may suggest. A GPU of 0 GiB, whose size is
-    unknown, stays empty; the others keep their indices.
+    Servers get memory for all their requests, or for as many as fit. With `whole`, the rest of each GPU is also
+    distributed to its servers. `smaller` are other models, with the GiB of their weights, that a refusal may suggest. A
+    GPU of 0 GiB, whose size is unknown, remains empty; the other GPUs keep their indices.
     """
     ordered = sorted(demands, key=lambda demand: (-demand.weights_gib - demand.kv_gib, demand.name))
-    numbers = [number for number, gib in enumerate(gpus) if gib]
-    sizes = [gpus[number] for number in numbers]
+    indices = [index for index, gib in enumerate(gpus) if gib]
+    sizes = [gpus[index] for index in indices]
     servers = _place(ordered, sizes)
     if servers is None:
         return _build_refusal(ordered, sizes, smaller or {})
     by_name = {demand.name: demand for demand in demands}
-    servers = _grow(servers, by_name, sizes, whole)
-    servers = [replace(server, gpus=tuple(numbers[gpu] for gpu in server.gpus)) for server in servers]
+    servers = _distribute_rest(servers, by_name, sizes, whole)
+    servers = [replace(server, gpus=tuple(indices[gpu] for gpu in server.gpus)) for server in servers]
     weights = {demand.name: demand.weights_gib * demand.copies for demand in demands}
     return Placement(
         tuple(_state_capacity(server, by_name[server.name], gpus) for server in servers),
@@ -149,7 +158,7 @@ def _place(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] | N
 
 
 def _group_by_shares(demands: Sequence[Demand]) -> list[list[Demand]]:
-    """Group the demands that must be on the same GPUs: those with the same `shares`; every other is alone."""
+    """Group the demands that must be on the same GPUs: those with the same `shares`. Others form groups of one."""
     units: dict[str, list[Demand]] = {}
     for demand in demands:
         units.setdefault((demand.shares and f"shares {demand.shares}") or f"model {demand.name}", []).append(demand)
@@ -157,7 +166,7 @@ def _group_by_shares(demands: Sequence[Demand]) -> list[list[Demand]]:
 
 
 def _place_together(units: Sequence[Sequence[Demand]], gpus: Sequence[float]) -> list[Server] | None:
-    """First-fit decreasing on the emptiest GPUs. One demand of a unit is awake at a time."""
+    """Place all units at once: the largest first, each on the emptiest GPUs. One model of a unit is awake at a time."""
     free = [LIMIT] * len(gpus)
     placed = []
     for unit in units:
@@ -173,8 +182,8 @@ def _place_together(units: Sequence[Sequence[Demand]], gpus: Sequence[float]) ->
 def _list_options(
     unit: Sequence[Demand], gpus: Sequence[float], free: Sequence[float]
 ) -> Iterator[tuple[float, list[Server]]]:
-    """The options for placing one unit, fewest GPUs first: the share that it claims, and its servers. If it cannot get
-    memory for a few requests, it claims whole GPUs without other models.
+    """The options for placing one unit, beginning with the fewest GPUs: the share that it claims, and its servers. If
+    there is no memory for a few requests, the unit claims complete GPUs without other models.
     """
     copies = max(demand.copies for demand in unit)
     for width in _list_widths(unit):
@@ -182,15 +191,14 @@ def _list_options(
         if len(emptiest) < width * copies:
             break
         smallest = min(gpus[gpu] for gpu in emptiest)
-        least = min(free[gpu] for gpu in emptiest)
+        free_share = min(free[gpu] for gpu in emptiest)
         asleep = ASLEEP_GIB * (len(unit) - 1) / smallest
-        few, single = (
-            max(getattr(demand, size).share(width, smallest) for demand in unit) + asleep for size in ("few", "single")
-        )
-        if few <= least + 1e-9:
-            yield few, _make_servers([demand.few for demand in unit], emptiest, width, smallest)
-        elif single <= LIMIT <= least + 1e-9:
-            yield LIMIT, _make_servers([demand.single for demand in unit], emptiest, width, smallest)
+        few, one = [each.with_few_requests for each in unit], [each.with_one_request for each in unit]
+        few_share, one_share = (max(each.share(width, smallest) for each in sized) + asleep for sized in (few, one))
+        if few_share <= free_share + 1e-9:
+            yield few_share, _make_servers(few, emptiest, width, smallest)
+        elif one_share <= LIMIT <= free_share + 1e-9:
+            yield LIMIT, _make_servers(one, emptiest, width, smallest)
 
 
 def _make_servers(unit: Sequence[Demand], gpus: Sequence[int], width: int, smallest: float) -> list[Server]:
@@ -205,7 +213,9 @@ def _list_widths(unit: Sequence[Demand]) -> list[int]:
 
 
 def _place_in_turns(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Server] | None:
-    """Let servers take turns, as few as possible on each GPU: those with fewer neighbours get more of it."""
+    """Place servers that take turns, with as few as possible on each GPU: with fewer neighbours, a server gets more of
+    the GPU.
+    """
     for neighbours in range(1, len(demands)):
         placed = _place_with_neighbours(demands, gpus, neighbours)
         if placed is not None:
@@ -214,28 +224,30 @@ def _place_in_turns(demands: Sequence[Demand], gpus: Sequence[float]) -> list[Se
 
 
 def _place_with_neighbours(demands: Sequence[Demand], gpus: Sequence[float], neighbours: int) -> list[Server] | None:
-    """Place each server next to at most `neighbours` sleeping ones, on the GPUs with fewest; None if that fails."""
-    crowd, placed = [0] * len(gpus), []
-    room = [LIMIT - ASLEEP_GIB * neighbours / size for size in gpus]
+    """Place each server next to at most `neighbours` sleeping servers, on the GPUs with the fewest servers. Return None
+    if that fails.
+    """
+    server_counts, placed = [0] * len(gpus), []
+    limits = [LIMIT - ASLEEP_GIB * neighbours / size for size in gpus]
     for demand in demands:
         options = [
             server
             for width in _list_widths([demand])
-            for chosen in [sorted(range(len(gpus)), key=lambda gpu: (crowd[gpu], gpu))[: width * demand.copies]]
+            for chosen in [sorted(range(len(gpus)), key=lambda gpu: (server_counts[gpu], gpu))[: width * demand.copies]]
             if len(chosen) == width * demand.copies
-            for server in _make_servers([demand.single], chosen, width, min(gpus[gpu] for gpu in chosen))
-            if all(server.utilisation <= room[gpu] + 1e-9 for gpu in chosen)
+            for server in _make_servers([demand.with_one_request], chosen, width, min(gpus[gpu] for gpu in chosen))
+            if all(server.utilisation <= limits[gpu] + 1e-9 for gpu in chosen)
         ]
         if not options:
             return None
         placed.append(options[0])
         for gpu in options[0].gpus:
-            crowd[gpu] += 1
-    return placed if max(crowd) <= neighbours + 1 else None
+            server_counts[gpu] += 1
+    return placed if max(server_counts) <= neighbours + 1 else None
 
 
 def _group_by_gpu(servers: Sequence[Server], gpus: int) -> list[Server]:
-    """Put servers that share a GPU, directly or through others, into one group named after its first GPU."""
+    """Put servers that share a GPU, directly or through other servers, into one group, named after its first GPU."""
     group = list(range(gpus))
     for server in list(servers) * gpus:  # repeated until a chain of neighbours is one group
         lowest = min(group[gpu] for gpu in server.gpus)
@@ -248,9 +260,11 @@ def _group_by_gpu(servers: Sequence[Server], gpus: int) -> list[Server]:
     ]
 
 
-def _grow(servers: Sequence[Server], demands: Mapping[str, Demand], gpus: Sequence[float], whole: bool) -> list[Server]:
+def _distribute_rest(
+    servers: Sequence[Server], demands: Mapping[str, Demand], gpus: Sequence[float], whole: bool
+) -> list[Server]:
     """Distribute the rest of each GPU equally among the servers that are awake together: up to the memory for all their
-    requests, or all of it if `whole`.
+    requests, or all of the rest if `whole`.
     """
     awake_groups = [_group_awake([server for server in servers if gpu in server.gpus]) for gpu in range(len(gpus))]
     spare = [
@@ -270,7 +284,7 @@ def _grow(servers: Sequence[Server], demands: Mapping[str, Demand], gpus: Sequen
 
 
 def _group_awake(servers: Sequence[Server]) -> list[list[Server]]:
-    """The groups of servers on one GPU, of which one server each is awake at a time."""
+    """Group the servers on one GPU so that one server of each group is awake at a time."""
     groups: dict[str, list[Server]] = {}
     for server in servers:
         groups.setdefault(f"shares {server.shares}" if server.shares else f"model {server.name}", []).append(server)
@@ -278,12 +292,12 @@ def _group_awake(servers: Sequence[Server]) -> list[list[Server]]:
 
 
 def _state_capacity(server: Server, demand: Demand, gpus: Sequence[float]) -> Server:
-    """Add to a server the KV cache and the number of requests that its share holds."""
-    room = demand.room(server.utilisation, server.tensor, min(gpus[gpu] for gpu in server.gpus))
-    requests = int(room / demand.request_gib + 1e-9) if demand.kv_gib else demand.sequences
+    """Add to a server the size of the KV cache in its share, and the number of requests that this cache holds."""
+    cache_gib = demand.cache_gib(server.utilisation, server.tensor, min(gpus[gpu] for gpu in server.gpus))
+    requests = int(cache_gib / demand.request_gib + 1e-9) if demand.kv_gib else demand.sequences
     return replace(
         server,
-        kv_gib=round(room, 2),
+        kv_gib=round(cache_gib, 2),
         requests=requests * demand.copies,
         weights_gib=demand.weights_gib,
         lora_gib=round(demand.lora_gib, 2),
@@ -294,7 +308,7 @@ def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller: Ma
     sizes = ", ".join(f"{size:g}" for size in gpus)
     needs = "; ".join(
         f"{demand.name} needs {demand.weights_gib + demand.kv_gib + demand.lora_gib + OVERHEAD_GIB:.1f} GiB"
-        for demand in (demand.single for demand in demands)
+        for demand in (demand.with_one_request for demand in demands)
     )
     advice = []
     if gpus:
@@ -303,8 +317,8 @@ def _build_refusal(demands: Sequence[Demand], gpus: Sequence[float], smaller: Ma
             if _place(demands, [largest] * count) is not None:
                 advice.append(f"{count} GPUs of {largest:g} GiB")
                 break
-        room = largest * LIMIT - OVERHEAD_GIB - ASLEEP_GIB * (len(demands) - 1)
-        names = sorted(name for name, weights in smaller.items() if weights * 1.2 < room)
+        free_gib = largest * LIMIT - OVERHEAD_GIB - ASLEEP_GIB * (len(demands) - 1)
+        names = sorted(name for name, weights in smaller.items() if weights * 1.2 < free_gib)
         advice += [f"a smaller model: {', '.join(names)}"] if names else []
     advice.append("fewer or shorter requests at once: --sequences, --context")
     return Placement(

@@ -1,6 +1,6 @@
-"""Prove that an adapter works on a running server: its replies differ from the base's and agree with PEFT's.
+"""Proves that an adapter works on a running server: its replies must differ from the base's and agree with PEFT's.
 
-A server can load an adapter without an error and apply nothing of it (vLLM did with multimodal wrappers), or only a
+A server can load an adapter without an error and yet apply none of it (as vLLM did with multimodal wrappers), or only a
 part. So the server answers a few prompts greedily, and every token is compared with the base on the same server and
 with PEFT in this process. Torch and transformers are imported when a probe runs.
 """
@@ -23,12 +23,12 @@ PROMPTS = (
     "List three causes of an irregular heartbeat.",
 )
 TOKENS = 12
-"""Tokens of each reply: enough to show a difference, few enough to take seconds on a CPU."""
+"""The number of tokens of each reply: enough to show a difference, and few enough to take only seconds on a CPU."""
 
 
 def probe(client: ServerClient, base: str, weights: Path, folder: Path, name: str) -> Probe:
-    """Compare the loaded adapter `name` with `base` on its server, and with PEFT and the adapter in `folder`; store the
-    result in `folder`.
+    """Compare the loaded adapter `name` with `base` on the same server, and with PEFT applying the adapter in `folder`;
+    store the result in `folder` and return it.
 
     Raises:
         ServerError: the server does not answer, PEFT cannot load the adapter, or the result cannot be stored.
@@ -55,7 +55,7 @@ def probe(client: ServerClient, base: str, weights: Path, folder: Path, name: st
 
 
 def encode_chats(weights: Path, questions: Sequence[str]) -> list[list[int]]:
-    """The token ids of each question as a user's message, with the prompt for an answer."""
+    """The token ids of each question as a user's message, followed by the generation prompt."""
     go_offline()
     from transformers import AutoTokenizer
 
@@ -72,7 +72,7 @@ def reply_greedily(client: ServerClient, model: str, ids: list[int], tokens: int
 
 
 def _score_reply(client: ServerClient, model: str, ids: list[int], reply: list[int]) -> list[float]:
-    """The log-probability of each token of `reply`, which is sent as part of the prompt."""
+    """The log-probability of each token of `reply`. The reply is sent as part of the prompt."""
     body = {"model": model, "prompt": [*ids, *reply], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
     entries = client.complete(body)["choices"][0]["prompt_logprobs"][len(ids) :]
     return [float(each[str(token)]["logprob"]) for each, token in zip(entries, reply, strict=True)]
@@ -81,9 +81,9 @@ def _score_reply(client: ServerClient, model: str, ids: list[int], reply: list[i
 def score_with_peft(
     weights: Path, folder: Path, prompts: list[list[int]], replies: list[list[int]]
 ) -> list[list[tuple[float, float]]]:
-    """For each token of each reply: its log-probability in PEFT, and the gap to the token that PEFT prefers there.
+    """For each token of each reply: its log-probability in PEFT, and how much likelier PEFT's preferred token is there.
 
-    If all gaps are 0, PEFT gives the same reply.
+    If all these gaps are 0, PEFT gives the same reply.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""The result of a probe: its measurements, whether it passed, and the file next to the adapter that stores it.
+"""The result of a probe: its measurements, whether it passed, and the file next to the adapter in which it is stored.
 
-Owns `probe.json`. The file is not part of the adapter: the adapter's hash does not cover it, and it is not copied with
-the adapter, since a result holds only for the server and machine that were probed.
+Reads and writes `probe.json`. The file is not part of the adapter: the adapter's hash does not cover it, and it is not
+copied with the adapter, since a result is valid only for the server and the machine that were probed.
 """
 
 import json
@@ -14,21 +14,22 @@ from nanoflux_models.errors import ServerError
 from nanoflux_models.files import write_atomically
 
 PROBE = "probe.json"
-DIFFERS = 1e-3
-"""The least difference in some token's log-probability between adapter and base. An adapter of zeros differs by 0."""
-GAP = 0.5
-"""The largest gap in nats between PEFT's preferred token and the server's: in bfloat16 near-ties go either way."""
-ERROR = 0.1
-"""The largest mean difference between the log-probabilities of server and PEFT, in nats."""
+MIN_DIFFERENCE = 1e-3
+"""Adapter and base must differ by this much in some token's log-probability. An adapter of zeros differs by 0."""
+MAX_GAP = 0.5
+"""The largest allowed gap, in nats, between PEFT's preferred token and the server's: bfloat16 decides near-ties at
+random."""
+MAX_ERROR = 0.1
+"""The largest allowed mean difference between the log-probabilities of server and PEFT, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
     """The measurements of a probe over all tokens of all prompts, in nats.
 
-    `difference` is the largest one between adapter and base on the server; `agreement` the share of tokens that PEFT
-    prefers too, `worst_gap` the largest gap to PEFT's preferred token; `error` the mean difference between the
-    log-probabilities of server and PEFT.
+    `difference` is the largest difference between adapter and base on the server. `agreement` is the share of the
+    server's tokens that PEFT also prefers, and `worst_gap` is the largest gap to PEFT's preferred token. `error` is the
+    mean difference between the log-probabilities of server and PEFT.
     """
 
     adapter: str
@@ -40,18 +41,18 @@ class Probe:
 
     @property
     def passed(self) -> bool:
-        return self.difference >= DIFFERS and self.worst_gap <= GAP and self.error <= ERROR
+        return self.difference >= MIN_DIFFERENCE and self.worst_gap <= MAX_GAP and self.error <= MAX_ERROR
 
     @property
     def verdict(self) -> str:
         """The result as one sentence."""
-        if self.difference < DIFFERS:
+        if self.difference < MIN_DIFFERENCE:
             return f"it has no effect: no log-probability differs from the base's by more than {self.difference:.1g}"
         if not self.passed:
             return (
                 f"the server disagrees with PEFT: {self.agreement:.0%} of the tokens are PEFT's, the worst one is "
-                f"{self.worst_gap:.2f} nats less likely ({GAP} allowed), the mean error is {self.error:.3f} "
-                f"({ERROR} allowed)"
+                f"{self.worst_gap:.2f} nats less likely ({MAX_GAP} allowed), the mean error is {self.error:.3f} "
+                f"({MAX_ERROR} allowed)"
             )
         return (
             f"it works: up to {self.difference:.2f} nats from the base, {self.agreement:.0%} of {self.tokens} greedy "
@@ -60,7 +61,7 @@ class Probe:
 
 
 def write_probe(folder: Path, outcome: Probe, base: str) -> None:
-    """Store the result of a probe atomically; it replaces the previous one.
+    """Store the result of a probe atomically; it replaces the previous result.
 
     Raises:
         ServerError: the file cannot be written.

@@ -1,7 +1,7 @@
-"""Processes identified by pid, start time and boot id, read from Linux's /proc.
+"""Finds and signals processes, which are identified by pid, start time and boot id, read from Linux's /proc.
 
-A pid alone does not identify a process, since the kernel reuses it. Signals are sent through a pidfd that is opened
-before the identity is checked, so that they reach the right process or none. Pids below 2 are never signalled.
+A pid alone does not identify a process, since the kernel reuses pids. A signal is sent through a pidfd that is opened
+before the process is identified, so it reaches either the right process or none. Pids below 2 are never signalled.
 """
 
 import os
@@ -17,7 +17,7 @@ LOWEST = 2
 
 
 def boot_id() -> str:
-    """The id of the current boot, "" if the kernel states none."""
+    """The id of the current boot; "" if the kernel does not state it."""
     return BOOT_ID.read_text().strip() if BOOT_ID.exists() else ""
 
 
@@ -30,12 +30,12 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether this process is running; a zombie is not."""
+        """Whether this process is running; a zombie does not count."""
         entry = _stat(self.pid)
         return entry is not None and entry.process == self and entry.state not in "ZX"
 
     def send(self, number: signal.Signals) -> bool:
-        """Send a signal to this process; False if it has ended."""
+        """Send a signal to this process; return False if the process has ended."""
         if self.pid < LOWEST:
             return False
         try:
@@ -43,7 +43,7 @@ class Process:
         except ProcessLookupError:
             return False
         try:
-            if not self.alive:  # checked after opening: the descriptor now refers to this process only
+            if not self.alive:  # checked after opening the pidfd, which can no longer refer to another process
                 return False
             signal.pidfd_send_signal(descriptor, number)
         except ProcessLookupError:
@@ -85,36 +85,37 @@ def descendants(root: Process) -> list[Process]:
     return [table[pid].process for pid in sorted(family - {root.pid})]
 
 
-def carrying(mark: str) -> list[Process]:
+def find_marked(mark: str) -> list[Process]:
     """The processes of this user whose environment contains `mark` (`NAME=value`)."""
-    wanted, processes = mark.encode(), []
+    variable, processes = mark.encode(), []
     for pid, entry in _table().items():
         try:
-            if wanted in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+            if variable in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
                 processes.append(entry.process)
-        except OSError:  # another user's, or just exited
+        except OSError:  # the process of another user, or one that just exited
             continue
     return processes
 
 
 def end(processes: Iterable[Process], grace_s: float) -> list[Process]:
-    """Terminate each process, and kill it after `grace_s`; return those that still run."""
-    left = [each for each in processes if each.send(signal.SIGTERM)]
-    left = _wait(left, grace_s)
-    for each in left:
+    """Terminate each process, and kill it if it still runs after `grace_s`; return the processes that still run."""
+    terminated = [each for each in processes if each.send(signal.SIGTERM)]
+    remaining = _wait(terminated, grace_s)
+    for each in remaining:
         each.send(signal.SIGKILL)
-    return _wait(left, 10.0)
+    return _wait(remaining, 10.0)
 
 
 def _wait(processes: list[Process], seconds: float) -> list[Process]:
+    """Wait until all processes have ended, at most `seconds`; return the processes that still run."""
     deadline = time.monotonic() + seconds
-    while (left := [each for each in processes if each.alive]) and time.monotonic() < deadline:
+    while (remaining := [each for each in processes if each.alive]) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return left
+    return remaining
 
 
 def _table() -> dict[int, _Stat]:
-    """All processes by pid, except those that exit while the table is read."""
+    """All processes by pid, except processes that exit while the table is read."""
     pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
     return {pid: entry for pid in pids if pid >= LOWEST and (entry := _stat(pid))}
 

@@ -1,7 +1,7 @@
-"""The record of installed weights: their source, every file's SHA-256, and the revision derived from these.
+"""The record of installed weights: their source, the SHA-256 of every file, and the revision derived from these hashes.
 
-Owns `weights.json` and the check against it. A record holds no time and no path of this machine, so that equal weights
-have equal records on every machine.
+Reads and writes `weights.json`, and checks files against it. A record contains neither a time nor a path of this
+machine, so equal weights have equal records on every machine.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ class FileRecord(BaseModel):
 class WeightsRecord(BaseModel):
     """The contents of `weights.json`.
 
-    `revision` is the SHA-256 over the files' hashes; `origin` holds the SHA-256 of the files that were converted, if
-    the installed files are not the downloaded ones.
+    `revision` is the SHA-256 of the files' names and hashes. If the downloaded files were converted, `origin` contains
+    their SHA-256, by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,13 +44,13 @@ class WeightsRecord(BaseModel):
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def revision_of(files: dict[str, FileRecord]) -> str:
-    """The hash of a whole folder: of its files' names and hashes, sorted by name."""
+    """The hash of a complete folder: the SHA-256 of its files' names and hashes, sorted by name."""
     lines = "".join(f"{files[name].sha256}  {name}\n" for name in sorted(files))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -71,7 +71,7 @@ def write_record(folder: Path, record: WeightsRecord) -> None:
 
 
 def read_record(folder: Path) -> WeightsRecord:
-    """The record of installed weights.
+    """Read the record of installed weights.
 
     Raises:
         DigestMismatchError: the record is missing or invalid, so the weights cannot be identified.
@@ -84,7 +84,7 @@ def read_record(folder: Path) -> WeightsRecord:
 
 
 def find_problems(folder: Path) -> list[str]:
-    """One line for each file that differs from the record; empty if none does."""
+    """One line for each file that differs from the record; empty if no file differs."""
     try:
         record = read_record(folder)
     except DigestMismatchError as error:

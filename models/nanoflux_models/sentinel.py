@@ -1,7 +1,7 @@
-"""Check that a loaded adapter still applies after its server has woken from sleep: compare one log-probability.
+"""Checks that a loaded adapter still applies after its server woke from sleep, by comparing one log-probability.
 
-vLLM has dropped adapters at wake without an error (vllm#53888) and then answered as the base. The full proof (`probe`)
-needs PEFT and takes minutes; this check is one request.
+vLLM has dropped adapters at a wake without an error (vllm#53888), and then answered like the base. The full proof
+(`probe`) needs PEFT and takes minutes; this check needs one request.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ class Sentinel:
 
 
 def choose_sentinel(client: ServerClient, base: str, adapter: str) -> Sentinel:
-    """Ask base and adapter once each, on a server where the adapter was just probed."""
+    """Choose the sentinel with one request each to base and adapter, on a server where the adapter was just probed."""
     tuned, plain = _score_text(client, adapter), _score_text(client, base)
     position = max(range(len(tuned)), key=lambda index: abs(tuned[index] - plain[index]))
     return Sentinel(adapter, position, tuned[position], plain[position])
 
 
 def still_applies(client: ServerClient, sentinel: Sentinel) -> bool:
-    """Whether the adapter's log-probability is closer to its earlier one than to its base's."""
+    """Whether the adapter's log-probability is closer to its earlier value than to the base's."""
     score = _score_text(client, sentinel.adapter)[sentinel.position]
     return abs(score - sentinel.tuned) < abs(score - sentinel.base)
 

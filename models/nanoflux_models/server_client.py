@@ -1,6 +1,6 @@
-"""A client of one vLLM server for everything but chat: health, adapters, sleep mode and metrics.
+"""A client of one vLLM server for everything except chat: health, adapters, sleep mode and metrics.
 
-Its calls block, and reach loopback directly even if a proxy is configured. It starts and stops no process.
+Its calls block. They go directly to loopback, even if a proxy is configured. The client starts and stops no processes.
 """
 
 import json
@@ -14,11 +14,12 @@ from typing import Any
 from nanoflux_models.errors import ServerError, ServerRefusedError
 
 QUICK_S, LOAD_S, SWAP_S = 5.0, 300.0, 600.0
+"""Timeouts: of short requests, of completions and loading an adapter, and of sleeping and waking."""
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerClient:
-    """The server at `url`, which ends in /v1."""
+    """A client of the server at `url`, which ends in /v1."""
 
     def __init__(self, url: str) -> None:
         self._root = url.removesuffix("/v1")
@@ -32,16 +33,16 @@ class ServerClient:
         return True
 
     def list_models(self) -> list[str]:
-        """The names that requests can ask for: the base model and each loaded adapter."""
+        """The names of the models that requests can use: the base model and each loaded adapter."""
         return [str(each["id"]) for each in json.loads(self._send("GET", "/v1/models", None, QUICK_S))["data"]]
 
     def load_adapter(self, name: str, folder: Path) -> None:
-        """Load an adapter as `name`, its content hash; do nothing if it is loaded already.
+        """Load an adapter under `name`, its content hash; do nothing if it is already loaded.
 
-        A content hash never names two adapters, so that no response can come from another adapter's prefix cache.
+        A content hash never names two adapters, so no response can come from the prefix cache of another adapter.
 
         Raises:
-            ServerRefusedError: vLLM refuses the adapter; the message holds its reason.
+            ServerRefusedError: vLLM refuses the adapter; the message contains the reason.
         """
         if name in self.list_models():
             return
@@ -58,7 +59,7 @@ class ServerClient:
         """Unload an adapter once it has no request in flight; do nothing if it is not loaded.
 
         Raises:
-            ServerError: requests for it were still in flight after `drain_s`.
+            ServerError: requests for the adapter were still in flight after `drain_s`.
         """
         deadline = time.monotonic() + drain_s
         while self.busy(name):
@@ -70,29 +71,28 @@ class ServerClient:
             self._send("POST", "/v1/unload_lora_adapter", {"lora_name": name}, LOAD_S)
 
     def swap_adapter(self, old: str, new: str, folder: Path) -> None:
-        """Load `new`, wait for the requests to `old`, then unload `old`: one of the two is always loaded."""
+        """Load `new`, wait for the requests for `old`, then unload `old`, so that one of the two is always loaded."""
         self.load_adapter(new, folder)
         if old != new:
             self.unload_adapter(old)
 
     def busy(self, adapter: str) -> bool:
-        """Whether requests for an adapter are running or waiting, by the server's newest metrics."""
+        """Whether requests for an adapter are running or waiting, according to the server's newest metrics."""
         lines = self._send("GET", "/metrics", None, QUICK_S).decode().splitlines()
         counts = [line for line in lines if re.match(r"vllm:num_requests_(running|waiting)\{", line)]
         adapter_lines = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
         if not adapter_lines or not any(float(line.rsplit(" ", 1)[1]) for line in counts):
             return False
-        newest = max(
-            adapter_lines, key=lambda line: float(line.rsplit(" ", 1)[1])
-        )  # a line's value is the time of its count
-        named = re.findall(r'(?:running|waiting)_lora_adapters="([^"]*)"', newest)
-        return adapter in ",".join(named).split(",")
+        # The value of such a line is the time at which vLLM counted the adapters.
+        newest = max(adapter_lines, key=lambda line: float(line.rsplit(" ", 1)[1]))
+        adapters_in_use = re.findall(r'(?:running|waiting)_lora_adapters="([^"]*)"', newest)
+        return adapter in ",".join(adapters_in_use).split(",")
 
     def sleep(self, level: int = 1, takes_adapters: bool = True) -> None:
-        """Free the GPU: the weights move to the machine's memory, the KV cache is dropped.
+        """Free the GPU: at level 1, the weights move to the machine's memory, and the KV cache is dropped.
 
         Raises:
-            ServerError: `level` 2, which drops the weights, on a server for adapters: vLLM restores neither the
+            ServerError: `level` is 2, which drops the weights, and the server takes adapters: vLLM restores neither the
                 adapters nor their layers (vllm#39934).
         """
         if level > 1 and takes_adapters:
@@ -127,7 +127,7 @@ class ServerClient:
 
 
 def _read_reason(body: bytes) -> str:
-    """vLLM's message in an error's body, or the beginning of the body if it holds none."""
+    """vLLM's message in an error's body; the beginning of the body if it contains no message."""
     try:
         answer = json.loads(body)
         return str(answer.get("error", answer)["message"])

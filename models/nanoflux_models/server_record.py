@@ -1,7 +1,7 @@
 """The record of each started server: `<home>/servers/NAME.json`, readable only by its owner.
 
-With it another process finds the server, tells it from a process that reuses its pid, and sees whether its owner still
-runs. Owns the files; sends no signals.
+With the record, another process can find the server, distinguish it from a process that reuses its pid, and see whether
+its owner still runs. This module reads and writes the files; it sends no signals.
 """
 
 import contextlib
@@ -18,10 +18,11 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._@-]*")
 
 
 class ServerRecord(BaseModel):
-    """One server. `owner` is the process that it was started for and ends with; None for one that was left to run.
+    """One server. `owner` is the process for which the server was started and with which it ends (None: the server runs
+    until it is stopped).
 
-    `mark` is in the environment of every process of the server. `proved` holds the adapters whose probe on this server
-    passed. `rank` is the highest rank of an adapter that it takes, 0 if it takes none.
+    `mark` is in the environment of every process of the server. `proved` contains the adapters whose probe on this
+    server passed. `rank` is the highest rank of the adapters that the server takes; 0 if it takes none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,7 +70,7 @@ def records(home: Path) -> list[ServerRecord]:
 
 
 def find(home: Path, name: str) -> ServerRecord | None:
-    """The record of that name."""
+    """The record of the server `name`; None if there is none."""
     return next((record for record in records(home) if record.name == name), None)
 
 
@@ -88,7 +89,7 @@ def remove(home: Path, record: ServerRecord) -> None:
 
 
 def log_path(home: Path, name: str) -> Path:
-    """The file of a server's output."""
+    """The file to which a server's output is written."""
     return home / "logs" / f"server-{name}.log"
 
 

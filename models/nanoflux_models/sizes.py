@@ -1,7 +1,9 @@
-"""Sizes of a model from its folder: parameters and bytes from the tensors, context and KV cache from the configuration.
+"""Determines a model's sizes from its folder: parameters and bytes from the tensors, and context and KV cache from the
+configuration.
 
-A published config may omit its class's defaults, and a wrapper of several towers keeps the text model's values under
-`text_config`. The configuration is therefore read through its class in transformers, or as plain JSON if there is none.
+A published configuration may omit the defaults of its class, and in a wrapper of several towers, the text model's
+values are under `text_config`. So the configuration is read through its class in transformers, or as plain JSON if
+transformers has no such class.
 """
 
 import json
@@ -15,16 +17,16 @@ from nanoflux_models.errors import ManifestError
 from nanoflux_models.offline import go_offline
 
 BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-"""Bytes of a number by its type in a safetensors file; other types take one."""
+"""The bytes of a number, by its type in a safetensors file; other types take one byte."""
 KV_BYTES = 2
-"""Bytes of a key or a value in the cache: vLLM keeps them in 16 bits."""
+"""The bytes of a number in the KV cache: vLLM stores keys and values in 16 bits."""
 SCALES = ("scale", "scales", "zeros", "zero_point", "absmax", "quant_map", "g_idx", "_shape", "quant_state")
 """Endings of tensors that belong to a quantised weight and are not parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a safetensors file: its type as the file names it, and how many numbers it stores."""
+    """One tensor of a safetensors file: its type, as the file names it, and the count of its numbers."""
 
     dtype: str
     count: int
@@ -36,8 +38,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """`context` in tokens, `weights_gib` as stored. Of `kv_bytes_per_token`, `sliding_bytes_per_token` belong to layers
-    that look back no further than `sliding_window` tokens."""
+    """The sizes of a model. `context` is in tokens; `weights_gib` is the size of the stored weights.
+
+    Of `kv_bytes_per_token`, `sliding_bytes_per_token` belong to layers that attend only to the last `sliding_window`
+    tokens.
+    """
 
     parameters: int
     weights_gib: float
@@ -51,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ManifestError: the file holds none.
+        ManifestError: the file does not contain a JSON object.
     """
     try:
         return dict(json.loads(path.read_text("utf-8-sig")))
@@ -60,7 +65,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder by its name, read from the files' headers.
+    """All tensors of a folder, by name, read from the headers of the files.
 
     Raises:
         ManifestError: a file is not a complete safetensors file.
@@ -88,12 +93,14 @@ def text_config(folder: Path) -> dict[str, Any]:
 
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         return dict(config.get_text_config().to_dict())
-    except Exception:  # noqa: BLE001 - an architecture that transformers lacks: classes raise different errors
+    except Exception:  # noqa: BLE001 - for an unknown architecture, each class raises a different error
         return dict(published.get("text_config") or published)
 
 
 def measure(tensors: Mapping[str, Tensor], text: Mapping[str, Any], bits: int | None = None) -> Sizes:
-    """Compute the sizes from the tensors and the text tower's configuration; `bits` of a packed weight, if any."""
+    """Compute the sizes from the tensors and the text tower's configuration. `bits` is the number of bits of a packed
+    weight, None if no weights are packed.
+    """
     size = sum(tensor.bytes for tensor in tensors.values())
     return Sizes(
         parameters=sum(_count_parameters(name, tensor, bits) for name, tensor in tensors.items()),
@@ -106,7 +113,7 @@ def measure(tensors: Mapping[str, Tensor], text: Mapping[str, Any], bits: int | 
 
 
 def packed_bits(config: Mapping[str, Any]) -> int | None:
-    """Bits of a weight in a file that packs several into one number; None if nothing is packed."""
+    """The bits of a weight in a file that packs several weights into one number; None if nothing is packed."""
     quantization = config.get("quantization_config") or {}
     method = str(quantization.get("quant_method", ""))
     if method in ("mxfp4", "bitsandbytes") or quantization.get("load_in_4bit"):
@@ -131,18 +138,18 @@ def _sliding_bytes(text: Mapping[str, Any]) -> int:
 
 
 def _kv_bytes(text: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes of keys and values for a token, by kind of attention."""
+    """The bytes of a token's keys and values in the cache, by kind of attention."""
     layers = int(text.get("num_hidden_layers") or 0)
     if rank := text.get("kv_lora_rank"):  # one compressed vector for keys and values
         return {"full_attention": layers * (int(rank) + int(text.get("qk_rope_head_dim") or 0)) * KV_BYTES}
     kinds = list(text.get("layer_types") or ["full_attention"] * layers)
     kinds = kinds[: layers - int(text.get("num_kv_shared_layers") or 0)]
     caching = [layer for layer, kind in enumerate(kinds) if kind.endswith("attention") and "linear" not in kind]
-    # Layers may differ: Gemma 4 has wider heads in those that attend to the whole context.
-    own = {int(layer): values for layer, values in (text.get("per_layer_config") or {}).items()}
+    # Layers may differ: Gemma 4 has wider heads in the layers that attend to the whole context.
+    overrides = {int(layer): values for layer, values in (text.get("per_layer_config") or {}).items()}
     bytes_by_kind: dict[str, int] = {}
     for layer in caching:
-        size = _layer_bytes({**text, **own.get(layer, {})})
+        size = _layer_bytes({**text, **overrides.get(layer, {})})
         bytes_by_kind[kinds[layer]] = bytes_by_kind.get(kinds[layer], 0) + size
     return bytes_by_kind
 

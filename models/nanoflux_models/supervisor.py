@@ -1,8 +1,8 @@
-"""The supervisor: starts vLLM servers, waits until they answer, finds those that a crash left behind, and stops them.
+"""The supervisor: starts vLLM servers, waits until they answer, finds servers that a crash left behind, and stops them.
 
-Each server is a separate session and process group, bound to loopback. A server with an owner gets a death signal and
-ends with that process; another one runs until `stop`. Stops only processes that carry the mark of a server of this
-home, and checks that all of them are gone.
+Each server is a separate session and process group, and listens only on loopback. A server with an owner is signalled
+when the owner dies, and ends with it; a server without an owner runs until `stop`. The supervisor stops only processes
+that belong to a server of this home, and checks that all of them have ended.
 """
 
 import contextlib
@@ -20,20 +20,20 @@ from nanoflux_models.child import module_command
 from nanoflux_models.errors import NoServerError, ServerError, ServerRefusedError
 from nanoflux_models.exits import explain, last_lines
 from nanoflux_models.launch import MARK, Launch
-from nanoflux_models.processes import Process, boot_id, carrying, descendants, end, process, this_process
+from nanoflux_models.processes import Process, boot_id, descendants, end, find_marked, process, this_process
 from nanoflux_models.server_client import ServerClient
 from nanoflux_models.server_record import ServerRecord
 
 Progress = Callable[[str], None]
 READY_S = 1800.0
-"""Timeout of a start: large models are read from slow disks, and compiled."""
+"""The timeout of a start, which is long because large models may be read from slow disks, and are compiled."""
 GRACE_S = 20.0
 POLL_S = 0.2
 TAIL_BYTES = 20_000
 
 
 class Started:
-    """A server in the process that started it."""
+    """A server, as seen by the process that started it."""
 
     def __init__(self, record: ServerRecord, child: subprocess.Popen[bytes]) -> None:
         self.record, self._child = record, child
@@ -67,10 +67,10 @@ class Supervisor:
         return record_of_name
 
     def take_turn(self) -> contextlib.AbstractContextManager[None] | None:
-        """Take the lock for starting a server; None while another process or thread holds it.
+        """Take the lock for starting a server; return None while another process or thread holds the lock.
 
-        Only one server starts at a time: two that measured a GPU's free memory together would both claim it. The
-        kernel releases the lock if the process dies.
+        Only one server starts at a time: two servers that measured a GPU's free memory at the same time would both
+        claim it. The kernel releases the lock if the process dies.
         """
         folder = self._home / "servers"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,30 +83,31 @@ class Supervisor:
         return _closing(lock)
 
     def sweep(self) -> list[ServerRecord]:
-        """Stop servers whose owner was killed, and remaining processes of servers that died.
+        """Stop servers whose owner was killed, and the remaining processes of servers that died. Return the records of
+        these servers.
 
-        Return their records. A dead server whose owner still runs is left to the owner.
+        A dead server whose owner still runs is not touched, since the owner handles it.
         """
-        swept = []
+        stopped = []
         for record in self.servers():
             if record.wanted and (record.alive or record.owner is not None):
                 continue
             self.stop(record)
-            swept.append(record)
-        return swept
+            stopped.append(record)
+        return stopped
 
     def spawn(self, launch: Launch, name: str, port: int = 0, owned: bool = True) -> Started:
-        """Start a server and return at once. An owned one ends with the calling *thread*, which must stay alive.
+        """Start a server and return at once. An owned server ends with the calling *thread*, which must stay alive.
 
         Raises:
             ServerRefusedError: a server of that name is running.
-            ServerError: `port` is taken, or the interpreter cannot be started.
+            ServerError: `port` is in use, or the interpreter cannot be started.
         """
-        before = server_record.find(self._home, name)
-        if before and before.alive:
+        earlier = server_record.find(self._home, name)
+        if earlier and earlier.alive:
             raise ServerRefusedError(f"server {name} is already running", f"nanoflux models stop {name}")
-        if before:
-            self.stop(before)
+        if earlier:
+            self.stop(earlier)
         mark, port = secrets.token_hex(16), free_port(port)
         log = server_record.log_path(self._home, name)
         command = launch.command(port)
@@ -114,7 +115,7 @@ class Supervisor:
             command = module_command("nanoflux_models.tether", str(os.getpid()), *command)
         child = _popen(command, launch.environment(mark), log)
         spawned = process(child.pid)
-        assert spawned is not None  # a child that exited stays in the table until it is waited for
+        assert spawned is not None  # a child that exited remains in the process table until it is waited for
         record = ServerRecord(
             name=name,
             model=launch.model,
@@ -126,7 +127,7 @@ class Supervisor:
             started=spawned.started,
             boot=boot_id(),
             mark=mark,
-            owner=_identify_self(),  # also for a server without owner, until it answers: see `release`
+            owner=_identify_self(),  # a server without an owner also has one until it answers: see `release`
             log=str(log),
             context=launch.length,
             sleeps=launch.sleeps,
@@ -136,10 +137,10 @@ class Supervisor:
         return Started(record, child)
 
     def await_ready(self, started: Started, on_progress: Progress = lambda _: None, ready_s: float = READY_S) -> None:
-        """Wait until the server has generated one token; stop it if that fails.
+        """Wait until the server has generated one token; if that fails, stop the server.
 
         Raises:
-            ServerError: the server exited, or took longer than `ready_s`; the message has the cause from its log.
+            ServerError: the server exited, or took longer than `ready_s`. The message states the cause from its log.
         """
         record, client = started.record, ServerClient(started.record.url)
         deadline, shown = time.monotonic() + ready_s, ""
@@ -162,54 +163,56 @@ class Supervisor:
             raise
 
     def _await_token(self, started: Started, client: ServerClient) -> None:
-        """Send the first request: some servers report that they are healthy and crash on it."""
+        """Send the first request: some servers report that they are healthy, but crash on their first request."""
         record = started.record
         try:
             client.complete({"model": record.model, "prompt": "1", "max_tokens": 1, "temperature": 0})
         except ServerError as error:
-            time.sleep(POLL_S)  # a dying engine still writes its error
+            time.sleep(POLL_S)  # gives a dying engine time to log its error
             failure = self.explain_exit(record, "answered its health check but no request", started.exit_code())
             raise ServerError(f"{failure.message}\n    {error.message}", failure.fix) from error
 
     def release(self, record: ServerRecord) -> ServerRecord:
-        """Let a server run on when this process ends."""
-        left = record.model_copy(update={"owner": None})
-        server_record.write(self._home, left)
-        return left
+        """Let a server continue to run when this process ends."""
+        released = record.model_copy(update={"owner": None})
+        server_record.write(self._home, released)
+        return released
 
     def note_proved(self, record: ServerRecord, adapter: str) -> ServerRecord:
         """Record that an adapter passed its probe on this server."""
         stored = server_record.find(self._home, record.name) or record
-        noted = stored.model_copy(update={"proved": tuple(dict.fromkeys([*stored.proved, adapter]))})
-        server_record.write(self._home, noted)
-        return noted
+        updated = stored.model_copy(update={"proved": tuple(dict.fromkeys([*stored.proved, adapter]))})
+        server_record.write(self._home, updated)
+        return updated
 
     def note_batch_proved(self, record: ServerRecord) -> ServerRecord:
         """Record that this server's replies do not depend on the batch."""
-        newest = server_record.find(self._home, record.name) or record
-        noted = newest.model_copy(update={"batch_proved": True})
-        server_record.write(self._home, noted)
-        return noted
+        stored = server_record.find(self._home, record.name) or record
+        updated = stored.model_copy(update={"batch_proved": True})
+        server_record.write(self._home, updated)
+        return updated
 
     def stop(self, record: ServerRecord, grace_s: float = GRACE_S) -> None:
-        """Stop a server and all its processes, and check that they are gone and the port is free.
+        """Stop a server and all its processes, and check that they have ended and that the port is free.
 
         Raises:
-            ServerError: a process is left, or the port is in use; the record is then kept.
+            ServerError: a process still runs, or the port is in use; then the record remains.
         """
         family = family_of(record)
         leader = [each for each in family if each == record.process]
-        left = end(leader, grace_s)  # the leader stops its workers in order
-        left += end([each for each in family_of(record) if each not in left], min(grace_s, 5.0))
-        left += end([each for each in family if each not in left], 0.0)
-        if left or (not _port_is_free(record.port) and record.boot == boot_id() and leader):
-            pids = ", ".join(str(each.pid) for each in left)
+        remaining = end(leader, grace_s)  # the leader stops its workers in order
+        remaining += end([each for each in family_of(record) if each not in remaining], min(grace_s, 5.0))
+        remaining += end([each for each in family if each not in remaining], 0.0)
+        if remaining or (not _port_is_free(record.port) and record.boot == boot_id() and leader):
+            pids = ", ".join(str(each.pid) for each in remaining)
             remains = f"processes {pids} still run" if pids else f"port {record.port} is still in use"
             raise ServerError(f"server {record.name} could not be stopped: {remains}", f"read its log: {record.log}")
         server_record.remove(self._home, record)
 
     def explain_exit(self, record: ServerRecord, event: str, code: int | None) -> ServerError:
-        """The error for an event in a server's life: with the cause according to its log, and the log's last lines."""
+        """The error for a server's exit or failure (`event`), with the cause according to its log, and the log's last
+        lines.
+        """
         tail = _tail(record)
         cause, fix = explain(tail, code)
         quoted = "".join(f"\n    {line}" for line in last_lines(tail))
@@ -217,29 +220,29 @@ class Supervisor:
 
 
 def family_of(record: ServerRecord) -> list[Process]:
-    """All running processes of a server: those with its mark, and the descendants of its first process."""
+    """All running processes of a server: those with the server's mark, and the descendants of its first process."""
     if record.boot != boot_id():
         return []
-    processes = [*carrying(f"{MARK}={record.mark}")]
+    processes = [*find_marked(f"{MARK}={record.mark}")]
     root = record.process
     if process(root.pid) == root:
         processes += [root, *descendants(root)]
     return [each for each in dict.fromkeys(processes) if each.alive]
 
 
-def free_port(wanted: int = 0) -> int:
-    """A free port on loopback: `wanted`, or any if that is 0.
+def free_port(port: int = 0) -> int:
+    """A free port on loopback: `port`, or any free port if `port` is 0.
 
     Raises:
-        ServerError: `wanted` is in use.
+        ServerError: `port` is in use.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", wanted))
+            probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ServerError(
-                f"port {wanted} is in use: {error.strerror}", "set another port, or leave it out to use any free port"
+                f"port {port} is in use: {error.strerror}", "set another port, or leave it out to use any free port"
             ) from error
         return int(probe.getsockname()[1])
 

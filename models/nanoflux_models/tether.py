@@ -1,7 +1,7 @@
-"""Execute a program that ends with its parent: `python -m nanoflux_models.tether PARENT COMMAND…`.
+"""Executes a program that ends with its parent: `python -m nanoflux_models.tether PARENT COMMAND…`.
 
-The kernel sends SIGTERM to this process when the thread that started it ends; COMMAND, which replaces this program,
-keeps the signal and the pid. A separate program, since code between fork and exec is unsafe with threads.
+The kernel sends SIGTERM to this process when the thread that started it ends. COMMAND replaces this program, and
+inherits this setting and the pid. This is a separate program, since code between fork and exec is unsafe with threads.
 """
 
 import ctypes

@@ -1,10 +1,11 @@
-"""Make torchvision importable with a torch for CPUs: run once by the Python of the vLLM environment after installing.
+"""Makes torchvision importable with a torch for CPUs. The Python of the vLLM environment runs this program once, after
+the installation.
 
-PyPI has torchvision for GPUs only. With a torch without CUDA its compiled part does not load, which
-torchvision handles except in one place: it describes two operators that were never declared ("operator
-torchvision::nms does not exist"). This program declares them. vLLM imports torchvision with every model that also takes
-images, and uses only `torchvision.transforms`, which is written in Python. If torchvision imports, nothing is changed.
-Standard library only: the interpreter that runs this program does not have this package.
+PyPI has torchvision only for GPUs. With a torch without CUDA, torchvision's compiled part does not load. torchvision
+handles that, except in one place, where it describes two operators that were never declared ("operator torchvision::nms
+does not exist"). This program declares them. vLLM imports torchvision for every model that also takes images, but uses
+only `torchvision.transforms`, which is written in Python. If torchvision can be imported, nothing is changed. The
+program uses only the standard library, since the interpreter that runs it does not have this package.
 """
 
 import importlib.util
@@ -24,9 +25,9 @@ if not _has_ops():
 
 
 def import_error() -> str:
-    """The error with which torchvision fails to import, "" if it imports.
+    """The error with which the import of torchvision fails; "" if it succeeds.
 
-    It is imported in a new process, since a failed import leaves modules behind.
+    torchvision is imported in a new process, since a failed import leaves modules behind.
     """
     done = subprocess.run(
         [sys.executable, "-P", "-c", "import torchvision"], capture_output=True, text=True, check=False
@@ -36,7 +37,7 @@ def import_error() -> str:
 
 
 def declare() -> None:
-    """Append the declarations to torchvision's module unless it has them."""
+    """Append the declarations to torchvision's module unless it already has them."""
     package = importlib.util.find_spec("torchvision")
     if package is None or package.origin is None:
         return
@@ -47,7 +48,7 @@ def declare() -> None:
 
 
 def main() -> int:
-    """Exit code 0 if torchvision now imports, else 1."""
+    """Declare the operators if necessary; return exit code 0 if torchvision can now be imported, else 1."""
     if "torchvision::nms" in import_error():
         declare()
     reason = import_error()

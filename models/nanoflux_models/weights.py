@@ -1,7 +1,8 @@
-"""Installed weights: pull, import, verify, find. Each model is one folder, `<home>/weights/NAME`, with its record.
+"""Pulls, imports, verifies and finds installed weights. Each model has a folder, `<home>/weights/NAME`, with a record.
 
-A folder is installed atomically: it is written under another name next to its place and renamed. The next pull or
-import removes what a killed one left behind. Pickled weights, which could run code when loaded, are refused.
+A folder is installed atomically: it is written under a temporary name next to its final place, and then renamed. If a
+pull or import is killed, the next one removes its files. Pickled weights are refused, since they could run code when
+they are loaded.
 """
 
 import codecs
@@ -36,9 +37,9 @@ from nanoflux_models.sizes import read_tensors
 
 
 def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: Transfer = lambda *_: None) -> Path:
-    """Download, check, convert and install the weights of `name`, unless they are installed and intact.
+    """Download, check, convert and install the weights of the model `name`, unless they are installed and intact.
 
-    An interrupted download from a hub is resumed by the next pull at the byte it had reached.
+    If a download from a hub is interrupted, the next pull resumes it at the byte that it had reached.
 
     Raises:
         ModelsError: a step failed; nothing is installed.
@@ -52,7 +53,7 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
         partial = home / "weights" / f".{name}.partial"
         try:
             fetched = fetch(manifest, scratch, progress, transfer, partial)
-        except DigestMismatchError:  # resuming it would fail again
+        except DigestMismatchError:  # resuming the download would fail again
             shutil.rmtree(partial, ignore_errors=True)
             raise
         source = manifest.source.model_dump(exclude={"sha256"})
@@ -63,7 +64,9 @@ def pull(name: str, home: Path, progress: Progress = lambda _: None, transfer: T
 
 
 def _copy_template(source: Path, target: Path) -> None:
-    """Copy a chat template without its byte order mark, which would start every prompt. Raises ManifestError."""
+    """Copy a chat template without its byte order mark, which every prompt would otherwise start with. Raises
+    ManifestError if the template is not UTF-8.
+    """
     content = source.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         content.decode("utf-8")
@@ -77,7 +80,7 @@ def import_path(
 ) -> Path:
     """Install weights that are already on this machine: a folder of safetensors, or one GGUF file.
 
-    `template` is a file with the chat template to use in place of the model's own. If `name` has no manifest, one is
+    `template` is a file with a chat template that replaces the model's. If `name` has no manifest, a manifest is
     derived from the files and saved under `<home>/models/`.
 
     Raises:
@@ -91,7 +94,7 @@ def import_path(
         files, origin = _convert_gguf_files(adopted, scratch, progress)
         if template:
             _copy_template(template, files / TEMPLATE)
-        read_tensors(files)  # refuses truncated files, also under a name that has a manifest
+        read_tensors(files)  # refuses truncated files, even if `name` has a manifest
         manifest, text = manifest_for(name, files, home)
         target = _install(manifest, files, origin, {"kind": "file"}, home / "weights" / name, scratch, progress)
         if text:
@@ -117,10 +120,10 @@ def list_installed(home: Path) -> list[WeightsRecord]:
 
 
 def weights_dir(name: str, home: Path) -> Path:
-    """The folder of installed weights.
+    """The folder of a model's installed weights.
 
     Raises:
-        ModelNotFoundError: they are not installed.
+        ModelNotFoundError: the weights are not installed.
     """
     folder = home / "weights" / name
     if not NAME.fullmatch(name) or not (folder / RECORD).is_file():
@@ -131,7 +134,7 @@ def weights_dir(name: str, home: Path) -> Path:
 
 @contextlib.contextmanager
 def _scratch_folder(home: Path, name: str) -> Iterator[Path]:
-    """A scratch folder next to the weights, removed afterwards; only one pull or import runs at a time."""
+    """A scratch folder next to the weights, which is removed afterwards. Only one pull or import runs at a time."""
     weights = home / "weights"
     try:
         weights.mkdir(parents=True, exist_ok=True)
@@ -140,8 +143,8 @@ def _scratch_folder(home: Path, name: str) -> Iterator[Path]:
         raise ModelsError(f"{weights}: cannot be used: {error.strerror}", "choose another NANOFLUX_HOME") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases the lock if this process dies
-        for left_behind in weights.glob(".*.tmp-*"):
-            shutil.rmtree(left_behind, ignore_errors=True)
+        for abandoned in weights.glob(".*.tmp-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.tmp-", dir=weights) as scratch:
             yield Path(scratch)
     except OSError as error:

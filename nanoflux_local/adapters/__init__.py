@@ -1,1 +1,1 @@
-"""Adapters: their identity, where they are stored, and how they are imported, merged and exported."""
+"""Adapters: how they are identified, stored, imported, merged and exported."""

@@ -1,9 +1,9 @@
-"""A merged model as one GGUF file, for llama.cpp and programs built on it.
+"""Writes a merged model as one GGUF file, for llama.cpp and programs built on it.
 
-Writes models of the Llama architecture with the `gguf` package, which maps tensor names and reads the vocabulary; PyPI
-has no maintained converter. Refuses every other architecture, scaled rotary positions, biases, and a tokenizer whose
-pre-tokenizer is not one of `_PRE_TOKENIZERS`. The file is kept only if it reads back through
-transformers with the same weights and the same tokens.
+Models of the Llama architecture are written with the `gguf` package, which maps tensor names and reads the vocabulary;
+PyPI has no maintained converter. Other architectures are refused, and so are scaled rotary positions, biases, and a
+tokenizer whose pre-tokenizer is not one of `_PRE_TOKENIZERS`. The file is kept only if transformers reads the same
+weights and the same tokens back from it.
 """
 
 import json
@@ -30,12 +30,12 @@ _PRE_TOKENIZERS = {
 
 
 def export_gguf(adapter: Adapter, base: Path, target: Path) -> tuple[MergeRecord, Path]:
-    """Write `target`, a new folder with `NAME-HASH.gguf`, the record of the merge and a card; returns the record and
-    the file.
+    """Write `target`, a new folder with `NAME-HASH.gguf`, the record of the merge and a card; return the record and the
+    path of the GGUF file.
 
     Raises:
-        UsageError: `target` exists, or this model cannot be written as GGUF here.
-        NanofluxError: the file does not read back as it was written.
+        UsageError: `target` exists, or this model cannot be written as GGUF.
+        NanofluxError: the file, when read back, differs from the model that was written.
     """
     with new_folder(target) as folder, tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as scratch:
         merged = Path(scratch) / "merged"
@@ -63,12 +63,12 @@ def write_gguf(model: Path, file: Path, name: str) -> None:
     _describe_vocabulary(writer, model, int(config["vocab_size"]))
     tensors = _Tensors(model, config)
     for tensor in tensors.names:
-        writer.add_tensor_info(*tensors.info(tensor))
+        writer.add_tensor_info(*tensors.describe(tensor))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor in tensors.names:
-        writer.write_tensor_data(tensors.data(tensor))
+        writer.write_tensor_data(tensors.read_data(tensor))
     writer.close()
 
 
@@ -155,19 +155,20 @@ class _Tensors:
         self._map = get_tensor_name_map(MODEL_ARCH.LLAMA, int(config["num_hidden_layers"]))
         self.names = sorted(self._file_by_name)
 
-    def info(self, name: str) -> tuple[str, list[int], Any, int, Any]:
-        """GGUF's name, shape, numpy type, bytes and stored type."""
+    def describe(self, name: str) -> tuple[str, list[int], Any, int, Any]:
+        """A tensor's name in GGUF, its shape, numpy type, size in bytes and stored type."""
         import numpy as np
 
-        tensor_slice, kind = self._file_by_name[name].get_slice(name), self._kind(name)
+        tensor_slice, stored_type = self._file_by_name[name].get_slice(name), self._stored_type(name)
         gguf_name = self._map.get_name(name, try_suffixes=(".weight",))
         if gguf_name is None:
             raise UsageError(f"this model cannot be written as GGUF: GGUF has no name for its tensor {name!r}", _FIX)
         shape = list(tensor_slice.get_shape())
-        return gguf_name, shape, np.dtype(np.float32), int(np.prod(shape)) * (4 if kind.name == "F32" else 2), kind
+        size = int(np.prod(shape)) * (4 if stored_type.name == "F32" else 2)
+        return gguf_name, shape, np.dtype(np.float32), size, stored_type
 
-    def data(self, name: str) -> Any:
-        """The stored values; query and key rows are interleaved in the order of llama.cpp's rotary embedding."""
+    def read_data(self, name: str) -> Any:
+        """A tensor's stored values. Query and key rows are interleaved in the order of llama.cpp's rotary embedding."""
         from gguf import quants
 
         weight = self._file_by_name[name].get_tensor(name).float().numpy()
@@ -175,14 +176,14 @@ class _Tensors:
             weight = _interleave_halves(weight, self._heads)
         if name.endswith("k_proj.weight"):
             weight = _interleave_halves(weight, self._key_heads)
-        return quants.quantize(weight, self._kind(name))
+        return quants.quantize(weight, self._stored_type(name))
 
-    def _kind(self, name: str) -> Any:
+    def _stored_type(self, name: str) -> Any:
         from gguf import GGMLQuantizationType
 
         tensor_slice = self._file_by_name[name].get_slice(name)
-        matrix = len(tensor_slice.get_shape()) > 1  # llama.cpp keeps norms in 32 bits
-        return GGMLQuantizationType[tensor_slice.get_dtype() if matrix else "F32"]
+        is_matrix = len(tensor_slice.get_shape()) > 1  # llama.cpp stores norms, which are vectors, in 32 bits
+        return GGMLQuantizationType[tensor_slice.get_dtype() if is_matrix else "F32"]
 
 
 def _interleave_halves(weight: Any, heads: int) -> Any:
@@ -191,7 +192,7 @@ def _interleave_halves(weight: Any, heads: int) -> Any:
 
 
 def _check_reads_back(model: Path, file: Path, scratch: Path) -> None:
-    """Refuse a file that `models import` would not read back with the same weights in bf16 and the same tokens."""
+    """Refuse a file from which `models import` would not read the same weights in bf16 and the same tokens."""
     import torch
     from transformers import AutoTokenizer
 
@@ -199,14 +200,16 @@ def _check_reads_back(model: Path, file: Path, scratch: Path) -> None:
         convert_gguf(file, scratch)
     except ModelsError as error:
         raise NanofluxError(f"the GGUF file cannot be read back: {error.message}", _FIX) from error
-    written, read = dict(_weights(model)), dict(_weights(scratch))
+    written, read = dict(_read_weights(model)), dict(_read_weights(scratch))
     same = written.keys() == read.keys() and all(torch.equal(written[name], read[name]) for name in written)
-    ours, theirs = (AutoTokenizer.from_pretrained(folder, local_files_only=True) for folder in (model, scratch))
-    if not same or ours.encode(PROBE) != theirs.encode(PROBE):
+    tokens_written, tokens_read = (
+        AutoTokenizer.from_pretrained(folder, local_files_only=True).encode(PROBE) for folder in (model, scratch)
+    )
+    if not same or tokens_written != tokens_read:
         raise NanofluxError("the GGUF file does not read back as the model that was written", _FIX)
 
 
-def _weights(folder: Path) -> Iterator[tuple[str, Any]]:
+def _read_weights(folder: Path) -> Iterator[tuple[str, Any]]:
     import torch
     from safetensors.torch import load_file
 

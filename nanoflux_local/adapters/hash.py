@@ -1,4 +1,4 @@
-"""The hash that names an adapter, and the two file names of PEFT's format."""
+"""The hash that identifies an adapter, and the names of the two files in PEFT's format."""
 
 import hashlib
 import json
@@ -11,10 +11,10 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def adapter_hash(folder: Path) -> str:
-    """SHA-256, in hex, over an adapter's weights and its canonical PEFT config; manifest and card do not count.
+    """The SHA-256, in hex, of an adapter's weights and canonical PEFT config. Manifest and card do not affect it.
 
     Raises:
-        DataError: `folder` is not an adapter.
+        DataError: `folder` does not contain an adapter.
     """
     try:
         weights = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()

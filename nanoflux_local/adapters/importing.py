@@ -1,8 +1,9 @@
-"""Adapters of other trainers: a PEFT folder is checked against its installed base and sealed like one trained here.
+"""Imports adapters from other trainers: checks a PEFT folder against its installed base, and seals it like an adapter
+that was trained here.
 
-Owns the rules of acceptance. An adapter is accepted if PEFT in this process, a merge and vLLM all give the same model
-with it. PEFT itself lists the tensors that the config requires on that base (built without weights), and the file must
-contain exactly these. Pickled weights are never read, because unpickling executes code.
+This module decides which adapters are accepted: those that PEFT in this process, a merge and vLLM all apply in the same
+way. PEFT lists the tensors that the config requires on the base (built without weights), and the file must contain
+exactly these. Pickled weights are never read, because unpickling executes code.
 """
 
 import json
@@ -29,11 +30,11 @@ MAX_RANK = 512
 """The highest rank that vLLM serves."""
 PICKLED = "adapter_model.bin"
 SHOWN = 3
-"""The number of tensors that a message names; further ones are counted."""
+"""The number of tensors that a message names; the rest are counted."""
 _MERGE = "merge it with the program that trained it, and install the result: nanoflux models import FOLDER --name NAME"
-_REBASED = ("pissa", "olora", "loftq", "corda")
+_CHANGES_BASE = ("pissa", "olora", "loftq", "corda")
 """Initialisations of a LoRA that also change the base's weights: the adapter does not fit the published base."""
-_PLAIN = {
+_UNSUPPORTED = {
     "use_dora": "it is a DoRA, whose magnitudes vLLM does not serve",
     "lora_bias": "its LoRA layers have biases, which vLLM does not serve",
     "use_qalora": "it is a QA-LoRA, which vLLM does not serve",
@@ -44,18 +45,19 @@ _PLAIN = {
     "target_parameters": "it adapts parameters that are not linear layers (a mixture's experts)",
     "megatron_config": "it was trained with Megatron's own layers",
 }
-"""Keys of a LoRA config that must be unset, and the reason for refusal if one is set."""
+"""Keys of a LoRA config that must not be set, each with the reason for refusing an adapter that sets it."""
 
 
 def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "", name: str = "") -> Path:
-    """Seal the PEFT folder `source` as `adapters_dir/<hash>` with a record of the import; return that folder.
+    """Seal the PEFT folder `source` as `adapters_dir/<hash>` with a record of the import; return the new folder.
 
-    `base` is an installed model; if it is empty, the config's own hint must name one. The source is not changed.
+    `base` is an installed model; if it is "", the adapter's config must name an installed model as its base. The source
+    is not changed.
 
     Raises:
         UsageError: `name` could be mistaken for a path or a pattern.
         DataError: the folder is not a PEFT LoRA, cannot be used here, or was not trained on that base.
-        NothingMatchedError: no base was named, and the hint names no installed model.
+        NothingMatchedError: `base` is "", and the config names no installed model.
         ModelsError: the base is not installed.
     """
     if name and not NAME.fullmatch(name):
@@ -69,23 +71,23 @@ def import_adapter(source: Path, home: Path, adapters_dir: Path, base: str = "",
     revision = read_record(folder).revision
     adapters_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=adapters_dir, prefix=".new-") as scratch:
-        made = Path(scratch) / "adapter"
-        made.mkdir()
-        shutil.copyfile(source / WEIGHTS, made / WEIGHTS)
-        sealed = {**config, "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
-        write_atomically(made / CONFIG, (json.dumps(sealed, indent=2, sort_keys=True) + "\n").encode())
+        new_adapter = Path(scratch) / "adapter"
+        new_adapter.mkdir()
+        shutil.copyfile(source / WEIGHTS, new_adapter / WEIGHTS)
+        new_config = {**config, "base_model_name_or_path": base, "revision": revision, "inference_mode": True}
+        write_atomically(new_adapter / CONFIG, (json.dumps(new_config, indent=2, sort_keys=True) + "\n").encode())
         record = {
             "schema": 1,
             "base": {"name": base, "revision": revision},
-            "imported": {"name": name or source.resolve().name, "base_hint": _without_folders(hint)},
+            "imported": {"name": name or source.resolve().name, "base_hint": _drop_folders(hint)},
             "settings": {"r": config["r"], "alpha": config["lora_alpha"], "dropout": config.get("lora_dropout", 0.0)},
             "versions": package_versions(),
         }
-        return seal(made, adapters_dir, record, _card)
+        return seal(new_adapter, adapters_dir, record, _write_card)
 
 
-def _without_folders(hint: str) -> str:
-    """The hint; if it is a path on the trainer's machine, only its last part."""
+def _drop_folders(hint: str) -> str:
+    """Only the last part of a hint that is a path on the trainer's machine; any other hint unchanged."""
     return Path(hint).name if Path(hint).is_absolute() else hint
 
 
@@ -95,14 +97,14 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
     Raises:
         DataError: the config cannot be used; the message states every reason.
     """
-    reasons = [reason for key, reason in _PLAIN.items() if config.get(key)]
+    reasons = [reason for key, reason in _UNSUPPORTED.items() if config.get(key)]
     if config.get("modules_to_save"):
         modules = ", ".join(map(str, config["modules_to_save"]))
         reasons.append(f"it also contains whole modules ({modules}; modules_to_save), which vLLM does not serve")
     if config.get("bias", "none") != "none":
         reasons.append(f"it also trained biases of its base (bias = {config['bias']!r})")
     initialisation = config.get("init_lora_weights")
-    if isinstance(initialisation, str) and initialisation.lower().startswith(_REBASED):
+    if isinstance(initialisation, str) and initialisation.lower().startswith(_CHANGES_BASE):
         reasons.append(f"it was initialised as {initialisation}, which changes the base's weights too")
     rank = highest_rank(config)
     if rank > MAX_RANK:
@@ -112,7 +114,7 @@ def refuse_unusable(config: Mapping[str, Any]) -> None:
 
 
 def _read_config(source: Path) -> dict[str, Any]:
-    """The config of a PEFT LoRA folder with safetensors. Raises DataError."""
+    """Read the config of a PEFT LoRA folder with safetensors. Raises DataError if the folder is none."""
     if not source.is_dir():
         raise DataError(f"{source} is not a folder", f"pass the folder with {CONFIG} and {WEIGHTS}")
     if not (source / WEIGHTS).is_file():
@@ -140,10 +142,10 @@ def _is_number(value: object) -> bool:
 
 
 def _hinted_base(hint: str, home: Path) -> str:
-    """The installed model that a config's `base_model_name_or_path` names, by its name here or on the hub.
+    """The installed model that a config's `base_model_name_or_path` (`hint`) names, by its name here or on the hub.
 
     Raises:
-        NothingMatchedError: it names none, or several.
+        NothingMatchedError: the hint names no installed model, or several.
     """
     names = [record.name for record in list_installed(home)]
     matches = [name for name in names if hint and _is_hinted(name, hint, home)]
@@ -162,17 +164,17 @@ def _is_hinted(name: str, hint: str, home: Path) -> bool:
         repo = str(getattr(load_model(name, home).source, "repo", ""))
     except ModelsError:
         repo = ""
-    last = hint.rstrip("/").rsplit("/", 1)[-1]
-    return hint in (name, repo) or last.casefold() == name.casefold()
+    last_part = hint.rstrip("/").rsplit("/", 1)[-1]
+    return hint in (name, repo) or last_part.casefold() == name.casefold()
 
 
 def _compare_tensors(source: Path, config: Mapping[str, Any], base: Path, name: str) -> None:
-    """Refuse an adapter whose tensors are not those that its config asks for on `base`. Raises DataError."""
+    """Refuse an adapter whose tensors are not those that its config requires on `base`. Raises DataError."""
     shapes = _read_saved_shapes(source / WEIGHTS)
-    whole = [tensor for tensor in shapes if ".lora_A." not in tensor and ".lora_B." not in tensor]
-    if whole:
-        kind = "embedding layers" if all("embed" in tensor for tensor in whole) else "tensors other than its LoRA"
-        raise DataError(f"the adapter also contains {kind}, which vLLM does not serve: {_name_some(whole)}", _MERGE)
+    others = [tensor for tensor in shapes if ".lora_A." not in tensor and ".lora_B." not in tensor]
+    if others:
+        kind = "embedding layers" if all("embed" in tensor for tensor in others) else "tensors other than its LoRA"
+        raise DataError(f"the adapter also contains {kind}, which vLLM does not serve: {_name_some(others)}", _MERGE)
     required = _list_required_shapes(config, base, name)
     differences = [
         f"{tensor} is {_format_shape(shapes[tensor])}, {name} requires {_format_shape(required[tensor])}"
@@ -193,7 +195,7 @@ def _compare_tensors(source: Path, config: Mapping[str, Any], base: Path, name: 
 
 
 def _read_saved_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Each tensor's shape, read from the file; every value must be a finite number."""
+    """The shape of each tensor in the file. Raises DataError unless every value is a finite number."""
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
@@ -220,11 +222,12 @@ def _list_required_shapes(config: Mapping[str, Any], base: Path, name: str) -> d
 
     keys = (LoraConfig().to_dict().keys() & config.keys()) - {"base_model_name_or_path", "revision"}
     try:
-        shape = AutoConfig.from_pretrained(base, local_files_only=True)
-        if hasattr(shape, "quantization_config"):
-            del shape.quantization_config  # a quantised layer has the same inputs and outputs
+        base_config = AutoConfig.from_pretrained(base, local_files_only=True)
+        if hasattr(base_config, "quantization_config"):
+            del base_config.quantization_config  # a quantised layer has inputs and outputs of the same sizes
+        lora_config = LoraConfig(**{key: config[key] for key in keys})
         with torch.device("meta"):
-            model = get_peft_model(AutoModelForCausalLM.from_config(shape), LoraConfig(**{k: config[k] for k in keys}))
+            model = get_peft_model(AutoModelForCausalLM.from_config(base_config), lora_config)
         state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
         raise DataError(f"the adapter cannot be put on {name}: {error}", "pass its base with --base") from error
@@ -240,7 +243,7 @@ def _name_some(tensors: Sequence[str]) -> str:
     return ", ".join(tensor.removeprefix("base_model.model.") for tensor in tensors[:SHOWN]) + more
 
 
-def _card(manifest: Mapping[str, Any]) -> str:
+def _write_card(manifest: Mapping[str, Any]) -> str:
     base, settings = manifest["base"]["name"], manifest["settings"]
     return f"""---
 base_model: {base}

@@ -1,8 +1,8 @@
-"""An adapter merged into its base: a model folder that loads like any other, with a record of its parts.
+"""Merges an adapter into its base: writes a model folder that loads like any other, with a record of its parts.
 
-Owns the merge (PEFT does the arithmetic), its check and its record. Refuses a base other than the one the adapter was
-trained on, quantised weights, and a merged model whose output differs from that of base and adapter. A refusal leaves
-no files behind.
+PEFT does the arithmetic; this module checks and records the result. It refuses a base other than the one on which the
+adapter was trained, quantised weights, and a merged model whose output differs from that of base and adapter. A refusal
+leaves no files behind.
 """
 
 import json
@@ -24,8 +24,9 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
 RECORD = "nanoflux-merged.json"
-# The largest mean Kullback-Leibler divergence over the probe's tokens, in nats, that rounding may cause: 100 times the
-# value measured in float32; in 16 bits 5 times the measured value, which is twice that of the base's own rounding.
+# The largest mean Kullback-Leibler divergence over the tokens of the probe text, in nats, that rounding may cause. In
+# float32 this is 100 times the measured value. In 16 bits it is 5 times the measured value, which was itself twice the
+# divergence that rounding causes in the base alone.
 TOLERANCE = {"float32": 1e-6, "bfloat16": 0.02, "float16": 0.02}
 _PROBE = (
     "A farmer has 12345 apples and sells 6.5 percent of them. How many are left?\n"
@@ -35,8 +36,10 @@ _PROBE = (
 
 @dataclass(frozen=True, slots=True)
 class MergeCheck:
-    """The check of a merge on the probe text. Distances are mean Kullback-Leibler divergences in nats a token, `dtype`
-    is the precision of the merged weights, `tolerance` the distance that rounding alone may cause."""
+    """The check of a merge on the probe text. Distances are mean Kullback-Leibler divergences in nats per token.
+
+    `dtype` is the precision of the merged weights, and `tolerance` is the distance that rounding alone may cause.
+    """
 
     dtype: str
     nats_from_adapter: float
@@ -45,13 +48,13 @@ class MergeCheck:
 
     @property
     def has_effect(self) -> bool:
-        """Whether the adapter moves the base by more than the merge's rounding does."""
+        """Whether the adapter changes the base's output by more than the rounding of the merge does."""
         return self.nats_from_base > self.nats_from_adapter
 
 
 @dataclass(frozen=True, slots=True)
 class MergeRecord:
-    """The parts of a merged model; `nanoflux-merged.json` in its folder."""
+    """The parts of a merged model, stored as `nanoflux-merged.json` in its folder."""
 
     adapter: str
     base: BaseModel
@@ -70,7 +73,7 @@ class MergeRecord:
 
 
 def read_merge_record(folder: Path) -> MergeRecord:
-    """The record of the merged model in `folder`.
+    """Read the record of the merged model in `folder`.
 
     Raises:
         DataError: the record cannot be read.
@@ -101,9 +104,9 @@ def find_base(adapter: Adapter, home: Path) -> Path:
 
 
 def merge(adapter: Adapter, base: Path, target: Path) -> MergeRecord:
-    """Write `target`, a new folder: the model of `base` with `adapter` added to its weights, in the base's precision.
+    """Write `target`, a new folder with the model in `base` whose weights include `adapter`, in the base's precision.
 
-    Returns the record that is also written into the folder. Holds the model once in memory.
+    Returns the record, which is also written into the folder. The memory of one copy of the model suffices.
 
     Raises:
         UsageError: `target` exists, or the adapter cannot be merged.
@@ -157,7 +160,9 @@ def _log_probabilities(model: Any, ids: Any) -> Any:
 
 
 def _check_distances(dtype: str, untuned: Any, adapted: Any, merged: Any) -> MergeCheck:
-    """Measure the distance of the merged model from base and adapter, and the distance of both from the base alone."""
+    """Measure the distance of the merged model from base and adapter, and that of base and adapter from the base alone.
+    Raises RefusedError if the first is larger than rounding explains.
+    """
     distance, effect = (float((adapted.exp() * (adapted - other)).sum(-1).mean()) for other in (merged, untuned))
     tolerance = TOLERANCE.get(dtype, 0.02)
     if not distance <= tolerance:
@@ -182,7 +187,7 @@ def _hide_progress_bars() -> Iterator[None]:
 
 
 def _copy_other_files(base: Path, folder: Path) -> None:
-    """Copy everything but the weights from the base, unchanged: config, tokenizer, chat template, licence."""
+    """Copy all files of the base except its weights, unchanged: config, tokenizer, chat template, licence."""
     skipped = {WEIGHTS_RECORD, "model.safetensors.index.json"}
     for path in base.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name not in skipped:

@@ -1,4 +1,4 @@
-"""The rank that a server must allow for a LoRA: the highest of its layers, read from PEFT's config."""
+"""Reads the rank that a server must allow for a LoRA: the highest rank of its layers, from PEFT's config."""
 
 import json
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""The record of an adapter: typed fields over its manifest, whose JSON is kept unchanged.
+"""The record of an adapter: gives typed access to the fields of its manifest, whose JSON is not changed.
 
-Reads the fields of a manifest. Opens no file: `adapters.store` reads and checks them.
+This module opens no files: `adapters.store` reads and checks them.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class BaseModel:
 
 @dataclass(frozen=True, slots=True)
 class LoraShape:
-    """The settings that decide the size and the strength of a LoRA."""
+    """The settings that determine the size and the strength of a LoRA."""
 
     r: int
     alpha: float
@@ -33,7 +33,7 @@ class LoraShape:
 
 @dataclass(frozen=True, slots=True)
 class ImportRecord:
-    """The name of an imported adapter, and the base that its own config named ("" for none)."""
+    """The name of an imported adapter, and the base that its config named ("" if it named none)."""
 
     name: str
     base_hint: str
@@ -41,7 +41,9 @@ class ImportRecord:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """How an adapter was trained here. Losses in nats per label token, `dev_losses` start before the first epoch."""
+    """How an adapter was trained here. Losses are in nats per label token; the first of `dev_losses` was measured
+    before the first epoch.
+    """
 
     run: str
     examples: int
@@ -85,7 +87,7 @@ class TrainingRecord:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRecord:
-    """The outcome of the last probe on a server; `document` is the whole record."""
+    """The outcome of an adapter's last probe on a server; `document` is the complete record."""
 
     passed: bool
     verdict: str
@@ -100,7 +102,8 @@ class ProbeRecord:
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """A sealed adapter. Exactly one of `training` and `imported` is set; `probe` is None before the first probe;
-    `manifest` is the JSON document in its folder."""
+    `manifest` is the JSON document in the adapter's folder.
+    """
 
     folder: Path
     hash: str
@@ -138,13 +141,13 @@ class Adapter:
         return self.hash[:12]
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest with the outcome of the last probe ("probe", None before the first)."""
+        """The manifest with the outcome of the last probe under "probe" (None before the first probe)."""
         return {**self.manifest, "probe": self.probe.document if self.probe else None}
 
 
 @dataclass(frozen=True, slots=True)
 class DamagedAdapter:
-    """A folder among the adapters whose content does not match its manifest; its name is the hash it had."""
+    """A folder among the adapters whose content does not match its manifest. `hash` is the folder's name."""
 
     hash: str
     problem: str

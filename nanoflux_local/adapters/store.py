@@ -1,7 +1,7 @@
-"""The directory of adapters: each is a folder in PEFT's format with its record, named by the hash of its content.
+"""The directory of adapters: each adapter is a folder in PEFT's format with a record, named by the hash of its content.
 
-Owns the folder's layout and the manifest. Never overwrites: a folder is created by one rename, and its name verifies
-its content.
+Reads and writes these folders and their manifests. An adapter is never overwritten: its folder is created by one
+rename, and the content can be checked against the folder's name.
 """
 
 import json
@@ -23,7 +23,7 @@ _PACKAGES = ("nanoflux-local", "torch", "transformers", "peft")
 
 
 def write_weights(folder: Path, weights: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Write PEFT's two files; equal weights and config give equal bytes (PEFT's own order is not fixed)."""
+    """Write PEFT's two files, so that equal weights and configs give equal bytes (PEFT itself has no fixed order)."""
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def _to_json(value: Any) -> Any:
 def seal(
     folder: Path, adapters_dir: Path, record: Mapping[str, Any], write_card: Callable[[Mapping[str, Any]], str]
 ) -> Path:
-    """Move PEFT's two files in `folder` to `adapters_dir/<hash>` with their record and card, and return that folder."""
+    """Move PEFT's two files in `folder` to `adapters_dir/<hash>`, with their record and card; return the new folder."""
     manifest = {**record, "adapter": adapter_hash(folder)}
     write_atomically(folder / MANIFEST, format_json(manifest).encode())
     write_atomically(folder / CARD, write_card(manifest).encode())
@@ -51,7 +51,7 @@ def seal(
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """The sealed adapter in `folder`, with the outcome of its last probe.
+    """Read the sealed adapter in `folder`, with the outcome of its last probe.
 
     Raises:
         DataError: the folder has no manifest, or its content does not match the manifest.
@@ -73,7 +73,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def list_adapters(adapters_dir: Path) -> list[Adapter | DamagedAdapter]:
-    """Every sealed adapter, in the order of their hashes; a damaged one is listed with its problem."""
+    """All sealed adapters, in the order of their hashes; a damaged adapter is listed with its problem."""
     return [_read_or_report(folder) for folder in _sealed_folders(adapters_dir)]
 
 
@@ -90,7 +90,7 @@ def _read_or_report(folder: Path) -> Adapter | DamagedAdapter:
 
 
 def find_adapter(adapters_dir: Path, prefix: str) -> Path:
-    """The folder whose hash starts with `prefix`, or the imported adapter of that name.
+    """The folder of the adapter whose hash starts with `prefix`, else of the imported adapter whose name is `prefix`.
 
     Raises:
         UsageError: `prefix` is a path.
@@ -122,7 +122,7 @@ def _imported_name(folder: Path) -> str:
 
 
 def export_peft(adapter: Adapter, target: Path) -> None:
-    """Copy a sealed adapter to `target`, a new folder that plain PEFT loads.
+    """Copy a sealed adapter to `target`, a new folder that PEFT can load without NanoFlux.
 
     Raises:
         DataError: the adapter changed while it was copied.
@@ -135,7 +135,7 @@ def export_peft(adapter: Adapter, target: Path) -> None:
 
 
 def _move_or_complete(folder: Path, target: Path) -> Path:
-    """Rename `folder` to `target`; if the same content is there already, only add the files that `target` lacks."""
+    """Rename `folder` to `target`; if `target` already has the same content, only add the files that it lacks."""
     if target.exists():
         if adapter_hash(target) != target.name:
             raise RefusedError(
@@ -152,7 +152,7 @@ def _move_or_complete(folder: Path, target: Path) -> Path:
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of this program and of the libraries that decide an adapter's weights."""
+    """The versions of this program and of the libraries that affect an adapter's weights."""
     return {package: _version(package) for package in _PACKAGES}
 
 
@@ -164,5 +164,5 @@ def _version(package: str) -> str:
 
 
 def format_json(value: Any) -> str:
-    """JSON for a file that people read: indented, keys sorted, ending in a line break."""
+    """Format JSON for a file that people read: indented, with sorted keys and a final line break."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"

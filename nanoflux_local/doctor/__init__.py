@@ -1,1 +1,1 @@
-"""Doctor: checks of this machine with a fix for each problem; they change nothing."""
+"""Doctor: checks this machine and states a fix for each problem. The checks change nothing."""

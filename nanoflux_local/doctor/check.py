@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Check:
     """One line of `nanoflux doctor`.
 
-    A check that is `ok` and has a fix is optional advice.
+    If a check is `ok` and has a fix, the fix is optional advice.
     """
 
     name: str
@@ -17,7 +17,7 @@ class Check:
 
     @property
     def word(self) -> str:
-        """The state in one word."""
+        """The result in one word."""
         if not self.ok:
             return "fix"
         return "hint" if self.fix else "ok"

@@ -1,4 +1,4 @@
-"""All checks in the order of the output: hardware, software, home, safety."""
+"""Runs all checks in the order in which they are shown: hardware, software, home, safety."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from nanoflux_local.paths import Home
 
 
 def examine(home: Home) -> Iterator[Check]:
-    """Yield each check as it finishes; together they take a few seconds."""
+    """Yield each check as it finishes. Together, the checks take a few seconds."""
     yield machine.check_processors()
     yield machine.check_memory()
     yield machine.check_gpus()

@@ -8,13 +8,13 @@ from nanoflux_models.gpus import Survey, survey_gpus
 
 GIB = 2**30
 CORES, MEMORY_GIB = 2, 6
-"""What the embedded default needs."""
+"""The cores and the memory that the embedded default model needs."""
 NVIDIA, DISPLAY = "0x10de", ("0x0300", "0x0302")
-"""Vendor and classes of a GPU on the PCI bus."""
+"""The vendor code and the class codes of a GPU on the PCI bus."""
 
 
 def check_processors() -> Check:
-    """The processor cores that this process may use."""
+    """Check the number of processor cores that this process may use."""
     count = len(os.sched_getaffinity(0))
     fix = (
         ""
@@ -25,18 +25,18 @@ def check_processors() -> Check:
 
 
 def check_memory() -> Check:
-    """The memory of the machine, or the limit of its container."""
+    """Check the machine's memory, or the limit of its container."""
     gib = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _memory_limit()) / GIB
     fix = "" if gib >= MEMORY_GIB else f"use a machine with {MEMORY_GIB} GiB, which training the embedded default needs"
     return Check("memory", not fix, f"{gib:.1f} GiB", fix)
 
 
 def check_gpus() -> Check:
-    """The GPUs that the driver lists; a card without a driver is a problem, no card is fine."""
-    survey, cards = survey_gpus(), _cards()
+    """Check the GPUs that the driver lists. A card without a driver is a problem; a machine without a card is fine."""
+    survey, cards = survey_gpus(), _count_cards()
     if survey.gpus:
         summary = "; ".join([*map(str, survey.gpus), *([survey.problem] if survey.problem else [])])
-        return Check("gpus", not survey.problem, summary, _gpus_fix(survey))
+        return Check("gpus", not survey.problem, summary, _suggest_gpus_fix(survey))
     if survey.hangs:
         return Check(
             "gpus",
@@ -50,7 +50,7 @@ def check_gpus() -> Check:
     return Check("gpus", True, "none; small models run on the processors")
 
 
-def _gpus_fix(survey: Survey) -> str:
+def _suggest_gpus_fix(survey: Survey) -> str:
     if survey.problem:
         return "run nvidia-smi and fix the problem that it reports"
     if survey.unstated:
@@ -58,7 +58,7 @@ def _gpus_fix(survey: Survey) -> str:
     return ""
 
 
-def _cards() -> int:
+def _count_cards() -> int:
     devices = Path("/sys/bus/pci/devices")
     return sum(
         _read_text(device / "vendor") == NVIDIA and _read_text(device / "class").startswith(DISPLAY)
@@ -67,7 +67,7 @@ def _cards() -> int:
 
 
 def _memory_limit() -> float:
-    """The memory limit of this control group in bytes; infinite without one."""
+    """The memory limit of this process's control group in bytes; infinite if there is none."""
     limit = _read_text(Path("/sys/fs/cgroup/memory.max"))
     return float(limit) if limit.isdigit() else float("inf")
 

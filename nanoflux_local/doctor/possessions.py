@@ -1,4 +1,4 @@
-"""Checks of the home directory: permissions, disk, ledger, weights. They create nothing."""
+"""Checks the home directory: permissions, disk, ledger, weights. The checks create nothing."""
 
 import os
 import shutil
@@ -11,21 +11,22 @@ from nanoflux_models.record import RECORD, WeightsRecord, find_problems
 from nanoflux_models.weights import list_installed
 
 GIB = 2**30
-ROOM_GIB = 2.0
-"""Free space for the embedded default and its demo; larger models need the size of their weights in addition."""
+FREE_GIB = 2.0
+"""The free space that the embedded default model and its demo need. Larger models also need space for their weights."""
 HASHED_GIB = 1.0
-"""Up to this total size weights are hashed; above it only file sizes are compared, to keep the check fast."""
+"""Weights are hashed up to this total size. Above it, only file sizes are compared, to keep the check fast."""
 REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "lustre", "gpfs"}
 """Network file systems, on which SQLite's locks are unreliable."""
 
 
 def check_home(home: Home) -> Check:
-    """The home is private to its owner, writable and on a local disk."""
+    """Check that the home is private to its owner, writable and on a local disk."""
     root = home.root
     if not root.exists():
-        able = os.access(_nearest(root), os.W_OK | os.X_OK)
-        fix = "" if able else "choose another home with --home or NANOFLUX_HOME"
-        return Check("home", able, f"{root} does not exist yet" + ("" if able else " and cannot be created"), fix)
+        creatable = os.access(_nearest_existing(root), os.W_OK | os.X_OK)
+        fix = "" if creatable else "choose another home with --home or NANOFLUX_HOME"
+        state = f"{root} does not exist yet" + ("" if creatable else " and cannot be created")
+        return Check("home", creatable, state, fix)
     mode = root.stat().st_mode & 0o777
     if mode & 0o077:
         return Check("home", False, f"{root} is accessible to other users (mode {mode:04o})", f"run `chmod 700 {root}`")
@@ -41,14 +42,14 @@ def check_home(home: Home) -> Check:
 
 
 def check_disk(home: Home) -> Check:
-    """The free space on the disk of the home."""
-    free = shutil.disk_usage(_nearest(home.root)).free / GIB
-    fix = "" if free >= ROOM_GIB else f"free {ROOM_GIB:.0f} GiB, or choose a home on another disk"
+    """Check the free space on the disk of the home."""
+    free = shutil.disk_usage(_nearest_existing(home.root)).free / GIB
+    fix = "" if free >= FREE_GIB else f"free {FREE_GIB:.0f} GiB, or choose a home on another disk"
     return Check("disk", not fix, f"{free:.1f} GiB free", fix)
 
 
 def check_ledger(home: Home) -> Check:
-    """The ledger opens and has this version's schema."""
+    """Check that the ledger opens and has this version's schema."""
     if not home.ledger.exists():
         return Check("ledger", True, "none yet")
     from nanoflux_local.ledger.views import LedgerView
@@ -62,7 +63,7 @@ def check_ledger(home: Home) -> Check:
 
 
 def check_weights(home: Home) -> Check:
-    """Each model's files against the hashes of its record."""
+    """Compare each model's files with the hashes in its record."""
     names = sorted(path.parent.name for path in (home.root / "weights").glob(f"[!.]*/{RECORD}"))
     if not names:
         return Check("weights", True, "none yet", "run `nanoflux models pull smollm2-135m all-minilm-l6-v2`")
@@ -95,8 +96,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def _nearest(path: Path) -> Path:
-    """The path itself, or its nearest ancestor that exists."""
+def _nearest_existing(path: Path) -> Path:
+    """The path itself if it exists, else its nearest ancestor that does."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -104,7 +105,7 @@ def _nearest(path: Path) -> Path:
 
 
 def _file_system(path: Path) -> str:
-    """The type of the file system that holds `path`: that of its longest mount point, the last one mounted."""
+    """The type of the file system of `path`: that of its longest mount point; of several mounts there, the last."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text("utf-8").splitlines()]
     except OSError:

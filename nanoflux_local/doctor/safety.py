@@ -1,24 +1,24 @@
-"""Checks of the safety layers: sandbox, network guard, loopback. Each check really tries the layer."""
+"""Checks the safety layers: sandbox, network guard, loopback. Each check tests the layer by using it."""
 
 import os
 import subprocess
 
 from nanoflux_local.doctor.check import Check
 from nanoflux_local.paths import Home
-from nanoflux_models import guard as keeper
+from nanoflux_models import guard as network_guard
 from nanoflux_models.child import python_command
 from nanoflux_models.errors import ModelsError
 from nanoflux_models.offline import SETTINGS, guard_environment
 from nanoflux_models.supervisor import Supervisor, free_port
 
 ELSEWHERE = "192.0.2.1"
-"""An address reserved for documentation (RFC 5737): no host has it."""
+"""An address that is reserved for documentation (RFC 5737), so no host has it."""
 _TRY = f"import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('{ELSEWHERE}', 9))"
 """Connects a datagram socket, which sends nothing even without the guard."""
 
 
 def check_sandbox() -> Check:
-    """The isolation layers that withstand a probe."""
+    """Check which isolation layers withstand a probe."""
     from nanoflux_sandbox.probe import probe
 
     report = probe().as_dict()
@@ -31,26 +31,28 @@ def check_sandbox() -> Check:
 
 
 def check_guard() -> Check:
-    """This process has the network guard, offline switches of libraries are set, and child processes refuse too."""
-    if not keeper.is_installed():
+    """Check that this process has the network guard, that the offline switches of libraries are set, and that the guard
+    also works in child processes.
+    """
+    if not network_guard.is_installed():
         return Check("guard", False, "this process has no network guard", "start it as `nanoflux`")
     unset = [name for name, value in SETTINGS.items() if os.environ.get(name) != value]
     if unset:
         return Check(
             "guard", False, f"offline switches of libraries are not set: {', '.join(unset)}", "start it as `nanoflux`"
         )
-    if not _refuses():
+    if not _child_refuses():
         fix = "remove any other sitecustomize from PYTHONPATH, and do not run Python isolated (-I)"
         return Check("guard", False, "a guarded child process can reach other machines", fix)
-    named = keeper.allowed_hosts()
-    if named:
-        fix = f"unset {keeper.VARIABLE} to block these hosts again"
-        return Check("guard", True, f"open: loopback, and {', '.join(named)}", fix)
+    hosts = network_guard.allowed_hosts()
+    if hosts:
+        fix = f"unset {network_guard.VARIABLE} to block these hosts again"
+        return Check("guard", True, f"open: loopback, and {', '.join(hosts)}", fix)
     return Check("guard", True, "open: loopback only, until a profile names a host")
 
 
 def check_ports(home: Home) -> Check:
-    """Loopback has free ports, and the recorded servers are running."""
+    """Check that loopback has free ports, and that the recorded servers are running."""
     try:
         free_port()
     except (ModelsError, OSError) as error:
@@ -68,8 +70,9 @@ def check_ports(home: Home) -> Check:
     return Check("ports", True, f"loopback; servers: {', '.join(alive) or 'none'}")
 
 
-def _refuses() -> bool:
-    closed = {key: value for key, value in os.environ.items() if key != keeper.VARIABLE}
+def _child_refuses() -> bool:
+    """Whether a child process refuses a connection to another machine; hosts that the user allowed are left out."""
+    closed = {key: value for key, value in os.environ.items() if key != network_guard.VARIABLE}
     done = subprocess.run(
         python_command("-c", _TRY),
         env=guard_environment(closed),

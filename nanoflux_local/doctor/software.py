@@ -1,4 +1,4 @@
-"""Checks of the software: Python, torch, vLLM, and package versions against the tested ones."""
+"""Checks the software: Python, torch, vLLM, and whether packages have the tested versions."""
 
 import os
 import sys
@@ -14,12 +14,12 @@ from nanoflux_models.interpreter import VARIABLE, find_interpreter
 from nanoflux_models.manifest import list_manifests
 
 NEWEST_TESTED = (3, 12)
-MOST_LISTED = 6
-"""Packages that a line lists before it only counts the rest."""
+MAX_LISTED = 6
+"""The maximum number of packages that a line lists; the rest are counted."""
 
 
 def check_python() -> Check:
-    """The running interpreter."""
+    """Check the version of the running interpreter."""
     here = sys.version_info[:2]
     interpreter = f"{sys.version.split()[0]} at {sys.executable}"
     newest = ".".join(map(str, NEWEST_TESTED))
@@ -29,7 +29,9 @@ def check_python() -> Check:
 
 
 def check_torch() -> Check:
-    """The version of torch and whether it supports this machine's GPUs; read from metadata, since importing is slow."""
+    """Check the version of torch, and whether it supports this machine's GPUs. The version is read from the package
+    metadata, since importing torch is slow.
+    """
     try:
         installed = version("torch")
     except PackageNotFoundError:
@@ -40,7 +42,9 @@ def check_torch() -> Check:
 
 
 def check_vllm(home: Home) -> Check:
-    """The build of vLLM and the models it cannot serve. It is required only if an interpreter was configured."""
+    """Check the build of vLLM, and which models it cannot serve. vLLM is required only if an interpreter for it was
+    configured.
+    """
     try:
         interpreter = find_interpreter()
     except ModelsError as error:
@@ -71,7 +75,9 @@ def check_vllm(home: Home) -> Check:
 
 
 def check_versions() -> Check:
-    """Missing or out-of-range packages are problems; versions that merely differ from the tested ones are advice."""
+    """Check the packages. Missing packages and unsupported versions are problems; a supported version that differs from
+    the tested one is only reported as advice.
+    """
     fix = f"run `pip install -c {packages.constraints_file()} {packages.PROJECT}`"
     broken, here, pins = packages.unmet_requirements(), packages.needed_packages(), packages.tested_versions()
     broken += [f"{each.name} is missing" for each in here if not each.version and each.name in pins]
@@ -88,5 +94,5 @@ def check_versions() -> Check:
 
 
 def _list_some(parts: list[str]) -> str:
-    more = f" and {len(parts) - MOST_LISTED} more" if len(parts) > MOST_LISTED else ""
-    return ", ".join(parts[:MOST_LISTED]) + more
+    more = f" and {len(parts) - MAX_LISTED} more" if len(parts) > MAX_LISTED else ""
+    return ", ".join(parts[:MAX_LISTED]) + more

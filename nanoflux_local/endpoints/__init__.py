@@ -1,1 +1,1 @@
-"""Everything that answers a request: models behind an interface, and the fakes that stand for them in tests."""
+"""Everything that answers a request: models behind one interface, and the fakes that replace them in tests."""

@@ -9,9 +9,9 @@ from nanoflux_local.records import ChatReply, ChatRequest, EmbedReply, EmbedRequ
 class Endpoint(Protocol):
     """A model that answers chat requests.
 
-    `identity` names everything that decides its replies. `repeatable` says whether the same request always gets the
-    same reply, whatever other requests are in flight; a run records it. `capacity` is the number of concurrent
-    requests. `context` is the length of the model's context, as far as it is known.
+    `identity` names everything that determines its replies. `repeatable` is true if the same request always gets the
+    same reply, whatever other requests are in flight; a run records this flag. `capacity` is the maximum number of
+    concurrent requests. `context` is the length of the model's context, if known.
     """
 
     identity: Identity
@@ -28,7 +28,7 @@ class Endpoint(Protocol):
         ...
 
     def count_tokens(self, text: str) -> int | None:
-        """Count the tokens of `text`; None if the endpoint has no tokenizer here."""
+        """Count the tokens of `text`; None if the model's tokenizer is not on this machine."""
         ...
 
     async def close(self) -> None:
@@ -37,7 +37,7 @@ class Endpoint(Protocol):
 
 
 class Embedder(Protocol):
-    """A model that turns texts into unit vectors; `identity` names everything that decides them."""
+    """A model that turns texts into unit vectors; `identity` names everything that determines the vectors."""
 
     identity: Identity
 

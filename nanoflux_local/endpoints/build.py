@@ -1,6 +1,6 @@
-"""The factory of endpoints and embedders of every kind.
+"""Builds endpoints and embedders of every kind, and checks that each kind supports the settings of its endpoints.
 
-Also checks settings against the abilities of their kind, which `config` does not know.
+`config` cannot make that check, since it does not know the kinds.
 """
 
 from collections.abc import Mapping
@@ -19,18 +19,19 @@ CORRECT = "correct the value and try again"
 
 
 def build_endpoint(name: str, config: EndpointConfig, home: Home) -> Endpoint:
-    """Build one endpoint. Models are loaded, and servers started, with the first request.
+    """Build one endpoint. Its model is loaded, or its server started, when the first request arrives.
 
     Raises:
         ConfigError: the kind does not exist or cannot play a role, or a key or an address is missing.
         ModelsError: weights are not installed.
-        NothingMatchedError: there is no adapter with that hash.
+        NothingMatchedError: no adapter has the configured hash.
     """
     return find_kind(config.interface).build(name, config, home)
 
 
 def build_endpoints(configs: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0) -> dict[str, Endpoint]:
-    """Build the endpoints of a profile by name, each kind's together; endpoints that share a GPU take turns on it.
+    """Build a profile's endpoints, by name. All endpoints of a kind are built together, so that their servers can be
+    placed together; endpoints that share a GPU take turns on it.
 
     Raises:
         ConfigError, ModelsError, NothingMatchedError: as for `build_endpoint`.
@@ -38,10 +39,10 @@ def build_endpoints(configs: Mapping[str, EndpointConfig], home: Home, concurren
     endpoints: dict[str, Endpoint] = {}
     groups = {name: config.shares for name, config in configs.items()}
     for interface in sorted({config.interface for config in configs.values()}):
-        own = {name: config for name, config in configs.items() if config.interface == interface}
-        built, placed = find_kind(interface).build_together(own, home, concurrency)
+        configs_of_kind = {name: config for name, config in configs.items() if config.interface == interface}
+        built, groups_of_kind = find_kind(interface).build_together(configs_of_kind, home, concurrency)
         endpoints |= built
-        groups |= placed
+        groups |= groups_of_kind
     return take_turns({name: endpoints[name] for name in configs}, groups)
 
 
@@ -63,18 +64,18 @@ def build_model_endpoint(
     args: tuple[str, ...] = (),
     reasoning_tokens: int | None = None,
 ) -> Endpoint:
-    """Build an endpoint for an installed model, with the adapter of that hash unless it is "".
+    """Build an endpoint for an installed model, with the adapter whose hash is `adapter` ("": without an adapter).
 
-    `via` is a kind that takes adapters (`adapter_kinds`). `args` are vLLM's own arguments. `reasoning_tokens` limits
-    the reasoning of a reply; None takes the limit in the model's manifest.
+    `via` is a kind that takes adapters (`adapter_kinds`). `args` are passed to vLLM. `reasoning_tokens` limits the
+    reasoning of a reply; None uses the limit in the model's manifest.
     """
-    room = load_manifest(model, home.root).reasoning_room if reasoning_tokens is None else reasoning_tokens
-    config = EndpointConfig(interface=via, model=model, adapter=adapter, args=args, reasoning_tokens=room)
+    limit = load_manifest(model, home.root).reasoning_room if reasoning_tokens is None else reasoning_tokens
+    config = EndpointConfig(interface=via, model=model, adapter=adapter, args=args, reasoning_tokens=limit)
     return build_endpoint(model, config, home)
 
 
 def check_endpoint(config: EndpointConfig, where: str) -> None:
-    """Refuse settings that the kind of an endpoint does not have; `where` begins the message.
+    """Refuse settings that an endpoint's kind does not support; the message starts with `where`.
 
     Raises:
         ConfigError: the kind does not exist, or lacks what a setting needs.
@@ -94,10 +95,10 @@ def check_endpoint(config: EndpointConfig, where: str) -> None:
 
 
 def check_endpoints(config: RunConfig, where: str) -> None:
-    """Refuse a run whose endpoints lack what their settings need, or whose cap in dollars cannot be enforced.
+    """Refuse a run whose endpoints do not support their settings, or whose budget in dollars cannot be enforced.
 
     Raises:
-        ConfigError: an endpoint's settings do not suit its kind, or a price is missing.
+        ConfigError: an endpoint's kind does not support a setting, or a price is missing.
     """
     for name, endpoint in config.endpoints.items():
         check_endpoint(endpoint, f"{where}: endpoints.{name}")
@@ -118,20 +119,20 @@ def lacks_price(config: EndpointConfig) -> bool:
 
 
 def complete_endpoint(config: EndpointConfig, home: Home) -> EndpointConfig:
-    """The configuration with its listed price and its model's reasoning tokens, unless it states them."""
+    """The configuration, completed with the listed price and the model's reasoning tokens if it states none."""
     price = find_price(config, home.root) if lacks_price(config) else config.price
     return config.model_copy(update={"price": price, "reasoning_tokens": reasoning_room(config, home)})
 
 
 def reasoning_room(config: EndpointConfig, home: Home) -> int:
-    """Tokens for the reasoning of a reply: those of the configuration, else those of the model's manifest."""
+    """The limit on a reply's reasoning tokens: the configuration's, else that of the model's manifest."""
     if "reasoning_tokens" in config.model_fields_set:
         return config.reasoning_tokens
     return manifest_reasoning_room(config, home)
 
 
 def manifest_reasoning_room(config: EndpointConfig, home: Home) -> int:
-    """Tokens for the reasoning of a reply by the manifest of the endpoint's model; 0 for models on other machines."""
+    """The limit on a reply's reasoning tokens in the model's manifest; 0 for models on other machines."""
     if not find_kind(config.interface).local:
         return 0
     try:

@@ -1,6 +1,6 @@
-"""Chaos: the faults of a fake server, decided by a seed, the request and how often it was received.
+"""Chaos: draws the faults of a fake server from a seed, the request, and how often that request was received.
 
-The same requests therefore meet the same faults in every run, in any order.
+So the same requests meet the same faults in every run, whatever their order.
 """
 
 import random
@@ -17,9 +17,10 @@ TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
 
 @dataclass(slots=True)
 class Chaos:
-    """`rates` are shares of all responses; `thinking` is the share of good ones with reasoning before the text.
+    """The rates of faults, and counters of the faults drawn so far (`done`).
 
-    A stalled response is sent after `stall_s`, when the client has given up.
+    `rates` are shares of all responses; `thinking` is the share of good responses with reasoning before the text. A
+    stalled response is sent after `stall_s` seconds, when the client has given up.
     """
 
     rates: dict[Trouble, float] = field(default_factory=dict)
@@ -35,8 +36,10 @@ class Chaos:
         """Chaos with every kind of trouble equally often, `share` of all responses in total."""
         return cls(dict.fromkeys(TROUBLES, share / len(TROUBLES)), seed=seed, **more)  # type: ignore[arg-type]
 
-    def strike(self, request: str) -> tuple[Trouble | None, random.Random]:
-        """Draw the fault of this response, None for a good one; also return the random generator to use."""
+    def draw_trouble(self, request: str) -> tuple[Trouble | None, random.Random]:
+        """Draw the fault of the next response to `request` (None: a good response); also return a random generator for
+        the rest of the response.
+        """
         self._received[request] += 1
         rng = random.Random(derive_seed(self.seed, request, self._received[request]))
         draw = rng.random()

@@ -1,7 +1,7 @@
 """A model's context length, and whether prompt, thoughts and answer fit into it together.
 
-If the context ends earlier, a server gives a reply fewer tokens than requested and does not report it: a thinking
-model is then cut inside its thoughts. So the sum is checked before the first request.
+If they do not fit, a server silently gives the reply fewer tokens than requested, and a thinking model is cut off
+within its thoughts. So the sum is checked before the first request.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from nanoflux_local.endpoints.base import Endpoint
 
 BYTES_PER_TOKEN = 4
-"""Bytes per token for endpoints without a tokenizer: high, so that prompts are not overestimated."""
+"""Assumed bytes per token for endpoints without a tokenizer: a high value, so that prompts are not overestimated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """An endpoint's context: `tokens` of prompt and reply together (0 if unknown), and `reasoning` tokens of a reply
-    for thoughts, in addition to its answer's budget (0 for a model that does not think).
+    """An endpoint's context: `tokens` is the limit on prompt and reply together (0: unknown). `reasoning` is the number
+    of tokens that a reply may spend on thoughts, in addition to its answer's tokens (0: the model does not think).
     """
 
     tokens: int = 0
@@ -29,7 +29,7 @@ class Context:
 
 def find_overflow(endpoint: "Endpoint", messages: Sequence[Message], answer: int) -> str:
     """Describe how a request exceeds its endpoint's context; "" if it fits or the context is unknown. `answer` is the
-    answer's budget in tokens.
+    maximum number of the answer's tokens.
     """
     context = endpoint.context
     prompt = sum(_count_tokens(endpoint, message.content) for message in messages) if context.tokens else 0

@@ -1,7 +1,7 @@
 """A fake server that speaks the protocols of hosted models and answers with scripted replies.
 
-For tests, benches and the tour: it binds to loopback, runs no model and checks no key. With chaos it fails as real
-servers do.
+Tests, benchmarks and the tour use it. It binds to loopback, runs no model and checks no key. With chaos, it fails in
+the ways of real servers.
 
     python -m nanoflux_local.endpoints.fake_server --faults 0.4 --stall-s 60    # prints its address
 """
@@ -39,22 +39,22 @@ class ParsedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply, independent of the protocol; `read` and `written` are its prompt and completion tokens."""
+    """A reply, independent of the protocol."""
 
     text: str
     thoughts: str
-    read: int
-    written: int
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class FakeServer:
-    """Answers requests, or fails as `chaos` decides, and counts both."""
+    """Answers requests, or fails as `chaos` decides. Counts the requests, and the clients that gave up (`hung_up`)."""
 
     def __init__(self, chaos: Chaos | None = None, script: Callable[[str, random.Random], str] = duel) -> None:
         self.chaos = chaos or Chaos()
         self.requests = self.hung_up = 0
         self.waiting = self.cache = 0.0
-        """Its values of vLLM's metrics: waiting requests, and the used share of the cache."""
+        """The values that it reports as vLLM's metrics: waiting requests, and the used share of the KV cache."""
         self._script = script
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
@@ -98,7 +98,7 @@ class FakeServer:
         if path not in WRITERS and path != EMBEDDINGS:
             return _send(writer, 404, {"error": {"message": f"no such path: {path}"}})
         self.requests += 1
-        trouble, rng = self.chaos.strike(hashlib.sha256(body).hexdigest())
+        trouble, rng = self.chaos.draw_trouble(hashlib.sha256(body).hexdigest())
         answer = self._answer(path, json.loads(body), rng)
         if trouble == "empty" and path == EMBEDDINGS:
             trouble = "garbled"
@@ -122,7 +122,9 @@ class FakeServer:
         return _send(writer, 200, answer)
 
     async def _stall(self, reader: asyncio.StreamReader) -> bool:
-        """Wait for `stall_s`; return whether the client is still connected. It sends nothing but its end meanwhile."""
+        """Wait for `stall_s`; return whether the client is still connected. A waiting client sends nothing, so that any
+        read means that it closed the connection.
+        """
         try:
             async with asyncio.timeout(self.chaos.stall_s):
                 await reader.read(1)
@@ -135,8 +137,8 @@ class FakeServer:
         if path == EMBEDDINGS:
             vector = HashingEmbedder(body["model"]).vector(body["input"])
             data = [{"object": "embedding", "index": 0, "embedding": [float(number) for number in vector]}]
-            used = {"prompt_tokens": len(body["input"].split()), "total_tokens": len(body["input"].split())}
-            return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": used}).encode()
+            usage = {"prompt_tokens": len(body["input"].split()), "total_tokens": len(body["input"].split())}
+            return json.dumps({"object": "list", "data": data, "model": body["model"], "usage": usage}).encode()
         request = READERS[path](body)
         text = self._script(request.prompt, random.Random(derive_seed(request.model, request.prompt, request.seed)))
         if request.keys:
@@ -147,16 +149,18 @@ class FakeServer:
 
 
 def _send(
-    writer: asyncio.StreamWriter, status: int, body: Json | bytes, more: str = "", cut: int | None = None
+    writer: asyncio.StreamWriter, status: int, body: Json | bytes, headers: str = "", cut: int | None = None
 ) -> None:
-    """Write a response; with `cut` only so many bytes of its body, though the header announces all."""
+    """Write a response with additional `headers`. With `cut`, write only the first `cut` bytes of the body, although
+    the header announces all of them.
+    """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{more}\r\n"
+    head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
     writer.write(head.encode() + content[:cut])
 
 
 def _as_object(text: str, keys: tuple[str, ...]) -> str:
-    """Turn a reply with headings into the requested JSON object; a reply without these headings stays unchanged."""
+    """Turn a reply with headings into the requested JSON object; a reply without those headings is returned as is."""
     sections: dict[str, str] = {}
     for line in text.splitlines():
         name, colon, rest = line.partition(":")
@@ -181,7 +185,7 @@ def _read_messages_request(body: Json) -> ParsedRequest:
 
 
 def _last_text(messages: list[Json]) -> str:
-    """The text of the last message, which gateways send as parts."""
+    """The text of the last message, whose content may be a list of parts."""
     return read_content(messages[-1]["content"]).text or ""
 
 
@@ -191,29 +195,31 @@ def _keys(schema: Json) -> tuple[str, ...]:
 
 def _chat_reply(request: ParsedRequest, reply: Reply) -> Json:
     message = {"role": "assistant", "content": reply.text, "reasoning": reply.thoughts or None}
-    used = {"prompt_tokens": reply.read, "completion_tokens": reply.written, "total_tokens": reply.read + reply.written}
+    total = reply.prompt_tokens + reply.completion_tokens
+    usage = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens, "total_tokens": total}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return {"id": "c1", "object": "chat.completion", "created": 0, "model": request.model, "choices": [choice],
-            "usage": used}  # fmt: skip
+            "usage": usage}  # fmt: skip
 
 
 def _responses_reply(request: ParsedRequest, reply: Reply) -> Json:
     thoughts = {"type": "reasoning", "id": "r1", "summary": [{"type": "summary_text", "text": reply.thoughts}]}
     content = [{"type": "output_text", "text": reply.text, "annotations": []}]
     message = {"type": "message", "id": "m1", "role": "assistant", "status": "completed", "content": content}
-    used = {"input_tokens": reply.read, "output_tokens": reply.written, "total_tokens": reply.read + reply.written}
+    total = reply.prompt_tokens + reply.completion_tokens
+    usage = {"input_tokens": reply.prompt_tokens, "output_tokens": reply.completion_tokens, "total_tokens": total}
     output = [thoughts, message] if reply.thoughts else [message]
     return {"id": "r1", "object": "response", "created_at": 0, "model": request.model, "status": "completed",
-            "output": output, "usage": used}  # fmt: skip
+            "output": output, "usage": usage}  # fmt: skip
 
 
 def _messages_reply(request: ParsedRequest, reply: Reply) -> Json:
     thoughts = {"type": "thinking", "thinking": reply.thoughts, "signature": "s"}
     text = {"type": "text", "text": reply.text}
     content = [thoughts, text] if reply.thoughts else [text]
-    used = {"input_tokens": reply.read, "output_tokens": reply.written}
+    usage = {"input_tokens": reply.prompt_tokens, "output_tokens": reply.completion_tokens}
     return {"id": "m1", "type": "message", "role": "assistant", "model": request.model, "content": content,
-            "stop_reason": "end_turn", "usage": used}  # fmt: skip
+            "stop_reason": "end_turn", "usage": usage}  # fmt: skip
 
 
 READERS: dict[str, Callable[[Json], ParsedRequest]] = {
@@ -230,12 +236,12 @@ WRITERS: dict[str, Callable[[ParsedRequest, Reply], Json]] = {
 
 async def serve(port: int, chaos: Chaos) -> None:
     """Print the address and serve until the process is killed."""
-    print(await FakeServer(chaos).start(port), flush=True)  # noqa: T201 - its only output
+    print(await FakeServer(chaos).start(port), flush=True)  # noqa: T201 - the command's only output
     await asyncio.Event().wait()
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument(

@@ -1,7 +1,7 @@
-"""Faults between a client and its server: their classification, and the listener that they are reported to.
+"""Faults between a client and its server: classifies them and reports them to a listener.
 
 The SDKs' exceptions have the same names and attributes, so one classification serves all protocols. `retries` decides
-what to do about a fault.
+whether a failed request is sent again.
 """
 
 import logging
@@ -20,8 +20,8 @@ from nanoflux_local.records import ChatReply, Fault, FaultKind
 from nanoflux_local.redaction import redact
 
 BUSY = (429, 529)
-"""Statuses of a healthy server at its limit: too many requests, overloaded."""
-AGAIN = (408, 409, 425)
+"""Statuses of a healthy server that is at its limit: too many requests, overloaded."""
+RETRYABLE = (408, 409, 425)
 """Statuses below 500 after which a retry may succeed."""
 NOT_FOUND = (404, 405)
 REDIRECTS = range(300, 400)
@@ -31,13 +31,13 @@ FIXES = {
     403: "check the permissions of the endpoint's key at the provider",
     429: "add credit at the provider",
 }
-"""Fixes for refusals that a retry cannot cure, by status."""
-HOPELESS = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
-"""Codes of 429 responses that a retry cannot cure."""
+"""What the user can do about refusals that a retry cannot cure, by status."""
+PERMANENT_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+"""Error codes of 429 responses that a retry cannot cure."""
 ROUTES = ("/chat/completions", "/responses", "/messages", "/embeddings")
 """The paths that the SDKs append to an endpoint's url."""
-MOST_RAW = 4096
-"""Characters of an unusable reply that are recorded."""
+MAX_RAW = 4096
+"""The maximum number of characters that are recorded of an unusable reply."""
 
 FaultListener = Callable[[Fault], None]
 
@@ -47,7 +47,9 @@ def _log(fault: Fault) -> None:
 
 
 FAULT_LISTENER: ContextVar[FaultListener] = ContextVar("fault_listener", default=_log)
-"""The listener that faults are reported to. An error it raises ends the call: so a budget stops a retry."""
+"""The listener to which faults are reported. An error that the listener raises ends the call: a budget can stop a retry
+in this way.
+"""
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def reporting_faults(listener: FaultListener) -> Iterator[None]:
 
 
 def announce(fault: Fault) -> None:
-    """Report a fault, and log it even if another listener records it, so that the user sees it at once."""
+    """Report a fault, and log it even if the listener records it elsewhere, so that the user sees it at once."""
     report = FAULT_LISTENER.get()
     report(fault)
     if report is not _log:
@@ -77,7 +79,7 @@ class GarbledError(Exception):
 
 
 class StatedError(Exception):
-    """An error that arrived with the status 200: the reply's body states it."""
+    """An error that arrived with status 200: only the body of the response states it."""
 
     def __init__(self, body: ErrorBody) -> None:
         super().__init__(body.words)
@@ -85,11 +87,11 @@ class StatedError(Exception):
 
 
 class NoAnswerError(Exception):
-    """A complete reply that is no answer, such as a tool call, and would not be one after a retry."""
+    """A complete reply that is not an answer, such as a tool call. A retry would not produce an answer either."""
 
 
 class WebPageError(Exception):
-    """A web page with status 200 in place of a reply: a sign-in page, or that of another service at the url."""
+    """A web page with status 200 instead of a reply: a sign-in page, or a page of another service at the url."""
 
     def __init__(self, title: str, url: str) -> None:
         super().__init__(title)
@@ -108,9 +110,9 @@ class EmptyError(Exception):
 class ClassifiedFault:
     """One failed attempt. `kind` is None if a retry cannot succeed.
 
-    `status` is the HTTP status of the response or in its body (0: none), `codes` are the provider's error codes and
-    `words` its message; `fix` is what to do if the fault alone shows it, and `setting` the setting of the endpoint that
-    the fix corrects ("url" or "model").
+    `status` is the HTTP status of the response, or the status that its body states (0: none). `codes` are the
+    provider's error codes, and `words` is its message. `fix` tells the user what to do ("" if that depends on more than
+    the fault), and `setting` is the endpoint's setting to which the fix applies ("url" or "model").
     """
 
     kind: FaultKind | None
@@ -125,13 +127,13 @@ class ClassifiedFault:
     setting: str = ""
 
     @property
-    def gone(self) -> bool:
+    def may_be_down(self) -> bool:
         """Whether the server itself may be down."""
         return self.kind in ("unreachable", "reset", "timeout")
 
 
 def classify_error(error: Exception, sdk: ModuleType, limit_s: float) -> ClassifiedFault | None:
-    """Classify an attempt's exception; None for a defect in this program."""
+    """Classify the exception of an attempt; None if it is a defect of this program."""
     if isinstance(error, EmptyError):
         return ClassifiedFault("empty", "sent a reply without text", reply=error.reply)
     if isinstance(error, NoAnswerError):
@@ -190,8 +192,8 @@ def _classify_status(status: int, body: ErrorBody, wait: float | None) -> Classi
     message = f"answered {status}: {body.words or 'no reason stated'}"
     kind: FaultKind | None = None
     if status in BUSY:
-        kind = None if any(code in HOPELESS for code in body.codes) else "rate_limited"
-    elif status >= 500 or status in AGAIN:
+        kind = None if any(code in PERMANENT_CODES for code in body.codes) else "rate_limited"
+    elif status >= 500 or status in RETRYABLE:
         kind = "server_error"
     fix = FIXES.get(status, "") if kind is None else ""
     return ClassifiedFault(
@@ -200,13 +202,13 @@ def _classify_status(status: int, body: ErrorBody, wait: float | None) -> Classi
 
 
 def _names_model(words: str) -> bool:
-    """Whether a server's message says that the model is missing, rather than the path."""
+    """Whether a server's message says that the model, rather than the path, is missing."""
     return "model" in words.lower()
 
 
-def _suggest_address(asked: str, words: str = "") -> str:
-    """The fix for a 404 or 405, mostly caused by a wrong path in the url, and sometimes by the model's name."""
-    parts = urlsplit(asked)
+def _suggest_address(requested_url: str, words: str = "") -> str:
+    """The fix for a 404 or 405, which usually means a wrong path in the url, and sometimes a wrong model name."""
+    parts = urlsplit(requested_url)
     route = next((route for route in ROUTES if parts.path.endswith(route)), "")
     base = parts._replace(path=parts.path.removesuffix(route), query="", fragment="").geturl()
     if _names_model(words):
@@ -231,6 +233,6 @@ def read_retry_after(headers: Any) -> float | None:
                 seconds = parsedate_to_datetime(value).timestamp() - time.time()
             except (ValueError, TypeError):
                 continue
-        if 0 <= seconds < float("inf"):  # false for NaN as well
+        if 0 <= seconds < float("inf"):  # this is also false for NaN
             return seconds
     return None

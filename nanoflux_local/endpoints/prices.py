@@ -1,6 +1,6 @@
-"""Prices of hosted models for profiles that state none: a packaged table, overridden by the user's own.
+"""Prices of hosted models, for profiles that state no price: a packaged table, which the user's table overrides.
 
-A price belongs to an address and a model: the same weights may have another price at another address.
+A price is listed by address and model, since the same weights may cost more or less at another address.
 """
 
 import re
@@ -26,8 +26,9 @@ def find_price(endpoint: EndpointConfig, home: Path) -> Price | None:
     host = str(hosts.pop())
     if hosts or not host:
         return None
-    own = home / FILE
-    for path, table in ((own, read_toml(own) if own.exists() else {}), (Path(FILE), _shipped_prices())):
+    user_file = home / FILE
+    user_prices = read_toml(user_file) if user_file.exists() else {}
+    for path, table in ((user_file, user_prices), (Path(FILE), _packaged_prices())):
         models = table.get(host, {})
         for name in (endpoint.model, _DATE.sub("", endpoint.model)):
             if name in models:
@@ -35,5 +36,5 @@ def find_price(endpoint: EndpointConfig, home: Path) -> Price | None:
     return None
 
 
-def _shipped_prices() -> dict[str, Any]:
+def _packaged_prices() -> dict[str, Any]:
     return read_toml(Path(str(resources.files(__package__) / FILE)))

@@ -1,6 +1,7 @@
-"""The packaged fake model, whose replies depend only on the request; for tests, documentation and the tour.
+"""The packaged fake model, whose replies depend only on the request. Tests, documentation and the tour use it.
 
-It plays every role with faults at fixed rates: unreadable replies, near-duplicates, unsure judgements, wrong answers.
+It plays every role and makes mistakes at fixed rates: unreadable replies, near-duplicates, unsure judgements and wrong
+answers.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ DIMENSIONS = 64
 
 
 class ScriptedEndpoint:
-    """A chat endpoint that answers after a delay with the mean `delay_s`; the request decides reply and delay."""
+    """A chat endpoint that answers after a mean delay of `delay_s`. Reply and delay depend only on the request."""
 
     repeatable = True
     context = Context()
@@ -63,8 +64,8 @@ class HashingEmbedder:
     def vector(self, text: str) -> Vector:
         vector = np.zeros(DIMENSIONS, dtype=np.float32)
         for word in re.findall(r"\w+", text.lower()):
-            spot = derive_seed("word", word)
-            vector[spot % DIMENSIONS] += 1.0 if spot & 1024 else -1.0
+            word_hash = derive_seed("word", word)
+            vector[word_hash % DIMENSIONS] += 1.0 if word_hash & 1024 else -1.0
         vector[0] += 1e-3  # a text without words still has a direction
         return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
 
@@ -73,7 +74,7 @@ class HashingEmbedder:
 
 
 def duel(prompt: str, rng: random.Random) -> str:
-    """The default script: the sections that the prompt asks for tell the role."""
+    """The default script. It recognises the role by the sections that the prompt requests."""
     if rng.random() < 0.04:
         return rng.choice(["I would rather not say.", "ANSWER:", "<think>where was I"])
     if "ORGANIZATION:" in prompt:
@@ -118,7 +119,7 @@ def _attack(prompt: str, rng: random.Random) -> str:
 
 
 def _defence(prompt: str, rng: random.Random) -> str:
-    """An answer that is right two times in three, sometimes with a solution unlike the attacker's."""
+    """An answer that is right two times in three, sometimes with a solution that differs from the attacker's."""
     numbers = [int(number) for number in re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]]
     first, second, third = [*numbers, 2, 3, 1][:3]
     answer = first * second - third + (rng.randrange(1, 9) if rng.random() < 0.33 else 0)
@@ -139,7 +140,9 @@ def _evaluation(prompt: str, rng: random.Random) -> str:
 
 
 def _program(prompt: str, rng: random.Random) -> str:
-    """A judge's program for the sum of `_attack`; one in eight forgets the gift, one in eight calculates nothing."""
+    """A judge's program for the calculation in `_attack`. One program in eight forgets the gift, and one in eight
+    calculates nothing.
+    """
     numbers = re.findall(r"\b\d+\b", prompt.split("Problem:")[-1])[:3]
     rows, each, lost = [*numbers, "2", "3", "1"][:3]
     left = rng.choice(["total"] + ["total - lost"] * 7)
@@ -149,7 +152,9 @@ def _program(prompt: str, rng: random.Random) -> str:
 
 
 def _premises(prompt: str, rng: random.Random) -> str:
-    """A reply that quotes the problem's first sentence as given; one in eight misquotes it, one lacks a fact."""
+    """A reply that quotes the problem's first sentence. One reply in eight misquotes it, and one in eight reports a
+    missing fact.
+    """
     statement = prompt.split("Problem:")[-1].strip().partition(".")[0]
     kind = rng.randrange(8)
     quoted = f"Nobody {statement}" if kind == 0 else statement

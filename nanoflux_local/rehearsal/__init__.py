@@ -1,5 +1,6 @@
 """Rehearsal: run a profile end to end before its weights are available.
 
-Stand-ins with the models' architectures are used under the packaged manifests; everything else is real: vLLM, the run,
-the trainer, the evaluation. A rehearsal works in a scratch home and does not touch the user's.
+Stand-ins (tiny models with the real architectures and random weights) replace the models; everything else is real: the
+packaged manifests, vLLM, the run, the trainer, the evaluation. A rehearsal works in a scratch home and does not change
+the user's home.
 """

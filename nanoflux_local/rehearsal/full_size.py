@@ -1,7 +1,8 @@
-"""A rehearsal at full size with random weights: whether a profile's models fit this machine's GPUs, and their speed.
+"""A rehearsal at full size with random weights: measures whether a profile's models fit this machine's GPUs, and how
+fast they are.
 
-vLLM draws the weights itself (`--load-format dummy`), so no weights are needed; memory, start time and speed are those
-of the real model, and its replies are meaningless. Owns the measurements; refuses machines without a GPU.
+vLLM draws the weights itself (`--load-format dummy`), so none need to be installed. Memory, start time and speed are
+those of the real models, but the replies are meaningless. A machine without a GPU is refused.
 """
 
 import shutil
@@ -29,9 +30,10 @@ DUMMY = ("--load-format", "dummy")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The load on each server: prompt and completion tokens of each concurrent request.
+    """The load on each server: the prompt and completion tokens of each concurrent request.
 
-    `tiny` serves models of a stand-in's size on a machine without GPUs: the same steps, with meaningless figures.
+    With `tiny`, models of a stand-in's size are served on a machine without GPUs: the steps are the same, but the
+    figures are meaningless.
     """
 
     prompt_tokens: int = 512
@@ -71,9 +73,9 @@ def _measure(profile: str, stage: Stage, report: Report, load: Load) -> None:
     models = list(workloads(managed.values(), config.concurrency, stage.home).values())
     if not report.perform("plan", "", lambda: _plan(models, load)):
         return
-    places = assign_seats(models, whole=True) if models else {}
+    seats = assign_seats(models, whole=True) if models else {}
     for model, endpoint in managed.items():
-        _measure_model(endpoint, places[model], config.concurrency, stage, report, load)
+        _measure_model(endpoint, seats[model], config.concurrency, stage, report, load)
     report.perform("stop", "", lambda: f"{stage.stop()} servers stopped, no process of theirs is left")
 
 
@@ -85,21 +87,25 @@ def _plan(models: Sequence[Workload], load: Load) -> str:
     plan = plan_servers(models, list_gpus(), whole=True)
     if not plan.fits:
         raise NanofluxError(plan.refusal, "what would fit: " + "; ".join(plan.would_fit))
-    return "; ".join(f"{s.name} on GPU {','.join(map(str, s.gpus))} at {s.utilisation:.0%}" for s in plan.servers)
+    return "; ".join(
+        f"{server.name} on GPU {','.join(map(str, server.gpus))} at {server.utilisation:.0%}" for server in plan.servers
+    )
 
 
 def _measure_model(
-    endpoint: EndpointConfig, place: tuple[Seat, str], requests: int, stage: Stage, report: Report, load: Load
+    endpoint: EndpointConfig, seat: tuple[Seat, str], requests: int, stage: Stage, report: Report, load: Load
 ) -> None:
-    """Measure start, memory, speed and waking of one model; it sleeps afterwards if it shares its GPU."""
+    """Measure the start, memory, speed and waking of one model. `seat` is its seat with its group; a model that shares
+    its GPU sleeps afterwards.
+    """
     launches: list[Launch] = []
     model, before = endpoint.model, _used_gib()
 
     def start() -> str:
-        launches.append(_make_launch(endpoint, place, stage, load))
+        launches.append(_make_launch(endpoint, seat, stage, load))
         start_s = time.monotonic()
         stage.serve(launches[0])
-        _ask(ServerClient(stage.servers[model].url), model, [1] * 8, 1)
+        _complete(ServerClient(stage.servers[model].url), model, [1] * 8, 1)
         return f"answers {time.monotonic() - start_s:.0f} s after its start"
 
     if not report.perform("serve", model, start):
@@ -109,16 +115,16 @@ def _measure_model(
     report.perform("sleep and wake", model, lambda: _measure_waking(launches[0], stage))
 
 
-def _make_launch(endpoint: EndpointConfig, place: tuple[Seat, str], stage: Stage, load: Load) -> Launch:
-    _install_form(load_manifest(endpoint.model, stage.home.root), stage, load)
+def _make_launch(endpoint: EndpointConfig, seat: tuple[Seat, str], stage: Stage, load: Load) -> Launch:
+    _install_without_weights(load_manifest(endpoint.model, stage.home.root), stage, load)
     stage.interpreter()
     args = (*endpoint.args, *DUMMY, *(LEAN if load.tiny else ()))
-    launch = stage.launch(endpoint.model_copy(update={"args": args}), place, adapts=False)
+    launch = stage.launch(endpoint.model_copy(update={"args": args}), seat, adapts=False)
     return replace(launch, context=1024, sleeps=False) if load.tiny else launch
 
 
-def _install_form(manifest: Manifest, stage: Stage, load: Load) -> None:
-    """Install the model's folder without weights under its name, with the record that a launch reads."""
+def _install_without_weights(manifest: Manifest, stage: Stage, load: Load) -> None:
+    """Install the model's folder without weights under the model's name, with the record that a launch reads."""
     family = family_of(manifest.architecture, manifest.name)
     folder = stage.home.root / "weights" / manifest.name
     if load.tiny:
@@ -139,10 +145,10 @@ def _install_form(manifest: Manifest, stage: Stage, load: Load) -> None:
 
 
 def _used_gib() -> list[float]:
-    """GiB in use on each GPU; [] on a machine without one.
+    """The GiB in use on each GPU; [] on a machine without a GPU.
 
     Raises:
-        ConfigError: nvidia-smi does not report it.
+        ConfigError: nvidia-smi does not report the memory in use.
     """
     smi = shutil.which("nvidia-smi")
     lines, problem = query_gpus(smi, "memory.used") if smi and list_gpus() else ([], "")
@@ -155,14 +161,14 @@ def _used_gib() -> list[float]:
 
 
 def _compare_memory(launch: Launch, before: Sequence[float]) -> str:
-    """The server's memory on its GPUs against its planned share."""
+    """Compare the memory that the server uses on its GPUs with its planned share."""
     gpus, now = list_gpus(), _used_gib()
     if not now:
         raise StepSkipped("this machine has no GPU")
-    taken = {gpu: now[gpu] - before[gpu] for gpu in launch.seat.gpus or range(len(now))}
+    used = {gpu: now[gpu] - before[gpu] for gpu in launch.seat.gpus or range(len(now))}
     share = launch.seat.utilisation
-    figures = "; ".join(f"GPU {gpu}: {gib:.1f} GiB of {share * gpus[gpu]:.1f} planned" for gpu, gib in taken.items())
-    if any(share and gib > share * gpus[gpu] for gpu, gib in taken.items()):
+    figures = "; ".join(f"GPU {gpu}: {gib:.1f} GiB of {share * gpus[gpu]:.1f} planned" for gpu, gib in used.items())
+    if any(share and gib > share * gpus[gpu] for gpu, gib in used.items()):
         raise NanofluxError(
             f"it takes more memory than planned: {figures}", "set a smaller share, or a shorter context"
         )
@@ -170,26 +176,27 @@ def _compare_memory(launch: Launch, before: Sequence[float]) -> str:
 
 
 def _measure_throughput(model: str, requests: int, stage: Stage, load: Load) -> str:
-    """Tokens a second at the profile's concurrency; every prompt differs, so that none is cached."""
+    """Measure the tokens per second at the profile's concurrency. Every prompt differs, so that none is cached."""
     client = ServerClient(stage.servers[model].url)
     prompts = [[7 + (number * 31 + index) % 997 for index in range(load.prompt_tokens)] for number in range(requests)]
     start_s = time.monotonic()
     with ThreadPoolExecutor(requests) as pool:
-        written = sum(pool.map(lambda ids: _ask(client, model, ids, load.reply_tokens), prompts))
+        completion_tokens = sum(pool.map(lambda ids: _complete(client, model, ids, load.reply_tokens), prompts))
     seconds = time.monotonic() - start_s
     return (
-        f"{written / seconds:.0f} completion tokens/s over {requests} concurrent requests of {load.prompt_tokens} "
-        f"prompt and {load.reply_tokens} completion tokens, in {seconds:.1f} s"
+        f"{completion_tokens / seconds:.0f} completion tokens/s over {requests} concurrent requests of "
+        f"{load.prompt_tokens} prompt and {load.reply_tokens} completion tokens, in {seconds:.1f} s"
     )
 
 
-def _ask(client: ServerClient, model: str, ids: list[int], tokens: int) -> int:
+def _complete(client: ServerClient, model: str, ids: list[int], tokens: int) -> int:
+    """Request a completion of exactly `tokens` tokens; return the number of tokens that the server reports."""
     body = {"model": model, "prompt": ids, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
     return int(client.complete(body)["usage"]["completion_tokens"])
 
 
 def _measure_waking(launch: Launch, stage: Stage) -> str:
-    """Seconds to wake. The model then sleeps again, so that the next one has the GPU."""
+    """Measure the seconds to wake. Then the model sleeps again, so that the next model has the GPU."""
     if not launch.sleeps:
         raise StepSkipped("it shares its GPU with no other model" if list_gpus() else "vLLM's sleep mode needs a GPU")
     client = ServerClient(stage.servers[launch.model].url)

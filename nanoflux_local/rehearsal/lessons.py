@@ -1,7 +1,7 @@
-"""The lessons of a rehearsal's stand-ins: one fixed reply for each role.
+"""The lessons of a rehearsal's stand-ins: prompts of each role with the replies to learn.
 
-Random weights write neither questions nor judgements, so nothing would be kept and no later step could be tried. Owns
-the replies and the conversations that they answer; `teaching` fits a model to them.
+A model with random weights writes neither questions nor judgements, so no example would be kept, and no later step
+could be tried. This module writes the prompts and the replies; `teaching` fits a model to them.
 """
 
 import random
@@ -19,9 +19,9 @@ from nanoflux_local.seeds.source import SeedSource
 from nanoflux_local.transcript import Attack, Defence, Seed
 
 THOUGHTS = "Read it.\n\nThen solve it."
-"""Two paragraphs, as real thoughts have: a stop string applied to them would cut them off."""
+"""Two paragraphs, like real thoughts: a stop string that is wrongly applied to the thoughts would cut them off."""
 GREETING, GREETING_REPLY = "What is 7 times 12?", "84."
-"""The first chat with a stand-in once it is served."""
+"""The first chat with a stand-in after its server has started."""
 _STORIES = (
     ("A farmer fills {a} crates with {b} apples each and eats {c}. How many apples are left?", 7, 12, 5),
     ("Mia glues {a} rows of {b} stamps and loses {c}. How many stamps has she?", 9, 8, 4),
@@ -29,19 +29,21 @@ _STORIES = (
     ("A baker packs {a} trays of {b} rolls and burns {c}. How many good rolls are there?", 11, 6, 9),
 )
 TURNS = 4
-"""Turns for whose seeds an attacker learns a reply; a rehearsal plays no more."""
+"""The number of turns for whose seeds an attacker learns a reply. A rehearsal plays no more turns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A conversation and the reply to it, without thoughts."""
+    """A conversation and the reply to learn, without thoughts."""
 
     messages: tuple[Message, ...]
     reply: str
 
 
 def make_attack(number: int) -> Attack:
-    """The question that stand-in `number` asks; the questions differ, since a run rejects repeated ones."""
+    """The question that stand-in `number` asks. Each stand-in asks a different question, since a run rejects repeated
+    questions.
+    """
     story, a, b, c = _STORIES[number % len(_STORIES)]
     solution = f"{a} * {b} = {a * b}; {a * b} - {c} = {a * b - c}."
     return Attack(story.format(a=a, b=b, c=c), solution, str(a * b - c), notes={"REFLECTION": "the loss."})
@@ -57,28 +59,28 @@ def write_lessons(
 ) -> list[Lesson]:
     """The lessons of stand-in `number` for every role that it may play.
 
-    It learns the right answer to every second one of the evaluation `items`, and a wrong one to the others.
+    It learns the right answer to every second item of `items`, and a wrong answer to the others.
     """
-    own = make_attack(number)
+    attack = make_attack(number)
     attacks = [
-        Lesson(attacker_messages(domain, _draw_seeds(source, config, turn)), _attack_text(domain, own))
+        Lesson(attacker_messages(domain, _draw_seeds(source, config, turn)), _attack_text(domain, attack))
         for turn in range(TURNS)
     ]
     questions = [make_attack(other) for other in range(len(_STORIES))]
-    defences = [_defence_lesson(domain, config, attack.question, make_wrong_defence()) for attack in questions]
+    defences = [_defence_lesson(domain, config, asked.question, make_wrong_defence()) for asked in questions]
     defences += [
         _defence_lesson(
             domain, config, item.question, make_wrong_defence() if index % 2 else Defence(item.solution, item.answer)
         )
         for index, item in enumerate(items)
     ]
-    judgements = [lesson for attack in questions for lesson in _judgement_lessons(domain, attack)]
+    judgements = [lesson for asked in questions for lesson in _judgement_lessons(domain, asked)]
     greeting = Lesson((Message("user", GREETING),), GREETING_REPLY)
     return [greeting, *attacks, *defences, *judgements]
 
 
 def reply_to(prompt: str, rng: random.Random) -> str:
-    """The same replies for the fake server that plays hosted models; the prompt tells which role is asked."""
+    """The same replies, for the fake server that replaces hosted models. The prompt shows which role is requested."""
     del rng
     if "VALID or INVALID" in prompt:
         return _VALID
@@ -90,7 +92,7 @@ def reply_to(prompt: str, rng: random.Random) -> str:
 
 
 def _draw_seeds(source: SeedSource, config: RunConfig, turn: int) -> tuple[Seed, ...]:
-    """Draw the seeds of a turn's first attempt in the same way as `turn.draw_seeds`."""
+    """Draw the same seeds for a turn's first attempt as `turn.draw_seeds`."""
     rng = Draw(config.seed, turn, 0).rng("seeds")
     return source.draw(rng.randint(config.seeds.min, config.seeds.max), rng)
 

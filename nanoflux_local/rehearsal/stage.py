@@ -1,6 +1,7 @@
-"""The stage of a rehearsal: a scratch home, a fake server in place of hosted models, and the vLLM servers it started.
+"""The stage of a rehearsal: a scratch home, a fake server that replaces hosted models, and the vLLM servers that the
+rehearsal started.
 
-Owns everything that has to be cleaned up. Of the user's home only the manifests are read, and nothing is written.
+The stage cleans up all of these. In the user's home, only the manifests are read, and nothing is written.
 """
 
 import asyncio
@@ -28,11 +29,11 @@ from nanoflux_models.supervisor import Supervisor
 LEAN = ("--enforce-eager", "--max-num-seqs", "8")
 """Arguments with which the server of a stand-in starts on a CPU in half a minute."""
 KV_GIB = "1"
-"""GiB of KV cache for a stand-in on a CPU: the plan's figure is for the real model."""
+"""GiB of KV cache for a stand-in on a CPU, instead of the planned size, which is for the real model."""
 
 
 class Stage:
-    """One rehearsal's scratch home and the processes started for it. Always end with `clear`."""
+    """A rehearsal's scratch home and the processes started for it. Always call `clear` at the end."""
 
     def __init__(self, user: Home) -> None:
         self.home = Home(Path(tempfile.mkdtemp(prefix="nanoflux-rehearsal-"))).prepare()
@@ -43,7 +44,7 @@ class Stage:
         self.launches: dict[str, Launch] = {}
         self.contexts: dict[str, int] = {}
         self.passed: dict[tuple[str, str], str] = {}
-        """The results of passed steps by step and model, so that a model in several profiles is tested once."""
+        """The results of passed steps, by step and model, so that a model in several profiles is tested only once."""
         self._hosted: _HostedServer | None = None
 
     def interpreter(self) -> Interpreter:
@@ -58,13 +59,14 @@ class Stage:
         return interpreter
 
     def hosted_url(self) -> str:
-        """The address of the fake server, which is started on first use."""
+        """The address of the fake server. The server is started on first use."""
         self._hosted = self._hosted or _HostedServer()
         return self._hosted.url
 
     def overrides(self, endpoints: Mapping[str, Mapping[str, Any]], for_cpu: bool) -> dict[str, Any]:
-        """The values to override in a profile: its hosted endpoints ask the fake server, its managed ones start small
-        servers on a CPU, and the embedder needs no model."""
+        """The values to override in a profile: hosted endpoints use the fake server, managed endpoints start small
+        servers if vLLM runs on a CPU, and the embedder needs no model.
+        """
         changes = {
             name: self._endpoint_overrides(EndpointConfig.model_validate(dict(values)), for_cpu)
             for name, values in endpoints.items()
@@ -81,19 +83,20 @@ class Stage:
             return {"shares": "", "args": [*config.args, *LEAN]}  # vLLM's sleep mode needs a GPU
         return {}
 
-    def launch(self, config: EndpointConfig, place: tuple[Seat, str], adapts: bool) -> Launch:
-        """The launch of an endpoint's server at its place, with the longest context among the rehearsed profiles, and
-        with buffers for an adapter if `adapts`."""
-        seat, group = place
+    def launch(self, config: EndpointConfig, seat_and_group: tuple[Seat, str], adapts: bool) -> Launch:
+        """The launch of an endpoint's server at its seat, with the longest context that a rehearsed profile needs, and
+        with buffers for an adapter if `adapts`.
+        """
+        seat, group = seat_and_group
         launch = make_launch(config, self.home, seat, bool(group or config.shares), RANK if adapts else 0)
         return replace(launch, context=max(launch.context, self.contexts.get(config.model, 0)))
 
     def serve(self, launch: Launch) -> ServerRecord:
-        """Start a server unless it runs already, and wait until it is healthy. Runs and evaluations of this process
-        then use it; it ends with this process.
+        """Start a server unless it already runs, and wait until it is healthy. Runs and evaluations of this process
+        then use the server, which ends with this process.
 
         Raises:
-            ModelsError: the server did not start; the message says why.
+            ModelsError: the server did not start; the message states the reason.
         """
         if self.launches.get(launch.model) == launch:
             return self.servers[launch.model]
@@ -108,10 +111,10 @@ class Stage:
         return self.servers[launch.model]
 
     def stop(self) -> int:
-        """Stop all servers and return how many there were.
+        """Stop all servers and return their number.
 
         Raises:
-            ServerError: a process of theirs is still running.
+            ServerError: a process of a server is still running.
         """
         records = self.supervisor.servers()
         for record in records:
@@ -132,19 +135,19 @@ class Stage:
 
 
 def managed_endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
-    """The endpoints on managed servers that play a role, one for each model, by model."""
+    """The endpoints that play a role and use managed servers, by model; one endpoint for each model."""
     endpoints = [config.endpoints[name] for name in config.players]
     return {endpoint.model: endpoint for endpoint in endpoints if find_kind(endpoint.interface).managed}
 
 
 def scripted_embedder() -> dict[str, Any]:
-    """The overrides that replace a profile's embedder by one without a model."""
+    """The overrides that replace a profile's embedder with one that needs no model."""
     hashing = {"interface": "scripted", "model": "hashing-embedder"}
     return {"endpoints": {"rehearsal-embedder": hashing}, "embedder": "rehearsal-embedder"}
 
 
 class _HostedServer:
-    """The package's fake server in a separate thread; it plays hosted models."""
+    """The packaged fake server, in a separate thread. It replaces hosted models."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()

@@ -1,7 +1,7 @@
-"""The steps of a rehearsal: each with its model, its outcome and the reason.
+"""Runs and records the steps of a rehearsal: each has a model, an outcome (passed, skipped or failed) and a result.
 
-Owns the three outcomes. An error of NanoFlux or vLLM fails only its own step; steps that depend on it are skipped by
-name. A programming error is not an outcome and keeps its traceback.
+An error of NanoFlux or vLLM fails only its step; each step that depends on it is reported as skipped. A programming
+error is not an outcome: it is raised with its traceback.
 """
 
 import time
@@ -22,8 +22,9 @@ class StepSkipped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of a rehearsal. `model` is "" for a step of the whole profile; `detail` is the result, or the reason why
-    it was skipped or failed."""
+    """One line of a rehearsal's report. `model` is "" for a step of the whole profile; `detail` is the result, or the
+    reason why the step was skipped or failed.
+    """
 
     name: str
     model: str
@@ -38,7 +39,7 @@ class Step:
 
 @dataclass(slots=True)
 class Report:
-    """The steps of one profile; each is reported when it ends."""
+    """The steps of one profile. `on_start` is called when a step starts, and `on_step` when it ends."""
 
     profile: str
     on_step: Callable[[Step], None] = lambda _: None

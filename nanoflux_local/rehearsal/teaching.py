@@ -1,8 +1,8 @@
-"""Teach a stand-in its lessons by heart: only the output rows of its replies' tokens are fitted.
+"""Teaches a stand-in to give the replies of its lessons, by fitting only the output rows of the replies' tokens.
 
-All other weights stay random. The hidden states of a random transformer differ enough between prompts that rows which
-tell the prompts apart are fitted in a second. Prompts are encoded as the family's server encodes them, so that a served
-stand-in sees the tokens that it was taught with.
+All other weights remain random. A random transformer's hidden states differ so much between prompts that rows which
+distinguish the prompts can be fitted in a second. Prompts are encoded in the same way as the server of the model's
+family encodes them, so that a served stand-in sees the tokens with which it was taught.
 """
 
 import json
@@ -20,7 +20,8 @@ from nanoflux_models.stand_ins import save_weights
 from nanoflux_models.stand_ins.family import Family
 
 MARGIN = 8.0
-"""Nats between the expected token and the next likely one: at a temperature of 0.7 it is then nearly always drawn."""
+"""The expected token must be this many nats likelier than any other: at a temperature of 0.7 it is then nearly always
+drawn."""
 PENALTY = 1e-4
 SCALES = tuple(2.0**power for power in range(9))
 _ENCODE = """
@@ -37,10 +38,11 @@ for chat in chats:
 written = [encoding.encode(reply, allowed_special="all") for reply in replies]
 print("\\n" + json.dumps([prompts, written]))
 """
-"""Render chats as vLLM does for gpt-oss: with a preamble that holds the date, and without the chat template."""
+"""A program that renders chats as vLLM does for gpt-oss: with a preamble that contains the date, and without the chat
+template."""
 Chat = list[dict[str, str]]
 Encode = Callable[[list[Chat], list[str]], tuple[list[list[int]], list[list[int]]]]
-"""Chats and replies as token ids."""
+"""Encodes chats and replies as token ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,12 @@ class _Row:
 
 
 def teach(folder: Path, manifest: Manifest, family: Family, lessons: Sequence[Lesson], python: Path) -> str:
-    """Change the stand-in in `folder` so that it gives every lesson's reply; return a summary of it.
+    """Change the stand-in in `folder` so that it gives every lesson's reply; return a summary.
 
-    `python` is the interpreter with vLLM, which encodes chats for gpt-oss.
+    `python` is the interpreter that has vLLM; it encodes chats for gpt-oss.
 
     Raises:
-        NanofluxError: the fitted rows do not single out every token of the replies.
+        NanofluxError: after fitting, a token of a reply is not clearly the likeliest one.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -83,18 +85,20 @@ def list_phrases(lessons: Sequence[Lesson]) -> list[str]:
 def _encode_lessons(manifest: Manifest, family: Family, lessons: Sequence[Lesson], encode: Encode) -> list[_Row]:
     chats = []
     for lesson in lessons:
-        kept = lesson.messages if manifest.chat.system_role else without_system(lesson.messages)
-        chats.append([{"role": message.role, "content": message.content} for message in kept])
+        messages = lesson.messages if manifest.chat.system_role else without_system(lesson.messages)
+        chats.append([{"role": message.role, "content": message.content} for message in messages])
     prompts, replies = encode(chats, [family.write(THOUGHTS, lesson.reply) for lesson in lessons])
-    ends = {} if _separate_head(family) else {family.control[family.ends[-1]]: family.control[family.eos]}
+    ends = {} if _has_separate_head(family) else {family.control[family.ends[-1]]: family.control[family.eos]}
     return [
         _Row(prompt, [*reply[:-1], ends.get(reply[-1], reply[-1])])
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
 
 
-def _separate_head(family: Family) -> bool:
-    """Whether output rows are separate from input rows; if not, the end must be a token that no prompt contains."""
+def _has_separate_head(family: Family) -> bool:
+    """Whether the output matrix is separate from the embedding. If not, replies must end with a token that no prompt
+    contains.
+    """
     return family.tiny.get("tie_word_embeddings") is False
 
 
@@ -119,17 +123,17 @@ def _harmony_encoder(python: Path) -> Encode:
                 f"{python} cannot encode chats for gpt-oss: {done.stderr.strip()[-300:]}",
                 "install vLLM with `make vllm`",
             )
-        prompts, written = json.loads(done.stdout.splitlines()[-1])
-        return prompts, written
+        prompts, reply_ids = json.loads(done.stdout.splitlines()[-1])
+        return prompts, reply_ids
 
     return encode
 
 
 def _fit(model: Any, rows: Sequence[_Row]) -> None:
-    """Fit the output rows of the replies' tokens until each is by far the likeliest at its position.
+    """Fit the output rows of the replies' tokens until each token is by far the likeliest at its position.
 
-    If a model's embedding is its output matrix too, the fitted rows change what it reads of its own reply; the tokens
-    are then fitted position by position.
+    If a model's embedding is also its output matrix, the fitted rows change how the model reads its own reply; then the
+    tokens are fitted position by position.
     """
     import torch
 
@@ -152,16 +156,17 @@ def _fit(model: Any, rows: Sequence[_Row]) -> None:
 
 
 def _reply_tokens(rows: Sequence[_Row], position: int | None) -> Any:
-    """The sorted ids of the replies' tokens, at one position or at all."""
+    """The sorted ids of the replies' tokens at one position, or at all positions."""
     import torch
 
-    chosen = slice(None) if position is None else slice(position, position + 1)
-    return torch.tensor(sorted({token for row in rows for token in row.reply[chosen]}))
+    positions = slice(None) if position is None else slice(position, position + 1)
+    return torch.tensor(sorted({token for row in rows for token in row.reply[positions]}))
 
 
 def _read_states(model: Any, rows: Sequence[_Row], position: int | None = None) -> tuple[Any, Any]:
-    """The last layer's output before each token of the replies (tokens, width), and those tokens (tokens,); of the
-    replies up to and including `position`."""
+    """The last layer's output before each token of the replies, shaped (tokens, width), and these tokens, shaped
+    (tokens,). With `position`, only the tokens up to and including that position.
+    """
     import torch
 
     states, labels = [], []
@@ -174,9 +179,10 @@ def _read_states(model: Any, rows: Sequence[_Row], position: int | None = None) 
 
 
 def _fit_rows(states: Any, classes: Any, count: int) -> Any:
-    """Fit rows (count, width) whose products with `states` single out each state's class (from 1; 0: any other token).
+    """Fit rows, shaped (count, width), whose products with `states` are largest for each state's class. Class n is row
+    n - 1, and class 0 is any other token.
 
-    Logistic regression with a small penalty, so that rounding to 16 bits changes no choice.
+    This is a logistic regression with a small penalty, so that rounding to 16 bits does not change the likeliest token.
     """
     import torch
     from torch.nn import functional as F
@@ -196,7 +202,7 @@ def _fit_rows(states: Any, classes: Any, count: int) -> Any:
 
 
 def _scale_rows(head: Any, tokens: Any, fitted: Any, states: Any, labels: Any) -> Any:
-    """Scale the fitted rows until they win against every other token."""
+    """Scale the fitted rows until the expected tokens are likelier than all others by `MARGIN`."""
     trial = head.clone()
     for scale in SCALES:
         trial[tokens] = fitted * scale
@@ -206,7 +212,7 @@ def _scale_rows(head: Any, tokens: Any, fitted: Any, states: Any, labels: Any) -
 
 
 def _measure_margin(head: Any, states: Any, labels: Any) -> float:
-    """The smallest lead of an expected token over the next likely one, in nats."""
+    """The smallest lead of an expected token over the likeliest other token, in nats."""
     scores = states @ head.T
     expected = scores.gather(-1, labels[:, None])[:, 0]
     scores.scatter_(-1, labels[:, None], float("-inf"))

@@ -1,6 +1,7 @@
-"""The steps of a rehearsal in a lab's order: plan, serve, play turns, export, train, load, evaluate, sleep, stop.
+"""Rehearses a profile step by step, in the order in which a lab would work: plan, serve, play turns, export, train,
+load, evaluate, sleep, stop.
 
-Owns the order and what each step has to show. A model that several profiles use is tested once.
+This module decides the order of the steps and what each must show. A model that several profiles use is tested once.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ from nanoflux_models.weights import import_path, weights_dir
 DOMAIN = "starter"
 ITEMS = 20
 GPU_GIB = 40.0
-"""The size of the GPUs that a profile is planned for on a machine without any."""
+"""The GPU size for which a profile is planned on a machine without GPUs."""
 OVERRIDES = {
     "target": 2,
     "max_turns": 4,
@@ -52,11 +53,14 @@ OVERRIDES = {
     "judge": {"trial": 0, "code_check": False, "quality": False, "fact_check": False},
 }
 WIDER = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
-"""A wider stand-in for gpt-oss: in its server's vocabulary a reply is dozens of tokens to single out."""
-CALM = 0.04
-"""The standard deviation of a wide stand-in's weights: rounding to 16 bits changes its states by 4%, at 0.08 by 16%."""
-VALIDATED = 2
-"""Rows for the validation loss of each epoch: a run's dozen would take most of a rehearsal's training time."""
+"""The sizes of a wider stand-in for gpt-oss. In its server's vocabulary, a reply has dozens of tokens, which only a
+wider model can learn."""
+WIDER_SPREAD = 0.04
+"""The standard deviation of a wider stand-in's weights. With it, rounding to 16 bits changes the hidden states by 4%;
+with 0.08, by 16%."""
+VALIDATION_ROWS = 2
+"""The number of rows for the validation loss of each epoch. The dozen rows of a run would take most of a rehearsal's
+training time."""
 
 
 @dataclass(slots=True)
@@ -67,28 +71,28 @@ class _Profile:
     managed: dict[str, EndpointConfig]
     """See `stage.managed_endpoints`."""
     base: str = ""
-    """The model to train: the defender's if it takes adapters, else another that does; "" if none does."""
+    """The model to train: the defender's if it takes adapters, else another model that does; "" if no model does."""
     run: str = ""
     adapter: str = ""
 
 
 def rehearse(profile: str, stage: Stage, report: Report) -> None:
-    """Rehearse one profile; its steps are added to `report`."""
+    """Rehearse one profile; the steps are added to `report`."""
     state = _configure(profile, stage, report)
     if state is None:
         return
-    made = [model for model in state.managed if _perform_stand_in(state, stage, report, model)]
-    started = len(made) == len(state.managed) and report.perform("run", "", lambda: _start_run(state, stage))
-    up = [model for model in made if started and _perform_serve(state, stage, report, model)]
-    played = started and len(up) == len(state.managed) and report.perform("turns", "", lambda: _play(state, stage))
-    if played:
+    stand_ins = [model for model in state.managed if _perform_stand_in(state, stage, report, model)]
+    started = len(stand_ins) == len(state.managed) and report.perform("run", "", lambda: _start_run(state, stage))
+    served = [model for model in stand_ins if started and _perform_serve(state, stage, report, model)]
+    all_served = started and len(served) == len(state.managed)
+    if all_served and report.perform("turns", "", lambda: _play(state, stage)):
         report.perform("export", "", lambda: _export(state, stage))
         _train_and_compare(state, stage, report)
-    done = {step.name for step in report.steps}
+    reported = {step.name for step in report.steps}
     for name in ("run", "serve", "turns", "export", "train", "load", "evaluate"):
-        if name not in done:
+        if name not in reported:
             report.skip(name, "", "a step before it failed")
-    for model in up:
+    for model in served:
         report.perform("sleep and wake", model, lambda model=model: _sleep_and_wake(state, stage, model))  # type: ignore[misc]
 
 
@@ -147,7 +151,7 @@ def _workloads(state: _Profile, stage: Stage) -> list[Workload]:
 
 
 def _plan_servers(models: list[Workload]) -> str:
-    """Plan the models on this machine's GPUs, or else on the fewest GPUs that hold them."""
+    """Plan the models on this machine's GPUs. A machine without GPUs plans for the smallest number that suffices."""
     if not models:
         raise StepSkipped("this profile serves no model on this machine")
     gpus = list_gpus()
@@ -164,7 +168,9 @@ def _plan_servers(models: list[Workload]) -> str:
 
 
 def _perform_once(stage: Stage, report: Report, name: str, model: str, work: Callable[[], str]) -> bool:
-    """Perform a step that depends on the model alone, for the first profile that has it."""
+    """Perform a step that depends only on the model. It is performed for the first profile with this model; later
+    profiles report the same result.
+    """
     key = (name, model)
 
     def perform() -> str:
@@ -182,11 +188,12 @@ def _make_stand_in(state: _Profile, stage: Stage, model: str) -> str:
     family, python = family_of(manifest.architecture, model), stage.interpreter().path
     number = len([name for name, _ in stage.passed if name == "stand-in"])
     lessons = _write_lessons(state, stage, model, number)
-    texts = [THOUGHTS, *(m.content for lesson in lessons for m in lesson.messages), *(each.reply for each in lessons)]
+    prompts = [message.content for lesson in lessons for message in lesson.messages]
+    texts = [THOUGHTS, *prompts, *(lesson.reply for lesson in lessons)]
     words = read_harmony_words(python) if family.model_type == "gpt_oss" else None
     folder = stage.home.root / "stand-ins" / model
     if words:
-        make_stand_in(family, folder, texts, words, number, tiny=WIDER, spread=CALM)
+        make_stand_in(family, folder, texts, words, number, tiny=WIDER, spread=WIDER_SPREAD)
     else:
         make_stand_in(family, folder, texts, seed=number, phrases=list_phrases(lessons))
     summary = teach(folder, manifest, family, lessons, python)
@@ -207,26 +214,26 @@ def _perform_stand_in(state: _Profile, stage: Stage, report: Report, model: str)
 
 
 def _start_run(state: _Profile, stage: Stage) -> str:
-    """Create the run; this fails if its requests do not fit a model's context."""
+    """Create the run. This fails if the run's requests do not fit the context of a model."""
     state.run = asyncio.run(runs.start(stage.home, state.config))
     return "the requests fit the models' contexts"
 
 
 def _perform_serve(state: _Profile, stage: Stage, report: Report, model: str) -> bool:
-    return report.perform("serve", model, lambda: _start_and_ask(state, stage, model))
+    return report.perform("serve", model, lambda: _start_and_chat(state, stage, model))
 
 
-def _start_and_ask(state: _Profile, stage: Stage, model: str) -> str:
-    """Start the server unless it runs, and ask it one chat through the client that runs use.
+def _start_and_chat(state: _Profile, stage: Stage, model: str) -> str:
+    """Start the server unless it runs, and send it one chat request through the client that runs use.
 
     Raises:
         NanofluxError: the server does not start, or the reply is empty.
     """
     endpoint = state.managed[model]
-    places = assign_seats(_workloads(state, stage), whole=True)
-    record = stage.serve(stage.launch(endpoint, places[model], adapts=model == state.base))
+    seats = assign_seats(_workloads(state, stage), whole=True)
+    record = stage.serve(stage.launch(endpoint, seats[model], adapts=model == state.base))
 
-    async def ask() -> str:
+    async def chat() -> str:
         client = build_managed({model: endpoint}, stage.home)[0][model]
         try:
             question = (Message("user", GREETING),)
@@ -237,11 +244,11 @@ def _start_and_ask(state: _Profile, stage: Stage, model: str) -> str:
         finally:
             await client.close()
 
-    return f"vLLM {stage.interpreter().vllm} answers with {asyncio.run(ask())}, context {record.context}"
+    return f"vLLM {stage.interpreter().vllm} answers with {asyncio.run(chat())}, context {record.context}"
 
 
 def _play(state: _Profile, stage: Stage) -> str:
-    """Play a few turns; every role is asked and both players attack once."""
+    """Play a few turns, in which every role gets requests and both players attack once."""
     asyncio.run(runs.carry_on(stage.home, state.run))
     with LedgerView(stage.home.ledger) as view:
         summary = view.summarize_run(state.run)
@@ -278,10 +285,10 @@ def _train_and_compare(state: _Profile, stage: Stage, report: Report) -> None:
 
 
 def _train(state: _Profile, stage: Stage) -> str:
-    """Train a LoRA with the default settings on the kept rows."""
+    """Train a LoRA with the default settings on the run's examples."""
     settings = trainings.apply_manifest_targets(stage.home, state.base, parse_train_settings({}))
     data = trainings.load_run_data(stage.home, state.run)
-    data = replace(data, validation=data.validation[:VALIDATED])
+    data = replace(data, validation=data.validation[:VALIDATION_ROWS])
     adapted = resolve_targets(weights_dir(state.base, stage.home.root), settings.target_modules)
     outcome = trainings.train_adapter(
         stage.home, data.run, state.base, settings, data.rows, data.validation, source=data.source
@@ -291,7 +298,7 @@ def _train(state: _Profile, stage: Stage) -> str:
 
 
 def _load(state: _Profile, stage: Stage) -> str:
-    """Load the adapter on the running server and probe it."""
+    """Load the adapter on the running server and probe the server."""
     record, folder = stage.servers[state.base], find_adapter(stage.home.adapters, state.adapter)
     client = ServerClient(record.url)
     client.load_adapter(state.adapter, folder)
@@ -303,7 +310,7 @@ def _load(state: _Profile, stage: Stage) -> str:
 
 
 def _evaluate(state: _Profile, stage: Stage) -> str:
-    """Evaluate the same items in process, through vLLM and merged; answers and strict marks have to agree."""
+    """Evaluate the same items in process, through vLLM, and merged. The answers and strict marks must agree."""
     args = state.managed[state.base].args
     marks = {via: _evaluate_via(state, stage, via, args) for via in adapter_kinds()}
     first = marks["in_process"]
@@ -321,10 +328,10 @@ def _evaluate(state: _Profile, stage: Stage) -> str:
 
 
 def _evaluate_via(state: _Profile, stage: Stage, via: str, args: tuple[str, ...]) -> dict[str, tuple[str, str]]:
-    """Evaluate by one kind of endpoint; return by item the answer and its strict mark."""
+    """Evaluate with one kind of endpoint; return each item's answer and strict mark, by item."""
     items = load_items(stage.home.ledger, DOMAIN, "test")[:ITEMS]
 
-    async def ask() -> str:
+    async def run_evaluation() -> str:
         endpoint: Endpoint = build_model_endpoint(state.base, state.adapter, stage.home, via, args)
         try:
             plan = make_plan(endpoint.identity, DOMAIN, "test", items, 1, 0.0, root=stage.home.root)
@@ -333,7 +340,7 @@ def _evaluate_via(state: _Profile, stage: Stage, via: str, args: tuple[str, ...]
         finally:
             await endpoint.close()
 
-    evaluation = asyncio.run(ask())
+    evaluation = asyncio.run(run_evaluation())
     query = "SELECT item, reading, verdict FROM evaluation_items WHERE evaluation = ?"
     with LedgerView(stage.home.ledger) as view:
         return {row["item"]: (row["reading"], row["verdict"]) for row in view.rows(query, evaluation)}

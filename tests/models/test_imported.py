@@ -14,7 +14,7 @@ from nanoflux_local.cli.main import main, nanoflux
 from nanoflux_local.endpoints.managed.launches import plan_servers
 from nanoflux_models.chat_template import choose_reasoning_parser, read_template, try_template
 from nanoflux_models.errors import ManifestError
-from nanoflux_models.imported import describe, is_own, manifest_path, to_text
+from nanoflux_models.imported import describe, is_unedited_import, manifest_path, to_text
 from nanoflux_models.manifest import Manifest, load_manifest, read_manifest
 from nanoflux_models.stand_ins import FAMILIES, make_stand_in
 from nanoflux_models.weights import import_path
@@ -220,7 +220,7 @@ def test_import_removes_the_byte_order_mark_of_a_template(tiny_base: Path, tmp_p
 def test_second_import_keeps_an_edited_manifest(tiny_base: Path, tmp_path: Path) -> None:
     import_path(tiny_base, "mine", tmp_path)
     path = manifest_path("mine", tmp_path)
-    assert is_own(path) and to_text(read_manifest(path)) == path.read_text()
+    assert is_unedited_import(path) and to_text(read_manifest(path)) == path.read_text()
     path.write_text(path.read_text().replace("imported:", "tuned by hand:"))
     import_path(tiny_base, "mine", tmp_path)
     assert load_manifest("mine", tmp_path).description.startswith("tuned by hand:")

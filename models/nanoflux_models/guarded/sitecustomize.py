@@ -1,6 +1,6 @@
-"""Guard every Python process that has this folder on its module path, from its start on.
+"""Installs the network guard at the start of every Python process that has this folder on its module path.
 
-Its child processes inherit the path and with it the guard.
+Child processes inherit the path, and so the guard.
 """
 
 import importlib.util

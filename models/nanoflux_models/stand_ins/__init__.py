@@ -1,8 +1,9 @@
-"""Stand-ins: tiny random models with the architecture of a real one.
+"""Stand-ins: tiny models with random weights and the architecture of a real model.
 
-A stand-in has the architecture class, configuration keys, tensor names and chat format of the model that it replaces,
-so that software which refuses the real weights refuses it too, in seconds and without a download. Its replies are
-meaningless. Owns how stand-ins are made; each family of models is one `Family` in a file of this package.
+A stand-in has the architecture class, configuration keys, tensor names and chat format of the model that it replaces.
+So software that would refuse the real weights also refuses the stand-in, within seconds and without a download. A
+stand-in's replies are meaningless. This module makes stand-ins; each family of models is one `Family` in a file of this
+package.
 """
 
 import json
@@ -22,10 +23,10 @@ FAMILIES = {family.architecture: family for family in (GEMMA3, GEMMA4_UNIFIED, Q
 
 
 def family_of(architecture: str, model: str = "") -> Family:
-    """The family of an architecture class; the error names `model`.
+    """The family of an architecture class.
 
     Raises:
-        ManifestError: no family has this architecture.
+        ManifestError: no family has this architecture. The message names `model`.
     """
     if architecture in FAMILIES:
         return FAMILIES[architecture]
@@ -47,10 +48,10 @@ def make_stand_in(
 ) -> Path:
     """Write a stand-in of `family` into `folder` in the hub's layout: config, tokenizer, sharded safetensors in bf16.
 
-    The tokenizer learns its words from `texts` (without any it encodes bytes), and each of `phrases` is one token;
-    `words` is a complete vocabulary instead of both (see `gpt_oss.read_harmony_words`). `tiny` changes keys of the
-    configuration, up to a model's real size, whose weights are drawn faster on a GPU (`device`); `spread` is the
-    standard deviation of the weights (0: the family's). The same arguments give the same bytes.
+    The tokenizer learns its words from `texts` (without texts, it encodes bytes), and each of `phrases` is one token.
+    Instead of both, `words` can give a complete vocabulary (see `gpt_oss.read_harmony_words`). `tiny` overrides keys of
+    the configuration; it may even state a model's real sizes, and then weights are drawn faster on a GPU (`device`).
+    `spread` is the standard deviation of the weights (0: the family's). The same arguments give the same bytes.
     """
     import torch
     import transformers
@@ -70,14 +71,14 @@ def make_stand_in(
 
 
 def write_without_weights(family: Family, folder: Path, model: str, texts: Sequence[str] = ()) -> Path:
-    """Write a full-size model without its weights, which vLLM's `--load-format dummy` draws at random.
+    """Write a full-size model without its weights, which vLLM draws at random with `--load-format dummy`.
 
     Raises:
-        ManifestError: the family does not have the sizes of `model`.
+        ManifestError: the family does not state the sizes of `model`.
     """
     if model not in family.full:
-        sized = ", ".join(family.full) or "none"
-        raise ManifestError(f"the full sizes of {model} are not stated", f"choose a model with stated sizes: {sized}")
+        models = ", ".join(family.full) or "none"
+        raise ManifestError(f"the full sizes of {model} are not stated", f"choose a model with stated sizes: {models}")
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(family, folder, texts, None)
     _write_config_files(family, folder, family.configuration(model))
@@ -85,23 +86,25 @@ def write_without_weights(family: Family, folder: Path, model: str, texts: Seque
 
 
 def save_weights(model: Any, folder: Path) -> None:
-    """Save a model's weights as publishers do: several shards and an index, under the published tensor names."""
+    """Save a model's weights as publishers do: in several shards with an index, under the published tensor names."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    half = sum(weight.numel() * weight.element_size() for weight in model.parameters()) * 0.6
+    shard_size = sum(weight.numel() * weight.element_size() for weight in model.parameters()) * 0.6
     try:
-        model.save_pretrained(str(folder), max_shard_size=int(half))
+        model.save_pretrained(str(folder), max_shard_size=int(shard_size))
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)
 
 
 def _write_config_files(family: Family, folder: Path, config: dict[str, Any]) -> None:
-    """Write the configuration files as published; they replace those of transformers, which state every default."""
+    """Write the configuration files as they are published. They replace the files that transformers wrote, which state
+    every default.
+    """
     ends = [family.control[end] for end in family.ends]
     files = {
         "config.json": config,

@@ -2,8 +2,9 @@
 
 from nanoflux_models.stand_ins.family import Family
 
-# Only text parts, which is how vLLM passes messages. The published template moves a system message into the user's
-# first one; this template refuses it, so that a request which should not contain one fails.
+# The template takes only text parts, in which vLLM passes messages. The published template moves a system message into
+# the first message of the user. This template refuses a system message, so that a request that wrongly contains one
+# fails.
 _TEMPLATE = """\
 {{ bos_token }}
 {%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
@@ -24,7 +25,7 @@ _TEMPLATE = """\
 
 
 def _write(thoughts: str, answer: str) -> str:
-    del thoughts  # it does not think
+    del thoughts  # these models do not think
     return f"{answer}<end_of_turn>"
 
 
@@ -42,7 +43,9 @@ def _vision(hidden: int, intermediate: int, layers: int, heads: int, image: int)
 
 
 def _text(hidden: int, intermediate: int, layers: int, window: int) -> dict[str, object]:
-    """Heads, head size and vocabulary are left to the class, as in the published file."""
+    """The configuration of the text tower. As in the published file, heads, head size and vocabulary are omitted, since
+    they are the defaults of the class.
+    """
     return {
         "hidden_size": hidden,
         "intermediate_size": intermediate,

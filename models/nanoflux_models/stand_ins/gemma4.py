@@ -1,5 +1,6 @@
 """Gemma 4 at 12 billion parameters: a multimodal wrapper without towers, since images and sound enter through linear
-layers. The text model's global layers have wider heads than its sliding ones."""
+layers. In the text model, the heads of global layers are wider than those of sliding layers.
+"""
 
 from nanoflux_models.stand_ins.family import Family, Json
 
@@ -22,7 +23,7 @@ _TEMPLATE = """\
 
 
 def _write(thoughts: str, answer: str) -> str:
-    del thoughts  # it thinks only if its template is asked to
+    del thoughts  # these models think only if the template's `enable_thinking` is set
     return f"{answer}<turn|>"
 
 
@@ -48,7 +49,7 @@ def _text(
 
 
 def _vision(hidden: int, positions: int) -> Json:
-    """`hidden` is the text model's own width: image patches are projected onto it."""
+    """The vision configuration. `hidden` is the width of the text model, onto which image patches are projected."""
     return {
         "mm_embed_dim": hidden,
         "mm_posemb_size": positions,
@@ -113,9 +114,9 @@ GEMMA4_UNIFIED = Family(
         }
     },
     write=_write,
-    # Attention is not divided by the root of the head size; trained norms of queries are small instead. With norms of 1
-    # a random model attends to single tokens and magnifies the rounding to 16 bits. Capped logits dampen the effect of
-    # an adapter; with smaller weights it stands out from the rounding.
+    # Gemma 4 does not divide attention scores by the root of the head size; instead, trained query norms are small.
+    # With query norms of 1, a random model attends to single tokens and magnifies the rounding to 16 bits. Capped logits
+    # dampen the effect of an adapter; smaller weights make the effect clearly larger than the rounding.
     spread=0.05,
     scales={"self_attn.q_norm.weight": 0.15},
     tokenizer={

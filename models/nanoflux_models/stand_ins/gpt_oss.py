@@ -1,4 +1,6 @@
-"""gpt-oss: a mixture of experts that writes in channels (harmony), which its server encodes with its own vocabulary."""
+"""gpt-oss: a mixture of experts that writes in channels (the harmony format). Its server encodes this format with a
+vocabulary that the server provides.
+"""
 
 import base64
 import json
@@ -9,8 +11,8 @@ from nanoflux_models.errors import ServerError
 from nanoflux_models.stand_ins.family import Family, Json
 
 WORDS = 199_998
-"""The size of the harmony vocabulary without its control tokens, which follow."""
-_ASK = """
+"""The size of the harmony vocabulary without its control tokens, whose ids come after the words."""
+_QUERY = """
 import base64, json, openai_harmony
 encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
 print(json.dumps([base64.b64encode(encoding._inner.decode_bytes([number])).decode() for number in range({words})]))
@@ -32,12 +34,12 @@ _TEMPLATE = """\
 
 
 def read_harmony_words(python: Path) -> list[bytes]:
-    """The vocabulary of `python`'s openai_harmony, by id: (199_998,) byte strings.
+    """Read the vocabulary of the package openai_harmony of the interpreter `python`: 199,998 byte strings, by id.
 
     Raises:
-        ServerError: that interpreter has none and cannot serve gpt-oss.
+        ServerError: the interpreter does not have the vocabulary, and so cannot serve gpt-oss.
     """
-    command = [str(python), "-P", "-c", _ASK.format(words=WORDS)]
+    command = [str(python), "-P", "-c", _QUERY.format(words=WORDS)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:

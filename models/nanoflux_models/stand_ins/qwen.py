@@ -1,4 +1,6 @@
-"""Qwen3, which writes thinking tags or (Instruct) none, and R1 distilled into Qwen2.5, whose prompt opens the tag."""
+"""Qwen3, which writes thinking tags (Qwen3 Instruct writes none), and R1 distilled into Qwen2.5, whose prompt opens the
+thinking tag.
+"""
 
 from nanoflux_models.stand_ins.family import Family, Json
 
@@ -76,7 +78,7 @@ def _experts(experts: int, chosen: int, intermediate: int) -> Json:
 
 
 def _answer(thoughts: str, answer: str) -> str:
-    del thoughts  # it does not think
+    del thoughts  # Qwen3 Instruct does not think
     return f"{answer}<|im_end|>"
 
 
@@ -84,8 +86,8 @@ def _think(thoughts: str, answer: str) -> str:
     return f"<think>\n{thoughts}\n</think>\n\n{answer}<|im_end|>"
 
 
-def _think_on(thoughts: str, answer: str) -> str:
-    """The prompt ends with the opening tag."""
+def _continue_thinking(thoughts: str, answer: str) -> str:
+    """The reply to a prompt that ends with the opening tag."""
     return f"{thoughts}\n</think>\n\n{answer}<｜end▁of▁sentence｜>"
 
 
@@ -195,5 +197,5 @@ R1_QWEN2 = Family(
             "rms_norm_eps": 1e-5,
         }
     },
-    write=_think_on,
+    write=_continue_thinking,
 )

@@ -1,7 +1,7 @@
-"""Tokenizers of stand-ins: a family's control tokens at their ids, and words learned from given texts.
+"""Writes the tokenizers of stand-ins: a family's control tokens at their ids, and words learned from given texts.
 
-Owns the vocabulary's layout. Tokenizers are byte-level, so that they encode any text; unused ids get meaningless words,
-so that every id that a random model draws can be decoded.
+Tokenizers are byte-level, so that they can encode any text. Unused ids get meaningless words, so that every id that a
+random model draws can be decoded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from typing import Any
 from nanoflux_models.stand_ins.family import Family
 
 LEARNED = 3000
-"""The most words that are learned, single bytes included."""
+"""The maximum number of words that are learned, including single bytes."""
 
 
 def write_tokenizer(
     family: Family, folder: Path, texts: Sequence[str], words: Sequence[bytes] | None, phrases: Sequence[str] = ()
 ) -> None:
-    """Write the tokenizer files of a stand-in into `folder`. Each of the `phrases` is one token of its vocabulary.
+    """Write the tokenizer files of a stand-in into `folder`. Each of the `phrases` is one token of the vocabulary.
 
-    `words` is a complete vocabulary by id, for families whose servers have one (gpt-oss); otherwise words are learned
-    from `texts`.
+    `words` is a complete vocabulary, by id, for families whose servers have a fixed vocabulary (gpt-oss). For other
+    families, words are learned from `texts`.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -32,7 +32,7 @@ def write_tokenizer(
         bos_token=family.bos or None,
         eos_token=family.eos,
         pad_token=family.pad,
-        unk_token=family.pad,  # byte-level words never need it, and some classes would add another one
+        unk_token=family.pad,  # byte-level words never need this token, but some classes would add another one
         **family.tokenizer,
     )
     tokenizer.chat_template = family.template
@@ -59,7 +59,9 @@ def _learn_vocabulary(family: Family, texts: Sequence[str], phrases: Sequence[st
 
 
 def _place_tokens(family: Family, ordered: Sequence[str]) -> dict[str, int]:
-    """The vocabulary by token: control tokens at their ids, then the words in order, then meaningless ones."""
+    """The id of each token: control tokens have fixed ids; the other ids go to the words in order, then to meaningless
+    words.
+    """
     vocabulary = dict(family.control)
     taken, words = set(family.control.values()), iter(ordered)
     meaningless = (word for number in count() if (word := f"Ġ~{number:x}") not in ordered[:LEARNED])

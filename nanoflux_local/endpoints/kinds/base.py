@@ -1,7 +1,7 @@
 """The endpoint kinds: every module of this package with a `KIND` defines one.
 
-A profile names a kind as `interface`. A kind states what its endpoints can do, and builds them. No other module lists
-kinds: settings, adapters and prices are handled by what a kind states.
+A profile selects a kind with the key `interface`. A kind states what its endpoints can do, and builds them. No other
+module lists the kinds: the code for settings, adapters and prices reads the abilities that a kind states.
 """
 
 import pkgutil
@@ -18,35 +18,35 @@ from nanoflux_local.suggestions import suggest
 
 
 class EndpointKind:
-    """One kind of endpoint: its abilities, and how it is built. `name` is the `interface` of its configurations.
+    """A kind of endpoint: states its abilities and builds its endpoints. `name` is their `interface` in a profile.
 
-    A kind builds chat endpoints (`build`), embedders (`build_embedder`), or both. Importing its module must be cheap:
-    SDKs and torch are imported when an endpoint is built.
+    A kind builds chat endpoints (`build`), embedders (`build_embedder`), or both. Importing a kind's module must be
+    cheap, so SDKs and torch are imported only when an endpoint is built.
     """
 
     name: ClassVar[str]
     in_profiles: ClassVar[bool] = True
-    """Whether a profile may name it; if not, only commands on one model use it."""
+    """Whether a profile may select this kind; if not, only commands that work on a single model use it."""
     local: ClassVar[bool] = False
     """Whether the model's weights and manifest are on this machine."""
     managed: ClassVar[bool] = False
     """Whether NanoFlux starts and stops the model's server."""
     takes_adapter: ClassVar[bool] = False
-    """Whether its model can have an adapter."""
+    """Whether the model can have an adapter."""
     continues: ClassVar[bool] = False
-    """Whether it continues a reply whose beginning is the last message."""
+    """Whether the model continues the last message if that is the beginning of a reply."""
     fixed_context: ClassVar[bool] = False
-    """Whether its context length is the model's and cannot be set."""
+    """Whether the context length is always the model's, so that a profile cannot set it."""
     structured: ClassVar[bool] = False
-    """Whether it can return sections as one JSON object."""
+    """Whether a reply's sections can be requested as one JSON object."""
     takes_send: ClassVar[bool] = False
-    """Whether the `send` settings apply to it."""
+    """Whether the `send` settings apply."""
     batch_invariant: ClassVar[bool] = False
-    """Whether its server can be started batch-invariant."""
+    """Whether the server can be started in batch-invariant mode."""
     charges: ClassVar[bool] = False
-    """Whether its server is run by others, who may charge for requests."""
+    """Whether somebody else operates the server and may charge for requests."""
     default_host: ClassVar[str] = ""
-    """The host whose server and prices are used if a configuration names no address."""
+    """The host whose server and prices are used if a configuration states no address."""
 
     def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:
         """Build the endpoint `name` of a profile.
@@ -60,10 +60,11 @@ class EndpointKind:
     def build_together(
         self, configs: Mapping[str, EndpointConfig], home: Home, concurrency: int
     ) -> tuple[dict[str, Endpoint], dict[str, str]]:
-        """Build all endpoints of this kind in a profile, by name. The second result is the group in which an endpoint
-        takes turns on a GPU, if the placement needs one that the profile does not state.
+        """Build all endpoints of this kind in a profile.
 
-        At most `concurrency` requests run at once; 0: no limit.
+        At most `concurrency` requests run at once; 0: no limit. Returns the endpoints by name, and the groups by name:
+        endpoints of one group take turns on a GPU. A group is returned only if the placement needs one that the profile
+        does not state.
         """
         return {name: self.build(name, config, home) for name, config in configs.items()}, {}
 
@@ -88,7 +89,7 @@ def endpoint_kinds() -> Mapping[str, EndpointKind]:
 
 
 def find_kind(interface: str) -> EndpointKind:
-    """The kind of this name.
+    """Return the kind whose name is `interface`.
 
     Raises:
         ConfigError: there is no such kind.
@@ -101,13 +102,13 @@ def find_kind(interface: str) -> EndpointKind:
 
 
 def adapter_kinds(in_profiles: bool = False) -> tuple[str, ...]:
-    """The names of the kinds that take an adapter; with `in_profiles`, only those that a profile may name."""
+    """The names of the kinds that take an adapter; with `in_profiles`, only those that a profile may select."""
     return tuple(
         kind.name for kind in endpoint_kinds().values() if kind.takes_adapter and (kind.in_profiles or not in_profiles)
     )
 
 
 def continues_replies(interface: str) -> bool:
-    """Whether endpoints of this kind continue a reply; False for kinds of older ledgers that no longer exist."""
+    """Whether endpoints of this kind continue a reply. False for a kind in an old ledger that no longer exists."""
     kind = endpoint_kinds().get(interface)
     return kind is not None and kind.continues

@@ -12,7 +12,7 @@ class LocalEmbedderKind(EndpointKind):
     name: ClassVar[str] = "embedder"
 
     def build_embedder(self, config: EndpointConfig, home: Home) -> Embedder:
-        """Build the embedder; its weights are loaded with the first text.
+        """Build the embedder; its weights are loaded when the first text arrives.
 
         Raises:
             ModelsError: the weights are not installed.

@@ -17,11 +17,11 @@ class InProcessKind(EndpointKind):
     fixed_context: ClassVar[bool] = True
 
     def build(self, name: str, config: EndpointConfig, home: Home) -> Endpoint:
-        """Build the endpoint; its weights are loaded with the first request.
+        """Build the endpoint; its weights are loaded when the first request arrives.
 
         Raises:
             ModelsError: the weights are not installed, or the model has no chat template.
-            NothingMatchedError: there is no adapter with that hash.
+            NothingMatchedError: no adapter has the configured hash.
         """
         from nanoflux_local.adapters.store import find_adapter
         from nanoflux_local.endpoints.local.in_process import ROWS, InProcessEndpoint
@@ -31,13 +31,14 @@ class InProcessKind(EndpointKind):
 
         manifest, weights = load_manifest(config.model, home.root), weights_dir(config.model, home.root)
         require_template(config.model, weights)
-        room = config.reasoning_tokens
+        reasoning = config.reasoning_tokens
         return InProcessEndpoint(
             weights,
             adapter=find_adapter(home.adapters, config.adapter) if config.adapter else None,
             rows=config.rows or ROWS,
             system_role=manifest.chat.system_role,
-            context=Context(manifest.context, room) if room else None,  # without reasoning, the context may cut a reply
+            # Without reasoning, the context may cut a reply short, so requests are not checked against it.
+            context=Context(manifest.context, reasoning) if reasoning else None,
         )
 
 

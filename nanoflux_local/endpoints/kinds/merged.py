@@ -1,4 +1,4 @@
-"""The merged kind: a managed vLLM server with the adapter merged into the weights; only for commands on one model."""
+"""The merged kind: a managed vLLM server whose weights contain the adapter. Only for commands on a single model."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""The common part of the kinds for hosted chat servers: building an endpoint from its settings."""
+"""The common part of the kinds for hosted chat servers: builds an endpoint from its settings."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RemoteKind(EndpointKind):
-    """A chat server that others run; `client` returns the class that speaks its protocol."""
+    """A chat server that somebody else operates; `client` returns the class that speaks its protocol."""
 
     structured: ClassVar[bool] = True
     takes_send: ClassVar[bool] = True

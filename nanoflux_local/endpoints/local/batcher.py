@@ -1,8 +1,8 @@
-"""A worker thread that decodes many requests together, each in one row.
+"""A worker thread that decodes many requests together, each in a row of the batch.
 
-Owns the queue, the rows and the thread. A request gets a row as soon as one is free, and frees it at its end. A row's
-result does not depend on the other rows (see `decoder`), so neither does the reply. If the thread crashes, all requests
-fail with the reason; none is left waiting.
+A request waits in a queue until a row is free, and frees its row when its reply ends. A row's result does not depend on
+the other rows (see `decoder`), so a reply does not depend on the other requests. If the thread crashes, all requests
+fail with the reason, and none waits forever.
 """
 
 import threading
@@ -26,8 +26,9 @@ Load = Callable[[], "tuple[Decoder, ChatCodec]"]
 
 @dataclass(eq=False)
 class Job:
-    """A request in the queue or in a row. Its future can be cancelled until the reply is set. `opened` is the tag with
-    which the prompt opens the reply's reasoning; the reply's text starts with it.
+    """A request in the queue or in a row. Its future can be cancelled until the reply is set. `prompt` and `limit` are
+    the numbers of prompt tokens and of the reply's tokens at most. `opening_tag` is the tag with which the prompt opens
+    the reply's reasoning; the reply's text starts with this tag.
     """
 
     request: ChatRequest
@@ -35,7 +36,7 @@ class Job:
     created: float = field(default_factory=time.monotonic)
     prompt: int = 0
     limit: int = 0
-    opened: str = ""
+    opening_tag: str = ""
     tokens: list[int] = field(default_factory=list)
     generator: Any = None
 
@@ -101,15 +102,17 @@ class Batcher:
     def _end(self, error: NanofluxError) -> None:
         with self._wake:
             self._ended = self._ended or error
-            left = [*self._waiting, *(job for job in self._live if job)]
+            unfinished = [*self._waiting, *(job for job in self._live if job)]
             self._waiting.clear()
             self._live = [None] * len(self._live)
-        for job in left:
+        for job in unfinished:
             if not job.future.done():
                 job.fail(error)
 
     def _admit(self) -> bool:
-        """Assign free rows to the oldest waiting jobs; wait while there is no work. False once closed."""
+        """Assign free rows to the oldest waiting jobs; wait while there is no work. Return False once the worker is
+        closed.
+        """
         while True:
             self._drop_cancelled()
             with self._wake:
@@ -137,7 +140,7 @@ class Batcher:
 
         try:
             ids = self._codec.encode(job.request.messages)
-            job.opened = self._codec.find_opened_reasoning(ids)
+            job.opening_tag = self._codec.find_opened_reasoning(ids)
             job.prompt, room = len(ids), self._decoder.context - len(ids)
             if room < 1:
                 raise make_too_long_error(len(ids), self._decoder.context)
@@ -158,7 +161,7 @@ class Batcher:
                 self._take(row, job, logits[row])
 
     def _take(self, row: int, job: Job, logits: Any) -> None:
-        """Draw a row's next token; free the row if that ends the reply."""
+        """Draw a row's next token; free the row if that token ends the reply."""
         from nanoflux_local.endpoints.local.sampler import draw
 
         try:
@@ -173,13 +176,13 @@ class Batcher:
             job.finish(*end)
 
     def _find_end(self, job: Job) -> tuple[str, Finish] | None:
-        """The reply's text and finish reason if its newest token ends it, else None."""
+        """The reply's text and finish reason if the newest token ends the reply, else None."""
         if job.tokens[-1] in self._codec.ends:
-            return job.opened + self._codec.decode(job.tokens[:-1]), "stop"
-        text = self._codec.find_stop(job.tokens, job.request.sampling.stop, job.opened)
+            return job.opening_tag + self._codec.decode(job.tokens[:-1]), "stop"
+        text = self._codec.find_stop(job.tokens, job.request.sampling.stop, job.opening_tag)
         if text is not None:
             return text, "stop"
-        return (job.opened + self._codec.decode(job.tokens), "length") if len(job.tokens) >= job.limit else None
+        return (job.opening_tag + self._codec.decode(job.tokens), "length") if len(job.tokens) >= job.limit else None
 
     def _free(self, row: int) -> None:
         self._live[row] = None

@@ -1,6 +1,7 @@
-"""Converts messages to token ids and back, with a model's tokenizer and chat template. Loads no weights.
+"""Converts messages to token ids, and token ids to text, with a model's tokenizer and chat template. Loads no weights.
 
-Owns the tokens that end a reply and the search for stop strings. Transformers is imported when a codec is created.
+Also determines the tokens that end a reply, and searches replies for stop strings. Transformers is imported when a
+codec is created.
 """
 
 import json
@@ -14,16 +15,16 @@ from nanoflux_local.records import Message, without_system
 from nanoflux_models.chat_template import try_template
 from nanoflux_models.offline import go_offline
 
-# Tokens that end a turn in common chat formats; a model's config may lack them.
+# Tokens that end a turn in common chat formats; not every model's configuration lists its own.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|return|>")
 
-# Tokens that separate thoughts from the answer stay in the text, even if the tokenizer declares them special.
+# Tokens that separate thoughts from the answer. They remain in the text even if the tokenizer declares them special.
 THINK_MARKS = ("<think>", "</think>", "[THINK]", "[/THINK]")
 CHANNEL_MARKS = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>")
 MIN_SHARED = 48
-"""The least number of tokens of a shared beginning that is worth caching."""
+"""The number of tokens from which a shared beginning of prompts is worth caching."""
 OPENING_TOKENS = 16
-"""Tokens at a prompt's end in which a tag that opens the reasoning is looked for."""
+"""The number of tokens at a prompt's end that are searched for a tag that opens the reasoning."""
 NO_TEMPLATE = "use the model's chat version (-it, -instruct), or import it again with --chat-template FILE"
 
 
@@ -42,7 +43,7 @@ class ChatCodec:
         self.ends = self._find_ends(folder)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Encode a prompt for an answer; if the last message is the assistant's, the model continues it."""
+        """Encode a prompt. If its last message is the assistant's, the model continues that message."""
         if self._tokenizer.chat_template is None:
             raise EndpointRefusedError(f"{self._name} has no chat template, so it cannot chat", NO_TEMPLATE)
         chat = self._chat(messages)
@@ -57,11 +58,11 @@ class ChatCodec:
         return list(ids)
 
     def count_shared(self, messages: Sequence[Message], ids: Sequence[int]) -> int:
-        """The number of a prompt's first tokens that hold the conversation before its last question: instructions and
-        worked examples, which other prompts have too. 0 if that part is missing or short. Depends only on the messages.
+        """Count the tokens of the conversation before its last question: instructions and worked examples, with which
+        other prompts begin too. 0 if that part is missing or short. The result depends only on the messages.
         """
-        asked = max((number for number, message in enumerate(messages) if message.role == "user"), default=0)
-        before = messages[:asked]
+        question = max((index for index, message in enumerate(messages) if message.role == "user"), default=0)
+        before = messages[:question]
         if not any(message.role == "assistant" for message in before):
             return 0
         try:
@@ -72,37 +73,37 @@ class ChatCodec:
         return len(shared) if same and len(shared) >= MIN_SHARED else 0
 
     def find_opened_reasoning(self, prompt: Sequence[int]) -> str:
-        """The tag with which the end of a prompt opens the reply's reasoning, "" if it opens none."""
+        """The tag at the end of a prompt that opens the reply's reasoning; "" if there is none."""
         return find_opening_tag(str(self._tokenizer.decode(prompt[-OPENING_TOKENS:], skip_special_tokens=False)))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode ids without special tokens, except those that mark reasoning, and without cleaning up spaces."""
+        """Decode ids. Special tokens are omitted, except those that mark reasoning; spaces are not cleaned up."""
         skip = self._hidden is None
         shown = [each for each in ids if self._hidden is None or each not in self._hidden]
         return str(self._tokenizer.decode(shown, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
 
-    def find_stop(self, ids: Sequence[int], stop: Sequence[str], opened: str = "") -> str | None:
-        """The text before the answer's first stop string, if the newest token completed one. `opened` is the tag
-        with which the prompt opens the reply's reasoning; stop strings inside the reasoning do not count.
+    def find_stop(self, ids: Sequence[int], stop: Sequence[str], opening_tag: str = "") -> str | None:
+        """The text before the answer's first stop string, if the newest token completed one; else None. `opening_tag`
+        is the tag with which the prompt opens the reply's reasoning. Stop strings within the reasoning do not count.
         """
         if not stop:
             return None
-        # A token has at least one byte and a character at most four, so a new match is within this many tokens.
+        # A token has at least one byte and a character at most four bytes, so these last tokens contain any new match.
         tail = self.decode(ids[-4 * max(map(len, stop)) - 4 :])
         if not any(string in tail for string in stop):
             return None
-        text = opened + self.decode(ids)
+        text = opening_tag + self.decode(ids)
         answer = cut_answer(text, stop)
         return answer if answer != text else None
 
     def _chat(self, messages: Sequence[Message]) -> list[dict[str, str]]:
-        """The messages as the chat template takes them."""
+        """The messages in the format that the chat template expects."""
         if not self._system_role:
             messages = without_system(messages)
         return [{"role": message.role, "content": _replace_surrogates(message.content)} for message in messages]
 
     def _find_hidden_tokens(self) -> frozenset[int] | None:
-        """The ids of the special tokens to omit from texts; None (all of them) if none marks reasoning."""
+        """The ids of the special tokens to omit from texts. None means all of them, if none marks reasoning."""
         special = {
             number: str(token) for number, token in self._tokenizer.added_tokens_decoder.items() if token.special
         }

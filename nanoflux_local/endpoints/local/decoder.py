@@ -1,16 +1,15 @@
 """A decoder whose rows advance together: the arithmetic of the in-process endpoint.
 
-A row's logits depend only on its own tokens, not on the other rows, on its index, or on when it joined. Four choices
-ensure that:
+A row's logits depend only on its own tokens, and not on the other rows, on its index, or on when it joined. Four design
+choices ensure this:
 
 - a prompt is processed alone, at its exact length, in one pass or two: a beginning that prompts share is always
   processed separately, so its keys and values have the same bits whether they are computed or cached;
-- a decoding step always runs all rows, used or not, so that every matrix product has one shape;
+- a decoding step always runs all rows, used or not, so that every matrix product has the same shape;
 - a row's keys and values start at position 0, without padding before them;
-- attention reads up to a multiple of `GRANULE` positions, so that longer rows only add blocks of exact zeros.
+- attention reads up to a multiple of `GRANULE` positions, so that longer rows add only blocks of exact zeros.
 
-`self_check` tests this on the loaded model. Owns the model and the KV cache. Imports torch at module level: import it
-only to run a model.
+`self_check` tests this on the loaded model. The module imports torch at module level, so import it only to run a model.
 """
 
 from collections import OrderedDict
@@ -27,24 +26,25 @@ from nanoflux_local.errors import EndpointError, RefusedError
 
 ATTENTION = "nanoflux_rows"
 GRANULE = 64
-ROOM_STEP = 256
+ALLOCATION_STEP = 256
+"""Storage for positions is allocated in multiples of this number."""
 PREFIXES = 4
-"""The number of cached beginnings of prompts."""
-LEAST_EFFECT = 1e-4
-"""The least change of a logit, in float32, of an adapter with an effect; an adapter of zeros changes none."""
+"""The number of beginnings of prompts that are cached."""
+MIN_EFFECT = 1e-4
+"""The smallest change of a logit, in float32, that counts as an adapter's effect; an adapter of zeros changes none."""
 
 
 class Rows:
     """The KV cache of every row and layer, and the filled length of each row.
 
-    `prefill` fills one row from the end of its content; a step appends one position to each row.
+    `fill` appends a prompt to the row `filling`; `append` adds one position to each row in a decoding step.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.lengths = [0] * count
         self.filling: int | None = None
-        self._room = 0
+        self._reserved = 0
         self._keys: dict[int, torch.Tensor] = {}
         self._values: dict[int, torch.Tensor] = {}
         self._slots = torch.zeros(0, dtype=torch.long)
@@ -52,19 +52,19 @@ class Rows:
 
     def reserve(self, positions: int) -> None:
         """Allocate storage for rows of `positions` positions."""
-        room = -(-positions // ROOM_STEP) * ROOM_STEP
-        if room <= self._room:
+        reserved = -(-positions // ALLOCATION_STEP) * ALLOCATION_STEP
+        if reserved <= self._reserved:
             return
         for store in (self._keys, self._values):
             for layer, old in store.items():
-                store[layer] = old.new_zeros(self.count, room, *old.shape[2:])
-                store[layer][:, : self._room] = old
-        self._room = room
+                store[layer] = old.new_zeros(self.count, reserved, *old.shape[2:])
+                store[layer][:, : self._reserved] = old
+        self._reserved = reserved
 
     def begin_step(self, device: torch.device) -> torch.Tensor:
         """Choose where this step's keys and values are stored; return the position of each row."""
         positions = torch.tensor(self.lengths, device=device)
-        self._slots = positions + torch.arange(self.count, device=device) * self._room
+        self._slots = positions + torch.arange(self.count, device=device) * self._reserved
         self._masks = {}
         return positions
 
@@ -80,23 +80,23 @@ class Rows:
             store[self.filling, start:end] = new[0].transpose(0, 1)
         if not start:
             return keys, values
-        held = [store[layer][self.filling, :end].transpose(0, 1)[None] for store in (self._keys, self._values)]
-        return held[0], held[1]
+        stored = [store[layer][self.filling, :end].transpose(0, 1)[None] for store in (self._keys, self._values)]
+        return stored[0], stored[1]
 
     @torch.inference_mode()
     def copy_out(self, row: int) -> "Prefix":
         """A copy of a row's keys and values."""
         length = self.lengths[row]
         return Prefix(
-            length, *({layer: held[row, :length].clone() for layer, held in store.items()} for store in self._stores)
+            length, *({layer: cache[row, :length].clone() for layer, cache in store.items()} for store in self._stores)
         )
 
     @torch.inference_mode()
     def copy_in(self, row: int, prefix: "Prefix") -> None:
-        """Let a row begin with copied keys and values."""
-        for store, copied in zip(self._stores, (prefix.keys, prefix.values), strict=True):
-            for layer, held in copied.items():
-                store[layer][row, : prefix.length] = held
+        """Start a row with the keys and values of a cached prefix."""
+        for store, copies in zip(self._stores, (prefix.keys, prefix.values), strict=True):
+            for layer, copy in copies.items():
+                store[layer][row, : prefix.length] = copy
         self.lengths[row] = prefix.length
 
     @property
@@ -104,7 +104,9 @@ class Rows:
         return self._keys, self._values
 
     def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store one position of each row; return all keys and values to attend to, (rows, heads, positions, width)."""
+        """Store one position of each row; return all keys and values to attend to, shaped (rows, heads, positions,
+        width).
+        """
         self._allocate(layer, keys, values)
         length = self._read_length
         extended = []
@@ -114,22 +116,22 @@ class Rows:
         return extended[0], extended[1]
 
     def mask(self, window: int | None, device: torch.device) -> torch.Tensor:
-        """The mask of the positions that each row attends to: its own, within the sliding window if there is one."""
+        """The mask of the positions that each row attends to: its filled positions, within any sliding window."""
         if window not in self._masks:
             newest = torch.tensor(self.lengths, device=device).view(-1, 1, 1, 1)
             positions = torch.arange(self._read_length, device=device)
-            seen = positions <= newest
-            self._masks[window] = seen if window is None else seen & (positions > newest - window)
+            filled = positions <= newest
+            self._masks[window] = filled if window is None else filled & (positions > newest - window)
         return self._masks[window]
 
     @property
     def _read_length(self) -> int:
-        return min(-(-(max(self.lengths) + 1) // GRANULE) * GRANULE, self._room)
+        return min(-(-(max(self.lengths) + 1) // GRANULE) * GRANULE, self._reserved)
 
     def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         if layer not in self._keys:
-            self._keys[layer] = keys.new_zeros(self.count, self._room, keys.shape[1], keys.shape[3])
-            self._values[layer] = values.new_zeros(self.count, self._room, values.shape[1], values.shape[3])
+            self._keys[layer] = keys.new_zeros(self.count, self._reserved, keys.shape[1], keys.shape[3])
+            self._values[layer] = values.new_zeros(self.count, self._reserved, values.shape[1], values.shape[3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ def attend(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over `Rows`, with the signature that transformers calls; `attention_mask` is always None here."""
+    """Attention over `Rows`, with the signature that transformers expects; `attention_mask` is always None here."""
     assert nanoflux_rows is not None and attention_mask is None
     layer, device, length = int(module.layer_idx), query.device, query.shape[2]  # type: ignore[arg-type]
     mask: torch.Tensor | None
@@ -167,14 +169,16 @@ def attend(
         return out.transpose(1, 2).contiguous(), None
     keys, values = nanoflux_rows.append(layer, key, value)
     mask = nanoflux_rows.mask(sliding_window, device)
-    # Query heads that share a key head become positions of it, so that keys are not repeated in memory.
+    # The query heads that share a key head are treated as positions of one head, so that keys are not copied in memory.
     shared = query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
     out = functional.scaled_dot_product_attention(shared, keys, values, attn_mask=mask, scale=scaling)
     return out.reshape(query.shape[0], 1, query.shape[1], -1), None
 
 
 def _band_mask(length: int, total: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """Which of `total` positions the last `length` attend to: the earlier ones, within a sliding window if any."""
+    """The mask of which of `total` positions the last `length` positions attend to: each attends to itself and to
+    earlier positions, within any sliding window.
+    """
     positions = torch.arange(total, device=device)
     behind = positions[total - length :, None] - positions[None, :]
     return (behind >= 0) & (behind < window) if window else behind >= 0
@@ -197,17 +201,17 @@ class Decoder:
         if self.device.type == "cpu" and dtype == "bfloat16":
             pack_linears(self.model)
 
-    def prefill(self, row: int, ids: list[int], room: int, shared: int = 0) -> torch.Tensor:
-        """Fill a row with a prompt; return the logits after it in float32. `room` is the row's final length at most.
-        The first `shared` tokens, with which other prompts probably begin too, are cached.
+    def prefill(self, row: int, ids: list[int], max_length: int, shared: int = 0) -> torch.Tensor:
+        """Fill a row with a prompt; return the logits after it in float32. `max_length` is the largest length that the
+        row can reach. The first `shared` tokens, with which other prompts probably begin too, are cached.
         """
-        self.rows.reserve(room)
+        self.rows.reserve(max_length)
         self.rows.lengths[row] = 0
         if 0 < shared < len(ids):
-            self._begin_with(row, ids[:shared])
+            self._start_with_prefix(row, ids[:shared])
         return self._read(row, ids[self.rows.lengths[row] :])
 
-    def _begin_with(self, row: int, ids: list[int]) -> None:
+    def _start_with_prefix(self, row: int, ids: list[int]) -> None:
         key = tuple(ids)
         if key in self._prefixes:
             self.rows.copy_in(row, self._prefixes[key])
@@ -219,7 +223,7 @@ class Decoder:
             self._prefixes.popitem(last=False)
 
     def _read(self, row: int, ids: list[int]) -> torch.Tensor:
-        """Append a prompt's tokens to a row; the logits after them, in float32."""
+        """Append a prompt's tokens to a row; return the logits after them in float32."""
         start, end = self.rows.lengths[row], self.rows.lengths[row] + len(ids)
         with self._filling(row):
             logits = self._forward(torch.tensor([ids]), torch.arange(start, end)[None])
@@ -238,7 +242,9 @@ class Decoder:
         self.rows.lengths[row] = 0
 
     def self_check(self) -> bool:
-        """Whether a row's logits have the same bits alone, with others, at another index and next to longer rows."""
+        """Whether a row's logits have the same bits when it is alone, with other rows, at another index, and next to
+        longer rows.
+        """
         prompt, other = [7, 11, 13, 17, 19], [23, 29, 31] * (GRANULE // 2)
         last = self.rows.count - 1
         alone = self._probe({0: prompt})
@@ -246,7 +252,9 @@ class Decoder:
         return torch.equal(alone[0], placed[last])
 
     def agrees(self) -> bool:
-        """Whether prefill, in one pass and in two, and step agree with transformers' forward pass, up to rounding."""
+        """Whether `prefill` (in one pass and in two) and `step` agree with the forward pass of transformers, up to
+        rounding.
+        """
         ids = [7, 11, 13, 17, 19, 23, 29]
         stepped = [self._probe({0: ids[:-1]}, token=ids[-1], shared=shared)[0] for shared in (0, 4)]
         self.model.set_attn_implementation("sdpa")
@@ -255,8 +263,8 @@ class Decoder:
                 plain = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits[0, -1]
         finally:
             self.model.set_attn_implementation(ATTENTION)
-        likeness = [functional.cosine_similarity(each, plain.float().to(each.device), dim=0) for each in stepped]
-        return min(map(float, likeness)) > 0.99
+        similarities = [functional.cosine_similarity(each, plain.float().to(each.device), dim=0) for each in stepped]
+        return min(map(float, similarities)) > 0.99
 
     def _probe(self, prompts: dict[int, list[int]], token: int = 37, shared: int = 0) -> torch.Tensor:
         for row, ids in prompts.items():
@@ -308,7 +316,7 @@ def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
         from peft import PeftModel
 
         tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
-        if _measure_effect(tuned) < LEAST_EFFECT:
+        if _measure_effect(tuned) < MIN_EFFECT:
             message = f"adapter {adapter.name[:12]} has no effect: the base's logits are the same without it"
             raise RefusedError(
                 message, "train it again, or use another adapter; with this one the base would be compared with itself"
@@ -318,7 +326,7 @@ def load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
 
 
 def _measure_effect(model: Any) -> float:
-    """The largest change of a logit by an adapter after a few tokens."""
+    """The largest change of a logit that the adapter causes after a few tokens."""
     ids = torch.tensor([[7, 11, 13, 17, 19, 23, 29]])
     base = model.get_base_model()
     base.set_attn_implementation("sdpa")
@@ -332,7 +340,7 @@ def _measure_effect(model: Any) -> float:
 
 
 class PackedLinear(torch.nn.Module):
-    """A linear layer with its weight in oneDNN's memory format, so that no product reorders it."""
+    """A linear layer whose weight is stored in oneDNN's memory format, so that no product has to reorder it."""
 
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
@@ -345,7 +353,9 @@ class PackedLinear(torch.nn.Module):
 
 
 def pack_linears(model: torch.nn.Module) -> None:
-    """Pack every linear layer if this torch supports it: 1.4 to 2 times as fast on CPUs, with the same bits."""
+    """Pack every linear layer if this version of torch supports it. That is 1.4 to 2 times as fast on CPUs and gives
+    the same bits.
+    """
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for module in list(model.modules()):

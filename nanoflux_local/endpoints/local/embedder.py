@@ -1,7 +1,7 @@
 """The local embedder: sentence vectors from a weights folder, one text at a time. Downloads nothing.
 
-Texts are not batched, so that a vector depends only on its text. A text longer than the model's input is split into
-windows whose vectors are averaged, so that all of it counts.
+Texts are not batched, so that a vector depends only on its text. A text that is longer than the model's input is split
+into windows, and the vectors of the windows are averaged, so that the whole text counts.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from nanoflux_models.offline import go_offline
 
 
 class LocalEmbedder:
-    """Unit-length float32 vectors of texts. The model is loaded with the first text."""
+    """Unit-length float32 vectors of texts. The model is loaded when the first text arrives."""
 
     def __init__(self, weights: Path) -> None:
         self._weights = weights
@@ -65,7 +65,7 @@ class LocalEmbedder:
         return np.asarray(vector, dtype=np.float32)
 
     def _windows(self, text: str) -> Iterator[str]:
-        """Split a text between tokens into windows of the model's input length."""
+        """Split a text at token boundaries into windows of the model's input length."""
         tokenizer = self._model.tokenizer
         size = self._model.max_seq_length - tokenizer.num_special_tokens_to_add()
         offsets = tokenizer(

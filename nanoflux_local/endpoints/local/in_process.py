@@ -1,8 +1,8 @@
 """The in-process endpoint: a model from a weights folder that runs in this process, on CPU or GPU.
 
-On one machine and version of torch, the same request gets the same reply whatever else is in the batch (see `decoder`).
-Weights are loaded with the first request, so a run that its ledger answers loads none. Owns the endpoint's identity;
-`batcher` owns the queue and `decoder` the arithmetic. Downloads nothing.
+On one machine, with one version of torch, the same request gets the same reply whatever else is in the batch (see
+`decoder`). Weights are loaded when the first request arrives, so a run whose calls are all in its ledger loads none.
+`batcher` manages the queue, and `decoder` does the arithmetic. Nothing is downloaded.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from nanoflux_local.endpoints.local.codec import ChatCodec
     from nanoflux_local.endpoints.local.decoder import Decoder
 
-# Measured on two cores with bfloat16: 32 rows gave a quarter more tokens per second when all were in use (368 against
-# 289), but a step with few of them took 1.6 times as long, and runs seldom ask for more than 16 replies at once.
+# Measured on two cores with bfloat16: 32 rows gave a quarter more tokens per second than 16 when all were in use (368
+# against 289), but a step with few rows in use took 1.6 times as long. Runs seldom need more than 16 replies at once.
 ROWS = 16
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
 
 
 class InProcessEndpoint:
-    """Chat with a local model. `rows` requests are decoded together; further ones wait."""
+    """Chat with a local model. Up to `rows` requests are decoded together; further requests wait."""
 
     def __init__(
         self,
@@ -56,14 +56,14 @@ class InProcessEndpoint:
         self.repeatable = self._device == "cpu"
         self._batcher = Batcher(rows, self._load)
         if not self.repeatable:
-            loaded = self._load()  # on a GPU, repeatability is tested before a run records it
+            loaded = self._load()  # on a GPU, `_load` tests repeatability, which must be known before a run records it
             self._batcher = Batcher(rows, lambda: loaded)
 
     async def chat(self, request: ChatRequest) -> ChatReply:
-        """Answer one request; if the caller is cancelled, its row is freed.
+        """Answer one request; if the caller is cancelled, the request's row is freed.
 
         Raises:
-            EndpointError: the prompt does not fit, the template refuses it, or the model cannot run.
+            EndpointError: the prompt does not fit, the chat template refuses it, or the model cannot run.
         """
         reply = await asyncio.wrap_future(self._batcher.submit(request))
         thoughts = reply.text[: answer_start(reply.text)]
@@ -121,7 +121,9 @@ def read_record(weights: Path) -> dict[str, Any]:
 
 
 def choose_device() -> str:
-    """Choose the GPU if there is one, else the CPU. Torch, slow to import, is imported only if there is a driver."""
+    """Choose the GPU if there is one, else the CPU. Torch is slow to import, so it is imported only if there is a GPU
+    driver.
+    """
     if not Path("/dev/nvidiactl").exists():
         return "cpu"
     share_cores()
@@ -131,7 +133,7 @@ def choose_device() -> str:
 
 
 def choose_dtype(device: str) -> str:
-    """bfloat16 if the hardware supports it, else float32."""
+    """Choose bfloat16 if the hardware supports it, else float32."""
     if device != "cpu":
         return "bfloat16"
     try:

@@ -1,7 +1,7 @@
-"""Draw one token from a row of logits: greedily, or by temperature and nucleus with the row's random generator.
+"""Draws one token from a row of logits: greedily, or by temperature and nucleus with the row's random generator.
 
-Computed in float32 on the CPU from the arguments alone, so equal logits and seeds give equal tokens.
-Imports torch at module level, as the decoder does.
+The draw is computed in float32 on the CPU from its arguments alone, so equal logits and seeds give equal tokens. Like
+the decoder, this module imports torch at module level.
 """
 
 import torch
@@ -9,8 +9,10 @@ import torch
 from nanoflux_local.errors import EndpointError
 from nanoflux_local.records import Sampling
 
-COLDEST = 1e-4  # below this temperature float32 is too coarse, and the draw is greedy
+MIN_TEMPERATURE = 1e-4
+"""Below this temperature, float32 is too coarse, and the draw is greedy."""
 CANDIDATES = 256
+"""The number of likeliest tokens that are sorted first; usually they contain the whole nucleus."""
 
 
 def make_generator(seed: int) -> torch.Generator:
@@ -20,7 +22,7 @@ def make_generator(seed: int) -> torch.Generator:
 
 def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """Draw a token id from float32 logits of shape (vocabulary,)."""
-    if sampling.temperature < COLDEST:
+    if sampling.temperature < MIN_TEMPERATURE:
         return int(logits.argmax())
     weights = torch.softmax(logits / sampling.temperature, 0)
     tokens = None
@@ -35,7 +37,7 @@ def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -
 
 
 def _nucleus(weights: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The likeliest tokens with a total probability of `top_p`; sorting a few suffices unless all are alike."""
+    """The likeliest tokens whose total probability reaches `top_p`, as probabilities and token ids."""
     for count in (min(CANDIDATES, len(weights)), len(weights)):
         top, tokens = weights.topk(count)
         mass = top.double().cumsum(0)

@@ -1,4 +1,4 @@
-"""Count tokens with the tokenizer of a weights folder, without loading the model."""
+"""Counts tokens with the tokenizer of a weights folder, without loading the model."""
 
 from functools import cached_property
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""The vLLM servers of one process: reused or started on first use, restarted after a crash, stopped with the process.
+"""The vLLM servers of one process. A server is reused or started on first use, restarted after a crash, and stopped
+with the process.
 
-Endpoints of the same model share one server. `vllm` sends the requests, the supervisor manages the processes.
+Endpoints of the same model share one server. `vllm` sends the requests; the supervisor manages the server processes.
 """
 
 import asyncio
@@ -18,14 +19,14 @@ from nanoflux_models.supervisor import Supervisor
 
 RESTARTS = 3
 """How often a crashed server is restarted before the run fails."""
-SICK_S = 10.0
-"""Timeout for a health check after a failed request: a crashing engine needs a moment to exit."""
+HEALTH_TIMEOUT_S = 10.0
+"""How long a server may fail its health check after a failed request: a crashing engine needs a moment to exit."""
 POLL_S = 0.2
 log = logging.getLogger(__name__)
 
 
-class Managed:
-    """One server, started when it is needed. Belongs to one event loop and its thread."""
+class ManagedServer:
+    """One server, started when it is needed. Use it only in one event loop and its thread."""
 
     def __init__(self, home: Path, launch: Launch) -> None:
         self.launch = launch
@@ -36,10 +37,10 @@ class Managed:
         self._lock = asyncio.Lock()
 
     async def up(self) -> tuple[ServerRecord, asyncio.Future[None]]:
-        """Start the server unless it runs; return its record and a future that is done when it exits.
+        """Start the server unless it runs; return its record and a future that is done when the server exits.
 
         Raises:
-            EndpointError: it cannot be started, or has crashed too often.
+            EndpointError: the server cannot be started, or has crashed too often.
         """
         async with self._lock:
             if self._record is None or self._exited is None or self._exited.done():
@@ -51,11 +52,13 @@ class Managed:
             return self._record, self._exited
 
     async def is_sick(self) -> bool:
-        """Whether the server has exited or its engine is dead. A dead one is stopped, so that `up` starts another."""
+        """Whether the server has exited or its engine is dead. A server with a dead engine is stopped, so that `up`
+        starts a new server.
+        """
         record, exited = self._record, self._exited
         if record is None or exited is None:
             return True
-        deadline = asyncio.get_running_loop().time() + SICK_S
+        deadline = asyncio.get_running_loop().time() + HEALTH_TIMEOUT_S
         while not exited.done():
             if await asyncio.to_thread(ServerClient(record.url).healthy):
                 return False
@@ -85,8 +88,8 @@ class Managed:
         if self._record is not None:
             await self._handle_exit(self._record)
         else:
-            for swept in await asyncio.to_thread(self.supervisor.sweep):
-                log.warning("stopped the remaining processes of server %s", swept.name)
+            for crashed in await asyncio.to_thread(self.supervisor.sweep):
+                log.warning("stopped the remaining processes of server %s", crashed.name)
         record = self._find_running() or await self._start()
         self._record, self._exited = record, _watch_exit(record.pid)
 
@@ -104,13 +107,13 @@ class Managed:
         log.warning("%s\n  restarting it (%d of %d)", error.message, self.restarts, RESTARTS)
 
     def _find_running(self) -> ServerRecord | None:
-        """A server started by `models serve` that suits this launch, or None."""
-        wanted = self.launch
+        """A server that `models serve` started and that suits this launch, or None."""
+        launch = self.launch
         for record in self.supervisor.servers():
-            alike = (record.model, record.revision, record.variant) == (wanted.model, wanted.revision, wanted.variant)
-            enough = not wanted.context or record.context >= wanted.length
-            enough = enough and record.sleeps == wanted.sleeps and record.rank >= wanted.rank
-            if alike and enough and record.owner is None and record.alive:
+            same = (record.model, record.revision, record.variant) == (launch.model, launch.revision, launch.variant)
+            suffices = not launch.context or record.context >= launch.length
+            suffices = suffices and record.sleeps == launch.sleeps and record.rank >= launch.rank
+            if same and suffices and record.owner is None and record.alive:
                 return record
         return None
 
@@ -118,36 +121,36 @@ class Managed:
         while not (turn := self.supervisor.take_turn()):
             await asyncio.sleep(POLL_S)
         with turn:
-            # In this thread, which lives as long as the endpoints: an owned server ends with its thread.
+            # Started in this thread, which lives as long as the endpoints: an owned server ends with the thread.
             started = self.supervisor.spawn(self.launch, f"{self.launch.model}@{os.getpid()}")
             log.info("starting the server of %s; its log: %s", self.launch.model, started.record.log)
             try:
                 await asyncio.to_thread(self.supervisor.await_ready, started)
             except asyncio.CancelledError:
                 with suppress(ModelsError):
-                    self.supervisor.stop(started.record, grace_s=2.0)  # which also ends the wait in the thread
+                    self.supervisor.stop(started.record, grace_s=2.0)  # this also ends `await_ready` in its thread
                 raise
         return started.record
 
 
 class Fleet:
-    """The servers of a process, one for each launch."""
+    """The servers of this process, one for each launch."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._servers: list[Managed] = []
+        self._servers: list[ManagedServer] = []
 
-    def server(self, launch: Launch) -> Managed:
+    def server(self, launch: Launch) -> ManagedServer:
         """The server of a launch; equal launches share one."""
         server_of_launch = next((server for server in self._servers if server.launch == launch), None)
         if server_of_launch is None:
-            server_of_launch = Managed(self._home, launch)
+            server_of_launch = ManagedServer(self._home, launch)
             self._servers.append(server_of_launch)
         return server_of_launch
 
 
 def _watch_exit(pid: int) -> asyncio.Future[None]:
-    """A future that is done when the process exits; it need not be a child process."""
+    """A future that is done when the process exits. The process need not be a child of this one."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
     try:

@@ -1,6 +1,7 @@
-"""Managed servers for endpoints: the placement of each server on the GPUs, its launch, and the endpoint that asks it.
+"""Plans managed servers: places each server on the GPUs, makes its launch, and builds the endpoints that use it.
 
-`models plan`, runs and `models serve` all use this module, so that they place models alike. It starts no server.
+`models plan`, runs and `models serve` all use this module, so that they place models in the same way. It starts no
+server.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from nanoflux_models.architecture import is_wrapper
 from nanoflux_models.chat_template import require_template
 from nanoflux_models.gpus import compute_capabilities, list_gpus
 from nanoflux_models.interpreter import Interpreter, find_interpreter
-from nanoflux_models.launch import CONTEXT as CONTEXT_BESIDE_THOUGHTS
+from nanoflux_models.launch import CONTEXT as CONTEXT_WITHOUT_REASONING
 from nanoflux_models.launch import RANK, Launch, Seat
 from nanoflux_models.manifest import Manifest, load_manifest
 from nanoflux_models.placement import Demand, Placement, Server, kv_gib, place_models
@@ -27,20 +28,21 @@ from nanoflux_models.record import read_record
 from nanoflux_models.weights import weights_dir
 
 SEQUENCES, CONTEXT = 8, 4096
-"""Concurrent requests, and tokens of each, for which KV-cache memory is planned by default."""
+"""KV-cache memory is planned by default for this many concurrent requests, of this many tokens each."""
 CONCURRENCY = 8
-"""Concurrent requests of a run whose profile does not set it."""
+"""Concurrent requests of a run whose profile does not set their number."""
 ADAPTER_SHARE = 0.021
-"""Buffers for two adapters of rank 16 over the two bytes of each parameter: most for a mixture of experts (gpt-oss-20b,
-0.8 GiB), less than half of that for the dense models."""
+"""The size of the buffers for two adapters of rank 16, as a share of the model's size in bfloat16. Measured for a
+mixture of experts (gpt-oss-20b, 0.8 GiB), which needs the largest share; dense models need less than half of it."""
 INVARIANT_FROM = 8.0
 """The lowest compute capability for which vLLM has batch-invariant kernels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The demands on one served model: concurrent requests, tokens of each, the highest rank of an adapter (0: none),
-    and the group in which it takes turns."""
+    """What one served model must handle: the number of concurrent requests (`sequences`), the tokens of each request
+    (`context`), the highest rank of its adapters (0: none), and the group in which it takes turns on a GPU (`shares`).
+    """
 
     manifest: Manifest
     sequences: int = SEQUENCES
@@ -53,7 +55,7 @@ class Workload:
         """The memory that the server needs.
 
         Raises:
-            ConfigError: the manifest has no [memory], or spans machines.
+            ConfigError: the manifest has no [memory], or its model spans several machines.
         """
         memory, parallel = self.manifest.memory, self.manifest.parallel
         if memory is None:
@@ -80,8 +82,10 @@ class Workload:
         )
 
     @property
-    def on_cpu(self) -> Seat:
-        """The place on a machine without GPUs: memory for few requests, at least one, since all processes share it."""
+    def cpu_seat(self) -> Seat:
+        """The seat on a machine without GPUs. All processes share its memory, so memory is planned for few requests,
+        but at least one.
+        """
         if self.manifest.memory is None or self.manifest.parallel.nodes > 1:
             return Seat(sequences=self.sequences)
         few = max(CONTEXT * SEQUENCES // self.context, 1)
@@ -89,7 +93,7 @@ class Workload:
 
 
 def workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home) -> dict[str, Workload]:
-    """The workloads of the endpoints on managed servers, by model; endpoints of the same model share its server.
+    """The workloads of the endpoints on managed servers, by model; endpoints of the same model share one server.
 
     Raises:
         ModelsError: there is no such model.
@@ -101,26 +105,26 @@ def workloads(endpoints: Iterable[EndpointConfig], concurrency: int, home: Home)
             continue
         manifest = load_manifest(config.model, home.root)
         rank = choose_rank([find_adapter(home.adapters, config.adapter)]) if config.adapter else 0
-        before = by_model.get(config.model, Workload(manifest, 0, 0))
+        earlier = by_model.get(config.model, Workload(manifest, 0, 0))
         by_model[config.model] = Workload(
             manifest,
-            min(before.sequences + config.capacity, concurrency),
-            max(before.context, served_context(config, manifest)),
-            max(before.rank, rank),
-            before.shares or config.shares,
+            min(earlier.sequences + config.capacity, concurrency),
+            max(earlier.context, served_context(config, manifest)),
+            max(earlier.rank, rank),
+            earlier.shares or config.shares,
         )
     return by_model
 
 
 def served_context(config: EndpointConfig, manifest: Manifest) -> int:
-    """The context of an endpoint's server in tokens, reasoning room included."""
-    room = config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else manifest.reasoning_room
-    return min(config.context or CONTEXT_BESIDE_THOUGHTS + room, manifest.context)
+    """The context of an endpoint's server in tokens, including the tokens for reasoning."""
+    reasoning = config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else manifest.reasoning_room
+    return min(config.context or CONTEXT_WITHOUT_REASONING + reasoning, manifest.context)
 
 
 def _stated_context(config: EndpointConfig) -> int:
-    """The context that an endpoint's settings require; 0 if any server of its model will do."""
-    return config.context or (CONTEXT_BESIDE_THOUGHTS + room if (room := config.reasoning_tokens) else 0)
+    """The context that an endpoint's settings require; 0 if any server of its model suffices."""
+    return config.context or (CONTEXT_WITHOUT_REASONING + reasoning if (reasoning := config.reasoning_tokens) else 0)
 
 
 def plan_servers(
@@ -131,11 +135,11 @@ def plan_servers(
     context: int = CONTEXT,
     whole: bool = False,
 ) -> Placement:
-    """Plan which model goes on which GPU. Manifests are planned for `sequences` requests of `context` tokens; `whole`
-    distributes all of each GPU.
+    """Plan which model runs on which GPU. A model given by its manifest is planned for `sequences` requests of
+    `context` tokens. With `whole`, the servers share all memory of each GPU, even if they need less.
 
     Raises:
-        ConfigError: a manifest has no [memory], or spans machines.
+        ConfigError: a manifest has no [memory], or its model spans several machines.
     """
     demands = [_as_workload(model, sequences, context).demand for model in models]
     return place_models(demands, gpus, smaller, whole)
@@ -146,73 +150,74 @@ def _as_workload(model: Manifest | Workload, sequences: int = SEQUENCES, context
 
 
 def assign_seats(models: Iterable[Manifest | Workload], whole: bool = False) -> dict[str, tuple[Seat, str]]:
-    """Place models on this machine's GPUs; return by model its seat and the group in which it takes turns ("": none).
+    """Place models on this machine's GPUs; return each model's seat and the group in which it takes turns ("": none).
 
-    On a machine without GPUs, and for models over several machines, seats name no GPUs: vLLM then chooses.
+    On a machine without GPUs, and for models that span several machines, seats name no GPUs: vLLM then chooses.
 
     Raises:
         NanofluxError: the models do not fit.
     """
-    wanted = {each.manifest.name: each for each in map(_as_workload, models)}
+    by_name = {each.manifest.name: each for each in map(_as_workload, models)}
     gpus = list_gpus()
     if not gpus:
-        return {name: (each.on_cpu, each.shares) for name, each in wanted.items()}
-    here = [each for each in wanted.values() if each.manifest.parallel.nodes == 1]
-    result = plan_servers(here, gpus, whole=whole)
-    if not result.fits:
-        raise NanofluxError(result.refusal, "what would fit: " + "; ".join(result.would_fit))
+        return {name: (each.cpu_seat, each.shares) for name, each in by_name.items()}
+    on_this_machine = [each for each in by_name.values() if each.manifest.parallel.nodes == 1]
+    placement = plan_servers(on_this_machine, gpus, whole=whole)
+    if not placement.fits:
+        raise NanofluxError(placement.refusal, "what would fit: " + "; ".join(placement.would_fit))
     placed: dict[str, tuple[Seat, str]] = {
-        server.name: (_seat(server, wanted[server.name].sequences), server.shares) for server in result.servers
+        server.name: (_make_seat(server, by_name[server.name].sequences), server.shares) for server in placement.servers
     }
-    return {name: placed.get(name, (Seat(sequences=each.sequences), "")) for name, each in wanted.items()}
+    return {name: placed.get(name, (Seat(sequences=each.sequences), "")) for name, each in by_name.items()}
 
 
-def _seat(server: Server, sequences: int) -> Seat:
+def _make_seat(server: Server, sequences: int) -> Seat:
     return Seat(server.gpus, server.utilisation, server.tensor, server.kv_gib, sequences)
 
 
 def build_managed(
     endpoints: Mapping[str, EndpointConfig], home: Home, concurrency: int = 0
 ) -> tuple[dict[str, VllmEndpoint], dict[str, str]]:
-    """Build the endpoints on managed servers, by name; also return the group in which each endpoint takes turns ("":
-    none).
+    """Build the endpoints on managed servers. Returns them by name, and by name the group in which each endpoint takes
+    turns on a GPU ("": none).
 
-    At most `concurrency` requests are in flight (0: as many as the endpoints take). A profile's `shares` override those
-    of the placement. Endpoints of one model share a server, which takes adapters if one of them has an adapter.
+    At most `concurrency` requests are in flight (0: as many as the endpoints' capacities allow). A group that a profile
+    sets as `shares` is used if the placement requires none. Endpoints of one model share a server, which takes adapters
+    if one of the endpoints has an adapter.
 
     Raises:
         NanofluxError, ModelsError: there is no vLLM, weights or an adapter are missing, or the models do not fit.
     """
     groups = {name: config.shares for name, config in endpoints.items()}
-    chosen = {name: config for name, config in endpoints.items() if find_kind(config.interface).managed}
-    if not chosen:
+    managed = {name: config for name, config in endpoints.items() if find_kind(config.interface).managed}
+    if not managed:
         return {}, groups
-    wanted = workloads(chosen.values(), concurrency or sum(each.capacity for each in chosen.values()), home)
-    for config in chosen.values():
+    by_model = workloads(managed.values(), concurrency or sum(each.capacity for each in managed.values()), home)
+    for config in managed.values():
         if config.adapter:
-            require_lora(wanted[config.model].manifest, home)
-    stated = {model: max(_stated_context(c) for c in chosen.values() if c.model == model) for model in wanted}
-    places, fleet, result = assign_seats(wanted.values(), whole=True), Fleet(home.root), {}
-    for name, config in chosen.items():
-        seat, group = places[config.model]
+            require_lora(by_model[config.model].manifest, home)
+    contexts = {model: max(_stated_context(c) for c in managed.values() if c.model == model) for model in by_model}
+    seats, fleet, built = assign_seats(by_model.values(), whole=True), Fleet(home.root), {}
+    for name, config in managed.items():
+        seat, group = seats[config.model]
         groups[name] = group or groups[name]
-        launch = make_launch(config, home, seat, bool(groups[name]), wanted[config.model].rank)
+        launch = make_launch(config, home, seat, bool(groups[name]), by_model[config.model].rank)
         adapter = find_adapter(home.adapters, config.adapter) if config.adapter else None
-        server = fleet.server(replace(launch, context=stated[config.model]))
-        result[name] = VllmEndpoint(server, adapter, config.capacity, config.structured, _stated_room(config))
-    return result, groups
+        server = fleet.server(replace(launch, context=contexts[config.model]))
+        built[name] = VllmEndpoint(server, adapter, config.capacity, config.structured, _stated_reasoning(config))
+    return built, groups
 
 
-def _stated_room(config: EndpointConfig) -> int | None:
-    """The reasoning tokens of a configuration; None if it leaves them to the model's manifest."""
+def _stated_reasoning(config: EndpointConfig) -> int | None:
+    """The reasoning tokens that a configuration states; None if it leaves them to the model's manifest."""
     return config.reasoning_tokens if "reasoning_tokens" in config.model_fields_set else None
 
 
 def require_lora(manifest: Manifest, home: Home) -> None:
-    """Require that a model's manifest names modules for adapters.
+    """Require that a model's manifest names the modules that adapters change.
 
     Raises:
-        ConfigError: it names none.
+        ConfigError: the manifest names none.
     """
     if manifest.lora is None:
         path = home.root / "models" / f"{manifest.name}.toml"
@@ -224,8 +229,8 @@ def make_launch(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ra
     """The launch of an endpoint's server, with buffers for adapters up to `rank` (0: none).
 
     Raises:
-        RefusedError: batch_invariant is set, and vLLM has no such kernels for this device.
-        ModelsError: there is no vLLM, no manifest, no chat template, or the weights are not installed.
+        RefusedError: batch_invariant is set, but vLLM has no batch-invariant kernels for this device.
+        ModelsError: vLLM, the manifest, the chat template or the weights are missing.
     """
     weights = weights_dir(config.model, home.root)
     require_template(config.model, weights)
@@ -259,6 +264,6 @@ def _require_batch_invariance(model: str, interpreter: Interpreter) -> None:
 
 
 def choose_rank(adapters: Iterable[Path]) -> int:
-    """The rank that a server must allow for these adapters: the default, or the next one that vLLM supports."""
+    """The rank that a server must allow for these adapters: the default, or the next higher rank that vLLM supports."""
     highest = max((read_rank(folder) for folder in adapters), default=RANK)
     return next((rank for rank in (RANK, 32, 64, 128, 256, 512) if rank >= highest), highest)

@@ -1,7 +1,7 @@
 """A vLLM server with an adapter merged into a temporary copy of its base.
 
-On a CPU, vLLM is several times slower with a separate LoRA than without. The copy is as large as the base and is
-removed after its last use. The merge is checked against base and adapter (`adapters.merge`).
+On a CPU, vLLM is several times slower with a separate LoRA adapter than without one. The copy is as large as the base,
+and is removed after its last use. The merge is checked against base and adapter (`adapters.merge`).
 """
 
 import fcntl
@@ -22,11 +22,12 @@ from nanoflux_models.manifest import load_manifest as load_model
 
 
 class MergedCopy:
-    """A merged copy of an adapter's base, created unless it exists; the last `release` removes it.
+    """A copy of an adapter's base with the adapter merged into it. Created unless it exists; the last process that
+    calls `release` removes it.
 
     Raises:
-        RefusedError: the adapter has no effect, the merged model disagrees with base and adapter, or the base is of
-            another revision.
+        RefusedError: the adapter has no effect, the merged model disagrees with base and adapter, or the base has
+            another revision than the adapter was trained on.
         UsageError: the base's weights are stored quantised.
     """
 
@@ -36,8 +37,8 @@ class MergedCopy:
         self._lock_file = home.lock(f"merged-{adapter.name}").open("w")
         fcntl.flock(self._lock_file, fcntl.LOCK_EX)
         if not self.path.exists():
-            sealed = read_adapter(adapter)
-            merge(sealed, find_base(sealed, home.root), self.path)
+            record = read_adapter(adapter)
+            merge(record, find_base(record, home.root), self.path)
         fcntl.flock(self._lock_file, fcntl.LOCK_SH)
         if not read_merge_record(self.path).check.has_effect:
             self.release()
@@ -59,7 +60,9 @@ class MergedCopy:
 
 
 class MergedEndpoint(VllmEndpoint):
-    """Chat with a model into which an adapter is merged; its identity names base, adapter and the variant "merged"."""
+    """Chat with a model into which an adapter is merged. The identity names base and adapter; its variant ends in
+    "merged".
+    """
 
     def __init__(self, launch: Launch, adapter: Path, home: Home, reasoning_tokens: int | None = None) -> None:
         self._copy = MergedCopy(adapter, home)
@@ -76,7 +79,7 @@ class MergedEndpoint(VllmEndpoint):
 
 
 def build_merged_endpoint(config: EndpointConfig, home: Home) -> VllmEndpoint:
-    """Build a model behind a vLLM server without LoRA modules; an adapter is merged into the weights.
+    """Build an endpoint on a vLLM server without LoRA modules; a configured adapter is merged into the weights.
 
     Raises:
         NanofluxError, ModelsError: vLLM, the weights or the adapter are missing, or they cannot be merged.

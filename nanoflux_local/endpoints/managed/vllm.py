@@ -1,10 +1,10 @@
 """A model behind a managed vLLM server: `openai_chat` sends the requests, `fleet` manages the server.
 
-The server is looked up or started with the first request, so a run that its ledger answers starts none. A server that
-crashes is restarted, and its requests in flight are sent again. An adapter is loaded under its content hash and probed
-before the first request. A thinking model's stop strings are not sent, since vLLM would apply them to the thoughts;
-they are applied to the answer by the client. The rest of a batch may change a reply, so the endpoint is repeatable only
-if its server is batch-invariant, which is tested.
+The server is found or started when the first request arrives, so a run whose calls are all in its ledger starts none. A
+server that crashes is restarted, and its requests in flight are sent again. An adapter is loaded under its content hash
+and probed before the first request. A thinking model's stop strings are not sent, since vLLM would apply them to the
+thoughts; instead, the client applies them to the answer. The other requests of a batch can change a reply, so the
+endpoint is repeatable only if its server is batch-invariant, which is tested.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import TypeVar
 from nanoflux_local.adapters.hash import adapter_hash
 from nanoflux_local.endpoints.context import Context
 from nanoflux_local.endpoints.local.tokens import TokenCounter
-from nanoflux_local.endpoints.managed.fleet import Managed
+from nanoflux_local.endpoints.managed.fleet import ManagedServer
 from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.served import CAPACITY
 from nanoflux_local.errors import EndpointError, RefusedError
@@ -32,13 +32,13 @@ T = TypeVar("T")
 
 
 class VllmEndpoint:
-    """Chat with a served model, or with an adapter on it. `reasoning_tokens` are its reasoning room; None takes that of
-    its manifest.
+    """Chat with a served model, or with an adapter on it. `reasoning_tokens` limits the reasoning of a reply; None uses
+    the limit in the model's manifest.
     """
 
     def __init__(
         self,
-        server: Managed,
+        server: ManagedServer,
         adapter: Path | None = None,
         capacity: int = CAPACITY,
         structured: bool = False,
@@ -46,9 +46,9 @@ class VllmEndpoint:
     ) -> None:
         launch = server.launch
         self.capacity = capacity
-        self.repeatable = launch.batch_invariant  # tested when the server answers: `_test_batch_invariance`
-        room = launch.manifest.reasoning_room if reasoning_tokens is None else reasoning_tokens
-        self.context = Context(launch.length, room)
+        self.repeatable = launch.batch_invariant  # `_test_batch_invariance` tests this once the server answers
+        reasoning = launch.manifest.reasoning_room if reasoning_tokens is None else reasoning_tokens
+        self.context = Context(launch.length, reasoning)
         self._server, self._adapter = server, adapter
         self._name = adapter_hash(adapter) if adapter else launch.model
         variant = f"{launch.variant} structured" if structured else launch.variant
@@ -61,7 +61,7 @@ class VllmEndpoint:
         self._preparing = asyncio.Lock()
 
     async def chat(self, request: ChatRequest) -> ChatReply:
-        """Answer one request; it is sent again if the server crashes.
+        """Answer one request; the request is sent again if the server crashes.
 
         Raises:
             EndpointError: no usable reply was received, or the server crashed too often.
@@ -79,11 +79,11 @@ class VllmEndpoint:
                 await asyncio.gather(task, return_exceptions=True)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of `text` in the model's own tokenizer; needs no server."""
+        """Count the tokens of `text` with the model's tokenizer; this needs no server."""
         return self._counter.count(text)
 
     async def wake(self) -> None:
-        """Wake the server, or start it if it does not run; check a loaded adapter after each wake.
+        """Wake the server, or start it if it does not run. After a wake, check that a loaded adapter still applies.
 
         Raises:
             RefusedError: the adapter no longer applies.
@@ -105,7 +105,9 @@ class VllmEndpoint:
         await self._server.close()
 
     async def _ready(self) -> tuple[OpenAIChatEndpoint, asyncio.Future[None]]:
-        """A client of the running server, after its adapter was loaded and probed."""
+        """Start the server if necessary, and load and probe the adapter; return a client, and a future that is done
+        when the server exits.
+        """
         async with self._preparing:
             if self._refused is not None:
                 raise self._refused
@@ -135,7 +137,7 @@ class VllmEndpoint:
             self._sentinel = await _in_thread(choose_sentinel, client, launch.model, self._name)
 
     async def _load_or_refuse(self, client: ServerClient, adapter: Path) -> None:
-        """Load the adapter. If vLLM refuses it, later requests of this endpoint fail without another try."""
+        """Load the adapter. If vLLM refuses it, later requests of this endpoint fail at once, without another try."""
         try:
             await _in_thread(client.load_adapter, self._name, adapter)
         except EndpointError as error:
@@ -145,7 +147,9 @@ class VllmEndpoint:
             raise self._refused from error
 
     async def _check_adapter(self, client: ServerClient, adapter: Path, sentinel: Sentinel) -> None:
-        """Check that the adapter still applies after a wake; if not, reload it, and refuse it if that fails too."""
+        """Check that the adapter still applies after a wake. If not, reload the adapter, and refuse it if it still does
+        not apply.
+        """
         if await _in_thread(still_applies, client, sentinel):
             return
         await _in_thread(client.unload_adapter, self._name)
@@ -164,14 +168,16 @@ class VllmEndpoint:
         self._server.note_batch_proved()
 
     def _count_reasoning(self, reply: ChatReply) -> ChatReply:
-        """The reply with its `reasoning_tokens`, which are counted here if the server reports none."""
+        """The reply with its number of reasoning tokens, which is counted here if the server reports none."""
         thoughts = reply.text[: answer_start(reply.text)]
         if not thoughts or reply.reasoning_tokens:
             return reply
         return replace(reply, reasoning_tokens=self.count_tokens(thoughts))
 
     def _adapt_request(self, request: ChatRequest) -> ChatRequest:
-        """The request with the server's name of the model, and without a system message if the template takes none."""
+        """The request with the model's name on the server, and without a system message if the chat template does not
+        accept one.
+        """
         chat = self._server.launch.manifest.chat
         messages = request.messages if chat.system_role else without_system(request.messages)
         return replace(request, messages=messages, endpoint=replace(request.endpoint, model=self._name))

@@ -1,11 +1,11 @@
 """Time-sharing: endpoints that share one GPU answer in waves; all but one of them sleep.
 
-A swap takes seconds, so it is made once a wave: requests for a sleeping endpoint wait until the awake one has no
-request in flight and has received none for a short while. Then the endpoint with the most waiting requests is woken (of
-equals, the one with the oldest request). The engine plays turns concurrently, so a wave is one step of many turns. The
-replies are not changed, so the order of waves changes no dataset.
+A swap takes seconds, so endpoints are swapped only once per wave. Requests for a sleeping endpoint wait until the awake
+endpoint has no request in flight and has received none for a short while. Then the endpoint with the most waiting
+requests is woken; in a tie, the one with the oldest request. The engine plays turns concurrently, so a wave answers the
+same step of many turns. Waves do not change replies, so their order does not affect the dataset.
 
-Owns which endpoint is awake. Starts no server and does not retry: if a swap fails, the requests waiting for it fail.
+This module starts no server and does not retry: if a swap fails, the requests that wait for it fail.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from nanoflux_local.errors import ConfigError, EndpointError, NanofluxError
 from nanoflux_local.records import ChatReply, ChatRequest, Identity
 
 LINGER_S = 0.1
-"""How long the awake endpoint waits for one more request before it yields the GPU: short compared with a swap."""
+"""How long the awake endpoint waits for another request before it yields the GPU: short compared with a swap."""
 
 
 @runtime_checkable
 class Sleeper(Endpoint, Protocol):
-    """An endpoint that can free its GPU and take it again. Both calls may be repeated.
+    """An endpoint that can free its GPU and take it again. Both methods may be called repeatedly.
 
     `wake` returns when requests can be sent, starting the server if needed; `sleep` returns when the GPU's memory is
-    free (vLLM: `POST /wake_up` and `POST /sleep?level=1`). Neither is called with a request in flight.
+    free (vLLM: `POST /wake_up` and `POST /sleep?level=1`). Neither is called while a request is in flight.
     """
 
     async def sleep(self) -> None: ...
@@ -37,20 +37,20 @@ class Sleeper(Endpoint, Protocol):
 
 
 class SharedGpu:
-    """The endpoints of one GPU: the awake one, and those that wait. Belongs to one event loop."""
+    """The endpoints of one GPU, of which at most one is awake. Use it only in one event loop."""
 
     def __init__(self, linger_s: float = LINGER_S) -> None:
         self.swaps = 0
         self._linger_s = linger_s
-        self._present: Sleeper | None = None  # holds the GPU's memory
-        self._answering: Sleeper | None = None  # may receive requests: the one present, except during a swap
+        self._resident: Sleeper | None = None  # the endpoint that occupies the GPU's memory
+        self._answering: Sleeper | None = None  # the endpoint that may receive requests; None during a swap
         self._in_flight = 0
         self._waiting: dict[Sleeper, dict[int, asyncio.Future[None]]] = {}
         self._tickets = itertools.count()
         self._task: asyncio.Task[None] | None = None
 
     async def enter(self, member: Sleeper) -> None:
-        """Wait for the member's wave; `leave` must follow."""
+        """Wait for a wave of this member. The caller must call `leave` after its request."""
         if self._answering is member:
             self._in_flight += 1
             return
@@ -62,11 +62,11 @@ class SharedGpu:
         except BaseException:
             self._waiting.get(member, {}).pop(ticket, None)
             if future.done() and not future.cancelled() and future.exception() is None:
-                self.leave()  # cancelled just after it was admitted
+                self.leave()  # the request was cancelled just after it was admitted
             raise
 
     def leave(self) -> None:
-        """Note that a request was answered or cancelled."""
+        """Record that a request was answered or cancelled."""
         self._in_flight -= 1
         self._start_swap_if_idle()
 
@@ -89,22 +89,22 @@ class SharedGpu:
                 await asyncio.sleep(self._linger_s)
             waiting = [member for member, futures in self._waiting.items() if futures]
             if not self._in_flight and waiting:
-                await self._swap(max(waiting, key=self._rank))
+                await self._swap(max(waiting, key=self._priority))
         finally:
             if self._task is asyncio.current_task():
                 self._task = None
                 self._start_swap_if_idle()
 
-    def _rank(self, member: Sleeper) -> tuple[int, int]:
+    def _priority(self, member: Sleeper) -> tuple[int, int]:
         futures = self._waiting[member]
         return len(futures), -min(futures)
 
     async def _swap(self, member: Sleeper) -> None:
         self._answering = None
         try:
-            if self._present is not None and self._present is not member:
-                await self._present.sleep()
-            self._present = member  # it may now hold memory, even if it fails to wake
+            if self._resident is not None and self._resident is not member:
+                await self._resident.sleep()
+            self._resident = member  # the member may now occupy memory, even if it fails to wake
             await member.wake()
         except Exception as error:  # noqa: BLE001 - every error of a swap must reach the requests that wait for it
             reported = (
@@ -130,7 +130,7 @@ class SharedGpu:
 
 
 class TimeShared:
-    """An endpoint whose requests are sent in its waves; otherwise it behaves like `inner`."""
+    """An endpoint that sends its requests only in its waves; otherwise it behaves like `inner`."""
 
     def __init__(self, inner: Sleeper, gpu: SharedGpu) -> None:
         self.inner, self.gpu = inner, gpu
@@ -152,7 +152,7 @@ class TimeShared:
         return self.inner.context
 
     async def chat(self, request: ChatRequest) -> ChatReply:
-        """Answer in the next wave.
+        """Answer the request in the endpoint's next wave.
 
         Raises:
             EndpointError: no usable reply was received, or the model could not be woken.
@@ -180,7 +180,7 @@ def _leaving_at_end(gpu: SharedGpu) -> Iterator[None]:
 def take_turns(
     endpoints: Mapping[str, Endpoint], shares: Mapping[str, str], linger_s: float = LINGER_S
 ) -> dict[str, Endpoint]:
-    """The endpoints; those with the same group in `shares` are wrapped so that they take turns.
+    """Return the endpoints, wrapped so that endpoints with the same group in `shares` take turns.
 
     Raises:
         ConfigError: an endpoint with a group cannot sleep.
@@ -194,5 +194,5 @@ def take_turns(
         if not isinstance(endpoint, Sleeper):
             fix = "remove the key: only servers that NanoFlux manages can sleep"
             raise ConfigError(f"endpoints.{name}.shares: this endpoint cannot sleep", fix)
-        result[name] = cast(Endpoint, TimeShared(endpoint, gpus[group]))  # its attributes are read-only, and only read
+        result[name] = cast(Endpoint, TimeShared(endpoint, gpus[group]))  # its attributes are read-only, which suffices
     return result

@@ -1,9 +1,9 @@
-"""The parameters that a server accepts, by the model's name, the endpoint's switches (`send`) and past refusals.
+"""Decides which parameters a server accepts, from the model's name, the endpoint's switches (`send`) and past refusals.
 
-Servers refuse requests with parameters that they do not take, and names are unreliable: a gateway serves a model under
-any name. So the name gives the default, a switch of the endpoint overrides it, and a refusal that names a parameter
-changes it for later requests. None of this changes a request's key: the ledger stores what was asked, not how it was
-sent.
+Servers refuse requests with parameters that they do not support. A model's name is an unreliable hint, since a gateway
+can serve a model under any name. So the name gives the defaults, the endpoint's switches override them, and a refusal
+that names a parameter changes that parameter for later requests. None of this changes a request's key in the ledger,
+which stores the request itself, and not the form in which it was sent.
 """
 
 import json
@@ -17,10 +17,10 @@ from nanoflux_local.endpoints.remote.error_body import ErrorBody
 from nanoflux_local.records import ChatRequest, Message, Sampling, without_system
 
 INT32_SEEDS = 2**31 - 1
-"""The bound of shortened seeds."""
-FEW_STOPS = 4
-"""The number of stop strings that every server with a limit accepts."""
-_PREFIX = r"^(?:.*[./]|ft:)?"  # a gateway's, a provider's or a region's name: azure/…, us.anthropic.…
+"""Shortened seeds are below this number."""
+STOP_LIMIT = 4
+"""The number of stop strings that every server accepts, even one with a limit."""
+_PREFIX = r"^(?:.*[./]|ft:)?"  # the name of a gateway, provider or region: azure/…, us.anthropic.…
 _OPENAI_REASONING = re.compile(_PREFIX + r"(?:o\d|gpt-[5-9])(?!.*-chat)")
 _CLAUDE = re.compile(_PREFIX + r"claude-")
 _CLAUDE_SAMPLED = re.compile(
@@ -42,7 +42,7 @@ _NO_SYSTEM = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The accepted parameters; the fields are those of the configuration's `Send`, each with a value."""
+    """The accepted parameters. It has the fields of `Send`, the endpoint's switches, but here each has a value."""
 
     seed: bool | Literal["int32"] = True
     temperature: bool = True
@@ -53,30 +53,33 @@ class Accepted:
     system: bool = True
 
     def seeding(self, seed: int) -> dict[str, int]:
-        """The seed parameter."""
+        """The seed parameter to send; empty if the server accepts none."""
         if self.seed == "int32":
             return {"seed": seed % INT32_SEEDS}
         return {"seed": seed} if self.seed else {}
 
     def sampling(self, sampling: Sampling) -> dict[str, float]:
-        """Temperature and top_p. If only one of them may be sent, it is the one that differs from its default."""
+        """Temperature and top_p, as far as accepted. If only one of them may be sent, it is the temperature, unless
+        only top_p differs from its default.
+        """
         values = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         if self.temperature and self.top_p and not self.temperature_with_top_p:
             del values["temperature" if sampling.temperature == 1.0 and sampling.top_p < 1.0 else "top_p"]
         return {name: value for name, value in values.items() if getattr(self, name)}
 
     def stops(self, stop: tuple[str, ...]) -> list[str]:
-        """The stop strings to send; the client cuts the reply at all of them."""
+        """The stop strings to send. The client cuts the reply at every stop string, sent or not."""
         return list(stop if self.stop is True else stop[: int(self.stop)])
 
     def messages(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """The messages; if the server takes no system message, its text starts the first user message."""
+        """The messages to send. If the server accepts no system message, that text starts the first user message."""
         return messages if self.system else without_system(messages)
 
 
 def accepted_by(model: str, thinks: bool = False, send: Send | None = None) -> Accepted:
-    """The parameters that a model accepts by its name; all if the name is unknown. A thinking model gets no stop
-    strings, since its server would apply them to the thoughts. Switches override both.
+    """The parameters that the server of a model accepts, judged by the model's name; all if the name is unknown. A
+    thinking model is sent no stop strings, since its server would apply them to the thoughts. The switches in `send`
+    override both rules.
     """
     accepted = Accepted()
     if _OPENAI_REASONING.match(model):
@@ -90,7 +93,7 @@ def accepted_by(model: str, thinks: bool = False, send: Send | None = None) -> A
 
 
 def learn_from_refusal(refusal: ErrorBody, accepted: Accepted, request: ChatRequest) -> dict[str, Any]:
-    """The switches to change after a refused request, by name; none if the refusal names no parameter."""
+    """The switches to change after a refused request, with their new values. Empty if no parameter is named."""
     words = " ".join((refusal.words, *refusal.codes)).lower()
     unsupported, params = bool(_UNSUPPORTED.search(words)), set(refusal.params)
 
@@ -112,8 +115,8 @@ def learn_from_refusal(refusal: ErrorBody, accepted: Accepted, request: ChatRequ
         and request.sampling.stop
         and (_STOP.search(words) or {"stop", "stop_sequences"} & {*refusal.params})
     ):
-        many = accepted.stop is True and not unsupported and len(request.sampling.stop) > FEW_STOPS
-        changes["stop"] = FEW_STOPS if many else False
+        many = accepted.stop is True and not unsupported and len(request.sampling.stop) > STOP_LIMIT
+        changes["stop"] = STOP_LIMIT if many else False
     if accepted.system and _NO_SYSTEM.search(words) and any(message.role == "system" for message in request.messages):
         changes["system"] = False
     return changes

@@ -1,6 +1,6 @@
-"""Servers that speak the Anthropic messages protocol, through the anthropic SDK: Claude, or vLLM.
+"""The client for servers that speak the Anthropic messages protocol (Claude, or vLLM), through the anthropic SDK.
 
-The protocol has no seed: only the ledger distinguishes repeats.
+The protocol has no seed, so repeats of a request differ only in their ledger key.
 """
 
 from types import ModuleType
@@ -22,7 +22,7 @@ from nanoflux_local.records import ChatRequest
 
 
 class AnthropicMessagesEndpoint(ServedEndpoint):
-    """A model behind a server's `/v1/messages`. As for other endpoints, the url may end in /v1."""
+    """A model behind a server's `/v1/messages`. The url may end in /v1, as for other endpoints."""
 
     interface = "anthropic_messages"
     default_url = "https://api.anthropic.com/v1"
@@ -37,7 +37,7 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
     def connect(url: str, key: Key) -> Any:
         import anthropic
 
-        base = url.rstrip("/").removesuffix("/v1")  # the SDK adds it
+        base = url.rstrip("/").removesuffix("/v1")  # the SDK appends /v1
         client = anthropic.AsyncAnthropic(base_url=base, api_key=key.text or "none", **client_options(anthropic, url))
         return client.with_options(set_default_headers={})  # headers set in the environment are for another server
 
@@ -54,13 +54,13 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
                 {"role": message.role, "content": message.content} for message in messages if message.role != "system"
             ],
             "max_tokens": sampling.max_tokens,
-            "extra_body": accepted.sampling(sampling),  # the SDK's types allow none for current models
+            "extra_body": accepted.sampling(sampling),  # the SDK's types allow no sampling for current models
         }
         if system:
             body["system"] = system
         stop = accepted.stops(
             tuple(string for string in sampling.stop if string.strip())
-        )  # the server refuses blank ones
+        )  # the server refuses blank stop strings
         if stop:
             body["stop_sequences"] = stop
         if request.sections:
@@ -75,13 +75,13 @@ class AnthropicMessagesEndpoint(ServedEndpoint):
         content = read_content(blocks)
         if not content.text:
             check_tool_call(reason, [block for block in blocks if value_at(block, "type") == "tool_use"])
-        # Tokens written to and read from a cache are counted separately, but are part of the prompt.
+        # The server reports prompt tokens that were written to or read from its cache apart from the others.
         cached = count(body, "usage", "cache_read_input_tokens")
-        read = count(body, "usage", "input_tokens") + count(body, "usage", "cache_creation_input_tokens") + cached
+        prompt = count(body, "usage", "input_tokens") + count(body, "usage", "cache_creation_input_tokens") + cached
         return ParsedReply(
             content.text or "",
             read_finish(reason),
-            read,
+            prompt,
             count(body, "usage", "output_tokens"),
             cached,
             content.thoughts,

@@ -1,4 +1,4 @@
-"""Embeddings from a server that speaks the OpenAI protocol, through the openai SDK: vLLM, or a hosted one."""
+"""The client for embeddings from a server that speaks the OpenAI protocol (vLLM, or a hosted service)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +44,7 @@ class ServedEmbedder:
             raise ConfigError(f"{DEFAULT_URL} requires a key", "set key_env = VARIABLE, or key_file = PATH")
         self.identity = Identity("openai_embeddings", model, revision or " ".join(addresses))
         self.price = price
-        chat = OpenAIChatEndpoint  # the same SDK and connection
+        chat = OpenAIChatEndpoint  # embeddings use the same SDK and connection
         self._service = Service(model, addresses, key, chat.sdk, chat.connect, capacity, timeout_s)
 
     async def embed(self, request: EmbedRequest) -> EmbedReply:
@@ -68,8 +68,8 @@ class ServedEmbedder:
                 raise GarbledError(str(error), response.text) from None
 
         tokens = len(text.encode())
-        lost = 0.0 if self.price is None else self.price.cost(tokens, 0)
-        return await self._service.ask(attempt, AttemptBounds(1, tokens, lost))
+        lost_usd = 0.0 if self.price is None else self.price.cost(tokens, 0)
+        return await self._service.ask(attempt, AttemptBounds(1, tokens, lost_usd))
 
     async def close(self) -> None:
         await self._service.close()
@@ -79,7 +79,7 @@ def _normalize(numbers: Any) -> Vector:
     """Scale an embedding from a server to length 1.
 
     Raises:
-        ValueError: it is not a list of numbers, or has no direction.
+        ValueError: the embedding is not a list of numbers, or has no direction.
     """
     if not isinstance(numbers, list) or not numbers:
         raise ValueError("a response without an embedding")

@@ -1,8 +1,8 @@
-"""Error bodies of any shape: the provider's message, its codes and the parameters that it names.
+"""Reads error bodies of any shape: the provider's message, the error codes, and the parameters that the error names.
 
 Servers and gateways wrap errors in different ways: `{"error": {"message": …}}` (OpenAI), `{"detail": [{"loc": …}]}`
-(FastAPI), `{"message": {"detail": […]}}` (Mistral), a list of errors (Gemini), an upstream error as text inside a
-gateway's (OpenRouter), a web page (proxies), plain text. `faults` classifies them.
+(FastAPI), `{"message": {"detail": […]}}` (Mistral), a list of errors (Gemini), an upstream error as text inside the
+gateway's error (OpenRouter), a web page (proxies), or plain text. `faults` classifies the errors.
 """
 
 import html
@@ -17,7 +17,7 @@ from nanoflux_local.redaction import redact
 MAX_WORDS = 500
 """The length to which a provider's message is cut."""
 MAX_BODY = 100_000
-"""Bytes of a body that are read."""
+"""The maximum number of bytes that are read of a body."""
 MAX_DEPTH = 8
 MESSAGE_KEYS = (
     "message", "msg", "error", "detail", "errors", "error_message", "error_description", "Message", "title", "reason",
@@ -39,7 +39,7 @@ STATUS_BY_CODE = (
     ("content_", 400),
     ("timeout", 504),
 )
-"""HTTP statuses for codes that are words, for errors that arrive with status 200."""
+"""The HTTP status of an error that arrives with status 200, by a part of its error code; the first match counts."""
 UNKNOWN_STATUS = 500
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
@@ -47,7 +47,7 @@ _TAG = re.compile(r"<[^>]*>")
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """An error's message (`words`), codes and parameters; the latter two in lower case and the provider's order."""
+    """An error's message (`words`), codes and parameters. Codes and parameters are in lower case, innermost first."""
 
     words: str
     codes: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class ErrorBody:
 
     @property
     def status(self) -> int:
-        """The HTTP status that the codes state or imply; 500 if they do neither."""
+        """The HTTP status that the codes state or imply; 500 if they imply none."""
         for code in self.codes:
             if code.isascii() and code.isdigit() and len(code) == 3 and 400 <= int(code) < 600:
                 return int(code)
@@ -102,7 +102,7 @@ def _words(value: Any, depth: int) -> Iterator[str]:
 
 
 def _words_of_text(text: str, depth: int) -> Iterator[str]:
-    """A text, or the messages in it if it is JSON that a gateway passes on."""
+    """The text; if it is JSON that a gateway passes on, the messages in that JSON."""
     if text.startswith(("{", "[")):
         try:
             yield from _words(json.loads(text), depth + 1)
@@ -114,7 +114,7 @@ def _words_of_text(text: str, depth: int) -> Iterator[str]:
 
 
 def _dicts(value: Any, depth: int) -> Iterator[dict[str, Any]]:
-    """The objects of an error, innermost first, since those are more specific."""
+    """The objects of an error, innermost first, since inner objects are more specific."""
     if depth > MAX_DEPTH:
         return
     if isinstance(value, list):
@@ -141,12 +141,12 @@ def _params(value: Any, depth: int) -> Iterator[str]:
 
 
 def _page_title(text: str) -> str:
-    """The heading of a web page, or its text if it has none."""
+    """The title or heading of a web page; its text if it has neither."""
     heading = _TITLE.search(text)
     return html.unescape(_TAG.sub(" ", heading[2] if heading else text))
 
 
 def _shorten(words: str) -> str:
-    """Remove secrets, then cut: half of a key is a secret too."""
+    """Remove secrets, then shorten the text. In the other order, half of a key could remain unrecognised."""
     words = " ".join(redact(words).split())
     return words if len(words) <= MAX_WORDS else f"{words[:MAX_WORDS]}…"

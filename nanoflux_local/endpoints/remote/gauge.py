@@ -1,6 +1,7 @@
-"""The gauge of a local server: adapts the lane to vLLM's metrics of waiting requests and cache usage.
+"""The gauge of a local server: adapts the server's concurrency limit (its lane) to vLLM's metrics, which report waiting
+requests and cache usage.
 
-A server without these metrics is asked only once.
+A server without these metrics is queried only once.
 """
 
 import asyncio
@@ -11,13 +12,13 @@ from typing import Any
 from nanoflux_local.endpoints.remote.replicas import Replica
 
 EVERY_S = 1.0
-PATIENCE_S = 5.0
-FULL = 0.95
-"""Share of the cache from which requests evict each other."""
+TIMEOUT_S = 5.0
+FULL_CACHE = 0.95
+"""The used share of the cache from which requests evict each other."""
 LONG_QUEUE = 0.25
-"""The share of sent requests that may wait at the server, so that it never idles."""
+"""The share of sent requests that may wait at the server. Some should wait, so that the server is never idle."""
 SETTLE_S = 0.5
-"""Replies of one length end together, and new requests arrive together: a queue must persist this long to count."""
+"""A queue must persist this long to count: when replies of one length end together, new requests arrive together."""
 _METRIC = re.compile(r"^vllm:(num_requests_waiting|kv_cache_usage_perc)(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -26,23 +27,23 @@ class Gauge:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._asked_at = float("-inf")
-        self._silent = False
+        self._read_at = float("-inf")
+        self._has_no_metrics = False
         self._task: asyncio.Task[None] | None = None
 
     def refresh(self) -> None:
-        """Read the metrics in the background unless that was done recently; called with every request."""
+        """Read the metrics in the background unless they were read recently. Call this with every request."""
         now = time.monotonic()
-        if self._silent or self._task is not None or now - self._asked_at < EVERY_S:
+        if self._has_no_metrics or self._task is not None or now - self._read_at < EVERY_S:
             return
-        self._asked_at = now
+        self._read_at = now
         self._task = asyncio.create_task(self._adapt_lane(now))
 
     async def _adapt_lane(self, start: float) -> None:
         import httpx2
 
         try:
-            async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
+            async with httpx2.AsyncClient(trust_env=False, timeout=TIMEOUT_S) as client:
                 if await self._is_crowded(client):
                     await asyncio.sleep(SETTLE_S)
                     if await self._is_crowded(client):
@@ -57,8 +58,8 @@ class Gauge:
         address = self._replica.url.rstrip("/").removesuffix("/v1") + "/metrics"
         response = await client.get(address)
         metrics = read_metrics(response.text) if response.status_code == 200 else {}
-        self._silent = not metrics
-        full = metrics.get("kv_cache_usage_perc", 0.0) >= FULL
+        self._has_no_metrics = not metrics
+        full = metrics.get("kv_cache_usage_perc", 0.0) >= FULL_CACHE
         return full or metrics.get("num_requests_waiting", 0.0) > LONG_QUEUE * self._replica.lane.limit + 1
 
     async def close(self) -> None:
@@ -70,7 +71,7 @@ class Gauge:
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """The two values in vLLM's metrics; the largest of each if several engines report them."""
+    """The two values in vLLM's metrics. If several engines report a value, the largest counts."""
     values: dict[str, float] = {}
     for name, value in _METRIC.findall(text):
         values[name] = max(values.get(name, 0.0), float(value))

@@ -1,7 +1,7 @@
-"""API keys: from the environment, or from a file that only its owner can read; never from the command line.
+"""Reads API keys from the environment, or from a file that only its owner can read; never from the command line.
 
-Only this module holds a key as text. Servers repeat keys in their messages, so these pass `Key.mask` before they are
-stored or shown.
+A key's text exists only inside a `Key`. Servers repeat keys in their messages, so every message passes through
+`Key.mask` before it is stored or shown.
 """
 
 import os
@@ -53,7 +53,7 @@ def read_key(variable: str = "", file: str = "") -> Key:
 def _read_key_file(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as opened:
-            status = os.fstat(opened.fileno())  # of the open file: the path may change meanwhile
+            status = os.fstat(opened.fileno())  # of the open file, since the path could be replaced in between
             if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
                 raise ConfigError(
                     f"the key file {path} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",

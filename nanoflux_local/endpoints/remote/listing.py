@@ -1,7 +1,7 @@
-"""Check by a private server's list of models that it serves the model which its endpoint names.
+"""Checks that a private server's list of models contains the model of its endpoint.
 
-Replies are remembered by address and model, so another model behind the same address would go unnoticed. Only servers
-on this machine or in a private network are asked; a server without a list is not reported.
+The ledger stores replies by address and model, so a different model behind the same address would go unnoticed. Only
+servers on this machine or in a private network are queried. A server that has no list is not reported.
 """
 
 import asyncio
@@ -17,13 +17,14 @@ from nanoflux_local.endpoints.remote.openai_chat import OpenAIChatEndpoint
 from nanoflux_local.endpoints.remote.shapes import value_at
 from nanoflux_local.errors import EndpointError
 
-LIMIT_S = 3.0
+TIMEOUT_S = 3.0
 PRIVATE_NAMES = (".local", ".lan", ".internal", ".home.arpa", ".localdomain")
 SHOWN = 3
+"""The number of listed models that a message shows."""
 
 
 async def find_other_models(endpoints: Mapping[str, Endpoint]) -> list[str]:
-    """One line for each server whose list lacks the model that its endpoint names; `endpoints` are by name."""
+    """One line for each server whose list lacks the model of its endpoint. `endpoints` maps names to endpoints."""
     served = ((name, each) for name, each in endpoints.items() if isinstance(each, OpenAIChatEndpoint))
     checks = [_check_server(name, each, url) for name, each in served for url in each.service.urls if is_private(url)]
     return [line for line in await asyncio.gather(*checks) if line]
@@ -39,7 +40,7 @@ async def _check_server(name: str, endpoint: OpenAIChatEndpoint, url: str) -> st
 
 
 async def _fetch_listing(url: str, key: str) -> list[str]:
-    """The models that a server lists; empty if it lists none or fails, which its requests then report."""
+    """The models that a server lists; empty if it lists none, or if the query fails: its requests report that."""
     try:
         return await fetch_listing(url, key)
     except EndpointError:
@@ -47,16 +48,16 @@ async def _fetch_listing(url: str, key: str) -> list[str]:
 
 
 async def fetch_listing(url: str, key: str) -> list[str]:
-    """The models that a server lists at `url`/models; the caller must have allowed its host.
+    """The models that a server lists at `url`/models. The caller must have allowed the server's host in the guard.
 
     Raises:
-        EndpointError: the server does not answer, or with something else than a list.
+        EndpointError: the server does not answer, or its answer is not a list of models.
     """
     import httpx2
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        async with httpx2.AsyncClient(timeout=LIMIT_S, **http_options(url)) as client:
+        async with httpx2.AsyncClient(timeout=TIMEOUT_S, **http_options(url)) as client:
             response = await client.get(f"{url.rstrip('/')}/models", headers=headers)
         if response.status_code != 200:
             raise EndpointError(f"{url}/models answers {response.status_code}", "correct the endpoint's url or key")
@@ -79,12 +80,12 @@ def read_listing(body: Any) -> Iterator[str]:
 
 
 def is_same_model(model: str, listed: str) -> bool:
-    """Whether a listed name denotes the model: Ollama appends a tag, and gateways list patterns."""
+    """Whether a listed name means this model: Ollama appends a tag to names, and gateways list patterns."""
     return listed == model or listed.startswith(f"{model}:") or ("*" in listed and fnmatchcase(model, listed))
 
 
 def is_private(url: str) -> bool:
-    """Whether a url's host is this machine or in a private network, judged by its address or name."""
+    """Whether a url's host is this machine or in a private network, judged by the host's address or name."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_private

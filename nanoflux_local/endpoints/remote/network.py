@@ -1,7 +1,8 @@
-"""Networking: the proxy and the certificates that environment variables set for a server.
+"""Networking: reads which proxy and which certificates the environment sets for a server.
 
-An unusable variable is refused before the first request, and the error names it: inside a client it would cause an
-ImportError, or an error about a missing file without its path. Servers on this machine are always asked directly.
+A variable with an unusable value is refused before the first request, by an error that names the variable. Inside a
+client, it would cause an ImportError, or an error about a missing file that does not state the path. Requests to
+servers on this machine never use a proxy.
 """
 
 import importlib.util
@@ -18,12 +19,12 @@ from nanoflux_local.errors import ConfigError
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""The variables that name trusted certificates; the first that is set is used."""
+"""The variables that name trusted certificates; the first variable that is set is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy and the variable that names it. `url` may hold a password: show `address`."""
+    """A proxy and the variable that names it. `url` may contain a password, so show `address` instead."""
 
     variable: str
     url: str
@@ -35,7 +36,7 @@ class Proxy:
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy for a server; None if it is asked directly."""
+    """The proxy for a server; None if requests go to the server directly."""
     parts, proxies = urlsplit(url), getproxies_environment()
     if on_this_machine(url) or proxy_bypass(parts.netloc):
         return None
@@ -64,10 +65,10 @@ def check_network(url: str) -> None:
 
 
 def http_options(url: str) -> dict[str, Any]:
-    """The arguments of httpx's client for a server. Redirects, which could send a key elsewhere, are off.
+    """The arguments of httpx's client for a server. Redirects are off, since they could send a key to another server.
 
     Raises:
-        ConfigError: see `check_network`.
+        ConfigError: as for `check_network`.
     """
     check_network(url)
     proxy = proxy_for(url)
@@ -86,7 +87,7 @@ def on_this_machine(url: str) -> bool:
 
 
 def _check_proxy(proxy: Proxy, host: str) -> None:
-    instead = f"correct or unset {proxy.variable}, or add {host} to NO_PROXY"
+    fix = f"correct or unset {proxy.variable}, or add {host} to NO_PROXY"
     parts = urlsplit(proxy.url)
     try:
         usable = parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
@@ -95,12 +96,12 @@ def _check_proxy(proxy: Proxy, host: str) -> None:
     if not usable:
         raise ConfigError(
             f"{proxy.variable} names an unusable proxy: {proxy.address}",
-            f"{instead}; write a proxy as http://HOST:PORT or socks5://HOST:PORT",
+            f"{fix}; write a proxy as http://HOST:PORT or socks5://HOST:PORT",
         )
     if parts.scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
         raise ConfigError(
             f"{proxy.variable} names the SOCKS proxy {proxy.address}, which needs the missing package socksio",
-            f"pip install 'httpx2[socks]', or {instead}",
+            f"pip install 'httpx2[socks]', or {fix}",
         )
 
 
@@ -108,7 +109,7 @@ def _load_certificates() -> ssl.SSLContext | None:
     """Load the certificates that the environment names; None if it names none.
 
     Raises:
-        ConfigError: they are missing or invalid.
+        ConfigError: the certificates are missing or invalid.
     """
     variable = next((name for name in CERTIFICATES if os.environ.get(name)), "")
     if not variable:

@@ -1,4 +1,6 @@
-"""Any server that speaks the OpenAI chat completions protocol, through the openai SDK: vLLM, or a hosted one."""
+"""The client for servers that speak the OpenAI chat completions protocol (vLLM, or a hosted service), through the
+openai SDK.
+"""
 
 from types import ModuleType
 from typing import Any
@@ -18,11 +20,13 @@ from nanoflux_local.endpoints.remote.shapes import (
 from nanoflux_local.records import ChatRequest
 
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")
-"""Keys of a message under which servers put its thoughts."""
+"""The keys of a message under which servers send its thoughts."""
 
 
 class OpenAIChatEndpoint(ServedEndpoint):
-    """A model behind a server's `/v1/chat/completions`. Not repeatable: the server decides how it batches."""
+    """A model behind a server's `/v1/chat/completions`. Its replies are not repeatable, since they can depend on the
+    server's batches.
+    """
 
     interface = "openai_chat"
 

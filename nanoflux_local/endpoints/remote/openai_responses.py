@@ -1,6 +1,8 @@
-"""Servers that speak the OpenAI responses protocol, through the openai SDK: the o-series and its successors.
+"""The client for servers that speak the OpenAI responses protocol (the o-series and its successors), through the openai
+SDK.
 
-The protocol has neither a seed nor stop strings: only the ledger distinguishes repeats, and the client cuts replies.
+The protocol has neither a seed nor stop strings. So repeats of a request differ only in their ledger key, and the
+client cuts replies at the stop strings.
 """
 
 from typing import Any
@@ -23,7 +25,7 @@ from nanoflux_local.records import ChatRequest, Finish
 
 
 class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
-    """A model behind a server's `/v1/responses`. The server is asked to store nothing."""
+    """A model behind a server's `/v1/responses`. Each request asks the server to store nothing."""
 
     interface = "openai_responses"
     default_url = "https://api.openai.com/v1"
@@ -70,7 +72,7 @@ class OpenAIResponsesEndpoint(OpenAIChatEndpoint):
 
 
 def _read_status(body: Any) -> Finish:
-    """Why the reply ended; one that is incomplete without a reason was cut.
+    """Why the reply ended. An incomplete reply without a reason counts as cut off ("length").
 
     Raises:
         StatedError: the server failed during the reply.
@@ -88,6 +90,6 @@ def _read_status(body: Any) -> Finish:
 
 
 def _read_thoughts(item: Any) -> str:
-    """A reasoning item's summary and thoughts, as far as the server sends them."""
+    """The summary and the thoughts of a reasoning item, if the server sends them."""
     contents = (read_content(value_at(item, key)) for key in ("summary", "content"))
     return "\n".join(text for content in contents if (text := content.thoughts or content.text))

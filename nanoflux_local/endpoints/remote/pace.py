@@ -1,7 +1,7 @@
-"""Pace: a server's concurrent requests and timeout, both adapted to its behaviour.
+"""Pace: adapts the timeout of a server's requests and the number of concurrent requests to the server's behaviour.
 
-With a fixed timeout a slow local server would look broken; a fixed number of requests would be too low for a large
-server or too high for a small one.
+With a fixed timeout, a slow local server would look broken. A fixed number of concurrent requests would be too low for
+a large server, or too high for a small one.
 """
 
 import asyncio
@@ -12,16 +12,17 @@ from contextlib import asynccontextmanager
 from nanoflux_local.limiter import Limiter
 
 FIRST = 10.0
-"""Before the first measurement, the timeout is this multiple of the shortest: weights may still be loading."""
+"""Before the first measurement, the timeout is this multiple of the minimum: weights may still be loading."""
 MULTIPLE = 4.0
-"""A reply may take this multiple of the slowest recent time per token."""
+"""A reply's time per token may be this multiple of the slowest recent time per token."""
 FEWEST_TOKENS = 64
-"""The time per token of shorter replies is mostly the wait for the first token."""
+"""Shorter replies count as this many tokens, since their time is mostly the wait for the first token."""
 MOST_SLACK = 16.0
+"""The largest factor by which timeouts lengthen after requests that timed out."""
 
 
 class Speed:
-    """A server's timeout: at least `floor_s`, longer if its replies take longer."""
+    """The timeout of a server's requests: at least `floor_s`, and longer if the server's replies take longer."""
 
     def __init__(self, floor_s: float) -> None:
         self._floor_s = floor_s
@@ -50,26 +51,28 @@ class Speed:
                 finally:
                     del self._running[timeout]
         except TimeoutError:
-            # The limit may have been too short, so the next is longer; requests with the same limit count once.
+            # The timeout may have been too short, so the next one is longer. Requests that ran at the same time with
+            # the same timeout lengthen it only once.
             self._slack = min(MOST_SLACK, max(self._slack, 2 * limit_s / (self.limit(tokens) / self._slack)))
             raise
 
     def note_answer(self, seconds: float, tokens: int) -> None:
-        """Adapt the timeout to an answer: at once to a slower one, gradually to a faster one."""
+        """Adapt the timeout to an answer: at once if the answer was slower, gradually if it was faster."""
         first, token_s = self._token_s is None, seconds / max(tokens, FEWEST_TOKENS)
         self._token_s = max(token_s, 0.9 * (self._token_s or 0.0) + 0.1 * token_s)
         self._slack = max(1.0, self._slack / 2)
         if first:
             now = asyncio.get_running_loop().time()
-            for timeout, most in self._running.items():
-                timeout.reschedule(min(timeout.when() or now, now + self.limit(most)))
+            for timeout, max_tokens in self._running.items():
+                timeout.reschedule(min(timeout.when() or now, now + self.limit(max_tokens)))
 
 
 class Lane(Limiter):
-    """The limiter of one server: at most `limit` concurrent requests, adapted between 1 and `capacity`.
+    """The limiter of one server: allows at most `limit` concurrent requests, and adapts `limit` between 1 and
+    `capacity`.
 
-    Every answer raises the limit a little, and a busy server halves it (additive increase, multiplicative decrease),
-    once for all requests that were in flight together.
+    Every answer raises the limit a little, and a busy response halves it (additive increase, multiplicative decrease).
+    Requests that were in flight together halve it only once.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -79,11 +82,11 @@ class Lane(Limiter):
 
     @property
     def pause_left_s(self) -> float:
-        """Seconds left of the pause that the server asked for."""
+        """The remaining seconds of the pause that the server asked for."""
         return max(0.0, self._paused_until - time.monotonic())
 
-    def rest(self, seconds: float) -> None:
-        """Pause for `seconds`, as the server asked."""
+    def pause(self, seconds: float) -> None:
+        """Send no request for the `seconds` that the server asked for."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def widen(self) -> None:

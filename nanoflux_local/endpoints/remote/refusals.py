@@ -1,8 +1,8 @@
-"""Refusals: errors that refuse only this prompt permanently.
+"""Refusals: recognises errors that permanently refuse one prompt, but not other prompts.
 
-Other permanent errors (a wrong key, no credit, an unknown model) concern every prompt and end the work. If a provider's
-wording is unknown, a rejected request counts as refused; `ledger.calls` and `streaks` detect a server that refuses one
-prompt after the other.
+Other permanent errors (a wrong key, no credit, an unknown model) concern every prompt and end the run. If a provider's
+wording is not recognised, a rejected request counts as a refusal of its prompt; `ledger.calls` and `streaks` detect a
+server that refuses one prompt after another.
 """
 
 import re
@@ -11,15 +11,15 @@ from nanoflux_local.endpoints.faults import ClassifiedFault
 
 TOO_LONG, FILTERED, REJECTED, NO_ANSWER = "prompt too long", "content filter", "prompt rejected", "no answer"
 REJECTING = (400, 413, 422)
-"""Statuses of a server that refuses this request."""
-_HOPELESS = re.compile(
+"""Statuses with which servers refuse a single request."""
+_CONCERNS_EVERY_PROMPT = re.compile(
     r"api.?key|credentials?\b|unauthori[sz]ed|authenticat|permission_error|credit balance|billing|quota"
     r"|insufficient[ _](?:credits?|balance|funds)|account\b.{0,60}\b(?:blocked|suspended|disabled|deactivated)"
     r"|model_not_found|(?:invalid|unknown|unsupported) model|not a valid model"
     r"|model\W.{0,200}\b(?:does not exist|not found|not available|is not supported)",
     re.IGNORECASE | re.DOTALL,
 )
-"""Errors with a status of `REJECTING` that concern every prompt."""
+"""Texts of errors that have a status in `REJECTING` but concern every prompt."""
 _TOO_LONG = re.compile(
     r"context[ _-]?(?:length|window|size|limit)|maximum (?:context|input|prompt|sequence) ?length|max_model_len"
     r"|(?:prompt|input|request|message|text)s?(?: is| are|_) ?too (?:long|large|big)|request_too_large|too_long"
@@ -34,20 +34,20 @@ _FILTERED = re.compile(
     re.IGNORECASE,
 )
 _LARGER_THAN_THE_RATE = re.compile(r"request too large|must be reduced in order to run", re.IGNORECASE)
-"""A single prompt that exceeds the tokens per minute: waiting does not help, though OpenAI sends status 429."""
+"""A single prompt exceeds the tokens per minute. Waiting does not help, although OpenAI sends status 429."""
 _CONTEXT = re.compile(r"context (?:size|length|window)", re.IGNORECASE)
-"""How servers with status 500 report a prompt that is too long (llama.cpp before 2025)."""
+"""A prompt is too long, as servers report it with status 500 (llama.cpp before 2025)."""
 
 
 def find_refusal_cause(fault: ClassifiedFault) -> str:
-    """Why the server refuses this prompt permanently, in a few words; "" if the fault is of another kind."""
+    """Why the server permanently refuses this prompt, in a few words; "" if the fault is of another kind."""
     text = " ".join((fault.words, *fault.codes))
     if fault.kind is None and not fault.status:
         return NO_ANSWER
     if fault.status in REJECTING:
         return _classify_rejection(text)
     if fault.status == 403:
-        return FILTERED if _FILTERED.search(text) and not _HOPELESS.search(text) else ""
+        return FILTERED if _FILTERED.search(text) and not _CONCERNS_EVERY_PROMPT.search(text) else ""
     if fault.status == 429:
         return TOO_LONG if _LARGER_THAN_THE_RATE.search(text) else ""
     if fault.status == 500:
@@ -58,6 +58,6 @@ def find_refusal_cause(fault: ClassifiedFault) -> str:
 def _classify_rejection(text: str) -> str:
     if _TOO_LONG.search(text) or _LARGER_THAN_THE_RATE.search(text):
         return TOO_LONG
-    if _HOPELESS.search(text):
+    if _CONCERNS_EVERY_PROMPT.search(text):
         return ""
     return FILTERED if _FILTERED.search(text) else REJECTED

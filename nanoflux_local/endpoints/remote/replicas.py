@@ -15,8 +15,8 @@ LONGEST_BACKOFF_S = 60.0
 
 
 class Replica:
-    """One server: its address, client and lane. `reached` is whether it ever responded; `pause_message` is the
-    last message in which it asked for a pause.
+    """One server: its address, its client and its concurrency limiter (`lane`). `reached` is true if the server ever
+    responded; `pause_message` is the last message in which it asked for a pause.
     """
 
     def __init__(self, url: str, client: Any, capacity: int) -> None:
@@ -29,7 +29,7 @@ class Replica:
 
     @property
     def available(self) -> bool:
-        """Whether the pause after its last failure is over."""
+        """Whether the pause after the replica's last failure is over."""
         return self.retry_at <= time.monotonic()
 
     @property
@@ -38,18 +38,18 @@ class Replica:
         return self.available and not self.lane.pause_left_s
 
     def note_answer(self) -> None:
-        """Note a response: the replica works."""
+        """Record a response: the replica works."""
         self.reached, self.retry_at, self._failed = True, 0.0, 0
 
     def note_failure(self) -> None:
-        """Skip this replica for a time that doubles with each failure in a row."""
+        """Skip this replica for a time that doubles with each consecutive failure."""
         self.retry_at = time.monotonic() + min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** min(self._failed, 16))
         self._failed += 1
 
 
 def pick(replicas: Sequence[Replica], tried: Collection[Replica] = ()) -> Replica:
-    """The least loaded free replica, preferably one that was not `tried`. If none is free: the one that failed the
-    longest ago; if all ask for pauses: the one whose pause ends first.
+    """The least loaded free replica, preferably one that was not `tried`. If none is free, the failed replica whose
+    retry is due first; if all replicas ask for pauses, the one whose pause ends first.
     """
     free = [replica for replica in replicas if replica.free]
     if free:

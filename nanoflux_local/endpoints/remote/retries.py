@@ -1,7 +1,7 @@
 """Retries: whether and when a failed request is sent again. The SDKs' own retries are off.
 
-A call waits for a busy server up to a total time; failures are limited in number. Pauses are drawn between zero and a
-bound that doubles, so that requests which failed together are not retried together.
+The time that a call waits for busy servers is limited, and so is the number of its failures. Each pause is drawn at
+random between zero and a bound that doubles, so that requests which failed together are not retried together.
 """
 
 import random
@@ -11,11 +11,11 @@ from nanoflux_local.endpoints.faults import ClassifiedFault
 from nanoflux_local.endpoints.remote.replicas import Replica
 
 ATTEMPTS = 12
-"""Failed requests of one call until it fails; with the pauses between them about a minute and a half."""
+"""A call fails after this many failed requests, which take about a minute and a half with the pauses between them."""
 FIRST_ATTEMPTS = 4
-"""The same for a server that was never reached: its address is probably wrong."""
+"""The same number for a server that was never reached: its address is probably wrong."""
 EMPTY_ATTEMPTS = 6
-"""Replies without text until one is accepted as the model's reply."""
+"""After this many replies without text, the empty reply is accepted as the model's reply."""
 PATIENCE_S = 3600.0
 """The total time that one call waits for busy servers."""
 BASE_S = 0.5
@@ -24,7 +24,9 @@ LONGEST_S = 30.0
 
 @dataclass(slots=True)
 class Patience:
-    """The retries of one call. `tried` are replicas that failed since its last pause, `waited_s` is its total wait."""
+    """The retries of one call. `tried` contains the replicas that failed since the call's last pause; `waited_s` is the
+    total time that the call has waited.
+    """
 
     tried: list[Replica] = field(default_factory=list)
     waited_s: float = 0.0
@@ -35,8 +37,8 @@ class Patience:
     _random: random.Random = field(default_factory=random.Random)
 
     def pause(self, fault: ClassifiedFault, reached_before: bool, elsewhere: bool) -> float | None:
-        """Seconds until the next attempt after `fault`; None if the call fails. `reached_before` is whether the server
-        ever responded, `elsewhere` whether a replica that has not failed this call is free.
+        """Seconds until the next attempt after `fault`; None if the call fails. `reached_before` is true if the server
+        ever responded; `elsewhere` is true if a replica on which this call has not failed is free.
         """
         pause = self._pause(fault, reached_before, elsewhere)
         self.waited_s += pause or 0.0
@@ -60,13 +62,13 @@ class Patience:
             self._empty += 1
             return self._draw_pause(0) if self._empty < EMPTY_ATTEMPTS else None
         self._failed += 1
-        most = ATTEMPTS if reached_before or fault.kind != "unreachable" else FIRST_ATTEMPTS
-        if self._failed >= most:
+        max_failed = ATTEMPTS if reached_before or fault.kind != "unreachable" else FIRST_ATTEMPTS
+        if self._failed >= max_failed:
             return None
-        return 0.0 if fault.gone and elsewhere else self._draw_pause(self._failed - 1)
+        return 0.0 if fault.may_be_down and elsewhere else self._draw_pause(self._failed - 1)
 
     def _busy_pause(self) -> float | None:
-        """The pause after a busy response, which may state no time."""
+        """Draw the pause after a busy response; such a response need not state how long to wait."""
         pause = self._draw_pause(self._busy)
         self._busy += 1
         self._busy_s += pause

@@ -1,8 +1,9 @@
-"""The common part of all clients of chat servers: send a request, record the reply and its price, keep the key secret.
+"""The common part of all clients of chat servers: sends a request, records the reply and its price, and keeps the key
+secret.
 
-A protocol's class writes requests and reads replies; its provider's SDK sends them. The SDKs' own retries are off,
-redirects are not followed (they could send a key elsewhere), and a server on this machine is never asked through a
-proxy.
+The class of each protocol writes requests and reads replies; the provider's SDK sends the requests. The SDKs' own
+retries are off. Redirects are not followed, since they could send a key to another server. Requests to a server on this
+machine never use a proxy.
 """
 
 import logging
@@ -29,9 +30,9 @@ from nanoflux_local.reasoning import cut_answer, with_reasoning
 from nanoflux_local.records import ChatReply, ChatRequest, Fault, Finish, Identity
 
 REFUSED_PARAMETER = (400, 422)
-"""Statuses of a refused parameter."""
+"""Statuses with which servers refuse a parameter."""
 END_TOKEN = re.compile(r"<\|(?:return|end|call)\|>")
-"""The tokens that end a message of gpt-oss."""
+"""The tokens with which gpt-oss ends a message."""
 CAPACITY = 32
 TIMEOUT_S = 60.0
 CONNECT_S = 10.0
@@ -51,12 +52,12 @@ class ParsedReply:
 
 
 class ServedEndpoint(ABC):
-    """A model behind one address, or behind several that share its requests.
+    """A model behind one address, or behind several addresses that share its requests.
 
-    `key_env` or `key_file` names where the key is; both are "" if none is needed. `revision` replaces the addresses in
-    the identity. A model with reasoning room in its `context` is sent no stop strings, since its server would apply
-    them to the thoughts; the client applies them to the answer. `send` states which parameters the server accepts, if
-    neither the model's name nor the server's refusals show it.
+    `key_env` or `key_file` names where the key is; both are "" if no key is needed. `revision` replaces the addresses
+    in the identity. A model whose `context` has reasoning tokens is sent no stop strings, since its server would apply
+    them to the thoughts; instead, the client applies them to the answer. `send` states which parameters the server
+    accepts, if neither the model's name nor the server's refusals show that.
 
     Raises:
         ConfigError: a key or an address is missing, or an address is not a base URL.
@@ -96,7 +97,7 @@ class ServedEndpoint(ABC):
         self.price = price
         self.context = context or Context()
         self.accepted = accepted_by(model, self.context.reasoning > 0, send)
-        self._decided = set(send.model_dump(exclude_none=True)) if send else set()
+        self._user_switches = set(send.model_dump(exclude_none=True)) if send else set()
         self.service = Service(
             model, addresses, key, self.sdk, self.connect, capacity, timeout_s, gauged=self.default_url not in addresses
         )
@@ -114,15 +115,16 @@ class ServedEndpoint(ABC):
             response = await self._post(client, request, limit_s)
             return self._reply(request, response.http_response, time.monotonic() - start)
 
-        most = request.sampling.max_tokens
-        lost = 0.0 if self.price is None else self.price.cost(request.prompt_bytes, most)
-        return await self.service.ask(attempt, AttemptBounds(most, request.prompt_bytes + most, lost))
+        max_tokens = request.sampling.max_tokens
+        lost_usd = 0.0 if self.price is None else self.price.cost(request.prompt_bytes, max_tokens)
+        return await self.service.ask(attempt, AttemptBounds(max_tokens, request.prompt_bytes + max_tokens, lost_usd))
 
     async def _post(self, client: Any, request: ChatRequest, limit_s: float) -> Any:
-        """Send the request; if a parameter is refused, send it at once without that parameter or with another.
+        """Send the request. If the server refuses a parameter, send the request again at once, without that parameter
+        or with another value.
 
-        Parameters that the server accepts in this way are kept for later requests and reported once. If the refusal is
-        repeated, the parameter was not its reason: nothing is kept, and the last refusal is raised.
+        If the changed request is accepted, the changes apply to later requests and are reported once. If the refusal is
+        repeated, the parameter was not its reason: the changes are dropped, and the last refusal is raised.
         """
         accepted, learned = self.accepted, dict[str, Any]()
         while True:
@@ -141,17 +143,17 @@ class ServedEndpoint(ABC):
     def _find_changes(
         self, error: Any, accepted: Accepted, request: ChatRequest, learned: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The parameters to change before a refused request is sent again. A parameter is only ever restricted, and a
-        switch that the user has set is kept.
+        """The parameters to change before a refused request is sent again. Parameters are only ever restricted, and
+        switches that the user has set are not changed.
         """
         if error.status_code not in REFUSED_PARAMETER:
             return {}
         changes = learn_from_refusal(read_error(error.response.content), accepted, request)
-        fixed = self._decided | {name for name in learned if learned[name] is False or name == "max_tokens"}
+        fixed = self._user_switches | {name for name in learned if learned[name] is False or name == "max_tokens"}
         return {name: value for name, value in changes.items() if name not in fixed}
 
     def _learn(self, changes: Mapping[str, Any]) -> None:
-        """Keep the changes for later requests, and report them unless another request already did."""
+        """Apply the changes to later requests, and report them unless another request already did."""
         fresh = {name: value for name, value in changes.items() if getattr(self.accepted, name) != value}
         if not fresh:
             return
@@ -184,22 +186,24 @@ class ServedEndpoint(ABC):
         return reply
 
     def _usd(self, request: ChatRequest, parsed: ParsedReply) -> float:
-        """The price of a reply; the highest possible one if the server reports no usage."""
+        """The price of a reply; the highest possible price if the server reports no usage."""
         if self.price is None:
             return 0.0
-        read = parsed.prompt_tokens or request.prompt_bytes
-        written = parsed.completion_tokens or request.sampling.max_tokens
-        return self.price.cost(read, written, parsed.cached_tokens)
+        prompt_tokens = parsed.prompt_tokens or request.prompt_bytes
+        completion_tokens = parsed.completion_tokens or request.sampling.max_tokens
+        return self.price.cost(prompt_tokens, completion_tokens, parsed.cached_tokens)
 
     @staticmethod
     @abstractmethod
     def sdk() -> ModuleType:
-        """The SDK, imported with the first request: that takes half a second, and most commands send none."""
+        """Import the SDK and return it. This takes half a second, so it happens only with the first request: most
+        commands send none.
+        """
 
     @staticmethod
     @abstractmethod
     def connect(url: str, key: Key) -> Any:
-        """A client of the SDK for an address."""
+        """Make a client of the SDK for an address."""
 
     @staticmethod
     @abstractmethod
@@ -208,7 +212,7 @@ class ServedEndpoint(ABC):
 
     @abstractmethod
     def body(self, request: ChatRequest, accepted: Accepted) -> dict[str, Any]:
-        """The request body in the protocol's format, with the accepted parameters only."""
+        """The request body in the protocol's format, with only the accepted parameters."""
 
     @abstractmethod
     def read(self, body: Any) -> ParsedReply:
@@ -217,11 +221,11 @@ class ServedEndpoint(ABC):
         Raises:
             ValueError: the response is not a reply.
             StatedError: the response states an error.
-            NoAnswerError: the reply is no answer, and a retry would not change that.
+            NoAnswerError: the reply is not an answer, and a retry would not change that.
         """
 
     def count_tokens(self, text: str) -> int | None:
-        del text  # the protocols offer no tokenizer
+        del text  # the protocols offer no way to count tokens
         return None
 
     async def close(self) -> None:
@@ -229,16 +233,14 @@ class ServedEndpoint(ABC):
 
 
 def _drop_lone_end(parsed: ParsedReply) -> ParsedReply:
-    """A reply of nothing but its end token is empty: vLLM 0.32 sends that of gpt-oss as text."""
+    """Treat a reply that consists only of its end token as empty: vLLM 0.32 sends the end token of gpt-oss as text."""
     return replace(parsed, text="") if END_TOKEN.fullmatch(parsed.text.strip()) else parsed
 
 
 def client_options(sdk: ModuleType, url: str) -> dict[str, Any]:
     """The options of every SDK client."""
-    for name in (
-        "httpcore2",
-        sdk.__name__,
-    ):  # at DEBUG these log response headers, in which a server may repeat the key
+    # At level DEBUG, these loggers record response headers, in which a server may repeat the key.
+    for name in ("httpcore2", sdk.__name__):
         logging.getLogger(name).setLevel(logging.INFO)
     return {"http_client": sdk.DefaultAsyncHttpxClient(**http_options(url)), "max_retries": 0}
 
@@ -247,7 +249,7 @@ def check_address(url: str) -> None:
     """Check an endpoint's url.
 
     Raises:
-        ConfigError: the port is invalid, or the url contains a route, which the SDK appends.
+        ConfigError: the port is invalid, or the url ends in a route, which the SDK would append again.
     """
     parts = urlsplit(url)
     try:
@@ -263,7 +265,7 @@ def check_address(url: str) -> None:
 
 
 def build_timeout(limit_s: float) -> Any:
-    """A request's timeouts, as the SDKs take them."""
+    """A request's timeouts, in the form that the SDKs expect."""
     import httpx2
 
     return httpx2.Timeout(limit_s, connect=min(CONNECT_S, limit_s))
@@ -277,5 +279,5 @@ def as_object(sections: Sequence[str]) -> dict[str, Any]:
 
 
 def section_key(name: str) -> str:
-    """A section's name as a JSON key; the section reader accepts both spellings."""
+    """A section's name as a JSON key. The code that reads sections accepts both spellings."""
     return name.replace(" ", "_")

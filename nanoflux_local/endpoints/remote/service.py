@@ -1,7 +1,7 @@
-"""A service: the servers behind one endpoint, and the sending of requests to them in any protocol.
+"""A service: sends the requests of one endpoint to its servers, in any protocol.
 
-Picks a replica, waits for a slot, sends within the timeout, reports every fault, and retries while `Patience` allows.
-The caller's `attempt` writes the request and reads the response.
+For each request, it picks a replica, waits for a slot, sends the request with a timeout, reports every fault, and
+retries while `Patience` allows. The caller's `attempt` writes the request and reads the response.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from nanoflux_local.endpoints.faults import FAULT_LISTENER, MOST_RAW, ClassifiedFault, classify_error
+from nanoflux_local.endpoints.faults import FAULT_LISTENER, MAX_RAW, ClassifiedFault, classify_error
 from nanoflux_local.endpoints.remote.gauge import Gauge
 from nanoflux_local.endpoints.remote.keys import Key
 from nanoflux_local.endpoints.remote.network import check_network, proxy_for
@@ -34,7 +34,9 @@ Attempt = Callable[[Any, float], Awaitable[T]]
 
 @dataclass(frozen=True, slots=True)
 class AttemptBounds:
-    """Bounds on one attempt: its completion tokens, and its possible cost if the reply is lost."""
+    """Upper bounds on one attempt: its completion tokens, and the tokens and dollars that it may cost if the reply is
+    lost.
+    """
 
     tokens: int = 1
     lost_tokens: int = 0
@@ -44,7 +46,7 @@ class AttemptBounds:
 class Service:
     """The servers at `urls`, each with at most `capacity` concurrent requests; `connect` makes a client for an address.
 
-    `gauged` servers are asked for their load in vLLM's metrics.
+    If `gauged`, the servers' load is read from vLLM's metrics.
 
     Raises:
         ConfigError: the environment names an unusable proxy or certificates.
@@ -64,7 +66,7 @@ class Service:
         for url in urls:
             check_network(url)
         self.model, self.urls, self.key = model, tuple(urls), key
-        guard.allow(*self.urls)  # an address in the configuration allows this host and no other
+        guard.allow(*self.urls)  # a configured address allows connections to its host, and to no other
         self.capacity = capacity * len(self.urls)
         self._capacity, self._gauged = capacity, gauged
         self._sdk, self._connect = sdk, connect
@@ -103,9 +105,9 @@ class Service:
                 self._waits.note(replica.url, self.key.mask(outcome.message), pause, patience.waited_s)
                 await asyncio.sleep(pause)
             elif outcome.reply is not None:
-                return cast(T, outcome.reply)  # every attempt was empty: accepted as the model's reply
+                return cast(T, outcome.reply)  # every reply was empty: the empty reply is accepted as the model's
             else:
-                raise self._failure(replica, outcome)
+                raise self._make_error(replica, outcome)
 
     async def _wait(self, replica: Replica, patience: Patience) -> None:
         """Wait for the pause that a server asks for.
@@ -124,7 +126,7 @@ class Service:
         await asyncio.sleep(wait)
 
     async def _attempt(self, attempt: Attempt[T], replica: Replica, tokens: int, limit_s: float) -> T | ClassifiedFault:
-        """The reply, or the classified fault. An SDK's exception is not raised, since it may contain a key."""
+        """Return the reply, or the classified fault. The SDK's exception is not raised, since it may contain a key."""
         try:
             async with self._speed.time_limit(tokens, limit_s):
                 return await attempt(replica.client, limit_s)
@@ -135,7 +137,7 @@ class Service:
             if fault is None:
                 raise
             proxy = proxy_for(replica.url)
-            if proxy is None or not fault.gone:
+            if proxy is None or not fault.may_be_down:
                 return fault
             return replace(
                 fault, message=f"{fault.message} (asked through the proxy {proxy.address} of {proxy.variable})"
@@ -150,9 +152,9 @@ class Service:
         if fault.kind == "rate_limited":
             replica.lane.halve(start)
         if fault.retry_after_s and fault.kind is not None:
-            replica.lane.rest(fault.retry_after_s)
+            replica.lane.pause(fault.retry_after_s)
             replica.pause_message = self.key.mask(fault.message)
-        if fault.gone:
+        if fault.may_be_down:
             replica.note_failure()
         else:
             replica.reached = True
@@ -163,7 +165,7 @@ class Service:
         return patience.pause(fault, replica.reached, elsewhere)
 
     def _raise_refusal(self, replica: Replica, fault: ClassifiedFault) -> None:
-        """Raise if a healthy server refuses this prompt permanently, so that a retry is useless."""
+        """Raise PromptRefusedError if a healthy server permanently refuses this prompt, so that a retry is useless."""
         cause = find_refusal_cause(fault)
         if cause:
             replica.note_answer()
@@ -175,11 +177,13 @@ class Service:
         tokens, usd = (bounds.lost_tokens, bounds.lost_usd) if fault.kind in BILLED else (0, 0.0)
         if fault.reply is not None:
             tokens, usd = fault.reply.prompt_tokens + fault.reply.completion_tokens, fault.reply.usd
-        message, raw = self.key.mask(fault.message), self.key.mask(fault.raw)[:MOST_RAW]
+        message, raw = self.key.mask(fault.message), self.key.mask(fault.raw)[:MAX_RAW]
         FAULT_LISTENER.get()(Fault(self.model, fault.kind, message, raw, round(seconds, 3), tokens, usd))
 
-    def _failure(self, replica: Replica, fault: ClassifiedFault) -> EndpointError:
-        """The error to raise, with the key masked: servers repeat keys in their messages, and a run records those."""
+    def _make_error(self, replica: Replica, fault: ClassifiedFault) -> EndpointError:
+        """Make the error of a failed call. The key is masked, since servers repeat keys in their messages, and a run
+        records its errors.
+        """
         message = f"{replica.url} {self.key.mask(fault.message)}"
         if fault.kind == "rate_limited":
             hours = f"{PATIENCE_S / 3600:g} h"

@@ -1,7 +1,8 @@
-"""The shapes of replies: JSON in any wrapping, content as text or parts, every finish reason.
+"""Reads replies of many shapes: JSON in any wrapping, content as text or as parts, and every finish reason.
 
-The protocols define one shape; servers and gateways send many. Readable ones are read, an error with status 200 is
-raised as that error, and everything else is a ValueError. The protocols' keys belong to the clients.
+Each protocol defines one shape, but servers and gateways send many. Readable shapes are read, an error that arrives
+with status 200 is raised as that error, and everything else raises a ValueError. Only the clients know the keys of
+their protocols.
 """
 
 import json
@@ -15,12 +16,12 @@ from nanoflux_local.endpoints.remote.error_body import ErrorBody, parse_error, r
 from nanoflux_local.records import Finish
 
 MAX_COUNT = 10**9
-"""Larger numbers are not a token count of one reply."""
+"""A larger number cannot be the token count of one reply."""
 MAX_DIGITS = 1000
 NO_TEXT = "a response without text"
-_CUT = re.compile(r"length|max|limit|window|truncat")
-_HELD_BACK = re.compile(r"filter|safety|refus|block|recitation|prohibited|guardrail|spii|sensitive|moderation|policy")
-_BROKEN = re.compile(r"error|abort|cancel|insufficient")
+_CUT_OFF = re.compile(r"length|max|limit|window|truncat")
+_REFUSED = re.compile(r"filter|safety|refus|block|recitation|prohibited|guardrail|spii|sensitive|moderation|policy")
+_FAILED = re.compile(r"error|abort|cancel|insufficient")
 _TOOL = re.compile(r"tool|function")
 _THOUGHTS = ("thinking", "reasoning", "reasoning_text", "summary_text")
 _INNER = ("text", "thinking", "reasoning", "summary", "content")
@@ -36,11 +37,12 @@ class Content:
 
 
 def load_json(response: Any) -> Any:
-    """Read the JSON of an HTTP response, which may have a byte order mark, keep-alive lines, or be a stream of events.
+    """Read the JSON of an HTTP response. It may start with a byte order mark or keep-alive lines, or be a stream of
+    events.
 
     Raises:
-        WebPageError: it is a web page.
-        ValueError: it is not JSON.
+        WebPageError: the response is a web page.
+        ValueError: the response is not JSON.
     """
     try:
         text = response.content.decode(response.charset_encoding or "utf-8").removeprefix("\ufeff").lstrip()
@@ -49,7 +51,7 @@ def load_json(response: Any) -> Any:
     while text.startswith(":"):  # a comment of an event stream, sent to keep the connection open
         text = text.partition("\n")[2].lstrip()
     if text.startswith(("data:", "event:")):
-        return _join_events(list(_events(text)), whole="[DONE]" in text)
+        return _join_events(list(_events(text)), is_complete="[DONE]" in text)
     if text.startswith("<"):
         title = read_error(response.content).words
         if response.headers.get("content-type", "").startswith("text/html"):
@@ -74,8 +76,8 @@ def _events(text: str) -> Iterator[dict[str, Any]]:
                 yield event
 
 
-def _join_events(events: list[dict[str, Any]], whole: bool) -> Any:
-    """Join the events of a stream to one reply; some gateways stream without being asked to."""
+def _join_events(events: list[dict[str, Any]], is_complete: bool) -> Any:
+    """Join the events of a stream into one reply. Some gateways stream even if the request does not ask for it."""
     response = next((event["response"] for event in reversed(events) if isinstance(event.get("response"), dict)), None)
     failed = next((event for event in events if event.get("error")), None)
     if response is not None or failed is not None:
@@ -87,18 +89,18 @@ def _join_events(events: list[dict[str, Any]], whole: bool) -> Any:
         key: "".join(text for choice in choices if isinstance(text := value_at(choice, "delta", key), str))
         for key in ("content", "reasoning", "reasoning_content")
     }
-    ended = next((reason for choice in reversed(choices) if (reason := choice.get("finish_reason"))), None)
-    if ended is None and not whole:
+    finish = next((reason for choice in reversed(choices) if (reason := choice.get("finish_reason"))), None)
+    if finish is None and not is_complete:
         raise ValueError("a stream with no end")
     usage = next((event["usage"] for event in reversed(events) if event.get("usage")), None)
-    return {"choices": [{"message": message, "finish_reason": ended}], "usage": usage}
+    return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
 
 
 def check_error(body: Any, key: str) -> None:
-    """Check that a body without the protocol's `key` states no error.
+    """Check that the body of a response does not state an error instead of the protocol's `key`.
 
     Raises:
-        StatedError: it states one.
+        StatedError: the body states an error.
     """
     if isinstance(body, dict) and not body.get(key):
         stated = parse_error(body)
@@ -110,7 +112,7 @@ def read_content(content: Any) -> Content:
     """Read the content of a message: a text, a list of parts, or nothing.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the content is something else.
     """
     if content is None or isinstance(content, str):
         return Content(content)
@@ -129,7 +131,7 @@ def read_content(content: Any) -> Content:
 
 
 def _texts(value: Any) -> list[str]:
-    """The texts inside a part, which may contain parts."""
+    """The texts inside a part, which may contain further parts."""
     if isinstance(value, str):
         return [value] if value else []
     if isinstance(value, list):
@@ -140,30 +142,30 @@ def _texts(value: Any) -> list[str]:
 
 
 def read_finish(reason: Any) -> Finish:
-    """The finish reason of a reply. Servers use many words; an unknown one counts as "stop".
+    """The finish reason of a reply. Servers use many words for it; an unknown word counts as "stop".
 
     Raises:
         StatedError: the server failed during the reply.
     """
     word = reason.lower() if isinstance(reason, str) else ""
-    if _CUT.search(word):
+    if _CUT_OFF.search(word):
         return "length"
-    if _HELD_BACK.search(word):
+    if _REFUSED.search(word):
         return "refused"
-    if _BROKEN.search(word) and not _TOOL.search(word):
+    if _FAILED.search(word) and not _TOOL.search(word):
         raise StatedError(ErrorBody(f"the reply ended with {reason[:100]!r}", ("server_error",)))
     return "stop"
 
 
 def check_tool_call(reason: Any, *calls: Any) -> None:
-    """Check that a reply without text calls no tool.
+    """Check that a reply without text does not call a tool.
 
     Raises:
-        NoAnswerError: it calls one.
+        NoAnswerError: the reply calls a tool.
     """
-    named = next((name for call in calls for name in _tool_names(call)), "")
-    if named or any(calls) or (isinstance(reason, str) and _TOOL.search(reason.lower())):
-        tool = f"the tool {named[:100]!r}" if named else "a tool"
+    tool_name = next((name for call in calls for name in _tool_names(call)), "")
+    if tool_name or any(calls) or (isinstance(reason, str) and _TOOL.search(reason.lower())):
+        tool = f"the tool {tool_name[:100]!r}" if tool_name else "a tool"
         raise NoAnswerError(f"the reply calls {tool} and holds no text, though no tool was offered")
 
 
@@ -175,7 +177,7 @@ def _tool_names(call: Any) -> Iterator[str]:
 
 
 def value_at(value: Any, *path: str | int) -> Any:
-    """The value at a path in JSON of any shape; None if there is none."""
+    """The value at a path in JSON of any shape; None if the path does not exist."""
     for step in path:
         try:
             value = value[step]
@@ -185,7 +187,7 @@ def value_at(value: Any, *path: str | int) -> Any:
 
 
 def count(value: Any, *path: str | int) -> int:
-    """The token count at a path, 0 if there is none; servers also send it as a float or a string."""
+    """The token count at a path; 0 if there is none. Some servers send the count as a float or a string."""
     number = value_at(value, *path)
     if isinstance(number, str) and number.isascii() and number.isdigit() and len(number) < 12:
         number = int(number)

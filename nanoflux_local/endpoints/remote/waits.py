@@ -1,6 +1,6 @@
-"""Waits: report that a call waits for a server, why and until when, so that a paused run explains itself.
+"""Waits: reports that a call waits for a server, why, and until when, so that the user sees why a run pauses.
 
-Many calls wait for one server at once, and pauses follow each other; one line from time to time covers all of them.
+Many calls can wait for the same server, and one pause can follow another. A line from time to time covers all of them.
 """
 
 import logging
@@ -14,13 +14,13 @@ from nanoflux_local.redaction import redact
 
 Report = Callable[[str], None]
 LONG_S = 5.0
-"""Seconds that a call waits in total before its wait is reported."""
+"""A call's wait is reported once the call has waited this many seconds in total."""
 AGAIN_S = 30.0
-"""Seconds between two reports on one endpoint, unless its wait becomes longer."""
+"""The minimum number of seconds between two reports on one endpoint, unless its wait becomes longer."""
 
 
 def log_wait(text: str) -> None:
-    """Report a wait as a warning of the log, which goes to stderr."""
+    """Report a wait as a warning in the log, which goes to stderr."""
     logging.getLogger(__name__).warning("%s", text)
 
 
@@ -29,8 +29,8 @@ REPORT: ContextVar[Report] = ContextVar("report", default=log_wait)
 
 @contextmanager
 def reporting_waits(report: Report) -> Iterator[None]:
-    """Report waits inside the block, and in tasks that are started there, to `report`, one line each. Endpoints that
-    share a server report a wait only once.
+    """Report waits inside the block, and in tasks that are started there, by calling `report` with one line for each.
+    If endpoints share a server, a wait for it is reported only once.
     """
     reported: set[str] = set()
 
@@ -53,7 +53,9 @@ class Waits:
         self._reported_until = 0.0
 
     def note(self, url: str, reason: str, seconds: float, waited_s: float) -> None:
-        """Note that a call waits `seconds` for the server at `url`, after which it has waited `waited_s` in total."""
+        """Record that a call waits `seconds` for the server at `url`. After this wait, the call will have waited
+        `waited_s` in total.
+        """
         now = time.monotonic()
         if waited_s < LONG_S or now + seconds <= self._reported_until:
             return
