@@ -131,7 +131,7 @@ def test_doctor_fails_if_torch_sees_no_gpu(tmp_path: Path, monkeypatch: pytest.M
 def test_doctor_fails_on_a_gpu_without_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = stand_in(tmp_path / "bin", "nvidia-smi", "echo 'NVIDIA-SMI has failed' >&2; exit 9")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(machine, "_cards", lambda: 2)
+    monkeypatch.setattr(machine, "_count_cards", lambda: 2)
     check = machine.check_gpus()
     assert not check.ok and "2 NVIDIA cards" in check.state and "driver" in check.fix
 

@@ -115,8 +115,8 @@ GEMMA4_UNIFIED = Family(
     },
     write=_write,
     # Gemma 4 does not divide attention scores by the root of the head size; instead, trained query norms are small.
-    # With query norms of 1, a random model attends to single tokens and magnifies the rounding to 16 bits. Capped logits
-    # dampen the effect of an adapter; smaller weights make the effect clearly larger than the rounding.
+    # With query norms of 1, a random model attends to single tokens and magnifies the rounding to 16 bits. Capped
+    # logits dampen the effect of an adapter; smaller weights make the effect clearly larger than the rounding.
     spread=0.05,
     scales={"self_attn.q_norm.weight": 0.15},
     tokenizer={
