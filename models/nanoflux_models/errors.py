@@ -6,7 +6,7 @@ Neither module imports the other.
 
 
 class ModelsError(Exception):
-    """Base of the errors that are shown to a user as a message, without a traceback."""
+    """The base class of errors that are shown to the user as a message, without a traceback."""
 
     exit_code = 1
 
@@ -26,7 +26,7 @@ class ManifestError(ModelsError):
 
 
 class RefusedDownloadError(ModelsError):
-    """A download that is forbidden: an air gap, or a licence that was not accepted."""
+    """A refused download: the source is a file, its host is not allowed, or its licence was not accepted."""
 
     exit_code = 3
 

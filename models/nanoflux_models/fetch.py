@@ -117,7 +117,7 @@ def _extract(wheel: zipfile.ZipFile, member: str, target: Path) -> None:
 
 
 def _download_repository(source: HubSource, files: Path, progress: Progress, transfer: Transfer) -> str:
-    """Download a repository into `files`, resuming an earlier download there; return its commit."""
+    """Download a repository into `files`, resuming an earlier download there; return the repository's commit."""
     hub = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc or "huggingface.co"
     progress(f"downloading {source.repo} at {source.revision} from {hub}")
     client = module_command("nanoflux_models.hub", source.repo, source.revision, str(files))

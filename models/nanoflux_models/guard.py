@@ -76,7 +76,7 @@ def allow(*hosts: str) -> None:
 
 
 def allowed_hosts() -> list[str]:
-    """The hosts that are allowed so far."""
+    """The hosts that have been allowed so far."""
     return sorted(_allowed)
 
 

@@ -50,7 +50,7 @@ class RemoteFile:
         return self.sha256 or self.blob
 
     def part(self, folder: Path) -> Path:
-        """The path of the unfinished download; the hash in its name prevents resuming another version."""
+        """The path of the unfinished download. The hash in its name ensures that no other version is resumed."""
         return folder / f"{self.path}.{self.digest[:16]}.part"
 
     def is_intact(self, path: Path) -> bool:
@@ -247,7 +247,7 @@ def _fail(error: BaseException, repo: str, revision: str) -> None:
 
 
 def _print(document: dict[str, Any]) -> None:
-    print(json.dumps(document), flush=True)  # noqa: T201 - the protocol with the parent
+    print(json.dumps(document), flush=True)  # noqa: T201 - the parent process reads these lines
 
 
 def _allow_hub() -> None:

@@ -94,7 +94,7 @@ class Launch:
         return " ".join(parts)
 
     def command(self, port: int) -> list[str]:
-        """The command line; the server binds to loopback only."""
+        """The command line of the server, which listens only on loopback."""
         return [*self._python(), *self._options(port), *self._parallel_flags(), *self.manifest.vllm.args, *self.args]
 
     def other_nodes(self) -> list[list[str]]:

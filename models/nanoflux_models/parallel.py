@@ -1,4 +1,4 @@
-"""The flags of vLLM's server for a manifest's `parallel` table."""
+"""Builds the flags of vLLM's server for a manifest's `parallel` table."""
 
 from nanoflux_models.manifest import Parallel
 

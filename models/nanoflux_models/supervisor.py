@@ -50,11 +50,11 @@ class Supervisor:
         self._home = home
 
     def servers(self) -> list[ServerRecord]:
-        """Every recorded server, running or not."""
+        """The records of all servers, running or not."""
         return server_record.records(self._home)
 
     def find(self, name: str) -> ServerRecord:
-        """The server of that name.
+        """The record of the server `name`.
 
         Raises:
             NoServerError: no server has this name.

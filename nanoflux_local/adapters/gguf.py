@@ -49,7 +49,7 @@ def export_gguf(adapter: Adapter, base: Path, target: Path) -> tuple[MergeRecord
 
 
 def write_gguf(model: Path, file: Path, name: str) -> None:
-    """Write the Llama-architecture model in the folder `model` as `file`, one tensor in memory at a time.
+    """Write the Llama-architecture model in the folder `model` to `file`, with one tensor in memory at a time.
 
     Raises:
         UsageError: the model cannot be written as GGUF.
@@ -137,7 +137,7 @@ def _find_pre_tokenizer_name(model: Path) -> str:
 
 
 def _drop_offsets(part: dict[str, Any]) -> dict[str, Any]:
-    """A pre-tokenizer step without the key that changes offsets but not pieces."""
+    """A pre-tokenizer step without the key that affects only the offsets of the pieces."""
     return {key: value for key, value in part.items() if key != "trim_offsets"}
 
 

@@ -1,4 +1,4 @@
-"""Checks of the hardware: processors, memory, GPUs and their driver."""
+"""Checks the hardware: processors, memory, GPUs and their driver."""
 
 import os
 from pathlib import Path

@@ -22,9 +22,9 @@ def check_sandbox() -> Check:
     from nanoflux_sandbox.probe import probe
 
     report = probe().as_dict()
-    held = [layer for layer, holds in report["layers"].items() if holds]
+    working = [layer for layer, holds in report["layers"].items() if holds]
     missing = [layer for layer, holds in report["layers"].items() if not holds]
-    layers = f"{', '.join(held) or 'no layer'} {'hold' if len(held) > 1 else 'holds'}"
+    layers = f"{', '.join(working) or 'no layer'} {'hold' if len(working) > 1 else 'holds'}"
     layers += f"; missing: {', '.join(missing)}" if missing else ""
     fix = f"{'; '.join(report['reasons'])} (docs/explanation/sandbox.md)" if missing else ""
     return Check("sandbox", bool(report["safe"]), layers, fix)

@@ -114,7 +114,7 @@ def check_endpoints(config: RunConfig, where: str) -> None:
 
 
 def lacks_price(config: EndpointConfig) -> bool:
-    """Whether the server may charge and the configuration states no price."""
+    """Whether the server may charge for requests although the configuration states no price."""
     return config.price is None and find_kind(config.interface).charges
 
 

@@ -12,7 +12,7 @@ from nanoflux_local.records import derive_seed
 
 Trouble = Literal["rate_limited", "server_error", "reset", "stall", "garbled", "empty"]
 TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
-"""The faults that a client sees; it reports a "stall" as a timeout."""
+"""The faults that a client sees. The client reports a "stall" as a timeout."""
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Chaos:
 
     @classmethod
     def evenly(cls, share: float, seed: int = 0, **more: float) -> "Chaos":
-        """Chaos with every kind of trouble equally often, `share` of all responses in total."""
+        """Chaos in which a `share` of all responses fails, with every kind of trouble equally often."""
         return cls(dict.fromkeys(TROUBLES, share / len(TROUBLES)), seed=seed, **more)  # type: ignore[arg-type]
 
     def draw_trouble(self, request: str) -> tuple[Trouble | None, random.Random]:

@@ -71,7 +71,7 @@ def announce(fault: Fault) -> None:
 
 
 class GarbledError(Exception):
-    """The reply is unusable: not JSON, not in the protocol's format, or cut off. `raw` is the reply as received."""
+    """An unusable reply: not JSON, not in the protocol's format, or cut off. `raw` is the reply as received."""
 
     def __init__(self, why: str, raw: str = "") -> None:
         super().__init__(why)
@@ -99,7 +99,7 @@ class WebPageError(Exception):
 
 
 class EmptyError(Exception):
-    """The reply is complete and has no text."""
+    """A complete reply without text."""
 
     def __init__(self, reply: ChatReply) -> None:
         super().__init__("a reply without text")

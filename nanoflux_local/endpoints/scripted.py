@@ -101,7 +101,7 @@ _VERBS = ["counts", "sorts", "packs", "sells", "lends", "paints", "stacks", "wei
 
 
 def _attack(prompt: str, rng: random.Random) -> str:
-    """A small story; one in ten is taken from a few stock stories, so that near-duplicates occur."""
+    """A question with a short story; one in ten has the words of a fixed story, so that near-duplicates occur."""
     story = random.Random(rng.randrange(4)) if rng.random() < 0.1 else rng
     first, second = story.sample(_THINGS, 2)
     name, verb = story.choice(_PEOPLE), story.choice(_VERBS)

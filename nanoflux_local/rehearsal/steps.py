@@ -17,7 +17,7 @@ Outcome = Literal["passed", "skipped", "failed"]
 
 
 class StepSkipped(Exception):
-    """A step that cannot be tried on this machine; its text is the reason."""
+    """Raised by a step that cannot be tried on this machine; its text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The Anthropic messages kind: a server with the messages protocol, by default Anthropic's own."""
+"""The Anthropic messages kind: a server with the messages protocol, by default Anthropic's."""
 
 from typing import TYPE_CHECKING, ClassVar
 

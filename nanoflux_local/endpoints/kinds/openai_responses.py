@@ -1,4 +1,4 @@
-"""The OpenAI responses kind: a server with the responses protocol, by default OpenAI's own."""
+"""The OpenAI responses kind: a server with the responses protocol, by default OpenAI's."""
 
 from typing import TYPE_CHECKING, ClassVar
 

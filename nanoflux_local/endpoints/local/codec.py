@@ -15,7 +15,7 @@ from nanoflux_local.records import Message, without_system
 from nanoflux_models.chat_template import try_template
 from nanoflux_models.offline import go_offline
 
-# Tokens that end a turn in common chat formats; not every model's configuration lists its own.
+# Tokens that end a turn in common chat formats. Not every model's configuration lists the token that it uses.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|return|>")
 
 # Tokens that separate thoughts from the answer. They remain in the text even if the tokenizer declares them special.
@@ -107,16 +107,16 @@ class ChatCodec:
         special = {
             number: str(token) for number, token in self._tokenizer.added_tokens_decoder.items() if token.special
         }
-        kept = (*THINK_MARKS, *CHANNEL_MARKS) if self._in_channels else THINK_MARKS
-        hidden = frozenset(number for number, text in special.items() if text not in kept)
+        marks = (*THINK_MARKS, *CHANNEL_MARKS) if self._in_channels else THINK_MARKS
+        hidden = frozenset(number for number, text in special.items() if text not in marks)
         return hidden if len(hidden) < len(special) else None
 
     def _find_ends(self, folder: Path) -> frozenset[int]:
         # In harmony, "<|end|>" ends a channel and "<|return|>" the turn.
         turn_ends = [token for token in TURN_ENDS if not (self._in_channels and token in CHANNEL_MARKS)]
-        named = [self._tokenizer.convert_tokens_to_ids(token) for token in turn_ends]
+        turn_end_ids = [self._tokenizer.convert_tokens_to_ids(token) for token in turn_ends]
         unknown = self._tokenizer.unk_token_id
-        ends = {self._tokenizer.eos_token_id, *(end for end in named if end != unknown)}
+        ends = {self._tokenizer.eos_token_id, *(end for end in turn_end_ids if end != unknown)}
         for name in ("config.json", "generation_config.json"):
             if (folder / name).is_file():
                 value = json.loads((folder / name).read_text("utf-8")).get("eos_token_id")

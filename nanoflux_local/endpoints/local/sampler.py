@@ -43,5 +43,5 @@ def _nucleus(weights: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.T
         mass = top.double().cumsum(0)
         if float(mass[-1]) >= top_p:
             break
-    keep = int((mass < top_p).sum()) + 1
-    return top[:keep], tokens[:keep]
+    size = int((mass < top_p).sum()) + 1
+    return top[:size], tokens[:size]

@@ -141,7 +141,7 @@ class Fleet:
         self._servers: list[ManagedServer] = []
 
     def server(self, launch: Launch) -> ManagedServer:
-        """The server of a launch; equal launches share one."""
+        """The server of a launch; equal launches share a server."""
         server_of_launch = next((server for server in self._servers if server.launch == launch), None)
         if server_of_launch is None:
             server_of_launch = ManagedServer(self._home, launch)

@@ -253,7 +253,7 @@ def make_launch(config: EndpointConfig, home: Home, seat: Seat, sleeps: bool, ra
 
 
 def _require_batch_invariance(model: str, interpreter: Interpreter) -> None:
-    """Require that vLLM has batch-invariant kernels for this device; raises RefusedError."""
+    """Require that vLLM has batch-invariant kernels for this device. Raises RefusedError if it has none."""
     fix = f"remove batch_invariant, or serve {model} on GPUs of compute capability {INVARIANT_FROM} or higher (A100)"
     if interpreter.for_cpu:
         raise RefusedError(f"batch_invariant: vLLM {interpreter.vllm} for CPUs has no batch-invariant kernels", fix)

@@ -19,7 +19,7 @@ from nanoflux_local.records import ChatRequest, Message, Sampling, without_syste
 INT32_SEEDS = 2**31 - 1
 """Shortened seeds are below this number."""
 STOP_LIMIT = 4
-"""The number of stop strings that every server accepts, even one with a limit."""
+"""The number of stop strings that every server accepts, even if it limits their number."""
 _PREFIX = r"^(?:.*[./]|ft:)?"  # the name of a gateway, provider or region: azure/…, us.anthropic.…
 _OPENAI_REASONING = re.compile(_PREFIX + r"(?:o\d|gpt-[5-9])(?!.*-chat)")
 _CLAUDE = re.compile(_PREFIX + r"claude-")

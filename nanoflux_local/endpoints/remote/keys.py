@@ -34,7 +34,7 @@ class Key:
 
 
 def read_key(variable: str = "", file: str = "") -> Key:
-    """The key in the named environment variable, else in the named file, else none.
+    """Read the key from the environment variable `variable` or from `file`; without either, the key is empty.
 
     Raises:
         ConfigError: the variable or file does not exist, or other users may read the file.

@@ -45,7 +45,7 @@ class Patience:
         return pause
 
     def wait(self, pause_s: float) -> float | None:
-        """Seconds to wait for a server that asks for a pause of `pause_s`; None if that is too long."""
+        """Seconds to wait for a server that asks for a pause of `pause_s`; None if this pause is too long."""
         if self._busy_s + pause_s > PATIENCE_S:
             return None
         wait = pause_s + self._random.uniform(0, BASE_S)

@@ -160,7 +160,8 @@ class ServedEndpoint(ABC):
         self.accepted = replace(self.accepted, **fresh)
         names, switches = " and ".join(fresh), format_change(fresh)
         message = (
-            f"the server refuses {names}; requests now go out as with {switches}, which the endpoint's table can state"
+            f"the server refuses {names}; later requests are sent as with {switches}; "
+            "set this in the endpoint's table to avoid the refusal"
         )
         announce(Fault(self.identity.model, "refused_parameter", message))
 

@@ -26,7 +26,7 @@ from nanoflux_local.records import ChatReply, Fault
 from nanoflux_models import guard
 
 BILLED = ("timeout", "reset", "garbled")
-"""Faults after which the server may have completed the request, and charge for it."""
+"""Faults after which the server may charge for the request, since it may have completed it."""
 T = TypeVar("T")
 Attempt = Callable[[Any, float], Awaitable[T]]
 """Sends one request through a client within a timeout in seconds, and reads the reply."""
