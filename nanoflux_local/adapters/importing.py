@@ -230,7 +230,7 @@ def _list_required_shapes(config: Mapping[str, Any], base: Path, name: str) -> d
             model = get_peft_model(AutoModelForCausalLM.from_config(base_config), lora_config)
         state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"the adapter cannot be put on {name}: {error}", "pass its base with --base") from error
+        raise DataError(f"the adapter cannot be applied to {name}: {error}", "pass its base with --base") from error
     return {tensor: tuple(value.shape) for tensor, value in state.items()}
 
 

@@ -167,7 +167,8 @@ def _check_distances(dtype: str, untuned: Any, adapted: Any, merged: Any) -> Mer
     tolerance = TOLERANCE.get(dtype, 0.02)
     if not distance <= tolerance:
         problem = (
-            f"the merged model is {distance:.2g} nats a token from base and adapter; rounding explains {tolerance:g}"
+            f"the merged model differs by {distance:.2g} nats per token from base and adapter; "
+            f"rounding explains at most {tolerance:g}"
         )
         raise RefusedError(problem, "serve base and adapter together; nothing was written")
     return MergeCheck(dtype, max(0.0, distance), effect, tolerance)

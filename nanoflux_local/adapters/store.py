@@ -110,7 +110,7 @@ def find_adapter(adapters_dir: Path, prefix: str) -> Path:
             f"no adapter {prefix!r} in {adapters_dir}", "choose one that `nanoflux adapters list` shows"
         )
     if len(matches) > 1:
-        raise DataError(f"{prefix!r} names {len(matches)} adapters", "type more characters of the hash")
+        raise DataError(f"{prefix!r} matches {len(matches)} adapters", "type more characters of the hash")
     return matches[0]
 
 

@@ -89,9 +89,9 @@ def check_endpoint(config: EndpointConfig, where: str) -> None:
     if config.batch_invariant and not kind.batch_invariant:
         raise ConfigError(f"{where}: batch_invariant: the interface {kind.name!r} does not support it", CORRECT)
     if config.structured and not kind.structured:
-        raise ConfigError(f"{where}: structured: the interface {kind.name!r} gives no structured output", CORRECT)
+        raise ConfigError(f"{where}: structured: the interface {kind.name!r} does not support it", CORRECT)
     if config.send != Send() and not kind.takes_send:
-        raise ConfigError(f"{where}: send: the interface {kind.name!r} has no such switches", CORRECT)
+        raise ConfigError(f"{where}: send: the interface {kind.name!r} does not support it", CORRECT)
 
 
 def check_endpoints(config: RunConfig, where: str) -> None:
@@ -109,7 +109,7 @@ def check_endpoints(config: RunConfig, where: str) -> None:
         if lacks_price(config.endpoints[name]):
             raise ConfigError(
                 f"{where}: budget.usd cannot be enforced while endpoints.{name}.price is unknown",
-                "state US dollars per million tokens, price = { prompt = …, completion = … } (0 for your own server)",
+                "set price = { prompt = …, completion = … } in US dollars per million tokens (0 for your own server)",
             )
 
 

@@ -170,7 +170,7 @@ def _compare_memory(launch: Launch, before: Sequence[float]) -> str:
     figures = "; ".join(f"GPU {gpu}: {gib:.1f} GiB of {share * gpus[gpu]:.1f} planned" for gpu, gib in used.items())
     if any(share and gib > share * gpus[gpu] for gpu, gib in used.items()):
         raise NanofluxError(
-            f"it takes more memory than planned: {figures}", "set a smaller share, or a shorter context"
+            f"the server takes more memory than planned: {figures}", "set a smaller share, or a shorter context"
         )
     return figures
 

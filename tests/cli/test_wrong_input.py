@@ -75,7 +75,7 @@ SET = [
     (f"{SERVED} url = 'http://127.0.0.1:99999/v1' }}", "endpoints.arbiter: .*99999/v1 has no valid port.*1 to 65535"),
     (f"{SERVED} url = 'http://127.0.0.1:9/v1/chat/completions' }}", "which NanoFlux appends.*url = .http://127.0.0.1:9/v1."),
     (f"{SERVED} url = 'http://127.0.0.1:9/v1', send = {{ sed = false }} }}", "unknown key .*keys there: .*seed"),
-    ("endpoints.arbiter.send.seed=false", "the interface 'scripted' has no such switches"),
+    ("endpoints.arbiter.send.seed=false", "the interface 'scripted' does not support it"),
 ]
 WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "unknown command": (("fly",), 2, "No such command 'fly'"),

@@ -112,7 +112,7 @@ def test_switches_change_no_identity_and_no_request_key(server: Any) -> None:
     [
         ({"interface": "openai_chat", "send": {"sed": False}}, r"unknown key 'send\.sed'"),
         ({"interface": "openai_chat", "send": {"max_tokens": "most"}}, r"send\.max_tokens"),
-        ({"interface": "vllm", "send": {"seed": False}}, "'vllm' has no such switches"),
+        ({"interface": "vllm", "send": {"seed": False}}, "send: the interface 'vllm' does not support it"),
     ],
 )
 def test_unknown_switches_are_refused(values: dict[str, Any], message: str) -> None:

@@ -132,7 +132,7 @@ def test_merge_with_other_answers_is_refused(
     whole = BaseTuner.merge_and_unload
     monkeypatch.setattr(BaseTuner, "merge_and_unload", faulty)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(RefusedError, match="nats a token from base and adapter"):
+    with pytest.raises(RefusedError, match="nats per token from base and adapter"):
         run_adapters("merge", home[1].name, "-o", tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == before
 

@@ -48,7 +48,7 @@ def read_harmony_words(python: Path) -> list[bytes]:
         return [base64.b64decode(word) for word in json.loads(done.stdout)]
     except ValueError:
         reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        fix = "install openai-harmony there; without a network, set TIKTOKEN_ENCODINGS_BASE to a folder with its words"
+        fix = "install openai-harmony there; offline, set TIKTOKEN_ENCODINGS_BASE to a folder with its vocabulary"
         raise ServerError(f"{python} cannot load the harmony vocabulary of gpt-oss: {reason}", fix) from None
 
 

@@ -63,7 +63,7 @@ class Workload:
             raise ConfigError(f"the manifest of {self.manifest.name} has no [memory] table", fix)
         if parallel.nodes > 1:
             fix = "see docs/how-to/multi-node.md"
-            raise ConfigError(f"{self.manifest.name} spans several machines, and a plan is for one", fix)
+            raise ConfigError(f"{self.manifest.name} spans several machines, but a plan covers only one", fix)
         return Demand(
             self.manifest.name,
             memory.weights_gib,

@@ -129,7 +129,8 @@ class VllmEndpoint:
         if self._name not in proved:
             result = await _in_thread(probe, client, launch.model, launch.weights, adapter, self._name)
             if not result.passed:
-                fix = f"train it again, or use another one; `nanoflux models probe {self._name[:12]}` repeats the test"
+                command = f"nanoflux models probe {self._name[:12]}"
+                fix = f"train it again, or use another adapter; `{command}` repeats the test"
                 self._refused = RefusedError(f"adapter {self._name[:12]} is refused: {result.verdict}", fix)
                 raise self._refused
             self._server.note_proved(self._name)

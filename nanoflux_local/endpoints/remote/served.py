@@ -258,7 +258,7 @@ def check_address(url: str) -> None:
     except ValueError:
         port = 0
     if port == 0:
-        raise ConfigError(f"the url {url} has no valid port", "set a port from 1 to 65535, or none")
+        raise ConfigError(f"the url {url} has no valid port", "set a port from 1 to 65535, or leave it out")
     route = next((route for route in ROUTES if parts.path.rstrip("/").endswith(route)), "")
     if route:
         base = parts._replace(path=parts.path.rstrip("/").removesuffix(route)).geturl()
