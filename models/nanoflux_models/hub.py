@@ -115,7 +115,7 @@ def _download_file(repo: str, commit: str, file: RemoteFile, folder: Path) -> No
     url = hf_hub_url(repo, file.path, revision=commit)
     metadata = get_hf_file_metadata(url)
     same_host = urlsplit(metadata.location).netloc == urlsplit(url).netloc
-    token = get_token() if same_host else None  # the address of a CDN is signed and needs no token
+    token = get_token() if same_host else None  # only the hub gets the token; a CDN's address is signed
     headers = {"authorization": f"Bearer {token}"} if token else {}
     part = file.part(folder)
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,7 @@ from nanoflux_models.parallel import parallel_flags
 MARK = "NANOFLUX_SERVER"
 """The environment variable that marks every process of a server, including orphaned processes."""
 CONTEXT = 8192
-"""The default context of a server in tokens, without the reasoning tokens of a thinking model; most models allow more.
-"""
+"""The default context of a server in tokens, without a thinking model's reasoning tokens; most models allow more."""
 RANK = 16
 """The default for the highest rank of the adapters that a server takes."""
 CPU_ENVIRONMENT = {

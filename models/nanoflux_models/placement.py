@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 LIMIT = 0.92
-"""The share of a GPU's memory that all its servers together may claim. The rest is for the driver and other processes.
-"""
+"""The share of a GPU's memory that all its servers together may claim; the driver and other processes get the rest."""
 CUDA_GIB, ACTIVATIONS_GIB, GRAPHS_GIB = 0.6, 0.5, 0.4
 """GiB on each GPU of a server: for CUDA's context and libraries, for the activations of a step of 2,048 tokens, and for
 CUDA graphs."""
@@ -20,8 +19,7 @@ OVERHEAD_GIB = CUDA_GIB + ACTIVATIONS_GIB + GRAPHS_GIB
 ASLEEP_GIB = 1.0
 """GiB on its GPU for the CUDA context of a sleeping server."""
 MIN_REQUESTS = 4
-"""Models are awake together on a GPU only if each has memory for this many full-length requests; else they take turns.
-"""
+"""Models run on a GPU at once only if each has memory for this many full-length requests; else they take turns."""
 BATCH_TOKENS = 4096
 """The number of a request's tokens that vLLM may store beyond a sliding window: two unfinished steps of 2,048."""
 WIDTHS = (1, 2, 4, 8)

@@ -54,7 +54,7 @@ class FakeServer:
         self.chaos = chaos or Chaos()
         self.requests = self.hung_up = 0
         self.waiting = self.cache = 0.0
-        """The values that it reports as vLLM's metrics: waiting requests, and the used share of the KV cache."""
+        """The values that the server reports as vLLM's metrics: waiting requests, and the used share of the KV cache."""
         self._script = script
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
@@ -160,7 +160,7 @@ def _send(
 
 
 def _as_object(text: str, keys: tuple[str, ...]) -> str:
-    """Turn a reply with headings into the requested JSON object; a reply without those headings is returned as is."""
+    """Turn a reply with headings into the requested JSON object; a reply without those headings is returned unchanged."""
     sections: dict[str, str] = {}
     for line in text.splitlines():
         name, colon, rest = line.partition(":")

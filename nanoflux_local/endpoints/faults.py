@@ -37,7 +37,7 @@ PERMANENT_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_
 ROUTES = ("/chat/completions", "/responses", "/messages", "/embeddings")
 """The paths that the SDKs append to an endpoint's url."""
 MAX_RAW = 4096
-"""The maximum number of characters that are recorded of an unusable reply."""
+"""The maximum number of characters of an unusable reply that are recorded."""
 
 FaultListener = Callable[[Fault], None]
 

@@ -73,7 +73,10 @@ SET = [
     ("roles.attacker.endpoint=program", "carry no programs"),
     ("domain=starter", "the settings are for the domain 'starter'"),
     (f"{SERVED} url = 'http://127.0.0.1:99999/v1' }}", "endpoints.arbiter: .*99999/v1 has no valid port.*1 to 65535"),
-    (f"{SERVED} url = 'http://127.0.0.1:9/v1/chat/completions' }}", "which NanoFlux appends.*url = .http://127.0.0.1:9/v1."),
+    (
+        f"{SERVED} url = 'http://127.0.0.1:9/v1/chat/completions' }}",
+        "which NanoFlux appends.*url = .http://127.0.0.1:9/v1.",
+    ),
     (f"{SERVED} url = 'http://127.0.0.1:9/v1', send = {{ sed = false }} }}", "unknown key .*keys there: .*seed"),
     ("endpoints.arbiter.send.seed=false", "the interface 'scripted' does not support it"),
 ]

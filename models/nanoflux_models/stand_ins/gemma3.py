@@ -2,9 +2,9 @@
 
 from nanoflux_models.stand_ins.family import Family
 
-# The template takes only text parts, in which vLLM passes messages. The published template moves a system message into
-# the first message of the user. This template refuses a system message, so that a request that wrongly contains one
-# fails.
+# This template takes a message's content as text or as text parts, as vLLM passes it, but takes no images. The published
+# template moves a system message into the first message of the user. This one refuses a system message, so that a
+# request that wrongly contains one fails.
 _TEMPLATE = """\
 {{ bos_token }}
 {%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}

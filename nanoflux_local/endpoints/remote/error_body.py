@@ -15,9 +15,9 @@ from typing import Any
 from nanoflux_local.redaction import redact
 
 MAX_WORDS = 500
-"""The length to which a provider's message is cut."""
+"""The length to which a provider's message is shortened."""
 MAX_BODY = 100_000
-"""The maximum number of bytes that are read of a body."""
+"""The maximum number of bytes that are read from a body."""
 MAX_DEPTH = 8
 MESSAGE_KEYS = (
     "message", "msg", "error", "detail", "errors", "error_message", "error_description", "Message", "title", "reason",
