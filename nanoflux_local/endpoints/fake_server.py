@@ -54,7 +54,7 @@ class FakeServer:
         self.chaos = chaos or Chaos()
         self.requests = self.hung_up = 0
         self.waiting = self.cache = 0.0
-        """The values that the server reports as vLLM's metrics: waiting requests, and the used share of the KV cache."""
+        """The values that the server reports as vLLM's metrics: waiting requests, and the used share of the cache."""
         self._script = script
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.StreamWriter] = set()
@@ -160,7 +160,7 @@ def _send(
 
 
 def _as_object(text: str, keys: tuple[str, ...]) -> str:
-    """Turn a reply with headings into the requested JSON object; a reply without those headings is returned unchanged."""
+    """Turn a reply with headings into the requested JSON object; return a reply without those headings unchanged."""
     sections: dict[str, str] = {}
     for line in text.splitlines():
         name, colon, rest = line.partition(":")

@@ -2,7 +2,7 @@
 
 from nanoflux_models.stand_ins.family import Family
 
-# This template takes a message's content as text or as text parts, as vLLM passes it, but takes no images. The published
+# This template takes a message's content as text or as text parts, as vLLM passes it, but no images. The published
 # template moves a system message into the first message of the user. This one refuses a system message, so that a
 # request that wrongly contains one fails.
 _TEMPLATE = """\
