@@ -124,7 +124,7 @@ def test_endpoint_kind_is_one_new_module(add_module: AddModule, tmp_path: Path) 
     with LedgerView(home.ledger) as view:
         assert view.summarize_run(run).to_json()["calls"]["made"] > 0
     assert asyncio.run(runs.replay(home, run)).same
-    with pytest.raises(ConfigError, match=r"endpoints\.parrot: structured: the interface 'echo' gives no structured"):
+    with pytest.raises(ConfigError, match=r"endpoints\.parrot: structured: the interface 'echo' does not support it"):
         configs.derive_config(config, {"endpoints": {"parrot": {"structured": True}}}, home)
 
 
