@@ -1,1 +1,3 @@
-"""The three roles of the paper (§3): prompt in, parsed record out; and the programs that can stand for them."""
+"""The three roles of the paper (§3): each turns a prompt into a parsed record. Built-in programs can play attacker and
+judge.
+"""

@@ -23,7 +23,7 @@ from nanoflux_local.transcript import Attack, Seed
 
 @dataclass(frozen=True, slots=True)
 class ModelAttacker:
-    """Stitches concepts by prompt. An unreadable reply ends the attempt; it is not requested again."""
+    """Prompts a model to stitch concepts. An unreadable reply ends the attempt and is not requested again."""
 
     domain: Domain
     player: Player
@@ -41,12 +41,12 @@ class ModelAttacker:
 
 
 def attacker_messages(domain: Domain, seeds: Sequence[Seed]) -> tuple[Message, ...]:
-    """The conversation that the attacker sees: the domain's worked attacks, then the prompt with the seeds."""
+    """The conversation that the attacker sees: the domain's example attacks, then the prompt with the seeds."""
     messages: list[Message] = []
-    for worked in domain.attacks:
-        material = [Seed(str(number), domain.name, text, "") for number, text in enumerate(worked.material)]
+    for example in domain.attacks:
+        material = [Seed(str(number), domain.name, text, "") for number, text in enumerate(example.material)]
         messages.append(_prompt_message(domain, material, first=not messages))
-        messages.append(Message("assistant", sections_text(worked.sections)))
+        messages.append(Message("assistant", sections_text(example.sections)))
     return (*messages, _prompt_message(domain, seeds, first=not messages))
 
 

@@ -1,4 +1,5 @@
-"""The judge as a model (paper §3, A.2.3-4): validates attacks and evaluates defences; low confidence is asked again.
+"""The judge as a model (paper §3, A.2.3-4): validates attacks and evaluates defences, and is asked again if its
+confidence is low.
 
 It never guesses: a reply without a readable decision and confidence is `Unparsed`, too many doubtful ones are `Doubt`.
 """

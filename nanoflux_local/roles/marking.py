@@ -1,4 +1,4 @@
-"""Marking: whether a further answer of the defender is right; by machine if the answer is a number or a letter."""
+"""Marking: whether a further answer of the defender is right. Only answers in free text need the judge."""
 
 from dataclasses import dataclass
 

@@ -92,7 +92,7 @@ def _combine_doubt(results: Sequence[Verdict | Doubt | Unparsed]) -> Doubt:
 
 
 def _majority_reading(readings: Sequence[bool | None]) -> bool | None:
-    """The soft reading of more than half of the members that gave one; None if they are even."""
+    """The soft reading of more than half of the members that gave one; None if they are evenly split."""
     read = [reading for reading in readings if reading is not None]
     yes = sum(read)
     return None if 2 * yes == len(read) else 2 * yes > len(read)

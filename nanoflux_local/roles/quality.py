@@ -62,7 +62,7 @@ def read_rating(text: str) -> float | None:
 
 
 def weighted_mean(scores: dict[str, float]) -> float:
-    """The weighted mean of the five dimensions, to four digits."""
+    """The weighted mean of the five dimensions, rounded to four decimals."""
     total = sum(weight * scores[name.lower()] for name, weight in WEIGHTS.items())
     return round(total / sum(WEIGHTS.values()), 4)
 

@@ -1,6 +1,7 @@
 """Reads the named sections of a reply, for every role.
 
-It never guesses: a reply without a section, or with two different texts for a section that decides, is `Unparsed`.
+A reply is never guessed at: one without a section, or with two different texts for a section that decides, is
+`Unparsed`.
 """
 
 import json
@@ -73,11 +74,11 @@ def _missing(texts_by_name: dict[str, list[str]], names: Sequence[str]) -> list[
 
 
 def _contradictory(texts_by_name: dict[str, list[str]], once: Sequence[str]) -> list[str]:
-    return [name for name in once if len({_bare(value) for value in texts_by_name[name]}) > 1]
+    return [name for name in once if len({_normalize(value) for value in texts_by_name[name]}) > 1]
 
 
 def refuse_descriptions(sections: dict[str, str], is_description: Callable[[str], object]) -> dict[str, str] | Unparsed:
-    """The sections, unless one repeats the prompt's description of it, as small models do."""
+    """The sections, or Unparsed if one of them only repeats the prompt's description of it, as small models do."""
     copied = next((name for name, text in sections.items() if is_description(text)), None)
     if copied is None:
         return sections
@@ -102,7 +103,7 @@ def read_tags(text: str, names: Sequence[str]) -> str | Unparsed:
     return "\n".join(f"<{name}>{texts[0].strip()}</{name}>" for name, texts in zip(names, texts_by_name, strict=True))
 
 
-def _bare(value: str) -> str:
+def _normalize(value: str) -> str:
     return value.strip(" .*_`\n").casefold()
 
 
@@ -118,15 +119,17 @@ def _strip_fence(text: str) -> str:
 
 
 def _from_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
-    return _under(_heading, text, names)
+    return _split_at_headings(_heading, text, names)
 
 
 def _from_bare_headings(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     """Sections under headings of any spelling: "## QUESTION", "**Question**" or QUESTION alone on their lines."""
-    return _under(_bare_heading, text, names)
+    return _split_at_headings(_bare_heading, text, names)
 
 
-def _under(headings: Callable[[Names], re.Pattern[str]], text: str, names: Sequence[str]) -> dict[str, list[str]]:
+def _split_at_headings(
+    headings: Callable[[Names], re.Pattern[str]], text: str, names: Sequence[str]
+) -> dict[str, list[str]]:
     name_by_words = {_words(name): name for name in names}
     matches = list(headings(tuple(name_by_words)).finditer(text))
     ends = [*(match.start() for match in matches), len(text)][1:]

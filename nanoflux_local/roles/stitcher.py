@@ -20,8 +20,9 @@ from nanoflux_local.transcript import Attack, Seed
 NAMES = "XYZUVWKMNPQRSTBCDEFGHJL"
 """Names for results, without "A" and "I", which are words."""
 LARGEST_RATIO = 100
-"""A story that was not written for chains takes a whole result up to this many times the number that it replaces; a
-larger one is fitted."""
+"""In a story that was not written for chains, a whole result may be up to this many times the number that it replaces;
+a larger result is fitted.
+"""
 FITTED = "def fit(x):\n    return math.floor(abs(x) + 0.5) % 1000 + 1\n"
 FITTED_TEXT = (
     "Take this answer without its sign, round it to the nearest whole number (halves up), divide that by 1000, and "
@@ -46,7 +47,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class StitchingAttacker:
-    """Builds attacks from seeds with programs; asks no model."""
+    """Builds attacks from seeds that have programs; calls no model."""
 
     source: SeedSource
     sandbox: Identity
@@ -68,7 +69,7 @@ class StitchingAttacker:
 
 
 def _functions(parts: Sequence[Part]) -> str:
-    """Python source with one function per part; from the second part on, its slot is the parameter."""
+    """Python source with one function per part; from the second part on, the part's slot is the parameter."""
     blocks = ["import math\n", FITTED]
     for number, part in enumerate(parts):
         parameter = part.slot if number else ""
@@ -89,8 +90,8 @@ def tracing_program(parts: Sequence[Part]) -> str:
     for number in range(len(parts)):
         program.append(f"values = part_{number + 1}({argument})\nshow({number}, values)\nx = values['answer']")
         if number + 1 < len(parts):
-            after = parts[number + 1]
-            limit = "math.inf" if after.fits else f"{LARGEST_RATIO} * {after.value.replace(',', '')}"
+            next_part = parts[number + 1]
+            limit = "math.inf" if next_part.fits else f"{LARGEST_RATIO} * {next_part.value.replace(',', '')}"
             program.append(f"direct = x > 0 and x == int(x) and x <= {limit}\nlink = int(x) if direct else fit(x)")
             program.append("print('link', repr(link), 'direct' if direct else 'fitted')")
             argument = "link"
@@ -98,7 +99,7 @@ def tracing_program(parts: Sequence[Part]) -> str:
 
 
 def read_trace(parts: Sequence[Part], reply: PythonReply) -> Trace | Unparsed:
-    """Read the values that the tracing program printed. It is untrusted, so our own parser reads the numbers."""
+    """Read the values that the tracing program printed. The output is untrusted: our own parser reads the numbers."""
     if reply.status != "ok":
         return Unparsed(f"the chained program ended with {reply.status}: {reply.stderr.strip()[-200:]}")
     variables: list[dict[str, float]] = [{} for _ in parts]

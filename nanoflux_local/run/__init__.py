@@ -1,1 +1,1 @@
-"""A run: its settings bound to endpoints, its turns, and its life from start to end."""
+"""A run: its settings bound to endpoints, its turns, and its life cycle."""

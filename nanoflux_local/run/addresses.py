@@ -18,7 +18,7 @@ from nanoflux_local.run.configs import validate_run
 ADDRESS_KEYS = ("url", "urls", "key_env", "key_file", "timeout_s", "capacity")
 """The settings of an endpoint that say how to reach its server, not which model answers."""
 EMPTY = {"url": {"urls": []}, "urls": {"url": ""}}
-"""Each form of the address replaces the other one."""
+"""Setting one form of the address clears the other."""
 
 Changes = Mapping[str, Mapping[str, Any]]
 """New values by endpoint and key."""
@@ -31,7 +31,7 @@ async def move_endpoints(home: Home, run: str, changes: Changes) -> RunConfig:
     `revision` contains its address.
 
     Raises:
-        RefusedError: a change could bring another model, or another process plays the run.
+        RefusedError: another model might answer after the change, or another process plays the run.
         ConfigError: a value cannot be used.
     """
     with hold_lock(home, Work(RUN, run)):

@@ -9,7 +9,9 @@ from nanoflux_local.ledger.views import LedgerView
 
 @dataclass(frozen=True, slots=True)
 class PanelAgreement:
-    """How many judgements a panel made, over how many its members split, and Krippendorff's alpha (None: undefined)."""
+    """The number of a panel's judgements, in how many of them its members disagreed (`split`), and Krippendorff's alpha
+    (None if undefined).
+    """
 
     judgements: int
     split: int
@@ -17,7 +19,7 @@ class PanelAgreement:
 
 
 def summarize_panel(view: LedgerView, run: str) -> PanelAgreement | None:
-    """How far a run's panel agrees, or None if a single judge judges: `panel` in `run show --json`."""
+    """How far a run's panel agrees, as in `panel` of `run show --json`; None if the run has a single judge."""
     row = view.find_run(run)
     if not json.loads(row["config"])["judge"].get("panel"):
         return None

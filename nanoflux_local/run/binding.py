@@ -119,8 +119,8 @@ def bind(config: RunConfig, home: Home) -> Bound:
         ConfigError: a key or url is missing.
         ModelsError: weights are not installed.
     """
-    chosen = {name: config.endpoints[name] for name in sorted(config.players)}
-    endpoints = build_endpoints(chosen, home, config.concurrency)
+    used = {name: config.endpoints[name] for name in sorted(config.players)}
+    endpoints = build_endpoints(used, home, config.concurrency)
     embedder = build_embedder(config.endpoints[config.embedder], home)
     tools = needed_tools(config.judge)
     sandboxed = PROGRAM in {getattr(config.roles, role).endpoint for role in ROLES} or SANDBOX in tools
@@ -129,7 +129,8 @@ def bind(config: RunConfig, home: Home) -> Bound:
 
 
 def rules_for(config: RunConfig, identities: Mapping[str, Identity], home: Home) -> Rules:
-    """Build the rules of a run from identities instead of endpoints, so that a replay can build them too.
+    """Build the rules of a run from identities instead of endpoints, so that a replay, which has no endpoints, can
+    build them.
 
     Raises:
         RefusedError: the domain or one of its prompts has changed since the run was started.
@@ -208,7 +209,8 @@ def recorded_identities(stored: Mapping[str, Any]) -> dict[str, Identity]:
 
 
 def refuse_drift(recorded: Mapping[str, Identity], current: Mapping[str, Identity]) -> None:
-    """Refuse a resume on another model, revision or sandbox: it would give another dataset under the same name.
+    """Refuse to resume a run with another model, revision or sandbox, which would give another dataset under the same
+    name.
 
     Raises:
         RefusedError: an identity differs from the one that the run was started with.

@@ -1,4 +1,4 @@
-"""Budgets: caps on what a run and its roles may spend, kept by reserving each call's largest cost before it goes out.
+"""Budgets: caps on what a run and its roles may spend, enforced by reserving a call's largest possible cost beforehand.
 
 A call reserves the most it could cost; when its reply arrives, its actual cost replaces the reservation. A cap is
 therefore never exceeded, however many calls are in flight. This module knows no prices: each endpoint knows its own.
@@ -38,8 +38,8 @@ class Cost:
 
 @dataclass(slots=True)
 class Account:
-    """What a run or a role has spent, and what its calls in flight may still cost. `key` opens the names of its caps
-    in `budget` ("" for the run, "roles.judge." for a role).
+    """What a run or a role has spent, and what its calls in flight may still cost. `key` is the prefix of its caps'
+    names in `budget` ("" for the run, "roles.judge." for a role).
     """
 
     key: str
@@ -65,7 +65,7 @@ CostBound = Callable[[ChatRequest], Cost]
 
 
 def bound_prompt_tokens(request: ChatRequest) -> int:
-    """The most tokens that the messages can have: no tokenizer makes more tokens of a text than it has bytes."""
+    """An upper bound on the prompt's tokens: no tokenizer splits a text into more tokens than it has bytes."""
     return request.prompt_bytes + PER_MESSAGE * len(request.messages)
 
 
@@ -83,7 +83,7 @@ class Purse:
 
     @classmethod
     def load(cls, ledger: Ledger, run: str, budget: Budget, bound_cost: CostBound) -> "Purse":
-        """A purse with what the run has spent so far: its remembered calls, and failed attempts that may have cost."""
+        """Load what the run has spent so far: its remembered calls, and failed requests that may have cost money."""
         spent_by_role = {
             role: Cost(usd, tokens, seconds)
             for role, usd, tokens, seconds in ledger.rows(
@@ -112,7 +112,7 @@ class Purse:
         self._settled.set()
 
     def guard(self, answers: Mapping[str, Answer]) -> dict[str, Answer]:
-        """The same answers; each call reserves its cost first."""
+        """Wrap the functions that answer requests, so that each call first reserves its cost."""
         return {kind: self._guard_answer(answer) for kind, answer in answers.items()}
 
     def _guard_answer(self, answer: Answer) -> Answer:
@@ -133,7 +133,7 @@ class Purse:
             BudgetError: the retry no longer fits.
         """
         listener(fault)
-        if fault.kind == "refused_parameter":  # sent again without the parameter already, and free
+        if fault.kind == "refused_parameter":  # it was free, and the request is already being sent again
             return
         for account in charged:
             account.spent = account.spent.plus(Cost(fault.usd, fault.tokens, fault.seconds))

@@ -1,7 +1,8 @@
 """Configurations: from a domain, a profile and overrides to the frozen configuration of a run.
 
-The domain gives the defaults, the profile the models, overrides the rest; what depends on a chosen model (novelty
-thresholds, prices, tokens for reasoning) is looked up and written down, so that later changes elsewhere change no run.
+The domain gives the defaults, the profile the models, and the overrides everything else. Values that depend on a chosen
+model (novelty thresholds, prices, reasoning tokens) are looked up and recorded, so that later changes to manifests and
+price lists do not affect the run.
 """
 
 import logging
@@ -51,7 +52,7 @@ def find_profile(name: str, home: Home | None = None) -> Path:
     """The file of a profile. A profile in `<home>/profiles` replaces a shipped one of the same name.
 
     Raises:
-        ConfigError: there is no such profile; a path is not checked.
+        ConfigError: there is no such profile. Whether the file at a path exists is not checked.
     """
     paths = profile_paths(home)
     if name in paths:
@@ -91,7 +92,7 @@ def resolve(domain_name: str, profile_name: str, overrides: Mapping[str, Any], h
     values = merge_tables(values, {"endpoints": _find_reasoning_tokens(draft.endpoints, home)})
     config = validate_run(merge_tables(values, overrides))
     _refuse_unplayable(config, domain)
-    # Recorded with the run, so that datasets imported later change neither.
+    # Both are recorded with the run, so that datasets imported later change neither of them.
     datasets = config.datasets or with_seeds(home.ledger, seed_datasets(domain))
     held_out = config.held_out
     if "held_out" not in config.model_fields_set:
@@ -112,8 +113,8 @@ def validate_run(values: Mapping[str, Any], where: str = "the configuration") ->
 
 def derive_config(config: RunConfig, changes: Mapping[str, Any], home: Home) -> RunConfig:
     """The configuration of another run with changes applied. Novelty thresholds belong to an embedder (SPEC §6),
-    reasoning tokens to a model: if `changes` replace either, they are looked up again unless `changes` state them.
-    Another rule set brings its settings.
+    reasoning tokens to a model: if `changes` replace the embedder or a model, these values are looked up again unless
+    `changes` state them. If `changes` name another rule set, its settings are applied as well.
 
     Raises:
         ConfigError: a name, key or value is wrong; the message says where.
@@ -157,10 +158,12 @@ def _replace_reasoning_tokens(
 
 
 def _refuse_unplayable(config: RunConfig, domain: Domain) -> None:
-    """Refuse a configuration that does not suit its domain, which it cannot check by itself."""
+    """Refuse a configuration that does not suit its domain. `RunConfig` cannot check this, since it does not know the
+    domain.
+    """
     if config.domain != domain.name:
         raise ConfigError(f"the settings are for the domain {config.domain!r}, not {domain.name!r}", "correct --domain")
-    sections = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # a profile budgets for every domain
+    sections = dict.fromkeys((*domain.sections.defender, *Sections().defender))  # profiles suit any domain
     unknown = [name for name in config.budgets if name not in sections]
     if unknown:
         fix = suggest(unknown[0], sections, "keys there")

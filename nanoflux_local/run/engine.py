@@ -1,10 +1,10 @@
-"""The engine: runs turns speculatively ahead of one committer (turn order is the truth, SPEC §6).
+"""The engine: plays turns speculatively ahead of a single committer, which commits them in turn order (SPEC §6).
 
-A turn depends on earlier turns only through one question: how similar is my question to the nearest earlier one? A
-`SpeculativeTurn` is played before the turns ahead of it are committed and answers that question from what is known at
-the time. The committer takes turns in order and checks these answers against the committed history. If all agree, the
-speculative record is the turn's record; otherwise the turn is replayed, and only the calls that differ are made. The
-result is the same as that of running one turn after another.
+A turn depends on earlier turns only through the similarity of its questions to the nearest earlier question. A
+`SpeculativeTurn` is played before the preceding turns are committed, and computes these similarities from the questions
+asked so far. The committer takes turns in order and compares the similarities with those that the committed history
+gives. If all agree, the speculative record is the turn's record; otherwise the turn is replayed, and only the calls
+that differ are made. The result is the same as that of playing one turn after another.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ AHEAD_PER_REQUEST = 8
 
 ACTIVE_PER_REQUEST = 3
 """Turns in progress for each concurrent request. A turn makes one request at a time, so more turns than requests keep
-the servers busy between two requests of a turn. Near the end of a run all remaining turns start at once: a turn that
-started late and needed several attempts would keep the run waiting on its own.
+the servers busy between two requests of a turn. Near the end of a run all remaining turns start at once; otherwise the
+run could end up waiting for a single turn that started late and needs several attempts.
 """
 
 EXCERPT_CHARACTERS = 200
@@ -60,7 +60,7 @@ async def index_questions(rules: Rules, index: NoveltyIndex, record: TurnRecord,
 async def index_questions_of_other_runs(rules: Rules, index: NoveltyIndex, call: Call) -> None:
     """Fill an empty index with the questions of other runs, and embed the held-out evaluation items.
 
-    Embeddings are remembered calls; they are made again only if the other runs used another embedder.
+    The embeddings are remembered calls: new ones are made only if the other runs used another embedder.
     """
     async for vector in embed_texts(rules.embedder, rules.questions_of_other_runs, call):
         if vector is not None:
@@ -70,7 +70,9 @@ async def index_questions_of_other_runs(rules: Rules, index: NoveltyIndex, call:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NearestAnswer:
-    """The similarity that a speculative turn used for one of its questions; `own` are its earlier questions."""
+    """The similarity that a speculative turn used for one of its questions; `own` are the questions that the turn asked
+    before.
+    """
 
     question: Vector
     own: tuple[Vector, ...]
@@ -78,7 +80,7 @@ class NearestAnswer:
 
 
 class SpeculativeTurn:
-    """A turn played before the turns ahead of it are committed.
+    """A turn that is played before the preceding turns are committed.
 
     `ahead` maps turn numbers to all speculative turns, this one included once it has started.
     """
@@ -140,10 +142,10 @@ class SpeculativeTurn:
 
     def is_contradicted_by(self, question: Vector, threshold: float) -> bool:
         """Whether this turn accepted a question as novel that is too similar to `question` of an earlier turn."""
-        accepted = (
+        accepted_questions = (
             answer.question for answer in self._answers if answer.similarity is None or answer.similarity <= threshold
         )
-        return any(float(mine @ question) > threshold for mine in accepted)
+        return any(float(accepted_question @ question) > threshold for accepted_question in accepted_questions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -243,13 +245,13 @@ class Engine:
             while not self.finished and (self._drain_at is None or self._turns < self._drain_at):
                 self._start_ahead()
                 await self._commit_next_turn()
-            self._refuse_silence()
+            self._refuse_unread_run()
         finally:
             await self._stop()
 
-    def _refuse_silence(self) -> None:
-        """A run that ends without one readable reply has not been played, however few its turns were, unless
-        `pause_after_unread` is 0.
+    def _refuse_unread_run(self) -> None:
+        """Raise UnreadError if the run reaches its turn limit without one readable reply, unless `pause_after_unread`
+        is 0.
         """
         ended = 0 < self._config.max_turns <= self._turns
         if ended and not self._heard and self._config.pause_after_unread:
@@ -264,7 +266,7 @@ class Engine:
         await index_questions_of_other_runs(self._rules, self._index, trace)
         for record in self._committed:
             await index_questions(self._rules, self._index, record, trace)
-        self._committed = []  # long runs: from here on only the index is needed
+        self._committed = []  # only the index is needed from here on, and long runs have many turns
 
     async def _commit_next_turn(self) -> None:
         record, trace = await self._play_next_turn()
@@ -307,7 +309,7 @@ class Engine:
             f"{streak.attempts} attempts in a row got nothing to read at the {streak.step} from {streak.player}:"
             f" {streak.reason}.{excerpt}",
             f"correct the model's settings, then `nanoflux run resume {self._run}`; it pauses again after as many"
-            f" (`nanoflux run set {self._run} pause_after_unread=0`: never)",
+            f" attempts (to never pause: `nanoflux run set {self._run} pause_after_unread=0`)",
         )
 
     def _start_ahead(self) -> None:
@@ -354,9 +356,9 @@ class Engine:
     def _rank(self, turn: SpeculativeTurn) -> tuple[int, int, int, int]:
         """The priority of a turn's requests; the smallest goes first.
 
-        Normally earlier turns go first, since they are committed first. Once all remaining turns have started, the
-        next turn to commit goes first, then the turns with most work left, because the run ends with the slowest:
-        turns in later attempts, among these the turns at earlier steps, and among these the turns that needed more
+        Normally earlier turns go first, since they are committed first. Once all remaining turns have started, the next
+        turn to commit goes first, then the turns with most work left, because the run ends with the slowest turn. These
+        are the turns in later attempts; among them, those at earlier steps; and among those, the turns that needed more
         calls to get there, since an undecided judge is likely to reject.
         """
         if turn.number == self._turns or not self._all_started:
@@ -364,7 +366,9 @@ class Engine:
         return (1, -turn.attempts, turn.step, -len(turn.trace.ids))
 
     async def _play_speculatively(self, turn: SpeculativeTurn) -> TurnRecord | None:
-        """The turn's record, or None if it failed: the failure is the run's only if the committer meets it too."""
+        """Play a turn ahead of the committer. Returns its record, or None if it failed: the run fails only if the
+        committer's replay of the turn fails too.
+        """
         RANK.set(lambda: self._rank(turn))  # the turn has its own task, so no other turn sees this value
         try:
             history = SpeculativeHistory(turn, self._restart_contradicted)

@@ -5,10 +5,10 @@ the turns that r more examples need are r + NegativeBinomial(r, p), cut at the t
 m·µ + √m·σ·z: µ the mean of a bootstrap resample of the n turns' costs, σ their standard deviation, z standard normal.
 The forecast is the median of the simulated totals; the interval runs from their 5% to their 95% quantile.
 
-A turn costs the tokens and dollars of the calls it rests on, as if none were remembered, times the factor that running
-ahead has wasted so far. Its wall time has the run's mean and varies as the seconds of its calls do. Changes during a
-run (a judge that slows down, questions that run out) are not modelled; only the newest turns count, so that the
-forecast follows them.
+A turn costs the tokens and dollars of the calls that it uses, as if none were remembered, times the run's ratio of
+calls made to calls used, since speculative turns waste some. The seconds of a turn's calls are scaled so that their
+mean is the run's mean wall time of a turn. Changes during a run (a judge that slows down, questions that run out) are
+not modelled; only the newest turns count, so that the forecast follows them.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class RunPosition:
-    """How far a run has come: the input of a forecast."""
+    """How far a run has progressed: the input of a forecast."""
 
     run: str
     turns: int
@@ -53,7 +53,7 @@ class RunPosition:
 
     @classmethod
     def of(cls, summary: RunSummary) -> "RunPosition":
-        """The position that a summary gives."""
+        """The position of the run that the summary describes."""
         return cls(
             summary.run, summary.turns, summary.max_turns, summary.kept, summary.target, summary.seconds,
             summary.calls.made, summary.calls.wasted,
@@ -71,7 +71,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run still needs, or the `reason` why that cannot be said. `reaches_target` is the probability that the
+    """What a run still needs, or the `reason` why that cannot be forecast. `reaches_target` is the probability that the
     target is reached within the turn limit.
     """
 

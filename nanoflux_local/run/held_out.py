@@ -1,8 +1,9 @@
 """Held out: the evaluation items that no kept example may repeat, and how a question is found to repeat one.
 
-Three looks, the cheap ones first: the same words, thirteen words in a row, and an embedding nearer than θq. Numbers are
-passed over, since GSM-Hard restates GSM8K's test set with other numbers. Phrases that training items hold as well, or
-several items of one benchmark, are how it speaks ("which of the following is the most likely …"), and tell nothing.
+A question is compared with the items in three ways, the cheapest first: the same words, thirteen equal words in a row,
+and an embedding more similar than θq. Numbers are ignored, since GSM-Hard restates GSM8K's test set with other numbers.
+A phrase that also occurs in training items, or in several items of one benchmark, is a stock phrase of the benchmark
+("which of the following is the most likely …") and identifies no item.
 """
 
 import asyncio
@@ -33,8 +34,8 @@ class HeldOut:
         self._embedded: Sequence[Seed] = ()
 
     async def embed(self, embedder: Identity, call: Call) -> None:
-        """Embed the items (remembered calls if a run used the same embedder before) and index their phrases, so that no
-        turn waits for it.
+        """Embed the items and index their phrases before the first turn, so that no turn waits for this. If an earlier
+        run used the same embedder, the embeddings are remembered calls.
         """
         await asyncio.to_thread(lambda: self._grams)
         vectors = [vector async for vector in embed_texts(embedder, [item.question for item in self._items], call)]
@@ -53,9 +54,9 @@ class HeldOut:
 
     def find_repeat(self, attack: Attack, vector: Vector, threshold: float) -> str:
         """The item that an attack repeats, and how, or "". `vector` is the unit vector of its question."""
-        same = self._stems.get(stem(attack.question))
-        if same is not None:
-            return f"repeats {same}: the same words"
+        repeated_item = self._stems.get(stem(attack.question))
+        if repeated_item is not None:
+            return f"repeats {repeated_item}: the same words"
         for gram in grams(f"{attack.question}\n{attack.solution}"):
             if gram in self._grams:
                 return f"repeats {self._grams[gram]}: {gram!r}"

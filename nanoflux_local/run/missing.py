@@ -1,7 +1,8 @@
 """Missing calls: which calls a replay with other settings lacks, and what making them would cost.
 
-A turn that lacks a call is assumed to continue like the recorded turns from such a call on. Settings that add calls to
-a turn (more checks, more answers of the defender) add them at the run's mean cost for that kind of call and role.
+A turn that lacks a call is assumed to continue as the recorded turns do from a call of the same kind and role on.
+Settings that add calls to a turn (more checks, more answers of the defender) add them at the run's mean cost for that
+kind of call and role.
 """
 
 from collections import Counter, defaultdict
@@ -15,7 +16,9 @@ from nanoflux_local.roles.checks.base import enabled_checks
 
 @dataclass(frozen=True, slots=True)
 class MissingCall:
-    """The first call of a turn that the ledger does not remember: its kind, and the role that makes it."""
+    """The kind of a call and the role that makes it: those of the first call that a turn is missing, or those by which
+    recorded costs are looked up.
+    """
 
     kind: str
     role: str
@@ -23,7 +26,7 @@ class MissingCall:
 
 @dataclass(frozen=True, slots=True)
 class MissingCallCount:
-    """How many turns lack a call of this kind and role first."""
+    """The number of turns whose first missing call has this kind and role."""
 
     kind: str
     role: str
@@ -32,8 +35,8 @@ class MissingCallCount:
 
 @dataclass(frozen=True, slots=True)
 class MissingCalls:
-    """The calls that unknown turns need: at least one each, and `expected` with the calls that usually follow. `tokens`
-    and `usd` are the expected cost; `usd` is None if no endpoint of the run has a price.
+    """The calls that turns with an unknown outcome need: `at_least` one for each, and `expected` with the calls that
+    usually follow. `tokens` and `usd` are the expected cost; `usd` is None if no endpoint of the run has a price.
     """
 
     turns: int
@@ -61,8 +64,9 @@ class CallCost:
 
 @dataclass(slots=True)
 class RecordedCosts:
-    """The mean costs of a run's turns: `each` of one call by kind and role, `onward` of such a call and all later calls
-    of its turn. `defence_calls` is the mean number of the defender's chat calls in turns that reached it.
+    """The mean costs in a run's turns by kind and role of a call: `each` is the cost of one such call, `onward` that of
+    the call and all later calls of its turn. `defence_calls` is the mean number of the defender's chat calls in turns
+    that reached it.
     """
 
     each: dict[MissingCall, CallCost] = field(default_factory=dict)
@@ -111,7 +115,7 @@ def _means(costs_by_call: Mapping[MissingCall, Sequence[CallCost]]) -> dict[Miss
 def count_missing(
     missing: Sequence[MissingCall], recorded: RecordedCosts, old: RunConfig, new: RunConfig, priced: bool
 ) -> MissingCalls:
-    """Count the calls that turns lack first, and estimate the calls, tokens and dollars of completing these turns."""
+    """Count the first missing call of each turn, and estimate the calls, tokens and dollars to complete the turns."""
     added = CallCost()
     for call, calls in added_calls(recorded, old, new).items():
         added = added.plus(recorded.each.get(call, CallCost(1)).times(calls))

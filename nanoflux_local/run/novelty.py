@@ -1,8 +1,8 @@
 """Novelty (paper §3): is the question unlike every earlier question, and the defence unlike the attacker's solution?
 
-Exact cosine similarities of float32 unit vectors. A matrix product finds the rows that could be nearest, but its last
-bits depend on shapes, threads and the processor, and could move a similarity across the threshold. The similarities
-that are compared and stored are therefore recomputed for those rows alone, correctly rounded.
+Exact cosine similarities of float32 unit vectors. A matrix product finds the rows that could be nearest, but the last
+bits of its results depend on shapes, threads and the processor, which could move a similarity across the threshold. The
+similarities that are compared and stored are therefore recomputed for those rows alone, correctly rounded.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ from nanoflux_local.records import Vector, similarity
 
 Matrix = npt.NDArray[np.float32]
 BLOCK_BYTES = 1 << 24
-"""Rows are stored in blocks of this size, so that growing copies nothing and never holds two large matrices."""
+"""Rows are stored in blocks of this size, so that the index grows without copying, and no second large matrix is
+needed.
+"""
 
 
 class NoveltyIndex:
@@ -39,7 +41,7 @@ class NoveltyIndex:
         self._free -= 1
 
     def history(self) -> "History":
-        """A snapshot that later questions do not change; views, no copies."""
+        """A snapshot that later questions do not change. It has views of the rows, not copies."""
         if not self._free:
             return History(tuple(self._blocks))
         return History((*self._blocks[:-1], self._blocks[-1][: -self._free]))
@@ -61,15 +63,15 @@ class History:
         if not blocks:
             return None
         rough = [block @ vector for block in blocks]
-        bar = max(float(products.max()) for products in rough) - 2 * rounding_error(len(vector))
-        rows = (row for block, products in zip(blocks, rough, strict=True) for row in block[products >= bar])
-        different = {row.tobytes(): row for row in rows}  # a question asked a hundred times is compared once
-        return max(similarity(row, vector) for row in different.values())
+        cutoff = max(float(products.max()) for products in rough) - 2 * rounding_error(len(vector))
+        rows = (row for block, products in zip(blocks, rough, strict=True) for row in block[products >= cutoff])
+        distinct_rows = {row.tobytes(): row for row in rows}  # a question asked a hundred times is compared once
+        return max(similarity(row, vector) for row in distinct_rows.values())
 
 
 def rounding_error(dimensions: int) -> float:
-    """The most by which a float32 product of two unit vectors can be off, in whatever order it is summed: the bound
-    n·u / (1 - n·u) of Higham, "Accuracy and Stability of Numerical Algorithms", §3.1, doubled for vectors that are
-    not quite of unit length.
+    """An upper bound on the error of a float32 product of two unit vectors, in whatever order it is summed: the bound
+    n·u / (1 - n·u) of Higham, "Accuracy and Stability of Numerical Algorithms", §3.1, doubled for vectors that are not
+    quite of unit length.
     """
     return dimensions * float(np.finfo(np.float32).eps)

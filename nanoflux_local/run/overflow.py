@@ -1,7 +1,7 @@
-"""Overflow: whether prompt, thoughts and answer of a run's requests fit into the contexts of its endpoints.
+"""Overflow: whether the prompt, the reasoning and the answer of each request fit into the context of its endpoint.
 
-Checked when a run starts, on seeds that it could open with: a server that runs out of context cuts a reply and does not
-report it, and a thinking model's reply is then all thoughts.
+Checked when a run starts, on seeds that the run could draw: a server that runs out of context cuts the reply without
+reporting it, and a reasoning model then returns its reasoning without an answer.
 """
 
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ from nanoflux_local.transcript import Attack, Defence, Seed
 
 
 def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
-    """Refuse a run whose requests do not fit.
+    """Refuse a run with a request that does not fit into its endpoint's context.
 
     Raises:
-        ConfigError: they do not; the message names the endpoint's keys.
+        ConfigError: a request does not fit; the fix names the endpoint's settings to change.
     """
     seeds = rules.seeds.draw(rules.config.seeds.max, Random(0), set())
     for role, name, messages, answer in typical_requests(rules.config, domain, seeds):
@@ -38,16 +38,18 @@ def refuse_overflows(bound: Bound, rules: Rules, domain: Domain) -> None:
 def typical_requests(
     config: RunConfig, domain: Domain, seeds: tuple[Seed, ...]
 ) -> Iterator[tuple[str, str, tuple[Message, ...], int]]:
-    """Role, endpoint, messages and the answer's budget of requests like those of the run, made of some of its seeds."""
+    """Requests like those that the run will send, made from some of its seeds, each as (role, endpoint, messages, token
+    budget of the answer).
+    """
     attacker, defender = config.roles.attacker.endpoint, config.roles.defender.endpoint
     longest = max(seeds, key=lambda seed: len(seed.question))
     attack = Attack(longest.question, longest.solution, longest.answer)
-    swapping = attacker not in (PROGRAM, defender)
-    for name in (attacker, defender) if swapping else (attacker,):
+    roles_swap = attacker not in (PROGRAM, defender)
+    for name in (attacker, defender) if roles_swap else (attacker,):
         if name != PROGRAM:
             yield "attacker", name, attacker_messages(domain, seeds), config.reply_tokens
     answer = reply_budget(domain, config.budgets)
-    for name in (defender, attacker) if swapping else (defender,):
+    for name in (defender, attacker) if roles_swap else (defender,):
         yield "defender", name, defender_messages(domain, config.budgets, longest.question), answer
     judged = domain.render("evaluation", {"attack": attack, "defence": Defence(longest.solution, longest.answer)})
     for name in dict.fromkeys((config.roles.judge.endpoint, *config.judge.panel, *config.judge.solvers)):

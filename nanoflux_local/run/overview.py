@@ -1,4 +1,4 @@
-"""Everything `run show` shows about a run, as one value; JSON is made from it at the edge."""
+"""Everything that `run show` shows about a run, as one typed value."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ from nanoflux_local.run.trials.result import TrialResult, summarize_trial
 @dataclass(frozen=True, slots=True)
 class RunOverview:
     """A run's summary with its worker, its forecast and the quality of its judge. `unread` and `refused` count the
-    attempts that ended with nothing to read, by reason.
+    attempts that ended without a readable reply, by reason.
     """
 
     summary: RunSummary

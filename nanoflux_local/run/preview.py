@@ -1,6 +1,6 @@
-"""What a run would take, before it starts: the estimate from an earlier run with the same models, or from its prompts.
+"""Previews a run before it starts: its cost, estimated from an earlier run with the same models or from its prompts.
 
-Nothing is started and no server is asked.
+Starts nothing and contacts no server.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from nanoflux_models.gpus import list_gpus, survey_gpus
 from nanoflux_models.placement import Placement
 
 BYTES_PER_TOKEN = 4
-"""Bytes of English text in a token, roughly; an estimate for prompts, never a bound."""
+"""Roughly the bytes of English text in a token: an estimate for prompts, not a bound."""
 JUDGE_CHAT = MissingCall("chat", "judge")
-SAME = ("domain", "roles", "judge", "retries", "rules", "samples", "keep", "budgets", "reply_tokens")
+EQUAL_SETTINGS = ("domain", "roles", "judge", "retries", "rules", "samples", "keep", "budgets", "reply_tokens")
 """The settings that must be equal for an earlier run to predict a new one, besides the models."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoleCost:
-    """One attempt's requests of a role: their number, prompt tokens (roughly), most completion tokens and dollars (None
-    without a price).
+    """The requests of one role in one attempt: their number, their approximate prompt tokens, and upper bounds on
+    completion tokens and dollars (None without a price).
     """
 
     role: str
@@ -49,8 +49,8 @@ class RoleCost:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run may take. With an earlier run (`basis`), `forecast` and `calls` predict the whole run. `attempt` has
-    the cost of one attempt by role; every kept example needs at least one attempt.
+    """The estimated cost of a run. If a similar run was played before (`basis` is its id), `forecast` and `calls` cover
+    the whole run. `attempt` has the cost of one attempt by role; every kept example needs at least one attempt.
     """
 
     attempt: tuple[RoleCost, ...]
@@ -67,7 +67,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class GpuPlan:
-    """The plan of the managed servers on this machine's GPUs; `problem` says why there is none."""
+    """The placement of the managed servers on this machine's GPUs; `problem` says why they do not fit or use no GPU."""
 
     gpus: tuple[float, ...]
     workloads: Mapping[str, Workload]
@@ -92,8 +92,8 @@ def estimate_run(config: RunConfig, home: Home) -> Estimate:
                 if len(turns.kept) < ENOUGH_TURNS or turns.kept.sum() < ENOUGH_KEPT:
                     continue
                 forecast = predict(turns, config.target, config.max_turns)
-                per_turn = summary.calls.made / max(1, summary.turns)
-                calls = _scale(forecast.turns, per_turn) if forecast.turns else None
+                calls_per_turn = summary.calls.made / max(1, summary.turns)
+                calls = _scale(forecast.turns, calls_per_turn) if forecast.turns else None
                 return Estimate(attempt, config.target, str(row["id"]), forecast, calls)
     return Estimate(attempt, config.target)
 
@@ -103,9 +103,9 @@ def _scale(span: Span, factor: float) -> Span:
 
 
 def _is_similar(config: RunConfig, earlier: Mapping[str, Any]) -> bool:
-    """Whether an earlier run had the same rules, prompts and models, so that its turns cost as much."""
+    """Whether an earlier run had the same rules, prompts and models, so that its turns cost about as much."""
     values = config.model_dump(mode="json")
-    if any(values[key] != earlier.get(key, values[key]) for key in SAME):
+    if any(values[key] != earlier.get(key, values[key]) for key in EQUAL_SETTINGS):
         return False
     tables = earlier.get("endpoints", {})
     return all(
@@ -130,10 +130,11 @@ def _estimate_attempt(config: RunConfig, home: Home) -> list[RoleCost]:
             continue
         endpoint = config.endpoints[name]
         calls = count[role]
-        prompt = calls * sum(len(message.content.encode()) for message in messages) // BYTES_PER_TOKEN
-        most = calls * (answer + endpoint.reasoning_tokens)
-        usd = endpoint.price.cost(prompt, most) if endpoint.price else None
-        costs[role] = RoleCost(role, endpoint.model, calls, prompt, most, usd)
+        prompt_bytes = calls * sum(len(message.content.encode()) for message in messages)
+        prompt_tokens = prompt_bytes // BYTES_PER_TOKEN
+        completion_tokens = calls * (answer + endpoint.reasoning_tokens)
+        usd = endpoint.price.cost(prompt_tokens, completion_tokens) if endpoint.price else None
+        costs[role] = RoleCost(role, endpoint.model, calls, prompt_tokens, completion_tokens, usd)
     return list(costs.values())
 
 

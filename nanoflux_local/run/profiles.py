@@ -1,4 +1,6 @@
-"""Profiles as files of the user: which exist, a commented new one, and what one still needs before a run can start."""
+"""Profiles: lists them, writes a new commented profile for a user, and checks what a profile still needs before a run
+can start.
+"""
 
 import asyncio
 import re
@@ -30,7 +32,9 @@ SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class ProfileEntry:
-    """A profile: `own` if it is a file of the user's home, its first comment, and the model of each role."""
+    """A profile: whether it is a file of the user's home (`own`), its first comment (`summary`), and the model of each
+    role.
+    """
 
     name: str
     path: str
@@ -41,7 +45,9 @@ class ProfileEntry:
 
 @dataclass(frozen=True, slots=True)
 class ProfileCheck:
-    """One thing that a profile needs: whether it is there, and otherwise what to do. Advice is ok and has a fix."""
+    """One thing that a profile needs: whether it is present (`ok`), and if not, how to provide it (`fix`). Advice has a
+    fix although it is ok.
+    """
 
     subject: str
     ok: bool
@@ -51,7 +57,7 @@ class ProfileCheck:
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """A server that the user has: the model it serves, at this address."""
+    """A server of the user: the model that it serves, and its address."""
 
     model: str
     url: str
@@ -174,7 +180,7 @@ endpoint = "{endpoint}"
 
 def check_profile(name: str, domain: str, home: Home, connect: bool) -> Iterator[ProfileCheck]:
     """Check a profile with a domain: its keys and values, then the weights, keys and, with `connect`, the servers of
-    the endpoints that roles use. Nothing is started; without `connect` nothing is asked.
+    the endpoints that roles use. Starts nothing, and contacts servers only with `connect`.
 
     Raises:
         ConfigError: a key or value is wrong; the message names it.
@@ -218,7 +224,7 @@ def _check_endpoint(name: str, config: RunConfig, home: Home, connect: bool) -> 
 
 
 def _check_weights(subject: str, endpoint: EndpointConfig, home: Home) -> ProfileCheck:
-    """Whether a model of this machine is installed; scripted models have no weights."""
+    """Whether a local model is installed; scripted models have no weights."""
     if endpoint.model not in {manifest.name for manifest in list_manifests(home.root)}:
         if not find_kind(endpoint.interface).local:
             return ProfileCheck(subject, True, f"{endpoint.interface} needs no weights")

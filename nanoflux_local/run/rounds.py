@@ -48,13 +48,13 @@ from nanoflux_local.transcript import Seed
 TUNED = "tuned"
 """The endpoint that plays the defender with an adapter."""
 OnStep = Callable[[str, int, int], None]
-"""Called with the step in progress, and how much of it is done: (step, done, total)."""
+"""Called as (step, done, total) with the step in progress and how much of it is done."""
 
 
 class Rounds(Strict):
-    """The settings of a series. `config` is that of the first round's run, `rounds` the largest number of rounds. Dev
-    items of the benchmark `dev` decide whether a round helped; `dev_items` limits their number (0: all). `train` holds
-    training settings; `name` is for people.
+    """The settings of a series. `config` configures the first round's run, `rounds` is the maximum number of rounds.
+    Dev items of the benchmark `dev` decide whether a round helped; `dev_items` limits their number (0: all). `train`
+    holds training settings; `name` is a label for people.
     """
 
     config: RunConfig
@@ -90,7 +90,7 @@ def create(home: Home, settings: Rounds) -> str:
 
 
 def carry_on(home: Home, series: str, on_step: OnStep = lambda *_: None) -> None:
-    """Play the remaining rounds, until one does not help.
+    """Play the remaining rounds, until a round does not help.
 
     Raises:
         RefusedError: another process plays the series, or a round's run or training was stopped.
@@ -199,7 +199,7 @@ class _SeriesWorker:
         trainings.resume_training(self.home, training, report_step)
 
     def _start_run(self, number: int, earlier: list[Round]) -> str:
-        """Start the round's run, or return the one of its name that was started just before a kill."""
+        """Start the round's run and return its id. If a killed process has already started it, return that run's id."""
         name = f"{self.id}-round-{number + 1}"
         with LedgerView(self.home.ledger) as view:
             row = view.row("SELECT id FROM runs WHERE name = ?", name)
@@ -218,7 +218,9 @@ class _SeriesWorker:
         return derive_config(config, changes, self.home)
 
     def _tuned_defender(self, adapter: str) -> dict[str, Any]:
-        """The settings of a separate endpoint for the adapter: other roles of the model play without it."""
+        """Settings that bind the defender to a separate endpoint with the adapter. Other roles of the same model play
+        without the adapter.
+        """
         config = self.settings.config
         base = config.endpoints[config.roles.defender.endpoint].model_dump(mode="json")
         return {"endpoints": {TUNED: {**base, "adapter": adapter}}, "roles": {"defender": {"endpoint": TUNED}}}
@@ -262,7 +264,7 @@ class _SeriesWorker:
         self.requests.append(request)
         step = self.current_step
         if step is not None:
-            with suppress(NanofluxError):  # it has just ended by itself
+            with suppress(NanofluxError):  # the step has just ended by itself
                 jobs.request_stop(self.home, step, "pause" if request == "pause" else "stop")
 
 
@@ -284,7 +286,7 @@ def find(view: LedgerView, series: str) -> dict[str, Any]:
     """Find a series by its id, its name (the newest of that name), or the beginning of its id.
 
     Raises:
-        NothingMatchedError: there is none.
+        NothingMatchedError: there is no such series.
     """
     row = view.row(_FIND, series)
     if row is None:
@@ -337,7 +339,7 @@ def summarize_series(home: Home, series: str) -> SeriesSummary:
     """Summarize a series by its id, its name, or the beginning of its id.
 
     Raises:
-        NothingMatchedError: there is none.
+        NothingMatchedError: there is no such series.
     """
     with LedgerView(home.ledger) as view:
         row = find(view, series)
@@ -372,7 +374,7 @@ def choose_dev(home: Home, config: RunConfig, datasets: tuple[str, ...]) -> str:
     """Choose the first benchmark of a domain that has dev items.
 
     Raises:
-        UsageError: none has.
+        UsageError: no benchmark has dev items.
     """
     for name in datasets:
         if items_here(home.ledger, name, "dev"):

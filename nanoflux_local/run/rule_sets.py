@@ -18,7 +18,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "paper": "the paper's protocol: keep what the defender's one answer fails or solves in a new way",
     "proven": "keep what several answers solve sometimes, or never if blind solutions support the answer",
 }
-"""One line for people on each rule set."""
+"""A one-line description of each rule set."""
 
 
 def rule_settings(name: object) -> Mapping[str, Any]:

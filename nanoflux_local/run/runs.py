@@ -39,8 +39,8 @@ NAMES_DATASETS = ("datasets", "held_out")
 
 
 async def start(home: Home, config: RunConfig, name: str = "", forked_from: str = "") -> str:
-    """Create a run and return its id; `carry_on` plays it. Problems are reported before the row is written: missing
-    weights, missing data, a sandbox that cannot isolate programs. A fork records the run it came from.
+    """Create a run and return its id; `carry_on` plays it. Missing weights, missing data or a sandbox that cannot
+    isolate programs is reported before anything is written. `forked_from` is the run that a fork came from.
 
     Raises:
         NanofluxError, ModelsError, SandboxError: what is missing, and how to get it.
@@ -68,7 +68,7 @@ async def carry_on(
     and when a server does not list the requested model.
 
     Raises:
-        RefusedError: another process plays it, or its models have changed since it was started.
+        RefusedError: another process plays the run, or its models have changed since it was started.
         NanofluxError: the run stopped; it can be resumed.
     """
     with hold_lock(home, Work(RUN, run)), Ledger(home.ledger) as ledger:
@@ -108,7 +108,9 @@ def _bound_costs(bound: Bound) -> Callable[[ChatRequest], Cost]:
 
 
 async def _play(ledger: Ledger, run: str, engine: Engine, purse: Purse, config: RunConfig) -> None:
-    """Play, and record the run's status and its job in every case. The fix of an endpoint's error names this run."""
+    """Play a run and record its status and its job, even if it fails. The fix of an endpoint's error gets the commands
+    for this run.
+    """
     with record_job(ledger, Work(RUN, run)) as job:
         try:
             job.status = await _play_steered(ledger, job.id, run, engine, purse)
@@ -151,8 +153,8 @@ async def _play_steered(ledger: Ledger, job: int, run: str, engine: Engine, purs
 
 
 def fork_config(home: Home, run: str, changes: Mapping[str, Any]) -> RunConfig:
-    """The configuration of `run` with changes. Calls are remembered by their requests, so `carry_on` answers every
-    request that the changes leave equal from the ledger.
+    """The configuration of `run` with changes. Calls are remembered by their requests, so `carry_on` takes the replies
+    to all requests that the changes do not affect from the ledger.
 
     Raises:
         NothingMatchedError: there is no such run.
@@ -220,7 +222,7 @@ async def replay(home: Home, run: str) -> ReplayResult:
     """Play a run again from the ledger alone: no endpoint, no sandbox, nothing is written.
 
     Raises:
-        ReplayMissError: the ledger does not hold a call that the run needs.
+        ReplayMissError: a call that the run needs is not in the ledger.
     """
     config, identities, committed = load_run(home, run)
     if not committed:

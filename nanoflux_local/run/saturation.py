@@ -1,7 +1,7 @@
 """Saturation: when nearly all recent attempts are rejected for one reason, and the run will not reach its target.
 
-Counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and after any
-number of stops.
+Attempts are counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and
+after any number of stops.
 """
 
 from collections import Counter, deque
@@ -11,7 +11,7 @@ from nanoflux_local.config import RunConfig
 from nanoflux_local.transcript import KEPT, Outcome, TurnRecord
 
 NEARLY_ALL = 0.95
-"""The share of attempts with one outcome from which a run is saturated."""
+"""A run is saturated if at least this share of its recent attempts has the same outcome."""
 
 
 ADVICE: dict[Outcome, str] = {
@@ -24,7 +24,7 @@ ADVICE: dict[Outcome, str] = {
     "unparsed": "choose another attacker",
     "failed": "see the reasons with `nanoflux run show`",
 }
-"""What changes the outcome, in a fork of the run."""
+"""What to change in a fork of the run, by the outcome that dominates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ class RecentAttempts:
         self._turns = self._kept = self._since_report = 0
 
     def add(self, record: TurnRecord, config: RunConfig) -> Saturation | None:
-        """Count a turn. Returns how the run is saturated, or None: it is not, or that was reported fewer than
-        `pause_when_saturated` attempts ago (a resumed run continues for as many again).
+        """Count a turn. Returns the run's saturation, or None if it is not saturated or if this was reported fewer than
+        `pause_when_saturated` attempts ago (so that a resumed run plays at least that many attempts).
         """
         limit = config.pause_when_saturated
         self._turns += 1
@@ -83,7 +83,7 @@ class RecentAttempts:
         return Saturation(outcome, rejected, attempts, expected, config.target)
 
     def _forecast_kept(self, config: RunConfig) -> int:
-        """The examples at the turn limit if later turns are kept as often as the newest ones."""
+        """The number of examples at the turn limit, if later turns are kept as often as the newest ones."""
         newest_kept = sum(turn[-1] in KEPT for turn in self._outcomes)
         remaining = max(0, config.max_turns - self._turns)
         return self._kept + round(newest_kept / len(self._outcomes) * remaining)

@@ -22,7 +22,7 @@ LOOKED_UP = (
     (re.compile(r"domain_hash|prompts\..+"), "domain"),
     (re.compile(r"profile"), "--profile"),
 )
-"""Values that are looked up when a run starts and written down, by key."""
+"""Values that are looked up and recorded when a run starts, by key."""
 HASHES = re.compile(r"domain_hash|prompts\..+")
 """Keys whose values are hashes, which tell a reader nothing."""
 BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -61,7 +61,8 @@ def base_layers(domain_name: str, profile_name: str, home: Home, rules: str = ""
 
 
 def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
-    """The layers below the settings of a fork: the stored configuration of `run`, then another rule set if named.
+    """The layers below the settings of a fork: the stored configuration of `run`, then the rule set `rules` if it is
+    another one.
 
     Raises:
         NothingMatchedError: there is no such run.
@@ -74,7 +75,7 @@ def run_layers(run: str, home: Home, rules: str = "") -> list[Layer]:
 
 
 def merge_layers(layers: Sequence[Layer]) -> dict[str, Any]:
-    """The values of all layers; of two values for a key, the later one."""
+    """The values of all layers. If several layers state a key, the last of them decides."""
     values: dict[str, Any] = {}
     for layer in layers:
         values = merge_tables(values, layer.values)

@@ -1,7 +1,7 @@
-"""Streaks: how many attempts in a row got nothing to read at one step from one model, and when a run should pause.
+"""Streaks: how many attempts in a row got no readable reply at one step from one model, and when a run should pause.
 
-Counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and after any
-number of stops.
+Attempts are counted over committed turns in turn order, so that a run pauses at the same turn at any concurrency and
+after any number of stops.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ Place = tuple[Step, str]
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """`attempts` in a row with nothing to read from `player` at `step`; `reason` is that of the last attempt."""
+    """`attempts` in a row got no readable reply from `player` at `step`; `reason` is that of the last attempt."""
 
     step: Step
     player: str
@@ -32,8 +32,8 @@ class Streaks:
         self._reported: dict[Place, int] = {}
 
     def add(self, record: TurnRecord, limit: int) -> Streak | None:
-        """Count a turn. Returns the streak that this turn brings to `limit` attempts or to a multiple of it (a resumed
-        run continues for as many again), else None. With a limit of 0 always None.
+        """Count a turn. Returns the streak that this turn brings to `limit` attempts or to a multiple of that (so that
+        a resumed run plays `limit` more attempts before it pauses again), else None. With a limit of 0, returns None.
         """
         for attempt in record.attempts:
             for step in attempt.heard_at:

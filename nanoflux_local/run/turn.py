@@ -76,8 +76,9 @@ class Cast:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Everything a turn is played by. Two models that swap roles are two `casts`, used alternately (paper §3).
-    `questions_of_other_runs` count as already asked; `held_out` holds the evaluation items that no question may repeat.
+    """Everything that decides how a turn is played. Two models that swap roles are two `casts`, used alternately (paper
+    §3). `questions_of_other_runs` count as already asked; `held_out` holds the evaluation items that no question may
+    repeat.
     """
 
     config: RunConfig
@@ -120,7 +121,9 @@ def draw_seeds(rules: Rules, draw: Draw, used: set[str]) -> tuple[Seed, ...]:
 async def play_attempt(
     rules: Rules, cast: Cast, seeds: tuple[Seed, ...], draw: Draw, history: EarlierQuestions, call: Call
 ) -> tuple[Attempt, Vector | None]:
-    """Play one attempt. Returns it with the unit vector of its question, or None if no question was embedded."""
+    """Play one attempt. Returns the attempt with the unit vector of its question, which is None if no question was
+    embedded.
+    """
     attempt = Attempt(draw.attempt, tuple(seed.id for seed in seeds), "unparsed")
 
     # The attacker writes a question with its solution and answer.
@@ -204,8 +207,9 @@ async def decide_outcome(
 
 
 def decide_by_pass_rate(cast: Cast, attempt: Attempt) -> Attempt:
-    """Keep a question that the defender solves sometimes but not always, which shows that it can be answered. One that
-    it never solves is kept only if its answer is proven: wrong answers and broken questions are never solved either.
+    """Keep a question that the defender solves sometimes but not always, which shows that it can be answered. A
+    question that it never solves is kept only if its answer is proven: wrong answers and broken questions are never
+    solved either.
     """
     passes, tries = attempt.pass_rate or (0, 0)
     if passes == tries:

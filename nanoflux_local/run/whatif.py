@@ -57,7 +57,7 @@ class ReplayedTurn:
 
 
 class Misses:
-    """Takes the place of the endpoints: notes each request and raises instead of answering."""
+    """Replaces the endpoints: records each request and raises ReplayMissError instead of answering."""
 
     def __init__(self) -> None:
         self.last: MissingCall | None = None
@@ -71,8 +71,10 @@ class Misses:
 
 
 @dataclass(slots=True, eq=False)
-class NotedHistory:
-    """A turn's history that notes every attempt's question, so that they count even if the turn cannot be played."""
+class RecordingHistory:
+    """A turn's history that also records the question of every attempt, so that the questions count even if the turn
+    cannot be completed.
+    """
 
     history: History
     questions: list[Vector]
@@ -81,8 +83,8 @@ class NotedHistory:
         self.questions.append(vector)
         return self.history.nearest(vector)
 
-    def plus(self, vector: Vector) -> "NotedHistory":
-        return NotedHistory(self.history.plus(vector), self.questions)
+    def plus(self, vector: Vector) -> "RecordingHistory":
+        return RecordingHistory(self.history.plus(vector), self.questions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,8 @@ class UnknownTurn:
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """The outcome of a replay with other settings. `digest` and `same` are None unless it is `complete`; `come` and
-    `go` are examples that only the changed or only the recorded run keeps, `stay` counts those that both keep.
+    """The outcome of a replay with other settings. `digest` and `same` are None unless the replay is `complete`; `come`
+    and `go` are examples that only the changed or only the recorded run keeps, `stay` counts those that both keep.
     """
 
     run: str
@@ -182,14 +184,14 @@ async def _replay_turns(
     await index_questions_of_other_runs(rules, index, trace)
     kept = number = 0
     while kept < rules.config.target and number < rules.config.max_turns:
-        noted = NotedHistory(index.history(), [])
+        history = RecordingHistory(index.history(), [])
         try:
-            record = await run_turn(rules, number, noted, trace)
+            record = await run_turn(rules, number, history, trace)
         except ReplayMissError:
             if number >= recorded_turns:
                 break
             replayed.append(ReplayedTurn(number, None, misses.last))
-            for vector in noted.questions:
+            for vector in history.questions:
                 index.append(vector)
         else:
             replayed.append(ReplayedTurn(number, record))

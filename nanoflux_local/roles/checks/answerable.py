@@ -1,8 +1,8 @@
-"""The answerability check: whether a question gives what its answer needs, by quotations that a program looks up.
+"""The answerability check: whether a question states what its answer needs, shown by quotations.
 
-The judge says what is asked, quotes what is given, and names what is missing or contradictory. A quotation that is
-not in the question voids the reply: a model that misquotes has not read the question. Owns the quotations and how
-they are looked up; whether the answer is right is for other checks.
+The judge says what is asked, quotes what is given, and names what is missing or contradictory. This module looks the
+quotations up in the question. A quotation that is not there voids the reply: a model that misquotes has not read the
+question. Whether the answer is right is left to other checks.
 """
 
 import re
@@ -31,7 +31,9 @@ _ELLIPSIS = re.compile(r"…|\.\.\.|\[\W*\]")
 
 @dataclass(frozen=True, slots=True)
 class Premises:
-    """What a reply says of a question: the statements it quotes, and what is missing or contradictory ("": nothing)."""
+    """What a reply says about a question: the statements it quotes, and what is missing or contradictory ("" if nothing
+    is).
+    """
 
     quotations: tuple[str, ...]
     missing: str
@@ -41,7 +43,7 @@ class Premises:
 
 @dataclass(frozen=True, slots=True)
 class AnswerableCheck:
-    """Asks what the question gives, and again only while the reply cannot be read, at most `retries` more times."""
+    """Asks the judge what the question states. An unreadable reply is requested again, at most `retries` times."""
 
     name: ClassVar[str] = "answerable"
     title: ClassVar[str] = "answerability check"
@@ -63,7 +65,7 @@ class AnswerableCheck:
         return cls(context.domain, context.player, context.config.retries.parse)
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Contradict a question that lacks something or contradicts itself. The evidence are the quotations."""
+        """Contradict a question that lacks something or contradicts itself. The quotations are the evidence."""
         del seeds
         prompt = self.domain.render("answerable", {"question": attack.question})
 
@@ -75,14 +77,16 @@ class AnswerableCheck:
         if isinstance(premises, Unparsed):
             return Finding(self.name, "not checked", premises.reason)
         quotations = (*premises.quotations, *premises.contradictory)
-        unfound = [quotation for quotation in quotations if not is_quoted_from(quotation, attack.question)]
-        conclusion, reason = _conclude(premises, unfound)
-        return Finding(self.name, conclusion, reason, tuple(_exhibit(each, each not in unfound) for each in quotations))
+        misquoted = [quotation for quotation in quotations if not is_quoted_from(quotation, attack.question)]
+        conclusion, reason = _conclude(premises, misquoted)
+        return Finding(
+            self.name, conclusion, reason, tuple(_exhibit(each, each not in misquoted) for each in quotations)
+        )
 
 
-def _conclude(premises: Premises, unfound: Sequence[str]) -> tuple[Conclusion, str]:
-    if unfound:
-        return "not checked", f"the judge quotes what the question does not say: {unfound[0][:120]!r}"
+def _conclude(premises: Premises, misquoted: Sequence[str]) -> tuple[Conclusion, str]:
+    if misquoted:
+        return "not checked", f"the judge quotes what the question does not say: {misquoted[0][:120]!r}"
     if premises.missing:
         return "contradicts", f"missing: {premises.missing[:300]}"
     if premises.contradictory:
@@ -99,7 +103,7 @@ def _exhibit(quotation: str, found_in_question: bool) -> Exhibit:
 
 
 def read_premises(text: str, prompt: str) -> Premises | Unparsed:
-    """Read the sections of a reply to `prompt`, whose own descriptions are no answer."""
+    """Read the sections of a reply to `prompt`. A section that repeats the prompt's description of it is no answer."""
     sections = read_sections(text, SECTIONS, once=("MISSING", "CONTRADICTION"))
     if isinstance(sections, Unparsed):
         return sections
@@ -125,10 +129,10 @@ def is_quoted_from(quotation: str, question: str) -> bool:
     text, start = f" {_plain_words(question)} ", 0
     pieces = [words for piece in _ELLIPSIS.split(quotation) if (words := _plain_words(piece))]
     for words in pieces:
-        place = text.find(f" {words} ", start)
-        if place < 0:
+        position = text.find(f" {words} ", start)
+        if position < 0:
             return False
-        start = place + len(words)
+        start = position + len(words)
     return bool(pieces)
 
 

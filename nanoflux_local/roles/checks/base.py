@@ -1,4 +1,4 @@
-"""What a check is, and which checks exist: every module of this package that sets `CHECK` is one.
+"""Defines the protocol of a check and finds all checks: every module of this package that sets `CHECK` is one.
 
 A check examines an attack and concludes "supports", "contradicts" or "not checked". It never decides about the turn:
 `checking.CheckingJudge` does, from the judge's verdict and all findings.

@@ -1,8 +1,8 @@
 """The blind check: solutions written from the question alone, some in words and some as programs run in the sandbox.
 
 A check that follows the author's solution repeats its misreadings. A blind solution cannot: its request contains
-neither the author's solution nor the answer. Owns the requests, how each reply is read, and what the answers conclude.
-A solution that cannot be read counts neither for nor against the author.
+neither the author's solution nor the answer. This module builds the requests, reads the replies and draws the
+conclusion. A solution that cannot be read counts neither for nor against the author.
 """
 
 import re
@@ -30,15 +30,15 @@ _UNANSWERABLE = re.compile(rf"^[\s>*_`#]*{CANNOT}\b[\s,.:;*_–—-]*(?:because\
 
 @dataclass(frozen=True, slots=True)
 class Unanswerable:
-    """A solver's word that the question cannot be answered, with its reason."""
+    """A solver's statement that the question cannot be answered, with its reason."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What some blind solutions say. `opposition` are the most solutions that give one and the same other answer; that
-    the question cannot be answered counts as an answer.
+    """The count of some blind solutions. `opposition` is the largest group that agrees on an answer other than the
+    author's; "cannot be answered" counts as an answer.
     """
 
     solutions: int
@@ -50,7 +50,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class BlindCheck:
-    """Has `solutions` solutions written, at most `programs` of them as programs, until the conclusion is certain.
+    """Requests up to `solutions` solutions, at most `programs` of them as programs, until the conclusion is certain.
 
     Supports an answer that at least `agreeing` solutions give, one of them a program if programs are asked for.
     Contradicts it if more than half of `solutions` give the same other answer, or say that the question cannot be
@@ -146,7 +146,9 @@ class BlindCheck:
         return await ask(solver.request((Message("user", text),), seed, sections), call)
 
     def _compare(self, exhibit: Exhibit, expected: str) -> Exhibit:
-        """The exhibit with whether its answer is the author's. Short texts that differ may still mean the same."""
+        """The exhibit, marked by whether its answer is the author's. Short texts that differ may still mean the same
+        and get no mark.
+        """
         if not exhibit.outcome:
             return exhibit
         if exhibit.outcome == CANNOT:
@@ -178,17 +180,19 @@ class BlindCheck:
         enough = tally.agreeing >= self.agreeing and (tally.agreeing_programs or not self.programs)
         return "supports" if enough else "not checked"
 
-    def _is_certain(self, exhibits: Sequence[Exhibit], left: Sequence[tuple[bool, Player]]) -> bool:
-        """Whether the conclusion stays the same whatever the solutions that are `left` say."""
+    def _is_certain(self, exhibits: Sequence[Exhibit], remaining: Sequence[tuple[bool, Player]]) -> bool:
+        """Whether the conclusion stays the same, whatever the remaining solutions say."""
         tally = self._count(exhibits)
         conclusion = self._conclude(tally)
-        could_contradict = 2 * (len(tally.opposition) + len(left)) > self.solutions
-        if conclusion == "contradicts" or not left:
+        could_contradict = 2 * (len(tally.opposition) + len(remaining)) > self.solutions
+        if conclusion == "contradicts" or not remaining:
             return True
         if conclusion == "supports":
             return not could_contradict
-        program_possible = tally.agreeing_programs or not self.programs or any(is_program for is_program, _ in left)
-        could_support = tally.agreeing + len(left) >= self.agreeing and program_possible
+        program_possible = (
+            tally.agreeing_programs or not self.programs or any(is_program for is_program, _ in remaining)
+        )
+        could_support = tally.agreeing + len(remaining) >= self.agreeing and program_possible
         return not could_contradict and not could_support
 
 
@@ -219,7 +223,7 @@ def read_answer(domain: Domain, text: str) -> str | Unanswerable | Unparsed:
 
 
 def read_unanswerable(text: str) -> Unanswerable | None:
-    """A line that says that the question cannot be answered. One that ends in "…" only repeats the prompt."""
+    """Read a line that says that the question cannot be answered. A line that ends in "…" only repeats the prompt."""
     match = _UNANSWERABLE.search(text)
     if match is None or match[1].strip() in ("…", "..."):
         return None

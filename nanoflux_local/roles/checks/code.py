@@ -21,7 +21,9 @@ from nanoflux_local.transcript import Attack, Conclusion, Exhibit, Finding, Seed
 
 @dataclass(frozen=True, slots=True)
 class CodeCheck:
-    """Asks for a program until one gives an answer, at most `retries` more times, and names the previous fault."""
+    """Requests a program, and again at most `retries` times until one gives an answer. Each retry names the previous
+    fault.
+    """
 
     name: ClassVar[str] = "code"
     title: ClassVar[str] = "code check"
@@ -46,7 +48,9 @@ class CodeCheck:
         return cls(context.domain, context.player, sandbox, config.sandbox_wall_s, config.retries.parse)
 
     async def examine(self, attack: Attack, draw: Draw, call: Call, seeds: tuple[Seed, ...] = ()) -> Finding:
-        """Compare the author's answer with that of the solution's steps (SPEC §2). The evidence is the last program."""
+        """Compare the author's answer with the one that the solution's steps give (SPEC §2). The last program is the
+        evidence.
+        """
         del seeds
         if self.domain.answer == "text":
             return self._finding("not checked", "a program cannot tell whether two texts say the same")

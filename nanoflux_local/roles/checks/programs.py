@@ -1,4 +1,5 @@
-"""Programs of a fixed form that compute an answer: read from a reply, run in the sandbox, and their answer read back.
+"""Programs of a fixed form that compute an answer: read from a reply, run in the sandbox, and their answer read from
+the output.
 
 A program is parsed here and never run: the sandbox runs it. Its output is treated as text.
 """

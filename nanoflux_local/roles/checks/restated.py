@@ -1,8 +1,8 @@
 """The restatement check: a question that repeats one of the seeds it was built from is rejected before it is judged.
 
-Novelty compares a question with earlier questions only, so an attacker that copies a seed passes it. Owns both
-comparisons with the seeds, by words and by embedding. The trial's questions are benchmark items and have no seeds, so
-that there is nothing to compare them with.
+Novelty compares a question with earlier questions only, so an attacker that copies a seed passes it. This check
+compares a question with its seeds by words and by embedding. The trial's questions are benchmark items, which have no
+seeds to be compared with.
 """
 
 import re

@@ -70,15 +70,15 @@ def _draw_wrong_number(value: float, rng: random.Random) -> float:
 def _replace_result(right: Attack, wrong: str) -> str:
     """The solution with the last occurrence of its answer replaced, or with the wrong answer appended."""
     stated = re.escape(right.answer) if "," in right.answer else "(?:,?)".join(map(re.escape, right.answer))
-    places = list(re.finditer(rf"(?<![\d.,]){stated}(?![\d]|[.,]\d)", right.solution))
-    if not places:
+    matches = list(re.finditer(rf"(?<![\d.,]){stated}(?![\d]|[.,]\d)", right.solution))
+    if not matches:
         return f"{right.solution}\nSo the answer is {wrong}."
-    return right.solution[: places[-1].start()] + wrong + right.solution[places[-1].end() :]
+    return right.solution[: matches[-1].start()] + wrong + right.solution[matches[-1].end() :]
 
 
 def find_quantities(seed: Seed) -> list[Quantity]:
-    """The quantities that the solution needs from the question: they stand there once, the solution calculates with
-    them, and none is the result of a calculation, so that nothing else in the question implies them.
+    """The quantities that the solution needs from the question. Each occurs once in the question, the solution
+    calculates with it, and it is not the result of a calculation; so nothing else in the question implies it.
     """
     quantities = [
         Quantity(match.start(), match.end(), match[0], _value(match[0].strip("$%")))
@@ -102,8 +102,8 @@ def _value(text: str) -> float:
 
 
 def remove_quantity(seed: Seed, rng: random.Random) -> str | None:
-    """The question without one quantity that its solution needs, "48 friends" as "a certain number of friends". None if
-    no quantity can be removed so that the sentence stays grammatical.
+    """The question without one quantity that its solution needs: "48 friends" becomes "a certain number of friends".
+    None if no quantity can be removed without making the sentence ungrammatical.
     """
     replacements = [(quantity, _indefinite(seed.question, quantity)) for quantity in find_quantities(seed)]
     replacements = [(quantity, words) for quantity, words in replacements if words]

@@ -1,6 +1,7 @@
-"""Replies of a run's models to train items whose answers are known: real mistakes, and right solutions in their words.
+"""Replies of a run's models to train items whose answers are known: real mistakes, and right solutions in the models'
+words.
 
-Items are asked in batches of a fixed size, so that which replies a trial has does not depend on the concurrency.
+Items are sent in batches of a fixed size, so that the replies that a trial uses do not depend on the concurrency.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ T = TypeVar("T")
 TURN = -1
 """The turn number in the trial's draws: no turn of the run has it, so the draws differ from every turn's."""
 MOST_ITEMS = 8
-"""Items that are asked at most for each reply that is wanted: a strong model makes few mistakes."""
+"""The maximum number of items sent for each reply that is needed: a strong model makes few mistakes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class MarkedReply:
 
 @dataclass(frozen=True, slots=True)
 class Replies:
-    """The replies that a trial uses, in the order of their items, and how many items were asked for them."""
+    """The replies that a trial uses, in the order of their items, and how many items were sent to get them."""
 
     mistakes: tuple[MarkedReply, ...] = ()
     rights: tuple[MarkedReply, ...] = ()
@@ -63,15 +64,15 @@ def draw_answered_seeds(source: SeedSource, count: int, rng: random.Random) -> l
 async def collect_replies(
     rules: Rules, domain: Domain, mistakes: int, rights: int, call: Call, stopping: Callable[[], bool]
 ) -> Replies | None:
-    """Ask the run's models train items in turn until there are enough wrong and enough right replies, or `MOST_ITEMS`
-    items were asked for each that is wanted. None if the run stops meanwhile.
+    """Send train items to the run's models by turns, until there are enough wrong and enough right replies, or until
+    `MOST_ITEMS` items were sent for each reply that is needed. None if the run stops meanwhile.
 
     Raises:
         NanofluxError: an endpoint failed.
     """
-    wanted = max(mistakes, rights)
+    batch_size = max(mistakes, rights)
     rng = Draw(rules.config.seed, TURN, 0).rng("trial-replies")
-    items = draw_answered_seeds(rules.seeds, MOST_ITEMS * wanted, rng)
+    items = draw_answered_seeds(rules.seeds, MOST_ITEMS * batch_size, rng)
     defenders = list({cast.defender.name: cast.defender for cast in rules.casts}.values())
     marked: list[MarkedReply] = []
     asked = 0
@@ -87,7 +88,7 @@ async def collect_replies(
     while lacks(mistakes, right=False) or lacks(rights, right=True):
         if stopping():
             return None
-        numbers = range(asked, min(asked + wanted, len(items)))
+        numbers = range(asked, min(asked + batch_size, len(items)))
         replies = await run_bounded([partial(ask, number) for number in numbers], rules.config.concurrency)
         marked += [reply for reply in replies if reply is not None]
         asked = numbers.stop
@@ -99,7 +100,7 @@ async def collect_replies(
 
 
 async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Draw, call: Call) -> MarkedReply | None:
-    """A model's solution of an item with its mark; None if its reply or its answer cannot be read."""
+    """Get a model's solution of an item and mark it. Returns None if the reply or its answer cannot be read."""
     question = format_question(seed)
     defence = await defender.defend(question, draw, call)
     if isinstance(defence, Unparsed):
@@ -113,7 +114,7 @@ async def _ask_and_mark(domain: Domain, defender: Defender, seed: Seed, draw: Dr
 
 
 async def run_bounded(jobs: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
-    """The results of all jobs in their order, at most `limit` of them at once. One that fails cancels the others."""
+    """The results of all jobs in their order, at most `limit` of them at once. A job that fails cancels the others."""
     slots = asyncio.Semaphore(limit)
 
     async def run(job: Callable[[], Awaitable[T]]) -> T:

@@ -1,4 +1,5 @@
-"""The result of a run's trial: error rates of the judge's word, of each check and of all together, by kind of solution.
+"""The result of a run's trial: error rates of the judge's own word, of each check and of all combined, by kind of
+solution.
 
 Sensitivity is the share of wrong solutions that are rejected, specificity the share of right ones that are accepted,
 each with its 95% Wilson interval. Solutions without a verdict count in neither and are reported separately.
@@ -66,8 +67,8 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The error rates of one way to accept solutions. `caught` has the share of rejected solutions for each kind of
-    wrong ones, `passed` the share of accepted solutions for each kind of right ones.
+    """The error rates of one rule for accepting solutions. `caught` has the rejected share of each kind of wrong
+    solution, `passed` the accepted share of each kind of right solution.
     """
 
     sensitivity: Share
@@ -111,7 +112,7 @@ class CheckRates(Rates):
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The share of right examples that the trial predicts among the questions that passed validation (`accepted` of
-    `judged`), and among those that were `kept`; None while there is none.
+    `judged`), and among those that were kept. Both are None until they can be predicted.
     """
 
     judged: int
@@ -122,8 +123,8 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """The outcome of a run's trial. `judge` has the rates that count; `without_check` and `with_check` are None if
-    the judge has no checks, or is a program. `kinds` counts the solutions by kind.
+    """The outcome of a run's trial. `judge` has the rates of the judge as the run uses it; `without_check` and
+    `with_check` are None if the judge has no checks, or is a program. `kinds` counts the solutions by kind.
     """
 
     solutions: int
@@ -169,7 +170,7 @@ class TrialResult:
 
 
 def summarize_trial(view: LedgerView, run: str) -> TrialResult | None:
-    """The result of a run's trial, or None if the run held none: `judge_trial` in `run show --json`."""
+    """The result of a run's trial, as in `judge_trial` of `run show --json`; None if the run had no trial."""
     judged = load_judged(view, run)
     if not judged:
         return None
@@ -197,7 +198,7 @@ def load_judged(view: LedgerView, run: str) -> list[JudgedSolution]:
 
 
 def read_record(record: Mapping[str, Any]) -> JudgedSolution:
-    """A stored record of a trial. Records of older versions name no kind, and their checks saw only what the judge
+    """A stored record of a trial. Records of older versions have no kind, and their checks examined only what the judge
     accepted.
     """
     kind = record.get("kind") or record["fault"] or "reference"
@@ -283,8 +284,8 @@ def _predict(judged: Sequence[JudgedSolution], funnel: Mapping[str, int], keep: 
     """Predict the share of right examples from the trial's rates and the run's acceptance rate.
 
     Planted faults are left out if there are others: an attacker makes mistakes and incomplete questions, and planted
-    slips are easier to catch. If the defender must fail once, every wrong question that passes validation is taken to
-    be kept; if it must also succeed once, wrong ones are taken to be kept as often as right ones.
+    slips are easier to catch. If the defender must fail once, every wrong question that passes validation is assumed to
+    be kept; if it must also succeed once, wrong questions are assumed to be kept as often as right ones.
     """
     decided = [solution for solution in judged if solution.accepted is not None]
     right = [solution for solution in decided if solution.right]

@@ -44,8 +44,8 @@ async def hold_trial(
 
 
 async def judge_solution(rules: Rules, solution: KnownSolution, call: Call) -> dict[str, Any]:
-    """The trial record to store. `word` is the judge's own decision, None without one, for the reason in `unjudged`;
-    the findings of all checks stand in `verdict`.
+    """The trial record to store. `word` is the judge's own decision; if there is none, it is None and `unjudged` gives
+    the reason. `verdict` contains the findings of all checks.
     """
     draw, judge = Draw(rules.config.seed, TURN, solution.number), rules.cast(0).judge
     findings: tuple[Finding, ...] = ()

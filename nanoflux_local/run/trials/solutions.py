@@ -1,7 +1,7 @@
 """The solutions of a trial, each known to be right or wrong, determined by the run's seed.
 
-Right ones are the data set's own ("reference") and right replies of the run's models ("own"). Wrong ones are real
-mistakes of these models ("mistake"), broken questions ("removed", "changed") and planted faults ("slip", "answer").
+Right ones are the dataset's ("reference") and right replies of the run's models ("own"). Wrong ones are real mistakes
+of these models ("mistake"), broken questions ("removed", "changed") and planted faults ("slip", "answer").
 """
 
 import random
@@ -41,8 +41,8 @@ class KnownSolution:
 
 
 def list_kinds(config: RunConfig, domain: Domain) -> tuple[Kind, ...]:
-    """The kinds of solutions in a run's trial. A program that judges runs the programs of solutions, which only planted
-    faults keep.
+    """The kinds of solutions in a run's trial. A judge that is a program runs the programs of solutions, so its trial
+    has planted faults only: the other kinds have no program, or one that their fault does not affect.
     """
     kinds: tuple[Kind, ...] = tuple(kind for kind in config.judge.trial_kinds if kind in domain.trial_kinds)
     if config.roles.judge.endpoint == PROGRAM:
@@ -53,11 +53,11 @@ def list_kinds(config: RunConfig, domain: Domain) -> tuple[Kind, ...]:
 async def build_known_solutions(
     rules: Rules, domain: Domain, call: Call, stopping: Callable[[], bool]
 ) -> list[KnownSolution] | None:
-    """Build `judge.trial` right and as many wrong solutions, their kinds in turn; fewer if seeds or mistakes run out.
-    Right ones have even numbers, wrong ones odd numbers. None if the run stops meanwhile.
+    """Build `judge.trial` right and as many wrong solutions, taking each kind in turn; fewer if seeds or mistakes run
+    out. Right ones have even numbers, wrong ones odd numbers. None if the run stops meanwhile.
 
     Raises:
-        NanofluxError: an endpoint that is asked for replies failed.
+        NanofluxError: an endpoint failed to reply.
     """
     rng = Draw(rules.config.seed, TURN, 0).rng("trial")
     seeds = draw_answered_seeds(rules.seeds, rules.config.judge.trial, rng)
@@ -73,14 +73,14 @@ async def build_known_solutions(
 
 
 def _build_right(seeds: Sequence[Seed], kinds: Sequence[Kind], replies: Replies) -> Iterator[KnownSolution]:
-    """The right solutions; the data set's where the models gave too few right replies."""
+    """The right solutions. If the models gave too few right replies, the dataset's solutions replace them."""
     own = iter(replies.rights)
     for number, (seed, kind) in enumerate(zip(seeds, kinds, strict=True)):
         reply = next(own, None) if kind == "own" else None
         if reply is not None:
-            yield _of_reply(2 * number, "own", reply)
+            yield _solution_from_reply(2 * number, "own", reply)
         else:
-            yield KnownSolution(2 * number, seed.id, "reference", _of_seed(seed))
+            yield KnownSolution(2 * number, seed.id, "reference", _attack_from_seed(seed))
 
 
 def _build_wrong(
@@ -92,25 +92,25 @@ def _build_wrong(
     for place, kind in enumerate(kinds):
         number = 2 * place + 1
         if kind in PLANTED:
-            attack = plant_fault(_of_seed(seeds[place]), seeds[place], kind, rng)
+            attack = plant_fault(_attack_from_seed(seeds[place]), seeds[place], kind, rng)
             yield KnownSolution(number, seeds[place].id, kind, attack)
         elif kind == "mistake":
-            yield from (_of_reply(number, kind, reply) for reply in islice(mistakes, 1))
+            yield from (_solution_from_reply(number, kind, reply) for reply in islice(mistakes, 1))
         else:
             rng_of_solution = Draw(run_seed, TURN, number).rng("trial")
             for seed in [*seeds[place:], *seeds[:place]]:
-                attack_or_none = break_question(_of_seed(seed), seed, kind, rng_of_solution)
-                if attack_or_none is not None and (seed.id, kind) not in broken:
+                broken_attack = break_question(_attack_from_seed(seed), seed, kind, rng_of_solution)
+                if broken_attack is not None and (seed.id, kind) not in broken:
                     broken.add((seed.id, kind))
-                    yield KnownSolution(number, seed.id, kind, attack_or_none)
+                    yield KnownSolution(number, seed.id, kind, broken_attack)
                     break
 
 
-def _of_reply(number: int, kind: Kind, reply: MarkedReply) -> KnownSolution:
+def _solution_from_reply(number: int, kind: Kind, reply: MarkedReply) -> KnownSolution:
     return KnownSolution(number, reply.seed, kind, reply.attack, reply.author)
 
 
-def _of_seed(seed: Seed) -> Attack:
-    """The data set's solution: the seed's text, else its program, else a sentence that states its answer."""
+def _attack_from_seed(seed: Seed) -> Attack:
+    """The dataset's solution: the seed's text, else its program, else a sentence that states its answer."""
     stated = f"The answer is {seed.answer}. {seed.options.get(seed.answer, '')}".strip()
     return Attack(format_question(seed), seed.solution or seed.program or stated, seed.answer, seed.program)
